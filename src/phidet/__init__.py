@@ -1,0 +1,56 @@
+"""phidet: object detection that scales with one number, φ.
+
+>>> import phidet
+>>> model = phidet.create_model("efficientdet-d0", num_classes=3)
+
+What needs PyTorch is imported when it is first used; without it, that use names the extra to install.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from phidet.errors import MissingExtraError, PhidetError
+
+if TYPE_CHECKING:
+    from phidet.models import create_classifier, create_model
+    from phidet.weights.convert import convert
+    from phidet.weights.native import load_model, save_model
+
+__version__ = "0.1.0"
+
+_NEEDS_TRAIN = {
+    "create_model": "phidet.models",
+    "create_classifier": "phidet.models",
+    "load_model": "phidet.weights.native",
+    "save_model": "phidet.weights.native",
+    "convert": "phidet.weights.convert",
+}
+TRAIN_PACKAGES = ("torch", "torchvision", "safetensors", "h5py", "tqdm")
+
+__all__ = [
+    "MissingExtraError",
+    "PhidetError",
+    "__version__",
+    "convert",
+    "create_classifier",
+    "create_model",
+    "load_model",
+    "save_model",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _NEEDS_TRAIN:
+        raise AttributeError(f"module 'phidet' has no attribute {name!r}")
+    try:
+        return getattr(import_module(_NEEDS_TRAIN[name]), name)
+    except ModuleNotFoundError as error:
+        if error.name and error.name.split(".")[0] in TRAIN_PACKAGES:
+            raise MissingExtraError(f"phidet.{name}", "train") from error
+        raise
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

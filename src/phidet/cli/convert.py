@@ -1,0 +1,30 @@
+"""``phidet convert``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``phidet convert``."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = (
+        "reads: phidet .safetensors; google/automl .h5; effdet, zylo117, timm, lukemelas, torchvision .pth\n"
+        "Nothing in a file is executed. The source stays as it is; the target appears whole or not at all."
+    )
+    parser.add_argument("source", type=Path, metavar="IN", help="a weight file")
+    parser.add_argument("target", type=Path, metavar="OUT", help="the file to write")
+    parser.add_argument("--model", metavar="NAME", help="which published model it is, where the tensors fit several")
+    parser.add_argument("--to", default="phidet", metavar="DIALECT", help="phidet (default) or a PyTorch dialect")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Converts and says what was done."""
+    from phidet.weights.convert import convert
+
+    report = convert(args.source, args.target, args.model, args.to)
+    print(f"read  {report.source} ({report.kind}): {report.model}, {report.tensors} tensors")
+    print(f"wrote {report.target} ({report.to})")
+    if report.note:
+        print(f"note  {report.note}")

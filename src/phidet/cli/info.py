@@ -1,0 +1,292 @@
+"""``phidet info``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from phidet.cli.table import billions, or_dash, table
+from phidet.coco import COCO_CLASS_NAMES
+from phidet.config import ClassifierConfig, ModelConfig, default_class_names
+from phidet.errors import ConfigError, PhidetError, UnknownNameError
+from phidet.family import (
+    CLASSIFIER_NAMES,
+    DETECTOR_NAMES,
+    classifier_config,
+    detector_config,
+    family,
+    scaled_detector_config,
+)
+
+if TYPE_CHECKING:  # these modules need PyTorch; drawing a graph does not
+    from phidet.analysis.costs import Cost
+    from phidet.analysis.report import DetectorReport, NeckReport
+
+EXAMPLES = """examples:
+  phidet info efficientdet-d0                    one model
+  phidet info my-model.safetensors               a model file
+  phidet info --phi 1.5 --num-classes 3          what the law gives
+  phidet info efficientdet-d0 --image-size 384x640
+  phidet info --all                              the family beside the published figures
+  phidet info efficientdet-d3 --compare-necks    feature networks, as the paper compares them
+  phidet info --graph bifpn --out bifpn.svg      draw one
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``phidet info``."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = EXAMPLES
+    parser.add_argument("model", nargs="?", metavar="MODEL", help="a model's name, or a model file")
+    parser.add_argument("--phi", type=float, metavar="φ", help="instead of a name: what the law gives for φ, −2 to 10")
+    parser.add_argument("--family", default="efficientdet", metavar="NAME", help="what φ scales (efficientdet)")
+    parser.add_argument("--image-size", type=image_size, metavar="N|HxW", help="input in pixels (the model's own)")
+    parser.add_argument("--num-classes", type=int, metavar="N", help="real classes, without background")
+    parser.add_argument("--all", action="store_true", help="the whole family beside the published figures")
+    parser.add_argument("--compare-necks", action="store_true", help="every feature network in the model's place")
+    parser.add_argument("--graph", metavar="NAME", help="draw this feature network")
+    parser.add_argument("--levels", type=levels, default=(3, 7), metavar="LOW-HIGH", help="its levels (3-7)")
+    parser.add_argument("--out", type=Path, metavar="FILE.svg", help="where to draw (standard output)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def image_size(text: str) -> tuple[int, int]:
+    """ "512" or "384x640" (height × width) as (height, width)."""
+    sides = text.lower().replace("×", "x").split("x")
+    if len(sides) > 2 or not all(side.isdecimal() and int(side) > 0 for side in sides):
+        raise argparse.ArgumentTypeError(f"expected pixels as N or HEIGHTxWIDTH, got {text!r}")
+    return int(sides[0]), int(sides[-1])
+
+
+def levels(text: str) -> tuple[int, int]:
+    """ "3-7" as (3, 7)."""
+    low, _, high = text.partition("-")
+    if not (low.isdecimal() and high.isdecimal()):
+        raise argparse.ArgumentTypeError(f"expected levels as LOW-HIGH, for instance 3-7, got {text!r}")
+    return int(low), int(high)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Prints what was asked for."""
+    if args.graph is not None:
+        _draw(args.graph, args.levels, args.out)
+        return
+    if args.out is not None:
+        raise ConfigError("--out belongs to --graph: phidet info --graph bifpn --out bifpn.svg")
+    if args.all:
+        _print_family(args.json)
+        return
+    _print(_config(args), args)
+
+
+def _draw(name: str, levels: tuple[int, int], out: Path | None) -> None:
+    from phidet.drawing import graph_svg
+    from phidet.graphs import build_graph
+
+    svg = graph_svg(build_graph(name, *levels))
+    if out is None:
+        print(svg)
+        return
+    if out.suffix != ".svg":
+        raise ConfigError(f"the drawing is an SVG, got --out {out}: name it {out.with_suffix('.svg')}")
+    try:
+        out.write_text(svg, encoding="utf-8")
+    except OSError as error:
+        raise PhidetError(f"cannot write {out}: {error.strerror}") from error
+    print(f"wrote {out}", file=sys.stderr)
+
+
+def _config(args: argparse.Namespace) -> ModelConfig | ClassifierConfig:
+    if (args.model is None) == (args.phi is None):
+        raise ConfigError("name a model (phidet info efficientdet-d0), give --phi, or use --all")
+    names = default_class_names(args.num_classes) if args.num_classes is not None else None
+    if args.phi is not None:
+        return scaled_detector_config(args.phi, family(args.family), names or COCO_CLASS_NAMES)
+    if args.model in CLASSIFIER_NAMES:
+        return classifier_config(args.model, names)
+    if args.model in DETECTOR_NAMES:
+        return detector_config(args.model, names or COCO_CLASS_NAMES)
+    path = Path(args.model)
+    if not path.is_file():
+        if path.suffix or len(path.parts) > 1:
+            raise ConfigError(f"no model file at {path}")
+        raise UnknownNameError("model", args.model, [*DETECTOR_NAMES, *CLASSIFIER_NAMES])
+    if names is not None:
+        raise ConfigError("a model file has its own classes: leave --num-classes out")
+
+    from phidet.weights.convert import identify
+    from phidet.weights.load import open_source
+
+    return identify(open_source(path))
+
+
+def _print(config: ModelConfig | ClassifierConfig, args: argparse.Namespace) -> None:
+    from phidet.analysis import report
+
+    if args.compare_necks:
+        if isinstance(config, ClassifierConfig):
+            raise ConfigError(f"{config.name} is a classifier and has no feature network")
+        necks = report.compare_necks(config)
+        if args.json:
+            _print_json(necks)
+        else:
+            _print_necks(config, necks)
+    elif isinstance(config, ModelConfig):
+        detector = report.describe_detector(config, args.image_size)
+        if args.json:
+            _print_json({**msgspec.structs.asdict(detector), "config": config})
+        else:
+            _print_detector(config, detector)
+    else:
+        classifier = report.describe_classifier(config, args.image_size)
+        if args.json:
+            _print_json({**msgspec.structs.asdict(classifier), "config": config})
+        else:
+            _print_head(config, classifier.input_hw)
+            _print_parts(classifier.parts)
+
+
+def _print_head(config: ModelConfig | ClassifierConfig, input_hw: tuple[int, int]) -> None:
+    b = config.backbone
+    mean = ", ".join(f"{m:.1f}" for m in config.preprocess.mean_rgb)
+    std = ", ".join(f"{s:.1f}" for s in config.preprocess.std_rgb)
+    classes = ", ".join(config.class_names[:5]) + (", …" if config.num_classes > 5 else "")
+    print(config.name)
+    print(f"  input            {input_hw[0]}×{input_hw[1]} RGB, (pixel − [{mean}]) / [{std}]")
+    print(f"  classes          {config.num_classes}: {classes}")
+    print(f"  backbone         {b.architecture}, width ×{b.width:g}, depth ×{b.depth:g}")
+
+
+def _print_detector(config: ModelConfig, report: DetectorReport) -> None:
+    network, anchors = config.feature_network, config.anchors
+    graph = network.resolved_graph.name
+    _print_head(config, report.input_hw)
+    print(f"  feature network  {graph}, {network.fusion} fusion, {network.channels} channels, ×{network.repeats}")
+    print(f"  heads            {config.head_layers} layers, {config.activation}")
+    aspects = ", ".join(f"{w:.4g}×{h:.4g}" for w, h in anchors.aspects_wh)
+    print(f"  anchors          {anchors.per_cell} per cell: scale {anchors.scale:g}, {anchors.octaves} sizes, {aspects}")
+    print()
+    rows = [
+        [
+            f"P{level.level}",
+            f"{level.stride}",
+            f"{level.grid_hw[0]}×{level.grid_hw[1]}",
+            f"{level.anchors:,}",
+            f"{level.anchor_sides[0]:.0f}–{level.anchor_sides[1]:.0f}",
+            or_dash(level.backbone_field, "{:,}"),
+            f"{level.field:,}",
+        ]
+        for level in report.levels
+    ]
+    rows.append(["all", "", "", f"{sum(level.anchors for level in report.levels):,}", "", "", ""])
+    print(table(["level", "stride", "grid", "anchors", "anchor sides", "backbone sees", "head sees (px)"], rows))
+    print()
+    _print_parts(report.parts)
+    p = report.published
+    if p is not None:
+        figures = [
+            ("parameters", or_dash(p.parameters, "{:,}")),
+            ("multiply-adds", or_dash(p.multiply_adds_billion, "{:g}B")),
+            ("AP test-dev", or_dash(p.ap_test)),
+            ("AP val", or_dash(p.ap_val)),
+            ("V100 ms", or_dash(p.v100_ms)),
+        ]
+        print("\npublished: " + ", ".join(f"{name} {value}" for name, value in figures if value != "–"))
+
+
+def _print_parts(parts: dict[str, Cost]) -> None:
+    from phidet.analysis.costs import total
+
+    whole = total(parts)
+    rows = [
+        [
+            name.replace("_", " "),
+            f"{cost.parameters:,}",
+            billions(cost.multiply_adds),
+            f"{cost.multiply_adds / whole.multiply_adds:.0%}",
+        ]
+        for name, cost in {**parts, "total": whole}.items()
+    ]
+    print(table(["part", "parameters", "multiply-adds", "share"], rows))
+
+
+def _print_necks(config: ModelConfig, necks: list[NeckReport]) -> None:
+    rows = [
+        [
+            f"{n.graph} ({n.fusion})",
+            f"{n.neck.parameters:,}",
+            billions(n.neck.multiply_adds),
+            f"{n.relative_parameters:.2f}×",
+            f"{n.relative_multiply_adds:.2f}×",
+            f"{n.model_relative_parameters:.2f}×",
+            f"{n.model_relative_multiply_adds:.2f}×",
+            or_dash(n.paper_parameters, "{:.2f}×"),
+            or_dash(n.paper_multiply_adds, "{:.2f}×"),
+            or_dash(n.paper_ap, "{:.2f}"),
+        ]
+        for n in necks
+    ]
+    columns = ["feature network", "parameters", "mult-adds", "params", "m-adds", "model params", "m-adds"]
+    print(f"{config.name}: each feature network in its place, ×{config.feature_network.repeats}, relative to FPN")
+    print()
+    print(table([*columns, "paper params", "m-adds", "paper AP"], rows))
+
+
+def _print_family(as_json: bool) -> None:
+    from phidet.analysis.report import describe_family
+
+    detectors, classifiers = describe_family()
+    if as_json:
+        _print_json({"detectors": detectors, "classifiers": classifiers})
+        return
+    rows = []
+    for d in detectors:
+        p = d.published
+        published = p.multiply_adds_billion if p else None
+        own = d.total.multiply_adds / 1e9
+        rows.append(
+            [
+                d.name,
+                f"{d.input_hw[0]}",
+                f"{d.total.parameters:,}",
+                or_dash(p.parameters if p else None, "{:,}"),
+                billions(d.total.multiply_adds),
+                or_dash(published, "{:g}B"),
+                f"{own / published - 1:+.1%}" if published else "–",
+                or_dash(p.ap_test if p else None),
+                or_dash(p.ap_val if p else None),
+                or_dash(p.v100_ms if p else None),
+            ]
+        )
+    columns = ["model", "input", "parameters", "published", "mult-adds", "published", "off"]
+    print(table([*columns, "AP test", "AP val", "V100 ms"], rows))
+    rows = []
+    for c in classifiers:
+        pc = c.published
+        rows.append(
+            [
+                c.name,
+                f"{c.input_hw[0]}",
+                f"{c.total.parameters:,}",
+                or_dash(pc.parameters_million if pc else None, "{:g}M"),
+                billions(c.total.multiply_adds),
+                or_dash(pc.multiply_adds_billion if pc else None, "{:g}B"),
+                or_dash(pc.top1 if pc else None),
+            ]
+        )
+    print()
+    print(table([*columns[:-1], "top-1"], rows))
+    print(
+        "\nParameters include the 90-slot COCO head, or 1,000 classes. Multiply-adds count convolutions and linear\n"
+        "layers; batch norm and biases make up the rest of the published figures. D5's published 130B does not fit\n"
+        "its own family by that count; 135B would. AP, top-1 and ms are the papers', not measured here."
+    )
+
+
+def _print_json(value: object) -> None:
+    print(msgspec.json.format(msgspec.json.encode(value)).decode())

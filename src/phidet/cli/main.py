@@ -1,0 +1,74 @@
+"""``phidet``: finds the command, runs it, and turns errors into one message and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from importlib import import_module
+from typing import NoReturn
+
+import phidet
+from phidet.errors import MissingExtraError, PhidetError
+
+COMMANDS = {
+    "info": ("phidet.cli.info", "what a model is, costs and sees; the family; draw a feature network"),
+    "convert": ("phidet.cli.convert", "turn weights of other projects into a phidet model file, or back"),
+    "scale-search": ("phidet.cli.scale_search", "search α, β, γ or the width factor, by cost and your own accuracy"),
+}
+"""Command → (module with ``add_arguments`` and ``run``, one line of help)."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Errors on one line, with the command that helps."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"phidet: {message} (see '{self.prog} --help')\n")
+
+
+def build_parser(chosen: str | None) -> Parser:
+    """The parser; only the ``chosen`` command's module is imported, so that ``phidet --help`` stays quick."""
+    parser = Parser(prog="phidet", description="Object detection that scales with one number, φ.")
+    parser.add_argument("--version", action="version", version=f"phidet {phidet.__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
+    for name, (module, help_line) in COMMANDS.items():
+        command = commands.add_parser(name, help=help_line, description=help_line[0].upper() + help_line[1:] + ".")
+        command.add_argument("--offline", action="store_true", help="never use the network (as PHIDET_OFFLINE=1)")
+        if name == chosen:
+            loaded = import_module(module)
+            loaded.add_arguments(command)
+            command.set_defaults(run=loaded.run)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command; returns the exit code (0, or that of the error's class, 130 after Ctrl-C)."""
+    argv = sys.argv[1:] if argv is None else argv
+    chosen = next((word for word in argv if not word.startswith("-")), None)
+    args = build_parser(chosen).parse_args(argv)
+    if args.offline:
+        os.environ["PHIDET_OFFLINE"] = "1"
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        args.run(args)
+    except PhidetError as error:
+        print(f"phidet: {error}", file=sys.stderr)
+        return error.exit_code
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] not in phidet.TRAIN_PACKAGES:
+            raise
+        missing = MissingExtraError(f"phidet {args.command}", "train")
+        print(f"phidet: {missing}", file=sys.stderr)
+        return missing.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left; nothing more to say
+        return 0
+    except KeyboardInterrupt:
+        print("phidet: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,29 @@
+"""Tables for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns under ``header``; the first column is flush left, the others flush right."""
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in [header, *rows]
+    ]
+    return "\n".join([lines[0], "-" * max(len(line) for line in lines), *lines[1:]])
+
+
+def billions(count: int) -> str:
+    """A number of multiply-adds in billions, three digits."""
+    value = count / 1e9
+    return f"{value:.2f}B" if value < 100 else f"{value:.0f}B"
+
+
+def or_dash(value: object, form: str = "{}") -> str:
+    """``value`` formatted, an en dash where there is none."""
+    return "–" if value is None else form.format(value)

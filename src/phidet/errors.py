@@ -1,0 +1,79 @@
+"""Every error that phidet raises on purpose.
+
+    PhidetError                 exit code 1, HTTP 500
+    ├── ConfigError             exit code 2, HTTP 400: a setting that cannot be (also a ValueError)
+    │   └── UnknownNameError    a name that is not in the list, with the nearest ones
+    ├── InputError              exit code 3, HTTP 400: data that cannot be used (also a ValueError)
+    ├── CheckpointError         exit code 4, HTTP 500: a weight file that cannot be used
+    ├── DownloadError           exit code 5, HTTP 500: a file that could not be fetched
+    └── MissingExtraError       exit code 6, HTTP 500: a part of phidet that is not installed
+
+A message says what was expected, what came, and what to do. The command line prints the message
+alone and ends with the exit code; a stack trace means a bug in phidet.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class PhidetError(Exception):
+    """Base of all errors raised on purpose."""
+
+    exit_code = 1
+    http_status = 500
+
+
+class ConfigError(PhidetError, ValueError):
+    """A setting is out of range, contradicts another one, or is not known."""
+
+    exit_code = 2
+    http_status = 400
+
+
+class UnknownNameError(ConfigError):
+    """A name is not in the list of known names.
+
+    Args:
+        kind: what was named, as it should read in the message ("model", "graph", "config key").
+        name: what came.
+        known: what would have been accepted.
+    """
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        known = list(known)
+        near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
+        hint = f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(known)}."
+        super().__init__(f"unknown {kind} {name!r}. {hint}")
+        self.name = name
+        self.near = near
+
+
+class InputError(PhidetError, ValueError):
+    """An image, a tensor or a data set cannot be used as it is."""
+
+    exit_code = 3
+    http_status = 400
+
+
+class CheckpointError(PhidetError):
+    """A weight file is damaged, of an unknown kind, unsafe, or does not fit the model."""
+
+    exit_code = 4
+
+
+class DownloadError(PhidetError):
+    """A published file could not be fetched."""
+
+    exit_code = 5
+
+
+class MissingExtraError(PhidetError):
+    """A part of phidet was used whose packages are not installed."""
+
+    exit_code = 6
+
+    def __init__(self, feature: str, extra: str) -> None:
+        super().__init__(f"{feature} needs packages that are not installed: pip install 'phidet[{extra}]'")
+        self.extra = extra

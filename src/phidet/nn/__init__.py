@@ -1,0 +1,1 @@
+"""The networks, in PyTorch: blocks, backbones, feature network, heads, assembly."""

@@ -1,0 +1,61 @@
+"""Detectors as ``effdet`` 0.4 saves them: timm's backbone, its own feature network and heads.
+
+Files come bare or wrapped by its benches (``model.`` in front, ``anchors.boxes`` beside). Models built with
+``redundant_bias=False`` have no bias in front of a batch norm: it counts as zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from phidet.config import ModelConfig
+from phidet.weights.dialects.base import Config, Dialect, Slot, drop_wrappers, parse
+from phidet.weights.dialects.pytorch_backbones import timm_backbone
+
+_CONV = {"depthwise": "conv_dw", "pointwise": "conv_pw"}
+
+
+def _slot(name: str, config: Config) -> Slot | None:
+    if not isinstance(config, ModelConfig):
+        return None
+    part, path = parse(name)
+    if part == "backbone":
+        key = timm_backbone(path, config.backbone)
+        return Slot((f"backbone.{key}",)) if key else None
+    if part == "feature_network":
+        return _feature_network(path, config)
+    net = {"class_head": "class_net", "box_head": "box_net"}[part]
+    if path[0] == "predict":
+        return Slot((f"{net}.predict.{_CONV[path[1]]}.{path[2]}",))
+    if path[0] == "convs":
+        return _optional_bias(f"{net}.conv_rep.{path[1]}.{_CONV[path[2]]}.{path[3]}")
+    return Slot((f"{net}.bn_rep.{path[1]}.{path[2]}.bn.{path[3]}",))
+
+
+def _feature_network(path: list[str], config: ModelConfig) -> Slot:
+    graph = config.feature_network.resolved_graph
+    if path[0] == "coarser":
+        first_coarser = 6 - config.feature_network.min_level
+        return _optional_bias(".".join(["fpn.resample", str(first_coarser), "conv", *path[1:]]))
+    node = int(path[3])
+    prefix = f"fpn.cell.{path[1]}.fnode.{node}"
+    if path[4] == "weights":
+        return Slot((f"{prefix}.combine.edge_weights",))
+    if path[4] == "projections":
+        source = graph.nodes[node].inputs[int(path[5])]
+        return _optional_bias(".".join([f"{prefix}.combine.resample.{source}.conv", *path[6:]]))
+    if path[4] == "conv":
+        return _optional_bias(f"{prefix}.after_combine.conv.{_CONV[path[5]]}.{path[6]}")
+    return Slot((f"{prefix}.after_combine.conv.bn.{path[5]}",))
+
+
+def _optional_bias(key: str) -> Slot:
+    convolution_bias = key.endswith(".bias") and ".bn." not in key
+    return Slot((key,), default=0.0 if convolution_bias else None)
+
+
+def _recognise(keys: Iterable[str]) -> bool:
+    return "class_net.predict.conv_pw.weight" in keys
+
+
+EFFDET = Dialect("effdet", _recognise, _slot, drop_wrappers, anchors_2020=True)

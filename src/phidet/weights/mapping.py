@@ -1,0 +1,112 @@
+"""Carries tensors between our names and a dialect's, both ways, and accounts for every key."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from phidet.errors import CheckpointError
+from phidet.weights.dialects import Config, Dialect, Layout, Slot
+
+_TO_OURS: dict[Layout, Callable[[Tensor], Tensor]] = {
+    "same": lambda t: t,
+    "scalars": lambda t: t,
+    "hwio": lambda t: t.permute(3, 2, 0, 1),
+    "hwc1": lambda t: t.permute(2, 3, 0, 1),
+}
+_TO_THEIRS: dict[Layout, Callable[[Tensor], Tensor]] = {
+    "same": lambda t: t,
+    "scalars": lambda t: t,
+    "hwio": lambda t: t.permute(2, 3, 1, 0),
+    "hwc1": lambda t: t.permute(2, 3, 0, 1),
+}
+
+
+class Mapped(NamedTuple):
+    """Foreign tensors under our names, and what did not come along.
+
+    Attributes:
+        tensors: by our names.
+        missing: foreign keys that the model needs and the file lacks.
+        unexpected: keys of the file that the model has no place for.
+    """
+
+    tensors: dict[str, Tensor]
+    missing: list[str]
+    unexpected: list[str]
+
+
+def weights_of(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and BN statistics by name, without the counters that no computation reads."""
+    return {name: t for name, t in module.state_dict().items() if not name.endswith("num_batches_tracked")}
+
+
+def to_ours(foreign: Mapping[str, Tensor], dialect: Dialect, config: Config, model: Mapping[str, Tensor]) -> Mapped:
+    """Foreign tensors, by canonical key, under the names of ``model`` (our names → tensors of the right shape)."""
+    ours: dict[str, Tensor] = {}
+    missing: list[str] = []
+    used: set[str] = set(dialect.fillers(config))
+    for name, like in model.items():
+        slot = dialect.slot(name, config)
+        if slot is None:
+            continue
+        absent = [key for key in slot.keys if key not in foreign]
+        if absent and slot.default is not None:
+            ours[name] = torch.full(like.shape, slot.default)
+        elif absent:
+            missing += absent
+        else:
+            used.update(slot.keys)
+            ours[name] = _gather(foreign, slot)
+    return Mapped(ours, missing, sorted(set(foreign) - used))
+
+
+def to_theirs(model: Mapping[str, Tensor], dialect: Dialect, config: Config) -> dict[str, Tensor]:
+    """Our tensors under the dialect's canonical keys; the inverse of :func:`to_ours`.
+
+    Raises:
+        CheckpointError: the dialect has no place for one of the tensors.
+    """
+    theirs: dict[str, Tensor] = {}
+    for name, tensor in model.items():
+        slot = dialect.slot(name, config)
+        if slot is None:
+            raise CheckpointError(f"{dialect.name} files have no place for {name!r} of {config.name}")
+        parts = tensor.unbind() if slot.layout == "scalars" else (tensor,)
+        for key, part in zip(slot.keys, parts, strict=True):
+            theirs[key] = _TO_THEIRS[slot.layout](part.detach()).contiguous()
+    for key, length in dialect.fillers(config).items():
+        theirs[key] = torch.ones(length)
+    return theirs
+
+
+def check_shapes(tensors: Mapping[str, Tensor], model: Mapping[str, Tensor]) -> list[str]:
+    """One line for every tensor whose shape is not the model's."""
+    return [
+        f"{name}: expected {tuple(model[name].shape)}, got {tuple(tensor.shape)}"
+        for name, tensor in tensors.items()
+        if tensor.shape != model[name].shape
+    ]
+
+
+def misfit(path: object, model: str, problems: dict[str, Iterable[str]]) -> CheckpointError:
+    """The error for a file that does not fit: every kind of problem with its count and the first few."""
+    lines = [f"{path} does not fit {model}:"]
+    for kind, items in problems.items():
+        items = list(items)
+        if items:
+            more = f" and {len(items) - 4} more" if len(items) > 4 else ""
+            lines.append(f"  {len(items)} {kind}: {'; '.join(items[:4])}{more}")
+    return CheckpointError("\n".join(lines))
+
+
+def _gather(foreign: Mapping[str, Tensor], slot: Slot) -> Tensor:
+    if slot.layout == "scalars":
+        return torch.stack([foreign[key].reshape(()) for key in slot.keys])
+    tensor = foreign[slot.keys[0]]
+    if slot.layout in ("hwio", "hwc1") and tensor.ndim != 4:
+        return tensor  # the shape check will name it
+    return _TO_OURS[slot.layout](tensor)

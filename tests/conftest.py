@@ -1,0 +1,52 @@
+"""What several test files need: the shared reference, and peers with random weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with reference values and data; tests that need it skip where it is absent."""
+    if not SHARED.is_dir():
+        pytest.skip("../shared is not here")
+    return SHARED
+
+
+def randomise(module: nn.Module, seed: int = 0) -> None:
+    """Gives batch norms random statistics and factors, fusion weights random values of both signs.
+
+    Factors stay below 1 so that the random network is not chaotic: with larger ones a peer's own fp32 answer is
+    percents away from its fp64 answer, and a comparison in fp32 says nothing.
+    """
+    g = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for m in module.modules():
+            if isinstance(m, nn.BatchNorm2d):
+                assert m.running_mean is not None
+                assert m.running_var is not None
+                m.weight.copy_(0.5 + 0.5 * torch.rand(m.weight.shape, generator=g))
+                m.bias.copy_(0.1 * torch.randn(m.bias.shape, generator=g))
+                m.running_mean.copy_(0.1 * torch.randn(m.bias.shape, generator=g))
+                m.running_var.copy_(0.5 + torch.rand(m.bias.shape, generator=g))
+        for name, p in module.named_parameters():
+            if name.endswith(("edge_weights", ".weights")):
+                p.copy_(2 * torch.rand(p.shape, generator=g) - 0.3)
+            elif name.endswith("bias") and p.ndim == 1 and "bn" not in name:
+                p.add_(0.05 * torch.randn(p.shape, generator=g))
+
+
+def off_by(ours: Tensor, theirs: Tensor) -> float:
+    """Largest difference in units of the peer's standard deviation."""
+    return float((ours - theirs).abs().max() / theirs.std())
+
+
+def rms_off_by(ours: Tensor, theirs: Tensor) -> float:
+    """Root mean square difference in units of the peer's standard deviation."""
+    return float((ours - theirs).double().square().mean().sqrt() / theirs.double().std())

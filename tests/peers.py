@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import effdet
 import torch
 from torch import Tensor, nn
 
@@ -12,8 +13,6 @@ NAMES = {name: "tf_" + name.replace("-", "_") for name in DETECTOR_NAMES}
 
 def effdet_model(name: str, size_hw: tuple[int, int], num_classes: int = 90) -> nn.Module:
     """effdet's model; it freezes its sizes when it is built."""
-    import effdet
-
     config = effdet.get_efficientdet_config(NAMES[name])
     config.image_size = size_hw
     config.num_classes = num_classes

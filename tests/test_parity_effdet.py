@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import peers
 import pytest
 import torch
-from conftest import off_by, randomise, rms_off_by
 
+import peers
+from conftest import off_by, randomise, rms_off_by
 from phidet import create_model
 from phidet.family import DETECTOR_NAMES
 from phidet.weights.dialects import EFFDET

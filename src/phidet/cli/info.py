@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -169,7 +168,9 @@ def _print_detector(config: ModelConfig, report: DetectorReport) -> None:
     print(f"  feature network  {graph}, {network.fusion} fusion, {network.channels} channels, ×{network.repeats}")
     print(f"  heads            {config.head_layers} layers, {config.activation}")
     aspects = ", ".join(f"{w:.4g}×{h:.4g}" for w, h in anchors.aspects_wh)
-    print(f"  anchors          {anchors.per_cell} per cell: scale {anchors.scale:g}, {anchors.octaves} sizes, {aspects}")
+    print(
+        f"  anchors          {anchors.per_cell} per cell: scale {anchors.scale:g}, {anchors.octaves} sizes, {aspects}"
+    )
     print()
     rows = [
         [

@@ -57,7 +57,7 @@ class EfficientDet(nn.Module):
         self.config = config
         features = config.feature_network
         self.backbone = build_backbone(config.backbone)
-        channels = cast(Backbone, self.backbone).channels
+        channels = cast("Backbone", self.backbone).channels
         self.feature_network = FeatureNetwork(channels, features, config.activation)
         shape = (features.channels, config.head_layers, len(features.levels))
         anchors, act = config.anchors.per_cell, config.activation
@@ -102,7 +102,7 @@ class Classifier(nn.Module):
         super().__init__()
         self.config = config
         self.backbone = build_backbone(config.backbone)
-        channels = cast(Backbone, self.backbone).channels
+        channels = cast("Backbone", self.backbone).channels
         self.top = max(channels)
         width = channels[self.top]
         self.head: nn.Module | None = None

@@ -69,13 +69,14 @@ def convert(source: str | Path, target: str | Path, model: str | None = None, to
 
 
 def _note(config: Config, to: str) -> str:
-    if to in DIALECTS and DIALECTS[to].anchors_2020 and isinstance(config, ModelConfig):
-        if config.anchors.aspects_wh != ASPECTS_2020:
-            return (
-                f"{to} files do not carry anchors, and {to} assumes aspects (1.4, 0.7); this model was made for "
-                f"{config.anchors.aspects_wh[1:]}: set them there"
-            )
-    return ""
+    if to == "phidet" or not DIALECTS[to].anchors_2020 or not isinstance(config, ModelConfig):
+        return ""
+    if config.anchors.aspects_wh == ASPECTS_2020:
+        return ""
+    return (
+        f"{to} files do not carry anchors, and {to} assumes aspects (1.4, 0.7); this model was made for "
+        f"{config.anchors.aspects_wh[1:]}: set them there"
+    )
 
 
 def identify(source: Source, model: str | None = None) -> Config:

@@ -187,5 +187,3 @@ def _predictors_to_replace(
         f"{source.path} ({source.kind}) predicts {found:g} classes, {config.name} was asked for {config.num_classes}: "
         "leave the class count out to keep the file's, or pass replace_head=True to start a fresh class predictor"
     )
-
-

@@ -53,6 +53,6 @@ def drop_wrappers(key: str) -> str | None:
 
 
 def parse(name: str) -> tuple[str, list[str]]:
-    """One of our names as (part, path): ``"backbone.blocks.3.se.reduce.bias"`` → ``("backbone", ["blocks", "3", …])``."""
+    """One of our names as (part, path): ``"backbone.blocks.3.bn.bias"`` → ``("backbone", ["blocks", "3", …])``."""
     part, *path = name.split(".")
     return part, path

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import msgspec
 
@@ -38,6 +38,12 @@ ASPECTS_2020 = ((1.0, 1.0), (1.4, 0.7), (0.7, 1.4))
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise ConfigError(message)
+
+
+def _require_one_of(kind: str, value: str, choices: object) -> None:
+    """``choices`` is one of the literals above. From JSON msgspec checks them, from Python nobody does."""
+    if value not in get_args(choices):
+        raise UnknownNameError(kind, value, get_args(choices))
 
 
 class Preprocess(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -70,6 +76,7 @@ class BackboneConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     drop_path: float = 0.0
 
     def __post_init__(self) -> None:
+        _require_one_of("architecture", self.architecture, Architecture)
         for name in ("width", "depth"):
             value = getattr(self, name)
             _require(math.isfinite(value) and 0 < value <= 16, f"backbone {name} must be in (0, 16], got {value!r}")
@@ -97,6 +104,7 @@ class FeatureNetworkConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unk
             f"levels must satisfy 1 ≤ min_level ≤ 5 and min_level < max_level ≤ 10, "
             f"got {self.min_level}..{self.max_level}",
         )
+        _require_one_of("fusion", self.fusion, Fusion)
         if isinstance(self.graph, str) and self.graph not in GRAPHS:
             raise UnknownNameError("feature network", self.graph, GRAPHS)
         graph = self.resolved_graph
@@ -130,7 +138,7 @@ class AnchorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         _require(math.isfinite(self.scale) and self.scale > 0, f"anchor scale must be > 0, got {self.scale!r}")
         _require(self.octaves >= 1, f"anchor octaves must be ≥ 1, got {self.octaves}")
         _require(
-            len(self.aspects_wh) > 0 and all(w > 0 and h > 0 for w, h in self.aspects_wh),
+            len(self.aspects_wh) > 0 and all(math.isfinite(side) and side > 0 for wh in self.aspects_wh for side in wh),
             f"anchor aspects_wh must be pairs of positive (width, height), got {self.aspects_wh}",
         )
 
@@ -154,6 +162,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     preprocess: Preprocess = IMAGENET
 
     def __post_init__(self) -> None:
+        _require_one_of("activation", self.activation, Activation)
         _require(self.head_layers >= 0, f"head_layers must be ≥ 0, got {self.head_layers}")
         coarsest = 2**self.feature_network.max_level
         _require(

@@ -18,9 +18,9 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
-from xml.sax.saxutils import escape
+from xml.sax.saxutils import escape, quoteattr
 
 from phidet.graphs import FeatureGraph
 
@@ -30,20 +30,26 @@ Route = list[Curve]
 
 NODE_WIDTH, NODE_HEIGHT = 64.0, 34.0  # least height; more ports on a side make all nodes higher
 GUTTER = 62.0  # between the nodes of two rows
-LEFT, TOP = 184.0, 124.0  # centre of the top row's input
+LEFT, TOP = 196.0, 84.0  # centre of the inputs; where edges that run above the top row run
 SLANT = 36.0  # from a map to the node that reads it on the next row
 STEP, STEP_PER_INPUT = 150.0, 64.0  # from a map to any other node that reads it: room for the edges of the busiest
+UPRIGHT = 100.0  # how far right a node on the next row may stand and still be read through its top or bottom
 PORT = 9.0  # between two edges at one side of a node
+ARROW = 8.0  # length of an arrow's head
 CELL = 6.0  # edges nearer than about this count as beside each other
 
-INK, PALE, LINE = "#1f2933", "#eef1f5", "#9aa5b1"
-KINDS = {  # colours that differ for colour-blind eyes as well
-    "same level": "#52606d",
-    "downsample": "#0072b2",
-    "upsample": "#d55e00",
-    "output": LINE,
+INK, SOFT = "#1f2933", "#52606d"
+KINDS = {  # what an edge does: its colour, which differs for colour-blind eyes as well, and its legend
+    "same": ("#323f4b", "same level"),
+    "downsample": ("#0072b2", "downsample (to coarser)"),
+    "upsample": ("#d55e00", "upsample (to finer)"),
+    "output": ("#7b8794", "output"),
 }
-LEGEND = {"downsample": "downsample, to a coarser level", "upsample": "upsample, to a finer level"}
+ROLES = {  # what a map is to the network: its fill, the ink on it, and its legend
+    "input": ("#e4e9f0", INK, "input"),
+    "inner": ("#fff", INK, "node"),
+    "output": (INK, "#fff", "node that leaves the network"),
+}
 
 
 class _Edge(NamedTuple):
@@ -66,14 +72,14 @@ class _Sheet:
     height: float = NODE_HEIGHT
 
     def y(self, row: float) -> float:
-        return TOP + row * (self.height + GUTTER)
+        return TOP + (row + 0.5) * (self.height + GUTTER)
 
     def centre(self, index: int) -> Point:
         return self.xs[index], self.y(self.rows[index])
 
     def stacked(self, edge: _Edge) -> bool:
         """Whether the edge runs upright between two neighbouring rows, not from right side to left side."""
-        near = self.xs[edge.target] - self.xs[edge.source] <= STEP
+        near = self.xs[edge.target] - self.xs[edge.source] <= UPRIGHT
         return near and abs(self.rows[edge.target] - self.rows[edge.source]) == 1
 
     def inside(self, index: int, point: Point, margin: float) -> bool:
@@ -93,7 +99,7 @@ def _edges(graph: FeatureGraph) -> list[_Edge]:
     for target, node in enumerate(graph.nodes, start=width):
         for order, source in enumerate(node.inputs):
             rise = node.level - graph.level_of(source)
-            kind = "same level" if rise == 0 else "downsample" if rise > 0 else "upsample"
+            kind = "same" if rise == 0 else "downsample" if rise > 0 else "upsample"
             edges.append(_Edge(source, target, order, kind))
     first = width + len(graph.nodes)
     return edges + [_Edge(source, first + i, 0, "output") for i, source in enumerate(graph.outputs)]
@@ -117,24 +123,23 @@ def _ports(edges: list[_Edge], sheet: _Sheet) -> tuple[_Sheet, dict[_Edge, tuple
     """The two end points of every edge, and the sheet with nodes high enough for them.
 
     On a side, ports are ordered as the edges come in, so that they do not cross there; a straight edge within
-    the row gets the middle if there is room.
+    the row gets the middle if there is room, and nodes grow a little for that.
     """
     sides = defaultdict(list)
     for edge in edges:
         if not sheet.stacked(edge):
             sides[edge.source, "right"].append(edge)
             sides[edge.target, "left"].append(edge)
-    most = max(len(side) for side in sides.values())
-    sheet = _Sheet(sheet.xs, sheet.rows, sheet.maps, sheet.step, max(NODE_HEIGHT, PORT * (most - 1) + 10))
-
     shift: dict[tuple[_Edge, str], float] = {}
     for (index, name), side in sides.items():
         side.sort(key=lambda edge: _slope(edge, index, sheet))
         straight = [i for i, edge in enumerate(side) if _slope(edge, index, sheet) == 0]
         middle = straight[0] if straight else (len(side) - 1) / 2
-        if max(middle, len(side) - 1 - middle) * PORT > sheet.height / 2 - 5:
+        if max(middle, len(side) - 1 - middle) > 2:
             middle = (len(side) - 1) / 2
         shift.update({(edge, name): (i - middle) * PORT for i, edge in enumerate(side)})
+    furthest = max(abs(offset) for offset in shift.values())
+    sheet = replace(sheet, height=max(NODE_HEIGHT, 2 * furthest + 10))
 
     twins: Counter[tuple[int, int]] = Counter()
     ends = {}
@@ -202,10 +207,14 @@ def _candidates(edge: _Edge, ends: tuple[Point, Point], sheet: _Sheet) -> Iterat
         yield [((ax, ay), (ax, middle), (bx, middle), (bx, by))]
         return
     width = bx - ax
-    flat = sheet.rows[edge.source] == sheet.rows[edge.target]
-    for bow in (0, -44, -54, -64, 44, 54, 64) if flat else (0,):
-        for out, into in ((0.25, 0.25), (0.1, 0.1)) if flat else ((0.4, 0.4), (0.2, 0.2), (0.1, 0.6), (0.6, 0.1)):
-            yield [((ax, ay), (ax + out * width, ay + bow), (bx - into * width, by + bow), (bx, by))]
+    if sheet.rows[edge.source] == sheet.rows[edge.target]:
+        for bow in (0, -44, -54, -64, 44, 54, 64):
+            for reach in (0.25 * width, 0.1 * width):
+                yield [((ax, ay), (ax + reach, ay + bow), (bx - reach, by + bow), (bx, by))]
+    else:
+        tip = (bx - ARROW, by)  # the head lies on a straight end, else it would seem to point past a steep one
+        for out, into in ((0.4, 0.4), (0.2, 0.2), (0.1, 0.6), (0.6, 0.1)):
+            yield [((ax, ay), (ax + out * width, ay), (tip[0] - into * width, by), tip), (tip, tip, (bx, by), (bx, by))]
     for lane in (0, -8, 8, -16, 16):
         yield _detour(edge, ends, sheet, lane)
 
@@ -219,15 +228,15 @@ def _samples(route: Route) -> Iterator[Point]:
             yield p * a[0] + q * b[0] + r * c[0] + s * d[0], p * a[1] + q * b[1] + r * c[1] + s * d[1]
 
 
-def _cells(route: Route) -> set[tuple[int, int]]:
-    return {(round(x / CELL), round(y / CELL)) for x, y in _samples(route)}
+def _cell(point: Point) -> tuple[int, int]:
+    return round(point[0] / CELL), round(point[1] / CELL)
 
 
 def _route_cost(route: Route, sheet: _Sheet, others: list[int], taken: set[tuple[int, int]]) -> float:
     """Its length, the cells that it shares with other edges, and far above both the maps that it runs through."""
     points = list(_samples(route))
     through = sum(sheet.inside(i, point, 6) for i in others for point in points)
-    beside = sum((round(x / CELL), round(y / CELL)) in taken for x, y in points)
+    beside = sum(_cell(point) in taken for point in points)
     return 1e6 * through + 8 * beside + 4 * len(points)
 
 
@@ -237,19 +246,18 @@ def _routes(edges: list[_Edge], sheet: _Sheet, ends: dict[_Edge, tuple[Point, Po
     routes = {}
     for edge in sorted(edges, key=lambda edge: math.dist(*ends[edge])):
         others = [i for i in range(sheet.maps) if i not in edge[:2]]
-
         routes[edge] = min(_candidates(edge, ends[edge], sheet), key=lambda r: _route_cost(r, sheet, others, taken))
-        taken |= _cells(routes[edge])
+        taken |= {_cell(point) for point in _samples(routes[edge])}
     return {edge: routes[edge] for edge in edges}
 
 
 def _names(graph: FeatureGraph) -> list[str]:
-    """What each map is called: "P5 in", then one prime for every node so far on its level, "P5′", "P5″", …"""
+    """What each map is called: "P5 in", then a prime for every node so far on its level as for derivatives: "P5′"."""
     names, seen = [f"P{level} in" for level in graph.levels], Counter[int]()
     for node in graph.nodes:
         seen[node.level] += 1
-        primes = seen[node.level]
-        names.append(f"P{node.level}" + "″" * (primes // 2) + "′" * (primes % 2))
+        count = seen[node.level]
+        names.append(f"P{node.level}" + ("′" * count if count < 4 else f"({count})"))
     return names + [f"P{level} out" for level in graph.levels]
 
 
@@ -261,20 +269,21 @@ def _edge_svg(edge: _Edge, route: Route, names: list[str], count: int) -> str:
     path = f"M{route[0][0][0]:.1f} {route[0][0][1]:.1f}" + "".join(
         "C" + " ".join(f"{x:.1f} {y:.1f}" for x, y in curve[1:]) for curve in route
     )
+    colour, words = KINDS[edge.kind]
     tip = f"{names[edge.source]} → {names[edge.target]}"
-    tip += "" if edge.kind == "output" else f", {edge.kind}, input {edge.order + 1} of {count}"
+    tip += "" if edge.kind == "output" else f", {words}, input {edge.order + 1} of {count}"
     return (
-        f'<g class="{"output" if edge.kind == "output" else "edge"}" data-from="{edge.source}" '
-        f'data-to="{edge.target}" data-input="{edge.order}" data-kind="{edge.kind}"><title>{tip}</title>'
-        f'<path d="{path}" stroke="#fff" stroke-width="5"/><path d="{path}" stroke="{KINDS[edge.kind]}" '
-        f'marker-end="url(#{edge.kind.replace(" ", "-")})"/></g>'
+        f'<g class="edge" data-from="{edge.source}" data-to="{edge.target}" data-input="{edge.order}" '
+        f'data-kind="{edge.kind}"><title>{tip}</title>'
+        f'<path d="{path}" stroke="#fff" stroke-width="5"/>'
+        f'<path d="{path}" stroke="{colour}" marker-end="url(#{edge.kind})"/></g>'
     )
 
 
 def _node_svg(index: int, graph: FeatureGraph, sheet: _Sheet, name: str) -> str:
     x, y = sheet.centre(index)
     role = "input" if index < len(graph.levels) else "output" if index in graph.outputs else "inner"
-    fill, ink = {"input": (PALE, INK), "inner": ("#fff", INK), "output": (INK, "#fff")}[role]
+    fill, ink, _ = ROLES[role]
     level = graph.level_of(index)
     return (
         f'<g class="node" data-index="{index}" data-level="{level}" data-role="{role}">'
@@ -292,49 +301,44 @@ def graph_svg(graph: FeatureGraph) -> str:
     sheet, ends = _ports(edges, _columns(graph))
     routes = _routes(edges, sheet, ends)
     names = _names(graph)
-    inputs = {i: len(node.inputs) for i, node in enumerate(graph.nodes, start=len(graph.levels))}
-    width = max(sheet.xs[-1] + 84, 720)
-    height = sheet.y(len(graph.levels) - 1) + sheet.height / 2 + 84
+    reads = {i: node.inputs for i, node in enumerate(graph.nodes, start=len(graph.levels))}
+    width = max(sheet.xs[-1] + 84, 760)
+    height = sheet.y(len(graph.levels) - 0.5) + 76
     name = "".join(c if c.isprintable() else "\ufffd" for c in graph.name)  # XML has no word for control characters
-    facts = f"levels {graph.min_level} to {graph.max_level}, {len(graph.nodes)} nodes, {sum(inputs.values())} edges"
-    words = [
-        f"{names[i]} reads {', '.join(names[j] for j in node.inputs)}."
-        for i, node in enumerate(graph.nodes, start=len(graph.levels))
-    ]
+    fitting = int(width - 48) // 14  # letters of the headline
+    headline = name if len(name) <= fitting else name[: fitting - 1] + "…"
+    facts = f"levels {graph.min_level} to {graph.max_level}, {len(reads)} nodes, {sum(map(len, reads.values()))} edges"
+    title = f"Feature network {name}"
+    words = [f"{names[i]} reads {', '.join(names[j] for j in read)}." for i, read in reads.items()]
     words += [f"{names[i]} leaves as P{level} out." for level, i in zip(graph.levels, graph.outputs, strict=True)]
     body = [
-        f"<title>Feature network {escape(name)}</title>",
+        f"<title>{escape(title)}</title>",
         f"<desc>{escape(facts.capitalize())}. {' '.join(words)}</desc>",
         *_markers(),
         f'<rect width="{width:g}" height="{height:g}" rx="8" fill="#fff"/>',
-        _text(24, 38, name if len(name) <= 60 else name[:59] + "…", ' font-size="20" font-weight="bold"'),
-        _text(24, 60, facts, ' fill="#52606d"'),
+        _text(24, 38, headline, ' font-size="20" font-weight="bold"'),
+        _text(24, 60, facts, f' fill="{SOFT}"'),
         *_rows(graph, sheet),
         '<g fill="none" stroke-width="1.8">',
-        *(_edge_svg(edge, route, names, inputs.get(edge.target, 1)) for edge, route in routes.items()),
+        *(_edge_svg(edge, route, names, len(reads.get(edge.target, ()))) for edge, route in routes.items()),
         "</g>",
         *(_node_svg(i, graph, sheet, names[i]) for i in range(sheet.maps)),
-        *_legend(height - 28),
+        *_legend(height - 46),
     ]
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" role="img" width="{width:g}" height="{height:g}" '
-        f'viewBox="0 0 {width:g} {height:g}" font-family="system-ui, sans-serif" font-size="14" fill="{INK}">\n'
-        + "\n".join(body)
-        + "\n</svg>\n"
+        f'<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label={quoteattr(title)} '
+        f'width="{width:g}" height="{height:g}" viewBox="0 0 {width:g} {height:g}" '
+        f'font-family="system-ui, sans-serif" font-size="14" fill="{INK}">\n' + "\n".join(body) + "\n</svg>\n"
     )
 
 
 def _markers() -> list[str]:
-    arrow = "M0 0L8 4L0 8Z"
-    return [
-        "<defs>",
-        *(
-            f'<marker id="{kind.replace(" ", "-")}" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="8" '
-            f'markerHeight="8" markerUnits="userSpaceOnUse" orient="auto"><path d="{arrow}" fill="{colour}"/></marker>'
-            for kind, colour in KINDS.items()
-        ),
-        "</defs>",
+    arrows = [
+        f'<marker id="{kind}" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="{ARROW:g}" markerHeight="{ARROW:g}" '
+        f'markerUnits="userSpaceOnUse" orient="auto"><path d="M0 0L8 4L0 8Z" fill="{colour}"/></marker>'
+        for kind, (colour, _) in KINDS.items()
     ]
+    return ["<defs>", *arrows, "</defs>"]
 
 
 def _rows(graph: FeatureGraph, sheet: _Sheet) -> list[str]:
@@ -342,19 +346,20 @@ def _rows(graph: FeatureGraph, sheet: _Sheet) -> list[str]:
     rows = []
     for level in reversed(graph.levels):
         y = sheet.y(graph.max_level - level) + 5
-        rows.append(_text(24, y, f"P{level} · stride {2**level}", ' fill="#52606d"'))
+        rows.append(_text(24, y, f"P{level} · stride {2**level}", f' fill="{SOFT}"'))
         rows.append(_text(sheet.xs[-1] + 8, y, f"P{level} out"))
     return rows
 
 
 def _legend(y: float) -> list[str]:
-    parts, x = ['<g font-size="12" fill="#52606d">'], 24
-    for kind, colour in KINDS.items():
-        words = LEGEND.get(kind, kind)
-        mark = kind.replace(" ", "-")
-        parts.append(
-            f'<path d="M{x} {y - 4}h34" stroke="{colour}" stroke-width="1.8" marker-end="url(#{mark})"/>'
-            + _text(x + 42, y, words)
-        )
-        x += 70 + 6 * len(words)
-    return [*parts, _text(x, y, "one prime (′) per node of a level"), "</g>"]
+    parts, x = [f'<g font-size="12" fill="{SOFT}">'], 24
+    for kind, (colour, words) in KINDS.items():
+        line = f'<path d="M{x} {y - 4:g}h34" stroke="{colour}" stroke-width="1.8" marker-end="url(#{kind})"/>'
+        parts += [line, _text(x + 42, y, words)]
+        x += 70 + 7 * len(words)
+    x, y = 24, y + 24
+    for fill, _, words in ROLES.values():
+        parts.append(f'<rect x="{x}" y="{y - 11:g}" width="22" height="14" rx="4" fill="{fill}" stroke="{INK}"/>')
+        parts.append(_text(x + 30, y, words))
+        x += 62 + 7 * len(words)
+    return [*parts, _text(x, y, "P5′, P5′′: nodes of a level in order"), "</g>"]

@@ -43,7 +43,9 @@ class UnknownNameError(ConfigError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         known = list(known)
-        near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
+        likeness = {k: difflib.SequenceMatcher(None, str(name).lower(), k).ratio() for k in known}
+        # Of equally near names the earlier: a family lists its smallest member first.
+        near = [k for k in sorted(known, key=lambda k: -likeness[k]) if likeness[k] >= 0.5][:3]
         hint = f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(known)}."
         super().__init__(f"unknown {kind} {name!r}. {hint}")
         self.name = name

@@ -10,7 +10,9 @@ By name (``efficientdet-d3``) comes the published model, exactly. By φ comes th
     fusion       D6, D7, D7x add without weights, "for stability"
     D7           keeps D6's backbone and widths and takes larger anchors (scale 5)
     D7x          D7 on B7 with a level 8
-    Lite         every fusion is a plain sum; Lite3x is Lite3 at 640 pixels and 200 channels
+    Lite         every fusion is a plain sum; law: input 320 + 64·φ, anchor scale 3. Lite2 has 112 channels (law 120),
+                 Lite3 anchor scale 4, Lite4 224 channels (law 216), 640 pixels (law 576) and anchor scale 4;
+                 Lite3x is Lite3 at 640 pixels with 200 channels and anchor scale 3
 """
 
 from __future__ import annotations

@@ -74,6 +74,10 @@ class _Builder:
     """Collects nodes while a graph is described; a map is named by its index."""
 
     def __init__(self, min_level: int, max_level: int) -> None:
+        if min_level >= max_level:
+            raise ConfigError(
+                f"a feature network needs at least two levels, finest first, got {min_level}..{max_level}"
+            )
         self.min_level, self.max_level = min_level, max_level
         self.nodes: list[Node] = []
 

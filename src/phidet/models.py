@@ -30,7 +30,7 @@ from phidet.family import (
 )
 from phidet.nn.detector import Classifier, EfficientDet
 from phidet.weights.download import fetch
-from phidet.weights.load import Source, adapt_config, load_into, open_source
+from phidet.weights.load import Source, adapt_classifier_config, adapt_config, load_into, open_source
 from phidet.weights.zoo import backbone_file, detector_file
 
 log = logging.getLogger("phidet")
@@ -112,10 +112,8 @@ def create_classifier(
     elif pretrained is not None:
         source = open_source(pretrained)
     config = base
-    if source is not None and isinstance(source.config, ClassifierConfig):
-        if source.config.backbone != base.backbone:
-            raise CheckpointError(f"{source.path} holds {source.config.name}, not {base.name}")
-        config = source.config
+    if source is not None:
+        config = _fit_classifier_to_source(base, source)
     if names is not None:
         config = replace(config, {"class_names": names})
     network = Classifier(config)
@@ -130,10 +128,10 @@ def parse_image_size(size: int | tuple[int, int]) -> tuple[int, int]:
     Raises:
         ConfigError: not one or two whole numbers ≥ 1.
     """
-    sides = (size, size) if isinstance(size, int) else tuple(size)
+    sides = size if isinstance(size, tuple | list) else (size, size)
     if len(sides) != 2 or any(isinstance(s, bool) or not isinstance(s, int) or s < 1 for s in sides):
         raise ConfigError(f"image_size must be a whole number or (height, width) in pixels, got {size!r}")
-    return sides
+    return sides[0], sides[1]
 
 
 def _detector_base(model: str | ModelConfig | None, phi: float | None, of: str | Family) -> ModelConfig:
@@ -141,6 +139,7 @@ def _detector_base(model: str | ModelConfig | None, phi: float | None, of: str |
     if isinstance(model, ModelConfig):
         return model
     if model is not None:
+        _check_name(model, ModelConfig)
         if model in CLASSIFIER_NAMES:
             raise ConfigError(f"{model!r} is a classifier: use create_classifier({model!r}), or a detector's name")
         return detector_config(model)
@@ -153,12 +152,18 @@ def _classifier_base(model: str | ClassifierConfig | None, phi: float | None, of
     if isinstance(model, ClassifierConfig):
         return model
     if model is not None:
+        _check_name(model, ClassifierConfig)
         if model in DETECTOR_NAMES:
             raise ConfigError(f"{model!r} is a detector: use create_model({model!r}), or a classifier's name")
         return classifier_config(model)
     assert phi is not None
     of = family(of) if isinstance(of, str) else of
     return scaled_classifier_config(phi, of.architecture, of.compound)
+
+
+def _check_name(model: object, kind: type) -> None:
+    if not isinstance(model, str):
+        raise ConfigError(f"model must be a published name or a {kind.__name__}, got a {type(model).__name__}")
 
 
 def _one_of(model: object, phi: float | None, example: str) -> None:
@@ -229,6 +234,26 @@ def _fit_to_source(config: ModelConfig, source: Source) -> ModelConfig:
             )
         return source.config
     return adapt_config(config, source)
+
+
+def _fit_classifier_to_source(config: ClassifierConfig, source: Source) -> ClassifierConfig:
+    """``config`` with the classes and preprocessing that a classifier file brings along.
+
+    Raises:
+        CheckpointError: the file is one of ours and holds another network.
+    """
+    if not isinstance(source.config, ClassifierConfig):
+        return adapt_classifier_config(config, source)
+    if _classifier_network(source.config) != _classifier_network(config):
+        raise CheckpointError(
+            f"{source.path} holds {source.config.name}, which is another network than {config.name}: "
+            f"load it as it is with phidet.load_model({str(source.path)!r})"
+        )
+    return source.config
+
+
+def _classifier_network(config: ClassifierConfig) -> tuple[object, ...]:
+    return msgspec.structs.replace(config.backbone, drop_path=0.0), config.head_channels
 
 
 def _network(config: ModelConfig) -> tuple[object, ...]:

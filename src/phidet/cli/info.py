@@ -236,6 +236,10 @@ def _print_necks(config: ModelConfig, necks: list[NeckReport]) -> None:
     print(f"{config.name}: each feature network in its place, ×{config.feature_network.repeats}, relative to FPN")
     print()
     print(table([*columns, "paper params", "m-adds", "paper AP"], rows))
+    print(
+        "\nHere every network has the same channels, repeats and separable convolutions. The paper gives its ratios\n"
+        "without the channels and repeats behind them, so its columns compare other sizes; AP is the paper's."
+    )
 
 
 def _print_family(as_json: bool) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any, get_args
 
@@ -15,6 +15,7 @@ from phidet.cli.table import billions, or_dash, table
 from phidet.config import Architecture
 from phidet.errors import ConfigError
 from phidet.family import family
+from phidet.scaling import CompoundScaling, DetectorLaw
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--budget", type=float, default=2.0, metavar="X", help="for compound: α·β²·γ² (2)")
     parser.add_argument("--tolerance", type=float, default=0.1, metavar="X", help="for compound: around it (0.1)")
     parser.add_argument("--step", type=float, default=0.05, metavar="X", help="for compound: of the grid (0.05)")
+    parser.add_argument("--most", type=int, default=20, metavar="N", help="for compound: how many to print (20)")
     parser.add_argument("--family", default="efficientdet", metavar="NAME", help="for width: what φ scales")
     parser.add_argument("--phi", type=float, default=3.0, metavar="φ", help="for width: where to compare (3)")
     parser.add_argument(
@@ -38,41 +40,65 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Searches and prints the candidates, best first."""
-    from phidet.analysis.scale_search import search_compound, search_width
-
+    if args.most < 1:
+        raise ConfigError(f"--most must be a whole number ≥ 1, got {args.most}")
     accuracy = _load(args.accuracy) if args.accuracy else None
     if args.what == "compound":
-        compound = search_compound(
-            args.architecture, budget=args.budget, tolerance=args.tolerance, step=args.step, accuracy=accuracy
-        )
-        header = ["α, β, γ", "α·β²·γ²", "cost at φ = 1", "parameters", "accuracy"]
-        rows = [
-            [
-                f"{c.scaling.alpha:.2f}, {c.scaling.beta:.2f}, {c.scaling.gamma:.2f}",
-                f"{c.law_cost:.3f}",
-                f"{c.measured_cost:.3f}×",
-                f"{c.parameters:,}",
-                or_dash(c.accuracy, "{:.4g}"),
-            ]
-            for c in compound
-        ]
-        found: list[Any] = list(compound)
+        _search_compound(args, accuracy)
     else:
-        width = search_width(family(args.family), phi=args.phi, accuracy=accuracy)
-        header = ["width factor", "channels", "parameters", "mult-adds", "cost over φ = 0", "accuracy"]
-        rows = [
-            [
-                f"{c.factor:g}",
-                f"{c.channels}",
-                f"{c.parameters:,}",
-                billions(c.multiply_adds),
-                f"{c.relative_cost:.2f}×",
-                or_dash(c.accuracy, "{:.4g}"),
-            ]
-            for c in width
+        _search_width(args, accuracy)
+
+
+def _search_compound(args: argparse.Namespace, accuracy: Callable[[Any], float] | None) -> None:
+    from phidet.analysis.scale_search import search_compound
+
+    found = search_compound(
+        args.architecture, budget=args.budget, tolerance=args.tolerance, step=args.step, accuracy=accuracy
+    )
+    if args.json:
+        _print_json(found)
+        return
+    rows = [
+        [
+            f"{c.scaling.alpha:.2f}, {c.scaling.beta:.2f}, {c.scaling.gamma:.2f}",
+            f"{c.law_cost:.3f}",
+            f"{c.measured_cost:.3f}×",
+            f"{c.parameters:,}",
+            or_dash(c.accuracy, "{:.4g}"),
+            "the paper's" if c.scaling == CompoundScaling() else "",
         ]
-        found = list(width)
-    print(msgspec.json.format(msgspec.json.encode(found)).decode() if args.json else table(header, rows))
+        for c in found
+    ]
+    shown = [row for i, row in enumerate(rows) if i < args.most or row[-1]]
+    print(table(["α, β, γ", "α·β²·γ²", "cost at φ = 1", "parameters", "accuracy", ""], shown))
+    order = "most accurate" if accuracy else "measured cost nearest to the budget"
+    print(f"\n{len(found)} candidates, {len(shown)} shown (--most), {order} first")
+
+
+def _search_width(args: argparse.Namespace, accuracy: Callable[[Any], float] | None) -> None:
+    from phidet.analysis.scale_search import search_width
+
+    found = search_width(family(args.family), phi=args.phi, accuracy=accuracy)
+    if args.json:
+        _print_json(found)
+        return
+    rows = [
+        [
+            f"{c.factor:g}",
+            f"{c.channels}",
+            f"{c.parameters:,}",
+            billions(c.multiply_adds),
+            f"{c.relative_cost:.2f}×",
+            or_dash(c.accuracy, "{:.4g}"),
+            "the paper's" if c.factor == DetectorLaw().width_factor else "",
+        ]
+        for c in found
+    ]
+    print(table(["width factor", "channels", "parameters", "mult-adds", "cost over φ = 0", "accuracy", ""], rows))
+
+
+def _print_json(found: Sequence[object]) -> None:
+    print(msgspec.json.format(msgspec.json.encode(found)).decode())
 
 
 def _load(reference: str) -> Callable[[Any], float]:

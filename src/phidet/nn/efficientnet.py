@@ -102,7 +102,7 @@ class InvertedResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in, H, W) → (B, out, ⌈H / stride⌉, ⌈W / stride⌉)."""
-        y = x
+        y: Tensor = x
         if self.expand is not None:
             y = self.act(self.expand(y))
         y = self.act(self.depthwise(y))

@@ -9,7 +9,6 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torchvision.models.mobilenetv2 import MobileNetV2
 from torchvision.models.resnet import BasicBlock, Bottleneck
-from torchvision.models.resnet import ResNet as TorchvisionResNet
 
 from phidet.config import BackboneConfig
 from phidet.scaling import round_channels, round_repeats
@@ -44,12 +43,12 @@ class ResNet(nn.Module):
         self.bn1 = nn.BatchNorm2d(stem)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
-        builder = _ResNetBuilder(block, stem)
-        self.layer1 = builder.layer(widths[0], depths[0], 1)
-        self.layer2 = builder.layer(widths[1], depths[1], 2)
-        self.layer3 = builder.layer(widths[2], depths[2], 2)
-        self.layer4 = builder.layer(widths[3], depths[3], 2)
-        self.channels = {1: stem} | {level: w * block.expansion for level, w in enumerate(widths, start=2)}
+        outs = [w * block.expansion for w in widths]
+        self.layer1 = _resnet_layer(block, stem, widths[0], depths[0], 1)
+        self.layer2 = _resnet_layer(block, outs[0], widths[1], depths[1], 2)
+        self.layer3 = _resnet_layer(block, outs[1], widths[2], depths[2], 2)
+        self.layer4 = _resnet_layer(block, outs[2], widths[3], depths[3], 2)
+        self.channels = dict(enumerate([stem, *outs], start=1))
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -63,17 +62,16 @@ class ResNet(nn.Module):
         return {1: x1, 2: x2, 3: x3, 4: x4, 5: self.layer4(x4)}
 
 
-class _ResNetBuilder(TorchvisionResNet):
-    """Borrows torchvision's construction of a layer without building its fixed-width network."""
-
-    def __init__(self, block: type[BasicBlock] | type[Bottleneck], stem: int) -> None:
-        nn.Module.__init__(self)
-        self._norm_layer = nn.BatchNorm2d
-        self.groups, self.base_width, self.dilation = 1, 64, 1
-        self.block, self.inplanes = block, stem
-
-    def layer(self, width: int, depth: int, stride: int) -> nn.Sequential:
-        return self._make_layer(self.block, width, depth, stride=stride)
+def _resnet_layer(
+    block: type[BasicBlock] | type[Bottleneck], in_channels: int, width: int, depth: int, stride: int
+) -> nn.Sequential:
+    """``depth`` blocks; the first one strides, and projects its shortcut where the shapes differ."""
+    out = width * block.expansion
+    shortcut = None
+    if stride != 1 or in_channels != out:
+        shortcut = nn.Sequential(nn.Conv2d(in_channels, out, 1, stride, bias=False), nn.BatchNorm2d(out))
+    first = block(in_channels, width, stride, shortcut)
+    return nn.Sequential(first, *(block(out, width) for _ in range(depth - 1)))
 
 
 class MobileNet(nn.Module):

@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 import torch
 
-from phidet.config import ASPECTS_2020, ClassifierConfig, ModelConfig, default_class_names, replace
+from phidet.config import ASPECTS_2020, ClassifierConfig, ModelConfig
 from phidet.errors import CheckpointError, ConfigError, UnknownNameError
 from phidet.family import CLASSIFIER_NAMES, DETECTOR_NAMES, classifier_config, detector_config
 from phidet.nn.detector import Classifier, EfficientDet
 from phidet.weights.dialects import DIALECTS, Config
-from phidet.weights.load import Source, adapt_config, load_into, open_source
+from phidet.weights.load import Source, adapt_classifier_config, adapt_config, load_into, open_source
 from phidet.weights.mapping import check_shapes, to_ours, to_theirs, weights_of
 from phidet.weights.native import save_model, write_atomically
 
@@ -44,6 +44,7 @@ def convert(source: str | Path, target: str | Path, model: str | None = None, to
 
     Raises:
         UnknownNameError: no such model or dialect.
+        ConfigError: the target has another suffix, or is the source itself.
         CheckpointError: the file cannot be read, fits no published model, fits several, or cannot be written.
     """
     source, target = Path(source), Path(target)
@@ -53,6 +54,8 @@ def convert(source: str | Path, target: str | Path, model: str | None = None, to
     if target.suffix != suffix:
         raise ConfigError(f"a {to} file is written as {suffix}, got {target.name!r}: name it {target.stem}{suffix}")
     opened = open_source(source)
+    if target.exists() and target.samefile(source):
+        raise ConfigError(f"{target} is the file to read: the source stays as it is, so name another file to write")
     config = identify(opened, model)
     if model is not None and config.name != model:
         raise CheckpointError(f"{source} holds {config.name}, not {model}")
@@ -110,12 +113,7 @@ def _detector_like(source: Source, name: str) -> ModelConfig:
 
 
 def _classifier_like(source: Source, name: str) -> ClassifierConfig:
-    config = classifier_config(name)
-    slot = source.dialect.slot("linear.bias", config) if source.dialect else None
-    bias = source.tensors.get(slot.keys[0]) if slot else None
-    if bias is None or bias.numel() == config.num_classes:
-        return config
-    return replace(config, {"class_names": default_class_names(bias.numel())})
+    return adapt_classifier_config(classifier_config(name), source)
 
 
 def _fits(source: Source, config: Config) -> bool:

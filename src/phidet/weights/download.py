@@ -1,11 +1,246 @@
-"""Fetches published files into one cache folder."""
+"""Fetches published files into one cache folder.
+
+A file arrives next to its place as ``NAME.part``. A transfer that was cut or interrupted leaves that there, with the
+server's mark for this version of the file in ``NAME.part.version``, and the next one asks for the rest only. What has
+arrived in full is checked against the published SHA-256 and then renamed, so ``NAME`` is always whole.
+
+A file that lies at its place is used as it is, without a look at the network or at its checksum: hashing hundreds of
+megabytes at every start is slow, and whoever puts a file there by hand means it. The checksums are the eight digits of
+the file names; they find damage, while https vouches for the sender.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http import HTTPStatus
+from http.client import HTTPException, HTTPMessage, HTTPResponse
 from pathlib import Path
+from typing import IO
+from urllib.error import HTTPError
+from urllib.parse import urlsplit
+from urllib.request import HTTPRedirectHandler, Request, build_opener
 
+from tqdm import tqdm
+
+from phidet.errors import DownloadError
 from phidet.weights.zoo import PublishedFile
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
+TIMEOUT_S = 15.0
+"""How long the server may stay silent."""
+RETRY_PAUSES_S: tuple[float, ...] = (0.5, 2.0)
+"""Waits before each further attempt after a lost connection."""
+LOCK_POLL_S = 0.1
+CHUNK_BYTES = 1 << 18
+
+log = logging.getLogger("phidet")
+
+
+class _FailedError(Exception):
+    """The file could not be had, for the reason in the message."""
+
+
+class _LostError(_FailedError):
+    """The connection failed; what arrived is kept, and another attempt may do."""
+
+
+def cache_dir() -> Path:
+    """Where published files are kept: $PHIDET_CACHE, else $XDG_CACHE_HOME/phidet, else ~/.cache/phidet.
+
+    Raises:
+        DownloadError: neither is set and there is no home folder.
+    """
+    chosen = os.environ.get("PHIDET_CACHE")
+    folder = Path(chosen) if chosen else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "phidet")
+    try:
+        return folder.expanduser().absolute()
+    except RuntimeError as error:
+        raise DownloadError(f"cannot tell which folder {folder} is ({error}): set PHIDET_CACHE to one") from error
 
 
 def fetch(file: PublishedFile, offline: bool | None = None, progress: bool = True) -> Path:
-    raise NotImplementedError
+    """The local path of ``file``, after a download if it is not in :func:`cache_dir` yet.
+
+    Several processes may ask at once: one downloads, the others wait for it.
+
+    Args:
+        file: what to fetch.
+        offline: never use the network; left out, $PHIDET_OFFLINE (1, true, yes) decides.
+        progress: show a progress bar where stderr is a terminal.
+
+    Raises:
+        DownloadError: it could not be fetched or not be written; the message says where to put it by hand.
+    """
+    target = cache_dir() / file.name
+    try:
+        if target.is_file():
+            return target
+        if _wants_offline() if offline is None else offline:
+            raise _FailedError("the network is not to be used (offline, or PHIDET_OFFLINE is set)")
+        _check_address(file.url)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(target.with_name(f"{file.name}.lock")):
+            if not target.is_file():  # another process may have brought it meanwhile
+                log.info("downloading %s, %s", file.url, file.licence)
+                _download(file, target, progress)
+    except _FailedError as error:
+        raise DownloadError(
+            f"cannot download {file.url}: {error}. Or bring it from elsewhere and put it at {target}"
+        ) from error
+    except OSError as error:  # those of the network are _FailedError by now
+        raise DownloadError(
+            f"cannot write {target}: {error.strerror or error}. Free some space there, or set PHIDET_CACHE to a folder "
+            f"that can be written, for {file.url}"
+        ) from error
+    return target
+
+
+def _wants_offline() -> bool:
+    return os.environ.get("PHIDET_OFFLINE", "").strip().lower() in ("1", "true", "yes")
+
+
+def _check_address(url: str) -> None:
+    """Only https leaves the machine."""
+    address = urlsplit(url)
+    loopback = address.scheme == "http" and address.hostname in ("127.0.0.1", "::1", "localhost")
+    if address.scheme != "https" and not loopback:
+        raise _FailedError(f"{url} is not an https address")
+
+
+class _SafeRedirects(HTTPRedirectHandler):
+    """Follows redirects, but never from https to anything else."""
+
+    def redirect_request(
+        self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
+    ) -> Request | None:
+        _check_address(newurl)
+        if req.type == "https" and urlsplit(newurl).scheme != "https":
+            raise _FailedError(f"the server redirects from https to {newurl}")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Holds the lock file ``path``. It stays behind, for removing it would race; the lock dies with its process."""
+    with path.open("ab") as file:
+        if not _try_lock(file.fileno()):
+            log.info("waiting for another process that downloads %s", path.stem)
+            while not _try_lock(file.fileno()):
+                time.sleep(LOCK_POLL_S)
+        yield
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        if sys.platform == "win32":
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        else:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):  # held by another, as the two systems say it
+        return False
+    return True
+
+
+def _download(file: PublishedFile, target: Path, progress: bool) -> None:
+    """Brings ``target`` into being, whole and checked."""
+    part = target.with_name(f"{file.name}.part")
+    version = target.with_name(f"{file.name}.part.version")
+    for pause_s in (*RETRY_PAUSES_S, None):
+        try:
+            _transfer(file.url, part, version, progress)
+            break
+        except _LostError:
+            if pause_s is None:
+                raise
+            time.sleep(pause_s)
+    with part.open("rb") as content:
+        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    version.unlink()
+    if not digest.startswith(file.sha256_prefix):
+        part.unlink()
+        raise _FailedError(
+            f"what arrived is not what was published (SHA-256 {digest}, expected {file.sha256_prefix}…) and was deleted"
+        )
+    part.replace(target)
+
+
+def _transfer(url: str, part: Path, version: Path, progress: bool) -> None:
+    """Brings ``part`` to its full length, from where it ends if the server still has that ``version`` of the file."""
+    resumable = part.is_file() and version.is_file()
+    response, start = _open(url, part.stat().st_size, version.read_text()) if resumable else _open(url)
+    with response, part.open("ab" if start else "wb") as sink:
+        total = None if response.length is None else start + response.length
+        if not start:
+            version.write_text(_version(response))  # only now, when nothing of an older version is left in the part
+        with tqdm(
+            desc=part.stem,
+            total=total,
+            initial=start,
+            unit="B",
+            unit_scale=True,
+            disable=None if progress else True,  # None: unless stderr is a terminal
+        ) as bar:
+            while chunk := _read(response):
+                sink.write(chunk)
+                bar.update(len(chunk))
+        sink.flush()
+        os.fsync(sink.fileno())
+        if total is not None and sink.tell() != total:
+            raise _LostError(f"the connection ended after {sink.tell():,} of {total:,} bytes; ask again to continue")
+
+
+def _open(url: str, have: int = 0, version: str = "") -> tuple[HTTPResponse, int]:
+    """Asks for the file from byte ``have`` on, or from 0 where the server has no longer that ``version`` of it.
+
+    Returns:
+        The answer, and the position in the file at which its body starts.
+    """
+    resuming = have > 0 and version != ""
+    headers = {"User-Agent": "phidet"}
+    if resuming:
+        headers |= {"Range": f"bytes={have}-", "If-Range": version}
+    try:
+        response: HTTPResponse = build_opener(_SafeRedirects).open(Request(url, headers=headers), timeout=TIMEOUT_S)
+    except HTTPError as error:
+        error.close()
+        if resuming and error.code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            return _open(url)
+        kind = _LostError if error.code >= HTTPStatus.INTERNAL_SERVER_ERROR else _FailedError
+        raise kind(f"the server answers {error.code} {error.reason}") from error
+    except (OSError, HTTPException) as error:
+        raise _LostError(_reason(error)) from error
+    if not resuming or response.status != HTTPStatus.PARTIAL_CONTENT:
+        return response, 0
+    if response.headers.get("Content-Range", "").startswith(f"bytes {have}-") and _version(response) == version:
+        return response, have
+    response.close()  # the rest of something else: this server does not heed If-Range
+    return _open(url)
+
+
+def _version(response: HTTPResponse) -> str:
+    """What tells this version of the file from others in an If-Range header; empty where the server gives nothing."""
+    etag = response.headers.get("ETag", "")
+    return etag if etag.startswith('"') else response.headers.get("Last-Modified", "")  # weak tags, W/"…", do not do
+
+
+def _read(response: HTTPResponse) -> bytes:
+    """The bytes that are there, at most a chunk, waiting for the first one; none at the end."""
+    try:
+        return response.read1(CHUNK_BYTES)
+    except (OSError, HTTPException) as error:
+        raise _LostError(_reason(error)) from error
+
+
+def _reason(error: Exception) -> str:
+    """What the network says went wrong, without urllib's wrapping."""
+    return str(getattr(error, "reason", error)) or type(error).__name__

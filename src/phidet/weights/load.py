@@ -9,7 +9,14 @@ from typing import NamedTuple
 import msgspec
 from torch import Tensor
 
-from phidet.config import ASPECTS_2020, ASPECTS_OFFICIAL, ModelConfig, default_class_names, replace
+from phidet.config import (
+    ASPECTS_2020,
+    ASPECTS_OFFICIAL,
+    ClassifierConfig,
+    ModelConfig,
+    default_class_names,
+    replace,
+)
 from phidet.errors import CheckpointError
 from phidet.nn.detector import Classifier, EfficientDet
 from phidet.weights.dialects import DETECTOR_DIALECTS, Config, Dialect
@@ -17,8 +24,15 @@ from phidet.weights.mapping import Mapped, check_shapes, misfit, to_ours, weight
 from phidet.weights.native import read_config
 from phidet.weights.read import read_tensors, recognise
 
-PREDICTORS = ("class_head.predict.", "linear.")
-"""Our names of the layers whose shape depends on the number of classes."""
+PREDICTORS = ("class_head.predict.pointwise.", "linear.")
+"""Our names of the layers whose first dimension depends on the number of classes."""
+CLASSIFIER_HEAD = (
+    "head.conv.weight",
+    *(f"head.bn.{leaf}" for leaf in ("weight", "bias", "running_mean", "running_var")),
+    "linear.weight",
+    "linear.bias",
+)
+"""Our names of what a classifier has and a detector does not need."""
 
 
 class Source(NamedTuple):
@@ -127,6 +141,15 @@ def adapt_config(config: ModelConfig, source: Source) -> ModelConfig:
     return replace(config, {"class_names": names, "anchors": anchors})
 
 
+def adapt_classifier_config(config: ClassifierConfig, source: Source) -> ClassifierConfig:
+    """``config`` with the class count of a foreign classifier file; as it is where the file has no last layer."""
+    slot = source.dialect.slot("linear.bias", config) if source.dialect else None
+    bias = source.tensors.get(slot.keys[0]) if slot else None
+    if bias is None or bias.numel() == config.num_classes:
+        return config
+    return replace(config, {"class_names": default_class_names(bias.numel())})
+
+
 def load_into(model: EfficientDet | Classifier, source: Source, replace_head: bool = False) -> LoadReport:
     """Copies the weights of ``source`` into ``model``.
 
@@ -149,10 +172,10 @@ def load_into(model: EfficientDet | Classifier, source: Source, replace_head: bo
         name for name in expected if name not in tensors and name not in fresh and not mapped.missing
     ]
     problems = {"missing": missing, "of the wrong shape": check_shapes(tensors, expected)}
-    if whole:
-        problems["unexpected"] = mapped.unexpected
+    head = set() if whole else _head_keys(source, model.config)
+    problems["unexpected"] = [key for key in mapped.unexpected if key not in head]
     if any(problems.values()):
-        raise misfit(f"{source.path} ({source.kind})", model.config.name, dict(problems))
+        raise misfit(f"{source.path} ({source.kind})", model.config.name, problems)
     model.load_state_dict(tensors, strict=False)
     part = "all" if whole else "backbone"
     return LoadReport(source.path, source.kind, part, len(tensors), fresh, [] if whole else mapped.unexpected)
@@ -166,6 +189,14 @@ def _map(source: Source, config: Config, expected: Mapping[str, Tensor]) -> Mapp
     return Mapped(ours, missing, [name for name in source.tensors if name not in expected])
 
 
+def _head_keys(source: Source, config: Config) -> set[str]:
+    """Where a classifier file keeps the tensors that a backbone can do without."""
+    if source.dialect is None:
+        return set(CLASSIFIER_HEAD)
+    slots = [source.dialect.slot(name, config) for name in CLASSIFIER_HEAD]
+    return {key for slot in slots if slot for key in slot.keys}
+
+
 def _predictors_to_replace(
     tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], config: Config, source: Source, replace: bool
 ) -> list[str]:
@@ -177,7 +208,9 @@ def _predictors_to_replace(
     names = [
         name
         for name, tensor in tensors.items()
-        if name.startswith(PREDICTORS) and name in expected and tensor.shape != expected[name].shape
+        if name.startswith(PREDICTORS)
+        and tensor.shape[:1] != expected[name].shape[:1]
+        and tensor.shape[1:] == expected[name].shape[1:]
     ]
     if not names or replace:
         return names

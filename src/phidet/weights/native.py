@@ -63,7 +63,15 @@ def save_model(model: EfficientDet | Classifier, path: str | Path) -> None:
     kind: Literal["detector", "classifier"] = "detector" if isinstance(model, EfficientDet) else "classifier"
     header = Header(format="phidet", version=str(VERSION), kind=kind, config=to_json(model.config))
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights_of(model).items()}
-    write_atomically(path, save(tensors, metadata=msgspec.to_builtins(header)))
+    write_atomically(path, _with_sorted_header(save(tensors, metadata=msgspec.to_builtins(header))))
+
+
+def _with_sorted_header(content: bytes) -> bytes:
+    """safetensors shuffles the metadata at every call; sorted, the same model gives the same bytes."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = msgspec.json.encode(msgspec.json.decode(content[8:end]), order="deterministic")
+    header += b" " * (-len(header) % 8)  # tensors stay aligned
+    return b"".join((len(header).to_bytes(8, "little"), header, memoryview(content)[end:]))
 
 
 def load_model(path: str | Path) -> EfficientDet | Classifier:
@@ -101,7 +109,9 @@ def read_config(raw: RawFile, path: Path) -> ModelConfig | ClassifierConfig | No
         )
     try:
         header = msgspec.convert(raw.metadata, Header)
-        return from_json(header.config, ModelConfig if header.kind == "detector" else ClassifierConfig)
+        if header.kind == "detector":
+            return from_json(header.config, ModelConfig)
+        return from_json(header.config, ClassifierConfig)
     except (msgspec.ValidationError, ConfigError) as error:
         raise CheckpointError(f"{path} has a header that is not valid: {error}") from error
 

@@ -6,6 +6,7 @@ Nothing in a file is executed. The kind is told by the first bytes, not by the f
 from __future__ import annotations
 
 import pickle
+import re
 import warnings
 from pathlib import Path
 from typing import NamedTuple
@@ -62,7 +63,7 @@ def _read_safetensors(path: Path) -> RawFile:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 — not a dict
             return RawFile(tensors, dict(file.metadata() or {}))
     except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged or truncated: {error}. Copy or download it again") from error
+        raise _damaged(path, error) from error
 
 
 def _read_hdf5(path: Path) -> dict[str, Tensor]:
@@ -75,8 +76,8 @@ def _read_hdf5(path: Path) -> dict[str, Tensor]:
     try:
         with h5py.File(path, "r") as file:
             file.visititems(collect)
-    except (OSError, RuntimeError, KeyError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged or truncated: {error}. Copy or download it again") from error
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+        raise _damaged(path, error) from error
     return tensors
 
 
@@ -85,21 +86,22 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # storages of old files announce their deprecation
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    except Exception as error:  # a damaged pickle can fail in any way
+        # PyTorch's own text is long, and advises to run the code.
+        refused = isinstance(error, pickle.UnpicklingError)
+        unsafe = re.search(r"GLOBAL (\S+)", str(error))
+        if not (refused and unsafe):
+            raise _damaged(path, "not a pickle of torch.save" if refused else error) from error
         raise CheckpointError(
-            f"{path} was not loaded: it holds more than tensors, and loading that could run code "
-            f"({_first_line(error)}). Save its state_dict alone, with torch.save(model.state_dict(), ...), "
-            "in the environment that made it"
-        ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError, OSError) as error:
-        raise CheckpointError(
-            f"{path} is damaged or truncated: {_first_line(error)}. Copy or download it again"
+            f"{path} was not loaded: it holds more than tensors ({unsafe[1]}), and loading that could run code. "
+            "Save its state_dict alone, with torch.save(model.state_dict(), ...), in the environment that made it"
         ) from error
     return _find_state(content, path)
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _damaged(path: Path, reason: Exception | str) -> CheckpointError:
+    lines = str(reason).strip().splitlines() or [type(reason).__name__]
+    return CheckpointError(f"{path} is damaged or truncated: {lines[0].rstrip('.')}. Copy or download it again")
 
 
 def _find_state(content: object, path: Path) -> dict[str, Tensor]:

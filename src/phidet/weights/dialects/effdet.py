@@ -1,11 +1,13 @@
 """Detectors as ``effdet`` 0.4 saves them: timm's backbone, its own feature network and heads.
 
 Files come bare or wrapped by its benches (``model.`` in front, ``anchors.boxes`` beside). Models built with
-``redundant_bias=False`` have no bias in front of a batch norm: it counts as zero.
+``redundant_bias=False`` have no bias in front of a batch norm: it counts as zero. Models that were made ready for
+TorchScript (``toggle_head_bn_level_first``) have the level first in the heads' batch norms, and no ``bn`` at the end.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from phidet.config import ModelConfig
@@ -13,6 +15,7 @@ from phidet.weights.dialects.base import Config, Dialect, Slot, drop_wrappers, p
 from phidet.weights.dialects.pytorch_backbones import timm_backbone
 
 _CONV = {"depthwise": "conv_dw", "pointwise": "conv_pw"}
+_LEVEL_FIRST = re.compile(r"((?:class|box)_net\.bn_rep)\.(\d+)\.(\d+)\.(\w+)")
 
 
 def _slot(name: str, config: Config) -> Slot | None:
@@ -54,8 +57,14 @@ def _optional_bias(key: str) -> Slot:
     return Slot((key,), default=0.0 if convolution_bias else None)
 
 
+def _canonical(key: str) -> str | None:
+    bare = drop_wrappers(key)
+    level_first = _LEVEL_FIRST.fullmatch(bare) if bare else None
+    return "{0}.{2}.{1}.bn.{3}".format(*level_first.groups()) if level_first else bare
+
+
 def _recognise(keys: Iterable[str]) -> bool:
     return "class_net.predict.conv_pw.weight" in keys
 
 
-EFFDET = Dialect("effdet", _recognise, _slot, drop_wrappers, anchors_2020=True)
+EFFDET = Dialect("effdet", _recognise, _slot, _canonical, anchors_2020=True)

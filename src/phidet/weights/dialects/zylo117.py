@@ -2,6 +2,9 @@
 
 Its files always hold the ``pX_w1`` and ``pX_w2`` fusion weights, also for the models that add without weights; there
 nothing reads them, and a file that we write has ones in their place.
+
+Its max-pooling pads with zeros where the official one, and so ours, pads with −∞: with equal weights its own answers
+are a little off near the right and lower border. With the padding put right the two agree to rounding.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ class FeatureGraph(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             )
 
 
-class _Builder:
+class GraphBuilder:
     """Collects nodes while a graph is described; a map is named by its index."""
 
     def __init__(self, min_level: int, max_level: int) -> None:
@@ -100,7 +100,7 @@ class _Builder:
 
 def fpn(low: int, high: int) -> FeatureGraph:
     """Top-down: every level adds what the coarser level found."""
-    g = _Builder(low, high)
+    g = GraphBuilder(low, high)
     out = {high: g.node(high, g.input(high))}
     for level in range(high - 1, low - 1, -1):
         out[level] = g.node(level, g.input(level), out[level + 1])
@@ -109,7 +109,7 @@ def fpn(low: int, high: int) -> FeatureGraph:
 
 def panet(low: int, high: int) -> FeatureGraph:
     """Top-down as FPN, then bottom-up over its results."""
-    g = _Builder(low, high)
+    g = GraphBuilder(low, high)
     down = {high: g.node(high, g.input(high))}
     for level in range(high - 1, low - 1, -1):
         down[level] = g.node(level, g.input(level), down[level + 1])
@@ -121,7 +121,7 @@ def panet(low: int, high: int) -> FeatureGraph:
 
 def simplified_panet(low: int, high: int) -> FeatureGraph:
     """PANet without the nodes that have one input and so fuse nothing."""
-    g = _Builder(low, high)
+    g = GraphBuilder(low, high)
     down = {high: g.input(high)}
     for level in range(high - 1, low - 1, -1):
         down[level] = g.node(level, g.input(level), down[level + 1])
@@ -133,7 +133,7 @@ def simplified_panet(low: int, high: int) -> FeatureGraph:
 
 def bifpn(low: int, high: int) -> FeatureGraph:
     """Simplified PANet plus an edge from a level's input to its output where a node stands between them."""
-    g = _Builder(low, high)
+    g = GraphBuilder(low, high)
     down = {high: g.input(high)}
     for level in range(high - 1, low - 1, -1):
         down[level] = g.node(level, g.input(level), down[level + 1])
@@ -146,7 +146,7 @@ def bifpn(low: int, high: int) -> FeatureGraph:
 
 def fully_connected_fpn(low: int, high: int) -> FeatureGraph:
     """Every output level fuses every input level."""
-    g = _Builder(low, high)
+    g = GraphBuilder(low, high)
     every = [g.input(level) for level in range(low, high + 1)]
     return g.graph("fully-connected-fpn", {level: g.node(level, *every) for level in range(low, high + 1)})
 
@@ -159,7 +159,7 @@ def nas_fpn(low: int, high: int) -> FeatureGraph:
     """
     if high - low != 4:
         raise ConfigError(f"nas-fpn was searched on five levels, got {low}..{high}: choose e.g. 3..7 or another graph")
-    g = _Builder(low, high)
+    g = GraphBuilder(low, high)
     p3, p4, p5, p6, p7 = range(low, high + 1)
     first = g.node(p4, g.input(p4), g.input(p6))
     second = g.node(p4, g.input(p4), first)

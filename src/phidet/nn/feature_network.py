@@ -99,6 +99,9 @@ class FeatureCell(nn.Module):
             FusionNode(node, [graph.level_of(i) for i in node.inputs], [channels[i] for i in node.inputs], config, act)
             for node in graph.nodes
         )
+        self.projections = nn.ModuleDict(  # of maps that no node stands on
+            {str(i): Projection(channels[i], config.channels) for i in graph.outputs if channels[i] != config.channels}
+        )
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         """One map per level, finest first → the same levels, (B, C, H_l, W_l)."""
@@ -106,7 +109,9 @@ class FeatureCell(nn.Module):
         known = list(maps)
         for node, module in zip(self.graph.nodes, self.nodes, strict=True):
             known.append(module([known[i] for i in node.inputs], sizes[node.level]))
-        return [known[i] for i in self.graph.outputs]
+        return [
+            self.projections[str(i)](known[i]) if str(i) in self.projections else known[i] for i in self.graph.outputs
+        ]
 
 
 class FeatureNetwork(nn.Module):

@@ -18,7 +18,8 @@ def model(name: str) -> EfficientDet:
     torch.manual_seed(0)
     built = create_model(name, num_classes=5).eval()
     randomise(built)
-    spread = [float((o - o.mean(1, keepdim=True)).std()) for o in answers(built, images(2))]
+    cells = [o.reshape(2, -1, 9 * o.shape[2]) for o in answers(built, images(2))]
+    spread = [float((o - o.mean(1, keepdim=True)).std()) for o in cells]  # from cell to cell
     with torch.no_grad():  # a trained head's outputs have a deviation near 1, a fresh one's near 0
         for head, deviation in zip((built.class_head, built.box_head), spread, strict=True):
             head.predict.pointwise.weight /= deviation
@@ -115,9 +116,9 @@ def test_inductor() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_bf16_answers_are_near(name: str) -> None:
-    """Under autocast the outputs are bf16, and within a few hundredths of their deviation of fp32's.
+    """Under autocast the outputs are bf16, 2 % of their deviation from fp32's, 10 % at worst.
 
-    One rounding to bf16 is up to 0.4 % of a value, 0.016 of a class logit at its prior of −4.6.
+    Measured: 0.8 % and 3 %. One rounding to bf16 is up to 0.4 % of a value, 0.016 of a class logit at −4.6.
     """
     network = model(name)
     exact = answers(network, images(2))
@@ -125,8 +126,8 @@ def test_bf16_answers_are_near(name: str) -> None:
         rough = answers(network, images(2))
     for mine, theirs in zip(rough, exact, strict=True):
         assert (mine.dtype, theirs.dtype) == (torch.bfloat16, torch.float32)
-        assert rms_off_by(mine.float(), theirs) < 0.05
-        assert off_by(mine.float(), theirs) < 0.5
+        assert rms_off_by(mine.float(), theirs) < 0.02
+        assert off_by(mine.float(), theirs) < 0.1
 
 
 @pytest.mark.parametrize("name", NAMES)

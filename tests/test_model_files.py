@@ -464,6 +464,13 @@ def test_replace_head_starts_the_class_predictor_afresh_and_nothing_else(file: P
     assert "the class predictor starts fresh" in str(report)
 
 
+def test_a_predictor_of_another_kind_of_shape_is_a_misfit(file: Path, tiny: EfficientDet) -> None:
+    broken = with_tensors(file, lambda tensors: tensors.update({"class_head.predict.pointwise.bias": torch.ones(())}))
+    for replace_head in (False, True):
+        with pytest.raises(CheckpointError, match=r"wrong shape: class_head.*bias: expected \(27,\), got \(\)"):
+            load_into(create_model(tiny.config), open_source(broken), replace_head)
+
+
 def test_replace_head_without_need_replaces_nothing(file: Path, tiny: EfficientDet) -> None:
     model = create_model(tiny.config, num_classes=3, pretrained=file, replace_head=True)
     assert same_tensors(weights_of(model), weights_of(tiny))

@@ -141,15 +141,17 @@ def _ports(edges: list[_Edge], sheet: _Sheet) -> tuple[_Sheet, dict[_Edge, tuple
     furthest = max(abs(offset) for offset in shift.values())
     sheet = replace(sheet, height=max(NODE_HEIGHT, 2 * furthest + 10))
 
-    twins: Counter[tuple[int, int]] = Counter()
+    twins = Counter(edge[:2] for edge in edges)  # a node may read a map more than once
+    drawn = Counter[tuple[int, int]]()
     ends = {}
     for edge in edges:
         (ax, ay), (bx, by) = sheet.centre(edge.source), sheet.centre(edge.target)
         if sheet.stacked(edge):
-            inward = min((bx - ax) / 2, 20) - PORT * twins[edge.source, edge.target]
-            twins[edge.source, edge.target] += 1
+            count, inward = twins[edge[:2]], min((bx - ax) / 2, 20)
+            aside = (drawn[edge[:2]] - (count - 1) / 2) * min(PORT, 20 / count)
+            drawn[edge[:2]] += 1
             half = math.copysign(sheet.height / 2, by - ay)
-            ends[edge] = (ax + inward, ay + half), (bx - inward, by - half)
+            ends[edge] = (ax + inward + aside, ay + half), (bx - inward + aside, by - half)
         else:
             reach = NODE_WIDTH / 2 if edge.target < sheet.maps else 0
             a, b = shift[edge, "right"], shift[edge, "left"]

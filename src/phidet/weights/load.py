@@ -209,8 +209,8 @@ def _predictors_to_replace(
         name
         for name, tensor in tensors.items()
         if name.startswith(PREDICTORS)
-        and tensor.shape[:1] != expected[name].shape[:1]
-        and tensor.shape[1:] == expected[name].shape[1:]
+        and tensor.ndim == expected[name].ndim
+        and tensor.shape[0] != expected[name].shape[0]
     ]
     if not names or replace:
         return names

@@ -50,7 +50,7 @@ def test_info_as_json_says_the_same_and_carries_the_config(capsys: pytest.Captur
     report = json.loads(out)
     assert report["input_hw"] == [256, 384]
     assert report["config"]["class_names"] == ["class-0", "class-1", "class-2"]
-    assert [level["grid_hw"] for level in report["levels"]][0] == [32, 48]
+    assert report["levels"][0]["grid_hw"] == [32, 48]
     assert sum(level["anchors"] for level in report["levels"]) == 9 * (32 * 48 + 16 * 24 + 8 * 12 + 4 * 6 + 2 * 3)
     assert set(report["parts"]) == {"backbone", "feature_network", "class_head", "box_head"}
 

@@ -8,6 +8,7 @@ import sys
 from typing import get_args
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -307,11 +308,9 @@ def test_names_near_nothing_give_the_list() -> None:
 
 
 def test_class_names() -> None:
-    """A count alone names COCO's 90 slots or 80 classes, else numbers."""
-    assert default_class_names(90) == COCO_CLASS_NAMES
-    eighty = default_class_names(80)
-    assert (eighty[0], eighty[11], eighty[-1]) == ("person", "stop sign", "toothbrush")
-    assert not any(name.startswith("unused") for name in eighty)
+    """A count alone gives numbers: whose 80 or 90 classes they are, nobody said."""
+    assert default_class_names(80)[0] == "class-0"
+    assert default_class_names(np.int64(2)) == ("class-0", "class-1")
     assert default_class_names(3) == ("class-0", "class-1", "class-2")
     assert len(default_class_names(1000)) == 1000
     assert check_class_names(["cat", "dog"]) == ("cat", "dog")

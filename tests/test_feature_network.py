@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from conftest import randomise
 from phidet.config import FeatureNetworkConfig, Fusion
-from phidet.graphs import GRAPHS
+from phidet.graphs import GRAPHS, FeatureGraph, Node
 from phidet.nn.blocks import SameConv2d, SqueezeExcite, activation, same_max_pool, same_padding
 from phidet.nn.feature_network import FeatureNetwork, FusionNode, Projection, fusion_weights
 
@@ -376,3 +376,18 @@ def test_first_weights() -> None:
             assert (p == 0).all(), name
         if name.endswith(".weights"):
             assert (p == 1).all(), name
+
+
+def test_a_map_that_no_node_stands_on_is_projected() -> None:
+    """A graph may let an input through; the next cell, and the heads, still get the network's width."""
+    graph = FeatureGraph(name="top-down", min_level=3, max_level=5, nodes=(Node(3, (0, 2)),), outputs=(3, 1, 2))
+    config = FeatureNetworkConfig(channels=16, repeats=2, graph=graph, min_level=3, max_level=5)
+    network = FeatureNetwork({3: 8, 4: 24, 5: 16}, config, "silu").double().eval()
+    randomise(network)
+    maps = {level: torch.randn(1, c, 64 >> level, 64 >> level).double() for level, c in {3: 8, 4: 24, 5: 16}.items()}
+    out = network(maps)
+    assert set(network.cells[0].projections) == {"1"}  # level 5 has the width already
+    assert not network.cells[1].projections
+    projection = network.cells[0].projections["1"]
+    assert torch.equal(out[1], projection.bn(projection.conv(maps[4])))
+    assert torch.equal(out[2], maps[5])

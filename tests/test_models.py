@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
 from conftest import off_by, randomise
-from phidet import create_classifier, create_model
+from phidet import create_classifier, create_model, save_model
 from phidet.anchors import generate_anchors
 from phidet.coco import COCO_CLASS_NAMES
 from phidet.config import BackboneConfig, FeatureNetworkConfig, ModelConfig, replace
-from phidet.errors import ConfigError, InputError, UnknownNameError
+from phidet.errors import CheckpointError, ConfigError, InputError, UnknownNameError
 from phidet.family import (
     CLASSIFIER_NAMES,
     DETECTOR_NAMES,
@@ -89,11 +90,18 @@ def test_a_config_builds_itself() -> None:
     assert again == replace(config, {"class_names": ("a", "b"), "image_size_hw": (256, 384)})
 
 
+def test_a_family_belongs_to_phi() -> None:
+    with pytest.raises(ConfigError, match="family belongs to phi"):
+        create_model("efficientdet-d0", family="efficientdet-lite")
+    with pytest.raises(ConfigError, match="family belongs to phi"):
+        create_classifier("efficientnet-b0", family="efficientdet-lite")
+
+
 def test_class_counts_and_names() -> None:
     config = small()
     assert create_model(config, num_classes=1).config.class_names == ("class-0",)
     assert create_model(config, num_classes=2, class_names=("x", "y")).config.class_names == ("x", "y")
-    assert create_model(config, num_classes=90).config.class_names == COCO_CLASS_NAMES
+    assert create_model(config, num_classes=90).config.class_names[:2] == ("class-0", "class-1")
     assert create_model(config).config.class_names == ("cat", "dog", "bird")
     one = create_model(config, num_classes=1).eval()
     assert run(one, images()).class_logits.shape[2] == 1  # one class is one logit; there is no background
@@ -418,3 +426,19 @@ def test_a_model_moves_and_casts() -> None:
     for a, b in zip(single, double, strict=True):
         assert (a.dtype, b.dtype) == (torch.float32, torch.float64)
         assert off_by(a.double(), b) < 1e-4
+
+
+def test_weights_bring_their_classes_to_a_name_and_only_weights_to_a_config(tmp_path: Path) -> None:
+    path = tmp_path / "three.safetensors"
+    named = create_model("efficientdet-lite0", class_names=["a", "b", "c"])
+    save_model(named, path)
+    assert create_model("efficientdet-lite0", pretrained=path).config.class_names == ("a", "b", "c")
+    assert create_model("efficientdet-lite0", pretrained=path, num_classes=3).config.class_names == ("a", "b", "c")
+    mine = replace(named.config, {"class_names": ("x", "y", "z"), "image_size_hw": (256, 384), "name": "mine"})
+    loaded = create_model(mine, pretrained=path)
+    assert loaded.config == mine
+    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), named.parameters(), strict=True))
+    with pytest.raises(CheckpointError, match=r"predicts 3 classes, .* asked for 2"):
+        create_model(replace(mine, {"class_names": ("x", "y")}), pretrained=path)
+    fresh = create_model(replace(mine, {"class_names": ("x", "y")}), pretrained=path, replace_head=True)
+    assert fresh.config.num_classes == 2

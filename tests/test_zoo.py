@@ -56,5 +56,5 @@ def test_other_backbones_are_where_torchvision_says(name):
 def test_unknown_names_get_the_nearest_ones():
     with pytest.raises(UnknownNameError, match=r"COCO-trained detector 'efficientdet-phi1'.*efficientdet-d1"):
         detector_file("efficientdet-phi1")
-    with pytest.raises(UnknownNameError, match=r"ImageNet-trained classifier 'efficientnet-b9'.*efficientnet-b8"):
+    with pytest.raises(UnknownNameError, match=r"ImageNet-trained classifier 'efficientnet-b9'.*efficientnet-b0"):
         backbone_file("efficientnet-b9")

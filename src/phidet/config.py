@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any, Literal, TypeVar, get_args
 
 import msgspec
 
-from phidet.coco import COCO_CLASS_NAMES
 from phidet.errors import ConfigError, UnknownNameError
 from phidet.graphs import GRAPHS, FeatureGraph, build_graph
 
@@ -218,21 +218,17 @@ def check_class_names(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def default_class_names(num_classes: int) -> tuple[str, ...]:
-    """Names for a bare class count: COCO's for its 80 classes or 90 category slots, else class-0, class-1, ….
+    """Names for a bare class count: class-0, class-1, ….
 
     Raises:
         ConfigError: ``num_classes`` is not a whole number ≥ 1.
     """
-    if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
+    if isinstance(num_classes, bool) or not isinstance(num_classes, Integral) or num_classes < 1:
         raise ConfigError(
             f"num_classes must be a whole number ≥ 1, got {num_classes!r}: count real classes only, "
             "there is no background class"
         )
-    if num_classes == len(COCO_CLASS_NAMES):
-        return COCO_CLASS_NAMES
-    if num_classes == 80:
-        return tuple(name for name in COCO_CLASS_NAMES if not name.startswith("unused"))
-    return tuple(f"class-{i}" for i in range(num_classes))
+    return tuple(f"class-{i}" for i in range(int(num_classes)))
 
 
 ConfigT = TypeVar("ConfigT", ModelConfig, ClassifierConfig)

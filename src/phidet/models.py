@@ -40,7 +40,7 @@ def create_model(
     model: str | ModelConfig | None = None,
     *,
     phi: float | None = None,
-    family: str | Family = "efficientdet",
+    family: str | Family | None = None,
     num_classes: int | None = None,
     class_names: list[str] | tuple[str, ...] | None = None,
     image_size: int | tuple[int, int] | None = None,
@@ -50,9 +50,11 @@ def create_model(
     """A detector, ready to train or to run.
 
     Args:
-        model: a published name ("efficientdet-d0" … "-d7x", "efficientdet-lite0" … "-lite4", "-lite3x") or a config.
+        model: a published name ("efficientdet-d0" … "-d7x", "efficientdet-lite0" … "-lite4", "-lite3x"), or a config,
+            which is built as it is: ``pretrained`` brings weights to it and nothing else.
         phi: instead of a name, the compound coefficient, −2 to 10, whole or not; 0 is D0, −1 is half as expensive.
-        family: what ``phi`` scales: a name from ``phidet.family.FAMILIES`` or a ``Family`` of your own.
+        family: what ``phi`` scales: a name from ``phidet.family.FAMILIES`` ("efficientdet" unless given) or a
+            ``Family`` of your own.
         num_classes: real classes, without background. Left out: those of ``pretrained``, else COCO's 90 slots.
         class_names: their names, in the order of their ids; implies ``num_classes``.
         image_size: input side, or (height, width), in pixels, that the config records. Any size works in ``forward``.
@@ -69,7 +71,12 @@ def create_model(
     base = _detector_base(model, phi, family)
     names = _class_names(num_classes, class_names)
     source = _detector_source(pretrained, base, model)
-    config = _fit_to_source(base, source) if source is not None and source.is_detector else base
+    config = base
+    if source is not None and source.is_detector:
+        fitted = _fit_to_source(base, source)
+        config = base if isinstance(model, ModelConfig) else fitted
+        if class_names is None and num_classes == config.num_classes:
+            names = config.class_names  # the count only confirms what the file says
     if names is not None:
         config = replace(config, {"class_names": names})
     if image_size is not None:
@@ -84,7 +91,7 @@ def create_classifier(
     model: str | ClassifierConfig | None = None,
     *,
     phi: float | None = None,
-    family: str | Family = "efficientdet",
+    family: str | Family | None = None,
     num_classes: int | None = None,
     class_names: list[str] | tuple[str, ...] | None = None,
     pretrained: str | Path | None = None,
@@ -113,7 +120,10 @@ def create_classifier(
         source = open_source(pretrained)
     config = base
     if source is not None:
-        config = _fit_classifier_to_source(base, source)
+        fitted = _fit_classifier_to_source(base, source)
+        config = base if isinstance(model, ClassifierConfig) else fitted
+        if class_names is None and num_classes == config.num_classes:
+            names = config.class_names
     if names is not None:
         config = replace(config, {"class_names": names})
     network = Classifier(config)
@@ -134,8 +144,8 @@ def parse_image_size(size: int | tuple[int, int]) -> tuple[int, int]:
     return sides[0], sides[1]
 
 
-def _detector_base(model: str | ModelConfig | None, phi: float | None, of: str | Family) -> ModelConfig:
-    _one_of(model, phi, "efficientdet-d0")
+def _detector_base(model: str | ModelConfig | None, phi: float | None, of: str | Family | None) -> ModelConfig:
+    _one_of(model, phi, of, "efficientdet-d0")
     if isinstance(model, ModelConfig):
         return model
     if model is not None:
@@ -144,11 +154,13 @@ def _detector_base(model: str | ModelConfig | None, phi: float | None, of: str |
             raise ConfigError(f"{model!r} is a classifier: use create_classifier({model!r}), or a detector's name")
         return detector_config(model)
     assert phi is not None
-    return scaled_detector_config(phi, family(of) if isinstance(of, str) else of)
+    return scaled_detector_config(phi, _family(of))
 
 
-def _classifier_base(model: str | ClassifierConfig | None, phi: float | None, of: str | Family) -> ClassifierConfig:
-    _one_of(model, phi, "efficientnet-b0")
+def _classifier_base(
+    model: str | ClassifierConfig | None, phi: float | None, of: str | Family | None
+) -> ClassifierConfig:
+    _one_of(model, phi, of, "efficientnet-b0")
     if isinstance(model, ClassifierConfig):
         return model
     if model is not None:
@@ -157,8 +169,12 @@ def _classifier_base(model: str | ClassifierConfig | None, phi: float | None, of
             raise ConfigError(f"{model!r} is a detector: use create_model({model!r}), or a classifier's name")
         return classifier_config(model)
     assert phi is not None
-    of = family(of) if isinstance(of, str) else of
-    return scaled_classifier_config(phi, of.architecture, of.compound)
+    scaled = _family(of)
+    return scaled_classifier_config(phi, scaled.architecture, scaled.compound)
+
+
+def _family(of: str | Family | None) -> Family:
+    return of if isinstance(of, Family) else family(of or "efficientdet")
 
 
 def _check_name(model: object, kind: type) -> None:
@@ -166,9 +182,11 @@ def _check_name(model: object, kind: type) -> None:
         raise ConfigError(f"model must be a published name or a {kind.__name__}, got a {type(model).__name__}")
 
 
-def _one_of(model: object, phi: float | None, example: str) -> None:
+def _one_of(model: object, phi: float | None, of: object, example: str) -> None:
     if (model is None) == (phi is None):
         raise ConfigError(f"give either a model ({example!r}, or a config) or phi=…, got model={model!r}, phi={phi!r}")
+    if model is not None and of is not None:
+        raise ConfigError(f"family belongs to phi: a model ({example!r}, or a config) has its own, got family={of!r}")
 
 
 def _class_names(num_classes: int | None, class_names: list[str] | tuple[str, ...] | None) -> tuple[str, ...] | None:

@@ -1,0 +1,241 @@
+"""One kind of data set behind every layout on disk.
+
+Annotations are held packed, a few arrays for the whole set, so that worker processes share them and memory stays flat
+however many epochs read them. Images are decoded when they are asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from phidet.data.images import ImageSource, read_image
+from phidet.errors import InputError
+
+
+class Annotations(NamedTuple):
+    """The objects of one image.
+
+    Attributes:
+        boxes_xyxy: (N, 4) float32, pixels of the image as :meth:`Dataset.image` gives it, inside it, never empty.
+        class_ids: (N,) int64, 0…C−1.
+        areas: (N,) float32, px²: of the object where the labels tell (COCO's segments), else of the box. It decides
+            which objects count as small, medium and large.
+        crowd: (N,) bool, regions of many objects (COCO's ``iscrowd``): never a target, never a mistake to detect.
+        difficult: (N,) bool, hard to see (VOC): a target to train on, neither right nor wrong in VOC's evaluation.
+    """
+
+    boxes_xyxy: npt.NDArray[np.float32]
+    class_ids: npt.NDArray[np.int64]
+    areas: npt.NDArray[np.float32]
+    crowd: npt.NDArray[np.bool_]
+    difficult: npt.NDArray[np.bool_]
+
+
+class Problem(NamedTuple):
+    """Something in the data that was left out or set right.
+
+    Attributes:
+        kind: "image missing", "image unreadable", "label unreadable", "box invalid", "box empty", "box outside",
+            "box clipped", "class unknown", "image repeated".
+        where: file, and line, index or id in it.
+        what: one sentence for the owner of the data.
+    """
+
+    kind: str
+    where: str
+    what: str
+
+
+class Dataset:
+    """Images with objects, by index.
+
+    Attributes:
+        name: of the split, for messages.
+        class_names: their index is the class id.
+        names: of the images, unique: paths relative to the data folder.
+        problems: what the reader left out or set right.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        class_names: Sequence[str],
+        *,
+        names: Sequence[str],
+        sources: Sequence[ImageSource],
+        annotations: Sequence[Annotations],
+        sizes_hw: npt.NDArray[np.int32],
+        problems: Sequence[Problem] = (),
+    ) -> None:
+        self.name, self.class_names, self.problems = name, tuple(class_names), list(problems)
+        self.names: npt.NDArray[np.str_] = np.array(names, dtype=np.str_)
+        self._sources = sources
+        self._sizes_hw = sizes_hw
+        self._starts = np.cumsum([0, *(len(a.class_ids) for a in annotations)])
+        self._all = Annotations(
+            _join((a.boxes_xyxy for a in annotations), np.float32, (0, 4)),
+            _join((a.class_ids for a in annotations), np.int64),
+            _join((a.areas for a in annotations), np.float32),
+            _join((a.crowd for a in annotations), np.bool_),
+            _join((a.difficult for a in annotations), np.bool_),
+        )
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def annotations(self, index: int) -> Annotations:
+        """The objects of image ``index``; views, not to be written to."""
+        part = slice(self._starts[index], self._starts[index + 1])
+        a = self._all
+        return Annotations(a.boxes_xyxy[part], a.class_ids[part], a.areas[part], a.crowd[part], a.difficult[part])
+
+    @property
+    def all_annotations(self) -> Annotations:
+        """The objects of all images, in their order."""
+        return self._all
+
+    def size_hw(self, index: int) -> tuple[int, int]:
+        """Height and width of image ``index`` in pixels, without decoding it."""
+        return int(self._sizes_hw[index, 0]), int(self._sizes_hw[index, 1])
+
+    def source(self, index: int) -> ImageSource:
+        """Where the encoded image lies."""
+        return self._sources[index]
+
+    def image(self, index: int) -> npt.NDArray[np.uint8]:
+        """Image ``index`` as RGB, (H, W, 3).
+
+        Raises:
+            InputError: it cannot be decoded, or its size is not the one that the boxes were made for.
+        """
+        image = read_image(self._sources[index], self.size_hw(index))
+        if image.shape[:2] != self.size_hw(index):
+            raise InputError(
+                f"{self.names[index]} has {image.shape[1]}×{image.shape[0]} pixels, its labels say "
+                f"{self._sizes_hw[index, 1]}×{self._sizes_hw[index, 0]}: correct the labels, or bring the right image"
+            )
+        return image
+
+    def subset(self, indices: Sequence[int], name: str) -> Dataset:
+        """A data set of some of the images."""
+        return Dataset(
+            name,
+            self.class_names,
+            names=[str(self.names[i]) for i in indices],
+            sources=[self._sources[i] for i in indices],
+            annotations=[self.annotations(i) for i in indices],
+            sizes_hw=self._sizes_hw[list(indices)],
+            problems=self.problems,
+        )
+
+
+def _join(parts: Iterable[npt.NDArray[Any]], dtype: npt.DTypeLike, empty: tuple[int, ...] = (0,)) -> npt.NDArray[Any]:
+    return np.concatenate([np.zeros(empty, dtype), *parts]).astype(dtype, copy=False)
+
+
+class RawObject(NamedTuple):
+    """An object as a label file tells it, not yet checked.
+
+    Attributes:
+        where: file and line, index or id, for messages.
+        box_xyxy: pixels; may be anything.
+        class_name: as in the label file.
+        area: px², ``None`` where the labels do not tell.
+        crowd, difficult: as in :class:`Annotations`.
+    """
+
+    where: str
+    box_xyxy: tuple[float, float, float, float]
+    class_name: str
+    area: float | None = None
+    crowd: bool = False
+    difficult: bool = False
+
+
+SMALLEST_SIDE = 1e-3  # pixels; a box below that is a point or a line, whatever rounding made of it
+TOLERANCE = 1.0  # pixels outside the image that are rounding, and not worth a word
+
+
+class Collector:
+    """What a reader gives its images and objects to: checks each of them once, the same way for every layout."""
+
+    def __init__(self, name: str, root: Path, class_names: Sequence[str]) -> None:
+        self.name, self.root, self.class_names = name, root, tuple(class_names)
+        self.problems: list[Problem] = []
+        self._ids = {class_name: i for i, class_name in enumerate(class_names)}
+        self._names: dict[str, None] = {}
+        self._sources: list[ImageSource] = []
+        self._annotations: list[Annotations] = []
+        self._sizes: list[tuple[int, int]] = []
+
+    def problem(self, kind: str, where: object, what: str) -> None:
+        """Notes something that is left out or set right."""
+        self.problems.append(Problem(kind, str(where), what))
+
+    def add(self, name: str, source: ImageSource, size_hw: tuple[int, int], objects: Iterable[RawObject]) -> None:
+        """One image of ``size_hw`` pixels with its objects; objects that cannot be used become problems."""
+        if name in self._names:
+            self.problem("image repeated", name, "listed more than once; the first one counts")
+            return
+        kept = [checked for o in objects if (checked := self._check(o, size_hw)) is not None]
+        self._names[name] = None
+        self._sources.append(source)
+        self._sizes.append(size_hw)
+        self._annotations.append(
+            Annotations(
+                np.array([box for box, _ in kept], np.float32).reshape(-1, 4),
+                np.array([self._ids[o.class_name] for _, o in kept], np.int64),
+                np.array(
+                    [(b[2] - b[0]) * (b[3] - b[1]) if o.area is None else o.area for b, o in kept], dtype=np.float32
+                ),
+                np.array([o.crowd for _, o in kept], np.bool_),
+                np.array([o.difficult for _, o in kept], np.bool_),
+            )
+        )
+
+    def dataset(self) -> Dataset:
+        """Everything that was added."""
+        sizes = np.array(self._sizes, np.int32).reshape(-1, 2)
+        return Dataset(
+            self.name,
+            self.class_names,
+            names=list(self._names),
+            sources=self._sources,
+            annotations=self._annotations,
+            sizes_hw=sizes,
+            problems=self.problems,
+        )
+
+    def _check(
+        self, o: RawObject, size_hw: tuple[int, int]
+    ) -> tuple[tuple[float, float, float, float], RawObject] | None:
+        """The box inside the image, or ``None`` where the object cannot be used."""
+        if o.class_name not in self._ids:
+            self.problem("class unknown", o.where, f"class {o.class_name!r} is not one of the classes; left out")
+            return None
+        x1, y1, x2, y2 = o.box_xyxy
+        height, width = size_hw
+        if not np.isfinite(o.box_xyxy).all():
+            self.problem("box invalid", o.where, f"box {_text(o.box_xyxy)} is not made of numbers; left out")
+            return None
+        if x2 - x1 < SMALLEST_SIDE or y2 - y1 < SMALLEST_SIDE:
+            self.problem("box empty", o.where, f"box {_text(o.box_xyxy)} has no area; left out")
+            return None
+        box = max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))
+        if box[2] - box[0] < SMALLEST_SIDE or box[3] - box[1] < SMALLEST_SIDE:
+            self.problem(
+                "box outside", o.where, f"box {_text(o.box_xyxy)} is outside {width}×{height} pixels; left out"
+            )
+            return None
+        if max(abs(a - b) for a, b in zip(box, o.box_xyxy, strict=True)) > TOLERANCE:
+            self.problem("box clipped", o.where, f"box {_text(o.box_xyxy)} reaches out of {width}×{height} pixels; cut")
+        return box, o
+
+
+def _text(box: Sequence[float]) -> str:
+    return "[" + ", ".join(f"{value:g}" for value in box) + "]"

@@ -1,0 +1,141 @@
+"""COCO JSON: one file per split, images somewhere beside it."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from phidet.data.dataset import Collector, Dataset, RawObject
+from phidet.data.images import image_size
+from phidet.errors import InputError
+
+_REQUIRED = {"images", "annotations", "categories"}
+
+
+def is_coco(path: Path) -> bool:
+    """Whether the file begins like COCO JSON; broken ones do too, and their reader says what is wrong."""
+    with path.open("rb") as file:
+        head = file.read(1 << 16).lstrip()
+    return head.startswith(b"{") and any(f'"{key}"'.encode() in head for key in _REQUIRED)
+
+
+def read_coco(path: Path, folders: Sequence[Path], name: str, class_names: Sequence[str] | None = None) -> Dataset:
+    """The images that ``path`` lists.
+
+    Args:
+        path: the JSON file.
+        folders: where its images may lie, the likeliest first.
+        name: of the split.
+        class_names: the classes to read, by name; unless given, the file's categories in the order of their ids.
+
+    Raises:
+        InputError: the file is not COCO JSON.
+    """
+    content = _load(path)
+    names_by_id = _categories(content["categories"], path)
+    collector = Collector(name, path.parent, class_names or list(names_by_id.values()))
+    if class_names is None:
+        ids = list(names_by_id)
+        gaps = [i for i in range(min(ids), max(ids)) if i not in names_by_id] if _whole(ids) else []
+        if gaps:
+            collector.problem("category ids with gaps", path, f"ids {_few(ids)} became 0…{len(ids) - 1}, by name")
+    objects = _objects(content["annotations"], names_by_id, path, collector)
+    listed = {image.get("id") for image in content["images"] if isinstance(image, dict)}
+    for image_id in [i for i in objects if i not in listed]:
+        where = objects.pop(image_id)[0].where
+        collector.problem("label unreadable", where, f"image_id {image_id!r} is not among the images; left out")
+    for i, image in enumerate(content["images"]):
+        _add_image(image, f"{path}, images[{i}]", folders, objects, collector)
+    return collector.dataset()
+
+
+def _load(path: Path) -> dict[str, list[Any]]:
+    try:
+        content: Any = json.loads(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON: {error}") from error
+    missing = _REQUIRED - content.keys() if isinstance(content, dict) else _REQUIRED
+    if missing or not all(isinstance(content[key], list) for key in _REQUIRED):
+        raise InputError(f"{path} is not COCO JSON: expected lists named images, annotations, categories")
+    lists: dict[str, list[Any]] = content
+    return lists
+
+
+def _categories(categories: list[Any], path: Path) -> dict[Any, str]:
+    """Name by id, in the order of the ids."""
+    found: dict[Any, str] = {}
+    for i, category in enumerate(categories):
+        try:
+            category_id, name = category["id"], str(category["name"])
+        except (TypeError, KeyError) as error:
+            raise InputError(f"{path}, categories[{i}]: expected an id and a name, got {category!r}") from error
+        if category_id in found or name in found.values():
+            raise InputError(f"{path}, categories[{i}]: id {category_id} or name {name!r} occurs twice")
+        found[category_id] = name
+    if not found:
+        raise InputError(f"{path} has no categories: expected at least one class")
+    return dict(sorted(found.items(), key=lambda item: (str(type(item[0])), item[0])))
+
+
+def _whole(ids: list[Any]) -> bool:
+    return all(isinstance(i, int) for i in ids)
+
+
+def _few(items: list[Any]) -> str:
+    return ", ".join(map(str, items if len(items) < 6 else [*items[:4], "…", items[-1]]))
+
+
+def _objects(
+    annotations: list[Any], names_by_id: dict[Any, str], path: Path, collector: Collector
+) -> dict[Any, list[RawObject]]:
+    """Objects by image id."""
+    found: dict[Any, list[RawObject]] = defaultdict(list)
+    for i, annotation in enumerate(annotations):
+        where = f"{path}, annotations[{i}]"
+        try:
+            x, y, w, h = (float(value) for value in annotation["bbox"])
+            image_id, category = annotation["image_id"], annotation["category_id"]
+            area = annotation.get("area")
+            found[image_id].append(
+                RawObject(
+                    where,
+                    (x, y, x + w, y + h),
+                    names_by_id.get(category, f"category {category!r}"),
+                    area=None if area is None else float(area),
+                    crowd=bool(annotation.get("iscrowd", 0)),
+                )
+            )
+        except (TypeError, KeyError, ValueError, AttributeError) as error:
+            what = f"expected image_id, category_id and bbox [x, y, width, height] ({error!r}); left out"
+            collector.problem("label unreadable", where, what)
+    return found
+
+
+def _add_image(
+    image: Any, where: str, folders: Sequence[Path], objects: dict[Any, list[RawObject]], collector: Collector
+) -> None:
+    try:
+        image_id, file_name = image["id"], str(image["file_name"])
+    except (TypeError, KeyError) as error:
+        collector.problem("label unreadable", where, f"expected an id and a file_name ({error!r}); left out")
+        return
+    source = next((folder / file_name for folder in folders if (folder / file_name).is_file()), None)
+    if source is None:
+        tried = ", ".join(str(folder) for folder in folders)
+        collector.problem("image missing", where, f"no {file_name} in {tried}; left out")
+        return
+    height, width = image.get("height"), image.get("width")
+    if isinstance(height, int) and isinstance(width, int) and height > 0 and width > 0:
+        size = height, width
+    else:
+        try:
+            size = image_size(source)
+        except InputError as error:
+            collector.problem("image unreadable", source, f"{error}; left out")
+            return
+    collector.add(file_name, source, size, objects.get(image_id, []))

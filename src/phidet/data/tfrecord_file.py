@@ -1,0 +1,164 @@
+"""TFRecord files and the ``tf.train.Example`` messages in them, without TensorFlow.
+
+A record is its length (8 bytes), the length's checksum (4), the payload, the payload's checksum (4), all little-endian;
+the checksums are CRC-32C, rotated and shifted by a constant.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import google_crc32c
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.message import DecodeError
+
+from phidet.errors import InputError
+
+Value = list[bytes] | list[float] | list[int]
+_HEAD, _FOOT = struct.Struct("<QI"), struct.Struct("<I")
+_MASK_DELTA = 0xA282EAD8
+
+
+def scan(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Position and payload of every record.
+
+    Raises:
+        InputError: the file is cut off or damaged; the message has the position.
+    """
+    with path.open("rb") as file:
+        while True:
+            position = file.tell()
+            payload = _read(file, path)
+            if payload is None:
+                return
+            yield position, payload
+
+
+def read_record(path: Path, offset: int) -> bytes:
+    """The payload of the record at ``offset``.
+
+    Raises:
+        InputError: there is none, or it is damaged.
+    """
+    with path.open("rb") as file:
+        file.seek(offset)
+        payload = _read(file, path)
+    if payload is None:
+        raise InputError(f"{path} ends before byte {offset}")
+    return payload
+
+
+def write_record(file: BinaryIO, payload: bytes) -> None:
+    """Appends one record."""
+    length = struct.pack("<Q", len(payload))
+    file.write(length + _FOOT.pack(_checksum(length)) + payload + _FOOT.pack(_checksum(payload)))
+
+
+def parse_example(payload: bytes) -> dict[str, Value]:
+    """The features of a ``tf.train.Example`` by name.
+
+    Raises:
+        InputError: the payload is not one.
+    """
+    example = _example_class()()
+    try:
+        example.ParseFromString(payload)
+    except DecodeError as error:
+        raise InputError(f"a record is not a tf.train.Example: {error}") from error
+    features: dict[str, Value] = {}
+    for name, feature in example.features.feature.items():
+        kind = feature.WhichOneof("kind")
+        features[name] = list(getattr(feature, kind).value) if kind else []
+    return features
+
+
+def make_example(features: Mapping[str, Value]) -> bytes:
+    """A ``tf.train.Example`` of lists of bytes, floats or whole numbers; the same features give the same bytes."""
+    example = _example_class()()
+    for name, values in features.items():
+        feature = example.features.feature[name]
+        if values and isinstance(values[0], bytes):
+            feature.bytes_list.value.extend(values)
+        elif values and isinstance(values[0], float):
+            feature.float_list.value.extend(values)
+        else:
+            feature.int64_list.value.extend(values)
+    payload: bytes = example.SerializeToString(deterministic=True)
+    return payload
+
+
+def encoded_image(path: Path, offset: int) -> bytes:
+    """The encoded image in the record at ``offset``.
+
+    Raises:
+        InputError: the record is damaged or holds none.
+    """
+    found = parse_example(read_record(path, offset)).get("image/encoded", [])
+    if not found or not isinstance(found[0], bytes):
+        raise InputError(f"{path}: the record at byte {offset} holds no image/encoded")
+    return found[0]
+
+
+def _read(file: BinaryIO, path: Path) -> bytes | None:
+    """The next record's payload, ``None`` at the end of the file."""
+    position = file.tell()
+    head = file.read(_HEAD.size)
+    if not head:
+        return None
+    if len(head) == _HEAD.size:
+        length, checksum = _HEAD.unpack(head)
+        if _checksum(head[:8]) != checksum:
+            raise InputError(f"{path} is damaged, or not a TFRecord file (checksum of the length at byte {position})")
+        body = file.read(length + _FOOT.size)
+        if len(body) == length + _FOOT.size:
+            payload = body[:length]
+            if _checksum(payload) != _FOOT.unpack(body[length:])[0]:
+                raise InputError(f"{path} is damaged: the record at byte {position} does not match its checksum")
+            return payload
+    raise InputError(f"{path} is cut off in the record at byte {position}: copy it again")
+
+
+def _checksum(content: bytes) -> int:
+    crc = google_crc32c.value(content)
+    masked: int = (((crc >> 15) | (crc << 17)) + _MASK_DELTA) & 0xFFFFFFFF
+    return masked
+
+
+@cache
+def _example_class() -> Any:
+    """``tf.train.Example``, a map from names to one of three lists; described here, so that no code is generated."""
+    file = descriptor_pb2.FileDescriptorProto(name="phidet_example.proto", package="phidet", syntax="proto3")
+    field = descriptor_pb2.FieldDescriptorProto
+    lists = (("BytesList", field.TYPE_BYTES), ("FloatList", field.TYPE_FLOAT), ("Int64List", field.TYPE_INT64))
+    for name, kind in lists:
+        file.message_type.add(name=name).field.add(name="value", number=1, label=field.LABEL_REPEATED, type=kind)
+    feature = file.message_type.add(name="Feature")
+    feature.oneof_decl.add(name="kind")
+    for number, (name, _) in enumerate(lists, start=1):
+        key = {"BytesList": "bytes_list", "FloatList": "float_list", "Int64List": "int64_list"}[name]
+        feature.field.add(
+            name=key, number=number, label=field.LABEL_OPTIONAL, type=field.TYPE_MESSAGE,
+            type_name=f".phidet.{name}", oneof_index=0,
+        )  # fmt: skip
+    features = file.message_type.add(name="Features")
+    entry = features.nested_type.add(name="FeatureEntry")
+    entry.options.map_entry = True
+    entry.field.add(name="key", number=1, label=field.LABEL_OPTIONAL, type=field.TYPE_STRING)
+    entry.field.add(
+        name="value", number=2, label=field.LABEL_OPTIONAL, type=field.TYPE_MESSAGE, type_name=".phidet.Feature"
+    )
+    features.field.add(
+        name="feature", number=1, label=field.LABEL_REPEATED, type=field.TYPE_MESSAGE,
+        type_name=".phidet.Features.FeatureEntry",
+    )  # fmt: skip
+    example = file.message_type.add(name="Example")
+    example.field.add(
+        name="features", number=1, label=field.LABEL_OPTIONAL, type=field.TYPE_MESSAGE, type_name=".phidet.Features"
+    )
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("phidet.Example"))

@@ -20,6 +20,3 @@ class Detections(NamedTuple):
     boxes_xyxy: npt.NDArray[np.float32]
     scores: npt.NDArray[np.float32]
     class_ids: npt.NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.scores)

@@ -28,6 +28,7 @@ _NEEDS_TRAIN = {
     "convert": "phidet.weights.convert",
 }
 TRAIN_PACKAGES = ("torch", "torchvision", "safetensors", "h5py", "tqdm")
+DATA_PACKAGES = ("PIL", "yaml", "google", "google_crc32c", "matplotlib", "faster_coco_eval")
 
 __all__ = [
     "MissingExtraError",
@@ -47,9 +48,16 @@ def __getattr__(name: str) -> object:
     try:
         return getattr(import_module(_NEEDS_TRAIN[name]), name)
     except ModuleNotFoundError as error:
-        if error.name and error.name.split(".")[0] in TRAIN_PACKAGES:
-            raise MissingExtraError(f"phidet.{name}", "train") from error
+        extra = extra_of(error.name or "")
+        if extra is not None:
+            raise MissingExtraError(f"phidet.{name}", extra) from error
         raise
+
+
+def extra_of(module: str) -> str | None:
+    """The extra that brings ``module``, ``None`` where none does."""
+    package = module.split(".", maxsplit=1)[0]
+    return "train" if package in TRAIN_PACKAGES else "data" if package in DATA_PACKAGES else None
 
 
 def __dir__() -> list[str]:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from phidet.cli.table import billions, or_dash, table
 from phidet.coco import COCO_CLASS_NAMES
 from phidet.config import ClassifierConfig, ModelConfig, default_class_names
 from phidet.errors import ConfigError, PhidetError, UnknownNameError
@@ -21,6 +20,7 @@ from phidet.family import (
     family,
     scaled_detector_config,
 )
+from phidet.tables import billions, or_dash, table
 
 if TYPE_CHECKING:  # these modules need PyTorch; drawing a graph does not
     from phidet.analysis.costs import Cost

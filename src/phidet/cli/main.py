@@ -13,8 +13,10 @@ import phidet
 from phidet.errors import MissingExtraError, PhidetError
 
 COMMANDS = {
+    "doctor": ("phidet.cli.doctor", "say what is wrong with a data set before training on it; a clean copy"),
     "info": ("phidet.cli.info", "what a model is, costs and sees; the family; draw a feature network"),
     "convert": ("phidet.cli.convert", "turn weights of other projects into a phidet model file, or back"),
+    "convert-data": ("phidet.cli.convert_data", "write a data set as COCO JSON or TFRecord, from any layout"),
     "scale-search": ("phidet.cli.scale_search", "search α, β, γ or the width factor, by cost and your own accuracy"),
 }
 """Command → (module with ``add_arguments`` and ``run``, one line of help)."""
@@ -56,9 +58,10 @@ def main(argv: list[str] | None = None) -> int:
         print(f"phidet: {error}", file=sys.stderr)
         return error.exit_code
     except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] not in phidet.TRAIN_PACKAGES:
+        extra = phidet.extra_of(error.name or "")
+        if extra is None:
             raise
-        missing = MissingExtraError(f"phidet {args.command}", "train")
+        missing = MissingExtraError(f"phidet {args.command}", extra)
         print(f"phidet: {missing}", file=sys.stderr)
         return missing.exit_code
     except BrokenPipeError:

@@ -11,11 +11,11 @@ from typing import Any, get_args
 
 import msgspec
 
-from phidet.cli.table import billions, or_dash, table
 from phidet.config import Architecture
 from phidet.errors import ConfigError
 from phidet.family import family
 from phidet.scaling import CompoundScaling, DetectorLaw
+from phidet.tables import billions, or_dash, table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,6 +6,7 @@ however many epochs read them. Images are decoded when they are asked for.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from phidet.data.images import ImageSource, read_image
+from phidet.data.images import ImageSource, RecordImage, read_image
 from phidet.errors import InputError
 
 
@@ -41,7 +42,7 @@ class Problem(NamedTuple):
 
     Attributes:
         kind: "image missing", "image unreadable", "label unreadable", "box invalid", "box empty", "box outside",
-            "box clipped", "class unknown", "image repeated".
+            "box clipped", "class unknown", "image repeated", "category ids with gaps".
         where: file, and line, index or id in it.
         what: one sentence for the owner of the data.
     """
@@ -74,7 +75,10 @@ class Dataset:
     ) -> None:
         self.name, self.class_names, self.problems = name, tuple(class_names), list(problems)
         self.names: npt.NDArray[np.str_] = np.array(names, dtype=np.str_)
-        self._sources = sources
+        records = [source if isinstance(source, RecordImage) else None for source in sources]
+        paths = [str(source.path if isinstance(source, RecordImage) else source) for source in sources]
+        self._paths: npt.NDArray[np.str_] = np.array(paths, dtype=np.str_)
+        self._offsets: npt.NDArray[np.int64] = np.array([-1 if r is None else r.offset for r in records], np.int64)
         self._sizes_hw = sizes_hw
         self._starts = np.cumsum([0, *(len(a.class_ids) for a in annotations)])
         self._all = Annotations(
@@ -105,7 +109,8 @@ class Dataset:
 
     def source(self, index: int) -> ImageSource:
         """Where the encoded image lies."""
-        return self._sources[index]
+        path, offset = Path(str(self._paths[index])), int(self._offsets[index])
+        return path if offset < 0 else RecordImage(path, offset)
 
     def image(self, index: int) -> npt.NDArray[np.uint8]:
         """Image ``index`` as RGB, (H, W, 3).
@@ -113,7 +118,7 @@ class Dataset:
         Raises:
             InputError: it cannot be decoded, or its size is not the one that the boxes were made for.
         """
-        image = read_image(self._sources[index], self.size_hw(index))
+        image = read_image(self.source(index), self.size_hw(index))
         if image.shape[:2] != self.size_hw(index):
             raise InputError(
                 f"{self.names[index]} has {image.shape[1]}×{image.shape[0]} pixels, its labels say "
@@ -127,7 +132,7 @@ class Dataset:
             name,
             self.class_names,
             names=[str(self.names[i]) for i in indices],
-            sources=[self._sources[i] for i in indices],
+            sources=[self.source(i) for i in indices],
             annotations=[self.annotations(i) for i in indices],
             sizes_hw=self._sizes_hw[list(indices)],
             problems=self.problems,
@@ -145,7 +150,7 @@ class RawObject(NamedTuple):
         where: file and line, index or id, for messages.
         box_xyxy: pixels; may be anything.
         class_name: as in the label file.
-        area: px², ``None`` where the labels do not tell.
+        area: px², ``None`` where the labels do not tell; one that cannot be counts as not told.
         crowd, difficult: as in :class:`Annotations`.
     """
 
@@ -158,6 +163,7 @@ class RawObject(NamedTuple):
 
 
 SMALLEST_SIDE = 1e-3  # pixels; a box below that is a point or a line, whatever rounding made of it
+LARGEST = 1e30  # pixels; beyond that float32 overflows
 TOLERANCE = 1.0  # pixels outside the image that are rounding, and not worth a word
 
 
@@ -190,9 +196,7 @@ class Collector:
             Annotations(
                 np.array([box for box, _ in kept], np.float32).reshape(-1, 4),
                 np.array([self._ids[o.class_name] for _, o in kept], np.int64),
-                np.array(
-                    [(b[2] - b[0]) * (b[3] - b[1]) if o.area is None else o.area for b, o in kept], dtype=np.float32
-                ),
+                np.array([(b[2] - b[0]) * (b[3] - b[1]) if o.area is None else o.area for b, o in kept], np.float32),
                 np.array([o.crowd for _, o in kept], np.bool_),
                 np.array([o.difficult for _, o in kept], np.bool_),
             )
@@ -218,11 +222,14 @@ class Collector:
         if o.class_name not in self._ids:
             self.problem("class unknown", o.where, f"class {o.class_name!r} is not one of the classes; left out")
             return None
-        x1, y1, x2, y2 = o.box_xyxy
         height, width = size_hw
-        if not np.isfinite(o.box_xyxy).all():
+        if o.area is not None and not 0 <= o.area < LARGEST:
+            o = o._replace(area=None)
+        if not all(map(math.isfinite, o.box_xyxy)):
             self.problem("box invalid", o.where, f"box {_text(o.box_xyxy)} is not made of numbers; left out")
             return None
+        # Judged as float32, as which it is kept, so that what was kept once is kept again.
+        x1, y1, x2, y2 = (float(np.float32(min(max(value, -LARGEST), LARGEST))) for value in o.box_xyxy)
         if x2 - x1 < SMALLEST_SIDE or y2 - y1 < SMALLEST_SIDE:
             self.problem("box empty", o.where, f"box {_text(o.box_xyxy)} has no area; left out")
             return None

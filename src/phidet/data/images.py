@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 import io
-import warnings
+import struct
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from phidet.data.tfrecord_file import encoded_image
 from phidet.errors import InputError
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"})
-_TRANSPOSED = frozenset({5, 6, 7, 8})  # EXIF orientations that swap height and width
 _ORIENTATION = 0x0112
+_PNG_BIT_DEPTH = 24  # its place in the file
+_UPRIGHT = {  # what brings each EXIF orientation upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_TRANSPOSED = frozenset({5, 6, 7, 8})  # those that swap height and width
+# What Pillow's decoders raise on damaged files, found by damaging files.
+_DAMAGE = (OSError, SyntaxError, ValueError, MemoryError, EOFError, LookupError, TypeError, ArithmeticError,
+           struct.error, zlib.error)  # fmt: skip
 
 
 class RecordImage(NamedTuple):
@@ -32,6 +46,24 @@ class RecordImage(NamedTuple):
 ImageSource = Path | RecordImage
 
 
+class Encoding(NamedTuple):
+    """How an image is stored.
+
+    Attributes:
+        format: Pillow's name: "JPEG", "PNG", "WEBP", …; "JPEG" also for several JPEGs in one file (MPO).
+        mode: Pillow's name: "RGB", "L", "P", "CMYK", …
+        bits: of each channel where the format tells, else 8.
+        orientation: EXIF's, 1 for upright.
+        transparency: one colour is marked as transparent.
+    """
+
+    format: str
+    mode: str
+    bits: int
+    orientation: int
+    transparency: bool
+
+
 def image_size(source: ImageSource) -> tuple[int, int]:
     """(height, width) in pixels as a viewer shows the image, from its header.
 
@@ -39,8 +71,34 @@ def image_size(source: ImageSource) -> tuple[int, int]:
         InputError: it is missing or not an image.
     """
     with _opened(source) as image:
-        width, height = image.size
+        width, height = _stored_size(image)
         return (width, height) if _orientation(image) in _TRANSPOSED else (height, width)
+
+
+def encoding(source: ImageSource) -> Encoding:
+    """How the image is stored, from its header.
+
+    Raises:
+        InputError: it is missing or not an image.
+    """
+    with _opened(source) as image:
+        kind = {"MPO": "JPEG"}.get(image.format or "", image.format or "")
+        bits = encoded(source)[_PNG_BIT_DEPTH] if kind == "PNG" else 16 if image.mode.startswith("I") else 8
+        return Encoding(kind, image.mode, bits, _orientation(image), "transparency" in image.info)
+
+
+def encoded(source: ImageSource) -> bytes:
+    """The image as it is stored.
+
+    Raises:
+        InputError: it is missing or cannot be read.
+    """
+    try:
+        return source.read_bytes() if isinstance(source, Path) else encoded_image(source.path, source.offset)
+    except FileNotFoundError as error:
+        raise InputError(f"there is no image at {source}") from error
+    except OSError as error:
+        raise InputError(f"cannot read {source}: {error.strerror or error}") from error
 
 
 def read_image(source: ImageSource, labelled_size_hw: tuple[int, int] | None = None) -> npt.NDArray[np.uint8]:
@@ -55,36 +113,59 @@ def read_image(source: ImageSource, labelled_size_hw: tuple[int, int] | None = N
     """
     with _opened(source) as image:
         try:
-            height, width = image.size[1], image.size[0]
-            stored = labelled_size_hw == (height, width) and height != width
-            if not (stored and _orientation(image) in _TRANSPOSED):
-                image = ImageOps.exif_transpose(image)
-            return _rgb(image, source)
-        except (OSError, SyntaxError, ValueError, MemoryError) as error:
+            width, height = _stored_size(image)
+            orientation = _orientation(image)
+            as_stored = labelled_size_hw == (height, width) and height != width and orientation in _TRANSPOSED
+            if image.format == "TIFF":  # Pillow turns these itself
+                image.load()
+                turn = {6: 8, 8: 6}.get(orientation, orientation) if as_stored else 1
+            else:
+                turn = 1 if as_stored else orientation
+            return _rgb(image.transpose(_UPRIGHT[turn]) if turn in _UPRIGHT else image)
+        except _DAMAGE as error:
             raise InputError(f"{source} is damaged: {error}. Copy it again, or leave it out") from error
 
 
 def _opened(source: ImageSource) -> Image.Image:
     try:
-        content = source if isinstance(source, Path) else io.BytesIO(encoded_image(source.path, source.offset))
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            return Image.open(content)
+        image = Image.open(source if isinstance(source, Path) else io.BytesIO(encoded(source)))
+    except InputError:
+        raise
     except FileNotFoundError as error:
         raise InputError(f"there is no image at {source}") from error
     except UnidentifiedImageError as error:
         raise InputError(f"{source} is not an image that can be read: expected JPEG, PNG, BMP, WebP or TIFF") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InputError(f"{source} is too large to open safely: {error}") from error
-    except (OSError, SyntaxError, ValueError) as error:
+    except _DAMAGE as error:
         raise InputError(f"cannot read {source}: {getattr(error, 'strerror', None) or error}") from error
+    # Pillow only warns between its limit and twice that; filters for warnings are not safe in threads.
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and image.width * image.height > limit:
+        image.close()
+        raise InputError(f"{source} is too large to open safely: {image.width}×{image.height}, limit {limit} pixels")
+    return image
+
+
+def _stored_size(image: Image.Image) -> tuple[int, int]:
+    """(width, height) before EXIF turns it; of TIFF, some versions of Pillow give the one and some the other."""
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        return int(image.tag_v2[TiffImagePlugin.IMAGEWIDTH]), int(image.tag_v2[TiffImagePlugin.IMAGELENGTH])
+    return image.size
 
 
 def _orientation(image: Image.Image) -> int:
-    return int(image.getexif().get(_ORIENTATION, 1))
+    """EXIF's orientation, 1 where it says none that is known."""
+    if image.format == "PNG" and "exif" not in image.info:
+        return 1  # Pillow would decode the whole image to see whether EXIF follows it
+    try:
+        value = image.getexif().get(_ORIENTATION, 1)
+    except _DAMAGE:
+        return 1  # viewers show a photo with damaged EXIF as it is stored
+    return value if isinstance(value, int) and value in _UPRIGHT else 1
 
 
-def _rgb(image: Image.Image, source: ImageSource) -> npt.NDArray[np.uint8]:
+def _rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
     if image.mode.startswith("I"):  # 16 bits, and what some formats widen them to
         values = np.asarray(image).astype(np.float64)
         if values.size and (values.min() < 0 or values.max() > 65535):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from phidet.data.dataset import Dataset
+from phidet.data.label_map import read_label_map
 from phidet.data.readers import coco, tfrecord, voc, yolo
 from phidet.errors import InputError, UnknownNameError
 
@@ -122,15 +123,15 @@ def _find_coco(path: Path) -> dict[str, Reader]:
 def _find_voc(path: Path) -> dict[str, Reader]:
     if path.is_file():
         return {}
-    roots = [path] if (path / "Annotations").is_dir() else sorted(p.parent for p in path.glob("*/Annotations"))
+    nested = [*path.glob("*/Annotations"), *path.glob("*/*/Annotations")]  # the latter: VOCdevkit/VOC2007
+    roots = [path] if (path / "Annotations").is_dir() else sorted(p.parent for p in nested if p.is_dir())
     lists: dict[str, list[Path]] = {}
     for root in roots:
         for file in sorted((root / "ImageSets" / "Main").glob("*.txt")):
             if "_" not in file.stem:  # "cat_train.txt" lists one class of a split that is there as well
-                stems = [line.split()[0] for line in file.read_text().splitlines() if line.strip()]
-                lists.setdefault(file.stem, []).extend(root / "Annotations" / f"{stem}.xml" for stem in stems)
-        if not lists:
-            lists["all"] = sorted((root / "Annotations").glob("*.xml"))
+                lists.setdefault(file.stem, []).extend(_voc_listed(file, root / "Annotations"))
+    if roots and not lists:
+        lists["all"] = sorted(file for root in roots for file in (root / "Annotations").glob("*.xml"))
     if not roots:  # images and XML files side by side, a folder for each split or one for all
         for folder in [path, *sorted(p for p in path.iterdir() if p.is_dir())]:
             files = sorted(folder.glob("*.xml"))
@@ -142,6 +143,13 @@ def _find_voc(path: Path) -> dict[str, Reader]:
         return lambda names: voc.read_voc(lists[split], path, split, names or voc.scan_class_names(every))
 
     return {split: reader(split) for split in lists}
+
+
+def _voc_listed(file: Path, annotations: Path) -> list[Path]:
+    """The annotation files that a list names: a name on each line, which may hold spaces, or be followed by ±1."""
+    lines = [line.strip() for line in file.read_text(encoding="utf-8-sig", errors="replace").splitlines()]
+    whole = [annotations / f"{line}.xml" for line in lines if line]
+    return [xml if xml.is_file() else annotations / f"{xml.stem.split()[0]}.xml" for xml in whole]
 
 
 def _find_yolo(path: Path) -> dict[str, Reader]:
@@ -159,7 +167,7 @@ def _find_yolo(path: Path) -> dict[str, Reader]:
 
     def own_names() -> list[str]:
         if names_file is not None:
-            return [line.strip() for line in names_file.read_text(encoding="utf-8").splitlines() if line.strip()]
+            return [line.strip() for line in names_file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
         return [f"class-{i}" for i in range(max(1, yolo.count_classes(every)))]
 
     def reader(split: str) -> Reader:
@@ -200,17 +208,21 @@ def _yolo_from_yaml(file: Path) -> dict[str, Reader]:
 
 
 def _find_tfrecord(path: Path) -> dict[str, Reader]:
-    files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.is_file())
+    base = path.parent if path.is_file() else path
+    files = [path] if path.is_file() else sorted(p for p in [*path.glob("*"), *path.glob("*/*")] if p.is_file())
     shards: dict[str, list[Path]] = {}
     for file in files:
         match = _SHARD.match(file.name)
         if match or file.suffix in (".tfrecord", ".tfrecords"):
-            shards.setdefault(match[1] if match else file.stem, []).append(file)
+            own = match[1] if match else file.stem
+            shards.setdefault(own if file.parent == base else file.parent.name, []).append(file)
     every = [file for group in shards.values() for file in group]
+    maps = [file for folder in dict.fromkeys(f.parent for f in every) for file in folder.glob("*label_map.pbtxt")]
+    label_map = min(maps, default=None)
 
     def reader(split: str) -> Reader:
         def read(names: Sequence[str] | None) -> Dataset:
-            own = tfrecord.scan_class_names(every)
+            own = read_label_map(label_map) if label_map is not None else tfrecord.scan_class_names(every)
             return tfrecord.read_tfrecord(shards[split], path, split, class_names=names or own, own_names=own)
 
         return read

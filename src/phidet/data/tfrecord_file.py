@@ -29,7 +29,7 @@ def scan(path: Path) -> Iterator[tuple[int, bytes]]:
     Raises:
         InputError: the file is cut off or damaged; the message has the position.
     """
-    with path.open("rb") as file:
+    with _opened(path) as file:
         while True:
             position = file.tell()
             payload = _read(file, path)
@@ -44,7 +44,7 @@ def read_record(path: Path, offset: int) -> bytes:
     Raises:
         InputError: there is none, or it is damaged.
     """
-    with path.open("rb") as file:
+    with _opened(path) as file:
         file.seek(offset)
         payload = _read(file, path)
     if payload is None:
@@ -81,9 +81,11 @@ def make_example(features: Mapping[str, Value]) -> bytes:
     example = _example_class()()
     for name, values in features.items():
         feature = example.features.feature[name]
-        if values and isinstance(values[0], bytes):
+        if not values:
+            continue  # without a kind: TensorFlow refuses an empty list of a kind that it does not expect
+        if isinstance(values[0], bytes):
             feature.bytes_list.value.extend(values)
-        elif values and isinstance(values[0], float):
+        elif isinstance(values[0], float):
             feature.float_list.value.extend(values)
         else:
             feature.int64_list.value.extend(values)
@@ -101,6 +103,13 @@ def encoded_image(path: Path, offset: int) -> bytes:
     if not found or not isinstance(found[0], bytes):
         raise InputError(f"{path}: the record at byte {offset} holds no image/encoded")
     return found[0]
+
+
+def _opened(path: Path) -> BinaryIO:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def _read(file: BinaryIO, path: Path) -> bytes | None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ _REQUIRED = {"images", "annotations", "categories"}
 def is_coco(path: Path) -> bool:
     """Whether the file begins like COCO JSON; broken ones do too, and their reader says what is wrong."""
     with path.open("rb") as file:
-        head = file.read(1 << 16).lstrip()
+        head = file.read(1 << 16).removeprefix(codecs.BOM_UTF8).lstrip()
     return head.startswith(b"{") and any(f'"{key}"'.encode() in head for key in _REQUIRED)
 
 
@@ -39,16 +40,28 @@ def read_coco(path: Path, folders: Sequence[Path], name: str, class_names: Seque
     collector = Collector(name, path.parent, class_names or list(names_by_id.values()))
     if class_names is None:
         ids = list(names_by_id)
-        gaps = [i for i in range(min(ids), max(ids)) if i not in names_by_id] if _whole(ids) else []
-        if gaps:
+        if _whole(ids) and max(ids) - min(ids) >= len(ids):
             collector.problem("category ids with gaps", path, f"ids {_few(ids)} became 0…{len(ids) - 1}, by name")
     objects = _objects(content["annotations"], names_by_id, path, collector)
-    listed = {image.get("id") for image in content["images"] if isinstance(image, dict)}
+    ids_listed = (image.get("id") for image in content["images"] if isinstance(image, dict))
+    listed = {i for i in ids_listed if isinstance(i, Hashable)}
     for image_id in [i for i in objects if i not in listed]:
         where = objects.pop(image_id)[0].where
         collector.problem("label unreadable", where, f"image_id {image_id!r} is not among the images; left out")
+    seen: set[Any] = set()
     for i, image in enumerate(content["images"]):
-        _add_image(image, f"{path}, images[{i}]", folders, objects, collector)
+        where = f"{path}, images[{i}]"
+        try:
+            image_id, file_name = image["id"], str(image["file_name"])
+            again = image_id in seen
+            seen.add(image_id)
+        except (TypeError, KeyError) as error:
+            collector.problem("label unreadable", where, f"expected an id and a file_name ({error!r}); left out")
+            continue
+        if again:
+            collector.problem("image repeated", where, f"id {image_id!r} is used more than once; the first one counts")
+            continue
+        _add_image(image, file_name, where, folders, objects.get(image_id, []), collector)
     return collector.dataset()
 
 
@@ -72,6 +85,7 @@ def _categories(categories: list[Any], path: Path) -> dict[Any, str]:
     for i, category in enumerate(categories):
         try:
             category_id, name = category["id"], str(category["name"])
+            hash(category_id)
         except (TypeError, KeyError) as error:
             raise InputError(f"{path}, categories[{i}]: expected an id and a name, got {category!r}") from error
         if category_id in found or name in found.values():
@@ -101,15 +115,15 @@ def _objects(
             x, y, w, h = (float(value) for value in annotation["bbox"])
             image_id, category = annotation["image_id"], annotation["category_id"]
             area = annotation.get("area")
-            found[image_id].append(
-                RawObject(
-                    where,
-                    (x, y, x + w, y + h),
-                    names_by_id.get(category, f"category {category!r}"),
-                    area=None if area is None else float(area),
-                    crowd=bool(annotation.get("iscrowd", 0)),
-                )
+            raw = RawObject(
+                where,
+                (x, y, x + w, y + h),
+                names_by_id.get(category, f"category {category!r}"),
+                area=None if area is None else float(area),
+                crowd=bool(annotation.get("iscrowd", 0)),
+                difficult=bool(annotation.get("difficult", 0)),  # phidet's own key, for data that was VOC's
             )
+            found[image_id].append(raw)
         except (TypeError, KeyError, ValueError, AttributeError) as error:
             what = f"expected image_id, category_id and bbox [x, y, width, height] ({error!r}); left out"
             collector.problem("label unreadable", where, what)
@@ -117,20 +131,22 @@ def _objects(
 
 
 def _add_image(
-    image: Any, where: str, folders: Sequence[Path], objects: dict[Any, list[RawObject]], collector: Collector
+    image: dict[str, Any],
+    file_name: str,
+    where: str,
+    folders: Sequence[Path],
+    objects: Sequence[RawObject],
+    collector: Collector,
 ) -> None:
-    try:
-        image_id, file_name = image["id"], str(image["file_name"])
-    except (TypeError, KeyError) as error:
-        collector.problem("label unreadable", where, f"expected an id and a file_name ({error!r}); left out")
-        return
-    source = next((folder / file_name for folder in folders if (folder / file_name).is_file()), None)
+    names = dict.fromkeys((file_name, file_name.replace("\\", "/")))  # the second: written on Windows
+    tries = (folder / name for name in names for folder in folders)
+    source = next((path for path in tries if path.is_file()), None)
     if source is None:
         tried = ", ".join(str(folder) for folder in folders)
         collector.problem("image missing", where, f"no {file_name} in {tried}; left out")
         return
     height, width = image.get("height"), image.get("width")
-    if isinstance(height, int) and isinstance(width, int) and height > 0 and width > 0:
+    if isinstance(height, int) and isinstance(width, int) and 0 < height < 2**31 and 0 < width < 2**31:
         size = height, width
     else:
         try:
@@ -138,4 +154,4 @@ def _add_image(
         except InputError as error:
             collector.problem("image unreadable", source, f"{error}; left out")
             return
-    collector.add(file_name, source, size, objects.get(image_id, []))
+    collector.add(file_name, source, size, objects)

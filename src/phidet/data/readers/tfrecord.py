@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
 
 from phidet.data.dataset import Collector, Dataset, RawObject
 from phidet.data.images import RecordImage, image_size
@@ -14,6 +13,7 @@ from phidet.errors import InputError
 
 _BOX = tuple(f"image/object/bbox/{side}" for side in ("xmin", "ymin", "xmax", "ymax"))
 _LABEL, _TEXT = "image/object/class/label", "image/object/class/text"
+MOST_CLASSES = 10_000
 
 
 def scan_class_names(shards: Sequence[Path]) -> list[str]:
@@ -25,9 +25,12 @@ def scan_class_names(shards: Sequence[Path]) -> list[str]:
     names: dict[int, str] = {}
     for shard in shards:
         for _, payload in _records(shard, None):
-            example = parse_example(payload)
+            try:
+                example = parse_example(payload)
+            except InputError:
+                continue  # told when the record is read
             for label, text in zip_longest(example.get(_LABEL, []), example.get(_TEXT, [])):
-                if isinstance(label, int) and label >= 1:
+                if isinstance(label, int) and 1 <= label <= MOST_CLASSES:
                     name = text.decode("utf-8", "replace") if isinstance(text, bytes) and text else f"class-{label - 1}"
                     if names.setdefault(label, name) != name:
                         raise InputError(f"{shard}: label {label} is both {names[label]!r} and {name!r}")
@@ -50,16 +53,22 @@ def read_tfrecord(
     for shard in shards:
         for offset, payload in _records(shard, collector):
             where = f"{shard}, byte {offset}"
+            source = RecordImage(shard, offset)
             try:
                 example = parse_example(payload)
-                size = _size(example, RecordImage(shard, offset))
+                size = _size(example, source)
+                if not _texts(example, "image/encoded"):
+                    raise InputError("it holds no image/encoded")
             except InputError as error:
                 collector.problem("image unreadable", where, f"{error}; left out")
                 continue
-            file_name = _first(example, "image/filename", b"") or _first(example, "image/source_id", b"")
-            image_name = file_name.decode("utf-8", "replace") or f"{shard.name}@{offset}"
-            objects = list(_objects(example, size, own_names, where))
-            collector.add(image_name, RecordImage(shard, offset), size, objects)
+            try:
+                name_of_image = _name(example, f"{shard.name}@{offset}")
+                objects = _objects(example, size, own_names, where)
+            except InputError as error:  # an image without its objects would teach that there are none
+                collector.problem("label unreadable", where, f"{error}; left out")
+                continue
+            collector.add(name_of_image, source, size, objects)
     return collector.dataset()
 
 
@@ -72,34 +81,61 @@ def _records(shard: Path, collector: Collector | None) -> Iterator[tuple[int, by
             collector.problem("label unreadable", shard, f"{error}; the rest of the file is left out")
 
 
-def _first(example: dict[str, Value], key: str, default: Any) -> Any:
-    values = example.get(key)
-    return values[0] if values else default
+def _texts(example: dict[str, Value], key: str) -> list[bytes]:
+    return [value for value in _of_kind(example, key, bytes) if isinstance(value, bytes)]
+
+
+def _numbers(example: dict[str, Value], key: str) -> list[float]:
+    return [value for value in _of_kind(example, key, float, int) if isinstance(value, float | int)]
+
+
+def _whole(example: dict[str, Value], key: str) -> list[int]:
+    return [value for value in _of_kind(example, key, int) if isinstance(value, int)]
+
+
+def _of_kind(example: dict[str, Value], key: str, *kinds: type) -> Value:
+    values = example.get(key, [])
+    if values and not isinstance(values[0], kinds):
+        raise InputError(f"{key} should hold {kinds[0].__name__}, it holds {type(values[0]).__name__}")
+    return values
+
+
+def _name(example: dict[str, Value], otherwise: str) -> str:
+    names = [*_texts(example, "image/filename"), *_texts(example, "image/source_id")]
+    return next((name.decode("utf-8", "replace") for name in names if name), otherwise)
 
 
 def _size(example: dict[str, Value], source: RecordImage) -> tuple[int, int]:
-    height, width = _first(example, "image/height", 0), _first(example, "image/width", 0)
-    return (height, width) if height > 0 and width > 0 else image_size(source)
+    size = [*_whole(example, "image/height")[:1], *_whole(example, "image/width")[:1]]
+    return (size[0], size[1]) if len(size) == 2 and 0 < min(size) <= max(size) < 2**31 else image_size(source)
 
 
 def _objects(
     example: dict[str, Value], size_hw: tuple[int, int], own_names: Sequence[str], where: str
-) -> Iterator[RawObject]:
+) -> list[RawObject]:
+    """The objects of a record.
+
+    Raises:
+        InputError: its lists are of different lengths or of wrong kinds.
+    """
     height, width = size_hw
-    labels: list[Any] = list(example.get(_LABEL, []))
-    columns: list[list[Any]] = [list(example.get(key, [])) for key in _BOX]
-    count = min(len(column) for column in [labels, *columns])
-    areas: list[Any] = list(example.get("image/object/area", []))
-    crowds: list[Any] = list(example.get("image/object/is_crowd", []))
-    hard: list[Any] = list(example.get("image/object/difficult", []))
-    for i in range(count):
-        x1, y1, x2, y2 = (column[i] for column in columns)
-        known = 1 <= labels[i] <= len(own_names)
-        yield RawObject(
-            f"{where}, object {i + 1}",
-            (x1 * width, y1 * height, x2 * width, y2 * height),
-            own_names[labels[i] - 1] if known else f"label {labels[i]}",
-            area=areas[i] if i < len(areas) else None,
-            crowd=bool(crowds[i]) if i < len(crowds) else False,
-            difficult=bool(hard[i]) if i < len(hard) else False,
+    labels, columns = _whole(example, _LABEL), [_numbers(example, key) for key in _BOX]
+    lengths = [len(labels), *map(len, columns)]
+    if len(set(lengths)) > 1:
+        raise InputError(f"it has {lengths[0]} labels for {', '.join(map(str, lengths[1:]))} xmin, ymin, xmax, ymax")
+    areas = _numbers(example, "image/object/area")
+    crowds = _whole(example, "image/object/is_crowd")
+    hard = _whole(example, "image/object/difficult")
+    objects = []
+    for i, (label, x1, y1, x2, y2) in enumerate(zip(labels, *columns, strict=True)):
+        objects.append(
+            RawObject(
+                f"{where}, object {i + 1}",
+                (x1 * width, y1 * height, x2 * width, y2 * height),
+                own_names[label - 1] if 1 <= label <= len(own_names) else f"label {label}",
+                area=areas[i] if i < len(areas) else None,
+                crowd=bool(crowds[i]) if i < len(crowds) else False,
+                difficult=bool(hard[i]) if i < len(hard) else False,
+            )
         )
+    return objects

@@ -14,6 +14,7 @@ from phidet.data.images import EXTENSIONS, image_size
 from phidet.errors import InputError
 
 IMAGE_FOLDER = "JPEGImages"
+_NOT_XML = (OSError, ElementTree.ParseError, ValueError, LookupError)  # the last two: of an unknown encoding
 
 
 def scan_class_names(files: Iterable[Path]) -> list[str]:
@@ -22,7 +23,7 @@ def scan_class_names(files: Iterable[Path]) -> list[str]:
     for file in files:
         try:
             root = ElementTree.parse(file).getroot()
-        except (OSError, ElementTree.ParseError):
+        except _NOT_XML:
             continue
         names |= {name for o in root.iter("object") if (name := (o.findtext("name") or "").strip())}
     return sorted(names)
@@ -49,7 +50,7 @@ def _add(file: Path, root: Path, collector: Collector) -> None:
     except FileNotFoundError:
         collector.problem("label unreadable", file, "listed in the split, but there is no such file; left out")
         return
-    except (OSError, ElementTree.ParseError) as error:
+    except _NOT_XML as error:
         collector.problem("label unreadable", file, f"not XML that can be read ({error}); left out")
         return
     source = _image(file, tree.findtext("filename") or "")
@@ -57,14 +58,7 @@ def _add(file: Path, root: Path, collector: Collector) -> None:
         collector.problem("image missing", file, f"no image {file.stem} in {IMAGE_FOLDER} or beside it; left out")
         return
     try:
-        size = _number(tree, "size/height"), _number(tree, "size/width")
-        size_hw = (int(size[0]), int(size[1])) if min(size) >= 1 else image_size(source)
-    except ValueError:
-        try:
-            size_hw = image_size(source)
-        except InputError as error:
-            collector.problem("image unreadable", source, f"{error}; left out")
-            return
+        size_hw = _labelled_size(tree) or image_size(source)
     except InputError as error:
         collector.problem("image unreadable", source, f"{error}; left out")
         return
@@ -81,6 +75,15 @@ def _add(file: Path, root: Path, collector: Collector) -> None:
         objects.append(RawObject(where, (x1, y1, x2, y2), class_name, difficult=difficult))
     name = str(source.relative_to(root)) if source.is_relative_to(root) else source.name
     collector.add(name, source, size_hw, objects)
+
+
+def _labelled_size(tree: ElementTree.Element) -> tuple[int, int] | None:
+    """(height, width) as the labels tell it; many tools leave it out or write zeros."""
+    try:
+        height, width = _number(tree, "size/height"), _number(tree, "size/width")
+    except ValueError:
+        return None
+    return (int(height), int(width)) if 1 <= height < 2**31 and 1 <= width < 2**31 else None
 
 
 def _image(file: Path, file_name: str) -> Path | None:

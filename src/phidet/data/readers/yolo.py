@@ -13,6 +13,8 @@ from phidet.data.dataset import Collector, Dataset, RawObject
 from phidet.data.images import EXTENSIONS, image_size
 from phidet.errors import InputError
 
+MOST_CLASSES = 10_000
+
 
 class Item(NamedTuple):
     """An image file and the file with its labels, which may not exist."""
@@ -105,11 +107,14 @@ def followed(path: Path) -> Path:
 
 
 def count_classes(items: Sequence[Item]) -> int:
-    """One more than the largest class id in the labels, for folders that name no classes."""
+    """One more than the largest class id in the labels, for folders that name no classes.
+
+    Ids from ``MOST_CLASSES`` on are mistakes, and are told as such when the labels are read.
+    """
     largest = -1
     for item in items:
         for _, numbers in _lines(item.label):
-            if numbers and numbers[0].is_integer():
+            if numbers and numbers[0].is_integer() and numbers[0] < MOST_CLASSES:
                 largest = max(largest, int(numbers[0]))
     return largest + 1
 
@@ -180,7 +185,7 @@ def _lines(file: Path) -> Iterator[tuple[int, list[float] | None]]:
     """Line number and numbers of every line that is not empty; ``None`` where they are not numbers."""
     if not file.is_file():
         return
-    for i, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+    for i, line in enumerate(file.read_text(encoding="utf-8-sig", errors="replace").splitlines(), start=1):
         if line.strip():
             try:
                 yield i, [float(word) for word in line.split()]

@@ -1,0 +1,73 @@
+"""``phidet convert-data``."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from phidet.errors import ConfigError
+
+if TYPE_CHECKING:
+    from phidet.data.dataset import Dataset, Problem
+    from phidet.data.layouts import DataFolder
+
+SHOWN = 5  # problems of each kind
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``phidet convert-data``."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = (
+        "reads: COCO JSON, Pascal VOC, YOLO, TFRecord, recognised by looking\n"
+        "The original stays as it is; the target appears whole or not at all."
+    )
+    parser.add_argument("data", type=Path, metavar="DATA", help="a data folder, or its JSON, YAML or TFRecord file")
+    parser.add_argument("out", type=Path, metavar="OUT", help="the folder to write; it must not exist, or be empty")
+    parser.add_argument("--to", required=True, choices=["coco", "tfrecord"], help="what to write")
+    parser.add_argument("--split", nargs="+", metavar="NAME", help="only these splits (all)")
+    parser.add_argument("--images-per-shard", type=int, metavar="N", help="for tfrecord (1000)")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Converts and says what was written and what was left out."""
+    from phidet.data.layouts import open_data
+    from phidet.data.write import write_coco, write_tfrecord
+
+    if args.images_per_shard is not None and args.to != "tfrecord":
+        raise ConfigError("--images-per-shard belongs to --to tfrecord")
+    folder = open_data(args.data)
+    datasets = _read(folder, args.split or folder.splits)
+    if args.to == "coco":
+        written = write_coco(datasets, args.out)
+    else:
+        shard = {} if args.images_per_shard is None else {"images_per_shard": args.images_per_shard}
+        written = write_tfrecord(datasets, args.out, **shard)
+    print(f"read  {args.data} ({folder.layout}), {len(next(iter(datasets.values())).class_names)} classes")
+    print(f"wrote {args.out} ({args.to}), {len(written.files)} label files")
+    for split, images in written.images.items():
+        print(f"      {split}: {images:,} images, {written.objects[split]:,} objects")
+    # A file that several splits list tells its problems in each of them.
+    _print_problems(list(dict.fromkeys([p for d in datasets.values() for p in d.problems] + written.problems)))
+
+
+def _read(folder: DataFolder, splits: Sequence[str]) -> dict[str, Dataset]:
+    """The splits, with the same classes in all of them."""
+    datasets = {split: folder.read(split) for split in dict.fromkeys(splits)}
+    names = list(dict.fromkeys(name for dataset in datasets.values() for name in dataset.class_names))
+    return {
+        split: dataset if list(dataset.class_names) == names else folder.read(split, names)
+        for split, dataset in datasets.items()
+    }
+
+
+def _print_problems(problems: Sequence[Problem]) -> None:
+    for kind, count in Counter(problem.kind for problem in problems).most_common():
+        print(f"\n{kind}: {count:,}")
+        some = [problem for problem in problems if problem.kind == kind][:SHOWN]
+        for problem in some:
+            print(f"  {problem.where}: {problem.what}")
+        if count > len(some):
+            print(f"  and {count - len(some):,} more")

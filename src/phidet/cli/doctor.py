@@ -1,0 +1,247 @@
+"""``phidet doctor``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from phidet.cli.info import image_size
+from phidet.config import ModelConfig, replace
+from phidet.errors import InputError, PhidetError
+from phidet.family import detector_config
+from phidet.tables import or_dash, table
+
+if TYPE_CHECKING:
+    from phidet.doctor.examine import Examination
+    from phidet.doctor.facts import Report, SplitFacts
+
+EPILOG = """reads COCO JSON, Pascal VOC, YOLO and TFRecord; tells them apart by looking
+
+examples:
+  phidet doctor my-data                               the report
+  phidet doctor my-data --out look --fix clean-data   pictures, and a clean copy
+  phidet doctor my-data --model efficientdet-d0 --image-size 640
+
+--fix leaves out: images that cannot be decoded or have not the size that their labels say; boxes that are there
+twice; exact copies of images (a picture in several splits stays in test or val and leaves train). Near copies stay.
+
+exit code: 0 with warnings or notes only; 3 with errors, which training stumbles over: a split that cannot be read or
+is empty, no objects, images that cannot be decoded or have not the size that their labels say.
+"""
+_LAYOUTS = {"coco": "COCO JSON", "voc": "Pascal VOC", "yolo": "YOLO", "tfrecord": "TFRecord"}
+_MOST_CLASSES = 12
+_WIDTH = 110
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``phidet doctor``."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = EPILOG
+    parser.add_argument("data", type=Path, metavar="DATA", help="a data folder, or its JSON or YAML file")
+    parser.add_argument(
+        "--model", default="efficientdet-lite0", metavar="NAME", help="whose anchors to try (efficientdet-lite0)"
+    )
+    parser.add_argument("--image-size", type=image_size, metavar="N|HxW", help="input in pixels (the model's own)")
+    parser.add_argument("--fast", action="store_true", help="read headers only; no near copies, no damaged pixels")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="write sheets of pictures and histograms (PNG)")
+    parser.add_argument("--fix", type=Path, metavar="OUT", help="write a clean copy (COCO JSON); DATA stays as it is")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="which samples the sheets show (0)")
+    parser.add_argument("--most", type=int, default=3, metavar="N", help="findings of a kind to print (3)")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Examines, prints, draws and writes what was asked for; errors end in exit code 3."""
+    from phidet.doctor.examine import examine
+
+    if args.fix is not None:
+        from phidet.doctor.fix import check_target
+
+        check_target(args.data, args.fix)  # now, not after minutes
+    config = detector_config(args.model)
+    if args.image_size is not None:
+        config = replace(config, {"image_size_hw": args.image_size})
+    examination = examine(args.data, config, decode=not args.fast)
+    report = examination.report
+    if args.json:
+        print(msgspec.json.format(msgspec.json.encode(report)).decode())
+    else:
+        print(text(report, max(0, args.most)))
+    if args.out is not None:
+        _draw(examination, config, args)
+    if args.fix is not None:
+        _fix(examination, args.fix)
+    if report.errors:
+        what = "1 error" if report.errors == 1 else f"{report.errors} errors"
+        raise InputError(f"{what} in {args.data} that training stumbles over, named above")
+
+
+def _draw(examination: Examination, config: ModelConfig, args: argparse.Namespace) -> None:
+    from phidet.doctor.charts import write_charts
+    from phidet.doctor.sheets import write_sheets
+
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+        written = write_charts(examination.report, examination.datasets, config, args.out)
+        written += write_sheets(examination, args.out, args.seed)
+    except OSError as error:
+        raise PhidetError(f"cannot write to {args.out}: {error.strerror or error}") from error
+    for path in written:
+        print(f"wrote {path}", file=sys.stderr)
+
+
+def _fix(examination: Examination, out: Path) -> None:
+    from phidet.doctor.fix import write_fixed
+
+    fixed = write_fixed(examination, out)
+    kept = ", ".join(f"{name} {images:,}" for name, images in fixed.splits.items())
+    print(
+        f"wrote {fixed.out}: images {kept}; left out {fixed.faulty:,} that cannot be used, {fixed.copies:,} copies, "
+        f"{fixed.boxes:,} boxes that were there twice",
+        file=sys.stderr,
+    )
+
+
+def text(report: Report, most: int) -> str:
+    """The report for people, with up to ``most`` findings of each kind."""
+    parts = [_head(report), _splits(report), _classes(report), _boxes(report), _anchors(report)]
+    parts += [_findings(report, most), _duplicates(report, most), _advice(report)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _head(report: Report) -> str:
+    unions = [f"{s.name} is {' + '.join(s.made_of)}" for s in report.splits if s.made_of]
+    looked = "every image decoded" if report.decoded else "headers only"
+    size = f"{report.image_size_hw[0]}×{report.image_size_hw[1]}"
+    about = [_LAYOUTS[report.layout], *unions, looked, f"for {report.model} at {size}"]
+    return f"{report.path}\n  " + "; ".join(about)
+
+
+def _splits(report: Report) -> str:
+    columns = ["split", "images", "image size", "objects", "per image", "at most", "images without"]
+    rows = [
+        [
+            s.name,
+            f"{s.images:,}",
+            _sizes(s),
+            f"{s.objects:,}",
+            f"{s.objects_per_image.mean:.1f}",
+            f"{s.objects_per_image.largest:.0f}",
+            f"{s.images_without_objects:,}",
+        ]
+        for s in report.splits
+    ]
+    for name, counts in (
+        ("crowd", [s.crowd for s in report.splits]),
+        ("difficult", [s.difficult for s in report.splits]),
+    ):
+        if any(counts):
+            columns.append(name)
+            rows = [[*row, f"{n:,}"] for row, n in zip(rows, counts, strict=True)]
+    return table(columns, rows) if rows else ""
+
+
+def _sizes(split: SplitFacts) -> str:
+    if not split.image_sizes:
+        return "–"
+    first = split.image_sizes[0]
+    others = len(split.image_sizes) - 1
+    return f"{first.width}×{first.height}" + (f" and {others:,} more" if others else "")
+
+
+def _classes(report: Report) -> str:
+    splits = [s for s in report.splits if not s.made_of]
+    total = {name: sum(s.classes.get(name, 0) for s in splits) for name in report.classes.names}
+    names = sorted(total, key=lambda name: -total[name])
+    shown = names if len(names) <= _MOST_CLASSES else [*names[: _MOST_CLASSES // 2], "…", *names[-_MOST_CLASSES // 2 :]]
+    rows = [
+        ["…", *("" for _ in splits)] if n == "…" else [n, *(f"{s.classes.get(n, 0):,}" for s in splits)] for n in shown
+    ]
+    heading = "class" if len(shown) == len(names) else f"class ({len(names)})"
+    return table([heading, *(s.name for s in splits)], rows) if rows and splits else ""
+
+
+def _boxes(report: Report) -> str:
+    size = f"at {report.image_size_hw[0]}×{report.image_size_hw[1]}"
+    rows = []
+    for s in report.splits:
+        shares = [
+            f"{value / max(1, bins.total):.0%}"
+            for bins in (s.boxes, s.boxes_at_input)
+            for value in (bins.small, bins.medium, bins.large)
+        ]
+        rows.append([s.name, *shares, f"{s.aspects.low:.2g} … {s.aspects.median:.2g} … {s.aspects.high:.2g}"])
+    columns = ["boxes", "small", "medium", "large", f"{size}: small", "medium", "large", "width/height (5, 50, 95 %)"]
+    return table(columns, rows) if rows else ""
+
+
+def _anchors(report: Report) -> str:
+    coverage = report.coverage
+    if coverage is None:
+        return ""
+    trials = [("as it is", coverage.recall, coverage.mean_best_iou)]
+    names = {"scale": "anchor scale {0.anchor_scale:g}", "size": "image size {0.image_size_hw[0]}×{0.image_size_hw[1]}"}
+    for trial in coverage.better:
+        aspects = ", ".join(f"{a:.2g}" for a in trial.aspects)
+        name = names.get(trial.what, "anchor aspects " + aspects).format(trial)
+        trials.append((name, trial.recall, trial.mean_best_iou))
+    rows = [
+        [name, *(or_dash(r, "{:.1%}") for r in (recall.all, recall.small, recall.medium, recall.large)), f"{iou:.2f}"]
+        for name, recall, iou in trials
+    ]
+    columns = ["boxes that an anchor meets", "all", "small", "medium", "large", "mean best IoU"]
+    tiny = ", ".join(f"{n:,} below {limit} px" for limit, n in coverage.smaller_than.items())
+    foot = f"IoU ≥ 0.5, best of all anchors, sizes in the input; of {coverage.boxes:,} boxes {tiny}"
+    return f"{table(columns, rows)}\n{foot}"
+
+
+def _findings(report: Report, most: int) -> str:
+    lines = []
+    for group in report.findings:
+        lines.append(f"{group.kind}: {len(group.items):,}")
+        lines += [f"  {f.where} ({', '.join(f.splits)}): {f.what}" for f in group.items[:most]]
+        lines += _more(len(group.items), most)
+    for title, found in (
+        ("box twice", [f"{b.image} ({b.split}): {b.class_name}, IoU {b.iou:.2f}" for b in report.duplicate_boxes]),
+        ("file used by no split", report.unused_files),
+    ):
+        if found:
+            lines += [f"{title}: {len(found):,}", *(f"  {line}" for line in found[:most]), *_more(len(found), most)]
+    return "\n".join(lines).replace(f"{report.path.rstrip('/')}/", "")  # where and what both name the file
+
+
+def _duplicates(report: Report, most: int) -> str:
+    lines = []
+    for kind in ("same file", "same bytes", "same pixels", "near"):
+        groups = [group for group in report.duplicate_images if group.kind == kind]
+        if groups:
+            lines.append(f"images that are one picture, {kind}: {len(groups):,}")
+            for group in groups[:most]:
+                shown = ", ".join(f"{m.image} ({m.split})" for m in group.members[:4])
+                lines.append(f"  {shown}" + (f" and {len(group.members) - 4} more" if len(group.members) > 4 else ""))
+            lines += _more(len(groups), most)
+    return "\n".join(lines)
+
+
+def _more(total: int, most: int) -> list[str]:
+    return [f"  … {total - most:,} more (--most, --json)"] if total > most else []
+
+
+def _advice(report: Report) -> str:
+    if not report.advice:
+        return "Nothing to complain about."
+    lines = []
+    for advice in report.advice:
+        lines += textwrap.wrap(
+            advice.text,
+            _WIDTH,
+            initial_indent=f"{advice.severity:9}",
+            subsequent_indent=" " * 9,
+            break_long_words=False,
+        )
+    return "\n".join(lines)

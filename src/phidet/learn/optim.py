@@ -1,0 +1,67 @@
+"""Optimizer, learning rate and running average."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from phidet.learn.recipe import Recipe
+
+
+def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """SGD or AdamW over what is not frozen; weight decay on convolution kernels only, as the paper."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    rate = peak_rate(recipe)
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=rate, momentum=0.9)
+    return torch.optim.AdamW(groups, lr=rate)
+
+
+def peak_rate(recipe: Recipe) -> float:
+    """The learning rate after warm-up: linear in the batch for SGD, its square root for AdamW."""
+    batches = recipe.batch_size * recipe.accumulate / 64
+    return recipe.learning_rate * (batches if recipe.optimizer == "sgd" else math.sqrt(batches))
+
+
+def rate_at(step: int, steps_per_epoch: int, recipe: Recipe) -> float:
+    """The learning rate of update ``step`` (from 0): a linear warm-up, then a cosine to 0."""
+    peak, total = peak_rate(recipe), steps_per_epoch * recipe.epochs
+    warmup = min(int(recipe.warmup_epochs * steps_per_epoch), total - 1)
+    if step < warmup:
+        return peak * (0.01 + 0.99 * step / warmup)
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(total - warmup, 1)))
+
+
+class RunningAverage:
+    """Exponential average of weights and statistics, which is what is evaluated and saved.
+
+    Its decay grows with the number of updates, ``min(decay, (1 + n) / (10 + n))``: an average that still remembers the
+    random start ruins short runs.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay, self.updates = decay, 0
+        self.values = {name: tensor.detach().clone() for name, tensor in _floating(model)}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Moves the average towards the model."""
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        for name, tensor in _floating(model):
+            self.values[name].lerp_(tensor, 1 - decay)
+
+    def copy_to(self, model: nn.Module) -> None:
+        """Puts the average into ``model``."""
+        model.load_state_dict(self.values, strict=False)
+
+
+def _floating(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    return ((name, tensor) for name, tensor in model.state_dict().items() if tensor.is_floating_point())

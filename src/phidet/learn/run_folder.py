@@ -1,0 +1,76 @@
+"""What a training run leaves on disk.
+
+best.safetensors, last.safetensors   models, ready to use
+run.json                             recipe, data, seed and versions
+metrics.csv                          one line per epoch
+curves.png                           the same as a picture
+state.pt                             everything that --resume needs; tensors and plain values only
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+
+from phidet.errors import CheckpointError, ConfigError
+from phidet.nn.detector import EfficientDet
+from phidet.weights.native import save_model, write_atomically
+
+STATE, METRICS, RUN = "state.pt", "metrics.csv", "run.json"
+
+
+class RunFolder:
+    """A folder of a run; every file in it is written as a whole or not at all."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def create(self, about: msgspec.Struct) -> None:
+        """Makes the folder and writes ``run.json``.
+
+        Raises:
+            ConfigError: there is a run in it already.
+        """
+        if (self.path / RUN).exists():
+            raise ConfigError(f"{self.path} holds a run already: continue it with --resume, or choose another folder")
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.path / RUN, msgspec.json.format(msgspec.json.encode(about)))
+
+    def save_model(self, model: EfficientDet, name: str) -> None:
+        """Writes ``NAME.safetensors``."""
+        save_model(model, self.path / f"{name}.safetensors")
+
+    def save_metrics(self, rows: list[dict[str, float]]) -> None:
+        """Writes all rows so far; a row may lack what was not measured."""
+        text = io.StringIO()
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({key: f"{value:.6g}" for key, value in row.items()} for row in rows)
+        write_atomically(self.path / METRICS, text.getvalue().encode())
+
+    def save_state(self, state: dict[str, Any]) -> None:
+        """Writes what a resumed run starts from."""
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        write_atomically(self.path / STATE, buffer.getvalue())
+
+    def load_state(self) -> dict[str, Any]:
+        """What :meth:`save_state` wrote last.
+
+        Raises:
+            CheckpointError: there is nothing to resume from, or it is damaged.
+        """
+        path = self.path / STATE
+        if not path.is_file():
+            raise CheckpointError(f"there is no run to resume in {self.path}: {STATE} is missing")
+        try:
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises whatever its reader stumbles over
+            raise CheckpointError(f"{path} is damaged: {error}. Start over in another folder") from error
+        return state

@@ -91,7 +91,7 @@ def assert_equal_to_pycocotools(dataset: Dataset, found: list[Detections]) -> Co
     return report
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=60)
 @given(seeds, st.integers(2, 6), st.integers(1, 40), st.booleans())
 def test_the_figures_are_pycocotools(seed: int, classes: int, most: int, ties: bool) -> None:
     dataset = a_dataset(seed, images=6, classes=classes, most=10, difficult=0.1)

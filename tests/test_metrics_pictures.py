@@ -19,7 +19,7 @@ from phidet.metrics.mistakes import Mistake, worst_mistakes
 from phidet.metrics.plots import confusion_figure, pr_figure, save_figure, size_figure
 
 
-@pytest.mark.parametrize("classes", [1, 3, 30, 31, 120])
+@pytest.mark.parametrize("classes", [1, 3, 29, 30, 120])
 def test_every_figure_can_be_drawn(classes: int, tmp_path: Path) -> None:
     dataset = a_dataset(1, images=6, classes=classes + 1, most=40)
     found = some_detections(dataset, 2)
@@ -34,7 +34,7 @@ def test_every_figure_can_be_drawn(classes: int, tmp_path: Path) -> None:
         with Image.open(path) as image:
             assert min(image.size) > 300
     cells = pictures[1].axes[0].texts
-    assert bool(cells) == (classes + 1 <= 30)
+    assert (len(cells) > 1) == (classes < 30)  # one is the subtitle
 
 
 def test_figures_of_nothing_can_be_drawn(tmp_path: Path) -> None:

@@ -245,7 +245,7 @@ def test_published_figures_stand_beside_what_they_were_published_for() -> None:
 def test_necks() -> None:
     """Each graph's cost beside FPN's. Later cells are all 64 wide, so there the ratio is that of nodes, by level.
 
-    The paper's ratios (table 4) are carried along, but its FPN and PANet have full 3×3 convolutions, so only the
+    The paper's ratios (table 5) are carried along, but not the channels and repeats behind them, so only the
     order of the separable ones can be compared: NAS-FPN has the fewest parameters, BiFPN the fewest multiply-adds,
     the fully connected one the most of both, and weights for the fusion cost next to nothing.
     """

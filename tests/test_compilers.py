@@ -154,3 +154,16 @@ def test_bf16_trains(name: str) -> None:
         assert torch.cosine_similarity(*gradients, dim=0) > 0.8
     assert all(b.dtype in (torch.float32, torch.int64) for b in network.buffers())
     assert all(b.isfinite().all() for b in network.buffers())
+
+
+@pytest.mark.slow
+def test_one_compiled_network_takes_every_size() -> None:
+    """Sizes stay symbols in the traced graph; a padding that branches on them never finishes tracing."""
+    model = create_model("efficientdet-lite0").eval()
+    randomise(model)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True, dynamic=True)
+    with torch.inference_mode():
+        for height, width in ((160, 192), (221, 333), (300, 140)):
+            images = torch.randn(1, 3, height, width)
+            for ours, theirs in zip(compiled(images), model(images), strict=True):
+                torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5 * float(theirs.std()))

@@ -87,7 +87,7 @@ def test_bifpn() -> None:
 
 
 def test_fully_connected() -> None:
-    """1911.09070, table 4's fourth row: every output sees every input directly."""
+    """1911.09070, table 5: every output sees every input directly."""
     graph = build_graph("fully-connected-fpn", 3, 5)
     assert described(graph) == [f"P{level}' = P3 + P4 + P5" for level in (3, 4, 5)]
 

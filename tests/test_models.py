@@ -442,3 +442,23 @@ def test_weights_bring_their_classes_to_a_name_and_only_weights_to_a_config(tmp_
         create_model(replace(mine, {"class_names": ("x", "y")}), pretrained=path)
     fresh = create_model(replace(mine, {"class_names": ("x", "y")}), pretrained=path, replace_head=True)
     assert fresh.config.num_classes == 2
+
+
+@pytest.mark.parametrize("wrong", [True, 3, "imagenet"])
+def test_pretrained_of_another_kind(wrong: object) -> None:
+    with pytest.raises(ConfigError, match='"backbone" or "coco"'):
+        create_model("efficientdet-lite0", pretrained=wrong)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match='or "imagenet"'):
+        create_classifier("efficientnet-lite0", pretrained="backbone")
+
+
+def test_class_names_have_an_order() -> None:
+    with pytest.raises(ConfigError, match="list of names"):
+        create_model("efficientdet-lite0", class_names={"cat", "dog"})  # type: ignore[arg-type]
+
+
+def test_a_fresh_predictor_is_said_aloud(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    save_model(create_model(small()), tmp_path / "m.safetensors")
+    create_model(small(), num_classes=2, pretrained=tmp_path / "m.safetensors", replace_head=True)
+    assert [r.levelname for r in caplog.records] == ["WARNING"]
+    assert "starts fresh" in caplog.text

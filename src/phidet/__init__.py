@@ -50,7 +50,7 @@ def __getattr__(name: str) -> object:
     except ModuleNotFoundError as error:
         extra = extra_of(error.name or "")
         if extra is not None:
-            raise MissingExtraError(f"phidet.{name}", extra) from error
+            raise MissingExtraError(f"phidet.{name}", extra) from None
         raise
 
 

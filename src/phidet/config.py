@@ -207,7 +207,7 @@ def check_class_names(names: Sequence[str]) -> tuple[str, ...]:
     Raises:
         ConfigError: none, an empty one, or one that occurs twice.
     """
-    _require(not isinstance(names, str), f"class_names must be a list of names, got one string {names!r}")
+    _require(isinstance(names, list | tuple), f"class_names must be a list of names, got {_kind(names)} {names!r}")
     _require(len(names) >= 1, "a model needs at least one class, got none")
     seen: dict[str, int] = {}
     for i, name in enumerate(names):
@@ -215,6 +215,10 @@ def check_class_names(names: Sequence[str]) -> tuple[str, ...]:
         _require(name not in seen, f"class names must differ: {name!r} is both {seen.get(name)} and {i}")
         seen[name] = i
     return tuple(names)
+
+
+def _kind(value: object) -> str:
+    return "one string" if isinstance(value, str) else f"a {type(value).__name__}"
 
 
 def default_class_names(num_classes: int) -> tuple[str, ...]:

@@ -30,7 +30,7 @@ from phidet.family import (
 )
 from phidet.nn.detector import Classifier, EfficientDet
 from phidet.weights.download import fetch
-from phidet.weights.load import Source, adapt_classifier_config, adapt_config, load_into, open_source
+from phidet.weights.load import LoadReport, Source, adapt_classifier_config, adapt_config, load_into, open_source
 from phidet.weights.zoo import backbone_file, detector_file
 
 log = logging.getLogger("phidet")
@@ -51,7 +51,8 @@ def create_model(
 
     Args:
         model: a published name ("efficientdet-d0" … "-d7x", "efficientdet-lite0" … "-lite4", "-lite3x"), or a config,
-            which is built as it is: ``pretrained`` brings weights to it and nothing else.
+            which is built as it is: ``pretrained`` brings weights to it, and nothing else but the anchor aspects of
+            a foreign file where the config has the default ones.
         phi: instead of a name, the compound coefficient, −2 to 10, whole or not; 0 is D0, −1 is half as expensive.
         family: what ``phi`` scales: a name from ``phidet.family.FAMILIES`` ("efficientdet" unless given) or a
             ``Family`` of your own.
@@ -74,7 +75,10 @@ def create_model(
     config = base
     if source is not None and source.is_detector:
         fitted = _fit_to_source(base, source)
-        config = base if isinstance(model, ModelConfig) else fitted
+        if not isinstance(model, ModelConfig):
+            config = fitted
+        elif source.config is None:
+            config = replace(base, {"anchors": fitted.anchors})
         if class_names is None and num_classes == config.num_classes:
             names = config.class_names  # the count only confirms what the file says
     if names is not None:
@@ -83,7 +87,7 @@ def create_model(
         config = replace(config, {"image_size_hw": parse_image_size(image_size)})
     network = EfficientDet(config)
     if source is not None:
-        log.info("%s: %s", config.name, load_into(network, source, replace_head))
+        _say(config.name, load_into(network, source, replace_head))
     return network
 
 
@@ -114,6 +118,8 @@ def create_classifier(
     base = _classifier_base(model, phi, family)
     names = _class_names(num_classes, class_names)
     source = None
+    if pretrained is not None:
+        _check_pretrained(pretrained, "backbone", '"imagenet"')
     if pretrained == "imagenet":
         source = open_source(imagenet_path(base.name))
     elif pretrained is not None:
@@ -128,8 +134,13 @@ def create_classifier(
         config = replace(config, {"class_names": names})
     network = Classifier(config)
     if source is not None:
-        log.info("%s: %s", config.name, load_into(network, source, replace_head))
+        _say(config.name, load_into(network, source, replace_head))
     return network
+
+
+def _say(name: str, report: LoadReport) -> None:
+    """What was loaded; a predictor that starts fresh is worth a warning, which shows without any set-up."""
+    log.log(logging.WARNING if report.fresh else logging.INFO, "%s: %s", name, report)
 
 
 def parse_image_size(size: int | tuple[int, int]) -> tuple[int, int]:
@@ -203,11 +214,17 @@ def _detector_source(
 ) -> Source | None:
     if pretrained is None:
         return None
+    _check_pretrained(pretrained, "imagenet", '"backbone" or "coco"')
     if pretrained == "coco":
         return open_source(fetch(detector_file(config.name)))
     if pretrained == "backbone":
         return open_source(imagenet_path(_backbone_name(config, model)))
     return open_source(pretrained)
+
+
+def _check_pretrained(pretrained: object, others_word: str, choices: str) -> None:
+    if not isinstance(pretrained, str | Path) or pretrained == others_word:
+        raise ConfigError(f"pretrained must be the path of a weight file, or {choices}, got {pretrained!r}")
 
 
 def _backbone_name(config: ModelConfig, model: str | ModelConfig | None) -> str:

@@ -62,7 +62,7 @@ def check_phi(phi: float) -> float:
     if isinstance(phi, bool) or not isinstance(phi, int | float) or not low <= phi <= high:
         raise ConfigError(
             f"phi must be a number from {low:g} to {high:g}, got {phi!r}: "
-            "0 is EfficientDet-D0, each step of 1 about doubles the cost"
+            "0 is EfficientDet-D0, each step of 1 costs two to three times as much"
         )
     return float(phi)
 

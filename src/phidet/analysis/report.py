@@ -75,7 +75,7 @@ def describe_detector(config: ModelConfig, input_hw: tuple[int, int] | None = No
     """Levels, anchors, fields and costs of a detector at ``input_hw``, its own size by default."""
     size = input_hw or config.image_size_hw
     parts = count_costs(config, size)
-    comparable = size == config.image_size_hw and config.num_classes == 90
+    comparable = size == config.image_size_hw and config.num_classes == 90 and _is_published(config)
     return DetectorReport(
         name=config.name,
         input_hw=size,
@@ -85,6 +85,19 @@ def describe_detector(config: ModelConfig, input_hw: tuple[int, int] | None = No
         parts=parts,
         total=total(parts),
         published=DETECTORS.get(config.name) if comparable else None,
+    )
+
+
+def _is_published(config: ModelConfig) -> bool:
+    """Whether the config is the published network of its name, and not another one that kept the name."""
+    if config.name not in DETECTOR_NAMES:
+        return False
+    published = detector_config(config.name)
+    return (config.feature_network, config.head_layers, config.backbone.width, config.backbone.depth) == (
+        published.feature_network,
+        published.head_layers,
+        published.backbone.width,
+        published.backbone.depth,
     )
 
 

@@ -44,11 +44,25 @@ class SameConv2d(nn.Conv2d):
         """(B, in, H, W) → (B, out, ⌈H / stride⌉, ⌈W / stride⌉)."""
         if self.stride == (1, 1):
             return super().forward(x)
+        if torch.compiler.is_compiling():
+            return F.conv2d(self._pad_traced(x), self.weight, None, self.stride, 0, self.dilation, self.groups)
         top, bottom = same_padding(x.shape[-2], self.kernel_size[0], self.stride[0])
         left, right = same_padding(x.shape[-1], self.kernel_size[1], self.stride[1])
         if top != bottom or left != right:
             x, top, left = F.pad(x, (left, right, top, bottom)), 0, 0
         return F.conv2d(x, self.weight, None, self.stride, (top, left), self.dilation, self.groups)
+
+    def _pad_traced(self, x: Tensor) -> Tensor:
+        """The same padding in whole numbers and without branches, so that sizes may stay symbols in a traced graph."""
+        vertical = _traced_padding(x.shape[-2], self.kernel_size[0], self.stride[0])
+        horizontal = _traced_padding(x.shape[-1], self.kernel_size[1], self.stride[1])
+        return F.pad(x, (*horizontal, *vertical))
+
+
+def _traced_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
+    """:func:`same_padding` for kernels that are no smaller than their stride, where it is never negative."""
+    total = ((size + stride - 1) // stride - 1) * stride + kernel - size
+    return total // 2, total - total // 2
 
 
 def same_max_pool(x: Tensor, stride: int) -> Tensor:
@@ -57,6 +71,9 @@ def same_max_pool(x: Tensor, stride: int) -> Tensor:
     (B, C, H, W) → (B, C, ⌈H / stride⌉, ⌈W / stride⌉). This is how the official code brings a map to a coarser level.
     """
     kernel = stride + 1
+    if torch.compiler.is_compiling():  # as SameConv2d: no branch on a size
+        sides = (*_traced_padding(x.shape[-1], kernel, stride), *_traced_padding(x.shape[-2], kernel, stride))
+        return F.max_pool2d(F.pad(x, sides, value=-math.inf), kernel, stride)
     top, bottom = same_padding(x.shape[-2], kernel, stride)
     left, right = same_padding(x.shape[-1], kernel, stride)
     if top == bottom and left == right:

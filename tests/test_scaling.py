@@ -330,7 +330,8 @@ def test_impossible_phi(phi: object) -> None:
     with pytest.raises(ConfigError) as caught:
         check_phi(phi)  # type: ignore[arg-type]
     assert str(caught.value) == (
-        f"phi must be a number from -2 to 10, got {phi!r}: 0 is EfficientDet-D0, each step of 1 costs two to three times as much"
+        f"phi must be a number from -2 to 10, got {phi!r}: "
+        "0 is EfficientDet-D0, each step of 1 costs two to three times as much"
     )
     for scale in (scaled_detector_config, scaled_classifier_config):
         with pytest.raises(ConfigError, match="phi must be a number"):

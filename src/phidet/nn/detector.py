@@ -35,6 +35,8 @@ class Backbone(Protocol):
 
     def __call__(self, images: Tensor) -> dict[int, Tensor]: ...
 
+    def early_layers(self) -> list[nn.Module]: ...
+
 
 def build_backbone(config: BackboneConfig) -> nn.Module:
     """The backbone that ``config`` describes, with fresh weights; it satisfies :class:`Backbone`."""

@@ -18,6 +18,7 @@ import phidet
 from phidet.errors import PhidetError
 from phidet.learn.curves import draw_curves
 from phidet.learn.loading import EpochSampler
+from phidet.learn.memory import keep_freed_memory
 from phidet.learn.optim import RunningAverage, build_optimizer, rate_at
 from phidet.learn.progress import Progress
 from phidet.learn.recipe import Recipe
@@ -75,6 +76,8 @@ def fit(model: NetworkT, task: Task, recipe: Recipe, settings: RunSettings) -> N
     """
     fabric = Fabric(accelerator=settings.accelerator, devices=settings.devices, precision=recipe.precision)
     fabric.launch()
+    if fabric.device.type == "cpu":
+        keep_freed_memory()
     fabric.seed_everything(settings.seed + fabric.global_rank, verbose=False)
     folder = RunFolder(settings.out)
 
@@ -82,7 +85,7 @@ def fit(model: NetworkT, task: Task, recipe: Recipe, settings: RunSettings) -> N
     averaged.to(fabric.device)
     if recipe.freeze == "backbone":
         model.backbone.requires_grad_(False)
-    optimizer = build_optimizer(model, recipe)
+    optimizer = build_optimizer(model, recipe, fabric.device)
     average = RunningAverage(model, recipe.ema_decay)
     wrapped, optimizer = fabric.setup(model, optimizer)
     for name, tensor in average.values.items():

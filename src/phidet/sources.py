@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 import numpy.typing as npt
 
-from phidet.data.images import EXTENSIONS, AnyImage, read_image
+from phidet.data.images import EXTENSIONS, ImageSource, read_image
 from phidet.errors import ConfigError, InputError, PhidetError
 from phidet.remote import LARGEST_BYTES, fetch_picture
 from phidet.video import EXTENSIONS as VIDEO_EXTENSIONS
@@ -57,7 +57,7 @@ class Unusable(NamedTuple):
 class _Still(NamedTuple):
     source: str
     name: PurePosixPath
-    read: Callable[[], AnyImage]
+    read: Callable[[], ImageSource]
 
 
 class _Video(NamedTuple):
@@ -209,7 +209,7 @@ def _file(path: Path, name: PurePosixPath) -> _Entry:
     return _Still(str(path), name, partial(_of_file, path))
 
 
-def _of_file(path: Path) -> AnyImage:
+def _of_file(path: Path) -> ImageSource:
     """The path where it is a file, what comes out of it where it is a pipe."""
     try:
         mode = path.stat().st_mode

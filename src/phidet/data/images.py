@@ -44,8 +44,6 @@ class RecordImage(NamedTuple):
 
 
 ImageSource = Path | RecordImage
-AnyImage = ImageSource | bytes
-"""Where an image is, or the encoded image itself."""
 
 
 class Encoding(NamedTuple):
@@ -89,23 +87,21 @@ def encoding(source: ImageSource) -> Encoding:
         return Encoding(kind, image.mode, bits, _orientation(image), "transparency" in image.info)
 
 
-def encoded(source: AnyImage) -> bytes:
+def encoded(source: ImageSource) -> bytes:
     """The image as it is stored.
 
     Raises:
         InputError: it is missing or cannot be read.
     """
-    if isinstance(source, bytes):
-        return source
     try:
         return source.read_bytes() if isinstance(source, Path) else encoded_image(source.path, source.offset)
     except FileNotFoundError as error:
-        raise InputError(f"there is no image at {_named(source)}") from error
+        raise InputError(f"there is no image at {source}") from error
     except OSError as error:
-        raise InputError(f"cannot read {_named(source)}: {error.strerror or error}") from error
+        raise InputError(f"cannot read {source}: {error.strerror or error}") from error
 
 
-def read_image(source: AnyImage, labelled_size_hw: tuple[int, int] | None = None) -> npt.NDArray[np.uint8]:
+def read_image(source: ImageSource, labelled_size_hw: tuple[int, int] | None = None) -> npt.NDArray[np.uint8]:
     """The image as RGB, (H, W, 3) uint8.
 
     An EXIF rotation is applied, as viewers and labelling tools do; unless ``labelled_size_hw`` says that the labels
@@ -127,35 +123,27 @@ def read_image(source: AnyImage, labelled_size_hw: tuple[int, int] | None = None
                 turn = 1 if as_stored else orientation
             return _rgb(image.transpose(_UPRIGHT[turn]) if turn in _UPRIGHT else image)
         except _DAMAGE as error:
-            raise InputError(f"{_named(source)} is damaged: {error}. Copy it again, or leave it out") from error
+            raise InputError(f"{source} is damaged: {error}. Copy it again, or leave it out") from error
 
 
-def _named(source: AnyImage) -> str:
-    return f"what was sent ({len(source):,} bytes)" if isinstance(source, bytes) else str(source)
-
-
-def _opened(source: AnyImage) -> Image.Image:
+def _opened(source: ImageSource) -> Image.Image:
     try:
         image = Image.open(source if isinstance(source, Path) else io.BytesIO(encoded(source)))
     except InputError:
         raise
     except FileNotFoundError as error:
-        raise InputError(f"there is no image at {_named(source)}") from error
+        raise InputError(f"there is no image at {source}") from error
     except UnidentifiedImageError as error:
-        raise InputError(
-            f"{_named(source)} is not an image that can be read: expected JPEG, PNG, BMP, WebP or TIFF"
-        ) from error
+        raise InputError(f"{source} is not an image that can be read: expected JPEG, PNG, BMP, WebP or TIFF") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise InputError(f"{_named(source)} is too large to open safely: {error}") from error
+        raise InputError(f"{source} is too large to open safely: {error}") from error
     except _DAMAGE as error:
-        raise InputError(f"cannot read {_named(source)}: {getattr(error, 'strerror', None) or error}") from error
+        raise InputError(f"cannot read {source}: {getattr(error, 'strerror', None) or error}") from error
     # Pillow only warns between its limit and twice that; filters for warnings are not safe in threads.
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and image.width * image.height > limit:
         image.close()
-        raise InputError(
-            f"{_named(source)} is too large to open safely: {image.width}×{image.height}, limit {limit} pixels"
-        )
+        raise InputError(f"{source} is too large to open safely: {image.width}×{image.height}, limit {limit} pixels")
     return image
 
 

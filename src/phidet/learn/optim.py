@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from phidet.learn.recipe import Recipe
 
 
-def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+def build_optimizer(model: nn.Module, recipe: Recipe, device: torch.device) -> torch.optim.Optimizer:
     """SGD or AdamW over what is not frozen; weight decay on convolution kernels only, as the paper."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     groups = [
@@ -19,9 +19,11 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
     rate = peak_rate(recipe)
+    # One pass over each tensor, instead of a dozen small operations; gradients scaled for float16 do not allow it.
+    fused = device.type in ("cpu", "cuda") and recipe.precision != "16-mixed"
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=rate, momentum=0.9)
-    return torch.optim.AdamW(groups, lr=rate)
+        return torch.optim.SGD(groups, lr=rate, momentum=0.9, fused=fused)
+    return torch.optim.AdamW(groups, lr=rate, fused=fused)
 
 
 def peak_rate(recipe: Recipe) -> float:
@@ -55,8 +57,7 @@ class RunningAverage:
         """Moves the average towards the model."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        for name, tensor in _floating(model):
-            self.values[name].lerp_(tensor, 1 - decay)
+        torch._foreach_lerp_(list(self.values.values()), [tensor for _, tensor in _floating(model)], 1 - decay)
 
     def copy_to(self, model: nn.Module) -> None:
         """Puts the average into ``model``."""

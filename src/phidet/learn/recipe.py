@@ -148,14 +148,25 @@ def recipe_named(name: str, num_images: int) -> Recipe:
 def replace(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
     """``recipe`` with some fields changed, checked again.
 
+    Args:
+        recipe: stays as it is.
+        changes: new values by field; of ``augmentation`` and ``loss`` a dict of the fields that change, or a whole one.
+
     Raises:
         ConfigError: a value that cannot be.
         UnknownNameError: no such field.
     """
-    for key in changes:
-        if key not in recipe.__struct_fields__:
-            raise UnknownNameError("recipe key", key, recipe.__struct_fields__)
     try:
-        return msgspec.convert({**msgspec.to_builtins(recipe), **msgspec.to_builtins(changes)}, Recipe)
+        return msgspec.convert(_merged(recipe, msgspec.to_builtins(changes)), Recipe)
     except msgspec.ValidationError as error:
         raise ConfigError(f"recipe: {error}") from error
+
+
+def _merged(settings: msgspec.Struct, changes: dict[str, Any]) -> dict[str, Any]:
+    values: dict[str, Any] = msgspec.to_builtins(settings)
+    for key, value in changes.items():
+        if key not in values:
+            raise UnknownNameError("recipe key", key, values)
+        part = getattr(settings, key)
+        values[key] = _merged(part, value) if isinstance(part, msgspec.Struct) and isinstance(value, dict) else value
+    return values

@@ -14,6 +14,8 @@ from phidet.errors import MissingExtraError, PhidetError
 
 COMMANDS = {
     "doctor": ("phidet.cli.doctor", "say what is wrong with a data set before training on it; a clean copy"),
+    "train": ("phidet.cli.train", "train a detector or a classifier on your own images"),
+    "eval": ("phidet.cli.eval", "measure a model on labelled images: AP, curves, confusion, the worst mistakes"),
     "info": ("phidet.cli.info", "what a model is, costs and sees; the family; draw a feature network"),
     "convert": ("phidet.cli.convert", "turn weights of other projects into a phidet model file, or back"),
     "convert-data": ("phidet.cli.convert_data", "write a data set as COCO JSON or TFRecord, from any layout"),

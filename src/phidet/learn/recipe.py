@@ -72,7 +72,9 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         accumulate: steps whose gradients are summed before an update.
         precision: of the arithmetic; weights and losses stay in 32 bits.
         drop_path: stochastic depth of the backbone; ``None`` leaves the model's own.
-        freeze: "none", or "backbone" to train what stands behind it.
+        freeze: "none"; "early" for the backbone up to level 2, which few pictures teach anything new; or "backbone" to
+            train only what stands behind it. Statistics of frozen parts stay as they are.
+        backbone_rate: factor of the learning rate for the backbone, which has learned already.
         augmentation, loss: what they say.
         patience: evaluations without a better AP after which training stops; ``None`` for never.
         evaluate_every: epochs between evaluations.
@@ -90,7 +92,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     accumulate: int = 1
     precision: Precision = "32-true"
     drop_path: float | None = None
-    freeze: Literal["none", "backbone"] = "none"
+    freeze: Literal["none", "early", "backbone"] = "none"
+    backbone_rate: float = 1.0
     augmentation: Augmentation = Augmentation()
     loss: LossConfig = LossConfig()
     patience: int | None = None
@@ -99,7 +102,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def __post_init__(self) -> None:
         for key in ("epochs", "batch_size", "accumulate", "evaluate_every"):
             _require(getattr(self, key) >= 1, f"{key} must be a whole number ≥ 1, got {getattr(self, key)}")
-        for key in ("learning_rate", "clip_norm"):
+        for key in ("learning_rate", "clip_norm", "backbone_rate"):
             value = getattr(self, key)
             _require(math.isfinite(value) and value > 0, f"{key} must be a number > 0, got {value}")
         _require(0 <= self.ema_decay < 1, f"ema_decay must be in [0, 1), got {self.ema_decay}")
@@ -145,14 +148,25 @@ def recipe_named(name: str, num_images: int) -> Recipe:
 def replace(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
     """``recipe`` with some fields changed, checked again.
 
+    Args:
+        recipe: stays as it is.
+        changes: new values by field; of ``augmentation`` and ``loss`` a dict of the fields that change, or a whole one.
+
     Raises:
         ConfigError: a value that cannot be.
         UnknownNameError: no such field.
     """
-    for key in changes:
-        if key not in recipe.__struct_fields__:
-            raise UnknownNameError("recipe key", key, recipe.__struct_fields__)
     try:
-        return msgspec.convert({**msgspec.to_builtins(recipe), **msgspec.to_builtins(changes)}, Recipe)
+        return msgspec.convert(_merged(recipe, msgspec.to_builtins(changes)), Recipe)
     except msgspec.ValidationError as error:
         raise ConfigError(f"recipe: {error}") from error
+
+
+def _merged(settings: msgspec.Struct, changes: dict[str, Any]) -> dict[str, Any]:
+    values: dict[str, Any] = msgspec.to_builtins(settings)
+    for key, value in changes.items():
+        if key not in values:
+            raise UnknownNameError("recipe key", key, values)
+        part = getattr(settings, key)
+        values[key] = _merged(part, value) if isinstance(part, msgspec.Struct) and isinstance(value, dict) else value
+    return values

@@ -57,7 +57,7 @@ class Unusable(NamedTuple):
 class _Still(NamedTuple):
     source: str
     name: PurePosixPath
-    read: Callable[[], ImageSource]
+    read: Callable[[], ImageSource | bytes]
 
 
 class _Video(NamedTuple):
@@ -209,7 +209,7 @@ def _file(path: Path, name: PurePosixPath) -> _Entry:
     return _Still(str(path), name, partial(_of_file, path))
 
 
-def _of_file(path: Path) -> ImageSource:
+def _of_file(path: Path) -> ImageSource | bytes:
     """The path where it is a file, what comes out of it where it is a pipe."""
     try:
         mode = path.stat().st_mode

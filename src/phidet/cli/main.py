@@ -13,6 +13,7 @@ import phidet
 from phidet.errors import MissingExtraError, PhidetError
 
 COMMANDS = {
+    "detect": ("phidet.cli.detect", "find objects in pictures, folders and videos; draw, list or cut them out"),
     "doctor": ("phidet.cli.doctor", "say what is wrong with a data set before training on it; a clean copy"),
     "info": ("phidet.cli.info", "what a model is, costs and sees; the family; draw a feature network"),
     "convert": ("phidet.cli.convert", "turn weights of other projects into a phidet model file, or back"),

@@ -20,7 +20,7 @@ def film(path: Path, frames: int = 12, height: int = 48, width: int = 64, rate: 
     """A grey of its own for each frame."""
     writer = VideoWriter(path)
     for i in range(frames):
-        writer.write(np.full((height, width, 3), 20 * i, np.uint8), i / rate)
+        writer.write(np.full((height, width, 3), 20 * i % 240, np.uint8), i / rate)
     writer.keep()
     return path
 

@@ -46,6 +46,12 @@ class Picture(NamedTuple):
     frame: int | None = None
     time_s: float | None = None
 
+    def continues(self, previous: Picture | None) -> bool:
+        """Whether it is a later frame of the same video as the picture that came before it."""
+        if self.frame is None or previous is None or previous.frame is None:
+            return False
+        return previous.source == self.source and previous.frame < self.frame
+
 
 class Unusable(NamedTuple):
     """What could not be read, and why."""

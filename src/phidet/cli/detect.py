@@ -166,7 +166,8 @@ class Report:
     def __init__(self, json_lines: bool) -> None:
         self._json = json_lines
         self._start = self._shown = time.monotonic()
-        self._pictures = self._objects = self._sources = 0
+        self._pictures = self._objects = 0
+        self._previous: Picture | None = None
         self._errors: list[PhidetError] = []
         self._progress = sys.stderr.isatty()
         self._video: tuple[str, int, dict[str, int]] | None = None  # source, frames, most of each class in a frame
@@ -177,9 +178,9 @@ class Report:
 
         self._pictures += 1
         self._objects += len(found)
-        if not picture.frame:  # a picture or a first frame
+        if not picture.continues(self._previous):
             self._end_video()
-            self._sources += 1
+        self._previous = picture
         if self._json:
             sys.stdout.buffer.write(json_line(picture, found))
             sys.stdout.buffer.flush()

@@ -105,7 +105,7 @@ def _draw(examination: Examination, config: ModelConfig, args: argparse.Namespac
 
 def _augmented(config: ModelConfig, args: argparse.Namespace) -> None:
     from phidet.data.layouts import open_data
-    from phidet.learn.augment_sheet import change_augmentation, write_augmented
+    from phidet.learn.augment_sheet import change_augmentation, describe, write_augmented
     from phidet.learn.recipe import recipe_named
 
     data = open_data(args.data)
@@ -116,7 +116,7 @@ def _augmented(config: ModelConfig, args: argparse.Namespace) -> None:
         path = write_augmented(train, config, settings, out, args.seed)
     except OSError as error:
         raise PhidetError(f"cannot write to {out}: {error.strerror or error}") from error
-    print(f"wrote {path}", file=sys.stderr)
+    print(f"wrote {path}: {describe(settings)}", file=sys.stderr)
 
 
 def _fix(examination: Examination, out: Path) -> None:

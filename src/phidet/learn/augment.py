@@ -60,7 +60,7 @@ def augment(
         settings: what may happen.
         rng: the source of chance.
     """
-    return _finish(_window(Labelled(image, annotations), size_hw, size_hw, settings, rng), size_hw, settings, rng)
+    return finish(_window(Labelled(image, annotations), size_hw, size_hw, settings, rng), size_hw, settings, rng)
 
 
 def mosaic(
@@ -82,7 +82,7 @@ def mosaic(
         pixels[:, top : top + height, left : left + width] = part.pixels
         boxes.append(part.boxes_xyxy + part.boxes_xyxy.new_tensor([left, top, left, top]))
         class_ids.append(part.class_ids)
-    return _finish(Sample(pixels, torch.cat(boxes), torch.cat(class_ids)), size_hw, settings, rng)
+    return finish(Sample(pixels, torch.cat(boxes), torch.cat(class_ids)), size_hw, settings, rng)
 
 
 def _window(
@@ -124,7 +124,7 @@ def _resize_and_cut(
     return place(window, moved, sample.class_ids)
 
 
-def _finish(sample: Sample, size_hw: tuple[int, int], settings: Augmentation, rng: np.random.Generator) -> Example:
+def finish(sample: Sample, size_hw: tuple[int, int], settings: Augmentation, rng: np.random.Generator) -> Example:
     """Policy, colours and grid mask on what will be seen, then padding."""
     sample = apply_policy(sample, settings, rng)
     pixels = sample.pixels

@@ -51,11 +51,10 @@ def augmented_sheet(dataset: Dataset, config: ModelConfig, settings: Augmentatio
         tiles += [
             _tile(images[epoch, index], dataset.class_names, config, f"epoch {epoch + 1}") for epoch in range(EPOCHS)
         ]
-    height, width = config.image_size_hw
     legend = (
         [(name, i) for i, name in enumerate(dataset.class_names)] if len(dataset.class_names) <= len(PALETTE) else ()
     )
-    heading = f"{dataset.name} as {config.name} sees it, {width}×{height}: {_said(settings)}"
+    heading = f"{dataset.name}, as the network sees it"
     return draw_sheet(heading, tiles, columns=1 + EPOCHS, legend=legend)
 
 
@@ -77,7 +76,7 @@ def _tile(example: Example, class_names: Sequence[str], config: ModelConfig, tit
     return Tile(title, f"{objects}, image {width}×{height}", pixels, example.boxes_xyxy.numpy(), names, ids)
 
 
-def _said(settings: Augmentation) -> str:
+def describe(settings: Augmentation) -> str:
     """What may happen, in a line."""
     low, high = settings.scale_jitter
     said = [f"size ×{low:g}–{high:g}"]

@@ -165,6 +165,8 @@ def train_loader(images: TrainImages, sampler: EpochSampler, workers: int) -> Da
     )
 
 
-def eval_loader(images: EvalImages, indices: Sequence[int], batch_size: int, workers: int) -> DataLoader[EvalItem]:
+def eval_loader(
+    images: TorchDataset[EvalItem], indices: Sequence[int], batch_size: int, workers: int
+) -> DataLoader[EvalItem]:
     """Batches of :class:`EvalBatch` of the images at ``indices``, in that order."""
     return DataLoader(images, batch_size=batch_size, sampler=indices, collate_fn=collate_eval, num_workers=workers)

@@ -31,4 +31,5 @@ def keep_freed_memory() -> bool:
         _TOP_PAD: _STEP,
         _ARENA_MAX: 1,  # the backward pass is a thread of its own, and other threads' heaps end at 64 MiB
     }
-    return all([mallopt(key, value) == 1 for key, value in settings.items()])
+    accepted = [mallopt(key, value) == 1 for key, value in settings.items()]  # a list: set them all
+    return all(accepted)

@@ -72,7 +72,9 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         accumulate: steps whose gradients are summed before an update.
         precision: of the arithmetic; weights and losses stay in 32 bits.
         drop_path: stochastic depth of the backbone; ``None`` leaves the model's own.
-        freeze: "none", or "backbone" to train what stands behind it.
+        freeze: "none"; "early" for the backbone up to level 2, which few pictures teach anything new; or "backbone" to
+            train only what stands behind it. Statistics of frozen parts stay as they are.
+        backbone_rate: factor of the learning rate for the backbone, which has learned already.
         augmentation, loss: what they say.
         patience: evaluations without a better AP after which training stops; ``None`` for never.
         evaluate_every: epochs between evaluations.
@@ -90,7 +92,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     accumulate: int = 1
     precision: Precision = "32-true"
     drop_path: float | None = None
-    freeze: Literal["none", "backbone"] = "none"
+    freeze: Literal["none", "early", "backbone"] = "none"
+    backbone_rate: float = 1.0
     augmentation: Augmentation = Augmentation()
     loss: LossConfig = LossConfig()
     patience: int | None = None
@@ -99,7 +102,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def __post_init__(self) -> None:
         for key in ("epochs", "batch_size", "accumulate", "evaluate_every"):
             _require(getattr(self, key) >= 1, f"{key} must be a whole number ≥ 1, got {getattr(self, key)}")
-        for key in ("learning_rate", "clip_norm"):
+        for key in ("learning_rate", "clip_norm", "backbone_rate"):
             value = getattr(self, key)
             _require(math.isfinite(value) and value > 0, f"{key} must be a number > 0, got {value}")
         _require(0 <= self.ema_decay < 1, f"ema_decay must be in [0, 1), got {self.ema_decay}")

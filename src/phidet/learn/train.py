@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 import torch
 from lightning_fabric import Fabric
+from torch import nn
 from tqdm import tqdm
 
 import phidet
@@ -19,7 +20,7 @@ from phidet.errors import PhidetError
 from phidet.learn.curves import draw_curves
 from phidet.learn.loading import EpochSampler
 from phidet.learn.memory import keep_freed_memory
-from phidet.learn.optim import RunningAverage, build_optimizer, rate_at
+from phidet.learn.optim import RunningAverage, build_optimizer, frozen_parts, rate_at, set_rate
 from phidet.learn.progress import Progress
 from phidet.learn.recipe import Recipe
 from phidet.learn.run_folder import RunFolder
@@ -83,8 +84,9 @@ def fit(model: NetworkT, task: Task, recipe: Recipe, settings: RunSettings) -> N
 
     averaged = copy.deepcopy(model)
     averaged.to(fabric.device)
-    if recipe.freeze == "backbone":
-        model.backbone.requires_grad_(False)
+    frozen = frozen_parts(model, recipe)
+    for part in frozen:
+        part.requires_grad_(False)
     optimizer = build_optimizer(model, recipe, fabric.device)
     average = RunningAverage(model, recipe.ema_decay)
     wrapped, optimizer = fabric.setup(model, optimizer)
@@ -113,7 +115,7 @@ def fit(model: NetworkT, task: Task, recipe: Recipe, settings: RunSettings) -> N
     for epoch in range(progress.epoch, recipe.epochs):
         sampler.epoch = epoch
         torch.manual_seed(settings.seed * 1_000_003 + epoch)  # dropping blocks is chance too
-        row = train_epoch(fabric, Learner(wrapped, optimizer, average, task), loader, recipe, epoch)
+        row = train_epoch(fabric, Learner(wrapped, optimizer, average, task, frozen), loader, recipe, epoch)
         average.copy_to(averaged)
         if task.val_name is not None and ((epoch + 1) % recipe.evaluate_every == 0 or epoch + 1 == recipe.epochs):
             row |= task.evaluate(fabric, averaged, recipe, settings.workers)
@@ -133,28 +135,28 @@ def fit(model: NetworkT, task: Task, recipe: Recipe, settings: RunSettings) -> N
 
 
 class Learner(NamedTuple):
-    """What learns: the model and its optimizer as the engine wraps them, the running average, and what is learned."""
+    """What learns: the model and its optimizer as the engine wraps them, the running average, the task; what does not."""
 
     model: Any
     optimizer: Any
     average: RunningAverage
     task: Task
+    frozen: list[nn.Module]
 
 
 def train_epoch(fabric: Fabric, learner: Learner, loader: Any, recipe: Recipe, epoch: int) -> dict[str, float]:
     """One pass over the data; returns means of the losses, and images per second."""
     model, optimizer = learner.model, learner.optimizer
     model.train()
-    if recipe.freeze == "backbone":
-        model.backbone.eval()  # its statistics stay as they are
+    for part in learner.frozen:
+        part.eval()  # its statistics stay as they are
     sums: dict[str, float] = {}
     start, steps, num_images = time.perf_counter(), len(loader), 0
     with tqdm(loader, desc=f"epoch {epoch + 1}/{recipe.epochs}", unit="batch", leave=False, disable=None) as bar:
         for step, batch in enumerate(bar):
             update = (step + 1) % recipe.accumulate == 0 or step + 1 == steps
             rate = rate_at(epoch * steps + step, steps, recipe)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
+            set_rate(optimizer, rate)
             with fabric.no_backward_sync(model, enabled=not update):
                 losses = learner.task.losses(fabric, model, batch, recipe)
                 fabric.backward(losses["loss"] / recipe.accumulate)

@@ -38,6 +38,8 @@ class Backbone(Protocol):
 
     def __call__(self, images: Tensor) -> dict[int, Tensor]: ...
 
+    def early_layers(self) -> list[nn.Module]: ...
+
 
 def build_backbone(config: BackboneConfig) -> nn.Module:
     """The backbone that ``config`` describes, with fresh weights; it satisfies :class:`Backbone`."""
@@ -120,7 +122,8 @@ class Classifier(nn.Module):
             width = config.head_channels
         self.dropout = nn.Dropout(config.dropout)
         self.linear = nn.Linear(width, config.num_classes)
-        nn.init.uniform_(self.linear.weight, -(config.num_classes**-0.5), config.num_classes**-0.5)
+        # The official ±1/√classes is meant for a thousand of them: with three, the first answers are far from even.
+        nn.init.uniform_(self.linear.weight, -(width**-0.5), width**-0.5)
         nn.init.zeros_(self.linear.bias)
         self.to(memory_format=torch.channels_last)
 

@@ -13,6 +13,7 @@ import phidet
 from phidet.errors import MissingExtraError, PhidetError
 
 COMMANDS = {
+    "detect": ("phidet.cli.detect", "find objects in pictures, folders and videos; draw, list or cut them out"),
     "doctor": ("phidet.cli.doctor", "say what is wrong with a data set before training on it; a clean copy"),
     "train": ("phidet.cli.train", "train a detector or a classifier on your own images"),
     "eval": ("phidet.cli.eval", "measure a model on labelled images: AP, curves, confusion, the worst mistakes"),

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from phidet.data.dataset import Collector, Dataset, RawObject
 from phidet.results import Detections
@@ -49,16 +48,8 @@ def some_detections(dataset: Dataset, seed: int, most: int = 30, ties: bool = Tr
         classes = np.concatenate([a.class_ids, rng.integers(0, count, len(far))])
         classes = np.where(rng.random(len(classes)) < 0.1, rng.integers(0, count, len(classes)), classes)
         scores = rng.random(len(boxes)).astype(np.float32)
-        result.append(in_order(boxes, np.round(scores, 1) if ties else scores, classes))
+        result.append(Detections(boxes, np.round(scores, 1) if ties else scores, classes))
     return result
-
-
-def in_order(
-    boxes: npt.NDArray[np.float32], scores: npt.NDArray[np.float32], classes: npt.NDArray[np.int64]
-) -> Detections:
-    """Best first."""
-    order = np.argsort(-scores, kind="stable")
-    return Detections(boxes[order], scores[order], classes[order])
 
 
 def nothing(images: int) -> list[Detections]:
@@ -66,7 +57,7 @@ def nothing(images: int) -> list[Detections]:
 
 
 def detections(*found: Found) -> Detections:
-    """As written, in that order."""
+    """As written, best first."""
     return Detections(
         np.array([box for box, _, _ in found], np.float32).reshape(-1, 4),
         np.array([score for _, score, _ in found], np.float32),
@@ -99,16 +90,13 @@ def shuffled(dataset: Dataset, found: list[Detections], seed: int) -> tuple[Data
     """The images in another order, and the detections of each."""
     rng = np.random.default_rng(seed)
     images = rng.permutation(len(dataset)).tolist()
-    moved = []
-    for i in images:
-        order = rng.permutation(len(found[i].scores))
-        moved.append(Detections(*(column[order] for column in found[i])))
+    moved = [found[i][rng.permutation(len(found[i]))] for i in images]
     return dataset.subset(images, "shuffled"), moved
 
 
 def rescored(found: list[Detections]) -> list[Detections]:
     """Scores bent, their order kept."""
-    return [f._replace(scores=(f.scores.astype(np.float64) ** 2 * 0.5).astype(np.float32)) for f in found]
+    return [Detections(f.boxes_xyxy, f.scores.astype(np.float64) ** 2 * 0.5, f.class_ids) for f in found]
 
 
 def with_worst(found: list[Detections], seed: int) -> list[Detections]:
@@ -118,7 +106,14 @@ def with_worst(found: list[Detections], seed: int) -> list[Detections]:
     result = []
     for f in found:
         box = np.array([[5000, 5000, 5050, 5060]], np.float32)
-        score = np.array([lowest * 0.5 - 1e-3], np.float32)
-        columns = zip(f, (box, score, rng.integers(0, 3, 1)), strict=True)
-        result.append(Detections(*(np.concatenate(pair) for pair in columns)))
+        result.append(joined(f, Detections(box, np.array([lowest * 0.5]), rng.integers(0, 3, 1))))
     return result
+
+
+def joined(first: Detections, second: Detections) -> Detections:
+    """All objects of both."""
+    return Detections(
+        np.concatenate([first.boxes_xyxy, second.boxes_xyxy]),
+        np.concatenate([first.scores, second.scores]),
+        np.concatenate([first.class_ids, second.class_ids]),
+    )

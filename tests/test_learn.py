@@ -21,6 +21,7 @@ from phidet.errors import CheckpointError, ConfigError, UnknownNameError
 from phidet.learn import recipe as recipes
 from phidet.learn.augment import augment
 from phidet.learn.decoding import DecodeSettings, decode_batch
+from phidet.learn.detection import DetectionTask
 from phidet.learn.loading import EpochSampler, EvalImages, TrainImages, collate, eval_loader, normalise, train_loader
 from phidet.learn.optim import RunningAverage, peak_rate, rate_at
 from phidet.learn.recipe import PAPER, SMALL, Augmentation, choose_recipe, recipe_named
@@ -174,11 +175,17 @@ def fresh(seed: int = 0) -> EfficientDet:
     return create_model(replace(peers.tiny_detector(CLASSES), {"image_size_hw": (128, 160)}))
 
 
+def train(
+    model: EfficientDet, data: Dataset, val: Dataset | None, recipe: recipes.Recipe, settings: RunSettings
+) -> EfficientDet:
+    return fit(model, DetectionTask(model.config, data, val), recipe, settings)
+
+
 def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(
     squares: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = recipe_for_tests(3)
-    whole = fit(fresh(), squares, squares, recipe, RunSettings(out=tmp_path / "whole", workers=0, accelerator="cpu"))
+    whole = train(fresh(), squares, squares, recipe, RunSettings(out=tmp_path / "whole", workers=0, accelerator="cpu"))
 
     def interrupted(self: EpochSampler) -> object:
         if self.epoch == 2:
@@ -189,10 +196,10 @@ def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(
     cut = RunSettings(out=tmp_path / "cut", workers=0, accelerator="cpu")
     monkeypatch.setattr(EpochSampler, "__iter__", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        fit(fresh(), squares, squares, recipe, cut)
+        train(fresh(), squares, squares, recipe, cut)
     monkeypatch.setattr(EpochSampler, "__iter__", original)
     again = RunSettings(out=tmp_path / "cut", workers=0, accelerator="cpu", resume=True)
-    resumed = fit(fresh(seed=9), squares, squares, recipe, again)  # its own start is overwritten
+    resumed = train(fresh(seed=9), squares, squares, recipe, again)  # its own start is overwritten
 
     assert all(
         torch.equal(a, b) for a, b in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True)
@@ -208,14 +215,14 @@ def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(
 
 def test_a_run_does_not_overwrite_another_and_a_missing_one_cannot_be_resumed(squares: Dataset, tmp_path: Path) -> None:
     settings = RunSettings(out=tmp_path / "run", workers=0, accelerator="cpu")
-    fit(fresh(), squares, None, recipe_for_tests(1), settings)
+    train(fresh(), squares, None, recipe_for_tests(1), settings)
     before = (tmp_path / "run" / "last.safetensors").read_bytes()
     with pytest.raises(ConfigError, match="holds a run already"):
-        fit(fresh(), squares, None, recipe_for_tests(1), settings)
+        train(fresh(), squares, None, recipe_for_tests(1), settings)
     assert (tmp_path / "run" / "last.safetensors").read_bytes() == before
     nowhere = RunSettings(out=tmp_path / "nowhere", workers=0, accelerator="cpu", resume=True)
     with pytest.raises(CheckpointError, match="no run to resume"):
-        fit(fresh(), squares, None, recipe_for_tests(1), nowhere)
+        train(fresh(), squares, None, recipe_for_tests(1), nowhere)
 
 
 def test_a_loss_that_is_no_number_ends_the_run_and_says_where(squares: Dataset, tmp_path: Path) -> None:
@@ -223,7 +230,9 @@ def test_a_loss_that_is_no_number_ends_the_run_and_says_where(squares: Dataset, 
     with torch.no_grad():
         model.box_head.predict.pointwise.bias.fill_(math.nan)
     with pytest.raises(TrainingDivergedError, match="epoch 1, step 1"):
-        fit(model, squares, None, recipe_for_tests(1), RunSettings(out=tmp_path / "run", workers=0, accelerator="cpu"))
+        train(
+            model, squares, None, recipe_for_tests(1), RunSettings(out=tmp_path / "run", workers=0, accelerator="cpu")
+        )
 
 
 def test_recipes() -> None:

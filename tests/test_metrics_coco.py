@@ -16,6 +16,7 @@ from pycocotools.cocoeval import COCOeval
 from metrics_data import (
     a_dataset,
     detections,
+    joined,
     nothing,
     perfect,
     rescored,
@@ -46,10 +47,9 @@ def oracle(dataset: Dataset, found: list[Detections]) -> tuple[list[float], list
                     "bbox": [box[0], box[1], box[2] - box[0], box[3] - box[1]], "iscrowd": int(crowd),
                 }
             )  # fmt: skip
-        for box, score, c in zip(*found[i], strict=True):
-            x1, y1, x2, y2 = map(float, box)
+        for (x1, y1, x2, y2), score, c, _ in found[i]:
             box_xywh = [x1, y1, x2 - x1, y2 - y1]
-            results.append({"image_id": i + 1, "category_id": int(c) + 1, "bbox": box_xywh, "score": float(score)})
+            results.append({"image_id": i + 1, "category_id": c + 1, "bbox": box_xywh, "score": score})
     with contextlib.redirect_stdout(io.StringIO()):
         target.dataset = {
             "images": [{"id": i + 1} for i in range(len(dataset))],
@@ -104,10 +104,7 @@ def test_more_than_100_detections_of_a_class_and_80_classes() -> None:
     crowded = a_dataset(1, images=3, classes=2, most=60)
     found = some_detections(crowded, 2, most=2)
     extra = some_detections(crowded, 3, most=400)
-    both = [
-        Detections(*(np.concatenate(pair) for pair in zip(f, e, strict=True)))
-        for f, e in zip(found, extra, strict=True)
-    ]
+    both = [joined(f, e) for f, e in zip(found, extra, strict=True)]
     assert max(np.bincount(f.class_ids).max() for f in both) > 100
     assert_equal_to_pycocotools(crowded, both)
     many = a_dataset(4, images=10, classes=80, most=40)
@@ -190,12 +187,6 @@ def test_detections_that_do_not_belong_are_refused() -> None:
     box = (0.0, 0.0, 9.0, 9.0)
     with pytest.raises(InputError, match=r"image 1 \(1.jpg\) have classes 1…2, expected 0…1"):
         evaluate_coco(dataset, [detections(), detections((box, 0.5, 1), (box, 0.5, 2))])
-    with pytest.raises(InputError, match=r"image 0 \(0.jpg\) hold NaN or infinity"):
-        evaluate_coco(dataset, [detections((box, float("nan"), 1)), detections()])
-    with pytest.raises(
-        InputError, match=r"expected boxes \(N, 4\), scores \(N,\), classes \(N,\), got \(1, 4\), \(0,\)"
-    ):
-        evaluate_coco(dataset, [detections((box, 0.5, 0))._replace(scores=np.zeros(0, np.float32)), detections()])
 
 
 def test_the_summary_shows_all_figures_and_the_best_class_first() -> None:

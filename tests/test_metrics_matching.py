@@ -38,7 +38,8 @@ def test_the_best_score_takes_the_object_that_it_overlaps_most() -> None:
     objects = truth([thing(A), thing(NEAR_A)]).annotations(0)
     found = detections((A, 0.5, 0), (A, 0.9, 0), (A, 0.4, 0))
     matches = match_image(found, objects)
-    assert matches.objects.tolist() == [1, 0, -1]
+    assert found.scores.tolist() == pytest.approx([0.9, 0.5, 0.4])
+    assert matches.objects.tolist() == [0, 1, -1]
     assert matches.false.tolist() == [False, False, True]
     assert matches.ious.shape == (3, 2)
 
@@ -191,10 +192,10 @@ def test_each_kind_of_mistake_by_hand() -> None:
     mistakes = worst_mistakes(dataset, found, 0.5)
     side = 50 / 96
     assert sorted(mistakes) == [
-        Mistake(0, "double", pytest.approx(0.9), 2, 0),
-        Mistake(0, "false positive", pytest.approx(0.7), 4, None),
+        Mistake(0, "double", pytest.approx(0.9), 1, 0),
+        Mistake(0, "false positive", pytest.approx(0.7), 3, None),
         Mistake(0, "missed", pytest.approx(side), None, 2),
-        Mistake(0, "wrong class", pytest.approx(0.8), 3, 1),
+        Mistake(0, "wrong class", pytest.approx(0.8), 2, 1),
         Mistake(1, "missed", pytest.approx(side * 0.6), None, 1),  # found below the threshold after all
         Mistake(1, "poor box", pytest.approx(0.6 * 0.75), 0, 0),
     ]

@@ -2,8 +2,9 @@
 
 >>> import phidet
 >>> model = phidet.create_model("efficientdet-d0", num_classes=3)
+>>> detections = phidet.Detector("person")("photo.jpg")
 
-What needs PyTorch is imported when it is first used; without it, that use names the extra to install.
+Everything is imported when it is first used; what needs PyTorch names the extra to install where that is missing.
 """
 
 from __future__ import annotations
@@ -14,25 +15,31 @@ from typing import TYPE_CHECKING
 from phidet.errors import MissingExtraError, PhidetError
 
 if TYPE_CHECKING:
+    from phidet.detector import Detector
     from phidet.models import create_classifier, create_model
+    from phidet.nms import PostprocessSettings
     from phidet.weights.convert import convert
     from phidet.weights.native import load_model, save_model
 
 __version__ = "0.1.0"
 
-_NEEDS_TRAIN = {
+_LAZY = {
+    "Detector": "phidet.detector",
+    "PostprocessSettings": "phidet.nms",
     "create_model": "phidet.models",
     "create_classifier": "phidet.models",
     "load_model": "phidet.weights.native",
     "save_model": "phidet.weights.native",
     "convert": "phidet.weights.convert",
 }
-TRAIN_PACKAGES = ("torch", "torchvision", "safetensors", "h5py", "tqdm")
-DATA_PACKAGES = ("PIL", "yaml", "google", "google_crc32c", "matplotlib", "faster_coco_eval")
+TRAIN_PACKAGES = ("torch", "torchvision", "safetensors", "h5py", "tqdm", "onnx")
+DATA_PACKAGES = ("yaml", "google", "google_crc32c", "matplotlib", "faster_coco_eval")
 
 __all__ = [
+    "Detector",
     "MissingExtraError",
     "PhidetError",
+    "PostprocessSettings",
     "__version__",
     "convert",
     "create_classifier",
@@ -43,10 +50,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    if name not in _NEEDS_TRAIN:
+    if name not in _LAZY:
         raise AttributeError(f"module 'phidet' has no attribute {name!r}")
     try:
-        return getattr(import_module(_NEEDS_TRAIN[name]), name)
+        return getattr(import_module(_LAZY[name]), name)
     except ModuleNotFoundError as error:
         extra = extra_of(error.name or "")
         if extra is not None:

@@ -177,6 +177,13 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         """Real classes; ids are 0…num_classes − 1 and there is no background class."""
         return len(self.class_names)
 
+    @property
+    def num_anchors(self) -> int:
+        """Anchors of an image of ``image_size_hw``, all levels together."""
+        height, width = self.image_size_hw
+        cells = sum(-(-height // 2**level) * -(-width // 2**level) for level in self.feature_network.levels)
+        return int(cells) * self.anchors.per_cell
+
 
 class ClassifierConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An image classifier on a backbone. ``head_channels`` is the width of the last 1×1 convolution, 0 for none."""

@@ -60,7 +60,7 @@ def create_model(
         class_names: their names, in the order of their ids; implies ``num_classes``.
         image_size: input side, or (height, width), in pixels, that the config records. Any size works in ``forward``.
         pretrained: a weight file of any known dialect, "backbone" for a published ImageNet backbone, or "coco" for the
-            published detector. Only the last two may download, into ``phidet.weights.download.cache_dir()``.
+            published detector. Only the last two may download, into ``phidet.cache.cache_dir()``.
         replace_head: start a fresh class predictor where the file has another number of classes.
 
     Raises:

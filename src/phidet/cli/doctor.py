@@ -26,6 +26,7 @@ examples:
   phidet doctor my-data                               the report
   phidet doctor my-data --out look --fix clean-data   pictures, and a clean copy
   phidet doctor my-data --model efficientdet-d0 --image-size 640
+  phidet doctor my-data --augmented --augment policy=v1 mosaic=0.5   what the network will see
 
 --fix leaves out: images that cannot be decoded or have not the size that their labels say; boxes that are there
 twice; exact copies of images (a picture in several splits stays in test or val and leaves train). Near copies stay.
@@ -50,6 +51,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fast", action="store_true", help="read headers only; no near copies, no damaged pixels")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="write sheets of pictures and histograms (PNG)")
     parser.add_argument("--fix", type=Path, metavar="OUT", help="write a clean copy (COCO JSON); DATA stays as it is")
+    parser.add_argument("--augmented", action="store_true", help="write augmented.png: what training will see")
+    parser.add_argument("--recipe", default="auto", metavar="NAME", help="whose augmentation to show (auto)")
+    parser.add_argument(
+        "--augment", nargs="+", default=[], metavar="KEY=VALUE", help="changes to it: policy=v1 mosaic=0.5 flip=0"
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="which samples the sheets show (0)")
     parser.add_argument("--most", type=int, default=3, metavar="N", help="findings of a kind to print (3)")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
@@ -74,6 +80,8 @@ def run(args: argparse.Namespace) -> None:
         print(text(report, max(0, args.most)))
     if args.out is not None:
         _draw(examination, config, args)
+    if args.augmented:
+        _augmented(config, args)
     if args.fix is not None:
         _fix(examination, args.fix)
     if report.errors:
@@ -93,6 +101,22 @@ def _draw(examination: Examination, config: ModelConfig, args: argparse.Namespac
         raise PhidetError(f"cannot write to {args.out}: {error.strerror or error}") from error
     for path in written:
         print(f"wrote {path}", file=sys.stderr)
+
+
+def _augmented(config: ModelConfig, args: argparse.Namespace) -> None:
+    from phidet.data.layouts import open_data
+    from phidet.learn.augment_sheet import change_augmentation, describe, write_augmented
+    from phidet.learn.recipe import recipe_named
+
+    data = open_data(args.data)
+    train = data.read(data.train_split())
+    settings = change_augmentation(recipe_named(args.recipe, len(train)).augmentation, args.augment)
+    out = args.out if args.out is not None else Path()
+    try:
+        path = write_augmented(train, config, settings, out, args.seed)
+    except OSError as error:
+        raise PhidetError(f"cannot write to {out}: {error.strerror or error}") from error
+    print(f"wrote {path}: {describe(settings)}", file=sys.stderr)
 
 
 def _fix(examination: Examination, out: Path) -> None:

@@ -17,6 +17,8 @@ COMMANDS = {
     "info": ("phidet.cli.info", "what a model is, costs and sees; the family; draw a feature network"),
     "convert": ("phidet.cli.convert", "turn weights of other projects into a phidet model file, or back"),
     "convert-data": ("phidet.cli.convert_data", "write a data set as COCO JSON or TFRecord, from any layout"),
+    "export": ("phidet.cli.export", "write a trained model for other runtimes, and compare it with PyTorch"),
+    "explain": ("phidet.cli.explain", "draw what in a picture a model's answers rest on"),
     "scale-search": ("phidet.cli.scale_search", "search α, β, γ or the width factor, by cost and your own accuracy"),
 }
 """Command → (module with ``add_arguments`` and ``run``, one line of help)."""

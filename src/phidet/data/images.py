@@ -87,12 +87,14 @@ def encoding(source: ImageSource) -> Encoding:
         return Encoding(kind, image.mode, bits, _orientation(image), "transparency" in image.info)
 
 
-def encoded(source: ImageSource) -> bytes:
+def encoded(source: ImageSource | bytes) -> bytes:
     """The image as it is stored.
 
     Raises:
         InputError: it is missing or cannot be read.
     """
+    if isinstance(source, bytes):
+        return source
     try:
         return source.read_bytes() if isinstance(source, Path) else encoded_image(source.path, source.offset)
     except FileNotFoundError as error:
@@ -101,8 +103,8 @@ def encoded(source: ImageSource) -> bytes:
         raise InputError(f"cannot read {source}: {error.strerror or error}") from error
 
 
-def read_image(source: ImageSource, labelled_size_hw: tuple[int, int] | None = None) -> npt.NDArray[np.uint8]:
-    """The image as RGB, (H, W, 3) uint8.
+def read_image(source: ImageSource | bytes, labelled_size_hw: tuple[int, int] | None = None) -> npt.NDArray[np.uint8]:
+    """The image as RGB, (H, W, 3) uint8; ``source`` may be the encoded image itself.
 
     An EXIF rotation is applied, as viewers and labelling tools do; unless ``labelled_size_hw`` says that the labels
     were made on the pixels as they are stored. Grey, palette and CMYK images become RGB, alpha is dropped, and 16 bits
@@ -112,38 +114,56 @@ def read_image(source: ImageSource, labelled_size_hw: tuple[int, int] | None = N
         InputError: it is missing, not an image, cut off, or of pixels that are neither 8 nor 16 bits.
     """
     with _opened(source) as image:
-        try:
-            width, height = _stored_size(image)
-            orientation = _orientation(image)
-            as_stored = labelled_size_hw == (height, width) and height != width and orientation in _TRANSPOSED
-            if image.format == "TIFF":  # Pillow turns these itself
-                image.load()
-                turn = {6: 8, 8: 6}.get(orientation, orientation) if as_stored else 1
-            else:
-                turn = 1 if as_stored else orientation
-            return _rgb(image.transpose(_UPRIGHT[turn]) if turn in _UPRIGHT else image)
-        except _DAMAGE as error:
-            raise InputError(f"{source} is damaged: {error}. Copy it again, or leave it out") from error
+        return _upright(image, _name(source), labelled_size_hw)
 
 
-def _opened(source: ImageSource) -> Image.Image:
+def pixels_of(image: Image.Image) -> npt.NDArray[np.uint8]:
+    """An opened image as :func:`read_image` gives it.
+
+    Raises:
+        InputError: it is damaged, or of pixels that are neither 8 nor 16 bits.
+    """
+    return _upright(image, getattr(image, "filename", "") or "the image", None)
+
+
+def _upright(image: Image.Image, name: str, labelled_size_hw: tuple[int, int] | None) -> npt.NDArray[np.uint8]:
+    try:
+        width, height = _stored_size(image)
+        orientation = _orientation(image)
+        as_stored = labelled_size_hw == (height, width) and height != width and orientation in _TRANSPOSED
+        if image.format == "TIFF":  # Pillow turns these itself
+            image.load()
+            turn = {6: 8, 8: 6}.get(orientation, orientation) if as_stored else 1
+        else:
+            turn = 1 if as_stored else orientation
+        return _rgb(image.transpose(_UPRIGHT[turn]) if turn in _UPRIGHT else image)
+    except _DAMAGE as error:
+        raise InputError(f"{name} is damaged: {error}. Copy it again, or leave it out") from error
+
+
+def _name(source: ImageSource | bytes) -> str:
+    return f"an image of {len(source)} bytes" if isinstance(source, bytes) else str(source)
+
+
+def _opened(source: ImageSource | bytes) -> Image.Image:
+    name = _name(source)
     try:
         image = Image.open(source if isinstance(source, Path) else io.BytesIO(encoded(source)))
     except InputError:
         raise
     except FileNotFoundError as error:
-        raise InputError(f"there is no image at {source}") from error
+        raise InputError(f"there is no image at {name}") from error
     except UnidentifiedImageError as error:
-        raise InputError(f"{source} is not an image that can be read: expected JPEG, PNG, BMP, WebP or TIFF") from error
+        raise InputError(f"{name} is not an image that can be read: expected JPEG, PNG, BMP, WebP or TIFF") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise InputError(f"{source} is too large to open safely: {error}") from error
+        raise InputError(f"{name} is too large to open safely: {error}") from error
     except _DAMAGE as error:
-        raise InputError(f"cannot read {source}: {getattr(error, 'strerror', None) or error}") from error
+        raise InputError(f"cannot read {name}: {getattr(error, 'strerror', None) or error}") from error
     # Pillow only warns between its limit and twice that; filters for warnings are not safe in threads.
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and image.width * image.height > limit:
         image.close()
-        raise InputError(f"{source} is too large to open safely: {image.width}×{image.height}, limit {limit} pixels")
+        raise InputError(f"{name} is too large to open safely: {image.width}×{image.height}, limit {limit} pixels")
     return image
 
 

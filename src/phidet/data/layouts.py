@@ -12,7 +12,7 @@ from phidet.data.label_map import read_label_map
 from phidet.data.readers import coco, tfrecord, voc, yolo
 from phidet.errors import InputError, UnknownNameError
 
-Layout = Literal["coco", "voc", "yolo", "tfrecord"]
+Layout = Literal["coco", "voc", "yolo", "tfrecord", "classes"]
 Reader = Callable[[Sequence[str] | None], Dataset]
 """Reads one split; given class names, it maps classes to them by name."""
 

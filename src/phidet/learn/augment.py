@@ -1,7 +1,8 @@
-"""What the network sees in training: an image flipped, resized, cut and coloured at random, boxes alike."""
+"""What the network sees in training: images flipped, resized, cut, put together and coloured at random, boxes alike."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,11 +13,10 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as colours
 
 from phidet.data.dataset import Annotations
+from phidet.learn.augment_operations import GREY, Sample, flip, place
+from phidet.learn.augment_policies import apply_policy
 from phidet.learn.recipe import Augmentation
 from phidet.preprocess import fit_scale, scaled_size
-
-MIN_VISIBLE = 0.2  # of a box's area; what is left of an object below that cannot be told from background
-MIN_SIDE = 1.0  # pixels of the input
 
 
 class Example(NamedTuple):
@@ -33,6 +33,13 @@ class Example(NamedTuple):
     valid_hw: tuple[int, int]
     boxes_xyxy: Tensor
     class_ids: Tensor
+
+
+class Labelled(NamedTuple):
+    """A decoded image, (H, W, 3) RGB, and its objects."""
+
+    image: npt.NDArray[np.uint8]
+    annotations: Annotations
 
 
 def augment(
@@ -53,52 +60,84 @@ def augment(
         settings: what may happen.
         rng: the source of chance.
     """
+    return finish(_window(Labelled(image, annotations), size_hw, size_hw, settings, rng), size_hw, settings, rng)
+
+
+def mosaic(
+    images: Sequence[Labelled], size_hw: tuple[int, int], settings: Augmentation, rng: np.random.Generator
+) -> Example:
+    """Four images in one, around a point in the middle half of the input, otherwise as :func:`augment`.
+
+    Each is resized as it would be by itself, so that objects keep their sizes; a quarter shows a window of it. Where an
+    image is smaller than its quarter, the border of the input is grey.
+    """
+    split_y, split_x = (round(side * rng.uniform(0.25, 0.75)) for side in size_hw)
+    pixels = torch.full((3, *size_hw), GREY, dtype=torch.uint8)
+    boxes, class_ids = [], []
+    for image, (below, right) in zip(images, ((0, 0), (0, 1), (1, 0), (1, 1)), strict=True):
+        room = size_hw[0] - split_y if below else split_y, size_hw[1] - split_x if right else split_x
+        part = _window(image, size_hw, room, settings, rng)
+        height, width = part.pixels.shape[1:]
+        top, left = split_y if below else split_y - height, split_x if right else split_x - width
+        pixels[:, top : top + height, left : left + width] = part.pixels
+        boxes.append(part.boxes_xyxy + part.boxes_xyxy.new_tensor([left, top, left, top]))
+        class_ids.append(part.class_ids)
+    return finish(Sample(pixels, torch.cat(boxes), torch.cat(class_ids)), size_hw, settings, rng)
+
+
+def _window(
+    labelled: Labelled,
+    size_hw: tuple[int, int],
+    room_hw: tuple[int, int],
+    settings: Augmentation,
+    rng: np.random.Generator,
+) -> Sample:
+    """An image flipped, resized for an input of ``size_hw`` and cut to ``room_hw``."""
+    image, annotations = labelled
     real = ~annotations.crowd
     boxes = torch.from_numpy(annotations.boxes_xyxy[real].copy())
     class_ids = torch.from_numpy(annotations.class_ids[real].copy())
-    pixels = torch.from_numpy(image).permute(2, 0, 1)
+    sample = Sample(torch.from_numpy(image).permute(2, 0, 1), boxes, class_ids)
     if rng.random() < settings.flip:
-        pixels, boxes = _flip(pixels, boxes)
-    pixels, boxes, kept = _resize_and_cut(pixels, boxes, size_hw, settings.scale_jitter, rng)
-    if settings.colour > 0:
-        pixels = _colour(pixels, settings.colour, rng)
-    height, width = pixels.shape[1:]
-    padded = torch.zeros(3, *size_hw, dtype=torch.uint8)
-    padded[:, :height, :width] = pixels
-    return Example(padded, (height, width), boxes, class_ids[kept])
-
-
-def _flip(pixels: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
-    width = pixels.shape[2]
-    x1, y1, x2, y2 = boxes.unbind(1)
-    return pixels.flip(2), torch.stack((width - x2, y1, width - x1, y2), 1)
+        sample = flip(sample)
+    return _resize_and_cut(sample, size_hw, room_hw, settings.scale_jitter, rng)
 
 
 def _resize_and_cut(
-    pixels: Tensor, boxes: Tensor, size_hw: tuple[int, int], jitter: tuple[float, float], rng: np.random.Generator
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Scale jitter (1911.09070, section 5.1): resize by a random factor, then a random window of the input's size.
-
-    Returns:
-        The window without padding, its boxes, and which of the boxes are in it, (N,) bool.
-    """
-    image_hw = (pixels.shape[1], pixels.shape[2])
+    sample: Sample,
+    size_hw: tuple[int, int],
+    room_hw: tuple[int, int],
+    jitter: tuple[float, float],
+    rng: np.random.Generator,
+) -> Sample:
+    """Scale jitter (1911.09070, section 5.1): resize by a random factor beyond fitting, then a random window."""
+    image_hw = sample.pixels.shape[1], sample.pixels.shape[2]
     scale = fit_scale(image_hw, size_hw) * rng.uniform(*jitter)
     height, width = scaled_size(image_hw, scale)
-    top = int(rng.uniform() * max(height - size_hw[0], 0) + 0.5)
-    left = int(rng.uniform() * max(width - size_hw[1], 0) + 0.5)
-    resized = F.interpolate(pixels[None], (height, width), mode="bilinear", align_corners=False)[0]
-    window = resized[:, top : top + size_hw[0], left : left + size_hw[1]]
+    top = int(rng.uniform() * max(height - room_hw[0], 0) + 0.5)
+    left = int(rng.uniform() * max(width - room_hw[1], 0) + 0.5)
+    resized = F.interpolate(sample.pixels[None], (height, width), mode="bilinear", align_corners=False)[0]
+    window = resized[:, top : top + room_hw[0], left : left + room_hw[1]]
+    # Sides are whole pixels, so not ``scale``.
+    ratio = sample.boxes_xyxy.new_tensor([width / image_hw[1], height / image_hw[0]] * 2)
+    moved = sample.boxes_xyxy * ratio - ratio.new_tensor([left, top, left, top])
+    return place(window, moved, sample.class_ids)
 
-    ratio = boxes.new_tensor(
-        [width / image_hw[1], height / image_hw[0]] * 2
-    )  # sides are whole pixels, so not ``scale``
-    moved = boxes * ratio - boxes.new_tensor([left, top, left, top])
-    limits = moved.new_tensor([window.shape[2], window.shape[1]] * 2)
-    inside = moved.clamp(min=0).minimum(limits)
-    sides, whole = inside[:, 2:] - inside[:, :2], moved[:, 2:] - moved[:, :2]
-    kept = (sides.min(1).values >= MIN_SIDE) & (sides.prod(1) >= MIN_VISIBLE * whole.prod(1))
-    return window, inside[kept], kept
+
+def finish(sample: Sample, size_hw: tuple[int, int], settings: Augmentation, rng: np.random.Generator) -> Example:
+    """Policy, colours and grid mask on what will be seen, then padding."""
+    sample = apply_policy(sample, settings, rng)
+    pixels = sample.pixels
+    if settings.colour > 0:
+        pixels = _colour(pixels, settings.colour, rng)
+    if settings.hue > 0:
+        pixels = colours.adjust_hue(pixels, rng.uniform(-settings.hue, settings.hue))
+    if settings.grid_mask > 0 and rng.random() < settings.grid_mask:
+        pixels = _grid_mask(pixels, rng)
+    height, width = pixels.shape[1:]
+    padded = torch.zeros(3, *size_hw, dtype=torch.uint8)
+    padded[:, :height, :width] = pixels
+    return Example(padded, (height, width), sample.boxes_xyxy, sample.class_ids)
 
 
 def _colour(pixels: Tensor, strength: float, rng: np.random.Generator) -> Tensor:
@@ -107,3 +146,10 @@ def _colour(pixels: Tensor, strength: float, rng: np.random.Generator) -> Tensor
     pixels = colours.adjust_contrast(pixels, contrast)
     coloured: Tensor = colours.adjust_saturation(pixels, saturation)
     return coloured
+
+
+def _grid_mask(pixels: Tensor, rng: np.random.Generator) -> Tensor:
+    """A grid of grey squares that hides a quarter of the image (arXiv 2001.04086); its period and phase are random."""
+    period = rng.uniform(1 / 8, 1 / 2) * min(pixels.shape[1:])
+    rows, columns = ((torch.arange(side) / period + rng.uniform()) % 1 < 0.5 for side in pixels.shape[1:])
+    return torch.where(rows[:, None] & columns, GREY, pixels).to(torch.uint8)

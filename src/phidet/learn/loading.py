@@ -15,7 +15,7 @@ from torch.utils.data import Dataset as TorchDataset
 from phidet.config import Preprocess
 from phidet.data.dataset import Dataset
 from phidet.errors import InputError
-from phidet.learn.augment import Example, augment
+from phidet.learn.augment import Example, Labelled, augment, mosaic
 from phidet.learn.recipe import Augmentation
 from phidet.preprocess import prepare
 from phidet.targets import pad_objects
@@ -97,7 +97,10 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
 
 
 class TrainImages(TorchDataset[Example]):
-    """Augmented examples; an image that cannot be decoded is replaced by the next one, and named once."""
+    """Augmented examples; an image that cannot be decoded is replaced by the next one, and named once.
+
+    An example depends on seed, epoch and index alone, whichever process makes it.
+    """
 
     def __init__(self, dataset: Dataset, size_hw: tuple[int, int], settings: Augmentation, seed: int) -> None:
         self.dataset, self.size_hw, self.settings, self.seed = dataset, size_hw, settings, seed
@@ -105,15 +108,21 @@ class TrainImages(TorchDataset[Example]):
     def __getitem__(self, key: tuple[int, int]) -> Example:
         epoch, index = key
         rng = np.random.default_rng((self.seed, epoch, index))
+        labelled = self._read(index, warn=epoch == 0)
+        if self.settings.mosaic > 0 and rng.random() < self.settings.mosaic:
+            others = [self._read(int(i), warn=False) for i in rng.integers(len(self.dataset), size=3)]
+            return mosaic([labelled, *others], self.size_hw, self.settings, rng)
+        return augment(*labelled, self.size_hw, self.settings, rng)
+
+    def _read(self, index: int, warn: bool) -> Labelled:
+        """Image ``index``, or the first one after it that can be decoded."""
         for attempt in range(len(self.dataset)):
             usable = (index + attempt) % len(self.dataset)
             try:
-                image = self.dataset.image(usable)
+                return Labelled(self.dataset.image(usable), self.dataset.annotations(usable))
             except InputError as error:
-                if epoch == 0:
+                if warn and attempt == 0:
                     log.warning("left out: %s", error)
-                continue
-            return augment(image, self.dataset.annotations(usable), self.size_hw, self.settings, rng)
         raise InputError(f"no image of {self.dataset.name} can be decoded: run 'phidet doctor' on the data")
 
 
@@ -156,6 +165,8 @@ def train_loader(images: TrainImages, sampler: EpochSampler, workers: int) -> Da
     )
 
 
-def eval_loader(images: EvalImages, indices: Sequence[int], batch_size: int, workers: int) -> DataLoader[EvalItem]:
+def eval_loader(
+    images: TorchDataset[EvalItem], indices: Sequence[int], batch_size: int, workers: int
+) -> DataLoader[EvalItem]:
     """Batches of :class:`EvalBatch` of the images at ``indices``, in that order."""
     return DataLoader(images, batch_size=batch_size, sampler=indices, collate_fn=collate_eval, num_workers=workers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,17 +12,22 @@ from phidet.learn.optim import RunningAverage
 
 
 class Progress:
-    """One row of figures per epoch, and the best AP so far.
+    """One row of figures per epoch, and the best so far.
+
+    Args:
+        figures: key of a figure of the evaluation → its title; the first one says which model is best.
 
     Attributes:
-        rows: figures by name; only evaluated epochs have an ``ap``.
-        best_ap: ``None`` until there was an evaluation.
+        rows: figures by name; only evaluated epochs have those of the evaluation.
+        best: ``None`` until there was an evaluation.
         since_best: evaluations since then.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, figures: Mapping[str, str]) -> None:
+        self.figures = figures
+        self.key, self.best_title = next(iter(figures.items()))
         self.rows: list[dict[str, float]] = []
-        self.best_ap: float | None = None
+        self.best: float | None = None
         self.since_best = 0
 
     @property
@@ -32,12 +38,12 @@ class Progress:
     def note(self, row: dict[str, float]) -> bool:
         """Adds a row; returns whether its model is the best so far. Without evaluation the latest is."""
         self.rows.append(row)
-        if "ap" not in row:
-            return self.best_ap is None
-        better = self.best_ap is None or row["ap"] > self.best_ap
+        if self.key not in row:
+            return self.best is None
+        better = self.best is None or row[self.key] > self.best
         self.since_best = 0 if better else self.since_best + 1
         if better:
-            self.best_ap = row["ap"]
+            self.best = row[self.key]
         return better
 
     def line(self, epochs: int) -> str:
@@ -45,15 +51,14 @@ class Progress:
         row = self.rows[-1]
         left = sum(r["seconds"] for r in self.rows) / len(self.rows) * (epochs - self.epoch)
         text = f"epoch {self.epoch}/{epochs}  loss {row['loss']:.4f}"
-        if "ap" in row:
-            text += f"  AP {row['ap']:.3f}  AP50 {row['ap50']:.3f}"
+        text += "".join(f"  {title} {row[key]:.3f}" for key, title in self.figures.items() if key in row)
         return f"{text}  {row['images_per_second']:.1f} images/s  {_clock(left)} left"
 
     def state(self, model: nn.Module, optimizer: torch.optim.Optimizer, average: RunningAverage) -> dict[str, Any]:
         """Tensors and plain values that :meth:`restore` goes on from."""
         return {
             "rows": self.rows,
-            "best_ap": self.best_ap,
+            "best": self.best,
             "since_best": self.since_best,
             "model": model.state_dict(),
             "optimizer": optimizer.state_dict(),
@@ -65,7 +70,7 @@ class Progress:
         self, state: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer, average: RunningAverage
     ) -> None:
         """Takes everything back to where ``state`` was saved."""
-        self.rows, self.best_ap, self.since_best = state["rows"], state["best_ap"], state["since_best"]
+        self.rows, self.best, self.since_best = state["rows"], state["best"], state["since_best"]
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         for name, tensor in state["average"].items():

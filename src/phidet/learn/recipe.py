@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 
@@ -11,6 +11,7 @@ from phidet.errors import ConfigError, UnknownNameError
 from phidet.losses import LossConfig
 
 Optimizer = Literal["sgd", "adamw"]
+AugmentationPolicy = Literal["none", "v0", "v1", "v2", "v3", "randaugment"]
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
 
@@ -24,18 +25,35 @@ class Augmentation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     ``scale_jitter`` is the range of the factor, beyond fitting into the input, by which an image is resized before a
     window of the input's size is cut from it (the paper: 0.1–2). ``flip`` is the probability of a horizontal flip.
-    ``colour`` is the strength of random brightness, contrast and saturation, 0 for none.
+    ``colour`` is the strength of random brightness, contrast and saturation, 0 for none; ``hue`` that of its shift, in
+    turns of the colour circle. ``policy`` is AutoAugment's for detection ("v0" to "v3", arXiv 1906.11172), or
+    "randaugment" (arXiv 1909.13719): ``layers`` operations, one after the other, each of ``magnitude`` (0–10).
+    ``mosaic`` is the probability that three other images share the input, ``grid_mask`` that of a grid of grey squares
+    over it (arXiv 2001.04086).
     """
 
     scale_jitter: tuple[float, float] = (0.1, 2.0)
     flip: float = 0.5
     colour: float = 0.0
+    hue: float = 0.0
+    policy: AugmentationPolicy = "none"
+    layers: int = 1
+    magnitude: float = 5.0
+    mosaic: float = 0.0
+    grid_mask: float = 0.0
 
     def __post_init__(self) -> None:
         low, high = self.scale_jitter
         _require(0 < low <= high <= 8, f"scale_jitter must be 0 < low ≤ high ≤ 8, got {self.scale_jitter}")
-        _require(0 <= self.flip <= 1, f"flip must be a probability, got {self.flip}")
+        for key in ("flip", "mosaic", "grid_mask"):
+            value = getattr(self, key)
+            _require(0 <= value <= 1, f"{key} must be a probability, got {value}")
         _require(0 <= self.colour <= 1, f"colour must be in 0…1, got {self.colour}")
+        _require(0 <= self.hue <= 0.5, f"hue must be in 0…0.5, got {self.hue}")
+        if self.policy not in get_args(AugmentationPolicy):
+            raise UnknownNameError("augmentation policy", self.policy, get_args(AugmentationPolicy))
+        _require(self.layers >= 1, f"layers must be a whole number ≥ 1, got {self.layers}")
+        _require(0 <= self.magnitude <= 10, f"magnitude must be in 0…10, got {self.magnitude}")
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -54,7 +72,9 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         accumulate: steps whose gradients are summed before an update.
         precision: of the arithmetic; weights and losses stay in 32 bits.
         drop_path: stochastic depth of the backbone; ``None`` leaves the model's own.
-        freeze: "none", or "backbone" to train what stands behind it.
+        freeze: "none"; "early" for the backbone up to level 2, which few pictures teach anything new; or "backbone" to
+            train only what stands behind it. Statistics of frozen parts stay as they are.
+        backbone_rate: factor of the learning rate for the backbone, which has learned already.
         augmentation, loss: what they say.
         patience: evaluations without a better AP after which training stops; ``None`` for never.
         evaluate_every: epochs between evaluations.
@@ -72,7 +92,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     accumulate: int = 1
     precision: Precision = "32-true"
     drop_path: float | None = None
-    freeze: Literal["none", "backbone"] = "none"
+    freeze: Literal["none", "early", "backbone"] = "none"
+    backbone_rate: float = 1.0
     augmentation: Augmentation = Augmentation()
     loss: LossConfig = LossConfig()
     patience: int | None = None
@@ -81,7 +102,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def __post_init__(self) -> None:
         for key in ("epochs", "batch_size", "accumulate", "evaluate_every"):
             _require(getattr(self, key) >= 1, f"{key} must be a whole number ≥ 1, got {getattr(self, key)}")
-        for key in ("learning_rate", "clip_norm"):
+        for key in ("learning_rate", "clip_norm", "backbone_rate"):
             value = getattr(self, key)
             _require(math.isfinite(value) and value > 0, f"{key} must be a number > 0, got {value}")
         _require(0 <= self.ema_decay < 1, f"ema_decay must be in [0, 1), got {self.ema_decay}")

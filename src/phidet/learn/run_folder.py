@@ -18,7 +18,7 @@ import msgspec
 import torch
 
 from phidet.errors import CheckpointError, ConfigError
-from phidet.nn.detector import EfficientDet
+from phidet.nn.detector import Classifier, EfficientDet
 from phidet.weights.native import save_model, write_atomically
 
 STATE, METRICS, RUN = "state.pt", "metrics.csv", "run.json"
@@ -41,7 +41,7 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         write_atomically(self.path / RUN, msgspec.json.format(msgspec.json.encode(about)))
 
-    def save_model(self, model: EfficientDet, name: str) -> None:
+    def save_model(self, model: EfficientDet | Classifier, name: str) -> None:
         """Writes ``NAME.safetensors``."""
         save_model(model, self.path / f"{name}.safetensors")
 

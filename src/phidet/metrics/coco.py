@@ -80,7 +80,7 @@ def evaluate_coco(dataset: Dataset, detections: Sequence[Detections]) -> CocoRep
     the better one.
 
     Raises:
-        InputError: the detections do not belong to the data set, or hold NaN.
+        InputError: the detections do not belong to the data set.
     """
     check_detections(dataset, detections)
     classes, truth = len(dataset.class_names), dataset.all_annotations
@@ -134,8 +134,10 @@ def _objects(dataset: Dataset) -> list[dict[str, Any]]:
 def _found(detections: Sequence[Detections]) -> list[dict[str, Any]]:
     columns = (
         (i, c, box, score)
-        for i, (boxes, scores, class_ids) in enumerate(detections)
-        for c, box, score in zip(class_ids.tolist(), _xywh(boxes).tolist(), scores.tolist(), strict=True)
+        for i, found in enumerate(detections)
+        for c, box, score in zip(
+            found.class_ids.tolist(), _xywh(found.boxes_xyxy).tolist(), found.scores.tolist(), strict=True
+        )
     )
     return [
         {"id": n, "image_id": i + 1, "category_id": c + 1, "bbox": box, "area": box[2] * box[3], "score": score}

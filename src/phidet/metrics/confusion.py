@@ -27,7 +27,7 @@ def confusion_matrix(dataset: Dataset, detections: Sequence[Detections], min_sco
         (C + 1, C + 1); row c sums up to the objects of class c.
 
     Raises:
-        InputError: the detections do not belong to the data set, or hold NaN.
+        InputError: the detections do not belong to the data set.
     """
     background = len(dataset.class_names)
     size = background + 1

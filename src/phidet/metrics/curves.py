@@ -59,7 +59,7 @@ def pr_curves(dataset: Dataset, detections: Sequence[Detections]) -> list[PrCurv
     """A curve for each class, in their order. Difficult objects are neither right nor wrong.
 
     Raises:
-        InputError: the detections do not belong to the data set, or hold NaN.
+        InputError: the detections do not belong to the data set.
     """
     scores, class_ids, right = [np.zeros(0, np.float32)], [np.zeros(0, np.int64)], [np.zeros(0, np.bool_)]
     for found, _, matches in match_all(dataset, detections):

@@ -46,7 +46,7 @@ def match_image(found: Detections, truth: Annotations, across_classes: bool = Fa
     One that gets none and lies on a difficult object (IoU ≥ 0.5), or by half in a crowd of its class, is ignored.
 
     Args:
-        found: in any order; of equal scores the earlier is the better one.
+        found: best first; of equal scores the earlier is the better one.
         truth: the image's objects.
         across_classes: an object of another class will do where none of its own is free.
     """
@@ -54,10 +54,8 @@ def match_image(found: Detections, truth: Annotations, across_classes: bool = Fa
     ious: npt.NDArray[np.float64] = pairwise_iou(boxes, others)
     own = found.class_ids[:, None] == truth.class_ids[None, :]
     overlaps = (ious >= MATCHED) & (own | across_classes)
-    rank = np.empty(len(boxes), np.int64)
-    rank[np.argsort(-found.scores, kind="stable")] = np.arange(len(boxes))
     detection, candidate = np.nonzero(overlaps & countable(truth))
-    order = np.lexsort((-ious[detection, candidate], ~own[detection, candidate], rank[detection]))
+    order = np.lexsort((-ious[detection, candidate], ~own[detection, candidate], detection))
     objects = np.full(len(boxes), -1, np.int64)
     taken: set[int] = set()
     for d, o in zip(detection[order].tolist(), candidate[order].tolist(), strict=True):
@@ -75,7 +73,7 @@ def match_all(
     """Image by image, the detections of at least ``min_score``, the objects, and which is which.
 
     Raises:
-        InputError: the detections do not belong to the data set, or hold NaN.
+        InputError: the detections do not belong to the data set.
     """
     check_detections(dataset, detections)
     for i, found in enumerate(detections):
@@ -86,8 +84,7 @@ def match_all(
 
 def above(found: Detections, min_score: float) -> Detections:
     """The detections of at least ``min_score``."""
-    enough = found.scores >= min_score
-    return Detections(found.boxes_xyxy[enough], found.scores[enough], found.class_ids[enough])
+    return found.filter(score=min_score)
 
 
 def covered(

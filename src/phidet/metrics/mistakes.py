@@ -52,7 +52,7 @@ def worst_mistakes(
         most: how many.
 
     Raises:
-        InputError: the detections do not belong to the data set, or hold NaN.
+        InputError: the detections do not belong to the data set.
     """
     of_kind: dict[Kind, list[Mistake]] = {kind: [] for kind in KINDS}
     for i, (found, truth, matches) in enumerate(match_all(dataset, detections, min_score, across_classes=True)):
@@ -81,7 +81,7 @@ def _of_detections(image: int, found: Detections, truth: Annotations, matches: M
     free = countable(truth)
     free[matches.objects[hit]] = False
     false = np.flatnonzero(matches.false)
-    for d in false[np.argsort(-found.scores[false], kind="stable")].tolist():
+    for d in false.tolist():
         score, ious = float(found.scores[d]), matches.ious[d]
         own = truth.class_ids == found.class_ids[d]
         if (poor := _nearest(ious, free & own & (ious >= POOR))) is not None:

@@ -42,7 +42,7 @@ def evaluate_voc(dataset: Dataset, detections: Sequence[Detections], eleven_poin
         eleven_points: the mean of the precision at recalls 0, 0.1 … 1, as until 2009, and not the whole area.
 
     Raises:
-        InputError: the detections do not belong to the data set, or hold NaN.
+        InputError: the detections do not belong to the data set.
     """
     check_detections(dataset, detections)
     classes, truth = len(dataset.class_names), dataset.all_annotations

@@ -31,6 +31,15 @@ def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
+def pad_same(x: Tensor, kernel: int, stride: int) -> tuple[Tensor, tuple[int, int]]:
+    """``x`` and what a convolution is still to pad: everything where both sides get the same, else nothing."""
+    top, bottom = same_padding(x.shape[-2], kernel, stride)
+    left, right = same_padding(x.shape[-1], kernel, stride)
+    if top == bottom and left == right:
+        return x, (top, left)
+    return F.pad(x, (left, right, top, bottom)), (0, 0)
+
+
 class SameConv2d(nn.Conv2d):
     """A convolution padded as TensorFlow's "SAME", for any input size.
 
@@ -46,11 +55,8 @@ class SameConv2d(nn.Conv2d):
             return super().forward(x)
         if torch.compiler.is_compiling():
             return F.conv2d(self._pad_traced(x), self.weight, None, self.stride, 0, self.dilation, self.groups)
-        top, bottom = same_padding(x.shape[-2], self.kernel_size[0], self.stride[0])
-        left, right = same_padding(x.shape[-1], self.kernel_size[1], self.stride[1])
-        if top != bottom or left != right:
-            x, top, left = F.pad(x, (left, right, top, bottom)), 0, 0
-        return F.conv2d(x, self.weight, None, self.stride, (top, left), self.dilation, self.groups)
+        x, padding = pad_same(x, self.kernel_size[0], self.stride[0])
+        return F.conv2d(x, self.weight, None, self.stride, padding, self.dilation, self.groups)
 
     def _pad_traced(self, x: Tensor) -> Tensor:
         """The same padding in whole numbers and without branches, so that sizes may stay symbols in a traced graph."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,9 @@ from phidet.nn.efficientnet import EfficientNet
 from phidet.nn.feature_network import FeatureNetwork
 from phidet.nn.heads import Head, class_head
 from phidet.nn.other_backbones import MobileNet, ResNet
+
+if TYPE_CHECKING:
+    from phidet.nn.optimized import OptimizedDetector
 
 
 class RawOutputs(NamedTuple):
@@ -34,6 +37,8 @@ class Backbone(Protocol):
     channels: dict[int, int]
 
     def __call__(self, images: Tensor) -> dict[int, Tensor]: ...
+
+    def early_layers(self) -> list[nn.Module]: ...
 
 
 def build_backbone(config: BackboneConfig) -> nn.Module:
@@ -76,6 +81,12 @@ class EfficientDet(nn.Module):
         maps = self.feature_network(self.backbone(images.contiguous(memory_format=torch.channels_last)))
         return RawOutputs(self.class_head(maps), self.box_head(maps))
 
+    def optimize(self) -> OptimizedDetector:
+        """A copy for inference with everything constant folded: the same answers to rounding, sooner."""
+        from phidet.nn.optimized import OptimizedDetector  # noqa: PLC0415 - it is made of this class
+
+        return OptimizedDetector(self)
+
     def _check_images(self, images: Tensor) -> None:
         if images.ndim != 4 or images.shape[1] != 3:
             raise InputError(
@@ -111,7 +122,8 @@ class Classifier(nn.Module):
             width = config.head_channels
         self.dropout = nn.Dropout(config.dropout)
         self.linear = nn.Linear(width, config.num_classes)
-        nn.init.uniform_(self.linear.weight, -(config.num_classes**-0.5), config.num_classes**-0.5)
+        # The official ±1/√classes is meant for a thousand of them: with three, the first answers are far from even.
+        nn.init.uniform_(self.linear.weight, -(width**-0.5), width**-0.5)
         nn.init.zeros_(self.linear.bias)
         self.to(memory_format=torch.channels_last)
 

@@ -131,6 +131,11 @@ class EfficientNet(nn.Module):
         self.channels = {level: blocks[end].out_channels for end, level in self.level_of_block.items()}
         self._init_weights()
 
+    def early_layers(self) -> list[nn.Module]:
+        """What makes the maps of levels 1 and 2: edges and textures, much the same for all pictures."""
+        last = next(end for end, level in self.level_of_block.items() if level == 2)
+        return [self.stem, *self.blocks[: last + 1]]
+
     def forward(self, images: Tensor) -> dict[int, Tensor]:
         """Normalised images (B, 3, H, W) → the maps of levels 1–5, level l (B, channels[l], ⌈H / 2^l⌉, ⌈W / 2^l⌉)."""
         x = self.act(self.stem(images))

@@ -53,6 +53,10 @@ class ResNet(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
+    def early_layers(self) -> list[nn.Module]:
+        """What makes the maps of levels 1 and 2."""
+        return [self.conv1, self.bn1, self.layer1]
+
     def forward(self, images: Tensor) -> dict[int, Tensor]:
         """Normalised images (B, 3, H, W) → the maps of levels 1–5, level l (B, channels[l], ⌈H / 2^l⌉, ⌈W / 2^l⌉)."""
         x1 = self.relu(self.bn1(self.conv1(images)))
@@ -87,6 +91,11 @@ class MobileNet(nn.Module):
         ends = [i for i, stride in enumerate(strides) if stride == 2] + [len(strides)]
         self.level_of_index = {end: level for level, end in enumerate(ends, start=1)}
         self.channels = {level: self.features[end].out_channels for end, level in self.level_of_index.items()}
+
+    def early_layers(self) -> list[nn.Module]:
+        """What makes the maps of levels 1 and 2."""
+        last = next(end for end, level in self.level_of_index.items() if level == 2)
+        return list(self.features[: last + 1])
 
     def forward(self, images: Tensor) -> dict[int, Tensor]:
         """Normalised images (B, 3, H, W) → the maps of levels 1–5, level l (B, channels[l], ⌈H / 2^l⌉, ⌈W / 2^l⌉)."""

@@ -28,6 +28,7 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from tqdm import tqdm
 
+from phidet.cache import cache_dir
 from phidet.errors import DownloadError
 from phidet.weights.zoo import PublishedFile
 
@@ -52,20 +53,6 @@ class _FailedError(Exception):
 
 class _LostError(_FailedError):
     """The connection failed; what arrived is kept, and another attempt may do."""
-
-
-def cache_dir() -> Path:
-    """Where published files are kept: $PHIDET_CACHE, else $XDG_CACHE_HOME/phidet, else ~/.cache/phidet.
-
-    Raises:
-        DownloadError: neither is set and there is no home folder.
-    """
-    chosen = os.environ.get("PHIDET_CACHE")
-    folder = Path(chosen) if chosen else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "phidet")
-    try:
-        return folder.expanduser().absolute()
-    except RuntimeError as error:
-        raise DownloadError(f"cannot tell which folder {folder} is ({error}): set PHIDET_CACHE to one") from error
 
 
 def fetch(file: PublishedFile, offline: bool | None = None, progress: bool = True) -> Path:

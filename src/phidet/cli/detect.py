@@ -1,0 +1,280 @@
+"""``phidet detect``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from phidet.errors import ConfigError, InputError, PhidetError
+
+if TYPE_CHECKING:
+    from phidet.nms import PostprocessSettings
+    from phidet.results import Detections
+    from phidet.sinks import Sink
+    from phidet.sources import Picture, Unusable
+
+OUT = Path("detections")
+EPILOG = """SOURCE is a picture or a video, a folder (searched with all below it), a quoted pattern ('photos/**/*.jpg'), an
+http or https address of a picture, - for a picture on standard input, or webcam (webcam:1). Videos and webcams need
+the extra: pip install 'phidet[video]'
+
+what --save writes into the folder of --out:
+  pictures  annotated pictures and videos, called as the originals are (the default)
+  json      detections.jsonl: a JSON document on each line, for each picture or frame
+  csv       detections.csv: a line for each object
+  coco      coco-results.json and coco-images.json
+  yolo      labels/NAME.txt and classes.txt
+  crops     crops/CLASS/NAME-1.jpg
+
+examples:
+  phidet detect photo.jpg                                   people, drawn in detections/photo.jpg
+  phidet detect photos --save pictures,csv --score 0.5
+  phidet detect -m runs/mine aerial.tif --tile 640          a model of your own, in tiles of 640 pixels
+  phidet detect clip.mp4 --classes person,dog
+  cat photo.jpg | phidet detect - --json                    JSON lines on standard output, no files
+
+exit code: 0; 3 where a source could not be used, named on standard error, after all others are done (5 where all such
+could not be downloaded, 6 where all such need an extra).
+"""
+_NMS = {"hard": "hard", "soft": "gaussian", "none": "none"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``phidet detect``."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = EPILOG
+    parser.add_argument("sources", nargs="+", metavar="SOURCE", help="what to look at; see below")
+    parser.add_argument(
+        *("-m", "--model"),
+        default="person",
+        metavar="MODEL",
+        help="person, which comes with phidet; a .onnx or .xml file; a run's folder; a published name (person)",
+    )
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help=f"where to write ({OUT})")
+    parser.add_argument("--save", type=_words, metavar="KINDS", help="what to write, separated by commas (pictures)")
+    parser.add_argument("--json", action="store_true", help="print JSON lines; write files only if --save says which")
+    parser.add_argument("--score", type=_share, default=0.3, metavar="S", help="lowest score, 0…1 (0.3)")
+    parser.add_argument("--iou", type=_share, default=0.5, metavar="T", help="overlap of duplicates, 0…1 (0.5)")
+    parser.add_argument("--nms", choices=_NMS, default="hard", help="suppression of duplicates (hard)")
+    parser.add_argument("--classes", type=_words, metavar="A,B", help="only these, by name (all)")
+    parser.add_argument("--max", type=_positive, default=100, metavar="N", help="most objects in a picture (100)")
+    parser.add_argument(
+        "--tile", type=_positive, metavar="N", help="also look at overlapping tiles of N pixels, for small objects"
+    )
+    parser.add_argument("--batch", type=_positive, default=1, metavar="N", help="pictures, or tiles, at once (1)")
+    parser.add_argument("--runtime", choices=("auto", "onnxruntime", "openvino", "torch"), default="auto")
+    parser.add_argument("--threads", type=_positive, metavar="N", help="of the runtime (its own choice)")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Looks at every source; says what it found and wrote. Errors of sources come last, with their exit code."""
+    from phidet.detector import Detector
+    from phidet.nms import PostprocessSettings
+    from phidet.sinks import open_sinks
+    from phidet.sources import check_apart
+    from phidet.tiles import check_tile
+
+    kinds = args.save if args.save is not None else [] if args.json else ["pictures"]
+    if args.out is not None and not kinds:
+        raise ConfigError("--out needs something to write: --save pictures, for instance")
+    out = args.out or OUT
+    if kinds:
+        check_apart(args.sources, out)
+    if args.tile is not None:
+        check_tile(args.tile)
+    settings = PostprocessSettings(
+        score=args.score,
+        iou=args.iou,
+        nms=_NMS[args.nms],  # type: ignore[arg-type]
+        max_detections=args.max,
+        classes=None if args.classes is None else tuple(args.classes),
+    )
+    detector = Detector(args.model, runtime=args.runtime, threads=args.threads)
+    _check_classes(settings, detector.class_names)
+    sinks = open_sinks(kinds, out, detector.class_names)
+    report = Report(args.json)
+    try:
+        _look(detector, args, settings, out if kinds else None, sinks, report)
+    except KeyboardInterrupt:
+        _keep(sinks, report)
+        raise
+    except BaseException:
+        for sink in sinks:
+            sink.discard()
+        raise
+    _keep(sinks, report)
+    detector.close()
+    report.raise_for_failures()
+
+
+def _look(
+    detector: object,
+    args: argparse.Namespace,
+    settings: PostprocessSettings,
+    out: Path | None,
+    sinks: Sequence[Sink],
+    report: Report,
+) -> None:
+    from phidet.sources import Unusable, is_webcam, pictures
+    from phidet.stream import detect_stream
+    from phidet.tiles import Looks
+
+    assert isinstance(detector, Looks)
+    batch = 1 if any(is_webcam(source) for source in args.sources) else args.batch  # a camera's picture does not wait
+    for item in detect_stream(detector, pictures(args.sources, out), settings, batch, args.tile):
+        if isinstance(item, Unusable):
+            report.failed(item)
+            for sink in sinks:
+                sink.skip(item)
+        else:
+            report.found(*item)
+            for sink in sinks:
+                sink.add(*item)
+
+
+def _keep(sinks: Sequence[Sink], report: Report) -> None:
+    """Ends all sinks, the others too if one fails."""
+    errors: list[PhidetError] = []
+    written: list[str] = []
+    for sink in sinks:
+        try:
+            written.append(sink.keep())
+        except PhidetError as error:
+            sink.discard()
+            errors.append(error)
+    report.done([w for w in written if w])
+    if errors:
+        raise errors[0]
+
+
+def _check_classes(settings: PostprocessSettings, names: Sequence[str]) -> None:
+    """Before anything is written: a name that the model does not know."""
+    from phidet.results import Detections
+
+    Detections.empty(names).filter(classes=settings.classes)
+
+
+class Report:
+    """What is told while it runs: a line for each picture or video on standard output, progress and errors on standard
+    error."""
+
+    def __init__(self, json_lines: bool) -> None:
+        self._json = json_lines
+        self._start = self._shown = time.monotonic()
+        self._pictures = self._objects = self._sources = 0
+        self._errors: list[PhidetError] = []
+        self._progress = sys.stderr.isatty()
+        self._video: tuple[str, int, dict[str, int]] | None = None  # source, frames, most of each class in a frame
+
+    def found(self, picture: Picture, found: Detections) -> None:
+        """One more picture or frame."""
+        from phidet.sinks.lines import json_line
+
+        self._pictures += 1
+        self._objects += len(found)
+        if not picture.frame:  # a picture or a first frame
+            self._end_video()
+            self._sources += 1
+        if self._json:
+            sys.stdout.buffer.write(json_line(picture, found))
+            sys.stdout.buffer.flush()
+        elif picture.frame is None:
+            self._say(f"{picture.source}: {_counts(found.counts())}")
+        else:
+            most = self._video[2] if self._video else {}
+            most = {**most, **{name: max(n, most.get(name, 0)) for name, n in found.counts().items()}}
+            self._video = (picture.source, picture.frame + 1, most)
+        self._show_progress()
+
+    def failed(self, unusable: Unusable) -> None:
+        """One more source, or the rest of one, that cannot be used."""
+        from phidet.sinks.base import readable
+        from phidet.sinks.lines import error_line
+
+        self._end_video()
+        self._errors.append(unusable.error)
+        if self._json:
+            sys.stdout.buffer.write(error_line(unusable))
+            sys.stdout.buffer.flush()
+        self._clear()
+        print(f"phidet: {readable(str(unusable.error))}", file=sys.stderr)
+
+    def done(self, written: Sequence[str]) -> None:
+        """The last line: how many, how fast, and what was written."""
+        from phidet.sinks.base import count
+
+        self._end_video()
+        self._clear()
+        seconds = time.monotonic() - self._start
+        parts = [f"{count(self._pictures, 'picture')}, {count(self._objects, 'object')}"]
+        if self._errors:
+            parts[0] += f", {count(len(self._errors), 'error')}"
+        if self._pictures > 1:
+            parts.append(f"{self._pictures / seconds:.1f} pictures a second")
+        if written:
+            parts.append(f"wrote {', '.join(written)}")
+        print("; ".join(parts), file=sys.stderr)
+
+    def raise_for_failures(self) -> None:
+        """Raises one error for all that failed, with the exit code that they share, else that of InputError."""
+        if not self._errors:
+            return
+        codes = {error.exit_code for error in self._errors}
+        many = len(self._errors)
+        summary = PhidetError("1 source could not be used" if many == 1 else f"{many} sources could not be used")
+        summary.exit_code = codes.pop() if len(codes) == 1 else InputError.exit_code
+        raise summary
+
+    def _end_video(self) -> None:
+        if self._video is not None:
+            source, frames, most = self._video
+            self._video = None
+            self._say(f"{source}: {frames:,} frames, {_counts(most, 'at most ')}")
+
+    def _say(self, line: str) -> None:
+        from phidet.sinks.base import readable
+
+        self._clear()
+        print(readable(line), flush=True)
+
+    def _show_progress(self) -> None:
+        now = time.monotonic()
+        if self._progress and now - self._shown > 0.2:
+            self._shown = now
+            rate = self._pictures / (now - self._start)
+            print(f"\r\033[K{self._pictures:,} pictures, {rate:.1f} a second", end="", file=sys.stderr, flush=True)
+
+    def _clear(self) -> None:
+        if self._progress:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
+def _counts(counts: dict[str, int], before: str = "") -> str:
+    return before + ", ".join(f"{n} {name}" for name, n in counts.items()) if counts else "nothing"
+
+
+def _words(text: str) -> list[str]:
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not words:
+        raise argparse.ArgumentTypeError(f"expected names separated by commas, got {text!r}")
+    return words
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number in 0…1, got {text!r}")
+    return value
+
+
+def _positive(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"expected a whole number ≥ 1, got {text!r}")
+    return int(text)

@@ -1,0 +1,62 @@
+"""``phidet explain``."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from phidet.nn.detector import Classifier, EfficientDet
+
+EPILOG = """examples:
+  phidet explain runs/cells photo.jpg                        what the best detections rest on
+  phidet explain efficientnet-lite0 efficientnet-lite2 photo.jpg    two models side by side
+  phidet explain efficientnet-lite0 photo.jpg --class tabby
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``phidet explain``."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = EPILOG
+    parser.add_argument(
+        "models", nargs="+", metavar="MODEL", help="a model file, a run folder, or the name of a classifier"
+    )
+    parser.add_argument("picture", type=Path, metavar="PICTURE", help="an image file")
+    parser.add_argument("--out", type=Path, default=Path("explain.png"), metavar="PNG", help="(explain.png)")
+    parser.add_argument("--class", dest="class_name", metavar="NAME", help="only this class")
+    parser.add_argument("--most", type=int, default=3, metavar="N", help="maps of each model (3)")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Draws the maps of all models beside the picture."""
+    from phidet.data.images import read_image
+    from phidet.explain import comparison, explain
+    from phidet.weights.native import write_atomically
+
+    image = read_image(args.picture)
+    maps = []
+    for name in args.models:
+        model = _load(name)
+        found = explain(model, image, args.class_name, args.most)
+        maps.append((model.config.name, found))
+        print(f"{model.config.name}: " + ", ".join(f"{one.label} {one.score:.3f}" for one in found))
+    content = io.BytesIO()
+    comparison(image, args.picture.name, maps).save(content, format="png")
+    write_atomically(args.out, content.getvalue())
+    print(f"wrote {args.out}", file=sys.stderr)
+
+
+def _load(name: str) -> EfficientDet | Classifier:
+    """A model file, the best one of a run folder, or a published classifier with its ImageNet weights."""
+    from phidet.family import CLASSIFIER_NAMES
+    from phidet.models import create_classifier
+    from phidet.weights.native import load_model
+
+    if name in CLASSIFIER_NAMES:
+        return create_classifier(name, pretrained="imagenet").eval()
+    path = Path(name)
+    return load_model(path / "best.safetensors" if path.is_dir() else path)

@@ -1,0 +1,98 @@
+"""Image folders for classification: a folder for each class, perhaps below one for each split."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from phidet.data.dataset import Collector, Dataset, RawObject
+from phidet.data.images import EXTENSIONS, image_size
+from phidet.data.layouts import TRAIN_SPLITS, VAL_SPLITS, DataFolder, Reader
+from phidet.errors import InputError
+
+_SPLITS = (*TRAIN_SPLITS, *VAL_SPLITS, "test", "testing")
+
+
+def open_class_folders(path: str | Path) -> DataFolder:
+    """Looks at a folder and tells its splits; each reads as a data set whose images hold one object that fills them.
+
+    ``FOLDER/cat/1.jpg`` makes one split, "all"; ``FOLDER/train/cat/1.jpg`` makes "train". Classes are the names of the
+    folders, sorted: those of the training split, for all splits.
+
+    Raises:
+        InputError: there is no such folder, or there are fewer than two classes in it.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise InputError(f"there is no folder at {path}: expected one with a folder of images for each class")
+    splits = {p.name: p for p in _folders(path) if p.name in _SPLITS and _classes(p)} or {"all": path}
+    first = next((name for name in TRAIN_SPLITS if name in splits), next(iter(splits)))
+    own = _classes(splits[first])
+    if len(own) < 2:
+        found = f"only {own[0]!r}" if own else "none"
+        raise InputError(
+            f"{splits[first]} should hold a folder of images for each of two classes or more, found {found}: "
+            "as in FOLDER/cat/1.jpg, or FOLDER/train/cat/1.jpg"
+        )
+
+    def reader(split: str) -> Reader:
+        return lambda names: _read(splits[split], path, split, names or own)
+
+    return DataFolder(path, "classes", {split: reader(split) for split in splits})
+
+
+def split_by_class(dataset: Dataset, share: float = 0.2, seed: int = 0) -> tuple[Dataset, Dataset]:
+    """Training and validation data, drawn so that each class has its ``share`` in the latter; alike for equal seeds.
+
+    A class of at least two images has at least one in each.
+    """
+    ids = dataset.all_annotations.class_ids
+    held: list[int] = []
+    for class_id in range(len(dataset.class_names)):
+        own = np.flatnonzero(ids == class_id)
+        order = np.random.default_rng((seed, class_id)).permutation(own)
+        most = len(own) - 1
+        held += order[: min(max(round(share * len(own)), 1), most)].tolist() if most > 0 else []
+    kept = sorted(set(range(len(dataset))) - set(held))
+    return dataset.subset(kept, "train"), dataset.subset(sorted(held), "val")
+
+
+def _folders(path: Path) -> Iterator[Path]:
+    return (p for p in sorted(path.iterdir()) if p.is_dir() and not p.name.startswith("."))
+
+
+def _images(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
+
+
+def _classes(path: Path) -> list[str]:
+    return [folder.name for folder in _folders(path) if _images(folder)]
+
+
+def _read(folder: Path, root: Path, split: str, class_names: Sequence[str]) -> Dataset:
+    collector = Collector(split, root, class_names)
+    images = [(image, own.name) for own in _folders(folder) for image in _images(own)]
+    for class_name in class_names:
+        if not any(class_name == own for _, own in images):
+            collector.problem("image missing", folder / class_name, f"no image of class {class_name!r} in {split!r}")
+    with ThreadPoolExecutor() as pool:
+        sizes = pool.map(_size, [image for image, _ in images])
+    for (image, class_name), size in zip(images, sizes, strict=True):
+        if isinstance(size, InputError):
+            collector.problem("image unreadable", image, f"{size}; left out")
+        elif class_name not in class_names:
+            collector.problem("class unknown", image, f"class {class_name!r} is not one of the classes; left out")
+        else:
+            whole = RawObject(str(image), (0.0, 0.0, float(size[1]), float(size[0])), class_name)
+            collector.add(str(image.relative_to(root)), image, size, [whole])
+    return collector.dataset()
+
+
+def _size(image: Path) -> tuple[int, int] | InputError:
+    try:
+        return image_size(image)
+    except InputError as error:
+        return error

@@ -1,0 +1,137 @@
+"""From pictures to objects, without PyTorch.
+
+>>> detector = Detector("person")
+>>> detector("photo.jpg").boxes_xyxy
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from phidet.anchors import generate_anchors
+from phidet.config import ModelConfig
+from phidet.data.images import pixels_of, read_image
+from phidet.errors import ConfigError, InputError
+from phidet.nms import PostprocessSettings
+from phidet.postprocess import postprocess
+from phidet.preprocess import prepare
+from phidet.results import Detections
+from phidet.runtime.network import NetworkOutputs
+from phidet.runtime.open_model import Runtime, open_network
+
+Picture = str | Path | Image.Image | npt.NDArray[np.uint8]
+"""A file's path, a PIL image, or (H, W, 3) uint8 RGB."""
+
+
+class Detector:
+    """A loaded model. Calls from several threads at once are allowed and share its weights.
+
+    Args:
+        model: "person", which comes with phidet; a file (.onnx, .xml, .safetensors); the folder of a training run; or
+            the name of a published model, exported before with ``phidet export``.
+        runtime: "auto" takes what the file is for: ONNX Runtime, OpenVINO, or PyTorch.
+        threads: how many threads one call may use; left out, the runtime decides.
+
+    Attributes:
+        config: of the model.
+        class_names: what it can find.
+        runtime_name: what runs it.
+
+    Raises:
+        CheckpointError: there is no such model, or its file cannot be used.
+        MissingExtraError: its runtime is not installed.
+    """
+
+    def __init__(self, model: str | Path = "person", *, runtime: Runtime = "auto", threads: int | None = None) -> None:
+        if threads is not None and threads < 1:
+            raise ConfigError(f"threads must be ≥ 1, got {threads}")
+        self._network = open_network(model, runtime, threads)
+        config = self._network.config
+        self.config: ModelConfig = config
+        self.class_names = config.class_names
+        self.runtime_name = self._network.name
+        self._anchors = generate_anchors(config.image_size_hw, config.feature_network.levels, config.anchors)
+
+    @overload
+    def __call__(self, images: Picture, settings: PostprocessSettings | None = None) -> Detections: ...
+
+    @overload
+    def __call__(
+        self, images: list[Any] | tuple[Any, ...], settings: PostprocessSettings | None = None
+    ) -> list[Detections]: ...
+
+    def __call__(
+        self, images: Picture | list[Any] | tuple[Any, ...], settings: PostprocessSettings | None = None
+    ) -> Detections | list[Detections]:
+        """The objects in one picture, or in each of a list.
+
+        Args:
+            images: paths, PIL images, or arrays (H, W, 3) uint8 RGB; one or a list.
+            settings: thresholds and suppression; those of :class:`PostprocessSettings` unless given.
+
+        Raises:
+            InputError: a picture that cannot be read, or an array of another kind.
+            UnknownNameError: ``settings.classes`` names a class that the model does not know.
+        """
+        if isinstance(images, list | tuple):
+            return self.detect([as_pixels(image) for image in images], settings)
+        return self.detect([as_pixels(images)], settings)[0]
+
+    def detect(
+        self, arrays: Sequence[npt.NDArray[np.uint8]], settings: PostprocessSettings | None = None
+    ) -> list[Detections]:
+        """The objects in each of a batch of decoded pictures, (H, W, 3) uint8 RGB.
+
+        Raises:
+            InputError: an array of another kind.
+            UnknownNameError: ``settings.classes`` names a class that the model does not know.
+        """
+        if not arrays:
+            return []
+        settings = settings or PostprocessSettings()
+        size_hw, spec = self.config.image_size_hw, self.config.preprocess
+        prepared = [prepare(check_pixels(array), size_hw, spec) for array in arrays]
+        outputs = self._network(np.stack([images for images, _ in prepared]))
+        return [
+            postprocess(NetworkOutputs(*of_image), self._anchors, scale, array.shape[:2], settings, self.class_names)
+            for of_image, (_, scale), array in zip(zip(*outputs, strict=True), prepared, arrays, strict=True)
+        ]
+
+    def close(self) -> None:
+        """Gives the network's memory back; the detector cannot be used afterwards."""
+        del self._network
+
+
+def as_pixels(image: Any) -> npt.NDArray[np.uint8]:
+    """A picture as (H, W, 3) uint8 RGB.
+
+    Raises:
+        InputError: it cannot be read, or is something else.
+    """
+    if isinstance(image, str | Path):
+        return read_image(Path(image))
+    if isinstance(image, Image.Image):
+        return pixels_of(image)
+    if isinstance(image, np.ndarray):
+        return check_pixels(image)
+    raise InputError(f"expected a path, a PIL image or an array (H, W, 3) uint8, got a {type(image).__name__}")
+
+
+def check_pixels(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """``array`` itself.
+
+    Raises:
+        InputError: not (H, W, 3) uint8 with at least one pixel.
+    """
+    if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8 or 0 in array.shape:
+        raise InputError(
+            f"expected an image as (height, width, 3) uint8 RGB, got shape {array.shape} {array.dtype}: "
+            "convert it to 8 bits and three channels, channels last"
+        )
+    return array

@@ -1,0 +1,43 @@
+"""What is exported: a trained model, a run's folder, or a published model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from phidet.cache import cache_dir
+from phidet.errors import CheckpointError, ConfigError
+from phidet.family import DETECTOR_NAMES
+from phidet.models import create_model
+from phidet.nn.detector import EfficientDet
+from phidet.runtime.open_model import find_model
+from phidet.weights.native import load_model
+
+
+def load_detector(source: str | Path) -> EfficientDet:
+    """The PyTorch model that ``source`` means, in evaluation mode; a published one is downloaded if need be.
+
+    Raises:
+        CheckpointError: there is none, or it is a classifier.
+        ConfigError: it is an export already.
+        DownloadError: a published model could not be fetched.
+    """
+    if source in DETECTOR_NAMES and not Path(source).exists():
+        return create_model(str(source), pretrained="coco").eval()
+    path = find_model(source, ".safetensors")
+    if path.suffix in (".onnx", ".xml"):
+        raise ConfigError(f"{path} is an export already: give the .safetensors file that it was made of")
+    model = load_model(path)
+    if not isinstance(model, EfficientDet):
+        raise CheckpointError(f"{path} is a classifier: only detectors can be exported")
+    return model
+
+
+def target_of(source: str | Path, suffix: str) -> Path:
+    """Where an export goes unless told otherwise: beside the model, or for a published one into the cache.
+
+    Raises:
+        CheckpointError: there is no such model.
+    """
+    if source in DETECTOR_NAMES and not Path(source).exists():
+        return cache_dir() / f"{source}{suffix}"
+    return find_model(source, ".safetensors").with_suffix(suffix)

@@ -1,0 +1,40 @@
+"""A ``.safetensors`` model behind the detector, in PyTorch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from phidet.errors import CheckpointError
+from phidet.nn.detector import EfficientDet
+from phidet.runtime.network import FloatArray, NetworkOutputs, with_best
+from phidet.weights.native import load_model
+
+
+class TorchNetwork:
+    """A model of a ``.safetensors`` file, folded (:class:`phidet.nn.optimized.OptimizedDetector`), on the CPU.
+
+    Args:
+        path: the file.
+        threads: PyTorch's number of threads, which is one for the whole process; left out, it stays as it is.
+
+    Raises:
+        CheckpointError: the file cannot be read, or holds a classifier.
+    """
+
+    name = "torch"
+
+    def __init__(self, path: Path, threads: int | None = None) -> None:
+        model = load_model(path)
+        if not isinstance(model, EfficientDet):
+            raise CheckpointError(f"{path} is a classifier: a detector is needed")
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self.config = model.config
+        self.model = model.optimize()
+
+    def __call__(self, images: FloatArray) -> NetworkOutputs:
+        """Normalised images (B, 3, H, W) → raw outputs."""
+        class_logits, box_deltas = self.model(torch.from_numpy(images))
+        return with_best(class_logits.numpy(), box_deltas.numpy())

@@ -1,0 +1,70 @@
+"""Files that are there as a whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from phidet.errors import PhidetError
+
+
+class AppearingFile:
+    """A file that is written beside its place and appears there, whole, when it is kept; an older one stays until then.
+
+    Args:
+        path: where it will be; folders are made.
+
+    Raises:
+        PhidetError: it cannot be written there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.part = path.with_name(f".{path.name[:100]}.{os.getpid()}.part")  # a name has at most 255 bytes
+        with _told(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.file: BinaryIO = self.part.open("wb")
+
+    def write(self, content: bytes) -> None:
+        """Appends; raises PhidetError where the disk is full."""
+        with _told(self.path):
+            self.file.write(content)
+
+    def keep(self) -> None:
+        """Puts the file in its place; raises PhidetError where that fails."""
+        with _told(self.path):
+            self.file.flush()
+            os.fsync(self.file.fileno())
+            self.file.close()
+            self.part.replace(self.path)
+
+    def discard(self) -> None:
+        """Leaves nothing behind."""
+        self.file.close()
+        self.part.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes ``content`` to ``path``, in one piece.
+
+    Raises:
+        PhidetError: it cannot be written there.
+    """
+    file = AppearingFile(path)
+    try:
+        file.write(content)
+        file.keep()
+    except BaseException:
+        file.discard()
+        raise
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise PhidetError(f"cannot write {path}: {error.strerror or error}") from error

@@ -1,0 +1,145 @@
+"""Learning to classify whole pictures."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from lightning_fabric import Fabric
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from phidet.config import ClassifierConfig
+from phidet.data.class_folders import open_class_folders, split_by_class
+from phidet.data.dataset import Dataset
+from phidet.learn.loading import Batch, EpochSampler, eval_loader, normalise, train_loader
+from phidet.learn.pictures import EvalPictures, TrainPictures
+from phidet.learn.recipe import Augmentation, Recipe, replace
+from phidet.losses import LossConfig
+from phidet.metrics.classification import ClassificationReport, classification_report
+from phidet.nn.detector import Classifier
+
+log = logging.getLogger("phidet")
+
+CLASSIFY = Recipe(
+    name="classify",
+    epochs=20,
+    batch_size=32,
+    learning_rate=1e-3,
+    ema_decay=0.999,
+    weight_decay=0.02,
+    augmentation=Augmentation(scale_jitter=(1.0, 1.7), colour=0.2),
+    loss=LossConfig(label_smoothing=0.1),
+)
+"""Hundreds to thousands of pictures, from ImageNet weights, on one device."""
+
+
+def choose_classify_recipe(num_images: int) -> Recipe:
+    """The recipe for a data set of this size: about 20,000 pictures seen, between 5 and 50 epochs."""
+    batch_size = min(CLASSIFY.batch_size, max(4, num_images // 8))
+    epochs = min(max(round(20_000 / num_images), 5), 50)
+    return replace(CLASSIFY, {"epochs": epochs, "batch_size": batch_size})
+
+
+def read_class_folders(path: str | Path, seed: int = 0) -> tuple[Dataset, Dataset]:
+    """Training and validation data of an image folder; without a validation split, a fifth of the training data.
+
+    Raises:
+        InputError: as :func:`phidet.data.class_folders.open_class_folders`, or a split without images.
+    """
+    folder = open_class_folders(path)
+    train = folder.read(folder.train_split())
+    for problem in train.problems:
+        log.warning("%s: %s", problem.where, problem.what)
+    val_split = folder.val_split()
+    if val_split is None:
+        return split_by_class(train, seed=seed)
+    return train, folder.read(val_split, train.class_names)
+
+
+class ClassifyTask:
+    """Cross entropy with label smoothing, top-1 and top-5; see :class:`phidet.learn.task.Task`.
+
+    Args:
+        config: of the model; its input size and classes.
+        train, val: pictures with one object each, of the model's classes.
+    """
+
+    def __init__(self, config: ClassifierConfig, train: Dataset, val: Dataset | None) -> None:
+        self.config, self.train, self.val = config, train, val
+        self.figures = {"top1": "top-1", "top5": "top-5"}
+
+    @property
+    def train_name(self) -> str:
+        """Name of the training data."""
+        return self.train.name
+
+    @property
+    def val_name(self) -> str | None:
+        """Name of the validation data."""
+        return None if self.val is None else self.val.name
+
+    @property
+    def num_images(self) -> int:
+        """Pictures to train on."""
+        return len(self.train)
+
+    def to(self, device: torch.device) -> None:
+        """The loss needs nothing."""
+
+    def loader(self, recipe: Recipe, seed: int, sampler: EpochSampler, workers: int) -> DataLoader[Any]:
+        """Augmented batches."""
+        images = TrainPictures(self.train, self.config.image_size_hw, recipe.augmentation, seed)
+        return train_loader(images, sampler, workers)
+
+    def losses(self, fabric: Fabric, model: Any, batch: Batch, recipe: Recipe) -> dict[str, Tensor]:
+        """The mean over the pictures of this process, which are as many in every process."""
+        batch = Batch(*(tensor.to(fabric.device, non_blocking=True) for tensor in batch))
+        logits = model(normalise(batch, self.config.preprocess))
+        smoothing = recipe.loss.label_smoothing
+        return {"loss": F.cross_entropy(logits.float(), batch.class_ids[:, 0], label_smoothing=smoothing)}
+
+    def evaluate(self, fabric: Fabric, model: Classifier, recipe: Recipe, workers: int) -> dict[str, float]:
+        """Top-1 and top-5 on the validation data."""
+        assert self.val is not None
+        report = evaluate_classifier(model, self.val, fabric, recipe.batch_size, workers)
+        return {"top1": report.top1 or 0.0, "top5": report.top5 or 0.0}
+
+
+@torch.inference_mode()
+def evaluate_classifier(
+    model: Classifier, dataset: Dataset, fabric: Fabric, batch_size: int = 32, workers: int = 1
+) -> ClassificationReport:
+    """Figures of ``model`` on pictures; those that cannot be decoded are named and left out.
+
+    With several processes, each takes every n-th picture and all return the figures of the whole.
+    """
+    was_training = model.training
+    model.eval()
+    indices = range(fabric.global_rank, len(dataset), fabric.world_size)
+    ranked: dict[int, list[int]] = {}
+    with tqdm(total=len(indices), desc=f"evaluate {dataset.name}", unit="image", leave=False, disable=None) as bar:
+        for batch in eval_loader(EvalPictures(dataset, model.config), indices, batch_size, workers):
+            for index, problem in batch.broken:
+                log.warning("left out picture %d: %s", index, problem)
+            if len(batch.indices):
+                with fabric.autocast():
+                    logits = model(batch.images.to(fabric.device))
+                best = logits.float().topk(min(5, model.config.num_classes)).indices
+                ranked.update(zip(batch.indices, best.tolist(), strict=True))
+            bar.update(len(batch.indices) + len(batch.broken))
+    model.train(was_training)
+    if fabric.world_size > 1:
+        parts: list[dict[int, list[int]] | None] = [None] * fabric.world_size
+        dist.all_gather_object(parts, ranked)
+        ranked = {index: ids for part in parts if part for index, ids in part.items()}
+    seen = sorted(ranked)
+    class_ids = np.array([dataset.annotations(index).class_ids[0] for index in seen], np.int64)
+    said = np.array([ranked[index] for index in seen], np.int64).reshape(len(seen), min(5, model.config.num_classes))
+    return classification_report(class_ids, said, model.config.class_names)

@@ -1,0 +1,51 @@
+"""How often a classifier is right."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+
+class ClassificationReport(msgspec.Struct, frozen=True, kw_only=True):
+    """Figures of a classifier on labelled images.
+
+    Attributes:
+        images: how many.
+        top1: share whose best class is the right one; ``None`` without images.
+        top5: share whose right class is among the best five.
+        per_class: top-1 of the images of each class, by name; ``None`` where there are none.
+        confusion: row by row the images of each class by the class that was said.
+    """
+
+    images: int
+    top1: float | None
+    top5: float | None
+    per_class: dict[str, float | None]
+    confusion: list[list[int]]
+
+
+def classification_report(
+    class_ids: npt.NDArray[np.int64], ranked: npt.NDArray[np.int64], class_names: Sequence[str]
+) -> ClassificationReport:
+    """Figures from what is right and what was said.
+
+    Args:
+        class_ids: (N,), the right ones.
+        ranked: (N, K), the classes that were said, best first; K is 5, or the number of classes where that is less.
+        class_names: of all C classes.
+    """
+    count = len(class_names)
+    hits = ranked == class_ids[:, None]
+    confusion = np.zeros((count, count), np.int64)
+    np.add.at(confusion, (class_ids, ranked[:, 0]), 1)
+    totals, right = confusion.sum(1), confusion.diagonal()
+    return ClassificationReport(
+        images=len(class_ids),
+        top1=float(hits[:, 0].mean()) if len(hits) else None,
+        top5=float(hits[:, :5].any(1).mean()) if len(hits) else None,
+        per_class={name: float(r / n) if n else None for name, r, n in zip(class_names, right, totals, strict=True)},
+        confusion=confusion.tolist(),
+    )

@@ -1,0 +1,1 @@
+"""Runs exported networks: ONNX Runtime, OpenVINO, or PyTorch where that is installed."""

@@ -1,0 +1,58 @@
+"""Exported networks on ONNX Runtime's CPU kernels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnxruntime as ort
+
+from phidet.errors import CheckpointError
+from phidet.runtime.header import from_metadata
+from phidet.runtime.network import FloatArray, NetworkOutputs, with_best
+
+
+class OnnxNetwork:
+    """A network of an ``.onnx`` file that phidet exported.
+
+    Args:
+        path: the file.
+        threads: how many one call may use; left out, ONNX Runtime takes the machine's physical cores.
+
+    Raises:
+        CheckpointError: the file cannot be read, or is not one of phidet's.
+    """
+
+    name = "onnxruntime"
+
+    def __init__(self, path: Path, threads: int | None = None) -> None:
+        try:
+            self.session = ort.InferenceSession(path, session_options(threads), providers=["CPUExecutionProvider"])
+        except Exception as error:  # the classes differ from version to version
+            raise CheckpointError(f"{path} cannot be loaded: {_first_line(error)}") from error
+        metadata = self.session.get_modelmeta().custom_metadata_map
+        self.config, self.precision = from_metadata(metadata, path)
+        names = [output.name for output in self.session.get_outputs()]
+        wanted = ("best_logits", "class_logits", "box_deltas")
+        self.outputs = [name for name in wanted if name in names]
+        if self.outputs not in (list(wanted), list(wanted[1:])):
+            raise CheckpointError(
+                f"{path} gives {', '.join(names)}; phidet runs files that give class_logits and box_deltas: "
+                "export it without --nms, which is for other runtimes"
+            )
+
+    def __call__(self, images: FloatArray) -> NetworkOutputs:
+        """Normalised images (B, 3, H, W) → raw outputs."""
+        outputs = self.session.run(self.outputs, {"images": images})
+        return NetworkOutputs(*outputs) if len(outputs) == 3 else with_best(*outputs)
+
+
+def session_options(threads: int | None) -> ort.SessionOptions:
+    """How phidet runs a graph; warnings of the runtime stay out of the user's terminal."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    options.log_severity_level = 3
+    return options
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

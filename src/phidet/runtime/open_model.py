@@ -1,0 +1,96 @@
+"""Finds the file that a model's name means, and the runtime that runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal, cast, get_args
+
+from phidet.cache import cache_dir
+from phidet.errors import CheckpointError, MissingExtraError, UnknownNameError
+from phidet.family import DETECTOR_NAMES
+from phidet.runtime.network import Network
+
+Runtime = Literal["auto", "onnxruntime", "openvino", "torch"]
+BUNDLED = ("person",)
+"""Models that come with phidet."""
+_RUNTIMES = {
+    "onnxruntime": ("phidet.runtime.onnx_runtime", "OnnxNetwork", (".onnx",)),
+    "openvino": ("phidet.runtime.openvino_runtime", "OpenVinoNetwork", (".onnx", ".xml")),
+    "torch": ("phidet.export.torch_network", "TorchNetwork", (".safetensors",)),
+}
+"""Runtime → (module, class, suffixes of what it runs, the first runtime that runs one being the one for "auto")."""
+_EXTRA = {"openvino": "openvino", "torch": "train"}
+_PACKAGE = {"openvino": "openvino", "torch": "torch"}
+
+
+def open_network(model: str | Path, runtime: Runtime = "auto", threads: int | None = None) -> Network:
+    """The network that ``model`` means, loaded.
+
+    Args:
+        model: a model that comes with phidet ("person"), a file (.onnx, .xml, .safetensors), the folder of a training
+            run, or the name of a published model that was exported before.
+        runtime: what runs it; "auto" takes what the file is for.
+        threads: how many one call may use; left out, the runtime decides.
+
+    Raises:
+        UnknownNameError: no such runtime.
+        CheckpointError: there is no such model, or its file cannot be used.
+        MissingExtraError: the runtime is not installed.
+    """
+    if runtime not in get_args(Runtime):
+        raise UnknownNameError("runtime", runtime, get_args(Runtime))
+    path = find_model(model, ".safetensors" if runtime == "torch" else ".onnx")
+    name: str = runtime
+    if runtime == "auto":
+        name = next((name for name, (_, _, suffixes) in _RUNTIMES.items() if path.suffix in suffixes), "auto")
+    if name == "auto" or path.suffix not in _RUNTIMES[name][2]:
+        runs = "; ".join(f"{name} runs {' and '.join(suffixes)}" for name, (_, _, suffixes) in _RUNTIMES.items())
+        raise CheckpointError(f"{path} cannot be run{'' if name == 'auto' else f' by {name}'}: {runs}")
+    if name in _EXTRA and find_spec(_PACKAGE[name]) is None:
+        raise MissingExtraError(f"running {path.name} on {name}", _EXTRA[name])
+    module, kind, _ = _RUNTIMES[name]
+    # By name, so that nothing here depends on PyTorch.
+    make = cast("Callable[[Path, int | None], Network]", getattr(import_module(module), kind))
+    return make(path, threads)
+
+
+def find_model(model: str | Path, preferred: str = ".onnx") -> Path:
+    """The file that ``model`` means; ``preferred`` is the suffix to take where a run's folder offers several.
+
+    Raises:
+        CheckpointError: there is none; the message says how to get it.
+    """
+    path = Path(model)
+    if path.is_dir():
+        return _in_run(path, preferred)
+    if path.is_file():
+        return path
+    if model in BUNDLED:
+        bundled = Path(str(files("phidet"))) / "models_bundled" / f"{model}.onnx"
+        if bundled.is_file():
+            return bundled
+        raise CheckpointError(f"this installation lacks its {model} model, {bundled}: reinstall phidet")
+    if model in DETECTOR_NAMES:
+        exported = cache_dir() / f"{model}.onnx"
+        if exported.is_file():
+            return exported
+        raise CheckpointError(
+            f"{model} is published but not on this machine: 'phidet export {model}' downloads and converts it once "
+            f"(it needs pip install 'phidet[train]'), into {exported}"
+        )
+    raise CheckpointError(
+        f"there is no model {str(model)!r}: expected {', '.join(BUNDLED)}, a file (.onnx, .xml, .safetensors), the "
+        f"folder of a training run, or a published name such as {DETECTOR_NAMES[0]}"
+    )
+
+
+def _in_run(folder: Path, preferred: str) -> Path:
+    names = [f"best{preferred}", "best.onnx", "best.safetensors", "last.safetensors"]
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    raise CheckpointError(f"{folder} holds no model: expected best.onnx or best.safetensors in the folder of a run")

@@ -1,0 +1,47 @@
+"""YOLO's text: a file for each picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from phidet.boxes import clip, xyxy_to_cxcywh
+from phidet.files import write_whole
+from phidet.results import Detections
+from phidet.sinks.base import Names, count
+from phidet.sources import Picture, Unusable
+
+
+class YoloSink:
+    """``labels/NAME.txt`` with a line for each object: class, centre x and y, width, height (0…1), score.
+
+    A picture without objects gets an empty file; ``classes.txt`` beside the folder names the classes.
+    """
+
+    def __init__(self, folder: Path, class_names: Sequence[str]) -> None:
+        self._folder, self._names, self._files = folder, Names(), 0
+        write_whole(folder.parent / "classes.txt", "".join(f"{name}\n" for name in class_names).encode())
+
+    def add(self, picture: Picture, found: Detections) -> None:
+        height, width = picture.image.shape[:2]
+        inside = clip(found.boxes_xyxy.astype(np.float64), (height, width))
+        boxes = xyxy_to_cxcywh(inside) / [width, height, width, height]
+        lines = [
+            " ".join([str(c), *(f"{v:.6f}" for v in box), f"{score:.6f}"])
+            for c, box, score in zip(found.class_ids.tolist(), boxes.tolist(), found.scores.tolist(), strict=True)
+        ]
+        name = self._names.of_frame(picture)
+        path = self._folder / name.with_name(f"{name.name}.txt")
+        write_whole(path, "".join(f"{line}\n" for line in lines).encode())
+        self._files += 1
+
+    def skip(self, unusable: Unusable) -> None:
+        """Has no file, so that nobody takes it for a picture without objects."""
+
+    def keep(self) -> str:
+        return f"{self._folder} ({count(self._files, 'file')})"
+
+    def discard(self) -> None:
+        """Its files are whole already."""

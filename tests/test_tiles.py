@@ -1,0 +1,177 @@
+"""Sliced inference with a detector that knows where the objects are, and sees of them what a tile shows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from phidet.boxes import area, pairwise_iou
+from phidet.errors import ConfigError
+from phidet.nms import PostprocessSettings
+from phidet.results import Detections
+from phidet.tiles import OVERLAP, detect_tiled, tile_rects
+
+Box = tuple[float, float, float, float]
+NAMES = ("person", "dog")
+seeds = st.integers(0, 2**32 - 1)
+
+
+class Oracle:
+    """Finds in a tile the part of each object that the tile shows, if that is large and not a mere sliver.
+
+    The picture's pixels say where the tile lies: red and green are the column and the row in units of 8 pixels.
+    """
+
+    def __init__(self, *objects: tuple[Box, int], smallest: float = 20, wobble: float = 0.0) -> None:
+        self.objects, self.smallest, self.wobble = objects, smallest, wobble
+        self.rng = np.random.default_rng(0)
+        self.largest_batch = self.looks = 0
+
+    def detect(
+        self, arrays: Sequence[npt.NDArray[np.uint8]], settings: PostprocessSettings | None = None
+    ) -> list[Detections]:
+        self.largest_batch = max(self.largest_batch, len(arrays))
+        self.looks += len(arrays)
+        return [self._one(array) for array in arrays]
+
+    def _one(self, array: npt.NDArray[np.uint8]) -> Detections:
+        height, width = array.shape[:2]
+        left, top = self._corner(array)
+        shrink = max(1.0, max(height, width) / 512)  # what the model's input of 512 makes of it
+        boxes, scores, class_ids = [], [], []
+        for box, class_id in self.objects:
+            x1, x2 = (float(np.clip(v - left, 0, width)) for v in (box[0], box[2]))
+            y1, y2 = (float(np.clip(v - top, 0, height)) for v in (box[1], box[3]))
+            shown = (x2 - x1) * (y2 - y1) / ((box[2] - box[0]) * (box[3] - box[1]))
+            if min(x2 - x1, y2 - y1) / shrink < self.smallest or shown < 0.15:
+                continue
+            jitter = self.rng.normal(0, self.wobble * shrink, 4)
+            x1, y1, x2, y2 = np.clip(np.array([x1, y1, x2, y2]) + jitter, 0, [width, height] * 2)
+            boxes.append((x1, y1, max(x1, x2), max(y1, y2)))
+            scores.append(0.5 + 0.4 * shown)
+            class_ids.append(class_id)
+        return Detections(
+            np.array(boxes).reshape(-1, 4), np.array(scores), np.array(class_ids, np.int64), NAMES, (height, width)
+        )
+
+    def _corner(self, array: npt.NDArray[np.uint8]) -> tuple[int, int]:
+        across, down, fine = array[0, 0].tolist()
+        return across * 8 + fine % 16, down * 8 + fine // 16
+
+
+def picture(height: int, width: int) -> npt.NDArray[np.uint8]:
+    """Every pixel knows its place."""
+    y, x = np.mgrid[:height, :width]
+    return np.stack([x // 8, y // 8, x % 8 + y % 8 * 16], axis=-1).astype(np.uint8)
+
+
+def same(found: Detections, *objects: tuple[Box, int], iou: float = 0.999) -> None:
+    """Each object once, and nothing else."""
+    assert len(found) == len(objects)
+    for box, class_id in objects:
+        ious = pairwise_iou(np.array([box]), found.boxes_xyxy)[0]
+        best = int(ious.argmax())
+        assert ious[best] >= iou
+        assert found.class_ids[best] == class_id
+
+
+@given(st.integers(1, 3000), st.integers(1, 3000), st.integers(64, 1000))
+def test_tiles_cover_the_image_and_neighbours_share_enough(height: int, width: int, tile: int) -> None:
+    rects = tile_rects((height, width), tile)
+    assert all(0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height for x1, y1, x2, y2 in rects)
+    assert all(x2 - x1 == min(tile, width) and y2 - y1 == min(tile, height) for x1, y1, x2, y2 in rects)
+    for low, high, length in ((0, 2, width), (1, 3, height)):
+        spans = sorted({(r[low], r[high]) for r in rects})
+        assert (spans[0][0], spans[-1][1]) == (0, length)
+        for (_, end), (start, _) in pairwise(spans):
+            assert end - start >= OVERLAP * tile - 1  # whole pixels
+
+
+def test_an_object_cut_by_borders_is_the_one_that_a_neighbour_shows_whole() -> None:
+    rects = tile_rects((600, 1400), 512)
+    border = rects[0][2]
+    cut = ((border - 60.0, 200.0, border + 40.0, 300.0), 0)
+    same(detect_tiled(Oracle(cut), picture(600, 1400), 512), cut)
+
+
+def test_an_object_that_no_tile_shows_whole_is_what_the_whole_picture_shows() -> None:
+    wide = ((100.0, 100.0, 1300.0, 500.0), 1)
+    found = detect_tiled(Oracle(wide), picture(600, 1400), 512)
+    same(found, wide)
+    assert found.scores[0] == pytest.approx(0.9)
+
+
+def test_parts_that_nobody_saw_whole_are_joined_across_several_tiles() -> None:
+    class NearSighted(Oracle):
+        """Does not see the object in the whole picture."""
+
+        def _one(self, array: npt.NDArray[np.uint8]) -> Detections:
+            return Detections.empty(NAMES) if array.shape[1] > 512 else super()._one(array)
+
+    long = ((80.0, 200.0, 1350.0, 300.0), 0)
+    found = detect_tiled(NearSighted(long), picture(500, 1400), 512)
+    same(found, long)
+
+
+def test_small_objects_are_found_where_the_whole_picture_shows_them_too_small() -> None:
+    small = [((x, y, x + 24.0, y + 30.0), 0) for x in (30.0, 500.0, 990.0, 1500.0) for y in (20.0, 700.0)]
+    oracle = Oracle(*small)
+    assert len(oracle.detect([picture(1000, 1600)])[0]) == 0
+    same(detect_tiled(oracle, picture(1000, 1600), 512), *small)
+
+
+def test_a_small_one_before_a_large_one_stays_also_at_a_border() -> None:
+    border = tile_rects((600, 1400), 512)[0][2]
+    large = ((border - 250.0, 50.0, border + 250.0, 550.0), 0)
+    small = ((border - 40.0, 300.0, border + 40.0, 400.0), 0)
+    same(detect_tiled(Oracle(large, small), picture(600, 1400), 512), large, small)
+
+
+def test_classes_are_apart_unless_suppression_is_across_them() -> None:
+    one, other = ((100.0, 100.0, 200.0, 200.0), 0), ((102.0, 100.0, 202.0, 200.0), 1)
+    image = picture(600, 1400)
+    same(detect_tiled(Oracle(one, other), image, 512), one, other)
+    agnostic = detect_tiled(Oracle(one, other), image, 512, PostprocessSettings(per_class=False))
+    assert len(agnostic) == 1
+
+
+def test_one_tile_is_the_whole_picture_and_costs_one_look() -> None:
+    oracle = Oracle(((10.0, 10.0, 100.0, 100.0), 0))
+    image = picture(400, 500)
+    assert detect_tiled(oracle, image, 512) == oracle.detect([image])[0]
+    assert oracle.looks == 2  # one of them the line above
+
+
+def test_tiles_come_in_batches_and_the_limit_holds_for_all_together() -> None:
+    many = [((x, y, x + 40.0, y + 40.0), 0) for x in range(10, 1300, 60) for y in range(10, 900, 60)]
+    oracle = Oracle(*many)
+    found = detect_tiled(oracle, picture(1000, 1400), 512, PostprocessSettings(max_detections=200), batch=3)
+    assert oracle.largest_batch == 3
+    assert len(found) == 200
+    with pytest.raises(ConfigError, match="at least 64 pixels, got 10"):
+        detect_tiled(oracle, picture(10, 10), 10)
+
+
+@settings(deadline=None, max_examples=40)
+@given(seeds)
+def test_every_object_once_wherever_the_borders_are(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    height, width = (int(v) for v in rng.integers(300, 1500, 2))
+    objects: list[tuple[Box, int]] = []
+    for _ in range(60):
+        w, h = rng.uniform(30, 400, 2)
+        x, y = rng.uniform(0, max(1, width - w)), rng.uniform(0, max(1, height - h))
+        box = (x, y, min(x + w, float(width)), min(y + h, float(height)))
+        boxes = np.array([b for b, _ in objects] + [box])
+        common = pairwise_iou(boxes, boxes)[-1, :-1]
+        if area(boxes)[-1] > 900 and (not len(common) or common.max() == 0):  # apart, so that each is seen as it is
+            objects.append((box, int(rng.integers(2))))
+    oracle = Oracle(*objects, smallest=0.0, wobble=1.0)
+    found = detect_tiled(oracle, picture(height, width), int(rng.integers(256, 700)))
+    same(found, *objects, iou=0.6)

@@ -26,9 +26,7 @@ def output_shapes(max_detections: int) -> dict[str, tuple[int, ...]]:
     }
 
 
-def to_tensors(
-    detections: Sequence[Detections], sizes_hw: Sequence[tuple[int, int]], max_detections: int
-) -> Tensors:
+def to_tensors(detections: Sequence[Detections], sizes_hw: Sequence[tuple[int, int]], max_detections: int) -> Tensors:
     """The answers to a batch of B pictures, each padded with zeros to M = ``max_detections``.
 
     Returns:

@@ -20,7 +20,7 @@ from phidet.serve import tfserving, v2
 from phidet.serve.gate import Gate
 from phidet.serve.metrics import CONTENT_TYPE
 from phidet.serve.openapi import describe
-from phidet.serve.refusals import Refusal
+from phidet.serve.refusals import RefusedError
 from phidet.serve.service import Service
 from phidet.serve.wire import write
 
@@ -50,7 +50,7 @@ def build_app(service: Service) -> Starlette:
         request = Request(scope, receive)
         path = scope["raw_path"].lower()
         if path != b"/v1" and not path.startswith(b"/v1/"):
-            raise Refusal(404, f"there is nothing at {scope['path'][:300]}; the API is described at /docs")
+            raise RefusedError(404, f"there is nothing at {scope['path'][:300]}; the API is described at /docs")
         response = await tfserving.handle(request, service)
         await response(scope, receive, send)
 

@@ -22,7 +22,7 @@ from phidet.results import Detections
 from phidet.serve.metrics import Metrics
 from phidet.serve.model import Model
 from phidet.serve.pictures import Pixels
-from phidet.serve.refusals import Refusal, bad_request, overloaded
+from phidet.serve.refusals import RefusedError, bad_request, overloaded
 
 MAX_QUEUED_BYTES = 1 << 29  # of pixels that wait, whatever the count allows
 log = logging.getLogger("phidet.serve")
@@ -95,7 +95,7 @@ class Batcher:
         """Says early, before a request is read, whether it would be turned away.
 
         Raises:
-            Refusal: 503.
+            RefusedError: 503.
         """
         if len(self._queue) + wanted > self.parameters.capacity:
             raise overloaded(f"the queue of model {self._name} is full ({self.parameters.capacity} pictures)")
@@ -104,7 +104,7 @@ class Batcher:
         """The answers, in the order of ``images``. Cancelling takes those that still wait out of the queue.
 
         Raises:
-            Refusal: 503 when there is no room; 400 for more pictures than could ever wait; 500 when the model failed.
+            RefusedError: 503 no room, 400 more pictures than could ever wait, 500 the model failed.
         """
         if len(images) > self.parameters.capacity:
             raise bad_request(
@@ -194,6 +194,6 @@ class Batcher:
             if len(images) > 1:
                 return [self._run([image])[0] for image in images]
             if isinstance(error, PhidetError):
-                return [Refusal(error.http_status, str(error))]
+                return [RefusedError(error.http_status, str(error))]
             log.exception("model %s failed on a picture", self._name)
-            return [Refusal(500, f"the model failed: {type(error).__name__}")]
+            return [RefusedError(500, f"the model failed: {type(error).__name__}")]

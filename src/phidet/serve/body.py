@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 
 from starlette.requests import ClientDisconnect, Request
 
-from phidet.serve.refusals import Refusal, bad_request, overloaded, too_large
+from phidet.serve.refusals import RefusedError, bad_request, overloaded, too_large
 from phidet.serve.service import Service
 
 DRAINED = 4  # times the limit: so much of a body that is too large is read all the same, that its client hears why
@@ -21,8 +21,8 @@ async def read_body(request: Request, service: Service) -> AsyncIterator[bytes]:
     """The body, inflated if ``Content-Encoding`` says so; it counts as in flight until the block is left.
 
     Raises:
-        Refusal: 413 too long (also when inflated), 408 too slow, 415 another encoding, 400 damaged gzip, 503 too many
-            bodies at a time.
+        RefusedError: 413 too long (also when inflated), 408 too slow, 415 another encoding, 400 damaged gzip, 503 too
+            many bodies at a time.
     """
     limit = service.settings.limits.body_bytes
     held = 0
@@ -54,10 +54,10 @@ def inflate(body: bytes, encoding: str, limit: int) -> bytes:
     """What ``body`` was before it was compressed.
 
     Raises:
-        Refusal: 415 an encoding other than gzip and deflate, 413 more than ``limit`` bytes, 400 damaged.
+        RefusedError: 415 an encoding other than gzip and deflate, 413 more than ``limit`` bytes, 400 damaged.
     """
     if encoding not in _WINDOW:
-        raise Refusal(415, f"Content-Encoding {encoding!r} is not supported: use gzip, deflate or none")
+        raise RefusedError(415, f"Content-Encoding {encoding!r} is not supported: use gzip, deflate or none")
     inflater = zlib.decompressobj(_WINDOW[encoding])
     try:
         inflated = inflater.decompress(body, limit + 1)
@@ -79,7 +79,7 @@ async def _chunks(request: Request, idle_seconds: float) -> AsyncIterator[bytes]
         except StopAsyncIteration:
             return
         except TimeoutError as error:
-            raise Refusal(408, f"no part of the body came for {idle_seconds:g} s") from error
+            raise RefusedError(408, f"no part of the body came for {idle_seconds:g} s") from error
         if chunk:
             yield chunk
 
@@ -87,7 +87,7 @@ async def _chunks(request: Request, idle_seconds: float) -> AsyncIterator[bytes]
 async def _drain(request: Request, service: Service, received: int) -> None:
     """Reads and forgets the rest of a body, up to a point."""
     limits = service.settings.limits
-    with contextlib.suppress(Refusal, ClientDisconnect):
+    with contextlib.suppress(RefusedError, ClientDisconnect):
         async for chunk in _chunks(request, limits.idle_seconds):
             received += len(chunk)
             if received > DRAINED * limits.body_bytes:

@@ -106,7 +106,7 @@ def read_batching_parameters(path: Path) -> BatchingParameters:
         if len(inner) != 1:
             raise ConfigError(f"{path}, line {field.line}: expected {field.name} {{ value: NUMBER }}")
         values[field.name] = integer(inner[0], path)
-    return msgspec.convert(values, BatchingParameters)
+    return BatchingParameters(**values)
 
 
 def _source(config: Field, path: Path) -> Source:
@@ -119,7 +119,9 @@ def _source(config: Field, path: Path) -> Source:
         if field.name == "version_labels":
             pair = {part.name: part for part in message(field, path, ("key", "value"))}
             if pair.keys() != {"key", "value"}:
-                raise ConfigError(f"{path}, line {field.line}: expected version_labels {{ key: 'LABEL' value: NUMBER }}")
+                raise ConfigError(
+                    f"{path}, line {field.line}: expected version_labels {{ key: 'LABEL' value: NUMBER }}"
+                )
             labels[string(pair["key"], path)] = integer(pair["value"], path)
     policy = _policy(fields["model_version_policy"], path) if "model_version_policy" in fields else Policy(latest=1)
     return Source(

@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from phidet.serve.refusals import Refusal, deadline_exceeded
+from phidet.serve.refusals import RefusedError, deadline_exceeded
 from phidet.serve.service import Service
 from phidet.serve.wire import error_body
 
@@ -41,7 +41,7 @@ class _Answer:
             message["headers"] = [*message.get("headers", []), *self._headers]
         await self._send(message)
 
-    async def refuse(self, refusal: Refusal, close: bool) -> None:
+    async def refuse(self, refusal: RefusedError, close: bool) -> None:
         body = error_body(str(refusal))
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
         if refusal.retry_after:
@@ -98,17 +98,17 @@ class Gate:
                 self._authorize(scope)
                 await self.app(scope, receive, answer.send)
             return
-        except Refusal as error:
+        except RefusedError as error:
             refusal = error
         except TimeoutError:
             refusal = deadline_exceeded(seconds)
         except HTTPException as error:
-            refusal = Refusal(error.status_code, error.detail)
+            refusal = RefusedError(error.status_code, error.detail)
         except ClientDisconnect:
             return
         except Exception:
             log.exception("%s %s failed", scope["method"], scope["path"][:_LONGEST_PATH])
-            refusal = Refusal(500, "internal error")
+            refusal = RefusedError(500, "internal error")
         if not answer.status:
             await answer.refuse(refusal, close=refusal.http_status in (408, 413, 504))
 
@@ -119,7 +119,7 @@ class Gate:
         given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
         scheme, _, credentials = given.partition(b" ")
         if scheme.lower() != b"bearer" or not hmac.compare_digest(credentials.strip(), token.encode()):
-            raise Refusal(401, "this server wants its token: Authorization: Bearer TOKEN")
+            raise RefusedError(401, "this server wants its token: Authorization: Bearer TOKEN")
 
     def _note(self, scope: MutableMapping[str, Any], status: int, seconds: float) -> None:
         path = scope["path"]

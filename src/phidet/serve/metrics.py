@@ -20,9 +20,7 @@ class Metrics:
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         GCCollector(registry=registry)
-        self.requests = Counter(
-            "phidet_requests", "Requests answered.", ["api", "model", "status"], registry=registry
-        )
+        self.requests = Counter("phidet_requests", "Requests answered.", ["api", "model", "status"], registry=registry)
         self.request_seconds = Histogram(
             "phidet_request_seconds", "From the first byte to the last.", ["api"], buckets=_SECONDS, registry=registry
         )

@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+from phidet.detector import Detector
 from phidet.errors import CheckpointError
+from phidet.nms import PostprocessSettings
 from phidet.results import Detections
+from phidet.runtime.open_model import Runtime
 from phidet.serve.pictures import Pixels
 
 MODEL_FILES = ("*.onnx", "*.xml")
@@ -59,3 +62,32 @@ def model_file(version_folder: Path, base_path: Path) -> Path:
     if not found[0].resolve().is_relative_to(base_path.resolve()):
         raise CheckpointError(f"{found[0]} leads out of {base_path}: models are loaded only from their folder")
     return found[0]
+
+
+class DetectorModel:
+    """A :class:`phidet.detector.Detector` with the settings that the server gives to every picture."""
+
+    def __init__(self, detector: Detector, settings: PostprocessSettings) -> None:
+        self._detector = detector
+        self._settings = settings
+        self.class_names = detector.class_names
+        self.image_size_hw = detector.config.image_size_hw
+        self.max_detections = settings.max_detections
+        self.runtime_name = detector.runtime_name
+
+    def detect(self, images: Sequence[Pixels]) -> list[Detections]:
+        """As :meth:`Model.detect`."""
+        return self._detector.detect(images, self._settings)
+
+    def close(self) -> None:
+        """As :meth:`Model.close`."""
+        self._detector.close()
+
+
+def detector_loader(settings: PostprocessSettings, runtime: Runtime, threads: int) -> Load:
+    """What opens model files for the server: ``threads`` is how many one batch may use."""
+
+    def load(path: Path) -> Model:
+        return DetectorModel(Detector(path, runtime=runtime, threads=threads), settings)
+
+    return load

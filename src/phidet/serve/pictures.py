@@ -12,7 +12,7 @@ from PIL import Image
 
 from phidet.data.images import read_image
 from phidet.errors import InputError
-from phidet.serve.refusals import Refusal, bad_request
+from phidet.serve.refusals import RefusedError, bad_request
 from phidet.serve.wire import kind_of, show
 
 Pixels = npt.NDArray[np.uint8]
@@ -28,7 +28,7 @@ def decode(data: bytes, max_pixels: int) -> Pixels:
     """The picture in ``data``.
 
     Raises:
-        Refusal: 400: not a picture of ``FORMATS``, damaged, or of more than ``max_pixels``.
+        RefusedError: 400: not a picture of ``FORMATS``, damaged, or of more than ``max_pixels``.
     """
     check_size(*_size(data), max_pixels)
     try:
@@ -41,7 +41,7 @@ def check_size(height: int, width: int, max_pixels: int) -> None:
     """Refuses what would take too much memory.
 
     Raises:
-        Refusal: 400.
+        RefusedError: 400.
     """
     if height * width > max_pixels:
         raise bad_request(f"the picture has {width}×{height} pixels, more than this server's limit of {max_pixels}")
@@ -53,7 +53,7 @@ def from_lists(value: list[Any]) -> Pixels:
     """Nested lists of integers 0…255 as an array of their shape.
 
     Raises:
-        Refusal: 400, in TensorFlow Serving's words: ragged, or something that is not such an integer.
+        RefusedError: 400, in TensorFlow Serving's words: ragged, or something that is not such an integer.
     """
     shape: list[int] = []
     level: list[Any] = [value]
@@ -76,7 +76,7 @@ def check_batch(array: Pixels, name: str) -> list[Pixels]:
     """The pictures of a (N, H, W, 3) batch.
 
     Raises:
-        Refusal: 400.
+        RefusedError: 400.
     """
     if array.ndim != 4 or array.shape[3] != 3:
         raise bad_request(f"input {name} must be {_UINT8} of shape [-1,-1,-1,3], got shape {list(array.shape)}")
@@ -96,7 +96,7 @@ def _size(data: bytes) -> tuple[int, int]:
         ) from error
 
 
-def _fault(value: list[Any], shape: list[int]) -> Refusal:
+def _fault(value: list[Any], shape: list[int]) -> RefusedError:
     """The first place where ``value`` is not a full array of ``shape``, or not of integers."""
     wanted: list[int] = []
     first: Any = value
@@ -120,7 +120,5 @@ def _fault(value: list[Any], shape: list[int]) -> Refusal:
                 f"Expected at level: {len(wanted)}"
             )
         elif type(item) is not int:
-            return bad_request(
-                f"JSON Value: {show(item)} Type: {kind_of(item)} is not of expected type: {_UINT8}"
-            )
+            return bad_request(f"JSON Value: {show(item)} Type: {kind_of(item)} is not of expected type: {_UINT8}")
     return bad_request(f"expected lists of integers nested at most {_MAX_RANK} deep, got shape {shape}")

@@ -1,8 +1,8 @@
 """TensorFlow Serving's configuration files: protobuf's text form, as far as they use it.
 
-    text    = { field }
-    field   = name ":" scalar | name [":"] "[" scalar { "," scalar } "]" | name [":"] ( "{" text "}" | "<" text ">" )
-    scalar  = string { string } | integer | word          fields may be followed by "," or ";", comments begin with "#"
+text    = { field }
+field   = name ":" scalar | name [":"] "[" scalar { "," scalar } "]" | name [":"] ( "{" text "}" | "<" text ">" )
+scalar  = string { string } | integer | word          fields may be followed by "," or ";", comments begin with "#"
 """
 
 from __future__ import annotations
@@ -50,8 +50,7 @@ def parse(text: str, source: Path) -> list[Field]:
         ConfigError: not of this grammar; names file and line.
     """
     reader = _Reader(list(_tokens(text, source)), source)
-    fields = reader.fields(end="", depth=0)
-    return fields
+    return reader.fields(end="", depth=0)
 
 
 def message(field: Field, source: Path, known: tuple[str, ...]) -> list[Field]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from phidet.errors import PhidetError
 
 
-class Refusal(PhidetError):
+class RefusedError(PhidetError):
     """A request that is not answered with a prediction.
 
     Args:
@@ -20,21 +20,21 @@ class Refusal(PhidetError):
         self.retry_after = retry_after
 
 
-def bad_request(message: str) -> Refusal:
+def bad_request(message: str) -> RefusedError:
     """The client's mistake: gRPC's INVALID_ARGUMENT."""
-    return Refusal(400, message)
+    return RefusedError(400, message)
 
 
-def too_large(message: str) -> Refusal:
+def too_large(message: str) -> RefusedError:
     """A body over the limits."""
-    return Refusal(413, message)
+    return RefusedError(413, message)
 
 
-def overloaded(message: str) -> Refusal:
+def overloaded(message: str) -> RefusedError:
     """Full for now; the client should come again in a second."""
-    return Refusal(503, message, retry_after=1)
+    return RefusedError(503, message, retry_after=1)
 
 
-def deadline_exceeded(seconds: float) -> Refusal:
+def deadline_exceeded(seconds: float) -> RefusedError:
     """The time that a request may take is over."""
-    return Refusal(504, f"the request was not answered within {seconds:g} s")
+    return RefusedError(504, f"the request was not answered within {seconds:g} s")

@@ -42,7 +42,7 @@ class Service:
         """Before a body is read: turns a request away that would have to wait behind a full queue.
 
         Raises:
-            Refusal: 503.
+            RefusedError: 503.
         """
         loaded.batcher.check_room()
         if loaded.users >= loaded.batcher.parameters.capacity + loaded.batcher.parameters.max_batch_size:
@@ -58,7 +58,7 @@ class Service:
         """Refuses requests with no picture or too many.
 
         Raises:
-            Refusal: 400.
+            RefusedError: 400.
         """
         limit = self.settings.limits.instances
         if not 1 <= count <= limit:

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from phidet.serve.answers import Tensors, output_shapes
 from phidet.serve.body import read_body
 from phidet.serve.pictures import Pixels, check_batch, check_size, decode, from_lists
-from phidet.serve.refusals import Refusal, bad_request
+from phidet.serve.refusals import RefusedError, bad_request
 from phidet.serve.service import Service
 from phidet.serve.versions import LoadedVersion, Repository, VersionState
 from phidet.serve.wire import from_b64, is_b64, kind_of, parse, show, write, write_floats
@@ -53,7 +53,7 @@ async def handle(request: Request, service: Service) -> Response:
     """Answers any request below ``/v1``.
 
     Raises:
-        Refusal: with TensorFlow Serving's status and text.
+        RefusedError: with TensorFlow Serving's status and text.
     """
     path = request.scope["raw_path"].decode("ascii", "replace")
     predict = _PREDICT.fullmatch(path) if request.method == "POST" else None
@@ -73,12 +73,12 @@ async def handle(request: Request, service: Service) -> Response:
 
 async def _predict(request: Request, service: Service, target: Target, method: str) -> bytes:
     request.scope["phidet.model"] = target.name
-    missing: Refusal | None = None
+    missing: RefusedError | None = None
     loaded: LoadedVersion | None = None
     try:
         loaded = service.repository.find(*target)
         service.check_room(loaded)
-    except Refusal as refusal:
+    except RefusedError as refusal:
         if refusal.http_status == 503:
             raise
         missing = refusal  # a body that is not JSON is the first thing to say
@@ -97,7 +97,7 @@ def read_pictures(body: bytes, service: Service) -> Pictures:
     """The pictures in the body of a predict request, row form or column form.
 
     Raises:
-        Refusal: 400.
+        RefusedError: 400.
     """
     document = _check_json(body)
     signature = document.get("signature_name", "")
@@ -187,7 +187,7 @@ class _Reader:
                 if isinstance(value, list):  # numbers; encoded pictures may differ in size
                     shape = shape or image.shape
                     _check_shape(shape, image.shape)
-            except Refusal as refusal:
+            except RefusedError as refusal:
                 raise _row_fault(i, f" key: {name}" if named else "", str(refusal)) from refusal
             images.append(image)
         return images
@@ -239,9 +239,7 @@ class _Reader:
                 'expected a picture as {"b64": "…"}'
             )
         if not isinstance(value, list):
-            raise bad_request(
-                f"JSON Value: {show(value)} Type: {kind_of(value)} is not of expected type: uint8"
-            )
+            raise bad_request(f"JSON Value: {show(value)} Type: {kind_of(value)} is not of expected type: uint8")
         return from_lists(value)
 
     def batch(self, array: Pixels, name: str) -> list[Pixels]:
@@ -263,7 +261,7 @@ def _starts_with_b64(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and is_b64(value[0])
 
 
-def _row_fault(i: int, key: str, message: str) -> Refusal:
+def _row_fault(i: int, key: str, message: str) -> RefusedError:
     return bad_request(f"Failed to process element: {i}{key} of 'instances' list. Error: INVALID_ARGUMENT: {message}")
 
 

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol (KServe v2) over HTTP, with Triton's binary tensors, which its client sends by default."""
+"""The Open Inference Protocol (KServe v2) over HTTP, with the binary tensors that Triton's client sends by default."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import phidet
 from phidet.serve.answers import Tensors, output_shapes
 from phidet.serve.body import read_body
 from phidet.serve.pictures import Pixels, check_batch, check_size, decode, from_lists
-from phidet.serve.refusals import Refusal, bad_request
+from phidet.serve.refusals import RefusedError, bad_request
 from phidet.serve.service import Service
 from phidet.serve.versions import LoadedVersion
 from phidet.serve.wire import from_b64, parse, show, write, write_floats
@@ -75,10 +75,10 @@ def routes(service: Service) -> list[Route]:
     async def model_ready(request: Request) -> Response:
         name, version = _which(request)
         if name not in service.repository.models:
-            raise Refusal(404, f"unknown model {name!r}")
+            raise RefusedError(404, f"unknown model {name!r}")
         try:
             service.repository.find(name, version)
-        except Refusal:
+        except RefusedError:
             return _json({"name": name, "ready": False}, 503)
         return _json({"name": name, "ready": True})
 
@@ -162,7 +162,7 @@ def read_infer(body: bytes, header_length: str | None, service: Service) -> tupl
         service: for the limits.
 
     Raises:
-        Refusal: 400.
+        RefusedError: 400.
     """
     size = len(body)
     if header_length is not None:

@@ -20,7 +20,7 @@ from phidet.serve.batching import Batcher
 from phidet.serve.configuration import ServerSettings, Source
 from phidet.serve.metrics import Metrics
 from phidet.serve.model import Load, Model, model_file
-from phidet.serve.refusals import Refusal, bad_request
+from phidet.serve.refusals import RefusedError, bad_request
 
 State = Literal["START", "LOADING", "AVAILABLE", "UNLOADING", "END"]
 KEPT = 256  # versions that have ended and stay listed
@@ -117,39 +117,39 @@ class Repository:
         Version 0 is the latest as well, unless there is a version 0: clients made for OpenVINO's server say so.
 
         Raises:
-            Refusal: 404 with TensorFlow Serving's text; 400 for an unknown label.
+            RefusedError: 404 with TensorFlow Serving's text; 400 for an unknown label.
         """
         version = self.version_of(name, version, label)
         available = self.models[name].available if name in self.models else {}
         if version is None:
             if not available:
-                raise Refusal(404, f"Servable not found for request: Latest({name})")
+                raise RefusedError(404, f"Servable not found for request: Latest({name})")
             return available[max(available)]
         if version not in available:
-            raise Refusal(404, f"Servable not found for request: Specific({name}, {version})")
+            raise RefusedError(404, f"Servable not found for request: Specific({name}, {version})")
         return available[version]
 
     def status(self, name: str, version: int | None = None, label: str | None = None) -> list[VersionState]:
         """Known versions and where they are, ascending.
 
         Raises:
-            Refusal: 404 with TensorFlow Serving's text; 400 for an unknown label.
+            RefusedError: 404 with TensorFlow Serving's text; 400 for an unknown label.
         """
         version = self.version_of(name, version, label)
         states = self.models[name].states if name in self.models else {}
         if not states:
-            raise Refusal(404, f"Could not find any versions of model {name}")
+            raise RefusedError(404, f"Could not find any versions of model {name}")
         if version is None:
             return [states[v] for v in sorted(states)]
         if version not in states:
-            raise Refusal(404, f"Could not find version {version} of model {name}")
+            raise RefusedError(404, f"Could not find version {version} of model {name}")
         return [states[version]]
 
     def version_of(self, name: str, version: int | None, label: str | None) -> int | None:
         """The version number that a request means, ``None`` for the latest.
 
         Raises:
-            Refusal: 400: an unknown label.
+            RefusedError: 400: an unknown label.
         """
         model = self.models.get(name)
         if label is not None:

@@ -28,7 +28,7 @@ def parse(body: bytes) -> Any:
     """The JSON value in ``body``; NaN, Infinity and −Infinity are numbers.
 
     Raises:
-        Refusal: 400: not JSON, or nested deeper than ``MAX_DEPTH``.
+        RefusedError: 400: not JSON, or nested deeper than ``MAX_DEPTH``.
     """
     if not body:
         raise bad_request("JSON Parse error: The document is empty")
@@ -70,7 +70,7 @@ def from_b64(text: str) -> bytes:
     """The bytes; line breaks and missing ``=`` are forgiven, other strangers are not.
 
     Raises:
-        Refusal: 400.
+        RefusedError: 400.
     """
     try:
         return base64.b64decode(text, validate=True)

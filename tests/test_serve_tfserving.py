@@ -297,7 +297,12 @@ def test_gzip_is_inflated_up_to_the_limit(server: Server) -> None:
     body = json.dumps({"instances": [PICTURE]}).encode()
     check(server.post(PREDICT, gzip.compress(body), Content_Encoding="gzip").json["predictions"][0], IMAGE)
     cases = [
-        (gzip.compress(b" " * (2 << 20)), "gzip", 413, "the inflated body is larger than this server's limit of 1048576"),
+        (
+            gzip.compress(b" " * (2 << 20)),
+            "gzip",
+            413,
+            "the inflated body is larger than this server's limit of 1048576",
+        ),
         (gzip.compress(body)[:-9], "gzip", 400, "the body is not valid gzip: it is cut off"),
         (b"not gzip", "gzip", 400, "the body is not valid gzip: "),
         (body, "br", 415, "Content-Encoding 'br' is not supported"),

@@ -22,6 +22,8 @@ COMMANDS = {
     "convert-data": ("phidet.cli.convert_data", "write a data set as COCO JSON or TFRecord, from any layout"),
     "export": ("phidet.cli.export", "write a trained model for other runtimes, and compare it with PyTorch"),
     "explain": ("phidet.cli.explain", "draw what in a picture a model's answers rest on"),
+    "publish": ("phidet.cli.publish", "put a model into a served model's folder as its next version"),
+    "serve": ("phidet.cli.serve", "answer TensorFlow Serving and Open Inference Protocol clients over HTTP"),
     "scale-search": ("phidet.cli.scale_search", "search α, β, γ or the width factor, by cost and your own accuracy"),
 }
 """Command → (module with ``add_arguments`` and ``run``, one line of help)."""

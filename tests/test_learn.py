@@ -25,8 +25,11 @@ from phidet.learn.loading import EpochSampler, EvalImages, TrainImages, collate,
 from phidet.learn.optim import RunningAverage, peak_rate, rate_at
 from phidet.learn.recipe import PAPER, SMALL, Augmentation, choose_recipe, recipe_named
 from phidet.learn.train import RunSettings, TrainingDivergedError, fit
-from phidet.nn.detector import EfficientDet, RawOutputs
+from phidet.metrics.run import COCO_SETTINGS
+from phidet.nn.detector import EfficientDet
+from phidet.postprocess import postprocess
 from phidet.preprocess import prepare
+from phidet.runtime.network import NetworkOutputs, with_best
 
 STILL = Augmentation(scale_jitter=(1.0, 1.0), flip=0.0)
 CLASSES = ("bolt", "nut", "washer")
@@ -236,8 +239,8 @@ def test_a_loss_that_is_no_number_ends_the_run_and_says_where(squares: Dataset, 
 
 
 def test_recipes() -> None:
-    assert choose_recipe(292).epochs == 100
-    assert choose_recipe(1000).epochs == 40
+    assert choose_recipe(50).epochs == 100
+    assert choose_recipe(400).epochs == 50
     assert choose_recipe(100_000).epochs == 30
     assert (PAPER.epochs, PAPER.batch_size, PAPER.learning_rate, PAPER.weight_decay) == (300, 128, 0.08, 4e-5)
     assert recipe_named("paper", 10) is PAPER

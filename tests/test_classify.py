@@ -277,6 +277,7 @@ def test_blood_cells_are_told_apart(shared: Path, tmp_path: Path) -> None:
         write_cells(folder.read(split), tmp_path / "cells" / split, most)
     train, val = read_class_folders(tmp_path / "cells")
     model = classifier_for(train.class_names, image_size=96)
+    quicken_statistics(model)
     recipe = recipes.replace(choose_classify_recipe(len(train)), {"epochs": 8})
     settings = RunSettings(out=tmp_path / "run", accelerator="cpu")
     averaged = fit(model, ClassifyTask(model.config, train, val), recipe, settings)

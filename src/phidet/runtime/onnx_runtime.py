@@ -8,7 +8,7 @@ import onnxruntime as ort
 
 from phidet.errors import CheckpointError
 from phidet.runtime.header import from_metadata
-from phidet.runtime.network import FloatArray, NetworkOutputs, with_best
+from phidet.runtime.network import FloatArray, NetworkOutputs, from_cells
 
 
 class OnnxNetwork:
@@ -42,8 +42,7 @@ class OnnxNetwork:
 
     def __call__(self, images: FloatArray) -> NetworkOutputs:
         """Normalised images (B, 3, H, W) → raw outputs."""
-        outputs = self.session.run(self.outputs, {"images": images})
-        return NetworkOutputs(*outputs) if len(outputs) == 3 else with_best(*outputs)
+        return from_cells(self.session.run(self.outputs, {"images": images}), self.config.num_classes)
 
 
 def session_options(threads: int | None) -> ort.SessionOptions:

@@ -25,8 +25,11 @@ from phidet.learn.loading import EpochSampler, EvalImages, TrainImages, collate,
 from phidet.learn.optim import RunningAverage, peak_rate, rate_at
 from phidet.learn.recipe import PAPER, SMALL, Augmentation, choose_recipe, recipe_named
 from phidet.learn.train import RunSettings, TrainingDivergedError, fit
-from phidet.nn.detector import EfficientDet, RawOutputs
+from phidet.metrics.run import COCO_SETTINGS
+from phidet.nn.detector import EfficientDet
+from phidet.postprocess import postprocess
 from phidet.preprocess import prepare
+from phidet.runtime.network import NetworkOutputs, with_best
 
 STILL = Augmentation(scale_jitter=(1.0, 1.0), flip=0.0)
 CLASSES = ("bolt", "nut", "washer")

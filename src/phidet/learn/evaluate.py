@@ -78,9 +78,8 @@ def detect(
                 with fabric.autocast():
                     outputs = model(batch.images.to(fabric.device))
                 logits, deltas = (part.float().cpu().numpy() for part in outputs)
-                for index, *of_image, scale in zip(
-                    batch.indices, *with_best(logits, deltas), batch.scales, strict=True
-                ):
+                rows = zip(batch.indices, batch.scales, *with_best(logits, deltas), strict=True)
+                for index, scale, *of_image in rows:
                     raw, size_hw = NetworkOutputs(*of_image), dataset.size_hw(index)
                     found[index] = postprocess(raw, anchors, scale, size_hw, settings, config.class_names)
             bar.update(len(batch.indices) + len(batch.broken))

@@ -75,6 +75,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         freeze: "none"; "early" for the backbone up to level 2, which few pictures teach anything new; or "backbone" to
             train only what stands behind it. Statistics of frozen parts stay as they are.
         backbone_rate: factor of the learning rate for the backbone, which has learned already.
+        sync_batch_norm: several processes normalise over their images together.
         augmentation, loss: what they say.
         patience: evaluations without a better AP after which training stops; ``None`` for never.
         evaluate_every: epochs between evaluations.
@@ -94,6 +95,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     drop_path: float | None = None
     freeze: Literal["none", "early", "backbone"] = "none"
     backbone_rate: float = 1.0
+    sync_batch_norm: bool = True
     augmentation: Augmentation = Augmentation()
     loss: LossConfig = LossConfig()
     patience: int | None = None

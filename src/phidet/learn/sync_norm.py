@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
+from torch.distributed.nn import functional as collective
 
 
 class SharedBatchNorm(nn.BatchNorm2d):
@@ -20,13 +20,14 @@ class SharedBatchNorm(nn.BatchNorm2d):
             return super().forward(x)
         wide = x.float()
         count = x.new_tensor([x.numel() / x.shape[1]], dtype=torch.float32)
-        sums = all_reduce(torch.cat((wide.sum((0, 2, 3)), count)))
+        sums = _summed(torch.cat((wide.sum((0, 2, 3)), count)))
         total, mean = sums[-1].detach(), (sums[:-1] / sums[-1].detach())[:, None, None]
         centred = wide - mean
-        variance = (all_reduce(centred.square().sum((0, 2, 3))) / total)[:, None, None]
+        variance = (_summed(centred.square().sum((0, 2, 3))) / total)[:, None, None]
         self._note(mean.detach().flatten(), variance.detach().flatten() * total / (total - 1))
         factor = torch.rsqrt(variance + self.eps) * self.weight[:, None, None]
-        return (centred * factor + self.bias[:, None, None]).to(x.dtype)
+        normalised: Tensor = centred * factor + self.bias[:, None, None]
+        return normalised.to(x.dtype)
 
     @torch.no_grad()
     def _note(self, mean: Tensor, variance: Tensor) -> None:
@@ -38,12 +39,17 @@ class SharedBatchNorm(nn.BatchNorm2d):
         self.running_var.lerp_(variance, self.momentum)
 
 
-def share_batch_norms(model: nn.Module, device: torch.device) -> nn.Module:
-    """``model`` with its batch norms replaced by ones that see the batches of all processes; weights are shared."""
+def _summed(values: Tensor) -> Tensor:
+    """The sum over all processes; its gradient is summed over them as well."""
+    total: Tensor = collective.all_reduce(values)  # type: ignore[no-untyped-call]
+    return total
+
+
+def share_batch_norms(model: nn.Module, device: torch.device) -> None:
+    """Makes the batch norms inside ``model`` see the batches of all processes; names and weights stay."""
     if device.type == "cuda":
-        converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        return converted
+        nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+        return
     for module in model.modules():
         if type(module) is nn.BatchNorm2d:
             module.__class__ = SharedBatchNorm
-    return model

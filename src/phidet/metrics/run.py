@@ -77,8 +77,8 @@ def check_classes(class_names: tuple[str, ...], dataset: Dataset) -> None:
     """
     if class_names != dataset.class_names:
         raise InputError(
-            f"the model knows {', '.join(class_names[:5])}… ({len(class_names)} classes), {dataset.name!r} was read as "
-            f"{', '.join(dataset.class_names[:5])}… ({len(dataset.class_names)}): read the data with the model's classes"
+            f"the model knows {len(class_names)} classes ({', '.join(class_names[:5])} …), {dataset.name!r} was read "
+            f"with {len(dataset.class_names)} ({', '.join(dataset.class_names[:5])} …): read it with the model's names"
         )
 
 

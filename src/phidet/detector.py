@@ -22,7 +22,7 @@ from phidet.nms import PostprocessSettings
 from phidet.postprocess import postprocess
 from phidet.preprocess import prepare
 from phidet.results import Detections
-from phidet.runtime.network import NetworkOutputs
+from phidet.runtime.network import Network, NetworkOutputs
 from phidet.runtime.open_model import Runtime, open_network
 
 Picture = str | Path | Image.Image | npt.NDArray[np.uint8]
@@ -34,7 +34,7 @@ class Detector:
 
     Args:
         model: "person", which comes with phidet; a file (.onnx, .xml, .safetensors); the folder of a training run; or
-            the name of a published model, exported before with ``phidet export``.
+            the name of a published model, exported before with ``phidet export``. Or a network that is loaded already.
         runtime: "auto" takes what the file is for: ONNX Runtime, OpenVINO, or PyTorch.
         threads: how many threads one call may use; left out, the runtime decides.
 
@@ -48,10 +48,12 @@ class Detector:
         MissingExtraError: its runtime is not installed.
     """
 
-    def __init__(self, model: str | Path = "person", *, runtime: Runtime = "auto", threads: int | None = None) -> None:
+    def __init__(
+        self, model: str | Path | Network = "person", *, runtime: Runtime = "auto", threads: int | None = None
+    ) -> None:
         if threads is not None and threads < 1:
             raise ConfigError(f"threads must be ≥ 1, got {threads}")
-        self._network = open_network(model, runtime, threads)
+        self._network = open_network(model, runtime, threads) if isinstance(model, str | Path) else model
         config = self._network.config
         self.config: ModelConfig = config
         self.class_names = config.class_names

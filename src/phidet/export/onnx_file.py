@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
@@ -30,26 +32,36 @@ def build_onnx(model: EfficientDet, half: bool = False) -> onnx.ModelProto:
     write_program(graph, compile_program(model), config.image_size_hw)
     anchors, per_cell = config.num_anchors, config.anchors.per_cell
     cells = anchors // per_cell
-    shapes: dict[str, list[int]] = {
-        "class_logits": [cells, per_cell * config.num_classes],
-        "box_deltas": [cells, per_cell * 4],
+    shapes: dict[str, Sequence[int | str]] = {
+        "class_logits": [BATCH, cells, per_cell * config.num_classes],
+        "box_deltas": [BATCH, cells, per_cell * 4],
     }
     if config.num_classes > 1:
-        logits = graph.add("Reshape", ["class_logits", graph.constant([0, anchors, config.num_classes], np.int64)])
-        graph.add("ReduceMax", [logits], "best_logits", axes=[2], keepdims=0)
-        shapes = {"best_logits": [anchors], **shapes}
-    return finish(graph, config, shapes, "fp16" if half else "fp32")
+        add_best_logits(graph, config)
+        shapes = {"best_logits": [BATCH, anchors], **shapes}
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()]
+    return finish(graph, config, outputs, "fp16" if half else "fp32")
 
 
-def finish(graph: Graph, config: ModelConfig, outputs: dict[str, list[int]], precision: Precision) -> onnx.ModelProto:
-    """The graph as a checked model with phidet's header; ``outputs`` are fp32, by name, with shapes without batch."""
-    floats = TensorProto.FLOAT
+def add_best_logits(graph: Graph, config: ModelConfig) -> str:
+    """Adds "best_logits" and returns the name of the logits as (batch, anchors, classes)."""
+    shape = graph.constant([0, config.num_anchors, config.num_classes], np.int64)
+    logits = graph.add("Reshape", ["class_logits", shape])
+    graph.add("ReduceMax", [logits], "best_logits", axes=[2], keepdims=0)
+    return logits
+
+
+def finish(
+    graph: Graph, config: ModelConfig, outputs: list[onnx.ValueInfoProto], precision: Precision
+) -> onnx.ModelProto:
+    """The graph as a checked model with phidet's header."""
+    images = helper.make_tensor_value_info("images", TensorProto.FLOAT, [BATCH, 3, *config.image_size_hw])
     model = helper.make_model(
         helper.make_graph(
             graph.nodes,
             config.name,
-            [helper.make_tensor_value_info("images", floats, [BATCH, 3, *config.image_size_hw])],
-            [helper.make_tensor_value_info(name, floats, [BATCH, *shape]) for name, shape in outputs.items()],
+            [images, *graph.inputs],
+            outputs,
             list(graph.constants.values()),
             value_info=graph.shapes,
         ),
@@ -57,6 +69,12 @@ def finish(graph: Graph, config: ModelConfig, outputs: dict[str, list[int]], pre
         ir_version=IR_VERSION,
         producer_name="phidet",
     )
-    helper.set_model_props(model, to_metadata(Header(config, precision), phidet.__version__))
     onnx.checker.check_model(model)
+    return with_header(model, Header(config, precision))
+
+
+def with_header(model: onnx.ModelProto, header: Header) -> onnx.ModelProto:
+    """``model`` with this header and no other metadata."""
+    del model.metadata_props[:]
+    helper.set_model_props(model, to_metadata(header, phidet.__version__))
     return model

@@ -43,19 +43,25 @@ class Graph:
     def __init__(self, half: bool = False) -> None:
         self.half = half
         self.nodes: list[onnx.NodeProto] = []
+        self.inputs: list[onnx.ValueInfoProto] = []
         self.shapes: list[onnx.ValueInfoProto] = []
         self.constants: dict[str, onnx.TensorProto] = {}
         self._by_content: dict[tuple[str, tuple[int, ...], bytes], str] = {}
 
     def add(self, kind: str, inputs: Sequence[str], name: str = "", **attributes: Any) -> str:
         """Adds a node with one output and returns the output's name."""
+        return self.add_many(kind, inputs, 1, name, **attributes)[0]
+
+    def add_many(self, kind: str, inputs: Sequence[str], count: int, name: str = "", **attributes: Any) -> list[str]:
+        """Adds a node with ``count`` outputs and returns their names, of which the first may be chosen."""
         name = name or f"{kind.lower()}_{len(self.nodes)}"
-        self.nodes.append(helper.make_node(kind, list(inputs), [name], name=name, **attributes))
-        return name
+        outputs = [name, *(f"{name}_{i}" for i in range(1, count))]
+        self.nodes.append(helper.make_node(kind, list(inputs), outputs, name=name, **attributes))
+        return outputs
 
     def constant(self, values: npt.ArrayLike, dtype: type[np.generic] = np.float32) -> str:
         """A constant as it is; equal ones are stored once."""
-        array = np.ascontiguousarray(values, dtype)
+        array = np.array(values, dtype, order="C")
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._by_content:
             name = f"constant_{len(self.constants)}"

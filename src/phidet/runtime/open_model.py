@@ -20,9 +20,9 @@ BUNDLED = ("person",)
 _RUNTIMES = {
     "onnxruntime": ("phidet.runtime.onnx_runtime", "OnnxNetwork", (".onnx",)),
     "openvino": ("phidet.runtime.openvino_runtime", "OpenVinoNetwork", (".onnx", ".xml")),
-    "torch": ("phidet.export.torch_network", "TorchNetwork", (".safetensors",)),
+    "torch": ("phidet.export.torch_network", "open_torch", (".safetensors",)),
 }
-"""Runtime → (module, class, suffixes of what it runs, the first runtime that runs one being the one for "auto")."""
+"""Runtime → (module, what opens a file, suffixes that it runs); "auto" takes the first that runs a file."""
 _EXTRA = {"openvino": "openvino", "torch": "train"}
 _PACKAGE = {"openvino": "openvino", "torch": "torch"}
 

@@ -99,7 +99,8 @@ class Detector:
         settings = settings or PostprocessSettings()
         size_hw, spec = self.config.image_size_hw, self.config.preprocess
         prepared = [prepare(check_pixels(array), size_hw, spec) for array in arrays]
-        outputs = self._network(np.stack([images for images, _ in prepared]))
+        first = prepared[0][0]
+        outputs = self._network(first[None] if len(prepared) == 1 else np.stack([images for images, _ in prepared]))
         return [
             postprocess(NetworkOutputs(*of_image), self._anchors, scale, array.shape[:2], settings, self.class_names)
             for of_image, (_, scale), array in zip(zip(*outputs, strict=True), prepared, arrays, strict=True)

@@ -25,8 +25,11 @@ from phidet.nn.detector import EfficientDet
 from phidet.nn.program import compile_program
 from phidet.postprocess import find_candidates
 from phidet.preprocess import prepare
+from phidet.runtime.header import Precision
 from phidet.runtime.onnx_runtime import run_once
 
+SLACK = 0.02
+"""Rounding may bring a score below the threshold that the other side's is above."""
 CANDIDATES = PostprocessSettings().candidates
 LARGEST_LOG_RATIO = 10.0  # as phidet.boxes.decode
 
@@ -110,8 +113,14 @@ def _outputs(g: Graph, boxes: str, by_class: str, found: str) -> list[onnx.Value
     ]
 
 
-def check_nms(model: EfficientDet, path: Path, pictures: Sequence[npt.NDArray[np.uint8]]) -> Agreement:
-    """How near the boxes of the graph at ``path`` are to those of PyTorch and NumPy, over all that both find."""
+def check_nms(
+    model: EfficientDet, path: Path, pictures: Sequence[npt.NDArray[np.uint8]], precision: Precision
+) -> Agreement:
+    """How near the boxes of the graph at ``path`` are to those of PyTorch and NumPy.
+
+    Every box of theirs is compared with the most similar one of its class. In fp16 nothing is suppressed for that:
+    rounding decides which of two nearly equal boxes suppresses the other.
+    """
     config = model.config
     anchors = generate_anchors(config.image_size_hw, config.feature_network.levels, config.anchors)
     scores: list[float] = []
@@ -122,11 +131,16 @@ def check_nms(model: EfficientDet, path: Path, pictures: Sequence[npt.NDArray[np
             raw = model.eval()(torch.from_numpy(images))
         logits, deltas = raw.class_logits[0].float().numpy(), raw.box_deltas[0].float().numpy()
         least = float(1 / (1 + np.exp(-np.sort(logits.max(1))[-50])))  # so that there is something to compare
-        settings = PostprocessSettings(multi_class=True, score=least, max_detections=1000)
+        settings = PostprocessSettings(
+            multi_class=True, score=least, max_detections=1000, iou=1.0 if precision == "fp16" else 0.5
+        )
         best = find_candidates(logits.max(1), logits, settings)
         boxes = clip(decode(deltas[best.anchors], anchors[best.anchors]), config.image_size_hw)
         kept, wanted = suppress(boxes, best.scores, best.class_ids, settings)
-        numbers = {"score_threshold": np.array(least, np.float32), "iou_threshold": np.array(settings.iou, np.float32)}
+        numbers = {
+            "score_threshold": np.array(least - SLACK, np.float32),
+            "iou_threshold": np.array(settings.iou, np.float32),
+        }
         found = run_once(path, {"images": images, **numbers, "max_detections_per_class": np.array(1000)})
         overlaps = pairwise_iou(boxes[kept], found["boxes_xyxy"])
         overlaps[best.class_ids[kept][:, None] != found["class_ids"]] = 0

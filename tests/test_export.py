@@ -15,6 +15,7 @@ from onnx import numpy_helper
 
 from conftest import off_by, randomise
 from peers import tiny_detector
+from phidet.boxes import pairwise_iou
 from phidet.cli.main import main
 from phidet.config import BackboneConfig, FeatureNetworkConfig, ModelConfig, from_json, replace
 from phidet.detector import Detector
@@ -33,6 +34,7 @@ Image = NDArray[np.uint8]
 
 
 def some_model(config: ModelConfig | None = None) -> EfficientDet:
+    torch.manual_seed(0)
     model = create_model(config or tiny_detector())
     randomise(model)
     return model.eval()
@@ -256,6 +258,13 @@ def test_suppression_inside_the_graph_is_ours(tmp_path: Path, half: bool) -> Non
     inputs = {"images": images, "max_detections_per_class": np.array(50), "iou_threshold": np.array(0.5, np.float32)}
     loose = session.run(["scores", "image_ids"], inputs | {"score_threshold": np.array(0.0, np.float32)})
     assert set(loose[1].tolist()) == {0, 1}
+    class_ids, found = session.run(["class_ids", "boxes_xyxy"], inputs | {"score_threshold": np.array(0.0, np.float32)})
+    for image_id in (0, 1):
+        for class_id in range(3):
+            boxes = found[(class_ids == class_id) & (loose[1] == image_id)]
+            overlaps = pairwise_iou(boxes, boxes) - np.eye(len(boxes))
+            assert 1 < len(boxes) <= 50
+            assert overlaps.max() <= 0.5 + 1e-6
     middle = np.array(np.median(loose[0]), np.float32)
     strict = session.run(["scores"], inputs | {"score_threshold": middle})[0]
     assert 0 < len(strict) < len(loose[0])

@@ -73,7 +73,7 @@ def export(
     with TemporaryDirectory(dir=_folder_of(target), prefix=f".{target.name}.") as folder:
         made = _make(model, options, Path(folder), target.stem, pictures)
         agreement = (
-            check_nms(model, made[0], pictures[:CHECKED_PICTURES], options.precision)
+            check_nms(model, made[0], pictures[:CHECKED_PICTURES])
             if options.nms
             else compare(model, open_network(made[0], _RUNTIME[options.to]), pictures[:CHECKED_PICTURES])
         )

@@ -25,7 +25,6 @@ from phidet.nn.detector import EfficientDet
 from phidet.nn.program import compile_program
 from phidet.postprocess import find_candidates
 from phidet.preprocess import prepare
-from phidet.runtime.header import Precision
 from phidet.runtime.onnx_runtime import run_once
 
 SLACK = 0.02
@@ -113,13 +112,11 @@ def _outputs(g: Graph, boxes: str, by_class: str, found: str) -> list[onnx.Value
     ]
 
 
-def check_nms(
-    model: EfficientDet, path: Path, pictures: Sequence[npt.NDArray[np.uint8]], precision: Precision
-) -> Agreement:
+def check_nms(model: EfficientDet, path: Path, pictures: Sequence[npt.NDArray[np.uint8]]) -> Agreement:
     """How near the boxes of the graph at ``path`` are to those of PyTorch and NumPy.
 
-    Every box of theirs is compared with the most similar one of its class. In fp16 nothing is suppressed for that:
-    rounding decides which of two nearly equal boxes suppresses the other.
+    Every box of theirs is compared with the most similar one of its class. Nothing is suppressed for that: rounding
+    decides which of two nearly equal boxes suppresses the other.
     """
     config = model.config
     anchors = generate_anchors(config.image_size_hw, config.feature_network.levels, config.anchors)
@@ -131,9 +128,7 @@ def check_nms(
             raw = model.eval()(torch.from_numpy(images))
         logits, deltas = raw.class_logits[0].float().numpy(), raw.box_deltas[0].float().numpy()
         least = float(1 / (1 + np.exp(-np.sort(logits.max(1))[-50])))  # so that there is something to compare
-        settings = PostprocessSettings(
-            multi_class=True, score=least, max_detections=1000, iou=1.0 if precision == "fp16" else 0.5
-        )
+        settings = PostprocessSettings(multi_class=True, score=least, iou=1.0, max_detections=1000)
         best = find_candidates(logits.max(1), logits, settings)
         boxes = clip(decode(deltas[best.anchors], anchors[best.anchors]), config.image_size_hw)
         kept, wanted = suppress(boxes, best.scores, best.class_ids, settings)

@@ -42,6 +42,8 @@ class Detector:
         config: of the model.
         class_names: what it can find.
         runtime_name: what runs it.
+        network: the loaded network.
+        anchors: (A, 4) in pixels of its input.
 
     Raises:
         CheckpointError: there is no such model, or its file cannot be used.
@@ -53,12 +55,12 @@ class Detector:
     ) -> None:
         if threads is not None and threads < 1:
             raise ConfigError(f"threads must be ≥ 1, got {threads}")
-        self._network = open_network(model, runtime, threads) if isinstance(model, str | Path) else model
-        config = self._network.config
+        self.network = open_network(model, runtime, threads) if isinstance(model, str | Path) else model
+        config = self.network.config
         self.config: ModelConfig = config
         self.class_names = config.class_names
-        self.runtime_name = self._network.name
-        self._anchors = generate_anchors(config.image_size_hw, config.feature_network.levels, config.anchors)
+        self.runtime_name = self.network.name
+        self.anchors = generate_anchors(config.image_size_hw, config.feature_network.levels, config.anchors)
 
     @overload
     def __call__(self, images: Picture, settings: PostprocessSettings | None = None) -> Detections: ...
@@ -100,15 +102,15 @@ class Detector:
         size_hw, spec = self.config.image_size_hw, self.config.preprocess
         prepared = [prepare(check_pixels(array), size_hw, spec) for array in arrays]
         first = prepared[0][0]
-        outputs = self._network(first[None] if len(prepared) == 1 else np.stack([images for images, _ in prepared]))
+        outputs = self.network(first[None] if len(prepared) == 1 else np.stack([images for images, _ in prepared]))
         return [
-            postprocess(NetworkOutputs(*of_image), self._anchors, scale, array.shape[:2], settings, self.class_names)
+            postprocess(NetworkOutputs(*of_image), self.anchors, scale, array.shape[:2], settings, self.class_names)
             for of_image, (_, scale), array in zip(zip(*outputs, strict=True), prepared, arrays, strict=True)
         ]
 
     def close(self) -> None:
         """Gives the network's memory back; the detector cannot be used afterwards."""
-        del self._network
+        del self.network
 
 
 def as_pixels(image: Any) -> npt.NDArray[np.uint8]:

@@ -4,19 +4,20 @@
     python benchmarks/latency.py --model efficientdet-lite0 --size 320
 
 Both sides have the same weights, seeded. Absolute times are noise on a shared machine, so every pair runs in turns and
-the medians' ratio counts; minima are what the machine can do undisturbed. effdet's side of "picture to boxes" starts at
+the medians' ratio counts; minima are what the machine can do undisturbed. With --threads 1 the times are the
+processor's own, so that what else runs matters less still. effdet's side of "picture to boxes" starts at
 the prepared input, ours at the picture.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
 import statistics
 import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from importlib.metadata import version
 from pathlib import Path
 
 import effdet
@@ -26,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 import phidet
-from phidet.boxes import pairwise_iou
+from phidet.boxes import clip, pairwise_iou
 from phidet.detector import Detector
 from phidet.export.int8 import quantise
 from phidet.export.onnx_file import build_onnx, with_header
@@ -34,6 +35,7 @@ from phidet.nms import PostprocessSettings
 from phidet.nn.detector import EfficientDet
 from phidet.postprocess import postprocess
 from phidet.preprocess import prepare
+from phidet.results import Detections
 from phidet.runtime.header import Header
 from phidet.runtime.network import NetworkOutputs
 from phidet.runtime.onnx_runtime import OnnxNetwork, session_options
@@ -81,21 +83,20 @@ def effdet_onnx(model: nn.Module, size: int, path: Path) -> Path:
             classes, boxes = self.model(images)
             return (*classes, *boxes)
 
-    buffer = io.BytesIO()
-    torch.onnx.export(Flat(), (torch.zeros(1, 3, size, size),), buffer, opset_version=17, dynamo=False)
-    path.write_bytes(buffer.getvalue())
+    torch.onnx.export(Flat(), (torch.zeros(1, 3, size, size),), str(path), opset_version=17, dynamo=False)
     return path
 
 
-def in_turns(work: Work, runs: int) -> dict[str, list[float]]:
-    """Milliseconds of every run of every piece of work."""
+def in_turns(work: Work, runs: int, threads: int) -> dict[str, list[float]]:
+    """Milliseconds of every run of every piece of work; with one thread the processor's, which others disturb less."""
+    clock = time.thread_time if threads == 1 else time.perf_counter
     times: dict[str, list[float]] = {name: [] for name in work}
     for run in range(runs + 2):
         for name, piece in work.items():
-            start = time.perf_counter()
+            start = clock()
             piece()
             if run >= 2:
-                times[name].append((time.perf_counter() - start) * 1e3)
+                times[name].append((clock() - start) * 1e3)
     return times
 
 
@@ -109,9 +110,10 @@ def report(title: str, times: dict[str, list[float]], target: str) -> None:
         print(f"  {name:34} median {statistics.median(taken):7.2f} ms  min {min(taken):7.2f}{ratio}")
 
 
-def same_detections(theirs: Tensor, ours: phidet.results.Detections) -> str:
+def same_detections(theirs: Tensor, ours: Detections) -> str:
     """How many of effdet's boxes (N, 6) x1 y1 x2 y2 score class, classes from 1, are among ours."""
-    overlaps = pairwise_iou(theirs[:, :4].numpy().astype(np.float32), ours.boxes_xyxy)
+    assert ours.image_size_hw is not None  # effdet lets boxes reach beyond the picture
+    overlaps = pairwise_iou(clip(theirs[:, :4].numpy().astype(np.float32), ours.image_size_hw), ours.boxes_xyxy)
     overlaps[theirs[:, 5].long().numpy()[:, None] - 1 != ours.class_ids] = 0
     found = int((overlaps.max(1) > 0.99).sum())
     return f"{found} of effdet's {len(theirs)} boxes are among phidet's {len(ours)}"
@@ -148,19 +150,19 @@ def compare(name: str, size: int, runs: int, threads: int, folder: Path) -> None
             "phidet, its defaults": lambda: detector.detect([picture]),
             "phidet, from 640×480": lambda: detector.detect([photo]),
         }
-        report("picture array to boxes", in_turns(work, runs), "4×")
+        report("picture array to boxes", in_turns(work, runs, threads), "4×")
         work = {"effdet, eager": lambda: theirs(images)}
         folded = ours.optimize()
         work |= {"phidet, eager": lambda: ours(images), "phidet, optimize()": lambda: folded(images)}
-        report("PyTorch forward", in_turns(work, runs), "1.3×")
+        report("PyTorch forward", in_turns(work, runs, threads), "1.3×")
     network = detector.network
     work = {
         "effdet's export": lambda: session.run(None, feed),
         "phidet's export": lambda: network(prepared),
     }
-    report("network in ONNX Runtime", in_turns(work, 2 * runs), "1.3×")
+    report("network in ONNX Runtime", in_turns(work, 2 * runs, threads), "1.3×")
     work = {"fp32": lambda: network(prepared), "int8": lambda: network8(prepared)}
-    report("int8 in ONNX Runtime", in_turns(work, 2 * runs), "1.5×")
+    report("int8 in ONNX Runtime", in_turns(work, 2 * runs, threads), "1.5×")
 
     outputs = NetworkOutputs(*(array[0] for array in network(prepared)))
     rest = (detector.anchors, 1.0, config.image_size_hw)
@@ -169,7 +171,7 @@ def compare(name: str, size: int, runs: int, threads: int, folder: Path) -> None
         "5,000 pairs, suppressed per class": lambda: postprocess(outputs, *rest, COCO, config.class_names),
     }
     title = f"post-processing of {outputs.class_logits.shape[0]:,} anchors × {config.num_classes} classes"
-    report(title, in_turns(work, 5 * runs), "3 ms")
+    report(title, in_turns(work, 5 * runs, threads), "3 ms")
 
 
 def main() -> None:
@@ -181,7 +183,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2, help="of PyTorch and ONNX Runtime (2)")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    versions = f"torch {torch.__version__}, onnxruntime {ort.__version__}, effdet {effdet.__version__}"
+    versions = f"torch {torch.__version__}, onnxruntime {ort.__version__}, effdet {version('effdet')}"
     print(f"{args.model} at {args.size}, {args.threads} threads, {versions}")
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # effdet's and the exporter's

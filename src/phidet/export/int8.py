@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -49,19 +50,31 @@ def quantise(model: onnx.ModelProto, config: ModelConfig, pictures: Sequence[npt
     with TemporaryDirectory() as folder:
         source, target = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
         onnx.save(model, source)
-        quantize_static(
-            source,
-            target,
-            _Pictures(config, pictures),
-            quant_format=QuantFormat.QDQ,
-            per_channel=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            nodes_to_exclude=skipped,
-            calibrate_method=CalibrationMethod.MinMax,
-            extra_options={"ActivationSymmetric": False, "WeightSymmetric": True},
-        )
+        with _quiet():
+            quantize_static(
+                source,
+                target,
+                _Pictures(config, pictures),
+                quant_format=QuantFormat.QDQ,
+                per_channel=True,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                nodes_to_exclude=skipped,
+                calibrate_method=CalibrationMethod.MinMax,
+            )
         return onnx.load(target)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """ONNX Runtime warns, through the root logger, of preparations that this graph does not need."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
 
 
 class _Pictures(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types

@@ -74,6 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Looks at every source; says what it found and wrote. Errors of sources come last, with their exit code."""
+    from phidet.cli.native_noise import without_native_noise
     from phidet.detector import Detector
     from phidet.nms import PostprocessSettings
     from phidet.sinks import open_sinks
@@ -100,7 +101,8 @@ def run(args: argparse.Namespace) -> None:
     sinks = open_sinks(kinds, out, detector.class_names)
     report = Report(args.json)
     try:
-        _look(detector, args, settings, out if kinds else None, sinks, report)
+        with without_native_noise():
+            _look(detector, args, settings, out if kinds else None, sinks, report)
     except KeyboardInterrupt:
         _keep(sinks, report)
         raise

@@ -131,14 +131,14 @@ def _detection_maps(
     boxes = clip(decode(deltas.detach(), anchors) / scale, image_hw)
     found = []
     for anchor, class_id in _best(logits.detach(), boxes, wanted, most):
-        evidence = _gradient_evidence(logits[anchor, class_id], list(maps.values()), config.image_size_hw)
+        evidence = gradient_evidence(logits[anchor, class_id], list(maps.values()), config.image_size_hw)
         height, width = scaled_size(image_hw, scale)
         x1, y1, x2, y2 = boxes[anchor].tolist()
         found.append(
             ActivationMap(
                 _heat(evidence[:height, :width], image_hw),
                 config.class_names[class_id],
-                float(logits[anchor, class_id].sigmoid()),
+                float(logits[anchor, class_id].detach().sigmoid()),
                 (x1, y1, x2, y2),
             )
         )
@@ -153,7 +153,7 @@ def _best(logits: Tensor, boxes: Tensor, wanted: int | None, most: int) -> list[
     return [(int(anchor), int(ids[anchor])) for anchor in kept]
 
 
-def _gradient_evidence(logit: Tensor, maps: list[Tensor], size_hw: tuple[int, int]) -> Tensor:
+def gradient_evidence(logit: Tensor, maps: list[Tensor], size_hw: tuple[int, int]) -> Tensor:
     """(H, W), the logit's first-order part at each pixel of the input, of all maps together."""
     total = torch.zeros(size_hw)
     for features, slope in zip(
@@ -186,22 +186,27 @@ def overlay(image: npt.NDArray[np.uint8], heat: npt.NDArray[np.float32]) -> npt.
 def comparison(
     image: npt.NDArray[np.uint8], name: str, maps: Sequence[tuple[str, Sequence[ActivationMap]]]
 ) -> Image.Image:
-    """A sheet with the picture, and beside it a column of maps for each (model name, maps)."""
+    """A sheet of the picture and the maps of each (model name, maps): one model's in rows, several side by side."""
     height, width = image.shape[:2]
-    rows = max((len(found) for _, found in maps), default=0)
-    tiles = []
-    for row in range(max(rows, 1)):
-        tiles.append(Tile(name, f"{width}×{height}", image) if row == 0 else _EMPTY)
-        for model_name, found in maps:
-            if row >= len(found):
-                tiles.append(_EMPTY._replace(title=model_name, subtitle="nothing found") if row == 0 else _EMPTY)
-                continue
-            heat, label, score, box = found[row]
-            boxes = np.array([box] if box is not None else [], np.float32).reshape(-1, 4)
-            labels = [""] * len(boxes)
-            text = f"{label}, {score:.0%}"
-            tiles.append(Tile(model_name, text, overlay(image, heat), boxes, labels, [1] * len(boxes)))
-    return draw_sheet("What it looks at", tiles, columns=1 + len(maps))
+    picture = Tile(name, f"{width}×{height}", image)
+    columns = [[_tile(image, model, one) for one in found] or [_nothing(model)] for model, found in maps]
+    if len(columns) == 1:
+        return draw_sheet(_HEADING, [picture, *columns[0]], columns=min(4, 1 + len(columns[0])))
+    rows = max((len(column) for column in columns), default=1)
+    grid = [[picture], *columns]
+    tiles = [column[row] if row < len(column) else _EMPTY for row in range(rows) for column in grid]
+    return draw_sheet(_HEADING, tiles, columns=len(grid))
 
 
+def _tile(image: npt.NDArray[np.uint8], model: str, one: ActivationMap) -> Tile:
+    boxes = np.array([one.box_xyxy] if one.box_xyxy is not None else [], np.float32).reshape(-1, 4)
+    seen = overlay(image, one.heat)
+    return Tile(f"{one.label}, {one.score:.0%}", model, seen, boxes, [""] * len(boxes), [1] * len(boxes))
+
+
+def _nothing(model: str) -> Tile:
+    return _EMPTY._replace(title="nothing found", subtitle=model)
+
+
+_HEADING = "What it looks at"
 _EMPTY = Tile("", "", np.full((1, 1, 3), 255, np.uint8))

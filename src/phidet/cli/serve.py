@@ -1,0 +1,119 @@
+"""``phidet serve``. Flags that TensorFlow Serving has keep its names."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from phidet.errors import ConfigError
+
+if TYPE_CHECKING:
+    from phidet.serve.batching import BatchingParameters
+    from phidet.serve.configuration import Limits, Source
+
+TOKEN_VARIABLE = "PHIDET_SERVE_TOKEN"
+EPILOG = f"""examples:
+  phidet publish person models/person
+  phidet serve --model_name person --model_base_path models/person
+  phidet serve --model_config_file models.config --host 0.0.0.0
+
+The page to try a model on is at http://localhost:8501/, the API's description at /docs. Clients must show a token
+(Authorization: Bearer …) when the environment has {TOKEN_VARIABLE}."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``phidet serve``."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = EPILOG
+    models = parser.add_argument_group("models")
+    models.add_argument("--model_name", default="default", metavar="NAME", help="name in the paths (default: default)")
+    models.add_argument("--model_base_path", type=Path, metavar="FOLDER", help="folder of numbered version folders")
+    models.add_argument("--model_config_file", type=Path, metavar="FILE", help="several models, as TensorFlow Serving")
+    models.add_argument(
+        "--file_system_poll_wait_seconds", type=float, default=1.0, metavar="S", help="between looks for new versions"
+    )
+    answers = parser.add_argument_group("answers")
+    answers.add_argument("--score", type=float, default=0.05, help="least score of an object (default: 0.05)")
+    answers.add_argument("--iou", type=float, default=0.5, help="overlap that makes a duplicate (default: 0.5)")
+    answers.add_argument("--max_detections", type=int, default=100, metavar="N", help="length of answers")
+    answers.add_argument("--runtime", default="auto", choices=("auto", "onnxruntime", "openvino"))
+    batching = parser.add_argument_group("batching")
+    batching.add_argument("--enable_batching", type=_boolean, nargs="?", const=True, default=True, metavar="BOOL")
+    batching.add_argument("--batching_parameters_file", type=Path, metavar="FILE", help="as TensorFlow Serving's")
+    network = parser.add_argument_group("network")
+    network.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    network.add_argument("--rest_api_port", type=int, default=8501, metavar="PORT", help="(default: 8501)")
+    network.add_argument("--rest_api_timeout_in_ms", type=int, default=30000, metavar="MS", help="for a request")
+    network.add_argument(
+        "--rest_api_enable_cors_support", type=_boolean, nargs="?", const=True, default=False, metavar="BOOL",
+        help="let pages of other sites use the API",
+    )  # fmt: skip
+    network.add_argument("--access_log", type=_boolean, nargs="?", const=True, default=True, metavar="BOOL")
+    limits = parser.add_argument_group("limits of a request")
+    limits.add_argument("--max_body_bytes", type=int, metavar="N", help="also when inflated")
+    limits.add_argument("--max_image_pixels", type=int, metavar="N")
+    limits.add_argument("--max_instances", type=int, metavar="N", help="pictures in one request")
+    limits.add_argument("--max_connections", type=int, metavar="N")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Serves until it is told to stop."""
+    from phidet.nms import PostprocessSettings
+    from phidet.serve.configuration import ServerSettings
+    from phidet.serve.model import detector_loader
+    from phidet.serve.run import run as serve
+
+    batching = _batching(args)
+    settings = ServerSettings(
+        sources=_sources(args),
+        batching=batching,
+        limits=_limits(args),
+        poll_seconds=args.file_system_poll_wait_seconds,
+        token=os.environ.get(TOKEN_VARIABLE, ""),
+        cors=args.rest_api_enable_cors_support,
+    )
+    postprocess = PostprocessSettings(score=args.score, iou=args.iou, max_detections=args.max_detections)
+    load = detector_loader(postprocess, args.runtime, batching.threads_each)
+    serve(settings, load, args.host, args.rest_api_port, args.access_log)
+
+
+def _sources(args: argparse.Namespace) -> tuple[Source, ...]:
+    from phidet.serve.configuration import Source, read_model_config
+
+    if (args.model_base_path is None) == (args.model_config_file is None):
+        raise ConfigError("expected one of --model_base_path FOLDER and --model_config_file FILE")
+    if args.model_config_file is not None:
+        return read_model_config(args.model_config_file)
+    return (Source(args.model_name, args.model_base_path),)
+
+
+def _batching(args: argparse.Namespace) -> BatchingParameters:
+    from phidet.serve.batching import BatchingParameters
+    from phidet.serve.configuration import read_batching_parameters
+
+    if not args.enable_batching:
+        return BatchingParameters(max_batch_size=1, max_enqueued_batches=128)
+    if args.batching_parameters_file is not None:
+        return read_batching_parameters(args.batching_parameters_file)
+    return BatchingParameters()
+
+
+def _limits(args: argparse.Namespace) -> Limits:
+    from phidet.serve.configuration import Limits
+
+    given = {
+        "body_bytes": args.max_body_bytes,
+        "image_pixels": args.max_image_pixels,
+        "instances": args.max_instances,
+        "connections": args.max_connections,
+        "request_seconds": args.rest_api_timeout_in_ms / 1000,
+    }
+    return Limits(**{name: value for name, value in given.items() if value is not None})
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() not in ("true", "false", "1", "0"):
+        raise argparse.ArgumentTypeError(f"expected true or false, got {text!r}")
+    return text.lower() in ("true", "1")

@@ -1,0 +1,199 @@
+"""Pictures of many requests in one call of the model.
+
+A free worker takes what waits, up to ``max_batch_size``; so a lone picture never waits, and batches grow by themselves
+when there is more work than workers. Only with ``batch_timeout_micros`` > 0 does a worker wait for company.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import msgspec
+
+from phidet.errors import ConfigError, PhidetError
+from phidet.results import Detections
+from phidet.serve.metrics import Metrics
+from phidet.serve.model import Model
+from phidet.serve.pictures import Pixels
+from phidet.serve.refusals import RefusedError, bad_request, overloaded
+
+MAX_QUEUED_BYTES = 1 << 29  # of pixels that wait, whatever the count allows
+log = logging.getLogger("phidet.serve")
+
+
+class BatchingParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """TensorFlow Serving's parameters by their names.
+
+    ``num_batch_threads`` is how many batches run at a time; each of them uses ``cores / num_batch_threads`` threads.
+    """
+
+    max_batch_size: int = 8
+    batch_timeout_micros: int = 0
+    max_enqueued_batches: int = 16
+    num_batch_threads: int = 1
+
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("max_batch_size", 1), ("batch_timeout_micros", 0), ("max_enqueued_batches", 1), ("num_batch_threads", 1)
+        ):  # fmt: skip
+            value = getattr(self, name)
+            if not least <= value <= 10**9:
+                raise ConfigError(f"{name} must be {least} or more, got {value}")
+
+    @property
+    def capacity(self) -> int:
+        """Pictures that may wait."""
+        return self.max_batch_size * self.max_enqueued_batches
+
+    @property
+    def threads_each(self) -> int:
+        """Threads for one batch, so that all of them together have the cores of the machine once."""
+        return max(1, len(os.sched_getaffinity(0)) // self.num_batch_threads)
+
+
+class _Waiting(NamedTuple):
+    image: Pixels
+    answer: asyncio.Future[Detections]
+    since: float
+
+
+class Batcher:
+    """The queue of one loaded model and the threads that work on it. Lives on one event loop; ``detect`` is its door.
+
+    Args:
+        model: its ``detect`` runs in the threads.
+        parameters: sizes.
+        metrics: where batch sizes and times are counted.
+        name: of the model, for the metrics.
+    """
+
+    def __init__(self, model: Model, parameters: BatchingParameters, metrics: Metrics, name: str) -> None:
+        self.parameters = parameters
+        self._model = model
+        self._metrics = metrics
+        self._name = name
+        self._queue: deque[_Waiting] = deque()
+        self._queued_bytes = 0
+        self._idle = parameters.num_batch_threads
+        self._threads = ThreadPoolExecutor(parameters.num_batch_threads, f"batch-{name}")
+        self._timer: asyncio.TimerHandle | None = None
+        self._running: set[asyncio.Task[None]] = set()
+
+    @property
+    def waiting(self) -> int:
+        """Pictures in the queue."""
+        return len(self._queue)
+
+    def check_room(self, wanted: int = 1) -> None:
+        """Says early, before a request is read, whether it would be turned away.
+
+        Raises:
+            RefusedError: 503.
+        """
+        if len(self._queue) + wanted > self.parameters.capacity:
+            raise overloaded(f"the queue of model {self._name} is full ({self.parameters.capacity} pictures)")
+
+    async def detect(self, images: Sequence[Pixels]) -> list[Detections]:
+        """The answers, in the order of ``images``. Cancelling takes those that still wait out of the queue.
+
+        Raises:
+            RefusedError: 503 no room, 400 more pictures than could ever wait, 500 the model failed.
+        """
+        if len(images) > self.parameters.capacity:
+            raise bad_request(
+                f"{len(images)} pictures in one request, more than the queue holds ({self.parameters.capacity})"
+            )
+        self.check_room(len(images))
+        size = sum(image.nbytes for image in images)
+        if self._queue and self._queued_bytes + size > MAX_QUEUED_BYTES:
+            raise overloaded(f"the queue of model {self._name} is full ({MAX_QUEUED_BYTES >> 20} MiB of pixels)")
+        loop = asyncio.get_running_loop()
+        now = time.monotonic()
+        answers = [loop.create_future() for _ in images]
+        self._queue.extend(_Waiting(image, answer, now) for image, answer in zip(images, answers, strict=True))
+        self._queued_bytes += size
+        self._metrics.queued.labels(self._name).set(len(self._queue))
+        self._start_what_can()
+        try:
+            return list(await asyncio.gather(*answers))
+        finally:
+            for answer in answers:
+                answer.cancel()
+
+    async def close(self) -> None:
+        """Finishes what runs; the threads end."""
+        if self._timer is not None:
+            self._timer.cancel()
+        while self._running:
+            await asyncio.wait(self._running)
+        await asyncio.to_thread(self._threads.shutdown)
+
+    def _start_what_can(self) -> None:
+        while self._queue and self._idle:
+            missing = self.parameters.max_batch_size - len(self._queue)
+            left = self._queue[0].since + self.parameters.batch_timeout_micros / 1e6 - time.monotonic()
+            if missing > 0 and left > 0:
+                if self._timer is None:
+                    self._timer = asyncio.get_running_loop().call_later(left, self._on_timer)
+                return
+            batch = self._next_batch()
+            if batch:
+                self._idle -= 1
+                task = asyncio.get_running_loop().create_task(self._work(batch))
+                self._running.add(task)
+                task.add_done_callback(self._running.discard)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._start_what_can()
+
+    def _next_batch(self) -> list[_Waiting]:
+        """The oldest that are still wanted; shared out when several workers are free."""
+        size = min(self.parameters.max_batch_size, -(-len(self._queue) // self._idle))
+        batch: list[_Waiting] = []
+        while self._queue and len(batch) < size:
+            entry = self._queue.popleft()
+            self._queued_bytes -= entry.image.nbytes
+            if not entry.answer.done():
+                batch.append(entry)
+        self._metrics.queued.labels(self._name).set(len(self._queue))
+        return batch
+
+    async def _work(self, batch: list[_Waiting]) -> None:
+        begun = time.monotonic()
+        self._metrics.batch_size.labels(self._name).observe(len(batch))
+        for entry in batch:
+            self._metrics.queue_seconds.labels(self._name).observe(begun - entry.since)
+        images = [entry.image for entry in batch]
+        try:
+            outcomes = await asyncio.get_running_loop().run_in_executor(self._threads, self._run, images)
+        finally:
+            self._idle += 1
+        self._metrics.batch_seconds.labels(self._name).observe(time.monotonic() - begun)
+        for entry, outcome in zip(batch, outcomes, strict=True):
+            if entry.answer.done():
+                continue  # its request has gone
+            if isinstance(outcome, Detections):
+                entry.answer.set_result(outcome)
+            else:
+                entry.answer.set_exception(outcome)
+        self._start_what_can()
+
+    def _run(self, images: list[Pixels]) -> Sequence[Detections | Exception]:
+        """In a worker thread. Where a batch fails, its pictures are tried one by one: neighbours must not suffer."""
+        try:
+            return self._model.detect(images)
+        except Exception as error:
+            if len(images) > 1:
+                return [self._run([image])[0] for image in images]
+            if isinstance(error, PhidetError):
+                return [RefusedError(error.http_status, str(error))]
+            log.exception("model %s failed on a picture", self._name)
+            return [RefusedError(500, f"the model failed: {type(error).__name__}")]

@@ -1,0 +1,94 @@
+"""Reads a request's body within the limits, and inflates it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import zlib
+from collections.abc import AsyncIterator
+
+from starlette.requests import ClientDisconnect, Request
+
+from phidet.serve.refusals import RefusedError, bad_request, overloaded, too_large
+from phidet.serve.service import Service
+
+DRAINED = 4  # times the limit: so much of a body that is too large is read all the same, that its client hears why
+_WINDOW = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
+
+
+@contextlib.asynccontextmanager
+async def read_body(request: Request, service: Service) -> AsyncIterator[bytes]:
+    """The body, inflated if ``Content-Encoding`` says so; it counts as in flight until the block is left.
+
+    Raises:
+        RefusedError: 413 too long (also when inflated), 408 too slow, 415 another encoding, 400 damaged gzip, 503 too
+            many bodies at a time.
+    """
+    limit = service.settings.limits.body_bytes
+    held = 0
+    chunks: list[bytes] = []
+    try:
+        async for chunk in _chunks(request, service.settings.limits.idle_seconds):
+            held += len(chunk)
+            if held > limit:
+                service.body_bytes_in_flight -= held - len(chunk)
+                received, held = held, 0
+                chunks.clear()
+                await _drain(request, service, received)
+                raise too_large(f"the body is larger than this server's limit of {limit} bytes")
+            service.body_bytes_in_flight += len(chunk)
+            if service.body_bytes_in_flight > service.settings.limits.bodies_in_flight_bytes:
+                raise overloaded("too many large requests at a time")
+            chunks.append(chunk)
+        body = b"".join(chunks)
+        chunks.clear()
+        encoding = request.headers.get("content-encoding", "identity").strip().lower()
+        if encoding not in ("", "identity"):
+            body = await service.in_thread(lambda: inflate(body, encoding, limit))
+        yield body
+    finally:
+        service.body_bytes_in_flight -= held
+
+
+def inflate(body: bytes, encoding: str, limit: int) -> bytes:
+    """What ``body`` was before it was compressed.
+
+    Raises:
+        RefusedError: 415 an encoding other than gzip and deflate, 413 more than ``limit`` bytes, 400 damaged.
+    """
+    if encoding not in _WINDOW:
+        raise RefusedError(415, f"Content-Encoding {encoding!r} is not supported: use gzip, deflate or none")
+    inflater = zlib.decompressobj(_WINDOW[encoding])
+    try:
+        inflated = inflater.decompress(body, limit + 1)
+    except zlib.error as error:
+        raise bad_request(f"the body is not valid {encoding}: {error}") from error
+    if len(inflated) > limit:
+        raise too_large(f"the inflated body is larger than this server's limit of {limit} bytes")
+    if not inflater.eof:
+        raise bad_request(f"the body is not valid {encoding}: it is cut off")
+    return inflated
+
+
+async def _chunks(request: Request, idle_seconds: float) -> AsyncIterator[bytes]:
+    stream = request.stream()
+    while True:
+        try:
+            async with asyncio.timeout(idle_seconds):
+                chunk = await anext(stream)
+        except StopAsyncIteration:
+            return
+        except TimeoutError as error:
+            raise RefusedError(408, f"no part of the body came for {idle_seconds:g} s") from error
+        if chunk:
+            yield chunk
+
+
+async def _drain(request: Request, service: Service, received: int) -> None:
+    """Reads and forgets the rest of a body, up to a point."""
+    limits = service.settings.limits
+    with contextlib.suppress(RefusedError, ClientDisconnect):
+        async for chunk in _chunks(request, limits.idle_seconds):
+            received += len(chunk)
+            if received > DRAINED * limits.body_bytes:
+                return

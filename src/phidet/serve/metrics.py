@@ -1,0 +1,46 @@
+"""What Prometheus sees. Labels come from the configuration and from fixed lists, never from a request."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Metrics:
+    """The counters of one server, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        GCCollector(registry=registry)
+        self.requests = Counter("phidet_requests", "Requests answered.", ["api", "model", "status"], registry=registry)
+        self.request_seconds = Histogram(
+            "phidet_request_seconds", "From the first byte to the last.", ["api"], buckets=_SECONDS, registry=registry
+        )
+        self.batch_size = Histogram(
+            "phidet_batch_size", "Pictures in one call of the model.", ["model"], buckets=_SIZES, registry=registry
+        )
+        self.batch_seconds = Histogram(
+            "phidet_batch_seconds", "One call of the model.", ["model"], buckets=_SECONDS, registry=registry
+        )
+        self.queue_seconds = Histogram(
+            "phidet_queue_seconds", "A picture's wait for its batch.", ["model"], buckets=_SECONDS, registry=registry
+        )
+        self.queued = Gauge("phidet_queued_pictures", "Pictures that wait.", ["model"], registry=registry)
+        self.in_flight = Gauge("phidet_requests_in_flight", "Requests begun and not answered.", registry=registry)
+        self.versions = Gauge(
+            "phidet_model_version_available", "1 for each version that answers.", ["model", "version"],
+            registry=registry,
+        )  # fmt: skip
+        self.loads = Counter("phidet_model_loads", "Versions loaded.", ["model", "outcome"], registry=registry)
+
+    def text(self) -> bytes:
+        """Everything in Prometheus' text format."""
+        return generate_latest(self.registry)

@@ -1,0 +1,40 @@
+"""What the server says no with: a text, and the HTTP status that its protocol gives to it."""
+
+from __future__ import annotations
+
+from phidet.errors import PhidetError
+
+
+class RefusedError(PhidetError):
+    """A request that is not answered with a prediction.
+
+    Args:
+        status: of HTTP, 400…599.
+        message: becomes ``{"error": message}``.
+        retry_after: seconds after which it may be tried again, 0 where that is no use.
+    """
+
+    def __init__(self, status: int, message: str, retry_after: int = 0) -> None:
+        super().__init__(message)
+        self.http_status = status
+        self.retry_after = retry_after
+
+
+def bad_request(message: str) -> RefusedError:
+    """The client's mistake: gRPC's INVALID_ARGUMENT."""
+    return RefusedError(400, message)
+
+
+def too_large(message: str) -> RefusedError:
+    """A body over the limits."""
+    return RefusedError(413, message)
+
+
+def overloaded(message: str) -> RefusedError:
+    """Full for now; the client should come again in a second."""
+    return RefusedError(503, message, retry_after=1)
+
+
+def deadline_exceeded(seconds: float) -> RefusedError:
+    """The time that a request may take is over."""
+    return RefusedError(504, f"the request was not answered within {seconds:g} s")

@@ -1,0 +1,72 @@
+"""Runs the server until it is told to stop, and then finishes what it has begun."""
+
+from __future__ import annotations
+
+import logging
+import resource
+import sys
+
+import uvicorn
+
+from phidet.errors import ConfigError
+from phidet.serve.app import build_app
+from phidet.serve.configuration import ServerSettings
+from phidet.serve.connection import bounded_protocol
+from phidet.serve.gate import access_log
+from phidet.serve.model import Load
+from phidet.serve.service import Service
+
+GRACE_SECONDS = 30
+
+
+def run(settings: ServerSettings, load: Load, host: str, port: int, log_requests: bool = True) -> None:
+    """Serves until SIGTERM or SIGINT; returns when all requests that had begun are answered.
+
+    Args:
+        settings: what is served.
+        load: opens a model file.
+        host: address to listen on.
+        port: of it.
+        log_requests: writes one line of JSON for each request to standard output.
+
+    Raises:
+        ConfigError: the address cannot be used.
+    """
+    _allow_connections(settings.limits.connections)
+    access_log.propagate = False
+    access_log.setLevel(logging.INFO if log_requests else logging.WARNING)
+    access_log.handlers = [logging.StreamHandler(sys.stdout)]
+    config = uvicorn.Config(
+        build_app(Service(settings, load)),
+        host=host,
+        port=port,
+        http=bounded_protocol(settings.limits),
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=max(1, int(settings.limits.idle_seconds)),
+        timeout_graceful_shutdown=GRACE_SECONDS,
+        backlog=1024,
+    )
+    server = uvicorn.Server(config)
+    try:
+        config.load()
+        sockets = [config.bind_socket()]
+    except SystemExit as error:  # uvicorn has said why
+        raise ConfigError(f"cannot listen on {host}:{port}: choose another --rest_api_port or --host") from error
+    logging.getLogger("phidet.serve").info(
+        "phidet serves %s on http://%s:%d", ", ".join(s.name for s in settings.sources), host, port
+    )
+    server.run(sockets=sockets)
+
+
+def _allow_connections(count: int) -> None:
+    """Raises the limit on open files where it is below what ``count`` connections need and may be raised."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count + 256
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))

@@ -1,0 +1,69 @@
+"""What both protocols share: from a request's pictures to tensors, on the version that the request began with."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from phidet.serve.answers import Tensors, to_tensors
+from phidet.serve.configuration import ServerSettings
+from phidet.serve.metrics import Metrics
+from phidet.serve.model import Load
+from phidet.serve.pictures import Pixels
+from phidet.serve.refusals import bad_request, overloaded
+from phidet.serve.versions import LoadedVersion, Repository
+
+T = TypeVar("T")
+
+
+class Service:
+    """One server's parts.
+
+    Args:
+        settings: what to serve, and the limits.
+        load: opens a model file.
+    """
+
+    def __init__(self, settings: ServerSettings, load: Load) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        self.repository = Repository(settings, load, self.metrics)
+        self.body_bytes_in_flight = 0
+        self._threads = ThreadPoolExecutor(len(os.sched_getaffinity(0)), "decode")
+
+    async def in_thread(self, work: Callable[[], T]) -> T:
+        """Runs what takes longer than a millisecond (JSON, base64, JPEG) beside the event loop."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    def check_room(self, loaded: LoadedVersion) -> None:
+        """Before a body is read: turns a request away that would have to wait behind a full queue.
+
+        Raises:
+            RefusedError: 503.
+        """
+        loaded.batcher.check_room()
+        if loaded.users >= loaded.batcher.parameters.capacity + loaded.batcher.parameters.max_batch_size:
+            raise overloaded(f"model {loaded.name} has {loaded.users} requests in flight")
+
+    async def detect(self, loaded: LoadedVersion, images: Sequence[Pixels]) -> Tensors:
+        """The answers to a request's pictures as a batch of tensors."""
+        found = await loaded.batcher.detect(images)
+        sizes_hw = [(image.shape[0], image.shape[1]) for image in images]
+        return to_tensors(found, sizes_hw, loaded.model.max_detections)
+
+    def check_count(self, count: int) -> None:
+        """Refuses requests with no picture or too many.
+
+        Raises:
+            RefusedError: 400.
+        """
+        limit = self.settings.limits.instances
+        if not 1 <= count <= limit:
+            raise bad_request(f"{count} pictures in one request, expected 1 to {limit}")
+
+    def close(self) -> None:
+        """Ends the threads."""
+        self._threads.shutdown()

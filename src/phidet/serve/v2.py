@@ -1,0 +1,298 @@
+"""The Open Inference Protocol (KServe v2) over HTTP, with the binary tensors that Triton's client sends by default."""
+
+from __future__ import annotations
+
+import math
+import struct
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+import phidet
+from phidet.serve.answers import Tensors, output_shapes
+from phidet.serve.body import read_body
+from phidet.serve.pictures import Pixels, check_batch, check_size, decode, from_lists
+from phidet.serve.refusals import RefusedError, bad_request
+from phidet.serve.service import Service
+from phidet.serve.versions import LoadedVersion
+from phidet.serve.wire import from_b64, parse, show, write, write_floats
+
+HEADER_LENGTH = "Inference-Header-Content-Length"
+TENSOR, ENCODED = "input_tensor", "image_bytes"
+INPUTS = {
+    TENSOR: {"name": TENSOR, "datatype": "UINT8", "shape": [-1, -1, -1, 3]},
+    ENCODED: {"name": ENCODED, "datatype": "BYTES", "shape": [-1]},
+}
+"""What a request gives one of."""
+
+Parameters = dict[str, str | int | float | bool | None]
+
+
+class InputTensor(msgspec.Struct):
+    """A tensor of a request; ``data`` is missing where it comes as bytes behind the JSON."""
+
+    name: str
+    shape: list[int]
+    datatype: str
+    parameters: Parameters = {}
+    data: list[Any] | None = None
+
+
+class RequestedOutput(msgspec.Struct):
+    """An output that a request asks for."""
+
+    name: str
+    parameters: Parameters = {}
+
+
+class InferRequest(msgspec.Struct):
+    """The JSON of an inference request."""
+
+    inputs: list[InputTensor]
+    id: str = ""
+    parameters: Parameters = {}
+    outputs: list[RequestedOutput] = []
+
+
+def routes(service: Service) -> list[Route]:
+    """The protocol's paths, and Triton's list of models."""
+
+    async def server(_: Request) -> Response:
+        return _json({"name": "phidet", "version": phidet.__version__, "extensions": ["binary_tensor_data"]})
+
+    async def live(_: Request) -> Response:
+        return _json({"live": True})
+
+    async def ready(_: Request) -> Response:
+        is_ready = service.repository.ready
+        return _json({"ready": is_ready}, 200 if is_ready else 503)
+
+    async def model_ready(request: Request) -> Response:
+        name, version = _which(request)
+        if name not in service.repository.models:
+            raise RefusedError(404, f"unknown model {name!r}")
+        try:
+            service.repository.find(name, version)
+        except RefusedError:
+            return _json({"name": name, "ready": False}, 503)
+        return _json({"name": name, "ready": True})
+
+    async def model(request: Request) -> Response:
+        name, version = _which(request)
+        loaded = service.repository.find(name, version)
+        return _json(metadata(loaded, sorted(service.repository.models[name].available)))
+
+    async def infer(request: Request) -> Response:
+        return await _infer(request, service)
+
+    async def index(_: Request) -> Response:
+        return _json(
+            [
+                {"name": name, "version": str(s.version), "state": _READY[s.state], "reason": s.error}
+                for name, served in sorted(service.repository.models.items())
+                for s in sorted(served.states.values())
+            ]
+        )
+
+    one, two = "/v2/models/{model}", "/v2/models/{model}/versions/{version}"
+    return [
+        Route("/v2", server),
+        Route("/v2/health/live", live),
+        Route("/v2/health/ready", ready),
+        *(Route(path + "/ready", model_ready) for path in (one, two)),
+        *(Route(path, model) for path in (one, two)),
+        *(Route(path + "/infer", infer, methods=["POST"]) for path in (one, two)),
+        Route("/v2/repository/index", index, methods=["POST"]),
+    ]
+
+
+_READY: dict[str, Literal["READY", "LOADING", "UNLOADING", "UNAVAILABLE"]] = {
+    "START": "LOADING",
+    "LOADING": "LOADING",
+    "AVAILABLE": "READY",
+    "UNLOADING": "UNLOADING",
+    "END": "UNAVAILABLE",
+}
+
+
+def metadata(loaded: LoadedVersion, versions: list[int]) -> dict[str, Any]:
+    """Inputs, of which a request gives one, and outputs. The ``parameters`` are phidet's own: names of the classes."""
+    outputs = [
+        {"name": name, "datatype": "FP32", "shape": [-1, *shape]}
+        for name, shape in output_shapes(loaded.model.max_detections).items()
+    ]
+    return {
+        "name": loaded.name,
+        "versions": [str(version) for version in versions],
+        "platform": f"phidet_{loaded.model.runtime_name}",
+        "inputs": list(INPUTS.values()),
+        "outputs": outputs,
+        "parameters": {
+            "class_names": list(loaded.model.class_names),
+            "image_size_hw": list(loaded.model.image_size_hw),
+        },
+    }
+
+
+async def _infer(request: Request, service: Service) -> Response:
+    name, version = _which(request)
+    request.scope["phidet.model"] = name
+    loaded = service.repository.find(name, version)
+    service.check_room(loaded)
+    length = request.headers.get(HEADER_LENGTH)
+    with loaded.used():
+        request.scope["phidet.version"] = loaded.version
+        async with read_body(request, service) as body:
+            wanted, images = await service.in_thread(lambda: read_infer(body, length, service))
+            tensors = await service.detect(loaded, images)
+    return write_infer(loaded, wanted, tensors)
+
+
+def read_infer(body: bytes, header_length: str | None, service: Service) -> tuple[InferRequest, list[Pixels]]:
+    """The request and its pictures.
+
+    Args:
+        body: JSON, followed by the binary data of its tensors where ``header_length`` says how long the JSON is.
+        header_length: the header of that name.
+        service: for the limits.
+
+    Raises:
+        RefusedError: 400.
+    """
+    size = len(body)
+    if header_length is not None:
+        if not (header_length.isascii() and header_length.isdigit() and int(header_length[:20]) <= size):
+            raise bad_request(f"{HEADER_LENGTH} must be a length of at most the body's {size} bytes")
+        size = int(header_length)
+    try:
+        wanted = msgspec.convert(parse(body[:size]), InferRequest)
+    except msgspec.ValidationError as error:
+        raise bad_request(f"the request does not follow the protocol: {error}") from error
+    _check_names(wanted)
+    blobs = _split(wanted, body[size:])
+    given = wanted.inputs[0]
+    shape = given.shape
+    if any(side < 0 for side in shape) or len(shape) > 8:
+        raise bad_request(f"input {given.name}: shape {show(shape)} is not possible")
+    service.check_count(shape[0] if shape else 0)
+    if given.name == ENCODED:
+        return wanted, _pictures(given, blobs.get(ENCODED), service.settings.limits.image_pixels)
+    return wanted, _tensor(given, blobs.get(TENSOR), service.settings.limits.image_pixels)
+
+
+def write_infer(loaded: LoadedVersion, wanted: InferRequest, tensors: Tensors) -> Response:
+    """The answer: JSON, or JSON and bytes where the request asked for binary outputs."""
+    names = {output.name: output.parameters for output in wanted.outputs} or {name: {} for name in tensors}
+    default = wanted.parameters.get("binary_data_output") is True
+    outputs: list[dict[str, Any]] = []
+    blobs: list[bytes] = []
+    for name, parameters in names.items():
+        array = tensors[name]
+        output: dict[str, Any] = {"name": name, "datatype": "FP32", "shape": list(array.shape)}
+        if parameters.get("binary_data", default) is True:
+            blobs.append(array.astype("<f4").tobytes())
+            output["parameters"] = {"binary_data_size": len(blobs[-1])}
+        else:
+            output["data"] = msgspec.Raw(write_floats(array.reshape(-1)).encode())
+        outputs.append(output)
+    answer: dict[str, Any] = {"model_name": loaded.name, "model_version": str(loaded.version), "outputs": outputs}
+    if wanted.id:
+        answer["id"] = wanted.id
+    head = write(answer)
+    if not blobs:
+        return Response(head, media_type="application/json")
+    return Response(
+        b"".join([head, *blobs]), media_type="application/octet-stream", headers={HEADER_LENGTH: str(len(head))}
+    )
+
+
+def _check_names(wanted: InferRequest) -> None:
+    names = [tensor.name for tensor in wanted.inputs]
+    if len(names) != 1 or names[0] not in INPUTS:
+        raise bad_request(f"expected one input, {' or '.join(INPUTS)}, got {show(names)}")
+    given = wanted.inputs[0]
+    datatype = INPUTS[given.name]["datatype"]
+    if given.datatype != datatype:
+        raise bad_request(f"input {given.name} must have datatype {datatype}, got {show(given.datatype)}")
+    known = output_shapes(0)
+    for output in wanted.outputs:
+        if output.name not in known:
+            raise bad_request(f"unknown output {show(output.name)}: expected one of {', '.join(known)}")
+
+
+def _split(wanted: InferRequest, rest: bytes) -> dict[str, bytes]:
+    """Name → the binary data of the tensors that have no ``data``, in their order."""
+    blobs: dict[str, bytes] = {}
+    at = 0
+    for tensor in wanted.inputs:
+        if tensor.data is None:
+            size = tensor.parameters.get("binary_data_size")
+            if type(size) is not int or not 0 <= size <= len(rest) - at:
+                raise bad_request(f"input {tensor.name} has neither data nor a binary_data_size that fits the body")
+            blobs[tensor.name] = rest[at : at + size]
+            at += size
+    if at != len(rest):
+        raise bad_request(f"{len(rest) - at} bytes behind the last tensor belong to none")
+    return blobs
+
+
+def _tensor(given: InputTensor, blob: bytes | None, max_pixels: int) -> list[Pixels]:
+    array: npt.NDArray[np.uint8]
+    array = np.frombuffer(blob, np.uint8) if blob is not None else from_lists(given.data or []).reshape(-1)
+    if array.size != math.prod(given.shape):
+        raise bad_request(f"input {given.name}: {array.size} values do not fill shape {show(given.shape)}")
+    images = check_batch(array.reshape(given.shape), given.name)
+    for image in images:
+        check_size(image.shape[0], image.shape[1], max_pixels)
+    return images
+
+
+def _pictures(given: InputTensor, blob: bytes | None, max_pixels: int) -> list[Pixels]:
+    encoded = _strings(blob) if blob is not None else [_from_text(item) for item in _flat(given.data or [])]
+    if len(encoded) != math.prod(given.shape):
+        raise bad_request(f"input {given.name}: {len(encoded)} values do not fill shape {show(given.shape)}")
+    return [decode(data, max_pixels) for data in encoded]
+
+
+def _flat(data: list[Any]) -> list[Any]:
+    """Lists of one element each, as clients write shape (N, 1), are their element."""
+    return [item[0] if isinstance(item, list) and len(item) == 1 else item for item in data]
+
+
+def _from_text(item: object) -> bytes:
+    if not isinstance(item, str):
+        raise bad_request(f"input {ENCODED}: expected pictures as strings in base64, got {show(item)}")
+    return from_b64(item)
+
+
+def _strings(blob: bytes) -> list[bytes]:
+    """Each string is its length in four bytes, little end first, and its bytes."""
+    found: list[bytes] = []
+    at = 0
+    while at < len(blob):
+        if at + 4 > len(blob):
+            raise bad_request(f"input {ENCODED}: the binary data ends inside a length")
+        (size,) = struct.unpack_from("<I", blob, at)
+        if at + 4 + size > len(blob):
+            raise bad_request(f"input {ENCODED}: a string of {size} bytes goes beyond the binary data")
+        found.append(blob[at + 4 : at + 4 + size])
+        at += 4 + size
+    return found
+
+
+def _which(request: Request) -> tuple[str, int | None]:
+    version = request.path_params.get("version")
+    if version is None:
+        return request.path_params["model"], None
+    if not (version.isascii() and version.isdigit()) or len(version) > 18:
+        raise bad_request(f"a version is a number, got {version[:200]!r}")
+    return request.path_params["model"], int(version)
+
+
+def _json(value: Any, status: int = 200) -> Response:
+    return Response(write(value), status, media_type="application/json")

@@ -1,0 +1,132 @@
+"""JSON as TensorFlow Serving reads and writes it: NaN and Infinity are values, floats are seen to be floats."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from phidet.serve.refusals import bad_request
+
+MAX_DEPTH = 64
+"""Lists and objects inside each other; a batch of pictures in lists needs six."""
+SHOWN = 200  # characters of a client's value in an error
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_NAMES = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
+_KINDS = {type(None): "Null", dict: "Object", list: "Array", str: "String", int: "Number", float: "Number"}
+
+
+def parse(body: bytes) -> Any:
+    """The JSON value in ``body``; NaN, Infinity and −Infinity are numbers.
+
+    Raises:
+        RefusedError: 400: not JSON, or nested deeper than ``MAX_DEPTH``.
+    """
+    if not body:
+        raise bad_request("JSON Parse error: The document is empty")
+    if _depth(body) > MAX_DEPTH and _depth(_STRING.sub(b"", body)) > MAX_DEPTH:
+        raise bad_request(f"JSON Parse error: nested deeper than {MAX_DEPTH} levels")
+    try:
+        return msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        pass  # NaN, a very large number, or not JSON: the slower parser says which
+    try:
+        return json.loads(body.decode())
+    except json.JSONDecodeError as error:
+        raise bad_request(f"JSON Parse error: {error.msg} at offset: {error.pos}") from error
+    except UnicodeDecodeError as error:
+        raise bad_request(f"JSON Parse error: not UTF-8 at offset: {error.start}") from error
+    except RecursionError as error:
+        raise bad_request("JSON Parse error: nested too deeply") from error
+    except ValueError as error:
+        raise bad_request("JSON Parse error: a number with too many digits") from error
+
+
+def show(value: object) -> str:
+    """``value`` as JSON, for an error's text; long ones are cut."""
+    text = json.dumps(_shortened(value), ensure_ascii=False, default=str)
+    return text if len(text) <= SHOWN else text[:SHOWN] + "…"
+
+
+def kind_of(value: object) -> str:
+    """The kind of a JSON value, by rapidjson's names."""
+    return str(value) if isinstance(value, bool) else _KINDS.get(type(value), "Number")
+
+
+def is_b64(value: object) -> bool:
+    """Whether ``value`` is ``{"b64": "…"}``, how JSON carries bytes."""
+    return isinstance(value, dict) and len(value) == 1 and isinstance(value.get("b64"), str)
+
+
+def from_b64(text: str) -> bytes:
+    """The bytes; line breaks and missing ``=`` are forgiven, other strangers are not.
+
+    Raises:
+        RefusedError: 400.
+    """
+    try:
+        return base64.b64decode(text, validate=True)
+    except ValueError:
+        bare = "".join(text.split()).rstrip("=")
+    try:
+        return base64.b64decode(bare + "=" * (-len(bare) % 4), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise bad_request("Unable to base64 decode") from error
+
+
+def write_floats(array: npt.NDArray[np.float32]) -> str:
+    """An array as nested JSON lists, each number with the fewest digits that give the same float32 again."""
+    if array.ndim == 0:
+        return _number(str(array.astype(np.str_)))
+    if array.ndim > 1:
+        return f"[{','.join(map(write_floats, array))}]"
+    words = ",".join(array.astype(np.str_).tolist())
+    if "n" in words:
+        words = ",".join(_number(word) for word in words.split(","))
+    return f"[{words}]"
+
+
+def write(value: Mapping[str, object] | Iterable[object]) -> bytes:
+    """JSON text; ``msgspec.Raw`` inside it is taken as it is."""
+    return msgspec.json.encode(value)
+
+
+def error_body(message: str) -> bytes:
+    """``{"error": …}``, as both protocols have it."""
+    return write({"error": message.encode("utf-8", "replace").decode()})
+
+
+def _number(word: str) -> str:
+    return _NAMES.get(word, word)
+
+
+def _depth(body: bytes) -> int:
+    """Deepest nesting, as if no string had brackets in it."""
+    brackets = body.translate(None, _NOT_BRACKETS)
+    if len(brackets) <= MAX_DEPTH:
+        return len(brackets)
+    steps = np.where(np.isin(np.frombuffer(brackets, np.uint8), list(b"[{")), np.int8(1), np.int8(-1))
+    return int(np.cumsum(steps, dtype=np.int32).max())
+
+
+def _shortened(value: object, levels: int = 4) -> object:
+    """So much of ``value`` that ``show`` never writes out megabytes."""
+    if isinstance(value, str):
+        return value if len(value) <= SHOWN else value[:SHOWN] + "…"
+    if isinstance(value, int) and abs(value) > 10**30:
+        return "a huge number"
+    if isinstance(value, dict | list) and levels == 0:
+        return "…"
+    if isinstance(value, dict):
+        return {str(key)[:SHOWN]: _shortened(item, levels - 1) for key, item in list(value.items())[:8]}
+    if isinstance(value, list):
+        return [_shortened(item, levels - 1) for item in value[:8]] + (["…"] if len(value) > 8 else [])
+    return value

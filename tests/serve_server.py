@@ -1,0 +1,193 @@
+"""A server in a thread, stand-in models for it, and a client without opinions."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import http.client
+import io
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import uvicorn
+from PIL import Image
+
+from phidet.errors import CheckpointError
+from phidet.results import Detections
+from phidet.serve.app import build_app
+from phidet.serve.batching import BatchingParameters
+from phidet.serve.configuration import Limits, ServerSettings, Source
+from phidet.serve.connection import bounded_protocol
+from phidet.serve.pictures import Pixels
+from phidet.serve.service import Service
+
+CLASSES = ("person", "dog", "cat")
+MAX_DETECTIONS = 10
+
+
+class StandIn:
+    """Finds two objects in every picture, from its mean brightness; scores tell the version apart.
+
+    Its file holds ``number [seconds]``: the score in thousandths, and how long a batch takes.
+    """
+
+    class_names = CLASSES
+    image_size_hw = (64, 64)
+    max_detections = MAX_DETECTIONS
+    runtime_name = "standin"
+
+    def __init__(self, path: Path) -> None:
+        words = path.read_text().split()
+        if not words or not words[0].isdigit():
+            raise CheckpointError(f"{path} is not a model")
+        self.score = int(words[0]) / 1000
+        self.seconds = float(words[1]) if len(words) > 1 else 0.0
+        self.batches: list[int] = []
+        self.closed = False
+
+    def detect(self, images: Sequence[Pixels]) -> list[Detections]:
+        assert not self.closed, "a closed model was asked"
+        self.batches.append(len(images))
+        if any(image.shape[:2] == (13, 13) for image in images):
+            raise RuntimeError("thirteen")
+        time.sleep(self.seconds)
+        return [expected(image, self.score) for image in images]
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def expected(image: Pixels, score: float) -> Detections:
+    """What :class:`StandIn` says of a picture."""
+    height, width = image.shape[:2]
+    x = width * float(image.mean()) / 512
+    boxes = np.array([[x, height / 4, x + width / 4, height / 2], [0, 0, width, height]], np.float32)
+    return Detections(boxes, np.array([score, score / 2], np.float32), np.array([2, 0]), CLASSES, (height, width))
+
+
+def write_version(base: Path, version: int | str, content: str) -> Path:
+    """A version folder that appears at once, as published ones do."""
+    base.mkdir(parents=True, exist_ok=True)
+    part = base / f".part-{version}"
+    part.mkdir()
+    (part / "model.onnx").write_text(content)
+    part.rename(base / str(version))
+    return base / str(version)
+
+
+class Reply(NamedTuple):
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def error(self) -> str:
+        message = self.json["error"]
+        assert isinstance(message, str)
+        return message
+
+
+class Server:
+    """A running server."""
+
+    def __init__(self, service: Service, port: int) -> None:
+        self.service = service
+        self.port = port
+        self.url = f"http://127.0.0.1:{port}"
+
+    def request(self, method: str, path: str, body: bytes | None = None, **headers: str) -> Reply:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        try:
+            connection.request(method, path, body, {k.replace("_", "-"): v for k, v in headers.items()})
+            response = connection.getresponse()
+            lower = {name.lower(): value for name, value in response.getheaders()}
+            return Reply(response.status, lower, response.read())
+        finally:
+            connection.close()
+
+    def get(self, path: str, **headers: str) -> Reply:
+        return self.request("GET", path, **headers)
+
+    def post(self, path: str, body: Any, **headers: str) -> Reply:
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return self.request("POST", path, data, **headers)
+
+    def raw(self, data: bytes, seconds: float = 10) -> bytes:
+        """Sends bytes as they are and returns everything until the server closes or is silent for ``seconds``."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=seconds) as connection:
+            with contextlib.suppress(OSError):
+                connection.sendall(data)
+            received = b""
+            with contextlib.suppress(OSError):
+                while part := connection.recv(65536):
+                    received += part
+            return received
+
+
+@contextlib.contextmanager
+def serving(settings: ServerSettings, load: Callable[[Path], Any] = StandIn, ready: bool = True) -> Iterator[Server]:
+    """Runs a server until the block is left; waits for all models first, if ``ready``."""
+    service = Service(settings, load)
+    config = uvicorn.Config(
+        build_app(service), port=0, http=bounded_protocol(settings.limits), ws="none", lifespan="on", log_config=None,
+        access_log=False, server_header=False, timeout_graceful_shutdown=10, backlog=512,
+    )  # fmt: skip
+    config.load()
+    listener = socket.create_server(("127.0.0.1", 0), backlog=512)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])), daemon=True)
+    thread.start()
+    running = Server(service, listener.getsockname()[1])
+    try:
+        until(lambda: server.started)
+        if ready:
+            until(lambda: running.get("/v2/health/ready").status == 200)
+        yield running
+    finally:
+        server.should_exit = True
+        thread.join(20)
+        listener.close()
+        assert not thread.is_alive(), "the server did not stop"
+
+
+def settings_for(base: Path, **changes: Any) -> ServerSettings:
+    """One model called ``m``, polled often; ``limits`` and ``batching`` as dictionaries."""
+    limits = Limits(**changes.pop("limits", {}))
+    batching = BatchingParameters(**changes.pop("batching", {}))
+    return ServerSettings(
+        sources=changes.pop("sources", None) or (Source("m", base),),
+        limits=limits, batching=batching, poll_seconds=0.05, **changes,
+    )  # fmt: skip
+
+
+def until(condition: Callable[[], bool], seconds: float = 15) -> None:
+    """Waits for ``condition``, and fails when it does not come."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.01)
+
+
+def picture(height: int = 20, width: int = 30, seed: int = 0) -> Pixels:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def encoded(image: Pixels, kind: str = "PNG") -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(image).save(out, kind)
+    return out.getvalue()
+
+
+def b64(data: bytes) -> dict[str, str]:
+    return {"b64": base64.b64encode(data).decode()}

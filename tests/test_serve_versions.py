@@ -1,0 +1,294 @@
+"""Versions come and go while requests are answered: policies, load before unload, broken and vanished folders."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from phidet.errors import ConfigError
+from phidet.serve.configuration import Policy, Source, read_batching_parameters, read_model_config
+from phidet.serve.versions import KEPT, ServedModel
+from serve_server import Server, StandIn, b64, encoded, picture, serving, settings_for, until, write_version
+
+BODY = {"instances": [b64(encoded(picture()))]}
+
+
+def states(server: Server) -> dict[str, str]:
+    reply = server.get("/v1/models/m")
+    return {s["version"]: s["state"] for s in reply.json.get("model_version_status", [])}
+
+
+def score(server: Server, path: str = "/v1/models/m:predict") -> float:
+    reply = server.post(path, BODY)
+    assert reply.status == 200, reply.body
+    return float(reply.json["predictions"][0]["detection_scores"][0])
+
+
+def test_the_latest_version_answers_and_the_old_one_ends(tmp_path: Path) -> None:
+    write_version(tmp_path, "0001", "100")
+    with serving(settings_for(tmp_path)) as server:
+        assert score(server) == pytest.approx(0.1)
+        write_version(tmp_path, 2, "200")
+        until(lambda: states(server) == {"1": "END", "2": "AVAILABLE"})
+        assert score(server) == pytest.approx(0.2)
+        gone = server.post("/v1/models/m/versions/1:predict", BODY)
+        assert (gone.status, gone.error) == (404, "Servable not found for request: Specific(m, 1)")
+
+
+def test_a_version_that_is_taken_away_makes_room_for_the_one_before(tmp_path: Path) -> None:
+    write_version(tmp_path, 1, "100")
+    write_version(tmp_path, 2, "200")
+    with serving(settings_for(tmp_path)) as server:
+        assert states(server) == {"2": "AVAILABLE"}
+        shutil.rmtree(tmp_path / "2")
+        until(lambda: states(server) == {"1": "AVAILABLE", "2": "END"})
+        assert score(server) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("policy", "available"),
+    [
+        (Policy(latest=1), {"4"}),
+        (Policy(latest=2), {"3", "4"}),
+        (Policy(), {"1", "3", "4"}),
+        (Policy(specific=(1, 3, 99)), {"1", "3"}),
+    ],
+)
+def test_policies(tmp_path: Path, policy: Policy, available: set[str]) -> None:
+    for version in (1, 3, 4):
+        write_version(tmp_path, version, f"{version}00")
+    for other in ("x", "5a", "-6", ".7"):
+        (tmp_path / other).mkdir()
+    (tmp_path / "8").write_text("a file, not a folder")
+    with serving(settings_for(tmp_path, sources=(Source("m", tmp_path, policy),))) as server:
+        until(lambda: states(server).keys() == available)
+        assert set(states(server).values()) == {"AVAILABLE"}
+
+
+def test_a_broken_version_is_reported_and_the_old_one_stays(tmp_path: Path) -> None:
+    write_version(tmp_path, 1, "100")
+    with serving(settings_for(tmp_path)) as server:
+        write_version(tmp_path, 2, "broken")
+        until(lambda: states(server) == {"1": "AVAILABLE", "2": "END"})
+        (failed,) = server.get("/v1/models/m/versions/2").json["model_version_status"]
+        assert failed["status"] == {
+            "error_code": "UNKNOWN",
+            "error_message": f"{tmp_path}/2/model.onnx is not a model",
+        }
+        assert score(server) == pytest.approx(0.1)
+        assert server.get("/v2/health/ready").status == 200
+        part = tmp_path / "2" / "part"  # mended in place
+        part.write_text("200")
+        part.replace(tmp_path / "2" / "model.onnx")
+        until(lambda: states(server) == {"1": "END", "2": "AVAILABLE"})
+        assert score(server) == pytest.approx(0.2)
+
+
+def test_a_model_that_loads_but_cannot_answer_does_not_replace_one_that_can(tmp_path: Path) -> None:
+    class Mute(StandIn):
+        def detect(self, images: object) -> list[object]:  # type: ignore[override]
+            raise RuntimeError("mute")
+
+    write_version(tmp_path, 1, "100")
+    write_version(tmp_path, 2, "200")
+
+    def load(path: Path) -> StandIn:
+        return Mute(path) if path.parent.name == "2" else StandIn(path)
+
+    with serving(settings_for(tmp_path, sources=(Source("m", tmp_path, Policy()),)), load) as server:
+        until(lambda: states(server) == {"1": "AVAILABLE", "2": "END"})
+        (failed,) = server.get("/v1/models/m/versions/2").json["model_version_status"]
+        assert failed["status"]["error_message"] == "RuntimeError: mute"
+
+
+def test_a_folder_that_vanishes_unloads_nothing(tmp_path: Path) -> None:
+    base = tmp_path / "m"
+    write_version(base, 1, "100")
+    with serving(settings_for(base)) as server:
+        shutil.rmtree(base)
+        before = server.service.metrics.text()
+        for _ in range(5):
+            assert score(server) == pytest.approx(0.1)
+            threading.Event().wait(0.06)
+        assert states(server) == {"1": "AVAILABLE"}
+        assert b'outcome="failed"' not in before
+        write_version(base, 2, "200")
+        until(lambda: states(server) == {"1": "END", "2": "AVAILABLE"})
+
+
+def test_requests_in_flight_finish_on_the_version_they_began_with(tmp_path: Path) -> None:
+    write_version(tmp_path, 1, "100 1.0")
+    with serving(settings_for(tmp_path)) as server, ThreadPoolExecutor(4) as pool:
+        slow = [pool.submit(score, server) for _ in range(4)]
+        until(lambda: server.service.repository.models["m"].available[1].users == 4)
+        write_version(tmp_path, 2, "200")
+        until(lambda: states(server).get("2") == "AVAILABLE")
+        assert states(server)["1"] == "UNLOADING"
+        assert score(server) == pytest.approx(0.2)
+        assert not any(future.done() for future in slow)
+        assert [future.result() for future in slow] == pytest.approx([0.1] * 4)
+        until(lambda: states(server) == {"1": "END", "2": "AVAILABLE"})
+
+
+def test_unloading_closes_models_and_their_metrics(tmp_path: Path) -> None:
+    loaded: list[StandIn] = []
+
+    def load(path: Path) -> StandIn:
+        loaded.append(StandIn(path))
+        return loaded[-1]
+
+    threads_before = threading.active_count()
+    write_version(tmp_path, 1, "100")
+    with serving(settings_for(tmp_path), load) as server:
+        for version in range(2, 8):
+            write_version(tmp_path, version, "100")
+            until(lambda v=version: states(server).get(str(v)) == "AVAILABLE")
+        until(lambda: [model.closed for model in loaded] == [True] * 6 + [False])
+        score(server)
+        until(lambda: server.service.metrics.text().count(b"phidet_model_version_available{") == 1)
+        assert server.service.metrics.text().count(b'version="7"') == 1
+    assert loaded[-1].closed
+    until(lambda: threading.active_count() <= threads_before)
+
+
+def test_only_so_many_ended_versions_stay_listed(tmp_path: Path) -> None:
+    model = ServedModel(Source("m", tmp_path))
+    for version in range(KEPT + 50):
+        model.set_state(version, "END", "broken")
+    model.set_state(KEPT + 50, "AVAILABLE")
+    assert sorted(model.states) == list(range(50, KEPT + 51))
+
+
+def test_a_version_folder_must_hold_one_model_file(tmp_path: Path) -> None:
+    (tmp_path / "1").mkdir()
+    (tmp_path / "2").mkdir()
+    for name in ("a.onnx", "b.onnx"):
+        (tmp_path / "2" / name).write_text("100")
+    (tmp_path / "3").mkdir()
+    (tmp_path / "3" / "model.pkl").write_bytes(b"cos\nsystem\n(S'touch pwned'\ntR.")
+    with serving(settings_for(tmp_path, sources=(Source("m", tmp_path, Policy()),)), ready=False) as server:
+        until(lambda: states(server) == dict.fromkeys("123", "END"))
+        messages = [s["status"]["error_message"] for s in server.get("/v1/models/m").json["model_version_status"]]
+        assert messages == [
+            f"{tmp_path}/1 must hold one model file (*.onnx or *.xml), found none",
+            f"{tmp_path}/2 must hold one model file (*.onnx or *.xml), found a.onnx, b.onnx",
+            f"{tmp_path}/3 must hold one model file (*.onnx or *.xml), found none",
+        ]
+        assert server.get("/v2/health/ready").status == 503
+        assert server.get("/v2/health/live").status == 200
+        assert server.post("/v1/models/m:predict", BODY).error == "Servable not found for request: Latest(m)"
+
+
+def test_a_link_out_of_the_folder_is_not_followed(tmp_path: Path) -> None:
+    outside = tmp_path / "outside.onnx"
+    outside.write_text("100")
+    base = tmp_path / "m"
+    (base / "1").mkdir(parents=True)
+    (base / "1" / "model.onnx").symlink_to(outside)
+    write_version(base, "..data", "300")
+    (base / "2").symlink_to("..data")  # inside, as Kubernetes mounts volumes
+    with serving(settings_for(base, sources=(Source("m", base, Policy()),))) as server:
+        until(lambda: states(server) == {"1": "END", "2": "AVAILABLE"})
+        message = server.get("/v1/models/m/versions/1").json["model_version_status"][0]["status"]["error_message"]
+        assert message == f"{base}/1/model.onnx leads out of {base}: models are loaded only from their folder"
+
+
+CONFIG = """
+# two models
+model_config_list: {
+  config {
+    name: "a" , base_path: 'models/' "a"
+    model_platform: "tensorflow"
+    model_version_policy { specific { versions: 42; versions: 43 } }
+    version_labels { key: 'stable' value: 42 }
+    version_labels < key: "canary", value: 43 >
+  }
+  config { name: 'b\\x62' base_path: "%s" model_version_policy: { latest { num_versions: 3 } } }
+  config { name: "c" base_path: "%s" model_version_policy { all: {} } }
+  config { name: "d" base_path: "%s" model_version_policy { specific { versions: [1, 2] } } }
+}
+"""
+
+
+def test_model_config_files(tmp_path: Path) -> None:
+    (tmp_path / "models" / "a").mkdir(parents=True)
+    path = tmp_path / "models.config"
+    path.write_text(CONFIG % (tmp_path, tmp_path, tmp_path))
+    assert read_model_config(path) == (
+        Source("a", tmp_path / "models/a", Policy(specific=(42, 43)), {"stable": 42, "canary": 43}),
+        Source("bb", tmp_path, Policy(latest=3)),
+        Source("c", tmp_path, Policy()),
+        Source("d", tmp_path, Policy(specific=(1, 2))),
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("", "expected model_config_list { config { … } }, got no model"),
+        ("model_config_list {", "line 1: expected a field's name or '}', got 'the end'"),
+        ("model_config_list { config { name: \"a\" \n nmae: 3 } }",
+         "unknown field on line 2 of FILE: 'nmae'. Did you mean name?"),
+        ("model_config_list { config { name: 3 base_path: '.' } }", "line 1: name must be a string in quotes, got 3"),
+        ("model_config_list { config { name: 'a' } }", "line 1: this config has no base_path"),
+        ("model_config_list { config { name: 'a' base_path: 'nowhere' } }",
+         "model a: there is no folder FOLDER/nowhere; 'phidet publish MODEL FOLDER/nowhere' makes it and its first "
+         "version"),
+        ("model_config_list { config { name 'a' } }", "line 1: expected ':' or '{' after name, got \"'a'\""),
+        ("\n\nmodel_config_list { € }", "line 3: cannot read '€ }'"),
+        ("a" + "{a" * 30, "line 1: expected at most 16 messages inside each other, got 'a'"),
+        ("model_config_list { config { name: 'a/b' base_path: '.' } }",
+         "a model's name must be printable and have neither '/' nor ':', got 'a/b'"),
+        ("model_config_list { config { name: 'a' base_path: '.' model_version_policy { latest {} all {} } } }",
+         "line 1: expected one of latest { }, all { }, specific { }"),
+        ("model_config_list { config { name: 'a' base_path: '.' model_version_policy { specific {} } } }",
+         "line 1: specific { } needs versions: NUMBER"),
+        ("model_config_list { config { name: 'a' base_path: '.' version_labels { key: 'x' } } }",
+         "line 1: expected version_labels { key: 'LABEL' value: NUMBER }"),
+    ],
+)  # fmt: skip
+def test_model_config_files_that_cannot_be_used(tmp_path: Path, text: str, error: str) -> None:
+    path = tmp_path / "f"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        read_model_config(path)
+    message = str(caught.value).replace(str(path), "FILE").replace(str(tmp_path), "FOLDER")
+    assert message.removeprefix("FILE, ").removeprefix("FILE: ") == error
+
+
+def test_batching_parameter_files(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    path.write_text("max_batch_size { value: 32 } batch_timeout_micros { value: 5000 }\nnum_batch_threads { value: 2 }")
+    parameters = read_batching_parameters(path)
+    assert (parameters.max_batch_size, parameters.batch_timeout_micros, parameters.num_batch_threads) == (32, 5000, 2)
+    for text, error in [
+        ("max_batch_size: 3", "max_batch_size must be a message in { }, got 3"),
+        ("max_batch_size { value: 0 }", "max_batch_size must be 1 or more, got 0"),
+        ("batch_size { value: 1 }", "unknown field on line 1 of .*Did you mean max_batch_size"),
+        ("max_batch_size { }", "expected max_batch_size { value: NUMBER }".replace("{", "[{]")),
+    ]:
+        path.write_text(text)
+        with pytest.raises(ConfigError, match=error):
+            read_batching_parameters(path)
+    with pytest.raises(ConfigError, match="cannot read .*: No such file or directory"):
+        read_batching_parameters(tmp_path / "missing")
+
+
+def test_several_models_have_their_own_versions(tmp_path: Path) -> None:
+    sources = []
+    for i, name in enumerate(("one", "two")):
+        write_version(tmp_path / name, i + 1, f"{i + 1}00")
+        sources.append(Source(name, tmp_path / name))
+    with serving(settings_for(tmp_path, sources=tuple(sources))) as server:
+        for i, name in enumerate(("one", "two")):
+            assert score(server, f"/v1/models/{name}:predict") == pytest.approx((i + 1) / 10)
+        index = server.post("/v2/repository/index", b"").body
+        assert json.loads(index) == [
+            {"name": "one", "version": "1", "state": "READY", "reason": ""},
+            {"name": "two", "version": "2", "state": "READY", "reason": ""},
+        ]

@@ -246,11 +246,13 @@ class Report:
         print(readable(line), flush=True)
 
     def _show_progress(self) -> None:
+        from phidet.sinks.base import count
+
         now = time.monotonic()
         if self._progress and now - self._shown > 0.2:
             self._shown = now
-            rate = self._pictures / (now - self._start)
-            print(f"\r\033[K{self._pictures:,} pictures, {rate:.1f} a second", end="", file=sys.stderr, flush=True)
+            done = f"{count(self._pictures, 'picture')}, {self._pictures / (now - self._start):.1f} a second"
+            print(f"\r\033[K{done}", end="", file=sys.stderr, flush=True)
 
     def _clear(self) -> None:
         if self._progress:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from phidet.learn.decoding import DecodeSettings, decode_batch
 from PIL import Image
 
 import peers
@@ -18,7 +19,6 @@ from phidet.config import BackboneConfig, ClassifierConfig, replace
 from phidet.data.layouts import open_data
 from phidet.errors import ConfigError, UnknownNameError
 from phidet.explain import class_names_of, explain, gradient_evidence, overlay, place_evidence
-from phidet.learn.decoding import DecodeSettings, decode_batch
 from phidet.nn.detector import Classifier, EfficientDet
 from phidet.preprocess import prepare
 

@@ -237,8 +237,8 @@ def test_model_config_files(tmp_path: Path) -> None:
         ("model_config_list { config { name: 3 base_path: '.' } }", "line 1: name must be a string in quotes, got 3"),
         ("model_config_list { config { name: 'a' } }", "line 1: this config has no base_path"),
         ("model_config_list { config { name: 'a' base_path: 'nowhere' } }",
-         "model a: there is no folder FOLDER/nowhere; 'phidet publish MODEL FOLDER/nowhere' makes it and its first "
-         "version"),
+         ("model a: there is no folder FOLDER/nowhere; 'phidet publish MODEL FOLDER/nowhere' makes it and its first "
+         "version")),
         ("model_config_list { config { name 'a' } }", "line 1: expected ':' or '{' after name, got \"'a'\""),
         ("\n\nmodel_config_list { € }", "line 3: cannot read '€ }'"),
         ("a" + "{a" * 30, "line 1: expected at most 16 messages inside each other, got 'a'"),

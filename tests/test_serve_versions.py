@@ -292,3 +292,25 @@ def test_several_models_have_their_own_versions(tmp_path: Path) -> None:
             {"name": "one", "version": "1", "state": "READY", "reason": ""},
             {"name": "two", "version": "2", "state": "READY", "reason": ""},
         ]
+
+
+def test_a_new_version_every_moment_under_load_fails_no_request(tmp_path: Path) -> None:
+    write_version(tmp_path, 1, "1 0.01")
+    stop = threading.Event()
+
+    def keep_asking(server: Server) -> list[float]:
+        scores = []
+        while not stop.is_set():
+            scores.append(score(server))
+        return scores
+
+    with serving(settings_for(tmp_path)) as server, ThreadPoolExecutor(8) as pool:
+        asking = [pool.submit(keep_asking, server) for _ in range(8)]
+        for version in range(2, 22):
+            write_version(tmp_path, version, f"{version} 0.01")
+            until(lambda v=version: states(server).get(str(v)) == "AVAILABLE")
+        stop.set()
+        heard = [future.result() for future in asking]
+    for scores in heard:
+        assert scores == sorted(scores), "no client goes back to an old version"
+    assert {round(s * 1000) for scores in heard for s in scores} >= {1, 20}

@@ -15,8 +15,12 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
+from phidet.cli.main import main
 from phidet.data.dataset import Annotations, Collector, Dataset, RawObject
+from phidet.doctor.sheets import choose_samples
+from phidet.doctor.tiles import GAP, STRIP, TILE_H, TILE_W
 from phidet.errors import ConfigError, UnknownNameError
+from phidet.family import detector_config
 from phidet.learn.augment import Labelled, augment, mosaic
 from phidet.learn.augment_operations import (
     GREY,
@@ -30,6 +34,7 @@ from phidet.learn.augment_operations import (
     translate,
 )
 from phidet.learn.augment_policies import POLICIES, apply_policy
+from phidet.learn.augment_sheet import augmented_sheet
 from phidet.learn.loading import EpochSampler, TrainImages, train_loader
 from phidet.learn.recipe import SMALL, Augmentation, replace
 
@@ -367,3 +372,43 @@ def test_settings_that_cannot_be(changes: dict[str, float], message: str) -> Non
 def test_a_policy_that_is_not_known_names_the_known_ones() -> None:
     with pytest.raises(UnknownNameError, match="randaugment"):
         Augmentation(policy="randaugmen")  # type: ignore[arg-type]
+
+
+def test_doctor_draws_what_training_sees(pictures: Dataset, tmp_path: Path) -> None:
+    """A row for each of five images: as it is, and the same examples that a run of the seed trains on."""
+    images = TrainImages(pictures, (320, 320), EVERYTHING, 4)
+    config = detector_config("efficientdet-lite0")
+    sheet = np.asarray(augmented_sheet(pictures, config, EVERYTHING, 4))
+    assert sheet.shape[1] == GAP + 4 * (TILE_W + GAP)
+    for row, index in enumerate(choose_samples(pictures, set(), 4, 5)):
+        for epoch in range(3):
+            example = images[epoch, index]
+            top = 64 + row * (TILE_H + STRIP + GAP)
+            left = GAP + (1 + epoch) * (TILE_W + GAP) + (TILE_W - TILE_H) // 2
+            tile = sheet[top : top + TILE_H, left : left + TILE_H].astype(int)
+            pixels = example.pixels.permute(1, 2, 0).numpy()
+            pixels = np.asarray(Image.fromarray(pixels).resize((TILE_H, TILE_H), Image.Resampling.LANCZOS)).astype(int)
+            alike = (np.abs(tile - pixels).max(2) < 12)[: example.valid_hw[0] * TILE_H // 320 - 2]
+            alike = alike[:, : example.valid_hw[1] * TILE_H // 320 - 2]
+            assert alike.mean() > 0.8  # the rest are boxes
+
+
+def test_doctor_says_what_it_drew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = tmp_path / "data"
+    (data / "images").mkdir(parents=True)
+    (data / "labels").mkdir()
+    for i in range(6):
+        Image.fromarray(painted(i).image).save(data / "images" / f"{i}.png")
+        (data / "labels" / f"{i}.txt").write_text("0 0.5 0.5 0.25 0.25\n")
+    command = ["doctor", str(data), "--fast", "--out", str(tmp_path / "look"), "--augmented", "--augment"]
+    assert main([*command, "policy=v2", "mosaic=0.5", "scale_jitter=0.8,1.25"]) == 0
+    said = capsys.readouterr().err
+    assert "augmented.png: size ×0.8–1.25, flip 0.5, colour 0.2, mosaic 0.5, AutoAugment v2" in said
+    with Image.open(tmp_path / "look" / "augmented.png") as sheet:
+        assert sheet.height == 64 + 5 * (TILE_H + STRIP + GAP)
+    assert main([*command, "polcy=v2"]) == 2
+    assert "Did you mean policy" in capsys.readouterr().err
+    assert main([*command, "mosaic=often"]) == 2
+    assert "mosaic" in capsys.readouterr().err
+    assert main([*command, "mosaic"]) == 2
+    assert "expected KEY=VALUE" in capsys.readouterr().err

@@ -16,6 +16,7 @@ from phidet.errors import MissingExtraError, PhidetError
 
 if TYPE_CHECKING:
     from phidet.detector import Detector
+    from phidet.learn.run import train
     from phidet.models import create_classifier, create_model
     from phidet.nms import PostprocessSettings
     from phidet.weights.convert import convert
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _LAZY = {
+    "train": "phidet.learn.run",
     "Detector": "phidet.detector",
     "PostprocessSettings": "phidet.nms",
     "create_model": "phidet.models",
@@ -46,6 +48,7 @@ __all__ = [
     "create_model",
     "load_model",
     "save_model",
+    "train",
 ]
 
 

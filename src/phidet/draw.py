@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 
-from phidet.data.images import read_image
+from phidet.data.images import pixels_of, read_image
 from phidet.errors import InputError
 
 # M. Okabe and K. Ito's colours, which colour-blind people tell apart, those first that stand out from most pictures.
@@ -45,8 +45,7 @@ def as_picture(image: Path | str | Image.Image | npt.NDArray[np.uint8]) -> Image
         InputError: it cannot be read, or is an array of another shape or type.
     """
     if isinstance(image, Image.Image):
-        upright = ImageOps.exif_transpose(image)
-        return upright.convert("RGB") if upright.mode != "RGB" else upright.copy()
+        return Image.fromarray(pixels_of(image))
     if isinstance(image, str | Path):
         return Image.fromarray(read_image(Path(image)))
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:

@@ -85,7 +85,7 @@ def postprocess(
         anchors, class_ids, scores = anchors[wanted], class_ids[wanted], scores[wanted]
     boxes = clip(decode(box_deltas[anchors], anchors_xyxy[anchors]) / np.float32(scale), image_hw)
     kept, scores = suppress(boxes, scores, class_ids, settings)
-    return Detections(boxes[kept], scores, class_ids[kept])
+    return Detections(boxes[kept], scores, class_ids[kept], class_names, image_hw)
 
 
 def class_ids_of(wanted: tuple[str, ...], class_names: tuple[str, ...]) -> list[int]:

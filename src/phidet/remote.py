@@ -31,7 +31,8 @@ def fetch_picture(url: str, largest_bytes: int = LARGEST_BYTES, deadline_s: floa
         raise DownloadError(f"{url} is not fetched: the network is not to be used (--offline, or PHIDET_OFFLINE)")
     ends = time.monotonic() + deadline_s
     try:
-        _check(url, url)
+        if urlsplit(url).scheme not in ("http", "https"):
+            raise DownloadError(f"cannot fetch {url}: expected an http or https address")
         opener = build_opener(_WebRedirects)
         response: HTTPResponse
         with opener.open(
@@ -59,12 +60,8 @@ class _WebRedirects(HTTPRedirectHandler):
     def redirect_request(
         self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
     ) -> Request | None:
-        _check(newurl, req.full_url)
-        if req.type == "https" and urlsplit(newurl).scheme != "https":
-            raise DownloadError(f"cannot fetch {req.full_url}: the server redirects from https to {newurl}")
+        scheme = urlsplit(newurl).scheme
+        if scheme not in ("http", "https") or (req.type == "https" and scheme == "http"):
+            fp.close()
+            raise DownloadError(f"cannot fetch {req.full_url}: the server redirects from {req.type} to {newurl}")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-def _check(url: str, asked: str) -> None:
-    if urlsplit(url).scheme not in ("http", "https"):
-        raise DownloadError(f"cannot fetch {asked}: {url} is not an http or https address")

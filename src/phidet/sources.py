@@ -46,6 +46,12 @@ class Picture(NamedTuple):
     frame: int | None = None
     time_s: float | None = None
 
+    def continues(self, previous: Picture | None) -> bool:
+        """Whether it is a later frame of the same video as the picture that came before it."""
+        if self.frame is None or previous is None or previous.frame is None:
+            return False
+        return previous.source == self.source and previous.frame < self.frame
+
 
 class Unusable(NamedTuple):
     """What could not be read, and why."""
@@ -57,7 +63,7 @@ class Unusable(NamedTuple):
 class _Still(NamedTuple):
     source: str
     name: PurePosixPath
-    read: Callable[[], ImageSource]
+    read: Callable[[], ImageSource | bytes]
 
 
 class _Video(NamedTuple):
@@ -209,7 +215,7 @@ def _file(path: Path, name: PurePosixPath) -> _Entry:
     return _Still(str(path), name, partial(_of_file, path))
 
 
-def _of_file(path: Path) -> ImageSource:
+def _of_file(path: Path) -> ImageSource | bytes:
     """The path where it is a file, what comes out of it where it is a pipe."""
     try:
         mode = path.stat().st_mode

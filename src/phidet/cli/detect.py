@@ -16,11 +16,13 @@ if TYPE_CHECKING:
     from phidet.results import Detections
     from phidet.sinks import Sink
     from phidet.sources import Picture, Unusable
+    from phidet.tiles import Looks
 
 OUT = Path("detections")
-EPILOG = """SOURCE is a picture or a video, a folder (searched with all below it), a quoted pattern ('photos/**/*.jpg'), an
-http or https address of a picture, - for a picture on standard input, or webcam (webcam:1). Videos and webcams need
-the extra: pip install 'phidet[video]'
+EPILOG = """\
+SOURCE is a picture or a video, a folder (searched with all below it), a quoted pattern ('photos/**/*.jpg'), the http
+or https address of a picture, - for a picture on standard input, or webcam (webcam:1). Videos and webcams need an
+extra: pip install 'phidet[video]'
 
 what --save writes into the folder of --out:
   pictures  annotated pictures and videos, called as the originals are (the default)
@@ -112,18 +114,17 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _look(
-    detector: object,
+    detector: Looks,
     args: argparse.Namespace,
     settings: PostprocessSettings,
     out: Path | None,
     sinks: Sequence[Sink],
     report: Report,
 ) -> None:
-    from phidet.sources import Unusable, is_webcam, pictures
+    from phidet.sources import Unusable, pictures
     from phidet.stream import detect_stream
-    from phidet.tiles import Looks
+    from phidet.video import is_webcam
 
-    assert isinstance(detector, Looks)
     batch = 1 if any(is_webcam(source) for source in args.sources) else args.batch  # a camera's picture does not wait
     for item in detect_stream(detector, pictures(args.sources, out), settings, batch, args.tile):
         if isinstance(item, Unusable):
@@ -165,7 +166,8 @@ class Report:
     def __init__(self, json_lines: bool) -> None:
         self._json = json_lines
         self._start = self._shown = time.monotonic()
-        self._pictures = self._objects = self._sources = 0
+        self._pictures = self._objects = 0
+        self._previous: Picture | None = None
         self._errors: list[PhidetError] = []
         self._progress = sys.stderr.isatty()
         self._video: tuple[str, int, dict[str, int]] | None = None  # source, frames, most of each class in a frame
@@ -176,9 +178,9 @@ class Report:
 
         self._pictures += 1
         self._objects += len(found)
-        if not picture.frame:  # a picture or a first frame
+        if not picture.continues(self._previous):
             self._end_video()
-            self._sources += 1
+        self._previous = picture
         if self._json:
             sys.stdout.buffer.write(json_line(picture, found))
             sys.stdout.buffer.flush()

@@ -13,7 +13,10 @@ import phidet
 from phidet.errors import MissingExtraError, PhidetError
 
 COMMANDS = {
+    "detect": ("phidet.cli.detect", "find objects in pictures, folders and videos; draw, list or cut them out"),
     "doctor": ("phidet.cli.doctor", "say what is wrong with a data set before training on it; a clean copy"),
+    "train": ("phidet.cli.train", "train a detector or a classifier on your own images"),
+    "eval": ("phidet.cli.eval", "measure a model on labelled images: AP, curves, confusion, the worst mistakes"),
     "info": ("phidet.cli.info", "what a model is, costs and sees; the family; draw a feature network"),
     "convert": ("phidet.cli.convert", "turn weights of other projects into a phidet model file, or back"),
     "convert-data": ("phidet.cli.convert_data", "write a data set as COCO JSON or TFRecord, from any layout"),
@@ -55,7 +58,8 @@ def main(argv: list[str] | None = None) -> int:
     args = build_parser(chosen).parse_args(argv)
     if args.offline:
         os.environ["PHIDET_OFFLINE"] = "1"
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("phidet").setLevel(logging.INFO)  # other libraries only warn
     try:
         args.run(args)
     except PhidetError as error:

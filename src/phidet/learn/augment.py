@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as colours
 
 from phidet.data.dataset import Annotations
-from phidet.learn.augment_operations import GREY, Sample, flip, place
+from phidet.learn.augment_operations import GREY, Sample, flip_boxes, place
 from phidet.learn.augment_policies import apply_policy
 from phidet.learn.recipe import Augmentation
 from phidet.preprocess import fit_scale, scaled_size
@@ -97,31 +97,22 @@ def _window(
     real = ~annotations.crowd
     boxes = torch.from_numpy(annotations.boxes_xyxy[real].copy())
     class_ids = torch.from_numpy(annotations.class_ids[real].copy())
-    sample = Sample(torch.from_numpy(image).permute(2, 0, 1), boxes, class_ids)
-    if rng.random() < settings.flip:
-        sample = flip(sample)
-    return _resize_and_cut(sample, size_hw, room_hw, settings.scale_jitter, rng)
-
-
-def _resize_and_cut(
-    sample: Sample,
-    size_hw: tuple[int, int],
-    room_hw: tuple[int, int],
-    jitter: tuple[float, float],
-    rng: np.random.Generator,
-) -> Sample:
-    """Scale jitter (1911.09070, section 5.1): resize by a random factor beyond fitting, then a random window."""
-    image_hw = sample.pixels.shape[1], sample.pixels.shape[2]
-    scale = fit_scale(image_hw, size_hw) * rng.uniform(*jitter)
+    image_hw = image.shape[0], image.shape[1]
+    flipped = rng.random() < settings.flip
+    # Scale jitter (1911.09070, section 5.1): a random factor beyond fitting, then a random window.
+    scale = fit_scale(image_hw, size_hw) * rng.uniform(*settings.scale_jitter)
     height, width = scaled_size(image_hw, scale)
     top = int(rng.uniform() * max(height - room_hw[0], 0) + 0.5)
     left = int(rng.uniform() * max(width - room_hw[1], 0) + 0.5)
-    resized = F.interpolate(sample.pixels[None], (height, width), mode="bilinear", align_corners=False)[0]
+    pixels = torch.from_numpy(image).permute(2, 0, 1)
+    resized = F.interpolate(pixels[None], (height, width), mode="bilinear", align_corners=False)[0]
+    if flipped:  # not before resizing, which a photo of many megapixels would make slow
+        resized, boxes = resized.flip(2), flip_boxes(boxes, image_hw[1])
     window = resized[:, top : top + room_hw[0], left : left + room_hw[1]]
     # Sides are whole pixels, so not ``scale``.
-    ratio = sample.boxes_xyxy.new_tensor([width / image_hw[1], height / image_hw[0]] * 2)
-    moved = sample.boxes_xyxy * ratio - ratio.new_tensor([left, top, left, top])
-    return place(window, moved, sample.class_ids)
+    ratio = boxes.new_tensor([width / image_hw[1], height / image_hw[0]] * 2)
+    moved = boxes * ratio - ratio.new_tensor([left, top, left, top])
+    return place(window, moved, class_ids)
 
 
 def finish(sample: Sample, size_hw: tuple[int, int], settings: Augmentation, rng: np.random.Generator) -> Example:

@@ -57,11 +57,10 @@ def place(pixels: Tensor, moved_xyxy: Tensor, class_ids: Tensor) -> Sample:
     return Sample(pixels, inside[kept], class_ids[kept])
 
 
-def flip(sample: Sample) -> Sample:
-    """Left becomes right."""
-    width = sample.pixels.shape[2]
-    x1, y1, x2, y2 = sample.boxes_xyxy.unbind(1)
-    return sample._replace(pixels=sample.pixels.flip(2), boxes_xyxy=torch.stack((width - x2, y1, width - x1, y2), 1))
+def flip_boxes(boxes_xyxy: Tensor, width: int) -> Tensor:
+    """(N, 4) boxes of an image whose left becomes its right."""
+    x1, y1, x2, y2 = boxes_xyxy.unbind(1)
+    return torch.stack((width - x2, y1, width - x1, y2), 1)
 
 
 # ---- colours

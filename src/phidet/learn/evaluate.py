@@ -13,11 +13,14 @@ from tqdm import tqdm
 from phidet.anchors import generate_anchors
 from phidet.config import ModelConfig
 from phidet.data.dataset import Dataset
-from phidet.learn.decoding import DecodeSettings, decode_batch
 from phidet.learn.loading import EvalImages, eval_loader
 from phidet.metrics.coco import CocoReport, evaluate_coco
+from phidet.metrics.run import COCO_SETTINGS
+from phidet.nms import PostprocessSettings
 from phidet.nn.detector import EfficientDet
+from phidet.postprocess import postprocess
 from phidet.results import Detections
+from phidet.runtime.network import NetworkOutputs, with_best
 
 log = logging.getLogger("phidet")
 
@@ -34,7 +37,7 @@ def evaluate(
     fabric: Fabric,
     batch_size: int = 8,
     workers: int = 1,
-    settings: DecodeSettings | None = None,
+    settings: PostprocessSettings = COCO_SETTINGS,
 ) -> tuple[CocoReport, dict[int, Detections]]:
     """COCO's figures, and the detections by index; images that cannot be decoded are named and left out.
 
@@ -57,13 +60,13 @@ def detect(
     fabric: Fabric,
     batch_size: int = 8,
     workers: int = 1,
-    settings: DecodeSettings | None = None,
+    settings: PostprocessSettings = COCO_SETTINGS,
 ) -> dict[int, Detections]:
     """Detections by index, for this process's share of ``dataset``, in pixels of the original images."""
     config = model.config
     was_training = model.training
     model.eval()
-    anchors = anchors_of(config, fabric.device)
+    anchors = generate_anchors(config.image_size_hw, config.feature_network.levels, config.anchors)
     images = EvalImages(dataset, config.image_size_hw, config.preprocess)
     indices = range(fabric.global_rank, len(dataset), fabric.world_size)
     found: dict[int, Detections] = {}
@@ -74,10 +77,11 @@ def detect(
             if len(batch.indices):
                 with fabric.autocast():
                     outputs = model(batch.images.to(fabric.device))
-                sizes = [dataset.size_hw(index) for index in batch.indices]
-                scales = torch.tensor(batch.scales, dtype=torch.float64)
-                decoded = decode_batch(outputs, anchors, scales, sizes, settings or DecodeSettings())
-                found.update(zip(batch.indices, decoded, strict=True))
+                logits, deltas = (part.float().cpu().numpy() for part in outputs)
+                rows = zip(batch.indices, batch.scales, *with_best(logits, deltas), strict=True)
+                for index, scale, *of_image in rows:
+                    raw, size_hw = NetworkOutputs(*of_image), dataset.size_hw(index)
+                    found[index] = postprocess(raw, anchors, scale, size_hw, settings, config.class_names)
             bar.update(len(batch.indices) + len(batch.broken))
     model.train(was_training)
     return found

@@ -1,8 +1,10 @@
 """What a training run leaves on disk.
 
 best.safetensors, last.safetensors   models, ready to use
-run.json                             recipe, data, seed and versions
-metrics.csv                          one line per epoch
+run.json                             recipe, data, seed and versions; what --resume reads
+metrics.csv, metrics.json            one line per epoch
+tensorboard/                         the same for TensorBoard, where that is installed
+report/                              figures and pictures of the best model
 curves.png                           the same as a picture
 state.pt                             everything that --resume needs; tensors and plain values only
 """
@@ -11,6 +13,7 @@ from __future__ import annotations
 
 import csv
 import io
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +44,30 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         write_atomically(self.path / RUN, msgspec.json.format(msgspec.json.encode(about)))
 
-    def save_model(self, model: EfficientDet | Classifier, name: str) -> None:
-        """Writes ``NAME.safetensors``."""
-        save_model(model, self.path / f"{name}.safetensors")
+    def read_about(self) -> dict[str, Any]:
+        """What ``run.json`` says.
+
+        Raises:
+            CheckpointError: there is no run in the folder, or its description is damaged.
+        """
+        path = self.path / RUN
+        if not path.is_file():
+            raise CheckpointError(f"there is no run to resume in {self.path}: {RUN} is missing")
+        try:
+            about: dict[str, Any] = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+        except msgspec.DecodeError as error:
+            raise CheckpointError(f"{path} is damaged: {error}") from error
+        return about
+
+    @property
+    def has_best(self) -> bool:
+        """Whether there is a best model."""
+        return (self.path / "best.safetensors").is_file()
+
+    def save_models(self, model: EfficientDet | Classifier, best: bool) -> None:
+        """Writes ``last.safetensors``, and the same as ``best.safetensors`` if it is."""
+        for name in ("last", "best") if best else ("last",):
+            save_model(model, self.path / f"{name}.safetensors")
 
     def save_metrics(self, rows: list[dict[str, float]]) -> None:
         """Writes all rows so far; a row may lack what was not measured."""
@@ -53,6 +77,18 @@ class RunFolder:
         writer.writeheader()
         writer.writerows({key: f"{value:.6g}" for key, value in row.items()} for row in rows)
         write_atomically(self.path / METRICS, text.getvalue().encode())
+        write_atomically(self.path / "metrics.json", msgspec.json.format(msgspec.json.encode(rows)))
+        self._tell_tensorboard(rows[-1])
+
+    def _tell_tensorboard(self, row: dict[str, float]) -> None:
+        """The last row for TensorBoard, where that is installed; a resumed run starts another file, as it expects."""
+        if find_spec("tensorboard") is None:
+            return
+        from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 - only where the package is
+
+        with SummaryWriter(str(self.path / "tensorboard")) as writer:
+            for key, value in row.items():
+                writer.add_scalar(key, value, int(row["epoch"]))
 
     def save_state(self, state: dict[str, Any]) -> None:
         """Writes what a resumed run starts from."""

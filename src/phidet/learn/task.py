@@ -26,7 +26,8 @@ class Task(Protocol):
         num_images: to train on.
     """
 
-    figures: Mapping[str, str]
+    @property
+    def figures(self) -> Mapping[str, str]: ...
 
     @property
     def train_name(self) -> str: ...

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
+import os
 import time
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -16,7 +17,8 @@ from torch import nn
 from tqdm import tqdm
 
 import phidet
-from phidet.errors import PhidetError
+from phidet.errors import ConfigError, PhidetError
+from phidet.learn.checkpointing import recompute_activations
 from phidet.learn.curves import draw_curves
 from phidet.learn.loading import EpochSampler
 from phidet.learn.memory import keep_freed_memory
@@ -24,6 +26,7 @@ from phidet.learn.optim import RunningAverage, build_optimizer, frozen_parts, ra
 from phidet.learn.progress import Progress
 from phidet.learn.recipe import Recipe
 from phidet.learn.run_folder import RunFolder
+from phidet.learn.sync_norm import share_batch_norms
 from phidet.learn.task import Network, Task
 
 log = logging.getLogger("phidet")
@@ -36,17 +39,100 @@ class TrainingDivergedError(PhidetError):
 
 
 class RunSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Where and on what to train; what does not change the result belongs here, the rest into the recipe.
+    """Where and on what to train; what decides the result belongs into the recipe, but for the seed.
 
-    ``seed`` decides the order of images, augmentation and fresh weights. ``resume`` continues the run in ``out``.
+    Attributes:
+        out: the run's folder.
+        seed: of the order of images, augmentation and fresh weights.
+        workers: processes that load images, for each device; ``None`` for one less than there are cores, at most 8.
+        devices, accelerator, nodes: as Lightning Fabric takes them; "auto" takes what ``torchrun`` started, else every
+            GPU, else the CPU. On several machines start the same command on each with ``torchrun``.
+        compile: let ``torch.compile`` fuse what it can, for minutes at the start.
+        save_memory: compute activations a second time instead of keeping them.
+        resume: continue the run in ``out``.
     """
 
     out: Path
     seed: int = 0
-    workers: int = 1
+    workers: int | None = None
     devices: str | int = "auto"
     accelerator: str = "auto"
+    nodes: int = 1
+    compile: bool = False
+    save_memory: bool = False
     resume: bool = False
+
+
+def fit(
+    model: NetworkT, task: Task, recipe: Recipe, settings: RunSettings, request: msgspec.Struct | None = None
+) -> NetworkT:
+    """Trains ``model`` and returns the running average of its weights at the end; the best one is on disk.
+
+    Args:
+        model: its config says the input size and the classes.
+        task: what to learn, from which data: :class:`phidet.learn.detection.DetectionTask` for a detector.
+        recipe: how.
+        settings: where.
+        request: what ``run.json`` shall keep for :func:`phidet.learn.run.resume`.
+
+    Raises:
+        TrainingDivergedError: a loss was not finite; the state of the last whole epoch is on disk.
+        CheckpointError: a file could not be written or read.
+        ConfigError: the folder holds a run already, or settings that do not go together.
+    """
+    fabric = start_engine(recipe, settings)
+    folder = RunFolder(settings.out)
+    averaged = copy.deepcopy(model)
+    averaged.to(fabric.device)
+    learner = prepare_learner(fabric, model, task, recipe, settings)
+    sampler = EpochSampler(task.num_images, recipe.batch_size, settings.seed, fabric.global_rank, fabric.world_size)
+    loader = task.loader(recipe, settings.seed, sampler, num_workers(settings))
+    progress = Progress(task.figures)
+    if settings.resume:
+        progress.restore(folder.load_state(), learner.network, learner.optimizer, learner.average)
+    elif fabric.is_global_zero:
+        folder.create(describe(model, task, recipe, settings, request))
+
+    for epoch in range(progress.epoch, recipe.epochs):
+        sampler.epoch = epoch
+        torch.manual_seed(settings.seed * 1_000_003 + epoch)  # dropping blocks is chance too
+        row = train_epoch(fabric, learner, loader, recipe, epoch)
+        learner.average.copy_to(averaged)
+        if task.val_name is not None and ((epoch + 1) % recipe.evaluate_every == 0 or epoch + 1 == recipe.epochs):
+            row |= task.evaluate(fabric, averaged, recipe, num_workers(settings))
+        best = progress.note(row)
+        if fabric.is_global_zero:
+            folder.save_models(averaged, best)
+            folder.save_metrics(progress.rows)
+            folder.save_state(progress.state(learner.network, learner.optimizer, learner.average))
+            draw_curves(progress.rows, task.figures, settings.out / "curves.png")
+            log.info("%s", progress.line(recipe.epochs))
+        if recipe.patience is not None and progress.since_best >= recipe.patience:
+            log.info("no better %s for %d evaluations: stopped", progress.best_title, recipe.patience)
+            break
+    return averaged
+
+
+def start_engine(recipe: Recipe, settings: RunSettings) -> Fabric:
+    """The engine, its processes started, their chance seeded."""
+    devices, nodes = settings.devices, settings.nodes
+    if devices == "auto" and "LOCAL_WORLD_SIZE" in os.environ:  # torchrun has decided; Fabric would take one CPU
+        devices = int(os.environ["LOCAL_WORLD_SIZE"])
+        nodes = int(os.environ["WORLD_SIZE"]) // devices
+    try:
+        fabric = Fabric(accelerator=settings.accelerator, devices=devices, num_nodes=nodes, precision=recipe.precision)
+    except (ValueError, RuntimeError, TypeError) as error:  # Fabric's ways to say that there is no such device
+        raise ConfigError(f"cannot train on {settings.devices!r} {settings.accelerator!r} devices: {error}") from error
+    fabric.launch()
+    if fabric.device.type == "cpu":
+        keep_freed_memory()
+    fabric.seed_everything(settings.seed + fabric.global_rank, verbose=False)
+    return fabric
+
+
+def num_workers(settings: RunSettings) -> int:
+    """Processes that load images, for each device."""
+    return settings.workers if settings.workers is not None else min(max((os.cpu_count() or 1) - 1, 1), 8)
 
 
 class About(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,88 +146,60 @@ class About(msgspec.Struct, frozen=True, kw_only=True):
     num_images: int
     seed: int
     recipe: Recipe
+    request: Any
 
 
-def fit(model: NetworkT, task: Task, recipe: Recipe, settings: RunSettings) -> NetworkT:
-    """Trains ``model`` and returns the running average of its weights at the end; the best one is on disk.
-
-    Args:
-        model: its config says the input size and the classes.
-        task: what to learn, from which data: :class:`phidet.learn.detection.DetectionTask` for a detector.
-        recipe: how.
-        settings: where.
-
-    Raises:
-        TrainingDivergedError: a loss was not finite; the state of the last whole epoch is on disk.
-        CheckpointError: a file could not be written or read.
-    """
-    fabric = Fabric(accelerator=settings.accelerator, devices=settings.devices, precision=recipe.precision)
-    fabric.launch()
-    if fabric.device.type == "cpu":
-        keep_freed_memory()
-    fabric.seed_everything(settings.seed + fabric.global_rank, verbose=False)
-    folder = RunFolder(settings.out)
-
-    averaged = copy.deepcopy(model)
-    averaged.to(fabric.device)
-    frozen = frozen_parts(model, recipe)
-    for part in frozen:
-        part.requires_grad_(False)
-    optimizer = build_optimizer(model, recipe, fabric.device)
-    average = RunningAverage(model, recipe.ema_decay)
-    wrapped, optimizer = fabric.setup(model, optimizer)
-    for name, tensor in average.values.items():
-        average.values[name] = tensor.to(fabric.device)
-
-    task.to(fabric.device)
-    sampler = EpochSampler(task.num_images, recipe.batch_size, settings.seed, fabric.global_rank, fabric.world_size)
-    loader = task.loader(recipe, settings.seed, sampler, settings.workers)
-    progress = Progress(task.figures)
-    if settings.resume:
-        progress.restore(folder.load_state(), model, optimizer, average)
-    elif fabric.is_global_zero:
-        about = About(
-            phidet=phidet.__version__,
-            torch=str(torch.__version__),
-            model=model.config.name,
-            train=task.train_name,
-            val=task.val_name,
-            num_images=task.num_images,
-            seed=settings.seed,
-            recipe=recipe,
-        )
-        folder.create(about)
-
-    for epoch in range(progress.epoch, recipe.epochs):
-        sampler.epoch = epoch
-        torch.manual_seed(settings.seed * 1_000_003 + epoch)  # dropping blocks is chance too
-        row = train_epoch(fabric, Learner(wrapped, optimizer, average, task, frozen), loader, recipe, epoch)
-        average.copy_to(averaged)
-        if task.val_name is not None and ((epoch + 1) % recipe.evaluate_every == 0 or epoch + 1 == recipe.epochs):
-            row |= task.evaluate(fabric, averaged, recipe, settings.workers)
-        best = progress.note(row)
-        if fabric.is_global_zero:
-            if best:
-                folder.save_model(averaged, "best")
-            folder.save_model(averaged, "last")
-            folder.save_metrics(progress.rows)
-            folder.save_state(progress.state(model, optimizer, average))
-            draw_curves(progress.rows, task.figures, settings.out / "curves.png")
-            log.info("%s", progress.line(recipe.epochs))
-        if recipe.patience is not None and progress.since_best >= recipe.patience:
-            log.info("no better %s for %d evaluations: stopped", progress.best_title, recipe.patience)
-            break
-    return averaged
+def describe(
+    model: Network, task: Task, recipe: Recipe, settings: RunSettings, request: msgspec.Struct | None
+) -> About:
+    """What ``run.json`` says of this run."""
+    return About(
+        phidet=phidet.__version__,
+        torch=str(torch.__version__),
+        model=model.config.name,
+        train=task.train_name,
+        val=task.val_name,
+        num_images=task.num_images,
+        seed=settings.seed,
+        recipe=recipe,
+        request=request,
+    )
 
 
 class Learner(NamedTuple):
-    """What learns: the model and its optimizer as the engine wraps them, the running average, the task; what does not."""
+    """What learns.
 
+    Attributes:
+        network: the network itself.
+        model, optimizer: the network and its optimizer as the engine wraps them.
+        average: of the network's weights.
+        task: what is learned.
+        frozen: parts of the network that stay as they are.
+    """
+
+    network: Network
     model: Any
     optimizer: Any
     average: RunningAverage
     task: Task
     frozen: list[nn.Module]
+
+
+def prepare_learner(fabric: Fabric, model: Network, task: Task, recipe: Recipe, settings: RunSettings) -> Learner:
+    """Everything that learns, on the engine's device."""
+    model.to(fabric.device)
+    task.to(fabric.device)
+    frozen = frozen_parts(model, recipe)
+    for part in frozen:
+        part.requires_grad_(False)
+    if recipe.sync_batch_norm and fabric.world_size > 1:
+        share_batch_norms(model, fabric.device)
+    average = RunningAverage(model, recipe.ema_decay)
+    if settings.save_memory:
+        recompute_activations(model)
+    compiled: Any = torch.compile(model) if settings.compile else model
+    wrapped, optimizer = fabric.setup(compiled, build_optimizer(model, recipe, fabric.device))
+    return Learner(model, wrapped, optimizer, average, task, frozen)
 
 
 def train_epoch(fabric: Fabric, learner: Learner, loader: Any, recipe: Recipe, epoch: int) -> dict[str, float]:
@@ -166,7 +224,7 @@ def train_epoch(fabric: Fabric, learner: Learner, loader: Any, recipe: Recipe, e
                 fabric.clip_gradients(model, optimizer, max_norm=recipe.clip_norm, error_if_nonfinite=False)
                 optimizer.step()
                 optimizer.zero_grad()
-                learner.average.update(model.module)
+                learner.average.update(learner.network)
             sums = {name: sums.get(name, 0.0) + value for name, value in values.items()}
             num_images += len(batch[0])
             bar.set_postfix(loss=f"{sums['loss'] / (step + 1):.3f}", refresh=False)

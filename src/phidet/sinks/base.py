@@ -34,10 +34,12 @@ class Names:
     def __init__(self) -> None:
         self._taken: set[str] = set()
         self._name = PurePosixPath()
+        self._previous: Picture | None = None
 
     def of(self, picture: Picture, wanted: PurePosixPath) -> PurePosixPath:
         """``wanted`` or one like it; the frames of a video, which come one after the other, get the same one."""
-        if picture.frame:
+        goes_on, self._previous = picture.continues(self._previous), picture
+        if goes_on:
             return self._name
         name, number = wanted, 1
         while str(name).casefold() in self._taken:

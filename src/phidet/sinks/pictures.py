@@ -44,11 +44,13 @@ class PictureSink:
         self._out, self._names = out, Names()
         self._pictures = self._videos = 0
         self._video: VideoWriter | None = None
+        self._previous: Picture | None = None
 
     def add(self, picture: Picture, found: Detections) -> None:
         drawn = found.draw(picture.image)
-        if not picture.frame:  # a picture or a first frame: what came before is complete
+        if not picture.continues(self._previous):
             self._end_video()
+        self._previous = picture
         if picture.frame is None:
             path, content = encode(drawn, self._out / self._names.of(picture, picture.name))
             write_whole(path, content)

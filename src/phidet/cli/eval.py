@@ -1,0 +1,87 @@
+"""``phidet eval``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``phidet eval``."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = "Classes are matched by their names; objects of classes that the model does not know are left out."
+    parser.add_argument("model", metavar="MODEL", help="a model file, the folder of a run, or a name")
+    parser.add_argument("data", type=Path, metavar="DATA", help="a data folder or file, in any layout")
+    parser.add_argument("--split", metavar="NAME", help="which split (the validation split)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="write figures and pictures here")
+    parser.add_argument("--batch", type=int, default=8, metavar="N", help="images at a time")
+    parser.add_argument("--runtime", default="auto", choices=["auto", "onnxruntime", "openvino", "torch"])
+    parser.add_argument("--json", action="store_true", help="figures as JSON")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measures a detector, or a classifier on an image folder."""
+    from phidet.data.layouts import open_data
+    from phidet.detector import Detector
+    from phidet.errors import ConfigError, InputError
+    from phidet.metrics.folder import measure, write_evaluation
+    from phidet.metrics.report import summarise
+    from phidet.metrics.run import detect_dataset
+
+    if args.batch < 1:
+        raise ConfigError(f"--batch must be a whole number ≥ 1, got {args.batch}")
+    if _is_classifier(args.model):
+        _classifier(args)
+        return
+    detector = Detector(args.model, runtime=args.runtime)
+    folder = open_data(args.data)
+    split = args.split or folder.val_split() or (folder.splits[0] if len(folder.splits) == 1 else None)
+    if split is None:
+        raise InputError(f"{args.data} has the splits {', '.join(folder.splits)}: choose one with --split")
+    dataset, found = detect_dataset(detector, folder.read(split, detector.class_names), batch_size=args.batch)
+    evaluation = measure(detector.config.name, str(args.data), dataset, found)
+    if args.json:
+        import msgspec
+
+        print(msgspec.json.format(msgspec.json.encode(evaluation)).decode())
+    else:
+        print(f"{args.model} on {args.data}, split {split}, {detector.runtime_name}\n")
+        print(summarise(evaluation.coco))
+        if evaluation.voc_ap50 is not None:
+            print(f"\nVOC AP50 {evaluation.voc_ap50:.3f}; best F1 at score {evaluation.best_score:.2f}")
+    if args.out is not None:
+        for path in write_evaluation(args.out, evaluation, dataset, found):
+            print(f"wrote {path}")
+
+
+def _is_classifier(model: str) -> bool:
+    path = Path(model) / "best.safetensors" if Path(model).is_dir() else Path(model)
+    if path.suffix != ".safetensors" or not path.is_file():
+        return False
+    from phidet.learn.run import kind_of
+
+    return kind_of(model) == "classify"
+
+
+def _classifier(args: argparse.Namespace) -> None:
+    import msgspec
+    from lightning_fabric import Fabric
+
+    from phidet.data.class_folders import open_class_folders
+    from phidet.learn.classify import evaluate_classifier
+    from phidet.learn.run import load_run_model
+    from phidet.nn.detector import Classifier
+    from phidet.tables import or_dash, table
+
+    model = load_run_model(args.model)
+    assert isinstance(model, Classifier)
+    folder = open_class_folders(args.data)
+    split = args.split or folder.val_split() or folder.splits[0]
+    dataset = folder.read(split, model.config.class_names)
+    report = evaluate_classifier(model, dataset, Fabric(devices=1), args.batch)
+    if args.json:
+        print(msgspec.json.format(msgspec.json.encode(report)).decode())
+    else:
+        top1, top5 = (or_dash(value, "{:.3f}") for value in (report.top1, report.top5))
+        print(f"{args.model} on {args.data}, split {split}: {report.images} pictures, top-1 {top1}, top-5 {top5}\n")
+        print(table(("class", "top-1"), [(name, or_dash(v, "{:.3f}")) for name, v in report.per_class.items()]))

@@ -1,0 +1,132 @@
+"""``phidet train``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from phidet.errors import ConfigError
+
+_EPILOG = """examples:
+  phidet train my-photos                                    lite0, everything chosen from the data
+  phidet train my-photos --model efficientdet-d1 --epochs 50 --set augmentation.mosaic=0.5
+  phidet train --resume runs/efficientdet-lite0-1           go on after Ctrl-C, a crash or a power cut
+  phidet train flowers --task classify                      a folder with one folder of pictures for each class
+  torchrun --nproc-per-node 8 -m phidet.cli.main train coco --recipe paper    many devices, or many machines
+
+exit codes: 0 done, 1 diverged or the like, 2 settings, 3 data, 4 weights or disk, 130 interrupted"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``phidet train``."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = _EPILOG
+    parser.add_argument("data", nargs="?", metavar="DATA", help="a data folder or file, in any layout")
+    parser.add_argument("--resume", type=Path, metavar="RUN", help="continue the run in this folder, exactly")
+    what = parser.add_argument_group("what to train")
+    what.add_argument("--task", choices=["detect", "classify"], default="detect", help="objects, or whole pictures")
+    what.add_argument("--model", metavar="NAME", help="published name, model file or run folder (lite0 of the task)")
+    what.add_argument(
+        "--pretrained", default="backbone", metavar="START", help="backbone (ImageNet), coco, none or a weight file"
+    )
+    what.add_argument("--image-size", type=int, metavar="PIXELS", help="input side (the model's own)")
+    what.add_argument("--train-split", metavar="NAME", help="the split to train on (found by looking)")
+    what.add_argument("--val-split", metavar="NAME", help="the split to validate on, or none (found, or held out)")
+    how = parser.add_argument_group("how")
+    how.add_argument("--recipe", default="auto", metavar="NAME", help="auto, small or paper")
+    how.add_argument("--epochs", type=int, metavar="N")
+    how.add_argument("--batch-size", type=int, metavar="N", help="images per step, over all devices")
+    how.add_argument("--learning-rate", type=float, metavar="RATE", help="for 64 images")
+    how.add_argument("--precision", choices=["32-true", "bf16-mixed", "16-mixed"])
+    how.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="any field of the recipe, e.g. loss.gamma=2"
+    )
+    where = parser.add_argument_group("where")
+    where.add_argument("--out", type=Path, metavar="RUN", help="the run's folder (runs/MODEL-N)")
+    where.add_argument("--seed", type=int, default=0)
+    where.add_argument("--workers", type=int, metavar="N", help="processes that load images, for each device")
+    where.add_argument("--accelerator", default="auto", metavar="KIND", help="cpu, cuda, mps or tpu (auto)")
+    where.add_argument("--devices", default="auto", metavar="N", help="how many, or auto")
+    where.add_argument("--nodes", type=int, default=1, metavar="N", help="machines, each started with torchrun")
+    where.add_argument("--compile", action="store_true", help="let torch.compile fuse what it can")
+    where.add_argument("--save-memory", action="store_true", help="compute activations twice instead of keeping them")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Trains and says what was left where."""
+    from phidet.learn import run as running
+
+    out = args.resume or args.out
+    model = args.model or ("efficientnet-lite0" if args.task == "classify" else "efficientdet-lite0")
+    settings = _settings(args, out or running.next_folder(Path("runs"), Path(model).stem))
+    try:
+        if args.resume is not None:
+            if args.data is not None:
+                raise ConfigError("--resume reads data and settings from the run itself: leave out DATA")
+            trained = running.resume(args.resume, settings)
+        else:
+            if args.data is None:
+                raise ConfigError("say what to train on: phidet train DATA, or --resume RUN")
+            if args.task != running.kind_of(model):
+                raise ConfigError(f"{model} is not for --task {args.task}")
+            request = running.Request(
+                data=args.data,
+                model=model,
+                pretrained=args.pretrained,
+                image_size=args.image_size,
+                train_split=args.train_split,
+                val_split=args.val_split,
+                recipe=args.recipe,
+                changes=_changes(args),
+            )
+            trained = running.run(request, settings)
+    except KeyboardInterrupt:
+        if (settings.out / "state.pt").exists():
+            print(f"\nthe last whole epoch is kept; go on with: phidet train --resume {settings.out}", file=sys.stderr)
+        raise
+    print(f"wrote {trained.folder}: best.safetensors, last.safetensors, curves.png, metrics.csv")
+    if trained.figures:
+        figures = ", ".join(f"{name} {value:.3f}" for name, value in trained.figures.items())
+        print(f"best model on the validation images: {figures}; {trained.folder / 'report'} shows where it is wrong")
+
+
+def _settings(args: argparse.Namespace, out: Path) -> Any:
+    from phidet.learn.train import RunSettings
+
+    devices = args.devices if args.devices == "auto" else int(args.devices) if args.devices.isdecimal() else None
+    if devices is None:
+        raise ConfigError(f"--devices must be a number or auto, got {args.devices!r}")
+    return RunSettings(
+        out=out,
+        seed=args.seed,
+        workers=args.workers,
+        devices=devices,
+        accelerator=args.accelerator,
+        nodes=args.nodes,
+        compile=args.compile,
+        save_memory=args.save_memory,
+    )
+
+
+def _changes(args: argparse.Namespace) -> dict[str, Any]:
+    """The recipe's fields that were named, nested as the recipe is."""
+    import msgspec
+
+    named = {key: getattr(args, key) for key in ("epochs", "batch_size", "learning_rate", "precision")}
+    changes: dict[str, Any] = {key: value for key, value in named.items() if value is not None}
+    for setting in args.set:
+        path, equals, text = setting.partition("=")
+        if not equals:
+            raise ConfigError(f"--set wants KEY=VALUE, got {setting!r}")
+        try:
+            value = msgspec.json.decode(text)
+        except msgspec.DecodeError:
+            value = text
+        *parents, key = path.split(".")
+        inner = changes
+        for parent in parents:
+            inner = inner.setdefault(parent, {})
+        inner[key] = value
+    return changes

@@ -1,0 +1,40 @@
+"""Figures and pictures of a trained model."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import msgspec
+from lightning_fabric import Fabric
+
+from phidet.data.dataset import Dataset
+from phidet.files import write_whole
+from phidet.learn.classify import evaluate_classifier
+from phidet.learn.evaluate import evaluate
+from phidet.learn.task import Network
+from phidet.metrics.folder import measure, write_evaluation
+from phidet.nn.detector import EfficientDet
+
+log = logging.getLogger("phidet")
+
+
+def report_on(model: Network, dataset: Dataset, folder: Path, data: str) -> dict[str, float]:
+    """Measures ``model`` on ``dataset`` and writes everything about it into ``folder``.
+
+    Returns:
+        Its main figures by name.
+    """
+    fabric = Fabric(accelerator="auto", devices=1)
+    model.to(fabric.device)
+    if not isinstance(model, EfficientDet):
+        report = evaluate_classifier(model, dataset, fabric)
+        write_whole(folder / "report.json", msgspec.json.format(msgspec.json.encode(report)))
+        return {"top1": report.top1 or 0.0, "top5": report.top5 or 0.0}
+    _, found = evaluate(model, dataset, fabric)
+    indices = sorted(found)
+    seen = dataset if len(indices) == len(dataset) else dataset.subset(indices, dataset.name)
+    detections = [found[index] for index in indices]
+    evaluation = measure(model.config.name, data, seen, detections)
+    write_evaluation(folder, evaluation, seen, detections)
+    return {"ap": evaluation.coco.ap or 0.0, "ap50": evaluation.coco.ap50 or 0.0}

@@ -1,0 +1,268 @@
+"""``phidet detect`` from end to end, with a detector that finds what is painted."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from blobs import BLUE, RED, BlobDetector, painted
+from phidet.cli import detect
+from phidet.cli.main import main
+from phidet.draw import colour
+from phidet.sources import pictures
+from phidet.video import VideoWriter, video_frames
+
+PERSON, DOG = ((10, 20, 60, 90), RED), ((100, 30, 150, 60), BLUE)
+made: list[BlobDetector] = []
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def make(*args: Any, runtime: str, threads: int | None) -> BlobDetector:
+        made.append(BlobDetector(*args, runtime=runtime, threads=threads))
+        return made[-1]
+
+    made.clear()
+    monkeypatch.setattr("phidet.detector.Detector", make)
+    monkeypatch.chdir(tmp_path)
+    photo("photo.png", PERSON, DOG)
+
+
+def photo(name: str, *objects: tuple[tuple[int, int, int, int], int], size: tuple[int, int] = (120, 160)) -> Path:
+    path = Path(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(painted(*size, *objects)).save(path)
+    return path
+
+
+def files(folder: str = ".") -> list[str]:
+    return sorted(str(p.relative_to(folder)) for p in Path(folder).rglob("*") if p.is_file())
+
+
+def test_one_picture_and_nothing_else_said(capsys: pytest.CaptureFixture[str]) -> None:
+    before = Path("photo.png").read_bytes()
+    assert main(["detect", "photo.png"]) == 0
+    out, err = capsys.readouterr()
+    assert out == "photo.png: 1 person, 1 dog\n"
+    assert err == "1 picture, 2 objects; wrote detections (1 picture)\n"
+    assert files() == ["detections/photo.png", "photo.png"]
+    assert Path("photo.png").read_bytes() == before
+    assert made[0].model == "person"
+    with Image.open("detections/photo.png") as image:
+        drawn = np.asarray(image)
+    assert (drawn[50, 10:12] == colour(RED)).all(axis=-1).any()
+    assert (drawn[50, 100:102] == colour(BLUE)).all(axis=-1).any()
+
+
+def test_everything_at_once_and_where(capsys: pytest.CaptureFixture[str]) -> None:
+    photo("in/a/empty.png")
+    args = ["detect", "photo.png", "in", "--out", "far/out", "--save", "pictures,json,coco,yolo,csv,crops"]
+    assert main([*args, "-m", "my.onnx", "--batch", "2"]) == 0
+    assert files("far/out") == [
+        "a/empty.png", "classes.txt", "coco-images.json", "coco-results.json", "crops/dog/photo-2.jpg",
+        "crops/person/photo-1.jpg", "detections.csv", "detections.jsonl", "labels/a/empty.txt", "labels/photo.txt",
+        "photo.png",
+    ]  # fmt: skip
+    assert capsys.readouterr().out == "photo.png: 1 person, 1 dog\nin/a/empty.png: nothing\n"
+    assert made[0].model == "my.onnx"
+    assert made[0].batches == [2]
+
+
+def test_json_goes_to_standard_output_and_to_no_file(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("bad.png").write_text("no picture")
+    assert main(["detect", "photo.png", "bad.png", "--json"]) == 3
+    out, err = capsys.readouterr()
+    first, second = (json.loads(line) for line in out.splitlines())
+    assert [d["box_xyxy"] for d in first["detections"]] == [[10, 20, 60, 90], [100, 30, 150, 60]]
+    assert second["source"] == "bad.png"
+    assert "bad.png is not an image" in second["error"]
+    assert "bad.png is not an image" in err
+    assert files() == ["bad.png", "photo.png"]
+
+
+def test_json_and_files_together() -> None:
+    assert main(["detect", "photo.png", "--json", "--save", "csv"]) == 0
+    assert files() == ["detections/detections.csv", "photo.png"]
+
+
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        ([], "1 person, 1 dog"),
+        (["--score", "0.7"], "1 person"),
+        (["--classes", "dog"], "1 dog"),
+        (["--max", "1"], "1 person"),
+        (["--classes", "dog", "--score", "0.7"], "nothing"),
+        (["--tile", "100", "--batch", "4"], "1 person, 1 dog"),
+        (["--nms", "soft", "--iou", "0.9"], "1 person, 1 dog"),
+    ],
+)
+def test_settings_reach_the_detector(options: list[str], found: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["detect", "photo.png", *options]) == 0
+    assert capsys.readouterr().out == f"photo.png: {found}\n"
+
+
+def test_one_bad_picture_is_a_line_and_the_rest_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+    for i in range(5):
+        photo(f"in/{i}.png", PERSON)
+    Path("in/1.png").write_bytes(Path("in/1.png").read_bytes()[:60])
+    Path("in/3.png").write_bytes(b"")
+    photo("in/refused.png", size=(13, 13))
+    for batch in ("1", "4"):
+        assert main(["detect", "in", "missing.png", "--batch", batch, "--save", "json"]) == 3
+        out, err = capsys.readouterr()
+        assert out == "".join(f"in/{i}.png: 1 person\n" for i in (0, 2, 4))
+        lines = err.splitlines()
+        assert [line.split(":")[0] for line in lines[:4]] == ["phidet"] * 4
+        told = ["in/1.png is damaged", "in/3.png is not an image", "expected a luckier picture", "missing.png"]
+        assert all(t in line for t, line in zip(told, lines, strict=False))
+        assert lines[4].startswith("3 pictures, 3 objects, 4 errors;")
+        assert lines[5:] == ["phidet: 4 sources could not be used"]
+        documents = [json.loads(line) for line in Path("detections/detections.jsonl").read_text().splitlines()]
+        assert ["error" in d for d in documents] == [False, True, False, True, False, True, True]
+
+
+def test_the_exit_code_is_that_of_all_errors_if_they_share_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PHIDET_OFFLINE", "1")
+    monkeypatch.setitem(sys.modules, "av", None)
+    Path("a.mp4").touch()
+    assert main(["detect", "https://host/a.jpg", "photo.png"]) == 5
+    assert main(["detect", "a.mp4", "photo.png"]) == 6
+    assert main(["detect", "a.mp4", "https://host/a.jpg"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--classes", "cat,persn"], "unknown class 'cat'"),
+        (["--save", "picture"], "unknown kind of output 'picture'. Did you mean pictures"),
+        (["--out", "."], "photo.png lies in the folder that is written to"),
+        (["--tile", "20"], "expected tiles of at least 64 pixels, got 20"),
+        (["--json", "--out", "x"], "--out needs something to write: --save pictures, for instance"),
+    ],
+)
+def test_settings_that_cannot_be_end_it_before_anything_is_written(
+    args: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["detect", "photo.png", *args]) == 2
+    assert message in capsys.readouterr().err
+    assert files() == ["photo.png"]
+
+
+@pytest.mark.parametrize(
+    "option", ["--score=2", "--score=x", "--iou=-1", "--max=0", "--batch=x", "--save=,", "--nms=x"]
+)
+def test_words_that_mean_nothing_are_refused(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["detect", "photo.png", option])
+    assert option.split("=", maxsplit=1)[0] in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written_ends_it(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("out").touch()
+    assert main(["detect", "photo.png", "--out", "out"]) == 1
+    assert "cannot write out/photo.png: " in capsys.readouterr().err
+    assert files() == ["out", "photo.png"]
+
+
+def test_searching_a_folder_leaves_out_what_was_written_there_before() -> None:
+    assert main(["detect", "."]) == 0
+    assert main(["detect", "."]) == 0
+    assert files() == ["detections/photo.png", "photo.png"]
+    assert main(["detect", "detections/photo.png"]) == 2
+    assert main(["detect", "detections/photo.png", "--out", "second"]) == 0
+
+
+def test_interrupted_it_keeps_what_is_done(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def two_and_stop(*_: object) -> Iterator[object]:
+        found = detect_once()
+        yield found
+        yield found
+        raise KeyboardInterrupt
+
+    def detect_once() -> object:
+        [picture] = pictures(["photo.png"])
+        return picture, BlobDetector().detect([picture.image])[0]  # type: ignore[union-attr]
+
+    monkeypatch.setattr("phidet.stream.detect_stream", two_and_stop)
+    assert main(["detect", "photo.png", "--save", "json"]) == 130
+    assert len(Path("detections/detections.jsonl").read_text().splitlines()) == 2
+    assert "2 pictures, 4 objects" in capsys.readouterr().err
+    assert files("detections") == ["detections.jsonl"]
+
+
+def test_a_bug_leaves_no_half_written_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> object:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(BlobDetector, "_one", broken)
+    with pytest.raises(ZeroDivisionError):
+        main(["detect", "photo.png", "--save", "json,csv,coco"])
+    assert files() == ["photo.png"]
+
+
+def test_video_becomes_video_and_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("av")
+    writer = VideoWriter(Path("clip.mp4"))
+    for i in range(20):
+        objects = [PERSON, DOG] if i == 7 else [PERSON]
+        writer.write(painted(120, 160, *objects), i / 10)
+    writer.keep()
+    assert main(["detect", "clip.mp4", "photo.png", "--batch", "8", "--save", "pictures,yolo,csv"]) == 0
+    assert capsys.readouterr().out == ("clip.mp4: 20 frames, at most 1 person, 1 dog\nphoto.png: 1 person, 1 dog\n")
+    assert made[0].batches == [8, 8, 5]
+    assert len(files("detections/labels")) == 21
+    assert len(Path("detections/labels/clip-000007.txt").read_text().splitlines()) == 2
+    frames = list(video_frames(Path("detections/clip.mp4")))
+    assert [round(f.time_s, 2) for f in frames] == [i / 10 for i in range(20)]
+    assert Path("detections/detections.csv").read_text().splitlines()[1].startswith("clip.mp4,0,0.0,0,person,0.9,")
+
+
+def test_progress_shows_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    times = iter(range(100))
+    monkeypatch.setattr(detect.time, "monotonic", lambda: float(next(times)))
+    assert main(["detect", "photo.png", "photo.png", "--json"]) == 0
+    assert "\r\033[K1 pictures, 1.0 a second" in terminal.getvalue()
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+def test_names_cannot_command_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    photo("evil\x1b[31m\n.png")
+    Path("evil\x1b]0;\x07.png").write_text("no picture")
+    undecodable = b"\xff.png".decode("utf-8", "surrogateescape")
+    photo(undecodable)
+    assert main(["detect", ".", "--save", "json,csv,pictures,yolo,coco"]) == 3
+    out, err = capsys.readouterr()
+    assert "\x1b" not in out + err
+    assert len(out.splitlines()) == 3
+    assert Path("detections", undecodable).is_file()
+
+
+def test_help_starts_quickly_because_it_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from phidet.cli.main import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'numpy', 'msgspec', 'PIL', 'onnxruntime', 'torch', 'urllib.request', 'av'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "detect" in done.stdout
+    code = code.replace("['--help']", "['detect', '--help']")
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0

@@ -1,0 +1,221 @@
+"""What is written reads back to what was found, and is there as a whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from phidet.data.layouts import open_data
+from phidet.draw import colour
+from phidet.errors import InputError, PhidetError, UnknownNameError
+from phidet.results import Detections
+from phidet.sinks import KINDS, open_sinks
+from phidet.sources import Picture, Unusable
+from phidet.video import video_frames
+
+NAMES = ("person", "tram stop", "../etc")
+BOXES = [(10.25, 20.5, 60.0, 70.0), (0.0, 0.0, 99.0, 80.0), (90.0, 75.0, 120.0, 95.0)]
+
+
+def picture(name: str = "a.jpg", frame: int | None = None, seed: int = 0) -> Picture:
+    rows, columns = np.mgrid[:80, :100]
+    pixels = np.stack([rows * 3, columns * 2, rows + columns + 10 * seed], axis=-1).astype(np.uint8)
+    time_s = None if frame is None else frame / 10
+    return Picture(f"in/{name}", PurePosixPath(name), pixels, frame, time_s)
+
+
+def three() -> Detections:
+    return Detections(np.array(BOXES), np.array([0.9, 0.5, 0.25]), np.array([0, 1, 2]), NAMES, (80, 100))
+
+
+def nothing() -> Detections:
+    return Detections.empty(NAMES, (80, 100))
+
+
+def write(kind: str, out: Path, *items: tuple[Picture, Detections] | Unusable, names: Sequence[str] = NAMES) -> str:
+    [sink] = open_sinks([kind], out, names)
+    for item in items:
+        if isinstance(item, Unusable):
+            sink.skip(item)
+        else:
+            sink.add(*item)
+    return sink.keep()
+
+
+BROKEN = Unusable("in/b.jpg", InputError("in/b.jpg is damaged:\nvery"))
+
+
+def test_json_lines(tmp_path: Path) -> None:
+    said = write("json", tmp_path, (picture(), three()), BROKEN, (picture("v.mp4", 7), nothing()))
+    lines = [json.loads(line) for line in (tmp_path / "detections.jsonl").read_text().splitlines()]
+    head = {"source": "in/a.jpg", "frame": None, "time_s": None}
+    assert lines[0] == {**head, **json.loads(three().to_json())}
+    assert lines[1] == {"source": "in/b.jpg", "error": "in/b.jpg is damaged:\ufffdvery"}
+    assert lines[2] == {
+        "source": "in/v.mp4", "frame": 7, "time_s": 0.7, "image_size_hw": [80, 100], "detections": []
+    }  # fmt: skip
+    assert said == str(tmp_path / "detections.jsonl")
+
+
+def test_csv_has_a_line_for_each_object_and_commas_do_no_harm(tmp_path: Path) -> None:
+    said = write("csv", tmp_path, (picture('a,"b".jpg'), three()), BROKEN, (picture("v.mp4", 3), three()))
+    with (tmp_path / "detections.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 6
+    assert rows[0] == {
+        "source": 'in/a,"b".jpg', "frame": "", "time_s": "", "class_id": "0", "label": "person", "score": "0.9",
+        "x1": "10.25", "y1": "20.5", "x2": "60.0", "y2": "70.0", "image_width": "100", "image_height": "80",
+    }  # fmt: skip
+    assert (rows[3]["frame"], rows[3]["time_s"]) == ("3", "0.3")
+    assert said.endswith("detections.csv (6 objects)")
+
+
+def test_coco_results_evaluate_to_one_against_the_same_boxes(tmp_path: Path) -> None:
+    names = ["000000000139.jpg", "deep/7.png", "photo.jpg", "other/7.png", "9.jpg", "0.jpg"]
+    write("coco", tmp_path, *((picture(name), three()) for name in names), BROKEN)
+    images = json.loads((tmp_path / "coco-images.json").read_text())
+    ids = {image["file_name"]: image["id"] for image in images["images"]}
+    assert ids == {"000000000139.jpg": 139, "deep/7.png": 7, "photo.jpg": 1, "other/7.png": 2, "9.jpg": 9, "0.jpg": 3}
+    assert images["categories"] == [{"id": i + 1, "name": name} for i, name in enumerate(NAMES)]
+    results = json.loads((tmp_path / "coco-results.json").read_text())
+    assert results[0] == {"image_id": 139, "category_id": 1, "bbox": [10.25, 20.5, 49.75, 49.5], "score": 0.9}
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO()
+        truth.dataset = images | {
+            "annotations": [
+                {**r, "id": n, "area": r["bbox"][2] * r["bbox"][3], "iscrowd": 0} for n, r in enumerate(results, 1)
+            ]
+        }
+        truth.createIndex()
+        evaluator = COCOeval(truth, truth.loadRes(str(tmp_path / "coco-results.json")), "bbox")
+        evaluator.evaluate()
+        evaluator.accumulate()
+        evaluator.summarize()
+    assert evaluator.stats[0] == pytest.approx(1.0)
+
+
+def test_coco_without_pictures_is_valid_json(tmp_path: Path) -> None:
+    write("coco", tmp_path)
+    assert json.loads((tmp_path / "coco-results.json").read_text()) == []
+    assert json.loads((tmp_path / "coco-images.json").read_text())["images"] == []
+
+
+def test_yolo_text_is_read_as_labels_by_the_reader_of_data_sets(tmp_path: Path) -> None:
+    said = write("yolo", tmp_path, (picture(), three()), (picture("b.png"), nothing()), BROKEN)
+    assert said.endswith("labels (2 files)")
+    assert (tmp_path / "labels" / "b.txt").read_text() == ""
+    lines = (tmp_path / "labels" / "a.txt").read_text().splitlines()
+    assert lines[0] == "0 0.351250 0.565625 0.497500 0.618750 0.900000"
+    assert (tmp_path / "classes.txt").read_text().splitlines() == list(NAMES)
+    folder = tmp_path / "set"
+    for name in ("images", "labels"):
+        (folder / name).mkdir(parents=True)
+    Image.fromarray(picture().image).save(folder / "images" / "a.jpg")
+    without_scores = [line.rsplit(" ", 1)[0] for line in lines[:2]]
+    (folder / "labels" / "a.txt").write_text("\n".join(without_scores))
+    (folder / "data.yaml").write_text(f"train: images\nnames: {json.dumps(list(NAMES))}\n")
+    read = open_data(folder).read("train").annotations(0)
+    assert read.boxes_xyxy == pytest.approx(np.array(BOXES[:2]), abs=1e-3)
+    assert read.class_ids.tolist() == [0, 1]
+
+
+def test_crops_are_the_pixels_that_a_box_touches_in_a_folder_for_each_class(tmp_path: Path) -> None:
+    shown = picture("deep/a.png")
+    said = write("crops", tmp_path, (shown, three()), (picture("v.mp4", 12), three()), BROKEN)
+    files = sorted(str(p.relative_to(tmp_path / "crops")) for p in tmp_path.rglob("*.*"))
+    assert files == sorted(
+        [f"{folder}/{name}-{n}.jpg" for name in ("deep/a", "v-000012")
+         for n, folder in enumerate(("person", "tram stop", "_etc"), 1)]
+    )  # fmt: skip
+    assert said.endswith("crops (6 crops)")
+    with Image.open(tmp_path / "crops" / "person" / "deep" / "a-1.jpg") as image:
+        crop = np.asarray(image, np.int16)
+    assert crop.shape == (50, 50, 3)  # 10.25 … 60 and 20.5 … 70
+    assert np.abs(crop - shown.image[20:70, 10:60]).mean() < 6  # JPEG
+    with Image.open(tmp_path / "crops" / "_etc" / "deep" / "a-3.jpg") as clipped:
+        assert clipped.size == (10, 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "written", "form"),
+    [
+        ("a.jpg", "a.jpg", "JPEG"),
+        ("b/c.JPEG", "b/c.JPEG", "JPEG"),
+        ("a.png", "a.png", "PNG"),
+        ("a.webp", "a.webp", "WEBP"),
+        ("a.bmp", "a.bmp.png", "PNG"),
+        ("a.gif", "a.gif.png", "PNG"),
+        ("photo", "photo.png", "PNG"),
+    ],
+)
+def test_annotated_pictures_keep_their_names(name: str, written: str, form: str, tmp_path: Path) -> None:
+    said = write("pictures", tmp_path, (picture(name), three()), BROKEN)
+    [path] = [p for p in tmp_path.rglob("*") if p.is_file()]
+    assert path == tmp_path / written
+    expected = np.asarray(three().draw(picture().image), np.int16)
+    with Image.open(path) as image:
+        assert image.format == form
+        lost = np.abs(np.asarray(image, np.int16) - expected).mean()
+    assert lost <= {"PNG": 0, "JPEG": 4, "WEBP": 10}[form]  # WebP has one colour for four pixels
+    assert said == f"{tmp_path} (1 picture)"
+
+
+def test_what_a_format_cannot_hold_becomes_png(tmp_path: Path) -> None:
+    wide = Picture("w.webp", PurePosixPath("w.webp"), np.zeros((2, 17_000, 3), np.uint8))
+    write("pictures", tmp_path, (wide, Detections.empty(NAMES, (2, 17_000))))
+    with Image.open(tmp_path / "w.webp.png") as image:
+        assert image.size == (17_000, 2)
+
+
+def test_equal_names_from_several_folders_stay_apart(tmp_path: Path) -> None:
+    items = [(picture(name, seed=seed), nothing()) for seed, name in enumerate(("a.png", "A.png", "a.png", "a-2.png"))]
+    write("pictures", tmp_path, *items)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["A-2.png", "a-2-2.png", "a-3.png", "a.png"]
+    for seed, name in enumerate(("a.png", "A-2.png", "a-3.png", "a-2-2.png")):
+        assert np.array_equal(np.asarray(Image.open(tmp_path / name)), picture(seed=seed).image)
+    write("yolo", tmp_path / "y", (picture("b.png"), nothing()), (picture("b.jpg"), nothing()))
+    assert sorted(p.name for p in (tmp_path / "y" / "labels").iterdir()) == ["b-2.txt", "b.txt"]
+
+
+def test_videos_are_drawn_on_frame_by_frame(tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    grey = np.full((80, 100, 3), 90, np.uint8)
+    frames = [Picture("v.avi", PurePosixPath("v.avi"), grey, i, i / 10) for i in range(5)]
+    said = write("pictures", tmp_path, *((f, three()) for f in frames), (picture("z.jpg"), nothing()))
+    assert said == f"{tmp_path} (1 picture and 1 video)"
+    read = list(video_frames(tmp_path / "v.avi.mp4"))
+    assert [f.time_s for f in read] == pytest.approx([0, 0.1, 0.2, 0.3, 0.4], abs=1e-3)
+    assert np.abs(read[2].image[30:60, 10:14].astype(int) - colour(0)).sum(axis=-1).min() < 120  # the frame's left side
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_discarded_there_are_no_parts_and_what_was_there_stays(kind: str, tmp_path: Path) -> None:
+    write(kind, tmp_path, (picture(), three()))
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    [sink] = open_sinks([kind], tmp_path, NAMES)
+    sink.skip(BROKEN)
+    sink.discard()
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_folder_that_cannot_be_written_to_is_told(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(PhidetError, match=r"cannot write .*file/.*: Not a directory"):
+        write(kind, tmp_path / "file" / "x", (picture(), three()))
+
+
+def test_unknown_kinds_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(UnknownNameError, match=r"unknown kind of output 'picture'\. Did you mean pictures"):
+        open_sinks(["json", "picture"], tmp_path / "out", NAMES)
+    assert not (tmp_path / "out").exists()

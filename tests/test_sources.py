@@ -1,0 +1,292 @@
+"""What a source stands for, in which order, and what becomes of what cannot be read."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from phidet import sources
+from phidet.errors import ConfigError, DownloadError, InputError, MissingExtraError
+from phidet.remote import fetch_picture
+from phidet.sources import Picture, Unusable, check_apart, pictures
+
+
+def save(path: Path, shade: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (6, 4), (shade,) * 3).save(path)
+    return path
+
+
+def png(shade: int = 0) -> bytes:
+    content = io.BytesIO()
+    Image.new("RGB", (6, 4), (shade,) * 3).save(content, "PNG")
+    return content.getvalue()
+
+
+def names(*given: str | Path, leave_out: Path | None = None) -> list[str]:
+    return [str(item.name) for item in looked_at(*given, leave_out=leave_out)]
+
+
+def looked_at(*given: str | Path, leave_out: Path | None = None) -> list[Picture]:
+    items = list(pictures([str(g) for g in given], leave_out))
+    assert all(isinstance(item, Picture) for item in items), items
+    return [item for item in items if isinstance(item, Picture)]
+
+
+def refusal(source: str | Path) -> str:
+    [item] = pictures([str(source)])
+    assert isinstance(item, Unusable)
+    assert item.source == str(source)
+    return str(item.error)
+
+
+# Files, folders, patterns
+
+
+def test_sources_come_in_the_order_given_with_their_pixels(tmp_path: Path) -> None:
+    files = [save(tmp_path / f"{i}.png", i) for i in (3, 1, 2, 7, 5, 6)]
+    found = looked_at(*files)
+    assert [int(p.image[0, 0, 0]) for p in found] == [3, 1, 2, 7, 5, 6]
+    assert [p.source for p in found] == [str(f) for f in files]
+    assert found[0].image.shape == (4, 6, 3)
+    assert found[0].frame is found[0].time_s is None
+
+
+def test_a_folder_is_searched_by_name_without_hidden_ones_and_what_is_left_out(tmp_path: Path) -> None:
+    for name in ("b.jpg", "a/z.PNG", "a/b/c.webp", ".hidden.png", ".git/x.png", "out/b.jpg", "a/out/d.png"):
+        save(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("no picture")
+    everything = ["b.jpg", "a/z.PNG", "a/b/c.webp", "a/out/d.png", "out/b.jpg"]
+    assert names(tmp_path) == everything
+    assert names(tmp_path, leave_out=tmp_path / "out") == everything[:-1]
+    assert names(tmp_path, leave_out=tmp_path / "a") == ["b.jpg", "out/b.jpg"]
+
+
+def test_a_pattern_of_any_depth_and_a_name_that_looks_like_one(tmp_path: Path) -> None:
+    for name in ("a.png", "deep/er/b.png", "deep/c.jpg", "d[1].png"):
+        save(tmp_path / name)
+    (tmp_path / "deep" / "e.txt").touch()
+    assert names(f"{tmp_path}/**/*.png") == ["a.png", "d[1].png", "b.png"]
+    assert names(f"{tmp_path}/deep/**") == ["c.jpg", "b.png"]
+    assert names(f"{tmp_path}/d[1].png") == ["d[1].png"]
+
+
+def test_any_file_given_by_name_is_tried_whatever_its_ending(tmp_path: Path) -> None:
+    path = tmp_path / "photo"
+    path.write_bytes(png(9))
+    assert looked_at(path)[0].image.max() == 9
+
+
+def test_what_is_not_there_or_no_picture_is_told_in_its_place(tmp_path: Path) -> None:
+    save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(png()[:40])
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link.png").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
+    items = list(pictures([str(tmp_path / "no.png"), str(tmp_path), str(tmp_path / "a.png")]))
+    assert [type(i).__name__ for i in items] == ["Unusable", "Picture", "Unusable", "Unusable", "Unusable", "Picture"]
+    assert "there is no file, folder, pattern's match or address" in refusal(tmp_path / "no.png")
+    assert "there is no file" in refusal(f"{tmp_path}/*.tiff")
+    assert "there are no pictures or videos in" in refusal(tmp_path / "empty")
+    assert "there is no image at" in refusal(tmp_path / "link.png")
+    assert "cannot read" in refusal(tmp_path / "loop.png")
+    assert "there is no file" in refusal("x" * 5000)
+    assert "neither a file nor a folder" in refusal("/dev/null")
+
+
+def test_a_pipe_is_read(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    thread = threading.Thread(target=lambda: pipe.write_bytes(png(77)))
+    thread.start()
+    assert looked_at(pipe)[0].image.max() == 77
+    thread.join()
+
+
+def test_few_pictures_are_decoded_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for i in range(40):
+        save(tmp_path / f"{i:02d}.png")
+    decoded: list[object] = []
+    real: Callable[..., object] = sources.read_image
+    monkeypatch.setattr(sources, "read_image", lambda source: (decoded.append(source), real(source))[1])
+    stream = pictures([str(tmp_path)])
+    for taken in range(1, 31):
+        next(stream)
+        time.sleep(0.002)
+        assert len(decoded) <= taken + 4
+    stream.close()  # type: ignore[attr-defined]
+    assert len(decoded) < 40
+
+
+@pytest.mark.parametrize("source", ["out/a.png", "out", "out/deep/*.png", "out/../out/a.png"])
+def test_what_could_be_overwritten_is_refused(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("out/a.png", "out/deep/b.png", "c.png"):
+        save(tmp_path / name)
+    with pytest.raises(ConfigError, match="lies in the folder that is written to, out, where it could be overwritten"):
+        check_apart(["c.png", source], Path("out"))
+    check_apart(["c.png", ".", "*.png", "-", "http://host/out/a.png", "webcam", "missing.png"], Path("out"))
+    with pytest.raises(ConfigError, match=r"c.png lies in the folder that is written to, \."):
+        check_apart(["c.png"], Path())
+
+
+# Standard input
+
+
+class Input(io.TextIOWrapper):
+    """Standard input that holds some bytes."""
+
+
+def test_standard_input_is_one_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", Input(io.BytesIO(png(5))))
+    [found] = looked_at("-")
+    assert (found.source, found.name, found.image.max()) == ("-", PurePosixPath("stdin.jpg"), 5)
+    monkeypatch.setattr(sys, "stdin", Input(io.BytesIO(b"")))
+    assert refusal("-") == "standard input is empty: expected a picture"
+    monkeypatch.setattr(sys, "stdin", Input(io.BytesIO(b"hello")))
+    assert refusal("-").startswith("-: ")
+    monkeypatch.setattr(sources, "LARGEST_BYTES", 10)
+    monkeypatch.setattr(sys, "stdin", Input(io.BytesIO(png())))
+    assert refusal("-") == "standard input is larger than 10 bytes: write it to a file first"
+
+
+# Addresses
+
+
+class Web(BaseHTTPRequestHandler):
+    """A server of pictures and of tricks."""
+
+    def do_GET(self) -> None:
+        match self.path.split("?")[0].split("/")[1]:
+            case "photo.png" | "%C3%A4%20b.php":
+                self.send(200, png(50))
+            case "moved":
+                self.send(302, b"", Location="/photo.png")
+            case "file":
+                self.send(302, b"", Location="file:///etc/passwd")
+            case "ftp":
+                self.send(302, b"", Location="ftp://localhost/x")
+            case "round":
+                self.send(302, b"", Location="/round")
+            case "large":
+                self.send(200, bytes(100_000))
+            case "short":
+                self.send(200, png()[:50], length=len(png()))
+            case "slow":
+                self.send(200, b"", length=10_000)
+                for _ in range(40):
+                    self.wfile.write(b"x")
+                    time.sleep(0.02)
+            case _:
+                self.send(404, b"no")
+
+    def send(self, code: int, body: bytes, length: int | None = None, **headers: str) -> None:
+        self.send_response(code)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body) if length is None else length))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        """Nothing on the terminal."""
+
+
+@pytest.fixture(scope="module")
+def web() -> Iterator[str]:
+    class Quiet(ThreadingHTTPServer):
+        def handle_error(self, *_: object) -> None:
+            """A client that hangs up, as it should."""
+
+    server = Quiet(("127.0.0.1", 0), Web)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(autouse=True)
+def _online(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PHIDET_OFFLINE", raising=False)
+
+
+def test_a_picture_comes_from_the_web_under_a_plain_name(web: str) -> None:
+    for path, name in (("photo.png?size=3", "photo.png"), ("moved", "moved.jpg"), ("%C3%A4%20b.php", "ä_b.php.jpg")):
+        [found] = looked_at(f"{web}/{path}")
+        assert found.image.max() == 50
+        assert str(found.name) == name
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("missing", "the server answers 404"),
+        ("file", "Redirection to url 'file:///etc/passwd' is not allowed"),
+        ("ftp", "the server redirects from http to ftp://localhost/x"),
+        ("round", "infinite loop"),
+        ("short", "ended 24 bytes early: try again"),
+    ],
+)
+def test_what_does_not_come_is_told(web: str, path: str, message: str) -> None:
+    message = message.replace("24", str(len(png()) - 50))
+    with pytest.raises(DownloadError, match=message):
+        fetch_picture(f"{web}/{path}")
+    assert message in refusal(f"{web}/{path}")
+
+
+def test_size_and_time_are_limited(web: str) -> None:
+    with pytest.raises(DownloadError, match="larger than 50,000 bytes: download it by other means"):
+        fetch_picture(f"{web}/large", largest_bytes=50_000)
+    assert len(fetch_picture(f"{web}/large", largest_bytes=100_000)) == 100_000
+    start = time.monotonic()
+    with pytest.raises(DownloadError, match=r"takes longer than 0.2 seconds"):
+        fetch_picture(f"{web}/slow", deadline_s=0.2)
+    assert time.monotonic() - start < 0.7
+
+
+def test_only_http_and_only_online(web: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for address in ("file:///etc/passwd", "ftp://host/a.jpg", "gopher://host"):
+        assert "expected an http or https address" in refusal(address)
+    assert "cannot fetch http://[" in refusal("http://[")
+    assert "cannot fetch" in refusal("http://127.0.0.1:1/a.jpg")
+    monkeypatch.setenv("PHIDET_OFFLINE", "1")
+    assert "the network is not to be used" in refusal(f"{web}/photo.png")
+
+
+# Cameras and video, as far as they are sources
+
+
+def test_without_the_extra_videos_and_cameras_name_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    (tmp_path / "a.mp4").touch()
+    items = list(pictures([str(tmp_path / "a.mp4"), "webcam", str(save(tmp_path / "b.png"))]))
+    for item in items[:2]:
+        assert isinstance(item, Unusable)
+        assert isinstance(item.error, MissingExtraError)
+        assert "pip install 'phidet[video]'" in str(item.error)
+    assert isinstance(items[2], Picture)
+
+
+def test_a_camera_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("av")
+    assert refusal("webcam:97").startswith("cannot read camera webcam:97")
+    [item] = pictures(["webcam:97"])
+    assert isinstance(item, Unusable)
+    assert isinstance(item.error, InputError)
+
+
+def test_reading_gives_writable_pixels_of_its_own(tmp_path: Path) -> None:
+    [a], [b] = looked_at(save(tmp_path / "a.png")), looked_at(tmp_path / "a.png")
+    a.image[:] = 9
+    assert not np.any(b.image)

@@ -1,0 +1,130 @@
+"""Videos written and read back."""
+
+from __future__ import annotations
+
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from phidet.errors import InputError, PhidetError
+from phidet.sources import Picture, Unusable, pictures
+from phidet.video import Frame, VideoWriter, _upright, video_frames
+
+pytest.importorskip("av")
+
+
+def film(path: Path, frames: int = 12, height: int = 48, width: int = 64, rate: float = 10) -> Path:
+    """A grey of its own for each frame."""
+    writer = VideoWriter(path)
+    for i in range(frames):
+        writer.write(np.full((height, width, 3), 20 * i % 240, np.uint8), i / rate)
+    writer.keep()
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mov", "a.mkv"])
+def test_what_is_written_is_read_back_with_its_times(name: str, tmp_path: Path) -> None:
+    frames = list(video_frames(film(tmp_path / name)))
+    assert [f.number for f in frames] == list(range(12))
+    assert [f.time_s for f in frames] == pytest.approx([i / 10 for i in range(12)], abs=2e-3)
+    for i, frame in enumerate(frames):
+        assert frame.image.shape == (48, 64, 3)
+        assert abs(frame.image.astype(int) - 20 * i).max() <= 4
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+def test_uneven_frame_times_stay(tmp_path: Path) -> None:
+    times = [0.0, 0.04, 0.5, 0.52, 2.0]
+    writer = VideoWriter(tmp_path / "a.mp4")
+    for t in times:
+        writer.write(np.zeros((32, 32, 3), np.uint8), t)
+    writer.write(np.zeros((32, 32, 3), np.uint8), 1.0)  # time only goes forward
+    writer.keep()
+    read = [f.time_s for f in video_frames(tmp_path / "a.mp4")]
+    assert read[:-1] == pytest.approx(times, abs=1e-3)
+    assert read[-1] > 2
+
+
+def test_odd_sizes_and_sizes_that_change(tmp_path: Path) -> None:
+    writer = VideoWriter(tmp_path / "a.mp4")
+    for size in ((33, 47), (33, 47), (90, 80)):
+        writer.write(np.full((*size, 3), 200, np.uint8), 0.0)
+    writer.keep()
+    frames = list(video_frames(tmp_path / "a.mp4"))
+    assert {f.image.shape for f in frames} == {(34, 48, 3)}
+    assert all(f.image.min() > 190 for f in frames)
+
+
+def test_discarded_or_empty_it_leaves_nothing_and_an_older_one_stays(tmp_path: Path) -> None:
+    path = film(tmp_path / "a.mp4", frames=2)
+    older = path.read_bytes()
+    writer = VideoWriter(path)
+    writer.write(np.zeros((32, 32, 3), np.uint8), 0.0)
+    assert path.read_bytes() == older
+    writer.discard()
+    VideoWriter(path).keep()
+    assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("a.mp4", older)]
+
+
+def test_a_damaged_video_gives_the_frames_before_the_damage(tmp_path: Path) -> None:
+    path = film(tmp_path / "a.mkv", frames=40, height=240, width=320)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) * 2 // 3])
+    items = list(pictures([str(path)]))
+    assert 0 < sum(isinstance(item, Picture) for item in items) < 40
+    path = film(tmp_path / "b.mp4")
+    path.write_bytes(path.read_bytes()[:200])  # MP4 says at its end where frames are
+    [item] = pictures([str(path)])
+    assert isinstance(item, Unusable)
+    assert str(item.error).startswith(f"cannot read video {path}")
+
+
+def test_what_is_no_video_is_told(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_text("hello")
+    with pytest.raises(InputError, match=r"cannot read video .*a\.mp4"):
+        next(video_frames(tmp_path / "a.mp4"))
+    with pytest.raises(InputError, match="there is no video at"):
+        next(video_frames(tmp_path / "none.mp4"))
+    with pytest.raises(PhidetError, match="cannot write"):
+        VideoWriter(Path("/proc/none/a.mp4"))
+
+
+class Turned:
+    """A frame that says how it was filmed."""
+
+    def __init__(self, rotation: int) -> None:
+        self.rotation = rotation
+
+    def to_ndarray(self, format: str) -> npt.NDArray[np.uint8]:  # noqa: A002
+        assert format == "rgb24"
+        return np.arange(6, dtype=np.uint8).reshape(2, 3, 1).repeat(3, axis=2)
+
+
+@pytest.mark.parametrize(
+    ("rotation", "shown"),
+    [
+        (0, [[0, 1, 2], [3, 4, 5]]),
+        (90, [[2, 5], [1, 4], [0, 3]]),  # anticlockwise
+        (-90, [[3, 0], [4, 1], [5, 2]]),
+        (180, [[5, 4, 3], [2, 1, 0]]),
+        (-180, [[5, 4, 3], [2, 1, 0]]),
+    ],
+)
+def test_frames_are_turned_as_the_file_says(rotation: int, shown: list[list[int]]) -> None:
+    assert _upright(Turned(rotation))[..., 0].tolist() == shown
+
+
+def test_memory_stays_flat(tmp_path: Path) -> None:
+    path = film(tmp_path / "a.mp4", frames=60, height=240, width=320)
+    tracemalloc.start()
+    last: Frame | None = None
+    for frame in video_frames(path):
+        last = frame
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert last is not None
+    assert last.number == 59
+    assert peak < 10 * last.image.nbytes

@@ -29,8 +29,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
-from phidet.detector import Detector
 from phidet.data.images import read_image
+from phidet.detector import Detector
 from phidet.nms import PostprocessSettings
 from phidet.serve.model import model_file
 from phidet.serve.versions import version_folders
@@ -214,7 +214,8 @@ def report(
     print(f"  {rate:.1f} pictures a second in batches of {batches:.1f}; p50 {p50:.0f}, p95 {p95:.0f}, p99 {p99:.0f} ms")
     print(f"  in process, batches of {args.batch}: {alone[0]:.1f} before, {alone[1]:.1f} after")
     print(f"  ratio {rate / statistics.mean(alone):.2f}")
-    print(f"  memory {memory[0]:.0f} MiB idle, {memory[1]:.0f} warm, {memory[-2]:.0f} at the end, {max(memory):.0f} most")
+    idle, warm, most, last = memory[0], memory[1], max(memory), memory[-1]
+    print(f"  memory in MiB: {idle:.0f} idle, {warm:.0f} warm, {last:.0f} at the end, {most:.0f} most")
 
 
 def model_of(base: Path) -> Path:

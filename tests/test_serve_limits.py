@@ -190,13 +190,15 @@ def test_slow_headers_are_dropped(tmp_path: Path, sent: bytes) -> None:
 
 
 def test_slow_headers_of_a_second_request_are_dropped(tmp_path: Path) -> None:
-    with one_model(tmp_path, limits={"idle_seconds": 0.6}) as server:
-        with socket.create_connection(("127.0.0.1", server.port), timeout=5) as connection:
-            connection.sendall(b"GET /v2/health/live HTTP/1.1\r\nhost: x\r\n\r\n")
-            assert connection.recv(1000).startswith(b"HTTP/1.1 200 ")
-            connection.sendall(b"GET /v2/hea")
-            assert connection.recv(1000).startswith(b"HTTP/1.1 408 ")
-            assert connection.recv(1000) == b""
+    with (
+        one_model(tmp_path, limits={"idle_seconds": 0.6}) as server,
+        socket.create_connection(("127.0.0.1", server.port), timeout=5) as connection,
+    ):
+        connection.sendall(b"GET /v2/health/live HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert connection.recv(1000).startswith(b"HTTP/1.1 200 ")
+        connection.sendall(b"GET /v2/hea")
+        assert connection.recv(1000).startswith(b"HTTP/1.1 408 ")
+        assert connection.recv(1000) == b""
 
 
 def test_endless_headers_are_refused(tmp_path: Path) -> None:
@@ -403,7 +405,8 @@ def test_a_thousand_malformed_requests(attacked: Server) -> None:
 def test_http_that_is_no_http(attacked: Server) -> None:
     random_ = random.Random(1)
     lines = [
-        b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00", b"OPTIONS * HTTP/1.1\r\nhost: x\r\n\r\n",
+        b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00",
+        b"OPTIONS * HTTP/1.1\r\nhost: x\r\n\r\n",
         b"CONNECT x:443 HTTP/1.1\r\nhost: x\r\n\r\n", b"GET http://[ HTTP/1.1\r\nhost: x\r\n\r\n",
         b"GET /\xff\xfe HTTP/1.1\r\nhost: x\r\n\r\n", b"POST / HTTP/1.1\r\ncontent-length: -1\r\n\r\n",
         b"POST / HTTP/1.1\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",

@@ -275,7 +275,7 @@ def test_batching_parameter_files(tmp_path: Path) -> None:
         path.write_text(text)
         with pytest.raises(ConfigError, match=error):
             read_batching_parameters(path)
-    with pytest.raises(ConfigError, match="cannot read .*: No such file or directory"):
+    with pytest.raises(ConfigError, match=r"cannot read .*: No such file or directory"):
         read_batching_parameters(tmp_path / "missing")
 
 

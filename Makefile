@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test test-slow check format clean
+.PHONY: demo test test-slow clients browser check format clean
 
 demo: $(VENV)/.installed-core  ## install the core, and find the person in a portrait: demo/detections/
 	mkdir -p demo
@@ -16,11 +16,18 @@ demo: $(VENV)/.installed-core  ## install the core, and find the person in a por
 	  Image.open(photo).save('demo/grace-hopper.png')"
 	$(BIN)/phidet detect demo/grace-hopper.png --out demo/detections
 
-test: $(VENV)/.installed-dev  ## run the tests
+test: $(VENV)/.installed-dev clients browser  ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q
 
-test-slow: $(VENV)/.installed-dev  ## run the slow tests as well
+test-slow: $(VENV)/.installed-dev clients browser  ## run the slow tests as well
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q -m "slow or not slow"
+
+clients: $(VENV)-clients/.installed  ## serving clients that others wrote, for the tests; their pins are not ours
+
+browser:  ## Chromium for the tests of the page, where it can be had; without it they are skipped and say so
+	@command -v chromium chromedriver > /dev/null || { test "$$(id -u)" = 0 && command -v apt-get > /dev/null && \
+	  apt-get update -qq && apt-get install -y -qq chromium chromium-driver > /dev/null; } || \
+	  echo "no Chromium: the tests of the server's page will be skipped" >&2
 
 check: $(VENV)/.installed-dev  ## lint, format, types, import contracts
 	$(BIN)/ruff check
@@ -33,12 +40,17 @@ format: $(VENV)/.installed-dev  ## rewrite the files as `make check` wants them
 	$(BIN)/ruff format
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) $(VENV)-clients .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "phidet needs Python 3.11 or newer; try: make PYTHON=python3.12 demo" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
+
+$(VENV)-clients/.installed: tests/clients/requirements.txt
+	$(PYTHON) -m venv $(VENV)-clients
+	$(VENV)-clients/bin/python -m pip install --quiet --requirement $<
+	@touch $@
 
 $(VENV)/.installed-core: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable .

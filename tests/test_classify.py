@@ -24,6 +24,7 @@ from phidet.learn.classify import (
     choose_classify_recipe,
     classifier_for,
     evaluate_classifier,
+    quicken_statistics,
     read_class_folders,
 )
 from phidet.learn.loading import EpochSampler, train_loader
@@ -227,9 +228,7 @@ def test_a_run_learns_colours_and_leaves_a_folder(tmp_path: Path) -> None:
     write_pictures(tmp_path / "data", 24)
     train, val = read_class_folders(tmp_path / "data")
     model = tiny()
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = 0.1
+    quicken_statistics(model)
     recipe = recipes.replace(CLASSIFY, {"epochs": 6, "batch_size": 8, "learning_rate": 0.03, "warmup_epochs": 0.5})
     settings = RunSettings(out=tmp_path / "run", workers=0, accelerator="cpu")
     averaged = fit(model, ClassifyTask(model.config, train, val), recipe, settings)
@@ -278,6 +277,7 @@ def test_blood_cells_are_told_apart(shared: Path, tmp_path: Path) -> None:
         write_cells(folder.read(split), tmp_path / "cells" / split, most)
     train, val = read_class_folders(tmp_path / "cells")
     model = classifier_for(train.class_names, image_size=96)
+    quicken_statistics(model)
     recipe = recipes.replace(choose_classify_recipe(len(train)), {"epochs": 8})
     settings = RunSettings(out=tmp_path / "run", accelerator="cpu")
     averaged = fit(model, ClassifyTask(model.config, train, val), recipe, settings)

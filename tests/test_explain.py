@@ -18,9 +18,11 @@ from phidet.config import BackboneConfig, ClassifierConfig, replace
 from phidet.data.layouts import open_data
 from phidet.errors import ConfigError, UnknownNameError
 from phidet.explain import class_names_of, explain, gradient_evidence, overlay, place_evidence
-from phidet.learn.decoding import DecodeSettings, decode_batch
+from phidet.nms import PostprocessSettings
 from phidet.nn.detector import Classifier, EfficientDet
+from phidet.postprocess import postprocess
 from phidet.preprocess import prepare
+from phidet.runtime.network import with_best
 
 CLASSES = ("bolt", "nut", "washer")
 
@@ -94,15 +96,14 @@ def test_what_is_explained_is_what_is_detected() -> None:
     found = explain(model, image, most=4)
     config = model.config
     prepared, scale = prepare(image, config.image_size_hw, config.preprocess)
-    anchors = torch.tensor(generate_anchors(config.image_size_hw, config.feature_network.levels, config.anchors))
+    anchors = generate_anchors(config.image_size_hw, config.feature_network.levels, config.anchors)
     with torch.inference_mode():
-        outputs = model(torch.from_numpy(prepared)[None])
-    every = decode_batch(outputs, anchors, torch.tensor([scale]), [(90, 130)], DecodeSettings(min_score=0.0))[0]
-    first = found[0]
-    assert first.label == CLASSES[every.class_ids[0]]
-    assert first.score == pytest.approx(float(every.scores[0]), rel=1e-5)
-    np.testing.assert_allclose(first.box_xyxy, every.boxes_xyxy[0], rtol=1e-4, atol=1e-3)
-    assert [one.score for one in found] == sorted((one.score for one in found), reverse=True)
+        logits, deltas = (part[0].numpy() for part in model(torch.from_numpy(prepared)[None]))
+    settings = PostprocessSettings(score=0.0, max_detections=4)
+    detected = postprocess(with_best(logits, deltas), anchors, scale, (90, 130), settings, CLASSES)
+    assert [one.label for one in found] == [CLASSES[i] for i in detected.class_ids]
+    np.testing.assert_allclose([one.score for one in found], detected.scores, rtol=1e-5)
+    np.testing.assert_allclose([one.box_xyxy for one in found], detected.boxes_xyxy, rtol=1e-4, atol=1e-3)
     for one in found:
         assert one.heat.shape == (90, 130)
         assert one.heat.min() >= 0

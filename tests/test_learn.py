@@ -239,8 +239,8 @@ def test_a_loss_that_is_no_number_ends_the_run_and_says_where(squares: Dataset, 
 
 
 def test_recipes() -> None:
-    assert choose_recipe(292).epochs == 100
-    assert choose_recipe(1000).epochs == 40
+    assert choose_recipe(50).epochs == 100
+    assert choose_recipe(400).epochs == 50
     assert choose_recipe(100_000).epochs == 30
     assert (PAPER.epochs, PAPER.batch_size, PAPER.learning_rate, PAPER.weight_decay) == (300, 128, 0.08, 4e-5)
     assert recipe_named("paper", 10) is PAPER

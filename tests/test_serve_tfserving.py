@@ -8,7 +8,6 @@ import json
 import math
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -188,12 +187,12 @@ OF_INSTANCES = " of 'instances' list. Error: INVALID_ARGUMENT: "
         (b"[1]", "JSON Value: [1] Is not object"),
         (b"{}", "Missing 'inputs' or 'instances' key"),
         (b'{"signature_name": 1, "instances": [1]}',
-         'JSON Value: {"signature_name": 1, "instances": [1]} not formatted correctly. '
-         "'signature_name' key must be a string value."),
+         ('JSON Value: {"signature_name": 1, "instances": [1]} not formatted correctly. '
+         "'signature_name' key must be a string value.")),
         (b'{"signature_name": "x", "instances": [1]}', 'Serving signature name: "x" not found in signature def'),
         (b'{"instances": [1], "inputs": [1]}',
-         'JSON Value: {"instances": [1], "inputs": [1]} Not formatted correctly expecting only one of \'inputs\' or '
-         "'instances' keys to exist "),
+         ('JSON Value: {"instances": [1], "inputs": [1]} Not formatted correctly expecting only one of \'inputs\' or '
+         "'instances' keys to exist ")),
         (b'{"instances": 1}', 'JSON Value: {"instances": 1} Excepting \'instances\' to be an list/array'),
         (b'{"instances": []}', "JSON Value: {\"instances\": []} No values in 'instances' array"),
         (b'{"instances": [{"x": 1}]}',
@@ -239,8 +238,8 @@ OF_INSTANCES = " of 'instances' list. Error: INVALID_ARGUMENT: "
          "input input_tensor must be uint8 of shape [-1,-1,-1,3], got shape [2, 2]"),
         (b'{"inputs": []}', "input input_tensor must be uint8 of shape [-1,-1,-1,3], got shape [0]"),
         (b'{"inputs": 1e999}', "JSON Value: Infinity Type: Number is not of expected type: uint8"),
-        (b'{"instances": [[[[1,2,3]]],[[[1,2,3]]],[[[1,2,3]]],[[[1,2,3]]],[[[1,2,3]]],[[[1,2,3]]],[[[1,2,3]]],'
-         b'[[[1,2,3]]],[[[1,2,3]]]]}', "9 pictures in one request, expected 1 to 8"),
+        ((b'{"instances": [[[[1,2,3]]],[[[1,2,3]]],[[[1,2,3]]],[[[1,2,3]]],[[[1,2,3]]],[[[1,2,3]]],[[[1,2,3]]],'
+         b'[[[1,2,3]]],[[[1,2,3]]]]}'), "9 pictures in one request, expected 1 to 8"),
     ],
 )  # fmt: skip
 def test_bodies_that_cannot_be_answered(server: Server, body: bytes, error: str) -> None:

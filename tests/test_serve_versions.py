@@ -237,8 +237,8 @@ def test_model_config_files(tmp_path: Path) -> None:
         ("model_config_list { config { name: 3 base_path: '.' } }", "line 1: name must be a string in quotes, got 3"),
         ("model_config_list { config { name: 'a' } }", "line 1: this config has no base_path"),
         ("model_config_list { config { name: 'a' base_path: 'nowhere' } }",
-         "model a: there is no folder FOLDER/nowhere; 'phidet publish MODEL FOLDER/nowhere' makes it and its first "
-         "version"),
+         ("model a: there is no folder FOLDER/nowhere; 'phidet publish MODEL FOLDER/nowhere' makes it and its first "
+         "version")),
         ("model_config_list { config { name 'a' } }", "line 1: expected ':' or '{' after name, got \"'a'\""),
         ("\n\nmodel_config_list { € }", "line 3: cannot read '€ }'"),
         ("a" + "{a" * 30, "line 1: expected at most 16 messages inside each other, got 'a'"),
@@ -275,7 +275,7 @@ def test_batching_parameter_files(tmp_path: Path) -> None:
         path.write_text(text)
         with pytest.raises(ConfigError, match=error):
             read_batching_parameters(path)
-    with pytest.raises(ConfigError, match="cannot read .*: No such file or directory"):
+    with pytest.raises(ConfigError, match=r"cannot read .*: No such file or directory"):
         read_batching_parameters(tmp_path / "missing")
 
 
@@ -292,3 +292,25 @@ def test_several_models_have_their_own_versions(tmp_path: Path) -> None:
             {"name": "one", "version": "1", "state": "READY", "reason": ""},
             {"name": "two", "version": "2", "state": "READY", "reason": ""},
         ]
+
+
+def test_a_new_version_every_moment_under_load_fails_no_request(tmp_path: Path) -> None:
+    write_version(tmp_path, 1, "1 0.01")
+    stop = threading.Event()
+
+    def keep_asking(server: Server) -> list[float]:
+        scores = []
+        while not stop.is_set():
+            scores.append(score(server))
+        return scores
+
+    with serving(settings_for(tmp_path)) as server, ThreadPoolExecutor(8) as pool:
+        asking = [pool.submit(keep_asking, server) for _ in range(8)]
+        for version in range(2, 22):
+            write_version(tmp_path, version, f"{version} 0.01")
+            until(lambda v=version: states(server).get(str(v)) == "AVAILABLE")
+        stop.set()
+        heard = [future.result() for future in asking]
+    for scores in heard:
+        assert scores == sorted(scores), "no client goes back to an old version"
+    assert {round(s * 1000) for scores in heard for s in scores} >= {1, 20}

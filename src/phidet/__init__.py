@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from phidet.learn.run import train
     from phidet.models import create_classifier, create_model
     from phidet.nms import PostprocessSettings
+    from phidet.results import Detections
     from phidet.weights.convert import convert
     from phidet.weights.native import load_model, save_model
 
@@ -26,6 +27,7 @@ __version__ = "0.1.0"
 
 _LAZY = {
     "train": "phidet.learn.run",
+    "Detections": "phidet.results",
     "Detector": "phidet.detector",
     "PostprocessSettings": "phidet.nms",
     "create_model": "phidet.models",
@@ -36,8 +38,10 @@ _LAZY = {
 }
 TRAIN_PACKAGES = ("torch", "torchvision", "safetensors", "h5py", "tqdm", "onnx")
 DATA_PACKAGES = ("yaml", "google", "google_crc32c", "matplotlib", "faster_coco_eval")
+SERVE_PACKAGES = ("starlette", "uvicorn", "httptools", "prometheus_client")
 
 __all__ = [
+    "Detections",
     "Detector",
     "MissingExtraError",
     "PhidetError",
@@ -67,7 +71,8 @@ def __getattr__(name: str) -> object:
 def extra_of(module: str) -> str | None:
     """The extra that brings ``module``, ``None`` where none does."""
     package = module.split(".", maxsplit=1)[0]
-    return "train" if package in TRAIN_PACKAGES else "data" if package in DATA_PACKAGES else None
+    extras = {"train": TRAIN_PACKAGES, "data": DATA_PACKAGES, "serve": SERVE_PACKAGES}
+    return next((extra for extra, packages in extras.items() if package in packages), None)
 
 
 def __dir__() -> list[str]:

@@ -17,17 +17,16 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
-from torchvision.ops import batched_nms
 
 from phidet.anchors import generate_anchors
 from phidet.boxes import clip, decode
 from phidet.config import Preprocess, default_class_names
 from phidet.doctor.tiles import Tile, draw_sheet
 from phidet.errors import ConfigError, UnknownNameError
+from phidet.nms import Floats, PostprocessSettings, suppress
 from phidet.nn.detector import Classifier, EfficientDet
+from phidet.postprocess import find_candidates
 from phidet.preprocess import prepare, scaled_size
-
-_CANDIDATES, _NMS_IOU = 1000, 0.5
 
 
 class ActivationMap(NamedTuple):
@@ -122,35 +121,32 @@ def _detection_maps(
     config, image_hw = model.config, (image.shape[0], image.shape[1])
     prepared, scale = prepare(image, config.image_size_hw, config.preprocess)
     levels = config.feature_network.levels
-    anchors = torch.tensor(generate_anchors(config.image_size_hw, levels, config.anchors))
     with torch.no_grad():
         maps = model.backbone(torch.from_numpy(prepared)[None])
     maps = {level: features.requires_grad_() for level, features in maps.items() if level >= levels.start}
     features = model.feature_network(maps)
-    logits, deltas = model.class_head(features)[0], model.box_head(features)[0]
-    boxes = clip(decode(deltas.detach(), anchors) / scale, image_hw)
+    logits, deltas = model.class_head(features)[0], model.box_head(features)[0].detach().numpy()
+    anchors_xyxy = generate_anchors(config.image_size_hw, levels, config.anchors)
+    height, width = scaled_size(image_hw, scale)
     found = []
-    for anchor, class_id in _best(logits.detach(), boxes, wanted, most):
+    for anchor, class_id in _best(logits.detach().numpy(), decode(deltas, anchors_xyxy), wanted, most):
         evidence = gradient_evidence(logits[anchor, class_id], list(maps.values()), config.image_size_hw)
-        height, width = scaled_size(image_hw, scale)
-        x1, y1, x2, y2 = boxes[anchor].tolist()
-        found.append(
-            ActivationMap(
-                _heat(evidence[:height, :width], image_hw),
-                config.class_names[class_id],
-                float(logits[anchor, class_id].detach().sigmoid()),
-                (x1, y1, x2, y2),
-            )
-        )
+        box = clip(decode(deltas[anchor], anchors_xyxy[anchor]) / np.float32(scale), image_hw)
+        x1, y1, x2, y2 = box.tolist()
+        score = float(logits[anchor, class_id].detach().sigmoid())
+        heat = _heat(evidence[:height, :width], image_hw)
+        found.append(ActivationMap(heat, config.class_names[class_id], score, (x1, y1, x2, y2)))
     return found
 
 
-def _best(logits: Tensor, boxes: Tensor, wanted: int | None, most: int) -> list[tuple[int, int]]:
+def _best(logits: Floats, boxes_xyxy: Floats, wanted: int | None, most: int) -> list[tuple[int, int]]:
     """Anchors and classes of the best detections, best first, no two of a class on one object."""
-    scores, ids = logits.max(1) if wanted is None else (logits[:, wanted], torch.full((len(logits),), wanted))
-    top = scores.topk(min(_CANDIDATES, len(scores))).indices
-    kept = top[batched_nms(boxes[top], scores[top], ids[top], _NMS_IOU)[:most]]
-    return [(int(anchor), int(ids[anchor])) for anchor in kept]
+    settings = PostprocessSettings(score=0.0, max_detections=most)
+    if wanted is not None:
+        logits = logits[:, [wanted]]
+    anchors, class_ids, scores = find_candidates(logits.max(1), logits, settings)
+    kept, _ = suppress(boxes_xyxy[anchors], scores, class_ids, settings)
+    return [(int(anchors[i]), int(class_ids[i]) if wanted is None else wanted) for i in kept]
 
 
 def gradient_evidence(logit: Tensor, maps: list[Tensor], size_hw: tuple[int, int]) -> Tensor:

@@ -11,7 +11,7 @@ address, file = sys.argv[1:]
 with open(file, "rb") as picture:
     data = base64.b64encode(picture.read()).decode("utf-8")
 url = f"http://{address}/v1/models/m:predict"
-predict_request = '{"instances" : [{"b64": "%s"}]}' % data
+predict_request = f'{{"instances" : [{{"b64": "{data}"}}]}}'
 total_time = 0.0
 for _ in range(10):
     response = requests.post(url, data=predict_request)

@@ -1,4 +1,4 @@
-"""tritonclient over HTTP, with binary tensors (its default) and without. Arguments: address, picture file. Prints JSON."""
+"""tritonclient over HTTP, with binary tensors and without. Arguments: address, picture file. Prints JSON."""
 
 import json
 import sys

@@ -59,7 +59,8 @@ def main(argv: list[str] | None = None) -> int:
     args = build_parser(chosen).parse_args(argv)
     if args.offline:
         os.environ["PHIDET_OFFLINE"] = "1"
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("phidet").setLevel(logging.INFO)  # other libraries only warn
     try:
         args.run(args)
     except PhidetError as error:

@@ -74,7 +74,7 @@ def classifier_for(
     pretrained: str | Path | None = "imagenet",
     image_size: int | tuple[int, int] | None = None,
 ) -> Classifier:
-    """A classifier for new classes that starts from known weights, ready for :func:`phidet.learn.train.fit`.
+    """A classifier for new classes that starts from known weights.
 
     Args:
         class_names: in the order of their ids.
@@ -88,10 +88,14 @@ def classifier_for(
     network = create_classifier(model, class_names=tuple(class_names), pretrained=pretrained, replace_head=True)
     if image_size is not None:
         network.config = replace_config(network.config, {"image_size_hw": parse_image_size(image_size)})
-    for module in network.modules():
+    return network
+
+
+def quicken_statistics(model: Classifier) -> None:
+    """Makes the statistics of batch norms follow the pictures at hand within a short run."""
+    for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = _MOMENTUM
-    return network
 
 
 class ClassifyTask:

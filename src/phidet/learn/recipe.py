@@ -123,15 +123,22 @@ PAPER = Recipe(
 )
 """EfficientDet on COCO (1911.09070, section 5.1): 300 epochs, batch 128 on 32 devices."""
 
-SMALL = Recipe(name="small", epochs=100, augmentation=Augmentation(scale_jitter=(0.5, 1.5), colour=0.2))
+SMALL = Recipe(
+    name="small",
+    epochs=68,
+    learning_rate=0.005,
+    backbone_rate=0.5,
+    weight_decay=0.05,
+    augmentation=Augmentation(scale_jitter=(0.5, 1.5), colour=0.2, mosaic=0.25),
+)
 """Hundreds to thousands of images, from an ImageNet backbone, on one device."""
 
 RECIPES = {recipe.name: recipe for recipe in (PAPER, SMALL)}
 
 
 def choose_recipe(num_images: int) -> Recipe:
-    """The recipe for a data set of this size: about 40,000 images seen, between 30 and 100 epochs."""
-    return replace(SMALL, {"epochs": min(max(round(40_000 / num_images), 30), 100)})
+    """The recipe for a data set of this size: about 20,000 images seen, between 30 and 100 epochs."""
+    return replace(SMALL, {"epochs": min(max(round(20_000 / num_images), 30), 100)})
 
 
 def recipe_named(name: str, num_images: int) -> Recipe:

@@ -16,14 +16,20 @@ from phidet.data.dataset import Dataset
 from phidet.data.layouts import open_data
 from phidet.errors import ConfigError, InputError
 from phidet.family import CLASSIFIER_NAMES
-from phidet.learn.classify import ClassifyTask, choose_classify_recipe, read_class_folders
+from phidet.learn.classify import (
+    ClassifyTask,
+    choose_classify_recipe,
+    classifier_for,
+    quicken_statistics,
+    read_class_folders,
+)
 from phidet.learn.detection import DetectionTask
 from phidet.learn.recipe import Recipe, recipe_named, replace
 from phidet.learn.report import report_on
 from phidet.learn.run_folder import RunFolder
 from phidet.learn.task import Network, Task
 from phidet.learn.train import RunSettings, fit
-from phidet.models import create_classifier, create_model
+from phidet.models import create_classifier, create_model, parse_image_size
 from phidet.nn.detector import Classifier, EfficientDet
 from phidet.weights.native import load_model
 
@@ -130,6 +136,7 @@ def run(request: Request, settings: RunSettings) -> TrainedRun:
     model = _with_drop_path(_build(request, datasets[0].class_names), recipe.drop_path)
     task: Task
     if isinstance(model, Classifier):
+        quicken_statistics(model)
         task = ClassifyTask(model.config, *datasets)
     else:
         task = DetectionTask(model.config, *datasets)
@@ -210,14 +217,17 @@ def _build(request: Request, class_names: tuple[str, ...]) -> Network:
         start = None if request.pretrained == "none" else request.pretrained
         if request.model in CLASSIFIER_NAMES:
             start = "imagenet" if start == "backbone" else start
-            return create_classifier(request.model, class_names=class_names, pretrained=start, replace_head=True)
+            return classifier_for(class_names, request.model, start, request.image_size)
         size = request.image_size
         return create_model(
             request.model, class_names=class_names, image_size=size, pretrained=start, replace_head=True
         )
     known = load_run_model(request.model)
     if isinstance(known, Classifier):
-        classifier = replace_config(known.config, {"class_names": class_names})
+        changes: dict[str, Any] = {"class_names": class_names}
+        if request.image_size is not None:
+            changes["image_size_hw"] = parse_image_size(request.image_size)
+        classifier = replace_config(known.config, changes)
         return create_classifier(classifier, pretrained=path, replace_head=True)
     detector = replace_config(known.config, {"class_names": class_names})
     return create_model(detector, image_size=request.image_size, pretrained=path, replace_head=True)

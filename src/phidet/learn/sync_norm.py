@@ -18,8 +18,8 @@ class SharedBatchNorm(nn.BatchNorm2d):
         """(B, C, H, W) → the same shape."""
         if not self.training or not dist.is_initialized():
             return super().forward(x)
-        wide = x.float()
-        count = x.new_tensor([x.numel() / x.shape[1]], dtype=torch.float32)
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        count = wide.new_tensor([x.numel() / x.shape[1]])
         sums = _summed(torch.cat((wide.sum((0, 2, 3)), count)))
         total, mean = sums[-1].detach(), (sums[:-1] / sums[-1].detach())[:, None, None]
         centred = wide - mean

@@ -45,8 +45,8 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True):
         out: the run's folder.
         seed: of the order of images, augmentation and fresh weights.
         workers: processes that load images, for each device; ``None`` for one less than there are cores, at most 8.
-        devices, accelerator, nodes: as Lightning Fabric takes them; "auto" takes every GPU, or else the CPU. On several
-            machines start the same command on each with ``torchrun``.
+        devices, accelerator, nodes: as Lightning Fabric takes them; "auto" takes what ``torchrun`` started, else every
+            GPU, else the CPU. On several machines start the same command on each with ``torchrun``.
         compile: let ``torch.compile`` fuse what it can, for minutes at the start.
         save_memory: compute activations a second time instead of keeping them.
         resume: continue the run in ``out``.
@@ -115,13 +115,12 @@ def fit(
 
 def start_engine(recipe: Recipe, settings: RunSettings) -> Fabric:
     """The engine, its processes started, their chance seeded."""
+    devices, nodes = settings.devices, settings.nodes
+    if devices == "auto" and "LOCAL_WORLD_SIZE" in os.environ:  # torchrun has decided; Fabric would take one CPU
+        devices = int(os.environ["LOCAL_WORLD_SIZE"])
+        nodes = int(os.environ["WORLD_SIZE"]) // devices
     try:
-        fabric = Fabric(
-            accelerator=settings.accelerator,
-            devices=settings.devices,
-            num_nodes=settings.nodes,
-            precision=recipe.precision,
-        )
+        fabric = Fabric(accelerator=settings.accelerator, devices=devices, num_nodes=nodes, precision=recipe.precision)
     except (ValueError, RuntimeError, TypeError) as error:  # Fabric's ways to say that there is no such device
         raise ConfigError(f"cannot train on {settings.devices!r} {settings.accelerator!r} devices: {error}") from error
     fabric.launch()

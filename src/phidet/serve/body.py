@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
@@ -13,6 +14,7 @@ from phidet.serve.refusals import RefusedError, bad_request, overloaded, too_lar
 from phidet.serve.service import Service
 
 DRAINED = 4  # times the limit: so much of a body that is too large is read all the same, that its client hears why
+T = TypeVar("T")
 _WINDOW = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 
 
@@ -27,14 +29,15 @@ async def read_body(request: Request, service: Service) -> AsyncIterator[bytes]:
     limit = service.settings.limits.body_bytes
     held = 0
     chunks: list[bytes] = []
+    coming = _chunks(request, service.settings.limits.idle_seconds)
     try:
-        async for chunk in _chunks(request, service.settings.limits.idle_seconds):
+        async for chunk in coming:
             held += len(chunk)
             if held > limit:
                 service.body_bytes_in_flight -= held - len(chunk)
-                received, held = held, 0
+                held = 0
                 chunks.clear()
-                await _drain(request, service, received)
+                await _drain(coming, DRAINED * limit)
                 raise too_large(f"the body is larger than this server's limit of {limit} bytes")
             service.body_bytes_in_flight += len(chunk)
             if service.body_bytes_in_flight > service.settings.limits.bodies_in_flight_bytes:
@@ -70,25 +73,42 @@ def inflate(body: bytes, encoding: str, limit: int) -> bytes:
     return inflated
 
 
+async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Awaits ``work`` for a request whose body has been read; gives up when its client leaves.
+
+    Raises:
+        ClientDisconnect: it has left.
+    """
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(request.receive())
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise ClientDisconnect
+    finally:
+        task.cancel()
+        gone.cancel()
+
+
 async def _chunks(request: Request, idle_seconds: float) -> AsyncIterator[bytes]:
-    stream = request.stream()
-    while True:
+    more = True
+    while more:
         try:
             async with asyncio.timeout(idle_seconds):
-                chunk = await anext(stream)
-        except StopAsyncIteration:
-            return
+                message = await request.receive()
         except TimeoutError as error:
             raise RefusedError(408, f"no part of the body came for {idle_seconds:g} s") from error
-        if chunk:
-            yield chunk
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        more = message.get("more_body", False)
+        yield message.get("body", b"")
 
 
-async def _drain(request: Request, service: Service, received: int) -> None:
+async def _drain(chunks: AsyncIterator[bytes], most: int) -> None:
     """Reads and forgets the rest of a body, up to a point."""
-    limits = service.settings.limits
     with contextlib.suppress(RefusedError, ClientDisconnect):
-        async for chunk in _chunks(request, limits.idle_seconds):
-            received += len(chunk)
-            if received > DRAINED * limits.body_bytes:
+        async for chunk in chunks:
+            most -= len(chunk)
+            if most < 0:
                 return

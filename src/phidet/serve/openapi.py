@@ -51,13 +51,11 @@ def describe(settings: ServerSettings) -> Schema:
     names = [source.name for source in settings.sources]
     model = _parameter("model", {"type": "string", "enum": names}, "Name of a model.")
     version = _parameter("version", {"type": "integer", "minimum": 0}, "A version; 0 is the latest.")
-    label = _parameter("label", _TEXT, "A name that the configuration gave to a version.")
     paths: dict[str, Schema] = {}
-    for suffix, parameters in (
-        ("", [model]),
-        ("/versions/{version}", [model, version]),
-        ("/labels/{label}", [model, label]),
-    ):
+    labels = sorted({name for source in settings.sources for name in source.labels})
+    label = _parameter("label", {"type": "string", "enum": labels}, "A name that the configuration gave to a version.")
+    ways = [("", [model]), ("/versions/{version}", [model, version]), ("/labels/{label}", [model, label])]
+    for suffix, parameters in ways if labels else ways[:2]:
         path = "/v1/models/{model}" + suffix
         paths[path + ":predict"] = _post("Find objects", _PREDICT, _PREDICTED, parameters, (404,))
         paths[path] = _get("Versions and where they are", _STATUS, parameters, (404,))
@@ -162,7 +160,10 @@ _PREDICT: Schema = {
                         _B64,
                         {"type": "array", "minItems": 1, "items": _B64},
                         {"type": "array", "minItems": 1, "items": _RGB},
-                        {"type": "object", "properties": {"image_bytes": {"anyOf": [_B64, {"type": "array"}]}}},
+                        {
+                            "type": "object",
+                            "properties": {"image_bytes": {"anyOf": [_B64, {"type": "array", "items": _B64}]}},
+                        },
                     ]
                 },
                 "signature_name": _SIGNATURE,
@@ -211,7 +212,11 @@ _INFER: Schema = {
                     "name": {"enum": ["image_bytes", "input_tensor"]},
                     "datatype": {"enum": ["BYTES", "UINT8"]},
                     "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}},
-                    "data": {"type": "array", "description": "Pictures in base64 (BYTES), or numbers (UINT8)."},
+                    "data": {
+                        "description": "Pictures in base64 (BYTES), or numbers (UINT8), flat or in lists of lists.",
+                        "type": "array",
+                        "items": {"anyOf": [_TEXT, {"type": "integer", "minimum": 0, "maximum": 255}]},
+                    },
                 },
                 "required": ["name", "datatype", "shape", "data"],
             },

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from phidet.serve.answers import Tensors, output_shapes
-from phidet.serve.body import read_body
+from phidet.serve.body import read_body, while_connected
 from phidet.serve.pictures import Pixels, check_batch, check_size, decode, from_lists
 from phidet.serve.refusals import RefusedError, bad_request
 from phidet.serve.service import Service
@@ -89,8 +89,8 @@ async def _predict(request: Request, service: Service, target: Target, method: s
         with loaded.used():
             request.scope["phidet.version"] = loaded.version
             given = await service.in_thread(lambda: read_pictures(body, service))
-            tensors = await service.detect(loaded, given.images)
-    return write_answer(tensors, given.form)
+            tensors = await while_connected(request, service.detect(loaded, given.images))
+    return await service.in_thread(lambda: write_answer(tensors, given.form))
 
 
 def read_pictures(body: bytes, service: Service) -> Pictures:

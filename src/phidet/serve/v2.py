@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 import phidet
 from phidet.serve.answers import Tensors, output_shapes
-from phidet.serve.body import read_body
+from phidet.serve.body import read_body, while_connected
 from phidet.serve.pictures import Pixels, check_batch, check_size, decode, from_lists
 from phidet.serve.refusals import RefusedError, bad_request
 from phidet.serve.service import Service
@@ -72,10 +72,31 @@ def routes(service: Service) -> list[Route]:
         is_ready = service.repository.ready
         return _json({"ready": is_ready}, 200 if is_ready else 503)
 
-    async def model_ready(request: Request) -> Response:
+    async def index(_: Request) -> Response:
+        return _json(
+            [
+                {"name": name, "version": str(s.version), "state": _READY[s.state], "reason": s.error}
+                for name, served in sorted(service.repository.models.items())
+                for s in sorted(served.states.values())
+            ]
+        )
+
+    return [
+        Route("/v2", server),
+        Route("/v2/health/live", live),
+        Route("/v2/health/ready", ready),
+        Route("/v2/repository/index", index, methods=["POST"]),
+        *_model_routes(service),
+    ]
+
+
+def _model_routes(service: Service) -> list[Route]:
+    async def ready(request: Request) -> Response:
         name, version = _which(request)
         if name not in service.repository.models:
             raise RefusedError(404, f"unknown model {name!r}")
+        if version:
+            service.repository.status(name, version)  # 404 where there has never been such a version
         try:
             service.repository.find(name, version)
         except RefusedError:
@@ -90,24 +111,14 @@ def routes(service: Service) -> list[Route]:
     async def infer(request: Request) -> Response:
         return await _infer(request, service)
 
-    async def index(_: Request) -> Response:
-        return _json(
-            [
-                {"name": name, "version": str(s.version), "state": _READY[s.state], "reason": s.error}
-                for name, served in sorted(service.repository.models.items())
-                for s in sorted(served.states.values())
-            ]
-        )
-
-    one, two = "/v2/models/{model}", "/v2/models/{model}/versions/{version}"
     return [
-        Route("/v2", server),
-        Route("/v2/health/live", live),
-        Route("/v2/health/ready", ready),
-        *(Route(path + "/ready", model_ready) for path in (one, two)),
-        *(Route(path, model) for path in (one, two)),
-        *(Route(path + "/infer", infer, methods=["POST"]) for path in (one, two)),
-        Route("/v2/repository/index", index, methods=["POST"]),
+        route
+        for path in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")
+        for route in (
+            Route(path, model),
+            Route(path + "/ready", ready),
+            Route(path + "/infer", infer, methods=["POST"]),
+        )
     ]
 
 
@@ -149,8 +160,8 @@ async def _infer(request: Request, service: Service) -> Response:
         request.scope["phidet.version"] = loaded.version
         async with read_body(request, service) as body:
             wanted, images = await service.in_thread(lambda: read_infer(body, length, service))
-            tensors = await service.detect(loaded, images)
-    return write_infer(loaded, wanted, tensors)
+            tensors = await while_connected(request, service.detect(loaded, images))
+    return await service.in_thread(lambda: write_infer(loaded, wanted, tensors))
 
 
 def read_infer(body: bytes, header_length: str | None, service: Service) -> tuple[InferRequest, list[Pixels]]:

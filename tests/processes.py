@@ -1,0 +1,74 @@
+"""What each of several processes does in the tests of training on several devices; started with torchrun.
+
+torchrun --nproc-per-node 2 tests/processes.py gradients OUT
+torchrun --nproc-per-node 4 tests/processes.py evaluate OUT
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+
+import peers
+from phidet import create_model
+from phidet.config import replace
+from phidet.data.layouts import open_data
+from phidet.learn.detection import DetectionTask
+from phidet.learn.evaluate import evaluate
+from phidet.learn.loading import EpochSampler
+from phidet.learn.recipe import SMALL
+from phidet.learn.recipe import replace as change
+from phidet.learn.train import RunSettings, prepare_learner, start_engine
+from phidet.nn.detector import EfficientDet
+
+CLASSES = ("bolt", "nut", "washer")
+BATCH = 4
+
+
+def model() -> EfficientDet:
+    """The same weights in every process; scores spread out, so that there is something to suppress."""
+    torch.manual_seed(0)
+    network = create_model(replace(peers.tiny_detector(CLASSES), {"image_size_hw": (128, 160)}))
+    torch.nn.init.normal_(network.class_head.predict.pointwise.weight, std=0.5)
+    return network
+
+
+def gradients(data: Path, processes: int) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Gradients of the first batch, and the batch norms' statistics after it, in 64 bits."""
+    recipe = change(SMALL, {"batch_size": BATCH, "augmentation": {"mosaic": 0.0, "colour": 0.0}})
+    train = open_data(data).read("train")
+    settings = RunSettings(out=data, accelerator="cpu", devices="auto", workers=0)
+    fabric = Fabric(accelerator="cpu", devices=processes, precision="64-true")
+    fabric.launch()
+    network = model()
+    task = DetectionTask(network.config, train, None)
+    learner = prepare_learner(fabric, network, task, recipe, settings)
+    learner.model.train()
+    sampler = EpochSampler(len(train), BATCH, 0, fabric.global_rank, fabric.world_size)
+    batch = next(iter(task.loader(recipe, 0, sampler, 0)))
+    fabric.backward(task.losses(fabric, learner.model, batch, recipe)["loss"])
+    found = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
+    statistics = {name: b for name, b in network.named_buffers() if name.endswith(("mean", "var"))}
+    return found, statistics
+
+
+def main() -> None:
+    """Does what the command line says; the first process writes what came out."""
+    work, out = sys.argv[1], Path(sys.argv[2])
+    if work == "gradients":
+        found, statistics = gradients(out, processes=2)
+        if int(torch.distributed.get_rank()) == 0:
+            torch.save({"gradients": found, "statistics": statistics}, out / "gradients.pt")
+        return
+    fabric = start_engine(SMALL, RunSettings(out=out, accelerator="cpu"))
+    report, detections = evaluate(model(), open_data(out).read("train"), fabric, batch_size=1, workers=0)
+    if fabric.is_global_zero:
+        boxes = [torch.tensor(detections[i].boxes_xyxy) for i in sorted(detections)]
+        torch.save({"ap": report.ap, "boxes": boxes}, out / "evaluate.pt")
+
+
+if __name__ == "__main__":
+    main()

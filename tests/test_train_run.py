@@ -1,0 +1,286 @@
+"""A whole run: what it reads, leaves and survives."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import peers
+from phidet import create_model, load_model, save_model, train
+from phidet.cli.main import main
+from phidet.config import replace
+from phidet.data.layouts import open_data
+from phidet.detector import Detector
+from phidet.errors import CheckpointError, ConfigError, InputError
+from phidet.learn import train as training
+from phidet.learn.run import hold_out, next_folder, resume
+from phidet.learn.train import RunSettings
+from phidet.metrics.coco import evaluate_coco
+from phidet.metrics.run import detect_dataset
+
+CLASSES = ("bolt", "nut", "washer")
+QUICK = {"batch_size": 4, "warmup_epochs": 0.5}
+
+
+def write_squares(root: Path, count: int = 8, split: str = "train") -> Path:
+    """A COCO data set of one bright square an image; its size decides its class."""
+    rng = np.random.default_rng(0)
+    folder = root / split
+    folder.mkdir(parents=True, exist_ok=True)
+    images, objects = [], []
+    for i in range(count):
+        pixels = rng.integers(0, 60, (120, 160, 3), dtype=np.uint8)
+        side = (24, 40, 64)[i % 3]
+        x, y = int(rng.integers(0, 160 - side)), int(rng.integers(0, 120 - side))
+        pixels[y : y + side, x : x + side] = 230
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+        images.append({"id": i, "file_name": f"{i}.png", "width": 160, "height": 120})
+        objects.append({"id": i, "image_id": i, "category_id": i % 3 + 1, "bbox": [x, y, side, side]})
+    categories = [{"id": c + 1, "name": name} for c, name in enumerate(CLASSES)]
+    (root / "annotations").mkdir(exist_ok=True)
+    text = json.dumps({"images": images, "annotations": objects, "categories": categories})
+    (root / "annotations" / f"instances_{split}.json").write_text(text)
+    return root
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return write_squares(tmp_path / "data")
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path / "tiny.safetensors"
+    save_model(create_model(replace(peers.tiny_detector(CLASSES), {"image_size_hw": (128, 160)})), path)
+    return path
+
+
+def settings(out: Path) -> RunSettings:
+    return RunSettings(out=out, workers=0, accelerator="cpu")
+
+
+def test_a_run_leaves_what_its_documentation_says(data: Path, tiny: Path, tmp_path: Path) -> None:
+    write_squares(data, 4, "val")
+    done = train(data, tiny, changes={"epochs": 2, **QUICK}, settings=settings(tmp_path / "run"))
+    left = {path.relative_to(done.folder).as_posix() for path in done.folder.rglob("*") if path.is_file()}
+    reported = {f"report/{name}" for name in ("report.json", *(f"{p}.png" for p in PICTURES))}
+    always = {"best.safetensors", "last.safetensors", "run.json", "metrics.csv", "metrics.json", "curves.png"}
+    assert {name for name in left if not name.startswith("tensorboard/")} == always | reported | {"state.pt"}
+
+    rows = json.loads((done.folder / "metrics.json").read_text())
+    assert [row["epoch"] for row in rows] == [1, 2]
+    assert done.figures["ap"] == pytest.approx(max(row["ap"] for row in rows))
+    report = json.loads((done.folder / "report" / "report.json").read_text())
+    assert report["coco"]["ap"] == done.figures["ap"]
+    assert report["coco"]["images"] == 4
+
+
+PICTURES = ("pr", "sizes", "confusion", "mistakes", "samples")
+
+
+def test_without_a_validation_split_some_images_are_held_out_and_without_enough_it_says_so(
+    data: Path, tmp_path: Path
+) -> None:
+    whole = open_data(data).read("train")
+    first, second = hold_out(whole, 0.25, seed=1)
+    assert sorted([*first.names, *second.names]) == sorted(whole.names)
+    assert (len(first), len(second)) == (6, 2)
+    assert list(hold_out(whole, 0.25, seed=1)[1].names) == list(second.names)
+    few = open_data(write_squares(tmp_path / "few", 4)).read("train")
+    with pytest.raises(InputError, match="4 images and no validation split"):
+        hold_out(few, 0.25, seed=0)
+
+
+def test_run_folders_are_counted(tmp_path: Path) -> None:
+    assert next_folder(tmp_path, "a").name == "a-1"
+    (tmp_path / "a-1").mkdir()
+    assert next_folder(tmp_path, "a").name == "a-2"
+
+
+def test_python_and_command_line_train_the_same_model(
+    data: Path, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(data, tiny, splits=(None, "none"), changes={"epochs": 1, **QUICK}, settings=settings(tmp_path / "a"))
+    words = ["train", str(data), "--model", str(tiny), "--val-split", "none", "--epochs", "1", "--batch-size", "4"]
+    words += ["--set", "warmup_epochs=0.5", "--workers", "0", "--accelerator", "cpu", "--out", str(tmp_path / "b")]
+    assert main(words) == 0
+    assert str(tmp_path / "b") in capsys.readouterr().out
+    one, other = (load_model(tmp_path / run / "best.safetensors").state_dict() for run in ("a", "b"))
+    assert peers.same_tensors(one, other)
+
+
+def test_nested_fields_of_the_recipe_are_set_one_by_one(data: Path, tiny: Path, tmp_path: Path) -> None:
+    changes = {"epochs": 1, **QUICK, "augmentation": {"flip": 0.0}, "loss": {"gamma": 2}}
+    train(data, tiny, splits=(None, "none"), changes=changes, settings=settings(tmp_path / "run"))
+    recipe = json.loads((tmp_path / "run" / "run.json").read_text())["recipe"]
+    assert (recipe["augmentation"]["flip"], recipe["augmentation"]["mosaic"]) == (0.0, 0.25)
+    assert (recipe["loss"]["gamma"], recipe["loss"]["alpha"]) == (2.0, 0.25)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (
+            ["train", "DATA", "--set", "learning_rat=1"],
+            2,
+            "unknown recipe key 'learning_rat'. Did you mean learning_ra",
+        ),
+        (["train", "DATA", "--set", "epochs"], 2, "--set wants KEY=VALUE"),
+        (["train", "DATA", "--epochs", "0"], 2, "epochs must be a whole number ≥ 1"),
+        (["train", "DATA", "--devices", "two"], 2, "--devices must be a number or auto"),
+        (["train", "DATA", "--recipe", "papers"], 2, "Did you mean paper"),
+        (["train", "DATA", "--model", "efficientdet-d9"], 2, "Did you mean efficientdet-d"),
+        (["train", "DATA", "--model", "nowhere.safetensors"], 4, "nowhere.safetensors"),
+        (["train", "DATA", "--train-split", "tra"], 2, "unknown split"),
+        (["train", "nowhere"], 3, "there is no data at nowhere"),
+        (["train"], 2, "say what to train on"),
+        (["train", "--resume", "nowhere"], 4, "there is no run to resume in nowhere"),
+        (["train", "DATA", "--resume", "nowhere"], 2, "leave out DATA"),
+        (["train", "DATA", "--task", "classify", "--model", "efficientdet-lite0"], 2, "not for --task classify"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(
+    words: list[str], code: int, said: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    filled = [str(data) if word == "DATA" else word for word in words]
+    out = [] if "--resume" in words else ["--out", str(tmp_path / "run")]
+    assert main([*filled, "--accelerator", "cpu", *out]) == code
+    told = capsys.readouterr().err
+    assert said in told
+    assert "Traceback" not in told
+
+
+def test_eval_measures_a_trained_run_as_python_does(
+    data: Path, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["eval", str(tiny), str(data), "--split", "train", "--json", "--out", str(tmp_path / "report")]) == 0
+    said = json.loads(capsys.readouterr().out.partition("\nwrote")[0])
+    dataset, found = detect_dataset(Detector(tiny), open_data(data).read("train"), batch_size=3)
+    assert said["coco"] == json.loads(msgspec.json.encode(evaluate_coco(dataset, found)))
+    assert (tmp_path / "report" / "mistakes.png").is_file()
+
+
+def run_command(words: list[str], cwd: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "phidet.cli.main", *words]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=cwd, text=True, stdout=pipe, stderr=pipe, env=environment)
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_a_stopped_run_goes_on_to_the_same_weights(how: signal.Signals, data: Path, tiny: Path, tmp_path: Path) -> None:
+    base = ["train", str(data), "--model", str(tiny), "--val-split", "none", "--epochs", "6", "--batch-size", "4"]
+    base += ["--workers", "0", "--accelerator", "cpu"]
+    whole = run_command([*base, "--out", "whole"], tmp_path)
+    _, said = whole.communicate(timeout=120)
+    assert whole.returncode == 0, said
+    stopped = run_command([*base, "--out", "stopped"], tmp_path)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "stopped" / "state.pt").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    stopped.send_signal(how)
+    _, said = stopped.communicate(timeout=60)
+    if how == signal.SIGINT:
+        assert stopped.returncode in (130, 0)  # 0: it was done before the signal came
+        assert "Traceback" not in said
+    again = run_command(["train", "--resume", "stopped", "--workers", "0", "--accelerator", "cpu"], tmp_path)
+    _, said = again.communicate(timeout=120)
+    assert again.returncode == 0, said
+    one, other = (load_model(tmp_path / run / "last.safetensors").state_dict() for run in ("whole", "stopped"))
+    assert peers.same_tensors(one, other)
+    assert not list((tmp_path / "stopped").rglob("*.part"))
+
+
+def test_a_full_disk_ends_the_run_and_the_last_epoch_can_be_resumed(
+    data: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, real, written = tmp_path / "run", os.fsync, [0]
+
+    def full(descriptor: int) -> None:
+        written[0] += 1
+        if written[0] > 7:  # somewhere in the second epoch
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(CheckpointError, match="No space left on device"):
+        train(data, tiny, splits=(None, "none"), changes={"epochs": 3, **QUICK}, settings=settings(out))
+    monkeypatch.setattr(os, "fsync", real)
+    load_model(out / "last.safetensors")
+    assert resume(out, settings(out)).folder == out
+    assert len(json.loads((out / "metrics.json").read_text())) == 3
+
+
+def test_a_damaged_description_and_a_taken_folder_are_told(data: Path, tiny: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    train(data, tiny, splits=(None, "none"), changes={"epochs": 1, **QUICK}, settings=settings(out))
+    with pytest.raises(ConfigError, match="holds a run already"):
+        train(data, tiny, splits=(None, "none"), changes={"epochs": 1, **QUICK}, settings=settings(out))
+    (out / "run.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"run\.json is damaged"):
+        resume(out, settings(out))
+
+
+def test_devices_that_are_not_there_are_told(data: Path, tiny: Path, tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    with pytest.raises(ConfigError, match="cannot train on 'auto' 'cuda' devices"):
+        train(data, tiny, settings=RunSettings(out=tmp_path / "run", accelerator="cuda"))
+
+
+def test_training_goes_on_without_the_images_that_cannot_be_used(tiny: Path, tmp_path: Path) -> None:
+    data = write_squares(tmp_path / "data", 12)
+    for i, content in enumerate((b"", b"\x89PNG broken", b"not an image")):
+        (data / "train" / f"{3 * i}.png").write_bytes(content)
+    done = train(data, tiny, splits=(None, "none"), changes={"epochs": 1, **QUICK}, settings=settings(tmp_path / "run"))
+    assert np.isfinite(json.loads((done.folder / "metrics.json").read_text())[0]["loss"])
+
+
+def test_a_trained_model_learns_other_classes(data: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    other = create_model(replace(peers.tiny_detector(("cat",)), {"image_size_hw": (128, 160)}))
+    save_model(other, tmp_path / "cat.safetensors")
+    done = train(
+        data, tmp_path / "cat.safetensors", splits=(None, "none"), changes={"epochs": 1, **QUICK},
+        settings=settings(tmp_path / "run"),
+    )  # fmt: skip
+    assert done.model.config.class_names == CLASSES
+
+
+def test_the_rate_of_every_part_is_its_own() -> None:
+    torch.manual_seed(0)
+    model = create_model(peers.tiny_detector(CLASSES))
+    recipe = training.Recipe(name="x", epochs=1, backbone_rate=0.25)
+    optimizer = training.build_optimizer(model, recipe, torch.device("cpu"))
+    training.set_rate(optimizer, 0.8)
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    for name, parameter in model.named_parameters():
+        assert rates[id(parameter)] == pytest.approx(0.2 if name.startswith("backbone.") else 0.8)
+
+
+def test_frozen_parts_stay_as_they_are(data: Path, tiny: Path, tmp_path: Path) -> None:
+    start = load_model(tiny)
+    for freeze, still in (("early", "backbone.stem."), ("backbone", "backbone.")):
+        changes = {"epochs": 1, **QUICK, "freeze": freeze}
+        done = train(data, tiny, splits=(None, "none"), changes=changes, settings=settings(tmp_path / freeze))
+        changed = {
+            name
+            for name, tensor in done.model.state_dict().items()
+            if tensor.is_floating_point() and not torch.equal(tensor, start.state_dict()[name])
+        }
+        assert not [name for name in changed if name.startswith(still)]
+        assert "box_head.predict.pointwise.weight" in changed
+        assert any(name.startswith("backbone.") for name in changed) == (freeze == "early")

@@ -50,9 +50,9 @@ def find_candidates(best_logits: Floats, class_logits: Floats, settings: Postpro
         pairs = class_logits[anchors].ravel()  # (N · C,)
         if len(anchors) >= settings.candidates:
             least = max(least, float(best_logits[anchors].min()))  # that many pairs, the anchors' best, reach it
-        good = np.flatnonzero(pairs >= least)
-        good = good[_largest(pairs[good], settings.candidates)]
-        anchors, class_ids, logits = anchors[good // num_classes], good % num_classes, pairs[good]
+        best = np.flatnonzero(pairs >= least)
+        best = best[_largest(pairs[best], settings.candidates)]
+        anchors, class_ids, logits = anchors[best // num_classes], best % num_classes, pairs[best]
     scores = sigmoid(logits)
     good = scores >= settings.score
     return Candidates(anchors[good], class_ids[good], scores[good])

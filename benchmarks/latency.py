@@ -90,7 +90,8 @@ def effdet_onnx(model: nn.Module, size: int, path: Path) -> Path:
             classes, boxes = self.model(images)
             return (*classes, *boxes)
 
-    torch.onnx.export(Flat(), (torch.zeros(1, 3, size, size),), str(path), opset_version=17, dynamo=False)
+    # In evaluation mode itself: the exporter gives its model back in the mode that it came in, effdet's with it.
+    torch.onnx.export(Flat().eval(), (torch.zeros(1, 3, size, size),), str(path), opset_version=17, dynamo=False)
     return path
 
 

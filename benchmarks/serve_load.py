@@ -1,4 +1,4 @@
-"""What serving costs: one client's time beside ``Detector`` in process, and 64 clients' throughput beside the runtime's.
+"""What serving costs: one client beside ``Detector`` in process, and 64 clients beside the runtime alone.
 
     python benchmarks/serve_load.py models/person picture.jpg --seconds 60
 

@@ -237,7 +237,7 @@ def test_progress_shows_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch, caps
     times = iter(range(100))
     monkeypatch.setattr(detect.time, "monotonic", lambda: float(next(times)))
     assert main(["detect", "photo.png", "photo.png", "--json"]) == 0
-    assert "\r\033[K1 pictures, 1.0 a second" in terminal.getvalue()
+    assert "\r\033[K1 picture, 1.0 a second" in terminal.getvalue()
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from phidet import draw
-from phidet.draw import PALETTE, as_picture, colour, draw_boxes, line_width
+from phidet.draw import PALETTE, as_picture, colour, draw_boxes, font_size, line_width
 from phidet.errors import InputError
 from phidet.results import Detections
 
@@ -57,7 +57,7 @@ def one_box(height: int, width: int, box: tuple[float, ...], ground: int) -> npt
 
 
 @pytest.mark.parametrize("ground", [0, 128, 255])
-@pytest.mark.parametrize(("height", "width"), [(60, 80), (480, 640), (3000, 4000)])
+@pytest.mark.parametrize(("height", "width"), [(60, 80), (480, 640), (1500, 2000)])
 def test_ink_is_in_the_box_along_its_sides_and_nowhere_else(height: int, width: int, ground: int) -> None:
     x1, y1, x2, y2 = width // 4, height // 4, width // 2, height * 3 // 4
     drawn = one_box(height, width, (x1, y1, x2, y2), ground)
@@ -78,7 +78,15 @@ def test_ink_is_in_the_box_along_its_sides_and_nowhere_else(height: int, width: 
 
 
 def test_lines_grow_with_the_picture() -> None:
+    assert [font_size(size) for size in ((64, 64), (640, 480), (4000, 3000), (20_000, 15_000))] == [11, 13, 82, 160]
     assert [line_width(size) for size in ((64, 64), (640, 480), (1920, 1080), (4000, 3000))] == [1, 2, 6, 15]
+
+
+def test_labels_of_many_small_boxes_are_smaller_but_legible() -> None:
+    small, large = (0.0, 0.0, 50.0, 50.0), (0.0, 0.0, 1500.0, 1500.0)
+    assert font_size((4000, 3000), [small, small, large]) == 41
+    assert font_size((4000, 3000), [small, large, large]) == 82
+    assert font_size((640, 480), [small, small]) == 11
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 500), (10, 20_000), (3000, 2)])

@@ -100,6 +100,21 @@ def test_an_object_cut_by_borders_is_the_one_that_a_neighbour_shows_whole() -> N
     same(detect_tiled(Oracle(cut), picture(600, 1400), 512), cut)
 
 
+def test_a_sliver_at_a_border_goes_even_where_the_whole_box_is_a_few_pixels_off() -> None:
+    class Off(Oracle):
+        """Sees what the whole picture or another tile shows 4 pixels too far down."""
+
+        def _one(self, array: npt.NDArray[np.uint8]) -> Detections:
+            found = super()._one(array)
+            whole = (found.boxes_xyxy[:, 3] < array.shape[0]).astype(np.float32)
+            moved = found.boxes_xyxy + 4 * whole[:, None] * np.array([0, 1, 0, 1], np.float32)
+            return Detections(moved, found.scores, found.class_ids, NAMES, found.image_size_hw)
+
+    below = tile_rects((709, 1364), 346)[5][3]  # where the second row of tiles ends
+    low = ((134.0, below - 8.0, 193.0, below + 28.0), 0)
+    same(detect_tiled(Off(low, smallest=0.0), picture(709, 1364), 346), low, iou=0.7)
+
+
 def test_an_object_that_no_tile_shows_whole_is_what_the_whole_picture_shows() -> None:
     wide = ((100.0, 100.0, 1300.0, 500.0), 1)
     found = detect_tiled(Oracle(wide), picture(600, 1400), 512)

@@ -23,12 +23,14 @@ MEMORY = """
 import resource
 from phidet.learn.memory import keep_freed_memory
 import torch
+from torch import nn
 assert keep_freed_memory()
+layers = nn.Sequential(*(nn.Sequential(nn.Conv2d(16, 16, 1), nn.BatchNorm2d(16), nn.ReLU6()) for _ in range(5)))
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    torch.ones(50_000_000)
+    layers(torch.randn(8, 16, 160, 160)).square().mean().backward()
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-print(faults(), faults())
+print(*(faults() for _ in range(12)))
 """
 
 
@@ -96,6 +98,6 @@ def test_recomputed_activations_give_the_same_gradients_and_count_a_batch_once()
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's settings")
 def test_freed_memory_serves_the_next_step() -> None:
     done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
-    first, second = map(int, done.stdout.split())
-    assert first > 10_000  # 200 MB in pages of 4 KiB
-    assert second < first / 20
+    first, *others = map(int, done.stdout.split())
+    assert first > 10_000  # tens of megabytes, in pages of 4 KiB
+    assert sum(others[-6:]) / 6 < first / 20

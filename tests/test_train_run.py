@@ -169,7 +169,7 @@ def test_eval_measures_a_trained_run_as_python_does(
     assert main(["eval", str(tiny), str(data), "--split", "train", "--json", "--out", str(tmp_path / "report")]) == 0
     said = json.loads(capsys.readouterr().out.partition("\nwrote")[0])
     dataset, found = detect_dataset(Detector(tiny), open_data(data).read("train"), batch_size=3)
-    assert said["coco"] == msgspec.to_builtins(evaluate_coco(dataset, found))
+    assert said["coco"] == json.loads(msgspec.json.encode(evaluate_coco(dataset, found)))
     assert (tmp_path / "report" / "mistakes.png").is_file()
 
 
@@ -185,7 +185,8 @@ def test_a_stopped_run_goes_on_to_the_same_weights(how: signal.Signals, data: Pa
     base = ["train", str(data), "--model", str(tiny), "--val-split", "none", "--epochs", "6", "--batch-size", "4"]
     base += ["--workers", "0", "--accelerator", "cpu"]
     whole = run_command([*base, "--out", "whole"], tmp_path)
-    assert whole.wait(120) == 0
+    _, said = whole.communicate(timeout=120)
+    assert whole.returncode == 0, said
     stopped = run_command([*base, "--out", "stopped"], tmp_path)
     deadline = time.monotonic() + 60
     while not (tmp_path / "stopped" / "state.pt").exists() and time.monotonic() < deadline:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from phidet.learn.run import train
     from phidet.models import create_classifier, create_model
     from phidet.nms import PostprocessSettings
+    from phidet.results import Detections
     from phidet.weights.convert import convert
     from phidet.weights.native import load_model, save_model
 
@@ -26,6 +27,7 @@ __version__ = "0.1.0"
 
 _LAZY = {
     "train": "phidet.learn.run",
+    "Detections": "phidet.results",
     "Detector": "phidet.detector",
     "PostprocessSettings": "phidet.nms",
     "create_model": "phidet.models",
@@ -39,6 +41,7 @@ DATA_PACKAGES = ("yaml", "google", "google_crc32c", "matplotlib", "faster_coco_e
 SERVE_PACKAGES = ("starlette", "uvicorn", "httptools", "prometheus_client")
 
 __all__ = [
+    "Detections",
     "Detector",
     "MissingExtraError",
     "PhidetError",

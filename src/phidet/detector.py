@@ -22,7 +22,7 @@ from phidet.nms import PostprocessSettings
 from phidet.postprocess import postprocess
 from phidet.preprocess import prepare
 from phidet.results import Detections
-from phidet.runtime.network import NetworkOutputs
+from phidet.runtime.network import Network, NetworkOutputs
 from phidet.runtime.open_model import Runtime, open_network
 
 Picture = str | Path | Image.Image | npt.NDArray[np.uint8]
@@ -34,7 +34,7 @@ class Detector:
 
     Args:
         model: "person", which comes with phidet; a file (.onnx, .xml, .safetensors); the folder of a training run; or
-            the name of a published model, exported before with ``phidet export``.
+            the name of a published model, exported before with ``phidet export``. Or a network that is loaded already.
         runtime: "auto" takes what the file is for: ONNX Runtime, OpenVINO, or PyTorch.
         threads: how many threads one call may use; left out, the runtime decides.
 
@@ -42,21 +42,25 @@ class Detector:
         config: of the model.
         class_names: what it can find.
         runtime_name: what runs it.
+        network: the loaded network.
+        anchors: (A, 4) in pixels of its input.
 
     Raises:
         CheckpointError: there is no such model, or its file cannot be used.
         MissingExtraError: its runtime is not installed.
     """
 
-    def __init__(self, model: str | Path = "person", *, runtime: Runtime = "auto", threads: int | None = None) -> None:
+    def __init__(
+        self, model: str | Path | Network = "person", *, runtime: Runtime = "auto", threads: int | None = None
+    ) -> None:
         if threads is not None and threads < 1:
             raise ConfigError(f"threads must be ≥ 1, got {threads}")
-        self._network = open_network(model, runtime, threads)
-        config = self._network.config
+        self.network = open_network(model, runtime, threads) if isinstance(model, str | Path) else model
+        config = self.network.config
         self.config: ModelConfig = config
         self.class_names = config.class_names
-        self.runtime_name = self._network.name
-        self._anchors = generate_anchors(config.image_size_hw, config.feature_network.levels, config.anchors)
+        self.runtime_name = self.network.name
+        self.anchors = generate_anchors(config.image_size_hw, config.feature_network.levels, config.anchors)
 
     @overload
     def __call__(self, images: Picture, settings: PostprocessSettings | None = None) -> Detections: ...
@@ -97,15 +101,16 @@ class Detector:
         settings = settings or PostprocessSettings()
         size_hw, spec = self.config.image_size_hw, self.config.preprocess
         prepared = [prepare(check_pixels(array), size_hw, spec) for array in arrays]
-        outputs = self._network(np.stack([images for images, _ in prepared]))
+        first = prepared[0][0]
+        outputs = self.network(first[None] if len(prepared) == 1 else np.stack([images for images, _ in prepared]))
         return [
-            postprocess(NetworkOutputs(*of_image), self._anchors, scale, array.shape[:2], settings, self.class_names)
+            postprocess(NetworkOutputs(*of_image), self.anchors, scale, array.shape[:2], settings, self.class_names)
             for of_image, (_, scale), array in zip(zip(*outputs, strict=True), prepared, arrays, strict=True)
         ]
 
     def close(self) -> None:
         """Gives the network's memory back; the detector cannot be used afterwards."""
-        del self._network
+        del self.network
 
 
 def as_pixels(image: Any) -> npt.NDArray[np.uint8]:

@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import numpy.typing as npt
@@ -85,9 +86,12 @@ def line_width(size_wh: tuple[int, int]) -> int:
     return max(1, round(math.sqrt(size_wh[0] * size_wh[1]) / 230))
 
 
-def font_size(size_wh: tuple[int, int]) -> int:
-    """Of labels, in pixels: 13 at 640×480, 82 at 4,000×3,000."""
-    return min(_LARGEST_FONT, max(_SMALLEST_FONT, round(math.sqrt(size_wh[0] * size_wh[1]) / 42)))
+def font_size(size_wh: tuple[int, int], boxes: Sequence[Box] = ()) -> int:
+    """Of labels, in pixels: 13 at 640×480, 82 at 4,000×3,000; down to half of it where most boxes are small."""
+    full = math.sqrt(size_wh[0] * size_wh[1]) / 42
+    sides = [math.sqrt((x2 - x1) * (y2 - y1)) for x1, y1, x2, y2 in boxes]
+    fitting = min(full, max(full / 2, median(sides) / 5)) if sides else full
+    return min(_LARGEST_FONT, max(_SMALLEST_FONT, round(fitting)))
 
 
 def _frame(pen: ImageDraw.ImageDraw, box: Box, rgb: tuple[int, int, int], width: int) -> None:
@@ -110,21 +114,22 @@ def _draw_labels(
     labels: Sequence[tuple[Box, str, tuple[int, int, int]]],
     width: int,
 ) -> None:
-    size = font_size(size_wh)
+    size = font_size(size_wh, [box for box, _, _ in labels])
     pad = max(2, size // 4)
     placed: list[Box] = []
-    for box, text, rgb in labels:
-        font, text = _fitting(text, size, size_wh[0] - 2 * pad)
+    texts: list[tuple[Box, str, ImageFont.FreeTypeFont, tuple[int, int, int]]] = []
+    for box, label, rgb in labels:
+        font, text = _fitting(label, size, size_wh[0] - 2 * pad)
         ascent, descent = font.getmetrics()
-        wide, high = int(np.ceil(font.getlength(text))) + 2 * pad, ascent + descent + pad
+        wide, high = math.ceil(font.getlength(text)) + 2 * pad, ascent + descent + pad
         if not text or high > size_wh[1] / 4:
             continue
-        at = _place(box, (wide, high), size_wh, placed)
-        placed.append((*at, at[0] + wide, at[1] + high))
-        pen.rounded_rectangle(
-            (at[0], at[1], at[0] + wide - 1, at[1] + high - 1), max(1, pad // 2), rgb, _CASING, max(1, width // 3)
-        )
-        pen.text((at[0] + pad, at[1] + pad // 2), text, _ink(rgb), font)
+        x, y = _place(box, (wide, high), size_wh, placed)
+        placed.append((x, y, x + wide, y + high))
+        texts.append((placed[-1], text, font, rgb))
+    for (x1, y1, x2, y2), text, font, rgb in reversed(texts):  # the first ones on top
+        pen.rounded_rectangle((x1, y1, x2 - 1, y2 - 1), max(1, pad // 2), rgb, _CASING, max(1, width // 3))
+        pen.text((x1 + pad, y1 + pad // 2), text, _ink(rgb), font)
 
 
 def _place(box: Box, label_wh: tuple[int, int], size_wh: tuple[int, int], placed: Sequence[Box]) -> tuple[int, int]:

@@ -6,7 +6,8 @@
     ├── InputError              exit code 3, HTTP 400: data that cannot be used (also a ValueError)
     ├── CheckpointError         exit code 4, HTTP 500: a weight file that cannot be used
     ├── DownloadError           exit code 5, HTTP 500: a file that could not be fetched
-    └── MissingExtraError       exit code 6, HTTP 500: a part of phidet that is not installed
+    ├── MissingExtraError       exit code 6, HTTP 500: a part of phidet that is not installed
+    └── ExportError             exit code 7, HTTP 500: an export that differs from its model, or cannot be written
 
 A message says what was expected, what came, and what to do. The command line prints the message
 alone and ends with the exit code; a stack trace means a bug in phidet.
@@ -79,3 +80,9 @@ class MissingExtraError(PhidetError):
     def __init__(self, feature: str, extra: str) -> None:
         super().__init__(f"{feature} needs packages that are not installed: pip install 'phidet[{extra}]'")
         self.extra = extra
+
+
+class ExportError(PhidetError):
+    """An exported file does not say what its model says, or cannot be written."""
+
+    exit_code = 7

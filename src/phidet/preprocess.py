@@ -11,6 +11,9 @@ import numpy.typing as npt
 
 from phidet.config import Preprocess
 
+BAND_NUMBERS = 1 << 16
+"""So many numbers of an image are resized at once: 256 KiB, a processor's second cache."""
+
 
 def fit_scale(image_hw: tuple[int, int], size_hw: tuple[int, int]) -> float:
     """The factor that makes an image of ``image_hw`` pixels just fit into ``size_hw``."""
@@ -25,14 +28,33 @@ def scaled_size(image_hw: tuple[int, int], scale: float) -> tuple[int, int]:
 
 def resize(image: npt.NDArray[np.uint8], size_hw: tuple[int, int]) -> npt.NDArray[np.float32]:
     """Bilinear, pixel centres at ½, without antialiasing, as ``tf.image.resize``: (H, W, C) → (h, w, C) float32."""
-    height, width = image.shape[:2]
-    top, bottom, y = _neighbours(height, size_hw[0])
-    left, right, x = _neighbours(width, size_hw[1])
-    rows = image[top].astype(np.float32)
-    rows += (image[bottom] - rows) * y[:, None, None]  # first the axis whose memory is contiguous
-    resized: npt.NDArray[np.float32] = rows[:, left]
-    resized += (rows[:, right] - resized) * x[None, :, None]
-    return resized
+    planes = np.empty((image.shape[2], *size_hw), np.float32)
+    _resize_into(planes, image)
+    return planes.transpose(1, 2, 0)
+
+
+def _resize_into(planes: npt.NDArray[np.float32], image: npt.NDArray[np.uint8]) -> None:
+    """Fills (C, h, w) with the resized image: columns are gathered several times faster where a pixel is one number.
+
+    It goes band by band, so that what lies between stays in the processor's cache and needs no fresh memory.
+    """
+    height, width, channels = image.shape
+    top, bottom, y = _neighbours(height, planes.shape[1])
+    left, right, x = _neighbours(width, planes.shape[2])
+    lines = image.reshape(height, width * channels)
+    step = max(1, BAND_NUMBERS // lines.shape[1])
+    for start in range(0, planes.shape[1], step):
+        band = slice(start, start + step)
+        rows = lines[top[band]].astype(np.float32)
+        below = lines[bottom[band]].astype(np.float32)
+        below -= rows
+        below *= y[band, None]
+        rows += below  # first the axis whose memory is contiguous
+        source = np.ascontiguousarray(rows.reshape(-1, width, channels).transpose(2, 0, 1))
+        resized, beside = source.take(left, axis=2), source.take(right, axis=2)
+        beside -= resized
+        beside *= x
+        np.add(resized, beside, out=planes[:, band])
 
 
 def prepare(
@@ -52,11 +74,14 @@ def prepare(
     image_hw = image.shape[0], image.shape[1]
     scale = fit_scale(image_hw, size_hw)
     height, width = scaled_size(image_hw, scale)
-    pixels = image.astype(np.float32) if image_hw == (height, width) else resize(image, (height, width))
-    pixels -= np.array(spec.mean_rgb, np.float32)
-    pixels /= np.array(spec.std_rgb, np.float32)
     padded = np.zeros((3, *size_hw), np.float32)
-    padded[:, :height, :width] = pixels.transpose(2, 0, 1)
+    inside = padded[:, :height, :width]
+    if image_hw == (height, width):
+        inside[:] = image.transpose(2, 0, 1)
+    else:
+        _resize_into(inside, image)
+    inside -= np.array(spec.mean_rgb, np.float32)[:, None, None]
+    inside /= np.array(spec.std_rgb, np.float32)[:, None, None]
     return padded, scale
 
 

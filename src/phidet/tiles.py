@@ -144,7 +144,10 @@ def _same_object(one: Seen, others: Seen, iou: float) -> npt.NDArray[np.bool_]:
     """(N,) whether the one box is the same object as each of N others."""
     both = _common(others.rects_xyxy, one.rects_xyxy)
     ious = elementwise_iou(_common(others.boxes_xyxy, both), _common(both, one.boxes_xyxy), "iou")
-    inside = area(_common(others.boxes_xyxy, one.boxes_xyxy)) > _COVERED * area(one.boxes_xyxy)
+    # A sliver is as thin as boxes are inexact, so the other box counts as that much larger.
+    slack = _NEAR_BORDER * (one.rects_xyxy[:, 2:] - one.rects_xyxy[:, :2])
+    grown = others.boxes_xyxy + np.concatenate([-slack, slack], axis=1)
+    inside = area(_common(grown, one.boxes_xyxy)) > _COVERED * area(one.boxes_xyxy)
     same: npt.NDArray[np.bool_] = (ious > iou) | (one.cut & inside)
     return same
 

@@ -74,6 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Looks at every source; says what it found and wrote. Errors of sources come last, with their exit code."""
+    from phidet.cli.native_noise import without_native_noise
     from phidet.detector import Detector
     from phidet.nms import PostprocessSettings
     from phidet.sinks import open_sinks
@@ -100,7 +101,8 @@ def run(args: argparse.Namespace) -> None:
     sinks = open_sinks(kinds, out, detector.class_names)
     report = Report(args.json)
     try:
-        _look(detector, args, settings, out if kinds else None, sinks, report)
+        with without_native_noise():
+            _look(detector, args, settings, out if kinds else None, sinks, report)
     except KeyboardInterrupt:
         _keep(sinks, report)
         raise
@@ -244,11 +246,13 @@ class Report:
         print(readable(line), flush=True)
 
     def _show_progress(self) -> None:
+        from phidet.sinks.base import count
+
         now = time.monotonic()
         if self._progress and now - self._shown > 0.2:
             self._shown = now
-            rate = self._pictures / (now - self._start)
-            print(f"\r\033[K{self._pictures:,} pictures, {rate:.1f} a second", end="", file=sys.stderr, flush=True)
+            done = f"{count(self._pictures, 'picture')}, {self._pictures / (now - self._start):.1f} a second"
+            print(f"\r\033[K{done}", end="", file=sys.stderr, flush=True)
 
     def _clear(self) -> None:
         if self._progress:

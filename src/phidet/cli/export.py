@@ -4,23 +4,71 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from phidet.data.dataset import Dataset
+    from phidet.nn.detector import EfficientDet
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``phidet export``."""
-    parser.add_argument("model", metavar="MODEL", help="a .safetensors file, a run's folder or a published name")
-    parser.add_argument("--half", action="store_true", help="weights in 16 bits: half the file, arithmetic in 32")
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = (
+        "Every export is run and compared with PyTorch before it counts as written.\n"
+        "A published model is downloaded if need be; its export goes into the cache, where 'phidet detect -m' looks."
+    )
+    parser.add_argument("model", metavar="MODEL", help="a .safetensors file, the folder of a run, or a published name")
+    parser.add_argument("--to", default="onnx", metavar="KIND", help="onnx (default) or openvino")
+    precision = parser.add_mutually_exclusive_group()
+    precision.add_argument("--half", action="store_true", help="weights in 16 bits: half the file, arithmetic in 32")
+    precision.add_argument("--int8", action="store_true", help="weights and maps in 8 bits; needs --calibrate")
+    parser.add_argument("--calibrate", type=Path, metavar="DATA", help="pictures like those that the model will see")
+    parser.add_argument("--nms", action="store_true", help="decode and suppress inside the graph, for other runtimes")
+    parser.add_argument("--eval", type=Path, metavar="DATA", help="report the AP of the export beside the model's")
     parser.add_argument("-o", "--out", type=Path, metavar="OUT", help="the file to write (beside the model)")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Exports and says what was written."""
-    from phidet.export.onnx_file import build_onnx
+    """Exports and says what was written and how near it is."""
+    from phidet.errors import ConfigError
+    from phidet.export.export import SUFFIXES, ExportOptions, export
     from phidet.export.source import load_detector, target_of
-    from phidet.weights.native import write_atomically
+    from phidet.runtime.header import Precision
 
+    precision: Precision = "int8" if args.int8 else "fp16" if args.half else "fp32"
+    if args.eval is not None and args.nms:
+        raise ConfigError("--eval measures with suppression outside the graph: leave out --nms")
     model = load_detector(args.model)
-    target = args.out or target_of(args.model, ".onnx")
-    content = build_onnx(model, args.half).SerializeToString()
-    write_atomically(target, content)
-    print(f"wrote {target} ({len(content) / 1e6:.1f} MB)")
+    suffix = SUFFIXES.get(args.to, ".onnx")
+    target = args.out or target_of(args.model, f"-int8{suffix}" if args.int8 else suffix)
+    data = None if args.calibrate is None else _read(args.calibrate, model.config.class_names, train=True)
+    report = export(model, target, ExportOptions(args.to, precision, args.nms), data)
+    print(f"wrote {' and '.join(str(path) for path in report.paths)} ({report.megabytes:.1f} MB, {precision})")
+    print(f"checked: {report.agreement}")
+    if args.eval is not None:
+        _evaluate(model, report.paths[0], args.eval)
+
+
+def _read(path: Path, class_names: tuple[str, ...], *, train: bool) -> Dataset:
+    from phidet.data.layouts import open_data
+
+    folder = open_data(path)
+    split = folder.train_split() if train else folder.val_split() or folder.splits[0]
+    return folder.read(split, class_names)
+
+
+def _evaluate(model: EfficientDet, exported: Path, data: Path) -> None:
+    """Prints the figures of the model, in PyTorch, and of its export."""
+    from phidet.detector import Detector
+    from phidet.export.torch_network import TorchNetwork
+    from phidet.metrics.coco import evaluate_coco
+    from phidet.metrics.run import detect_dataset
+    from phidet.tables import or_dash, table
+
+    dataset = _read(data, model.config.class_names, train=False)
+    rows = []
+    for name, detector in (("PyTorch", Detector(TorchNetwork(model))), (exported.name, Detector(exported))):
+        report = evaluate_coco(*detect_dataset(detector, dataset))
+        rows.append((name, *(or_dash(value, "{:.4f}") for value in (report.ap, report.ap50, report.ap75))))
+    print(table((f"on {dataset.name}", "AP", "AP50", "AP75"), rows))

@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
-from phidet.data.tfrecord_file import encoded_image
 from phidet.errors import InputError
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"})
@@ -96,7 +95,11 @@ def encoded(source: ImageSource | bytes) -> bytes:
     if isinstance(source, bytes):
         return source
     try:
-        return source.read_bytes() if isinstance(source, Path) else encoded_image(source.path, source.offset)
+        if isinstance(source, Path):
+            return source.read_bytes()
+        from phidet.data.tfrecord_file import encoded_image  # noqa: PLC0415  # needs the data extra
+
+        return encoded_image(source.path, source.offset)
     except FileNotFoundError as error:
         raise InputError(f"there is no image at {source}") from error
     except OSError as error:

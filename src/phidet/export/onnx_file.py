@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
@@ -14,8 +17,11 @@ from phidet.runtime.header import Header, Precision, to_metadata
 
 
 def build_onnx(model: EfficientDet, half: bool = False) -> onnx.ModelProto:
-    """The model as ONNX: "images" (batch, 3, H, W) in; out "class_logits" (batch, anchors, classes), "box_deltas"
-    (batch, anchors, 4) and, with more than one class, "best_logits" (batch, anchors), the largest class logit.
+    """The model as ONNX.
+
+    In comes "images", (batch, 3, H, W). Out go "class_logits", (batch, cells, anchors of a cell · classes), and
+    "box_deltas", (batch, cells, anchors of a cell · 4); with more than one class also "best_logits", (batch, anchors),
+    the largest class logit of each anchor.
 
     Args:
         model: in whatever mode; it is exported for evaluation, at its config's input size.
@@ -23,38 +29,52 @@ def build_onnx(model: EfficientDet, half: bool = False) -> onnx.ModelProto:
     """
     config = model.config
     graph = Graph(half)
-    class_logits, box_deltas = write_program(graph, compile_program(model), config.image_size_hw)
-    graph.nodes[_maker(graph, class_logits)].output[0] = "class_logits"
-    graph.nodes[_maker(graph, box_deltas)].output[0] = "box_deltas"
-    anchors = config.num_anchors
-    shapes: dict[str, list[int | str]] = {"class_logits": [anchors, config.num_classes], "box_deltas": [anchors, 4]}
+    write_program(graph, compile_program(model), config.image_size_hw)
+    anchors, per_cell = config.num_anchors, config.anchors.per_cell
+    cells = anchors // per_cell
+    shapes: dict[str, Sequence[int | str]] = {
+        "class_logits": [BATCH, cells, per_cell * config.num_classes],
+        "box_deltas": [BATCH, cells, per_cell * 4],
+    }
     if config.num_classes > 1:
-        graph.add("ReduceMax", ["class_logits"], "best_logits", axes=[2], keepdims=0)
-        shapes = {"best_logits": [anchors], **shapes}
-    return finish(graph, config, shapes, "fp16" if half else "fp32")
+        add_best_logits(graph, config)
+        shapes = {"best_logits": [BATCH, anchors], **shapes}
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()]
+    return finish(graph, config, outputs, "fp16" if half else "fp32")
+
+
+def add_best_logits(graph: Graph, config: ModelConfig) -> str:
+    """Adds "best_logits" and returns the name of the logits as (batch, anchors, classes)."""
+    shape = graph.constant([0, config.num_anchors, config.num_classes], np.int64)
+    logits = graph.add("Reshape", ["class_logits", shape])
+    graph.add("ReduceMax", [logits], "best_logits", axes=[2], keepdims=0)
+    return logits
 
 
 def finish(
-    graph: Graph, config: ModelConfig, outputs: dict[str, list[int | str]], precision: Precision
+    graph: Graph, config: ModelConfig, outputs: list[onnx.ValueInfoProto], precision: Precision
 ) -> onnx.ModelProto:
-    """The graph as a checked model with phidet's header; ``outputs`` are fp32, by name, with shapes without batch."""
-    floats = TensorProto.FLOAT
+    """The graph as a checked model with phidet's header."""
+    images = helper.make_tensor_value_info("images", TensorProto.FLOAT, [BATCH, 3, *config.image_size_hw])
     model = helper.make_model(
         helper.make_graph(
             graph.nodes,
             config.name,
-            [helper.make_tensor_value_info("images", floats, [BATCH, 3, *config.image_size_hw])],
-            [helper.make_tensor_value_info(name, floats, [BATCH, *shape]) for name, shape in outputs.items()],
+            [images, *graph.inputs],
+            outputs,
             list(graph.constants.values()),
+            value_info=graph.shapes,
         ),
         opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
         producer_name="phidet",
     )
-    helper.set_model_props(model, to_metadata(Header(config, precision), phidet.__version__))
     onnx.checker.check_model(model)
+    return with_header(model, Header(config, precision))
+
+
+def with_header(model: onnx.ModelProto, header: Header) -> onnx.ModelProto:
+    """``model`` with this header and no other metadata."""
+    del model.metadata_props[:]
+    helper.set_model_props(model, to_metadata(header, phidet.__version__))
     return model
-
-
-def _maker(graph: Graph, name: str) -> int:
-    return next(i for i, node in enumerate(graph.nodes) if node.output[0] == name)

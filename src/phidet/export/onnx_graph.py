@@ -2,16 +2,22 @@
 
 TensorFlow's "SAME" padding becomes an attribute of the convolution, for which the input size is fixed; the batch size
 stays free.
+
+ONNX Runtime keeps maps in blocks of 16 channels as long as every operation on the way can do so. Three choices keep it
+there (its optimised graph shows a ``ReorderOutput`` where the blocks end): a map times a number is a depthwise
+convolution, which it fuses with the addition that follows; a gate is enlarged to the size of its map before they are
+multiplied; and a resized map's shape is written down, because shape inference loses its batch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import onnx
+import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
@@ -23,6 +29,8 @@ OPSET = 17
 """ONNX 1.12 of 2022: every runtime in use reads it."""
 IR_VERSION = 8
 BATCH = "batch"
+BLOCK = 16
+"""Channels that ONNX Runtime keeps together on CPUs with AVX-512; 8 with AVX2."""
 
 
 class Graph:
@@ -35,18 +43,25 @@ class Graph:
     def __init__(self, half: bool = False) -> None:
         self.half = half
         self.nodes: list[onnx.NodeProto] = []
+        self.inputs: list[onnx.ValueInfoProto] = []
+        self.shapes: list[onnx.ValueInfoProto] = []
         self.constants: dict[str, onnx.TensorProto] = {}
         self._by_content: dict[tuple[str, tuple[int, ...], bytes], str] = {}
 
     def add(self, kind: str, inputs: Sequence[str], name: str = "", **attributes: Any) -> str:
         """Adds a node with one output and returns the output's name."""
+        return self.add_many(kind, inputs, 1, name, **attributes)[0]
+
+    def add_many(self, kind: str, inputs: Sequence[str], count: int, name: str = "", **attributes: Any) -> list[str]:
+        """Adds a node with ``count`` outputs and returns their names, of which the first may be chosen."""
         name = name or f"{kind.lower()}_{len(self.nodes)}"
-        self.nodes.append(helper.make_node(kind, list(inputs), [name], name=name, **attributes))
-        return name
+        outputs = [name, *(f"{name}_{i}" for i in range(1, count))]
+        self.nodes.append(helper.make_node(kind, list(inputs), outputs, name=name, **attributes))
+        return outputs
 
     def constant(self, values: npt.ArrayLike, dtype: type[np.generic] = np.float32) -> str:
         """A constant as it is; equal ones are stored once."""
-        array = np.ascontiguousarray(values, dtype)
+        array = np.array(values, dtype, order="C")
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._by_content:
             name = f"constant_{len(self.constants)}"
@@ -62,98 +77,107 @@ class Graph:
         return self.add("Cast", [self.constant(values.astype(np.float16), np.float16)], to=TensorProto.FLOAT)
 
 
-def write_program(graph: Graph, program: Program, size_hw: tuple[int, int]) -> tuple[str, str]:
-    """Adds the program's operations for images of ``size_hw`` pixels, which come in as the value "images".
+class Value(NamedTuple):
+    """A map in the graph: its name, channels, height and width."""
 
-    Returns:
-        The names of the class logits, (batch, anchors, classes), and of the box deltas, (batch, anchors, 4).
+    name: str
+    channels: int
+    size_hw: tuple[int, int]
+
+
+def write_program(graph: Graph, program: Program, size_hw: tuple[int, int]) -> None:
+    """Adds the program's operations. In comes "images", of ``size_hw`` pixels; out go "class_logits", (batch, cells,
+    anchors · classes), and "box_deltas", (batch, cells, anchors · 4).
     """
-    names, sizes = ["images"], [size_hw]
-    for operation in program.operations:
-        name, size = _OperationWriter(graph, names, sizes).write(operation)
-        names.append(name)
-        sizes.append(size)
-    return names[program.class_logits], names[program.box_deltas]
+    values = [Value("images", 3, size_hw)]
+    results = {program.class_logits: "class_logits", program.box_deltas: "box_deltas"}
+    for number, operation in enumerate(program.operations, start=1):
+        values.append(_write(graph, values, operation, results.get(number, "")))
 
 
-class _OperationWriter:
-    """Writes one operation, given names and (height, width) of the values so far."""
-
-    def __init__(self, graph: Graph, names: list[str], sizes: list[tuple[int, int]]) -> None:
-        self.graph, self.names, self.sizes = graph, names, sizes
-
-    def write(self, operation: Operation) -> tuple[str, tuple[int, int]]:  # noqa: PLR0911 - one per kind
-        """The name and the size of the new value."""
-        g = self.graph
-        if isinstance(operation, Predict):
-            return self._predict(operation), (0, 0)
-        if isinstance(operation, Sum):
-            return self._sum(operation), self.sizes[operation.xs[0]]
-        x, size = self.names[operation.x], self.sizes[operation.x]
-        if isinstance(operation, Conv):
-            return self._conv(operation, x, size)
-        if isinstance(operation, MaxPool):
-            pads, size = _pads(size, operation.kernel, operation.stride, operation.padding)
-            kernel, strides = [operation.kernel] * 2, [operation.stride] * 2
-            return g.add("MaxPool", [x], kernel_shape=kernel, strides=strides, pads=pads), size
-        if isinstance(operation, Scale):
-            return g.add("Mul", [x, g.constant(operation.factor)]), size
-        if isinstance(operation, Upsample):
-            return self._upsample(x, size, self.sizes[operation.like]), self.sizes[operation.like]
-        if isinstance(operation, Mean):
-            return g.add("GlobalAveragePool", [x]), (1, 1)
-        assert isinstance(operation, Gate)
-        return g.add("Mul", [x, g.add("Sigmoid", [self.names[operation.gate]])]), size
-
-    def _conv(self, conv: Conv, x: str, size: tuple[int, int]) -> tuple[str, tuple[int, int]]:
-        kernel = conv.weight.shape[-1]
-        pads, size = _pads(size, kernel, conv.stride, conv.padding)
-        inputs = [x, self.graph.weight(conv.weight)]
-        if conv.bias.any():
-            inputs.append(self.graph.weight(conv.bias))
-        name = self.graph.add(
-            "Conv", inputs, kernel_shape=[kernel] * 2, strides=[conv.stride] * 2, pads=pads, group=conv.groups
-        )
-        return self._activate(name, conv.act), size
-
-    def _activate(self, x: str, act: Activation | None) -> str:
-        g = self.graph
-        if act == "silu":
-            return g.add("Mul", [x, g.add("Sigmoid", [x])])
-        if act == "relu6":
-            return g.add("Clip", [x, g.constant(0.0), g.constant(6.0)])
-        return g.add("Relu", [x]) if act == "relu" else x
-
-    def _upsample(self, x: str, size: tuple[int, int], wanted: tuple[int, int]) -> str:
-        g = self.graph
-        modes = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
-        if wanted[0] % size[0] == wanted[1] % size[1] == 0:
-            factors = [1.0, 1.0, wanted[0] / size[0], wanted[1] / size[1]]
-            return g.add("Resize", [x, "", g.constant(factors)], **modes)
-        batch_and_channels = g.add("Slice", [g.add("Shape", [x]), *(g.constant([n], np.int64) for n in (0, 2))])
-        shape = g.add("Concat", [batch_and_channels, g.constant(wanted, np.int64)], axis=0)
-        return g.add("Resize", [x, "", "", shape], **modes)
-
-    def _sum(self, operation: Sum) -> str:
-        g = self.graph
-        terms = [
-            self.names[x] if factor == 1.0 else g.add("Mul", [self.names[x], g.constant(factor)])
-            for x, factor in zip(operation.xs, operation.factors, strict=True)
-        ]
-        total = terms[0]
+def _write(g: Graph, values: list[Value], operation: Operation, name: str) -> Value:  # noqa: PLR0911 - one per kind
+    if isinstance(operation, Predict):
+        return _predict(g, [values[x] for x in operation.xs], operation, name)
+    if isinstance(operation, Sum):
+        terms = [_scaled(g, values[x], factor) for x, factor in zip(operation.xs, operation.factors, strict=True)]
+        total = terms[0].name
         for term in terms[1:]:
-            total = g.add("Add", [total, term])
-        return self._activate(total, operation.act)
+            total = g.add("Add", [total, term.name])
+        return terms[0]._replace(name=_activate(g, total, operation.act))
+    x = values[operation.x]
+    if isinstance(operation, Conv):
+        return _conv(g, x, operation)
+    if isinstance(operation, MaxPool):
+        pads, size = _pads(x.size_hw, operation.kernel, operation.stride, operation.padding)
+        kernel, strides = [operation.kernel] * 2, [operation.stride] * 2
+        return Value(g.add("MaxPool", [x.name], kernel_shape=kernel, strides=strides, pads=pads), x.channels, size)
+    if isinstance(operation, Scale):
+        return _scaled(g, x, operation.factor)
+    if isinstance(operation, Upsample):
+        return _resized(g, x, values[operation.like].size_hw)
+    if isinstance(operation, Mean):
+        return Value(g.add("GlobalAveragePool", [x.name]), x.channels, (1, 1))
+    assert isinstance(operation, Gate)
+    gate = values[operation.gate]
+    gate = _resized(g, gate._replace(name=g.add("Sigmoid", [gate.name])), x.size_hw)
+    return x._replace(name=g.add("Mul", [x.name, gate.name]))
 
-    def _predict(self, operation: Predict) -> str:
-        """All levels side by side before the product: it is the one that makes the large array, in its last order."""
-        g = self.graph
-        channels = operation.weight.shape[1]
-        flat = [g.add("Reshape", [self.names[x], g.constant([0, channels, -1], np.int64)]) for x in operation.xs]
-        cells = g.add("Transpose", [g.add("Concat", flat, axis=2)], perm=[0, 2, 1])  # (B, Σ H·W, C)
-        product = g.add("MatMul", [cells, g.weight(operation.weight.T)])
-        product = g.add("Add", [product, g.weight(operation.bias)])
-        return g.add("Reshape", [product, g.constant([0, -1, operation.outputs], np.int64)])
+
+def _conv(g: Graph, x: Value, conv: Conv) -> Value:
+    kernel = conv.weight.shape[-1]
+    pads, size = _pads(x.size_hw, kernel, conv.stride, conv.padding)
+    inputs = [x.name, g.weight(conv.weight)]
+    if conv.bias.any():
+        inputs.append(g.weight(conv.bias))
+    strides, group = [conv.stride] * 2, conv.groups
+    name = g.add("Conv", inputs, kernel_shape=[kernel] * 2, strides=strides, pads=pads, group=group)
+    return Value(_activate(g, name, conv.act), len(conv.weight), size)
+
+
+def _activate(g: Graph, x: str, act: Activation | None) -> str:
+    if act == "silu":
+        return g.add("Mul", [x, g.add("Sigmoid", [x])])
+    if act == "relu6":
+        return g.add("Clip", [x, g.constant(0.0), g.constant(6.0)])
+    return g.add("Relu", [x]) if act == "relu" else x
+
+
+def _scaled(g: Graph, x: Value, factor: float) -> Value:
+    if factor == 1.0:
+        return x
+    if x.channels % BLOCK:
+        return x._replace(name=g.add("Mul", [x.name, g.constant(factor)]))
+    factors = g.constant(np.full((x.channels, 1, 1, 1), factor))
+    return x._replace(name=g.add("Conv", [x.name, factors], kernel_shape=[1, 1], group=x.channels))
+
+
+def _resized(g: Graph, x: Value, wanted: tuple[int, int]) -> Value:
+    """Nearest neighbour by floor of the index."""
+    modes = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    if wanted[0] % x.size_hw[0] == wanted[1] % x.size_hw[1] == 0:
+        factors = [1.0, 1.0, wanted[0] / x.size_hw[0], wanted[1] / x.size_hw[1]]
+        name = g.add("Resize", [x.name, "", g.constant(factors)], **modes)
+    else:
+        kept = g.add("Slice", [g.add("Shape", [x.name]), *(g.constant([n], np.int64) for n in (0, 2))])
+        shape = g.add("Concat", [kept, g.constant(wanted, np.int64)], axis=0)
+        name = g.add("Resize", [x.name, "", "", shape], **modes)
+    g.shapes.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [BATCH, x.channels, *wanted]))
+    return Value(name, x.channels, wanted)
+
+
+def _predict(g: Graph, xs: list[Value], operation: Predict, name: str) -> Value:
+    """All levels side by side, then one product: it makes the largest array of all, and makes it once.
+
+    The bias is a weight of a channel of ones: adding it afterwards would go over that array again.
+    """
+    outputs, channels = operation.weight.shape
+    flat = [g.add("Reshape", [x.name, g.constant([0, channels, -1], np.int64)]) for x in xs]
+    cells = sum(x.size_hw[0] * x.size_hw[1] for x in xs)
+    side_by_side = g.add("Concat", flat, axis=2)  # (B, C, cells)
+    with_ones = g.add("Pad", [side_by_side, g.constant([0, 0, 0, 0, 1, 0], np.int64), g.constant(1.0)])
+    weight = torch.cat((operation.weight, operation.bias[:, None]), 1).T
+    name = g.add("MatMul", [g.add("Transpose", [with_ones], perm=[0, 2, 1]), g.weight(weight)], name)
+    return Value(name, outputs, (cells, 1))
 
 
 def _pads(size: tuple[int, int], kernel: int, stride: int, padding: int | None) -> tuple[list[int], tuple[int, int]]:

@@ -13,7 +13,22 @@ from phidet.weights.native import load_model
 
 
 class TorchNetwork:
-    """A model of a ``.safetensors`` file, folded (:class:`phidet.nn.optimized.OptimizedDetector`), on the CPU.
+    """A model, folded (:class:`phidet.nn.optimized.OptimizedDetector`), where it is."""
+
+    name = "torch"
+
+    def __init__(self, model: EfficientDet) -> None:
+        self.config = model.config
+        self.model = model.optimize()
+
+    def __call__(self, images: FloatArray) -> NetworkOutputs:
+        """Normalised images (B, 3, H, W) → raw outputs."""
+        class_logits, box_deltas = self.model(torch.from_numpy(images).to(self.model.device))
+        return with_best(class_logits.cpu().numpy(), box_deltas.cpu().numpy())
+
+
+def open_torch(path: Path, threads: int | None = None) -> TorchNetwork:
+    """The model of a ``.safetensors`` file, on the CPU.
 
     Args:
         path: the file.
@@ -22,19 +37,9 @@ class TorchNetwork:
     Raises:
         CheckpointError: the file cannot be read, or holds a classifier.
     """
-
-    name = "torch"
-
-    def __init__(self, path: Path, threads: int | None = None) -> None:
-        model = load_model(path)
-        if not isinstance(model, EfficientDet):
-            raise CheckpointError(f"{path} is a classifier: a detector is needed")
-        if threads is not None:
-            torch.set_num_threads(threads)
-        self.config = model.config
-        self.model = model.optimize()
-
-    def __call__(self, images: FloatArray) -> NetworkOutputs:
-        """Normalised images (B, 3, H, W) → raw outputs."""
-        class_logits, box_deltas = self.model(torch.from_numpy(images))
-        return with_best(class_logits.numpy(), box_deltas.numpy())
+    model = load_model(path)
+    if not isinstance(model, EfficientDet):
+        raise CheckpointError(f"{path} is a classifier: a detector is needed")
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return TorchNetwork(model)

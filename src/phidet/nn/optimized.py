@@ -47,6 +47,11 @@ class OptimizedDetector(nn.Module):
         self.dead_after = [[x for x, last in last_use.items() if last == i] for i in range(len(program.operations))]
         self.eval()
 
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        return next(self.buffers()).device
+
     @torch.inference_mode()
     def forward(self, images: Tensor) -> RawOutputs:
         """Normalised images (B, 3, H, W) to raw outputs, as :meth:`phidet.nn.detector.EfficientDet.forward`."""

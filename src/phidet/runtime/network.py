@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -43,3 +44,11 @@ def with_best(class_logits: FloatArray, box_deltas: FloatArray) -> NetworkOutput
     """Outputs of a network that does not say which class is best."""
     best = class_logits[..., 0] if class_logits.shape[-1] == 1 else class_logits.max(-1)
     return NetworkOutputs(best, class_logits, box_deltas)
+
+
+def from_cells(outputs: Sequence[FloatArray], num_classes: int) -> NetworkOutputs:
+    """What an exported file gives: best logits where it has them, then logits and deltas (B, cells, anchors · …)."""
+    *best, class_logits, box_deltas = outputs
+    batch = len(class_logits)
+    class_logits, box_deltas = class_logits.reshape(batch, -1, num_classes), box_deltas.reshape(batch, -1, 4)
+    return NetworkOutputs(best[0], class_logits, box_deltas) if best else with_best(class_logits, box_deltas)

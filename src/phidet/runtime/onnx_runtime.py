@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy.typing as npt
 import onnxruntime as ort
 
 from phidet.errors import CheckpointError
-from phidet.runtime.header import from_metadata
-from phidet.runtime.network import FloatArray, NetworkOutputs, with_best
+from phidet.runtime.header import Header, from_metadata
+from phidet.runtime.network import FloatArray, NetworkOutputs, from_cells
 
 
 class OnnxNetwork:
@@ -25,10 +28,7 @@ class OnnxNetwork:
     name = "onnxruntime"
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
-        try:
-            self.session = ort.InferenceSession(path, session_options(threads), providers=["CPUExecutionProvider"])
-        except Exception as error:  # the classes differ from version to version
-            raise CheckpointError(f"{path} cannot be loaded: {_first_line(error)}") from error
+        self.session = _session(path, session_options(threads))
         metadata = self.session.get_modelmeta().custom_metadata_map
         self.config, self.precision = from_metadata(metadata, path)
         names = [output.name for output in self.session.get_outputs()]
@@ -42,8 +42,36 @@ class OnnxNetwork:
 
     def __call__(self, images: FloatArray) -> NetworkOutputs:
         """Normalised images (B, 3, H, W) → raw outputs."""
-        outputs = self.session.run(self.outputs, {"images": images})
-        return NetworkOutputs(*outputs) if len(outputs) == 3 else with_best(*outputs)
+        return from_cells(self.session.run(self.outputs, {"images": images}), self.config.num_classes)
+
+
+def read_header(path: Path) -> Header:
+    """What an ``.onnx`` file says of itself.
+
+    Raises:
+        CheckpointError: the file cannot be read, or is not one of phidet's.
+    """
+    options = session_options(1)
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return from_metadata(_session(path, options).get_modelmeta().custom_metadata_map, path)
+
+
+def run_once(path: Path, inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+    """All outputs of any ``.onnx`` file, by name.
+
+    Raises:
+        CheckpointError: the file cannot be read.
+    """
+    session = _session(path, session_options(1))
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, dict(inputs)), strict=True))
+
+
+def _session(path: Path, options: ort.SessionOptions) -> ort.InferenceSession:
+    try:
+        return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # the classes differ from version to version
+        raise CheckpointError(f"{path} cannot be loaded: {_first_line(error)}") from error
 
 
 def session_options(threads: int | None) -> ort.SessionOptions:

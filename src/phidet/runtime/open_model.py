@@ -17,12 +17,12 @@ from phidet.runtime.network import Network
 Runtime = Literal["auto", "onnxruntime", "openvino", "torch"]
 BUNDLED = ("person",)
 """Models that come with phidet."""
-_RUNTIMES = {
+_RUNTIMES: dict[Runtime, tuple[str, str, tuple[str, ...]]] = {
     "onnxruntime": ("phidet.runtime.onnx_runtime", "OnnxNetwork", (".onnx",)),
     "openvino": ("phidet.runtime.openvino_runtime", "OpenVinoNetwork", (".onnx", ".xml")),
-    "torch": ("phidet.export.torch_network", "TorchNetwork", (".safetensors",)),
+    "torch": ("phidet.export.torch_network", "open_torch", (".safetensors",)),
 }
-"""Runtime → (module, class, suffixes of what it runs, the first runtime that runs one being the one for "auto")."""
+"""Runtime → (module, what opens a file, suffixes that it runs); "auto" takes the first that runs a file."""
 _EXTRA = {"openvino": "openvino", "torch": "train"}
 _PACKAGE = {"openvino": "openvino", "torch": "torch"}
 
@@ -44,7 +44,7 @@ def open_network(model: str | Path, runtime: Runtime = "auto", threads: int | No
     if runtime not in get_args(Runtime):
         raise UnknownNameError("runtime", runtime, get_args(Runtime))
     path = find_model(model, ".safetensors" if runtime == "torch" else ".onnx")
-    name: str = runtime
+    name: Runtime = runtime
     if runtime == "auto":
         name = next((name for name, (_, _, suffixes) in _RUNTIMES.items() if path.suffix in suffixes), "auto")
     if name == "auto" or path.suffix not in _RUNTIMES[name][2]:
@@ -56,6 +56,15 @@ def open_network(model: str | Path, runtime: Runtime = "auto", threads: int | No
     # By name, so that nothing here depends on PyTorch.
     make = cast("Callable[[Path, int | None], Network]", getattr(import_module(module), kind))
     return make(path, threads)
+
+
+def runtimes_for(path: Path) -> list[Runtime]:
+    """Installed runtimes that can run the file, the usual one first."""
+    return [
+        name
+        for name, (_, _, suffixes) in _RUNTIMES.items()
+        if path.suffix in suffixes and (name not in _PACKAGE or find_spec(_PACKAGE[name]) is not None)
+    ]
 
 
 def find_model(model: str | Path, preferred: str = ".onnx") -> Path:

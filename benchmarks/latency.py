@@ -1,0 +1,194 @@
+"""Detection against effdet's, in one process and in turns: pictures to boxes, networks, post-processing, int8, eager.
+
+    python benchmarks/latency.py                                             # D0 at 512 with COCO's 90 classes
+    python benchmarks/latency.py --model efficientdet-lite0 --size 320
+
+Both sides have the same weights, seeded. Absolute times are noise on a shared machine, so every pair runs in turns and
+the medians' ratio counts; minima are what the machine can do undisturbed. With --threads 1 the times are the
+processor's own, so that what else runs matters less still. effdet's side of "picture to boxes" starts at
+the prepared input, ours at the picture.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+import effdet
+import numpy as np
+import onnxruntime as ort
+import torch
+from torch import Tensor, nn
+
+import phidet
+from phidet.boxes import clip, pairwise_iou
+from phidet.detector import Detector
+from phidet.export.int8 import quantise
+from phidet.export.onnx_file import build_onnx, with_header
+from phidet.nms import PostprocessSettings
+from phidet.nn.detector import EfficientDet
+from phidet.postprocess import postprocess
+from phidet.preprocess import prepare
+from phidet.results import Detections
+from phidet.runtime.header import Header
+from phidet.runtime.network import NetworkOutputs
+from phidet.runtime.onnx_runtime import OnnxNetwork, session_options
+
+Work = Mapping[str, Callable[[], object]]
+COCO = PostprocessSettings(score=0.0, multi_class=True)
+"""What effdet's ``DetBenchPredict`` does: the best 5,000 pairs, hard suppression per class, 100 boxes."""
+
+
+def effdet_model(name: str, size: int) -> nn.Module:
+    """effdet's model with seeded weights, batch norms and fusion weights included, so that scores are spread."""
+    torch.manual_seed(0)
+    config = effdet.get_efficientdet_config("tf_" + name.replace("-", "_"))
+    config.image_size = (size, size)
+    model: nn.Module = effdet.EfficientDet(config, pretrained_backbone=False)
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                assert module.running_mean is not None
+                assert module.running_var is not None
+                module.weight.uniform_(0.5, 1)
+                module.bias.normal_(0, 0.1)
+                module.running_mean.normal_(0, 0.1)
+                module.running_var.uniform_(0.5, 1.5)
+        # The last layer's spread makes a hundred or so of all anchors objects, as a photograph does.
+        model.class_net.predict.conv_pw.weight.mul_(12)  # type: ignore[union-attr,operator]
+    return model.eval()
+
+
+def same_in_phidet(name: str, size: int, model: nn.Module, folder: Path) -> EfficientDet:
+    """phidet's model with the weights of effdet's."""
+    torch.save(model.state_dict(), folder / "effdet.pth")
+    return phidet.create_model(name, pretrained=folder / "effdet.pth", image_size=size).eval()
+
+
+def effdet_onnx(model: nn.Module, size: int, path: Path) -> Path:
+    """effdet's own export: its maps as they leave the network."""
+
+    class Flat(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+            classes, boxes = self.model(images)
+            return (*classes, *boxes)
+
+    torch.onnx.export(Flat(), (torch.zeros(1, 3, size, size),), str(path), opset_version=17, dynamo=False)
+    return path
+
+
+def in_turns(work: Work, runs: int, threads: int) -> dict[str, list[float]]:
+    """Milliseconds of every run of every piece of work; with one thread the processor's, which others disturb less."""
+    clock = time.thread_time if threads == 1 else time.perf_counter
+    times: dict[str, list[float]] = {name: [] for name in work}
+    for run in range(runs + 2):
+        for name, piece in work.items():
+            start = clock()
+            piece()
+            if run >= 2:
+                times[name].append((clock() - start) * 1e3)
+    return times
+
+
+def report(title: str, times: dict[str, list[float]], target: str) -> None:
+    """One line for each piece of work; how many times as fast as the first the others are."""
+    print(f"\n{title} (target: {target})")
+    (first, base), *_ = times.items()
+    for name, taken in times.items():
+        faster = statistics.median(base) / statistics.median(taken), min(base) / min(taken)
+        ratio = "" if name == first else f"  {faster[0]:.2f}× as fast as {first} by medians, {faster[1]:.2f}× by minima"
+        print(f"  {name:34} median {statistics.median(taken):7.2f} ms  min {min(taken):7.2f}{ratio}")
+
+
+def same_detections(theirs: Tensor, ours: Detections) -> str:
+    """How many of effdet's boxes (N, 6) x1 y1 x2 y2 score class, classes from 1, are among ours."""
+    assert ours.image_size_hw is not None  # effdet lets boxes reach beyond the picture
+    overlaps = pairwise_iou(clip(theirs[:, :4].numpy().astype(np.float32), ours.image_size_hw), ours.boxes_xyxy)
+    overlaps[theirs[:, 5].long().numpy()[:, None] - 1 != ours.class_ids] = 0
+    found = int((overlaps.max(1) > 0.99).sum())
+    return f"{found} of effdet's {len(theirs)} boxes are among phidet's {len(ours)}"
+
+
+def compare(name: str, size: int, runs: int, threads: int, folder: Path) -> None:
+    """Prints everything."""
+    theirs = effdet_model(name, size)
+    ours = same_in_phidet(name, size, theirs, folder)
+    config = ours.config
+    rng = np.random.default_rng(0)
+    # As large as the input, so that both sides see the same pixels; blobs, as noise is no picture.
+    picture = rng.integers(0, 256, (size // 16, size // 16, 3), dtype=np.uint8).repeat(16, 0).repeat(16, 1)
+    photo = np.ascontiguousarray(rng.integers(0, 256, (480, 640, 3), dtype=np.uint8))
+    prepared = prepare(picture, config.image_size_hw, config.preprocess)[0][None]
+    images = torch.from_numpy(prepared)
+
+    files = {"phidet": folder / "phidet.onnx", "int8": folder / "int8.onnx"}
+    fp32 = build_onnx(ours)
+    files["phidet"].write_bytes(fp32.SerializeToString())
+    int8 = with_header(quantise(fp32, config, [picture, photo]), Header(config, "int8"))
+    files["int8"].write_bytes(int8.SerializeToString())
+    detector, network8 = Detector(files["phidet"], threads=threads), OnnxNetwork(files["int8"], threads)
+    path = effdet_onnx(theirs, size, folder / "effdet.onnx")
+    session = ort.InferenceSession(path, session_options(threads), providers=["CPUExecutionProvider"])
+    feed = {session.get_inputs()[0].name: prepared}
+
+    bench = effdet.DetBenchPredict(theirs)
+    with torch.inference_mode():
+        print(same_detections(bench(images)[0], detector.detect([picture], COCO)[0]))
+        work: Work = {
+            "effdet DetBenchPredict, eager": lambda: bench(images),
+            "phidet, the same detections": lambda: detector.detect([picture], COCO),
+            "phidet, its defaults": lambda: detector.detect([picture]),
+            "phidet, from 640×480": lambda: detector.detect([photo]),
+        }
+        report("picture array to boxes", in_turns(work, runs, threads), "4×")
+        work = {"effdet, eager": lambda: theirs(images)}
+        folded = ours.optimize()
+        work |= {"phidet, eager": lambda: ours(images), "phidet, optimize()": lambda: folded(images)}
+        report("PyTorch forward", in_turns(work, runs, threads), "1.3×")
+    network = detector.network
+    work = {
+        "effdet's export": lambda: session.run(None, feed),
+        "phidet's export": lambda: network(prepared),
+    }
+    report("network in ONNX Runtime", in_turns(work, 2 * runs, threads), "1.3×")
+    work = {"fp32": lambda: network(prepared), "int8": lambda: network8(prepared)}
+    report("int8 in ONNX Runtime", in_turns(work, 2 * runs, threads), "1.5×")
+
+    outputs = NetworkOutputs(*(array[0] for array in network(prepared)))
+    rest = (detector.anchors, 1.0, config.image_size_hw)
+    work = {
+        "defaults": lambda: postprocess(outputs, *rest, PostprocessSettings(), config.class_names),
+        "5,000 pairs, suppressed per class": lambda: postprocess(outputs, *rest, COCO, config.class_names),
+    }
+    title = f"post-processing of {outputs.class_logits.shape[0]:,} anchors × {config.num_classes} classes"
+    report(title, in_turns(work, 5 * runs, threads), "3 ms")
+
+
+def main() -> None:
+    """Runs the comparison."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="efficientdet-d0")
+    parser.add_argument("--size", type=int, default=512, help="input side in pixels (512)")
+    parser.add_argument("--runs", type=int, default=15, help="interleaved runs (15)")
+    parser.add_argument("--threads", type=int, default=2, help="of PyTorch and ONNX Runtime (2)")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    versions = f"torch {torch.__version__}, onnxruntime {ort.__version__}, effdet {version('effdet')}"
+    print(f"{args.model} at {args.size}, {args.threads} threads, {versions}")
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # effdet's and the exporter's
+        compare(args.model, args.size, args.runs, args.threads, Path(folder))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""How fast a detector is on this machine: latency, throughput, stages, memory."""

@@ -1,0 +1,141 @@
+"""``phidet bench``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from phidet.bench.measure import Measurement, Request
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``phidet bench``."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = (
+        "Every model runs on every installed runtime that can run its file, each in a process of its own.\n"
+        "Precisions are files: 'phidet export' makes one in fp16 or int8."
+    )
+    parser.add_argument("models", nargs="+", metavar="MODEL", help="as for phidet detect -m")
+    parser.add_argument("--runtime", default="all", choices=["all", "onnxruntime", "openvino", "torch"])
+    parser.add_argument("--threads", type=int, metavar="N", help="of the runtime (its own choice)")
+    parser.add_argument("--batch", type=_sizes, default=(1, 8), metavar="N,N", help="batches for throughput (1,8)")
+    parser.add_argument("--runs", type=int, default=10, metavar="N", help="timed runs of each (10, as in the papers)")
+    parser.add_argument("--picture", metavar="FILE", help="a photograph to time with (noise of 640×480)")
+    parser.add_argument("--eval", type=Path, metavar="DATA", help="also measure AP on this data")
+    parser.add_argument("--plot", type=Path, metavar="PNG", help="draw AP over latency; needs --eval")
+    parser.add_argument("--json", action="store_true", help="figures as JSON")
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    sizes = tuple(int(word) for word in text.split(","))
+    if min(sizes) < 1:
+        raise ValueError
+    return sizes
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measures and prints."""
+    import msgspec
+
+    from phidet.errors import ConfigError
+
+    if args.plot is not None and args.eval is None:
+        raise ConfigError("--plot draws AP over latency: say with --eval on which data to measure AP")
+    if args.runs < 1:
+        raise ConfigError(f"--runs must be a whole number ≥ 1, got {args.runs}")
+    measured = [_measured(request) for request in _requests(args)]
+    ap = [None if args.eval is None else _ap(m, args.eval) for m in measured]
+    if args.json:
+        rows = [msgspec.to_builtins(m, str_keys=True) | {"ap": value} for m, value in zip(measured, ap, strict=True)]
+        print(msgspec.json.format(msgspec.json.encode(rows)).decode())
+    else:
+        _print(measured, ap)
+    if args.plot is not None:
+        from phidet.bench.plot import save_latency_accuracy
+
+        points = [(m, value) for m, value in zip(measured, ap, strict=True) if value is not None]
+        save_latency_accuracy(points, args.plot)
+        print(f"wrote {args.plot}")
+
+
+def _requests(args: argparse.Namespace) -> list[Request]:
+    from phidet.bench.measure import Request
+    from phidet.errors import ConfigError
+    from phidet.runtime.open_model import find_model, runtimes_for
+
+    requests = []
+    for model in args.models:
+        runtimes = runtimes_for(find_model(model))
+        if args.runtime != "all":
+            runtimes = [args.runtime]
+        requests += [
+            Request(
+                model=model,
+                runtime=runtime,
+                threads=args.threads,
+                batches=args.batch,
+                runs=args.runs,
+                picture=args.picture,
+            )
+            for runtime in runtimes
+        ]
+    if not requests:
+        raise ConfigError("none of these models has an installed runtime: pip install 'phidet[train]' or '[openvino]'")
+    return requests
+
+
+def _measured(request: Request) -> Measurement:
+    import subprocess
+    import sys
+
+    import msgspec
+
+    from phidet.bench.measure import Measurement
+    from phidet.errors import PhidetError
+
+    command = [sys.executable, "-m", "phidet.bench.measure", msgspec.json.encode(request).decode()]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise PhidetError(f"{request.model} could not be measured on {request.runtime}: {last}")
+    return msgspec.json.decode(done.stdout.splitlines()[-1], type=Measurement)
+
+
+def _ap(measurement: Measurement, data: Path) -> float | None:
+    from phidet.data.layouts import open_data
+    from phidet.detector import Detector
+    from phidet.metrics.coco import evaluate_coco
+    from phidet.metrics.run import detect_dataset
+
+    detector = Detector(measurement.model, runtime=measurement.runtime)  # type: ignore[arg-type]
+    folder = open_data(data)
+    dataset = folder.read(folder.val_split() or folder.splits[0], detector.class_names)
+    return evaluate_coco(*detect_dataset(detector, dataset)).ap
+
+
+def _print(measured: list[Measurement], ap: list[float | None]) -> None:
+    from phidet.tables import or_dash, table
+
+    rows = [
+        (
+            Path(m.model).name,
+            m.runtime,
+            m.precision,
+            f"{m.network.mean:.1f} ± {m.network.deviation:.1f}",
+            f"{m.network.median:.1f}",
+            f"{m.network.p95:.1f}",
+            *(f"{m.stages[stage].median:.1f}" for stage in ("decode", "resize", "post")),
+            " ".join(f"{rate:.0f} ({batch})" for batch, rate in m.images_per_second.items()),
+            or_dash(m.memory_mib, "{:.0f}"),
+            or_dash(value, "{:.3f}"),
+        )
+        for m, value in zip(measured, ap, strict=True)
+    ]
+    network = ("network, ms", "median", "p95")
+    print(
+        table(
+            ("model", "runtime", "weights", *network, "decode", "resize", "post", "images/s (batch)", "MiB", "AP"), rows
+        )
+    )

@@ -1,0 +1,152 @@
+"""From a trained model to a file that another runtime runs, checked before it counts as written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+import phidet
+from phidet.data.dataset import Dataset
+from phidet.data.images import read_image
+from phidet.errors import ConfigError, ExportError, MissingExtraError, UnknownNameError
+from phidet.export.check import Agreement, check_agreement, compare
+from phidet.export.int8 import calibration_pictures, quantise
+from phidet.export.onnx_file import build_onnx, with_header
+from phidet.export.onnx_nms import build_onnx_with_nms, check_nms
+from phidet.nn.detector import EfficientDet
+from phidet.runtime.header import Header, Precision, to_metadata
+from phidet.runtime.open_model import open_network
+
+Target = Literal["onnx", "openvino"]
+SUFFIXES: dict[Target, str] = {"onnx": ".onnx", "openvino": ".xml"}
+CHECKED_PICTURES = 8
+
+
+class ExportOptions(NamedTuple):
+    """What to write.
+
+    Attributes:
+        to: the kind of file.
+        precision: fp16 halves the file, its arithmetic stays in fp32; int8 needs pictures to calibrate on.
+        nms: decode and suppress inside the graph, for runtimes without phidet; its thresholds are inputs.
+    """
+
+    to: Target = "onnx"
+    precision: Precision = "fp32"
+    nms: bool = False
+
+
+class ExportReport(NamedTuple):
+    """What was written and how near it is to PyTorch."""
+
+    paths: list[Path]
+    megabytes: float
+    agreement: Agreement
+
+
+def export(
+    model: EfficientDet, target: str | Path, options: ExportOptions | None = None, data: Dataset | None = None
+) -> ExportReport:
+    """Writes ``model`` to ``target``, after the file was run and compared with it on real pictures.
+
+    Args:
+        model: what to export, at its config's input size.
+        target: the file; ``.onnx``, or for OpenVINO ``.xml``, which gets a ``.bin`` beside it.
+        options: what to write; ONNX in fp32 unless given.
+        data: pictures to calibrate int8 on and to compare on; without it one photograph is compared.
+
+    Raises:
+        UnknownNameError, ConfigError: options that cannot be.
+        MissingExtraError: OpenVINO is not installed.
+        ExportError: the file says something else than the model, or cannot be written; what was there stays.
+    """
+    target, options = Path(target), options or ExportOptions()
+    _check(options, target, data)
+    pictures = [_portrait()] if data is None else calibration_pictures(data)
+    with TemporaryDirectory(dir=_folder_of(target), prefix=f".{target.name}.") as folder:
+        made = _make(model, options, Path(folder), target.stem, pictures)
+        agreement = (
+            check_nms(model, made[0], pictures[:CHECKED_PICTURES])
+            if options.nms
+            else compare(model, open_network(made[0], _RUNTIME[options.to]), pictures[:CHECKED_PICTURES])
+        )
+        check_agreement(agreement, options.precision, target)
+        size = sum(path.stat().st_size for path in made) / 1e6
+        for path in reversed(made):  # an IR's weights before what names them
+            _move(path, target.parent)
+        return ExportReport([target.parent / path.name for path in made], size, agreement)
+
+
+_RUNTIME: dict[Target, Literal["onnxruntime", "openvino"]] = {"onnx": "onnxruntime", "openvino": "openvino"}
+
+
+def _check(options: ExportOptions, target: Path, data: Dataset | None) -> None:
+    if options.to not in get_args(Target):
+        raise UnknownNameError("kind of export", options.to, get_args(Target))
+    if options.precision not in get_args(Precision):
+        raise UnknownNameError("precision", options.precision, get_args(Precision))
+    suffix = SUFFIXES[options.to]
+    if target.suffix != suffix:
+        raise ConfigError(
+            f"an {options.to} file is written as {suffix}, got {target.name!r}: name it {target.stem}{suffix}"
+        )
+    if options.precision == "int8" and data is None:
+        raise ConfigError("int8 needs pictures like those that the model will see: give a data set to calibrate on")
+    if options.nms and (options.to != "onnx" or options.precision == "int8"):
+        raise ConfigError("suppression inside the graph goes with ONNX in fp32 or fp16: leave out the other option")
+    if options.to == "openvino" and find_spec("openvino") is None:
+        raise MissingExtraError("export to OpenVINO", "openvino")
+
+
+def _make(
+    model: EfficientDet,
+    options: ExportOptions,
+    folder: Path,
+    name: str,
+    pictures: Sequence[npt.NDArray[np.uint8]],
+) -> list[Path]:
+    half = options.precision == "fp16"
+    build = build_onnx_with_nms if options.nms else build_onnx
+    graph = build(model, half and options.to == "onnx")
+    header = Header(model.config, options.precision)
+    if options.precision == "int8":
+        graph = with_header(quantise(graph, model.config, pictures), header)
+    if options.to == "openvino":
+        from phidet.export.openvino_file import write_ir  # noqa: PLC0415 - an extra of its own
+
+        return write_ir(graph, to_metadata(header, phidet.__version__), half, folder, name)
+    path = folder / f"{name}.onnx"
+    path.write_bytes(graph.SerializeToString())
+    return [path]
+
+
+def _folder_of(target: Path) -> Path:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ExportError(f"cannot write {target}: {error.strerror or error}") from error
+    return target.parent
+
+
+def _move(path: Path, folder: Path) -> None:
+    """To its place, whole or not at all: it lies on the same disk already."""
+    try:
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+        path.replace(folder / path.name)
+    except OSError as error:
+        raise ExportError(f"cannot write {folder / path.name}: {error.strerror or error}") from error
+
+
+def _portrait() -> npt.NDArray[np.uint8]:
+    """A photograph that is on every machine with the train extra: Grace Hopper, from matplotlib's sample data."""
+    from matplotlib import get_data_path  # noqa: PLC0415 - slow to import
+
+    return read_image(Path(get_data_path()) / "sample_data" / "grace_hopper.jpg")

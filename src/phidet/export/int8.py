@@ -1,0 +1,92 @@
+"""Post-training quantisation: weights and maps in 8 bits, with ranges measured on the user's pictures."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
+
+from phidet.config import ModelConfig
+from phidet.data.dataset import Dataset
+from phidet.errors import InputError
+from phidet.preprocess import prepare
+from phidet.runtime.network import FloatArray
+
+CALIBRATION_PICTURES = 64
+"""Enough for ranges of maps; more change them by less than their rounding."""
+FLOAT_OPERATIONS = ("MatMul", "ReduceMax", "Transpose", "Pad", "Reshape", "Concat")
+"""The predictors stay in fp32: their logits span some 20 units, and a step of 1/10 moves a score by percents."""
+
+log = logging.getLogger("phidet")
+
+
+def calibration_pictures(dataset: Dataset, count: int = CALIBRATION_PICTURES) -> list[npt.NDArray[np.uint8]]:
+    """Pictures from all over ``dataset``, decoded; those that cannot be are passed over.
+
+    Raises:
+        InputError: none can be decoded.
+    """
+    pictures: list[npt.NDArray[np.uint8]] = []
+    for index in np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int):
+        try:
+            pictures.append(dataset.image(int(index)))
+        except InputError as error:
+            log.warning("left out: %s", error)
+    if not pictures:
+        raise InputError(f"no image of {dataset.name!r} can be decoded: run 'phidet doctor' on the data")
+    return pictures
+
+
+def quantise(model: onnx.ModelProto, config: ModelConfig, pictures: Sequence[npt.NDArray[np.uint8]]) -> onnx.ModelProto:
+    """``model``, which is in fp32, with 8-bit convolutions: weights by channel, maps by their range on ``pictures``."""
+    skipped = [node.name for node in model.graph.node if node.op_type in FLOAT_OPERATIONS]
+    with TemporaryDirectory() as folder:
+        source, target = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
+        onnx.save(model, source)
+        with _quiet():
+            quantize_static(
+                source,
+                target,
+                _Pictures(config, pictures),
+                quant_format=QuantFormat.QDQ,
+                per_channel=True,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                nodes_to_exclude=skipped,
+                calibrate_method=CalibrationMethod.MinMax,
+            )
+        return onnx.load(target)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """ONNX Runtime warns, through the root logger, of preparations that this graph does not need."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+
+
+class _Pictures(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
+    """Feeds prepared pictures one by one."""
+
+    def __init__(self, config: ModelConfig, pictures: Sequence[npt.NDArray[np.uint8]]) -> None:
+        self.coming = self._prepared(config, pictures)
+
+    def get_next(self) -> dict[str, FloatArray] | None:
+        return next(self.coming, None)
+
+    @staticmethod
+    def _prepared(config: ModelConfig, pictures: Sequence[npt.NDArray[np.uint8]]) -> Iterator[dict[str, FloatArray]]:
+        for picture in pictures:
+            yield {"images": prepare(picture, config.image_size_hw, config.preprocess)[0][None]}

@@ -1,0 +1,78 @@
+"""``phidet bench``: figures that can be, runtimes that are there, mistakes that are told."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from conftest import randomise
+from peers import tiny_detector
+from phidet.bench.measure import Measurement, Times
+from phidet.bench.plot import save_latency_accuracy
+from phidet.cli.main import main
+from phidet.export.onnx_file import build_onnx
+from phidet.models import create_model
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    model = create_model(tiny_detector())
+    randomise(model)
+    path = tmp_path_factory.mktemp("bench") / "tiny.onnx"
+    path.write_bytes(build_onnx(model).SerializeToString())
+    return path
+
+
+def test_figures_of_a_model(exported: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--runtime", "onnxruntime", "--runs", "3", "--threads", "1", "--batch", "1,2", "--json"]
+    assert main(["bench", str(exported), *arguments]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["runtime"], row["precision"], row["size_hw"], row["ap"]) == ("onnxruntime", "fp32", [128, 160], None)
+    assert set(row["stages"]) == {"decode", "resize", "network", "post"}
+    assert row["stages"]["network"] == row["network"]
+    assert all(0 < times["median"] <= times["p95"] + 1e-9 for times in row["stages"].values())
+    assert set(row["images_per_second"]) == {"1", "2"}
+    assert row["images_per_second"]["1"] < 1e5
+    assert 1 < row["memory_mib"] < 2000
+
+
+def test_what_cannot_be_measured(exported: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "nowhere.onnx"]) == 4
+    assert "there is no model 'nowhere.onnx'" in capsys.readouterr().err
+    assert main(["bench", str(exported), "--plot", "p.png"]) == 2
+    assert "say with --eval on which data" in capsys.readouterr().err
+    assert main(["bench", str(exported), "--runs", "0"]) == 2
+    assert "--runs must be a whole number ≥ 1, got 0" in capsys.readouterr().err
+    broken = exported.with_name("broken.onnx")
+    broken.write_bytes(b"not a model")
+    assert main(["bench", str(broken), "--runtime", "onnxruntime"]) == 1
+    assert "could not be measured on onnxruntime: phidet.errors.CheckpointError" in capsys.readouterr().err
+
+
+def test_the_picture_is_written(tmp_path: Path) -> None:
+    def measured(runtime: str, precision: str, median: float) -> Measurement:
+        times = Times(mean=median, deviation=1.0, median=median, p95=1.3 * median)
+        return Measurement(
+            model="person.onnx",
+            runtime=runtime,
+            precision=precision,
+            threads=None,
+            size_hw=(320, 320),
+            load_ms=1.0,
+            network=times,
+            stages={},
+            images_per_second={},
+            memory_mib=None,
+        )
+
+    points = [
+        (measured("onnxruntime", "fp32", 13.0), 0.412),
+        (measured("onnxruntime", "int8", 6.0), 0.405),
+        (measured("openvino", "fp32", 10.0), 0.412),
+    ]
+    save_latency_accuracy(points, tmp_path / "p.png")
+    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")

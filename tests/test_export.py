@@ -1,0 +1,331 @@
+"""Exports say what PyTorch says, on every runtime; folded copies, files and their headers, failures."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from conftest import off_by, randomise
+from peers import tiny_detector
+from phidet.boxes import pairwise_iou
+from phidet.cli.main import main
+from phidet.config import BackboneConfig, FeatureNetworkConfig, ModelConfig, from_json, replace
+from phidet.detector import Detector
+from phidet.errors import CheckpointError, ConfigError, ExportError, InputError, UnknownNameError
+from phidet.export.check import Agreement, check_agreement
+from phidet.export.export import ExportOptions, export
+from phidet.export.onnx_file import build_onnx
+from phidet.export.torch_network import TorchNetwork
+from phidet.models import create_model
+from phidet.nms import PostprocessSettings
+from phidet.nn.detector import EfficientDet
+from phidet.runtime.onnx_runtime import OnnxNetwork, read_header
+from phidet.weights.native import save_model
+
+Image = NDArray[np.uint8]
+
+
+def some_model(config: ModelConfig | None = None) -> EfficientDet:
+    torch.manual_seed(0)
+    model = create_model(config or tiny_detector())
+    randomise(model)
+    return model.eval()
+
+
+def picture(height: int, width: int, seed: int = 0) -> Image:
+    """Smooth blobs: noise would be averaged away by the resize."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (height // 16 + 1, width // 16 + 1, 3), dtype=np.uint8)
+    return np.ascontiguousarray(coarse.repeat(16, 0).repeat(16, 1)[:height, :width])
+
+
+def lite() -> ModelConfig:
+    return replace(
+        tiny_detector(("one",)),
+        {
+            "backbone": BackboneConfig(architecture="efficientnet-lite", width=0.25, depth=0.3),
+            "feature_network": FeatureNetworkConfig(channels=16, repeats=1, fusion="sum"),
+            "activation": "relu6",
+            "image_size_hw": (150, 130),  # no multiple of anything
+        },
+    )
+
+
+CONFIGS = {
+    "tiny": tiny_detector(),
+    "lite": lite(),
+    "softmax": replace(
+        tiny_detector(), {"feature_network": FeatureNetworkConfig(channels=16, repeats=1, fusion="softmax")}
+    ),
+    "unbounded": replace(  # the only fusion with negative factors
+        tiny_detector(), {"feature_network": FeatureNetworkConfig(channels=12, repeats=1, fusion="unbounded")}
+    ),
+    "panet": replace(tiny_detector(), {"feature_network": FeatureNetworkConfig(channels=8, repeats=1, graph="panet")}),
+    "fully-connected": replace(
+        tiny_detector(),
+        {"feature_network": FeatureNetworkConfig(channels=8, repeats=1, graph="fully-connected-fpn")},
+    ),
+    "resnet": replace(tiny_detector(), {"backbone": BackboneConfig(architecture="resnet18", width=0.125)}),
+    "bottlenecks": replace(
+        tiny_detector(), {"backbone": BackboneConfig(architecture="resnet50", width=0.125, depth=0.3)}
+    ),
+    "mobilenet": replace(tiny_detector(), {"backbone": BackboneConfig(architecture="mobilenet-v2", width=0.25)}),
+    "no layers": replace(tiny_detector(), {"head_layers": 0}),
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_folded_copy_and_an_export_say_what_the_model_says(name: str, tmp_path: Path) -> None:
+    model = some_model(CONFIGS[name])
+    images = torch.randn(2, 3, *model.config.image_size_hw, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        wanted = model(images)
+    folded = model.optimize()(images)
+    path = tmp_path / "model.onnx"
+    path.write_bytes(build_onnx(model).SerializeToString())
+    exported = OnnxNetwork(path, 1)(images.numpy())
+    for ours, copy, file in zip(wanted, folded, exported[1:], strict=True):
+        assert off_by(copy, ours) < 1e-4
+        assert off_by(torch.from_numpy(file), ours) < 1e-4
+    np.testing.assert_array_equal(exported.best_logits, exported.class_logits.max(-1))
+
+
+def test_a_folded_copy_takes_any_size_and_does_not_follow_its_model() -> None:
+    model = some_model()
+    copy = model.optimize()
+    images = torch.randn(1, 3, 131, 200)
+    with torch.inference_mode():
+        before = model(images)
+    assert off_by(copy(images).class_logits, before.class_logits) < 1e-4
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    assert off_by(copy(images).class_logits, before.class_logits) < 1e-4
+
+
+def test_no_padding_and_no_batch_norm_is_left_in_the_graph() -> None:
+    graph = build_onnx(some_model()).graph
+    kinds = [node.op_type for node in graph.node]
+    assert "BatchNormalization" not in kinds
+    assert kinds.count("Pad") == 2  # the predictors' channel of ones
+    strided = [node for node in graph.node if node.op_type == "Conv" and _attribute(node, "strides") == [2, 2]]
+    assert strided
+    assert all(pads[2] >= pads[0] for pads in (_attribute(node, "pads") for node in strided))
+
+
+def _attribute(node: onnx.NodeProto, name: str) -> list[int]:
+    return next((list(a.ints) for a in node.attribute if a.name == name), [])
+
+
+def test_an_export_is_self_describing(tmp_path: Path) -> None:
+    model = some_model()
+    export(model, tmp_path / "model.onnx")
+    metadata = ort.InferenceSession(tmp_path / "model.onnx").get_modelmeta().custom_metadata_map
+    assert from_json(metadata["config"], ModelConfig) == model.config
+    assert metadata["class_names"] == '["bolt","nut","washer"]'
+    assert metadata["phidet_version"] == "0.1.0"
+    assert "128x160" in metadata["preprocessing"]
+    assert read_header(tmp_path / "model.onnx").precision == "fp32"
+
+
+def test_fp16_is_half_the_file_and_nearly_the_same(tmp_path: Path) -> None:
+    model = some_model()
+    whole = export(model, tmp_path / "whole.onnx")
+    half = export(model, tmp_path / "half.onnx", ExportOptions(precision="fp16"))
+    assert half.megabytes < 0.6 * whole.megabytes
+    assert half.agreement.score < 5e-3
+    stored = onnx.load(tmp_path / "half.onnx").graph.initializer
+    large = [numpy_helper.to_array(tensor) for tensor in stored if np.prod(tensor.dims) > 64]
+    assert {tensor.dtype for tensor in large if tensor.ndim == 4} == {np.dtype(np.float16)}
+
+
+def test_an_export_that_differs_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "model.onnx"
+    target.write_bytes(b"what was there")
+    other = some_model()
+    with torch.no_grad():
+        other.class_head.predict.pointwise.bias.add_(0.5)  # type: ignore[operator,union-attr]
+    monkeypatch.setattr("phidet.export.export.build_onnx", lambda _, half: build_onnx(other, half))
+    with pytest.raises(ExportError, match=r"model.onnx does not say what PyTorch says, so it was not written"):
+        export(some_model(), target)
+    assert target.read_bytes() == b"what was there"
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+
+
+def test_no_number_is_no_agreement() -> None:
+    with pytest.raises(ExportError):
+        check_agreement(Agreement(1, float("nan"), 1.0), "fp32", Path("model.onnx"))
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of a tiny model whose scores are spread, so that pictures have objects."""
+    model = some_model()
+    with torch.no_grad():
+        model.class_head.predict.pointwise.bias.add_(3.0)  # type: ignore[operator,union-attr]
+    path = tmp_path_factory.mktemp("exported") / "tiny.onnx"
+    export(model, path)
+    save_model(model, path.with_suffix(".safetensors"))
+    return path
+
+
+LOOSE = PostprocessSettings(score=0.05, max_detections=20)
+
+
+def test_a_picture_alone_is_a_picture_in_a_batch(exported: Path) -> None:
+    detector = Detector(exported, threads=2)
+    pictures = [picture(120, 160), picture(300, 200, 1), picture(77, 500, 2)]
+    together = detector(pictures, LOOSE)
+    assert all(len(found) for found in together)
+    for alone, found in zip((detector(p, LOOSE) for p in pictures), together, strict=True):
+        np.testing.assert_array_equal(alone.boxes_xyxy, found.boxes_xyxy)
+        np.testing.assert_array_equal(alone.scores, found.scores)
+        np.testing.assert_array_equal(alone.class_ids, found.class_ids)
+
+
+def test_boxes_are_in_pixels_of_the_picture_and_inside_it(exported: Path) -> None:
+    small = picture(96, 120)
+    large = np.ascontiguousarray(small.repeat(3, 0).repeat(3, 1))
+    detector = Detector(exported)
+    for image in (small, large):
+        found = detector(image, LOOSE)
+        assert found.image_size_hw == image.shape[:2]
+        assert found.names == detector.class_names == ("bolt", "nut", "washer")
+        assert (found.boxes_xyxy >= 0).all()
+        assert (found.boxes_xyxy <= [image.shape[1], image.shape[0]] * 2).all()
+        assert found.boxes_xyxy.max() > max(image.shape) / 2
+
+
+def test_threads_share_a_detector(exported: Path) -> None:
+    detector = Detector(exported)
+    pictures = [picture(100 + 10 * i, 150, i) for i in range(6)]
+    alone = [detector(p, LOOSE) for p in pictures]
+    with ThreadPoolExecutor(4) as pool:
+        for found, wanted in zip(pool.map(lambda p: detector(p, LOOSE), pictures * 3), alone * 3, strict=True):
+            np.testing.assert_array_equal(found.boxes_xyxy, wanted.boxes_xyxy)
+
+
+def test_thresholds_are_settings_of_the_run(exported: Path) -> None:
+    detector = Detector(exported)
+    image = picture(128, 160)
+    everything = detector(image, PostprocessSettings(score=0.05, max_detections=5000))
+    few = detector(image, PostprocessSettings(score=float(everything.scores[3])))
+    np.testing.assert_array_equal(few.scores, everything.scores[:4])
+    only = detector(image, PostprocessSettings(score=0.05, max_detections=5000, classes=("nut",)))
+    np.testing.assert_array_equal(only.boxes_xyxy, everything.boxes_xyxy[everything.class_ids == 1])
+    with pytest.raises(UnknownNameError, match=r"unknown class 'nutt'. Did you mean nut"):
+        detector(image, PostprocessSettings(classes=("nutt",)))
+
+
+def test_pytorch_and_onnx_runtime_find_the_same(exported: Path) -> None:
+    image = picture(128, 160)
+    found = Detector(exported)(image, LOOSE)
+    in_torch = Detector(exported.with_suffix(".safetensors"))
+    assert in_torch.runtime_name == "torch"
+    np.testing.assert_allclose(in_torch(image, LOOSE).boxes_xyxy, found.boxes_xyxy, atol=2e-2)
+    np.testing.assert_allclose(in_torch(image, LOOSE).scores, found.scores, atol=1e-5)
+
+
+def test_openvino_finds_the_same(exported: Path, tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    image = picture(128, 160)
+    wanted = Detector(exported)(image, LOOSE)
+    assert (
+        main(["export", str(exported.with_suffix(".safetensors")), "--to", "openvino", "-o", f"{tmp_path}/t.xml"]) == 0
+    )
+    for path in (tmp_path / "t.xml", exported):
+        detector = Detector(path, runtime="openvino")
+        found = detector(image, LOOSE)
+        assert detector.class_names == ("bolt", "nut", "washer")
+        np.testing.assert_allclose(found.boxes_xyxy, wanted.boxes_xyxy, atol=2e-2)
+        np.testing.assert_allclose(found.scores, wanted.scores, atol=1e-5)
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_suppression_inside_the_graph_is_ours(tmp_path: Path, half: bool) -> None:
+    model = some_model()
+    report = export(model, tmp_path / "nms.onnx", ExportOptions(precision="fp16" if half else "fp32", nms=True))
+    assert report.agreement.score < (5e-3 if half else 1e-5)
+    session = ort.InferenceSession(tmp_path / "nms.onnx")
+    images = np.random.default_rng(0).normal(size=(2, 3, 128, 160)).astype(np.float32)
+    inputs = {"images": images, "max_detections_per_class": np.array(50), "iou_threshold": np.array(0.5, np.float32)}
+    loose = session.run(["scores", "image_ids"], inputs | {"score_threshold": np.array(0.0, np.float32)})
+    assert set(loose[1].tolist()) == {0, 1}
+    class_ids, found = session.run(["class_ids", "boxes_xyxy"], inputs | {"score_threshold": np.array(0.0, np.float32)})
+    for image_id in (0, 1):
+        for class_id in range(3):
+            boxes = found[(class_ids == class_id) & (loose[1] == image_id)]
+            overlaps = pairwise_iou(boxes, boxes) - np.eye(len(boxes))
+            assert 1 < len(boxes) <= 50
+            assert overlaps.max() <= 0.5 + 1e-6
+    middle = np.array(np.median(loose[0]), np.float32)
+    strict = session.run(["scores"], inputs | {"score_threshold": middle})[0]
+    assert 0 < len(strict) < len(loose[0])
+    assert (strict > middle).all()
+    with pytest.raises(CheckpointError, match=r"export it without --nms"):
+        Detector(tmp_path / "nms.onnx")
+
+
+def test_a_network_that_is_loaded_already() -> None:
+    model = some_model()
+    assert Detector(TorchNetwork(model)).class_names == model.config.class_names
+
+
+def test_pictures_that_are_none(exported: Path) -> None:
+    detector = Detector(exported)
+    assert detector([]) == []
+    with pytest.raises(InputError, match=r"expected an image as \(height, width, 3\) uint8 RGB, got shape \(3, 8, 8\)"):
+        detector(np.zeros((3, 8, 8), np.uint8))
+    with pytest.raises(InputError, match=r"float64"):
+        detector(np.zeros((8, 8, 3)))  # type: ignore[call-overload]
+    with pytest.raises(InputError, match=r"expected a path, a PIL image or an array"):
+        detector(3)  # type: ignore[call-overload]
+    with pytest.raises(InputError, match=r"there is no image at nowhere.jpg"):
+        detector("nowhere.jpg")
+
+
+def test_models_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PHIDET_CACHE", str(tmp_path))
+    with pytest.raises(CheckpointError, match=r"'phidet export efficientdet-d0' downloads and converts it once"):
+        Detector("efficientdet-d0")
+    with pytest.raises(CheckpointError, match=r"there is no model 'persons'"):
+        Detector("persons")
+    with pytest.raises(CheckpointError, match=r"holds no model"):
+        Detector(tmp_path)
+    with pytest.raises(ConfigError, match=r"threads must be ≥ 1"):
+        Detector("person", threads=0)
+    (tmp_path / "broken.onnx").write_bytes(b"not a model")
+    with pytest.raises(CheckpointError, match=r"broken.onnx cannot be loaded"):
+        Detector(tmp_path / "broken.onnx")
+    foreign = onnx.helper.make_model(build_onnx(some_model()).graph, opset_imports=[onnx.helper.make_opsetid("", 17)])
+    foreign.ir_version = 8
+    onnx.save(foreign, tmp_path / "foreign.onnx")
+    with pytest.raises(CheckpointError, match=r"foreign.onnx is not a phidet detector"):
+        Detector(tmp_path / "foreign.onnx")
+
+
+def test_options_that_cannot_be(tmp_path: Path) -> None:
+    model = some_model()
+    with pytest.raises(UnknownNameError, match=r"unknown kind of export 'onx'. Did you mean onnx"):
+        export(model, tmp_path / "m.onnx", ExportOptions(to="onx"))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"an onnx file is written as .onnx, got 'm.xml'"):
+        export(model, tmp_path / "m.xml")
+    with pytest.raises(ConfigError, match=r"int8 needs pictures"):
+        export(model, tmp_path / "m.onnx", ExportOptions(precision="int8"))
+
+
+def test_int8_on_the_users_pictures(shared: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "tiny.safetensors"
+    save_model(some_model(), weights)
+    data = str(shared / "data" / "bccd")
+    assert main(["export", str(weights), "--int8", "--calibrate", data, "-o", str(tmp_path / "int8.onnx")]) == 0
+    assert read_header(tmp_path / "int8.onnx").precision == "int8"
+    kinds = [node.op_type for node in onnx.load(tmp_path / "int8.onnx").graph.node]
+    assert kinds.count("QuantizeLinear") > 50

@@ -1,4 +1,4 @@
-"""What serving costs: one client's time beside ``Detector`` in process, and 64 clients' throughput beside the runtime's.
+"""What serving costs: one client beside ``Detector`` in process, and 64 clients beside the runtime alone.
 
     python benchmarks/serve_load.py models/person picture.jpg --seconds 60
 
@@ -42,6 +42,7 @@ class Load(NamedTuple):
     """What the clients saw."""
 
     seconds: float
+    cpu: float  # of the clients themselves
     latencies: list[float]
     statuses: dict[int, int]
 
@@ -133,16 +134,23 @@ def overhead(base: Path, picture: Path, rounds: int) -> None:
             print(f"  {name} {kind}: {ours:.2f} / {theirs:.2f} ms, {ours / theirs - 1:+.1%}")
 
 
-def bare(base: Path, picture: Path, batch: int, seconds: float, threads: int | None) -> float:
-    """Pictures a second in process, one batch after another, decoding included."""
+class Bare(NamedTuple):
+    """The detector in process: pictures a second, and processor seconds for each."""
+
+    rate: float
+    cpu: float
+
+
+def bare(base: Path, picture: Path, batch: int, seconds: float, threads: int | None) -> Bare:
+    """One batch after another in process, decoding included."""
     data = picture.read_bytes()
     detector = Detector(model_of(base), threads=threads)
     detector.detect([read_image(data)] * batch, SETTINGS)
-    begun, count = time.perf_counter(), 0
+    cpu, begun, count = time.process_time(), time.perf_counter(), 0
     while time.perf_counter() - begun < seconds:
         detector.detect([read_image(data) for _ in range(batch)], SETTINGS)
         count += batch
-    return count / (time.perf_counter() - begun)
+    return Bare(count / (time.perf_counter() - begun), (time.process_time() - cpu) / count)
 
 
 async def client(port: int, request: bytes, end: float, found: Load) -> None:
@@ -157,6 +165,9 @@ async def client(port: int, request: bytes, end: float, found: Load) -> None:
         found.latencies.append(time.perf_counter() - begun)
         code = int(head[9:12])
         found.statuses[code] = found.statuses.get(code, 0) + 1
+        if b"connection: close" in head.lower():
+            writer.close()
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.close()
 
 
@@ -164,15 +175,15 @@ def clients(port: int, picture: Path, count: int, seconds: float) -> Load:
     """``count`` clients at a time for ``seconds``."""
     body = json.dumps({"instances": [{"b64": base64.b64encode(picture.read_bytes()).decode()}]}).encode()
     request = f"POST /v1/models/m:predict HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
-    found = Load(seconds, [], {})
+    found = Load(seconds, 0.0, [], {})
 
     async def all_of_them() -> None:
         end = time.perf_counter() + seconds
         await asyncio.gather(*(client(port, request, end, found) for _ in range(count)))
 
-    begun = time.perf_counter()
+    cpu, begun = time.process_time(), time.perf_counter()
     asyncio.run(all_of_them())
-    return found._replace(seconds=time.perf_counter() - begun)
+    return found._replace(seconds=time.perf_counter() - begun, cpu=time.process_time() - cpu)
 
 
 def load(base: Path, picture: Path, args: argparse.Namespace) -> None:
@@ -184,14 +195,23 @@ def load(base: Path, picture: Path, args: argparse.Namespace) -> None:
         with get_context("spawn").Pool(1) as pool:
             pool.apply(clients, (port, picture, args.clients, min(5.0, args.seconds)))
             memory.append(resident_mib(process))
+            cpu = cpu_seconds(process.pid)
             waiting = pool.apply_async(clients, (port, picture, args.clients, args.seconds))
             while not waiting.ready():
                 waiting.wait(1)
                 memory.append(resident_mib(process))
             found = waiting.get()
+            cpu = cpu_seconds(process.pid) - cpu
         batches = batch_sizes(port)
     after = bare(base, picture, args.batch, args.bare_seconds, args.threads)
-    report(found, memory, batches, (before, after), args)
+    report(found, memory, batches, args)
+    alone = Bare(*(statistics.mean(pair) for pair in zip(before, after, strict=True)))
+    rate, each = len(found.latencies) / found.seconds, cpu / len(found.latencies)
+    print(f"  in process, batches of {args.batch}: {before.rate:.1f} pictures a second before, {after.rate:.1f} after")
+    print(f"  served / in process: {rate / alone.rate:.2f} of the pictures a second")
+    own = found.cpu / len(found.latencies)
+    print(f"  processor ms each: {each * 1e3:.1f} server, {own * 1e3:.1f} clients, {alone.cpu * 1e3:.1f} in process")
+    print(f"  in process / served: {alone.cpu / each:.2f} of the processor time")
 
 
 def batch_sizes(port: int) -> float:
@@ -203,17 +223,13 @@ def batch_sizes(port: int) -> float:
     return values['phidet_batch_size_sum{model="m"}'] / values['phidet_batch_size_count{model="m"}']
 
 
-def report(
-    found: Load, memory: list[float], batches: float, alone: tuple[float, float], args: argparse.Namespace
-) -> None:
-    """Prints what there is to say."""
+def report(found: Load, memory: list[float], batches: float, args: argparse.Namespace) -> None:
+    """Prints what the clients saw and what the server held."""
     ordered = sorted(found.latencies)
     rate = len(ordered) / found.seconds
     p50, p95, p99 = (ordered[int(len(ordered) * q)] * 1000 for q in (0.5, 0.95, 0.99))
     print(f"{args.clients} clients, {found.seconds:.0f} s: {len(ordered)} answers, statuses {found.statuses}")
     print(f"  {rate:.1f} pictures a second in batches of {batches:.1f}; p50 {p50:.0f}, p95 {p95:.0f}, p99 {p99:.0f} ms")
-    print(f"  in process, batches of {args.batch}: {alone[0]:.1f} before, {alone[1]:.1f} after")
-    print(f"  ratio {rate / statistics.mean(alone):.2f}")
     idle, warm, most, last = memory[0], memory[1], max(memory), memory[-1]
     print(f"  memory in MiB: {idle:.0f} idle, {warm:.0f} warm, {last:.0f} at the end, {most:.0f} most")
 

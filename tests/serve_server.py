@@ -51,13 +51,18 @@ class StandIn:
         self.seconds = float(words[1]) if len(words) > 1 else 0.0
         self.batches: list[int] = []
         self.closed = False
+        self.at_a_time = [0]  # batches, at each beginning
+        self._running: set[int] = set()
 
     def detect(self, images: Sequence[Pixels]) -> list[Detections]:
         assert not self.closed, "a closed model was asked"
         self.batches.append(len(images))
         if any(image.shape[:2] == (13, 13) for image in images):
             raise RuntimeError("thirteen")
+        self._running.add(threading.get_ident())
+        self.at_a_time.append(len(self._running))
         time.sleep(self.seconds)
+        self._running.discard(threading.get_ident())
         return [expected(image, self.score) for image in images]
 
     def close(self) -> None:

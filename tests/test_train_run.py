@@ -181,7 +181,7 @@ def run_command(words: list[str], cwd: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=cwd, text=True, stdout=pipe, stderr=pipe, env=environment)
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("how", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
 def test_a_stopped_run_goes_on_to_the_same_weights(how: signal.Signals, data: Path, tiny: Path, tmp_path: Path) -> None:
     base = ["train", str(data), "--model", str(tiny), "--val-split", "none", "--epochs", "6", "--batch-size", "4"]
     base += ["--workers", "0", "--accelerator", "cpu"]

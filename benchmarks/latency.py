@@ -60,9 +60,16 @@ def effdet_model(name: str, size: int) -> nn.Module:
                 module.bias.normal_(0, 0.1)
                 module.running_mean.normal_(0, 0.1)
                 module.running_var.uniform_(0.5, 1.5)
-        # The last layer's spread makes a hundred or so of all anchors objects, as a photograph does.
         model.class_net.predict.conv_pw.weight.mul_(12)  # type: ignore[union-attr,operator]
     return model.eval()
+
+
+def shift_scores(model: nn.Module, images: Tensor, objects: int = 200) -> None:
+    """Moves effdet's class biases so that ``objects`` anchors pass the default threshold, as in a crowd."""
+    with torch.no_grad():
+        best = torch.cat([level.flatten(2).amax(1).flatten() for level in model(images)[0]])
+        threshold = torch.logit(torch.tensor(PostprocessSettings().score))
+        model.class_net.predict.conv_pw.bias += threshold - best.topk(objects).values[-1]  # type: ignore[union-attr,operator]
 
 
 def same_in_phidet(name: str, size: int, model: nn.Module, folder: Path) -> EfficientDet:
@@ -83,7 +90,8 @@ def effdet_onnx(model: nn.Module, size: int, path: Path) -> Path:
             classes, boxes = self.model(images)
             return (*classes, *boxes)
 
-    torch.onnx.export(Flat(), (torch.zeros(1, 3, size, size),), str(path), opset_version=17, dynamo=False)
+    # In evaluation mode itself: the exporter gives its model back in the mode that it came in, effdet's with it.
+    torch.onnx.export(Flat().eval(), (torch.zeros(1, 3, size, size),), str(path), opset_version=17, dynamo=False)
     return path
 
 
@@ -122,14 +130,16 @@ def same_detections(theirs: Tensor, ours: Detections) -> str:
 def compare(name: str, size: int, runs: int, threads: int, folder: Path) -> None:
     """Prints everything."""
     theirs = effdet_model(name, size)
-    ours = same_in_phidet(name, size, theirs, folder)
-    config = ours.config
+    config = phidet.create_model(name, image_size=size).config
     rng = np.random.default_rng(0)
     # As large as the input, so that both sides see the same pixels; blobs, as noise is no picture.
     picture = rng.integers(0, 256, (size // 16, size // 16, 3), dtype=np.uint8).repeat(16, 0).repeat(16, 1)
     photo = np.ascontiguousarray(rng.integers(0, 256, (480, 640, 3), dtype=np.uint8))
     prepared = prepare(picture, config.image_size_hw, config.preprocess)[0][None]
     images = torch.from_numpy(prepared)
+    shift_scores(theirs, images)
+    ours = same_in_phidet(name, size, theirs, folder)
+    config = ours.config  # with the anchors that effdet's weights are for
 
     files = {"phidet": folder / "phidet.onnx", "int8": folder / "int8.onnx"}
     fp32 = build_onnx(ours)

@@ -12,11 +12,15 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from phidet.boxes import pairwise_iou
 from phidet.errors import ConfigError, UnknownNameError
 
 NmsKind = Literal["hard", "gaussian", "linear", "none"]
 SOFT_FLOOR = 0.001
 """Soft-NMS lets no score die out by itself; the official code drops what falls below this."""
+
+BLOCK = 512
+"""So many boxes are compared with each other at once."""
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -91,22 +95,47 @@ def suppress(boxes_xyxy: Floats, scores: Floats, class_ids: Ints, settings: Post
 
 
 def _hard(sides: Floats, groups: Ints | None, settings: PostprocessSettings) -> Ints:
-    """Positions that stay, of boxes (4, N) in falling order of score."""
-    areas = _areas(sides)
-    left = np.arange(sides.shape[1])
+    """Positions that stay, of boxes (4, N) in falling order of score.
+
+    Block by block: what the boxes kept so far suppress is thrown out of a block at once, and once enough are kept the
+    blocks that follow are not looked at.
+    """
     kept: list[int] = []
-    while len(left) and len(kept) < settings.max_detections:
+    for start in range(0, sides.shape[1], BLOCK):
+        block = slice(start, start + BLOCK)
+        left = np.arange(start, min(start + BLOCK, sides.shape[1]))
+        of_block = None if groups is None else groups[block]
+        if kept:
+            overlaps = pairwise_iou(sides[:, kept].T, sides[:, block].T)  # (kept, block)
+            suppressed = overlaps > settings.iou
+            if groups is not None:
+                suppressed &= groups[kept][:, None] == groups[block]
+            left = left[~suppressed.any(0)]
+            of_block = None if groups is None else groups[left]
+        kept += _hard_in_block(sides[:, left], left, of_block, settings, settings.max_detections - len(kept))
+        if len(kept) == settings.max_detections:
+            break
+    return np.array(kept, np.int64)
+
+
+def _hard_in_block(
+    sides: Floats, left: npt.NDArray[np.int64], groups: Ints | None, settings: PostprocessSettings, most: int
+) -> list[int]:
+    areas = _areas(sides)
+    kept: list[int] = []
+    while len(left) and len(kept) < most:
         kept.append(int(left[0]))
         stays = _overlaps(sides, areas) <= settings.iou
         if groups is not None:
             stays |= groups != groups[0]
-            groups = groups[1:] if stays[1:].all() else groups[1:][stays[1:]]
         stays = stays[1:]
         if stays.all():  # the usual case by far: nothing to copy
             sides, areas, left = sides[:, 1:], areas[1:], left[1:]
+            groups = None if groups is None else groups[1:]
         else:
             sides, areas, left = sides[:, 1:][:, stays], areas[1:][stays], left[1:][stays]
-    return np.array(kept, np.int64)
+            groups = None if groups is None else groups[1:][stays]
+    return kept
 
 
 def _soft(sides: Floats, scores: Floats, groups: Ints | None, settings: PostprocessSettings) -> tuple[Ints, Floats]:

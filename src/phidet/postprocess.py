@@ -47,11 +47,12 @@ def find_candidates(best_logits: Floats, class_logits: Floats, settings: Postpro
         class_ids = class_logits[anchors].argmax(1) if num_classes > 1 else np.zeros(len(anchors), np.int64)
         logits = best_logits[anchors]
     else:
-        pairs = class_logits[anchors]  # (N, C)
-        rows, class_ids = np.nonzero(pairs >= least)
-        logits = pairs[rows, class_ids]
-        best = _largest(logits, settings.candidates)
-        anchors, class_ids, logits = anchors[rows[best]], class_ids[best], logits[best]
+        pairs = class_logits[anchors].ravel()  # (N · C,)
+        if len(anchors) >= settings.candidates:
+            least = max(least, float(best_logits[anchors].min()))  # that many pairs, the anchors' best, reach it
+        best = np.flatnonzero(pairs >= least)
+        best = best[_largest(pairs[best], settings.candidates)]
+        anchors, class_ids, logits = anchors[best // num_classes], best % num_classes, pairs[best]
     scores = sigmoid(logits)
     good = scores >= settings.score
     return Candidates(anchors[good], class_ids[good], scores[good])

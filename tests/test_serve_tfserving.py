@@ -391,3 +391,11 @@ def test_errors_never_repeat_a_clients_megabytes() -> None:
 def test_class_numbers_count_from_one_as_label_maps_do(server: Server) -> None:
     answer = server.post(PREDICT, {"instances": [PICTURE]}).json["predictions"][0]
     assert [CLASSES[int(c) - 1] for c in answer["detection_classes"][:2]] == ["cat", "person"]
+
+
+@pytest.mark.parametrize("shape", [(0,), (3,), (0, 4), (3, 4), (2, 3, 4), (2, 0)])
+def test_padding_is_written_as_zeros_of_the_shape(shape: tuple[int, ...]) -> None:
+    values = np.zeros(shape, np.float32)
+    assert json.loads(wire.write_floats(values)) == values.tolist()
+    values[tuple(0 for _ in shape) if values.size else ...] = 0.5
+    assert json.loads(wire.write_floats(values)) == values.tolist()

@@ -79,6 +79,7 @@ class ServedModel:
         self.available: dict[int, LoadedVersion] = {}
         self.states: dict[int, VersionState] = {}
         self.failed: dict[int, Fingerprint] = {}
+        self.settled = False  # all that was there at the beginning is loaded, or cannot be
 
     def set_state(self, version: int, state: State, error: str = "") -> None:
         """Notes where ``version`` is; the oldest of those that ended are forgotten beyond ``KEPT``."""
@@ -108,8 +109,8 @@ class Repository:
 
     @property
     def ready(self) -> bool:
-        """Every model has a version that answers."""
-        return all(model.available for model in self.models.values())
+        """Every model has a version that answers, and none that was there at the beginning is still to come."""
+        return all(model.available and model.settled for model in self.models.values())
 
     def find(self, name: str, version: int | None = None, label: str | None = None) -> LoadedVersion:
         """The version to answer with: the one named, the one labelled, or the latest.
@@ -179,6 +180,7 @@ class Repository:
                 await self.poll(model)
             except Exception:  # whatever it is, the versions that answer must go on answering
                 log.exception("looking for versions of model %s failed", model.source.name)
+            model.settled = True
             await asyncio.sleep(self._settings.poll_seconds)
 
     async def poll(self, model: ServedModel) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -85,13 +86,18 @@ def from_b64(text: str) -> bytes:
 def write_floats(array: npt.NDArray[np.float32]) -> str:
     """An array as nested JSON lists, each number with the fewest digits that give the same float32 again."""
     if array.ndim == 0:
-        return _number(str(array.astype(np.str_)))
-    if array.ndim > 1:
+        return _words(array.reshape(1))[0]
+    if array.ndim > 2:
         return f"[{','.join(map(write_floats, array))}]"
-    words = ",".join(array.astype(np.str_).tolist())
-    if "n" in words:
-        words = ",".join(_number(word) for word in words.split(","))
-    return f"[{words}]"
+    width = math.prod(array.shape[1:])
+    rows = np.ascontiguousarray(array, np.float32).reshape(len(array), width)
+    used = int(np.flatnonzero(rows.view(np.uint32).any(1)).max(initial=-1)) + 1  # the rest is padding
+    words = _words(rows[:used].ravel())
+    if array.ndim == 1:
+        return f"[{','.join(words + ['0.0'] * (len(rows) - used))}]"
+    texts = [f"[{','.join(words[i : i + width])}]" for i in range(0, len(words), max(width, 1))]
+    padding = "[" + ",".join(["0.0"] * width) + "]"
+    return f"[{','.join(texts + [padding] * (len(rows) - used))}]"
 
 
 def write(value: Mapping[str, object] | Iterable[object]) -> bytes:
@@ -104,8 +110,9 @@ def error_body(message: str) -> bytes:
     return write({"error": message.encode("utf-8", "replace").decode()})
 
 
-def _number(word: str) -> str:
-    return _NAMES.get(word, word)
+def _words(values: npt.NDArray[np.float32]) -> list[str]:
+    words: list[str] = values.astype(np.str_).tolist()
+    return words if np.isfinite(values).all() else [_NAMES.get(word, word) for word in words]
 
 
 def _depth(body: bytes) -> int:

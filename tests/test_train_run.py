@@ -287,3 +287,37 @@ def test_frozen_parts_stay_as_they_are(data: Path, tiny: Path, tmp_path: Path) -
         assert not [name for name in changed if name.startswith(still)]
         assert "box_head.predict.pointwise.weight" in changed
         assert any(name.startswith("backbone.") for name in changed) == (freeze == "early")
+
+
+def first_loss(data: Path, tiny: Path, out: Path, changes: dict[str, object], save_memory: bool = False) -> float:
+    run = RunSettings(out=out, workers=0, accelerator="cpu", save_memory=save_memory)
+    train(data, tiny, splits=(None, "none"), changes={"epochs": 1, **QUICK, **changes}, settings=run)
+    loss: float = json.loads((out / "metrics.json").read_text())[0]["loss"]
+    return loss
+
+
+def test_other_ways_to_compute_the_same_loss(data: Path, tiny: Path, tmp_path: Path) -> None:
+    plain = first_loss(data, tiny, tmp_path / "plain", {})
+    assert first_loss(data, tiny, tmp_path / "saving", {}, save_memory=True) == pytest.approx(plain, rel=1e-5)
+    halves = first_loss(data, tiny, tmp_path / "bf16", {"precision": "bf16-mixed"})
+    assert halves != plain
+    assert halves == pytest.approx(plain, rel=0.02)
+
+
+def test_gradients_of_several_steps_are_one_update(data: Path, tiny: Path, tmp_path: Path) -> None:
+    """With ``accumulate`` 2, two steps make one update."""
+    changes = {"epochs": 1, **QUICK, "warmup_epochs": 0.0, "optimizer": "sgd", "learning_rate": 1.0}
+    updates = []
+    original = training.RunningAverage.update
+
+    def counted(self: training.RunningAverage, model: torch.nn.Module) -> None:
+        updates.append(1)
+        original(self, model)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training.RunningAverage, "update", counted)
+        one = train(
+            data, tiny, splits=(None, "none"), changes=changes | {"accumulate": 2}, settings=settings(tmp_path / "one")
+        )
+    assert len(updates) == 1
+    assert json.loads((one.folder / "run.json").read_text())["recipe"]["accumulate"] == 2

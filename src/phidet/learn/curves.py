@@ -28,7 +28,7 @@ def draw_curves(rows: list[dict[str, float]], figures: Mapping[str, str], path: 
         quality.plot([row["epoch"] for row in evaluated], [row[key] for row in evaluated], label=title, color=colour)
     quality.set(title="validation", xlabel="epoch", ylim=(0, 1))
     if evaluated:
-        quality.legend(frameon=False, loc="lower right")
+        quality.legend(frameon=False)
         best = max(evaluated, key=lambda row: row[best_key])
         quality.plot(best["epoch"], best[best_key], "o", color="#d55e00")
         text = f"{best[best_key]:.3f}"

@@ -31,7 +31,7 @@ from effdet.data import create_loader
 from effdet.data.dataset import DetectionDatset
 from effdet.data.parsers import VocParserCfg, create_parser
 from lightning_fabric import Fabric
-from timm.utils import ModelEmaV2
+from timm.utils.model_ema import ModelEmaV2
 
 import phidet
 from phidet.data.layouts import open_data
@@ -77,7 +77,7 @@ def effdet_side(name: str, size: int, batch: int, data: Path) -> tuple[Step, Ite
     network = effdet.EfficientDet(config, pretrained_backbone=False)
     bench = effdet.DetBenchTrain(network, create_labeler=False).train()
     optimizer = torch.optim.AdamW(bench.parameters(), lr=1e-4)
-    average = ModelEmaV2(bench, decay=0.9998)
+    average = ModelEmaV2(bench, decay=0.9998)  # type: ignore[no-untyped-call]
     mean, std = (torch.tensor([127.0, 128.0])[i].view(1, 1, 1, 1) for i in range(2))
 
     def step(examples: Any) -> None:
@@ -86,7 +86,7 @@ def effdet_side(name: str, size: int, batch: int, data: Path) -> tuple[Step, Ite
         torch.nn.utils.clip_grad_norm_(bench.parameters(), 10.0)
         optimizer.step()
         optimizer.zero_grad()
-        average.update(bench)
+        average.update(bench)  # type: ignore[no-untyped-call]
 
     lists = VocParserCfg(
         split_filename=str(data / "ImageSets" / "Main" / "trainval.txt"),

@@ -213,7 +213,16 @@ def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(
     last = load_model(tmp_path / "cut" / "last.safetensors")
     assert all(torch.equal(a, b) for a, b in zip(last.state_dict().values(), whole.state_dict().values(), strict=True))
     left = {path.name for path in (tmp_path / "cut").iterdir()}
-    assert left == {"best.safetensors", "last.safetensors", "run.json", "metrics.csv", "curves.png", "state.pt"}
+    files = {
+        "best.safetensors",
+        "last.safetensors",
+        "run.json",
+        "metrics.csv",
+        "metrics.json",
+        "curves.png",
+        "state.pt",
+    }
+    assert left == files
 
 
 def test_a_run_does_not_overwrite_another_and_a_missing_one_cannot_be_resumed(squares: Dataset, tmp_path: Path) -> None:

@@ -7,14 +7,15 @@ from pathlib import Path
 import pytest
 from lightning_fabric import Fabric
 
-from phidet import create_model, train
+import peers
+from phidet import create_model, save_model, train
 from phidet.data.layouts import open_data
 from phidet.learn import train as training
 from phidet.learn.detection import DetectionTask
 from phidet.learn.evaluate import evaluate
 from phidet.learn.recipe import SMALL, Augmentation, replace
 from phidet.learn.train import RunSettings, fit
-from test_train_run import QUICK, settings, write_squares
+from test_train_run import CLASSES, QUICK, settings, write_squares
 
 pytestmark = pytest.mark.slow
 
@@ -46,7 +47,8 @@ def test_three_hundred_epochs_do_not_grow_the_memory(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(training, "train_epoch", measured)
     run = RunSettings(out=tmp_path / "run", workers=2, accelerator="cpu")
-    train(data, image_size=128, changes={"epochs": 300, **QUICK}, settings=run)
+    save_model(create_model(peers.tiny_detector(CLASSES)), tmp_path / "tiny.safetensors")
+    train(data, tmp_path / "tiny.safetensors", changes={"epochs": 300, **QUICK}, settings=run)
     early, late = sum(sizes[40:60]) / 20, sum(sizes[-20:]) / 20
     print(f"{early:.0f} MiB after 50 epochs, {late:.0f} MiB after 300")
     assert late < early * 1.05

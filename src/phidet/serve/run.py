@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import resource
+import socket
 import sys
 
 import uvicorn
@@ -52,15 +53,25 @@ def run(settings: ServerSettings, load: Load, host: str, port: int, log_requests
         backlog=1024,
     )
     server = uvicorn.Server(config)
-    try:
-        config.load()
-        sockets = [config.bind_socket()]
-    except SystemExit as error:  # uvicorn has said why
-        raise ConfigError(f"cannot listen on {host}:{port}: choose another --rest_api_port or --host") from error
+    config.load()
+    listening = _listen(host, port)
     logging.getLogger("phidet.serve").info(
         "phidet serves %s on http://%s:%d", ", ".join(s.name for s in settings.sources), host, port
     )
-    server.run(sockets=sockets)
+    server.run(sockets=[listening])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A socket bound to the address; uvicorn's own way leaves it open where that fails."""
+    listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+    except OSError as error:
+        listening.close()
+        raise ConfigError(f"cannot listen on {host}:{port}: choose another --rest_api_port or --host") from error
+    listening.set_inheritable(True)
+    return listening
 
 
 def _allow_connections(count: int) -> None:

@@ -22,7 +22,7 @@ from phidet.learn.checkpointing import recompute_activations
 from phidet.learn.curves import draw_curves
 from phidet.learn.loading import EpochSampler
 from phidet.learn.memory import keep_freed_memory
-from phidet.learn.optim import RunningAverage, build_optimizer, frozen_parts, rate_at, set_rate
+from phidet.learn.optim import RunningAverage, build_optimizer, frozen_parts, quicken_statistics, rate_at, set_rate
 from phidet.learn.progress import Progress
 from phidet.learn.recipe import Recipe
 from phidet.learn.run_folder import RunFolder
@@ -192,6 +192,7 @@ def prepare_learner(fabric: Fabric, model: Network, task: Task, recipe: Recipe, 
     frozen = frozen_parts(model, recipe)
     for part in frozen:
         part.requires_grad_(False)
+    quicken_statistics(model, max(1, task.num_images // recipe.batch_size) * recipe.epochs)
     if recipe.sync_batch_norm and fabric.world_size > 1:
         share_batch_norms(model, fabric.device)
     average = RunningAverage(model, recipe.ema_decay)

@@ -11,7 +11,7 @@ from lightning_fabric import Fabric
 from phidet.data.dataset import Dataset
 from phidet.files import write_whole
 from phidet.learn.classify import evaluate_classifier
-from phidet.learn.evaluate import evaluate
+from phidet.learn.evaluate import detect
 from phidet.learn.task import Network
 from phidet.metrics.folder import measure, write_evaluation
 from phidet.nn.detector import EfficientDet
@@ -31,7 +31,7 @@ def report_on(model: Network, dataset: Dataset, folder: Path, data: str) -> dict
         report = evaluate_classifier(model, dataset, fabric)
         write_whole(folder / "report.json", msgspec.json.format(msgspec.json.encode(report)))
         return {"top1": report.top1 or 0.0, "top5": report.top5 or 0.0}
-    _, found = evaluate(model, dataset, fabric)
+    found = detect(model, dataset, fabric)
     indices = sorted(found)
     seen = dataset if len(indices) == len(dataset) else dataset.subset(indices, dataset.name)
     detections = [found[index] for index in indices]

@@ -10,75 +10,22 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
-from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from conftest import off_by, randomise
-from peers import tiny_detector
+from conftest import off_by
+from export_models import CONFIGS, picture, some_model
 from phidet.boxes import pairwise_iou
 from phidet.cli.main import main
-from phidet.config import BackboneConfig, FeatureNetworkConfig, ModelConfig, from_json, replace
+from phidet.config import ModelConfig, from_json
 from phidet.detector import Detector
 from phidet.errors import CheckpointError, ConfigError, ExportError, InputError, UnknownNameError
 from phidet.export.check import Agreement, check_agreement
 from phidet.export.export import ExportOptions, export
 from phidet.export.onnx_file import build_onnx
 from phidet.export.torch_network import TorchNetwork
-from phidet.models import create_model
 from phidet.nms import PostprocessSettings
-from phidet.nn.detector import EfficientDet
 from phidet.runtime.onnx_runtime import OnnxNetwork, read_header
 from phidet.weights.native import save_model
-
-Image = NDArray[np.uint8]
-
-
-def some_model(config: ModelConfig | None = None) -> EfficientDet:
-    torch.manual_seed(0)
-    model = create_model(config or tiny_detector())
-    randomise(model)
-    return model.eval()
-
-
-def picture(height: int, width: int, seed: int = 0) -> Image:
-    """Smooth blobs: noise would be averaged away by the resize."""
-    coarse = np.random.default_rng(seed).integers(0, 256, (height // 16 + 1, width // 16 + 1, 3), dtype=np.uint8)
-    return np.ascontiguousarray(coarse.repeat(16, 0).repeat(16, 1)[:height, :width])
-
-
-def lite() -> ModelConfig:
-    return replace(
-        tiny_detector(("one",)),
-        {
-            "backbone": BackboneConfig(architecture="efficientnet-lite", width=0.25, depth=0.3),
-            "feature_network": FeatureNetworkConfig(channels=16, repeats=1, fusion="sum"),
-            "activation": "relu6",
-            "image_size_hw": (150, 130),  # no multiple of anything
-        },
-    )
-
-
-CONFIGS = {
-    "tiny": tiny_detector(),
-    "lite": lite(),
-    "softmax": replace(
-        tiny_detector(), {"feature_network": FeatureNetworkConfig(channels=16, repeats=1, fusion="softmax")}
-    ),
-    "unbounded": replace(  # the only fusion with negative factors
-        tiny_detector(), {"feature_network": FeatureNetworkConfig(channels=12, repeats=1, fusion="unbounded")}
-    ),
-    "panet": replace(tiny_detector(), {"feature_network": FeatureNetworkConfig(channels=8, repeats=1, graph="panet")}),
-    "fully-connected": replace(
-        tiny_detector(),
-        {"feature_network": FeatureNetworkConfig(channels=8, repeats=1, graph="fully-connected-fpn")},
-    ),
-    "resnet": replace(tiny_detector(), {"backbone": BackboneConfig(architecture="resnet18", width=0.125)}),
-    "bottlenecks": replace(
-        tiny_detector(), {"backbone": BackboneConfig(architecture="resnet50", width=0.125, depth=0.3)}
-    ),
-    "mobilenet": replace(tiny_detector(), {"backbone": BackboneConfig(architecture="mobilenet-v2", width=0.25)}),
-    "no layers": replace(tiny_detector(), {"head_layers": 0}),
-}
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -116,7 +116,7 @@ def test_curl_waits_for_100_continue(server: Server, tmp_path: Path) -> None:
 def test_schemathesis_finds_no_server_error_and_no_answer_that_is_not_described(server: Server, phases: str) -> None:
     command = [
         str(CLIENTS / "schemathesis"), "run", f"{server.url}/openapi.json", "--phases", phases,
-        "--max-examples", "8", "--seed", "1", "--workers", "2",
+        "--max-examples", "8", "--seed", "1", "--workers", "1",
         "--checks", "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance",
         "--suppress-health-check", "all", "--no-color",
     ]  # fmt: skip

@@ -33,9 +33,10 @@ class Detector:
     """A loaded model. Calls from several threads at once are allowed and share its weights.
 
     Args:
-        model: "person", which comes with phidet; a file (.onnx, .xml, .safetensors); the folder of a training run; or
-            the name of a published model, exported before with ``phidet export``. Or a network that is loaded already.
-        runtime: "auto" takes what the file is for: ONNX Runtime, OpenVINO, or PyTorch.
+        model: "person", which comes with phidet; a file (.onnx, .xml, .tflite, .safetensors); the folder of a training
+            run; or the name of a published model, exported before with ``phidet export``. Or a network that is loaded
+            already.
+        runtime: "auto" takes what the file is for: ONNX Runtime, OpenVINO, LiteRT, or PyTorch.
         threads: how many threads one call may use; left out, the runtime decides.
 
     Attributes:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from phidet.bench.measure import Measurement
 
 INK, QUIET, GRID = "#1f2430", "#6b7280", "#e5e7eb"
-COLOURS = {"onnxruntime": "#2563eb", "openvino": "#d97706", "torch": "#dc2626"}
+COLOURS = {"onnxruntime": "#2563eb", "openvino": "#d97706", "litert": "#059669", "torch": "#dc2626"}
 
 
 def save_latency_accuracy(points: Sequence[tuple[Measurement, float]], path: Path) -> None:

@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         *("-m", "--model"),
         default="person",
         metavar="MODEL",
-        help="person, which comes with phidet; a .onnx or .xml file; a run's folder; a published name (person)",
+        help="person (in the box), an export (.onnx, .xml, .tflite), a run's folder, a published name (person)",
     )
     parser.add_argument("--out", type=Path, metavar="FOLDER", help=f"where to write ({OUT})")
     parser.add_argument("--save", type=_words, metavar="KINDS", help="what to write, separated by commas (pictures)")
@@ -68,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tile", type=_positive, metavar="N", help="also look at overlapping tiles of N pixels, for small objects"
     )
     parser.add_argument("--batch", type=_positive, default=1, metavar="N", help="pictures, or tiles, at once (1)")
-    parser.add_argument("--runtime", choices=("auto", "onnxruntime", "openvino", "torch"), default="auto")
+    parser.add_argument("--runtime", choices=("auto", "onnxruntime", "openvino", "litert", "torch"), default="auto")
     parser.add_argument("--threads", type=_positive, metavar="N", help="of the runtime (its own choice)")
 
 

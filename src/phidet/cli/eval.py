@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", metavar="NAME", help="which split (the validation split)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="write figures and pictures here")
     parser.add_argument("--batch", type=int, default=8, metavar="N", help="images at a time")
-    parser.add_argument("--runtime", default="auto", choices=["auto", "onnxruntime", "openvino", "torch"])
+    parser.add_argument("--runtime", default="auto", choices=["auto", "onnxruntime", "openvino", "litert", "torch"])
     parser.add_argument("--json", action="store_true", help="figures as JSON")
 
 

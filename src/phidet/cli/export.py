@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "A published model is downloaded if need be; its export goes into the cache, where 'phidet detect -m' looks."
     )
     parser.add_argument("model", metavar="MODEL", help="a .safetensors file, the folder of a run, or a published name")
-    parser.add_argument("--to", default="onnx", metavar="KIND", help="onnx (default) or openvino")
+    parser.add_argument("--to", default="onnx", metavar="KIND", help="onnx (default), openvino or tflite")
     precision = parser.add_mutually_exclusive_group()
     precision.add_argument("--half", action="store_true", help="weights in 16 bits: half the file, arithmetic in 32")
     precision.add_argument("--int8", action="store_true", help="weights and maps in 8 bits; needs --calibrate")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``phidet publish``."""
-    parser.add_argument("model", metavar="MODEL", help="an .onnx or .xml file, a run's folder, or 'person'")
+    parser.add_argument("model", metavar="MODEL", help="an .onnx, .xml or .tflite file, a run's folder, or 'person'")
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="the served model's folder, as models/person")
 
 

@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     answers.add_argument("--score", type=float, default=0.05, help="least score of an object (default: 0.05)")
     answers.add_argument("--iou", type=float, default=0.5, help="overlap that makes a duplicate (default: 0.5)")
     answers.add_argument("--max_detections", type=int, default=100, metavar="N", help="length of answers")
-    answers.add_argument("--runtime", default="auto", choices=("auto", "onnxruntime", "openvino"))
+    answers.add_argument("--runtime", default="auto", choices=("auto", "onnxruntime", "openvino", "litert"))
     batching = parser.add_argument_group("batching")
     batching.add_argument("--enable_batching", type=_boolean, nargs="?", const=True, default=True, metavar="BOOL")
     batching.add_argument("--batching_parameters_file", type=Path, metavar="FILE", help="as TensorFlow Serving's")

@@ -22,10 +22,10 @@ from phidet.export.onnx_file import build_onnx, with_header
 from phidet.export.onnx_nms import build_onnx_with_nms, check_nms
 from phidet.nn.detector import EfficientDet
 from phidet.runtime.header import Header, Precision, to_metadata
-from phidet.runtime.open_model import open_network
+from phidet.runtime.open_model import Runtime, open_network
 
-Target = Literal["onnx", "openvino"]
-SUFFIXES: dict[Target, str] = {"onnx": ".onnx", "openvino": ".xml"}
+Target = Literal["onnx", "openvino", "tflite"]
+SUFFIXES: dict[Target, str] = {"onnx": ".onnx", "openvino": ".xml", "tflite": ".tflite"}
 CHECKED_PICTURES = 8
 
 
@@ -58,13 +58,13 @@ def export(
 
     Args:
         model: what to export, at its config's input size.
-        target: the file; ``.onnx``, or for OpenVINO ``.xml``, which gets a ``.bin`` beside it.
+        target: the file; ``.onnx``, ``.tflite``, or for OpenVINO ``.xml``, which gets a ``.bin`` beside it.
         options: what to write; ONNX in fp32 unless given.
         data: pictures to calibrate int8 on and to compare on; without it one photograph is compared.
 
     Raises:
         UnknownNameError, ConfigError: options that cannot be.
-        MissingExtraError: OpenVINO is not installed.
+        MissingExtraError: OpenVINO or litert-torch is not installed.
         ExportError: the file says something else than the model, or cannot be written; what was there stays.
     """
     target, options = Path(target), options or ExportOptions()
@@ -84,7 +84,9 @@ def export(
         return ExportReport([target.parent / path.name for path in made], size, agreement)
 
 
-_RUNTIME: dict[Target, Literal["onnxruntime", "openvino"]] = {"onnx": "onnxruntime", "openvino": "openvino"}
+_RUNTIME: dict[Target, Runtime] = {"onnx": "onnxruntime", "openvino": "openvino", "tflite": "litert"}
+_NEEDS: dict[Target, tuple[str, str]] = {"openvino": ("openvino", "OpenVINO"), "tflite": ("litert_torch", "TFLite")}
+"""Kind → (package, name); the extra is called as the kind."""
 
 
 def _check(options: ExportOptions, target: Path, data: Dataset | None) -> None:
@@ -101,8 +103,9 @@ def _check(options: ExportOptions, target: Path, data: Dataset | None) -> None:
         raise ConfigError("int8 needs pictures like those that the model will see: give a data set to calibrate on")
     if options.nms and (options.to != "onnx" or options.precision == "int8"):
         raise ConfigError("suppression inside the graph goes with ONNX in fp32 or fp16: leave out the other option")
-    if options.to == "openvino" and find_spec("openvino") is None:
-        raise MissingExtraError("export to OpenVINO", "openvino")
+    package, name = _NEEDS.get(options.to, ("", ""))
+    if package and find_spec(package) is None:
+        raise MissingExtraError(f"export to {name}", options.to)
 
 
 def _make(
@@ -113,9 +116,13 @@ def _make(
     pictures: Sequence[npt.NDArray[np.uint8]],
 ) -> list[Path]:
     half = options.precision == "fp16"
+    header = Header(model.config, options.precision)
+    if options.to == "tflite":
+        from phidet.export.tflite_file import write_tflite  # noqa: PLC0415 - an extra of its own
+
+        return write_tflite(model, header, folder / f"{name}.tflite", pictures)
     build = build_onnx_with_nms if options.nms else build_onnx
     graph = build(model, half and options.to == "onnx")
-    header = Header(model.config, options.precision)
     if options.precision == "int8":
         graph = with_header(quantise(graph, model.config, pictures), header)
     if options.to == "openvino":

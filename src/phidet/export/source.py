@@ -24,7 +24,7 @@ def load_detector(source: str | Path) -> EfficientDet:
     if source in DETECTOR_NAMES and not Path(source).exists():
         return create_model(str(source), pretrained="coco").eval()
     path = find_model(source, ".safetensors")
-    if path.suffix in (".onnx", ".xml"):
+    if path.suffix in (".onnx", ".xml", ".tflite"):
         raise ConfigError(f"{path} is an export already: give the .safetensors file that it was made of")
     model = load_model(path)
     if not isinstance(model, EfficientDet):

@@ -81,27 +81,30 @@ class OptimizedDetector(nn.Module):
         if isinstance(operation, Scale):
             return x * operation.factor
         if isinstance(operation, Upsample):
-            return F.interpolate(x, inputs[1].shape[-2:])
+            return self.upsample(x, (inputs[1].shape[-2], inputs[1].shape[-1]))
         if isinstance(operation, Mean):
             return x.mean((2, 3), keepdim=True)
         if isinstance(operation, Gate):
             return x * inputs[1].sigmoid()
         if isinstance(operation, Sum):
-            return _activate(_weighted_sum(inputs, operation.factors), operation.act)
+            return _activate(self.weighted_sum(inputs, operation.factors), operation.act)
         flat = torch.cat([m.permute(0, 2, 3, 1).flatten(1, 2) for m in inputs], 1)  # (B, Σ H·W, C)
         flat = F.linear(flat, getattr(self, f"weight_{index}"), getattr(self, f"bias_{index}"))
         return flat.reshape(len(flat), -1, operation.outputs)
 
+    def upsample(self, x: Tensor, size_hw: tuple[int, int]) -> Tensor:
+        """Nearest neighbour, by floor of the index."""
+        return F.interpolate(x, size_hw)
 
-def _weighted_sum(xs: list[Tensor], factors: tuple[float, ...]) -> Tensor:
-    """A new tensor, so that an activation may be put in place."""
-    if len(xs) > 1 and factors[0] == 1:
-        total, done = torch.add(xs[0], xs[1], alpha=factors[1]), 2
-    else:
-        total, done = xs[0] * factors[0], 1
-    for x, factor in zip(xs[done:], factors[done:], strict=True):
-        total.add_(x, alpha=factor)
-    return total
+    def weighted_sum(self, xs: list[Tensor], factors: tuple[float, ...]) -> Tensor:
+        """A new tensor, so that an activation may be put in place."""
+        if len(xs) > 1 and factors[0] == 1:
+            total, done = torch.add(xs[0], xs[1], alpha=factors[1]), 2
+        else:
+            total, done = xs[0] * factors[0], 1
+        for x, factor in zip(xs[done:], factors[done:], strict=True):
+            total.add_(x, alpha=factor)
+        return total
 
 
 def _activate(x: Tensor, act: Activation | None) -> Tensor:

@@ -14,25 +14,26 @@ from phidet.errors import CheckpointError, MissingExtraError, UnknownNameError
 from phidet.family import DETECTOR_NAMES
 from phidet.runtime.network import Network
 
-Runtime = Literal["auto", "onnxruntime", "openvino", "torch"]
+Runtime = Literal["auto", "onnxruntime", "openvino", "litert", "torch"]
 BUNDLED = ("person",)
 """Models that come with phidet."""
 _RUNTIMES: dict[Runtime, tuple[str, str, tuple[str, ...]]] = {
     "onnxruntime": ("phidet.runtime.onnx_runtime", "OnnxNetwork", (".onnx",)),
     "openvino": ("phidet.runtime.openvino_runtime", "OpenVinoNetwork", (".onnx", ".xml")),
+    "litert": ("phidet.runtime.litert_runtime", "LiteRtNetwork", (".tflite",)),
     "torch": ("phidet.export.torch_network", "open_torch", (".safetensors",)),
 }
 """Runtime → (module, what opens a file, suffixes that it runs); "auto" takes the first that runs a file."""
-_EXTRA = {"openvino": "openvino", "torch": "train"}
-_PACKAGE = {"openvino": "openvino", "torch": "torch"}
+_EXTRA = {"openvino": "openvino", "litert": "litert", "torch": "train"}
+_PACKAGE = {"openvino": "openvino", "litert": "ai_edge_litert", "torch": "torch"}
 
 
 def open_network(model: str | Path, runtime: Runtime = "auto", threads: int | None = None) -> Network:
     """The network that ``model`` means, loaded.
 
     Args:
-        model: a model that comes with phidet ("person"), a file (.onnx, .xml, .safetensors), the folder of a training
-            run, or the name of a published model that was exported before.
+        model: a model that comes with phidet ("person"), a file (.onnx, .xml, .tflite, .safetensors), the folder of a
+            training run, or the name of a published model that was exported before.
         runtime: what runs it; "auto" takes what the file is for.
         threads: how many one call may use; left out, the runtime decides.
 
@@ -92,8 +93,8 @@ def find_model(model: str | Path, preferred: str = ".onnx") -> Path:
             f"(it needs pip install 'phidet[train]'), into {exported}"
         )
     raise CheckpointError(
-        f"there is no model {str(model)!r}: expected {', '.join(BUNDLED)}, a file (.onnx, .xml, .safetensors), the "
-        f"folder of a training run, or a published name such as {DETECTOR_NAMES[0]}"
+        f"there is no model {str(model)!r}: expected {', '.join(BUNDLED)}, a file (.onnx, .xml, .tflite, "
+        f".safetensors), the folder of a training run, or a published name such as {DETECTOR_NAMES[0]}"
     )
 
 

@@ -13,7 +13,7 @@ from phidet.results import Detections
 from phidet.runtime.open_model import Runtime
 from phidet.serve.pictures import Pixels
 
-MODEL_FILES = ("*.onnx", "*.xml")
+MODEL_FILES = ("*.onnx", "*.xml", "*.tflite")
 """What a version folder may hold: ONNX, or OpenVINO with the ``.bin`` beside it. Neither runs code when it is read."""
 
 

@@ -33,7 +33,7 @@ def publish(model: str | Path, base_path: Path) -> Path:
     may work at a time.
 
     Args:
-        model: an .onnx or .xml file, a run's folder that has one, or the name of a model that comes with phidet.
+        model: an export (.onnx, .xml, .tflite), a run's folder that has one, or a model that comes with phidet.
         base_path: the model's folder.
 
     Returns:
@@ -44,7 +44,7 @@ def publish(model: str | Path, base_path: Path) -> Path:
             then.
     """
     source = find_model(model)
-    if source.suffix not in (".onnx", ".xml"):
+    if source.suffix not in (".onnx", ".xml", ".tflite"):
         raise CheckpointError(f"{source} is not an exported model: 'phidet export {model}' first, then publish that")
     detector = Detector(source)
     files = [source, *([source.with_suffix(".bin")] if source.suffix == ".xml" else [])]

@@ -1,0 +1,129 @@
+"""A detector as a TensorFlow Lite file, through ``litert-torch``; images (1, H, W, 3), as such files have them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+import phidet
+from phidet.config import ModelConfig
+from phidet.errors import ExportError
+from phidet.nn.detector import EfficientDet
+from phidet.nn.optimized import OptimizedDetector
+from phidet.preprocess import prepare
+from phidet.runtime.header import Header, to_metadata
+from phidet.runtime.litert_runtime import HEADER_FILE, LABELS_FILE
+
+_SIGNATURE = "serving_default"
+
+
+def write_tflite(
+    model: EfficientDet, header: Header, path: Path, pictures: Sequence[npt.NDArray[np.uint8]]
+) -> list[Path]:
+    """Converts ``model`` and writes it to ``path``, in the precision of ``header``; int8 is calibrated on ``pictures``.
+
+    Raises:
+        ExportError: litert-torch cannot convert it.
+    """
+    height, width = model.config.image_size_hw
+    with _quiet():
+        import litert_torch  # noqa: PLC0415 - it takes seconds, and talks
+
+        try:
+            network = _ForLiteRt(model).eval()
+            converted = litert_torch.convert(network, sample_kwargs={"images": torch.zeros(1, height, width, 3)})
+        except Exception as error:  # whatever it or MLIR raises
+            raise ExportError(f"litert-torch cannot convert this model: {error}") from error
+        converted.export(str(path))
+        if header.precision != "fp32":
+            _reduce(path, header, pictures)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(HEADER_FILE, json.dumps(to_metadata(header, phidet.__version__)))
+        archive.writestr(LABELS_FILE, "".join(f"{name}\n" for name in model.config.class_names))
+    return [path]
+
+
+class _ForLiteRt(nn.Module):
+    """Channels last, outputs by name, and operations that litert-torch translates."""
+
+    def __init__(self, model: EfficientDet) -> None:
+        super().__init__()
+        self.network = _Functional(model)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        class_logits, box_deltas = self.network(images.permute(0, 3, 1, 2))
+        return {"class_logits": class_logits, "box_deltas": box_deltas}
+
+
+class _Functional(OptimizedDetector):
+    def upsample(self, x: Tensor, size_hw: tuple[int, int]) -> Tensor:
+        """By index where the factor is not whole: LiteRT's own resize rounds otherwise."""
+        rows, columns = (torch.arange(n) * old // n for n, old in zip(size_hw, x.shape[-2:], strict=True))
+        if any(n % old for n, old in zip(size_hw, x.shape[-2:], strict=True)):
+            return x.index_select(2, rows).index_select(3, columns)
+        return super().upsample(x, size_hw)
+
+    def weighted_sum(self, xs: list[Tensor], factors: tuple[float, ...]) -> Tensor:
+        """Without ``alpha``, which has no counterpart."""
+        total = xs[0] if factors[0] == 1 else xs[0] * factors[0]
+        for x, factor in zip(xs[1:], factors[1:], strict=True):
+            total = total + (x if factor == 1 else x * factor)
+        return total
+
+
+def _reduce(path: Path, header: Header, pictures: Sequence[npt.NDArray[np.uint8]]) -> None:
+    """Rewrites the file in fewer bits. In int8 the predictors stay in fp32, as in :mod:`phidet.export.int8`."""
+    from ai_edge_quantizer import qtyping, quantizer  # noqa: PLC0415 - slow to import
+    from ai_edge_quantizer.algorithm_manager import AlgorithmName  # noqa: PLC0415
+
+    quantize = quantizer.Quantizer(str(path))
+    if header.precision == "fp16":
+        half = qtyping.TensorQuantizationConfig(num_bits=16, dtype=qtyping.TensorDataType.FLOAT)
+        config = qtyping.OpQuantizationConfig(
+            weight_tensor_config=half, compute_precision=qtyping.ComputePrecision.FLOAT, explicit_dequantize=True
+        )
+        for kind in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"):
+            quantize.update_quantization_recipe(
+                ".*", qtyping.TFLOperationName[kind], config, AlgorithmName.FLOAT_CASTING
+            )
+        result = quantize.quantize(enable_progress_report=False)
+    else:
+        quantize.add_static_config(
+            ".*", qtyping.TFLOperationName.ALL_SUPPORTED, activation_num_bits=8, weight_num_bits=8
+        )
+        for kind in ("INPUT", "OUTPUT", "FULLY_CONNECTED"):
+            quantize.update_quantization_recipe(".*", qtyping.TFLOperationName[kind], None, AlgorithmName.NO_QUANTIZE)
+        ranges = quantize.calibrate({_SIGNATURE: list(_prepared(header.config, pictures))}, num_threads=2)
+        result = quantize.quantize(ranges, enable_progress_report=False)
+    result.export_model(str(path), overwrite=True)
+
+
+def _prepared(config: ModelConfig, pictures: Sequence[npt.NDArray[np.uint8]]) -> Iterator[dict[str, Any]]:
+    for picture in pictures:
+        image = prepare(picture, config.image_size_hw, config.preprocess)[0]
+        yield {"images": np.ascontiguousarray(image.transpose(1, 2, 0))[None]}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The converter narrates its passes, and its libraries warn of one another."""
+    with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        warnings.simplefilter("ignore")
+        level = logging.root.manager.disable
+        logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(level)

@@ -17,7 +17,6 @@ pytest.importorskip("litert_torch", reason="run in .venv-tflite", exc_type=Impor
 from ai_edge_litert.interpreter import Interpreter
 
 from export_models import CONFIGS, picture, some_model
-from phidet.boxes import pairwise_iou
 from phidet.cli.main import main
 from phidet.config import ModelConfig, from_json
 from phidet.data.dataset import Dataset
@@ -26,13 +25,15 @@ from phidet.detector import Detector
 from phidet.errors import CheckpointError
 from phidet.export.export import ExportOptions, export
 from phidet.nms import PostprocessSettings
+from phidet.results import Detections
 from phidet.runtime.litert_runtime import LiteRtNetwork
+from phidet.runtime.network import FloatArray
 from phidet.serve.publish import publish
 from phidet.weights.native import save_model
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of JAX, torchao and xDSL, about one another
 
-LOOSE = PostprocessSettings(score=0.05, max_detections=20)
+LOOSE = PostprocessSettings(score=0.5, max_detections=20)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,10 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model, its export to ONNX and to TFLite, side by side."""
     model = some_model()
     with torch.no_grad():
-        model.class_head.predict.pointwise.bias.add_(3.0)  # type: ignore[operator,union-attr]
+        predict = model.class_head.predict.pointwise
+        predict.bias.zero_()  # type: ignore[union-attr]
+        images = torch.randn(1, 3, 128, 160, generator=torch.Generator().manual_seed(0))
+        predict.weight.div_(model(images).class_logits.std())  # type: ignore[operator]  # scores to tell apart
     path = tmp_path_factory.mktemp("tflite") / "tiny.safetensors"
     save_model(model, path)
     for kind in ("onnx", "tflite"):
@@ -66,14 +70,19 @@ def test_it_finds_what_onnx_runtime_finds(saved: Path) -> None:
     exported = Detector(saved.with_suffix(".tflite"))
     assert exported.runtime_name == "litert"
     pictures = [picture(120, 160), picture(300, 200, 1)]
+    everything = PostprocessSettings(score=0.3, nms="none", max_detections=100_000)  # scores are too near for a choice
     in_onnx = Detector(saved.with_suffix(".onnx"))
-    for found, wanted in zip(exported(pictures, LOOSE), in_onnx(pictures, LOOSE), strict=True):
-        assert len(found) > 0
+    for found, wanted in zip(exported(pictures, everything), in_onnx(pictures, everything), strict=True):
+        assert len(found) == len(wanted) > 100
         assert found.names == ("bolt", "nut", "washer")
         np.testing.assert_allclose(found.scores, wanted.scores, atol=1e-5)
-        iou = pairwise_iou(found.boxes_xyxy, wanted.boxes_xyxy)  # scores of neighbours are too near for an order
-        same = (iou > 0.999) & (found.class_ids[:, None] == wanted.class_ids)
-        assert same.sum(0).tolist() == same.sum(1).tolist() == [1] * len(wanted)
+        for a, b in zip(_by_place(found), _by_place(wanted), strict=True):
+            np.testing.assert_allclose(a, b, atol=2e-2)
+
+
+def _by_place(found: Detections) -> FloatArray:
+    rows = np.column_stack([found.class_ids, found.boxes_xyxy])
+    return rows[np.lexsort(np.round(rows.T, 1))]
 
 
 def test_threads_share_it(saved: Path) -> None:

@@ -22,12 +22,13 @@ from pathlib import Path
 
 import effdet
 import numpy as np
+import onnx
 import onnxruntime as ort
 import torch
 from torch import Tensor, nn
 
 import phidet
-from phidet.boxes import clip, pairwise_iou
+from phidet.boxes import pairwise_iou
 from phidet.detector import Detector
 from phidet.export.int8 import quantise
 from phidet.export.onnx_file import build_onnx, with_header
@@ -39,6 +40,7 @@ from phidet.results import Detections
 from phidet.runtime.header import Header
 from phidet.runtime.network import NetworkOutputs
 from phidet.runtime.onnx_runtime import OnnxNetwork, session_options
+from phidet.runtime.openvino_runtime import OpenVinoNetwork
 
 Work = Mapping[str, Callable[[], object]]
 COCO = PostprocessSettings(score=0.0, multi_class=True)
@@ -120,8 +122,7 @@ def report(title: str, times: dict[str, list[float]], target: str) -> None:
 
 def same_detections(theirs: Tensor, ours: Detections) -> str:
     """How many of effdet's boxes (N, 6) x1 y1 x2 y2 score class, classes from 1, are among ours."""
-    assert ours.image_size_hw is not None  # effdet lets boxes reach beyond the picture
-    overlaps = pairwise_iou(clip(theirs[:, :4].numpy().astype(np.float32), ours.image_size_hw), ours.boxes_xyxy)
+    overlaps = pairwise_iou(theirs[:, :4].numpy().astype(np.float32), ours.boxes_xyxy)
     overlaps[theirs[:, 5].long().numpy()[:, None] - 1 != ours.class_ids] = 0
     found = int((overlaps.max(1) > 0.99).sum())
     return f"{found} of effdet's {len(theirs)} boxes are among phidet's {len(ours)}"
@@ -141,21 +142,25 @@ def compare(name: str, size: int, runs: int, threads: int, folder: Path) -> None
     ours = same_in_phidet(name, size, theirs, folder)
     config = ours.config  # with the anchors that effdet's weights are for
 
-    files = {"phidet": folder / "phidet.onnx", "int8": folder / "int8.onnx"}
-    fp32 = build_onnx(ours)
-    files["phidet"].write_bytes(fp32.SerializeToString())
-    int8 = with_header(quantise(fp32, config, [picture, photo]), Header(config, "int8"))
-    files["int8"].write_bytes(int8.SerializeToString())
-    detector, network8 = Detector(files["phidet"], threads=threads), OnnxNetwork(files["int8"], threads)
+    files = {name: folder / f"{name}.onnx" for name in ("blocked", "last", "int8", "int8-openvino")}
+    plain = build_onnx(ours, channels_last=True)
+    onnx.save(build_onnx(ours), files["blocked"])
+    onnx.save(plain, files["last"])
+    for kind in ("int8", "int8-openvino"):
+        int8 = quantise(plain, config, [picture, photo], for_openvino=kind != "int8")
+        onnx.save(with_header(int8, Header(config, "int8")), files[kind])
+    detector = Detector(files["blocked"], threads=threads)
     path = effdet_onnx(theirs, size, folder / "effdet.onnx")
     session = ort.InferenceSession(path, session_options(threads), providers=["CPUExecutionProvider"])
     feed = {session.get_inputs()[0].name: prepared}
 
     bench = effdet.DetBenchPredict(theirs)
+    # With the picture's size effdet clips boxes to it before suppression, as phidet does; without, never.
+    info = {"img_scale": torch.ones(1), "img_size": torch.tensor([[size, size]])}
     with torch.inference_mode():
-        print(same_detections(bench(images)[0], detector.detect([picture], COCO)[0]))
+        print(same_detections(bench(images, info)[0], detector.detect([picture], COCO)[0]))
         work: Work = {
-            "effdet DetBenchPredict, eager": lambda: bench(images),
+            "effdet DetBenchPredict, eager": lambda: bench(images, info),
             "phidet, the same detections": lambda: detector.detect([picture], COCO),
             "phidet, its defaults": lambda: detector.detect([picture]),
             "phidet, from 640×480": lambda: detector.detect([photo]),
@@ -171,8 +176,13 @@ def compare(name: str, size: int, runs: int, threads: int, folder: Path) -> None
         "phidet's export": lambda: network(prepared),
     }
     report("network in ONNX Runtime", in_turns(work, 2 * runs, threads), "1.3×")
-    work = {"fp32": lambda: network(prepared), "int8": lambda: network8(prepared)}
+    int8_network = OnnxNetwork(files["int8"], threads)
+    work = {"fp32": lambda: network(prepared), "int8": lambda: int8_network(prepared)}
     report("int8 in ONNX Runtime", in_turns(work, 2 * runs, threads), "1.5×")
+    openvino = {kind: OpenVinoNetwork(files[kind], threads) for kind in ("last", "int8-openvino")}
+    work = {"fp32": lambda: openvino["last"](prepared), "int8": lambda: openvino["int8-openvino"](prepared)}
+    # Its threads are its own, so only the wall's clock sees them.
+    report("int8 in OpenVINO", in_turns(work, 2 * runs, 2), "1.5×")
 
     outputs = NetworkOutputs(*(array[0] for array in network(prepared)))
     rest = (detector.anchors, 1.0, config.image_size_hw)

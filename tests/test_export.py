@@ -35,13 +35,15 @@ def test_a_folded_copy_and_an_export_say_what_the_model_says(name: str, tmp_path
     with torch.inference_mode():
         wanted = model(images)
     folded = model.optimize()(images)
-    path = tmp_path / "model.onnx"
-    path.write_bytes(build_onnx(model).SerializeToString())
-    exported = OnnxNetwork(path, 1)(images.numpy())
-    for ours, copy, file in zip(wanted, folded, exported[1:], strict=True):
+    for ours, copy in zip(wanted, folded, strict=True):
         assert off_by(copy, ours) < 1e-4
-        assert off_by(torch.from_numpy(file), ours) < 1e-4
-    np.testing.assert_array_equal(exported.best_logits, exported.class_logits.max(-1))
+    path = tmp_path / "model.onnx"
+    for channels_last in (False, True):
+        onnx.save(build_onnx(model, channels_last=channels_last), path)
+        exported = OnnxNetwork(path, 1)(images.numpy())
+        for ours, file in zip(wanted, exported[1:], strict=True):
+            assert off_by(torch.from_numpy(file), ours) < 1e-4
+        np.testing.assert_array_equal(exported.best_logits, exported.class_logits.max(-1))
 
 
 def test_a_folded_copy_takes_any_size_and_does_not_follow_its_model() -> None:
@@ -65,6 +67,26 @@ def test_no_padding_and_no_batch_norm_is_left_in_the_graph() -> None:
     strided = [node for node in graph.node if node.op_type == "Conv" and _attribute(node, "strides") == [2, 2]]
     assert strided
     assert all(pads[2] >= pads[0] for pads in (_attribute(node, "pads") for node in strided))
+
+
+def test_expansions_of_large_maps_are_made_in_parts_that_fit_a_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, images = some_model(), np.random.default_rng(0).normal(size=(2, 3, 128, 160)).astype(np.float32)
+    outputs, convolutions, largest = [], [], []
+    for cache in (1 << 30, 1 << 16):
+        monkeypatch.setattr("phidet.export.onnx_graph.CACHE_BYTES", cache)
+        graph = onnx.shape_inference.infer_shapes(build_onnx(model))
+        onnx.save(graph, tmp_path / "model.onnx")
+        outputs.append(OnnxNetwork(tmp_path / "model.onnx", 1)(images))
+        convolutions.append(sum(node.op_type == "Conv" for node in graph.graph.node))
+        expanded = {node.input[0] for node in graph.graph.node if node.op_type == "Sigmoid"}
+        maps = [value for value in graph.graph.value_info if value.name in expanded]
+        largest.append(max(np.prod([d.dim_value for d in v.type.tensor_type.shape.dim[1:]]) for v in maps))
+    assert convolutions[1] > convolutions[0]
+    assert largest[1] < largest[0]
+    np.testing.assert_allclose(outputs[1].class_logits, outputs[0].class_logits, atol=1e-5)
+    np.testing.assert_allclose(outputs[1].box_deltas, outputs[0].box_deltas, atol=1e-5)
 
 
 def _attribute(node: onnx.NodeProto, name: str) -> list[int]:

@@ -121,10 +121,12 @@ def _make(
         from phidet.export.tflite_file import write_tflite  # noqa: PLC0415 - an extra of its own
 
         return write_tflite(model, header, folder / f"{name}.tflite", pictures)
-    build = build_onnx_with_nms if options.nms else build_onnx
-    graph = build(model, half and options.to == "onnx")
+    if options.to == "openvino" or options.precision == "int8":
+        graph = build_onnx(model, channels_last=True)
+    else:
+        graph = build_onnx_with_nms(model, half) if options.nms else build_onnx(model, half)
     if options.precision == "int8":
-        graph = with_header(quantise(graph, model.config, pictures), header)
+        graph = with_header(quantise(graph, model.config, pictures, options.to == "openvino"), header)
     if options.to == "openvino":
         from phidet.export.openvino_file import write_ir  # noqa: PLC0415 - an extra of its own
 

@@ -1,4 +1,9 @@
-"""Post-training quantisation: weights and maps in 8 bits, with ranges measured on the user's pictures."""
+"""Post-training quantisation: weights and maps in 8 bits, with ranges measured on the user's pictures.
+
+ONNX Runtime computes in 8 bits from one convolution to the next, activations included, so every map is rounded.
+OpenVINO appends activations and sums to its convolutions in fp32 and rounds what the next one reads, so only that is
+marked.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +26,10 @@ from phidet.runtime.network import FloatArray
 
 CALIBRATION_PICTURES = 64
 """Enough for ranges of maps; more change them by less than their rounding."""
-FLOAT_OPERATIONS = ("MatMul", "ReduceMax", "Transpose", "Pad", "Reshape", "Concat")
-"""The predictors stay in fp32: their logits span some 20 units, and a step of 1/10 moves a score by percents."""
+FLOAT_OPERATIONS = ("MatMul", "ReduceMax", "Transpose", "Reshape", "Concat")
+FLOAT_RESULTS = ("class_logits", "box_deltas")
+"""In ONNX Runtime the predictors stay in fp32: their logits span some 20 units, and rounding them to 8 bits, in steps
+of 1/10, moves a score by percents."""
 
 log = logging.getLogger("phidet")
 
@@ -44,9 +51,23 @@ def calibration_pictures(dataset: Dataset, count: int = CALIBRATION_PICTURES) ->
     return pictures
 
 
-def quantise(model: onnx.ModelProto, config: ModelConfig, pictures: Sequence[npt.NDArray[np.uint8]]) -> onnx.ModelProto:
-    """``model``, which is in fp32, with 8-bit convolutions: weights by channel, maps by their range on ``pictures``."""
-    skipped = [node.name for node in model.graph.node if node.op_type in FLOAT_OPERATIONS]
+def quantise(
+    model: onnx.ModelProto, config: ModelConfig, pictures: Sequence[npt.NDArray[np.uint8]], for_openvino: bool = False
+) -> onnx.ModelProto:
+    """``model``, in fp32 and channels last, with 8-bit convolutions: weights by channel, maps by their range on
+    ``pictures``.
+    """
+    skipped = [n.name for n in model.graph.node if n.op_type in FLOAT_OPERATIONS or n.output[0] in FLOAT_RESULTS]
+    products = ["Conv", "MatMul"]
+    inputs_only = {
+        "OpTypesToExcludeOutputQuantization": products,
+        # OpenVINO's products take no zero point of their left side.
+        "TensorQuantOverrides": {
+            node.input[0]: [{"quant_type": QuantType.QInt8, "symmetric": True}]
+            for node in model.graph.node
+            if node.op_type == "MatMul"
+        },
+    }
     with TemporaryDirectory() as folder:
         source, target = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
         onnx.save(model, source)
@@ -59,7 +80,9 @@ def quantise(model: onnx.ModelProto, config: ModelConfig, pictures: Sequence[npt
                 per_channel=True,
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
-                nodes_to_exclude=skipped,
+                op_types_to_quantize=products if for_openvino else None,
+                nodes_to_exclude=[] if for_openvino else skipped,
+                extra_options=inputs_only if for_openvino else {},
                 calibrate_method=CalibrationMethod.MinMax,
             )
         return onnx.load(target)

@@ -16,7 +16,7 @@ from phidet.nn.program import compile_program
 from phidet.runtime.header import Header, Precision, to_metadata
 
 
-def build_onnx(model: EfficientDet, half: bool = False) -> onnx.ModelProto:
+def build_onnx(model: EfficientDet, half: bool = False, channels_last: bool = False) -> onnx.ModelProto:
     """The model as ONNX.
 
     In comes "images", (batch, 3, H, W). Out go "class_logits", (batch, cells, anchors of a cell · classes), and
@@ -26,9 +26,10 @@ def build_onnx(model: EfficientDet, half: bool = False) -> onnx.ModelProto:
     Args:
         model: in whatever mode; it is exported for evaluation, at its config's input size.
         half: keep weights as fp16, half the bytes; arithmetic stays in fp32.
+        channels_last: for OpenVINO; see :mod:`phidet.export.onnx_graph`.
     """
     config = model.config
-    graph = Graph(half)
+    graph = Graph(half, channels_last)
     write_program(graph, compile_program(model), config.image_size_hw)
     anchors, per_cell = config.num_anchors, config.anchors.per_cell
     cells = anchors // per_cell

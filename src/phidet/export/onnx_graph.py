@@ -3,16 +3,22 @@
 TensorFlow's "SAME" padding becomes an attribute of the convolution, for which the input size is fixed; the batch size
 stays free.
 
-ONNX Runtime keeps maps in blocks of 16 channels as long as every operation on the way can do so. Three choices keep it
+ONNX Runtime keeps maps in blocks of 16 channels as long as every operation on the way can do so. Four choices keep it
 there (its optimised graph shows a ``ReorderOutput`` where the blocks end): a map times a number is a depthwise
 convolution, which it fuses with the addition that follows; a gate is enlarged to the size of its map before they are
-multiplied; and a resized map's shape is written down, because shape inference loses its batch.
+multiplied; a resized map's shape is written down, because shape inference loses its batch; and the predictors are one
+product behind the blocks. Besides, what an expansion makes of a large map goes to memory and back three times before
+it is small again, so expansion and depthwise convolution are done a few channels at a time, which fit a cache.
+
+OpenVINO, and ONNX Runtime in int8, keep channels last instead, where a gate is multiplied as it is and maps become rows
+for nothing.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +29,7 @@ from torch import Tensor
 
 from phidet.config import Activation
 from phidet.nn.blocks import same_padding
-from phidet.nn.program import Conv, Gate, MaxPool, Mean, Operation, Predict, Program, Scale, Sum, Upsample
+from phidet.nn.program import Conv, Gate, MaxPool, Mean, Operation, Predict, Program, Scale, Sum, Upsample, inputs_of
 
 OPSET = 17
 """ONNX 1.12 of 2022: every runtime in use reads it."""
@@ -31,6 +37,8 @@ IR_VERSION = 8
 BATCH = "batch"
 BLOCK = 16
 """Channels that ONNX Runtime keeps together on CPUs with AVX-512; 8 with AVX2."""
+CACHE_BYTES = 6 << 20
+"""What surely stays in the last cache between two operations."""
 
 
 class Graph:
@@ -38,10 +46,12 @@ class Graph:
 
     Args:
         half: keep weights as fp16; they are cast to fp32 where they are used, which runtimes do once, at loading.
+        channels_last: write what runs best with channels last, instead of in blocks.
     """
 
-    def __init__(self, half: bool = False) -> None:
+    def __init__(self, half: bool = False, channels_last: bool = False) -> None:
         self.half = half
+        self.channels_last = channels_last
         self.nodes: list[onnx.NodeProto] = []
         self.inputs: list[onnx.ValueInfoProto] = []
         self.shapes: list[onnx.ValueInfoProto] = []
@@ -91,8 +101,41 @@ def write_program(graph: Graph, program: Program, size_hw: tuple[int, int]) -> N
     """
     values = [Value("images", 3, size_hw)]
     results = {program.class_logits: "class_logits", program.box_deltas: "box_deltas"}
+    readers = Counter(x for operation in program.operations for x in inputs_of(operation))
+    expansion: Conv | None = None
     for number, operation in enumerate(program.operations, start=1):
-        values.append(_write(graph, values, operation, results.get(number, "")))
+        if expansion is not None:
+            assert isinstance(operation, Conv)
+            values.append(_in_parts(graph, values[expansion.x], expansion, operation))
+            expansion = None
+            continue
+        reader = program.operations[number] if number < len(program.operations) else None
+        if not graph.channels_last and readers[number] == 1 and _expands(operation, reader, values):
+            expansion = operation
+            values.append(values[operation.x])  # never read: the next operation makes it, in parts
+        else:
+            values.append(_write(graph, values, operation, results.get(number, "")))
+
+
+def _expands(operation: Operation, reader: Operation | None, values: list[Value]) -> TypeGuard[Conv]:
+    """Whether ``operation`` makes a map, larger than a cache, that only a depthwise convolution reads."""
+    if not (isinstance(operation, Conv) and isinstance(reader, Conv) and reader.groups == len(reader.weight)):
+        return False
+    height, width = values[operation.x].size_hw
+    pointwise = operation.groups == 1 and operation.weight.shape[-1] == operation.stride == 1
+    return pointwise and reader.groups > BLOCK and 4 * len(operation.weight) * height * width > CACHE_BYTES
+
+
+def _in_parts(g: Graph, x: Value, expansion: Conv, depthwise: Conv) -> Value:
+    channels, blocks = len(expansion.weight), CACHE_BYTES // (4 * BLOCK * x.size_hw[0] * x.size_hw[1])
+    step = BLOCK * max(1, blocks)
+    parts = []
+    for begin in range(0, channels, step):
+        part = slice(begin, min(begin + step, channels))
+        expanded = _conv(g, x, expansion._replace(weight=expansion.weight[part], bias=expansion.bias[part]))
+        weight, bias = depthwise.weight[part], depthwise.bias[part]
+        parts.append(_conv(g, expanded, depthwise._replace(weight=weight, bias=bias, groups=len(weight))))
+    return Value(g.add("Concat", [part.name for part in parts], axis=1), channels, parts[0].size_hw)
 
 
 def _write(g: Graph, values: list[Value], operation: Operation, name: str) -> Value:  # noqa: PLR0911 - one per kind
@@ -119,7 +162,9 @@ def _write(g: Graph, values: list[Value], operation: Operation, name: str) -> Va
         return Value(g.add("GlobalAveragePool", [x.name]), x.channels, (1, 1))
     assert isinstance(operation, Gate)
     gate = values[operation.gate]
-    gate = _resized(g, gate._replace(name=g.add("Sigmoid", [gate.name])), x.size_hw)
+    gate = gate._replace(name=g.add("Sigmoid", [gate.name]))
+    if not g.channels_last:
+        gate = _resized(g, gate, x.size_hw)
     return x._replace(name=g.add("Mul", [x.name, gate.name]))
 
 
@@ -166,14 +211,17 @@ def _resized(g: Graph, x: Value, wanted: tuple[int, int]) -> Value:
 
 
 def _predict(g: Graph, xs: list[Value], operation: Predict, name: str) -> Value:
-    """All levels side by side, then one product: it makes the largest array of all, and makes it once.
-
-    The bias is a weight of a channel of ones: adding it afterwards would go over that array again.
-    """
+    """All levels side by side, then one product: it makes the largest array of all, and makes it once."""
     outputs, channels = operation.weight.shape
-    flat = [g.add("Reshape", [x.name, g.constant([0, channels, -1], np.int64)]) for x in xs]
     cells = sum(x.size_hw[0] * x.size_hw[1] for x in xs)
+    if g.channels_last:
+        rows = [g.add("Transpose", [x.name], perm=[0, 2, 3, 1]) for x in xs]
+        flat = [g.add("Reshape", [row, g.constant([0, -1, channels], np.int64)]) for row in rows]
+        product = g.add("MatMul", [g.add("Concat", flat, axis=1), g.weight(operation.weight.T)])
+        return Value(g.add("Add", [product, g.weight(operation.bias)], name), outputs, (cells, 1))
+    flat = [g.add("Reshape", [x.name, g.constant([0, channels, -1], np.int64)]) for x in xs]
     side_by_side = g.add("Concat", flat, axis=2)  # (B, C, cells)
+    # The bias is a weight of a channel of ones: adding it afterwards would go over the largest array again.
     with_ones = g.add("Pad", [side_by_side, g.constant([0, 0, 0, 0, 1, 0], np.int64), g.constant(1.0)])
     weight = torch.cat((operation.weight, operation.bias[:, None]), 1).T
     name = g.add("MatMul", [g.add("Transpose", [with_ones], perm=[0, 2, 1]), g.weight(weight)], name)

@@ -21,7 +21,7 @@ import pytest
 
 from phidet.errors import ConfigError
 from phidet.serve.configuration import Limits
-from serve_server import Server, StandIn, b64, encoded, picture, serving, settings_for, until, write_version
+from serve_server import Reply, Server, StandIn, b64, encoded, picture, serving, settings_for, until, write_version
 
 PREDICT = "/v1/models/m:predict"
 PICTURE = b64(encoded(picture()))
@@ -94,6 +94,31 @@ def test_a_full_queue_says_when_to_come_again_and_recovers(tmp_path: Path) -> No
                 assert "in flight" in reply.error or "is full" in reply.error
         assert server.post(PREDICT, BODY).status == 200
         assert server.get("/v2/health/live").status == 200
+
+
+def test_who_could_not_be_answered_in_time_is_turned_away_at_once(tmp_path: Path) -> None:
+    """A batch of one takes 0.3 s and a request may take 1 s, so about three can wait, though the queue holds 50."""
+    batching = {"max_batch_size": 1, "max_enqueued_batches": 50}
+    limits = {"request_seconds": 1.0}
+    with one_model(tmp_path, "900 0.3", batching=batching, limits=limits) as server, ThreadPoolExecutor(20) as pool:
+        assert server.post(PREDICT, BODY).status == 200  # from now on its pace is known
+
+        def ask(_: int) -> tuple[float, Reply]:
+            begun = time.monotonic()
+            reply = server.post(PREDICT, BODY)
+            return time.monotonic() - begun, reply
+
+        answers = list(pool.map(ask, range(20)))
+        statuses = [reply.status for _, reply in answers]
+        assert statuses.count(200) >= 2
+        assert statuses.count(504) <= 2, "a guess may be wrong by one"
+        refused = [(seconds, reply) for seconds, reply in answers if reply.status == 503]
+        assert len(refused) >= 14
+        for seconds, reply in refused:
+            assert seconds < 0.9
+            assert int(reply.headers["retry-after"]) >= 1
+        assert any("s for what waits before this request" in reply.error for _, reply in refused)
+        assert server.post(PREDICT, BODY).status == 200
 
 
 def test_more_pictures_than_the_queue_holds_can_never_be_answered(tmp_path: Path) -> None:

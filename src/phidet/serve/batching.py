@@ -2,12 +2,15 @@
 
 A free worker takes what waits, up to ``max_batch_size``; so a lone picture never waits, and batches grow by themselves
 when there is more work than workers. Only with ``batch_timeout_micros`` > 0 does a worker wait for company.
+
+Who could not be answered in time is turned away at once, so that a slow model works for those who still wait.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import time
 from collections import deque
@@ -25,6 +28,7 @@ from phidet.serve.pictures import Pixels
 from phidet.serve.refusals import RefusedError, bad_request, overloaded
 
 MAX_QUEUED_BYTES = 1 << 29  # of pixels that wait, whatever the count allows
+_MEMORY = 0.8  # of the pace that was measured before, at every batch
 log = logging.getLogger("phidet.serve")
 
 
@@ -72,10 +76,15 @@ class Batcher:
         parameters: sizes.
         metrics: where batch sizes and times are counted.
         name: of the model, for the metrics.
+        patience: seconds after which an answer is of no use.
     """
 
-    def __init__(self, model: Model, parameters: BatchingParameters, metrics: Metrics, name: str) -> None:
+    def __init__(
+        self, model: Model, parameters: BatchingParameters, metrics: Metrics, name: str, patience: float = math.inf
+    ) -> None:
         self.parameters = parameters
+        self._patience = patience
+        self._seconds_each = 0.0  # from one picture's answer to the next one's, while there is work
         self._model = model
         self._metrics = metrics
         self._name = name
@@ -99,6 +108,10 @@ class Batcher:
         """
         if len(self._queue) + wanted > self.parameters.capacity:
             raise overloaded(f"the queue of model {self._name} is full ({self.parameters.capacity} pictures)")
+        wait = (len(self._queue) + wanted) * self._seconds_each
+        if self._queue and wait > self._patience:  # where nothing waits the pace may be of long ago
+            late = math.ceil(wait - self._patience)
+            raise overloaded(f"model {self._name} needs about {wait:.1f} s for what waits before this request", late)
 
     async def detect(self, images: Sequence[Pixels]) -> list[Detections]:
         """The answers, in the order of ``images``. Cancelling takes those that still wait out of the queue.
@@ -176,7 +189,10 @@ class Batcher:
             outcomes = await asyncio.get_running_loop().run_in_executor(self._threads, self._run, images)
         finally:
             self._idle += 1
-        self._metrics.batch_seconds.labels(self._name).observe(time.monotonic() - begun)
+        seconds = time.monotonic() - begun
+        self._metrics.batch_seconds.labels(self._name).observe(seconds)
+        each = seconds / len(batch) / self.parameters.num_batch_threads
+        self._seconds_each = _MEMORY * self._seconds_each + (1 - _MEMORY) * each if self._seconds_each else each
         for entry, outcome in zip(batch, outcomes, strict=True):
             if entry.answer.done():
                 continue  # its request has gone

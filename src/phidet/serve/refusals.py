@@ -30,9 +30,9 @@ def too_large(message: str) -> RefusedError:
     return RefusedError(413, message)
 
 
-def overloaded(message: str) -> RefusedError:
-    """Full for now; the client should come again in a second."""
-    return RefusedError(503, message, retry_after=1)
+def overloaded(message: str, retry_after: int = 1) -> RefusedError:
+    """Full for now; the client should come again in so many seconds."""
+    return RefusedError(503, message, retry_after)
 
 
 def deadline_exceeded(seconds: float) -> RefusedError:

@@ -6,6 +6,8 @@ import logging
 import resource
 import socket
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import uvicorn
 
@@ -34,9 +36,6 @@ def run(settings: ServerSettings, load: Load, host: str, port: int, log_requests
         ConfigError: the address cannot be used.
     """
     _allow_connections(settings.limits.connections)
-    access_log.propagate = False
-    access_log.setLevel(logging.INFO if log_requests else logging.WARNING)
-    access_log.handlers = [logging.StreamHandler(sys.stdout)]
     config = uvicorn.Config(
         build_app(Service(settings, load)),
         host=host,
@@ -58,7 +57,23 @@ def run(settings: ServerSettings, load: Load, host: str, port: int, log_requests
     logging.getLogger("phidet.serve").info(
         "phidet serves %s on http://%s:%d", ", ".join(s.name for s in settings.sources), host, port
     )
-    server.run(sockets=[listening])
+    with _access_log(log_requests):
+        server.run(sockets=[listening])
+
+
+@contextmanager
+def _access_log(wanted: bool) -> Iterator[None]:
+    """Sends the access log to standard output, while the server runs."""
+    handler = logging.StreamHandler(sys.stdout)
+    access_log.addHandler(handler)
+    access_log.propagate = False
+    access_log.setLevel(logging.INFO if wanted else logging.WARNING)
+    try:
+        yield
+    finally:
+        access_log.removeHandler(handler)
+        access_log.propagate = True
+        access_log.setLevel(logging.NOTSET)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -219,7 +219,8 @@ class Repository:
             self._metrics.loads.labels(name, "failed").inc()
             log.error("model %s version %d was not loaded: %s", name, version, reason)
             return
-        batcher = Batcher(loaded, self._settings.batching, self._metrics, name)
+        patience = self._settings.limits.request_seconds
+        batcher = Batcher(loaded, self._settings.batching, self._metrics, name, patience)
         model.available[version] = LoadedVersion(name, version, loaded, batcher)
         model.failed.pop(version, None)
         model.set_state(version, "AVAILABLE")

@@ -26,6 +26,7 @@ from phidet.serve.batching import BatchingParameters
 from phidet.serve.configuration import Limits, ServerSettings, Source
 from phidet.serve.connection import bounded_protocol
 from phidet.serve.pictures import Pixels
+from phidet.serve.run import listen
 from phidet.serve.service import Service
 
 CLASSES = ("person", "dog", "cat")
@@ -149,7 +150,7 @@ def serving(settings: ServerSettings, load: Callable[[Path], Any] = StandIn, rea
         access_log=False, server_header=False, timeout_graceful_shutdown=10, backlog=512,
     )  # fmt: skip
     config.load()
-    listener = socket.create_server(("127.0.0.1", 0), backlog=512)
+    listener = listen("127.0.0.1", 0)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])), daemon=True)
     thread.start()

@@ -175,9 +175,9 @@ def test_a_version_folder_must_hold_one_model_file(tmp_path: Path) -> None:
         until(lambda: states(server) == dict.fromkeys("123", "END"))
         messages = [s["status"]["error_message"] for s in server.get("/v1/models/m").json["model_version_status"]]
         assert messages == [
-            f"{tmp_path}/1 must hold one model file (*.onnx or *.xml), found none",
-            f"{tmp_path}/2 must hold one model file (*.onnx or *.xml), found a.onnx, b.onnx",
-            f"{tmp_path}/3 must hold one model file (*.onnx or *.xml), found none",
+            f"{tmp_path}/1 must hold one model file (*.onnx or *.xml or *.tflite), found none",
+            f"{tmp_path}/2 must hold one model file (*.onnx or *.xml or *.tflite), found a.onnx, b.onnx",
+            f"{tmp_path}/3 must hold one model file (*.onnx or *.xml or *.tflite), found none",
         ]
         assert server.get("/v2/health/ready").status == 503
         assert server.get("/v2/health/live").status == 200

@@ -54,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     limits = parser.add_argument_group("limits of a request")
     limits.add_argument("--max_body_bytes", type=int, metavar="N", help="also when inflated")
     limits.add_argument("--max_image_pixels", type=int, metavar="N")
+    limits.add_argument("--max_request_pixels", type=int, metavar="N", help="of all its pictures together")
     limits.add_argument("--max_instances", type=int, metavar="N", help="pictures in one request")
     limits.add_argument("--max_connections", type=int, metavar="N")
 
@@ -71,7 +72,7 @@ def run(args: argparse.Namespace) -> None:
         batching=batching,
         limits=_limits(args),
         poll_seconds=args.file_system_poll_wait_seconds,
-        token=os.environ.get(TOKEN_VARIABLE, ""),
+        token=os.environ.get(TOKEN_VARIABLE, "").strip(),
         cors=args.rest_api_enable_cors_support,
     )
     postprocess = PostprocessSettings(score=args.score, iou=args.iou, max_detections=args.max_detections)
@@ -106,6 +107,7 @@ def _limits(args: argparse.Namespace) -> Limits:
     given = {
         "body_bytes": args.max_body_bytes,
         "image_pixels": args.max_image_pixels,
+        "request_pixels": args.max_request_pixels,
         "instances": args.max_instances,
         "connections": args.max_connections,
         "request_seconds": args.rest_api_timeout_in_ms / 1000,

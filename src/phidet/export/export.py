@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -70,8 +71,8 @@ def export(
     target, options = Path(target), options or ExportOptions()
     _check(options, target, data)
     pictures = [_portrait()] if data is None else calibration_pictures(data)
-    with TemporaryDirectory(dir=_folder_of(target), prefix=f".{target.name}.") as folder:
-        made = _make(model, options, Path(folder), target.stem, pictures)
+    with _folder_beside(target) as folder:
+        made = _make(model, options, folder, target.stem, pictures)
         agreement = (
             check_nms(model, made[0], pictures[:CHECKED_PICTURES])
             if options.nms
@@ -136,12 +137,16 @@ def _make(
     return [path]
 
 
-def _folder_of(target: Path) -> Path:
+@contextmanager
+def _folder_beside(target: Path) -> Iterator[Path]:
+    """A folder for the time being, on the same disk."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        folder = TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.")
     except OSError as error:
         raise ExportError(f"cannot write {target}: {error.strerror or error}") from error
-    return target.parent
+    with folder:
+        yield Path(folder.name)
 
 
 def _move(path: Path, folder: Path) -> None:

@@ -32,12 +32,17 @@ def load_detector(source: str | Path) -> EfficientDet:
     return model
 
 
-def target_of(source: str | Path, suffix: str) -> Path:
+def target_of(source: str | Path, ending: str) -> Path:
     """Where an export goes unless told otherwise: beside the model, or for a published one into the cache.
+
+    Args:
+        source: what is exported.
+        ending: what follows the model's name: ".onnx", "-int8.onnx".
 
     Raises:
         CheckpointError: there is no such model.
     """
     if source in DETECTOR_NAMES and not Path(source).exists():
-        return cache_dir() / f"{source}{suffix}"
-    return find_model(source, ".safetensors").with_suffix(suffix)
+        return cache_dir() / f"{source}{ending}"
+    path = find_model(source, ".safetensors")
+    return path.with_name(f"{path.stem}{ending}")

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import os
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -22,13 +21,14 @@ import msgspec
 
 from phidet.errors import ConfigError, PhidetError
 from phidet.results import Detections
+from phidet.serve.cores import usable_cores
 from phidet.serve.metrics import Metrics
 from phidet.serve.model import Model
 from phidet.serve.pictures import Pixels
 from phidet.serve.refusals import RefusedError, bad_request, overloaded
 
 MAX_QUEUED_BYTES = 1 << 29  # of pixels that wait, whatever the count allows
-_MEMORY = 0.8  # of the pace that was measured before, at every batch
+_MEMORY = 0.8  # of how long batches took, at every one that was faster
 log = logging.getLogger("phidet.serve")
 
 
@@ -59,13 +59,14 @@ class BatchingParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     @property
     def threads_each(self) -> int:
         """Threads for one batch, so that all of them together have the cores of the machine once."""
-        return max(1, len(os.sched_getaffinity(0)) // self.num_batch_threads)
+        return max(1, usable_cores() // self.num_batch_threads)
 
 
 class _Waiting(NamedTuple):
     image: Pixels
     answer: asyncio.Future[Detections]
     since: float
+    deadline: float
 
 
 class Batcher:
@@ -76,15 +77,13 @@ class Batcher:
         parameters: sizes.
         metrics: where batch sizes and times are counted.
         name: of the model, for the metrics.
-        patience: seconds after which an answer is of no use.
     """
 
-    def __init__(
-        self, model: Model, parameters: BatchingParameters, metrics: Metrics, name: str, patience: float = math.inf
-    ) -> None:
+    def __init__(self, model: Model, parameters: BatchingParameters, metrics: Metrics, name: str) -> None:
         self.parameters = parameters
-        self._patience = patience
-        self._seconds_each = 0.0  # from one picture's answer to the next one's, while there is work
+        self._batch_seconds = 0.0  # what a batch takes: the slowest of late
+        self._ends: dict[int, float] = {}  # running batch → when it should be done
+        self._batches = 0
         self._model = model
         self._metrics = metrics
         self._name = name
@@ -100,20 +99,30 @@ class Batcher:
         """Pictures in the queue."""
         return len(self._queue)
 
-    def check_room(self, wanted: int = 1) -> None:
+    def check_room(self, deadline: float = math.inf, wanted: int = 1) -> None:
         """Says early, before a request is read, whether it would be turned away.
+
+        Args:
+            deadline: on the monotonic clock; after it an answer is of no use.
+            wanted: pictures.
 
         Raises:
             RefusedError: 503.
         """
         if len(self._queue) + wanted > self.parameters.capacity:
             raise overloaded(f"the queue of model {self._name} is full ({self.parameters.capacity} pictures)")
-        wait = (len(self._queue) + wanted) * self._seconds_each
-        if self._queue and wait > self._patience:  # where nothing waits the pace may be of long ago
-            late = math.ceil(wait - self._patience)
-            raise overloaded(f"model {self._name} needs about {wait:.1f} s for what waits before this request", late)
+        now = time.monotonic()
+        late = now + self._wait(now, wanted) - deadline
+        if self._ends and late > 0:  # where nothing runs, what batches took may be of long ago
+            raise overloaded(f"model {self._name} has more work than time until this request's deadline", late)
 
-    async def detect(self, images: Sequence[Pixels]) -> list[Detections]:
+    def _wait(self, now: float, wanted: int) -> float:
+        """Seconds until ``wanted`` more pictures should be answered."""
+        rest = 0.0 if self._idle else max(0.0, min(self._ends.values()) - now)
+        batches = math.ceil((len(self._queue) + wanted) / self.parameters.max_batch_size)
+        return rest + math.ceil(batches / self.parameters.num_batch_threads) * self._batch_seconds
+
+    async def detect(self, images: Sequence[Pixels], deadline: float = math.inf) -> list[Detections]:
         """The answers, in the order of ``images``. Cancelling takes those that still wait out of the queue.
 
         Raises:
@@ -123,22 +132,26 @@ class Batcher:
             raise bad_request(
                 f"{len(images)} pictures in one request, more than the queue holds ({self.parameters.capacity})"
             )
-        self.check_room(len(images))
+        self.check_room(deadline, len(images))
         size = sum(image.nbytes for image in images)
         if self._queue and self._queued_bytes + size > MAX_QUEUED_BYTES:
             raise overloaded(f"the queue of model {self._name} is full ({MAX_QUEUED_BYTES >> 20} MiB of pixels)")
         loop = asyncio.get_running_loop()
         now = time.monotonic()
         answers = [loop.create_future() for _ in images]
-        self._queue.extend(_Waiting(image, answer, now) for image, answer in zip(images, answers, strict=True))
-        self._queued_bytes += size
-        self._metrics.queued.labels(self._name).set(len(self._queue))
+        self._queue.extend(
+            _Waiting(image, answer, now, deadline) for image, answer in zip(images, answers, strict=True)
+        )
+        self._count(len(images), size)
         self._start_what_can()
         try:
             return list(await asyncio.gather(*answers))
         finally:
-            for answer in answers:
-                answer.cancel()
+            cancelled = sum(answer.cancel() for answer in answers)
+            if cancelled:
+                gone = [entry for entry in self._queue if entry.answer.done()]
+                self._queue = deque(entry for entry in self._queue if not entry.answer.done())
+                self._count(-len(gone), -sum(entry.image.nbytes for entry in gone))
 
     async def close(self) -> None:
         """Finishes what runs; the threads end."""
@@ -159,7 +172,9 @@ class Batcher:
             batch = self._next_batch()
             if batch:
                 self._idle -= 1
-                task = asyncio.get_running_loop().create_task(self._work(batch))
+                self._batches += 1
+                self._ends[self._batches] = time.monotonic() + self._batch_seconds
+                task = asyncio.get_running_loop().create_task(self._work(batch, self._batches))
                 self._running.add(task)
                 task.add_done_callback(self._running.discard)
 
@@ -171,28 +186,38 @@ class Batcher:
         """The oldest that are still wanted; shared out when several workers are free."""
         size = min(self.parameters.max_batch_size, -(-len(self._queue) // self._idle))
         batch: list[_Waiting] = []
+        hopeless = time.monotonic() + self._batch_seconds
         while self._queue and len(batch) < size:
             entry = self._queue.popleft()
-            self._queued_bytes -= entry.image.nbytes
-            if not entry.answer.done():
+            self._count(-1, -entry.image.nbytes)
+            if entry.deadline < hopeless and self._queue:  # others wait, for whom it is not too late
+                entry.answer.set_exception(overloaded(f"model {self._name} has no time until the request's deadline"))
+            else:
                 batch.append(entry)
-        self._metrics.queued.labels(self._name).set(len(self._queue))
         return batch
 
-    async def _work(self, batch: list[_Waiting]) -> None:
+    def _count(self, pictures: int, size: int) -> None:
+        """Notes that so many came into the queue, or left it."""
+        self._queued_bytes += size
+        self._metrics.queued.labels(self._name).inc(pictures)
+
+    async def _work(self, batch: list[_Waiting], number: int) -> None:
         begun = time.monotonic()
         self._metrics.batch_size.labels(self._name).observe(len(batch))
         for entry in batch:
             self._metrics.queue_seconds.labels(self._name).observe(begun - entry.since)
         images = [entry.image for entry in batch]
+        outcomes: Sequence[Detections | Exception]
         try:
             outcomes = await asyncio.get_running_loop().run_in_executor(self._threads, self._run, images)
+        except RuntimeError as error:  # the threads have ended: nobody must wait for ever
+            outcomes = [RefusedError(500, f"model {self._name} is being unloaded: {error}")] * len(batch)
         finally:
             self._idle += 1
+            del self._ends[number]
         seconds = time.monotonic() - begun
         self._metrics.batch_seconds.labels(self._name).observe(seconds)
-        each = seconds / len(batch) / self.parameters.num_batch_threads
-        self._seconds_each = _MEMORY * self._seconds_each + (1 - _MEMORY) * each if self._seconds_each else each
+        self._batch_seconds = max(seconds, _MEMORY * self._batch_seconds + (1 - _MEMORY) * seconds)
         for entry, outcome in zip(batch, outcomes, strict=True):
             if entry.answer.done():
                 continue  # its request has gone

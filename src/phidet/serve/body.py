@@ -48,6 +48,10 @@ async def read_body(request: Request, service: Service) -> AsyncIterator[bytes]:
         encoding = request.headers.get("content-encoding", "identity").strip().lower()
         if encoding not in ("", "identity"):
             body = await service.in_thread(lambda: inflate(body, encoding, limit))
+            held, before = len(body), held
+            service.body_bytes_in_flight += held - before
+            if service.body_bytes_in_flight > service.settings.limits.bodies_in_flight_bytes:
+                raise overloaded("too many large requests at a time")
         yield body
     finally:
         service.body_bytes_in_flight -= held

@@ -52,6 +52,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     body_bytes: int = 16 << 20
     bodies_in_flight_bytes: int = 256 << 20
     image_pixels: int = 32_000_000
+    request_pixels: int = 64_000_000
     instances: int = 64
     request_seconds: float = 30.0
     idle_seconds: float = 10.0

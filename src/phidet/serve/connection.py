@@ -24,8 +24,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # uvicorn's own signature, whatever its version
         super().__init__(*args, **kwargs)
-        self._head_bytes = 0
-        self._in_head = False
+        self._head_bytes = self._header_bytes = 0
+        self._in_head = self._in_message = False
         self._head_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
 
@@ -62,16 +62,39 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """A request's first line begins."""
-        self._in_head, self._head_bytes = True, 0
+        self._in_head = self._in_message = True
+        self._head_bytes = self._header_bytes = 0
         super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One header; those behind a chunked body are nobody's.
+
+        Raises:
+            ValueError: all of them together are too large; the parser makes it an error of the client.
+        """
+        if self._in_head:
+            self._header_bytes += len(name) + len(value)
+            if self._header_bytes > MAX_HEAD_BYTES:
+                raise ValueError(f"headers of more than {MAX_HEAD_BYTES} bytes")
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """What follows is the body, whose time the application looks after."""
         self._in_head = False
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
+        self._stop_waiting()
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """The body is here."""
+        self._in_message = False
+        self._stop_waiting()
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """The answer is out; what is missing of the request's body has a while to come, for the next one to follow."""
+        super().on_response_complete()
+        if self._in_message and self._head_timer is None and not self.transport.is_closing():
+            self._head_timer = self._later(self._on_slow)
 
     def pause_writing(self) -> None:
         """The client does not read: it has a while to go on."""
@@ -84,6 +107,11 @@ class BoundedProtocol(HttpToolsProtocol):
             self._write_timer.cancel()
             self._write_timer = None
         super().resume_writing()
+
+    def _stop_waiting(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
 
     def _on_slow(self) -> None:
         self._head_timer = None

@@ -14,7 +14,7 @@ from phidet.runtime.open_model import Runtime
 from phidet.serve.pictures import Pixels
 
 MODEL_FILES = ("*.onnx", "*.xml", "*.tflite")
-"""What a version folder may hold: ONNX, or OpenVINO with the ``.bin`` beside it. Neither runs code when it is read."""
+"""What a version folder may hold: ONNX, OpenVINO with the ``.bin`` beside it, or TFLite. None runs code when read."""
 
 
 class Model(Protocol):
@@ -41,6 +41,13 @@ class Model(Protocol):
 
     def close(self) -> None:
         """Gives memory and threads back."""
+
+
+class Detects(Protocol):
+    """What finds objects in pictures."""
+
+    def detect(self, images: Sequence[Pixels]) -> list[Detections]:
+        """As :meth:`Model.detect`."""
 
 
 class Load(Protocol):

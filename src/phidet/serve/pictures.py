@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from phidet.data.images import read_image
+from phidet.data.images import pixels_of
 from phidet.errors import InputError
 from phidet.serve.refusals import RefusedError, bad_request
 from phidet.serve.wire import kind_of, show
@@ -24,29 +24,57 @@ _UINT8 = "uint8"
 _MAX_RANK = 8
 
 
-def decode(data: bytes, max_pixels: int) -> Pixels:
+class Budget:
+    """The pixels that one request may have; a picture of few bytes can have very many.
+
+    Args:
+        each: for one picture.
+        together: for all of them.
+    """
+
+    def __init__(self, each: int, together: int) -> None:
+        self._each = each
+        self._together = self._left = together
+
+    def take(self, height: int, width: int) -> None:
+        """Counts a picture, before it is decoded.
+
+        Raises:
+            RefusedError: 400: too many pixels, or none.
+        """
+        shown = f"the picture has {width}×{height} pixels"
+        if height * width > self._each:
+            raise bad_request(f"{shown}, more than this server's limit of {self._each}")
+        if min(height, width) < 1:
+            raise bad_request(f"{shown}, expected at least one")
+        self._left -= height * width
+        if self._left < 0:
+            raise bad_request(
+                f"the pictures of the request have more pixels together than this server's limit of "
+                f"{self._together}: send them in several requests"
+            )
+
+
+def decode(data: bytes, budget: Budget) -> Pixels:
     """The picture in ``data``.
 
     Raises:
-        RefusedError: 400: not a picture of ``FORMATS``, damaged, or of more than ``max_pixels``.
+        RefusedError: 400: not a picture of ``FORMATS``, damaged, or over ``budget``.
     """
-    check_size(*_size(data), max_pixels)
     try:
-        return read_image(data)
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            budget.take(image.height, image.width)
+            return pixels_of(image)
+    except RefusedError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise bad_request(f"the picture has more pixels than can be opened safely: {error}") from error
     except InputError as error:
         raise bad_request(str(error)) from error
-
-
-def check_size(height: int, width: int, max_pixels: int) -> None:
-    """Refuses what would take too much memory.
-
-    Raises:
-        RefusedError: 400.
-    """
-    if height * width > max_pixels:
-        raise bad_request(f"the picture has {width}×{height} pixels, more than this server's limit of {max_pixels}")
-    if min(height, width) < 1:
-        raise bad_request(f"the picture has {width}×{height} pixels, expected at least one")
+    except Exception as error:  # what Pillow raises on damaged headers is no closed list
+        raise bad_request(
+            f"the {len(data)} bytes are not a picture that can be read: expected {', '.join(FORMATS)}"
+        ) from error
 
 
 def from_lists(value: list[Any]) -> Pixels:
@@ -81,19 +109,6 @@ def check_batch(array: Pixels, name: str) -> list[Pixels]:
     if array.ndim != 4 or array.shape[3] != 3:
         raise bad_request(f"input {name} must be {_UINT8} of shape [-1,-1,-1,3], got shape {list(array.shape)}")
     return list(array)
-
-
-def _size(data: bytes) -> tuple[int, int]:
-    """(height, width) as stored, from the header."""
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            return image.height, image.width
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise bad_request(f"the picture has more pixels than can be opened safely: {error}") from error
-    except Exception as error:  # what Pillow raises on damaged headers is no closed list
-        raise bad_request(
-            f"the {len(data)} bytes are not a picture that can be read: expected {', '.join(FORMATS)}"
-        ) from error
 
 
 def _fault(value: list[Any], shape: list[int]) -> RefusedError:

@@ -18,7 +18,7 @@ import phidet
 from phidet.detector import Detector
 from phidet.errors import CheckpointError
 from phidet.runtime.open_model import find_model
-from phidet.serve.versions import version_folders
+from phidet.serve.versions import try_out, version_folders
 
 CARD = "card.json"
 _UNFINISHED = ".publishing-"  # no number, so no version
@@ -49,6 +49,7 @@ def publish(model: str | Path, base_path: Path) -> Path:
     detector = Detector(source)
     files = [source, *([source.with_suffix(".bin")] if source.suffix == ".xml" else [])]
     try:
+        try_out(detector)
         base_path.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(base_path)
         with _unfinished(base_path) as folder:

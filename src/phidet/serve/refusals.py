@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from phidet.errors import PhidetError
 
 
@@ -30,9 +32,9 @@ def too_large(message: str) -> RefusedError:
     return RefusedError(413, message)
 
 
-def overloaded(message: str, retry_after: int = 1) -> RefusedError:
+def overloaded(message: str, seconds: float = 1) -> RefusedError:
     """Full for now; the client should come again in so many seconds."""
-    return RefusedError(503, message, retry_after)
+    return RefusedError(503, message, retry_after=max(1, math.ceil(seconds)))
 
 
 def deadline_exceeded(seconds: float) -> RefusedError:

@@ -53,7 +53,7 @@ def run(settings: ServerSettings, load: Load, host: str, port: int, log_requests
     )
     server = uvicorn.Server(config)
     config.load()
-    listening = _listen(host, port)
+    listening = listen(host, port)
     logging.getLogger("phidet.serve").info(
         "phidet serves %s on http://%s:%d", ", ".join(s.name for s in settings.sources), host, port
     )
@@ -76,9 +76,15 @@ def _access_log(wanted: bool) -> Iterator[None]:
         access_log.setLevel(logging.NOTSET)
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    """A socket bound to the address; uvicorn's own way leaves it open where that fails."""
-    listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+def listen(host: str, port: int) -> socket.socket:
+    """A socket bound to the address; uvicorn's own way leaves it open where that fails.
+
+    Raises:
+        ConfigError: the address cannot be used.
+    """
+    # asyncio sends small answers at once only over sockets that say that they are TCP; else each waits for 40 ms.
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import os
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from phidet.serve.answers import Tensors, to_tensors
 from phidet.serve.configuration import ServerSettings
+from phidet.serve.cores import usable_cores
 from phidet.serve.metrics import Metrics
 from phidet.serve.model import Load
-from phidet.serve.pictures import Pixels
+from phidet.serve.pictures import Budget, Pixels
 from phidet.serve.refusals import bad_request, overloaded
 from phidet.serve.versions import LoadedVersion, Repository
 
@@ -32,27 +33,35 @@ class Service:
         self.metrics = Metrics()
         self.repository = Repository(settings, load, self.metrics)
         self.body_bytes_in_flight = 0
-        self._threads = ThreadPoolExecutor(len(os.sched_getaffinity(0)), "decode")
+        self._threads = ThreadPoolExecutor(usable_cores(), "decode")
 
     async def in_thread(self, work: Callable[[], T]) -> T:
         """Runs what takes longer than a millisecond (JSON, base64, JPEG) beside the event loop."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
-    def check_room(self, loaded: LoadedVersion) -> None:
-        """Before a body is read: turns a request away that would have to wait behind a full queue.
+    def deadline(self) -> float:
+        """When the answer to a request that begins now is of no use any more, on the monotonic clock."""
+        return time.monotonic() + self.settings.limits.request_seconds
+
+    def check_room(self, loaded: LoadedVersion, deadline: float) -> None:
+        """Before a body is read: turns a request away that would have to wait behind a full queue, or for too long.
 
         Raises:
             RefusedError: 503.
         """
-        loaded.batcher.check_room()
+        loaded.batcher.check_room(deadline)
         if loaded.users >= loaded.batcher.parameters.capacity + loaded.batcher.parameters.max_batch_size:
             raise overloaded(f"model {loaded.name} has {loaded.users} requests in flight")
 
-    async def detect(self, loaded: LoadedVersion, images: Sequence[Pixels]) -> Tensors:
+    async def detect(self, loaded: LoadedVersion, images: Sequence[Pixels], deadline: float) -> Tensors:
         """The answers to a request's pictures as a batch of tensors."""
-        found = await loaded.batcher.detect(images)
+        found = await loaded.batcher.detect(images, deadline)
         sizes_hw = [(image.shape[0], image.shape[1]) for image in images]
         return to_tensors(found, sizes_hw, loaded.model.max_detections)
+
+    def budget(self) -> Budget:
+        """The pixels of one request."""
+        return Budget(self.settings.limits.image_pixels, self.settings.limits.request_pixels)
 
     def check_count(self, count: int) -> None:
         """Refuses requests with no picture or too many.

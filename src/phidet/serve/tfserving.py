@@ -14,11 +14,11 @@ from starlette.responses import Response
 
 from phidet.serve.answers import Tensors, output_shapes
 from phidet.serve.body import read_body, while_connected
-from phidet.serve.pictures import Pixels, check_batch, check_size, decode, from_lists
+from phidet.serve.pictures import Pixels, check_batch, decode, from_lists
 from phidet.serve.refusals import RefusedError, bad_request
 from phidet.serve.service import Service
 from phidet.serve.versions import LoadedVersion, Repository, VersionState
-from phidet.serve.wire import from_b64, is_b64, kind_of, parse, show, write, write_floats
+from phidet.serve.wire import SHOWN, from_b64, is_b64, kind_of, parse, show, write, write_floats
 
 _WHICH = r"/v1/models/([^/:]+)(?:/versions/([0-9]+)|/labels/([^/:]+))?"
 _PREDICT = re.compile(_WHICH + r":(classify|regress|predict)", re.IGNORECASE)
@@ -61,7 +61,7 @@ async def handle(request: Request, service: Service) -> Response:
         return _json(await _predict(request, service, _target(predict), predict[4].lower()))
     status = _STATUS.fullmatch(path) if request.method == "GET" else None
     if status is None:
-        raise bad_request(f"Malformed request: {request.method} {path}")
+        raise bad_request(f"Malformed request: {request.method} {path[:SHOWN]}")
     if status[1] is None:
         raise bad_request("Missing model name in request.")
     target = _target(status)
@@ -72,24 +72,26 @@ async def handle(request: Request, service: Service) -> Response:
 
 
 async def _predict(request: Request, service: Service, target: Target, method: str) -> bytes:
+    deadline = service.deadline()
     request.scope["phidet.model"] = target.name
     missing: RefusedError | None = None
     loaded: LoadedVersion | None = None
     try:
         loaded = service.repository.find(*target)
-        service.check_room(loaded)
+        service.check_room(loaded, deadline)
     except RefusedError as refusal:
         if refusal.http_status == 503:
             raise
         missing = refusal  # a body that is not JSON is the first thing to say
-    async with read_body(request, service) as body:
-        if loaded is None or method != "predict":
+    if loaded is None or method != "predict":
+        async with read_body(request, service) as body:
             await service.in_thread(lambda: _check_json(body))
-            raise missing or bad_request(f"a detector has no signature for {method}: use :predict")
-        with loaded.used():
-            request.scope["phidet.version"] = loaded.version
+        raise missing or bad_request(f"a detector has no signature for {method}: use :predict")
+    with loaded.used():  # from here on, however long the body takes
+        request.scope["phidet.version"] = loaded.version
+        async with read_body(request, service) as body:
             given = await service.in_thread(lambda: read_pictures(body, service))
-            tensors = await while_connected(request, service.detect(loaded, given.images))
+            tensors = await while_connected(request, service.detect(loaded, given.images, deadline))
     return await service.in_thread(lambda: write_answer(tensors, given.form))
 
 
@@ -167,7 +169,7 @@ class _Reader:
     def __init__(self, names: tuple[str, ...], service: Service) -> None:
         self.names = names
         self.service = service
-        self.max_pixels = service.settings.limits.image_pixels
+        self.budget = service.budget()
 
     def rows(self, instances: list[Any]) -> list[Pixels]:
         named = isinstance(instances[0], dict) and not is_b64(instances[0])
@@ -208,7 +210,7 @@ class _Reader:
     def row_image(self, name: str, value: Any) -> Pixels:
         """One picture: an encoded one, or lists (H, W, 3)."""
         if is_b64(value):
-            return decode(from_b64(value["b64"]), self.max_pixels)
+            return decode(from_b64(value["b64"]), self.budget)
         array = self.numbers(name, value)
         return self.batch(array[None], name)[0]
 
@@ -224,7 +226,7 @@ class _Reader:
             value = [value]
         if isinstance(value, list) and value and all(map(is_b64, value)):
             self.service.check_count(len(value))
-            return [decode(from_b64(item["b64"]), self.max_pixels) for item in value]
+            return [decode(from_b64(item["b64"]), self.budget) for item in value]
         return self.batch(self.numbers(name, value), name)
 
     def name_for(self, value: Any) -> str:
@@ -246,7 +248,7 @@ class _Reader:
         images = check_batch(array, name)
         self.service.check_count(len(images))
         for image in images:
-            check_size(image.shape[0], image.shape[1], self.max_pixels)
+            self.budget.take(image.shape[0], image.shape[1])
         return images
 
 

@@ -16,11 +16,11 @@ from starlette.routing import Route
 import phidet
 from phidet.serve.answers import Tensors, output_shapes
 from phidet.serve.body import read_body, while_connected
-from phidet.serve.pictures import Pixels, check_batch, check_size, decode, from_lists
+from phidet.serve.pictures import Budget, Pixels, check_batch, decode, from_lists
 from phidet.serve.refusals import RefusedError, bad_request
 from phidet.serve.service import Service
 from phidet.serve.versions import LoadedVersion
-from phidet.serve.wire import from_b64, parse, show, write, write_floats
+from phidet.serve.wire import from_b64, parse, show, writable, write, write_floats
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 TENSOR, ENCODED = "input_tensor", "image_bytes"
@@ -39,7 +39,7 @@ class InputTensor(msgspec.Struct):
     name: str
     shape: list[int]
     datatype: str
-    parameters: Parameters = {}
+    parameters: Parameters | None = None
     data: list[Any] | None = None
 
 
@@ -47,16 +47,16 @@ class RequestedOutput(msgspec.Struct):
     """An output that a request asks for."""
 
     name: str
-    parameters: Parameters = {}
+    parameters: Parameters | None = None
 
 
 class InferRequest(msgspec.Struct):
-    """The JSON of an inference request."""
+    """The JSON of an inference request; clients write null for what they leave out."""
 
     inputs: list[InputTensor]
-    id: str = ""
-    parameters: Parameters = {}
-    outputs: list[RequestedOutput] = []
+    id: str | None = None
+    parameters: Parameters | None = None
+    outputs: list[RequestedOutput] | None = None
 
 
 def routes(service: Service) -> list[Route]:
@@ -151,16 +151,17 @@ def metadata(loaded: LoadedVersion, versions: list[int]) -> dict[str, Any]:
 
 
 async def _infer(request: Request, service: Service) -> Response:
+    deadline = service.deadline()
     name, version = _which(request)
     request.scope["phidet.model"] = name
     loaded = service.repository.find(name, version)
-    service.check_room(loaded)
+    service.check_room(loaded, deadline)
     length = request.headers.get(HEADER_LENGTH)
     with loaded.used():
         request.scope["phidet.version"] = loaded.version
         async with read_body(request, service) as body:
             wanted, images = await service.in_thread(lambda: read_infer(body, length, service))
-            tensors = await while_connected(request, service.detect(loaded, images))
+            tensors = await while_connected(request, service.detect(loaded, images, deadline))
     return await service.in_thread(lambda: write_infer(loaded, wanted, tensors))
 
 
@@ -191,15 +192,16 @@ def read_infer(body: bytes, header_length: str | None, service: Service) -> tupl
     if any(side < 0 for side in shape) or len(shape) > 8:
         raise bad_request(f"input {given.name}: shape {show(shape)} is not possible")
     service.check_count(shape[0] if shape else 0)
+    budget = service.budget()
     if given.name == ENCODED:
-        return wanted, _pictures(given, blobs.get(ENCODED), service.settings.limits.image_pixels)
-    return wanted, _tensor(given, blobs.get(TENSOR), service.settings.limits.image_pixels)
+        return wanted, _pictures(given, blobs.get(ENCODED), budget)
+    return wanted, _tensor(given, blobs.get(TENSOR), budget)
 
 
 def write_infer(loaded: LoadedVersion, wanted: InferRequest, tensors: Tensors) -> Response:
     """The answer: JSON, or JSON and bytes where the request asked for binary outputs."""
-    names = {output.name: output.parameters for output in wanted.outputs} or {name: {} for name in tensors}
-    default = wanted.parameters.get("binary_data_output") is True
+    names = {output.name: output.parameters or {} for output in wanted.outputs or []} or {name: {} for name in tensors}
+    default = (wanted.parameters or {}).get("binary_data_output") is True
     outputs: list[dict[str, Any]] = []
     blobs: list[bytes] = []
     for name, parameters in names.items():
@@ -213,7 +215,7 @@ def write_infer(loaded: LoadedVersion, wanted: InferRequest, tensors: Tensors) -
         outputs.append(output)
     answer: dict[str, Any] = {"model_name": loaded.name, "model_version": str(loaded.version), "outputs": outputs}
     if wanted.id:
-        answer["id"] = wanted.id
+        answer["id"] = writable(wanted.id)
     head = write(answer)
     if not blobs:
         return Response(head, media_type="application/json")
@@ -231,7 +233,7 @@ def _check_names(wanted: InferRequest) -> None:
     if given.datatype != datatype:
         raise bad_request(f"input {given.name} must have datatype {datatype}, got {show(given.datatype)}")
     known = output_shapes(0)
-    for output in wanted.outputs:
+    for output in wanted.outputs or []:
         if output.name not in known:
             raise bad_request(f"unknown output {show(output.name)}: expected one of {', '.join(known)}")
 
@@ -242,7 +244,7 @@ def _split(wanted: InferRequest, rest: bytes) -> dict[str, bytes]:
     at = 0
     for tensor in wanted.inputs:
         if tensor.data is None:
-            size = tensor.parameters.get("binary_data_size")
+            size = (tensor.parameters or {}).get("binary_data_size")
             if type(size) is not int or not 0 <= size <= len(rest) - at:
                 raise bad_request(f"input {tensor.name} has neither data nor a binary_data_size that fits the body")
             blobs[tensor.name] = rest[at : at + size]
@@ -252,22 +254,22 @@ def _split(wanted: InferRequest, rest: bytes) -> dict[str, bytes]:
     return blobs
 
 
-def _tensor(given: InputTensor, blob: bytes | None, max_pixels: int) -> list[Pixels]:
+def _tensor(given: InputTensor, blob: bytes | None, budget: Budget) -> list[Pixels]:
     array: npt.NDArray[np.uint8]
     array = np.frombuffer(blob, np.uint8) if blob is not None else from_lists(given.data or []).reshape(-1)
     if array.size != math.prod(given.shape):
         raise bad_request(f"input {given.name}: {array.size} values do not fill shape {show(given.shape)}")
     images = check_batch(array.reshape(given.shape), given.name)
     for image in images:
-        check_size(image.shape[0], image.shape[1], max_pixels)
+        budget.take(image.shape[0], image.shape[1])
     return images
 
 
-def _pictures(given: InputTensor, blob: bytes | None, max_pixels: int) -> list[Pixels]:
+def _pictures(given: InputTensor, blob: bytes | None, budget: Budget) -> list[Pixels]:
     encoded = _strings(blob) if blob is not None else [_from_text(item) for item in _flat(given.data or [])]
     if len(encoded) != math.prod(given.shape):
         raise bad_request(f"input {given.name}: {len(encoded)} values do not fill shape {show(given.shape)}")
-    return [decode(data, max_pixels) for data in encoded]
+    return [decode(data, budget) for data in encoded]
 
 
 def _flat(data: list[Any]) -> list[Any]:

@@ -19,8 +19,9 @@ from phidet.errors import PhidetError
 from phidet.serve.batching import Batcher
 from phidet.serve.configuration import ServerSettings, Source
 from phidet.serve.metrics import Metrics
-from phidet.serve.model import Load, Model, model_file
+from phidet.serve.model import Detects, Load, Model, model_file
 from phidet.serve.refusals import RefusedError, bad_request
+from phidet.serve.wire import SHOWN
 
 State = Literal["START", "LOADING", "AVAILABLE", "UNLOADING", "END"]
 KEPT = 256  # versions that have ended and stay listed
@@ -124,10 +125,10 @@ class Repository:
         available = self.models[name].available if name in self.models else {}
         if version is None:
             if not available:
-                raise RefusedError(404, f"Servable not found for request: Latest({name})")
+                raise RefusedError(404, f"Servable not found for request: Latest({name[:SHOWN]})")
             return available[max(available)]
         if version not in available:
-            raise RefusedError(404, f"Servable not found for request: Specific({name}, {version})")
+            raise RefusedError(404, f"Servable not found for request: Specific({name[:SHOWN]}, {version})")
         return available[version]
 
     def status(self, name: str, version: int | None = None, label: str | None = None) -> list[VersionState]:
@@ -139,7 +140,7 @@ class Repository:
         version = self.version_of(name, version, label)
         states = self.models[name].states if name in self.models else {}
         if not states:
-            raise RefusedError(404, f"Could not find any versions of model {name}")
+            raise RefusedError(404, f"Could not find any versions of model {name[:SHOWN]}")
         if version is None:
             return [states[v] for v in sorted(states)]
         if version not in states:
@@ -155,7 +156,7 @@ class Repository:
         model = self.models.get(name)
         if label is not None:
             if model is None or label not in model.source.labels:
-                raise bad_request(f"Unrecognized servable version label: {label}")
+                raise bad_request(f"Unrecognized servable version label: {label[:SHOWN]}")
             return model.source.labels[label]
         return None if version == 0 and (model is None or 0 not in model.states) else version
 
@@ -219,8 +220,7 @@ class Repository:
             self._metrics.loads.labels(name, "failed").inc()
             log.error("model %s version %d was not loaded: %s", name, version, reason)
             return
-        patience = self._settings.limits.request_seconds
-        batcher = Batcher(loaded, self._settings.batching, self._metrics, name, patience)
+        batcher = Batcher(loaded, self._settings.batching, self._metrics, name)
         model.available[version] = LoadedVersion(name, version, loaded, batcher)
         model.failed.pop(version, None)
         model.set_state(version, "AVAILABLE")
@@ -244,8 +244,8 @@ class Repository:
 
         async def finish() -> None:
             await loaded.close()
-            self._metrics.versions.remove(model.source.name, str(version))
             if version not in model.available:  # unless it is wanted again meanwhile
+                self._metrics.versions.remove(model.source.name, str(version))
                 model.set_state(version, "END")
             log.info("model %s version %d is unloaded", model.source.name, version)
 
@@ -276,6 +276,6 @@ def fingerprint(folder: Path) -> Fingerprint:
     return tuple(marks)
 
 
-def try_out(model: Model) -> None:
+def try_out(model: Detects) -> None:
     """One grey picture through the model."""
     model.detect([np.full((64, 64, 3), 127, np.uint8)])

@@ -19,7 +19,8 @@ from phidet.serve.refusals import bad_request
 MAX_DEPTH = 64
 """Lists and objects inside each other; a batch of pictures in lists needs six."""
 SHOWN = 200  # characters of a client's value in an error
-_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+# Possessive, and a string may lack its end: else a body of quotes and backslashes takes hours.
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _NAMES = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
 _KINDS = {type(None): "Null", dict: "Object", list: "Array", str: "String", int: "Number", float: "Number"}
@@ -107,7 +108,12 @@ def write(value: Mapping[str, object] | Iterable[object]) -> bytes:
 
 def error_body(message: str) -> bytes:
     """``{"error": …}``, as both protocols have it."""
-    return write({"error": message.encode("utf-8", "replace").decode()})
+    return write({"error": writable(message)})
+
+
+def writable(text: str) -> str:
+    """``text`` without what JSON can say and UTF-8 cannot: halves of surrogate pairs become "?"."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _words(values: npt.NDArray[np.float32]) -> list[str]:

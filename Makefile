@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test test-slow clients tflite browser check format clean
+.PHONY: demo test test-slow clients runtimes browser check format clean
 
 demo: $(VENV)/.installed-core  ## install the core, and find the person in a portrait: demo/detections/
 	mkdir -p demo
@@ -16,17 +16,17 @@ demo: $(VENV)/.installed-core  ## install the core, and find the person in a por
 	  Image.open(photo).save('demo/grace-hopper.png')"
 	$(BIN)/phidet detect demo/grace-hopper.png --out demo/detections
 
-test: $(VENV)/.installed-dev clients tflite browser  ## run the tests
+test: $(VENV)/.installed-dev clients runtimes browser  ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q
-	OMP_NUM_THREADS=1 $(VENV)-tflite/bin/python -m pytest -q -p no:anyio tests/test_tflite.py
+	OMP_NUM_THREADS=1 $(VENV)-runtimes/bin/python -m pytest -q -p no:anyio tests/test_openvino.py tests/test_tflite.py
 
-test-slow: $(VENV)/.installed-dev clients tflite browser  ## run the slow tests as well
+test-slow: $(VENV)/.installed-dev clients runtimes browser  ## run the slow tests as well
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q -m "slow or not slow"
-	OMP_NUM_THREADS=1 $(VENV)-tflite/bin/python -m pytest -q -p no:anyio tests/test_tflite.py
+	OMP_NUM_THREADS=1 $(VENV)-runtimes/bin/python -m pytest -q -p no:anyio tests/test_openvino.py tests/test_tflite.py
 
 clients: $(VENV)-clients/.installed  ## serving clients that others wrote, for the tests; their pins are not ours
 
-tflite: $(VENV)-tflite/.installed  ## what writes TensorFlow Lite files, for the tests; its pins are not ours
+runtimes: $(VENV)-runtimes/.installed  ## OpenVINO and LiteRT, for their tests; they do not go with everything
 
 browser:  ## Chromium for the tests of the page, where it can be had; without it they are skipped and say so
 	@command -v chromium chromedriver > /dev/null || { test "$$(id -u)" = 0 && command -v apt-get > /dev/null && \
@@ -44,7 +44,7 @@ format: $(VENV)/.installed-dev  ## rewrite the files as `make check` wants them
 	$(BIN)/ruff format
 
 clean:
-	rm -rf $(VENV) $(VENV)-clients $(VENV)-tflite .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) $(VENV)-clients $(VENV)-runtimes .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -57,11 +57,11 @@ $(VENV)-clients/.installed: tests/clients/requirements.txt
 	@touch $@
 
 # On top of the development environment, so that PyTorch is not installed twice.
-$(VENV)-tflite/.installed: pyproject.toml | $(VENV)/.installed-dev
-	$(PYTHON) -m venv $(VENV)-tflite
+$(VENV)-runtimes/.installed: pyproject.toml | $(VENV)/.installed-dev
+	$(PYTHON) -m venv $(VENV)-runtimes
 	$(BIN)/python -c 'import site; print(*site.getsitepackages(), sep="\n")' \
-	  > $$($(VENV)-tflite/bin/python -c 'import site; print(site.getsitepackages()[0])')/phidet-dev.pth
-	$(VENV)-tflite/bin/python -m pip install --quiet --editable '.[tflite]'
+	  > $$($(VENV)-runtimes/bin/python -c 'import site; print(site.getsitepackages()[0])')/phidet-dev.pth
+	$(VENV)-runtimes/bin/python -m pip install --quiet --editable '.[openvino,tflite]'
 	@touch $@
 
 $(VENV)/.installed-core: pyproject.toml | $(BIN)/python

@@ -202,21 +202,6 @@ def test_pytorch_and_onnx_runtime_find_the_same(exported: Path) -> None:
     np.testing.assert_allclose(in_torch(image, LOOSE).scores, found.scores, atol=1e-5)
 
 
-def test_openvino_finds_the_same(exported: Path, tmp_path: Path) -> None:
-    pytest.importorskip("openvino")
-    image = picture(128, 160)
-    wanted = Detector(exported)(image, LOOSE)
-    assert (
-        main(["export", str(exported.with_suffix(".safetensors")), "--to", "openvino", "-o", f"{tmp_path}/t.xml"]) == 0
-    )
-    for path in (tmp_path / "t.xml", exported):
-        detector = Detector(path, runtime="openvino")
-        found = detector(image, LOOSE)
-        assert detector.class_names == ("bolt", "nut", "washer")
-        np.testing.assert_allclose(found.boxes_xyxy, wanted.boxes_xyxy, atol=2e-2)
-        np.testing.assert_allclose(found.scores, wanted.scores, atol=1e-5)
-
-
 @pytest.mark.parametrize("half", [False, True])
 def test_suppression_inside_the_graph_is_ours(tmp_path: Path, half: bool) -> None:
     model = some_model()

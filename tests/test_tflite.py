@@ -1,4 +1,4 @@
-"""TensorFlow Lite files say what PyTorch says. Run by `make test` in `.venv-tflite`, which has litert-torch."""
+"""TensorFlow Lite files say what PyTorch says. Run by `make test` in `.venv-runtimes`, which has litert-torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-pytest.importorskip("litert_torch", reason="run in .venv-tflite", exc_type=ImportError)
+pytest.importorskip("litert_torch", reason="run in .venv-runtimes", exc_type=ImportError)
 
 from ai_edge_litert.interpreter import Interpreter
 

@@ -1,0 +1,160 @@
+"""What one hostile or broken client could do: each of these once took the server's memory, time or connections."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from phidet.serve.connection import BoundedProtocol
+from phidet.serve.cores import usable_cores
+from phidet.serve.pictures import Budget, decode
+from phidet.serve.refusals import RefusedError
+from phidet.serve.run import listen
+from phidet.serve.wire import parse
+from serve_server import b64, encoded, picture, serving, settings_for, until, write_version
+
+PREDICT = "/v1/models/m:predict"
+INFER = "/v2/models/m/infer"
+PICTURE = b64(encoded(picture()))
+
+
+def test_trailers_behind_a_chunked_body_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_version(tmp_path / "m", 1, "900")
+    with serving(settings_for(tmp_path / "m")) as server:
+        kept: list[int] = []
+        original = BoundedProtocol.on_header
+
+        def counting(self: BoundedProtocol, name: bytes, value: bytes) -> None:
+            original(self, name, value)
+            kept.append(len(self.headers))
+
+        monkeypatch.setattr(BoundedProtocol, "on_header", counting)
+        head = b"POST /nowhere HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n0\r\n"
+        server.raw(head + b"a:b\r\n" * 20_000 + b"\r\n", seconds=1)
+        assert len(kept) > 20_000, "the trailers came"
+        assert max(kept) == 2
+
+
+def test_a_body_that_does_not_come_after_the_answer_ends_the_connection(tmp_path: Path) -> None:
+    write_version(tmp_path / "m", 1, "900")
+    with (
+        serving(settings_for(tmp_path / "m", limits={"idle_seconds": 0.5})) as server,
+        socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection,
+    ):
+        connection.sendall(b"GET /v2/health/live HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n")
+        reply = b""
+        while not reply.endswith(b'{"live":true}'):
+            reply += connection.recv(1000)
+        connection.sendall(b"x")
+        assert connection.recv(1000) == b"", "the server closed it"
+
+
+def test_headers_have_a_limit_however_they_come(tmp_path: Path) -> None:
+    write_version(tmp_path / "m", 1, "900")
+    with serving(settings_for(tmp_path / "m")) as server:
+        many = b"".join(b"x-%d: %s\r\n" % (i, b"a" * 1000) for i in range(150))
+        reply = server.raw(b"GET /v2/health/live HTTP/1.1\r\nhost: x\r\n" + many + b"\r\n", seconds=2)
+        assert reply == b"" or reply.startswith(b"HTTP/1.1 400 ")
+
+
+@pytest.mark.parametrize("tail", [b'"' + b'\\"' * 200_000, b'"' + b"\\" * 200_001, b'"a' * 100_000])
+def test_strings_without_an_end_are_seen_through_at_once(tail: bytes) -> None:
+    begun = time.thread_time()
+    with pytest.raises(RefusedError):
+        parse(b"[" * 65 + tail)
+    assert time.thread_time() - begun < 5, "it took hours"
+
+
+def test_pixels_of_a_request_are_counted_before_any_is_decoded() -> None:
+    budget = Budget(1_000, 1_500)
+    data = encoded(picture(20, 30))
+    assert decode(data, budget).shape == (20, 30, 3)
+    decode(data, budget)
+    with pytest.raises(RefusedError, match="more pixels together than this server's limit of 1500"):
+        decode(data, budget)
+
+
+def test_many_large_pictures_in_one_request_are_refused(tmp_path: Path) -> None:
+    write_version(tmp_path / "m", 1, "900")
+    limits = {"request_pixels": 1_000}
+    with serving(settings_for(tmp_path / "m", limits=limits)) as server:
+        assert server.post(PREDICT, {"instances": [PICTURE]}).status == 200
+        reply = server.post(PREDICT, {"instances": [PICTURE] * 2})
+        assert reply.status == 400
+        assert "send them in several requests" in reply.error
+
+
+def test_inflated_bodies_count(tmp_path: Path) -> None:
+    write_version(tmp_path / "m", 1, "900 0.5")
+    limits = {"body_bytes": 2 << 20, "bodies_in_flight_bytes": 1 << 20}
+    with serving(settings_for(tmp_path / "m", limits=limits)) as server:
+        body = gzip.compress(json.dumps({"instances": [PICTURE]}).encode().ljust(3 << 19))
+        reply = server.request("POST", PREDICT, body, content_encoding="gzip")
+        assert (reply.status, reply.error) == (503, "too many large requests at a time")
+        assert server.service.body_bytes_in_flight == 0
+
+
+def test_a_version_stays_loaded_while_a_body_comes(tmp_path: Path) -> None:
+    write_version(tmp_path / "m", 1, "100")
+    body = json.dumps({"instances": [PICTURE]}).encode()
+    with (
+        serving(settings_for(tmp_path / "m")) as server,
+        socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection,
+    ):
+        connection.sendall(f"POST {PREDICT} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n".encode())
+        connection.sendall(body[:10])
+        first = server.service.repository.models["m"].available[1]
+        until(lambda: first.users == 1)
+        write_version(tmp_path / "m", 2, "200")
+        until(lambda: list(server.service.repository.models["m"].available) == [2])
+        connection.sendall(body[10:])
+        reply = b""
+        while b"detection_scores" not in reply:
+            reply += connection.recv(100_000)
+        assert reply.startswith(b"HTTP/1.1 200 ")
+        assert b"0.1," in reply
+
+
+def test_pictures_of_clients_that_left_do_not_fill_the_queue(tmp_path: Path) -> None:
+    write_version(tmp_path / "m", 1, "900 1.0")
+    batching = {"max_batch_size": 1, "max_enqueued_batches": 3}
+    with serving(settings_for(tmp_path / "m", batching=batching)) as server:
+        body = json.dumps({"instances": [PICTURE]}).encode()
+        request = f"POST {PREDICT} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
+        batcher = server.service.repository.models["m"].available[1].batcher
+        clients = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(4)]
+        for client in clients:
+            client.sendall(request)
+        until(lambda: batcher.waiting == 3)
+        for client in clients:
+            client.close()
+        until(lambda: batcher.waiting == 0)
+        assert server.post(PREDICT, body).status == 200
+
+
+def test_null_is_what_clients_write_for_nothing(tmp_path: Path) -> None:
+    write_version(tmp_path / "m", 1, "900")
+    with serving(settings_for(tmp_path / "m")) as server:
+        data = PICTURE["b64"]
+        tensor = {"name": "image_bytes", "shape": [1], "datatype": "BYTES", "parameters": None, "data": [data]}
+        reply = server.post(INFER, {"id": None, "parameters": None, "outputs": None, "inputs": [tensor]})
+        assert reply.status == 200
+        assert "id" not in reply.json
+        reply = server.post(INFER, b'{"id":"a\\ud800","inputs":[%s]}' % json.dumps(tensor).encode())
+        assert (reply.status, reply.json["id"]) == (200, "a?")
+
+
+def test_small_answers_are_sent_at_once() -> None:
+    with listen("127.0.0.1", 0) as listening:
+        assert listening.proto == socket.IPPROTO_TCP, "asyncio looks at this before it sets TCP_NODELAY"
+
+
+@pytest.mark.parametrize(("quota", "cores"), [("50000 100000", 1), ("max 100000", None), ("nonsense", None)])
+def test_a_container_has_the_cores_that_it_is_given(tmp_path: Path, quota: str, cores: int | None) -> None:
+    (tmp_path / "cpu.max").write_text(quota)
+    assert usable_cores(tmp_path / "cpu.max") == (cores or usable_cores(tmp_path / "missing"))

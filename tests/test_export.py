@@ -22,6 +22,7 @@ from phidet.errors import CheckpointError, ConfigError, ExportError, InputError,
 from phidet.export.check import Agreement, check_agreement
 from phidet.export.export import ExportOptions, export
 from phidet.export.onnx_file import build_onnx
+from phidet.export.source import target_of
 from phidet.export.torch_network import TorchNetwork
 from phidet.nms import PostprocessSettings
 from phidet.runtime.onnx_runtime import OnnxNetwork, read_header
@@ -253,7 +254,7 @@ def test_models_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         Detector("persons")
     with pytest.raises(CheckpointError, match=r"holds no model"):
         Detector(tmp_path)
-    with pytest.raises(ConfigError, match=r"threads must be ≥ 1"):
+    with pytest.raises(ConfigError, match=r"threads must be a whole number from 1"):
         Detector("person", threads=0)
     (tmp_path / "broken.onnx").write_bytes(b"not a model")
     with pytest.raises(CheckpointError, match=r"broken.onnx cannot be loaded"):
@@ -283,3 +284,14 @@ def test_int8_on_the_users_pictures(shared: Path, tmp_path: Path) -> None:
     assert read_header(tmp_path / "int8.onnx").precision == "int8"
     kinds = [node.op_type for node in onnx.load(tmp_path / "int8.onnx").graph.node]
     assert kinds.count("QuantizeLinear") > 50
+
+
+def test_an_export_without_a_name_goes_beside_its_model(exported: Path) -> None:
+    source = exported.with_suffix(".safetensors")
+    assert target_of(source, "-int8.onnx") == source.with_name("tiny-int8.onnx")
+    assert target_of("efficientdet-d0", "-int8.onnx").name == "efficientdet-d0-int8.onnx"
+
+
+def test_a_target_that_cannot_be_written_is_named(exported: Path) -> None:
+    source = exported.with_suffix(".safetensors")
+    assert main(["export", str(source), "-o", "/proc/nowhere/x.onnx"]) == 7

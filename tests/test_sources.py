@@ -290,3 +290,16 @@ def test_reading_gives_writable_pixels_of_its_own(tmp_path: Path) -> None:
     [a], [b] = looked_at(save(tmp_path / "a.png")), looked_at(tmp_path / "a.png")
     a.image[:] = 9
     assert not np.any(b.image)
+
+
+def test_a_link_into_the_folder_that_is_written_to_is_not_followed(tmp_path: Path) -> None:
+    out, photos = tmp_path / "out", tmp_path / "photos"
+    out.mkdir()
+    photos.mkdir()
+    Image.new("RGB", (8, 8)).save(out / "a.jpg")
+    (photos / "a.jpg").symlink_to(out / "a.jpg")
+    with pytest.raises(ConfigError, match="lies in the folder that is written to"):
+        check_apart([str(photos / "a.jpg")], out)
+    (found,) = pictures([str(photos)], out)
+    assert isinstance(found, Unusable)
+    assert "leads into the folder that is written to" in str(found.error)

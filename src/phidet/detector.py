@@ -29,6 +29,9 @@ Picture = str | Path | Image.Image | npt.NDArray[np.uint8]
 """A file's path, a PIL image, or (H, W, 3) uint8 RGB."""
 
 
+MAX_THREADS = 1024
+
+
 class Detector:
     """A loaded model. Calls from several threads at once are allowed and share its weights.
 
@@ -54,8 +57,8 @@ class Detector:
     def __init__(
         self, model: str | Path | Network = "person", *, runtime: Runtime = "auto", threads: int | None = None
     ) -> None:
-        if threads is not None and threads < 1:
-            raise ConfigError(f"threads must be ≥ 1, got {threads}")
+        if threads is not None and not (isinstance(threads, int) and 1 <= threads <= MAX_THREADS):
+            raise ConfigError(f"threads must be a whole number from 1 to {MAX_THREADS}, got {threads!r}")
         self.network = open_network(model, runtime, threads) if isinstance(model, str | Path) else model
         config = self.network.config
         self.config: ModelConfig = config

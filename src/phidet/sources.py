@@ -87,8 +87,9 @@ def check_apart(sources: Sequence[str], out: Path) -> None:
             continue
         found = [Path(source)] if os.path.lexists(source) else [Path(p) for p in _matches(source)]
         for path in found:
-            place = path.resolve() if path.is_dir() else path.parent.resolve() / path.name
-            if place.is_relative_to(folder):
+            # A link is looked at where it lies and where it leads: it is the target that would be overwritten.
+            places = (path.resolve(), path.parent.resolve() / path.name)
+            if any(place.is_relative_to(folder) for place in places[: 1 if path.is_dir() else 2]):
                 raise ConfigError(
                     f"{source} lies in the folder that is written to, {out}, where it could be overwritten: choose "
                     "another folder with --out"
@@ -199,6 +200,9 @@ def _folder(folder: Path, leave_out: Path | None) -> Iterator[_Entry]:
             path = here / file
             if not file.startswith(".") and path.suffix.lower() in EXTENSIONS | VIDEO_EXTENSIONS:
                 empty = False
+                if apart is not None and path.is_symlink() and path.resolve().is_relative_to(apart):
+                    yield Unusable(str(path), InputError(f"{path} leads into the folder that is written to"))
+                    continue
                 yield _file(path, PurePosixPath(path.relative_to(folder).as_posix()))
         yield from failed
         empty &= not failed

@@ -86,10 +86,14 @@ def _frames(file: str, name: str, kind: str | None) -> Iterator[Frame]:
             stream.thread_type = "AUTO"
             rate = float(stream.average_rate or 30)
             first: float | None = None
+            frames = 0
             for number, frame in enumerate(container.decode(stream)):
+                frames += 1
                 at = number / rate if frame.time is None else float(frame.time)
                 first = at if first is None else first
                 yield Frame(_upright(frame), number, at - first)
+            if not frames:
+                raise InputError(f"{name} holds no frame that can be decoded: it is cut off or damaged")
     except av.FFmpegError as error:
         what = "camera" if kind else "video"
         raise InputError(f"cannot read {what} {name}: {error.strerror or error}") from error

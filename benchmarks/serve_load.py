@@ -3,7 +3,8 @@
     python benchmarks/serve_load.py models/person picture.jpg --seconds 60
 
 Overhead: requests and in-process calls take turns, so that a busy machine slows both alike; the medians and their
-ratio count. The server has all cores, as the detector in process has.
+ratio count. A turn is ten of a kind: after one, each would find its caches full of the other's. The server has all
+cores, as the detector in process has.
 
 Load: the clients are one process of asyncio with requests made beforehand, because what they compute the server lacks.
 Throughput is compared with batches of the same size in process, decoding included, measured before and after.
@@ -107,7 +108,7 @@ def cpu_seconds(process: int) -> float:
     return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
 
 
-def overhead(base: Path, picture: Path, rounds: int) -> None:
+def overhead(base: Path, picture: Path, rounds: int, turn: int) -> None:
     """One client, alternating with the detector in process."""
     data = picture.read_bytes()
     detector = Detector(model_of(base))
@@ -122,12 +123,13 @@ def overhead(base: Path, picture: Path, rounds: int) -> None:
         def detect() -> object:
             return detector.detect([read_image(data)], SETTINGS)
 
-        for _ in range(5):
-            ask()
-            detect()
-        pairs = [(cost_of(ask, process.pid), cost_of(detect, process.pid)) for _ in range(rounds)]
-    served, alone = zip(*pairs, strict=True)
-    print(f"one client, a picture of {len(data) / 1000:.0f} kB, {rounds} rounds: served / in process")
+        served: list[Cost] = []
+        alone: list[Cost] = []
+        for _ in range(rounds // turn + 1):
+            served += [cost_of(ask, process.pid) for _ in range(turn)]
+            alone += [cost_of(detect, process.pid) for _ in range(turn)]
+    served, alone = served[turn:], alone[turn:]
+    print(f"one client, a picture of {len(data) / 1000:.0f} kB, {len(alone)} in turns of {turn}: served / in process")
     for name, middle in (("median", statistics.median), ("least", min)):
         for kind in ("wall", "cpu"):
             ours, theirs = (middle([getattr(cost, kind) for cost in costs]) * 1000 for costs in (served, alone))
@@ -248,14 +250,15 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--bare-seconds", type=float, default=10)
-    parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=400)
+    parser.add_argument("--turn", type=int, default=10, help="requests, or calls in process, one after another")
     parser.add_argument("--batch", type=int, default=8, help="of the comparison in process")
     parser.add_argument("--threads", type=int, help="of the comparison in process; left out, the runtime's choice")
     parser.add_argument("--batching", type=Path, help="a batching parameters file for the server")
     parser.add_argument("--only", choices=("overhead", "load"))
     args = parser.parse_args()
     if args.only != "load":
-        overhead(args.base, args.picture, args.rounds)
+        overhead(args.base, args.picture, args.rounds, args.turn)
     if args.only != "overhead":
         load(args.base, args.picture, args)
 

@@ -197,3 +197,21 @@ def encoded(image: Pixels, kind: str = "PNG") -> bytes:
 
 def b64(data: bytes) -> dict[str, str]:
     return {"b64": base64.b64encode(data).decode()}
+
+
+PREDICT = "/v1/models/m:predict"
+PICTURE = b64(encoded(picture()))
+BODY = {"instances": [PICTURE]}
+
+
+@contextlib.contextmanager
+def one_model(folder: Path, content: str = "900", **changes: Any) -> Iterator[Server]:
+    write_version(folder / "m", 1, content)
+    with serving(settings_for(folder / "m", **changes)) as server:
+        yield server
+
+
+def model_of(server: Server) -> StandIn:
+    model = server.service.repository.models["m"].available[1].model
+    assert isinstance(model, StandIn)
+    return model

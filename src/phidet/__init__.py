@@ -38,7 +38,7 @@ _LAZY = {
 }
 TRAIN_PACKAGES = ("torch", "torchvision", "safetensors", "h5py", "tqdm", "onnx")
 DATA_PACKAGES = ("yaml", "google", "google_crc32c", "matplotlib", "faster_coco_eval")
-SERVE_PACKAGES = ("starlette", "uvicorn", "httptools", "prometheus_client")
+SERVE_PACKAGES = ("starlette", "uvicorn", "httptools", "prometheus_client", "pybase64")
 
 __all__ = [
     "Detections",

@@ -55,6 +55,7 @@ def build_app(service: Service) -> Starlette:
         await response(scope, receive, send)
 
     routes: list[BaseRoute] = [
+        Mount("/v1", app=others),  # found first
         _page("/", "index.html"),
         _page("/docs", "docs.html"),
         Route("/openapi.json", openapi),

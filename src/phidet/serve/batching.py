@@ -1,7 +1,8 @@
 """Pictures of many requests in one call of the model.
 
 A free worker takes what waits, up to ``max_batch_size``; so a lone picture never waits, and batches grow by themselves
-when there is more work than workers. Only with ``batch_timeout_micros`` > 0 does a worker wait for company.
+when there is more work than workers. Only with ``batch_timeout_micros`` > 0 does a worker wait for company. Where there
+is one request and no other, a worker does all of it: passing a picture from thread to thread takes its time too.
 
 Who could not be answered in time is turned away at once, so that a slow model works for those who still wait.
 """
@@ -13,9 +14,9 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -30,6 +31,8 @@ from phidet.serve.refusals import RefusedError, bad_request, overloaded
 MAX_QUEUED_BYTES = 1 << 29  # of pixels that wait, whatever the count allows
 _MEMORY = 0.8  # of how long batches took, at every one that was faster
 log = logging.getLogger("phidet.serve")
+T = TypeVar("T")
+Detect = Callable[[Pixels], Detections]
 
 
 class BatchingParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -153,6 +156,26 @@ class Batcher:
                 self._queue = deque(entry for entry in self._queue if not entry.answer.done())
                 self._count(-len(gone), -sum(entry.image.nbytes for entry in gone))
 
+    @property
+    def free(self) -> bool:
+        """Whether a picture that came now would be worked on at once."""
+        return self._idle > 0 and not self._queue and not self.parameters.batch_timeout_micros
+
+    async def alone(self, work: Callable[[Detect], T]) -> T:
+        """Runs ``work`` in a worker, one of which must be ``free``; where it is cancelled, it goes on to its end.
+
+        Args:
+            work: is given what answers a picture, for at most one call; that raises RefusedError 500 where the model
+                fails.
+
+        Raises:
+            RefusedError: 500 the worker has ended.
+            Exception: what ``work`` raises.
+        """
+        task = asyncio.get_running_loop().create_task(self._work_alone(work, self._begin()))
+        self._keep(task)
+        return await asyncio.shield(task)
+
     async def close(self) -> None:
         """Finishes what runs; the threads end."""
         if self._timer is not None:
@@ -171,12 +194,22 @@ class Batcher:
                 return
             batch = self._next_batch()
             if batch:
-                self._idle -= 1
-                self._batches += 1
-                self._ends[self._batches] = time.monotonic() + self._batch_seconds
-                task = asyncio.get_running_loop().create_task(self._work(batch, self._batches))
-                self._running.add(task)
-                task.add_done_callback(self._running.discard)
+                self._keep(asyncio.get_running_loop().create_task(self._work(batch, self._begin())))
+
+    def _begin(self) -> int:
+        """Gives a worker something to do; returns the number under which ``_end`` takes it back."""
+        self._idle -= 1
+        self._batches += 1
+        self._ends[self._batches] = time.monotonic() + self._batch_seconds
+        return self._batches
+
+    def _end(self, number: int) -> None:
+        self._idle += 1
+        del self._ends[number]
+
+    def _keep(self, task: asyncio.Task[Any]) -> None:
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
 
     def _on_timer(self) -> None:
         self._timer = None
@@ -203,7 +236,6 @@ class Batcher:
 
     async def _work(self, batch: list[_Waiting], number: int) -> None:
         begun = time.monotonic()
-        self._metrics.batch_size.labels(self._name).observe(len(batch))
         for entry in batch:
             self._metrics.queue_seconds.labels(self._name).observe(begun - entry.since)
         images = [entry.image for entry in batch]
@@ -213,11 +245,8 @@ class Batcher:
         except RuntimeError as error:  # the threads have ended: nobody must wait for ever
             outcomes = [RefusedError(500, f"model {self._name} is being unloaded: {error}")] * len(batch)
         finally:
-            self._idle += 1
-            del self._ends[number]
-        seconds = time.monotonic() - begun
-        self._metrics.batch_seconds.labels(self._name).observe(seconds)
-        self._batch_seconds = max(seconds, _MEMORY * self._batch_seconds + (1 - _MEMORY) * seconds)
+            self._end(number)
+        self._note(len(batch), time.monotonic() - begun)
         for entry, outcome in zip(batch, outcomes, strict=True):
             if entry.answer.done():
                 continue  # its request has gone
@@ -226,6 +255,33 @@ class Batcher:
             else:
                 entry.answer.set_exception(outcome)
         self._start_what_can()
+
+    async def _work_alone(self, work: Callable[[Detect], T], number: int) -> T:
+        seconds = 0.0
+
+        def detect(image: Pixels) -> Detections:
+            nonlocal seconds
+            begun = time.monotonic()
+            (outcome,) = self._run([image])
+            seconds = time.monotonic() - begun
+            if isinstance(outcome, Detections):
+                return outcome
+            raise outcome
+
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, work, detect)
+        finally:
+            self._end(number)
+            if seconds:
+                self._metrics.queue_seconds.labels(self._name).observe(0)
+                self._note(1, seconds)
+            self._start_what_can()
+
+    def _note(self, pictures: int, seconds: float) -> None:
+        """What a batch took."""
+        self._metrics.batch_size.labels(self._name).observe(pictures)
+        self._metrics.batch_seconds.labels(self._name).observe(seconds)
+        self._batch_seconds = max(seconds, _MEMORY * self._batch_seconds + (1 - _MEMORY) * seconds)
 
     def _run(self, images: list[Pixels]) -> Sequence[Detections | Exception]:
         """In a worker thread. Where a batch fails, its pictures are tried one by one: neighbours must not suffer."""

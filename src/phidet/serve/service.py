@@ -6,9 +6,11 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
+from phidet.results import Detections
 from phidet.serve.answers import Tensors, to_tensors
+from phidet.serve.batching import Detect
 from phidet.serve.configuration import ServerSettings
 from phidet.serve.cores import usable_cores
 from phidet.serve.metrics import Metrics
@@ -18,6 +20,24 @@ from phidet.serve.refusals import bad_request, overloaded
 from phidet.serve.versions import LoadedVersion, Repository
 
 T = TypeVar("T")
+W = TypeVar("W")
+
+SMALL_BODY = 1 << 20
+"""Bytes of a request that a batch worker may read itself."""
+
+
+class Given(NamedTuple, Generic[W]):
+    """The pictures of a request, and what its protocol has to know of it for the answer."""
+
+    images: list[Pixels]
+    wanted: W
+
+
+class Exchange(NamedTuple, Generic[W, T]):
+    """One request in its protocol. Both run in a thread, and may raise RefusedError."""
+
+    read: Callable[[], Given[W]]
+    write: Callable[[W, Tensors], T]
 
 
 class Service:
@@ -53,11 +73,20 @@ class Service:
         if loaded.users >= loaded.batcher.parameters.capacity + loaded.batcher.parameters.max_batch_size:
             raise overloaded(f"model {loaded.name} has {loaded.users} requests in flight")
 
-    async def detect(self, loaded: LoadedVersion, images: Sequence[Pixels], deadline: float) -> Tensors:
-        """The answers to a request's pictures as a batch of tensors."""
-        found = await loaded.batcher.detect(images, deadline)
-        sizes_hw = [(image.shape[0], image.shape[1]) for image in images]
-        return to_tensors(found, sizes_hw, loaded.model.max_detections)
+    async def answer(self, loaded: LoadedVersion, exchange: Exchange[W, T], body_bytes: int, deadline: float) -> T:
+        """The answer to a request whose body is here.
+
+        Raises:
+            RefusedError: what reading raises, 503 no room, 500 the model failed.
+        """
+        if loaded.users == 1 and body_bytes <= SMALL_BODY and loaded.batcher.free:
+            given, answer = await loaded.batcher.alone(lambda detect: _at_once(loaded, exchange, detect))
+            if answer is not None:
+                return answer
+        else:
+            given = await self.in_thread(exchange.read)
+        found = await loaded.batcher.detect(given.images, deadline)
+        return await self.in_thread(lambda: exchange.write(given.wanted, _tensors(loaded, given.images, found)))
 
     def budget(self) -> Budget:
         """The pixels of one request."""
@@ -76,3 +105,16 @@ class Service:
     def close(self) -> None:
         """Ends the threads."""
         self._threads.shutdown()
+
+
+def _at_once(loaded: LoadedVersion, exchange: Exchange[W, T], detect: Detect) -> tuple[Given[W], T | None]:
+    """The request's pictures, and the answer where it is one picture: several are for several workers."""
+    given = exchange.read()
+    if len(given.images) != 1:
+        return given, None
+    return given, exchange.write(given.wanted, _tensors(loaded, given.images, [detect(given.images[0])]))
+
+
+def _tensors(loaded: LoadedVersion, images: Sequence[Pixels], found: Sequence[Detections]) -> Tensors:
+    sizes_hw = [(image.shape[0], image.shape[1]) for image in images]
+    return to_tensors(found, sizes_hw, loaded.model.max_detections)

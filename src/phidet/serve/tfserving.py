@@ -16,7 +16,7 @@ from phidet.serve.answers import Tensors, output_shapes
 from phidet.serve.body import read_body, while_connected
 from phidet.serve.pictures import Pixels, check_batch, decode, from_lists
 from phidet.serve.refusals import RefusedError, bad_request
-from phidet.serve.service import Service
+from phidet.serve.service import Exchange, Given, Service
 from phidet.serve.versions import LoadedVersion, Repository, VersionState
 from phidet.serve.wire import SHOWN, from_b64, is_b64, kind_of, parse, show, write, write_floats
 
@@ -32,6 +32,7 @@ SIGNATURES = {DEFAULT_SIGNATURE: (TENSOR, ENCODED), TENSOR: (TENSOR,), ENCODED: 
 _DTYPES = {TENSOR: "DT_UINT8", ENCODED: "DT_STRING"}
 _SHAPES = {TENSOR: (-1, -1, -1, 3), ENCODED: (-1,)}
 Form = Literal["predictions", "outputs"]
+"""The key under which a request wants its answer: row form or column form."""
 
 
 class Target(NamedTuple):
@@ -40,13 +41,6 @@ class Target(NamedTuple):
     name: str
     version: int | None
     label: str | None
-
-
-class Pictures(NamedTuple):
-    """The pictures of a request, and the key under which its form wants the answer."""
-
-    images: list[Pixels]
-    form: Form
 
 
 async def handle(request: Request, service: Service) -> Response:
@@ -90,12 +84,11 @@ async def _predict(request: Request, service: Service, target: Target, method: s
     with loaded.used():  # from here on, however long the body takes
         request.scope["phidet.version"] = loaded.version
         async with read_body(request, service) as body:
-            given = await service.in_thread(lambda: read_pictures(body, service))
-            tensors = await while_connected(request, service.detect(loaded, given.images, deadline))
-    return await service.in_thread(lambda: write_answer(tensors, given.form))
+            exchange = Exchange(lambda: read_pictures(body, service), write_answer)
+            return await while_connected(request, service.answer(loaded, exchange, len(body), deadline))
 
 
-def read_pictures(body: bytes, service: Service) -> Pictures:
+def read_pictures(body: bytes, service: Service) -> Given[Form]:
     """The pictures in the body of a predict request, row form or column form.
 
     Raises:
@@ -123,13 +116,13 @@ def read_pictures(body: bytes, service: Service) -> Pictures:
         if not instances:
             raise bad_request(f"JSON Value: {show(document)} No values in 'instances' array")
         service.check_count(len(instances))
-        return Pictures(reader.rows(instances), "predictions")
+        return Given(reader.rows(instances), "predictions")
     if "inputs" in document:
-        return Pictures(reader.column(document["inputs"]), "outputs")
+        return Given(reader.column(document["inputs"]), "outputs")
     raise bad_request("Missing 'inputs' or 'instances' key")
 
 
-def write_answer(tensors: Tensors, form: Form) -> bytes:
+def write_answer(form: Form, tensors: Tensors) -> bytes:
     """Column form has each tensor whole, row form one object for each picture."""
     if form == "outputs":
         return write({form: {name: _raw(write_floats(array)) for name, array in tensors.items()}})

@@ -18,7 +18,7 @@ from phidet.serve.answers import Tensors, output_shapes
 from phidet.serve.body import read_body, while_connected
 from phidet.serve.pictures import Budget, Pixels, check_batch, decode, from_lists
 from phidet.serve.refusals import RefusedError, bad_request
-from phidet.serve.service import Service
+from phidet.serve.service import Exchange, Given, Service
 from phidet.serve.versions import LoadedVersion
 from phidet.serve.wire import from_b64, parse, show, writable, write, write_floats
 
@@ -160,12 +160,13 @@ async def _infer(request: Request, service: Service) -> Response:
     with loaded.used():
         request.scope["phidet.version"] = loaded.version
         async with read_body(request, service) as body:
-            wanted, images = await service.in_thread(lambda: read_infer(body, length, service))
-            tensors = await while_connected(request, service.detect(loaded, images, deadline))
-    return await service.in_thread(lambda: write_infer(loaded, wanted, tensors))
+            exchange = Exchange(
+                lambda: read_infer(body, length, service), lambda wanted, tensors: write_infer(loaded, wanted, tensors)
+            )
+            return await while_connected(request, service.answer(loaded, exchange, len(body), deadline))
 
 
-def read_infer(body: bytes, header_length: str | None, service: Service) -> tuple[InferRequest, list[Pixels]]:
+def read_infer(body: bytes, header_length: str | None, service: Service) -> Given[InferRequest]:
     """The request and its pictures.
 
     Args:
@@ -194,8 +195,8 @@ def read_infer(body: bytes, header_length: str | None, service: Service) -> tupl
     service.check_count(shape[0] if shape else 0)
     budget = service.budget()
     if given.name == ENCODED:
-        return wanted, _pictures(given, blobs.get(ENCODED), budget)
-    return wanted, _tensor(given, blobs.get(TENSOR), budget)
+        return Given(_pictures(given, blobs.get(ENCODED), budget), wanted)
+    return Given(_tensor(given, blobs.get(TENSOR), budget), wanted)
 
 
 def write_infer(loaded: LoadedVersion, wanted: InferRequest, tensors: Tensors) -> Response:

@@ -1,0 +1,183 @@
+"""The queue in front of a model: batches, workers, what is refused, and what is worked on alone."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from serve_server import (
+    BODY,
+    PICTURE,
+    PREDICT,
+    Reply,
+    b64,
+    encoded,
+    model_of,
+    one_model,
+    picture,
+    until,
+    write_version,
+)
+
+
+def test_requests_that_come_together_are_answered_together(tmp_path: Path) -> None:
+    with one_model(tmp_path, "900 0.3", batching={"max_batch_size": 4}) as server, ThreadPoolExecutor(9) as pool:
+        replies = list(pool.map(lambda _: server.post(PREDICT, BODY), range(9)))
+        assert {reply.status for reply in replies} == {200}
+        batches = model_of(server).batches[1:]  # the first was the trial after loading
+        assert sum(batches) == 9
+        assert max(batches) <= 4
+        assert len(batches) < 9, "those that came while it worked went together"
+
+
+def test_a_worker_waits_for_company_only_if_told(tmp_path: Path) -> None:
+    batching = {"max_batch_size": 3, "batch_timeout_micros": 1_000_000}
+    with one_model(tmp_path, batching=batching) as server, ThreadPoolExecutor(3) as pool:
+        begun = time.monotonic()
+        server.post(PREDICT, BODY)
+        assert time.monotonic() - begun >= 1.0
+        assert [r.status for r in pool.map(lambda _: server.post(PREDICT, BODY), range(3))] == [200] * 3
+        assert model_of(server).batches[1:] == [1, 3]
+
+
+def test_several_workers_share_what_waits(tmp_path: Path) -> None:
+    batching = {"max_batch_size": 8, "num_batch_threads": 2}
+    with one_model(tmp_path, "900 0.2", batching=batching) as server:
+        assert server.post(PREDICT, {"instances": [PICTURE] * 8}).status == 200
+        assert max(model_of(server).at_a_time) == 2
+        assert sorted(model_of(server).batches[1:]) == [4, 4]
+
+
+def test_a_picture_on_which_the_model_fails_does_not_take_its_batch_along(tmp_path: Path) -> None:
+    batching = {"max_batch_size": 2, "batch_timeout_micros": 1_000_000}
+    bad = {"instances": [b64(encoded(picture(13, 13)))]}
+    with one_model(tmp_path, batching=batching) as server, ThreadPoolExecutor(2) as pool:
+        replies = list(pool.map(lambda body: server.post(PREDICT, body), [BODY, bad]))
+        assert [reply.status for reply in replies] == [200, 500]
+        assert model_of(server).batches[1] == 2, "they were in one batch"
+
+
+def test_a_full_queue_says_when_to_come_again_and_recovers(tmp_path: Path) -> None:
+    batching = {"max_batch_size": 2, "max_enqueued_batches": 2}
+    with one_model(tmp_path, "900 0.3", batching=batching) as server, ThreadPoolExecutor(24) as pool:
+        replies = list(pool.map(lambda _: server.post(PREDICT, BODY), range(24)))
+        statuses = [reply.status for reply in replies]
+        assert set(statuses) == {200, 503}
+        assert statuses.count(200) >= 5, "what fits is answered"
+        for reply in replies:
+            if reply.status == 503:
+                assert reply.headers["retry-after"] == "1"
+                assert "in flight" in reply.error or "is full" in reply.error
+        assert server.post(PREDICT, BODY).status == 200
+        assert server.get("/v2/health/live").status == 200
+
+
+def test_who_could_not_be_answered_in_time_is_turned_away_at_once(tmp_path: Path) -> None:
+    """A batch of one takes 0.3 s and a request may take 1 s, so about three can wait, though the queue holds 50."""
+    batching = {"max_batch_size": 1, "max_enqueued_batches": 50}
+    limits = {"request_seconds": 1.0}
+    with one_model(tmp_path, "900 0.3", batching=batching, limits=limits) as server, ThreadPoolExecutor(20) as pool:
+        assert server.post(PREDICT, BODY).status == 200  # from now on its pace is known
+
+        def ask(_: int) -> tuple[float, Reply]:
+            begun = time.monotonic()
+            reply = server.post(PREDICT, BODY)
+            return time.monotonic() - begun, reply
+
+        answers = list(pool.map(ask, range(20)))
+        statuses = [reply.status for _, reply in answers]
+        assert statuses.count(200) >= 2
+        assert statuses.count(504) <= 2, "a guess may be wrong by one"
+        refused = [(seconds, reply) for seconds, reply in answers if reply.status == 503]
+        assert len(refused) >= 14
+        for seconds, reply in refused:
+            assert seconds < 0.9
+            assert int(reply.headers["retry-after"]) >= 1
+        assert any("more work than time" in reply.error for _, reply in refused)
+        assert server.post(PREDICT, BODY).status == 200
+
+
+def test_more_pictures_than_the_queue_holds_can_never_be_answered(tmp_path: Path) -> None:
+    with one_model(tmp_path, batching={"max_batch_size": 2, "max_enqueued_batches": 2}) as server:
+        reply = server.post(PREDICT, {"instances": [PICTURE] * 5})
+        assert (reply.status, reply.error) == (400, "5 pictures in one request, more than the queue holds (4)")
+
+
+def test_the_deadline(tmp_path: Path) -> None:
+    with one_model(tmp_path, "900 1.0", limits={"request_seconds": 0.4}) as server:
+        reply = server.post(PREDICT, BODY)
+        assert (reply.status, reply.error) == (504, "the request was not answered within 0.4 s")
+        waiting = server.service.repository.models["m"].available[1]
+        until(lambda: waiting.users == 0)
+
+
+def test_a_client_that_leaves_is_not_worked_for(tmp_path: Path) -> None:
+    with one_model(tmp_path, "900 1.0", batching={"max_batch_size": 1}) as server:
+        body = json.dumps(BODY).encode()
+        head = f"POST {PREDICT} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n".encode()
+        loaded = server.service.repository.models["m"].available[1]
+        connections = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(6)]
+        for connection in connections:
+            connection.sendall(head + body)
+        until(lambda: loaded.batcher.waiting == 5)
+        for connection in connections:
+            connection.close()
+        until(lambda: loaded.users == 0)
+        assert len(model_of(server).batches) <= 3
+        assert server.post(PREDICT, BODY).status == 200
+
+
+def test_who_comes_while_a_lone_request_is_worked_on_waits_and_goes_together(tmp_path: Path) -> None:
+    with one_model(tmp_path, "900 0.5") as server, ThreadPoolExecutor(6) as pool:
+        first = pool.submit(server.post, PREDICT, BODY)
+        until(lambda: len(model_of(server).batches) == 2)
+        replies = [pool.submit(server.post, PREDICT, BODY) for _ in range(5)]
+        assert [reply.result().status for reply in (first, *replies)] == [200] * 6
+        assert model_of(server).batches[1:] == [1, 5]
+        assert max(model_of(server).at_a_time) == 1
+        lines = server.service.metrics.text().decode().splitlines()
+        assert 'phidet_batch_size_sum{model="m"} 6.0' in lines
+        assert 'phidet_queue_seconds_count{model="m"} 6.0' in lines
+
+
+def test_a_lone_client_that_leaves_does_not_take_the_worker_along(tmp_path: Path) -> None:
+    with one_model(tmp_path, "900 0.6") as server:
+        batcher = server.service.repository.models["m"].available[1].batcher
+        body = json.dumps(BODY).encode()
+        with socket.create_connection(("127.0.0.1", server.port)) as connection:
+            connection.sendall(f"POST {PREDICT} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n".encode())
+            connection.sendall(body)
+            until(lambda: len(model_of(server).batches) == 2)
+        until(lambda: server.service.repository.models["m"].available[1].users == 0)
+        assert not batcher.free, "the model is still at work"
+        assert server.post(PREDICT, BODY).status == 200
+        assert max(model_of(server).at_a_time) == 1
+        until(lambda: batcher.free)
+
+
+def test_a_version_is_unloaded_only_after_a_lone_request_that_has_gone(tmp_path: Path) -> None:
+    with one_model(tmp_path, "900 1.5") as server:
+        old = model_of(server)
+        body = json.dumps(BODY).encode()
+        with socket.create_connection(("127.0.0.1", server.port)) as connection:
+            connection.sendall(f"POST {PREDICT} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n".encode())
+            connection.sendall(body)
+            until(lambda: len(old.batches) == 2)
+        begun = time.monotonic()
+        write_version(tmp_path / "m", 2, "500")
+        until(lambda: list(server.service.repository.models["m"].available) == [2])
+        until(lambda: old.closed)
+        assert time.monotonic() - begun > 0.5, "it was closed while it worked"
+
+
+def test_a_lone_picture_on_which_the_model_fails(tmp_path: Path) -> None:
+    bad = {"instances": [b64(encoded(picture(13, 13)))]}
+    with one_model(tmp_path) as server:
+        for _ in range(3):
+            reply = server.post(PREDICT, bad)
+            assert (reply.status, reply.error) == (500, "the model failed: RuntimeError")
+            assert server.post(PREDICT, {"instances": [{"b64": "!"}]}).status == 400
+        assert server.post(PREDICT, BODY).json == server.post(PREDICT, BODY).json

@@ -49,8 +49,12 @@ def test_what_cannot_be_measured(exported: Path, capsys: pytest.CaptureFixture[s
     assert "--runs must be a whole number ≥ 1, got 0" in capsys.readouterr().err
     broken = exported.with_name("broken.onnx")
     broken.write_bytes(b"not a model")
-    assert main(["bench", str(broken), "--runtime", "onnxruntime"]) == 1
-    assert "could not be measured on onnxruntime: phidet.errors.CheckpointError" in capsys.readouterr().err
+    assert main(["bench", str(broken), "--runtime", "onnxruntime"]) == 4
+    assert "broken.onnx cannot be loaded" in capsys.readouterr().err
+    assert main(["bench", str(exported), "--picture", "nope.jpg"]) == 3
+    assert "there is no image at nope.jpg" in capsys.readouterr().err
+    assert main(["bench", str(exported), "--runtime", "torch"]) == 4
+    assert "tiny.onnx cannot be run by torch: " in capsys.readouterr().err
 
 
 def test_the_picture_is_written(tmp_path: Path) -> None:

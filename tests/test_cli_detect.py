@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -69,8 +71,8 @@ def test_everything_at_once_and_where(capsys: pytest.CaptureFixture[str]) -> Non
     assert main([*args, "-m", "my.onnx", "--batch", "2"]) == 0
     assert files("far/out") == [
         "a/empty.png", "classes.txt", "coco-images.json", "coco-results.json", "crops/dog/photo-2.jpg",
-        "crops/person/photo-1.jpg", "detections.csv", "detections.jsonl", "labels/a/empty.txt", "labels/photo.txt",
-        "photo.png",
+        "crops/person/photo-1.jpg", "detections.csv", "detections.jsonl", "labels/.phidet", "labels/a/empty.txt",
+        "labels/photo.txt", "photo.png",
     ]  # fmt: skip
     assert capsys.readouterr().out == "photo.png: 1 person, 1 dog\nin/a/empty.png: nothing\n"
     assert made[0].model == "my.onnx"
@@ -200,6 +202,61 @@ def test_interrupted_it_keeps_what_is_done(monkeypatch: pytest.MonkeyPatch, caps
     assert files("detections") == ["detections.jsonl"]
 
 
+@pytest.mark.parametrize("how", ["sigterm", "pipe"])
+def test_ended_from_outside_it_keeps_what_is_done(how: str, tmp_path: Path) -> None:
+    """The real command, on pictures that it cannot be done with at once."""
+    noise = np.random.default_rng(0).integers(0, 255, (480, 640, 3), np.uint8)
+    for i in range(400):
+        Image.fromarray(noise).save(f"{i:03}.bmp")
+    command = [sys.executable, "-m", "phidet.cli.main", "detect", ".", "--save", "csv,json", "--threads", "1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline().startswith("000.bmp: ")
+        assert process.stdout.readline().startswith("001.bmp: ")
+        if how == "sigterm":
+            process.send_signal(signal.SIGTERM)
+            process.stdout.read()
+        else:
+            process.stdout.close()
+        said = process.stderr.read()
+        assert process.wait() == {"sigterm": 128 + signal.SIGTERM, "pipe": 128 + signal.SIGPIPE}[how]
+    lines = Path("detections/detections.jsonl").read_text().splitlines()
+    assert 1 <= len(lines) < 400
+    assert json.loads(lines[0])["source"] == "000.bmp"
+    assert "wrote detections/detections.csv" in said
+    assert "Traceback" not in said
+    assert files("detections") == ["detections.csv", "detections.jsonl"]
+
+
+def test_names_that_the_terminal_has_no_letters_for(tmp_path: Path) -> None:
+    photo("naïve-猫.png")
+    command = [sys.executable, "-m", "phidet.cli.main", "detect", "naïve-猫.png"]
+    env = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    done = subprocess.run(command, capture_output=True, env=env, check=False)
+    assert (done.returncode, done.stdout) == (0, b"na\\xefve-\\u732b.png: nothing\n")
+
+
+def test_labels_that_somebody_drew_are_not_overwritten(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("data/labels/train").mkdir(parents=True)
+    label = Path("data/labels/train/photo.txt")
+    label.write_text("0 0.5 0.5 0.1 0.1\n")
+    assert main(["detect", "photo.png", "--save", "yolo", "--out", "data"]) == 2
+    assert "data has labels that phidet did not write and would overwrite" in capsys.readouterr().err
+    assert files("data") == ["labels/train/photo.txt"]
+    Path("other").mkdir()
+    Path("other/classes.txt").write_text("mine\n")
+    assert main(["detect", "photo.png", "--save", "yolo", "--out", "other"]) == 2
+    assert Path("other/classes.txt").read_text() == "mine\n"
+    for _ in range(2):
+        assert main(["detect", "photo.png", "--save", "yolo"]) == 0
+
+
+def test_tiles_that_nothing_merges_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["detect", "photo.png", "--tile", "64", "--nms", "none"]) == 2
+    assert "tiles overlap, so what they see is merged" in capsys.readouterr().err
+
+
 def test_a_bug_leaves_no_half_written_file(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> object:
         raise ZeroDivisionError
@@ -220,7 +277,7 @@ def test_video_becomes_video_and_one_line(capsys: pytest.CaptureFixture[str]) ->
     assert main(["detect", "clip.mp4", "photo.png", "--batch", "8", "--save", "pictures,yolo,csv"]) == 0
     assert capsys.readouterr().out == ("clip.mp4: 20 frames, at most 1 person, 1 dog\nphoto.png: 1 person, 1 dog\n")
     assert made[0].batches == [8, 8, 5]
-    assert len(files("detections/labels")) == 21
+    assert len(list(Path("detections/labels").glob("*.txt"))) == 21
     assert len(Path("detections/labels/clip-000007.txt").read_text().splitlines()) == 2
     frames = list(video_frames(Path("detections/clip.mp4")))
     assert [round(f.time_s, 2) for f in frames] == [i / 10 for i in range(20)]

@@ -12,6 +12,7 @@ import pytest
 import torch
 from onnx import numpy_helper
 
+import phidet
 from conftest import off_by
 from export_models import CONFIGS, picture, some_model
 from phidet.boxes import pairwise_iou
@@ -26,6 +27,7 @@ from phidet.export.source import target_of
 from phidet.export.torch_network import TorchNetwork
 from phidet.nms import PostprocessSettings
 from phidet.runtime.onnx_runtime import OnnxNetwork, read_header
+from phidet.runtime.open_model import find_model
 from phidet.weights.native import save_model
 
 
@@ -244,6 +246,13 @@ def test_pictures_that_are_none(exported: Path) -> None:
         detector(3)  # type: ignore[call-overload]
     with pytest.raises(InputError, match=r"there is no image at nowhere.jpg"):
         detector("nowhere.jpg")
+    with pytest.raises(InputError, match=r"expected PostprocessSettings, got a str: several pictures go in a list"):
+        detector(np.zeros((8, 8, 3), np.uint8), "b.jpg")  # type: ignore[call-overload]
+    with pytest.raises(ConfigError, match=r"classes must be a list of names, got the text 'person'"):
+        PostprocessSettings(classes="person")  # type: ignore[arg-type]
+    detector.close()
+    with pytest.raises(InputError, match=r"this detector is closed"):
+        detector(np.zeros((8, 8, 3), np.uint8))
 
 
 def test_models_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,6 +263,9 @@ def test_models_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         Detector("persons")
     with pytest.raises(CheckpointError, match=r"holds no model"):
         Detector(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "person" / "1").mkdir(parents=True)  # as 'phidet publish person person' makes it
+    assert find_model("person").is_relative_to(Path(phidet.__file__).parent)
     with pytest.raises(ConfigError, match=r"threads must be a whole number from 1"):
         Detector("person", threads=0)
     (tmp_path / "broken.onnx").write_bytes(b"not a model")

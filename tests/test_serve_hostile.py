@@ -10,17 +10,17 @@ from pathlib import Path
 
 import pytest
 
+from phidet.errors import ConfigError
+from phidet.serve.configuration import Source
 from phidet.serve.connection import BoundedProtocol
 from phidet.serve.cores import usable_cores
 from phidet.serve.pictures import Budget, decode
 from phidet.serve.refusals import RefusedError
 from phidet.serve.run import listen
 from phidet.serve.wire import parse
-from serve_server import b64, encoded, picture, serving, settings_for, until, write_version
+from serve_server import PICTURE, PREDICT, encoded, picture, serving, settings_for, until, write_version
 
-PREDICT = "/v1/models/m:predict"
 INFER = "/v2/models/m/infer"
-PICTURE = b64(encoded(picture()))
 
 
 def test_trailers_behind_a_chunked_body_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,3 +158,37 @@ def test_small_answers_are_sent_at_once() -> None:
 def test_a_container_has_the_cores_that_it_is_given(tmp_path: Path, quota: str, cores: int | None) -> None:
     (tmp_path / "cpu.max").write_text(quota)
     assert usable_cores(tmp_path / "cpu.max") == (cores or usable_cores(tmp_path / "missing"))
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("GET", "/v2/models/m/infer", {"POST"}),
+        ("POST", "/v2/models/m/versions/1", {"GET", "HEAD"}),
+        ("GET", "/v2/repository/index", {"POST"}),
+        ("DELETE", "/v2/health/live", {"GET", "HEAD"}),
+        ("POST", "/", {"GET", "HEAD"}),
+    ],
+)
+def test_another_method_is_named_as_the_fault(tmp_path: Path, method: str, path: str, allowed: set[str]) -> None:
+    write_version(tmp_path / "m", 1, "900")
+    with serving(settings_for(tmp_path / "m")) as server:
+        reply = server.request(method, path)
+        assert (reply.status, reply.error) == (405, f"{path} takes {', '.join(sorted(allowed))}, not {method}")
+        assert set(reply.headers["allow"].split(", ")) == allowed
+
+
+def test_the_description_of_the_api_keeps_names_behind_the_token(tmp_path: Path) -> None:
+    write_version(tmp_path / "secret-model", 1, "900")
+    source = Source("secret-model", tmp_path / "secret-model", labels={"secret-label": 1})
+    with serving(settings_for(tmp_path, sources=(source,), token="t")) as server:
+        assert b"secret" not in server.get("/openapi.json").body
+    with serving(settings_for(tmp_path, sources=(source,))) as server:
+        assert b"secret-model" in server.get("/openapi.json").body
+        assert b"secret-label" in server.get("/openapi.json").body
+
+
+@pytest.mark.parametrize("port", [-1, 65536, 70000])
+def test_a_port_is_a_number_of_sixteen_bits(port: int) -> None:
+    with pytest.raises(ConfigError, match=f"a port is 0 to 65535, got {port}"):
+        listen("127.0.0.1", port)

@@ -218,6 +218,32 @@ def test_the_webcam_is_looked_at_until_it_is_stopped(page: Page) -> None:
     assert not page.complaints()
 
 
+def test_a_picture_that_comes_while_the_webcam_is_asked_for_is_what_is_shown(page: Page, file: Path) -> None:
+    page.driver.execute_script("""const ask = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+        navigator.mediaDevices.getUserMedia = (wanted) => new Promise((done) => {
+            window.allow = async () => { window.stream = await ask(wanted); done(window.stream); }; })""")
+    page.one("#webcam").click()
+    page.upload(file)
+    page.until(lambda: len(page.boxes()) == 2)
+    page.driver.execute_script("window.allow()")
+    ended = "return window.stream ? window.stream.getTracks().every((track) => track.readyState === 'ended') : false"
+    page.until(lambda: page.driver.execute_script(ended))
+    assert page.one("#picture").is_displayed()
+    assert not page.one("#video").is_displayed()
+    assert page.text("#webcam") == "Webcam"
+
+
+def test_the_webcam_outlives_a_busy_server(page: Page) -> None:
+    page.driver.execute_script("""const ask = window.fetch; let asked = 0; window.fetch = (url, options) =>
+        String(url).endsWith(':predict') && ++asked <= 2
+            ? Promise.resolve(new Response('{"error": "full"}', { status: 503 })) : ask(url, options)""")
+    page.one("#webcam").click()
+    page.until(lambda: page.text("#times") == "The server is busy")
+    page.until(lambda: len(page.boxes()) == 2)
+    assert "live" in page.text("#times")
+    page.one("#webcam").click()
+
+
 def test_everything_can_be_reached_with_the_keyboard_and_has_a_name(page: Page, file: Path) -> None:
     page.upload(file)
     page.until(lambda: len(page.boxes()) == 2)

@@ -184,7 +184,13 @@ def test_equal_names_from_several_folders_stay_apart(tmp_path: Path) -> None:
     for seed, name in enumerate(("a.png", "A-2.png", "a-3.png", "a-2-2.png")):
         assert np.array_equal(np.asarray(Image.open(tmp_path / name)), picture(seed=seed).image)
     write("yolo", tmp_path / "y", (picture("b.png"), nothing()), (picture("b.jpg"), nothing()))
-    assert sorted(p.name for p in (tmp_path / "y" / "labels").iterdir()) == ["b-2.txt", "b.txt"]
+    assert sorted(p.name for p in (tmp_path / "y" / "labels").glob("*.txt")) == ["b-2.txt", "b.txt"]
+    write("pictures", tmp_path / "p", (picture("c.bmp"), nothing()), (picture("c.bmp.png"), nothing()))
+    assert sorted(p.name for p in (tmp_path / "p").iterdir()) == ["c.bmp-2.png", "c.bmp.png"]
+    write("coco", tmp_path / "c", (picture("d.png"), nothing()), (picture("d.png"), nothing()))
+    images = json.loads((tmp_path / "c" / "coco-images.json").read_text())["images"]
+    named = [(image["file_name"], image["source"]) for image in images]
+    assert named == [("d.png", "in/d.png"), ("d-2.png", "in/d.png")]
 
 
 def test_videos_are_drawn_on_frame_by_frame(tmp_path: Path) -> None:

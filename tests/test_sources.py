@@ -81,6 +81,14 @@ def test_a_pattern_of_any_depth_and_a_name_that_looks_like_one(tmp_path: Path) -
     assert names(f"{tmp_path}/d[1].png") == ["d[1].png"]
 
 
+def test_a_pattern_that_matches_no_picture_is_told(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").touch()
+    (tmp_path / "b.png").mkdir()
+    [item] = pictures([str(tmp_path / "*")])
+    assert isinstance(item, Unusable)
+    assert str(item.error) == f"{tmp_path / '*'} matches 2 files or folders, none a picture or video"
+
+
 def test_any_file_given_by_name_is_tried_whatever_its_ending(tmp_path: Path) -> None:
     path = tmp_path / "photo"
     path.write_bytes(png(9))

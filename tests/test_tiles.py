@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from phidet.boxes import area, pairwise_iou
-from phidet.errors import ConfigError
+from phidet.errors import ConfigError, InputError
 from phidet.nms import PostprocessSettings
 from phidet.results import Detections
 from phidet.tiles import OVERLAP, detect_tiled, tile_rects
@@ -171,6 +171,10 @@ def test_tiles_come_in_batches_and_the_limit_holds_for_all_together() -> None:
     assert len(found) == 200
     with pytest.raises(ConfigError, match="at least 64 pixels, got 10"):
         detect_tiled(oracle, picture(10, 10), 10)
+    with pytest.raises(ConfigError, match="use hard or soft suppression, or no tiles"):
+        detect_tiled(oracle, picture(10, 10), 64, PostprocessSettings(nms="none"))
+    with pytest.raises(InputError, match=r"there is no image at nowhere\.png"):
+        detect_tiled(oracle, "nowhere.png", 64)
 
 
 @settings(deadline=None, max_examples=40)

@@ -82,6 +82,17 @@ def test_a_damaged_video_gives_the_frames_before_the_damage(tmp_path: Path) -> N
     assert str(item.error).startswith(f"cannot read video {path}")
 
 
+def test_a_video_that_is_cut_off_says_so_where_its_file_tells_how_long_it_was(tmp_path: Path) -> None:
+    path = film(tmp_path / "a.mkv", frames=100, height=120, width=160)
+    assert len(list(video_frames(path))) == 100
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 3 // 5])
+    with pytest.raises(InputError, match=r"a\.mkv ends after \d\.\d s of (9|10)\.\d s: it is cut off or damaged"):
+        list(video_frames(path))
+    items = list(pictures([str(path)]))
+    assert 20 < len(items) < 90, "the frames before the end"
+    assert isinstance(items[-1], Unusable)
+
+
 def test_what_is_no_video_is_told(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_text("hello")
     with pytest.raises(InputError, match=r"cannot read video .*a\.mp4"):

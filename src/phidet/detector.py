@@ -103,6 +103,10 @@ class Detector:
         if not arrays:
             return []
         settings = settings or PostprocessSettings()
+        if not isinstance(settings, PostprocessSettings):
+            raise InputError(
+                f"expected PostprocessSettings, got a {type(settings).__name__}: several pictures go in a list"
+            )
         size_hw, spec = self.config.image_size_hw, self.config.preprocess
         prepared = [prepare(check_pixels(array), size_hw, spec) for array in arrays]
         first = prepared[0][0]
@@ -114,7 +118,17 @@ class Detector:
 
     def close(self) -> None:
         """Gives the network's memory back; the detector cannot be used afterwards."""
-        del self.network
+        self.network = _Closed(self.config, self.runtime_name)
+
+
+class _Closed:
+    """In a network's place."""
+
+    def __init__(self, config: ModelConfig, name: str) -> None:
+        self.config, self.name = config, name
+
+    def __call__(self, images: npt.NDArray[np.float32]) -> NetworkOutputs:
+        raise InputError("this detector is closed: make a new one")
 
 
 def as_pixels(image: Any) -> npt.NDArray[np.uint8]:

@@ -60,6 +60,8 @@ class PostprocessSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
             raise UnknownNameError("nms", self.nms, get_args(NmsKind))
         if not (math.isfinite(self.sigma) and self.sigma > 0):
             raise ConfigError(f"sigma must be > 0, got {self.sigma!r}")
+        if isinstance(self.classes, str):
+            raise ConfigError(f"classes must be a list of names, got the text {self.classes!r}: ({self.classes!r},)?")
         for name in ("candidates", "max_detections"):
             value = getattr(self, name)
             if not (isinstance(value, int) and value >= 1):

@@ -154,8 +154,11 @@ class Detections:
 
         Raises:
             UnknownNameError: a class that is not among :attr:`names`.
+            ConfigError: ``classes`` is a text.
         """
         kept = self.scores >= score
+        if isinstance(classes, str):
+            raise ConfigError(f"expected a list of classes, got the text {classes!r}: [{classes!r}]?")
         if classes is not None:
             kept &= np.isin(self.class_ids, [self._class_id(c) for c in classes])
         return self[kept]

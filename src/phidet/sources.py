@@ -173,11 +173,12 @@ def _local(source: str, leave_out: Path | None) -> Iterator[_Entry]:
     matches = _matches(source)
     if not matches:
         yield Unusable(source, InputError(f"there is no file, folder, pattern's match or address {source}"))
-    for match in map(Path, matches):
-        if match.is_dir():
-            continue  # ** names a folder and what is in it
-        if match.suffix.lower() in EXTENSIONS | VIDEO_EXTENSIONS:
-            yield _file(match, PurePosixPath(match.name))
+    # ** names a folder and what is in it
+    files = [p for p in map(Path, matches) if p.suffix.lower() in EXTENSIONS | VIDEO_EXTENSIONS and not p.is_dir()]
+    if matches and not files:
+        yield Unusable(source, InputError(f"{source} matches {len(matches)} files or folders, none a picture or video"))
+    for file in files:
+        yield _file(file, PurePosixPath(file.name))
 
 
 def _matches(source: str) -> list[str]:

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from phidet.boxes import area, elementwise_iou
+from phidet.detector import Picture, as_pixels
 from phidet.errors import ConfigError
 from phidet.nms import PostprocessSettings
 from phidet.results import Detections
@@ -64,13 +65,13 @@ def tile_rects(size_hw: tuple[int, int], tile: int, overlap: float = OVERLAP) ->
 
 
 def detect_tiled(
-    detector: Looks, image: Pixels, tile: int, settings: PostprocessSettings | None = None, batch: int = 4
+    detector: Looks, picture: Picture, tile: int, settings: PostprocessSettings | None = None, batch: int = 4
 ) -> Detections:
-    """The objects in ``image``, looked at as a whole and tile by tile; as a whole only where one tile holds it.
+    """The objects in ``picture``, looked at as a whole and tile by tile; as a whole only where one tile holds it.
 
     Args:
         detector: a :class:`~phidet.detector.Detector`.
-        image: (H, W, 3) uint8 RGB.
+        picture: a path, a PIL image, or (H, W, 3) uint8 RGB.
         tile: side of the tiles in pixels; with about the model's input size an object is as large for the model as
             in the image.
         settings: of each tile and of the whole; ``iou`` and ``per_class`` also say which boxes of different tiles are
@@ -78,10 +79,12 @@ def detect_tiled(
         batch: how many tiles go through the network at once.
 
     Raises:
-        ConfigError: tiles below 64 pixels.
+        ConfigError: tiles below 64 pixels, or no suppression: what two tiles saw has to become one.
+        InputError: a picture that cannot be read, or an array of another kind.
     """
-    check_tile(tile)
     settings = settings or PostprocessSettings()
+    check_tile(tile, settings)
+    image = as_pixels(picture)
     height, width = image.shape[:2]
     whole = detector.detect([image], settings)[0]
     if max(height, width) <= tile:
@@ -100,8 +103,10 @@ def detect_tiled(
     return Detections(boxes, scores, merged.class_ids, whole.names, (height, width))[: settings.max_detections]
 
 
-def check_tile(tile: int) -> None:
-    """Does nothing if tiles may have that side; raises ConfigError."""
+def check_tile(tile: int, settings: PostprocessSettings) -> None:
+    """Does nothing if tiles may have that side, and what they see is merged; raises ConfigError."""
+    if settings.nms == "none":
+        raise ConfigError("tiles overlap, so what they see is merged: use hard or soft suppression, or no tiles")
     if tile < SMALLEST:
         raise ConfigError(f"expected tiles of at least {SMALLEST} pixels, got {tile}")
 

@@ -21,6 +21,7 @@ EXTENSIONS = frozenset(
     {".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".wmv", ".flv"}
 )
 _TICKS = 90_000  # a second, as MPEG counts
+_MISSING = 0.05  # of a video's time; what it says of itself need not be exact
 _CAMERA = re.compile(r"webcam(?::(.+))?")
 
 
@@ -86,17 +87,29 @@ def _frames(file: str, name: str, kind: str | None) -> Iterator[Frame]:
             stream.thread_type = "AUTO"
             rate = float(stream.average_rate or 30)
             first: float | None = None
-            frames = 0
+            frames, last = 0, 0.0
             for number, frame in enumerate(container.decode(stream)):
                 frames += 1
                 at = number / rate if frame.time is None else float(frame.time)
                 first = at if first is None else first
-                yield Frame(_upright(frame), number, at - first)
+                last = at - first
+                yield Frame(_upright(frame), number, last)
             if not frames:
                 raise InputError(f"{name} holds no frame that can be decoded: it is cut off or damaged")
+            promised = _seconds(stream, container)
+            if kind is None and last + 1 / rate < promised * (1 - _MISSING) - 1:
+                raise InputError(f"{name} ends after {last:.1f} s of {promised:.1f} s: it is cut off or damaged")
     except av.FFmpegError as error:
         what = "camera" if kind else "video"
         raise InputError(f"cannot read {what} {name}: {error.strerror or error}") from error
+
+
+def _seconds(stream: Any, container: Any) -> float:
+    """How long the pictures go on, by the file's own words; 0 where it has none."""
+    if stream.duration is not None:
+        return float(stream.duration * stream.time_base)
+    sounds = len(container.streams) > 1  # may go on for longer
+    return 0.0 if sounds or container.duration is None else container.duration / 1e6
 
 
 def _upright(frame: Any) -> npt.NDArray[np.uint8]:

@@ -62,13 +62,17 @@ def run(args: argparse.Namespace) -> None:
 
 def _requests(args: argparse.Namespace) -> list[Request]:
     from phidet.bench.measure import Request
+    from phidet.detector import as_pixels
     from phidet.errors import ConfigError
-    from phidet.runtime.open_model import find_model, runtimes_for
+    from phidet.runtime.open_model import find_model, open_network, runtimes_for
 
+    if args.picture is not None:
+        as_pixels(args.picture)
     requests = []
     for model in args.models:
         runtimes = runtimes_for(find_model(model))
         if args.runtime != "all":
+            open_network(model, args.runtime, None)  # says here what is wrong with it
             runtimes = [args.runtime]
         requests += [
             Request(

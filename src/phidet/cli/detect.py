@@ -40,7 +40,8 @@ examples:
   cat photo.jpg | phidet detect - --json                    JSON lines on standard output, no files
 
 exit code: 0; 3 where a source could not be used, named on standard error, after all others are done (5 where all such
-could not be downloaded, 6 where all such need an extra).
+could not be downloaded, 6 where all such need an extra). After Ctrl-C, SIGTERM, or where nobody reads standard output
+any more (130, 143, 141) what was found so far is kept.
 """
 _NMS = {"hard": "hard", "soft": "gaussian", "none": "none"}
 
@@ -75,6 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Looks at every source; says what it found and wrote. Errors of sources come last, with their exit code."""
     from phidet.cli.native_noise import without_native_noise
+    from phidet.cli.signals import ended_by_sigterm
     from phidet.detector import Detector
     from phidet.nms import PostprocessSettings
     from phidet.sinks import open_sinks
@@ -87,8 +89,6 @@ def run(args: argparse.Namespace) -> None:
     out = args.out or OUT
     if kinds:
         check_apart(args.sources, out)
-    if args.tile is not None:
-        check_tile(args.tile)
     settings = PostprocessSettings(
         score=args.score,
         iou=args.iou,
@@ -96,14 +96,20 @@ def run(args: argparse.Namespace) -> None:
         max_detections=args.max,
         classes=None if args.classes is None else tuple(args.classes),
     )
+    if args.tile is not None:
+        check_tile(args.tile, settings)
     detector = Detector(args.model, runtime=args.runtime, threads=args.threads)
     _check_classes(settings, detector.class_names)
     sinks = open_sinks(kinds, out, detector.class_names)
     report = Report(args.json)
     try:
-        with without_native_noise():
+        with without_native_noise(), ended_by_sigterm():
             _look(detector, args, settings, out if kinds else None, sinks, report)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):
+        _keep(sinks, report)
+        raise
+    except BrokenPipeError:
+        report.quiet = True  # nobody reads standard output any more; the files are wanted all the same
         _keep(sinks, report)
         raise
     except BaseException:
@@ -166,6 +172,7 @@ class Report:
     error."""
 
     def __init__(self, json_lines: bool) -> None:
+        self.quiet = False
         self._json = json_lines
         self._start = self._shown = time.monotonic()
         self._pictures = self._objects = 0
@@ -243,7 +250,8 @@ class Report:
         from phidet.sinks.base import readable
 
         self._clear()
-        print(readable(line), flush=True)
+        if not self.quiet:
+            print(readable(line), flush=True)
 
     def _show_progress(self) -> None:
         from phidet.sinks.base import count

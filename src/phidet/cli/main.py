@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import os
 import sys
@@ -53,12 +54,14 @@ def build_parser(chosen: str | None) -> Parser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one command; returns the exit code (0, or that of the error's class, 130 after Ctrl-C)."""
+    """Runs one command; returns the exit code (0, that of the error's class, 130 after Ctrl-C, 141 if nobody reads)."""
     argv = sys.argv[1:] if argv is None else argv
     chosen = next((word for word in argv if not word.startswith("-")), None)
     args = build_parser(chosen).parse_args(argv)
     if args.offline:
         os.environ["PHIDET_OFFLINE"] = "1"
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name must not stop what a terminal's letters cannot show
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("phidet").setLevel(logging.INFO)  # other libraries only warn
     try:
@@ -75,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
         return missing.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left; nothing more to say
-        return 0
+        return 128 + 13  # as of a process that SIGPIPE ended
     except KeyboardInterrupt:
         print("phidet: interrupted", file=sys.stderr)
         return 130

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from importlib import import_module
 from importlib.resources import files
@@ -25,7 +26,9 @@ _RUNTIMES: dict[Runtime, tuple[str, str, tuple[str, ...]]] = {
 }
 """Runtime → (module, what opens a file, suffixes that it runs); "auto" takes the first that runs a file."""
 _EXTRA = {"openvino": "openvino", "litert": "litert", "torch": "train"}
+_NEWER = 60  # seconds; a copied folder's files differ by less
 _PACKAGE = {"openvino": "openvino", "litert": "ai_edge_litert", "torch": "torch"}
+log = logging.getLogger("phidet")
 
 
 def open_network(model: str | Path, runtime: Runtime = "auto", threads: int | None = None) -> Network:
@@ -75,8 +78,13 @@ def find_model(model: str | Path, preferred: str = ".onnx") -> Path:
         CheckpointError: there is none; the message says how to get it.
     """
     path = Path(model)
+    named = model in BUNDLED or model in DETECTOR_NAMES
     if path.is_dir():
-        return _in_run(path, preferred)
+        found = _in_run(path, preferred)
+        if found is not None:
+            return found
+        if not named:  # "person" stays the person model beside a folder of that name, as publishing makes one
+            raise CheckpointError(f"{path} holds no model: expected best.onnx or best.safetensors in a run's folder")
     if path.is_file():
         return path
     if model in BUNDLED:
@@ -98,9 +106,12 @@ def find_model(model: str | Path, preferred: str = ".onnx") -> Path:
     )
 
 
-def _in_run(folder: Path, preferred: str) -> Path:
+def _in_run(folder: Path, preferred: str) -> Path | None:
     names = [f"best{preferred}", "best.onnx", "best.safetensors", "last.safetensors"]
-    for name in names:
-        if (folder / name).is_file():
-            return folder / name
-    raise CheckpointError(f"{folder} holds no model: expected best.onnx or best.safetensors in the folder of a run")
+    found = next((folder / name for name in names if (folder / name).is_file()), None)
+    trained = folder / "best.safetensors"
+    if found is not None and found.suffix == ".onnx" and trained.is_file():
+        seconds = trained.stat().st_mtime - found.stat().st_mtime
+        if seconds > _NEWER:
+            log.warning("%s is older than %s: 'phidet export %s' writes it again", found, trained.name, folder)
+    return found

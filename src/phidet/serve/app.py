@@ -13,7 +13,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Mount, Route
+from starlette.routing import BaseRoute, Match, Mount, Route
 from starlette.types import Receive, Scope, Send
 
 from phidet.serve import tfserving, v2
@@ -50,6 +50,10 @@ def build_app(service: Service) -> Starlette:
         request = Request(scope, receive)
         path = scope["raw_path"].lower()
         if path != b"/v1" and not path.startswith(b"/v1/"):
+            for route in routes:
+                if isinstance(route, Route) and route.matches(scope)[0] is Match.PARTIAL:
+                    allow = ", ".join(sorted(route.methods or ()))
+                    raise RefusedError(405, f"{scope['path'][:300]} takes {allow}, not {scope['method']}", allow=allow)
             raise RefusedError(404, f"there is nothing at {scope['path'][:300]}; the API is described at /docs")
         response = await tfserving.handle(request, service)
         await response(scope, receive, send)

@@ -11,7 +11,6 @@ from collections.abc import MutableMapping
 from datetime import UTC, datetime
 from typing import Any
 
-from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -46,6 +45,8 @@ class _Answer:
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
         if refusal.retry_after:
             headers.append((b"retry-after", str(refusal.retry_after).encode()))
+        if refusal.allow:
+            headers.append((b"allow", refusal.allow.encode()))
         if refusal.http_status == 401:
             headers.append((b"www-authenticate", b"Bearer"))
         if close:
@@ -102,8 +103,6 @@ class Gate:
             refusal = error
         except TimeoutError:
             refusal = deadline_exceeded(seconds)
-        except HTTPException as error:
-            refusal = RefusedError(error.status_code, error.detail)
         except ClientDisconnect:
             return
         except Exception:

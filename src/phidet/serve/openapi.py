@@ -47,13 +47,15 @@ _FAILURES = {
 
 
 def describe(settings: ServerSettings) -> Schema:
-    """The OpenAPI 3.1 description of a server with these settings."""
-    names = [source.name for source in settings.sources]
-    model = _parameter("model", {"type": "string", "enum": names}, "Name of a model.")
+    """The OpenAPI 3.1 description of a server with these settings.
+
+    It answers without the token, so where there is one it does not tell the names of models and labels.
+    """
+    model = _parameter("model", _one_of([source.name for source in settings.sources], settings), "Name of a model.")
     version = _parameter("version", {"type": "integer", "minimum": 0}, "A version; 0 is the latest.")
     paths: dict[str, Schema] = {}
     labels = sorted({name for source in settings.sources for name in source.labels})
-    label = _parameter("label", {"type": "string", "enum": labels}, "A name that the configuration gave to a version.")
+    label = _parameter("label", _one_of(labels, settings), "A name that the configuration gave to a version.")
     ways = [("", [model]), ("/versions/{version}", [model, version]), ("/labels/{label}", [model, label])]
     for suffix, parameters in ways if labels else ways[:2]:
         path = "/v1/models/{model}" + suffix
@@ -87,6 +89,10 @@ def describe(settings: ServerSettings) -> Schema:
         description["components"] = {"securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}}
         description["security"] = [{"token": []}]
     return description
+
+
+def _one_of(names: list[str], settings: ServerSettings) -> Schema:
+    return dict(_TEXT) if settings.token else {"type": "string", "enum": names}
 
 
 def _parameter(name: str, schema: Schema, text: str) -> Schema:

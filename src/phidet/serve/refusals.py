@@ -14,12 +14,14 @@ class RefusedError(PhidetError):
         status: of HTTP, 400…599.
         message: becomes ``{"error": message}``.
         retry_after: seconds after which it may be tried again, 0 where that is no use.
+        allow: the methods that the path has, where the request had another.
     """
 
-    def __init__(self, status: int, message: str, retry_after: int = 0) -> None:
+    def __init__(self, status: int, message: str, retry_after: int = 0, allow: str = "") -> None:
         super().__init__(message)
         self.http_status = status
         self.retry_after = retry_after
+        self.allow = allow
 
 
 def bad_request(message: str) -> RefusedError:

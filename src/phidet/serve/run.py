@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import resource
 import socket
 import sys
 from collections.abc import Iterator
@@ -84,6 +83,8 @@ def listen(host: str, port: int) -> socket.socket:
     """
     # asyncio sends small answers at once only over sockets that say that they are TCP; else each waits for 40 ms.
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    if not 0 <= port <= 65535:
+        raise ConfigError(f"a port is 0 to 65535, got {port}")
     listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -97,6 +98,10 @@ def listen(host: str, port: int) -> socket.socket:
 
 def _allow_connections(count: int) -> None:
     """Raises the limit on open files where it is below what ``count`` connections need and may be raised."""
+    if sys.platform == "win32":
+        return  # has no such limit
+    import resource  # noqa: PLC0415 - not on Windows
+
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = count + 256
     if soft != resource.RLIM_INFINITY and soft < wanted:

@@ -10,13 +10,14 @@ import msgspec
 
 from phidet.files import AppearingFile
 from phidet.results import Detections
-from phidet.sinks.base import readable
+from phidet.sinks.base import Names, readable
 from phidet.sources import Picture, Unusable
 
 
 class CocoSink:
     """``coco-results.json``, as COCO's tools load it, and ``coco-images.json``, with images and categories.
 
+    ``file_name`` is the name that the annotated picture would have, no other image's; ``source`` is what was looked at.
     An image's number is the one that its file is called by (COCO's 000000000139.jpg is 139), else, or if another image
     has it, the next free one from 1. Category numbers are class numbers + 1.
     """
@@ -30,6 +31,7 @@ class CocoSink:
         except BaseException:
             self._results.file.discard()
             raise
+        self._names = Names()
         self._taken: set[int] = set()
         self._next = 1
 
@@ -37,7 +39,8 @@ class CocoSink:
         number = self._number(picture)
         height, width = picture.image.shape[:2]
         image: dict[str, Any] = {"id": number, "width": width, "height": height}
-        image["file_name"] = readable(str(picture.name))
+        image["file_name"] = readable(str(self._names.of(picture, picture.name)))
+        image["source"] = readable(picture.source)
         if picture.frame is not None:
             image["frame"] = picture.frame
         self._images.append(image)

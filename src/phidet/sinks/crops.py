@@ -12,7 +12,7 @@ from phidet.boxes import clip
 from phidet.files import write_whole
 from phidet.results import Detections
 from phidet.sinks.base import Names, count
-from phidet.sinks.pictures import encode
+from phidet.sinks.pictures import encode, writable_name
 from phidet.sources import Picture, Unusable
 
 
@@ -31,9 +31,9 @@ class CropSink:
             if x2 <= x1 or y2 <= y1:
                 continue
             folder = re.sub(r"[^\w -]+", "_", label).strip() or "_"
-            path = self._folder / folder / name.with_name(f"{name.name}-{number}.jpg")
-            path, content = encode(Image.fromarray(picture.image[y1:y2, x1:x2]), path)
-            write_whole(path, content)
+            crop = Image.fromarray(picture.image[y1:y2, x1:x2])
+            file = writable_name(name.with_name(f"{name.name}-{number}.jpg"), crop.size)
+            write_whole(self._folder / folder / file, encode(crop, file))
             self._files += 1
 
     def skip(self, unusable: Unusable) -> None:

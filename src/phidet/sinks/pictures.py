@@ -24,14 +24,18 @@ _FORMATS: dict[str, tuple[str, dict[str, Any], int]] = {  # Pillow's name, setti
 }
 
 
-def encode(picture: Image.Image, path: Path) -> tuple[Path, bytes]:
-    """The picture's file for ``path``; as PNG, ``.png`` added to its name, where the ending says nothing better."""
-    form, settings, longest = _FORMATS.get(path.suffix.lower(), ("", {}, 0))
-    if max(picture.size) > longest:
-        path, (form, settings, _) = path.with_name(f"{path.name}.png"), _FORMATS[".png"]
+def writable_name(name: PurePosixPath, size: tuple[int, int]) -> PurePosixPath:
+    """``name``, with ``.png`` added where its ending is of no format that can hold a picture of that size."""
+    _, _, longest = _FORMATS.get(name.suffix.lower(), ("", {}, 0))
+    return name if max(size) <= longest else name.with_name(f"{name.name}.png")
+
+
+def encode(picture: Image.Image, name: PurePosixPath) -> bytes:
+    """The file of that :func:`writable_name`."""
+    form, settings, _ = _FORMATS[name.suffix.lower()]
     content = io.BytesIO()
     picture.save(content, form, **settings)
-    return path, content.getvalue()
+    return content.getvalue()
 
 
 class PictureSink:
@@ -52,8 +56,8 @@ class PictureSink:
             self._end_video()
         self._previous = picture
         if picture.frame is None:
-            path, content = encode(drawn, self._out / self._names.of(picture, picture.name))
-            write_whole(path, content)
+            name = self._names.of(picture, writable_name(picture.name, drawn.size))
+            write_whole(self._out / name, encode(drawn, name))
             self._pictures += 1
             return
         if self._video is None:

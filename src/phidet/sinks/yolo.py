@@ -8,21 +8,33 @@ from pathlib import Path
 import numpy as np
 
 from phidet.boxes import clip, xyxy_to_cxcywh
+from phidet.errors import ConfigError
 from phidet.files import write_whole
 from phidet.results import Detections
 from phidet.sinks.base import Names, count
 from phidet.sources import Picture, Unusable
+
+OURS = ".phidet"
+CLASSES = "classes.txt"
 
 
 class YoloSink:
     """``labels/NAME.txt`` with a line for each object: class, centre x and y, width, height (0…1), score.
 
     A picture without objects gets an empty file; ``classes.txt`` beside the folder names the classes.
+
+    Raises:
+        ConfigError: there are labels in the folder that are not of an earlier run: somebody's work.
     """
 
     def __init__(self, folder: Path, class_names: Sequence[str]) -> None:
         self._folder, self._names, self._files = folder, Names(), 0
-        write_whole(folder.parent / "classes.txt", "".join(f"{name}\n" for name in class_names).encode())
+        if not (folder / OURS).is_file() and (next(folder.rglob("*.txt"), None) or (folder.parent / CLASSES).exists()):
+            raise ConfigError(
+                f"{folder.parent} has labels that phidet did not write and would overwrite: choose another --out"
+            )
+        write_whole(folder / OURS, b"Written by phidet detect, which may overwrite what is here.\n")
+        write_whole(folder.parent / CLASSES, "".join(f"{name}\n" for name in class_names).encode())
 
     def add(self, picture: Picture, found: Detections) -> None:
         height, width = picture.image.shape[:2]

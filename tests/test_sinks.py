@@ -151,6 +151,7 @@ def test_crops_are_the_pixels_that_a_box_touches_in_a_folder_for_each_class(tmp_
     [
         ("a.jpg", "a.jpg", "JPEG"),
         ("b/c.JPEG", "b/c.JPEG", "JPEG"),
+        ("a.jfif", "a.jfif", "JPEG"),
         ("a.png", "a.png", "PNG"),
         ("a.webp", "a.webp", "WEBP"),
         ("a.bmp", "a.bmp.png", "PNG"),

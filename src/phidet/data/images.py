@@ -14,7 +14,7 @@ from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from phidet.errors import InputError
 
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"})
+EXTENSIONS = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"})
 _ORIENTATION = 0x0112
 _PNG_BIT_DEPTH = 24  # its place in the file
 _UPRIGHT = {  # what brings each EXIF orientation upright

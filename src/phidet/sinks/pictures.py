@@ -19,6 +19,7 @@ _VIDEOS = frozenset({".mp4", ".mov", ".mkv"})
 _FORMATS: dict[str, tuple[str, dict[str, Any], int]] = {  # Pillow's name, settings, longest side in pixels
     ".jpg": ("JPEG", {"quality": 92, "subsampling": 0}, 65_500),  # colours as sharp as thin frames are
     ".jpeg": ("JPEG", {"quality": 92, "subsampling": 0}, 65_500),
+    ".jfif": ("JPEG", {"quality": 92, "subsampling": 0}, 65_500),
     ".webp": ("WEBP", {"quality": 90}, 16_383),
     ".png": ("PNG", {"compress_level": 4}, 2**31),
 }

@@ -43,6 +43,7 @@ from phidet.runtime.onnx_runtime import OnnxNetwork, session_options
 from phidet.runtime.openvino_runtime import OpenVinoNetwork
 
 Work = Mapping[str, Callable[[], object]]
+TURN = 4  # runs of one kind, one after another
 COCO = PostprocessSettings(score=0.0, multi_class=True)
 """What effdet's ``DetBenchPredict`` does: the best 5,000 pairs, hard suppression per class, 100 boxes."""
 
@@ -98,14 +99,19 @@ def effdet_onnx(model: nn.Module, size: int, path: Path) -> Path:
 
 
 def in_turns(work: Work, runs: int, threads: int) -> dict[str, list[float]]:
-    """Milliseconds of every run of every piece of work; with one thread the processor's, which others disturb less."""
+    """Milliseconds of every run of every piece of work; with one thread the processor's, which others disturb less.
+
+    A turn is a few runs, the first of which does not count: it finds the caches full of another's data, and idle threads
+    of PyTorch, which spin for a while, on the cores.
+    """
     clock = time.thread_time if threads == 1 else time.perf_counter
     times: dict[str, list[float]] = {name: [] for name in work}
-    for run in range(runs + 2):
+    for _ in range(-(-runs // TURN)):
         for name, piece in work.items():
-            start = clock()
             piece()
-            if run >= 2:
+            for _ in range(TURN):
+                start = clock()
+                piece()
                 times[name].append((clock() - start) * 1e3)
     return times
 

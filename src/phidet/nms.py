@@ -12,15 +12,14 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from phidet.boxes import pairwise_iou
 from phidet.errors import ConfigError, UnknownNameError
 
 NmsKind = Literal["hard", "gaussian", "linear", "none"]
 SOFT_FLOOR = 0.001
 """Soft-NMS lets no score die out by itself; the official code drops what falls below this."""
 
-BLOCK = 512
-"""So many boxes are compared with each other at once."""
+BLOCK = 64
+"""At most so many boxes are compared with each other at once: what lies between stays in the processor's cache."""
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -100,44 +99,45 @@ def _hard(sides: Floats, groups: Ints | None, settings: PostprocessSettings) -> 
     """Positions that stay, of boxes (4, N) in falling order of score.
 
     Block by block: what the boxes kept so far suppress is thrown out of a block at once, and once enough are kept the
-    blocks that follow are not looked at.
+    blocks that follow are not looked at. Where little is left of a block, the next one is larger.
     """
-    kept: list[int] = []
-    for start in range(0, sides.shape[1], BLOCK):
-        block = slice(start, start + BLOCK)
-        left = np.arange(start, min(start + BLOCK, sides.shape[1]))
-        of_block = None if groups is None else groups[block]
-        if kept:
-            overlaps = pairwise_iou(sides[:, kept].T, sides[:, block].T)  # (kept, block)
-            suppressed = overlaps > settings.iou
-            if groups is not None:
-                suppressed &= groups[kept][:, None] == groups[block]
-            left = left[~suppressed.any(0)]
-            of_block = None if groups is None else groups[left]
-        kept += _hard_in_block(sides[:, left], left, of_block, settings, settings.max_detections - len(kept))
-        if len(kept) == settings.max_detections:
-            break
-    return np.array(kept, np.int64)
-
-
-def _hard_in_block(
-    sides: Floats, left: npt.NDArray[np.int64], groups: Ints | None, settings: PostprocessSettings, most: int
-) -> list[int]:
     areas = _areas(sides)
-    kept: list[int] = []
-    while len(left) and len(kept) < most:
-        kept.append(int(left[0]))
-        stays = _overlaps(sides, areas) <= settings.iou
-        if groups is not None:
-            stays |= groups != groups[0]
-        stays = stays[1:]
-        if stays.all():  # the usual case by far: nothing to copy
-            sides, areas, left = sides[:, 1:], areas[1:], left[1:]
-            groups = None if groups is None else groups[1:]
-        else:
-            sides, areas, left = sides[:, 1:][:, stays], areas[1:][stays], left[1:][stays]
-            groups = None if groups is None else groups[1:][stays]
-    return kept
+    kept = np.zeros(0, np.int64)
+    start, step, count = 0, BLOCK, sides.shape[1]
+    while start < count and len(kept) < settings.max_detections:
+        left = np.arange(start, min(start + step, count))
+        start += step
+        if len(kept):
+            left = left[~_suppressed(sides, areas, groups, kept, left, settings.iou).any(0)]
+        if len(left) > BLOCK:  # the others are for the next round
+            left, start, step = left[:BLOCK], int(left[BLOCK]), BLOCK
+        elif len(left) < BLOCK // 2:
+            step *= 2
+        pairs = np.triu(_suppressed(sides, areas, groups, left, left, settings.iou), 1)  # (better, worse)
+        stays = np.ones(len(left), np.bool_)
+        for better in np.flatnonzero(pairs.any(1)):  # the others suppress nothing
+            if stays[better]:
+                stays[pairs[better]] = False
+        kept = np.concatenate([kept, left[stays]])
+    return kept[: settings.max_detections]
+
+
+def _suppressed(
+    sides: Floats, areas: Floats, groups: Ints | None, better: Ints, worse: Ints, iou: float
+) -> npt.NDArray[np.bool_]:
+    """(N, M) whether box i of ``better`` takes box j of ``worse`` with it, for positions in ``sides``."""
+    a, b = sides[:, better, None], sides[:, None, worse]  # (4, N, 1), (4, 1, M)
+    shared = np.minimum(a[2:], b[2:])
+    shared -= np.maximum(a[:2], b[:2])
+    np.maximum(shared, 0, out=shared)
+    intersection = np.multiply(shared[0], shared[1], out=shared[0])
+    union = areas[better, None] + areas[worse]
+    union -= intersection
+    np.maximum(union, np.float32(1e-12), out=union)
+    suppressed: npt.NDArray[np.bool_] = np.divide(intersection, union, out=intersection) > iou
+    if groups is not None:
+        suppressed &= groups[better, None] == groups[worse]
+    return suppressed
 
 
 def _soft(sides: Floats, scores: Floats, groups: Ints | None, settings: PostprocessSettings) -> tuple[Ints, Floats]:
@@ -173,7 +173,7 @@ def _areas(sides: Floats) -> Floats:
     return areas
 
 
-def _overlaps(sides: Floats, areas: Floats, best: int = 0) -> Floats:
+def _overlaps(sides: Floats, areas: Floats, best: int) -> Floats:
     """(N,) intersection over union with one of the boxes; 0 where neither has an area."""
     box = sides[:, best, None]
     shared = np.minimum(sides[2:], box[2:]) - np.maximum(sides[:2], box[:2])  # (2, N)

@@ -70,6 +70,18 @@ def test_hard_suppression_is_that_of_torchvision(count: int, seed: int, iou: flo
     np.testing.assert_array_equal(kept_scores, scores[kept])
 
 
+@pytest.mark.parametrize("crowd", [1, 63, 64, 65, 300, 700])
+@pytest.mark.parametrize("most", [3, 40, 1000])
+def test_hard_suppression_of_a_crowd_and_then_of_many_apart(crowd: int, most: int) -> None:
+    """Blocks grow in the crowd, of which little is left, and must not overflow with those that all stay."""
+    near, far = some_boxes(crowd, 1, side=2), some_boxes(500, 2, side=3000)
+    boxes, class_ids = np.concatenate([near[0], far[0]]), np.concatenate([near[2], far[2]])
+    scores = np.concatenate([near[1] + 1, far[1]])  # the crowd first
+    wanted = batched_nms(*(torch.from_numpy(array) for array in (boxes, scores, class_ids)), 0.5)
+    kept, _ = suppress(boxes, scores, class_ids, PostprocessSettings(score=0, iou=0.5, max_detections=most))
+    np.testing.assert_array_equal(kept, wanted.numpy()[:most])
+
+
 @pytest.mark.parametrize("kind", ["linear", "gaussian"])
 @pytest.mark.parametrize("per_class", [True, False])
 def test_soft_suppression_is_that_of_ensemble_boxes(kind: Literal["linear", "gaussian"], per_class: bool) -> None:

@@ -101,8 +101,8 @@ def effdet_onnx(model: nn.Module, size: int, path: Path) -> Path:
 def in_turns(work: Work, runs: int, threads: int) -> dict[str, list[float]]:
     """Milliseconds of every run of every piece of work; with one thread the processor's, which others disturb less.
 
-    A turn is a few runs, the first of which does not count: it finds the caches full of another's data, and idle threads
-    of PyTorch, which spin for a while, on the cores.
+    A turn is a few runs, the first of which does not count: the caches are full of another's data, and PyTorch's idle
+    threads spin for a while.
     """
     clock = time.thread_time if threads == 1 else time.perf_counter
     times: dict[str, list[float]] = {name: [] for name in work}

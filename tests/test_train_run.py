@@ -304,6 +304,33 @@ def test_other_ways_to_compute_the_same_loss(data: Path, tiny: Path, tmp_path: P
     assert halves == pytest.approx(plain, rel=0.02)
 
 
+def test_training_stops_where_nothing_gets_better(
+    data: Path, tiny: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At a rate that changes nothing, the first evaluation stays the best."""
+    write_squares(data, 4, "val")
+    changes = {"epochs": 9, **QUICK, "learning_rate": 1e-12, "patience": 2}
+    with caplog.at_level("INFO", "phidet"):
+        done = train(data, tiny, changes=changes, settings=settings(tmp_path / "run"))
+    assert len(json.loads((done.folder / "metrics.json").read_text())) == 3
+    assert "no better AP for 2 evaluations: stopped" in caplog.text
+    resume(done.folder, settings(done.folder))
+    assert len(json.loads((done.folder / "metrics.json").read_text())) == 3, "going on changes nothing"
+
+
+@pytest.mark.slow
+def test_a_compiled_network_learns_the_same(data: Path, tiny: Path, tmp_path: Path) -> None:
+    changes = {"epochs": 1, **QUICK}
+    weights = []
+    for compiled in (False, True):
+        out = tmp_path / f"{compiled}"
+        run = RunSettings(out=out, workers=0, accelerator="cpu", compile=compiled)
+        done = train(data, tiny, splits=(None, "none"), changes=changes, settings=run)
+        weights.append(load_model(done.folder / "last.safetensors").state_dict())
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, rtol=2e-3, atol=2e-4, msg=name)
+
+
 def test_gradients_of_several_steps_are_one_update(data: Path, tiny: Path, tmp_path: Path) -> None:
     """With ``accumulate`` 2, two steps make one update."""
     changes = {"epochs": 1, **QUICK, "warmup_epochs": 0.0, "optimizer": "sgd", "learning_rate": 1.0}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -60,6 +61,18 @@ def write_whole(path: Path, content: bytes) -> None:
     except BaseException:
         file.discard()
         raise
+
+
+def write_made(path: Path, make: Callable[[BinaryIO], object]) -> Path:
+    """Writes what ``make`` writes to a stream, in one piece: pictures, figures.
+
+    Raises:
+        PhidetError: it cannot be written there.
+    """
+    content = io.BytesIO()
+    make(content)
+    write_whole(path, content.getvalue())
+    return path
 
 
 @contextmanager

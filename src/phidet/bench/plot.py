@@ -9,6 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from phidet.bench.measure import Measurement
+from phidet.files import write_made
 
 INK, QUIET, GRID = "#1f2430", "#6b7280", "#e5e7eb"
 COLOURS = {"onnxruntime": "#2563eb", "openvino": "#d97706", "litert": "#059669", "torch": "#dc2626"}
@@ -36,4 +37,5 @@ def save_latency_accuracy(points: Sequence[tuple[Measurement, float]], path: Pat
     axes.grid(color=GRID)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="lower right")
-    figure.savefig(path)
+    kind = path.suffix[1:].lower() or "png"
+    write_made(path, lambda out: figure.savefig(out, format=kind))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import io
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,7 +34,7 @@ def run(args: argparse.Namespace) -> None:
     """Draws the maps of all models beside the picture."""
     from phidet.data.images import read_image
     from phidet.explain import comparison, explain
-    from phidet.weights.native import write_atomically
+    from phidet.files import write_made
 
     image = read_image(args.picture)
     maps = []
@@ -44,9 +43,7 @@ def run(args: argparse.Namespace) -> None:
         found = explain(model, image, args.class_name, args.most)
         maps.append((model.config.name, found))
         print(f"{model.config.name}: " + ", ".join(f"{one.label} {one.score:.3f}" for one in found))
-    content = io.BytesIO()
-    comparison(image, args.picture.name, maps).save(content, format="png")
-    write_atomically(args.out, content.getvalue())
+    write_made(args.out, lambda out: comparison(image, args.picture.name, maps).save(out, format="png"))
     print(f"wrote {args.out}", file=sys.stderr)
 
 

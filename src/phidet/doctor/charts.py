@@ -19,6 +19,7 @@ from phidet.doctor.coverage import MATCHED, best_ious, object_scales
 from phidet.doctor.facts import Report
 from phidet.doctor.labels import FEW_OBJECTS, objects_per_image
 from phidet.doctor.tiles import INK, PALETTE
+from phidet.files import write_made
 
 MOST_CLASSES = 100
 _MOST_BOXES = 100_000
@@ -36,8 +37,7 @@ def write_charts(report: Report, datasets: Mapping[str, Dataset], config: ModelC
 
 def _save(figure: Figure, path: Path) -> Path:
     FigureCanvasAgg(figure)
-    figure.savefig(path, dpi=110, metadata={"Software": None})
-    return path
+    return write_made(path, lambda out: figure.savefig(out, format="png", dpi=110, metadata={"Software": None}))
 
 
 def _classes(report: Report) -> Figure:

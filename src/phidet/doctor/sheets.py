@@ -6,6 +6,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from phidet.doctor.facts import DuplicateImages
 from phidet.doctor.tiles import PALETTE, Tile, draw_sheet
 from phidet.doctor.unused import file_of
 from phidet.errors import InputError
+from phidet.files import write_made
 
 SAMPLES = 12
 _MANY, _NAMED = 12, 3  # in an image of more objects, only the largest of each class are named
@@ -41,13 +43,12 @@ def write_sheets(examination: Examination, out: Path, seed: int = 0) -> list[Pat
             heading = f"{name}: {count(len(dataset), 'image')}, {count(len(dataset.all_annotations.areas), 'object')}"
             few_classes = legend if len(legend) <= len(PALETTE) else ()
             path = out / f"samples-{_file_name(name)}.png"
-            draw_sheet(heading, tiles, legend=few_classes).save(path)
-            written.append(path)
+            sheet = draw_sheet(heading, tiles, legend=few_classes)
+            written.append(write_made(path, partial(sheet.save, format="png")))
     tiles = list(islice(_suspicious(examination), SUSPICIOUS))
     if tiles:
-        path = out / "suspicious.png"
-        draw_sheet("Look twice", tiles).save(path)
-        written.append(path)
+        sheet = draw_sheet("Look twice", tiles)
+        written.append(write_made(out / "suspicious.png", partial(sheet.save, format="png")))
     return written
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -14,6 +15,7 @@ from phidet.data.dataset import Dataset
 from phidet.doctor.sheets import choose_samples, sample_tile
 from phidet.doctor.tiles import PALETTE, Tile, draw_sheet
 from phidet.errors import ConfigError, UnknownNameError
+from phidet.files import write_made
 from phidet.learn.augment import Example
 from phidet.learn.loading import TrainImages
 from phidet.learn.recipe import Augmentation
@@ -60,9 +62,8 @@ def augmented_sheet(dataset: Dataset, config: ModelConfig, settings: Augmentatio
 
 def write_augmented(dataset: Dataset, config: ModelConfig, settings: Augmentation, out: Path, seed: int) -> Path:
     """Writes ``augmented.png`` into the folder ``out``; returns its path."""
-    path = out / "augmented.png"
-    augmented_sheet(dataset, config, settings, seed).save(path)
-    return path
+    sheet = augmented_sheet(dataset, config, settings, seed)
+    return write_made(out / "augmented.png", partial(sheet.save, format="png"))
 
 
 def _tile(example: Example, class_names: Sequence[str], config: ModelConfig, title: str) -> Tile:

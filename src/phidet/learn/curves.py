@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from phidet.weights.native import write_atomically
+from phidet.files import write_made
 
 
 def draw_curves(rows: list[dict[str, float]], figures: Mapping[str, str], path: Path) -> None:
@@ -38,6 +37,4 @@ def draw_curves(rows: list[dict[str, float]], figures: Mapping[str, str], path: 
     for axes in (loss, quality, rate):
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=110)
-    write_atomically(path, content.getvalue())
+    write_made(path, lambda out: figure.savefig(out, format="png", dpi=110))

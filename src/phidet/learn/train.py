@@ -94,6 +94,9 @@ def fit(
         folder.create(describe(model, task, recipe, settings, request))
 
     for epoch in range(progress.epoch, recipe.epochs):
+        if recipe.patience is not None and progress.since_best >= recipe.patience:
+            log.info("no better %s for %d evaluations: stopped", progress.best_title, recipe.patience)
+            break
         sampler.epoch = epoch
         torch.manual_seed(settings.seed * 1_000_003 + epoch)  # dropping blocks is chance too
         row = train_epoch(fabric, learner, loader, recipe, epoch)
@@ -107,9 +110,6 @@ def fit(
             folder.save_state(progress.state(learner.network, learner.optimizer, learner.average))
             draw_curves(progress.rows, task.figures, settings.out / "curves.png")
             log.info("%s", progress.line(recipe.epochs))
-        if recipe.patience is not None and progress.since_best >= recipe.patience:
-            log.info("no better %s for %d evaluations: stopped", progress.best_title, recipe.patience)
-            break
     return averaged
 
 

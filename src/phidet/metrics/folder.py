@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -11,7 +12,7 @@ from PIL import Image
 
 from phidet.data.dataset import Dataset
 from phidet.errors import InputError
-from phidet.files import write_whole
+from phidet.files import write_made, write_whole
 from phidet.metrics.coco import CocoReport, evaluate_coco
 from phidet.metrics.confusion import confusion_matrix
 from phidet.metrics.curves import best_threshold, pr_curves
@@ -82,8 +83,7 @@ def write_evaluation(
         ("mistakes.png", draw_mistakes(dataset, detections, mistakes)),
         ("samples.png", draw_samples(dataset, detections, evaluation.best_score)),
     ):
-        picture.save(folder / name)
-        written.append(folder / name)
+        written.append(write_made(folder / name, partial(picture.save, format="png")))
     return written
 
 

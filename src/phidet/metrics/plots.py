@@ -12,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
+from phidet.files import write_made
 from phidet.metrics.coco import CocoReport
 from phidet.metrics.curves import RECALLS, PrCurve
 
@@ -23,8 +24,7 @@ _MOST_NUMBERS = 30  # classes whose matrix has room for numbers
 
 def save_figure(figure: Figure, path: Path) -> Path:
     """Writes a PNG that is equal for equal figures."""
-    figure.savefig(path, dpi=120, metadata={"Software": None})
-    return path
+    return write_made(path, lambda out: figure.savefig(out, format="png", dpi=120, metadata={"Software": None}))
 
 
 def pr_figure(curves: Sequence[PrCurve]) -> Figure:

@@ -289,8 +289,8 @@ def test_frozen_parts_stay_as_they_are(data: Path, tiny: Path, tmp_path: Path) -
         assert any(name.startswith("backbone.") for name in changed) == (freeze == "early")
 
 
-def first_loss(data: Path, tiny: Path, out: Path, changes: dict[str, object], save_memory: bool = False) -> float:
-    run = RunSettings(out=out, workers=0, accelerator="cpu", save_memory=save_memory)
+def first_loss(data: Path, tiny: Path, out: Path, changes: dict[str, object], **how: bool) -> float:
+    run = msgspec.structs.replace(settings(out), **how)
     train(data, tiny, splits=(None, "none"), changes={"epochs": 1, **QUICK, **changes}, settings=run)
     loss: float = json.loads((out / "metrics.json").read_text())[0]["loss"]
     return loss
@@ -320,15 +320,12 @@ def test_training_stops_where_nothing_gets_better(
 
 @pytest.mark.slow
 def test_a_compiled_network_learns_the_same(data: Path, tiny: Path, tmp_path: Path) -> None:
-    changes = {"epochs": 1, **QUICK}
-    weights = []
-    for compiled in (False, True):
-        out = tmp_path / f"{compiled}"
-        run = RunSettings(out=out, workers=0, accelerator="cpu", compile=compiled)
-        done = train(data, tiny, splits=(None, "none"), changes=changes, settings=run)
-        weights.append(load_model(done.folder / "last.safetensors").state_dict())
-    for name, value in weights[0].items():
-        torch.testing.assert_close(weights[1][name], value, rtol=2e-3, atol=2e-4, msg=name)
+    """To rounding, which two steps of so small a network blow up; and its file is any other's."""
+    plain = first_loss(data, tiny, tmp_path / "plain", {})
+    assert first_loss(data, tiny, tmp_path / "compiled", {}, compile=True) == pytest.approx(plain, rel=1e-4)
+    weights, compiled = (load_model(tmp_path / name / "last.safetensors") for name in ("plain", "compiled"))
+    for name, value in weights.state_dict().items():
+        torch.testing.assert_close(compiled.state_dict()[name], value, rtol=0.05, atol=0.01)
 
 
 def test_gradients_of_several_steps_are_one_update(data: Path, tiny: Path, tmp_path: Path) -> None:

@@ -136,6 +136,10 @@ def test_a_label_wider_than_the_picture_is_cut() -> None:
     assert text.endswith("a…")
     assert font.getlength(text) <= 150
     assert draw._fitting("person\n90%", 12, 150)[1] == "person 90%"
+    font, text = draw._fitting("a very long name " * 9 + "87%", 12, 150)
+    assert text.startswith("a very long na")
+    assert text.endswith("… 87%")
+    assert 130 < font.getlength(text) <= 150
 
 
 @pytest.mark.parametrize("text", ["Straße", "人物 80%", "Привет", "كلب", "🐕", "\x1b[31m"])

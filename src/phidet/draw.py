@@ -159,11 +159,19 @@ def _ink(rgb: tuple[int, int, int]) -> tuple[int, int, int]:
 
 
 def _fitting(text: str, size: int, width: float) -> tuple[ImageFont.FreeTypeFont, str]:
-    """A font that has the text's letters, and as much of the text as ``width`` pixels hold; none if not one letter."""
+    """A font that has the text's letters, and as much of the text as ``width`` pixels hold; none if not one letter.
+
+    The last word, the score, goes last.
+    """
     text = " ".join(text.split())  # a line break would leave the label
     font, text = _font_for(text, size)
     if font.getlength(text) <= width:
         return font, text
+    head, _, score = text.rpartition(" ")
+    while head and font.getlength(f"{head}… {score}") > width:
+        head = head[:-1]
+    if head:
+        return font, f"{head}… {score}"
     while text and font.getlength(text + "…") > width:
         text = text[:-1]
     return font, text + "…" if text else ""

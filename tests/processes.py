@@ -2,6 +2,7 @@
 
 torchrun --nproc-per-node 2 tests/processes.py gradients OUT
 torchrun --nproc-per-node 4 tests/processes.py evaluate OUT
+torchrun --nproc-per-node 4 tests/processes.py classify OUT
 """
 
 from __future__ import annotations
@@ -9,13 +10,17 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import msgspec
 import torch
 from lightning_fabric import Fabric
 
 import peers
+import test_classify
 from phidet import create_model
 from phidet.config import replace
+from phidet.data.class_folders import open_class_folders
 from phidet.data.layouts import open_data
+from phidet.learn.classify import evaluate_classifier
 from phidet.learn.detection import DetectionTask
 from phidet.learn.evaluate import evaluate
 from phidet.learn.loading import EpochSampler
@@ -64,6 +69,10 @@ def main() -> None:
             torch.save({"gradients": found, "statistics": statistics}, out / "gradients.pt")
         return
     fabric = start_engine(SMALL, RunSettings(out=out, accelerator="cpu"))
+    if work == "classify":
+        figures = evaluate_classifier(test_classify.tiny(), open_class_folders(out).read("all"), fabric, 2, workers=0)
+        (out / f"report-{fabric.global_rank}.json").write_bytes(msgspec.json.encode(figures))
+        return
     report, detections = evaluate(model(), open_data(out).read("train"), fabric, batch_size=1, workers=0)
     if fabric.is_global_zero:
         boxes = [torch.tensor(detections[i].boxes_xyxy) for i in sorted(detections)]

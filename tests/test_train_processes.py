@@ -8,13 +8,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 from lightning_fabric import Fabric
 
 import processes
+import test_classify
+from phidet.data.class_folders import open_class_folders
 from phidet.data.layouts import open_data
 from phidet.learn.checkpointing import recompute_activations
+from phidet.learn.classify import evaluate_classifier
 from phidet.learn.evaluate import evaluate
 from phidet.nn.detector import EfficientDet
 from test_train_run import write_squares
@@ -75,6 +79,20 @@ def test_four_processes_evaluate_to_what_one_does(tmp_path: Path) -> None:
     assert sum(map(len, found.values())) > 100
     for i, boxes in enumerate(shared["boxes"]):
         assert torch.equal(boxes, torch.tensor(found[i].boxes_xyxy))
+
+
+def test_four_processes_tell_classes_as_one_does(tmp_path: Path) -> None:
+    """Also where the pictures cannot be shared out evenly, and one of them is broken."""
+    test_classify.write_pictures(tmp_path, 5)
+    (tmp_path / "nut" / "broken.png").write_bytes(b"no picture")
+    torchrun(4, "classify", tmp_path)
+    fabric = Fabric(accelerator="cpu", devices=1)
+    data = open_class_folders(tmp_path).read("all")
+    alone = msgspec.json.encode(evaluate_classifier(test_classify.tiny(), data, fabric, 2, workers=0))
+    reports = sorted(tmp_path.glob("report-*.json"))
+    assert len(reports) == 4
+    assert {report.read_bytes() for report in reports} == {alone}
+    assert b"top1" in alone
 
 
 def test_recomputed_activations_give_the_same_gradients_and_count_a_batch_once() -> None:

@@ -173,7 +173,7 @@ def settings_for(base: Path, **changes: Any) -> ServerSettings:
     batching = BatchingParameters(**changes.pop("batching", {}))
     return ServerSettings(
         sources=changes.pop("sources", None) or (Source("m", base),),
-        limits=limits, batching=batching, poll_seconds=0.05, **changes,
+        limits=limits, batching=batching, **{"poll_seconds": 0.05, **changes},
     )  # fmt: skip
 
 

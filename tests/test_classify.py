@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from lightning_fabric import Fabric
 from PIL import Image
 from torch import Tensor
 
-from phidet import create_classifier, load_model
+from phidet import create_classifier, load_model, save_model
+from phidet.cli.main import main
 from phidet.config import BackboneConfig, ClassifierConfig
 from phidet.data.class_folders import open_class_folders, split_by_class
 from phidet.data.dataset import Dataset
@@ -242,6 +244,19 @@ def test_a_run_learns_colours_and_leaves_a_folder(tmp_path: Path) -> None:
     best = load_model(tmp_path / "run" / "best.safetensors")
     assert isinstance(best, Classifier)
     assert best.config.class_names == CLASSES
+
+
+def test_eval_measures_what_a_run_held_out_and_writes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_pictures(tmp_path / "data", 10)
+    save_model(tiny(), tmp_path / "tiny.safetensors")
+    words = ["train", str(tmp_path / "data"), "--task", "classify", "--model", str(tmp_path / "tiny.safetensors")]
+    words += ["--epochs", "1", "--workers", "0", "--accelerator", "cpu", "--out", str(tmp_path / "run")]
+    assert main(words) == 0
+    capsys.readouterr()
+    assert main(["eval", str(tmp_path / "run"), str(tmp_path / "data"), "--out", str(tmp_path / "out")]) == 0
+    assert "split held out by the run: 6 pictures" in capsys.readouterr().out
+    of_run, of_eval = (json.loads((tmp_path / f / "report.json").read_text()) for f in ("run/report", "out"))
+    assert of_run == of_eval
 
 
 def test_recipe_follows_the_amount_of_data() -> None:

@@ -43,6 +43,23 @@ def test_coco_as_roboflow_exports_it_and_given_as_a_file(tmp_path: Path) -> None
     factory.check(open_data(tmp_path / "c/annotations/instances_train2017.json").read("train2017"))
 
 
+def test_coco_as_it_is_downloaded_with_captions_and_keypoints(tmp_path: Path) -> None:
+    for year in ("train2017", "val2017"):
+        instances = factory.coco(tmp_path, year) / "annotations" / f"instances_{year}.json"
+        content = json.loads(instances.read_text())
+        keypoints = json.dumps(content | {"categories": content["categories"][:1]})
+        (instances.parent / f"person_keypoints_{year}.json").write_text(keypoints)
+        captions = [{"id": 1, "image_id": content["images"][0]["id"], "caption": "a picture"}]
+        text = json.dumps({"info": {}, "images": content["images"], "annotations": captions})
+        (instances.parent / f"captions_{year}.json").write_text(text)
+    folder = open_data(tmp_path)
+    assert folder.splits == ("train2017", "val2017")
+    assert (folder.train_split(), folder.val_split()) == ("train2017", "val2017")
+    factory.check(folder.read("val2017"))
+    (tmp_path / "annotations" / "instances_train2017.json").unlink()
+    assert "person_keypoints_train2017" in open_data(tmp_path).splits, "where they are all there is"
+
+
 def test_coco_with_a_byte_order_mark_and_windows_paths(tmp_path: Path) -> None:
     factory.save_image(tmp_path / "sub/one.png", factory.PICTURES[0])
     content = factory.coco_json(factory.PICTURES[:1])

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
+
+from phidet.serve import tfserving
+from phidet.serve.refusals import bad_request
 from serve_server import (
     BODY,
     PICTURE,
@@ -156,6 +161,43 @@ def test_a_lone_client_that_leaves_does_not_take_the_worker_along(tmp_path: Path
         assert server.post(PREDICT, BODY).status == 200
         assert max(model_of(server).at_a_time) == 1
         until(lambda: batcher.free)
+
+
+def test_a_lone_client_that_leaves_is_no_error(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though its picture turns out to be broken when it has left."""
+
+    def slow(*_: object) -> None:
+        time.sleep(0.4)
+        raise bad_request("broken")
+
+    monkeypatch.setattr(tfserving, "decode", slow)
+    with one_model(tmp_path) as server:
+        loaded = server.service.repository.models["m"].available[1]
+        body = json.dumps(BODY).encode()
+        with socket.create_connection(("127.0.0.1", server.port)) as connection:
+            connection.sendall(f"POST {PREDICT} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n".encode())
+            connection.sendall(body)
+            until(lambda: not loaded.batcher.free)
+        until(lambda: loaded.batcher.free)
+        gc.collect()
+        assert server.get("/v2/health/live").status == 200
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+def test_bodies_on_their_way_are_not_work(tmp_path: Path) -> None:
+    batching = {"max_batch_size": 1, "max_enqueued_batches": 1}
+    with one_model(tmp_path, batching=batching) as server:
+        loaded = server.service.repository.models["m"].available[1]
+        slow = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(9)]
+        for connection in slow:
+            connection.sendall(f"POST {PREDICT} HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n{{".encode())
+        until(lambda: loaded.users == 9)
+        assert server.post(PREDICT, BODY).status == 200
+        for connection in slow:
+            connection.close()
+        until(lambda: loaded.users == 0)
 
 
 def test_a_version_is_unloaded_only_after_a_lone_request_that_has_gone(tmp_path: Path) -> None:

@@ -188,6 +188,27 @@ def test_the_description_of_the_api_keeps_names_behind_the_token(tmp_path: Path)
         assert b"secret-label" in server.get("/openapi.json").body
 
 
+@pytest.mark.parametrize("shape", [[1, 0, 2**63 - 1, 2**63 - 1], [1, 0, 10**23, 3], [10**4000, 1, 1, 3]])
+def test_sides_that_no_array_has(tmp_path: Path, shape: list[int]) -> None:
+    write_version(tmp_path / "m", 1, "900")
+    tensor = {"name": "input_tensor", "shape": shape, "datatype": "UINT8", "data": []}
+    with serving(settings_for(tmp_path / "m")) as server:
+        reply = server.post(INFER, {"inputs": [tensor]})
+        assert reply.status == 400
+        assert len(reply.body) < 500
+        assert len(server.get(f"/v2/models/{'a' * 50_000}/ready").body) < 500
+
+
+def test_a_gzip_body_of_several_members(tmp_path: Path) -> None:
+    write_version(tmp_path / "m", 1, "900")
+    body = json.dumps({"instances": [PICTURE]}).encode()
+    with serving(settings_for(tmp_path / "m")) as server:
+        parts = gzip.compress(body[:50]) + gzip.compress(body[50:])
+        assert server.post(PREDICT, parts, Content_Encoding="gzip").status == 200
+        for wrong in (gzip.compress(body) * 2, gzip.compress(body) + b"more"):
+            assert server.post(PREDICT, wrong, Content_Encoding="gzip").status == 400
+
+
 @pytest.mark.parametrize("port", [-1, 65536, 70000])
 def test_a_port_is_a_number_of_sixteen_bits(port: int) -> None:
     with pytest.raises(ConfigError, match=f"a port is 0 to 65535, got {port}"):

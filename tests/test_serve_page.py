@@ -233,6 +233,31 @@ def test_a_picture_that_comes_while_the_webcam_is_asked_for_is_what_is_shown(pag
     assert page.text("#webcam") == "Webcam"
 
 
+def test_a_picture_ends_the_webcam_and_is_shown(page: Page, file: Path) -> None:
+    page.one("#webcam").click()
+    page.until(lambda: page.text("#times").endswith("live"))
+    page.upload(file)
+    page.until(lambda: "320 × 240 pixels" in page.text("#times") and not page.text("#times").endswith("live"))
+    assert len(page.boxes()) == 2
+    assert page.one("#picture").is_displayed()
+    assert page.text("#webcam") == "Webcam"
+    assert "busy" not in page.one("#stage").get_attribute("class")
+
+
+def test_another_model_while_the_webcam_runs(page: Page, file: Path) -> None:
+    page.upload(file)
+    page.until(lambda: len(page.boxes()) == 2)
+    page.one("#webcam").click()
+    page.until(lambda: page.text("#times").endswith("live"))
+    page.find("#model option")[-1].click()
+    page.until(lambda: page.boxes()[0]["score"] == pytest.approx(0.9))
+    page.find("#model option")[1].click()
+    page.until(lambda: page.boxes()[0]["score"] == pytest.approx(0.8))
+    assert page.text("#times").endswith("live")
+    assert "/versions/7:predict" in page.text("#curl")
+    page.one("#webcam").click()
+
+
 def test_the_webcam_outlives_a_busy_server(page: Page) -> None:
     page.driver.execute_script("""const ask = window.fetch; let asked = 0; window.fetch = (url, options) =>
         String(url).endsWith(':predict') && ++asked <= 2

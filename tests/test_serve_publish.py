@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import json
 import os
 import signal
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
@@ -246,6 +248,38 @@ def test_a_full_disk_under_the_log_does_not_stop_the_server(base: Path) -> None:
         assert [client(port).post("/v1/models/m:predict", body).status for _ in range(3)] == [200] * 3
 
 
+def test_a_log_that_nobody_reads_does_not_stop_the_server(base: Path) -> None:
+    """More lines than a pipe holds; and then the reader leaves."""
+    port = free_port()
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with command_line_server(base, port, **pipes) as process:
+        asker = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        for _ in range(1500):
+            asker.request("GET", "/v2/health/live?" + "x" * 200)
+            assert asker.getresponse().read() == b'{"live":true}'
+        assert process.stdout is not None
+        assert b'"path": "/v2/health/' in process.stdout.readline()
+        process.stdout.close()
+        for _ in range(50):
+            asker.request("GET", "/v2/health/live")
+            assert asker.getresponse().read() == b'{"live":true}'
+        asker.close()
+        process.terminate()
+        said = process.communicate()[1].decode()
+    assert said.count("the access log cannot be written any more: Broken pipe") == 1
+    assert "Traceback" not in said
+
+
+def test_what_does_not_load_without_its_neighbours_is_not_published(model: Path, tmp_path: Path) -> None:
+    graph = onnx.load(model)
+    source = tmp_path / "split.onnx"
+    onnx.save(graph, source, save_as_external_data=True, location="weights.bin")
+    Detector(source).close()
+    with pytest.raises(CheckpointError, match=r"split.onnx does not work once it is copied, so nothing was published"):
+        publish(source, tmp_path / "m")
+    assert not (tmp_path / "m").exists()
+
+
 def test_a_corrupt_file_on_disk_does_not_replace_what_answers(base: Path, model: Path, tmp_path: Path) -> None:
     folder = tmp_path / "m"
     publish(model, folder)
@@ -274,8 +308,8 @@ def test_a_corrupt_file_on_disk_does_not_replace_what_answers(base: Path, model:
         (["--model_base_path", ".", "--model_name", "a/b"],
          "a model's name must be printable and have neither '/' nor ':', got 'a/b'"),
         (["--model_base_path", ".", "--max_body_bytes", "0"], "limit body_bytes must be above 0, got 0"),
-        (["--model_base_path", ".", "--file_system_poll_wait_seconds", "0"],
-         "file_system_poll_wait_seconds must be above 0, got 0.0"),
+        (["--model_base_path", ".", "--file_system_poll_wait_seconds", "-1"],
+         "file_system_poll_wait_seconds must be 0 (look once) or more, got -1.0"),
         (["--model_config_file", "nowhere"], "cannot read nowhere: No such file or directory"),
         (["--model_base_path", ".", "--score", "2"], "score must be in 0…1, got 2.0"),
         (["--model_base_path", ".", "--host", "256.0.0.1"],

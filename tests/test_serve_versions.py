@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -48,6 +49,44 @@ def test_a_version_that_is_taken_away_makes_room_for_the_one_before(tmp_path: Pa
         shutil.rmtree(tmp_path / "2")
         until(lambda: states(server) == {"1": "AVAILABLE", "2": "END"})
         assert score(server) == pytest.approx(0.1)
+
+
+def test_where_the_latest_is_broken_from_the_start_the_one_before_answers(tmp_path: Path) -> None:
+    for version, content in ((1, "100"), (2, "200"), (3, "broken")):
+        write_version(tmp_path, version, content)
+    with serving(settings_for(tmp_path)) as server:
+        assert states(server) == {"2": "AVAILABLE", "3": "END"}
+        assert score(server) == pytest.approx(0.2)
+        assert server.get("/v2/health/ready").status == 200
+        write_version(tmp_path, 4, "400")
+        until(lambda: states(server) == {"2": "END", "3": "END", "4": "AVAILABLE"})
+
+
+def test_versions_are_numbers_of_64_bits(tmp_path: Path) -> None:
+    largest = 2**63 - 1
+    write_version(tmp_path, largest, "300")
+    write_version(tmp_path, largest + 1, "400")
+    with serving(settings_for(tmp_path)) as server:
+        assert states(server) == {str(largest): "AVAILABLE"}
+        assert score(server, f"/v1/models/m/versions/{largest}:predict") == pytest.approx(0.3)
+        assert server.get(f"/v2/models/m/versions/{largest}").status == 200
+        assert server.get(f"/v2/models/m/versions/{largest + 1}").status == 400
+
+
+def test_polling_every_0_seconds_is_looking_once(tmp_path: Path) -> None:
+    write_version(tmp_path, 1, "100")
+    with serving(settings_for(tmp_path, poll_seconds=0.0)) as server:
+        write_version(tmp_path, 2, "200")
+        time.sleep(0.3)
+        assert states(server) == {"1": "AVAILABLE"}
+
+
+def test_a_folder_without_versions_is_warned_of_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with serving(settings_for(tmp_path), ready=False) as server:
+        time.sleep(0.3)  # several looks
+        assert server.post("/v1/models/m:predict", BODY).status == 404
+    warnings = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert warnings == [f"model m: no version to serve in {tmp_path}"]
 
 
 @pytest.mark.parametrize(

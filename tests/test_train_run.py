@@ -22,11 +22,12 @@ from doctor_data import broken_yolo
 from phidet import create_model, load_model, save_model, train
 from phidet.cli.main import main
 from phidet.config import replace
+from phidet.data.hold_out import hold_out
 from phidet.data.layouts import open_data
 from phidet.detector import Detector
 from phidet.errors import CheckpointError, ConfigError, InputError
 from phidet.learn import train as training
-from phidet.learn.run import hold_out, next_folder, resume
+from phidet.learn.run import next_folder, resume
 from phidet.learn.train import RunSettings
 from phidet.metrics.coco import evaluate_coco
 from phidet.metrics.run import detect_dataset
@@ -150,6 +151,10 @@ def test_nested_fields_of_the_recipe_are_set_one_by_one(data: Path, tiny: Path, 
         (["train"], 2, "say what to train on"),
         (["train", "--resume", "nowhere"], 4, "there is no run to resume in nowhere"),
         (["train", "DATA", "--resume", "nowhere"], 2, "leave out DATA"),
+        (["train", "--resume", "nowhere", "--epochs", "3"], 2, "own model and recipe: leave out --epochs"),
+        (["train", "DATA", "--seed", "-1"], 2, "seed must be a whole number from 0"),
+        (["train", "DATA", "--workers", "-1"], 2, "workers must be a whole number ≥ 0"),
+        (["train", "DATA", "--set", "patience=0"], 2, "patience must be ≥ 1 or null, got 0"),
         (["train", "DATA", "--task", "classify", "--model", "efficientdet-lite0"], 2, "not for --task classify"),
     ],
 )
@@ -326,6 +331,55 @@ def test_a_compiled_network_learns_the_same(data: Path, tiny: Path, tmp_path: Pa
     weights, compiled = (load_model(tmp_path / name / "last.safetensors") for name in ("plain", "compiled"))
     for name, value in weights.state_dict().items():
         torch.testing.assert_close(compiled.state_dict()[name], value, rtol=0.05, atol=0.01)
+
+
+def test_the_same_seed_gives_the_same_fresh_weights(data: Path, tmp_path: Path) -> None:
+    """In processes of their own, from a published name: nothing but the seed can make them equal."""
+    words = ["train", str(data), "--image-size", "128", "--workers", "0", "--accelerator", "cpu", "--epochs", "1"]
+    words += ["--pretrained", "none", "--val-split", "none", "--batch-size", "4"]
+    found = []
+    for name, seed in (("a", "3"), ("b", "3"), ("c", "4")):
+        with run_command([*words, "--seed", seed, "--out", name], tmp_path) as process:
+            assert process.wait(200) == 0, process.communicate()
+        found.append((tmp_path / name / "last.safetensors").read_bytes())
+    assert found[0] == found[1]
+    assert found[0] != found[2]
+
+
+def test_a_run_is_measured_on_what_it_held_out(
+    data: Path,
+    tiny: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    done = train(data, tiny, changes={"epochs": 1, **QUICK}, settings=settings(tmp_path / "run"))
+    held_out = json.loads((done.folder / "report" / "report.json").read_text())
+    assert held_out["split"] == "train, held out"
+    for split in ([], ["--split", "val"]):
+        assert main(["eval", str(done.folder), str(data), "--json", *split]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert (found["split"], found["coco"]) == (held_out["split"], held_out["coco"])
+    assert main(["eval", str(done.folder), str(data), "--split", "train"]) == 0
+    assert "was trained on these images" in caplog.text
+    capsys.readouterr()
+    elsewhere = write_squares(tmp_path / "elsewhere")
+    assert main(["eval", str(done.folder), str(elsewhere), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["split"] == "train"
+
+
+def test_without_objects_there_is_nothing_to_learn_or_to_measure(
+    data: Path, tiny: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    empty = write_squares(data, 2, "val") / "annotations" / "instances_val.json"
+    empty.write_text(json.dumps(json.loads(empty.read_text()) | {"annotations": []}))
+    changes = {"epochs": 2, "patience": 1, **QUICK}
+    done = train(data, tiny, changes=changes, settings=settings(tmp_path / "run"))
+    assert done.figures == {}
+    assert "the split val has no objects" in caplog.text
+    assert len(json.loads((done.folder / "metrics.json").read_text())) == 2, "and patience is not lost over it"
+    with pytest.raises(InputError, match=r"no image of 'val' has an object"):
+        train(data, tiny, splits=("val", "none"), settings=settings(tmp_path / "other"))
 
 
 def test_gradients_of_several_steps_are_one_update(data: Path, tiny: Path, tmp_path: Path) -> None:

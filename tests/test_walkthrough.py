@@ -19,17 +19,13 @@ QUICK = ["--epochs", "1", "--image-size", "128", "--batch-size", "16", "--worker
 
 @pytest.fixture
 def here(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with 200 labelled photos in ``my-photos``, of which 40 are for validation, and ``photo.jpg``."""
+    """A folder with 200 labelled photos in ``my-photos``, no list of which are for what, and ``photo.jpg``."""
     source, target = shared / "data" / "bccd", tmp_path / "my-photos"
     names = (source / "ImageSets" / "Main" / "trainval.txt").read_text().split()[:200]
     for folder, suffix in (("JPEGImages", ".jpg"), ("Annotations", ".xml")):
         (target / folder).mkdir(parents=True)
         for name in names:
             shutil.copy(source / folder / f"{name}{suffix}", target / folder)
-    lists = target / "ImageSets" / "Main"
-    lists.mkdir(parents=True)
-    (lists / "train.txt").write_text("\n".join(names[:160]))
-    (lists / "val.txt").write_text("\n".join(names[160:]))
     shutil.copy(source / "JPEGImages" / f"{names[0]}.jpg", tmp_path / "photo.jpg")
     monkeypatch.chdir(tmp_path)
     return tmp_path

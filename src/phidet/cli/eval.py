@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import logging
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from phidet.errors import ConfigError, InputError
+
+if TYPE_CHECKING:
+    from phidet.data.dataset import Dataset
+
+log = logging.getLogger("phidet")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,9 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Measures a detector, or a classifier on an image folder."""
-    from phidet.data.layouts import open_data
     from phidet.detector import Detector
-    from phidet.errors import ConfigError, InputError
     from phidet.metrics.folder import measure, write_evaluation
     from phidet.metrics.report import summarise
     from phidet.metrics.run import detect_dataset
@@ -34,11 +42,8 @@ def run(args: argparse.Namespace) -> None:
         _classifier(args)
         return
     detector = Detector(args.model, runtime=args.runtime)
-    folder = open_data(args.data)
-    split = args.split or folder.val_split() or (folder.splits[0] if len(folder.splits) == 1 else None)
-    if split is None:
-        raise InputError(f"{args.data} has the splits {', '.join(folder.splits)}: choose one with --split")
-    dataset, found = detect_dataset(detector, folder.read(split, detector.class_names), batch_size=args.batch)
+    split, dataset = _chosen(args, detector.class_names)
+    dataset, found = detect_dataset(detector, dataset, batch_size=args.batch)
     evaluation = measure(detector.config.name, str(args.data), dataset, found)
     if args.json:
         import msgspec
@@ -52,6 +57,25 @@ def run(args: argparse.Namespace) -> None:
     if args.out is not None:
         for path in write_evaluation(args.out, evaluation, dataset, found):
             print(f"wrote {path}")
+
+
+def _chosen(args: argparse.Namespace, class_names: Sequence[str]) -> tuple[str, Dataset]:
+    """The split to measure on: what a run has held out of its own data, else what the data has."""
+    from phidet.data.hold_out import held_out_by, trained_on
+    from phidet.data.layouts import open_data
+
+    if args.split in (None, "val"):
+        held_out = held_out_by(Path(args.model), args.data, class_names)
+        if held_out is not None:
+            return "held out by the run", held_out
+    folder = open_data(args.data)
+    split = args.split or folder.val_split() or (folder.splits[0] if len(folder.splits) == 1 else None)
+    if split is None:
+        raise InputError(f"{args.data} has the splits {', '.join(folder.splits)}: choose one with --split")
+    about = trained_on(Path(args.model), args.data)
+    if about is not None and split == (about["request"].get("train_split") or folder.train_split()):
+        log.warning("%s was trained on these images, so these figures say little of others", args.model)
+    return split, folder.read(split, class_names)
 
 
 def _is_classifier(model: str) -> bool:
@@ -68,7 +92,9 @@ def _classifier(args: argparse.Namespace) -> None:
     from lightning_fabric import Fabric
 
     from phidet.data.class_folders import open_class_folders
-    from phidet.learn.classify import evaluate_classifier
+    from phidet.data.hold_out import trained_on
+    from phidet.files import write_whole
+    from phidet.learn.classify import evaluate_classifier, read_class_folders
     from phidet.learn.run import load_run_model
     from phidet.nn.detector import Classifier
     from phidet.tables import or_dash, table
@@ -78,6 +104,9 @@ def _classifier(args: argparse.Namespace) -> None:
     folder = open_class_folders(args.data)
     split = args.split or folder.val_split() or folder.splits[0]
     dataset = folder.read(split, model.config.class_names)
+    about = trained_on(Path(args.model), args.data)
+    if about is not None and args.split is None and folder.val_split() is None:
+        split, dataset = "held out by the run", read_class_folders(args.data, about["seed"])[1]
     report = evaluate_classifier(model, dataset, Fabric(devices=1), args.batch)
     if args.json:
         print(msgspec.json.format(msgspec.json.encode(report)).decode())
@@ -85,3 +114,6 @@ def _classifier(args: argparse.Namespace) -> None:
         top1, top5 = (or_dash(value, "{:.3f}") for value in (report.top1, report.top5))
         print(f"{args.model} on {args.data}, split {split}: {report.images} pictures, top-1 {top1}, top-5 {top5}\n")
         print(table(("class", "top-1"), [(name, or_dash(v, "{:.3f}")) for name, v in report.per_class.items()]))
+    if args.out is not None:
+        write_whole(args.out / "report.json", msgspec.json.format(msgspec.json.encode(report)))
+        print(f"wrote {args.out / 'report.json'}")

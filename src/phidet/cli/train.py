@@ -65,6 +65,7 @@ def run(args: argparse.Namespace) -> None:
         if args.resume is not None:
             if args.data is not None:
                 raise ConfigError("--resume reads data and settings from the run itself: leave out DATA")
+            _check_left_out(args)
             trained = running.resume(args.resume, settings)
         else:
             if args.data is None:
@@ -86,10 +87,23 @@ def run(args: argparse.Namespace) -> None:
         if (settings.out / "state.pt").exists():
             print(f"\nthe last whole epoch is kept; go on with: phidet train --resume {settings.out}", file=sys.stderr)
         raise
+    if not running.first_process():
+        return
     print(f"wrote {trained.folder}: best.safetensors, last.safetensors, curves.png, metrics.csv")
     if trained.figures:
         figures = ", ".join(f"{name} {value:.3f}" for name, value in trained.figures.items())
-        print(f"best model on the validation images: {figures}; {trained.folder / 'report'} shows where it is wrong")
+        print(f"best model on the validation images: {figures}; more in {trained.folder / 'report'}")
+
+
+def _check_left_out(args: argparse.Namespace) -> None:
+    """Raises ConfigError where a resumed run is given what it has of its own."""
+    unset: dict[str, Any] = dict.fromkeys(("model", "image_size", "train_split", "val_split", "out"))
+    unset |= dict.fromkeys(("epochs", "batch_size", "learning_rate", "precision"))
+    unset |= {"recipe": "auto", "seed": 0, "set": []}
+    given = [name for name, value in unset.items() if getattr(args, name) != value]
+    if given:
+        flag = "--" + given[0].replace("_", "-")
+        raise ConfigError(f"--resume goes on with the run's own model and recipe: leave out {flag}")
 
 
 def _settings(args: argparse.Namespace, out: Path) -> Any:

@@ -97,6 +97,9 @@ def open_data(path: str | Path) -> DataFolder:
     )
 
 
+_COCO_OTHERS = re.compile("(captions|person_keypoints|stuff|panoptic)_")
+
+
 def _find_coco(path: Path) -> dict[str, Reader]:
     if path.is_file():
         files, root = ([path] if path.suffix == ".json" else []), path.parent
@@ -108,6 +111,8 @@ def _find_coco(path: Path) -> dict[str, Reader]:
             continue
         named = file.stem not in ("_annotations.coco", "annotations", "labels")
         split = file.stem.removeprefix("instances_") if named else file.parent.name
+        if _COCO_OTHERS.match(split) and file.with_name(_COCO_OTHERS.sub("instances_", file.name)).is_file():
+            continue  # COCO's captions and keypoints are of the images that the instances are of
         base = root.parent if path.is_file() and file.parent.name == "annotations" else root
         folders = [base / split, base / "images" / split, file.parent, file.parent / "images", base / "images", base]
 
@@ -167,7 +172,11 @@ def _find_yolo(path: Path) -> dict[str, Reader]:
 
     def own_names() -> list[str]:
         if names_file is not None:
-            return [line.strip() for line in names_file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+            return [
+                line.strip()
+                for line in names_file.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+                if line.strip()
+            ]
         return [f"class-{i}" for i in range(max(1, yolo.count_classes(every)))]
 
     def reader(split: str) -> Reader:

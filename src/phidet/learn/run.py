@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
+import os
 from itertools import count
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import msgspec
-import numpy as np
+import torch
+import torch.distributed as dist
 
 from phidet.config import ClassifierConfig, ModelConfig
 from phidet.config import replace as replace_config
 from phidet.data.dataset import Dataset
+from phidet.data.hold_out import HELD_OUT, hold_out
 from phidet.data.layouts import open_data
 from phidet.errors import ConfigError, InputError
 from phidet.family import CLASSIFIER_NAMES
@@ -34,9 +37,6 @@ from phidet.nn.detector import Classifier, EfficientDet
 from phidet.weights.native import load_model
 
 log = logging.getLogger("phidet")
-
-HELD_OUT = 0.15  # of the images, where the data has no validation split
-_FEWEST = 5  # images from which some can be spared
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -125,6 +125,8 @@ def resume(folder: Path, settings: RunSettings) -> TrainedRun:
     about = RunFolder(folder).read_about()
     request = msgspec.convert(about["request"], Request)
     own = {"out": folder, "seed": about["seed"], "resume": True}
+    for key in ("save_memory", "compile"):  # once needed, needed again
+        own[key] = getattr(settings, key) or about.get(key, False)
     return run(request, msgspec.structs.replace(settings, **own))
 
 
@@ -132,7 +134,9 @@ def run(request: Request, settings: RunSettings) -> TrainedRun:
     """Reads the data, builds the model, trains it, and reports on the best one."""
     classify = kind_of(request.model) == "classify"
     datasets = _class_folders(request, settings.seed) if classify else _read(request, settings.seed)
+    _check_objects(datasets[0])
     recipe = _recipe(request, len(datasets[0]), classify)
+    torch.manual_seed(settings.seed)  # of fresh weights, in every process the same
     model = _with_drop_path(_build(request, datasets[0].class_names), recipe.drop_path)
     task: Task
     if isinstance(model, Classifier):
@@ -141,11 +145,19 @@ def run(request: Request, settings: RunSettings) -> TrainedRun:
     else:
         task = DetectionTask(model.config, *datasets)
     _say(request, recipe, task, settings)
-    last = fit(model, task, recipe, settings, request)
+    kept = msgspec.structs.replace(request, data=os.path.abspath(request.data))  # wherever it is resumed
+    last = fit(model, task, recipe, settings, kept)
+    if not first_process():
+        return TrainedRun(settings.out, last.eval(), {})
     folder = RunFolder(settings.out)
     best = load_run_model(str(settings.out)) if folder.has_best else last.eval()
     figures = report_on(best, datasets[1], folder.path / "report", request.data) if datasets[1] is not None else {}
     return TrainedRun(settings.out, best, figures)
+
+
+def first_process() -> bool:
+    """Whether this process is the one of a training that writes and speaks."""
+    return not dist.is_initialized() or dist.get_rank() == 0
 
 
 def kind_of(model: str) -> Literal["detect", "classify"]:
@@ -165,22 +177,6 @@ def next_folder(root: Path, name: str) -> Path:
     return next(folder for i in count(1) if not (folder := root / f"{name}-{i}").exists())
 
 
-def hold_out(dataset: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
-    """Two parts of ``dataset`` by chance, the second with ``share`` of the images; order is kept.
-
-    Raises:
-        InputError: too few images to spare any.
-    """
-    if len(dataset) < _FEWEST:
-        raise InputError(
-            f"{dataset.name!r} has {len(dataset)} images and no validation split: label more, or say --val-split none"
-        )
-    chosen = np.zeros(len(dataset), bool)
-    chosen[np.random.default_rng(seed).permutation(len(dataset))[: max(1, round(share * len(dataset)))]] = True
-    first, second = (np.flatnonzero(part).tolist() for part in (~chosen, chosen))
-    return dataset.subset(first, dataset.name), dataset.subset(second, f"{dataset.name}, held out")
-
-
 def _read(request: Request, seed: int) -> tuple[Dataset, Dataset | None]:
     folder = open_data(request.data)
     train_data = folder.read(request.train_split or folder.train_split())
@@ -195,7 +191,20 @@ def _read(request: Request, seed: int) -> tuple[Dataset, Dataset | None]:
         first, second = hold_out(train_data, HELD_OUT, seed)
         log.info("no validation split: %d of %d images are held out for it", len(second), len(train_data))
         return first, second
-    return train_data, folder.read(val_split, train_data.class_names)
+    val_data = folder.read(val_split, train_data.class_names)
+    if not len(val_data.all_annotations.areas):
+        log.warning(
+            "the split %s has no objects, so that nothing can be measured on it: the last model counts", val_split
+        )
+        return train_data, None
+    return train_data, val_data
+
+
+def _check_objects(dataset: Dataset) -> None:
+    if not len(dataset.all_annotations.areas):
+        raise InputError(
+            f"no image of {dataset.name!r} has an object, so there is nothing to learn: 'phidet doctor' says why"
+        )
 
 
 def _class_folders(request: Request, seed: int) -> tuple[Dataset, Dataset | None]:

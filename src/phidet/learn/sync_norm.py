@@ -5,10 +5,11 @@ PyTorch's ``SyncBatchNorm`` knows GPUs only; there it is what is used.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn import functional as collective
 
 
 class SharedBatchNorm(nn.BatchNorm2d):
@@ -39,9 +40,27 @@ class SharedBatchNorm(nn.BatchNorm2d):
         self.running_var.lerp_(variance, self.momentum)
 
 
+class _Sum(torch.autograd.Function):
+    """The sum over all processes; its gradient is summed over them as well.
+
+    PyTorch's own, in ``torch.distributed.nn.functional``, is deprecated, and what shall follow it is private.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        total = values.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        total = grads[0].clone()
+        dist.all_reduce(total)
+        return total
+
+
 def _summed(values: Tensor) -> Tensor:
-    """The sum over all processes; its gradient is summed over them as well."""
-    total: Tensor = collective.all_reduce(values)  # type: ignore[no-untyped-call]
+    total: Tensor = _Sum.apply(values)
     return total
 
 

@@ -62,6 +62,12 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True):
     save_memory: bool = False
     resume: bool = False
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**32:
+            raise ConfigError(f"seed must be a whole number from 0 to 2³² − 1, got {self.seed}")
+        if self.workers is not None and self.workers < 0:
+            raise ConfigError(f"workers must be a whole number ≥ 0, got {self.workers}")
+
 
 def fit(
     model: NetworkT, task: Task, recipe: Recipe, settings: RunSettings, request: msgspec.Struct | None = None
@@ -110,6 +116,7 @@ def fit(
             folder.save_state(progress.state(learner.network, learner.optimizer, learner.average))
             draw_curves(progress.rows, task.figures, settings.out / "curves.png")
             log.info("%s", progress.line(recipe.epochs))
+    fabric.barrier()  # the best model is on disk
     return averaged
 
 
@@ -147,6 +154,8 @@ class About(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     recipe: Recipe
     request: Any
+    save_memory: bool
+    compile: bool
 
 
 def describe(
@@ -163,6 +172,8 @@ def describe(
         seed=settings.seed,
         recipe=recipe,
         request=request,
+        save_memory=settings.save_memory,
+        compile=settings.compile,
     )
 
 
@@ -195,11 +206,11 @@ def prepare_learner(fabric: Fabric, model: Network, task: Task, recipe: Recipe, 
     quicken_statistics(model, max(1, task.num_images // recipe.batch_size) * recipe.epochs)
     if recipe.sync_batch_norm and fabric.world_size > 1:
         share_batch_norms(model, fabric.device)
-    average = RunningAverage(model, recipe.ema_decay)
     if settings.save_memory:
         recompute_activations(model)
     compiled: Any = torch.compile(model) if settings.compile else model
     wrapped, optimizer = fabric.setup(compiled, build_optimizer(model, recipe, fabric.device))
+    average = RunningAverage(model, recipe.ema_decay)  # of the first process's weights, which all have now
     return Learner(model, wrapped, optimizer, average, task, frozen)
 
 

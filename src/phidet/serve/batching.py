@@ -174,6 +174,7 @@ class Batcher:
         """
         task = asyncio.get_running_loop().create_task(self._work_alone(work, self._begin()))
         self._keep(task)
+        task.add_done_callback(_look_at)  # its request may have gone, and nobody else looks
         return await asyncio.shield(task)
 
     async def close(self) -> None:
@@ -294,3 +295,9 @@ class Batcher:
                 return [RefusedError(error.http_status, str(error))]
             log.exception("model %s failed on a picture", self._name)
             return [RefusedError(500, f"the model failed: {type(error).__name__}")]
+
+
+def _look_at(task: asyncio.Task[Any]) -> None:
+    """Takes note of how a task ended, so that asyncio does not report an error that nobody saw."""
+    if not task.cancelled():
+        task.exception()

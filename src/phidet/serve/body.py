@@ -58,23 +58,29 @@ async def read_body(request: Request, service: Service) -> AsyncIterator[bytes]:
 
 
 def inflate(body: bytes, encoding: str, limit: int) -> bytes:
-    """What ``body`` was before it was compressed.
+    """What ``body`` was before it was compressed; gzip may have several members (RFC 1952, 2.2).
 
     Raises:
         RefusedError: 415 an encoding other than gzip and deflate, 413 more than ``limit`` bytes, 400 damaged.
     """
     if encoding not in _WINDOW:
         raise RefusedError(415, f"Content-Encoding {encoding!r} is not supported: use gzip, deflate or none")
-    inflater = zlib.decompressobj(_WINDOW[encoding])
-    try:
-        inflated = inflater.decompress(body, limit + 1)
-    except zlib.error as error:
-        raise bad_request(f"the body is not valid {encoding}: {error}") from error
-    if len(inflated) > limit:
-        raise too_large(f"the inflated body is larger than this server's limit of {limit} bytes")
-    if not inflater.eof:
-        raise bad_request(f"the body is not valid {encoding}: it is cut off")
-    return inflated
+    inflated = b""
+    while True:
+        inflater = zlib.decompressobj(_WINDOW[encoding])
+        try:
+            inflated += inflater.decompress(body, limit + 1 - len(inflated))
+        except zlib.error as error:
+            raise bad_request(f"the body is not valid {encoding}: {error}") from error
+        if len(inflated) > limit:
+            raise too_large(f"the inflated body is larger than this server's limit of {limit} bytes")
+        if not inflater.eof:
+            raise bad_request(f"the body is not valid {encoding}: it is cut off")
+        body = inflater.unused_data
+        if not body:
+            return inflated
+        if encoding == "deflate":
+            raise bad_request(f"the body is not valid deflate: {len(body)} bytes follow its end")
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:

@@ -78,8 +78,8 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
         names = [source.name for source in self.sources]
         if not names or len(set(names)) != len(names):
             raise ConfigError(f"expected at least one model and each name once, got {', '.join(names) or 'none'}")
-        if not self.poll_seconds > 0:
-            raise ConfigError(f"file_system_poll_wait_seconds must be above 0, got {self.poll_seconds}")
+        if not self.poll_seconds >= 0:
+            raise ConfigError(f"file_system_poll_wait_seconds must be 0 (look once) or more, got {self.poll_seconds}")
 
 
 def read_model_config(path: Path) -> tuple[Source, ...]:

@@ -16,9 +16,9 @@ import msgspec
 
 import phidet
 from phidet.detector import Detector
-from phidet.errors import CheckpointError
+from phidet.errors import CheckpointError, PhidetError
 from phidet.runtime.open_model import find_model
-from phidet.serve.versions import try_out, version_folders
+from phidet.serve.versions import MAX_VERSION, try_out, version_folders
 
 CARD = "card.json"
 _UNFINISHED = ".publishing-"  # no number, so no version
@@ -46,16 +46,16 @@ def publish(model: str | Path, base_path: Path) -> Path:
     source = find_model(model)
     if source.suffix not in (".onnx", ".xml", ".tflite"):
         raise CheckpointError(f"{source} is not an exported model: 'phidet export {model}' first, then publish that")
-    detector = Detector(source)
     files = [source, *([source.with_suffix(".bin")] if source.suffix == ".xml" else [])]
+    Detector(source).close()  # what is wrong with it is said by its own name
+    made = not base_path.exists()
     try:
-        try_out(detector)
         base_path.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(base_path)
         with _unfinished(base_path) as folder:
             for file in files:
                 _copy(file, folder / f"model{file.suffix}")
-            _write(folder / CARD, _card(detector, source, folder / f"model{source.suffix}"))
+            _write(folder / CARD, _card(source, folder / f"model{source.suffix}"))
             for text in _texts(source):
                 _copy(text, folder / "card.md")
             _sync_folder(folder)
@@ -63,18 +63,29 @@ def publish(model: str | Path, base_path: Path) -> Path:
             version = _rename_to_next(folder, base_path)
         _sync_folder(base_path)
     except OSError as error:
+        _remove_if(made, base_path)
         raise CheckpointError(
             f"cannot publish to {base_path}: {error.strerror or error}. Nothing was changed"
         ) from error
-    finally:
-        detector.close()
+    except PhidetError as error:
+        _remove_if(made, base_path)
+        raise CheckpointError(f"{source} does not work once it is copied, so nothing was published: {error}") from error
     return version
+
+
+def _remove_if(made: bool, base_path: Path) -> None:
+    if made:
+        with contextlib.suppress(OSError):  # somebody else's version is in it
+            base_path.rmdir()
 
 
 def _rename_to_next(folder: Path, base_path: Path) -> Path:
     while True:
         taken = [int(entry.name) for entry in base_path.iterdir() if entry.name.isascii() and entry.name.isdigit()]
-        target = base_path / str(max([*taken, *version_folders(base_path)], default=0) + 1)
+        number = max([*taken, *version_folders(base_path)], default=0) + 1
+        if number > MAX_VERSION:
+            raise CheckpointError(f"{base_path} has version {number - 1}, behind which there is none")
+        target = base_path / str(number)
         try:
             folder.rename(target)
         except OSError:
@@ -101,8 +112,13 @@ def _remove_abandoned(base_path: Path) -> None:
                 shutil.rmtree(entry)
 
 
-def _card(detector: Detector, source: Path, copy: Path) -> bytes:
-    """What this version is and where it is from."""
+def _card(source: Path, copy: Path) -> bytes:
+    """What this version is and where it is from; tries the copy, which may lack what lay beside the source."""
+    detector = Detector(copy)
+    try:
+        try_out(detector)
+    finally:
+        detector.close()
     card = {
         "name": detector.config.name,
         "file": copy.name,

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import uvicorn
 
 from phidet.errors import ConfigError
+from phidet.serve.access_log import LineWriter
 from phidet.serve.app import build_app
 from phidet.serve.configuration import ServerSettings
 from phidet.serve.connection import bounded_protocol
@@ -19,6 +20,7 @@ from phidet.serve.model import Load
 from phidet.serve.service import Service
 
 GRACE_SECONDS = 30
+log = logging.getLogger("phidet.serve")
 
 
 def run(settings: ServerSettings, load: Load, host: str, port: int, log_requests: bool = True) -> None:
@@ -53,9 +55,7 @@ def run(settings: ServerSettings, load: Load, host: str, port: int, log_requests
     server = uvicorn.Server(config)
     config.load()
     listening = listen(host, port)
-    logging.getLogger("phidet.serve").info(
-        "phidet serves %s on http://%s:%d", ", ".join(s.name for s in settings.sources), host, port
-    )
+    log.info("phidet serves %s on %s", ", ".join(s.name for s in settings.sources), _address(host, listening))
     with _access_log(log_requests):
         server.run(sockets=[listening])
 
@@ -63,7 +63,7 @@ def run(settings: ServerSettings, load: Load, host: str, port: int, log_requests
 @contextmanager
 def _access_log(wanted: bool) -> Iterator[None]:
     """Sends the access log to standard output, while the server runs."""
-    handler = logging.StreamHandler(sys.stdout)
+    handler = LineWriter(sys.stdout)
     access_log.addHandler(handler)
     access_log.propagate = False
     access_log.setLevel(logging.INFO if wanted else logging.WARNING)
@@ -71,8 +71,15 @@ def _access_log(wanted: bool) -> Iterator[None]:
         yield
     finally:
         access_log.removeHandler(handler)
+        handler.close()
         access_log.propagate = True
         access_log.setLevel(logging.NOTSET)
+
+
+def _address(host: str, listening: socket.socket) -> str:
+    """For a browser; port 0 has become a free one."""
+    port = listening.getsockname()[1]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -18,6 +18,7 @@ from phidet.serve.model import Load
 from phidet.serve.pictures import Budget, Pixels
 from phidet.serve.refusals import bad_request, overloaded
 from phidet.serve.versions import LoadedVersion, Repository
+from phidet.serve.wire import show
 
 T = TypeVar("T")
 W = TypeVar("W")
@@ -70,8 +71,8 @@ class Service:
             RefusedError: 503.
         """
         loaded.batcher.check_room(deadline)
-        if loaded.users >= loaded.batcher.parameters.capacity + loaded.batcher.parameters.max_batch_size:
-            raise overloaded(f"model {loaded.name} has {loaded.users} requests in flight")
+        if loaded.working >= loaded.batcher.parameters.capacity + loaded.batcher.parameters.max_batch_size:
+            raise overloaded(f"model {loaded.name} has {loaded.working} requests in flight")
 
     async def answer(self, loaded: LoadedVersion, exchange: Exchange[W, T], body_bytes: int, deadline: float) -> T:
         """The answer to a request whose body is here.
@@ -79,7 +80,15 @@ class Service:
         Raises:
             RefusedError: what reading raises, 503 no room, 500 the model failed.
         """
-        if loaded.users == 1 and body_bytes <= SMALL_BODY and loaded.batcher.free:
+        self.check_room(loaded, deadline)  # others may have come while the body did
+        loaded.working += 1
+        try:
+            return await self._answer(loaded, exchange, body_bytes, deadline)
+        finally:
+            loaded.working -= 1
+
+    async def _answer(self, loaded: LoadedVersion, exchange: Exchange[W, T], body_bytes: int, deadline: float) -> T:
+        if loaded.working == 1 and body_bytes <= SMALL_BODY and loaded.batcher.free:
             given, answer = await loaded.batcher.alone(lambda detect: _at_once(loaded, exchange, detect))
             if answer is not None:
                 return answer
@@ -100,7 +109,7 @@ class Service:
         """
         limit = self.settings.limits.instances
         if not 1 <= count <= limit:
-            raise bad_request(f"{count} pictures in one request, expected 1 to {limit}")
+            raise bad_request(f"{show(count)} pictures in one request, expected 1 to {limit}")
 
     def close(self) -> None:
         """Ends the threads."""

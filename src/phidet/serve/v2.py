@@ -19,7 +19,7 @@ from phidet.serve.body import read_body, while_connected
 from phidet.serve.pictures import Budget, Pixels, check_batch, decode, from_lists
 from phidet.serve.refusals import RefusedError, bad_request
 from phidet.serve.service import Exchange, Given, Service
-from phidet.serve.versions import LoadedVersion
+from phidet.serve.versions import MAX_VERSION, LoadedVersion
 from phidet.serve.wire import from_b64, parse, show, writable, write, write_floats
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
@@ -94,7 +94,7 @@ def _model_routes(service: Service) -> list[Route]:
     async def ready(request: Request) -> Response:
         name, version = _which(request)
         if name not in service.repository.models:
-            raise RefusedError(404, f"unknown model {name!r}")
+            raise RefusedError(404, f"unknown model {show(name)}")
         if version:
             service.repository.status(name, version)  # 404 where there has never been such a version
         try:
@@ -260,7 +260,11 @@ def _tensor(given: InputTensor, blob: bytes | None, budget: Budget) -> list[Pixe
     array = np.frombuffer(blob, np.uint8) if blob is not None else from_lists(given.data or []).reshape(-1)
     if array.size != math.prod(given.shape):
         raise bad_request(f"input {given.name}: {array.size} values do not fill shape {show(given.shape)}")
-    images = check_batch(array.reshape(given.shape), given.name)
+    try:
+        shaped = array.reshape(given.shape)
+    except ValueError as error:  # without pixels, but with sides that no array has
+        raise bad_request(f"input {given.name}: shape {show(given.shape)} is not possible") from error
+    images = check_batch(shaped, given.name)
     for image in images:
         budget.take(image.shape[0], image.shape[1])
     return images
@@ -303,8 +307,8 @@ def _which(request: Request) -> tuple[str, int | None]:
     version = request.path_params.get("version")
     if version is None:
         return request.path_params["model"], None
-    if not (version.isascii() and version.isdigit()) or len(version) > 18:
-        raise bad_request(f"a version is a number, got {version[:200]!r}")
+    if not (version.isascii() and version.isdigit()) or int(version[:32]) > MAX_VERSION:
+        raise bad_request(f"a version is a number below 2⁶³, got {show(version)}")
     return request.path_params["model"], int(version)
 
 

@@ -25,7 +25,8 @@ from phidet.serve.wire import SHOWN
 
 State = Literal["START", "LOADING", "AVAILABLE", "UNLOADING", "END"]
 KEPT = 256  # versions that have ended and stay listed
-_VERSION = re.compile(r"[0-9]{1,18}")
+MAX_VERSION = 2**63 - 1
+_VERSION = re.compile(r"[0-9]{1,32}")
 log = logging.getLogger("phidet.serve")
 
 Fingerprint = tuple[tuple[str, int, int, int], ...]
@@ -42,14 +43,17 @@ class VersionState(NamedTuple):
 
 
 class LoadedVersion:
-    """A version that answers. ``users`` counts requests that began with it and are not done."""
+    """A version that answers.
+
+    ``users`` counts requests that began with it and are not done, ``working`` those of them whose body is here.
+    """
 
     def __init__(self, name: str, version: int, model: Model, batcher: Batcher) -> None:
         self.name = name
         self.version = version
         self.model = model
         self.batcher = batcher
-        self.users = 0
+        self.users = self.working = 0
         self.unused = asyncio.Event()
         self.unused.set()
 
@@ -80,6 +84,7 @@ class ServedModel:
         self.available: dict[int, LoadedVersion] = {}
         self.states: dict[int, VersionState] = {}
         self.failed: dict[int, Fingerprint] = {}
+        self.warned = False  # that its folder has no version
         self.settled = False  # all that was there at the beginning is loaded, or cannot be
 
     def set_state(self, version: int, state: State, error: str = "") -> None:
@@ -182,28 +187,41 @@ class Repository:
             except Exception:  # whatever it is, the versions that answer must go on answering
                 log.exception("looking for versions of model %s failed", model.source.name)
             model.settled = True
+            if not self._settings.poll_seconds:
+                return  # once, as TensorFlow Serving has it
             await asyncio.sleep(self._settings.poll_seconds)
 
     async def poll(self, model: ServedModel) -> None:
         """One look at a model's folder: loads what is wanted and new, then unloads what is not wanted any more.
 
         A folder that has gone, or is empty, changes nothing. The last version that answers goes only when a wanted
-        one has taken its place.
+        one has taken its place; where none answers, as after a start with a broken latest one, the next older is tried.
         """
         found = await asyncio.to_thread(version_folders, model.source.base_path)
         wanted = model.source.policy.choose(list(found))
         if not wanted:
+            if not model.warned and not model.available:
+                log.warning("model %s: no version to serve in %s", model.source.name, model.source.base_path)
+            model.warned = True
             return
+        model.warned = False
+        await self._load_missing(model, wanted, found)
+        if any(version in model.available for version in wanted):
+            for version in sorted(model.available):
+                if version not in wanted:
+                    self._unload(model, version)
+
+    async def _load_missing(self, model: ServedModel, wanted: list[int], found: dict[int, Path]) -> None:
         for version in wanted:
             if version not in model.states:
                 model.set_state(version, "START")
         for version in wanted:
             if version not in model.available:
                 await self._load_version(model, version, found[version])
-        if any(version in model.available for version in wanted):
-            for version in sorted(model.available):
-                if version not in wanted:
-                    self._unload(model, version)
+        older = sorted(set(found) - set(wanted)) if model.source.policy.latest else []
+        while not model.available and older:
+            version = older.pop()
+            await self._load_version(model, version, found[version])
 
     async def _load_version(self, model: ServedModel, version: int, folder: Path) -> None:
         name = model.source.name
@@ -261,7 +279,8 @@ def version_folders(base_path: Path) -> dict[int, Path]:
     except OSError as error:
         log.warning("cannot look for versions in %s: %s", base_path, error.strerror)
         return {}
-    return {int(entry.name): entry for entry in entries if _VERSION.fullmatch(entry.name) and entry.is_dir()}
+    found = {int(entry.name): entry for entry in entries if _VERSION.fullmatch(entry.name) and entry.is_dir()}
+    return {version: folder for version, folder in found.items() if version <= MAX_VERSION}
 
 
 def fingerprint(folder: Path) -> Fingerprint:

@@ -72,7 +72,7 @@ def yaml_items(content: dict[str, Any], split: str, path: Path) -> list[Item]:
         if followed(found).is_dir():
             items += items_in(found)
         else:
-            lines = [line.strip() for line in found.read_text(encoding="utf-8").splitlines()]
+            lines = [line.strip() for line in found.read_text(encoding="utf-8", errors="replace").splitlines()]
             items += [item_of(found.parent / line) for line in lines if line]
     return items
 

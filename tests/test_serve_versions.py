@@ -331,6 +331,11 @@ def test_several_models_have_their_own_versions(tmp_path: Path) -> None:
             {"name": "one", "version": "1", "state": "READY", "reason": ""},
             {"name": "two", "version": "2", "state": "READY", "reason": ""},
         ]
+        write_version(tmp_path / "two", 3, "broken")
+        until(lambda: len(server.post("/v2/repository/index", b"{}").json) == 3)
+        ready = server.post("/v2/repository/index", {"ready": True}).json
+        assert [(model["name"], model["version"]) for model in ready] == [("one", "1"), ("two", "2")]
+        assert server.post("/v2/repository/index", b"{").status == 400
 
 
 def test_a_new_version_every_moment_under_load_fails_no_request(tmp_path: Path) -> None:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from phidet.errors import ConfigError
+
+if TYPE_CHECKING:
+    from phidet.learn.run import TrainedRun
+    from phidet.learn.train import RunSettings
 
 _EPILOG = """examples:
   phidet train my-photos                                    lite0, everything chosen from the data
@@ -62,28 +66,8 @@ def run(args: argparse.Namespace) -> None:
     model = args.model or ("efficientnet-lite0" if args.task == "classify" else "efficientdet-lite0")
     settings = _settings(args, out or running.next_folder(Path("runs"), Path(model).stem))
     try:
-        if args.resume is not None:
-            if args.data is not None:
-                raise ConfigError("--resume reads data and settings from the run itself: leave out DATA")
-            _check_left_out(args)
-            trained = running.resume(args.resume, settings)
-        else:
-            if args.data is None:
-                raise ConfigError("say what to train on: phidet train DATA, or --resume RUN")
-            if args.task != running.kind_of(model):
-                raise ConfigError(f"{model} is not for --task {args.task}")
-            request = running.Request(
-                data=args.data,
-                model=model,
-                pretrained=args.pretrained,
-                image_size=args.image_size,
-                train_split=args.train_split,
-                val_split=args.val_split,
-                recipe=args.recipe,
-                changes=_changes(args),
-            )
-            trained = running.run(request, settings)
-    except KeyboardInterrupt:
+        trained = _train(args, model, settings)
+    except (KeyboardInterrupt, SystemExit):
         if (settings.out / "state.pt").exists():
             print(f"\nthe last whole epoch is kept; go on with: phidet train --resume {settings.out}", file=sys.stderr)
         raise
@@ -93,6 +77,33 @@ def run(args: argparse.Namespace) -> None:
     if trained.figures:
         figures = ", ".join(f"{name} {value:.3f}" for name, value in trained.figures.items())
         print(f"best model on the validation images: {figures}; more in {trained.folder / 'report'}")
+
+
+def _train(args: argparse.Namespace, model: str, settings: RunSettings) -> TrainedRun:
+    from phidet.cli.signals import ended_by_sigterm
+    from phidet.learn import run as running
+
+    with ended_by_sigterm():
+        if args.resume is not None:
+            if args.data is not None:
+                raise ConfigError("--resume reads data and settings from the run itself: leave out DATA")
+            _check_left_out(args)
+            return running.resume(args.resume, settings)
+        if args.data is None:
+            raise ConfigError("say what to train on: phidet train DATA, or --resume RUN")
+        if args.task != running.kind_of(model):
+            raise ConfigError(f"{model} is not for --task {args.task}")
+        request = running.Request(
+            data=args.data,
+            model=model,
+            pretrained=args.pretrained,
+            image_size=args.image_size,
+            train_split=args.train_split,
+            val_split=args.val_split,
+            recipe=args.recipe,
+            changes=_changes(args),
+        )
+        return running.run(request, settings)
 
 
 def _check_left_out(args: argparse.Namespace) -> None:
@@ -106,7 +117,7 @@ def _check_left_out(args: argparse.Namespace) -> None:
         raise ConfigError(f"--resume goes on with the run's own model and recipe: leave out {flag}")
 
 
-def _settings(args: argparse.Namespace, out: Path) -> Any:
+def _settings(args: argparse.Namespace, out: Path) -> RunSettings:
     from phidet.learn.train import RunSettings
 
     devices = args.devices if args.devices == "auto" else int(args.devices) if args.devices.isdecimal() else None

@@ -72,12 +72,16 @@ def routes(service: Service) -> list[Route]:
         is_ready = service.repository.ready
         return _json({"ready": is_ready}, 200 if is_ready else 503)
 
-    async def index(_: Request) -> Response:
+    async def index(request: Request) -> Response:
+        async with read_body(request, service) as body:
+            wanted = parse(body) if body else {}
+        only_ready = isinstance(wanted, dict) and wanted.get("ready") is True
         return _json(
             [
                 {"name": name, "version": str(s.version), "state": _READY[s.state], "reason": s.error}
                 for name, served in sorted(service.repository.models.items())
                 for s in sorted(served.states.values())
+                if s.state == "AVAILABLE" or not only_ready
             ]
         )
 

@@ -247,6 +247,14 @@ def test_a_loss_that_is_no_number_ends_the_run_and_says_where(squares: Dataset, 
         )
 
 
+def test_weights_that_the_last_step_destroyed_are_not_saved(squares: Dataset, tmp_path: Path) -> None:
+    changes = {"batch_size": len(squares), "warmup_epochs": 0.0, "learning_rate": 1e300, "optimizer": "sgd"}
+    recipe = recipes.replace(recipe_for_tests(1), changes)
+    with pytest.raises(TrainingDivergedError, match="no numbers any more after epoch 1"):
+        train(fresh(), squares, None, recipe, RunSettings(out=tmp_path / "run", workers=0, accelerator="cpu"))
+    assert not list((tmp_path / "run").glob("*.safetensors"))
+
+
 def test_recipes() -> None:
     assert choose_recipe(50).epochs == 100
     assert choose_recipe(400).epochs == 50

@@ -106,6 +106,7 @@ def fit(
         sampler.epoch = epoch
         torch.manual_seed(settings.seed * 1_000_003 + epoch)  # dropping blocks is chance too
         row = train_epoch(fabric, learner, loader, recipe, epoch)
+        _check_weights(learner.network, epoch)
         learner.average.copy_to(averaged)
         if task.val_name is not None and ((epoch + 1) % recipe.evaluate_every == 0 or epoch + 1 == recipe.epochs):
             row |= task.evaluate(fabric, averaged, recipe, num_workers(settings))
@@ -243,6 +244,16 @@ def train_epoch(fabric: Fabric, learner: Learner, loader: Any, recipe: Recipe, e
     seconds = time.perf_counter() - start
     means = {name: value / steps for name, value in sums.items()}
     return {"epoch": epoch + 1, **means, "rate": rate, "seconds": seconds, "images_per_second": num_images / seconds}
+
+
+def _check_weights(network: nn.Module, epoch: int) -> None:
+    """Before anything is saved: the last update has no loss after it that would tell."""
+    broken = next((name for name, p in network.named_parameters() if not bool(torch.isfinite(p).all())), None)
+    if broken is not None:
+        raise TrainingDivergedError(
+            f"the weights {broken} are no numbers any more after epoch {epoch + 1}: lower the learning rate; --resume "
+            "starts again from the last whole epoch"
+        )
 
 
 def _check_finite(values: dict[str, float], epoch: int, step: int) -> None:

@@ -19,13 +19,13 @@ from phidet.nn.detector import EfficientDet
 log = logging.getLogger("phidet")
 
 
-def report_on(model: Network, dataset: Dataset, folder: Path, data: str) -> dict[str, float]:
-    """Measures ``model`` on ``dataset`` and writes everything about it into ``folder``.
+def report_on(model: Network, dataset: Dataset, folder: Path, data: str, accelerator: str = "auto") -> dict[str, float]:
+    """Measures ``model`` on ``dataset``, on one device, and writes everything about it into ``folder``.
 
     Returns:
         Its main figures by name.
     """
-    fabric = Fabric(accelerator="auto", devices=1)
+    fabric = Fabric(accelerator=accelerator, devices=1)
     model.to(fabric.device)
     if not isinstance(model, EfficientDet):
         report = evaluate_classifier(model, dataset, fabric)

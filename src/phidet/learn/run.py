@@ -151,7 +151,9 @@ def run(request: Request, settings: RunSettings) -> TrainedRun:
         return TrainedRun(settings.out, last.eval(), {})
     folder = RunFolder(settings.out)
     best = load_run_model(str(settings.out)) if folder.has_best else last.eval()
-    figures = report_on(best, datasets[1], folder.path / "report", request.data) if datasets[1] is not None else {}
+    figures: dict[str, float] = {}
+    if datasets[1] is not None:
+        figures = report_on(best, datasets[1], folder.path / "report", request.data, settings.accelerator)
     return TrainedRun(settings.out, best, figures)
 
 

@@ -29,7 +29,7 @@ ERRORS = {
 """Kinds of findings that training stumbles over."""
 WARNINGS = {
     "image missing": "{n} missing. Bring the files, or accept training without them",
-    "label unreadable": "{n} cannot be read. Correct them: their objects count as background, or their images are left out",
+    "label unreadable": "{n} cannot be read. Correct them: their objects count as background, or their images go",
     "class unknown": "{n} of a class that is not in the list. Add the class, or correct the label",
     "box invalid": "{n} not made of usable numbers. Correct them: until then these objects count as background",
     "box outside": "{n} outside the image. Correct them: until then these objects count as background",

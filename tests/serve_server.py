@@ -215,3 +215,11 @@ def model_of(server: Server) -> StandIn:
     model = server.service.repository.models["m"].available[1].model
     assert isinstance(model, StandIn)
     return model
+
+
+def sent(server: Server) -> socket.socket:
+    """A connection over which one predict request has gone out; leaving its block is leaving before the answer."""
+    body = json.dumps(BODY).encode()
+    connection = socket.create_connection(("127.0.0.1", server.port))
+    connection.sendall(f"POST {PREDICT} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body)
+    return connection

@@ -255,6 +255,11 @@ def test_eval_measures_what_a_run_held_out_and_writes_it(tmp_path: Path, capsys:
     capsys.readouterr()
     assert main(["eval", str(tmp_path / "run"), str(tmp_path / "data"), "--out", str(tmp_path / "out")]) == 0
     assert "split held out by the run: 6 pictures" in capsys.readouterr().out
+    all_of_them = ["--val-split", "none", "--out", str(tmp_path / "other")]
+    assert main([*words[:-2], *all_of_them]) == 0
+    capsys.readouterr()
+    assert main(["eval", str(tmp_path / "other"), str(tmp_path / "data")]) == 0
+    assert "split all: 30 pictures" in capsys.readouterr().out, "where nothing was held out"
     of_run, of_eval = (json.loads((tmp_path / f / "report.json").read_text()) for f in ("run/report", "out"))
     assert of_run == of_eval
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +22,7 @@ from serve_server import (
     model_of,
     one_model,
     picture,
+    sent,
     until,
     write_version,
 )
@@ -121,12 +121,8 @@ def test_the_deadline(tmp_path: Path) -> None:
 
 def test_a_client_that_leaves_is_not_worked_for(tmp_path: Path) -> None:
     with one_model(tmp_path, "900 1.0", batching={"max_batch_size": 1}) as server:
-        body = json.dumps(BODY).encode()
-        head = f"POST {PREDICT} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n".encode()
         loaded = server.service.repository.models["m"].available[1]
-        connections = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(6)]
-        for connection in connections:
-            connection.sendall(head + body)
+        connections = [sent(server) for _ in range(6)]
         until(lambda: loaded.batcher.waiting == 5)
         for connection in connections:
             connection.close()
@@ -151,10 +147,7 @@ def test_who_comes_while_a_lone_request_is_worked_on_waits_and_goes_together(tmp
 def test_a_lone_client_that_leaves_does_not_take_the_worker_along(tmp_path: Path) -> None:
     with one_model(tmp_path, "900 0.6") as server:
         batcher = server.service.repository.models["m"].available[1].batcher
-        body = json.dumps(BODY).encode()
-        with socket.create_connection(("127.0.0.1", server.port)) as connection:
-            connection.sendall(f"POST {PREDICT} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n".encode())
-            connection.sendall(body)
+        with sent(server):
             until(lambda: len(model_of(server).batches) == 2)
         until(lambda: server.service.repository.models["m"].available[1].users == 0)
         assert not batcher.free, "the model is still at work"
@@ -175,10 +168,7 @@ def test_a_lone_client_that_leaves_is_no_error(
     monkeypatch.setattr(tfserving, "decode", slow)
     with one_model(tmp_path) as server:
         loaded = server.service.repository.models["m"].available[1]
-        body = json.dumps(BODY).encode()
-        with socket.create_connection(("127.0.0.1", server.port)) as connection:
-            connection.sendall(f"POST {PREDICT} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n".encode())
-            connection.sendall(body)
+        with sent(server):
             until(lambda: not loaded.batcher.free)
         until(lambda: loaded.batcher.free)
         gc.collect()
@@ -203,10 +193,7 @@ def test_bodies_on_their_way_are_not_work(tmp_path: Path) -> None:
 def test_a_version_is_unloaded_only_after_a_lone_request_that_has_gone(tmp_path: Path) -> None:
     with one_model(tmp_path, "900 1.5") as server:
         old = model_of(server)
-        body = json.dumps(BODY).encode()
-        with socket.create_connection(("127.0.0.1", server.port)) as connection:
-            connection.sendall(f"POST {PREDICT} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n".encode())
-            connection.sendall(body)
+        with sent(server):
             until(lambda: len(old.batches) == 2)
         begun = time.monotonic()
         write_version(tmp_path / "m", 2, "500")

@@ -188,6 +188,19 @@ def test_the_description_of_the_api_keeps_names_behind_the_token(tmp_path: Path)
         assert b"secret-label" in server.get("/openapi.json").body
 
 
+@pytest.mark.parametrize("zeros", [0, 40, 4400])
+def test_versions_of_any_length(tmp_path: Path, zeros: int) -> None:
+    """Python refuses to read more than 4,300 digits."""
+    write_version(tmp_path / "m", 9, "900")
+    nine, endless = "0" * zeros + "9", "0" * zeros + "9" * 4400
+    with serving(settings_for(tmp_path / "m")) as server:
+        for api in ("v1", "v2"):
+            assert server.get(f"/{api}/models/m/versions/{nine}").status == 200
+            reply = server.get(f"/{api}/models/m/versions/{endless}")
+            assert reply.status == 400
+            assert len(reply.body) < 500
+
+
 @pytest.mark.parametrize("shape", [[1, 0, 2**63 - 1, 2**63 - 1], [1, 0, 10**23, 3], [10**4000, 1, 1, 3]])
 def test_sides_that_no_array_has(tmp_path: Path, shape: list[int]) -> None:
     write_version(tmp_path / "m", 1, "900")
@@ -205,7 +218,7 @@ def test_a_gzip_body_of_several_members(tmp_path: Path) -> None:
     with serving(settings_for(tmp_path / "m")) as server:
         parts = gzip.compress(body[:50]) + gzip.compress(body[50:])
         assert server.post(PREDICT, parts, Content_Encoding="gzip").status == 200
-        for wrong in (gzip.compress(body) * 2, gzip.compress(body) + b"more"):
+        for wrong in (gzip.compress(body) * 2, gzip.compress(body) + b"more", gzip.compress(b"") * 65):
             assert server.post(PREDICT, wrong, Content_Encoding="gzip").status == 400
 
 

@@ -18,6 +18,7 @@ from phidet.serve.refusals import RefusedError
 from serve_server import (
     CLASSES,
     MAX_DETECTIONS,
+    PREDICT,
     Server,
     b64,
     encoded,
@@ -27,8 +28,6 @@ from serve_server import (
     settings_for,
     write_version,
 )
-
-PREDICT = "/v1/models/m:predict"
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,7 @@ import pytest
 from phidet.errors import ConfigError
 from phidet.serve.configuration import Policy, Source, read_batching_parameters, read_model_config
 from phidet.serve.versions import KEPT, ServedModel
-from serve_server import Server, StandIn, b64, encoded, picture, serving, settings_for, until, write_version
-
-BODY = {"instances": [b64(encoded(picture()))]}
+from serve_server import BODY, Server, StandIn, serving, settings_for, until, write_version
 
 
 def states(server: Server) -> dict[str, str]:

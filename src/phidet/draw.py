@@ -167,14 +167,13 @@ def _fitting(text: str, size: int, width: float) -> tuple[ImageFont.FreeTypeFont
     font, text = _font_for(text, size)
     if font.getlength(text) <= width:
         return font, text
-    head, _, score = text.rpartition(" ")
-    while head and font.getlength(f"{head}… {score}") > width:
-        head = head[:-1]
-    if head:
-        return font, f"{head}… {score}"
-    while text and font.getlength(text + "…") > width:
-        text = text[:-1]
-    return font, text + "…" if text else ""
+    name, _, score = text.rpartition(" ")
+    for head, end in ((name, f"… {score}"), (text, "…")):
+        while head and font.getlength(head + end) > width:
+            head = head[:-1]
+        if head:
+            return font, head + end
+    return font, ""
 
 
 @cache

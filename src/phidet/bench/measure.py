@@ -20,6 +20,7 @@ from PIL import Image
 
 from phidet.data.images import read_image
 from phidet.detector import Detector
+from phidet.errors import PhidetError
 from phidet.nms import PostprocessSettings
 from phidet.postprocess import postprocess
 from phidet.preprocess import prepare
@@ -143,6 +144,7 @@ def _times(work: Callable[[], object], runs: int) -> Times:
 
 def _encoded(picture: str | None) -> bytes:
     if picture is not None:
+        read_image(Path(picture))  # says what is wrong with it
         return Path(picture).read_bytes()
     coarse = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
     stream = io.BytesIO()
@@ -157,5 +159,15 @@ def _memory_mib(key: str) -> float | None:
     return None if found is None else int(found[1]) / 1024
 
 
+def main() -> int:
+    """Measures the request on the command line; an error is one line, with its exit code."""
+    try:
+        print(msgspec.json.encode(measure(msgspec.json.decode(sys.argv[1], type=Request))).decode())
+    except PhidetError as error:
+        print(" ".join(str(error).split()), file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
 if __name__ == "__main__":
-    print(msgspec.json.encode(measure(msgspec.json.decode(sys.argv[1], type=Request))).decode())
+    sys.exit(main())

@@ -62,17 +62,13 @@ def run(args: argparse.Namespace) -> None:
 
 def _requests(args: argparse.Namespace) -> list[Request]:
     from phidet.bench.measure import Request
-    from phidet.detector import as_pixels
     from phidet.errors import ConfigError
-    from phidet.runtime.open_model import find_model, open_network, runtimes_for
+    from phidet.runtime.open_model import find_model, runtimes_for
 
-    if args.picture is not None:
-        as_pixels(args.picture)
     requests = []
     for model in args.models:
         runtimes = runtimes_for(find_model(model))
         if args.runtime != "all":
-            open_network(model, args.runtime, None)  # says here what is wrong with it
             runtimes = [args.runtime]
         requests += [
             Request(
@@ -103,7 +99,9 @@ def _measured(request: Request) -> Measurement:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        raise PhidetError(f"{request.model} could not be measured on {request.runtime}: {last}")
+        error = PhidetError(f"{request.model} could not be measured on {request.runtime}: {last}")
+        error.exit_code = max(1, done.returncode)  # below 0 after a signal
+        raise error
     return msgspec.json.decode(done.stdout.splitlines()[-1], type=Measurement)
 
 

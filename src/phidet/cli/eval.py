@@ -61,19 +61,17 @@ def run(args: argparse.Namespace) -> None:
 
 def _chosen(args: argparse.Namespace, class_names: Sequence[str]) -> tuple[str, Dataset]:
     """The split to measure on: what a run has held out of its own data, else what the data has."""
-    from phidet.data.hold_out import held_out_by, trained_on
+    from phidet.data.hold_out import HELD_OUT, has_held_out, hold_out, train_split_of, trained_on
     from phidet.data.layouts import open_data
 
-    if args.split in (None, "val"):
-        held_out = held_out_by(Path(args.model), args.data, class_names)
-        if held_out is not None:
-            return "held out by the run", held_out
-    folder = open_data(args.data)
+    about, folder = trained_on(Path(args.model), args.data), open_data(args.data)
+    if about is not None and has_held_out(about, folder) and args.split in (None, "val"):
+        train = folder.read(train_split_of(about, folder), class_names)
+        return "held out by the run", hold_out(train, HELD_OUT, about["seed"])[1]
     split = args.split or folder.val_split() or (folder.splits[0] if len(folder.splits) == 1 else None)
     if split is None:
         raise InputError(f"{args.data} has the splits {', '.join(folder.splits)}: choose one with --split")
-    about = trained_on(Path(args.model), args.data)
-    if about is not None and split == (about["request"].get("train_split") or folder.train_split()):
+    if about is not None and split == train_split_of(about, folder):
         log.warning("%s was trained on these images, so these figures say little of others", args.model)
     return split, folder.read(split, class_names)
 
@@ -92,7 +90,7 @@ def _classifier(args: argparse.Namespace) -> None:
     from lightning_fabric import Fabric
 
     from phidet.data.class_folders import open_class_folders
-    from phidet.data.hold_out import trained_on
+    from phidet.data.hold_out import has_held_out, trained_on
     from phidet.files import write_whole
     from phidet.learn.classify import evaluate_classifier, read_class_folders
     from phidet.learn.run import load_run_model
@@ -102,11 +100,12 @@ def _classifier(args: argparse.Namespace) -> None:
     model = load_run_model(args.model)
     assert isinstance(model, Classifier)
     folder = open_class_folders(args.data)
-    split = args.split or folder.val_split() or folder.splits[0]
-    dataset = folder.read(split, model.config.class_names)
     about = trained_on(Path(args.model), args.data)
-    if about is not None and args.split is None and folder.val_split() is None:
+    if about is not None and has_held_out(about, folder) and args.split in (None, "val"):
         split, dataset = "held out by the run", read_class_folders(args.data, about["seed"])[1]
+    else:
+        split = args.split or folder.val_split() or folder.splits[0]
+        dataset = folder.read(split, model.config.class_names)
     report = evaluate_classifier(model, dataset, Fabric(devices=1), args.batch)
     if args.json:
         print(msgspec.json.format(msgspec.json.encode(report)).decode())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +9,12 @@ import msgspec
 import numpy as np
 
 from phidet.data.dataset import Dataset
-from phidet.data.layouts import open_data
+from phidet.data.layouts import DataFolder
 from phidet.errors import InputError
 
 HELD_OUT = 0.15  # of the images
 _FEWEST = 5  # images from which some can be spared
-RUN_FILE = "run.json"
+RUN = "run.json"
 """What a run's folder says of itself."""
 
 
@@ -38,20 +37,19 @@ def hold_out(dataset: Dataset, share: float, seed: int) -> tuple[Dataset, Datase
 def trained_on(run: Path, data: Path) -> dict[str, Any] | None:
     """What the run in that folder says of itself, if ``data`` is what it was trained on; else ``None``."""
     try:
-        about = msgspec.json.decode((run / RUN_FILE).read_bytes())
+        about = msgspec.json.decode((run / RUN).read_bytes())
         same = Path(about["request"]["data"]).resolve() == data.resolve()
     except (OSError, msgspec.DecodeError, KeyError, TypeError):
         return None
     return about if same and isinstance(about, dict) else None
 
 
-def held_out_by(run: Path, data: Path, class_names: Sequence[str]) -> Dataset | None:
-    """The images of ``data`` that the run in that folder did not train on, where it had set some aside itself."""
-    about = trained_on(run, data)
-    if about is None or about["request"].get("val_split") is not None:
-        return None
-    folder = open_data(data)
-    if folder.val_split() is not None:
-        return None
-    train = folder.read(about["request"].get("train_split") or folder.train_split(), class_names)
-    return hold_out(train, HELD_OUT, about["seed"])[1]
+def has_held_out(about: dict[str, Any], folder: DataFolder) -> bool:
+    """Whether the run that says this of itself has set images of its own data, in ``folder``, aside."""
+    return about["request"].get("val_split") is None and folder.val_split() is None
+
+
+def train_split_of(about: dict[str, Any], folder: DataFolder) -> str:
+    """The split of its own data that a run was trained on."""
+    split: str = about["request"].get("train_split") or folder.train_split()
+    return split

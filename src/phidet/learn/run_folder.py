@@ -20,11 +20,12 @@ from typing import Any
 import msgspec
 import torch
 
+from phidet.data.hold_out import RUN
 from phidet.errors import CheckpointError, ConfigError
 from phidet.nn.detector import Classifier, EfficientDet
 from phidet.weights.native import save_model, write_atomically
 
-STATE, METRICS, RUN = "state.pt", "metrics.csv", "run.json"
+STATE, METRICS = "state.pt", "metrics.csv"
 
 
 class RunFolder:

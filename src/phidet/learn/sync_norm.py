@@ -54,9 +54,7 @@ class _Sum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        total = grads[0].clone()
-        dist.all_reduce(total)
-        return total
+        return _Sum.forward(ctx, *grads)
 
 
 def _summed(values: Tensor) -> Tensor:

@@ -14,6 +14,8 @@ from phidet.serve.refusals import RefusedError, bad_request, overloaded, too_lar
 from phidet.serve.service import Service
 
 DRAINED = 4  # times the limit: so much of a body that is too large is read all the same, that its client hears why
+MEMBERS = 64
+"""Of a gzip body, at most."""
 T = TypeVar("T")
 _WINDOW = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 
@@ -66,7 +68,7 @@ def inflate(body: bytes, encoding: str, limit: int) -> bytes:
     if encoding not in _WINDOW:
         raise RefusedError(415, f"Content-Encoding {encoding!r} is not supported: use gzip, deflate or none")
     inflated = b""
-    while True:
+    for _ in range(MEMBERS):  # each of them copies what follows it
         inflater = zlib.decompressobj(_WINDOW[encoding])
         try:
             inflated += inflater.decompress(body, limit + 1 - len(inflated))
@@ -81,6 +83,7 @@ def inflate(body: bytes, encoding: str, limit: int) -> bytes:
             return inflated
         if encoding == "deflate":
             raise bad_request(f"the body is not valid deflate: {len(body)} bytes follow its end")
+    raise bad_request(f"the body has more than {MEMBERS} gzip members")
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:

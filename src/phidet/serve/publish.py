@@ -63,20 +63,14 @@ def publish(model: str | Path, base_path: Path) -> Path:
             version = _rename_to_next(folder, base_path)
         _sync_folder(base_path)
     except OSError as error:
-        _remove_if(made, base_path)
         raise CheckpointError(
             f"cannot publish to {base_path}: {error.strerror or error}. Nothing was changed"
         ) from error
-    except PhidetError as error:
-        _remove_if(made, base_path)
-        raise CheckpointError(f"{source} does not work once it is copied, so nothing was published: {error}") from error
+    finally:
+        if made:
+            with contextlib.suppress(OSError):  # a version is in it
+                base_path.rmdir()
     return version
-
-
-def _remove_if(made: bool, base_path: Path) -> None:
-    if made:
-        with contextlib.suppress(OSError):  # somebody else's version is in it
-            base_path.rmdir()
 
 
 def _rename_to_next(folder: Path, base_path: Path) -> Path:
@@ -114,11 +108,12 @@ def _remove_abandoned(base_path: Path) -> None:
 
 def _card(source: Path, copy: Path) -> bytes:
     """What this version is and where it is from; tries the copy, which may lack what lay beside the source."""
-    detector = Detector(copy)
     try:
+        detector = Detector(copy)
         try_out(detector)
-    finally:
         detector.close()
+    except PhidetError as error:
+        raise CheckpointError(f"{source} does not work once it is copied, so nothing was published: {error}") from error
     card = {
         "name": detector.config.name,
         "file": copy.name,

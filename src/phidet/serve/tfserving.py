@@ -17,7 +17,7 @@ from phidet.serve.body import read_body, while_connected
 from phidet.serve.pictures import Pixels, check_batch, decode, from_lists
 from phidet.serve.refusals import RefusedError, bad_request
 from phidet.serve.service import Exchange, Given, Service
-from phidet.serve.versions import MAX_VERSION, LoadedVersion, Repository, VersionState
+from phidet.serve.versions import LoadedVersion, Repository, VersionState, version_number
 from phidet.serve.wire import SHOWN, from_b64, is_b64, kind_of, parse, show, write, write_floats
 
 _WHICH = r"/v1/models/([^/:]+)(?:/versions/([0-9]+)|/labels/([^/:]+))?"
@@ -271,8 +271,8 @@ def _shape(shape: Sequence[int]) -> str:
 
 
 def _target(match: re.Match[str]) -> Target:
-    version = None if match[2] is None else int(match[2][:32])
-    if version is not None and version > MAX_VERSION:
+    version = None if match[2] is None else version_number(match[2])
+    if version is None and match[2] is not None:
         raise bad_request(f"Failed to convert version: {match[2][:200]} to numeric.")
     return Target(_unquoted(match[1]), version, None if match[3] is None else _unquoted(match[3]))
 

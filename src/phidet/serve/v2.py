@@ -19,7 +19,7 @@ from phidet.serve.body import read_body, while_connected
 from phidet.serve.pictures import Budget, Pixels, check_batch, decode, from_lists
 from phidet.serve.refusals import RefusedError, bad_request
 from phidet.serve.service import Exchange, Given, Service
-from phidet.serve.versions import MAX_VERSION, LoadedVersion
+from phidet.serve.versions import LoadedVersion, version_number
 from phidet.serve.wire import from_b64, parse, show, writable, write, write_floats
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
@@ -74,7 +74,7 @@ def routes(service: Service) -> list[Route]:
 
     async def index(request: Request) -> Response:
         async with read_body(request, service) as body:
-            wanted = parse(body) if body else {}
+            wanted = await service.in_thread(lambda: parse(body)) if body else {}
         only_ready = isinstance(wanted, dict) and wanted.get("ready") is True
         return _json(
             [
@@ -311,9 +311,10 @@ def _which(request: Request) -> tuple[str, int | None]:
     version = request.path_params.get("version")
     if version is None:
         return request.path_params["model"], None
-    if not (version.isascii() and version.isdigit()) or int(version[:32]) > MAX_VERSION:
+    number = version_number(version)
+    if number is None:
         raise bad_request(f"a version is a number below 2⁶³, got {show(version)}")
-    return request.path_params["model"], int(version)
+    return request.path_params["model"], number
 
 
 def _json(value: Any, status: int = 200) -> Response:

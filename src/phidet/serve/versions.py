@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -26,7 +25,6 @@ from phidet.serve.wire import SHOWN
 State = Literal["START", "LOADING", "AVAILABLE", "UNLOADING", "END"]
 KEPT = 256  # versions that have ended and stay listed
 MAX_VERSION = 2**63 - 1
-_VERSION = re.compile(r"[0-9]{1,32}")
 log = logging.getLogger("phidet.serve")
 
 Fingerprint = tuple[tuple[str, int, int, int], ...]
@@ -272,6 +270,15 @@ class Repository:
         task.add_done_callback(self._unloading.discard)
 
 
+def version_number(text: str) -> int | None:
+    """The version that ``text`` writes, with leading zeros or without; ``None`` where it is none below 2⁶³."""
+    digits = text.lstrip("0") or text[-1:]
+    if not (digits.isascii() and digits.isdigit()) or len(digits) > len(str(MAX_VERSION)):
+        return None
+    number = int(digits)
+    return number if number <= MAX_VERSION else None
+
+
 def version_folders(base_path: Path) -> dict[int, Path]:
     """Version → its folder; ``00001`` is 1, other names are not versions. Empty where there is no folder to read."""
     try:
@@ -279,8 +286,8 @@ def version_folders(base_path: Path) -> dict[int, Path]:
     except OSError as error:
         log.warning("cannot look for versions in %s: %s", base_path, error.strerror)
         return {}
-    found = {int(entry.name): entry for entry in entries if _VERSION.fullmatch(entry.name) and entry.is_dir()}
-    return {version: folder for version, folder in found.items() if version <= MAX_VERSION}
+    numbered = [(version_number(entry.name), entry) for entry in entries if entry.is_dir()]
+    return {version: entry for version, entry in numbered if version is not None}
 
 
 def fingerprint(folder: Path) -> Fingerprint:

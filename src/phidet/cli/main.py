@@ -31,8 +31,18 @@ COMMANDS = {
 """Command → (module with ``add_arguments`` and ``run``, one line of help)."""
 
 
+def flush_output() -> None:
+    """Writes what is held back: that nobody reads shows here as an error that ``main`` knows, and not at Python's end."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
 class Parser(argparse.ArgumentParser):
     """Errors on one line, with the command that helps."""
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        flush_output()  # of --help and --version
+        super().exit(status, message)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"phidet: {message} (see '{self.prog} --help')\n")
@@ -57,15 +67,16 @@ def main(argv: list[str] | None = None) -> int:
     """Runs one command; returns the exit code (0, that of the error's class, 130 after Ctrl-C, 141 if nobody reads)."""
     argv = sys.argv[1:] if argv is None else argv
     chosen = next((word for word in argv if not word.startswith("-")), None)
-    args = build_parser(chosen).parse_args(argv)
-    if args.offline:
-        os.environ["PHIDET_OFFLINE"] = "1"
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a name must not stop what a terminal's letters cannot show
-    logging.basicConfig(format="%(message)s", stream=sys.stderr)
-    logging.getLogger("phidet").setLevel(logging.INFO)  # other libraries only warn
     try:
+        args = build_parser(chosen).parse_args(argv)
+        if args.offline:
+            os.environ["PHIDET_OFFLINE"] = "1"
+        logging.basicConfig(format="%(message)s", stream=sys.stderr)
+        logging.getLogger("phidet").setLevel(logging.INFO)  # other libraries only warn
         args.run(args)
+        flush_output()
     except PhidetError as error:
         print(f"phidet: {error}", file=sys.stderr)
         return error.exit_code
@@ -73,7 +84,7 @@ def main(argv: list[str] | None = None) -> int:
         extra = phidet.extra_of(error.name or "")
         if extra is None:
             raise
-        missing = MissingExtraError(f"phidet {args.command}", extra)
+        missing = MissingExtraError(f"phidet {chosen}", extra)
         print(f"phidet: {missing}", file=sys.stderr)
         return missing.exit_code
     except BrokenPipeError:

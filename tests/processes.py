@@ -20,7 +20,7 @@ from phidet import create_model
 from phidet.config import replace
 from phidet.data.class_folders import open_class_folders
 from phidet.data.layouts import open_data
-from phidet.learn.classify import evaluate_classifier
+from phidet.learn.classify_report import evaluate_classifier
 from phidet.learn.detection import DetectionTask
 from phidet.learn.evaluate import evaluate
 from phidet.learn.loading import EpochSampler

@@ -18,6 +18,7 @@ from phidet.cli.main import main
 from phidet.config import BackboneConfig, ClassifierConfig
 from phidet.data.class_folders import open_class_folders, split_by_class
 from phidet.data.dataset import Dataset
+from phidet.doctor.tiles import GAP, STRIP, TILE_H, TILE_W
 from phidet.errors import InputError, UnknownNameError
 from phidet.learn import recipe as recipes
 from phidet.learn.classify import (
@@ -25,10 +26,10 @@ from phidet.learn.classify import (
     ClassifyTask,
     choose_classify_recipe,
     classifier_for,
-    evaluate_classifier,
     quicken_statistics,
     read_class_folders,
 )
+from phidet.learn.classify_report import Answers, classify_all, evaluate_classifier, write_classification
 from phidet.learn.loading import EpochSampler, train_loader
 from phidet.learn.pictures import TrainPictures, classifier_input, middle, random_window
 from phidet.learn.recipe import Augmentation
@@ -226,6 +227,55 @@ def test_evaluation_sees_what_the_model_says(tmp_path: Path) -> None:
     assert report.top5 == 1.0  # of three classes
 
 
+def test_answers_are_the_models_best_classes_with_their_probabilities(tmp_path: Path) -> None:
+    write_pictures(tmp_path, 3)
+    dataset, model = open_class_folders(tmp_path).read("all"), tiny().eval()
+    answers = classify_all(model, dataset, Fabric(accelerator="cpu", devices=1), batch_size=4, workers=0)
+    assert answers.indices.tolist() == list(range(9))
+    with torch.inference_mode():
+        images = torch.stack([classifier_input(dataset.image(i), model.config) for i in range(9)])
+        wanted = model(images).softmax(1)
+    chosen = np.take_along_axis(wanted.numpy(), answers.ranked, 1)
+    np.testing.assert_allclose(answers.probabilities, chosen, rtol=1e-5)
+    assert (np.diff(answers.probabilities) <= 0).all()
+    assert answers.class_ids.tolist() == [dataset.class_names.index(str(n).split("/")[0]) for n in dataset.names]
+
+
+def test_the_most_certain_mistakes_come_first(tmp_path: Path) -> None:
+    """Three classes of one colour each: the tiles show which pictures were chosen, in which order."""
+    write_pictures(tmp_path, 2)
+    dataset = open_class_folders(tmp_path).read("all")
+    class_ids = np.array([0, 0, 1, 1, 2, 2])
+    ranked = np.array([[0, 1, 2], [1, 0, 2], [1, 0, 2], [2, 0, 1], [0, 1, 2], [2, 1, 0]])  # 1, 3 and 4 are wrong
+    certain = np.array([0.99, 0.5, 0.99, 0.6, 0.9, 0.99], np.float32)
+    probabilities = np.stack([certain, (1 - certain) / 2, (1 - certain) / 2], 1)
+    written = write_classification(
+        tmp_path / "out", dataset, Answers(np.arange(6), class_ids, ranked, probabilities.astype(np.float32))
+    )
+    assert [path.name for path in written] == ["report.json", "confusion.png", "mistakes.png", "samples.png"]
+    assert json.loads(written[0].read_bytes())["top1"] == 0.5
+
+    def colours(path: Path) -> list[int]:
+        sheet = np.asarray(Image.open(path).convert("RGB"), float)
+        boxes = [(GAP + i % 4 * (TILE_W + GAP), 64 + i // 4 * (TILE_H + STRIP + GAP)) for i in range(8)]
+        seen = [sheet[y + TILE_H - 30 : y + TILE_H - 20, x + TILE_W // 2 - 9 : x + TILE_W // 2 + 9] for x, y in boxes
+                if y + TILE_H < len(sheet)]  # fmt: skip
+        means = [part.mean((0, 1)) for part in seen if part.mean() < 250]
+        return [int(np.abs(np.array(COLOURS) - mean).sum(1).argmin()) for mean in means]
+
+    assert colours(written[2]) == [2, 1, 0], "pictures 4, 3 and 1"
+    assert colours(written[3]) == [0, 0, 1, 1, 2, 2]
+
+
+def test_a_report_without_pictures_or_mistakes_is_whole(tmp_path: Path) -> None:
+    write_pictures(tmp_path, 1)
+    dataset = open_class_folders(tmp_path).read("all")
+    none = Answers(*(np.zeros(s, np.int64) for s in (0, 0, (0, 3))), np.zeros((0, 3), np.float32))
+    assert json.loads(write_classification(tmp_path / "none", dataset, none)[0].read_bytes())["top1"] is None
+    right = Answers(np.arange(3), np.arange(3), (np.arange(3)[:, None] + np.arange(3)) % 3, np.ones((3, 3), np.float32))
+    assert len(write_classification(tmp_path / "right", dataset, right)) == 4
+
+
 def test_a_run_learns_colours_and_leaves_a_folder(tmp_path: Path) -> None:
     write_pictures(tmp_path / "data", 24)
     train, val = read_class_folders(tmp_path / "data")
@@ -262,6 +312,8 @@ def test_eval_measures_what_a_run_held_out_and_writes_it(tmp_path: Path, capsys:
     assert "split all: 30 pictures" in capsys.readouterr().out, "where nothing was held out"
     of_run, of_eval = (json.loads((tmp_path / f / "report.json").read_text()) for f in ("run/report", "out"))
     assert of_run == of_eval
+    pictures = {"report.json", "confusion.png", "mistakes.png", "samples.png"}
+    assert {path.name for path in (tmp_path / "run" / "report").iterdir()} == pictures
 
 
 def test_recipe_follows_the_amount_of_data() -> None:

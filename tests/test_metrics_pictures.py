@@ -60,6 +60,19 @@ def test_figures_are_the_same_twice_and_say_their_values(tmp_path: Path) -> None
     assert [text.get_text() for text in bars].count("no objects") == 2
 
 
+@pytest.mark.parametrize("background", [False, True])
+def test_of_many_classes_a_matrix_shows_those_that_are_confused(background: bool) -> None:
+    names = [f"class {i}" for i in range(150)]
+    matrix = np.diag(np.full(150 + background, 7))
+    matrix[149, 130] = 2
+    figure = confusion_figure(matrix, names)
+    rows = [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
+    shown = [*range(98), 130, 149]
+    assert rows == [f"class {i} ({9 if i == 149 else 7})" for i in shown] + ["nothing (7)"] * background
+    shares = np.ma.filled(figure.axes[0].images[0].get_array(), 0)
+    assert shares[99, 98] == pytest.approx(2 / 9), "of all that the class has, shown or not"
+
+
 @pytest.fixture
 def photos(tmp_path: Path) -> Dataset:
     """Four grey images on disk, one of them broken, with objects also at the border."""

@@ -18,7 +18,7 @@ import test_classify
 from phidet.data.class_folders import open_class_folders
 from phidet.data.layouts import open_data
 from phidet.learn.checkpointing import recompute_activations
-from phidet.learn.classify import evaluate_classifier
+from phidet.learn.classify_report import evaluate_classifier
 from phidet.learn.evaluate import evaluate
 from phidet.nn.detector import EfficientDet
 from test_train_run import write_squares

@@ -91,8 +91,8 @@ def _classifier(args: argparse.Namespace) -> None:
 
     from phidet.data.class_folders import open_class_folders
     from phidet.data.hold_out import has_held_out, trained_on
-    from phidet.files import write_whole
-    from phidet.learn.classify import evaluate_classifier, read_class_folders
+    from phidet.learn.classify import read_class_folders
+    from phidet.learn.classify_report import classify_all, write_classification
     from phidet.learn.run import load_run_model
     from phidet.nn.detector import Classifier
     from phidet.tables import or_dash, table
@@ -106,7 +106,8 @@ def _classifier(args: argparse.Namespace) -> None:
     else:
         split = args.split or folder.val_split() or folder.splits[0]
         dataset = folder.read(split, model.config.class_names)
-    report = evaluate_classifier(model, dataset, Fabric(devices=1), args.batch)
+    answers = classify_all(model, dataset, Fabric(devices=1), args.batch)
+    report = answers.report(dataset)
     if args.json:
         print(msgspec.json.format(msgspec.json.encode(report)).decode())
     else:
@@ -114,5 +115,5 @@ def _classifier(args: argparse.Namespace) -> None:
         print(f"{args.model} on {args.data}, split {split}: {report.images} pictures, top-1 {top1}, top-5 {top5}\n")
         print(table(("class", "top-1"), [(name, or_dash(v, "{:.3f}")) for name, v in report.per_class.items()]))
     if args.out is not None:
-        write_whole(args.out / "report.json", msgspec.json.format(msgspec.json.encode(report)))
-        print(f"wrote {args.out / 'report.json'}")
+        for path in write_classification(args.out, dataset, answers):
+            print(f"wrote {path}")

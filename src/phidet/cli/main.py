@@ -32,7 +32,7 @@ COMMANDS = {
 
 
 def flush_output() -> None:
-    """Writes what is held back: that nobody reads shows here as an error that ``main`` knows, and not at Python's end."""
+    """Writes what is held back: that nobody reads shows here, as an error that ``main`` knows, not at Python's end."""
     if sys.stdout is not None:
         sys.stdout.flush()
 

@@ -7,24 +7,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from lightning_fabric import Fabric
 from torch import Tensor
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from phidet.config import ClassifierConfig
 from phidet.config import replace as replace_config
 from phidet.data.class_folders import open_class_folders, split_by_class
 from phidet.data.dataset import Dataset
-from phidet.learn.loading import Batch, EpochSampler, eval_loader, normalise, train_loader
-from phidet.learn.pictures import EvalPictures, TrainPictures
+from phidet.learn.classify_report import evaluate_classifier
+from phidet.learn.loading import Batch, EpochSampler, normalise, train_loader
+from phidet.learn.pictures import TrainPictures
 from phidet.learn.recipe import Augmentation, Recipe, replace
 from phidet.losses import LossConfig
-from phidet.metrics.classification import ClassificationReport, classification_report
 from phidet.models import create_classifier, parse_image_size
 from phidet.nn.detector import Classifier
 
@@ -145,36 +142,3 @@ class ClassifyTask:
         assert self.val is not None
         report = evaluate_classifier(model, self.val, fabric, recipe.batch_size, workers)
         return {"top1": report.top1 or 0.0, "top5": report.top5 or 0.0}
-
-
-@torch.inference_mode()
-def evaluate_classifier(
-    model: Classifier, dataset: Dataset, fabric: Fabric, batch_size: int = 32, workers: int = 1
-) -> ClassificationReport:
-    """Figures of ``model`` on pictures; those that cannot be decoded are named and left out.
-
-    With several processes, each takes every n-th picture and all return the figures of the whole.
-    """
-    was_training = model.training
-    model.eval()
-    indices = range(fabric.global_rank, len(dataset), fabric.world_size)
-    ranked: dict[int, list[int]] = {}
-    with tqdm(total=len(indices), desc=f"evaluate {dataset.name}", unit="image", leave=False, disable=None) as bar:
-        for batch in eval_loader(EvalPictures(dataset, model.config), indices, batch_size, workers):
-            for index, problem in batch.broken:
-                log.warning("left out picture %d: %s", index, problem)
-            if len(batch.indices):
-                with fabric.autocast():
-                    logits = model(batch.images.to(fabric.device))
-                best = logits.float().topk(min(5, model.config.num_classes)).indices
-                ranked.update(zip(batch.indices, best.tolist(), strict=True))
-            bar.update(len(batch.indices) + len(batch.broken))
-    model.train(was_training)
-    if fabric.world_size > 1:
-        parts: list[dict[int, list[int]] | None] = [None] * fabric.world_size
-        dist.all_gather_object(parts, ranked)
-        ranked = {index: ids for part in parts if part for index, ids in part.items()}
-    seen = sorted(ranked)
-    class_ids = np.array([dataset.annotations(index).class_ids[0] for index in seen], np.int64)
-    said = np.array([ranked[index] for index in seen], np.int64).reshape(len(seen), min(5, model.config.num_classes))
-    return classification_report(class_ids, said, model.config.class_names)

@@ -5,12 +5,10 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-import msgspec
 from lightning_fabric import Fabric
 
 from phidet.data.dataset import Dataset
-from phidet.files import write_whole
-from phidet.learn.classify import evaluate_classifier
+from phidet.learn.classify_report import classify_all, write_classification
 from phidet.learn.evaluate import detect
 from phidet.learn.task import Network
 from phidet.metrics.folder import measure, write_evaluation
@@ -28,8 +26,9 @@ def report_on(model: Network, dataset: Dataset, folder: Path, data: str, acceler
     fabric = Fabric(accelerator=accelerator, devices=1)
     model.to(fabric.device)
     if not isinstance(model, EfficientDet):
-        report = evaluate_classifier(model, dataset, fabric)
-        write_whole(folder / "report.json", msgspec.json.format(msgspec.json.encode(report)))
+        answers = classify_all(model, dataset, fabric)
+        write_classification(folder, dataset, answers)
+        report = answers.report(dataset)
         return {"top1": report.top1 or 0.0, "top5": report.top5 or 0.0}
     found = detect(model, dataset, fabric)
     indices = sorted(found)

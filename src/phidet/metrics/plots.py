@@ -20,6 +20,7 @@ PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 """Colours that colour-blind people can tell apart (M. Okabe and K. Ito)."""
 _INK, _FAINT, _GRID = "#222222", "#B0B0B0", "#EDEDED"
 _MOST_NUMBERS = 30  # classes whose matrix has room for numbers
+_MOST_CLASSES = 100  # classes that a matrix has room for
 
 
 def save_figure(figure: Figure, path: Path) -> Path:
@@ -74,42 +75,64 @@ def _legend(curve: PrCurve) -> str:
 
 
 def confusion_figure(matrix: npt.NDArray[np.int64], class_names: Sequence[str]) -> Figure:
-    """The matrix of :func:`~phidet.metrics.confusion.confusion_matrix`, each row as shares of its sum.
+    """What is taken for what, each row as shares of its sum: of a detector's objects, or of a classifier's pictures.
 
-    Up to 30 classes have numbers, in the last row counts, since there is no share of objects that are not there.
+    Up to 30 classes have numbers, in the last row of a detector's counts, since there is no share of objects that are
+    not there. Of more than 100 classes those are shown that are most often part of a mistake.
+
+    Args:
+        matrix: (C + 1, C + 1) of :func:`~phidet.metrics.confusion.confusion_matrix`, or (C, C) of a classifier.
+        class_names: of all C classes.
     """
-    sums = matrix.sum(axis=1, keepdims=True)
+    objects = len(matrix) > len(class_names)
+    shown = _most_confused(matrix, len(class_names))
+    named = [_short(class_names[i], 20) for i in shown]
+    cells = np.array([*shown, *range(len(class_names), len(matrix))])
+    sums = matrix.sum(axis=1, keepdims=True)[cells]
+    matrix = matrix[np.ix_(cells, cells)]
     shares = np.divide(matrix, sums, out=np.zeros(matrix.shape), where=sums > 0)
-    size, numbers = len(matrix), len(class_names) <= _MOST_NUMBERS
+    size, numbers = len(matrix), len(named) <= _MOST_NUMBERS
     cell = 0.9 if size <= 6 else 0.52 if numbers else max(0.1, 12 / size)
     font = 10.0 if size <= 6 else 8.5 if numbers else max(3.0, 66 * cell * 0.8)
-    named = [_short(name, 20) for name in class_names]
-    longest = max(map(len, [*named, "missed"])) * font * 0.6 / 72  # inches, about
+    rows, columns = (named + ([last] if objects else []) for last in ("nothing", "missed"))
+    longest = max(map(len, columns)) * font * 0.6 / 72  # inches, about
     figure, axes = _figure((max(5.0, size * cell + longest + 1.6), max(3.6, size * cell + longest + 1.2)))
-    last = np.arange(size)[:, None] == size - 1
-    picture = axes.imshow(np.where(last, np.nan, shares), cmap="Blues", vmin=0, vmax=1)
-    axes.imshow(np.where(last, shares, np.nan), cmap="Greys", vmin=0, vmax=2)  # no share of objects: another colour
-    counts = [f"{n} ({total:,})" for n, total in zip([*named, "nothing"], sums[:, 0].tolist(), strict=True)]
-    axes.set_yticks(range(size), counts, fontsize=font)
-    axes.set_xticks(range(size), [*named, "missed"], fontsize=font, rotation=0 if longest < cell else 90)
-    axes.set_xlabel("detected as", fontsize=11)
-    axes.set_ylabel("object (how many)", fontsize=11)
+    counted = np.full((size, 1), False)
+    counted[-1] = objects
+    picture = axes.imshow(np.where(counted, np.nan, shares), cmap="Blues", vmin=0, vmax=1)
+    axes.imshow(np.where(counted, shares, np.nan), cmap="Greys", vmin=0, vmax=2)  # no share of objects: another colour
+    totals = [f"{n} ({total:,})" for n, total in zip(rows, sums[:, 0].tolist(), strict=True)]
+    axes.set_yticks(range(size), totals, fontsize=font)
+    axes.set_xticks(range(size), columns, fontsize=font, rotation=0 if longest < cell else 90)
+    axes.set_xlabel("detected as" if objects else "seen as", fontsize=11)
+    axes.set_ylabel("object (how many)" if objects else "picture of (how many)", fontsize=11)
     if numbers:
         for row, column in np.argwhere(matrix > 0).tolist():
             share = shares[row, column]
-            text = f"{matrix[row, column]:,}" if row == size - 1 else f"{share:.2f}" if share >= 0.005 else "<.01"
-            colour = "white" if share > 0.55 and row < size - 1 else _INK
+            text = f"{matrix[row, column]:,}" if counted[row] else f"{share:.2f}" if share >= 0.005 else "<.01"
+            colour = "white" if share > 0.55 and not counted[row] else _INK
             axes.text(column, row, text, ha="center", va="center", fontsize=font, color=colour)
-    for side in (axes.axhline, axes.axvline):
-        side(size - 1.5, color=_INK, linewidth=1)
+    if objects:
+        for side in (axes.axhline, axes.axvline):
+            side(size - 1.5, color=_INK, linewidth=1)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
-    _title(axes, "What is taken for what", "share of each row; below, detections where nothing is")
+    what = "share of each row" + ("; below, detections where nothing is" if objects else "")
+    if len(named) < len(class_names):
+        what += f"; the {len(named)} of {len(class_names):,} classes most often part of a mistake"
+    _title(axes, "What is taken for what", what)
     if not numbers:
         bar = figure.colorbar(picture, ax=axes, fraction=0.04, pad=0.02, aspect=30, shrink=0.6)
         bar.outline.set_visible(False)
         _percent(bar.ax.yaxis)
     return figure
+
+
+def _most_confused(matrix: npt.NDArray[np.int64], count: int) -> list[int]:
+    """The classes that a matrix has room for, in their order."""
+    wrong = matrix - np.diag(matrix.diagonal())
+    mistakes = (wrong.sum(axis=0) + wrong.sum(axis=1))[:count]
+    return sorted(np.argsort(-mistakes, kind="stable")[:_MOST_CLASSES].tolist())
 
 
 def size_figure(report: CocoReport) -> Figure:

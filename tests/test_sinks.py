@@ -80,12 +80,15 @@ def test_csv_has_a_line_for_each_object_and_commas_do_no_harm(tmp_path: Path) ->
     assert said.endswith("detections.csv (6 objects)")
 
 
-def test_coco_results_evaluate_to_one_against_the_same_boxes(tmp_path: Path) -> None:
+def test_coco_results_evaluate_to_one_against_the_same_boxes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     names = ["000000000139.jpg", "deep/7.png", "photo.jpg", "other/7.png", "9.jpg", "0.jpg"]
     write("coco", tmp_path, *((picture(name), three()) for name in names), BROKEN)
     images = json.loads((tmp_path / "coco-images.json").read_text())
     ids = {image["file_name"]: image["id"] for image in images["images"]}
     assert ids == {"000000000139.jpg": 139, "deep/7.png": 7, "photo.jpg": 1, "other/7.png": 2, "9.jpg": 9, "0.jpg": 3}
+    assert [r.getMessage() for r in caplog.records] == [
+        f"{Path('other/7.png')} is image 2 of the COCO results: an image before it has 7"
+    ]
     assert images["categories"] == [{"id": i + 1, "name": name} for i, name in enumerate(NAMES)]
     results = json.loads((tmp_path / "coco-results.json").read_text())
     assert results[0] == {"image_id": 139, "category_id": 1, "bbox": [10.25, 20.5, 49.75, 49.5], "score": 0.9}

@@ -156,6 +156,11 @@ def test_nested_fields_of_the_recipe_are_set_one_by_one(data: Path, tiny: Path, 
         (["train", "DATA", "--workers", "-1"], 2, "workers must be a whole number ≥ 0"),
         (["train", "DATA", "--set", "patience=0"], 2, "patience must be ≥ 1 or null, got 0"),
         (["train", "DATA", "--task", "classify", "--model", "efficientdet-lite0"], 2, "not for --task classify"),
+        (
+            ["train", "DATA", "--pretrained", "none", "--image-size", "128", "--batch", "1"],
+            2,
+            "a batch of 1 image at 128×128 leaves batch norms a single value of a channel, at level 7",
+        ),
     ],
 )
 def test_mistakes_are_told_in_one_line(
@@ -325,6 +330,16 @@ def test_training_stops_where_nothing_gets_better(
     assert "no better AP for 2 evaluations: stopped" in caplog.text
     resume(done.folder, settings(done.folder))
     assert len(json.loads((done.folder / "metrics.json").read_text())) == 3, "going on changes nothing"
+
+
+def test_a_run_that_diverged_says_so(data: Path, tiny: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for rate, worse in ((2e-3, False), (3.0, True)):
+        caplog.clear()
+        changes = {"epochs": 3, **QUICK, "learning_rate": rate}
+        train(data, tiny, splits=(None, "none"), changes=changes, settings=settings(tmp_path / f"run-{rate}"))
+        first, *_, last = json.loads((tmp_path / f"run-{rate}" / "metrics.json").read_text())
+        assert (last["loss"] > 2 * first["loss"]) == worse
+        assert ("the run diverged; lower the learning rate" in caplog.text) == worse
 
 
 @pytest.mark.slow

@@ -17,6 +17,8 @@ from torch import nn
 from tqdm import tqdm
 
 import phidet
+from phidet.anchors import level_sizes
+from phidet.config import ModelConfig
 from phidet.errors import ConfigError, PhidetError
 from phidet.learn.checkpointing import recompute_activations
 from phidet.learn.curves import draw_curves
@@ -92,6 +94,7 @@ def fit(
     averaged.to(fabric.device)
     learner = prepare_learner(fabric, model, task, recipe, settings)
     sampler = EpochSampler(task.num_images, recipe.batch_size, settings.seed, fabric.global_rank, fabric.world_size)
+    _check_batch(model, sampler.batch_size if recipe.sync_batch_norm else sampler.batch_size // fabric.world_size)
     loader = task.loader(recipe, settings.seed, sampler, num_workers(settings))
     progress = Progress(task.figures)
     if settings.resume:
@@ -117,6 +120,11 @@ def fit(
             folder.save_state(progress.state(learner.network, learner.optimizer, learner.average))
             draw_curves(progress.rows, task.figures, settings.out / "curves.png")
             log.info("%s", progress.line(recipe.epochs))
+    if fabric.is_global_zero and progress.rows[-1]["loss"] > 2 * progress.rows[0]["loss"]:
+        said = (
+            "the loss ended at %.4g, over twice the %.4g of the first epoch: the run diverged; lower the learning rate"
+        )
+        log.warning(said, progress.rows[-1]["loss"], progress.rows[0]["loss"])
     fabric.barrier()  # the best model is on disk
     return averaged
 
@@ -244,6 +252,17 @@ def train_epoch(fabric: Fabric, learner: Learner, loader: Any, recipe: Recipe, e
     seconds = time.perf_counter() - start
     means = {name: value / steps for name, value in sums.items()}
     return {"epoch": epoch + 1, **means, "rate": rate, "seconds": seconds, "images_per_second": num_images / seconds}
+
+
+def _check_batch(model: Network, images: int) -> None:
+    """Batch norms need two values of a channel: one image is too few where the smallest map has one cell."""
+    level = model.config.feature_network.levels[-1] if isinstance(model.config, ModelConfig) else 5
+    height, width = model.config.image_size_hw
+    if images == 1 and level_sizes((height, width), [level]) == ((1, 1),):
+        raise ConfigError(
+            f"a batch of 1 image at {height}×{width} leaves batch norms a single value of a channel, at level {level}: "
+            "choose a batch of 2 images or more, or a larger image size"
+        )
 
 
 def _check_weights(network: nn.Module, epoch: int) -> None:

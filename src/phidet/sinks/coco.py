@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from phidet.files import AppearingFile
 from phidet.results import Detections
 from phidet.sinks.base import Names, readable
 from phidet.sources import Picture, Unusable
+
+log = logging.getLogger("phidet")
 
 
 class CocoSink:
@@ -59,11 +62,14 @@ class CocoSink:
 
     def _number(self, picture: Picture) -> int:
         stem = picture.name.stem
-        number = int(stem) if picture.frame is None and stem.isascii() and stem.isdigit() and len(stem) < 16 else 0
-        if number < 1 or number in self._taken:
+        own = int(stem) if picture.frame is None and stem.isascii() and stem.isdigit() and len(stem) < 16 else 0
+        number = own
+        if own < 1 or own in self._taken:
             while self._next in self._taken:
                 self._next += 1
             number = self._next
+        if own >= 1 and own != number:  # evaluated against annotations of that number, it would count as wrong
+            log.warning("%s is image %d of the COCO results: an image before it has %d", picture.name, number, own)
         self._taken.add(number)
         return number
 

@@ -26,7 +26,6 @@ from phidet.learn.classify import (
     ClassifyTask,
     choose_classify_recipe,
     classifier_for,
-    quicken_statistics,
     read_class_folders,
 )
 from phidet.learn.classify_report import Answers, classify_all, evaluate_classifier, write_classification
@@ -280,7 +279,6 @@ def test_a_run_learns_colours_and_leaves_a_folder(tmp_path: Path) -> None:
     write_pictures(tmp_path / "data", 24)
     train, val = read_class_folders(tmp_path / "data")
     model = tiny()
-    quicken_statistics(model)
     recipe = recipes.replace(CLASSIFY, {"epochs": 6, "batch_size": 8, "learning_rate": 0.03, "warmup_epochs": 0.5})
     settings = RunSettings(out=tmp_path / "run", workers=0, accelerator="cpu")
     averaged = fit(model, ClassifyTask(model.config, train, val), recipe, settings)
@@ -307,6 +305,7 @@ def test_eval_measures_what_a_run_held_out_and_writes_it(tmp_path: Path, capsys:
     assert "split held out by the run: 6 pictures" in capsys.readouterr().out
     all_of_them = ["--val-split", "none", "--out", str(tmp_path / "other")]
     assert main([*words[:-2], *all_of_them]) == 0
+    assert json.loads((tmp_path / "other" / "run.json").read_text())["num_images"] == 30, "none is left out"
     capsys.readouterr()
     assert main(["eval", str(tmp_path / "other"), str(tmp_path / "data")]) == 0
     assert "split all: 30 pictures" in capsys.readouterr().out, "where nothing was held out"
@@ -349,7 +348,6 @@ def test_blood_cells_are_told_apart(shared: Path, tmp_path: Path) -> None:
         write_cells(folder.read(split), tmp_path / "cells" / split, most)
     train, val = read_class_folders(tmp_path / "cells")
     model = classifier_for(train.class_names, image_size=96)
-    quicken_statistics(model)
     recipe = recipes.replace(choose_classify_recipe(len(train)), {"epochs": 8})
     settings = RunSettings(out=tmp_path / "run", accelerator="cpu")
     averaged = fit(model, ClassifyTask(model.config, train, val), recipe, settings)

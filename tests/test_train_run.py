@@ -9,7 +9,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -26,6 +28,7 @@ from phidet.data.hold_out import hold_out
 from phidet.data.layouts import open_data
 from phidet.detector import Detector
 from phidet.errors import CheckpointError, ConfigError, InputError
+from phidet.learn import recipe as recipes
 from phidet.learn import train as training
 from phidet.learn.run import next_folder, resume
 from phidet.learn.train import RunSettings
@@ -152,6 +155,8 @@ def test_nested_fields_of_the_recipe_are_set_one_by_one(data: Path, tiny: Path, 
         (["train", "--resume", "nowhere"], 4, "there is no run to resume in nowhere"),
         (["train", "DATA", "--resume", "nowhere"], 2, "leave out DATA"),
         (["train", "--resume", "nowhere", "--epochs", "3"], 2, "own model and recipe: leave out --epochs"),
+        (["train", "--resume", "nowhere", "--pretrained", "coco"], 2, "leave out --pretrained"),
+        (["train", "DATA", "--set", "loss=3", "--set", "loss.gamma=2"], 2, "--set loss.gamma and --set loss exclude"),
         (["train", "DATA", "--seed", "-1"], 2, "seed must be a whole number from 0"),
         (["train", "DATA", "--workers", "-1"], 2, "workers must be a whole number ≥ 0"),
         (["train", "DATA", "--set", "patience=0"], 2, "patience must be ≥ 1 or null, got 0"),
@@ -244,9 +249,71 @@ def test_a_damaged_description_and_a_taken_folder_are_told(data: Path, tiny: Pat
     train(data, tiny, splits=(None, "none"), changes={"epochs": 1, **QUICK}, settings=settings(out))
     with pytest.raises(ConfigError, match="holds a run already"):
         train(data, tiny, splits=(None, "none"), changes={"epochs": 1, **QUICK}, settings=settings(out))
-    (out / "run.json").write_text("{")
-    with pytest.raises(CheckpointError, match=r"run\.json is damaged"):
-        resume(out, settings(out))
+    for damage in ("{", "{}", '{"recipe": {"name": "small", "epochs": 0}}'):
+        (out / "run.json").write_text(damage)
+        with pytest.raises(CheckpointError, match=r"run\.json is damaged"):
+            resume(out, settings(out))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match="cannot make the folder"):
+        train(data, tiny, splits=(None, "none"), settings=settings(tmp_path / "file" / "run"))
+
+
+def test_a_resumed_run_needs_nothing_but_its_folder_and_its_data(
+    data: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not the model it began with, not the folder where it was begun; and its recipe is its own."""
+    monkeypatch.chdir(tmp_path)
+    changes = {"epochs": 2, **QUICK, "drop_path": 0.1}
+    splits = (None, "none")
+    whole = train("data", "tiny.safetensors", splits=splits, changes=changes, settings=settings(tmp_path / "whole"))
+    stop_after_an_epoch(monkeypatch, lambda: train(
+        "data", "tiny.safetensors", splits=splits, changes=changes, settings=settings(tmp_path / "run")
+    ))  # fmt: skip
+    tiny.unlink()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    monkeypatch.setattr(recipes, "SMALL", recipes.PAPER)
+    again = train("", settings=msgspec.structs.replace(settings(tmp_path / "run"), resume=True))
+    assert peers.same_tensors(whole.model.state_dict(), again.model.state_dict())
+    assert again.model.config == whole.model.config
+    write_squares(data, 9)
+    with pytest.raises(InputError, match="has 9 images of 3 classes to train on, the run began with 8 of 3"):
+        resume(tmp_path / "run", settings(tmp_path / "run"))
+
+
+def stop_after_an_epoch(monkeypatch: pytest.MonkeyPatch, run: Callable[[], object]) -> None:
+    real = training.train_epoch
+
+    def epoch(*args: Any) -> dict[str, float]:
+        if args[-1] == 1:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "train_epoch", epoch)
+        with pytest.raises(KeyboardInterrupt):
+            run()
+
+
+def test_a_run_that_was_stopped_in_its_first_epoch_begins_again(
+    data: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes, splits = {"epochs": 1, **QUICK}, (None, "none")
+    whole = train(data, tiny, splits=splits, changes=changes, settings=settings(tmp_path / "whole"))
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_check_weights", lambda *_: raise_interrupt())
+        with pytest.raises(KeyboardInterrupt):
+            train(data, tiny, splits=splits, changes=changes, settings=settings(tmp_path / "run"))
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["run.json"]
+    again = resume(tmp_path / "run", settings(tmp_path / "run"))
+    assert peers.same_tensors(whole.model.state_dict(), again.model.state_dict())
+    (tmp_path / "run" / "state.pt").unlink()
+    with pytest.raises(CheckpointError, match=r"state\.pt is missing"):
+        resume(tmp_path / "run", settings(tmp_path / "run"))
+
+
+def raise_interrupt() -> None:
+    raise KeyboardInterrupt
 
 
 def test_devices_that_are_not_there_are_told(data: Path, tiny: Path, tmp_path: Path) -> None:
@@ -381,6 +448,13 @@ def test_a_run_is_measured_on_what_it_held_out(
         assert (found["split"], found["coco"]) == (held_out["split"], held_out["coco"])
     assert main(["eval", str(done.folder), str(data), "--split", "train"]) == 0
     assert "was trained on these images" in caplog.text
+    capsys.readouterr()
+    assert main(["eval", str(done.folder / "best.safetensors"), str(data), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["coco"] == held_out["coco"]
+    assert "has changed since" not in caplog.text
+    write_squares(data, 11)
+    assert main(["eval", str(done.folder), str(data)]) == 0
+    assert "has changed since the run began" in caplog.text
     capsys.readouterr()
     elsewhere = write_squares(tmp_path / "elsewhere")
     assert main(["eval", str(done.folder), str(elsewhere), "--json"]) == 0

@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--runs", type=int, default=10, metavar="N", help="timed runs of each (10, as in the papers)")
     parser.add_argument("--picture", metavar="FILE", help="a photograph to time with (noise of 640×480)")
     parser.add_argument("--eval", type=Path, metavar="DATA", help="also measure AP on this data")
+    parser.add_argument("--split", metavar="NAME", help="the split of --eval (the validation split)")
     parser.add_argument("--plot", type=Path, metavar="PNG", help="draw AP over latency; needs --eval")
     parser.add_argument("--json", action="store_true", help="figures as JSON")
 
@@ -46,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
     if args.runs < 1:
         raise ConfigError(f"--runs must be a whole number ≥ 1, got {args.runs}")
     measured = [_measured(request) for request in _requests(args)]
-    ap = [None if args.eval is None else _ap(m, args.eval) for m in measured]
+    ap = [None if args.eval is None else _ap(m, args.eval, args.split) for m in measured]
     if args.json:
         rows = [msgspec.to_builtins(m, str_keys=True) | {"ap": value} for m, value in zip(measured, ap, strict=True)]
         print(msgspec.json.format(msgspec.json.encode(rows)).decode())
@@ -105,15 +106,14 @@ def _measured(request: Request) -> Measurement:
     return msgspec.json.decode(done.stdout.splitlines()[-1], type=Measurement)
 
 
-def _ap(measurement: Measurement, data: Path) -> float | None:
-    from phidet.data.layouts import open_data
+def _ap(measurement: Measurement, data: Path, split: str | None) -> float | None:
+    from phidet.data.hold_out import validation_data
     from phidet.detector import Detector
     from phidet.metrics.coco import evaluate_coco
     from phidet.metrics.run import detect_dataset
 
     detector = Detector(measurement.model, runtime=measurement.runtime)  # type: ignore[arg-type]
-    folder = open_data(data)
-    dataset = folder.read(folder.val_split() or folder.splits[0], detector.class_names)
+    _, dataset = validation_data(measurement.model, data, detector.class_names, split)
     return evaluate_coco(*detect_dataset(detector, dataset)).ap
 
 

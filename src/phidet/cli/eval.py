@@ -3,17 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import logging
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from phidet.errors import ConfigError, InputError
-
-if TYPE_CHECKING:
-    from phidet.data.dataset import Dataset
-
-log = logging.getLogger("phidet")
+from phidet.errors import ConfigError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Measures a detector, or a classifier on an image folder."""
+    from phidet.data.hold_out import validation_data
     from phidet.detector import Detector
     from phidet.metrics.folder import measure, write_evaluation
     from phidet.metrics.report import summarise
@@ -42,7 +35,7 @@ def run(args: argparse.Namespace) -> None:
         _classifier(args)
         return
     detector = Detector(args.model, runtime=args.runtime)
-    split, dataset = _chosen(args, detector.class_names)
+    split, dataset = validation_data(args.model, args.data, detector.class_names, args.split)
     dataset, found = detect_dataset(detector, dataset, batch_size=args.batch)
     evaluation = measure(detector.config.name, str(args.data), dataset, found)
     if args.json:
@@ -59,23 +52,6 @@ def run(args: argparse.Namespace) -> None:
             print(f"wrote {path}")
 
 
-def _chosen(args: argparse.Namespace, class_names: Sequence[str]) -> tuple[str, Dataset]:
-    """The split to measure on: what a run has held out of its own data, else what the data has."""
-    from phidet.data.hold_out import HELD_OUT, has_held_out, hold_out, train_split_of, trained_on
-    from phidet.data.layouts import open_data
-
-    about, folder = trained_on(Path(args.model), args.data), open_data(args.data)
-    if about is not None and has_held_out(about, folder) and args.split in (None, "val"):
-        train = folder.read(train_split_of(about, folder), class_names)
-        return "held out by the run", hold_out(train, HELD_OUT, about["seed"])[1]
-    split = args.split or folder.val_split() or (folder.splits[0] if len(folder.splits) == 1 else None)
-    if split is None:
-        raise InputError(f"{args.data} has the splits {', '.join(folder.splits)}: choose one with --split")
-    if about is not None and split == train_split_of(about, folder):
-        log.warning("%s was trained on these images, so these figures say little of others", args.model)
-    return split, folder.read(split, class_names)
-
-
 def _is_classifier(model: str) -> bool:
     path = Path(model) / "best.safetensors" if Path(model).is_dir() else Path(model)
     if path.suffix != ".safetensors" or not path.is_file():
@@ -90,7 +66,7 @@ def _classifier(args: argparse.Namespace) -> None:
     from lightning_fabric import Fabric
 
     from phidet.data.class_folders import open_class_folders
-    from phidet.data.hold_out import has_held_out, trained_on
+    from phidet.data.hold_out import check_unchanged, has_held_out, trained_on
     from phidet.learn.classify import read_class_folders
     from phidet.learn.classify_report import classify_all, write_classification
     from phidet.learn.run import load_run_model
@@ -102,7 +78,9 @@ def _classifier(args: argparse.Namespace) -> None:
     folder = open_class_folders(args.data)
     about = trained_on(Path(args.model), args.data)
     if about is not None and has_held_out(about, folder) and args.split in (None, "val"):
-        split, dataset = "held out by the run", read_class_folders(args.data, about["seed"])[1]
+        train, dataset = read_class_folders(args.data, about["seed"])
+        split = "held out by the run"
+        check_unchanged(about, len(train), args.data)
     else:
         split = args.split or folder.val_split() or folder.splits[0]
         dataset = folder.read(split, model.config.class_names)

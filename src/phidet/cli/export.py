@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--calibrate", type=Path, metavar="DATA", help="pictures like those that the model will see")
     parser.add_argument("--nms", action="store_true", help="decode and suppress inside the graph, for other runtimes")
     parser.add_argument("--eval", type=Path, metavar="DATA", help="report the AP of the export beside the model's")
+    parser.add_argument("--split", metavar="NAME", help="the split of --eval (the validation split)")
     parser.add_argument("-o", "--out", type=Path, metavar="OUT", help="the file to write (beside the model)")
 
 
@@ -42,33 +43,33 @@ def run(args: argparse.Namespace) -> None:
     model = load_detector(args.model)
     suffix = SUFFIXES.get(args.to, ".onnx")
     target = args.out or target_of(args.model, f"-int8{suffix}" if args.int8 else suffix)
-    data = None if args.calibrate is None else _read(args.calibrate, model.config.class_names, train=True)
+    data = None if args.calibrate is None else _calibration_data(args.calibrate, model.config.class_names)
     report = export(model, target, ExportOptions(args.to, precision, args.nms), data)
     print(f"wrote {' and '.join(str(path) for path in report.paths)} ({report.megabytes:.1f} MB, {precision})")
     print(f"checked: {report.agreement}")
     if args.eval is not None:
-        _evaluate(model, report.paths[0], args.eval)
+        _evaluate(model, report.paths[0], args)
 
 
-def _read(path: Path, class_names: tuple[str, ...], *, train: bool) -> Dataset:
+def _calibration_data(path: Path, class_names: tuple[str, ...]) -> Dataset:
     from phidet.data.layouts import open_data
 
     folder = open_data(path)
-    split = folder.train_split() if train else folder.val_split() or folder.splits[0]
-    return folder.read(split, class_names)
+    return folder.read(folder.train_split(), class_names)
 
 
-def _evaluate(model: EfficientDet, exported: Path, data: Path) -> None:
+def _evaluate(model: EfficientDet, exported: Path, args: argparse.Namespace) -> None:
     """Prints the figures of the model, in PyTorch, and of its export."""
+    from phidet.data.hold_out import validation_data
     from phidet.detector import Detector
     from phidet.export.torch_network import TorchNetwork
     from phidet.metrics.coco import evaluate_coco
     from phidet.metrics.run import detect_dataset
     from phidet.tables import or_dash, table
 
-    dataset = _read(data, model.config.class_names, train=False)
+    split, dataset = validation_data(args.model, args.eval, model.config.class_names, args.split)
     rows = []
     for name, detector in (("PyTorch", Detector(TorchNetwork(model))), (exported.name, Detector(exported))):
         report = evaluate_coco(*detect_dataset(detector, dataset))
         rows.append((name, *(or_dash(value, "{:.4f}") for value in (report.ap, report.ap50, report.ap75))))
-    print(table((f"on {dataset.name}", "AP", "AP50", "AP75"), rows))
+    print(table((f"on {split}", "AP", "AP50", "AP75"), rows))

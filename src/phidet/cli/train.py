@@ -82,6 +82,7 @@ def run(args: argparse.Namespace) -> None:
 def _train(args: argparse.Namespace, model: str, settings: RunSettings) -> TrainedRun:
     from phidet.cli.signals import ended_by_sigterm
     from phidet.learn import run as running
+    from phidet.learn.about import Request
 
     with ended_by_sigterm():
         if args.resume is not None:
@@ -93,7 +94,7 @@ def _train(args: argparse.Namespace, model: str, settings: RunSettings) -> Train
             raise ConfigError("say what to train on: phidet train DATA, or --resume RUN")
         if args.task != running.kind_of(model):
             raise ConfigError(f"{model} is not for --task {args.task}")
-        request = running.Request(
+        request = Request(
             data=args.data,
             model=model,
             pretrained=args.pretrained,
@@ -110,7 +111,7 @@ def _check_left_out(args: argparse.Namespace) -> None:
     """Raises ConfigError where a resumed run is given what it has of its own."""
     unset: dict[str, Any] = dict.fromkeys(("model", "image_size", "train_split", "val_split", "out"))
     unset |= dict.fromkeys(("epochs", "batch_size", "learning_rate", "precision"))
-    unset |= {"recipe": "auto", "seed": 0, "set": []}
+    unset |= {"recipe": "auto", "seed": 0, "set": [], "pretrained": "backbone", "task": "detect"}
     given = [name for name, value in unset.items() if getattr(args, name) != value]
     if given:
         flag = "--" + given[0].replace("_", "-")
@@ -153,5 +154,7 @@ def _changes(args: argparse.Namespace) -> dict[str, Any]:
         inner = changes
         for parent in parents:
             inner = inner.setdefault(parent, {})
+            if not isinstance(inner, dict):
+                raise ConfigError(f"--set {path} and --set {parent} exclude each other")
         inner[key] = value
     return changes

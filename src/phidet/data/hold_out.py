@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +11,10 @@ import msgspec
 import numpy as np
 
 from phidet.data.dataset import Dataset
-from phidet.data.layouts import DataFolder
+from phidet.data.layouts import DataFolder, open_data
 from phidet.errors import InputError
+
+log = logging.getLogger("phidet")
 
 HELD_OUT = 0.15  # of the images
 _FEWEST = 5  # images from which some can be spared
@@ -34,14 +38,53 @@ def hold_out(dataset: Dataset, share: float, seed: int) -> tuple[Dataset, Datase
     return dataset.subset(first, dataset.name), dataset.subset(second, f"{dataset.name}, held out")
 
 
-def trained_on(run: Path, data: Path) -> dict[str, Any] | None:
-    """What the run in that folder says of itself, if ``data`` is what it was trained on; else ``None``."""
+def validation_data(
+    model: str | Path, data: Path, class_names: Sequence[str], split: str | None = None
+) -> tuple[str, Dataset]:
+    """What a detector is measured on, and what that is called.
+
+    Args:
+        model: a file, the folder of a run, or a name.
+        data: a data folder or file, in any layout.
+        class_names: of the model.
+        split: which; else what the model's run held out of this very data, the validation split, or the only one.
+
+    Raises:
+        InputError: the data cannot be read, or it has several splits and none is for validation.
+        UnknownNameError: no such split.
+    """
+    about, folder = trained_on(Path(model), data), open_data(data)
+    if about is not None and has_held_out(about, folder) and split in (None, "val"):
+        train, held = hold_out(folder.read(train_split_of(about, folder), class_names), HELD_OUT, about["seed"])
+        check_unchanged(about, len(train), data)
+        return "held out by the run", held
+    split = split or folder.val_split() or (folder.splits[0] if len(folder.splits) == 1 else None)
+    if split is None:
+        raise InputError(
+            f"{data} has the splits {', '.join(folder.splits)}, none of them for validation: choose one with --split"
+        )
+    if about is not None and split == train_split_of(about, folder):
+        log.warning("%s was trained on these images, so these figures say little of others", model)
+    return split, folder.read(split, class_names)
+
+
+def trained_on(model: Path, data: Path) -> dict[str, Any] | None:
+    """What the run of that folder, or of that file in its folder, says of itself, if ``data`` is what it learned from.
+
+    ``None`` where it is not, or where there is no run.
+    """
     try:
-        about = msgspec.json.decode((run / RUN).read_bytes())
+        about = msgspec.json.decode(((model if model.is_dir() else model.parent) / RUN).read_bytes())
         same = Path(about["request"]["data"]).resolve() == data.resolve()
     except (OSError, msgspec.DecodeError, KeyError, TypeError):
         return None
     return about if same and isinstance(about, dict) else None
+
+
+def check_unchanged(about: dict[str, Any], num_images: int, data: Path) -> None:
+    """Warns if other images are held out of the data now than when the run began."""
+    if num_images != about.get("num_images"):
+        log.warning("%s has changed since the run began, so some of these images may be among those it learned", data)
 
 
 def has_held_out(about: dict[str, Any], folder: DataFolder) -> bool:

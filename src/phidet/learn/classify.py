@@ -17,6 +17,7 @@ from phidet.config import ClassifierConfig
 from phidet.config import replace as replace_config
 from phidet.data.class_folders import open_class_folders, split_by_class
 from phidet.data.dataset import Dataset
+from phidet.data.layouts import DataFolder
 from phidet.learn.classify_report import evaluate_classifier
 from phidet.learn.loading import Batch, EpochSampler, normalise, train_loader
 from phidet.learn.pictures import TrainPictures
@@ -27,8 +28,6 @@ from phidet.nn.detector import Classifier
 
 log = logging.getLogger("phidet")
 
-_MOMENTUM = 0.1  # of batch norms: with EfficientNet's 0.01, statistics are still ImageNet's after a short run
-
 CLASSIFY = Recipe(
     name="classify",
     epochs=20,
@@ -36,6 +35,7 @@ CLASSIFY = Recipe(
     learning_rate=1e-3,
     ema_decay=0.999,
     weight_decay=0.02,
+    batch_norm_momentum=0.1,  # with EfficientNet's 0.01, statistics are still ImageNet's after a short run
     augmentation=Augmentation(scale_jitter=(1.0, 1.7), colour=0.2),
     loss=LossConfig(label_smoothing=0.1),
 )
@@ -55,14 +55,24 @@ def read_class_folders(path: str | Path, seed: int = 0) -> tuple[Dataset, Datase
     Raises:
         InputError: as :func:`phidet.data.class_folders.open_class_folders`, or a split without images.
     """
-    folder = open_class_folders(path)
-    train = folder.read(folder.train_split())
-    for problem in train.problems:
-        log.warning("%s: %s", problem.where, problem.what)
+    folder, train = read_training_folders(path)
     val_split = folder.val_split()
     if val_split is None:
         return split_by_class(train, seed=seed)
     return train, folder.read(val_split, train.class_names)
+
+
+def read_training_folders(path: str | Path) -> tuple[DataFolder, Dataset]:
+    """An image folder, and all of its training data.
+
+    Raises:
+        InputError: as :func:`read_class_folders`.
+    """
+    folder = open_class_folders(path)
+    train = folder.read(folder.train_split())
+    for problem in train.problems:
+        log.warning("%s: %s", problem.where, problem.what)
+    return folder, train
 
 
 def classifier_for(
@@ -86,13 +96,6 @@ def classifier_for(
     if image_size is not None:
         network.config = replace_config(network.config, {"image_size_hw": parse_image_size(image_size)})
     return network
-
-
-def quicken_statistics(model: Classifier) -> None:
-    """Makes the statistics of batch norms follow the pictures at hand within a short run."""
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = _MOMENTUM
 
 
 class ClassifyTask:

@@ -47,14 +47,15 @@ def frozen_parts(model: Network, recipe: Recipe) -> list[nn.Module]:
     return [model.backbone] if recipe.freeze == "backbone" else []
 
 
-def quicken_statistics(model: nn.Module, steps: int) -> None:
+def quicken_statistics(model: nn.Module, recipe: Recipe, steps: int) -> None:
     """Lets batch norms follow a run of fewer than 1,000 steps, whose end they would otherwise evaluate with its start.
 
     The official momentum forgets over a hundred steps; here that is never more than a tenth of the run.
     """
+    least = max(recipe.batch_norm_momentum, min(0.1, 10 / steps))
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d) and module.momentum is not None:
-            module.momentum = max(module.momentum, min(0.1, 10 / steps))
+            module.momentum = max(module.momentum, least)
 
 
 def peak_rate(recipe: Recipe) -> float:

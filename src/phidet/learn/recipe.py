@@ -76,6 +76,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             train only what stands behind it. Statistics of frozen parts stay as they are.
         backbone_rate: factor of the learning rate for the backbone, which has learned already.
         sync_batch_norm: several processes normalise over their images together.
+        batch_norm_momentum: how much of each batch goes into the running statistics, at least; more in a short run.
         augmentation, loss: what they say.
         patience: evaluations without a better AP after which training stops; ``None`` for never.
         evaluate_every: epochs between evaluations.
@@ -96,6 +97,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     freeze: Literal["none", "early", "backbone"] = "none"
     backbone_rate: float = 1.0
     sync_batch_norm: bool = True
+    batch_norm_momentum: float = 0.01
     augmentation: Augmentation = Augmentation()
     loss: LossConfig = LossConfig()
     patience: int | None = None
@@ -108,6 +110,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         for key in ("learning_rate", "clip_norm", "backbone_rate"):
             value = getattr(self, key)
             _require(math.isfinite(value) and value > 0, f"{key} must be a number > 0, got {value}")
+        momentum = self.batch_norm_momentum
+        _require(0 < momentum <= 1, f"batch_norm_momentum must be in (0, 1], got {momentum}")
         _require(0 <= self.ema_decay < 1, f"ema_decay must be in [0, 1), got {self.ema_decay}")
         _require(self.weight_decay >= 0, f"weight_decay must be ≥ 0, got {self.weight_decay}")
         _require(self.warmup_epochs >= 0, f"warmup_epochs must be ≥ 0, got {self.warmup_epochs}")

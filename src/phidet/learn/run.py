@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from itertools import count
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -19,12 +18,13 @@ from phidet.data.hold_out import HELD_OUT, hold_out
 from phidet.data.layouts import open_data
 from phidet.errors import ConfigError, InputError
 from phidet.family import CLASSIFIER_NAMES
+from phidet.learn.about import Request
 from phidet.learn.classify import (
     ClassifyTask,
     choose_classify_recipe,
     classifier_for,
-    quicken_statistics,
     read_class_folders,
+    read_training_folders,
 )
 from phidet.learn.detection import DetectionTask
 from phidet.learn.recipe import Recipe, recipe_named, replace
@@ -37,30 +37,6 @@ from phidet.nn.detector import Classifier, EfficientDet
 from phidet.weights.native import load_model
 
 log = logging.getLogger("phidet")
-
-
-class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """What to train, on what; ``run.json`` keeps it, so that ``--resume`` needs nothing else.
-
-    Attributes:
-        data: a folder or file in any layout; for classification a folder with one folder for each class.
-        model: a published name, a model file (.safetensors) or the folder of a run.
-        pretrained: where the weights of a published model start: "backbone" (ImageNet), "coco", a weight file, or
-            "none". A classifier's ImageNet weights are "backbone", too.
-        image_size: input side or (height, width) in pixels; the model's own unless given.
-        train_split, val_split: names; found by looking unless given. ``val_split`` "none" trains without evaluation.
-        recipe: a recipe's name; "auto" chooses by the number of images.
-        changes: of the recipe's fields.
-    """
-
-    data: str
-    model: str = "efficientdet-lite0"
-    pretrained: str = "backbone"
-    image_size: int | tuple[int, int] | None = None
-    train_split: str | None = None
-    val_split: str | None = None
-    recipe: str = "auto"
-    changes: dict[str, Any] = {}
 
 
 class TrainedRun(NamedTuple):
@@ -103,6 +79,8 @@ def train(
         CheckpointError: weights that do not fit, or a disk that is full.
         TrainingDivergedError: the loss is no longer a number.
     """
+    if settings is not None and settings.resume:
+        return resume(settings.out, settings)
     request = Request(
         data=str(data),
         model=str(model),
@@ -121,32 +99,66 @@ def resume(folder: Path, settings: RunSettings) -> TrainedRun:
 
     Raises:
         CheckpointError: there is no run, or it is damaged.
+        ConfigError: it was begun with a task of one's own.
+        InputError: the data are other than they were.
     """
-    about = RunFolder(folder).read_about()
-    request = msgspec.convert(about["request"], Request)
-    own = {"out": folder, "seed": about["seed"], "resume": True}
-    for key in ("save_memory", "compile"):  # once needed, needed again
-        own[key] = getattr(settings, key) or about.get(key, False)
-    return run(request, msgspec.structs.replace(settings, **own))
+    kept = RunFolder(folder)
+    about = kept.read_about()
+    if about.request is None:
+        raise ConfigError(f"the run in {folder} was begun in Python: call phidet.learn.train.fit with resume=True")
+    own: dict[str, Any] = {"out": folder, "seed": about.seed, "resume": True}
+    own |= {key: getattr(settings, key) or getattr(about, key) for key in ("save_memory", "compile")}
+    settings = msgspec.structs.replace(settings, **own)
+    # What it is; its weights will be those of the state.
+    begun = load_model(folder / "last.safetensors").train() if kept.has_begun else None
+    classify = kind_of(about.request.model) == "classify" if begun is None else isinstance(begun, Classifier)
+    datasets = _datasets(about.request, about.seed, classify)
+    model = begun or _start(about.request, datasets[0], about.recipe, about.seed)
+    here = len(datasets[0]), tuple(datasets[0].class_names)
+    if here != (about.num_images, tuple(model.config.class_names)):
+        raise InputError(
+            f"{about.request.data} has {here[0]} images of {len(here[1])} classes to train on, the run began with "
+            f"{about.num_images} of {len(model.config.class_names)}, or of other names: put the data back as they "
+            f"were, or begin another run with --model {folder}"
+        )
+    return _finish(model, datasets, about.recipe, settings, about.request)
 
 
 def run(request: Request, settings: RunSettings) -> TrainedRun:
     """Reads the data, builds the model, trains it, and reports on the best one."""
     classify = kind_of(request.model) == "classify"
-    datasets = _class_folders(request, settings.seed) if classify else _read(request, settings.seed)
+    datasets = _datasets(request, settings.seed, classify)
+    num_images = len(datasets[0])
+    if classify and request.recipe == "auto":
+        recipe = choose_classify_recipe(num_images)
+    else:
+        recipe = recipe_named(request.recipe, num_images)
+    recipe = replace(recipe, request.changes)
+    return _finish(_start(request, datasets[0], recipe, settings.seed), datasets, recipe, settings, request)
+
+
+_Datasets = tuple[Dataset, Dataset | None]
+
+
+def _datasets(request: Request, seed: int, classify: bool) -> _Datasets:
+    datasets = _class_folders(request, seed) if classify else _read(request, seed)
     _check_objects(datasets[0])
-    recipe = _recipe(request, len(datasets[0]), classify)
-    torch.manual_seed(settings.seed)  # of fresh weights, in every process the same
-    model = _with_drop_path(_build(request, datasets[0].class_names), recipe.drop_path)
+    return datasets
+
+
+def _start(request: Request, train_data: Dataset, recipe: Recipe, seed: int) -> Network:
+    torch.manual_seed(seed)  # of fresh weights, in every process the same
+    return _with_drop_path(_build(request, train_data.class_names), recipe.drop_path)
+
+
+def _finish(model: Network, datasets: _Datasets, recipe: Recipe, settings: RunSettings, request: Request) -> TrainedRun:
     task: Task
     if isinstance(model, Classifier):
-        quicken_statistics(model)
         task = ClassifyTask(model.config, *datasets)
     else:
         task = DetectionTask(model.config, *datasets)
     _say(request, recipe, task, settings)
-    kept = msgspec.structs.replace(request, data=os.path.abspath(request.data))  # wherever it is resumed
-    last = fit(model, task, recipe, settings, kept)
+    last = fit(model, task, recipe, settings, request.anywhere())
     if not first_process():
         return TrainedRun(settings.out, last.eval(), {})
     folder = RunFolder(settings.out)
@@ -179,7 +191,7 @@ def next_folder(root: Path, name: str) -> Path:
     return next(folder for i in count(1) if not (folder := root / f"{name}-{i}").exists())
 
 
-def _read(request: Request, seed: int) -> tuple[Dataset, Dataset | None]:
+def _read(request: Request, seed: int) -> _Datasets:
     folder = open_data(request.data)
     train_data = folder.read(request.train_split or folder.train_split())
     for problem in train_data.problems[:5]:
@@ -209,17 +221,12 @@ def _check_objects(dataset: Dataset) -> None:
         )
 
 
-def _class_folders(request: Request, seed: int) -> tuple[Dataset, Dataset | None]:
+def _class_folders(request: Request, seed: int) -> _Datasets:
     if request.train_split or request.val_split not in (None, "none"):
         raise ConfigError("an image folder is split by its folders 'train' and 'val': leave out the names of splits")
-    train_data, val_data = read_class_folders(request.data, seed)
-    return train_data, None if request.val_split == "none" else val_data
-
-
-def _recipe(request: Request, num_images: int, classify: bool) -> Recipe:
-    if classify and request.recipe == "auto":
-        return replace(choose_classify_recipe(num_images), request.changes)
-    return replace(recipe_named(request.recipe, num_images), request.changes)
+    if request.val_split == "none":
+        return read_training_folders(request.data)[1], None
+    return read_class_folders(request.data, seed)
 
 
 def _build(request: Request, class_names: tuple[str, ...]) -> Network:

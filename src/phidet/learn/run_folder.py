@@ -21,7 +21,8 @@ import msgspec
 import torch
 
 from phidet.data.hold_out import RUN
-from phidet.errors import CheckpointError, ConfigError
+from phidet.errors import CheckpointError, ConfigError, PhidetError
+from phidet.learn.about import About
 from phidet.nn.detector import Classifier, EfficientDet
 from phidet.weights.native import save_model, write_atomically
 
@@ -34,31 +35,41 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def create(self, about: msgspec.Struct) -> None:
+    def create(self, about: About) -> None:
         """Makes the folder and writes ``run.json``.
 
         Raises:
             ConfigError: there is a run in it already.
+            CheckpointError: it cannot be made or written.
         """
         if (self.path / RUN).exists():
             raise ConfigError(f"{self.path} holds a run already: continue it with --resume, or choose another folder")
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CheckpointError(f"cannot make the folder {self.path}: {error.strerror or error}") from error
         write_atomically(self.path / RUN, msgspec.json.format(msgspec.json.encode(about)))
 
-    def read_about(self) -> dict[str, Any]:
+    def read_about(self) -> About:
         """What ``run.json`` says.
 
         Raises:
             CheckpointError: there is no run in the folder, or its description is damaged.
         """
         path = self.path / RUN
-        if not path.is_file():
-            raise CheckpointError(f"there is no run to resume in {self.path}: {RUN} is missing")
         try:
-            about: dict[str, Any] = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-        except msgspec.DecodeError as error:
+            return msgspec.json.decode(path.read_bytes(), type=About)
+        except OSError as error:
+            raise CheckpointError(
+                f"there is no run to resume in {self.path}: {RUN} {'is missing' if not path.exists() else error}"
+            ) from error
+        except (msgspec.DecodeError, PhidetError) as error:
             raise CheckpointError(f"{path} is damaged: {error}") from error
-        return about
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether an epoch was done."""
+        return (self.path / STATE).exists() or (self.path / METRICS).exists()
 
     @property
     def has_best(self) -> bool:

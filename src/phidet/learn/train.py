@@ -20,6 +20,7 @@ import phidet
 from phidet.anchors import level_sizes
 from phidet.config import ModelConfig
 from phidet.errors import ConfigError, PhidetError
+from phidet.learn.about import About, Request
 from phidet.learn.checkpointing import recompute_activations
 from phidet.learn.curves import draw_curves
 from phidet.learn.loading import EpochSampler
@@ -71,9 +72,7 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True):
             raise ConfigError(f"workers must be a whole number ≥ 0, got {self.workers}")
 
 
-def fit(
-    model: NetworkT, task: Task, recipe: Recipe, settings: RunSettings, request: msgspec.Struct | None = None
-) -> NetworkT:
+def fit(model: NetworkT, task: Task, recipe: Recipe, settings: RunSettings, request: Request | None = None) -> NetworkT:
     """Trains ``model`` and returns the running average of its weights at the end; the best one is on disk.
 
     Args:
@@ -97,9 +96,9 @@ def fit(
     _check_batch(model, sampler.batch_size if recipe.sync_batch_norm else sampler.batch_size // fabric.world_size)
     loader = task.loader(recipe, settings.seed, sampler, num_workers(settings))
     progress = Progress(task.figures)
-    if settings.resume:
+    if settings.resume and folder.has_begun:
         progress.restore(folder.load_state(), learner.network, learner.optimizer, learner.average)
-    elif fabric.is_global_zero:
+    elif fabric.is_global_zero and not settings.resume:
         folder.create(describe(model, task, recipe, settings, request))
 
     for epoch in range(progress.epoch, recipe.epochs):
@@ -151,25 +150,7 @@ def num_workers(settings: RunSettings) -> int:
     return settings.workers if settings.workers is not None else min(max((os.cpu_count() or 1) - 1, 1), 8)
 
 
-class About(msgspec.Struct, frozen=True, kw_only=True):
-    """What ``run.json`` says."""
-
-    phidet: str
-    torch: str
-    model: str
-    train: str
-    val: str | None
-    num_images: int
-    seed: int
-    recipe: Recipe
-    request: Any
-    save_memory: bool
-    compile: bool
-
-
-def describe(
-    model: Network, task: Task, recipe: Recipe, settings: RunSettings, request: msgspec.Struct | None
-) -> About:
+def describe(model: Network, task: Task, recipe: Recipe, settings: RunSettings, request: Request | None) -> About:
     """What ``run.json`` says of this run."""
     return About(
         phidet=phidet.__version__,
@@ -209,12 +190,12 @@ def prepare_learner(fabric: Fabric, model: Network, task: Task, recipe: Recipe, 
     """Everything that learns, on the engine's device."""
     model.to(fabric.device)
     task.to(fabric.device)
+    quicken_statistics(model, recipe, max(1, task.num_images // recipe.batch_size) * recipe.epochs)
+    if recipe.sync_batch_norm and fabric.world_size > 1:
+        share_batch_norms(model, fabric.device)  # which may put others in their place: frozen are those
     frozen = frozen_parts(model, recipe)
     for part in frozen:
         part.requires_grad_(False)
-    quicken_statistics(model, max(1, task.num_images // recipe.batch_size) * recipe.epochs)
-    if recipe.sync_batch_norm and fabric.world_size > 1:
-        share_batch_norms(model, fabric.device)
     if settings.save_memory:
         recompute_activations(model)
     compiled: Any = torch.compile(model) if settings.compile else model

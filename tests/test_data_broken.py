@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import pytest
 
 import data_factory as factory
@@ -52,6 +54,9 @@ def test_boxes_that_cannot_be(tmp_path: Path, box: tuple[float, ...], kind: str,
 
     dataset = coco_with(tmp_path, change)
     only_problem(dataset, kind, "instances_train.json, annotations[5]", says)
+    assert dataset.problems[0].image == "one.png"
+    told = dataset.problems[0].box_xyxy
+    assert told is None if kind == "box invalid" else told == pytest.approx(box)
     a = dataset.annotations(0)
     assert a.boxes_xyxy[:2].tolist() == [list(map(float, t.box)) for t in ONE.things]
     assert a.boxes_xyxy[2:].tolist() == ([[0, 3, 64, 32]] if kind == "box clipped" else [])
@@ -85,6 +90,8 @@ def test_an_area_that_cannot_be_is_the_boxes(tmp_path: Path, area: float) -> Non
         (lambda c: c["images"].append({"id": {}, "file_name": "x"}), "label unreadable", "images[4]", "id"),
         (lambda c: c["images"].append(7), "label unreadable", "images[4]", "file_name"),
         (lambda c: c["images"].append({"id": 50, "file_name": "gone.png"}), "image missing", "images[4]", "gone.png"),
+        (lambda c: c["annotations"][2].update(bbox=[1, 2, 10**400, 3]), "label unreadable", "annotations[2]", "bbox"),
+        (lambda c: c["images"].append({"id": 5, "file_name": "x" * 9999}), "image missing", "images[4]", "no xxx"),
         (lambda c: c["images"].append({"id": 50, "file_name": "one.png"}), "image repeated", "one.png", "first"),
         (lambda c: c["images"].append({"id": 10, "file_name": "x.png"}), "image repeated", "images[4]", "id 10"),
     ],
@@ -251,7 +258,7 @@ def test_tfrecord_records(tmp_path: Path, change: dict[str, Any], kind: str, say
     assert len(dataset) == (4 if kind in ("class unknown", "box empty") else 3)
 
 
-@pytest.mark.parametrize("damage", ["flip", "cut", "garbage"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "garbage", "huge"])
 def test_damaged_tfrecord_files_are_read_up_to_the_damage(tmp_path: Path, damage: str) -> None:
     file = factory.tfrecord(tmp_path) / "train-00000-of-00001.tfrecord"
     content = bytearray(file.read_bytes())
@@ -261,11 +268,19 @@ def test_damaged_tfrecord_files_are_read_up_to_the_damage(tmp_path: Path, damage
     file.write_bytes(content[: third + 40] if damage == "cut" else content)
     if damage == "garbage":
         file.write_bytes(bytes(content[:third]) + b"\xff" * 100)
+    if damage == "huge":  # its checksum is right, and there is no such memory
+        length = struct.pack("<Q", 2**62)
+        file.write_bytes(bytes(content[:third]) + length + struct.pack("<I", masked_crc(length)) + b"x" * 9)
     dataset = open_data(tmp_path).read("train")
-    says = {"flip": "does not match its checksum", "cut": "is cut off", "garbage": "checksum of the length"}[damage]
+    says = {"flip": "does not match its checksum", "garbage": "checksum of the length"}.get(damage, "is cut off")
     only_problem(dataset, "label unreadable", file.name, says)
     assert str(third) in dataset.problems[0].what
     assert dataset.names.tolist() == ["one.png", "two.png"]
+
+
+def masked_crc(content: bytes) -> int:
+    crc = google_crc32c.value(content)
+    return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def test_a_record_that_is_no_example(tmp_path: Path) -> None:

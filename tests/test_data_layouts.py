@@ -216,6 +216,7 @@ def test_what_cannot_be_read_at_all_has_a_clear_text(tmp_path: Path) -> None:
     good = label.read_text()
     for text, says in [
         (good[:-30], "is not JSON"),
+        ('{"images": ' + "[" * 100_000, "is not JSON"),
         ('{"images": []}', "expected lists named images, annotations, categories"),
         ('{"images": [], "annotations": {}, "categories": []}', "is not COCO JSON"),
         ('{"images": [], "annotations": [], "categories": []}', "has no categories"),
@@ -235,6 +236,7 @@ def test_what_cannot_be_read_at_all_has_a_clear_text(tmp_path: Path) -> None:
         ("names: [a]\ntrain: nowhere\n", "train: there is no"),
         ("names: {0: a, 2: b}\ntrain: .\n", "numbered 0…1"),
         ("names: []\ntrain: .\n", "has no names"),
+        ("names: [cat, dog, cat]\ntrain: .\n", "the class cat is named more than once"),
         ("names: [a\ntrain: .\n", "cannot read"),
         ("- a\n", "should hold keys"),
     ],
@@ -252,3 +254,23 @@ def test_which_split_to_train_on_must_be_clear(tmp_path: Path) -> None:
     assert folder.val_split() is None
     with pytest.raises(InputError, match="left, right: say which one"):
         folder.train_split()
+
+
+def test_what_lies_beside_the_data_does_not_matter(tmp_path: Path) -> None:
+    factory.coco(tmp_path)
+    (tmp_path / "settings.yaml").write_text("- a\n- b\n")
+    (tmp_path / "folder.json").mkdir()
+    (tmp_path / "gone.json").symlink_to("nowhere.json")
+    (tmp_path / "same.json").symlink_to("annotations/instances_train.json")
+    folder = open_data(tmp_path)
+    assert (folder.layout, len(folder.read("train"))) == ("coco", len(factory.PICTURES))
+
+
+def test_two_files_of_one_split_are_not_chosen_between(tmp_path: Path) -> None:
+    label = factory.coco(tmp_path) / "annotations" / "instances_train.json"
+    (tmp_path / "train.json").write_text(label.read_text())
+    with pytest.raises(InputError, match=r"train\.json and .*instances_train\.json are both of the split 'train'"):
+        open_data(tmp_path)
+    label.unlink()
+    (tmp_path / "annotations" / "train.json").symlink_to("../train.json")
+    assert open_data(tmp_path).splits == ("train",)

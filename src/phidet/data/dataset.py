@@ -45,11 +45,15 @@ class Problem(NamedTuple):
             "box clipped", "class unknown", "image repeated", "category ids with gaps".
         where: file, and line, index or id in it.
         what: one sentence for the owner of the data.
+        image: name of the image that it is about, where that is in the data set.
+        box_xyxy: the box that it is about, pixels of that image; ``None`` also where it is not made of numbers.
     """
 
     kind: str
     where: str
     what: str
+    image: str | None = None
+    box_xyxy: tuple[float, ...] | None = None
 
 
 class Dataset:
@@ -168,11 +172,20 @@ TOLERANCE = 1.0  # pixels outside the image that are rounding, and not worth a w
 
 
 class Collector:
-    """What a reader gives its images and objects to: checks each of them once, the same way for every layout."""
+    """What a reader gives its images and objects to: checks each of them once, the same way for every layout.
+
+    Raises:
+        InputError: two classes of one name.
+    """
 
     def __init__(self, name: str, root: Path, class_names: Sequence[str]) -> None:
         self.name, self.root, self.class_names = name, root, tuple(class_names)
         self.problems: list[Problem] = []
+        twice = sorted({class_name for class_name in class_names if self.class_names.count(class_name) > 1})
+        if twice:
+            raise InputError(
+                f"{root}: the class {', '.join(twice)} is named more than once: give each class its own name"
+            )
         self._ids = {class_name: i for i, class_name in enumerate(class_names)}
         self._names: dict[str, None] = {}
         self._sources: list[ImageSource] = []
@@ -188,7 +201,7 @@ class Collector:
         if name in self._names:
             self.problem("image repeated", name, "listed more than once; the first one counts")
             return
-        kept = [checked for o in objects if (checked := self._check(o, size_hw)) is not None]
+        kept = [checked for o in objects if (checked := self._check(o, name, size_hw)) is not None]
         self._names[name] = None
         self._sources.append(source)
         self._sizes.append(size_hw)
@@ -216,31 +229,34 @@ class Collector:
         )
 
     def _check(
-        self, o: RawObject, size_hw: tuple[int, int]
+        self, o: RawObject, image: str, size_hw: tuple[int, int]
     ) -> tuple[tuple[float, float, float, float], RawObject] | None:
         """The box inside the image, or ``None`` where the object cannot be used."""
+        finite = all(map(math.isfinite, o.box_xyxy))
+
+        def tell(kind: str, what: str) -> None:
+            self.problems.append(Problem(kind, o.where, what, image, o.box_xyxy if finite else None))
+
         if o.class_name not in self._ids:
-            self.problem("class unknown", o.where, f"class {o.class_name!r} is not one of the classes; left out")
+            tell("class unknown", f"class {o.class_name!r} is not one of the classes; left out")
             return None
         height, width = size_hw
         if o.area is not None and not 0 <= o.area < LARGEST:
             o = o._replace(area=None)
-        if not all(map(math.isfinite, o.box_xyxy)):
-            self.problem("box invalid", o.where, f"box {_text(o.box_xyxy)} is not made of numbers; left out")
+        if not finite:
+            tell("box invalid", f"box {_text(o.box_xyxy)} is not made of numbers; left out")
             return None
         # Judged as float32, as which it is kept, so that what was kept once is kept again.
         x1, y1, x2, y2 = (float(np.float32(min(max(value, -LARGEST), LARGEST))) for value in o.box_xyxy)
         if x2 - x1 < SMALLEST_SIDE or y2 - y1 < SMALLEST_SIDE:
-            self.problem("box empty", o.where, f"box {_text(o.box_xyxy)} has no area; left out")
+            tell("box empty", f"box {_text(o.box_xyxy)} has no area; left out")
             return None
         box = max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))
         if box[2] - box[0] < SMALLEST_SIDE or box[3] - box[1] < SMALLEST_SIDE:
-            self.problem(
-                "box outside", o.where, f"box {_text(o.box_xyxy)} is outside {width}×{height} pixels; left out"
-            )
+            tell("box outside", f"box {_text(o.box_xyxy)} is outside {width}×{height} pixels; left out")
             return None
         if max(abs(a - b) for a, b in zip(box, o.box_xyxy, strict=True)) > TOLERANCE:
-            self.problem("box clipped", o.where, f"box {_text(o.box_xyxy)} reaches out of {width}×{height} pixels; cut")
+            tell("box clipped", f"box {_text(o.box_xyxy)} reaches out of {width}×{height} pixels; cut")
         return box, o
 
 

@@ -87,10 +87,17 @@ def open_data(path: str | Path) -> DataFolder:
     path = Path(path)
     if not path.exists():
         raise InputError(f"there is no data at {path}")
+    damaged: InputError | None = None
     for layout, find in _FINDERS:
-        readers = find(path)
+        try:
+            readers = find(path)
+        except InputError as error:  # of another layout, perhaps: a YAML file may lie beside any data
+            damaged = damaged or error
+            continue
         if readers:
             return DataFolder(path, layout, readers)
+    if damaged is not None:
+        raise damaged
     raise InputError(
         f"{path} is in no layout that phidet knows: expected COCO JSON (annotations/*.json), Pascal VOC "
         "(Annotations/*.xml), YOLO (data.yaml, or images/ and labels/), or *.tfrecord"
@@ -106,6 +113,7 @@ def _find_coco(path: Path) -> dict[str, Reader]:
     else:
         files, root = sorted([*path.glob("annotations/*.json"), *path.glob("*.json"), *path.glob("*/*.json")]), path
     readers: dict[str, Reader] = {}
+    of_split: dict[str, Path] = {}
     for file in dict.fromkeys(files):
         if not coco.is_coco(file):
             continue
@@ -121,7 +129,9 @@ def _find_coco(path: Path) -> dict[str, Reader]:
         ) -> Dataset:
             return coco.read_coco(file, [folder for folder in dict.fromkeys(at) if folder.is_dir()], split, names)
 
-        readers[split] = read
+        if split in of_split and not of_split[split].samefile(file):
+            raise InputError(f"{file} and {of_split[split]} are both of the split {split!r}: rename or remove one")
+        of_split[split], readers[split] = file, read
     return readers
 
 

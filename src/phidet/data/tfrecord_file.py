@@ -6,6 +6,7 @@ the checksums are CRC-32C, rotated and shifted by a constant.
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -122,7 +123,8 @@ def _read(file: BinaryIO, path: Path) -> bytes | None:
         length, checksum = _HEAD.unpack(head)
         if _checksum(head[:8]) != checksum:
             raise InputError(f"{path} is damaged, or not a TFRecord file (checksum of the length at byte {position})")
-        body = file.read(length + _FOOT.size)
+        left = os.fstat(file.fileno()).st_size - file.tell()
+        body = file.read(length + _FOOT.size) if length + _FOOT.size <= left else b""  # never more than there is
         if len(body) == length + _FOOT.size:
             payload = body[:length]
             if _checksum(payload) != _FOOT.unpack(body[length:])[0]:

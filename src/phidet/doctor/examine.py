@@ -68,7 +68,8 @@ def examine(path: Path, config: ModelConfig, decode: bool = True) -> Examination
     faults = [(e, looks[e.picture].fault) for e in entries if looks[e.picture].fault is not None]
     for e, fault in faults:
         assert fault is not None
-        problems.append((e.split, Problem(fault[0], str(datasets[e.split].names[e.image]), fault[1])))
+        name = str(datasets[e.split].names[e.image])
+        problems.append((e.split, Problem(fault[0], name, fault[1], name)))
 
     splits = [split_facts(dataset, made_of.get(name, ()), config.image_size_hw) for name, dataset in every.items()]
     report = Report(
@@ -125,7 +126,7 @@ def _group(problems: Iterable[tuple[str, Problem]]) -> list[Findings]:
             splits[problem].append(split)
     kinds: dict[str, list[Finding]] = defaultdict(list)
     for problem, names in splits.items():
-        kinds[problem.kind].append(Finding(names, problem.where, problem.what))
+        kinds[problem.kind].append(Finding(names, *problem[1:]))
     order = [*ERRORS, *WARNINGS]
     ranks = {kind: order.index(kind) if kind in order else len(order) for kind in kinds}
     return [Findings(kind, kinds[kind]) for kind in sorted(kinds, key=lambda kind: (ranks[kind], kind))]

@@ -76,11 +76,13 @@ class SplitFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """Something wrong: in which splits, where (file, and line, index or id), and what."""
+    """Something wrong, as :class:`phidet.data.dataset.Problem` has it, and in which splits."""
 
     splits: list[str]
     where: str
     what: str
+    image: str | None = None
+    box_xyxy: tuple[float, ...] | None = None
 
 
 class Findings(msgspec.Struct, frozen=True):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -20,7 +19,6 @@ from phidet.doctor.advice import count
 from phidet.doctor.examine import Examination
 from phidet.doctor.facts import DuplicateImages
 from phidet.doctor.tiles import PALETTE, Tile, draw_sheet
-from phidet.doctor.unused import file_of
 from phidet.errors import InputError
 from phidet.files import write_made
 
@@ -28,7 +26,6 @@ SAMPLES = 12
 _MANY, _NAMED = 12, 3  # in an image of more objects, only the largest of each class are named
 SUSPICIOUS = 40  # tiles on the sheet of what looks wrong
 _FAULTS, _PAIRS = 12, 8  # of these; pairs of each kind of duplicates
-_BOX = re.compile(r"box \[([^]]+)\]")
 _Found = tuple[str, int]  # split and index of an image
 
 
@@ -117,9 +114,11 @@ def _even(tiles: Iterator[Tile]) -> Iterator[Tile]:
 
 def _fault_tiles(examination: Examination) -> Iterator[Tile]:
     what = {
-        (finding.splits[0], finding.where): (group.kind, finding.what)
+        (split, finding.image): (group.kind, finding.what)
         for group in examination.report.findings
         for finding in group.items
+        for split in finding.splits
+        if finding.box_xyxy is None
     }
     for split, index in sorted(examination.faulty):
         dataset = examination.datasets[split]
@@ -149,11 +148,6 @@ def _pair(datasets: Mapping[str, Dataset], group: DuplicateImages) -> Iterator[T
 
 def _box_tiles(examination: Examination) -> Iterator[Tile]:
     datasets = examination.datasets
-    by_stem: dict[tuple[str, str], int] = {
-        (split, Path(name).stem): i
-        for split, dataset in datasets.items()
-        for i, name in enumerate(dataset.names.tolist())
-    }
     for double in examination.report.duplicate_boxes:
         dataset = datasets[double.split]
         index = int(np.flatnonzero(dataset.names == double.image)[0])
@@ -163,17 +157,13 @@ def _box_tiles(examination: Examination) -> Iterator[Tile]:
         yield tile._replace(title=f"labelled twice: {double.image}", subtitle=subtitle, marks_xyxy=[tuple(box)])
     for group in examination.report.findings:
         for finding in group.items:
-            match = _BOX.search(finding.what)
-            stem = file_of(finding.where).stem
-            split = next((s for s in finding.splits if (s, stem) in by_stem), None)
-            if match is None or split is None:
+            split = next((split for split in finding.splits if split in datasets), None)
+            if finding.image is None or finding.box_xyxy is None or split is None:
                 continue
-            values = [float(text) for text in match[1].split(",")]
-            if not all(math.isfinite(value) for value in values):
-                continue
-            tile = sample_tile(datasets[split], by_stem[split, stem])
-            name = f"{group.kind}: {file_of(finding.where).name}"
-            yield tile._replace(title=name, subtitle=finding.what, marks_xyxy=[tuple(values)])
+            index = int(np.flatnonzero(datasets[split].names == finding.image)[0])
+            tile = sample_tile(datasets[split], index)
+            title = f"{group.kind}: {finding.image}"
+            yield tile._replace(title=title, subtitle=finding.what, marks_xyxy=[finding.box_xyxy])
 
 
 def _file_name(name: str) -> str:

@@ -18,8 +18,11 @@ _REQUIRED = {"images", "annotations", "categories"}
 
 def is_coco(path: Path) -> bool:
     """Whether the file begins like COCO JSON; broken ones do too, and their reader says what is wrong."""
-    with path.open("rb") as file:
-        head = file.read(1 << 16).removeprefix(codecs.BOM_UTF8).lstrip()
+    try:
+        with path.open("rb") as file:
+            head = file.read(1 << 16).removeprefix(codecs.BOM_UTF8).lstrip()
+    except OSError:  # a folder, a dangling link
+        return False
     return head.startswith(b"{") and any(f'"{key}"'.encode() in head for key in _REQUIRED)
 
 
@@ -70,7 +73,7 @@ def _load(path: Path) -> dict[str, list[Any]]:
         content: Any = json.loads(path.read_bytes())
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not JSON: {error}") from error
     missing = _REQUIRED - content.keys() if isinstance(content, dict) else _REQUIRED
     if missing or not all(isinstance(content[key], list) for key in _REQUIRED):
@@ -124,7 +127,7 @@ def _objects(
                 difficult=bool(annotation.get("difficult", 0)),  # phidet's own key, for data that was VOC's
             )
             found[image_id].append(raw)
-        except (TypeError, KeyError, ValueError, AttributeError) as error:
+        except (TypeError, KeyError, ValueError, AttributeError, OverflowError) as error:
             what = f"expected image_id, category_id and bbox [x, y, width, height] ({error!r}); left out"
             collector.problem("label unreadable", where, what)
     return found
@@ -140,7 +143,7 @@ def _add_image(
 ) -> None:
     names = dict.fromkeys((file_name, file_name.replace("\\", "/")))  # the second: written on Windows
     tries = (folder / name for name in names for folder in folders)
-    source = next((path for path in tries if path.is_file()), None)
+    source = next((path for path in tries if _is_file(path)), None)
     if source is None:
         tried = ", ".join(str(folder) for folder in folders)
         collector.problem("image missing", where, f"no {file_name} in {tried}; left out")
@@ -155,3 +158,10 @@ def _add_image(
             collector.problem("image unreadable", source, f"{error}; left out")
             return
     collector.add(file_name, source, size, objects)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long for any file
+        return False

@@ -17,8 +17,9 @@ from torchvision.transforms.v2 import functional as F
 
 from phidet.cli.main import main
 from phidet.data.dataset import Annotations, Collector, Dataset, RawObject
+from phidet.data.hold_out import HELD_OUT, hold_out
+from phidet.data.layouts import open_data
 from phidet.doctor.sheets import choose_samples
-from phidet.doctor.tiles import GAP, STRIP, TILE_H, TILE_W
 from phidet.errors import ConfigError, UnknownNameError
 from phidet.family import detector_config
 from phidet.learn.augment import Labelled, augment, mosaic
@@ -34,9 +35,10 @@ from phidet.learn.augment_operations import (
     translate,
 )
 from phidet.learn.augment_policies import POLICIES, apply_policy
-from phidet.learn.augment_sheet import augmented_sheet
+from phidet.learn.augment_sheet import augmented_sheet, change_augmentation
 from phidet.learn.loading import EpochSampler, TrainImages, train_loader
 from phidet.learn.recipe import SMALL, Augmentation, replace
+from phidet.sheet import GAP, STRIP, TILE_H, TILE_W
 
 COLOURS = np.array([[220, 40, 40], [40, 200, 60], [40, 60, 230], [230, 210, 40]], np.uint8)
 """Of the objects by class; neither black nor grey."""
@@ -406,6 +408,11 @@ def test_doctor_says_what_it_drew(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "augmented.png: size ×0.8–1.25, flip 0.5, colour 0.2, mosaic 0.5, AutoAugment v2" in said
     with Image.open(tmp_path / "look" / "augmented.png") as sheet:
         assert sheet.height == 64 + 5 * (TILE_H + STRIP + GAP)
+        # A run holds one of the six out; what the others become depends on their numbers among the rest.
+        kept, _ = hold_out(open_data(data).read("all"), HELD_OUT, 0)
+        changed = change_augmentation(SMALL.augmentation, ["policy=v2", "mosaic=0.5", "scale_jitter=0.8,1.25"])
+        wanted = augmented_sheet(kept, detector_config("efficientdet-lite0"), changed, 0)
+        assert np.array_equal(np.asarray(sheet.convert("RGB")), np.asarray(wanted))
     assert main([*command, "polcy=v2"]) == 2
     assert "Did you mean policy" in capsys.readouterr().err
     assert main([*command, "mosaic=often"]) == 2

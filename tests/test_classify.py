@@ -18,7 +18,6 @@ from phidet.cli.main import main
 from phidet.config import BackboneConfig, ClassifierConfig
 from phidet.data.class_folders import open_class_folders, split_by_class
 from phidet.data.dataset import Dataset
-from phidet.doctor.tiles import GAP, STRIP, TILE_H, TILE_W
 from phidet.errors import InputError, UnknownNameError
 from phidet.learn import recipe as recipes
 from phidet.learn.classify import (
@@ -35,6 +34,7 @@ from phidet.learn.recipe import Augmentation
 from phidet.learn.train import RunSettings, fit
 from phidet.metrics.classification import classification_report
 from phidet.nn.detector import Classifier
+from phidet.sheet import GAP, STRIP, TILE_H, TILE_W
 
 CLASSES = ("bolt", "nut", "washer")
 COLOURS = ((200, 60, 60), (60, 190, 70), (70, 70, 210))

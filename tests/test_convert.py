@@ -213,7 +213,7 @@ def test_an_old_target_stays_until_the_new_one_is_whole(
 
 
 def test_missing_folders_and_files_are_named(own: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"cannot write .*absent/x\.pth: No such file"):
+    with pytest.raises(CheckpointError, match=r"cannot write .*absent/x\.pth: there is no folder"):
         convert(own, tmp_path / "absent/x.pth", to="effdet")
     with pytest.raises(CheckpointError, match=r"cannot read weights from .*absent\.pth: No such file"):
         convert(tmp_path / "absent.pth", tmp_path / "x.safetensors")

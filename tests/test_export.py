@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -129,6 +130,20 @@ def test_an_export_that_differs_is_not_written(tmp_path: Path, monkeypatch: pyte
         export(some_model(), target)
     assert target.read_bytes() == b"what was there"
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+
+
+def test_a_full_disk_is_told_and_the_model_stays_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = some_model().train()
+
+    def full(self: Path, content: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        with pytest.raises(ExportError, match=r"cannot write .*m\.onnx: No space left on device"):
+            export(model, tmp_path / "m.onnx")
+    assert not list(tmp_path.iterdir())
+    assert model.training
 
 
 def test_no_number_is_no_agreement() -> None:

@@ -17,14 +17,14 @@ from phidet.anchors import generate_anchors
 from phidet.boxes import encode
 from phidet.config import Preprocess, replace
 from phidet.data.dataset import Annotations, Collector, Dataset, RawObject
-from phidet.errors import CheckpointError, ConfigError, UnknownNameError
+from phidet.errors import CheckpointError, ConfigError, TrainingDivergedError, UnknownNameError
 from phidet.learn import recipe as recipes
 from phidet.learn.augment import augment
 from phidet.learn.detection import DetectionTask
 from phidet.learn.loading import EpochSampler, EvalImages, TrainImages, collate, eval_loader, normalise, train_loader
 from phidet.learn.optim import RunningAverage, peak_rate, rate_at
 from phidet.learn.recipe import PAPER, SMALL, Augmentation, choose_recipe, recipe_named
-from phidet.learn.train import RunSettings, TrainingDivergedError, fit
+from phidet.learn.train import RunSettings, fit
 from phidet.metrics.run import COCO_SETTINGS
 from phidet.nn.detector import EfficientDet
 from phidet.postprocess import postprocess

@@ -14,6 +14,7 @@ from phidet.data.dataset import Dataset
 from phidet.metrics.coco import evaluate_coco
 from phidet.metrics.confusion import confusion_matrix
 from phidet.metrics.curves import pr_curves
+from phidet.metrics.folder import measure, write_evaluation
 from phidet.metrics.mistake_sheet import FOUND, TRUTH, draw_mistakes
 from phidet.metrics.mistakes import Mistake, worst_mistakes
 from phidet.metrics.plots import confusion_figure, pr_figure, save_figure, size_figure
@@ -71,6 +72,14 @@ def test_of_many_classes_a_matrix_shows_those_that_are_confused(background: bool
     assert rows == [f"class {i} ({9 if i == 149 else 7})" for i in shown] + ["nothing (7)"] * background
     shares = np.ma.filled(figure.axes[0].images[0].get_array(), 0)
     assert shares[99, 98] == pytest.approx(2 / 9), "of all that the class has, shown or not"
+
+
+def test_a_report_on_nothing_is_whole(tmp_path: Path) -> None:
+    """No image of the split could be decoded."""
+    none = truth([thing((10, 10, 60, 60))]).subset([], "none")
+    written = write_evaluation(tmp_path, measure("m", "d", none, []), none, [])
+    assert {path.name for path in written} == {path.name for path in tmp_path.iterdir()}
+    assert len(written) == 6
 
 
 @pytest.fixture

@@ -23,13 +23,14 @@ import peers
 from doctor_data import broken_yolo
 from phidet import create_model, load_model, save_model, train
 from phidet.cli.main import main
-from phidet.config import replace
+from phidet.config import BackboneConfig, replace
 from phidet.data.hold_out import hold_out
 from phidet.data.layouts import open_data
 from phidet.detector import Detector
 from phidet.errors import CheckpointError, ConfigError, InputError
 from phidet.learn import recipe as recipes
 from phidet.learn import train as training
+from phidet.learn.detection import DetectionTask
 from phidet.learn.run import next_folder, resume
 from phidet.learn.train import RunSettings
 from phidet.metrics.coco import evaluate_coco
@@ -368,6 +369,30 @@ def test_frozen_parts_stay_as_they_are(data: Path, tiny: Path, tmp_path: Path) -
         assert not [name for name in changed if name.startswith(still)]
         assert "box_head.predict.pointwise.weight" in changed
         assert any(name.startswith("backbone.") for name in changed) == (freeze == "early")
+
+
+def test_what_is_frozen_is_what_runs_on_several_gpus(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PyTorch's SyncBatchNorm takes the place of a batch norm; a ResNet's first one is itself a frozen part."""
+
+    class Two:
+        world_size, device = 2, torch.device("cpu")
+
+        def setup(self, model: object, optimizer: object) -> tuple[object, object]:
+            return model, optimizer
+
+    config = replace(peers.tiny_detector(CLASSES), {"image_size_hw": (128, 160)})
+    model = create_model(replace(config, {"backbone": BackboneConfig(architecture="resnet18", width=0.25)}))
+    recipe = recipes.replace(recipes.SMALL, {"freeze": "early"})
+    monkeypatch.setattr(
+        training, "share_batch_norms", lambda model, _: torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    )
+    task = DetectionTask(model.config, open_data(data).read("train"), None)
+    learner = training.prepare_learner(Two(), model, task, recipe, settings(tmp_path / "run"))  # type: ignore[arg-type]
+    running = set(model.modules())
+    assert isinstance(model.backbone.bn1, torch.nn.SyncBatchNorm)  # type: ignore[union-attr]
+    assert all(part in running for part in learner.frozen)
 
 
 def first_loss(data: Path, tiny: Path, out: Path, changes: dict[str, object], **how: bool) -> float:

@@ -36,8 +36,8 @@ _LAZY = {
     "save_model": "phidet.weights.native",
     "convert": "phidet.weights.convert",
 }
-TRAIN_PACKAGES = ("torch", "torchvision", "safetensors", "h5py", "tqdm", "onnx")
-DATA_PACKAGES = ("yaml", "google", "google_crc32c", "matplotlib", "faster_coco_eval")
+TRAIN_PACKAGES = ("torch", "torchvision", "safetensors", "h5py", "onnx", "lightning_fabric")
+DATA_PACKAGES = ("yaml", "google", "google_crc32c", "matplotlib", "faster_coco_eval", "tqdm")
 SERVE_PACKAGES = ("starlette", "uvicorn", "httptools", "prometheus_client", "pybase64")
 
 __all__ = [

@@ -7,7 +7,9 @@
     ├── CheckpointError         exit code 4, HTTP 500: a weight file that cannot be used
     ├── DownloadError           exit code 5, HTTP 500: a file that could not be fetched
     ├── MissingExtraError       exit code 6, HTTP 500: a part of phidet that is not installed
-    └── ExportError             exit code 7, HTTP 500: an export that differs from its model, or cannot be written
+    ├── ExportError             exit code 7, HTTP 500: an export that differs from its model, or cannot be written
+    ├── TrainingDivergedError   exit code 1, HTTP 500: weights or losses that are no numbers any more
+    └── RefusedError            a request to the server, with a status of its own: phidet.serve.wire
 
 A message says what was expected, what came, and what to do. The command line prints the message
 alone and ends with the exit code; a stack trace means a bug in phidet.
@@ -80,6 +82,10 @@ class MissingExtraError(PhidetError):
     def __init__(self, feature: str, extra: str) -> None:
         super().__init__(f"{feature} needs packages that are not installed: pip install 'phidet[{extra}]'")
         self.extra = extra
+
+
+class TrainingDivergedError(PhidetError):
+    """The loss, or a weight, is no longer a number."""
 
 
 class ExportError(PhidetError):

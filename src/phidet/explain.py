@@ -21,12 +21,12 @@ from torch import Tensor
 from phidet.anchors import generate_anchors
 from phidet.boxes import clip, decode
 from phidet.config import Preprocess, default_class_names
-from phidet.doctor.tiles import Tile, draw_sheet
 from phidet.errors import ConfigError, UnknownNameError
 from phidet.nms import Floats, PostprocessSettings, suppress
 from phidet.nn.detector import Classifier, EfficientDet
 from phidet.postprocess import find_candidates
 from phidet.preprocess import prepare, scaled_size
+from phidet.sheet import Tile, draw_sheet
 
 
 class ActivationMap(NamedTuple):

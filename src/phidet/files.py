@@ -24,7 +24,7 @@ class AppearingFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.part = path.with_name(f".{path.name[:100]}.{os.getpid()}.part")  # a name has at most 255 bytes
+        self.part = path.with_name(f".{_cut(path.name)}.{os.getpid()}.part")
         with _told(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self.file: BinaryIO = self.part.open("wb")
@@ -73,6 +73,11 @@ def write_made(path: Path, make: Callable[[BinaryIO], object]) -> Path:
     make(content)
     write_whole(path, content.getvalue())
     return path
+
+
+def _cut(name: str) -> str:
+    """What goes into a longer name, which has at most 255 bytes."""
+    return name.encode("utf-8", "surrogateescape")[:100].decode("utf-8", "ignore")
 
 
 @contextmanager

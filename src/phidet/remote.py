@@ -27,7 +27,7 @@ def fetch_picture(url: str, largest_bytes: int = LARGEST_BYTES, deadline_s: floa
         DownloadError: it could not be fetched, is larger, or takes longer; or the network is not to be used
             (``PHIDET_OFFLINE``).
     """
-    if os.environ.get("PHIDET_OFFLINE", "").strip().lower() in ("1", "true", "yes"):
+    if wants_offline():
         raise DownloadError(f"{url} is not fetched: the network is not to be used (--offline, or PHIDET_OFFLINE)")
     ends = time.monotonic() + deadline_s
     try:
@@ -54,6 +54,11 @@ def fetch_picture(url: str, largest_bytes: int = LARGEST_BYTES, deadline_s: floa
     except (OSError, HTTPException, ValueError) as error:
         reason = str(getattr(error, "reason", error)) or type(error).__name__
         raise DownloadError(f"cannot fetch {url}: {reason}") from error
+
+
+def wants_offline() -> bool:
+    """Whether ``PHIDET_OFFLINE`` says that the network is not to be used."""
+    return os.environ.get("PHIDET_OFFLINE", "").strip().lower() in ("1", "true", "yes")
 
 
 class _WebRedirects(HTTPRedirectHandler):

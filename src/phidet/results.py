@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from phidet.errors import ConfigError, InputError, MissingExtraError, UnknownNameError
+from phidet.numbers import shortest
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -195,7 +196,7 @@ class Detections:
         categories = self.class_ids + 1 if category_ids is None else np.asarray(category_ids, np.int64)[self.class_ids]
         columns = (categories.tolist(), self.boxes_xyxy, self.scores)
         return [
-            {"image_id": image_id, "category_id": c, "bbox": _xywh(box), "score": _short(score)}
+            {"image_id": image_id, "category_id": c, "bbox": _xywh(box), "score": shortest(score)}
             for c, box, score in zip(*columns, strict=True)
         ]
 
@@ -203,7 +204,7 @@ class Detections:
         """What :meth:`to_json` writes, as plain lists, dictionaries and numbers."""
         columns = (self.boxes_xyxy, self.scores, self.class_ids.tolist(), self.labels)
         found = [
-            {"box_xyxy": [_short(v) for v in box], "score": _short(score), "class_id": class_id, "label": label}
+            {"box_xyxy": [shortest(v) for v in box], "score": shortest(score), "class_id": class_id, "label": label}
             for box, score, class_id, label in zip(*columns, strict=True)
         ]
         size = None if self.image_size_hw is None else [int(side) for side in self.image_size_hw]
@@ -264,10 +265,5 @@ def _check(found: Detections) -> None:
 
 def _xywh(box_xyxy: npt.NDArray[np.float32]) -> list[float]:
     """In few digits; x + width is the right side to within a float32's last digit."""
-    x1, y1, x2, y2 = (_short(v) for v in box_xyxy)
+    x1, y1, x2, y2 = (shortest(v) for v in box_xyxy)
     return [x1, y1, round(x2 - x1, 4), round(y2 - y1, 4)]
-
-
-def _short(value: np.float32) -> float:
-    """The fewest digits that are this float32."""
-    return float(str(value))

@@ -104,12 +104,15 @@ def _draw(examination: Examination, config: ModelConfig, args: argparse.Namespac
 
 
 def _augmented(config: ModelConfig, args: argparse.Namespace) -> None:
+    from phidet.data.hold_out import HELD_OUT, can_hold_out, hold_out
     from phidet.data.layouts import open_data
     from phidet.learn.augment_sheet import change_augmentation, describe, write_augmented
     from phidet.learn.recipe import recipe_named
 
     data = open_data(args.data)
     train = data.read(data.train_split())
+    if data.val_split() is None and can_hold_out(train):  # as a run does; what an image becomes depends on its number
+        train, _ = hold_out(train, HELD_OUT, args.seed)
     settings = change_augmentation(recipe_named(args.recipe, len(train)).augmentation, args.augment)
     out = args.out if args.out is not None else Path()
     try:

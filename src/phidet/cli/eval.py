@@ -53,9 +53,9 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _is_classifier(model: str) -> bool:
-    path = Path(model) / "best.safetensors" if Path(model).is_dir() else Path(model)
-    if path.suffix != ".safetensors" or not path.is_file():
-        return False
+    best = Path(model) / "best.safetensors"
+    if not best.is_file() and (Path(model).suffix != ".safetensors" or not Path(model).is_file()):
+        return False  # a file for other runtimes, which needs no PyTorch
     from phidet.learn.run import kind_of
 
     return kind_of(model) == "classify"

@@ -51,9 +51,8 @@ def _load(name: str) -> EfficientDet | Classifier:
     """A model file, the best one of a run folder, or a published classifier with its ImageNet weights."""
     from phidet.family import CLASSIFIER_NAMES
     from phidet.models import create_classifier
-    from phidet.weights.native import load_model
+    from phidet.weights.native import load_model, model_file
 
     if name in CLASSIFIER_NAMES:
         return create_classifier(name, pretrained="imagenet").eval()
-    path = Path(name)
-    return load_model(path / "best.safetensors" if path.is_dir() else path)
+    return load_model(model_file(name) or Path(name))

@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Exports and says what was written and how near it is."""
+    from phidet.cli.signals import ended_by_sigterm
     from phidet.errors import ConfigError
     from phidet.export.export import SUFFIXES, ExportOptions, export
     from phidet.export.source import load_detector, target_of
@@ -44,7 +45,8 @@ def run(args: argparse.Namespace) -> None:
     suffix = SUFFIXES.get(args.to, ".onnx")
     target = args.out or target_of(args.model, f"-int8{suffix}" if args.int8 else suffix)
     data = None if args.calibrate is None else _calibration_data(args.calibrate, model.config.class_names)
-    report = export(model, target, ExportOptions(args.to, precision, args.nms), data)
+    with ended_by_sigterm():
+        report = export(model, target, ExportOptions(args.to, precision, args.nms), data)
     print(f"wrote {' and '.join(str(path) for path in report.paths)} ({report.megabytes:.1f} MB, {precision})")
     print(f"checked: {report.agreement}")
     if args.eval is not None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from phidet.data.dataset import Collector, Dataset, RawObject
-from phidet.data.images import EXTENSIONS, image_size
+from phidet.data.images import EXTENSIONS, image_size_or_error
 from phidet.data.layouts import TRAIN_SPLITS, VAL_SPLITS, DataFolder, Reader
 from phidet.errors import InputError
 
@@ -79,7 +79,7 @@ def _read(folder: Path, root: Path, split: str, class_names: Sequence[str]) -> D
         if not any(class_name == own for _, own in images):
             collector.problem("image missing", folder / class_name, f"no image of class {class_name!r} in {split!r}")
     with ThreadPoolExecutor() as pool:
-        sizes = pool.map(_size, [image for image, _ in images])
+        sizes = pool.map(image_size_or_error, [image for image, _ in images])
     for (image, class_name), size in zip(images, sizes, strict=True):
         if isinstance(size, InputError):
             collector.problem("image unreadable", image, f"{size}; left out")
@@ -89,10 +89,3 @@ def _read(folder: Path, root: Path, split: str, class_names: Sequence[str]) -> D
             whole = RawObject(str(image), (0.0, 0.0, float(size[1]), float(size[0])), class_name)
             collector.add(str(image.relative_to(root)), image, size, [whole])
     return collector.dataset()
-
-
-def _size(image: Path) -> tuple[int, int] | InputError:
-    try:
-        return image_size(image)
-    except InputError as error:
-        return error

@@ -22,13 +22,18 @@ RUN = "run.json"
 """What a run's folder says of itself."""
 
 
+def can_hold_out(dataset: Dataset) -> bool:
+    """Whether there are enough images to spare some."""
+    return len(dataset) >= _FEWEST
+
+
 def hold_out(dataset: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
     """Two parts of ``dataset`` by chance, the second with ``share`` of the images; order is kept.
 
     Raises:
         InputError: too few images to spare any.
     """
-    if len(dataset) < _FEWEST:
+    if not can_hold_out(dataset):
         raise InputError(
             f"{dataset.name!r} has {len(dataset)} images and no validation split: label more, or say --val-split none"
         )

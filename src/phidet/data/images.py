@@ -74,6 +74,14 @@ def image_size(source: ImageSource) -> tuple[int, int]:
         return (width, height) if _orientation(image) in _TRANSPOSED else (height, width)
 
 
+def image_size_or_error(source: ImageSource) -> tuple[int, int] | InputError:
+    """:func:`image_size`, for many files at a time in threads, of which some are broken."""
+    try:
+        return image_size(source)
+    except InputError as error:
+        return error
+
+
 def encoding(source: ImageSource) -> Encoding:
     """How the image is stored, from its header.
 

@@ -28,6 +28,7 @@ from phidet.data.images import EXTENSIONS, Encoding, ImageSource, RecordImage, e
 from phidet.data.label_map import label_map
 from phidet.data.tfrecord_file import Value, make_example, write_record
 from phidet.errors import ConfigError, InputError, PhidetError
+from phidet.numbers import shortest
 
 _AT_ONCE = 64  # images held in memory while threads decode them
 _ENDINGS = {"JPEG": ".jpg", "TIFF": ".tif"}  # others are called like the format
@@ -263,7 +264,7 @@ def _coco(dataset: Dataset, names: Mapping[int, str]) -> dict[str, Any]:
                 "image_id": index + 1,
                 "category_id": int(a.class_ids[k]) + 1,
                 "bbox": _xywh(a, k),
-                "area": _short(a.areas[k]),
+                "area": shortest(a.areas[k]),
                 "iscrowd": int(a.crowd[k]),
             }
             objects.append(entry | {"difficult": 1} if a.difficult[k] else entry)
@@ -274,18 +275,13 @@ def _coco(dataset: Dataset, names: Mapping[int, str]) -> dict[str, Any]:
 def _xywh(a: Annotations, k: int) -> list[float]:
     """The box such that x + width gives back its right side, as float32, in few digits."""
     x1, y1, x2, y2 = a.boxes_xyxy[k]
-    x, y = _short(x1), _short(y1)
+    x, y = shortest(x1), shortest(y1)
     return [x, y, _side(x, x2), _side(y, y2)]
 
 
 def _side(start: float, end: np.float32) -> float:
-    side = round(_short(end) - start, 4)
+    side = round(shortest(end) - start, 4)
     return side if np.float32(start + side) == end else float(end) - start
-
-
-def _short(value: np.float32) -> float:
-    """The fewest digits that are this float32."""
-    return float(str(value))
 
 
 def _example(dataset: Dataset, index: int, image: _Encoded) -> dict[str, Value]:

@@ -18,8 +18,8 @@ from phidet.data.dataset import Dataset
 from phidet.doctor.coverage import MATCHED, best_ious, object_scales
 from phidet.doctor.facts import Report
 from phidet.doctor.labels import FEW_OBJECTS, objects_per_image
-from phidet.doctor.tiles import INK, PALETTE
 from phidet.files import write_made
+from phidet.style import INK, PALETTE
 
 MOST_CLASSES = 100
 _MOST_BOXES = 100_000

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from tqdm import tqdm
 
 from phidet.data.images import ImageSource, encoded, image_size, read_image
 from phidet.errors import InputError
@@ -54,16 +55,8 @@ def look_at(pictures: Sequence[Picture], decode: bool) -> list[Look]:
     look: Callable[[Picture], Look] = _decode if decode else _read_header
     with warnings.catch_warnings(), ThreadPoolExecutor() as pool:  # decoding leaves the interpreter's lock
         warnings.simplefilter("ignore")  # of Pillow about odd files; what matters becomes a fault
-        return list(_progress(pool.map(look, pictures), len(pictures), "images"))
-
-
-def _progress(items: Iterable[Look], total: int, what: str) -> Iterator[Look]:
-    try:
-        from tqdm import tqdm  # noqa: PLC0415 - nice to have
-    except ModuleNotFoundError:
-        yield from items
-    else:
-        yield from tqdm(items, total=total, unit=f" {what}", leave=False, disable=None)
+        looks = pool.map(look, pictures)
+        return list(tqdm(looks, total=len(pictures), unit=" images", leave=False, disable=None))
 
 
 def _decode(picture: Picture) -> Look:

@@ -18,9 +18,10 @@ from phidet.data.images import read_image
 from phidet.doctor.advice import count
 from phidet.doctor.examine import Examination
 from phidet.doctor.facts import DuplicateImages
-from phidet.doctor.tiles import PALETTE, Tile, draw_sheet
 from phidet.errors import InputError
 from phidet.files import write_made
+from phidet.sheet import Tile, draw_sheet
+from phidet.style import PALETTE
 
 SAMPLES = 12
 _MANY, _NAMED = 12, 3  # in an image of more objects, only the largest of each class are named

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -71,8 +72,12 @@ def export(
     target, options = Path(target), options or ExportOptions()
     _check(options, target, data)
     pictures = [_portrait()] if data is None else calibration_pictures(data)
+    model = copy.deepcopy(model).cpu().eval()  # theirs stays where it is, and as it is
     with _folder_beside(target) as folder:
-        made = _make(model, options, folder, target.stem, pictures)
+        try:
+            made = _make(model, options, folder, target.stem, pictures)
+        except OSError as error:
+            raise ExportError(f"cannot write {target}: {error.strerror or error}") from error
         agreement = (
             check_nms(model, made[0], pictures[:CHECKED_PICTURES])
             if options.nms

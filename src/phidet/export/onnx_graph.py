@@ -17,7 +17,7 @@ for nothing.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
@@ -60,13 +60,20 @@ class Graph:
 
     def add(self, kind: str, inputs: Sequence[str], name: str = "", **attributes: Any) -> str:
         """Adds a node with one output and returns the output's name."""
-        return self.add_many(kind, inputs, 1, name, **attributes)[0]
+        return self._node(kind, inputs, 1, name, attributes)[0]
 
     def add_many(self, kind: str, inputs: Sequence[str], count: int, name: str = "", **attributes: Any) -> list[str]:
         """Adds a node with ``count`` outputs and returns their names, of which the first may be chosen."""
+        return self._node(kind, inputs, count, name, attributes)
+
+    def _node(
+        self, kind: str, inputs: Sequence[str], count: int, name: str, attributes: Mapping[str, Any]
+    ) -> list[str]:
         name = name or f"{kind.lower()}_{len(self.nodes)}"
         outputs = [name, *(f"{name}_{i}" for i in range(1, count))]
-        self.nodes.append(helper.make_node(kind, list(inputs), outputs, name=name, **attributes))
+        node = helper.make_node(kind, list(inputs), outputs, name=name)
+        node.attribute.extend(helper.make_attribute(key, value) for key, value in sorted(attributes.items()))
+        self.nodes.append(node)
         return outputs
 
     def constant(self, values: npt.ArrayLike, dtype: type[np.generic] = np.float32) -> str:

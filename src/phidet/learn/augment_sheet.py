@@ -13,12 +13,13 @@ from PIL import Image
 from phidet.config import ModelConfig
 from phidet.data.dataset import Dataset
 from phidet.doctor.sheets import choose_samples, sample_tile
-from phidet.doctor.tiles import PALETTE, Tile, draw_sheet
 from phidet.errors import ConfigError, UnknownNameError
 from phidet.files import write_made
 from phidet.learn.augment import Example
 from phidet.learn.loading import TrainImages
 from phidet.learn.recipe import Augmentation
+from phidet.sheet import Tile, draw_sheet
+from phidet.style import PALETTE
 
 IMAGES, EPOCHS = 5, 3
 

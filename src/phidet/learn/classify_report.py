@@ -16,7 +16,6 @@ from lightning_fabric import Fabric
 from tqdm import tqdm
 
 from phidet.data.dataset import Dataset
-from phidet.doctor.tiles import Tile, draw_sheet
 from phidet.errors import InputError
 from phidet.files import write_made, write_whole
 from phidet.learn.loading import eval_loader
@@ -24,6 +23,7 @@ from phidet.learn.pictures import EvalPictures
 from phidet.metrics.classification import ClassificationReport, classification_report
 from phidet.metrics.plots import confusion_figure, save_figure
 from phidet.nn.detector import Classifier
+from phidet.sheet import Tile, draw_sheet
 
 log = logging.getLogger("phidet")
 

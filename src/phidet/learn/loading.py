@@ -14,7 +14,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from phidet.config import Preprocess
 from phidet.data.dataset import Dataset
-from phidet.errors import InputError
+from phidet.errors import ConfigError, InputError
 from phidet.learn.augment import Example, Labelled, augment, mosaic
 from phidet.learn.recipe import Augmentation
 from phidet.preprocess import prepare
@@ -80,10 +80,15 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
 
     def __init__(self, num_images: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1) -> None:
         if batch_size % world_size:
-            raise InputError(f"a batch of {batch_size} cannot be shared by {world_size} processes")
+            raise ConfigError(
+                f"a batch of {batch_size} cannot be shared by {world_size} processes: choose a multiple of {world_size}"
+            )
         self.num_images, self.batch_size, self.seed = num_images, min(batch_size, num_images), seed
         if num_images < batch_size and world_size > 1:
-            raise InputError(f"{num_images} images are fewer than a batch of {batch_size}")
+            raise ConfigError(
+                f"{num_images} images are fewer than a batch of {batch_size}, and several processes need a whole one: "
+                "choose a smaller batch, or train in one process"
+            )
         self.rank, self.world_size, self.epoch = rank, world_size, 0
 
     def __len__(self) -> int:

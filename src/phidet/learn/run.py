@@ -34,7 +34,7 @@ from phidet.learn.task import Network, Task
 from phidet.learn.train import RunSettings, fit
 from phidet.models import create_classifier, create_model, parse_image_size
 from phidet.nn.detector import Classifier, EfficientDet
-from phidet.weights.native import load_model
+from phidet.weights.native import load_model, model_file
 
 log = logging.getLogger("phidet")
 
@@ -178,12 +178,12 @@ def kind_of(model: str) -> Literal["detect", "classify"]:
     """What a model is for, by its published name or its file."""
     if model in CLASSIFIER_NAMES:
         return "classify"
-    return "classify" if _file_of(model) is not None and isinstance(load_run_model(model), Classifier) else "detect"
+    return "classify" if model_file(model) is not None and isinstance(load_run_model(model), Classifier) else "detect"
 
 
 def load_run_model(model: str) -> Network:
     """The model of a file or of a run's folder, in evaluation mode."""
-    return load_model(_file_of(model) or Path(model))
+    return load_model(model_file(model) or Path(model))
 
 
 def next_folder(root: Path, name: str) -> Path:
@@ -230,7 +230,7 @@ def _class_folders(request: Request, seed: int) -> _Datasets:
 
 
 def _build(request: Request, class_names: tuple[str, ...]) -> Network:
-    path = _file_of(request.model)
+    path = model_file(request.model)
     if path is None:  # a published name
         start = None if request.pretrained == "none" else request.pretrained
         if request.model in CLASSIFIER_NAMES:
@@ -249,13 +249,6 @@ def _build(request: Request, class_names: tuple[str, ...]) -> Network:
         return create_classifier(classifier, pretrained=path, replace_head=True)
     detector = replace_config(known.config, {"class_names": class_names})
     return create_model(detector, image_size=request.image_size, pretrained=path, replace_head=True)
-
-
-def _file_of(model: str) -> Path | None:
-    path = Path(model)
-    if path.is_dir():
-        path = path / "best.safetensors"
-    return path if path.suffix == ".safetensors" or path.is_file() else None
 
 
 def _with_drop_path(model: Network, drop_path: float | None) -> Network:

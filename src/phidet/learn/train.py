@@ -19,7 +19,8 @@ from tqdm import tqdm
 import phidet
 from phidet.anchors import level_sizes
 from phidet.config import ModelConfig
-from phidet.errors import ConfigError, PhidetError
+from phidet.cores import usable_cores
+from phidet.errors import ConfigError, TrainingDivergedError
 from phidet.learn.about import About, Request
 from phidet.learn.checkpointing import recompute_activations
 from phidet.learn.curves import draw_curves
@@ -35,10 +36,6 @@ from phidet.learn.task import Network, Task
 log = logging.getLogger("phidet")
 
 NetworkT = TypeVar("NetworkT", bound=Network)
-
-
-class TrainingDivergedError(PhidetError):
-    """The loss is no longer a number."""
 
 
 class RunSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,9 +93,11 @@ def fit(model: NetworkT, task: Task, recipe: Recipe, settings: RunSettings, requ
     _check_batch(model, sampler.batch_size if recipe.sync_batch_norm else sampler.batch_size // fabric.world_size)
     loader = task.loader(recipe, settings.seed, sampler, num_workers(settings))
     progress = Progress(task.figures)
-    if settings.resume and folder.has_begun:
-        progress.restore(folder.load_state(), learner.network, learner.optimizer, learner.average)
-    elif fabric.is_global_zero and not settings.resume:
+    if settings.resume:
+        folder.read_about()  # there is a run
+        if folder.has_begun:
+            progress.restore(folder.load_state(), learner.network, learner.optimizer, learner.average)
+    elif fabric.is_global_zero:
         folder.create(describe(model, task, recipe, settings, request))
 
     for epoch in range(progress.epoch, recipe.epochs):
@@ -147,7 +146,7 @@ def start_engine(recipe: Recipe, settings: RunSettings) -> Fabric:
 
 def num_workers(settings: RunSettings) -> int:
     """Processes that load images, for each device."""
-    return settings.workers if settings.workers is not None else min(max((os.cpu_count() or 1) - 1, 1), 8)
+    return settings.workers if settings.workers is not None else min(max(usable_cores() - 1, 1), 8)
 
 
 def describe(model: Network, task: Task, recipe: Recipe, settings: RunSettings, request: Request | None) -> About:

@@ -89,8 +89,9 @@ def write_evaluation(
 
 def draw_samples(dataset: Dataset, detections: Sequence[Detections], min_score: float) -> Image.Image:
     """A dozen images, evenly over the data set, with what was found in them."""
-    chosen = np.unique(np.linspace(0, len(dataset) - 1, _SAMPLES).round().astype(int)).tolist()
-    sheet = Image.new("RGB", (_COLUMNS * _SIDE, -(-len(chosen) // _COLUMNS) * _SIDE), "white")
+    last = len(dataset) - 1
+    chosen = np.unique(np.linspace(0, last, _SAMPLES).round().astype(int)).tolist() if last >= 0 else []
+    sheet = Image.new("RGB", (_COLUMNS * _SIDE, max(1, -(-len(chosen) // _COLUMNS)) * _SIDE), "white")
     for place, index in enumerate(chosen):
         try:
             image = Image.fromarray(dataset.image(index))

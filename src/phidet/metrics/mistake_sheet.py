@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
-from pathlib import Path
 
-import matplotlib
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from phidet.data.dataset import Dataset
 from phidet.errors import InputError
 from phidet.metrics.mistakes import Mistake
 from phidet.results import Detections
+from phidet.style import INK, PALETTE, font
 
-TRUTH, FOUND = "#56B4E9", "#E69F00"  # sky and orange (M. Okabe and K. Ito), told apart by colour-blind people
+TRUTH, FOUND = PALETTE[4], PALETTE[1]  # sky and orange
 _TITLES = {
     "missed": "Missed",
     "false positive": "Nothing there",
@@ -24,7 +22,7 @@ _TITLES = {
     "poor box": "Poor box",
     "double": "Found twice",
 }
-_INK, _GREY = "#222222", "#666666"
+_GREY = "#666666"
 _TILE, _GAP, _TEXT, _HEAD = 300, 16, 78, 62  # pixels: crop, space between, text under, heading
 _CONTEXT = 2.2  # side of the crop over the longer side of what it shows
 _SMALLEST = 64  # pixels of the image that a crop shows at least
@@ -46,7 +44,7 @@ def draw_mistakes(
     sheet = Image.new("RGB", (width, _HEAD + max(1, rows) * (_TILE + _TEXT)), "white")
     _heading(ImageDraw.Draw(sheet), width)
     if not mistakes:
-        ImageDraw.Draw(sheet).text((width / 2, _HEAD + _TILE / 2), "No mistakes", _GREY, _font(22), anchor="mm")
+        ImageDraw.Draw(sheet).text((width / 2, _HEAD + _TILE / 2), "No mistakes", _GREY, font(22), anchor="mm")
     for i, mistake in enumerate(mistakes):
         corner = (_GAP + i % columns * (_TILE + _GAP), _HEAD + i // columns * (_TILE + _TEXT))
         sheet.paste(_tile(dataset, detections[mistake.image], mistake), corner)
@@ -54,11 +52,11 @@ def draw_mistakes(
 
 
 def _heading(draw: ImageDraw.ImageDraw, width: int) -> None:
-    draw.text((_GAP, 30), "The worst mistakes", _INK, _font(24, bold=True), anchor="lm")
+    draw.text((_GAP, 30), "The worst mistakes", INK, font(24, bold=True), anchor="lm")
     x = float(width - _GAP)
     for text, colour, dashed in (("detected", FOUND, False), ("what is there", TRUTH, True)):
-        x -= draw.textlength(text, _font(15))
-        draw.text((x, 30), text, _INK, _font(15), anchor="lm")
+        x -= draw.textlength(text, font(15))
+        draw.text((x, 30), text, INK, font(15), anchor="lm")
         x -= 38
         _rectangle(draw, (x, 22, x + 28, 38), colour, 3, dashed)
         x -= 22
@@ -77,7 +75,7 @@ def _tile(dataset: Dataset, found: Detections, mistake: Mistake) -> Image.Image:
         image = dataset.image(mistake.image)
     except InputError:
         draw.rectangle((0, 0, _TILE, _TILE), "#E4E4E4")
-        draw.text((_TILE / 2, _TILE / 2), "cannot be decoded", _GREY, _font(15), anchor="mm")
+        draw.text((_TILE / 2, _TILE / 2), "cannot be decoded", _GREY, font(15), anchor="mm")
     else:
         window = _window(np.stack(focus).astype(np.float64), dataset.size_hw(mistake.image))
         picture = _crop(image, window)
@@ -90,9 +88,9 @@ def _tile(dataset: Dataset, found: Detections, mistake: Mistake) -> Image.Image:
         if mistake.object is not None:
             _rectangle(pen, _inside(truth.boxes_xyxy[mistake.object], window), TRUTH, 3, dashed=True)
         tile.paste(picture, (0, 0))
-    draw.text((0, _TILE + 5), _TITLES[mistake.kind], _INK, _font(15, bold=True))
-    draw.text((0, _TILE + 25), _fit(_what(dataset, found, mistake), 14, _TILE), _INK, _font(14))
-    draw.text((0, _TILE + 44), _fit(str(dataset.names[mistake.image]), 12, _TILE), _GREY, _font(12))
+    draw.text((0, _TILE + 5), _TITLES[mistake.kind], INK, font(15, bold=True))
+    draw.text((0, _TILE + 25), _fit(_what(dataset, found, mistake), 14, _TILE), INK, font(14))
+    draw.text((0, _TILE + 44), _fit(str(dataset.names[mistake.image]), 12, _TILE), _GREY, font(12))
     return tile
 
 
@@ -161,15 +159,8 @@ def _rectangle(draw: ImageDraw.ImageDraw, box: _Box, colour: str, width: int, da
 
 
 def _fit(text: str, size: int, width: float) -> str:
-    if _font(size).getlength(text) <= width:
+    if font(size).getlength(text) <= width:
         return text
-    while text and _font(size).getlength(text + "…") > width:
+    while text and font(size).getlength(text + "…") > width:
         text = text[:-1]
     return text + "…"
-
-
-@cache
-def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which comes with Matplotlib."""
-    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name, size)

@@ -15,10 +15,10 @@ from matplotlib.ticker import FuncFormatter
 from phidet.files import write_made
 from phidet.metrics.coco import CocoReport
 from phidet.metrics.curves import RECALLS, PrCurve
+from phidet.style import INK, PALETTE
 
-PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
-"""Colours that colour-blind people can tell apart (M. Okabe and K. Ito)."""
-_INK, _FAINT, _GRID = "#222222", "#B0B0B0", "#EDEDED"
+_LINES = PALETTE[:6]
+_FAINT, _GRID = "#B0B0B0", "#EDEDED"
 _MOST_NUMBERS = 30  # classes whose matrix has room for numbers
 _MOST_CLASSES = 100  # classes that a matrix has room for
 
@@ -36,12 +36,12 @@ def pr_figure(curves: Sequence[PrCurve]) -> Figure:
     shown = sorted((c for c in curves if c.objects), key=lambda c: (-c.envelope.mean(), -c.objects))
     figure, axes = _figure((8.6, 6.0))
     named = shown
-    if len(shown) > len(PALETTE):
+    if len(shown) > len(_LINES):
         named = [*shown[:3], *sorted(shown[3:], key=lambda c: (c.envelope.mean(), -c.objects))[:3]]
     for curve in shown:
         if curve not in named:
             axes.plot(RECALLS, curve.envelope, color=_FAINT, linewidth=0.7, alpha=0.6, zorder=2)
-    for curve, colour in zip(named, PALETTE, strict=False):
+    for curve, colour in zip(named, _LINES, strict=False):
         axes.plot(RECALLS, curve.envelope, color=colour, linewidth=1.4, zorder=3, label=_legend(curve))
         if curve.best is not None:
             at = curve.recall[curve.best], curve.precision[curve.best]
@@ -51,7 +51,7 @@ def pr_figure(curves: Sequence[PrCurve]) -> Figure:
         axes.plot(
             RECALLS,
             mean,
-            color=_INK,
+            color=INK,
             linewidth=3,
             zorder=4,
             label=f"mean of {len(shown)} classes\nAP50 {mean.mean():.3f}",
@@ -110,11 +110,11 @@ def confusion_figure(matrix: npt.NDArray[np.int64], class_names: Sequence[str]) 
         for row, column in np.argwhere(matrix > 0).tolist():
             share = shares[row, column]
             text = f"{matrix[row, column]:,}" if counted[row] else f"{share:.2f}" if share >= 0.005 else "<.01"
-            colour = "white" if share > 0.55 and not counted[row] else _INK
+            colour = "white" if share > 0.55 and not counted[row] else INK
             axes.text(column, row, text, ha="center", va="center", fontsize=font, color=colour)
     if objects:
         for side in (axes.axhline, axes.axvline):
-            side(size - 1.5, color=_INK, linewidth=1)
+            side(size - 1.5, color=INK, linewidth=1)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
     what = "share of each row" + ("; below, detections where nothing is" if objects else "")
@@ -170,7 +170,7 @@ def _figure(size: tuple[float, float]) -> tuple[Figure, Any]:
 
 
 def _title(axes: Any, title: str, subtitle: str) -> None:
-    axes.set_title(title, loc="left", pad=21, fontsize=13, weight="bold", color=_INK)
+    axes.set_title(title, loc="left", pad=21, fontsize=13, weight="bold", color=INK)
     axes.annotate(
         subtitle, (0, 1), (0, 5), xycoords="axes fraction", textcoords="offset points", fontsize=9.5, color="#555555"
     )

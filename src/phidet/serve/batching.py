@@ -20,9 +20,9 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
+from phidet.cores import usable_cores
 from phidet.errors import ConfigError, PhidetError
 from phidet.results import Detections
-from phidet.serve.cores import usable_cores
 from phidet.serve.metrics import Metrics
 from phidet.serve.model import Model
 from phidet.serve.pictures import Pixels

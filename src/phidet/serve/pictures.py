@@ -15,6 +15,9 @@ from phidet.errors import InputError
 from phidet.serve.refusals import RefusedError, bad_request
 from phidet.serve.wire import kind_of, show
 
+TENSOR, ENCODED = "input_tensor", "image_bytes"
+"""Names of the two inputs, as the TF Object Detection API has them."""
+
 Pixels = npt.NDArray[np.uint8]
 """(H, W, 3) RGB."""
 

@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, NamedTuple, TypeVar
 
+from phidet.cores import usable_cores
 from phidet.results import Detections
 from phidet.serve.answers import Tensors, to_tensors
 from phidet.serve.batching import Detect
 from phidet.serve.configuration import ServerSettings
-from phidet.serve.cores import usable_cores
 from phidet.serve.metrics import Metrics
 from phidet.serve.model import Load
 from phidet.serve.pictures import Budget, Pixels

@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from phidet.serve.answers import Tensors, output_shapes
 from phidet.serve.body import read_body, while_connected
-from phidet.serve.pictures import Pixels, check_batch, decode, from_lists
+from phidet.serve.pictures import ENCODED, TENSOR, Pixels, check_batch, decode, from_lists
 from phidet.serve.refusals import RefusedError, bad_request
 from phidet.serve.service import Exchange, Given, Service
 from phidet.serve.versions import LoadedVersion, Repository, VersionState, version_number
@@ -25,7 +25,6 @@ _PREDICT = re.compile(_WHICH + r":(classify|regress|predict)", re.IGNORECASE)
 _STATUS = re.compile(_WHICH.replace("/([^/:]+)", "(?:/([^/:]+))?", 1) + r"(?:/(metadata))?", re.IGNORECASE)
 
 DEFAULT_SIGNATURE = "serving_default"
-TENSOR, ENCODED = "input_tensor", "image_bytes"
 SIGNATURES = {DEFAULT_SIGNATURE: (TENSOR, ENCODED), TENSOR: (TENSOR,), ENCODED: (ENCODED,)}
 """Signature → the inputs that it takes, one of them in a request: numbers, or a picture in base64."""
 _DTYPES = {TENSOR: "DT_UINT8", ENCODED: "DT_STRING"}

@@ -16,14 +16,13 @@ from starlette.routing import Route
 import phidet
 from phidet.serve.answers import Tensors, output_shapes
 from phidet.serve.body import read_body, while_connected
-from phidet.serve.pictures import Budget, Pixels, check_batch, decode, from_lists
+from phidet.serve.pictures import ENCODED, TENSOR, Budget, Pixels, check_batch, decode, from_lists
 from phidet.serve.refusals import RefusedError, bad_request
 from phidet.serve.service import Exchange, Given, Service
 from phidet.serve.versions import LoadedVersion, version_number
 from phidet.serve.wire import from_b64, parse, show, writable, write, write_floats
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
-TENSOR, ENCODED = "input_tensor", "image_bytes"
 INPUTS = {
     TENSOR: {"name": TENSOR, "datatype": "UINT8", "shape": [-1, -1, -1, 3]},
     ENCODED: {"name": ENCODED, "datatype": "BYTES", "shape": [-1]},
@@ -183,7 +182,12 @@ def read_infer(body: bytes, header_length: str | None, service: Service) -> Give
     """
     size = len(body)
     if header_length is not None:
-        if not (header_length.isascii() and header_length.isdigit() and int(header_length[:20]) <= size):
+        if not (
+            header_length.isascii()
+            and header_length.isdigit()
+            and len(header_length) <= 20
+            and int(header_length) <= size
+        ):
             raise bad_request(f"{HEADER_LENGTH} must be a length of at most the body's {size} bytes")
         size = int(header_length)
     try:

@@ -30,6 +30,7 @@ from tqdm import tqdm
 
 from phidet.cache import cache_dir
 from phidet.errors import DownloadError
+from phidet.remote import wants_offline
 from phidet.weights.zoo import PublishedFile
 
 if sys.platform == "win32":
@@ -72,7 +73,7 @@ def fetch(file: PublishedFile, offline: bool | None = None, progress: bool = Tru
     try:
         if target.is_file():
             return target
-        if _wants_offline() if offline is None else offline:
+        if wants_offline() if offline is None else offline:
             raise _FailedError("the network is not to be used (offline, or PHIDET_OFFLINE is set)")
         _check_address(file.url)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -90,10 +91,6 @@ def fetch(file: PublishedFile, offline: bool | None = None, progress: bool = Tru
             f"that can be written, for {file.url}"
         ) from error
     return target
-
-
-def _wants_offline() -> bool:
-    return os.environ.get("PHIDET_OFFLINE", "").strip().lower() in ("1", "true", "yes")
 
 
 def _check_address(url: str) -> None:

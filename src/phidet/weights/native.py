@@ -6,7 +6,6 @@ A file of a newer version, with a key that is not known, or with other tensors t
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -16,7 +15,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from phidet.config import ClassifierConfig, ModelConfig, from_json, to_json
-from phidet.errors import CheckpointError, ConfigError
+from phidet.errors import CheckpointError, ConfigError, PhidetError
+from phidet.files import write_whole
 from phidet.nn.detector import Classifier, EfficientDet
 from phidet.weights.mapping import check_shapes, misfit, weights_of
 from phidet.weights.read import RawFile, read_tensors
@@ -39,18 +39,20 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         CheckpointError: the folder does not exist, is not writable, or the disk is full.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    if not path.parent.is_dir():
+        raise CheckpointError(f"cannot write {path}: there is no folder {path.parent}. Make it first")
     try:
-        try:
-            with part.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
-    except OSError as error:
-        raise CheckpointError(f"cannot write {path}: {error.strerror or error}. Nothing was changed") from error
+        write_whole(path, content)
+    except PhidetError as error:
+        raise CheckpointError(f"{error}. Nothing was changed") from error
+
+
+def model_file(model: str | Path) -> Path | None:
+    """The file of a model in PyTorch's half that a path means: itself, or the best one of a run's folder."""
+    path = Path(model)
+    if path.is_dir():
+        path = path / "best.safetensors"
+    return path if path.suffix == ".safetensors" or path.is_file() else None
 
 
 def save_model(model: EfficientDet | Classifier, path: str | Path) -> None:

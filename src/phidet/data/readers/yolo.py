@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from phidet.data.dataset import Collector, Dataset, RawObject
-from phidet.data.images import EXTENSIONS, image_size
+from phidet.data.images import EXTENSIONS, image_size_or_error
 from phidet.errors import InputError
 
 MOST_CLASSES = 10_000
@@ -133,7 +133,7 @@ def read_yolo(
     """
     collector = Collector(name, root, class_names)
     with ThreadPoolExecutor() as pool:
-        sizes = pool.map(_size, [item.image for item in items])
+        sizes = pool.map(image_size_or_error, [item.image for item in items])
     for (image, label), size in zip(items, sizes, strict=True):
         if isinstance(size, InputError):
             kind = "image unreadable" if image.is_file() else "image missing"
@@ -142,13 +142,6 @@ def read_yolo(
         relative = str(image.relative_to(root)) if image.is_relative_to(root) else str(image)
         collector.add(relative, image, size, _objects(label, size, own_names, collector))
     return collector.dataset()
-
-
-def _size(image: Path) -> tuple[int, int] | InputError:
-    try:
-        return image_size(image)
-    except InputError as error:
-        return error
 
 
 def _objects(

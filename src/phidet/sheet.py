@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
-from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
-"""Colours that colour-blind people can tell apart (M. Okabe and K. Ito, without black)."""
-PAPER, INK, FAINT, ALARM = "#FFFFFF", "#222222", "#8A8A8A", "#D55E00"
+from phidet.style import INK, PALETTE, font
+
+PAPER, FAINT, ALARM = "#FFFFFF", "#8A8A8A", "#D55E00"
 TILE_W, TILE_H, GAP, STRIP = 400, 300, 16, 44  # pixels; a tile, the space between tiles, the text under one
 
 _Rect = tuple[float, float, float, float]
@@ -103,13 +100,6 @@ def shorten(text: str, with_font: ImageFont.FreeTypeFont, width: float) -> str:
 
 def _without_middle(text: str, keep: int) -> str:
     return text[: keep - keep // 2] + "…" + text[len(text) - keep // 2 :]
-
-
-@cache
-def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which comes with Matplotlib and has Latin, Greek and Cyrillic letters."""
-    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name, size)
 
 
 def _draw_boxes(picture: Image.Image, tile: Tile, scale: float) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from phidet.doctor.tiles import PALETTE, Tile, draw_tile, font, shorten
+from phidet.sheet import Tile, draw_tile, shorten
+from phidet.style import PALETTE, font
 
 
 def test_boxes_are_drawn_in_their_class_colour_where_they_are() -> None:

@@ -36,7 +36,7 @@ MAX_DETECTIONS = 10
 class StandIn:
     """Finds two objects in every picture, from its mean brightness; scores tell the version apart.
 
-    Its file holds ``number [seconds]``: the score in thousandths, and how long a batch takes.
+    Its file holds ``number [seconds]``: the score in thousandths, and how long a batch takes at least.
     """
 
     class_names = CLASSES
@@ -53,6 +53,8 @@ class StandIn:
         self.batches: list[int] = []
         self.closed = False
         self.at_a_time = [0]  # batches, at each beginning
+        self.go_on = threading.Event()
+        self.go_on.set()
         self._running: set[int] = set()
 
     def detect(self, images: Sequence[Pixels]) -> list[Detections]:
@@ -62,12 +64,24 @@ class StandIn:
             raise RuntimeError("thirteen")
         self._running.add(threading.get_ident())
         self.at_a_time.append(len(self._running))
+        self.go_on.wait()
         time.sleep(self.seconds)
         self._running.discard(threading.get_ident())
         return [expected(image, self.score) for image in images]
 
     def close(self) -> None:
+        assert not self._running, "it was closed while it worked"
         self.closed = True
+
+
+@contextlib.contextmanager
+def held(model: StandIn) -> Iterator[None]:
+    """Batches that begin in this block end after it."""
+    model.go_on.clear()
+    try:
+        yield
+    finally:
+        model.go_on.set()
 
 
 def expected(image: Pixels, score: float) -> Detections:
@@ -107,13 +121,16 @@ class Reply(NamedTuple):
 class Server:
     """A running server."""
 
+    loop: asyncio.AbstractEventLoop
+    engine: uvicorn.Server
+
     def __init__(self, service: Service, port: int) -> None:
         self.service = service
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
 
     def request(self, method: str, path: str, body: bytes | None = None, **headers: str) -> Reply:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
             connection.request(method, path, body, {k.replace("_", "-"): v for k, v in headers.items()})
             response = connection.getresponse()
@@ -140,6 +157,44 @@ class Server:
                     received += part
             return received
 
+    def opened(self, data: bytes) -> socket.socket:
+        """A connection with its first bytes, a few. The server sees neither before both are there, so that no limit of
+        time begins between them, however slow this thread is.
+        """
+        begun, end = threading.Event(), threading.Event()
+
+        def stand_still() -> None:
+            begun.set()
+            end.wait()
+
+        self.loop.call_soon_threadsafe(stand_still)
+        begun.wait()
+        try:
+            connection = socket.create_connection(("127.0.0.1", self.port), timeout=60)
+            connection.sendall(data)
+        finally:
+            end.set()
+        return connection
+
+
+def received(connection: socket.socket, wanted: bytes) -> bytes:
+    """What comes, until ``wanted`` is in it; fails where the server closes before."""
+    reply = b""
+    while wanted not in reply:
+        part = connection.recv(65536)
+        assert part, ("the server closed it", reply)
+        reply += part
+    return reply
+
+
+def until_closed(connection: socket.socket) -> bytes:
+    """What comes, until the server closes; fails where it does not."""
+    reply = b""
+    with contextlib.suppress(ConnectionError):
+        while part := connection.recv(65536):
+            reply += part
+    return reply
+
 
 @contextlib.contextmanager
 def serving(settings: ServerSettings, load: Callable[[Path], Any] = StandIn, ready: bool = True) -> Iterator[Server]:
@@ -152,9 +207,15 @@ def serving(settings: ServerSettings, load: Callable[[Path], Any] = StandIn, rea
     config.load()
     listener = listen("127.0.0.1", 0)
     server = uvicorn.Server(config)
-    thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])), daemon=True)
-    thread.start()
     running = Server(service, listener.getsockname()[1])
+    running.engine = server
+
+    async def serve() -> None:
+        running.loop = asyncio.get_running_loop()
+        await server.serve(sockets=[listener])
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
+    thread.start()
     try:
         until(lambda: server.started)
         if ready:
@@ -162,7 +223,7 @@ def serving(settings: ServerSettings, load: Callable[[Path], Any] = StandIn, rea
         yield running
     finally:
         server.should_exit = True
-        thread.join(20)
+        thread.join(60)
         listener.close()
         assert not thread.is_alive(), "the server did not stop"
 
@@ -177,7 +238,7 @@ def settings_for(base: Path, **changes: Any) -> ServerSettings:
     )  # fmt: skip
 
 
-def until(condition: Callable[[], bool], seconds: float = 15) -> None:
+def until(condition: Callable[[], bool], seconds: float = 60) -> None:
     """Waits for ``condition``, and fails when it does not come."""
     end = time.monotonic() + seconds
     while not condition():

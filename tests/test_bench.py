@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import data_factory
 from conftest import randomise
 from peers import tiny_detector
 from phidet.bench.measure import Measurement, Times
@@ -55,6 +56,37 @@ def test_what_cannot_be_measured(exported: Path, capsys: pytest.CaptureFixture[s
     assert "there is no image at nope.jpg" in capsys.readouterr().err
     assert main(["bench", str(exported), "--runtime", "torch"]) == 4
     assert "tiny.onnx cannot be run by torch: " in capsys.readouterr().err
+
+
+def test_one_model_that_cannot_be_measured_does_not_take_the_others_along(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(b"not a model")
+    words = ["--runtime", "onnxruntime", "--runs", "1", "--batch", "1", "--json"]
+    assert main(["bench", str(broken), str(exported), *words]) == 4
+    out, err = capsys.readouterr()
+    assert [row["model"] for row in json.loads(out)] == [str(exported)]
+    assert "broken.onnx cannot be loaded" in err
+    assert "1 of 2 could not be measured" in err
+
+
+def test_what_ap_is_measured_on_is_looked_at_first(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = data_factory.coco(tmp_path)
+    words = ["bench", str(exported), "--runtime", "onnxruntime", "--runs", "1", "--batch", "1", "--eval"]
+    assert main([*words, str(root), "--plot", str(tmp_path / "p.foo")]) == 2
+    assert "expected an ending of" in capsys.readouterr().err
+    assert main([*words, str(root)]) == 3
+    assert "has no object of the classes of" in capsys.readouterr().err
+    label = root / "annotations" / "instances_train.json"
+    label.write_text(label.read_text().replace('"ant"', '"bolt"'))
+    assert main([*words, str(root), "--json", "--plot", str(tmp_path / "p.png")]) == 0
+    out, err = capsys.readouterr()
+    assert 0 <= json.loads(out)[0]["ap"] <= 1
+    assert "wrote" in err
+    assert (tmp_path / "p.png").is_file()
 
 
 def test_the_picture_is_written(tmp_path: Path) -> None:

@@ -102,6 +102,8 @@ def test_json_and_files_together() -> None:
         ([], "1 person, 1 dog"),
         (["--score", "0.7"], "1 person"),
         (["--classes", "dog"], "1 dog"),
+        (["--classes", " dog ,person"], "1 person, 1 dog"),
+        (["--classes", "dog", "--classes", "person"], "1 person, 1 dog"),
         (["--max", "1"], "1 person"),
         (["--classes", "dog", "--score", "0.7"], "nothing"),
         (["--tile", "100", "--batch", "4"], "1 person, 1 dog"),
@@ -111,6 +113,17 @@ def test_json_and_files_together() -> None:
 def test_settings_reach_the_detector(options: list[str], found: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["detect", "photo.png", *options]) == 0
     assert capsys.readouterr().out == f"photo.png: {found}\n"
+
+
+def test_class_names_with_commas_can_be_asked_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for module in ("blobs.NAMES", "blobs.BlobDetector.class_names"):
+        monkeypatch.setattr(module, ("person", " dog, small"))
+    assert main(["detect", "photo.png", "--classes", " dog, small"]) == 0
+    assert capsys.readouterr().out == "photo.png: 1  dog, small\n"
+    assert main(["detect", "photo.png", "--classes", " dog, small", "--classes", "person,cat"]) == 2
+    assert "unknown class 'cat'" in capsys.readouterr().err
 
 
 def test_one_bad_picture_is_a_line_and_the_rest_goes_on(capsys: pytest.CaptureFixture[str]) -> None:

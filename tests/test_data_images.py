@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from phidet.data.images import encoding, image_size, read_image
+from phidet.data.images import encoding, image_size, pixels_of, read_image
 from phidet.errors import InputError
 
 ORIENTATION = 0x0112
@@ -131,8 +131,11 @@ def test_16_bits_become_8(tmp_path: Path, ending: str) -> None:
 def test_kinds_of_pixels_that_mean_nothing_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="floating point numbers, expected 8 or 16 bits"):
         read_image(save(tmp_path / "f.tif", np.full((4, 4), 0.5, np.float32)))
-    with pytest.raises(InputError, match="32-bit integers"):
-        read_image(save(tmp_path / "i.tif", np.full((4, 4), 70000, np.int32)))
+    for value in (70000, 200):  # whether 200 is bright or dark nothing tells
+        with pytest.raises(InputError, match=r"i\.tif are 32-bit integers, expected 8 or 16 bits: convert it first"):
+            read_image(save(tmp_path / "i.tif", np.full((4, 4), value, np.int32)))
+        with pytest.raises(InputError, match="the image are 32-bit integers"):
+            pixels_of(Image.fromarray(np.full((4, 4), value, np.int32)))
 
 
 def test_truncated_images(tmp_path: Path) -> None:

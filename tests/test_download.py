@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.client import HTTPMessage
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
@@ -93,7 +93,7 @@ class Handler(BaseHTTPRequestHandler):
             body = body[: server.cuts.pop(0)]
             self.wfile.write(body)
             if server.hold is not None:
-                server.hold.wait(10)
+                server.hold.wait(120)
         else:
             self.wfile.write(body)
         server.sent += len(body)
@@ -132,6 +132,13 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def once(monkeypatch: pytest.MonkeyPatch) -> None:
     """No second attempt inside one fetch."""
     monkeypatch.setattr(download, "RETRY_PAUSES_S", ())
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.01)
 
 
 def leftovers(cache: Path) -> list[str]:
@@ -259,11 +266,9 @@ def test_interrupt_keeps_what_arrived(server, cache, once):
     )
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
     part = cache / "model.pth.part"
-    deadline = time.monotonic() + 10
-    while not (part.is_file() and part.stat().st_size == HALF) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    until(lambda: part.is_file() and part.stat().st_size == HALF)
     process.send_signal(signal.SIGINT)
-    assert "KeyboardInterrupt" in process.communicate(timeout=10)[1]
+    assert "KeyboardInterrupt" in process.communicate(timeout=60)[1]
     server.hold.set()
     assert part.read_bytes() == CONTENT[:HALF]
     assert fetch(server.file()).read_bytes() == CONTENT
@@ -280,9 +285,7 @@ def test_threads_share_one_download(server, caplog):
     threads = [threading.Thread(target=lambda: paths.append(fetch(server.file()))) for _ in range(2)]
     for thread in threads:
         thread.start()
-    deadline = time.monotonic() + 10
-    while "waiting for another process that downloads model.pth" not in caplog.text and time.monotonic() < deadline:
-        time.sleep(0.01)
+    until(lambda: "waiting for another process that downloads model.pth" in caplog.text)
     server.hold.set()
     for thread in threads:
         thread.join()
@@ -294,7 +297,7 @@ def test_threads_share_one_download(server, caplog):
 def test_processes_share_one_download(server):
     code = f"from phidet.weights.download import fetch, PublishedFile; fetch(PublishedFile(*{tuple(server.file())}))"
     processes = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(2)]
-    assert [process.wait(timeout=20) for process in processes] == [0, 0]
+    assert [process.wait(timeout=120) for process in processes] == [0, 0]
     assert fetch(server.file()).read_bytes() == CONTENT
     assert len(server.asked) == 1
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime as ort
+import PIL.Image
 import pytest
 import torch
 from onnx import numpy_helper
@@ -146,6 +148,40 @@ def test_a_full_disk_is_told_and_the_model_stays_as_it_was(tmp_path: Path, monke
     assert model.training
 
 
+def test_an_export_that_ends_in_boxes_does_not_take_the_models_place(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_model(some_model(), tmp_path / "best.safetensors")
+    assert main(["export", str(tmp_path)]) == 0
+    assert main(["export", str(tmp_path), "--nms"]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"best.safetensors", "best.onnx", "best-nms.onnx"}
+    Detector(tmp_path)
+    assert main(["export", str(tmp_path), "--half", "--eval", "nowhere"]) == 3
+    assert "there is no data at nowhere" in capsys.readouterr().err
+
+
+def test_int8_is_calibrated_on_pictures_without_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_model(some_model(), tmp_path / "best.safetensors")
+    (tmp_path / "photos" / "deep").mkdir(parents=True)
+    assert main(["export", str(tmp_path), "--int8", "--calibrate", str(tmp_path / "photos")]) == 3
+    assert "there are no pictures in" in capsys.readouterr().err
+    for i in range(3):
+        PIL.Image.fromarray(picture(90, 120, i)).save(tmp_path / "photos" / "deep" / f"{i}.png")
+    main(["export", str(tmp_path), "--int8", "--calibrate", str(tmp_path / "photos")])
+    said = "".join(capsys.readouterr())
+    assert "on 3 pictures the best" in said, said
+
+
+def test_weights_that_are_no_numbers_do_not_look_like_an_empty_picture(tmp_path: Path) -> None:
+    model = some_model()
+    with torch.no_grad():
+        model.class_head.predict.pointwise.bias[0] = float("nan")  # type: ignore[operator,union-attr,index]
+    (tmp_path / "m.onnx").write_bytes(build_onnx(model).SerializeToString())
+    for network in (tmp_path / "m.onnx", TorchNetwork(model)):
+        with pytest.raises(InputError, match="the network answers NaN"):
+            Detector(network)(picture(90, 120))
+
+
 def test_no_number_is_no_agreement() -> None:
     with pytest.raises(ExportError):
         check_agreement(Agreement(1, float("nan"), 1.0), "fp32", Path("model.onnx"))
@@ -243,6 +279,31 @@ def test_suppression_inside_the_graph_is_ours(tmp_path: Path, half: bool) -> Non
     assert (strict > middle).all()
     with pytest.raises(CheckpointError, match=r"export it without --nms"):
         Detector(tmp_path / "nms.onnx")
+
+
+def test_what_is_no_model_or_no_setting_is_told(exported: Path) -> None:
+    with pytest.raises(ConfigError, match="expected a model's name, file or folder, or a network, got a NoneType"):
+        Detector(None)  # type: ignore[arg-type]
+    with Detector(exported) as detector:
+        for wrong in (picture(90, 120), 0.5, 0):
+            with pytest.raises(InputError, match="expected PostprocessSettings"):
+                detector(picture(90, 120), wrong)  # type: ignore[call-overload]
+        found = detector(picture(90, 120), PostprocessSettings(score=np.float32(0.001)))  # type: ignore[arg-type]
+        json.dumps(found.to_coco(np.int64(3)))  # type: ignore[arg-type]
+        with pytest.raises(ConfigError, match="expected a list of classes, got 0"):
+            found.filter(classes=0)  # type: ignore[arg-type]
+        with pytest.raises(InputError, match="a Pillow image or an array, got a bytes"):
+            found.draw(b"")  # type: ignore[arg-type]
+        with pytest.raises(ConfigError, match="sigma must be > 0, got 'a'"):
+            PostprocessSettings(sigma="a")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="this detector is closed"):
+        detector(picture(90, 120))
+
+
+def test_a_file_called_like_a_known_model_does_not_hide_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "person").write_text("a note")
+    assert find_model("person").suffix == ".onnx"
 
 
 def test_a_network_that_is_loaded_already() -> None:

@@ -103,7 +103,7 @@ def test_filter_by_score_itself_and_by_name_or_number() -> None:
     assert found.filter(classes=[]).labels == []
     with pytest.raises(UnknownNameError, match=r"unknown class 'persn'\. Did you mean person"):
         found.filter(classes=["persn"])
-    with pytest.raises(ConfigError, match=r"expected a list of classes, got the text 'person'"):
+    with pytest.raises(ConfigError, match=r"expected a list of classes, got 'person': \['person'\]"):
         found.filter(classes="person")
     with pytest.raises(ConfigError, match="there is no class 3: expected 0…2"):
         found.filter(classes=[3])

@@ -4,60 +4,73 @@ from __future__ import annotations
 
 import gc
 import socket
+import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from phidet.results import Detections
 from phidet.serve import tfserving
+from phidet.serve.pictures import Pixels
 from phidet.serve.refusals import bad_request
 from serve_server import (
     BODY,
     PICTURE,
     PREDICT,
-    Reply,
+    StandIn,
     b64,
     encoded,
+    held,
     model_of,
     one_model,
     picture,
     sent,
+    serving,
+    settings_for,
     until,
     write_version,
 )
 
 
 def test_requests_that_come_together_are_answered_together(tmp_path: Path) -> None:
-    with one_model(tmp_path, "900 0.3", batching={"max_batch_size": 4}) as server, ThreadPoolExecutor(9) as pool:
-        replies = list(pool.map(lambda _: server.post(PREDICT, BODY), range(9)))
-        assert {reply.status for reply in replies} == {200}
+    with one_model(tmp_path, batching={"max_batch_size": 4}) as server, ThreadPoolExecutor(9) as pool:
+        batcher = server.service.repository.models["m"].available[1].batcher
+        with held(model_of(server)):
+            replies = [pool.submit(server.post, PREDICT, BODY) for _ in range(9)]
+            until(lambda: batcher.waiting == 8)
+        assert {reply.result().status for reply in replies} == {200}
         batches = model_of(server).batches[1:]  # the first was the trial after loading
-        assert sum(batches) == 9
-        assert max(batches) <= 4
-        assert len(batches) < 9, "those that came while it worked went together"
+        assert batches == [1, 4, 4], "those that came while it worked went together"
 
 
 def test_a_worker_waits_for_company_only_if_told(tmp_path: Path) -> None:
-    batching = {"max_batch_size": 3, "batch_timeout_micros": 1_000_000}
-    with one_model(tmp_path, batching=batching) as server, ThreadPoolExecutor(3) as pool:
+    with one_model(tmp_path / "lone", batching={"max_batch_size": 3, "batch_timeout_micros": 1_000_000}) as server:
         begun = time.monotonic()
-        server.post(PREDICT, BODY)
+        assert server.post(PREDICT, BODY).status == 200
         assert time.monotonic() - begun >= 1.0
+        assert model_of(server).batches[1:] == [1]
+    batching = {"max_batch_size": 3, "batch_timeout_micros": 60_000_000}
+    with one_model(tmp_path / "group", batching=batching) as server, ThreadPoolExecutor(3) as pool:
         assert [r.status for r in pool.map(lambda _: server.post(PREDICT, BODY), range(3))] == [200] * 3
-        assert model_of(server).batches[1:] == [1, 3]
+        assert model_of(server).batches[1:] == [3]
 
 
 def test_several_workers_share_what_waits(tmp_path: Path) -> None:
     batching = {"max_batch_size": 8, "num_batch_threads": 2}
-    with one_model(tmp_path, "900 0.2", batching=batching) as server:
-        assert server.post(PREDICT, {"instances": [PICTURE] * 8}).status == 200
+    with one_model(tmp_path, batching=batching) as server, ThreadPoolExecutor(1) as pool:
+        with held(model_of(server)):
+            reply = pool.submit(server.post, PREDICT, {"instances": [PICTURE] * 8})
+            until(lambda: max(model_of(server).at_a_time) == 2)
+        assert reply.result().status == 200
         assert max(model_of(server).at_a_time) == 2
         assert sorted(model_of(server).batches[1:]) == [4, 4]
 
 
 def test_a_picture_on_which_the_model_fails_does_not_take_its_batch_along(tmp_path: Path) -> None:
-    batching = {"max_batch_size": 2, "batch_timeout_micros": 1_000_000}
+    batching = {"max_batch_size": 2, "batch_timeout_micros": 60_000_000}
     bad = {"instances": [b64(encoded(picture(13, 13)))]}
     with one_model(tmp_path, batching=batching) as server, ThreadPoolExecutor(2) as pool:
         replies = list(pool.map(lambda body: server.post(PREDICT, body), [BODY, bad]))
@@ -67,41 +80,57 @@ def test_a_picture_on_which_the_model_fails_does_not_take_its_batch_along(tmp_pa
 
 def test_a_full_queue_says_when_to_come_again_and_recovers(tmp_path: Path) -> None:
     batching = {"max_batch_size": 2, "max_enqueued_batches": 2}
-    with one_model(tmp_path, "900 0.3", batching=batching) as server, ThreadPoolExecutor(24) as pool:
-        replies = list(pool.map(lambda _: server.post(PREDICT, BODY), range(24)))
-        statuses = [reply.status for reply in replies]
-        assert set(statuses) == {200, 503}
-        assert statuses.count(200) >= 5, "what fits is answered"
-        for reply in replies:
-            if reply.status == 503:
-                assert reply.headers["retry-after"] == "1"
-                assert "in flight" in reply.error or "is full" in reply.error
+    with one_model(tmp_path, batching=batching) as server, ThreadPoolExecutor(24) as pool:
+        with held(model_of(server)):
+            asked = [pool.submit(server.post, PREDICT, BODY) for _ in range(24)]
+            until(lambda: sum(reply.done() for reply in asked) == 19)
+            refused = [reply.result() for reply in asked if reply.done()]
+        statuses = sorted(reply.result().status for reply in asked)
+        assert statuses == [200] * 5 + [503] * 19, "what fits is answered: one that is worked on, four that wait"
+        for reply in refused:
+            assert reply.headers["retry-after"] == "1"
+            assert "in flight" in reply.error or "is full" in reply.error
         assert server.post(PREDICT, BODY).status == 200
         assert server.get("/v2/health/live").status == 200
 
 
-def test_who_could_not_be_answered_in_time_is_turned_away_at_once(tmp_path: Path) -> None:
-    """A batch of one takes 0.3 s and a request may take 1 s, so about three can wait, though the queue holds 50."""
+class Clock:
+    """Stands still, but for those who move it."""
+
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def test_who_could_not_be_answered_in_time_is_turned_away_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch of one takes 30 s and a request may take 100 s, so two can wait, though the queue holds 50."""
+    clock = Clock()
+    for module in ("batching", "service"):
+        monkeypatch.setattr(f"phidet.serve.{module}.time", clock)
+
+    class HalfAMinute(StandIn):
+        def detect(self, images: Sequence[Pixels]) -> list[Detections]:
+            found = super().detect(images)
+            clock.now += 30
+            return found
+
     batching = {"max_batch_size": 1, "max_enqueued_batches": 50}
-    limits = {"request_seconds": 1.0}
-    with one_model(tmp_path, "900 0.3", batching=batching, limits=limits) as server, ThreadPoolExecutor(20) as pool:
+    write_version(tmp_path, 1, "900")
+    settings = settings_for(tmp_path, batching=batching, limits={"request_seconds": 100.0})
+    with serving(settings, HalfAMinute) as server, ThreadPoolExecutor(20) as pool:
         assert server.post(PREDICT, BODY).status == 200  # from now on its pace is known
-
-        def ask(_: int) -> tuple[float, Reply]:
-            begun = time.monotonic()
-            reply = server.post(PREDICT, BODY)
-            return time.monotonic() - begun, reply
-
-        answers = list(pool.map(ask, range(20)))
-        statuses = [reply.status for _, reply in answers]
-        assert statuses.count(200) >= 2
-        assert statuses.count(504) <= 2, "a guess may be wrong by one"
-        refused = [(seconds, reply) for seconds, reply in answers if reply.status == 503]
-        assert len(refused) >= 14
-        for seconds, reply in refused:
-            assert seconds < 0.9
-            assert int(reply.headers["retry-after"]) >= 1
-        assert any("more work than time" in reply.error for _, reply in refused)
+        with held(model_of(server)):
+            asked = [pool.submit(server.post, PREDICT, BODY) for _ in range(20)]
+            until(lambda: sum(reply.done() for reply in asked) == 17)  # while the first is still worked on
+            refused = [reply.result() for reply in asked if reply.done()]
+        for reply in refused:
+            assert reply.status == 503
+            assert reply.headers["retry-after"] == "20", "it would have been done after 120 s"
+            assert "more work than time" in reply.error
+        assert sorted(reply.result().status for reply in asked) == [200] * 3 + [503] * 17
         assert server.post(PREDICT, BODY).status == 200
 
 
@@ -112,30 +141,35 @@ def test_more_pictures_than_the_queue_holds_can_never_be_answered(tmp_path: Path
 
 
 def test_the_deadline(tmp_path: Path) -> None:
-    with one_model(tmp_path, "900 1.0", limits={"request_seconds": 0.4}) as server:
-        reply = server.post(PREDICT, BODY)
+    with one_model(tmp_path, limits={"request_seconds": 0.4}) as server:
+        with held(model_of(server)):
+            reply = server.post(PREDICT, BODY)
         assert (reply.status, reply.error) == (504, "the request was not answered within 0.4 s")
         waiting = server.service.repository.models["m"].available[1]
         until(lambda: waiting.users == 0)
 
 
 def test_a_client_that_leaves_is_not_worked_for(tmp_path: Path) -> None:
-    with one_model(tmp_path, "900 1.0", batching={"max_batch_size": 1}) as server:
+    with one_model(tmp_path, batching={"max_batch_size": 1}) as server:
         loaded = server.service.repository.models["m"].available[1]
-        connections = [sent(server) for _ in range(6)]
-        until(lambda: loaded.batcher.waiting == 5)
-        for connection in connections:
-            connection.close()
-        until(lambda: loaded.users == 0)
-        assert len(model_of(server).batches) <= 3
+        with held(model_of(server)):
+            connections = [sent(server) for _ in range(6)]
+            until(lambda: loaded.batcher.waiting == 5)
+            for connection in connections:
+                connection.close()
+            until(lambda: loaded.users == 0)
         assert server.post(PREDICT, BODY).status == 200
+        assert len(model_of(server).batches) == 3, "the trial, the first that came, and the last"
 
 
 def test_who_comes_while_a_lone_request_is_worked_on_waits_and_goes_together(tmp_path: Path) -> None:
-    with one_model(tmp_path, "900 0.5") as server, ThreadPoolExecutor(6) as pool:
-        first = pool.submit(server.post, PREDICT, BODY)
-        until(lambda: len(model_of(server).batches) == 2)
-        replies = [pool.submit(server.post, PREDICT, BODY) for _ in range(5)]
+    with one_model(tmp_path) as server, ThreadPoolExecutor(6) as pool:
+        batcher = server.service.repository.models["m"].available[1].batcher
+        with held(model_of(server)):
+            first = pool.submit(server.post, PREDICT, BODY)
+            until(lambda: len(model_of(server).batches) == 2)
+            replies = [pool.submit(server.post, PREDICT, BODY) for _ in range(5)]
+            until(lambda: batcher.waiting == 5)
         assert [reply.result().status for reply in (first, *replies)] == [200] * 6
         assert model_of(server).batches[1:] == [1, 5]
         assert max(model_of(server).at_a_time) == 1
@@ -145,13 +179,16 @@ def test_who_comes_while_a_lone_request_is_worked_on_waits_and_goes_together(tmp
 
 
 def test_a_lone_client_that_leaves_does_not_take_the_worker_along(tmp_path: Path) -> None:
-    with one_model(tmp_path, "900 0.6") as server:
+    with one_model(tmp_path) as server, ThreadPoolExecutor(1) as pool:
         batcher = server.service.repository.models["m"].available[1].batcher
-        with sent(server):
-            until(lambda: len(model_of(server).batches) == 2)
-        until(lambda: server.service.repository.models["m"].available[1].users == 0)
-        assert not batcher.free, "the model is still at work"
-        assert server.post(PREDICT, BODY).status == 200
+        with held(model_of(server)):
+            with sent(server):
+                until(lambda: len(model_of(server).batches) == 2)
+            until(lambda: server.service.repository.models["m"].available[1].users == 0)
+            assert not batcher.free, "the model is still at work"
+            reply = pool.submit(server.post, PREDICT, BODY)
+            until(lambda: batcher.waiting == 1)
+        assert reply.result().status == 200
         assert max(model_of(server).at_a_time) == 1
         until(lambda: batcher.free)
 
@@ -160,9 +197,10 @@ def test_a_lone_client_that_leaves_is_no_error(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Though its picture turns out to be broken when it has left."""
+    gone = threading.Event()
 
     def slow(*_: object) -> None:
-        time.sleep(0.4)
+        assert gone.wait(60)
         raise bad_request("broken")
 
     monkeypatch.setattr(tfserving, "decode", slow)
@@ -170,6 +208,8 @@ def test_a_lone_client_that_leaves_is_no_error(
         loaded = server.service.repository.models["m"].available[1]
         with sent(server):
             until(lambda: not loaded.batcher.free)
+        until(lambda: loaded.users == 0)
+        gone.set()
         until(lambda: loaded.batcher.free)
         gc.collect()
         assert server.get("/v2/health/live").status == 200
@@ -178,7 +218,7 @@ def test_a_lone_client_that_leaves_is_no_error(
 
 def test_bodies_on_their_way_are_not_work(tmp_path: Path) -> None:
     batching = {"max_batch_size": 1, "max_enqueued_batches": 1}
-    with one_model(tmp_path, batching=batching) as server:
+    with one_model(tmp_path, batching=batching, limits={"idle_seconds": 60}) as server:
         loaded = server.service.repository.models["m"].available[1]
         slow = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(9)]
         for connection in slow:
@@ -191,15 +231,17 @@ def test_bodies_on_their_way_are_not_work(tmp_path: Path) -> None:
 
 
 def test_a_version_is_unloaded_only_after_a_lone_request_that_has_gone(tmp_path: Path) -> None:
-    with one_model(tmp_path, "900 1.5") as server:
-        old = model_of(server)
-        with sent(server):
-            until(lambda: len(old.batches) == 2)
-        begun = time.monotonic()
-        write_version(tmp_path / "m", 2, "500")
-        until(lambda: list(server.service.repository.models["m"].available) == [2])
+    with one_model(tmp_path) as server:
+        old, loaded = model_of(server), server.service.repository.models["m"].available[1]
+        with held(old):
+            with sent(server):
+                until(lambda: len(old.batches) == 2)
+            until(lambda: loaded.users == 0)
+            write_version(tmp_path / "m", 2, "500")
+            until(lambda: list(server.service.repository.models["m"].available) == [2])
+            assert server.post(PREDICT, BODY).status == 200
+            assert not old.closed, "it still works"
         until(lambda: old.closed)
-        assert time.monotonic() - begun > 0.5, "it was closed while it worked"
 
 
 def test_a_lone_picture_on_which_the_model_fails(tmp_path: Path) -> None:

@@ -27,10 +27,13 @@ from serve_server import (
     Server,
     b64,
     encoded,
+    held,
     model_of,
     one_model,
     picture,
+    received,
     until,
+    until_closed,
 )
 
 
@@ -50,30 +53,34 @@ def test_bodies_that_are_too_large(tmp_path: Path) -> None:
 
 def test_all_bodies_together_have_a_limit(tmp_path: Path) -> None:
     limits = {"body_bytes": 100_000, "bodies_in_flight_bytes": 150_000}
-    with one_model(tmp_path, "900 0.5", limits=limits) as server, ThreadPoolExecutor(4) as pool:
+    with one_model(tmp_path, limits=limits) as server, ThreadPoolExecutor(4) as pool:
         body = json.dumps(BODY).encode().ljust(90_000)
-        statuses = sorted(reply.status for reply in pool.map(lambda _: server.post(PREDICT, body), range(4)))
-        assert statuses[0] == 200
-        assert 503 in statuses
+        with held(model_of(server)):
+            replies = [pool.submit(server.post, PREDICT, body) for _ in range(4)]
+            until(lambda: sum(reply.done() for reply in replies) == 3)
+        assert sorted(reply.result().status for reply in replies) == [200, 503, 503, 503]
         assert server.service.body_bytes_in_flight == 0
         assert server.post(PREDICT, body).status == 200
 
 
 def test_a_slow_body_is_dropped(tmp_path: Path) -> None:
     with one_model(tmp_path, limits={"idle_seconds": 0.4}) as server:
-        reply = server.raw(f"POST {PREDICT} HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{{".encode(), seconds=5)
+        with server.opened(
+            f"POST {PREDICT} HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{{".encode()
+        ) as connection:
+            reply = until_closed(connection)
         assert reply.startswith(b"HTTP/1.1 408 ")
         assert b"no part of the body came for 0.4 s" in reply
 
 
 def test_a_body_that_drips_meets_the_deadline(tmp_path: Path) -> None:
-    with one_model(tmp_path, limits={"idle_seconds": 0.5, "request_seconds": 1.0}) as server:
-        with socket.create_connection(("127.0.0.1", server.port), timeout=5) as connection:
+    with one_model(tmp_path, limits={"idle_seconds": 30, "request_seconds": 1.0}) as server:
+        with socket.create_connection(("127.0.0.1", server.port)) as connection:
             connection.sendall(f"POST {PREDICT} HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n".encode())
-            begun = time.monotonic()
+            end = time.monotonic() + 60
             connection.settimeout(0.2)
             reply = b""
-            while not reply and time.monotonic() - begun < 20:
+            while not reply and time.monotonic() < end:
                 with contextlib.suppress(TimeoutError):
                     reply = connection.recv(1000)
                 if not reply:
@@ -84,27 +91,19 @@ def test_a_body_that_drips_meets_the_deadline(tmp_path: Path) -> None:
 @pytest.mark.parametrize("sent", [b"", b"GET /v2/health", b"GET /v2/health/live HTTP/1.1\r\nhost: x\r\nx-a: "])
 def test_slow_headers_are_dropped(tmp_path: Path, sent: bytes) -> None:
     with one_model(tmp_path, limits={"idle_seconds": 0.4}) as server:
-        begun = time.monotonic()
-        reply = server.raw(sent, seconds=20)
-        assert time.monotonic() - begun < 15, "the server closed it"
+        with server.opened(sent) as connection:
+            reply = until_closed(connection)
         assert reply == b"" if not sent else reply.startswith(b"HTTP/1.1 408 ")
 
 
 def test_slow_headers_of_a_second_request_are_dropped(tmp_path: Path) -> None:
     with (
         one_model(tmp_path, limits={"idle_seconds": 0.6}) as server,
-        socket.create_connection(("127.0.0.1", server.port), timeout=5) as connection,
+        server.opened(b"GET /v2/health/live HTTP/1.1\r\nhost: x\r\n\r\n") as connection,
     ):
-        connection.sendall(b"GET /v2/health/live HTTP/1.1\r\nhost: x\r\n\r\n")
-        reply = b""
-        while not reply.endswith(b'{"live":true}'):  # head and body may come one by one
-            reply += connection.recv(1000)
-        assert reply.startswith(b"HTTP/1.1 200 ")
+        assert received(connection, b'{"live":true}').startswith(b"HTTP/1.1 200 ")
         connection.sendall(b"GET /v2/hea")
-        reply = b""
-        while part := connection.recv(1000):
-            reply += part
-        assert reply.startswith(b"HTTP/1.1 408 ")
+        assert until_closed(connection).startswith(b"HTTP/1.1 408 ")
 
 
 def test_endless_headers_are_refused(tmp_path: Path) -> None:
@@ -120,23 +119,18 @@ def test_a_client_that_does_not_read_is_dropped(tmp_path: Path) -> None:
         loaded = server.service.repository.models["m"].available[1]
         loaded.model.max_detections = 20_000  # type: ignore[misc]  # megabytes of padding
         body = json.dumps({"instances": [PICTURE] * 16}).encode()
-        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
-            connection.sendall(
-                f"POST {PREDICT} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
-            )
+        head = f"POST {PREDICT} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n".encode()
+        with server.opened(head + body) as connection:
             answered = b'phidet_requests_total{api="v1",model="m",status="200"} 1.0'
             until(lambda: answered in server.service.metrics.text().splitlines(), 60)
-            time.sleep(1.5)
-            received = 0
-            with contextlib.suppress(OSError):
-                while part := connection.recv(1 << 20):
-                    received += len(part)
-            assert 0 < received < 16 * 20_000 * 24, "it was cut off in the middle"
+            until(lambda: not server.engine.server_state.connections)
+            assert 0 < len(until_closed(connection)) < 16 * 20_000 * 24, "it was cut off in the middle"
         assert server.get("/v2/health/live").status == 200
 
 
 def test_more_connections_than_allowed_are_turned_away(tmp_path: Path) -> None:
-    with one_model(tmp_path, limits={"connections": 5}) as server:
+    with one_model(tmp_path, limits={"connections": 5, "idle_seconds": 60}) as server:
+        until(lambda: not server.engine.server_state.connections)
         idle = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(5)]
         reply = server.get("/v2/health/live")
         assert (reply.status, reply.headers["retry-after"]) == (503, "1")
@@ -331,10 +325,13 @@ def test_http_that_is_no_http(attacked: Server) -> None:
 
 def test_a_shutdown_finishes_what_has_begun(tmp_path: Path) -> None:
     pool = ThreadPoolExecutor(5)
-    with one_model(tmp_path, "900 0.5", batching={"max_batch_size": 2}) as server:
-        replies = [pool.submit(server.post, PREDICT, BODY) for _ in range(5)]
-        until(lambda: server.service.repository.models["m"].available[1].users == 5)
+    with one_model(tmp_path, batching={"max_batch_size": 2}) as server:
         model = model_of(server)
+        with held(model):
+            replies = [pool.submit(server.post, PREDICT, BODY) for _ in range(5)]
+            until(lambda: server.service.repository.models["m"].available[1].users == 5)
+            server.engine.should_exit = True
+            until(lambda: not any(listening.is_serving() for listening in server.engine.servers))
     assert [reply.result().status for reply in replies] == [200] * 5
     assert model.closed
     pool.shutdown()

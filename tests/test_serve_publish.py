@@ -7,7 +7,6 @@ import http.client
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -105,7 +104,7 @@ def test_a_full_disk_leaves_nothing_behind(model: Path, tmp_path: Path) -> None:
     )
     done = subprocess.run(
         [sys.executable, "-c", script, "publish", str(model), str(tmp_path / "m")],
-        capture_output=True, text=True, env=os.environ | {"PYTHONPATH": SOURCE}, timeout=60, check=False,
+        capture_output=True, text=True, env=os.environ | {"PYTHONPATH": SOURCE}, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == 4
     assert done.stderr == f"phidet: cannot publish to {tmp_path}/m: File too large. Nothing was changed\n"
@@ -142,22 +141,31 @@ def test_a_killed_publisher_leaves_no_version(model: Path, tmp_path: Path) -> No
 # The command line
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
-
-
 @contextmanager
-def command_line_server(base: Path, port: int, *flags: str, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+def command_line_server(
+    base: Path, *flags: str, port: int = 0, **options: Any
+) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """A server's process and its port: whatever port is free, unless it is given."""
     environment = os.environ | {"PYTHONPATH": options.pop("path", SOURCE)}
     command = [sys.executable, "-m", "phidet.cli.main", "serve", "--model_name", "m", "--model_base_path", str(base)]
     process = subprocess.Popen([*command, "--rest_api_port", str(port), *flags], env=environment, **options)
     try:
-        until(lambda: is_ready(port), 60)
-        yield process
+        until(lambda: bool(listening_ports(process.pid)), 120)
+        (port,) = listening_ports(process.pid)
+        until(lambda: is_ready(port), 120)
+        yield process, port
     finally:
         process.kill()
         process.wait()
+
+
+def listening_ports(pid: int) -> list[int]:
+    """From the system, for a server whose log nobody can read."""
+    with suppress(OSError):  # files that it opens and closes meanwhile
+        files = {str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir()}
+        rows = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
+        return [int(row[1].split(":")[1], 16) for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in files]
+    return []
 
 
 def client(port: int) -> Server:
@@ -180,18 +188,17 @@ def base(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_served_answer_is_the_detectors_and_needs_no_pytorch(model: Path, base: Path, tmp_path: Path) -> None:
     (tmp_path / "torch.py").write_text("raise RuntimeError('the server imported torch')")
     (tmp_path / "torchvision.py").write_text("raise RuntimeError('the server imported torchvision')")
-    port = free_port()
     images = [encoded(picture(90, 120, 1), "JPEG"), encoded(picture(200, 70, 2), "PNG")]
     log = tmp_path / "log"
     flags = ("--score", "0.01", "--max_detections", "20")
     with (
         log.open("wb") as out,
-        command_line_server(base, port, *flags, path=f"{tmp_path}:{SOURCE}", stdout=out) as process,
+        command_line_server(base, *flags, path=f"{tmp_path}:{SOURCE}", stdout=out) as (process, port),
     ):  # fmt: skip
         reply = client(port).post("/v1/models/m:predict", {"instances": [b64(data) for data in images]})
         metadata = client(port).get("/v2/models/m").json
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) in (0, -signal.SIGTERM)
+        assert process.wait(60) in (0, -signal.SIGTERM)
     assert metadata["parameters"] == {"class_names": CLASSES, "image_size_hw": [128, 128]}
     assert metadata["platform"] == "phidet_onnxruntime"
     settings = PostprocessSettings(score=0.01, max_detections=20)
@@ -211,7 +218,7 @@ def test_the_served_answer_is_the_detectors_and_needs_no_pytorch(model: Path, ba
 
 
 def test_kill_9_and_restart_under_load(base: Path) -> None:
-    port = free_port()
+    port = 0
     body = {"instances": [b64(encoded(picture(90, 120)))]}
     stop = threading.Event()
     statuses: list[int] = []
@@ -227,7 +234,7 @@ def test_kill_9_and_restart_under_load(base: Path) -> None:
     threads = [threading.Thread(target=keep_asking) for _ in range(4)]
     try:
         for i in range(2):
-            with command_line_server(base, port, stdout=subprocess.DEVNULL) as process:
+            with command_line_server(base, port=port, stdout=subprocess.DEVNULL) as (process, port):
                 if i == 0:
                     [thread.start() for thread in threads]
                 before = statuses.count(200)
@@ -242,18 +249,16 @@ def test_kill_9_and_restart_under_load(base: Path) -> None:
 
 
 def test_a_full_disk_under_the_log_does_not_stop_the_server(base: Path) -> None:
-    port = free_port()
-    with Path("/dev/full").open("wb") as full, command_line_server(base, port, stdout=full, stderr=full):
+    with Path("/dev/full").open("wb") as full, command_line_server(base, stdout=full, stderr=full) as (_, port):
         body = {"instances": [b64(encoded(picture(90, 120)))]}
         assert [client(port).post("/v1/models/m:predict", body).status for _ in range(3)] == [200] * 3
 
 
 def test_a_log_that_nobody_reads_does_not_stop_the_server(base: Path) -> None:
     """More lines than a pipe holds; and then the reader leaves."""
-    port = free_port()
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with command_line_server(base, port, **pipes) as process:
-        asker = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    with command_line_server(base, **pipes) as (process, port):
+        asker = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         for _ in range(1500):
             asker.request("GET", "/v2/health/live?" + "x" * 200)
             assert asker.getresponse().read() == b'{"live":true}'
@@ -283,16 +288,15 @@ def test_what_does_not_load_without_its_neighbours_is_not_published(model: Path,
 def test_a_corrupt_file_on_disk_does_not_replace_what_answers(base: Path, model: Path, tmp_path: Path) -> None:
     folder = tmp_path / "m"
     publish(model, folder)
-    port = free_port()
-    with command_line_server(folder, port, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
+    with command_line_server(folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as (_, port):
         part = folder / ".part"
         part.mkdir()
         data = bytearray(model.read_bytes())
         data[len(data) // 3 : len(data) // 3 + 4000] = os.urandom(4000)
         (part / "model.onnx").write_bytes(data[: len(data) // 2])
         part.rename(folder / "2")
-        until(lambda: len(client(port).get("/v1/models/m").json["model_version_status"]) == 2, 30)
-        until(lambda: client(port).get("/v1/models/m/versions/2").json["model_version_status"][0]["state"] == "END", 30)
+        until(lambda: len(client(port).get("/v1/models/m").json["model_version_status"]) == 2)
+        until(lambda: client(port).get("/v1/models/m/versions/2").json["model_version_status"][0]["state"] == "END")
         failed = client(port).get("/v1/models/m/versions/2").json["model_version_status"][0]["status"]
         assert "model.onnx cannot be loaded" in failed["error_message"]
         body = {"instances": [b64(encoded(picture(90, 120)))]}
@@ -328,7 +332,6 @@ def test_mistakes_on_the_command_line(
 def test_a_new_version_each_second_under_load_fails_no_request(model: Path, tmp_path: Path) -> None:
     folder = tmp_path / "m"
     publish(model, folder)
-    port = free_port()
     body = {"instances": [b64(encoded(picture(480, 640), "JPEG"))]}
     stop = threading.Event()
     statuses: list[int] = []
@@ -338,7 +341,7 @@ def test_a_new_version_each_second_under_load_fails_no_request(model: Path, tmp_
         while not stop.is_set():
             statuses.append(client(port).post("/v1/models/m:predict", body).status)
 
-    with command_line_server(folder, port, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    with command_line_server(folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as (process, port):
         threads = [threading.Thread(target=keep_asking) for _ in range(16)]
         [thread.start() for thread in threads]
         for _ in range(60):

@@ -13,8 +13,8 @@ import pytest
 
 from phidet.errors import ConfigError
 from phidet.serve.configuration import Policy, Source, read_batching_parameters, read_model_config
-from phidet.serve.versions import KEPT, ServedModel
-from serve_server import BODY, Server, StandIn, serving, settings_for, until, write_version
+from phidet.serve.versions import KEPT, Repository, ServedModel
+from serve_server import BODY, Server, StandIn, held, model_of, serving, settings_for, until, write_version
 
 
 def states(server: Server) -> dict[str, str]:
@@ -26,6 +26,20 @@ def score(server: Server, path: str = "/v1/models/m:predict") -> float:
     reply = server.post(path, BODY)
     assert reply.status == 200, reply.body
     return float(reply.json["predictions"][0]["detection_scores"][0])
+
+
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Models, one for each look at a folder that has ended."""
+    ended: list[str] = []
+    original = Repository.poll
+
+    async def poll(self: Repository, model: ServedModel) -> None:
+        await original(self, model)
+        ended.append(model.source.name)
+
+    monkeypatch.setattr(Repository, "poll", poll)
+    return ended
 
 
 def test_the_latest_version_answers_and_the_old_one_ends(tmp_path: Path) -> None:
@@ -79,9 +93,11 @@ def test_polling_every_0_seconds_is_looking_once(tmp_path: Path) -> None:
         assert states(server) == {"1": "AVAILABLE"}
 
 
-def test_a_folder_without_versions_is_warned_of_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_folder_without_versions_is_warned_of_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, looks: list[str]
+) -> None:
     with serving(settings_for(tmp_path), ready=False) as server:
-        time.sleep(0.3)  # several looks
+        until(lambda: len(looks) >= 5)
         assert server.post("/v1/models/m:predict", BODY).status == 404
     warnings = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
     assert warnings == [f"model m: no version to serve in {tmp_path}"]
@@ -143,7 +159,7 @@ def test_a_model_that_loads_but_cannot_answer_does_not_replace_one_that_can(tmp_
         assert failed["status"]["error_message"] == "RuntimeError: mute"
 
 
-def test_a_folder_that_vanishes_unloads_nothing(tmp_path: Path) -> None:
+def test_a_folder_that_vanishes_unloads_nothing(tmp_path: Path, looks: list[str]) -> None:
     base = tmp_path / "m"
     write_version(base, 1, "100")
     with serving(settings_for(base)) as server:
@@ -151,7 +167,8 @@ def test_a_folder_that_vanishes_unloads_nothing(tmp_path: Path) -> None:
         before = server.service.metrics.text()
         for _ in range(5):
             assert score(server) == pytest.approx(0.1)
-            threading.Event().wait(0.06)
+            seen = len(looks)
+            until(lambda seen=seen: len(looks) > seen)
         assert states(server) == {"1": "AVAILABLE"}
         assert b'outcome="failed"' not in before
         write_version(base, 2, "200")
@@ -159,15 +176,17 @@ def test_a_folder_that_vanishes_unloads_nothing(tmp_path: Path) -> None:
 
 
 def test_requests_in_flight_finish_on_the_version_they_began_with(tmp_path: Path) -> None:
-    write_version(tmp_path, 1, "100 1.0")
+    write_version(tmp_path, 1, "100")
     with serving(settings_for(tmp_path)) as server, ThreadPoolExecutor(4) as pool:
-        slow = [pool.submit(score, server) for _ in range(4)]
-        until(lambda: server.service.repository.models["m"].available[1].users == 4)
-        write_version(tmp_path, 2, "200")
-        until(lambda: states(server).get("2") == "AVAILABLE")
-        assert states(server)["1"] == "UNLOADING"
-        assert score(server) == pytest.approx(0.2)
-        assert not any(future.done() for future in slow)
+        with held(model_of(server)):
+            slow = [pool.submit(score, server) for _ in range(4)]
+            until(lambda: server.service.repository.models["m"].available[1].users == 4)
+            write_version(tmp_path, 2, "200")
+            until(lambda: states(server).get("2") == "AVAILABLE")
+            until(lambda: states(server)["1"] == "UNLOADING")
+            assert score(server) == pytest.approx(0.2)
+            assert states(server)["1"] == "UNLOADING"
+            assert not any(future.done() for future in slow)
         assert [future.result() for future in slow] == pytest.approx([0.1] * 4)
         until(lambda: states(server) == {"1": "END", "2": "AVAILABLE"})
 
@@ -339,20 +358,24 @@ def test_several_models_have_their_own_versions(tmp_path: Path) -> None:
 def test_a_new_version_every_moment_under_load_fails_no_request(tmp_path: Path) -> None:
     write_version(tmp_path, 1, "1 0.01")
     stop = threading.Event()
+    heard: set[int] = set()
 
     def keep_asking(server: Server) -> list[float]:
         scores = []
         while not stop.is_set():
             scores.append(score(server))
+            heard.add(round(scores[-1] * 1000))
         return scores
 
     with serving(settings_for(tmp_path)) as server, ThreadPoolExecutor(8) as pool:
         asking = [pool.submit(keep_asking, server) for _ in range(8)]
-        for version in range(2, 22):
-            write_version(tmp_path, version, f"{version} 0.01")
-            until(lambda v=version: states(server).get(str(v)) == "AVAILABLE")
-        stop.set()
-        heard = [future.result() for future in asking]
-    for scores in heard:
-        assert scores == sorted(scores), "no client goes back to an old version"
-    assert {round(s * 1000) for scores in heard for s in scores} >= {1, 20}
+        try:
+            until(lambda: 1 in heard)
+            for version in range(2, 22):
+                write_version(tmp_path, version, f"{version} 0.01")
+                until(lambda v=version: v in heard)
+        finally:
+            stop.set()
+        for future in asking:
+            assert future.result() == sorted(future.result()), "no client goes back to an old version"
+    assert heard == set(range(1, 22))

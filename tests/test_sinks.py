@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import io
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
@@ -17,7 +19,7 @@ from pycocotools.cocoeval import COCOeval
 
 from phidet.data.layouts import open_data
 from phidet.draw import colour
-from phidet.errors import InputError, PhidetError, UnknownNameError
+from phidet.errors import ConfigError, InputError, PhidetError, UnknownNameError
 from phidet.results import Detections
 from phidet.sinks import KINDS, open_sinks
 from phidet.sources import Picture, Unusable
@@ -87,7 +89,7 @@ def test_coco_results_evaluate_to_one_against_the_same_boxes(tmp_path: Path, cap
     ids = {image["file_name"]: image["id"] for image in images["images"]}
     assert ids == {"000000000139.jpg": 139, "deep/7.png": 7, "photo.jpg": 1, "other/7.png": 2, "9.jpg": 9, "0.jpg": 3}
     assert [r.getMessage() for r in caplog.records] == [
-        f"{Path('other/7.png')} is image 2 of the COCO results: an image before it has 7"
+        "other/7.png is not image 7 of the COCO results: one before it is called that, too"
     ]
     assert images["categories"] == [{"id": i + 1, "name": name} for i, name in enumerate(NAMES)]
     results = json.loads((tmp_path / "coco-results.json").read_text())
@@ -111,6 +113,67 @@ def test_coco_without_pictures_is_valid_json(tmp_path: Path) -> None:
     write("coco", tmp_path)
     assert json.loads((tmp_path / "coco-results.json").read_text()) == []
     assert json.loads((tmp_path / "coco-images.json").read_text())["images"] == []
+
+
+def test_no_picture_gets_the_number_that_another_file_is_called_by(tmp_path: Path) -> None:
+    """Whatever came before it; so the results fit annotations that have those numbers."""
+    items = [picture("clip.mp4", 0), picture("clip.mp4", 1), picture("(cover).png"), picture("1.png"), picture("3.png")]
+    write("coco", tmp_path, *((item, three()) for item in items))
+    images = json.loads((tmp_path / "coco-images.json").read_text())["images"]
+    ids = [(image["file_name"], image.get("frame"), image["id"]) for image in images]
+    assert ids == [
+        ("1.png", None, 1), ("3.png", None, 3), ("clip.mp4", 0, 2), ("clip.mp4", 1, 4), ("(cover).png", None, 5)
+    ]  # fmt: skip
+    results = json.loads((tmp_path / "coco-results.json").read_text())
+    assert [r["image_id"] for r in results] == [i for i in (1, 3, 2, 4, 5) for _ in range(3)]
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp", "v.mp4", "v.mov", "v.mkv"])
+def test_nothing_is_drawn_over_what_no_earlier_run_drew(name: str, tmp_path: Path) -> None:
+    frame = 0 if name.startswith("v") else None
+    if frame is not None:
+        pytest.importorskip("av")
+    for _ in range(2):  # its own file it may replace
+        write("pictures", tmp_path, (picture(name, frame), three()))
+    (tmp_path / name).write_bytes(b"somebody's")
+    with pytest.raises(
+        ConfigError, match=rf"{name} is not of an earlier run, and would be overwritten: choose another"
+    ):
+        write("pictures", tmp_path, (picture(name, frame), three()))
+    assert (tmp_path / name).read_bytes() == b"somebody's"
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_crop_does_not_go_over_somebodys_picture(tmp_path: Path) -> None:
+    for _ in range(2):
+        write("crops", tmp_path, (picture(), three()))
+    (tmp_path / "crops" / "person" / "a-1.jpg").write_bytes(b"somebody's")
+    with pytest.raises(ConfigError, match=r"a-1\.jpg is not of an earlier run"):
+        write("crops", tmp_path, (picture(), three()))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("letter", ["x", "ü", "漢"])
+def test_a_name_as_long_as_can_be_is_cut(kind: str, letter: str, tmp_path: Path) -> None:
+    long = letter * (251 // len(letter.encode()))
+    write(kind, tmp_path, *((picture(f"{long}.{ending}"), three()) for ending in ("png", "bmp", "jpg")))
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) == {"pictures": 3, "yolo": 5, "crops": 9, "coco": 2}.get(kind, 1)
+
+
+def test_a_video_that_a_full_disk_cuts_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("av")
+    [sink] = open_sinks(["pictures"], tmp_path, NAMES)
+    sink.add(picture("v.mp4", 0), three())
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(PhidetError, match="No space left on device"):
+        sink.add(picture("v.mp4", 0), three())  # the next video
+    sink.discard()
+    assert not list(tmp_path.iterdir())
 
 
 def test_yolo_text_is_read_as_labels_by_the_reader_of_data_sets(tmp_path: Path) -> None:
@@ -181,13 +244,16 @@ def test_what_a_format_cannot_hold_becomes_png(tmp_path: Path) -> None:
         assert image.size == (17_000, 2)
 
 
-def test_equal_names_from_several_folders_stay_apart(tmp_path: Path) -> None:
+def test_equal_names_from_several_folders_stay_apart(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     items = [(picture(name, seed=seed), nothing()) for seed, name in enumerate(("a.png", "A.png", "a.png", "a-2.png"))]
     write("pictures", tmp_path, *items)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["A-2.png", "a-2-2.png", "a-3.png", "a.png"]
     for seed, name in enumerate(("a.png", "A-2.png", "a-3.png", "a-2-2.png")):
         assert np.array_equal(np.asarray(Image.open(tmp_path / name)), picture(seed=seed).image)
     write("yolo", tmp_path / "y", (picture("b.png"), nothing()), (picture("b.jpg"), nothing()))
+    assert [r.getMessage() for r in caplog.records] == [
+        "the labels of in/b.jpg are in b-2.txt: another picture has its name"
+    ]
     assert sorted(p.name for p in (tmp_path / "y" / "labels").glob("*.txt")) == ["b-2.txt", "b.txt"]
     write("pictures", tmp_path / "p", (picture("c.bmp"), nothing()), (picture("c.bmp.png"), nothing()))
     assert sorted(p.name for p in (tmp_path / "p").iterdir()) == ["c.bmp-2.png", "c.bmp.png"]

@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from phidet import tiles
 from phidet.boxes import area, pairwise_iou
 from phidet.errors import ConfigError, InputError
 from phidet.nms import PostprocessSettings
 from phidet.results import Detections
-from phidet.tiles import OVERLAP, detect_tiled, tile_rects
+from phidet.tiles import OVERLAP, Seen, detect_tiled, merge, tile_rects
 
 Box = tuple[float, float, float, float]
 NAMES = ("person", "dog")
@@ -169,6 +170,12 @@ def test_tiles_come_in_batches_and_the_limit_holds_for_all_together() -> None:
     found = detect_tiled(oracle, picture(1000, 1400), 512, PostprocessSettings(max_detections=200), batch=3)
     assert oracle.largest_batch == 3
     assert len(found) == 200
+    for tile, batch, says in (
+        (320.5, 4, r"at least 64 pixels, got 320\.5"),
+        (320, 0, "a batch of at least 1 tile, got 0"),
+    ):
+        with pytest.raises(ConfigError, match=says):
+            detect_tiled(oracle, picture(1000, 1400), tile, batch=batch)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="at least 64 pixels, got 10"):
         detect_tiled(oracle, picture(10, 10), 10)
     with pytest.raises(ConfigError, match="use hard or soft suppression, or no tiles"):
@@ -194,3 +201,39 @@ def test_every_object_once_wherever_the_borders_are(seed: int) -> None:
     oracle = Oracle(*objects, smallest=0.0, wobble=1.0)
     found = detect_tiled(oracle, picture(height, width), int(rng.integers(256, 700)))
     same(found, *objects, iou=0.6)
+
+
+@given(seeds, st.sampled_from([0.0, 0.3, 0.5, 0.9]), st.booleans())
+def test_boxes_that_are_looked_up_by_place_merge_as_if_each_was_compared_with_all(
+    seed: int, iou: float, per_class: bool
+) -> None:
+    rng = np.random.default_rng(seed)
+    count, size = int(rng.integers(0, 120)), float(rng.integers(100, 3000))
+    centres, sides = rng.uniform(0, size, (count, 2)), rng.uniform(1, size * rng.random() + 2, (count, 2))
+    corners = rng.integers(0, 8, (count, 2)) * 240.0
+    seen = Seen(
+        np.concatenate([centres - sides / 2, centres + sides / 2], axis=1).clip(0, size),
+        rng.uniform(0, 1, count),
+        rng.integers(0, 3, count),
+        np.concatenate([corners, corners + 320], axis=1),
+        rng.random(count) < 0.4,
+    )
+    fast = merge(Seen(*(column.copy() for column in seen)), iou, per_class)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiles, "_Places", Everywhere)
+        slow = merge(Seen(*(column.copy() for column in seen)), iou, per_class)
+    for ours, theirs in zip(fast, slow, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+class Everywhere:
+    """All kept boxes are near."""
+
+    def __init__(self, seen: Seen) -> None:
+        self.count = 0
+
+    def put(self, row: int, box_xyxy: npt.NDArray[np.float64]) -> None:
+        self.count = max(self.count, row + 1)
+
+    def near(self, one: Seen) -> npt.NDArray[np.int64]:
+        return np.arange(self.count)

@@ -33,7 +33,7 @@ MAX_THREADS = 1024
 
 
 class Detector:
-    """A loaded model. Calls from several threads at once are allowed and share its weights.
+    """A loaded model. Calls from several threads at once are allowed and share its weights. ``with`` closes it.
 
     Args:
         model: "person", which comes with phidet; a file (.onnx, .xml, .tflite, .safetensors); the folder of a training
@@ -52,6 +52,7 @@ class Detector:
     Raises:
         CheckpointError: there is no such model, or its file cannot be used.
         MissingExtraError: its runtime is not installed.
+        ConfigError: something else than a model, or a number of threads that cannot be.
     """
 
     def __init__(
@@ -59,7 +60,12 @@ class Detector:
     ) -> None:
         if threads is not None and not (isinstance(threads, int) and 1 <= threads <= MAX_THREADS):
             raise ConfigError(f"threads must be a whole number from 1 to {MAX_THREADS}, got {threads!r}")
-        self.network = open_network(model, runtime, threads) if isinstance(model, str | Path) else model
+        if isinstance(model, str | Path):
+            self.network = open_network(model, runtime, threads)
+        elif isinstance(getattr(model, "config", None), ModelConfig):
+            self.network = model
+        else:
+            raise ConfigError(f"expected a model's name, file or folder, or a network, got a {type(model).__name__}")
         config = self.network.config
         self.config: ModelConfig = config
         self.class_names = config.class_names
@@ -102,7 +108,7 @@ class Detector:
         """
         if not arrays:
             return []
-        settings = settings or PostprocessSettings()
+        settings = PostprocessSettings() if settings is None else settings
         if not isinstance(settings, PostprocessSettings):
             raise InputError(
                 f"expected PostprocessSettings, got a {type(settings).__name__}: several pictures go in a list"
@@ -115,6 +121,12 @@ class Detector:
             postprocess(NetworkOutputs(*of_image), self.anchors, scale, array.shape[:2], settings, self.class_names)
             for of_image, (_, scale), array in zip(zip(*outputs, strict=True), prepared, arrays, strict=True)
         ]
+
+    def __enter__(self) -> Detector:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Gives the network's memory back; the detector cannot be used afterwards."""

@@ -49,6 +49,8 @@ def as_picture(image: Path | str | Image.Image | npt.NDArray[np.uint8]) -> Image
         return Image.fromarray(pixels_of(image))
     if isinstance(image, str | Path):
         return Image.fromarray(read_image(Path(image)))
+    if not isinstance(image, np.ndarray):
+        raise InputError(f"expected a path, a Pillow image or an array, got a {type(image).__name__}")
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
         raise InputError(f"expected an image (H, W, 3) uint8 RGB, got {image.shape} {image.dtype}")
     return Image.fromarray(np.ascontiguousarray(image)).copy()

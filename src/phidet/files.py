@@ -24,19 +24,19 @@ class AppearingFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.part = path.with_name(f".{_cut(path.name)}.{os.getpid()}.part")
-        with _told(path):
+        self.part = path.with_name(f".{cut(path.name)}.{os.getpid()}.part")
+        with told(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self.file: BinaryIO = self.part.open("wb")
 
     def write(self, content: bytes) -> None:
         """Appends; raises PhidetError where the disk is full."""
-        with _told(self.path):
+        with told(self.path):
             self.file.write(content)
 
     def keep(self) -> None:
         """Puts the file in its place; raises PhidetError where that fails."""
-        with _told(self.path):
+        with told(self.path):
             self.file.flush()
             os.fsync(self.file.fileno())
             self.file.close()
@@ -75,13 +75,14 @@ def write_made(path: Path, make: Callable[[BinaryIO], object]) -> Path:
     return path
 
 
-def _cut(name: str) -> str:
+def cut(name: str) -> str:
     """What goes into a longer name, which has at most 255 bytes."""
     return name.encode("utf-8", "surrogateescape")[:100].decode("utf-8", "ignore")
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
+def told(path: Path) -> Iterator[None]:
+    """Says of what goes wrong in the block that ``path`` cannot be written."""
     try:
         yield
     except OSError as error:

@@ -18,6 +18,8 @@ NmsKind = Literal["hard", "gaussian", "linear", "none"]
 SOFT_FLOOR = 0.001
 """Soft-NMS lets no score die out by itself; the official code drops what falls below this."""
 
+_NUMBER = (float, int, np.floating, np.integer)
+
 BLOCK = 64
 """At most so many boxes are compared with each other at once: what lies between stays in the processor's cache."""
 
@@ -53,11 +55,11 @@ class PostprocessSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     def __post_init__(self) -> None:
         for name in ("score", "iou"):
             value = getattr(self, name)
-            if not (isinstance(value, float | int) and 0 <= value <= 1):
+            if not (isinstance(value, _NUMBER) and 0 <= value <= 1):
                 raise ConfigError(f"{name} must be in 0…1, got {value!r}")
         if self.nms not in get_args(NmsKind):
             raise UnknownNameError("nms", self.nms, get_args(NmsKind))
-        if not (math.isfinite(self.sigma) and self.sigma > 0):
+        if not (isinstance(self.sigma, _NUMBER) and math.isfinite(self.sigma) and self.sigma > 0):
             raise ConfigError(f"sigma must be > 0, got {self.sigma!r}")
         if isinstance(self.classes, str):
             raise ConfigError(f"classes must be a list of names, got the text {self.classes!r}: ({self.classes!r},)?")

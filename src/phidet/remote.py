@@ -7,7 +7,7 @@ import time
 from http.client import HTTPException, HTTPMessage, HTTPResponse
 from typing import IO
 from urllib.error import HTTPError
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit, urlunsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from phidet.errors import DownloadError
@@ -36,7 +36,7 @@ def fetch_picture(url: str, largest_bytes: int = LARGEST_BYTES, deadline_s: floa
         opener = build_opener(_WebRedirects)
         response: HTTPResponse
         with opener.open(
-            Request(url, headers={"User-Agent": "phidet"}), timeout=min(TIMEOUT_S, deadline_s)
+            Request(_ascii(url), headers={"User-Agent": "phidet"}), timeout=min(TIMEOUT_S, deadline_s)
         ) as response:
             body = bytearray()
             while chunk := response.read1(_CHUNK_BYTES):
@@ -54,6 +54,14 @@ def fetch_picture(url: str, largest_bytes: int = LARGEST_BYTES, deadline_s: floa
     except (OSError, HTTPException, ValueError) as error:
         reason = str(getattr(error, "reason", error)) or type(error).__name__
         raise DownloadError(f"cannot fetch {url}: {reason}") from error
+
+
+def _ascii(url: str) -> str:
+    """The address as it goes over the wire: other letters percent-encoded, of the host in IDNA."""
+    parts = urlsplit(url)
+    host = parts.netloc.encode("idna").decode() if not parts.netloc.isascii() else parts.netloc
+    path, query = (quote(text, safe="/%:;=@&+$,!~*'()?") for text in (parts.path, parts.query))
+    return urlunsplit((parts.scheme, host, path, query, ""))
 
 
 def wants_offline() -> bool:

@@ -155,11 +155,11 @@ class Detections:
 
         Raises:
             UnknownNameError: a class that is not among :attr:`names`.
-            ConfigError: ``classes`` is a text.
+            ConfigError: ``classes`` is a single one.
         """
         kept = self.scores >= score
-        if isinstance(classes, str):
-            raise ConfigError(f"expected a list of classes, got the text {classes!r}: [{classes!r}]?")
+        if isinstance(classes, str | int):
+            raise ConfigError(f"expected a list of classes, got {classes!r}: [{classes!r}]?")
         if classes is not None:
             kept &= np.isin(self.class_ids, [self._class_id(c) for c in classes])
         return self[kept]
@@ -196,7 +196,7 @@ class Detections:
         categories = self.class_ids + 1 if category_ids is None else np.asarray(category_ids, np.int64)[self.class_ids]
         columns = (categories.tolist(), self.boxes_xyxy, self.scores)
         return [
-            {"image_id": image_id, "category_id": c, "bbox": _xywh(box), "score": shortest(score)}
+            {"image_id": int(image_id), "category_id": c, "bbox": _xywh(box), "score": shortest(score)}
             for c, box, score in zip(*columns, strict=True)
         ]
 

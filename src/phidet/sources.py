@@ -85,7 +85,7 @@ def check_apart(sources: Sequence[str], out: Path) -> None:
     for source in sources:
         if source == "-" or _ADDRESS.match(source) or is_webcam(source):
             continue
-        found = [Path(source)] if os.path.lexists(source) else [Path(p) for p in _matches(source)]
+        found = [Path(source)] if os.path.lexists(source) else _matches(source)
         for path in found:
             # A link is looked at where it lies and where it leads: it is the target that would be overwritten.
             places = (path.resolve(), path.parent.resolve() / path.name)
@@ -174,15 +174,49 @@ def _local(source: str, leave_out: Path | None) -> Iterator[_Entry]:
     if not matches:
         yield Unusable(source, InputError(f"there is no file, folder, pattern's match or address {source}"))
     # ** names a folder and what is in it
-    files = [p for p in map(Path, matches) if p.suffix.lower() in EXTENSIONS | VIDEO_EXTENSIONS and not p.is_dir()]
+    files = [p for p in matches if p.suffix.lower() in EXTENSIONS | VIDEO_EXTENSIONS and not p.is_dir()]
     if matches and not files:
         yield Unusable(source, InputError(f"{source} matches {len(matches)} files or folders, none a picture or video"))
     for file in files:
         yield _file(file, PurePosixPath(file.name))
 
 
-def _matches(source: str) -> list[str]:
-    return sorted(glob.glob(source, recursive=True)) if glob.has_magic(source) else []
+def _matches(source: str) -> list[Path]:
+    """What fits a pattern, in the order of names; ``**`` is any depth, links that lead back not followed for ever."""
+    if not glob.has_magic(source):
+        return []
+    pattern = Path(source)
+    places = [Path(pattern.anchor)]
+    given = pattern.parts[1:] if pattern.anchor else pattern.parts
+    parts = [part for i, part in enumerate(given) if part != "**" or given[i - 1 : i] != ("**",)]  # **/** is **
+    for i, part in enumerate(parts, start=1):
+        if part == "**":
+            below = [found for place in places if place.is_dir() for found in _walk(place)]
+            places = [path for here, files in below for path in (here, *(here / f for f in files if i == len(parts)))]
+        elif glob.has_magic(part):
+            places = [Path(m) for place in places for m in glob.glob(os.path.join(glob.escape(str(place)), part))]
+        else:
+            places = [place / part for place in places if os.path.lexists(place / part)]
+    return sorted(dict.fromkeys(places))
+
+
+def _walk(
+    folder: Path, apart: Path | None = None, onerror: Callable[[OSError], None] | None = None
+) -> Iterator[tuple[Path, list[str]]]:
+    """Each folder from ``folder`` on with its files, in the order of names: no hidden ones, and none twice.
+
+    Links are followed; one that leads back, or to ``apart``, is not.
+    """
+    seen = {folder.resolve()} if apart is None else {folder.resolve(), apart}
+    for place, folders, files in os.walk(folder, onerror=onerror, followlinks=True):
+        here, new = Path(place), []
+        for name in sorted(name for name in folders if not name.startswith(".")):
+            real = (here / name).resolve()
+            if real not in seen:
+                seen.add(real)
+                new.append(name)
+        folders[:] = new
+        yield here, sorted(name for name in files if not name.startswith("."))
 
 
 def _folder(folder: Path, leave_out: Path | None) -> Iterator[_Entry]:
@@ -194,12 +228,10 @@ def _folder(folder: Path, leave_out: Path | None) -> Iterator[_Entry]:
     def note(error: OSError) -> None:
         failed.append(Unusable(str(error.filename), InputError(f"cannot read {error.filename}: {error.strerror}")))
 
-    for place, folders, files in os.walk(folder, onerror=note):
-        here = Path(place)
-        folders[:] = sorted(f for f in folders if not f.startswith(".") and (here / f).resolve() != apart)
-        for file in sorted(files):
+    for here, files in _walk(folder, apart, note):
+        for file in files:
             path = here / file
-            if not file.startswith(".") and path.suffix.lower() in EXTENSIONS | VIDEO_EXTENSIONS:
+            if path.suffix.lower() in EXTENSIONS | VIDEO_EXTENSIONS:
                 empty = False
                 if apart is not None and path.is_symlink() and path.resolve().is_relative_to(apart):
                     yield Unusable(str(path), InputError(f"{path} leads into the folder that is written to"))

@@ -8,7 +8,9 @@ whole are joined; a child in front of an adult stays.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from itertools import product
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -25,6 +27,7 @@ OVERLAP = 0.25  # of a tile's side that its neighbour sees too, at least
 SMALLEST = 64  # pixels
 _NEAR_BORDER = 0.015  # of a tile's side: a box that ends so near to the border of a tile goes on behind it
 _COVERED = 0.8  # of a part's area that lies in another box
+_MOST_CELLS = 256  # of either direction of the grid that boxes are looked up in
 
 Rect = tuple[int, int, int, int]  # x1, y1, x2, y2
 Pixels = npt.NDArray[np.uint8]
@@ -79,11 +82,13 @@ def detect_tiled(
         batch: how many tiles go through the network at once.
 
     Raises:
-        ConfigError: tiles below 64 pixels, or no suppression: what two tiles saw has to become one.
+        ConfigError: tiles below 64 pixels, batches below 1, or no suppression: what two tiles saw has to become one.
         InputError: a picture that cannot be read, or an array of another kind.
     """
     settings = settings or PostprocessSettings()
     check_tile(tile, settings)
+    if not (isinstance(batch, int) and batch >= 1):
+        raise ConfigError(f"expected a batch of at least 1 tile, got {batch!r}")
     image = as_pixels(picture)
     height, width = image.shape[:2]
     whole = detector.detect([image], settings)[0]
@@ -107,8 +112,8 @@ def check_tile(tile: int, settings: PostprocessSettings) -> None:
     """Does nothing if tiles may have that side, and what they see is merged; raises ConfigError."""
     if settings.nms == "none":
         raise ConfigError("tiles overlap, so what they see is merged: use hard or soft suppression, or no tiles")
-    if tile < SMALLEST:
-        raise ConfigError(f"expected tiles of at least {SMALLEST} pixels, got {tile}")
+    if not (isinstance(tile, int) and tile >= SMALLEST):
+        raise ConfigError(f"expected tiles of at least {SMALLEST} pixels, got {tile!r}")
 
 
 def merge(seen: Seen, iou: float, per_class: bool = True) -> Seen:
@@ -126,19 +131,57 @@ def merge(seen: Seen, iou: float, per_class: bool = True) -> Seen:
 
 def _merged_once(seen: Seen, iou: float, per_class: bool) -> Seen:
     seen = _rows(seen, np.lexsort((-seen.scores, seen.cut)))
+    places = _Places(seen)
     count = 0  # the first rows are kept, the others are still to be looked at
     for i in range(len(seen.scores)):
-        one, kept = _rows(seen, slice(i, i + 1)), _rows(seen, slice(0, count))
+        one = _rows(seen, slice(i, i + 1))
+        near = places.near(one)
+        kept = _rows(seen, near)
         same = _same_object(one, kept, iou)
         if per_class:
             same &= kept.class_ids == one.class_ids
         if same.any():
-            _join(kept, int(same.argmax()), one)
+            at = int(near[same.argmax()])
+            _join(seen, at, one)
+            places.put(at, seen.boxes_xyxy[at])
         else:
             for column in seen:
                 column[count] = column[i]
+            places.put(count, seen.boxes_xyxy[count])
             count += 1
     return _rows(seen, slice(0, count))
+
+
+class _Places:
+    """Where the kept boxes are: so that each box is compared with those near to it, and not with all."""
+
+    def __init__(self, seen: Seen) -> None:
+        sides = (seen.boxes_xyxy[:, 2:] - seen.boxes_xyxy[:, :2]).max(axis=1, initial=1.0)
+        extent = float(seen.boxes_xyxy.max(initial=1.0))
+        self._side = max(2 * float(np.median(sides)) if len(sides) else 1.0, extent / _MOST_CELLS)
+        self._cells: dict[tuple[int, int], list[int]] = defaultdict(list)
+
+    def put(self, row: int, box_xyxy: npt.NDArray[np.float64]) -> None:
+        """Notes that the box of that row is there; it may have been smaller before."""
+        for cell in self._of(box_xyxy):
+            if row not in self._cells[cell][-1:]:
+                self._cells[cell].append(row)
+
+    def near(self, one: Seen) -> npt.NDArray[np.int64]:
+        """Rows of boxes that may meet the one, also where either is larger by the slack, in rising order."""
+        slack = _slack(one)[0]
+        grown = one.boxes_xyxy[0] + np.concatenate([-slack, slack])
+        rows = {row for cell in self._of(grown) for row in self._cells.get(cell, ())}
+        return np.array(sorted(rows), np.int64)
+
+    def _of(self, box_xyxy: npt.NDArray[np.float64]) -> Iterator[tuple[int, int]]:
+        x1, y1, x2, y2 = (int(value // self._side) for value in box_xyxy)
+        return product(range(x1, x2 + 1), range(y1, y2 + 1))
+
+
+def _slack(one: Seen) -> npt.NDArray[np.float64]:
+    """(1, 2) pixels by which boxes are inexact: a sliver is as thin."""
+    return _NEAR_BORDER * (one.rects_xyxy[:, 2:] - one.rects_xyxy[:, :2])
 
 
 def _rows(seen: Seen, rows: slice | npt.NDArray[np.int64]) -> Seen:
@@ -149,8 +192,7 @@ def _same_object(one: Seen, others: Seen, iou: float) -> npt.NDArray[np.bool_]:
     """(N,) whether the one box is the same object as each of N others."""
     both = _common(others.rects_xyxy, one.rects_xyxy)
     ious = elementwise_iou(_common(others.boxes_xyxy, both), _common(both, one.boxes_xyxy), "iou")
-    # A sliver is as thin as boxes are inexact, so the other box counts as that much larger.
-    slack = _NEAR_BORDER * (one.rects_xyxy[:, 2:] - one.rects_xyxy[:, :2])
+    slack = _slack(one)  # the other box counts as that much larger
     grown = others.boxes_xyxy + np.concatenate([-slack, slack], axis=1)
     inside = area(_common(grown, one.boxes_xyxy)) > _COVERED * area(one.boxes_xyxy)
     same: npt.NDArray[np.bool_] = (ious > iou) | (one.cut & inside)

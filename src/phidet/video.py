@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from phidet.errors import InputError, MissingExtraError, PhidetError
+from phidet.files import cut
 
 EXTENSIONS = frozenset(
     {".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".wmv", ".flv"}
@@ -126,22 +127,24 @@ class VideoWriter:
 
     Args:
         path: ending in ``.mp4``, ``.mov`` or ``.mkv``.
+        comment: for those who look into the file.
 
     Raises:
         PhidetError: it cannot be written there.
         MissingExtraError: the ``video`` extra is not installed.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, comment: str = "") -> None:
         self._av = _av()
         self.path = path
-        self._part = path.with_name(f".{path.name[:100]}.{os.getpid()}.part")
+        self._part = path.with_name(f".{cut(path.name)}.{os.getpid()}.part")
         self._last = -1
         self._stream: Any = None
         kind = {".mkv": "matroska", ".mov": "mov"}.get(path.suffix.lower(), "mp4")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._container = self._av.open(str(self._part), "w", format=kind)
+            self._container.metadata["comment"] = comment
         except (OSError, self._av.FFmpegError) as error:
             raise self._failed(error) from error
 

@@ -9,10 +9,23 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from phidet.bench.measure import Measurement
+from phidet.errors import ConfigError
 from phidet.files import write_made
 
 INK, QUIET, GRID = "#1f2430", "#6b7280", "#e5e7eb"
 COLOURS = {"onnxruntime": "#2563eb", "openvino": "#d97706", "litert": "#059669", "torch": "#dc2626"}
+
+
+def kind_of(path: Path) -> str:
+    """The kind of picture that a path's ending means; PNG without one.
+
+    Raises:
+        ConfigError: Matplotlib writes no such pictures.
+    """
+    kind, known = path.suffix[1:].lower() or "png", FigureCanvasAgg.get_supported_filetypes()
+    if kind not in known:
+        raise ConfigError(f"cannot draw {path}: expected an ending of {', '.join(sorted(known))}")
+    return kind
 
 
 def save_latency_accuracy(points: Sequence[tuple[Measurement, float]], path: Path) -> None:
@@ -37,5 +50,5 @@ def save_latency_accuracy(points: Sequence[tuple[Measurement, float]], path: Pat
     axes.grid(color=GRID)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="lower right")
-    kind = path.suffix[1:].lower() or "png"
+    kind = kind_of(path)
     write_made(path, lambda out: figure.savefig(out, format=kind))

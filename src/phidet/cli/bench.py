@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from phidet.errors import PhidetError
+
 if TYPE_CHECKING:
     from phidet.bench.measure import Measurement, Request
+    from phidet.data.dataset import Dataset
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,19 +50,35 @@ def run(args: argparse.Namespace) -> None:
         raise ConfigError("--plot draws AP over latency: say with --eval on which data to measure AP")
     if args.runs < 1:
         raise ConfigError(f"--runs must be a whole number ≥ 1, got {args.runs}")
-    measured = [_measured(request) for request in _requests(args)]
-    ap = [None if args.eval is None else _ap(m, args.eval, args.split) for m in measured]
+    if args.plot is not None:
+        from phidet.bench.plot import kind_of
+
+        kind_of(args.plot)  # now, not after minutes
+    data = {} if args.eval is None else _data(args)
+    measured: list[Measurement] = []
+    failed: list[PhidetError] = []
+    for request in _requests(args):
+        try:
+            measured.append(_measured(request))
+        except PhidetError as error:  # the others are measured all the same
+            failed.append(error)
+            print(f"phidet: {error}", file=sys.stderr)
+    ap = [None if args.eval is None else _ap(m, data[m.model]) for m in measured]
     if args.json:
         rows = [msgspec.to_builtins(m, str_keys=True) | {"ap": value} for m, value in zip(measured, ap, strict=True)]
         print(msgspec.json.format(msgspec.json.encode(rows)).decode())
-    else:
+    elif measured:
         _print(measured, ap)
     if args.plot is not None:
         from phidet.bench.plot import save_latency_accuracy
 
         points = [(m, value) for m, value in zip(measured, ap, strict=True) if value is not None]
         save_latency_accuracy(points, args.plot)
-        print(f"wrote {args.plot}")
+        print(f"wrote {args.plot}", file=sys.stderr)
+    if failed:
+        summary = PhidetError(f"{len(failed)} of {len(failed) + len(measured)} could not be measured")
+        summary.exit_code = failed[0].exit_code
+        raise summary
 
 
 def _requests(args: argparse.Namespace) -> list[Request]:
@@ -89,12 +109,10 @@ def _requests(args: argparse.Namespace) -> list[Request]:
 
 def _measured(request: Request) -> Measurement:
     import subprocess
-    import sys
 
     import msgspec
 
     from phidet.bench.measure import Measurement
-    from phidet.errors import PhidetError
 
     command = [sys.executable, "-m", "phidet.bench.measure", msgspec.json.encode(request).decode()]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -106,15 +124,32 @@ def _measured(request: Request) -> Measurement:
     return msgspec.json.decode(done.stdout.splitlines()[-1], type=Measurement)
 
 
-def _ap(measurement: Measurement, data: Path, split: str | None) -> float | None:
+def _data(args: argparse.Namespace) -> dict[str, Dataset]:
+    """What AP is measured on, for each model."""
     from phidet.data.hold_out import validation_data
+    from phidet.detector import Detector
+    from phidet.errors import InputError
+
+    found = {}
+    for model in args.models:
+        try:
+            with Detector(model) as detector:
+                class_names = detector.class_names
+        except PhidetError:
+            continue  # measuring says why
+        _, found[model] = validation_data(model, args.eval, class_names, args.split)
+        if not len(found[model].all_annotations.areas):
+            raise InputError(f"{args.eval} has no object of the classes of {model}, so no AP can be measured on it")
+    return found
+
+
+def _ap(measurement: Measurement, dataset: Dataset) -> float | None:
     from phidet.detector import Detector
     from phidet.metrics.coco import evaluate_coco
     from phidet.metrics.run import detect_dataset
 
-    detector = Detector(measurement.model, runtime=measurement.runtime)  # type: ignore[arg-type]
-    _, dataset = validation_data(measurement.model, data, detector.class_names, split)
-    return evaluate_coco(*detect_dataset(detector, dataset)).ap
+    with Detector(measurement.model, runtime=measurement.runtime) as detector:  # type: ignore[arg-type]
+        return evaluate_coco(*detect_dataset(detector, dataset)).ap
 
 
 def _print(measured: list[Measurement], ap: list[float | None]) -> None:

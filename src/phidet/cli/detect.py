@@ -61,9 +61,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--save", type=_words, metavar="KINDS", help="what to write, separated by commas (pictures)")
     parser.add_argument("--json", action="store_true", help="print JSON lines; write files only if --save says which")
     parser.add_argument("--score", type=_share, default=0.3, metavar="S", help="lowest score, 0…1 (0.3)")
-    parser.add_argument("--iou", type=_share, default=0.5, metavar="T", help="overlap of duplicates, 0…1 (0.5)")
+    parser.add_argument(
+        "--iou", type=_share, default=0.5, metavar="T", help="overlap of duplicates, not for soft (0.5)"
+    )
     parser.add_argument("--nms", choices=_NMS, default="hard", help="suppression of duplicates (hard)")
-    parser.add_argument("--classes", type=_words, metavar="A,B", help="only these, by name (all)")
+    parser.add_argument("--classes", action="append", metavar="A,B", help="only these, by name (all)")
     parser.add_argument("--max", type=_positive, default=100, metavar="N", help="most objects in a picture (100)")
     parser.add_argument(
         "--tile", type=_positive, metavar="N", help="also look at overlapping tiles of N pixels, for small objects"
@@ -75,6 +77,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Looks at every source; says what it found and wrote. Errors of sources come last, with their exit code."""
+    import msgspec
+
     from phidet.cli.native_noise import without_native_noise
     from phidet.cli.signals import ended_by_sigterm
     from phidet.detector import Detector
@@ -94,12 +98,12 @@ def run(args: argparse.Namespace) -> None:
         iou=args.iou,
         nms=_NMS[args.nms],  # type: ignore[arg-type]
         max_detections=args.max,
-        classes=None if args.classes is None else tuple(args.classes),
     )
     if args.tile is not None:
         check_tile(args.tile, settings)
     detector = Detector(args.model, runtime=args.runtime, threads=args.threads)
-    _check_classes(settings, detector.class_names)
+    if args.classes is not None:
+        settings = msgspec.structs.replace(settings, classes=_classes(args.classes, detector.class_names))
     sinks = open_sinks(kinds, out, detector.class_names)
     report = Report(args.json)
     try:
@@ -160,11 +164,13 @@ def _keep(sinks: Sequence[Sink], report: Report) -> None:
         raise errors[0]
 
 
-def _check_classes(settings: PostprocessSettings, names: Sequence[str]) -> None:
-    """Before anything is written: a name that the model does not know."""
+def _classes(given: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
+    """Names of classes: a word of the command line is one that the model knows, or several separated by commas."""
     from phidet.results import Detections
 
-    Detections.empty(names).filter(classes=settings.classes)
+    wanted = [name for text in given for name in ([text] if text in names else _words(text))]
+    Detections.empty(names).filter(classes=wanted)  # before anything is written: a name that the model does not know
+    return tuple(wanted)
 
 
 class Report:
@@ -274,7 +280,7 @@ def _counts(counts: dict[str, int], before: str = "") -> str:
 def _words(text: str) -> list[str]:
     words = [word.strip() for word in text.split(",") if word.strip()]
     if not words:
-        raise argparse.ArgumentTypeError(f"expected names separated by commas, got {text!r}")
+        raise ConfigError(f"expected names separated by commas, got {text!r}")
     return words
 
 

@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from phidet.errors import ConfigError, InputError
+
 if TYPE_CHECKING:
     from phidet.data.dataset import Dataset
     from phidet.nn.detector import EfficientDet
@@ -33,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Exports and says what was written and how near it is."""
     from phidet.cli.signals import ended_by_sigterm
-    from phidet.errors import ConfigError
+    from phidet.data.hold_out import validation_data
     from phidet.export.export import SUFFIXES, ExportOptions, export
     from phidet.export.source import load_detector, target_of
     from phidet.runtime.header import Precision
@@ -43,33 +45,42 @@ def run(args: argparse.Namespace) -> None:
         raise ConfigError("--eval measures with suppression outside the graph: leave out --nms")
     model = load_detector(args.model)
     suffix = SUFFIXES.get(args.to, ".onnx")
-    target = args.out or target_of(args.model, f"-int8{suffix}" if args.int8 else suffix)
+    kind = "-int8" if args.int8 else "-nms" if args.nms else ""  # what "best.onnx" is taken for, these are not
+    target = args.out or target_of(args.model, f"{kind}{suffix}")
+    measured = None
+    if args.eval is not None:  # now, not after minutes
+        measured = validation_data(args.model, args.eval, model.config.class_names, args.split)
+        if not len(measured[1].all_annotations.areas):
+            raise InputError(f"{args.eval} has no object of the model's classes, so nothing can be measured on it")
     data = None if args.calibrate is None else _calibration_data(args.calibrate, model.config.class_names)
     with ended_by_sigterm():
         report = export(model, target, ExportOptions(args.to, precision, args.nms), data)
     print(f"wrote {' and '.join(str(path) for path in report.paths)} ({report.megabytes:.1f} MB, {precision})")
     print(f"checked: {report.agreement}")
-    if args.eval is not None:
-        _evaluate(model, report.paths[0], args)
+    if measured is not None:
+        _evaluate(model, report.paths[0], *measured)
 
 
 def _calibration_data(path: Path, class_names: tuple[str, ...]) -> Dataset:
-    from phidet.data.layouts import open_data
+    from phidet.data.layouts import open_data, read_pictures
 
-    folder = open_data(path)
+    try:
+        folder = open_data(path)
+    except InputError:
+        if not path.is_dir():
+            raise
+        return read_pictures(path)
     return folder.read(folder.train_split(), class_names)
 
 
-def _evaluate(model: EfficientDet, exported: Path, args: argparse.Namespace) -> None:
+def _evaluate(model: EfficientDet, exported: Path, split: str, dataset: Dataset) -> None:
     """Prints the figures of the model, in PyTorch, and of its export."""
-    from phidet.data.hold_out import validation_data
     from phidet.detector import Detector
     from phidet.export.torch_network import TorchNetwork
     from phidet.metrics.coco import evaluate_coco
     from phidet.metrics.run import detect_dataset
     from phidet.tables import or_dash, table
 
-    split, dataset = validation_data(args.model, args.eval, model.config.class_names, args.split)
     rows = []
     for name, detector in (("PyTorch", Detector(TorchNetwork(model))), (exported.name, Detector(exported))):
         report = evaluate_coco(*detect_dataset(detector, dataset))

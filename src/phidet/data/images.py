@@ -28,6 +28,7 @@ _UPRIGHT = {  # what brings each EXIF orientation upright
 }
 _TRANSPOSED = frozenset({5, 6, 7, 8})  # those that swap height and width
 # What Pillow's decoders raise on damaged files, found by damaging files.
+_WIDENED = ("PNG", "PPM")  # formats whose 16 bits some versions of Pillow open as 32
 _DAMAGE = (OSError, SyntaxError, ValueError, MemoryError, EOFError, LookupError, TypeError, ArithmeticError,
            struct.error, zlib.error)  # fmt: skip
 
@@ -138,6 +139,7 @@ def pixels_of(image: Image.Image) -> npt.NDArray[np.uint8]:
 
 
 def _upright(image: Image.Image, name: str, labelled_size_hw: tuple[int, int] | None) -> npt.NDArray[np.uint8]:
+    _check_depth(image, name)
     try:
         width, height = _stored_size(image)
         orientation = _orientation(image)
@@ -150,6 +152,13 @@ def _upright(image: Image.Image, name: str, labelled_size_hw: tuple[int, int] | 
         return _rgb(image.transpose(_UPRIGHT[turn]) if turn in _UPRIGHT else image)
     except _DAMAGE as error:
         raise InputError(f"{name} is damaged: {error}. Copy it again, or leave it out") from error
+
+
+def _check_depth(image: Image.Image, name: str) -> None:
+    """Raises InputError for pixels that are neither 8 nor 16 bits: which of their values is white, nothing tells."""
+    kind = {"F": "floating point numbers", "I": "32-bit integers"}.get(image.mode)
+    if kind is not None and not (image.mode == "I" and image.format in _WIDENED):
+        raise InputError(f"the pixels of {name} are {kind}, expected 8 or 16 bits: convert it first")
 
 
 def _name(source: ImageSource | bytes) -> str:
@@ -197,14 +206,9 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
-    if image.mode.startswith("I"):  # 16 bits, and what some formats widen them to
-        values = np.asarray(image).astype(np.float64)
-        if values.size and (values.min() < 0 or values.max() > 65535):
-            raise ValueError("its pixels are 32-bit integers, expected 8 or 16 bits")
-        grey = np.rint(values / 257).astype(np.uint8)
+    if image.mode.startswith("I"):  # 16 bits
+        grey = np.rint(np.asarray(image).astype(np.float64) / 257).astype(np.uint8)
         return np.repeat(grey[..., None], 3, axis=2)
-    if image.mode == "F":
-        raise ValueError("its pixels are floating point numbers, expected 8 or 16 bits")
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # its alpha is dropped below
     pixels: npt.NDArray[np.uint8] = np.array(image.convert("RGB"), dtype=np.uint8)

@@ -104,6 +104,19 @@ def open_data(path: str | Path) -> DataFolder:
     )
 
 
+def read_pictures(folder: Path) -> Dataset:
+    """All pictures below a folder, without objects: for what looks at pictures only.
+
+    Raises:
+        InputError: there is none.
+    """
+    items = [item._replace(label=folder) for item in yolo.items_in(folder)]  # a folder is no file of labels
+    dataset = yolo.read_yolo(items, folder, folder.name, class_names=(), own_names=())
+    if not len(dataset):
+        raise InputError(f"there are no pictures in {folder}, and no data in a layout that phidet knows")
+    return dataset
+
+
 _COCO_OTHERS = re.compile("(captions|person_keypoints|stuff|panoptic)_")
 
 

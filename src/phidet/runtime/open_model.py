@@ -50,8 +50,8 @@ def open_network(model: str | Path, runtime: Runtime = "auto", threads: int | No
     path = find_model(model, ".safetensors" if runtime == "torch" else ".onnx")
     name: Runtime = runtime
     if runtime == "auto":
-        name = next((name for name, (_, _, suffixes) in _RUNTIMES.items() if path.suffix in suffixes), "auto")
-    if name == "auto" or path.suffix not in _RUNTIMES[name][2]:
+        name = next((name for name, (_, _, suffixes) in _RUNTIMES.items() if path.suffix.lower() in suffixes), "auto")
+    if name == "auto" or path.suffix.lower() not in _RUNTIMES[name][2]:
         runs = "; ".join(f"{name} runs {' and '.join(suffixes)}" for name, (_, _, suffixes) in _RUNTIMES.items())
         raise CheckpointError(f"{path} cannot be run{'' if name == 'auto' else f' by {name}'}: {runs}")
     if name in _EXTRA and find_spec(_PACKAGE[name]) is None:
@@ -67,7 +67,7 @@ def runtimes_for(path: Path) -> list[Runtime]:
     return [
         name
         for name, (_, _, suffixes) in _RUNTIMES.items()
-        if path.suffix in suffixes and (name not in _PACKAGE or find_spec(_PACKAGE[name]) is not None)
+        if path.suffix.lower() in suffixes and (name not in _PACKAGE or find_spec(_PACKAGE[name]) is not None)
     ]
 
 
@@ -85,7 +85,7 @@ def find_model(model: str | Path, preferred: str = ".onnx") -> Path:
             return found
         if not named:  # "person" stays the person model beside a folder of that name, as publishing makes one
             raise CheckpointError(f"{path} holds no model: expected best.onnx or best.safetensors in a run's folder")
-    if path.is_file():
+    if path.is_file() and not named:
         return path
     if model in BUNDLED:
         bundled = Path(str(files("phidet"))) / "models_bundled" / f"{model}.onnx"

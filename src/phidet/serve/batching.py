@@ -150,8 +150,9 @@ class Batcher:
         try:
             return list(await asyncio.gather(*answers))
         finally:
-            cancelled = sum(answer.cancel() for answer in answers)
-            if cancelled:
+            for answer in answers:
+                answer.cancel()
+            if any(answer.cancelled() for answer in answers):  # gather, when it is cancelled, has done it before
                 gone = [entry for entry in self._queue if entry.answer.done()]
                 self._queue = deque(entry for entry in self._queue if not entry.answer.done())
                 self._count(-len(gone), -sum(entry.image.nbytes for entry in gone))

@@ -8,6 +8,8 @@ from typing import Protocol
 from phidet.results import Detections
 from phidet.sources import Picture, Unusable
 
+_LONGEST = 220  # bytes of a name; numbers and endings are added
+
 
 class Sink(Protocol):
     """Takes one picture after the other; what it writes counts once it is kept. Raises PhidetError if it cannot."""
@@ -41,6 +43,7 @@ class Names:
         goes_on, self._previous = picture.continues(self._previous), picture
         if goes_on:
             return self._name
+        wanted = _short_enough(wanted)
         name, number = wanted, 1
         while str(name).casefold() in self._taken:
             number += 1
@@ -53,6 +56,13 @@ class Names:
         """A name without ending, of a picture or of one frame: ``a``, or ``clip-000012``."""
         name = self.of(picture, picture.name.with_suffix(""))
         return name if picture.frame is None else name.with_name(f"{name.name}-{picture.frame:06d}")
+
+
+def _short_enough(name: PurePosixPath) -> PurePosixPath:
+    """``name``, its stem cut where what is added to it would make it longer than a file's name may be, 255 bytes."""
+    most = _LONGEST - len(name.suffix.encode("utf-8", "surrogateescape"))
+    stem = name.stem.encode("utf-8", "surrogateescape")
+    return name if len(stem) <= most else name.with_stem(stem[:most].decode("utf-8", "ignore"))
 
 
 def readable(text: str) -> str:

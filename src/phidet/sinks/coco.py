@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import msgspec
 
-from phidet.files import AppearingFile
+from phidet.files import AppearingFile, told
 from phidet.results import Detections
 from phidet.sinks.base import Names, readable
 from phidet.sources import Picture, Unusable
@@ -21,8 +23,9 @@ class CocoSink:
     """``coco-results.json``, as COCO's tools load it, and ``coco-images.json``, with images and categories.
 
     ``file_name`` is the name that the annotated picture would have, no other image's; ``source`` is what was looked at.
-    An image's number is the one that its file is called by (COCO's 000000000139.jpg is 139), else, or if another image
-    has it, the next free one from 1. Category numbers are class numbers + 1.
+    An image's number is the one that its file is called by (COCO's 000000000139.jpg is 139). Others, among them the
+    frames of videos, follow at the end with the numbers that no file is called by, from 1; until then they wait in a
+    file without a name.
     """
 
     def __init__(self, out: Path, class_names: Sequence[str]) -> None:
@@ -36,42 +39,55 @@ class CocoSink:
             raise
         self._names = Names()
         self._taken: set[int] = set()
-        self._next = 1
+        self._waiting = TemporaryFile()  # noqa: SIM115 - it goes when it is closed, or with the process
 
     def add(self, picture: Picture, found: Detections) -> None:
-        number = self._number(picture)
+        own = _own_number(picture)
         height, width = picture.image.shape[:2]
-        image: dict[str, Any] = {"id": number, "width": width, "height": height}
+        image: dict[str, Any] = {"id": own, "width": width, "height": height}
         image["file_name"] = readable(str(self._names.of(picture, picture.name)))
         image["source"] = readable(picture.source)
         if picture.frame is not None:
             image["frame"] = picture.frame
-        self._images.append(image)
-        for result in found.to_coco(number):
-            self._results.append(result)
+        if own is not None and own not in self._taken:
+            self._taken.add(own)
+            self._write(image, found.to_coco(own))
+            return
+        if own is not None:
+            log.warning("%s is not image %d of the COCO results: one before it is called that, too", picture.name, own)
+        with told(self._results.file.path):
+            self._waiting.write(msgspec.json.encode((image, found.to_coco(0))) + b"\n")
 
     def skip(self, unusable: Unusable) -> None:
         """Has no number: an image that nobody saw."""
 
     def keep(self) -> str:
+        free = (number for number in count(1) if number not in self._taken)
+        with told(self._results.file.path):
+            self._waiting.seek(0)
+        for line in self._waiting:
+            image, results = msgspec.json.decode(line)
+            image["id"] = next(free)
+            self._write(image, [result | {"image_id": image["id"]} for result in results])
+        self._waiting.close()
         return f"{self._results.keep()}, {self._images.keep()}"
 
     def discard(self) -> None:
+        self._waiting.close()
         self._results.file.discard()
         self._images.file.discard()
 
-    def _number(self, picture: Picture) -> int:
-        stem = picture.name.stem
-        own = int(stem) if picture.frame is None and stem.isascii() and stem.isdigit() and len(stem) < 16 else 0
-        number = own
-        if own < 1 or own in self._taken:
-            while self._next in self._taken:
-                self._next += 1
-            number = self._next
-        if own >= 1 and own != number:  # evaluated against annotations of that number, it would count as wrong
-            log.warning("%s is image %d of the COCO results: an image before it has %d", picture.name, number, own)
-        self._taken.add(number)
-        return number
+    def _write(self, image: dict[str, Any], results: Sequence[dict[str, Any]]) -> None:
+        self._images.append(image)
+        for result in results:
+            self._results.append(result)
+
+
+def _own_number(picture: Picture) -> int | None:
+    """The number that the picture's file is called by."""
+    stem = picture.name.stem
+    number = int(stem) if picture.frame is None and stem.isascii() and stem.isdigit() and len(stem) < 16 else 0
+    return number if number > 0 else None
 
 
 class _List:

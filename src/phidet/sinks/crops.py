@@ -12,7 +12,7 @@ from phidet.boxes import clip
 from phidet.files import write_whole
 from phidet.results import Detections
 from phidet.sinks.base import Names, count
-from phidet.sinks.pictures import encode, writable_name
+from phidet.sinks.pictures import check_ours, encode, writable_name
 from phidet.sources import Picture, Unusable
 
 
@@ -33,6 +33,7 @@ class CropSink:
             folder = re.sub(r"[^\w -]+", "_", label).strip() or "_"
             crop = Image.fromarray(picture.image[y1:y2, x1:x2])
             file = writable_name(name.with_name(f"{name.name}-{number}.jpg"), crop.size)
+            check_ours(self._folder / folder / file)
             write_whole(self._folder / folder / file, encode(crop, file))
             self._files += 1
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from phidet.files import write_whole
 from phidet.results import Detections
 from phidet.sinks.base import Names, count
 from phidet.sources import Picture, Unusable
+
+log = logging.getLogger("phidet")
 
 OURS = ".phidet"
 CLASSES = "classes.txt"
@@ -45,6 +48,8 @@ class YoloSink:
             for c, box, score in zip(found.class_ids.tolist(), boxes.tolist(), found.scores.tolist(), strict=True)
         ]
         name = self._names.of_frame(picture)
+        if picture.frame is None and name != picture.name.with_suffix(""):
+            log.warning("the labels of %s are in %s.txt: another picture has its name", picture.source, name)
         path = self._folder / name.with_name(f"{name.name}.txt")
         write_whole(path, "".join(f"{line}\n" for line in lines).encode())
         self._files += 1

@@ -69,6 +69,10 @@ def test_one_model_that_cannot_be_measured_does_not_take_the_others_along(
     assert [row["model"] for row in json.loads(out)] == [str(exported)]
     assert "broken.onnx cannot be loaded" in err
     assert "1 of 2 could not be measured" in err
+    words += ["--eval", str(data_factory.coco(tmp_path / "data")), "--plot", str(tmp_path / "p.png")]
+    assert main(["bench", str(broken), *words]) == 4
+    assert json.loads(capsys.readouterr().out) == []
+    assert not (tmp_path / "p.png").exists()
 
 
 def test_what_ap_is_measured_on_is_looked_at_first(

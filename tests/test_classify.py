@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -305,6 +306,11 @@ def test_eval_measures_what_a_run_held_out_and_writes_it(tmp_path: Path, capsys:
     assert "split held out by the run: 6 pictures" in capsys.readouterr().out
     all_of_them = ["--val-split", "none", "--out", str(tmp_path / "other")]
     assert main([*words[:-2], *all_of_them]) == 0
+    (tmp_path / "data" / "axle").mkdir()
+    shutil.copy(tmp_path / "data" / "nut" / "1.png", tmp_path / "data" / "axle" / "1.png")
+    assert main(["eval", str(tmp_path / "run"), str(tmp_path / "data")]) == 3
+    assert "has the classes axle, bolt, nut, washer" in capsys.readouterr().err
+    shutil.rmtree(tmp_path / "data" / "axle")
     assert json.loads((tmp_path / "other" / "run.json").read_text())["num_images"] == 30, "none is left out"
     capsys.readouterr()
     assert main(["eval", str(tmp_path / "other"), str(tmp_path / "data")]) == 0

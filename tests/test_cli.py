@@ -195,6 +195,21 @@ def test_a_reader_that_left_ends_a_command_as_sigpipe_would(words: str, unbuffer
     assert done.returncode == 141
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is always full")
+@pytest.mark.parametrize("words", ["--help", "info --all"])
+def test_an_output_that_takes_no_more_is_told(words: str) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "phidet.cli.main", *words.split()],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            env=os.environ | {"PYTHONUNBUFFERED": ""},
+        )
+    assert (done.returncode, done.stderr) == (1, "phidet: cannot write what was found: No space left on device\n")
+
+
 def test_without_pytorch_the_message_names_the_extra() -> None:
     script = (
         "import sys\nfor name in ('torch', 'torchvision', 'safetensors', 'h5py', 'tqdm'): sys.modules[name] = None\n"

@@ -182,6 +182,12 @@ def test_words_that_mean_nothing_are_refused(option: str, capsys: pytest.Capture
     assert option.split("=", maxsplit=1)[0] in capsys.readouterr().err
 
 
+def test_nothing_to_save_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["detect", "photo.png", "--save", ""])
+    assert "expected names separated by commas, got ''" in capsys.readouterr().err
+
+
 def test_a_folder_that_cannot_be_written_ends_it(capsys: pytest.CaptureFixture[str]) -> None:
     Path("out").touch()
     assert main(["detect", "photo.png", "--out", "out"]) == 1

@@ -20,8 +20,10 @@ from pycocotools.cocoeval import COCOeval
 from phidet.data.layouts import open_data
 from phidet.draw import colour
 from phidet.errors import ConfigError, InputError, PhidetError, UnknownNameError
+from phidet.files import cut
 from phidet.results import Detections
 from phidet.sinks import KINDS, open_sinks
+from phidet.sinks.base import short_enough
 from phidet.sources import Picture, Unusable
 from phidet.video import video_frames
 
@@ -154,11 +156,31 @@ def test_a_crop_does_not_go_over_somebodys_picture(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("letter", ["x", "ü", "漢"])
-def test_a_name_as_long_as_can_be_is_cut(kind: str, letter: str, tmp_path: Path) -> None:
+def test_a_name_as_long_as_can_be_is_cut(
+    kind: str, letter: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     long = letter * (251 // len(letter.encode()))
     write(kind, tmp_path, *((picture(f"{long}.{ending}"), three()) for ending in ("png", "bmp", "jpg")))
+    assert kind != "yolo" or len(caplog.records) == 2, "of three with one name, not of the first"
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(files) == {"pictures": 3, "yolo": 5, "crops": 9, "coco": 2}.get(kind, 1)
+
+
+def test_halves_of_letters_can_be_cut() -> None:
+    """As Windows' names may have them, and Linux' names other bytes."""
+    for odd in ("\ud83d", "\udcff"):
+        assert cut(odd * 200) == ""
+        assert len(short_enough(PurePosixPath(odd * 400 + ".jpg")).name) <= 220
+
+
+def test_where_results_cannot_wait_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(**_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("phidet.sinks.coco.TemporaryFile", full)
+    with pytest.raises(PhidetError, match="No space left on device"):
+        open_sinks(["coco"], tmp_path, NAMES)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_video_that_a_full_disk_cuts_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -328,6 +328,12 @@ def test_links_to_folders_are_searched_once(tmp_path: Path) -> None:
     (tmp_path / "in" / "linked").symlink_to(tmp_path / "other")
     (tmp_path / "in" / "again").symlink_to(tmp_path / "other")
     (tmp_path / "other" / "up").symlink_to(tmp_path / "in")
+    (tmp_path / "in" / "parent").symlink_to("..")
     assert [str(item.name) for item in looked_at(str(tmp_path / "in"))] == ["a.png", "again/b.png"]
+    save(tmp_path / "out" / "crops" / "mine.png")
+    (tmp_path / "in" / "crops").symlink_to(tmp_path / "out" / "crops")
+    found = [item.name for item in pictures([str(tmp_path / "in")], tmp_path / "out") if isinstance(item, Picture)]
+    assert [str(name) for name in found] == ["a.png", "again/b.png"]
+    (tmp_path / "in" / "crops").unlink()
     for pattern in ("**", "**/*", "**/*.png", "**/**/*.png"):
         assert [str(item.name) for item in looked_at(str(tmp_path / "in" / pattern))] == ["a.png", "b.png"]

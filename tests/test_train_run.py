@@ -24,17 +24,19 @@ from doctor_data import broken_yolo
 from phidet import create_model, load_model, save_model, train
 from phidet.cli.main import main
 from phidet.config import BackboneConfig, replace
-from phidet.data.hold_out import hold_out
+from phidet.data.hold_out import hold_out, validation_data
 from phidet.data.layouts import open_data
 from phidet.detector import Detector
-from phidet.errors import CheckpointError, ConfigError, InputError
+from phidet.errors import CheckpointError, ConfigError, InputError, TrainingDivergedError
 from phidet.learn import recipe as recipes
 from phidet.learn import train as training
+from phidet.learn.about import Request
 from phidet.learn.detection import DetectionTask
 from phidet.learn.run import next_folder, resume
 from phidet.learn.train import RunSettings
 from phidet.metrics.coco import evaluate_coco
 from phidet.metrics.run import detect_dataset
+from phidet.nn.detector import EfficientDet
 
 CLASSES = ("bolt", "nut", "washer")
 QUICK = {"batch_size": 4, "warmup_epochs": 0.5}
@@ -283,6 +285,35 @@ def test_a_resumed_run_needs_nothing_but_its_folder_and_its_data(
         resume(tmp_path / "run", settings(tmp_path / "run"))
 
 
+def test_words_of_a_request_stay_words_beside_files_of_that_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("none", "efficientdet-lite0", "data", "run"):
+        Path(name).mkdir()
+    Path("mine.pth").touch()
+    asked = Request(data="data", model="efficientdet-lite0", pretrained="none").anywhere()
+    assert (asked.data, asked.model, asked.pretrained) == (str(tmp_path / "data"), "efficientdet-lite0", "none")
+    own = Request(data="data", model="run", pretrained="mine.pth").anywhere()
+    assert (own.model, own.pretrained) == (str(tmp_path / "run"), str(tmp_path / "mine.pth"))
+
+
+def test_answers_that_are_no_numbers_end_a_run_though_its_weights_are(
+    data: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_squares(data, 4, "val")
+    real = EfficientDet.forward
+
+    def forward(self: EfficientDet, images: torch.Tensor) -> Any:
+        found = real(self, images)
+        return found if self.training else found._replace(class_logits=found.class_logits * float("nan"))
+
+    monkeypatch.setattr(EfficientDet, "forward", forward)
+    with pytest.raises(TrainingDivergedError, match=r"the network answers NaN or infinity.*lower the learning rate"):
+        train(data, tiny, changes={"epochs": 1, **QUICK}, settings=settings(tmp_path / "run"))
+    assert not list((tmp_path / "run").glob("*.safetensors"))
+
+
 def stop_after_an_epoch(monkeypatch: pytest.MonkeyPatch, run: Callable[[], object]) -> None:
     real = training.train_epoch
 
@@ -309,6 +340,11 @@ def test_a_run_that_was_stopped_in_its_first_epoch_begins_again(
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["run.json"]
     again = resume(tmp_path / "run", settings(tmp_path / "run"))
     assert peers.same_tensors(whole.model.state_dict(), again.model.state_dict())
+    (tmp_path / "run" / "metrics.csv").unlink()  # as if the disk had been full after the state
+    (tmp_path / "run" / "curves.png").unlink()
+    resume(tmp_path / "run", settings(tmp_path / "run"))
+    assert (tmp_path / "run" / "curves.png").is_file()
+    assert len((tmp_path / "run" / "metrics.csv").read_text().splitlines()) == 2
     (tmp_path / "run" / "state.pt").unlink()
     with pytest.raises(CheckpointError, match=r"state\.pt is missing"):
         resume(tmp_path / "run", settings(tmp_path / "run"))
@@ -478,6 +514,9 @@ def test_a_run_is_measured_on_what_it_held_out(
     assert main(["eval", str(done.folder / "best.safetensors"), str(data), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["coco"] == held_out["coco"]
     assert "has changed since" not in caplog.text
+    with pytest.MonkeyPatch.context() as patch:  # the folder is the run's, the model is another
+        patch.chdir(done.folder)
+        assert validation_data("person", data, ("bolt",))[0] == "train"
     write_squares(data, 11)
     assert main(["eval", str(done.folder), str(data)]) == 0
     assert "has changed since the run began" in caplog.text

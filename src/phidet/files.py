@@ -77,7 +77,7 @@ def write_made(path: Path, make: Callable[[BinaryIO], object]) -> Path:
 
 def cut(name: str) -> str:
     """What goes into a longer name, which has at most 255 bytes."""
-    return name.encode("utf-8", "surrogateescape")[:100].decode("utf-8", "ignore")
+    return name.encode("utf-8", "surrogatepass")[:100].decode("utf-8", "ignore")
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from phidet.boxes import clip, decode
-from phidet.errors import InputError, UnknownNameError
+from phidet.errors import CheckpointError, UnknownNameError
 from phidet.nms import Floats, Ints, PostprocessSettings, suppress
 from phidet.results import Detections
 from phidet.runtime.network import NetworkOutputs
@@ -78,12 +78,13 @@ def postprocess(
 
     Raises:
         UnknownNameError: ``settings.classes`` names a class that the model does not know.
-        InputError: the network's answers are not numbers.
+        CheckpointError: the network's answers are not numbers.
     """
     best_logits, class_logits, box_deltas = outputs
-    if np.isnan(best_logits).any():  # no threshold would let them through: it would look as if nothing was there
-        raise InputError("the network answers NaN: it is broken; look at its weights or its training")
     anchors, class_ids, scores = find_candidates(best_logits, class_logits, settings)
+    # No threshold lets NaN through: it would look as if nothing was there.
+    if np.isnan(best_logits).any() or not np.isfinite(box_deltas[anchors]).all():
+        raise CheckpointError("the network answers NaN or infinity: look at its weights or its training")
     if settings.classes is not None:
         wanted = np.isin(class_ids, class_ids_of(settings.classes, class_names))
         anchors, class_ids, scores = anchors[wanted], class_ids[wanted], scores[wanted]

@@ -205,14 +205,16 @@ def _walk(
 ) -> Iterator[tuple[Path, list[str]]]:
     """Each folder from ``folder`` on with its files, in the order of names: no hidden ones, and none twice.
 
-    Links are followed; one that leads back, or to ``apart``, is not.
+    Links are followed; those that lead back, or into ``apart``, are not.
     """
-    seen = {folder.resolve()} if apart is None else {folder.resolve(), apart}
+    root = folder.resolve()
+    seen = {root}
     for place, folders, files in os.walk(folder, onerror=onerror, followlinks=True):
         here, new = Path(place), []
         for name in sorted(name for name in folders if not name.startswith(".")):
             real = (here / name).resolve()
-            if real not in seen:
+            back = root.is_relative_to(real)
+            if real not in seen and not back and (apart is None or not real.is_relative_to(apart)):
                 seen.add(real)
                 new.append(name)
         folders[:] = new

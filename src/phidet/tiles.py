@@ -87,7 +87,7 @@ def detect_tiled(
     """
     settings = settings or PostprocessSettings()
     check_tile(tile, settings)
-    if not (isinstance(batch, int) and batch >= 1):
+    if not (isinstance(batch, int | np.integer) and batch >= 1):
         raise ConfigError(f"expected a batch of at least 1 tile, got {batch!r}")
     image = as_pixels(picture)
     height, width = image.shape[:2]
@@ -112,7 +112,7 @@ def check_tile(tile: int, settings: PostprocessSettings) -> None:
     """Does nothing if tiles may have that side, and what they see is merged; raises ConfigError."""
     if settings.nms == "none":
         raise ConfigError("tiles overlap, so what they see is merged: use hard or soft suppression, or no tiles")
-    if not (isinstance(tile, int) and tile >= SMALLEST):
+    if not (isinstance(tile, int | np.integer) and tile >= SMALLEST):
         raise ConfigError(f"expected tiles of at least {SMALLEST} pixels, got {tile!r}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,16 +64,16 @@ def run(args: argparse.Namespace) -> None:
         except PhidetError as error:  # the others are measured all the same
             failed.append(error)
             print(f"phidet: {error}", file=sys.stderr)
-    ap = [None if args.eval is None else _ap(m, data[m.model]) for m in measured]
+    ap = [None if args.eval is None else _ap(m, data) for m in measured]
     if args.json:
         rows = [msgspec.to_builtins(m, str_keys=True) | {"ap": value} for m, value in zip(measured, ap, strict=True)]
         print(msgspec.json.format(msgspec.json.encode(rows)).decode())
     elif measured:
         _print(measured, ap)
-    if args.plot is not None:
+    points = [(m, value) for m, value in zip(measured, ap, strict=True) if value is not None]
+    if args.plot is not None and points:
         from phidet.bench.plot import save_latency_accuracy
 
-        points = [(m, value) for m, value in zip(measured, ap, strict=True) if value is not None]
         save_latency_accuracy(points, args.plot)
         print(f"wrote {args.plot}", file=sys.stderr)
     if failed:
@@ -133,7 +134,7 @@ def _data(args: argparse.Namespace) -> dict[str, Dataset]:
     found = {}
     for model in args.models:
         try:
-            with Detector(model) as detector:
+            with Detector(model, runtime="auto" if args.runtime == "all" else args.runtime) as detector:
                 class_names = detector.class_names
         except PhidetError:
             continue  # measuring says why
@@ -143,13 +144,15 @@ def _data(args: argparse.Namespace) -> dict[str, Dataset]:
     return found
 
 
-def _ap(measurement: Measurement, dataset: Dataset) -> float | None:
+def _ap(measurement: Measurement, data: Mapping[str, Dataset]) -> float | None:
     from phidet.detector import Detector
     from phidet.metrics.coco import evaluate_coco
     from phidet.metrics.run import detect_dataset
 
+    if measurement.model not in data:
+        return None
     with Detector(measurement.model, runtime=measurement.runtime) as detector:  # type: ignore[arg-type]
-        return evaluate_coco(*detect_dataset(detector, dataset)).ap
+        return evaluate_coco(*detect_dataset(detector, data[measurement.model])).ap
 
 
 def _print(measured: list[Measurement], ap: list[float | None]) -> None:

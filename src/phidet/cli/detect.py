@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="person (in the box), an export (.onnx, .xml, .tflite), a run's folder, a published name (person)",
     )
     parser.add_argument("--out", type=Path, metavar="FOLDER", help=f"where to write ({OUT})")
-    parser.add_argument("--save", type=_words, metavar="KINDS", help="what to write, separated by commas (pictures)")
+    parser.add_argument("--save", type=_kinds, metavar="KINDS", help="what to write, separated by commas (pictures)")
     parser.add_argument("--json", action="store_true", help="print JSON lines; write files only if --save says which")
     parser.add_argument("--score", type=_share, default=0.3, metavar="S", help="lowest score, 0…1 (0.3)")
     parser.add_argument(
@@ -282,6 +282,13 @@ def _words(text: str) -> list[str]:
     if not words:
         raise ConfigError(f"expected names separated by commas, got {text!r}")
     return words
+
+
+def _kinds(text: str) -> list[str]:
+    try:
+        return _words(text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _share(text: str) -> float:

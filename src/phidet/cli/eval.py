@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from phidet.errors import ConfigError
+from phidet.errors import ConfigError, InputError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -81,6 +81,11 @@ def _classifier(args: argparse.Namespace) -> None:
         train, dataset = read_class_folders(args.data, about["seed"])
         split = "held out by the run"
         check_unchanged(about, len(train), args.data)
+        if dataset.class_names != tuple(model.config.class_names):
+            raise InputError(
+                f"{args.data} has the classes {', '.join(dataset.class_names)}, {args.model} learned "
+                f"{', '.join(model.config.class_names)}: put the folders back as they were"
+            )
     else:
         split = args.split or folder.val_split() or folder.splits[0]
         dataset = folder.read(split, model.config.class_names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import io
 import logging
 import os
@@ -35,6 +36,11 @@ def flush_output() -> None:
     """Writes what is held back: that nobody reads shows here, as an error that ``main`` knows, not at Python's end."""
     if sys.stdout is not None:
         sys.stdout.flush()
+
+
+def _say_no_more() -> None:
+    """Python would try once more at its end, and fail."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Parser(argparse.ArgumentParser):
@@ -88,8 +94,14 @@ def main(argv: list[str] | None = None) -> int:
         print(f"phidet: {missing}", file=sys.stderr)
         return missing.exit_code
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left; nothing more to say
+        _say_no_more()  # the reader left
         return 128 + 13  # as of a process that SIGPIPE ended
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO) or error.filename is not None:
+            raise
+        _say_no_more()
+        print(f"phidet: cannot write what was found: {error.strerror}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("phidet: interrupted", file=sys.stderr)
         return 130

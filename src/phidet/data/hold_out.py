@@ -78,8 +78,11 @@ def trained_on(model: Path, data: Path) -> dict[str, Any] | None:
 
     ``None`` where it is not, or where there is no run.
     """
+    run = model if model.is_dir() else model.parent if model.suffix and model.is_file() else None
+    if run is None:  # a name
+        return None
     try:
-        about = msgspec.json.decode(((model if model.is_dir() else model.parent) / RUN).read_bytes())
+        about = msgspec.json.decode((run / RUN).read_bytes())
         same = Path(about["request"]["data"]).resolve() == data.resolve()
     except (OSError, msgspec.DecodeError, KeyError, TypeError):
         return None

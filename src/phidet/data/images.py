@@ -157,7 +157,11 @@ def _upright(image: Image.Image, name: str, labelled_size_hw: tuple[int, int] | 
 def _check_depth(image: Image.Image, name: str) -> None:
     """Raises InputError for pixels that are neither 8 nor 16 bits: which of their values is white, nothing tells."""
     kind = {"F": "floating point numbers", "I": "32-bit integers"}.get(image.mode)
-    if kind is not None and not (image.mode == "I" and image.format in _WIDENED):
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        wide = max(image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (8,))) > 16
+    else:
+        wide = image.format not in _WIDENED
+    if kind is not None and (wide or image.mode == "F"):
         raise InputError(f"the pixels of {name} are {kind}, expected 8 or 16 bits: convert it first")
 
 
@@ -207,7 +211,10 @@ def _orientation(image: Image.Image) -> int:
 
 def _rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
     if image.mode.startswith("I"):  # 16 bits
-        grey = np.rint(np.asarray(image).astype(np.float64) / 257).astype(np.uint8)
+        values = np.asarray(image).astype(np.float64)
+        if values.size and values.min() < 0:
+            raise ValueError("its pixels are below 0")
+        grey = np.rint(values / 257).astype(np.uint8)
         return np.repeat(grey[..., None], 3, axis=2)
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # its alpha is dropped below

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from phidet.family import CLASSIFIER_NAMES, DETECTOR_NAMES
 from phidet.learn.recipe import Recipe
 
 
@@ -36,7 +37,9 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
     def anywhere(self) -> Request:
         """The same, understood from any folder."""
-        model, pretrained = (os.path.abspath(p) if Path(p).exists() else p for p in (self.model, self.pretrained))
+        names = (*DETECTOR_NAMES, *CLASSIFIER_NAMES)
+        model = os.path.abspath(self.model) if self.model not in names and Path(self.model).exists() else self.model
+        pretrained = os.path.abspath(self.pretrained) if Path(self.pretrained).is_file() else self.pretrained
         return msgspec.structs.replace(self, data=os.path.abspath(self.data), model=model, pretrained=pretrained)
 
 

@@ -20,6 +20,7 @@ from phidet.errors import ConfigError, InputError
 from phidet.family import CLASSIFIER_NAMES
 from phidet.learn.about import Request
 from phidet.learn.classify import (
+    CLASSIFY,
     ClassifyTask,
     choose_classify_recipe,
     classifier_for,
@@ -133,6 +134,8 @@ def run(request: Request, settings: RunSettings) -> TrainedRun:
         recipe = choose_classify_recipe(num_images)
     else:
         recipe = recipe_named(request.recipe, num_images)
+        if classify:
+            recipe = replace(recipe, {"batch_norm_momentum": CLASSIFY.batch_norm_momentum})
     recipe = replace(recipe, request.changes)
     return _finish(_start(request, datasets[0], recipe, settings.seed), datasets, recipe, settings, request)
 

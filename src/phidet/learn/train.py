@@ -20,7 +20,7 @@ import phidet
 from phidet.anchors import level_sizes
 from phidet.config import ModelConfig
 from phidet.cores import usable_cores
-from phidet.errors import ConfigError, TrainingDivergedError
+from phidet.errors import CheckpointError, ConfigError, TrainingDivergedError
 from phidet.learn.about import About, Request
 from phidet.learn.checkpointing import recompute_activations
 from phidet.learn.curves import draw_curves
@@ -97,6 +97,8 @@ def fit(model: NetworkT, task: Task, recipe: Recipe, settings: RunSettings, requ
         folder.read_about()  # there is a run
         if folder.has_begun:
             progress.restore(folder.load_state(), learner.network, learner.optimizer, learner.average)
+            if fabric.is_global_zero:
+                _show(progress, folder, task)  # the state was saved first
     elif fabric.is_global_zero:
         folder.create(describe(model, task, recipe, settings, request))
 
@@ -110,13 +112,12 @@ def fit(model: NetworkT, task: Task, recipe: Recipe, settings: RunSettings, requ
         _check_weights(learner.network, epoch)
         learner.average.copy_to(averaged)
         if task.val_name is not None and ((epoch + 1) % recipe.evaluate_every == 0 or epoch + 1 == recipe.epochs):
-            row |= task.evaluate(fabric, averaged, recipe, num_workers(settings))
+            row |= _evaluated(fabric, averaged, task, recipe, num_workers(settings))
         best = progress.note(row)
         if fabric.is_global_zero:
             folder.save_models(averaged, best)
-            folder.save_metrics(progress.rows)
             folder.save_state(progress.state(learner.network, learner.optimizer, learner.average))
-            draw_curves(progress.rows, task.figures, settings.out / "curves.png")
+            _show(progress, folder, task)
             log.info("%s", progress.line(recipe.epochs))
     if fabric.is_global_zero and progress.rows[-1]["loss"] > 2 * progress.rows[0]["loss"]:
         said = (
@@ -232,6 +233,20 @@ def train_epoch(fabric: Fabric, learner: Learner, loader: Any, recipe: Recipe, e
     seconds = time.perf_counter() - start
     means = {name: value / steps for name, value in sums.items()}
     return {"epoch": epoch + 1, **means, "rate": rate, "seconds": seconds, "images_per_second": num_images / seconds}
+
+
+def _evaluated(fabric: Fabric, model: Network, task: Task, recipe: Recipe, workers: int) -> dict[str, float]:
+    try:
+        return task.evaluate(fabric, model, recipe, workers)
+    except CheckpointError as error:  # finite weights, and answers that are not
+        raise TrainingDivergedError(
+            f"{error}: lower the learning rate; --resume starts again from the last whole epoch"
+        ) from error
+
+
+def _show(progress: Progress, folder: RunFolder, task: Task) -> None:
+    folder.save_metrics(progress.rows)
+    draw_curves(progress.rows, task.figures, folder.path / "curves.png")
 
 
 def _check_batch(model: Network, images: int) -> None:

@@ -225,6 +225,8 @@ class Batcher:
         while self._queue and len(batch) < size:
             entry = self._queue.popleft()
             self._count(-1, -entry.image.nbytes)
+            if entry.answer.done():
+                continue  # its request has gone
             if entry.deadline < hopeless and self._queue:  # others wait, for whom it is not too late
                 entry.answer.set_exception(overloaded(f"model {self._name} has no time until the request's deadline"))
             else:

@@ -43,7 +43,7 @@ class Names:
         goes_on, self._previous = picture.continues(self._previous), picture
         if goes_on:
             return self._name
-        wanted = _short_enough(wanted)
+        wanted = short_enough(wanted)
         name, number = wanted, 1
         while str(name).casefold() in self._taken:
             number += 1
@@ -58,10 +58,10 @@ class Names:
         return name if picture.frame is None else name.with_name(f"{name.name}-{picture.frame:06d}")
 
 
-def _short_enough(name: PurePosixPath) -> PurePosixPath:
+def short_enough(name: PurePosixPath) -> PurePosixPath:
     """``name``, its stem cut where what is added to it would make it longer than a file's name may be, 255 bytes."""
-    most = _LONGEST - len(name.suffix.encode("utf-8", "surrogateescape"))
-    stem = name.stem.encode("utf-8", "surrogateescape")
+    most = _LONGEST - len(name.suffix.encode("utf-8", "surrogatepass"))
+    stem = name.stem.encode("utf-8", "surrogatepass")
     return name if len(stem) <= most else name.with_stem(stem[:most].decode("utf-8", "ignore"))
 
 

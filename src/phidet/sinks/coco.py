@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -37,9 +38,15 @@ class CocoSink:
         except BaseException:
             self._results.file.discard()
             raise
+        try:
+            with told(self._images.file.path):
+                self._waiting = TemporaryFile(dir=out)  # noqa: SIM115 - it goes when it is closed, or with the process
+        except BaseException:
+            self._results.file.discard()
+            self._images.file.discard()
+            raise
         self._names = Names()
         self._taken: set[int] = set()
-        self._waiting = TemporaryFile()  # noqa: SIM115 - it goes when it is closed, or with the process
 
     def add(self, picture: Picture, found: Detections) -> None:
         own = _own_number(picture)
@@ -73,7 +80,8 @@ class CocoSink:
         return f"{self._results.keep()}, {self._images.keep()}"
 
     def discard(self) -> None:
-        self._waiting.close()
+        with suppress(OSError):  # of a full disk, on which it cannot be ended
+            self._waiting.close()
         self._results.file.discard()
         self._images.file.discard()
 

@@ -12,7 +12,7 @@ from phidet.boxes import clip, xyxy_to_cxcywh
 from phidet.errors import ConfigError
 from phidet.files import write_whole
 from phidet.results import Detections
-from phidet.sinks.base import Names, count
+from phidet.sinks.base import Names, count, short_enough
 from phidet.sources import Picture, Unusable
 
 log = logging.getLogger("phidet")
@@ -48,7 +48,7 @@ class YoloSink:
             for c, box, score in zip(found.class_ids.tolist(), boxes.tolist(), found.scores.tolist(), strict=True)
         ]
         name = self._names.of_frame(picture)
-        if picture.frame is None and name != picture.name.with_suffix(""):
+        if picture.frame is None and name != short_enough(picture.name.with_suffix("")):
             log.warning("the labels of %s are in %s.txt: another picture has its name", picture.source, name)
         path = self._folder / name.with_name(f"{name.name}.txt")
         write_whole(path, "".join(f"{line}\n" for line in lines).encode())

@@ -249,9 +249,8 @@ def test_the_most_certain_mistakes_come_first(tmp_path: Path) -> None:
     ranked = np.array([[0, 1, 2], [1, 0, 2], [1, 0, 2], [2, 0, 1], [0, 1, 2], [2, 1, 0]])  # 1, 3 and 4 are wrong
     certain = np.array([0.99, 0.5, 0.99, 0.6, 0.9, 0.99], np.float32)
     probabilities = np.stack([certain, (1 - certain) / 2, (1 - certain) / 2], 1)
-    written = write_classification(
-        tmp_path / "out", dataset, Answers(np.arange(6), class_ids, ranked, probabilities.astype(np.float32))
-    )
+    answers = Answers(np.arange(6), class_ids, ranked, probabilities.astype(np.float32))
+    written = write_classification(tmp_path / "out", answers.report(dataset), dataset, answers)
     assert [path.name for path in written] == ["report.json", "confusion.png", "mistakes.png", "samples.png"]
     assert json.loads(written[0].read_bytes())["top1"] == 0.5
 
@@ -271,9 +270,12 @@ def test_a_report_without_pictures_or_mistakes_is_whole(tmp_path: Path) -> None:
     write_pictures(tmp_path, 1)
     dataset = open_class_folders(tmp_path).read("all")
     none = Answers(*(np.zeros(s, np.int64) for s in (0, 0, (0, 3))), np.zeros((0, 3), np.float32))
-    assert json.loads(write_classification(tmp_path / "none", dataset, none)[0].read_bytes())["top1"] is None
+    assert (
+        json.loads(write_classification(tmp_path / "none", none.report(dataset), dataset, none)[0].read_bytes())["top1"]
+        is None
+    )
     right = Answers(np.arange(3), np.arange(3), (np.arange(3)[:, None] + np.arange(3)) % 3, np.ones((3, 3), np.float32))
-    assert len(write_classification(tmp_path / "right", dataset, right)) == 4
+    assert len(write_classification(tmp_path / "right", right.report(dataset), dataset, right)) == 4
 
 
 def test_a_run_learns_colours_and_leaves_a_folder(tmp_path: Path) -> None:

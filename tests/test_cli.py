@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -173,6 +174,18 @@ def test_offline_reaches_the_downloads(capsys: pytest.CaptureFixture[str], monke
     assert os.environ["PHIDET_OFFLINE"] == "1"
 
 
+def run_into(stdout: IO[str] | int, words: str, unbuffered: str = "") -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own, with that standard output."""
+    return subprocess.run(
+        [sys.executable, "-m", "phidet.cli.main", *words.split()],
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+    )
+
+
 @pytest.mark.parametrize(
     ("words", "unbuffered"),
     [("--version", ""), ("detect --help", ""), ("info --graph nas-fpn", ""), ("info --graph nas-fpn", "1")],
@@ -181,14 +194,7 @@ def test_a_reader_that_left_ends_a_command_as_sigpipe_would(words: str, unbuffer
     reading, writing = os.pipe()
     os.close(reading)  # before the command starts: nothing depends on who is faster
     try:
-        done = subprocess.run(
-            [sys.executable, "-m", "phidet.cli.main", *words.split()],
-            stdout=writing,
-            stderr=subprocess.PIPE,
-            text=True,
-            check=False,
-            env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
-        )
+        done = run_into(writing, words, unbuffered)
     finally:
         os.close(writing)
     assert done.stderr == ""
@@ -199,14 +205,7 @@ def test_a_reader_that_left_ends_a_command_as_sigpipe_would(words: str, unbuffer
 @pytest.mark.parametrize("words", ["--help", "info --all"])
 def test_an_output_that_takes_no_more_is_told(words: str) -> None:
     with Path("/dev/full").open("w") as full:
-        done = subprocess.run(
-            [sys.executable, "-m", "phidet.cli.main", *words.split()],
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-            check=False,
-            env=os.environ | {"PYTHONUNBUFFERED": ""},
-        )
+        done = run_into(full, words)
     assert (done.returncode, done.stderr) == (1, "phidet: cannot write what was found: No space left on device\n")
 
 

@@ -9,7 +9,7 @@
     ├── MissingExtraError       exit code 6, HTTP 500: a part of phidet that is not installed
     ├── ExportError             exit code 7, HTTP 500: an export that differs from its model, or cannot be written
     ├── TrainingDivergedError   exit code 1, HTTP 500: weights or losses that are no numbers any more
-    └── RefusedError            a request to the server, with a status of its own: phidet.serve.wire
+    └── RefusedError            a request to the server, with a status of its own: phidet.serve.refusals
 
 A message says what was expected, what came, and what to do. The command line prints the message
 alone and ends with the exit code; a stack trace means a bug in phidet.

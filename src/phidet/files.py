@@ -24,7 +24,7 @@ class AppearingFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.part = path.with_name(f".{cut(path.name)}.{os.getpid()}.part")
+        self.part = part_of(path)
         with told(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self.file: BinaryIO = self.part.open("wb")
@@ -73,6 +73,11 @@ def write_made(path: Path, make: Callable[[BinaryIO], object]) -> Path:
     make(content)
     write_whole(path, content.getvalue())
     return path
+
+
+def part_of(path: Path) -> Path:
+    """Where this process writes what will be at ``path``."""
+    return path.with_name(f".{cut(path.name)}.{os.getpid()}.part")
 
 
 def cut(name: str) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from phidet.errors import InputError, MissingExtraError, PhidetError
-from phidet.files import cut
+from phidet.files import part_of
 
 EXTENSIONS = frozenset(
     {".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".wmv", ".flv"}
@@ -137,7 +137,7 @@ class VideoWriter:
     def __init__(self, path: Path, comment: str = "") -> None:
         self._av = _av()
         self.path = path
-        self._part = path.with_name(f".{cut(path.name)}.{os.getpid()}.part")
+        self._part = part_of(path)
         self._last = -1
         self._stream: Any = None
         kind = {".mkv": "matroska", ".mov": "mov"}.get(path.suffix.lower(), "mp4")

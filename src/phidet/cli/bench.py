@@ -127,9 +127,8 @@ def _measured(request: Request) -> Measurement:
 
 def _data(args: argparse.Namespace) -> dict[str, Dataset]:
     """What AP is measured on, for each model."""
-    from phidet.data.hold_out import validation_data
+    from phidet.data.hold_out import labelled_validation_data
     from phidet.detector import Detector
-    from phidet.errors import InputError
 
     found = {}
     for model in args.models:
@@ -138,9 +137,7 @@ def _data(args: argparse.Namespace) -> dict[str, Dataset]:
                 class_names = detector.class_names
         except PhidetError:
             continue  # measuring says why
-        _, found[model] = validation_data(model, args.eval, class_names, args.split)
-        if not len(found[model].all_annotations.areas):
-            raise InputError(f"{args.eval} has no object of the classes of {model}, so no AP can be measured on it")
+        _, found[model] = labelled_validation_data(model, args.eval, class_names, args.split)
     return found
 
 

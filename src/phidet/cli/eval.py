@@ -53,8 +53,10 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _is_classifier(model: str) -> bool:
-    best = Path(model) / "best.safetensors"
-    if not best.is_file() and (Path(model).suffix != ".safetensors" or not Path(model).is_file()):
+    from phidet.runtime.open_model import model_file
+
+    path = model_file(model)
+    if path is None or path.suffix != ".safetensors" or not path.is_file():
         return False  # a file for other runtimes, which needs no PyTorch
     from phidet.learn.run import kind_of
 
@@ -98,5 +100,5 @@ def _classifier(args: argparse.Namespace) -> None:
         print(f"{args.model} on {args.data}, split {split}: {report.images} pictures, top-1 {top1}, top-5 {top5}\n")
         print(table(("class", "top-1"), [(name, or_dash(v, "{:.3f}")) for name, v in report.per_class.items()]))
     if args.out is not None:
-        for path in write_classification(args.out, dataset, answers):
+        for path in write_classification(args.out, report, dataset, answers):
             print(f"wrote {path}")

@@ -51,7 +51,8 @@ def _load(name: str) -> EfficientDet | Classifier:
     """A model file, the best one of a run folder, or a published classifier with its ImageNet weights."""
     from phidet.family import CLASSIFIER_NAMES
     from phidet.models import create_classifier
-    from phidet.weights.native import load_model, model_file
+    from phidet.runtime.open_model import model_file
+    from phidet.weights.native import load_model
 
     if name in CLASSIFIER_NAMES:
         return create_classifier(name, pretrained="imagenet").eval()

@@ -73,6 +73,20 @@ def validation_data(
     return split, folder.read(split, class_names)
 
 
+def labelled_validation_data(
+    model: str | Path, data: Path, class_names: Sequence[str], split: str | None = None
+) -> tuple[str, Dataset]:
+    """:func:`validation_data`, where figures are what matters.
+
+    Raises:
+        InputError: also where there is no object of the model's classes.
+    """
+    name, dataset = validation_data(model, data, class_names, split)
+    if not len(dataset.all_annotations.areas):
+        raise InputError(f"{data} has no object of the classes of {model}, so no AP can be measured on it")
+    return name, dataset
+
+
 def trained_on(model: Path, data: Path) -> dict[str, Any] | None:
     """What the run of that folder, or of that file in its folder, says of itself, if ``data`` is what it learned from.
 

@@ -27,8 +27,8 @@ _UPRIGHT = {  # what brings each EXIF orientation upright
     8: Image.Transpose.ROTATE_90,
 }
 _TRANSPOSED = frozenset({5, 6, 7, 8})  # those that swap height and width
-# What Pillow's decoders raise on damaged files, found by damaging files.
 _WIDENED = ("PNG", "PPM")  # formats whose 16 bits some versions of Pillow open as 32
+# What Pillow's decoders raise on damaged files, found by damaging files.
 _DAMAGE = (OSError, SyntaxError, ValueError, MemoryError, EOFError, LookupError, TypeError, ArithmeticError,
            struct.error, zlib.error)  # fmt: skip
 

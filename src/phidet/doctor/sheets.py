@@ -141,7 +141,7 @@ def _pair(datasets: Mapping[str, Dataset], group: DuplicateImages) -> Iterator[T
     kind = "looks the same" if group.kind == "near" else group.kind
     for member, title in ((first, kind), (second, f"and {more} more" if more else "as")):
         dataset = datasets[member.split]
-        index = int(np.flatnonzero(dataset.names == member.image)[0])
+        index = _index(dataset, member.image)
         tile = sample_tile(dataset, index)
         subtitle = f"in {member.split}, {tile.subtitle}"
         yield tile._replace(title=f"{title}: {member.image}", subtitle=subtitle, alarm=len(group.splits) > 1)
@@ -151,7 +151,7 @@ def _box_tiles(examination: Examination) -> Iterator[Tile]:
     datasets = examination.datasets
     for double in examination.report.duplicate_boxes:
         dataset = datasets[double.split]
-        index = int(np.flatnonzero(dataset.names == double.image)[0])
+        index = _index(dataset, double.image)
         box = dataset.annotations(index).boxes_xyxy[double.first]
         tile = sample_tile(dataset, index)
         subtitle = f"in {double.split}: {double.class_name}, IoU {double.iou:.2f}"
@@ -161,10 +161,13 @@ def _box_tiles(examination: Examination) -> Iterator[Tile]:
             split = next((split for split in finding.splits if split in datasets), None)
             if finding.image is None or finding.box_xyxy is None or split is None:
                 continue
-            index = int(np.flatnonzero(datasets[split].names == finding.image)[0])
-            tile = sample_tile(datasets[split], index)
+            tile = sample_tile(datasets[split], _index(datasets[split], finding.image))
             title = f"{group.kind}: {finding.image}"
             yield tile._replace(title=title, subtitle=finding.what, marks_xyxy=[finding.box_xyxy])
+
+
+def _index(dataset: Dataset, name: str) -> int:
+    return int(np.flatnonzero(dataset.names == name)[0])
 
 
 def _file_name(name: str) -> str:

@@ -21,6 +21,7 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 from phidet.config import ModelConfig
 from phidet.data.dataset import Dataset
 from phidet.errors import InputError
+from phidet.numbers import evenly
 from phidet.preprocess import prepare
 from phidet.runtime.network import FloatArray
 
@@ -41,9 +42,9 @@ def calibration_pictures(dataset: Dataset, count: int = CALIBRATION_PICTURES) ->
         InputError: none can be decoded.
     """
     pictures: list[npt.NDArray[np.uint8]] = []
-    for index in np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int):
+    for index in evenly(len(dataset), count):
         try:
-            pictures.append(dataset.image(int(index)))
+            pictures.append(dataset.image(index))
         except InputError as error:
             log.warning("left out: %s", error)
     if not pictures:

@@ -23,6 +23,7 @@ from phidet.learn.pictures import EvalPictures
 from phidet.metrics.classification import ClassificationReport, classification_report
 from phidet.metrics.plots import confusion_figure, save_figure
 from phidet.nn.detector import Classifier
+from phidet.numbers import evenly
 from phidet.sheet import Tile, draw_sheet
 
 log = logging.getLogger("phidet")
@@ -96,26 +97,23 @@ def evaluate_classifier(
     return classify_all(model, dataset, fabric, batch_size, workers).report(dataset)
 
 
-def write_classification(folder: Path, dataset: Dataset, answers: Answers) -> list[Path]:
+def write_classification(folder: Path, report: ClassificationReport, dataset: Dataset, answers: Answers) -> list[Path]:
     """Writes report.json, and as pictures what is taken for what, the most certain mistakes, and samples.
 
     Raises:
         PhidetError: a file cannot be written.
     """
-    report = answers.report(dataset)
     write_whole(folder / "report.json", msgspec.json.format(msgspec.json.encode(report)))
     figure = confusion_figure(np.array(report.confusion, np.int64), dataset.class_names)
     written = [folder / "report.json", save_figure(figure, folder / "confusion.png")]
     wrong = np.flatnonzero(answers.ranked[:, 0] != answers.class_ids)
-    worst = wrong[np.argsort(-answers.probabilities[wrong, 0], kind="stable")][:_MISTAKES]
+    worst = wrong[np.argsort(-answers.probabilities[wrong, 0], kind="stable")][:_MISTAKES].tolist()
     count = f"{len(wrong):,} of {len(answers.indices):,} pictures"
-    last = len(answers.indices) - 1
-    samples = np.unique(np.linspace(0, last, _SAMPLES).round().astype(int)) if last >= 0 else ()
     for name, heading, rows in (
         ("mistakes.png", f"The most certain mistakes; wrong are {count}", worst),
-        ("samples.png", f"{dataset.name}, and what is seen in it", samples),
+        ("samples.png", f"{dataset.name}, and what is seen in it", evenly(len(answers.indices), _SAMPLES)),
     ):
-        sheet = draw_sheet(heading, [_tile(dataset, answers, int(row)) for row in rows])
+        sheet = draw_sheet(heading, [_tile(dataset, answers, row) for row in rows])
         written.append(write_made(folder / name, partial(sheet.save, format="png")))
     return written
 

@@ -27,8 +27,8 @@ def report_on(model: Network, dataset: Dataset, folder: Path, data: str, acceler
     model.to(fabric.device)
     if not isinstance(model, EfficientDet):
         answers = classify_all(model, dataset, fabric)
-        write_classification(folder, dataset, answers)
         report = answers.report(dataset)
+        write_classification(folder, report, dataset, answers)
         return {"top1": report.top1 or 0.0, "top5": report.top5 or 0.0}
     found = detect(model, dataset, fabric)
     indices = sorted(found)

@@ -35,7 +35,8 @@ from phidet.learn.task import Network, Task
 from phidet.learn.train import RunSettings, fit
 from phidet.models import create_classifier, create_model, parse_image_size
 from phidet.nn.detector import Classifier, EfficientDet
-from phidet.weights.native import load_model, model_file
+from phidet.runtime.open_model import model_file
+from phidet.weights.native import load_model
 
 log = logging.getLogger("phidet")
 

@@ -20,6 +20,7 @@ from phidet.metrics.mistake_sheet import draw_mistakes
 from phidet.metrics.mistakes import worst_mistakes
 from phidet.metrics.plots import confusion_figure, pr_figure, save_figure, size_figure
 from phidet.metrics.voc import evaluate_voc
+from phidet.numbers import evenly
 from phidet.results import Detections
 
 _SAMPLES, _COLUMNS, _SIDE = 12, 4, 480  # pictures, and the longest side of each in pixels
@@ -89,8 +90,7 @@ def write_evaluation(
 
 def draw_samples(dataset: Dataset, detections: Sequence[Detections], min_score: float) -> Image.Image:
     """A dozen images, evenly over the data set, with what was found in them."""
-    last = len(dataset) - 1
-    chosen = np.unique(np.linspace(0, last, _SAMPLES).round().astype(int)).tolist() if last >= 0 else []
+    chosen = evenly(len(dataset), _SAMPLES)
     sheet = Image.new("RGB", (_COLUMNS * _SIDE, max(1, -(-len(chosen) // _COLUMNS)) * _SIDE), "white")
     for place, index in enumerate(chosen):
         try:

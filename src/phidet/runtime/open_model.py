@@ -106,6 +106,14 @@ def find_model(model: str | Path, preferred: str = ".onnx") -> Path:
     )
 
 
+def model_file(model: str | Path) -> Path | None:
+    """The file of a trained model that a path means: itself, or the best one of a run's folder; perhaps not there."""
+    path = Path(model)
+    if path.is_dir():
+        path = path / "best.safetensors"
+    return path if path.suffix == ".safetensors" or path.is_file() else None
+
+
 def _in_run(folder: Path, preferred: str) -> Path | None:
     names = [f"best{preferred}", "best.onnx", "best.safetensors", "last.safetensors"]
     found = next((folder / name for name in names if (folder / name).is_file()), None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -31,20 +31,15 @@ class CocoSink:
 
     def __init__(self, out: Path, class_names: Sequence[str]) -> None:
         categories = [{"id": c, "name": name} for c, name in enumerate(class_names, start=1)]
-        self._results = _List(out / "coco-results.json", b"[\n", b"\n]\n")
-        try:
-            head = b'{"categories": ' + msgspec.json.encode(categories) + b',\n"images": [\n'
+        head = b'{"categories": ' + msgspec.json.encode(categories) + b',\n"images": [\n'
+        with ExitStack() as begun:  # what is there already goes, where the next cannot be made
+            self._results = _List(out / "coco-results.json", b"[\n", b"\n]\n")
+            begun.callback(self._results.file.discard)
             self._images = _List(out / "coco-images.json", head, b"\n]}\n")
-        except BaseException:
-            self._results.file.discard()
-            raise
-        try:
+            begun.callback(self._images.file.discard)
             with told(self._images.file.path):
                 self._waiting = TemporaryFile(dir=out)  # noqa: SIM115 - it goes when it is closed, or with the process
-        except BaseException:
-            self._results.file.discard()
-            self._images.file.discard()
-            raise
+            begun.pop_all()
         self._names = Names()
         self._taken: set[int] = set()
 

@@ -21,12 +21,14 @@ _VIDEOS = frozenset({".mp4", ".mov", ".mkv"})
 _ABOUT = 2**16  # bytes at either end of a file
 _MADE_BY = "drawn by phidet detect"  # in every file, so that no other is ever written over
 _JPEG = {"quality": 92, "subsampling": 0, "comment": _MADE_BY.encode()}  # colours as sharp as thin frames are
+_PNG = PngInfo()
+_PNG.add_text("Software", _MADE_BY)
 _FORMATS: dict[str, tuple[str, dict[str, Any], int]] = {  # Pillow's name, settings, longest side in pixels
     ".jpg": ("JPEG", _JPEG, 65_500),
     ".jpeg": ("JPEG", _JPEG, 65_500),
     ".jfif": ("JPEG", _JPEG, 65_500),
     ".webp": ("WEBP", {"quality": 90, "xmp": _MADE_BY.encode()}, 16_383),
-    ".png": ("PNG", {"compress_level": 4}, 2**31),
+    ".png": ("PNG", {"compress_level": 4, "pnginfo": _PNG}, 2**31),
 }
 
 
@@ -40,10 +42,6 @@ def encode(picture: Image.Image, name: PurePosixPath) -> bytes:
     """The file of that :func:`writable_name`."""
     form, settings, _ = _FORMATS[name.suffix.lower()]
     content = io.BytesIO()
-    if form == "PNG":
-        about = PngInfo()
-        about.add_text("Software", _MADE_BY)
-        settings = settings | {"pnginfo": about}
     picture.save(content, form, **settings)
     return content.getvalue()
 

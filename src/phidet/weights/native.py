@@ -47,14 +47,6 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise CheckpointError(f"{error}. Nothing was changed") from error
 
 
-def model_file(model: str | Path) -> Path | None:
-    """The file of a model in PyTorch's half that a path means: itself, or the best one of a run's folder."""
-    path = Path(model)
-    if path.is_dir():
-        path = path / "best.safetensors"
-    return path if path.suffix == ".safetensors" or path.is_file() else None
-
-
 def save_model(model: EfficientDet | Classifier, path: str | Path) -> None:
     """Writes ``model`` with its config to ``path``, atomically. The same model gives the same bytes.
 

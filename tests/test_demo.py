@@ -54,11 +54,9 @@ def demo(checkout: Path) -> tuple[float, str]:
     return time.monotonic() - start, said
 
 
-def test_the_demo_leaves_an_annotated_picture_within_minutes(checkout: Path, demo: tuple[float, str]) -> None:
-    """Two on an idle machine with a fast network; here both may be busy."""
+def test_the_demo_leaves_an_annotated_picture_in_less_than_two_minutes(checkout: Path, demo: tuple[float, str]) -> None:
     seconds, said = demo
-    print(f"make demo took {seconds:.0f} s")
-    assert seconds < 300
+    assert seconds < 120
     assert "demo/grace-hopper.png: " in said
     with Image.open(checkout / "demo/grace-hopper.png") as image:
         before = np.asarray(image.convert("RGB"))

@@ -145,9 +145,7 @@ def test_the_same_graph_gives_the_same_document_which_needs_nothing_else(graph: 
 
 def test_another_process_draws_the_same() -> None:
     room = "from phidet.architectures.efficientdet"
-    code = (
-        f"{room}.graph_drawing import graph_svg; {room}.graphs import *; print(end=graph_svg(nas_fpn(3, 7)))"
-    )
+    code = f"{room}.graph_drawing import graph_svg; {room}.graphs import *; print(end=graph_svg(nas_fpn(3, 7)))"
     env = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONUTF8": "1"}
     text = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, check=True, encoding="utf-8")
     assert text.stdout == graph_svg(build_graph("nas-fpn", 3, 7))

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from phidet.data.images import ImageSource, RecordImage, read_image
-from phidet.errors import InputError
+from phidet.core.errors import InputError
+from phidet.images.decode import ImageSource, RecordImage, read_image
 
 
 class Annotations(NamedTuple):
@@ -51,7 +51,7 @@ class Problem(NamedTuple):
     Attributes:
         kind: "image missing", "image unreadable", "image misnamed", "image found by name", "image repeated",
             "label unreadable", "box invalid", "box empty", "box outside", "box clipped", "class unknown",
-            "category ids with gaps", "grouping category". What :mod:`phidet.doctor.advice` has to say goes by it.
+            "category ids with gaps", "grouping category". What :mod:`phidet.data.doctor.advice` has to say goes by it.
         where: file, and line, index or id in it.
         what: one sentence for the owner of the data.
         image: name of the image that it is about, where that is in the data set.

@@ -9,8 +9,8 @@ from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 
+from phidet.core.errors import InputError
 from phidet.data.text import read_text
-from phidet.errors import InputError
 
 
 def label_map(class_names: Sequence[str]) -> str:

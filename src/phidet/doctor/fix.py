@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from phidet.data.data_folder import TRAIN_SPLITS, VAL_SPLITS
 from phidet.data.dataset import Annotations, Dataset
-from phidet.data.layouts import TRAIN_SPLITS, VAL_SPLITS
 from phidet.data.write import write_coco
 from phidet.doctor.examine import Examination
 from phidet.errors import ConfigError, InputError

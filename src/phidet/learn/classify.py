@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader
 from phidet.config import ClassifierConfig
 from phidet.config import replace as replace_config
 from phidet.data.class_folders import open_class_folders, split_by_class
+from phidet.data.data_folder import DataFolder
 from phidet.data.dataset import Dataset
-from phidet.data.layouts import DataFolder
 from phidet.learn.classify_report import evaluate_classifier
 from phidet.learn.loading import Batch, EpochSampler, normalise, train_loader
 from phidet.learn.pictures import TrainPictures

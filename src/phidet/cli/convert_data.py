@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from phidet.cli.layout import add_layout
-from phidet.errors import ConfigError
+from phidet.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from phidet.data.data_folder import DataFolder

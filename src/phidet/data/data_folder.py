@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from phidet.core.errors import InputError, UnknownNameError
 from phidet.data.dataset import Dataset
-from phidet.errors import InputError, UnknownNameError
 
 Layout = Literal["coco", "voc", "yolo", "tfrecord", "folders"]
 LAYOUT_NAMES: dict[Layout, str] = {

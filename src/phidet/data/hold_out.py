@@ -10,10 +10,10 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from phidet.core.errors import InputError
 from phidet.data.data_folder import DataFolder
 from phidet.data.dataset import Dataset
 from phidet.data.layouts import open_data
-from phidet.errors import InputError
 
 log = logging.getLogger("phidet")
 

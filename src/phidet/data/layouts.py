@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
+from phidet.core.errors import InputError, UnknownNameError
 from phidet.data.class_folders import find_class_folders
 from phidet.data.data_folder import LAYOUT_NAMES, DataFolder, Found, Layout, Reader
 from phidet.data.dataset import Dataset
@@ -16,7 +17,6 @@ from phidet.data.finders.yolo import find_yolo
 from phidet.data.finders.yolo_files import YoloFiles
 from phidet.data.listing import visible
 from phidet.data.readers.yolo import ClassLists, read_yolo
-from phidet.errors import InputError, UnknownNameError
 
 _FINDERS: dict[Layout, Callable[[Path], Found | None]] = {
     "voc": find_voc,

@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from phidet.errors import InputError
+from phidet.core.errors import InputError
 
 # Made by systems and tools beside the data: archives of macOS, thumbnails and bins of network drives and Windows.
 _NOT_DATA = frozenset(

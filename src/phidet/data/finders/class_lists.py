@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
+from phidet.core.errors import InputError
 from phidet.data.listing import files_below, is_hidden
 from phidet.data.readers.yolo import ClassLists, Item, count_classes
 from phidet.data.text import read_text
-from phidet.errors import InputError
 
 _FILE_NAMES = ("classes.txt", "class_names.txt", "predefined_classes.txt", "obj.names", "_darknet.labels")
 _SUFFIXES = (".names", ".labels")
@@ -26,7 +27,7 @@ def read_class_list(path: Path) -> list[str]:
     Raises:
         InputError: it cannot be read, or names no class.
     """
-    names = [line.strip() for line in read_text(path).splitlines()]
+    names = [unicodedata.normalize("NFC", line.strip()) for line in read_text(path).splitlines()]
     while names and not names[-1]:
         names.pop()
     if not names:

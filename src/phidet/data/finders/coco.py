@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import mmap
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from phidet.core.errors import InputError
 from phidet.data.data_folder import Found, Reader
 from phidet.data.dataset import Dataset
 from phidet.data.listing import visible
 from phidet.data.readers import coco
-from phidet.errors import InputError
 
 _OTHERS = re.compile("(captions|person_keypoints|stuff|panoptic)_")
 _LISTS = tuple(re.compile(rb'"%s"\s*:\s*\[' % key) for key in (b"images", b"annotations", b"categories"))
@@ -33,9 +34,11 @@ def find_coco(path: Path) -> Found | None:
         root = path
     found = [file for file in dict.fromkeys(files) if coco.is_coco(file)]
     whole = [file for file in found if _holds_lists(file)]
+    if whole:  # what is cut off among them is a split that its reader cannot read; anything else is about other things
+        found = [file for file in found if file in whole or _is_cut_off(file)]
     splits: dict[str, Path] = {}
     readers: dict[str, Reader] = {}
-    for file in whole or found:
+    for file in found:
         split = file.parent.name if file.stem in _UNNAMED else file.stem.removeprefix("instances_")
         if _OTHERS.match(split) and file.with_name(_OTHERS.sub("instances_", file.name)).is_file():
             continue  # COCO's captions and keypoints are of the images that the instances are of
@@ -55,6 +58,13 @@ def _reader(file: Path, split: str, folders: Sequence[Path]) -> Reader:
         return coco.read_coco(file, [folder for folder in dict.fromkeys(folders) if folder.is_dir()], split, names)
 
     return read
+
+
+def _is_cut_off(file: Path) -> bool:
+    """Whether a file that begins with a brace does not end with one."""
+    with file.open("rb") as stream:
+        stream.seek(-min(file.stat().st_size, 64), os.SEEK_END)
+        return not stream.read().rstrip(b"\0 \t\r\n").endswith(b"}")
 
 
 def _holds_lists(file: Path) -> bool:

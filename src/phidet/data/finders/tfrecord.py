@@ -6,13 +6,12 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from phidet.core.errors import InputError
 from phidet.data.data_folder import Found, Reader
 from phidet.data.dataset import Dataset
-from phidet.data.label_map import read_label_map
 from phidet.data.listing import visible
 from phidet.data.readers import tfrecord
 from phidet.data.tfrecord_file import scan
-from phidet.errors import InputError
 
 _SHARD = re.compile(r"(.+?)(?:\.(?:tf)?records?)?-\d{5}-of-\d{5}(?:\.(?:tf)?records?)?$", re.IGNORECASE)
 _SUFFIXES = (".tfrecord", ".tfrecords", ".record")
@@ -32,12 +31,10 @@ def find_tfrecord(path: Path) -> Found | None:
     every = [file for group in shards.values() for file in group]
     if not every:
         return None
-    maps = [file for folder in dict.fromkeys(f.parent for f in every) for file in visible(folder, "*label_map.pbtxt")]
-    label_map = min(maps, default=None)
 
     def reader(split: str) -> Reader:
         def read(names: Sequence[str] | None) -> Dataset:
-            own = read_label_map(label_map) if label_map is not None else tfrecord.scan_class_names(every)
+            own = tfrecord.own_class_names(every)
             return tfrecord.read_tfrecord(shards[split], path, split, class_names=names or own, own_names=own)
 
         return read

@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+from phidet.core.errors import InputError
 from phidet.data.data_folder import TEST_SPLITS, TRAIN_SPLITS, VAL_SPLITS, Found, Reader
 from phidet.data.dataset import Dataset, Problem
 from phidet.data.finders.class_lists import class_lists, is_class_list, read_class_list
@@ -17,7 +18,6 @@ from phidet.data.finders.yolo_yaml import YAML_SUFFIXES, YoloYaml, read_yolo_yam
 from phidet.data.listing import files_below, followed, subfolders, visible
 from phidet.data.readers.yolo import ClassLists, Item, KeyPoints, holds_labels, read_yolo
 from phidet.data.text import read_lines
-from phidet.errors import InputError
 
 _SPLIT_NAMES = (*TRAIN_SPLITS, *VAL_SPLITS, *TEST_SPLITS)
 _SPLIT_NAME = re.compile(rf"({'|'.join(_SPLIT_NAMES)})(\d+|[_\-. ].+)?", re.IGNORECASE)  # val, val2, val_night

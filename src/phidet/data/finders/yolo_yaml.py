@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from phidet.core.errors import InputError
 from phidet.data.finders.class_lists import read_class_list
 from phidet.data.readers.yolo import KeyPoints
 from phidet.data.text import read_text
-from phidet.errors import InputError
 
 YAML_SUFFIXES = (".yaml", ".yml")
 _SPLIT_KEYS = ("train", "val", "valid", "validation", "test")

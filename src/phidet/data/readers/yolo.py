@@ -18,10 +18,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from phidet.core.errors import InputError
 from phidet.data.dataset import Collector, Dataset, RawObject
-from phidet.data.images import image_size_or_error
 from phidet.data.text import read_text
-from phidet.errors import InputError
+from phidet.images.decode import image_size_or_error
 
 MOST_CLASSES = 10_000
 _LINE = "expected 'class x y width height' or 'class x1 y1 x2 y2 x3 y3 …'"

@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from phidet.errors import MissingExtraError, PhidetError
+from phidet.privacy import disable_usage_reports
 
 if TYPE_CHECKING:
     from phidet.detector import Detector
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from phidet.weights.native import load_model, save_model
 
 __version__ = "0.1.0"
+
+disable_usage_reports()
 
 _LAZY = {
     "train": "phidet.learn.run",

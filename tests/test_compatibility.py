@@ -15,13 +15,13 @@ from PIL import Image
 from torch import nn
 
 from phidet import load_model
+from phidet.architectures.efficientdet.network import Classifier, EfficientDet
 from phidet.cli.main import main
-from phidet.detector import Detector
-from phidet.learn.pictures import classifier_input
-from phidet.nms import PostprocessSettings
-from phidet.nn.detector import Classifier, EfficientDet
-from phidet.preprocess import prepare
-from phidet.serve.model import detector_loader
+from phidet.detections.nms import PostprocessSettings
+from phidet.images.prepare import prepare
+from phidet.inference.detector import Detector
+from phidet.serve.models.model import detector_loader
+from phidet.training.augmentation.classification import classifier_input
 from serve_server import b64, serving, settings_for
 
 KEPT = Path(__file__).parent / "data" / "version-0.1"

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from phidet.core.errors import InputError
 from phidet.data.text import decode_text, read_lines, read_text, unicode_encoding
-from phidet.errors import InputError
 
 TEXT = "0 0.5 0.5 0.25 0.25\r\n1 0.1 0.1 0.1 0.1\nKühe – 牛\n"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 from pathlib import Path
 
-from phidet.errors import InputError
+from phidet.core.errors import InputError
 
 # UTF-32's little-endian mark begins with UTF-16's, so it is tried first.
 _MARKS = (

@@ -111,7 +111,7 @@ def test_a_full_disk_leaves_nothing_behind(model: Path, tmp_path: Path) -> None:
 def test_a_killed_publisher_leaves_no_version(model: Path, tmp_path: Path) -> None:
     base = tmp_path / "m"
     script = (
-        "import os, sys, time; from phidet.serve import publish;"
+        "import os, sys, time; from phidet.serve.models import publish;"
         "publish._write = lambda *_: (print('in the middle', flush=True), time.sleep(60));"
         "publish.publish(sys.argv[1], __import__('pathlib').Path(sys.argv[2]))"
     )

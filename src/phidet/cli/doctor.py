@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from phidet.architectures.config import ModelConfig, replace
+from phidet.architectures.efficientdet.config import ModelConfig
 from phidet.architectures.efficientdet.published import detector_config
 from phidet.cli.info import image_size
 from phidet.cli.layout import add_layout
 from phidet.cli.tables import or_dash, table
 from phidet.core.errors import InputError, PhidetError
+from phidet.core.structs import replace
 from phidet.data.data_folder import LAYOUT_NAMES
 
 if TYPE_CHECKING:

@@ -18,11 +18,11 @@ demo: $(VENV)/.installed-core  ## install the core, and find the person in a por
 
 test: $(VENV)/.installed-dev clients runtimes browser  ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q
-	OMP_NUM_THREADS=1 $(VENV)-runtimes/bin/python -m pytest -q -p no:anyio tests/test_openvino.py tests/test_tflite.py
+	OMP_NUM_THREADS=1 $(VENV)-runtimes/bin/python -m pytest -q -p no:anyio tests/test_openvino.py tests/test_tflite.py tests/test_compatibility.py
 
 test-slow: $(VENV)/.installed-dev clients runtimes browser  ## run the slow tests as well
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q -m "slow or not slow"
-	OMP_NUM_THREADS=1 $(VENV)-runtimes/bin/python -m pytest -q -p no:anyio tests/test_openvino.py tests/test_tflite.py
+	OMP_NUM_THREADS=1 $(VENV)-runtimes/bin/python -m pytest -q -p no:anyio tests/test_openvino.py tests/test_tflite.py tests/test_compatibility.py
 
 clients: $(VENV)-clients/.installed  ## serving clients that others wrote, for the tests; their pins are not ours
 

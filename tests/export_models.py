@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from conftest import randomise
 from peers import tiny_detector
-from phidet.config import BackboneConfig, FeatureNetworkConfig, ModelConfig, replace
-from phidet.models import create_model
-from phidet.nn.detector import EfficientDet
+from phidet.architectures.config import BackboneConfig, FeatureNetworkConfig, ModelConfig, replace
+from phidet.architectures.efficientdet.network import EfficientDet
+from phidet.weights.create import create_model
 
 Image = NDArray[np.uint8]
 

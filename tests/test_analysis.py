@@ -12,13 +12,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import peers
-from phidet.analysis import scale_search
-from phidet.analysis.costs import Cost, build_on_meta, count_costs, total
-from phidet.analysis.published import CLASSIFIERS, DETECTORS, NECKS
-from phidet.analysis.receptive import backbone_fields, receptive_fields
-from phidet.analysis.report import compare_necks, describe_classifier, describe_detector
-from phidet.analysis.scale_search import WIDTH_FACTORS, search_compound, search_width
-from phidet.config import (
+from phidet.architectures.backbones.scaling import CompoundScaling, DetectorLaw
+from phidet.architectures.config import (
     AnchorConfig,
     BackboneConfig,
     ClassifierConfig,
@@ -27,12 +22,23 @@ from phidet.config import (
     default_class_names,
     replace,
 )
-from phidet.errors import ConfigError, InputError
-from phidet.family import DETECTOR_NAMES, Family, classifier_config, detector_config, scaled_classifier_config
-from phidet.nn import feature_network
-from phidet.nn.blocks import same_padding
-from phidet.nn.detector import EfficientDet, build_backbone
-from phidet.scaling import CompoundScaling, DetectorLaw
+from phidet.architectures.costs import Cost, build_on_meta, count_costs, total
+from phidet.architectures.efficientdet import feature_network
+from phidet.architectures.efficientdet.network import EfficientDet, build_backbone
+from phidet.architectures.efficientdet.published import (
+    DETECTOR_NAMES,
+    Family,
+    classifier_config,
+    detector_config,
+    scaled_classifier_config,
+)
+from phidet.architectures.efficientdet.published_figures import CLASSIFIERS, DETECTORS, NECKS
+from phidet.architectures.efficientdet.receptive import backbone_fields, receptive_fields
+from phidet.architectures.efficientdet.report import compare_necks, describe_classifier, describe_detector
+from phidet.architectures.layers import same_padding
+from phidet.core.errors import ConfigError, InputError
+from phidet.evaluation import scale_search
+from phidet.evaluation.scale_search import WIDTH_FACTORS, search_compound, search_width
 
 # Official: the papers' table and repository. The Lites above lite0 are not published; these are effdet's.
 PARAMETERS = {

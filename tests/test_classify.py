@@ -15,27 +15,27 @@ from PIL import Image
 from torch import Tensor
 
 from phidet import create_classifier, load_model, save_model
+from phidet.architectures.config import BackboneConfig, ClassifierConfig
+from phidet.architectures.efficientdet.network import Classifier
 from phidet.cli.main import main
-from phidet.config import BackboneConfig, ClassifierConfig
+from phidet.core.errors import InputError, UnknownNameError
 from phidet.data.class_folders import open_class_folders, split_by_class
 from phidet.data.dataset import Dataset
-from phidet.errors import InputError, UnknownNameError
-from phidet.learn import recipe as recipes
-from phidet.learn.classify import (
+from phidet.evaluation.classification import classification_report
+from phidet.evaluation.classification_report import Answers, classify_all, evaluate_classifier, write_classification
+from phidet.images.sheet import GAP, STRIP, TILE_H, TILE_W
+from phidet.training import recipe as recipes
+from phidet.training.augmentation.classification import TrainPictures, classifier_input, middle, random_window
+from phidet.training.classify import (
     CLASSIFY,
     ClassifyTask,
     choose_classify_recipe,
     classifier_for,
     read_class_folders,
 )
-from phidet.learn.classify_report import Answers, classify_all, evaluate_classifier, write_classification
-from phidet.learn.loading import EpochSampler, train_loader
-from phidet.learn.pictures import TrainPictures, classifier_input, middle, random_window
-from phidet.learn.recipe import Augmentation
-from phidet.learn.train import RunSettings, fit
-from phidet.metrics.classification import classification_report
-from phidet.nn.detector import Classifier
-from phidet.sheet import GAP, STRIP, TILE_H, TILE_W
+from phidet.training.fit import RunSettings, fit
+from phidet.training.loading import EpochSampler, train_loader
+from phidet.training.recipe import Augmentation
 
 CLASSES = ("bolt", "nut", "washer")
 COLOURS = ((200, 60, 60), (60, 190, 70), (70, 70, 210))

@@ -13,8 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phidet.coco import COCO_CLASS_NAMES
-from phidet.config import (
+from phidet.architectures.config import (
     ASPECTS_2020,
     ASPECTS_OFFICIAL,
     IMAGENET,
@@ -34,8 +33,8 @@ from phidet.config import (
     replace,
     to_json,
 )
-from phidet.errors import ConfigError, UnknownNameError
-from phidet.family import (
+from phidet.architectures.efficientdet.graphs import GRAPHS, build_graph
+from phidet.architectures.efficientdet.published import (
     CLASSIFIER_NAMES,
     DETECTOR_NAMES,
     FAMILIES,
@@ -44,7 +43,8 @@ from phidet.family import (
     family,
     scaled_detector_config,
 )
-from phidet.graphs import GRAPHS, build_graph
+from phidet.core.errors import ConfigError, UnknownNameError
+from phidet.data.coco_classes import COCO_CLASS_NAMES
 
 D0 = detector_config("efficientdet-d0")
 factors = st.floats(0.01, 16)
@@ -339,15 +339,15 @@ def test_class_names_travel_with_phi() -> None:
 # --- without PyTorch --------------------------------------------------------------------------------------------------
 
 CORE = (
-    "config",
-    "family",
-    "anchors",
-    "boxes",
-    "graphs",
-    "drawing",
-    "scaling",
-    "coco",
-    "errors",
+    "architectures.config",
+    "architectures.backbones.scaling",
+    "architectures.efficientdet.anchors",
+    "architectures.efficientdet.graph_drawing",
+    "architectures.efficientdet.graphs",
+    "architectures.efficientdet.published",
+    "core.errors",
+    "data.coco_classes",
+    "detections.boxes",
     "cli.main",
     "cli.info",
 )
@@ -383,8 +383,8 @@ except phidet.MissingExtraError as error:
 def test_configs_work_without_pytorch() -> None:
     """Building, scaling and JSON of a config are part of the half that needs nothing."""
     program = f"""{BLOCK}
-from phidet.family import scaled_detector_config
-from phidet.config import to_json
+from phidet.architectures.efficientdet.published import scaled_detector_config
+from phidet.architectures.config import to_json
 print(to_json(scaled_detector_config(1.5)))
 """
     assert from_json(run(program), ModelConfig) == scaled_detector_config(1.5)

@@ -13,10 +13,10 @@ import google_crc32c
 import pytest
 
 import data_factory as factory
+from phidet.core.errors import InputError
 from phidet.data.dataset import Dataset
 from phidet.data.layouts import open_data
 from phidet.data.tfrecord_file import make_example, parse_example, scan, write_record
-from phidet.errors import InputError
 
 ONE = factory.PICTURES[0]  # 64 wide, 32 high
 

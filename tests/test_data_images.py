@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from phidet.data.images import encoding, image_size, pixels_of, read_image
-from phidet.errors import InputError
+from phidet.core.errors import InputError
+from phidet.images.decode import encoding, image_size, pixels_of, read_image
 
 ORIENTATION = 0x0112
 RNG = np.random.default_rng(0)

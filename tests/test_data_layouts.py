@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 import data_factory as factory
+from phidet.core.errors import InputError, UnknownNameError
 from phidet.data.dataset import Dataset
 from phidet.data.layouts import open_data
 from phidet.data.tfrecord_file import make_example, write_record
-from phidet.errors import InputError, UnknownNameError
 
 
 def test_all_layouts_read_the_same(tmp_path: Path) -> None:

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from phidet.core.errors import InputError
 from phidet.data.label_map import label_map, read_label_map
 from phidet.data.layouts import open_data
 from phidet.data.tfrecord_file import encoded_image, make_example, parse_example, read_record, scan, write_record
-from phidet.errors import InputError
 
 FLOATS = st.floats(width=32, allow_nan=False)
 VALUES = st.one_of(st.lists(st.binary(max_size=20)), st.lists(FLOATS), st.lists(st.integers(-(2**63), 2**63 - 1)))

@@ -24,7 +24,7 @@ import peers
 from conftest import randomise
 from peers import same_tensors
 from phidet import create_classifier, create_model, load_model, save_model
-from phidet.config import (
+from phidet.architectures.config import (
     AnchorConfig,
     BackboneConfig,
     ClassifierConfig,
@@ -33,9 +33,9 @@ from phidet.config import (
     Preprocess,
     replace,
 )
-from phidet.errors import CheckpointError
-from phidet.graphs import FeatureGraph, Node
-from phidet.nn.detector import Classifier, EfficientDet
+from phidet.architectures.efficientdet.graphs import FeatureGraph, Node
+from phidet.architectures.efficientdet.network import Classifier, EfficientDet
+from phidet.core.errors import CheckpointError
 from phidet.weights.load import load_into, open_source
 from phidet.weights.mapping import weights_of
 from phidet.weights.read import read_tensors

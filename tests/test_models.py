@@ -11,11 +11,12 @@ from torch import Tensor
 
 from conftest import off_by, randomise
 from phidet import create_classifier, create_model, save_model
-from phidet.anchors import generate_anchors
-from phidet.coco import COCO_CLASS_NAMES
-from phidet.config import BackboneConfig, FeatureNetworkConfig, ModelConfig, replace
-from phidet.errors import CheckpointError, ConfigError, InputError, UnknownNameError
-from phidet.family import (
+from phidet.architectures.backbones.efficientnet import plan_blocks
+from phidet.architectures.backbones.scaling import CompoundScaling, DetectorLaw
+from phidet.architectures.config import BackboneConfig, FeatureNetworkConfig, ModelConfig, replace
+from phidet.architectures.efficientdet.anchors import generate_anchors
+from phidet.architectures.efficientdet.network import EfficientDet, RawOutputs, build_backbone
+from phidet.architectures.efficientdet.published import (
     CLASSIFIER_NAMES,
     DETECTOR_NAMES,
     FAMILIES,
@@ -26,10 +27,9 @@ from phidet.family import (
     scaled_classifier_config,
     scaled_detector_config,
 )
-from phidet.models import parse_image_size
-from phidet.nn.detector import EfficientDet, RawOutputs, build_backbone
-from phidet.nn.efficientnet import plan_blocks
-from phidet.scaling import CompoundScaling, DetectorLaw
+from phidet.core.errors import CheckpointError, ConfigError, InputError, UnknownNameError
+from phidet.data.coco_classes import COCO_CLASS_NAMES
+from phidet.weights.create import parse_image_size
 
 
 def small(**changes: object) -> ModelConfig:

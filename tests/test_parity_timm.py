@@ -11,10 +11,10 @@ import torchvision
 
 from conftest import off_by, randomise
 from phidet import create_classifier
-from phidet.config import BackboneConfig
-from phidet.family import CLASSIFIER_NAMES, EFFICIENTNETS
-from phidet.models import imagenet_path
-from phidet.nn.detector import build_backbone
+from phidet.architectures.config import BackboneConfig
+from phidet.architectures.efficientdet.network import build_backbone
+from phidet.architectures.efficientdet.published import CLASSIFIER_NAMES, EFFICIENTNETS
+from phidet.weights.create import imagenet_path
 from phidet.weights.load import load_into, open_source
 
 

@@ -25,16 +25,16 @@ import torch
 
 from conftest import randomise
 from phidet import create_model
-from phidet.boxes import xyxy_to_yxyx
 from phidet.cli.main import main
-from phidet.data.images import read_image
-from phidet.detector import Detector
-from phidet.errors import CheckpointError
+from phidet.core.errors import CheckpointError
+from phidet.detections.boxes import xyxy_to_yxyx
+from phidet.detections.nms import PostprocessSettings
 from phidet.export.onnx_file import build_onnx
-from phidet.nms import PostprocessSettings
-from phidet.serve import publish as publishing
-from phidet.serve.publish import publish
-from phidet.serve.versions import version_folders
+from phidet.images.decode import read_image
+from phidet.inference.detector import Detector
+from phidet.serve.models import publish as publishing
+from phidet.serve.models.publish import publish
+from phidet.serve.models.versions import version_folders
 from phidet.weights.native import save_model
 from serve_server import Server, b64, encoded, picture, until
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from phidet.errors import ConfigError
+from phidet.core.errors import ConfigError
 from phidet.serve.configuration import Policy, Source, read_batching_parameters, read_model_config
-from phidet.serve.versions import KEPT, Repository, ServedModel
+from phidet.serve.models.versions import KEPT, Repository, ServedModel
 from serve_server import BODY, Server, StandIn, held, model_of, serving, settings_for, until, write_version
 
 

@@ -22,21 +22,21 @@ from PIL import Image
 import peers
 from doctor_data import broken_yolo
 from phidet import create_model, load_model, save_model, train
+from phidet.architectures.config import BackboneConfig, replace
+from phidet.architectures.efficientdet.network import EfficientDet
 from phidet.cli.main import main
-from phidet.config import BackboneConfig, replace
+from phidet.core.errors import CheckpointError, ConfigError, InputError, TrainingDivergedError
 from phidet.data.hold_out import hold_out, validation_data
 from phidet.data.layouts import open_data
-from phidet.detector import Detector
-from phidet.errors import CheckpointError, ConfigError, InputError, TrainingDivergedError
-from phidet.learn import recipe as recipes
-from phidet.learn import train as training
-from phidet.learn.about import Request
-from phidet.learn.detection import DetectionTask
-from phidet.learn.run import next_folder, resume
-from phidet.learn.train import RunSettings
-from phidet.metrics.coco import evaluate_coco
-from phidet.metrics.run import detect_dataset
-from phidet.nn.detector import EfficientDet
+from phidet.evaluation.coco_figures import evaluate_coco
+from phidet.evaluation.detect_dataset import detect_dataset
+from phidet.inference.detector import Detector
+from phidet.training import fit as training
+from phidet.training import recipe as recipes
+from phidet.training.about import Request
+from phidet.training.detection import DetectionTask
+from phidet.training.fit import RunSettings
+from phidet.training.run import next_folder, resume
 
 CLASSES = ("bolt", "nut", "washer")
 QUICK = {"batch_size": 4, "warmup_epochs": 0.5}

@@ -12,26 +12,26 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from phidet.errors import MissingExtraError, PhidetError
+from phidet.core.errors import MissingExtraError, PhidetError
 
 if TYPE_CHECKING:
-    from phidet.detector import Detector
-    from phidet.learn.run import train
-    from phidet.models import create_classifier, create_model
-    from phidet.nms import PostprocessSettings
-    from phidet.results import Detections
+    from phidet.detections.detections import Detections
+    from phidet.detections.nms import PostprocessSettings
+    from phidet.inference.detector import Detector
+    from phidet.training.run import train
     from phidet.weights.convert import convert
+    from phidet.weights.create import create_classifier, create_model
     from phidet.weights.native import load_model, save_model
 
 __version__ = "0.1.0"
 
 _LAZY = {
-    "train": "phidet.learn.run",
-    "Detections": "phidet.results",
-    "Detector": "phidet.detector",
-    "PostprocessSettings": "phidet.nms",
-    "create_model": "phidet.models",
-    "create_classifier": "phidet.models",
+    "train": "phidet.training.run",
+    "Detections": "phidet.detections.detections",
+    "Detector": "phidet.inference.detector",
+    "PostprocessSettings": "phidet.detections.nms",
+    "create_model": "phidet.weights.create",
+    "create_classifier": "phidet.weights.create",
     "load_model": "phidet.weights.native",
     "save_model": "phidet.weights.native",
     "convert": "phidet.weights.convert",

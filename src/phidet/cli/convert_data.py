@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from phidet.errors import ConfigError
+from phidet.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from phidet.data.dataset import Dataset, Problem

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from phidet.architectures.config import ModelConfig, replace
+from phidet.architectures.efficientdet.published import detector_config
 from phidet.cli.info import image_size
-from phidet.config import ModelConfig, replace
-from phidet.errors import InputError, PhidetError
-from phidet.family import detector_config
-from phidet.tables import or_dash, table
+from phidet.cli.tables import or_dash, table
+from phidet.core.errors import InputError, PhidetError
 
 if TYPE_CHECKING:
-    from phidet.doctor.examine import Examination
-    from phidet.doctor.facts import Report, SplitFacts
+    from phidet.data.doctor.examine import Examination
+    from phidet.data.doctor.facts import Report, SplitFacts
 
 EPILOG = """reads COCO JSON, Pascal VOC, YOLO and TFRecord; tells them apart by looking
 
@@ -63,10 +63,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Examines, prints, draws and writes what was asked for; errors end in exit code 3."""
-    from phidet.doctor.examine import examine
+    from phidet.data.doctor.examine import examine
 
     if args.fix is not None:
-        from phidet.doctor.fix import check_target
+        from phidet.data.doctor.fix import check_target
 
         check_target(args.data, args.fix)  # now, not after minutes
     config = detector_config(args.model)
@@ -90,8 +90,8 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _draw(examination: Examination, config: ModelConfig, args: argparse.Namespace) -> None:
-    from phidet.doctor.charts import write_charts
-    from phidet.doctor.sheets import write_sheets
+    from phidet.data.doctor.charts import write_charts
+    from phidet.data.doctor.sheets import write_sheets
 
     try:
         args.out.mkdir(parents=True, exist_ok=True)
@@ -106,8 +106,8 @@ def _draw(examination: Examination, config: ModelConfig, args: argparse.Namespac
 def _augmented(config: ModelConfig, args: argparse.Namespace) -> None:
     from phidet.data.hold_out import HELD_OUT, can_hold_out, hold_out
     from phidet.data.layouts import open_data
-    from phidet.learn.augment_sheet import change_augmentation, describe, write_augmented
-    from phidet.learn.recipe import recipe_named
+    from phidet.training.augmentation.sheet import change_augmentation, describe, write_augmented
+    from phidet.training.recipe import recipe_named
 
     data = open_data(args.data)
     train = data.read(data.train_split())
@@ -123,7 +123,7 @@ def _augmented(config: ModelConfig, args: argparse.Namespace) -> None:
 
 
 def _fix(examination: Examination, out: Path) -> None:
-    from phidet.doctor.fix import write_fixed
+    from phidet.data.doctor.fix import write_fixed
 
     fixed = write_fixed(examination, out)
     kept = ", ".join(f"{name} {images:,}" for name, images in fixed.splits.items())

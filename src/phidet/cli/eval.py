@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from phidet.errors import ConfigError, InputError
+from phidet.core.errors import ConfigError, InputError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,11 +23,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Measures a detector, or a classifier on an image folder."""
+    from phidet.cli.figures import summarise
     from phidet.data.hold_out import validation_data
-    from phidet.detector import Detector
-    from phidet.metrics.folder import measure, write_evaluation
-    from phidet.metrics.report import summarise
-    from phidet.metrics.run import detect_dataset
+    from phidet.evaluation.detect_dataset import detect_dataset
+    from phidet.evaluation.report_folder import measure, write_evaluation
+    from phidet.inference.detector import Detector
 
     if args.batch < 1:
         raise ConfigError(f"--batch must be a whole number ≥ 1, got {args.batch}")
@@ -53,12 +53,12 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _is_classifier(model: str) -> bool:
-    from phidet.runtime.open_model import model_file
+    from phidet.inference.runtimes.open_model import model_file
 
     path = model_file(model)
     if path is None or path.suffix != ".safetensors" or not path.is_file():
         return False  # a file for other runtimes, which needs no PyTorch
-    from phidet.learn.run import kind_of
+    from phidet.training.run import kind_of
 
     return kind_of(model) == "classify"
 
@@ -67,13 +67,13 @@ def _classifier(args: argparse.Namespace) -> None:
     import msgspec
     from lightning_fabric import Fabric
 
+    from phidet.architectures.efficientdet.network import Classifier
+    from phidet.cli.tables import or_dash, table
     from phidet.data.class_folders import open_class_folders
     from phidet.data.hold_out import check_unchanged, has_held_out, trained_on
-    from phidet.learn.classify import read_class_folders
-    from phidet.learn.classify_report import classify_all, write_classification
-    from phidet.learn.run import load_run_model
-    from phidet.nn.detector import Classifier
-    from phidet.tables import or_dash, table
+    from phidet.evaluation.classification_report import classify_all, write_classification
+    from phidet.training.classify import read_class_folders
+    from phidet.training.run import load_run_model
 
     model = load_run_model(args.model)
     assert isinstance(model, Classifier)

@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from phidet.coco import COCO_CLASS_NAMES
-from phidet.config import ClassifierConfig, ModelConfig, default_class_names
-from phidet.errors import ConfigError, PhidetError, UnknownNameError
-from phidet.family import (
+from phidet.architectures.config import ClassifierConfig, ModelConfig, default_class_names
+from phidet.architectures.efficientdet.published import (
     CLASSIFIER_NAMES,
     DETECTOR_NAMES,
     classifier_config,
@@ -20,11 +18,13 @@ from phidet.family import (
     family,
     scaled_detector_config,
 )
-from phidet.tables import billions, or_dash, table
+from phidet.cli.tables import billions, or_dash, table
+from phidet.core.errors import ConfigError, PhidetError, UnknownNameError
+from phidet.data.coco_classes import COCO_CLASS_NAMES
 
 if TYPE_CHECKING:  # these modules need PyTorch; drawing a graph does not
-    from phidet.analysis.costs import Cost
-    from phidet.analysis.report import DetectorReport, NeckReport
+    from phidet.architectures.costs import Cost
+    from phidet.architectures.efficientdet.report import DetectorReport, NeckReport
 
 EXAMPLES = """examples:
   phidet info efficientdet-d0                    one model
@@ -84,8 +84,8 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _draw(name: str, levels: tuple[int, int], out: Path | None) -> None:
-    from phidet.drawing import graph_svg
-    from phidet.graphs import build_graph
+    from phidet.architectures.efficientdet.graph_drawing import graph_svg
+    from phidet.architectures.efficientdet.graphs import build_graph
 
     svg = graph_svg(build_graph(name, *levels))
     if out is None:
@@ -125,7 +125,7 @@ def _config(args: argparse.Namespace) -> ModelConfig | ClassifierConfig:
 
 
 def _print(config: ModelConfig | ClassifierConfig, args: argparse.Namespace) -> None:
-    from phidet.analysis import report
+    from phidet.architectures.efficientdet import report
 
     if args.compare_necks:
         if isinstance(config, ClassifierConfig):
@@ -201,7 +201,7 @@ def _print_detector(config: ModelConfig, report: DetectorReport) -> None:
 
 
 def _print_parts(parts: dict[str, Cost]) -> None:
-    from phidet.analysis.costs import total
+    from phidet.architectures.costs import total
 
     whole = total(parts)
     rows = [
@@ -243,7 +243,7 @@ def _print_necks(config: ModelConfig, necks: list[NeckReport]) -> None:
 
 
 def _print_family(as_json: bool) -> None:
-    from phidet.analysis.report import describe_family
+    from phidet.architectures.efficientdet.report import describe_family
 
     detectors, classifiers = describe_family()
     if as_json:

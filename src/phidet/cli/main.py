@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import NoReturn
 
 import phidet
-from phidet.errors import MissingExtraError, PhidetError
+from phidet.core.errors import MissingExtraError, PhidetError
 
 COMMANDS = {
     "detect": ("phidet.cli.detect", "find objects in pictures, folders and videos; draw, list or cut them out"),

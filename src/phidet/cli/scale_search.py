@@ -11,11 +11,11 @@ from typing import Any, get_args
 
 import msgspec
 
-from phidet.config import Architecture
-from phidet.errors import ConfigError
-from phidet.family import family
-from phidet.scaling import CompoundScaling, DetectorLaw
-from phidet.tables import billions, or_dash, table
+from phidet.architectures.backbones.scaling import CompoundScaling, DetectorLaw
+from phidet.architectures.config import Architecture
+from phidet.architectures.efficientdet.published import family
+from phidet.cli.tables import billions, or_dash, table
+from phidet.core.errors import ConfigError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _search_compound(args: argparse.Namespace, accuracy: Callable[[Any], float] | None) -> None:
-    from phidet.analysis.scale_search import search_compound
+    from phidet.evaluation.scale_search import search_compound
 
     found = search_compound(
         args.architecture, budget=args.budget, tolerance=args.tolerance, step=args.step, accuracy=accuracy
@@ -76,7 +76,7 @@ def _search_compound(args: argparse.Namespace, accuracy: Callable[[Any], float] 
 
 
 def _search_width(args: argparse.Namespace, accuracy: Callable[[Any], float] | None) -> None:
-    from phidet.analysis.scale_search import search_width
+    from phidet.evaluation.scale_search import search_width
 
     found = search_width(family(args.family), phi=args.phi, accuracy=accuracy)
     if args.json:

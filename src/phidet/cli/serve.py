@@ -7,11 +7,11 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from phidet.errors import ConfigError
+from phidet.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from phidet.serve.batching import BatchingParameters
     from phidet.serve.configuration import Limits, Source
+    from phidet.serve.models.batching import BatchingParameters
 
 TOKEN_VARIABLE = "PHIDET_SERVE_TOKEN"
 EPILOG = f"""examples:
@@ -61,10 +61,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Serves until it is told to stop."""
-    from phidet.nms import PostprocessSettings
+    from phidet.detections.nms import PostprocessSettings
     from phidet.serve.configuration import ServerSettings
-    from phidet.serve.model import detector_loader
-    from phidet.serve.run import run as serve
+    from phidet.serve.http.server import run as serve
+    from phidet.serve.models.model import detector_loader
 
     batching = _batching(args)
     settings = ServerSettings(
@@ -91,8 +91,8 @@ def _sources(args: argparse.Namespace) -> tuple[Source, ...]:
 
 
 def _batching(args: argparse.Namespace) -> BatchingParameters:
-    from phidet.serve.batching import BatchingParameters
     from phidet.serve.configuration import read_batching_parameters
+    from phidet.serve.models.batching import BatchingParameters
 
     if not args.enable_batching:
         return BatchingParameters(max_batch_size=1, max_enqueued_batches=128)

@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from phidet.errors import ConfigError
+from phidet.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from phidet.learn.run import TrainedRun
-    from phidet.learn.train import RunSettings
+    from phidet.training.fit import RunSettings
+    from phidet.training.run import TrainedRun
 
 _EPILOG = """examples:
   phidet train my-photos                                    lite0, everything chosen from the data
@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Trains and says what was left where."""
-    from phidet.learn import run as running
+    from phidet.training import run as running
 
     out = args.resume or args.out
     model = args.model or ("efficientnet-lite0" if args.task == "classify" else "efficientdet-lite0")
@@ -81,8 +81,8 @@ def run(args: argparse.Namespace) -> None:
 
 def _train(args: argparse.Namespace, model: str, settings: RunSettings) -> TrainedRun:
     from phidet.cli.signals import ended_by_sigterm
-    from phidet.learn import run as running
-    from phidet.learn.about import Request
+    from phidet.training import run as running
+    from phidet.training.about import Request
 
     with ended_by_sigterm():
         if args.resume is not None:
@@ -119,7 +119,7 @@ def _check_left_out(args: argparse.Namespace) -> None:
 
 
 def _settings(args: argparse.Namespace, out: Path) -> RunSettings:
-    from phidet.learn.train import RunSettings
+    from phidet.training.fit import RunSettings
 
     devices = args.devices if args.devices == "auto" else int(args.devices) if args.devices.isdecimal() else None
     if devices is None:

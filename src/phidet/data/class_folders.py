@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from phidet.core.errors import InputError
 from phidet.data.dataset import Collector, Dataset, RawObject
-from phidet.data.images import EXTENSIONS, image_size_or_error
 from phidet.data.layouts import TRAIN_SPLITS, VAL_SPLITS, DataFolder, Reader
-from phidet.errors import InputError
+from phidet.images.decode import image_size_or_error
+from phidet.images.formats import EXTENSIONS
 
 _SPLITS = (*TRAIN_SPLITS, *VAL_SPLITS, "test", "testing")
 

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from phidet.data.images import ImageSource, RecordImage, read_image
-from phidet.errors import InputError
+from phidet.core.errors import InputError
+from phidet.images.decode import ImageSource, RecordImage, read_image
 
 
 class Annotations(NamedTuple):

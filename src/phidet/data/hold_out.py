@@ -10,9 +10,9 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from phidet.core.errors import InputError
 from phidet.data.dataset import Dataset
 from phidet.data.layouts import DataFolder, open_data
-from phidet.errors import InputError
 
 log = logging.getLogger("phidet")
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 
-from phidet.errors import InputError
+from phidet.core.errors import InputError
+from phidet.data.text import read_text
 
 
 def label_map(class_names: Sequence[str]) -> str:
@@ -29,8 +30,8 @@ def read_label_map(path: Path) -> list[str]:
     """
     content = _label_map_class()()
     try:
-        text_format.Parse(path.read_text(encoding="utf-8"), content, allow_unknown_field=True)
-    except (OSError, ValueError, text_format.ParseError) as error:
+        text_format.Parse(read_text(path), content, allow_unknown_field=True)
+    except text_format.ParseError as error:
         raise InputError(f"cannot read {path}: {error}") from error
     names = {item.id: item.name for item in content.item if item.id >= 1}  # some have the background at 0
     if not names or len(names) != sum(item.id >= 1 for item in content.item) or max(names) > len(names) + 10_000:

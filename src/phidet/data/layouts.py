@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from phidet.core.errors import InputError, UnknownNameError
 from phidet.data.dataset import Dataset
 from phidet.data.label_map import read_label_map
 from phidet.data.readers import coco, tfrecord, voc, yolo
-from phidet.errors import InputError, UnknownNameError
 
 Layout = Literal["coco", "voc", "yolo", "tfrecord", "classes"]
 Reader = Callable[[Sequence[str] | None], Dataset]

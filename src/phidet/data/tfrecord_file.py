@@ -17,7 +17,7 @@ import google_crc32c
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
-from phidet.errors import InputError
+from phidet.core.errors import InputError
 
 Value = list[bytes] | list[float] | list[int]
 _HEAD, _FOOT = struct.Struct("<QI"), struct.Struct("<I")

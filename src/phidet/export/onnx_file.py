@@ -9,11 +9,11 @@ import onnx
 from onnx import TensorProto, helper
 
 import phidet
-from phidet.config import ModelConfig
+from phidet.architectures.config import ModelConfig
+from phidet.architectures.efficientdet.network import EfficientDet
+from phidet.architectures.program import compile_program
 from phidet.export.onnx_graph import BATCH, IR_VERSION, OPSET, Graph, write_program
-from phidet.nn.detector import EfficientDet
-from phidet.nn.program import compile_program
-from phidet.runtime.header import Header, Precision, to_metadata
+from phidet.inference.runtimes.header import Header, Precision, to_metadata
 
 
 def build_onnx(model: EfficientDet, half: bool = False, channels_last: bool = False) -> onnx.ModelProto:

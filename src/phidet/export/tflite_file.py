@@ -18,13 +18,13 @@ import torch
 from torch import Tensor, nn
 
 import phidet
-from phidet.config import ModelConfig
-from phidet.errors import ExportError
-from phidet.nn.detector import EfficientDet
-from phidet.nn.optimized import OptimizedDetector
-from phidet.preprocess import prepare
-from phidet.runtime.header import Header, to_metadata
-from phidet.runtime.litert_runtime import HEADER_FILE, LABELS_FILE
+from phidet.architectures.config import ModelConfig
+from phidet.architectures.efficientdet.network import EfficientDet
+from phidet.architectures.optimized import OptimizedDetector
+from phidet.core.errors import ExportError
+from phidet.images.prepare import prepare
+from phidet.inference.runtimes.header import Header, to_metadata
+from phidet.inference.runtimes.litert_runtime import HEADER_FILE, LABELS_FILE
 
 _SIGNATURE = "serving_default"
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import msgspec
 
-from phidet.errors import ConfigError
-from phidet.serve.batching import BatchingParameters
+from phidet.core.errors import ConfigError
+from phidet.serve.models.batching import BatchingParameters
 from phidet.serve.prototext import Field, check_names, integer, message, parse, string
 
 _CONFIG_FIELDS = ("name", "base_path", "model_platform", "model_version_policy", "version_labels")

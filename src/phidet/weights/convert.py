@@ -9,11 +9,16 @@ from typing import NamedTuple
 
 import torch
 
-from phidet.config import ASPECTS_2020, ClassifierConfig, ModelConfig
-from phidet.errors import CheckpointError, ConfigError, UnknownNameError
-from phidet.family import CLASSIFIER_NAMES, DETECTOR_NAMES, classifier_config, detector_config
-from phidet.nn.detector import Classifier, EfficientDet
-from phidet.weights.dialects import DIALECTS, Config
+from phidet.architectures.config import ASPECTS_2020, ClassifierConfig, ModelConfig
+from phidet.architectures.dialects import DIALECTS, Config
+from phidet.architectures.efficientdet.network import Classifier, EfficientDet
+from phidet.architectures.efficientdet.published import (
+    CLASSIFIER_NAMES,
+    DETECTOR_NAMES,
+    classifier_config,
+    detector_config,
+)
+from phidet.core.errors import CheckpointError, ConfigError, UnknownNameError
 from phidet.weights.load import Source, adapt_classifier_config, adapt_config, load_into, open_source
 from phidet.weights.mapping import check_shapes, to_ours, to_theirs, weights_of
 from phidet.weights.native import save_model, write_atomically

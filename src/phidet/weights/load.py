@@ -9,7 +9,7 @@ from typing import NamedTuple
 import msgspec
 from torch import Tensor
 
-from phidet.config import (
+from phidet.architectures.config import (
     ASPECTS_2020,
     ASPECTS_OFFICIAL,
     ClassifierConfig,
@@ -17,9 +17,9 @@ from phidet.config import (
     default_class_names,
     replace,
 )
-from phidet.errors import CheckpointError
-from phidet.nn.detector import Classifier, EfficientDet
-from phidet.weights.dialects import DETECTOR_DIALECTS, Config, Dialect
+from phidet.architectures.dialects import DETECTOR_DIALECTS, Config, Dialect
+from phidet.architectures.efficientdet.network import Classifier, EfficientDet
+from phidet.core.errors import CheckpointError
 from phidet.weights.mapping import Mapped, check_shapes, misfit, to_ours, weights_of
 from phidet.weights.native import read_config
 from phidet.weights.read import read_tensors, recognise

@@ -9,9 +9,9 @@ from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
+from phidet.core.errors import InputError
 from phidet.data.dataset import Collector, Dataset, RawObject
-from phidet.data.images import image_size
-from phidet.errors import InputError
+from phidet.images.decode import image_size
 
 _REQUIRED = {"images", "annotations", "categories"}
 

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from phidet.core.errors import InputError
 from phidet.data.dataset import Collector, Dataset, RawObject
-from phidet.data.images import EXTENSIONS, image_size_or_error
-from phidet.errors import InputError
+from phidet.images.decode import image_size_or_error
+from phidet.images.formats import EXTENSIONS
 
 MOST_CLASSES = 10_000
 

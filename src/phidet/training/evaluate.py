@@ -1,0 +1,87 @@
+"""A model's detections on a data set, and their figures."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+import torch.distributed as dist
+from lightning_fabric import Fabric
+from torch import Tensor
+from tqdm import tqdm
+
+from phidet.architectures.config import ModelConfig
+from phidet.architectures.efficientdet.anchors import generate_anchors
+from phidet.architectures.efficientdet.decode import postprocess
+from phidet.architectures.efficientdet.network import EfficientDet
+from phidet.data.dataset import Dataset
+from phidet.detections.detections import Detections
+from phidet.detections.nms import PostprocessSettings
+from phidet.evaluation.coco_figures import CocoReport, evaluate_coco
+from phidet.evaluation.detect_dataset import COCO_SETTINGS
+from phidet.inference.runtimes.network import NetworkOutputs, with_best
+from phidet.training.loading import EvalImages, eval_loader
+
+log = logging.getLogger("phidet")
+
+
+def anchors_of(config: ModelConfig, device: torch.device) -> Tensor:
+    """(A, 4) anchors of the config's input size, on ``device``."""
+    levels = config.feature_network.levels
+    return torch.tensor(generate_anchors(config.image_size_hw, levels, config.anchors), device=device)
+
+
+def evaluate(
+    model: EfficientDet,
+    dataset: Dataset,
+    fabric: Fabric,
+    batch_size: int = 8,
+    workers: int = 1,
+    settings: PostprocessSettings = COCO_SETTINGS,
+) -> tuple[CocoReport, dict[int, Detections]]:
+    """COCO's figures, and the detections by index; images that cannot be decoded are named and left out.
+
+    With several processes, each takes every n-th image and all return the figures of the whole.
+    """
+    found = detect(model, dataset, fabric, batch_size, workers, settings)
+    if fabric.world_size > 1:
+        parts: list[dict[int, Detections] | None] = [None] * fabric.world_size
+        dist.all_gather_object(parts, found)
+        found = {index: detections for part in parts if part for index, detections in part.items()}
+    indices = sorted(found)
+    seen = dataset if len(indices) == len(dataset) else dataset.subset(indices, dataset.name)
+    return evaluate_coco(seen, [found[index] for index in indices]), {index: found[index] for index in indices}
+
+
+@torch.inference_mode()
+def detect(
+    model: EfficientDet,
+    dataset: Dataset,
+    fabric: Fabric,
+    batch_size: int = 8,
+    workers: int = 1,
+    settings: PostprocessSettings = COCO_SETTINGS,
+) -> dict[int, Detections]:
+    """Detections by index, for this process's share of ``dataset``, in pixels of the original images."""
+    config = model.config
+    was_training = model.training
+    model.eval()
+    anchors = generate_anchors(config.image_size_hw, config.feature_network.levels, config.anchors)
+    images = EvalImages(dataset, config.image_size_hw, config.preprocess)
+    indices = range(fabric.global_rank, len(dataset), fabric.world_size)
+    found: dict[int, Detections] = {}
+    with tqdm(total=len(indices), desc=f"evaluate {dataset.name}", unit="image", leave=False, disable=None) as bar:
+        for batch in eval_loader(images, indices, batch_size, workers):
+            for index, problem in batch.broken:
+                log.warning("left out image %d: %s", index, problem)
+            if len(batch.indices):
+                with fabric.autocast():
+                    outputs = model(batch.images.to(fabric.device))
+                logits, deltas = (part.float().cpu().numpy() for part in outputs)
+                rows = zip(batch.indices, batch.scales, *with_best(logits, deltas), strict=True)
+                for index, scale, *of_image in rows:
+                    raw, size_hw = NetworkOutputs(*of_image), dataset.size_hw(index)
+                    found[index] = postprocess(raw, anchors, scale, size_hw, settings, config.class_names)
+            bar.update(len(batch.indices) + len(batch.broken))
+    model.train(was_training)
+    return found

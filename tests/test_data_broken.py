@@ -158,7 +158,11 @@ def test_a_huge_class_id_does_not_make_as_many_classes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "says"),
-    [(b"", "not an image"), (b"This is text.", "not an image"), (b"\x89PNG\r\n\x1a\n" + b"\0" * 9, "not an image")],
+    [
+        (b"", "is empty, not an image"),
+        (b"This is text.", "not an image"),
+        (b"\x89PNG\r\n\x1a\n" + b"\0" * 9, "cannot be decoded as PNG"),
+    ],
 )
 def test_files_that_are_not_images(tmp_path: Path, content: bytes, says: str) -> None:
     factory.yolo(tmp_path / "images/train", tmp_path / "labels/train")

@@ -30,7 +30,7 @@ _ENDINGS: dict[Format, tuple[str, ...]] = {
 }
 EXTENSIONS = frozenset(ending for endings in _ENDINGS.values() for ending in endings)
 """Endings of files that a search for images takes, in lower case."""
-FORMATS = f"{', '.join(list(_ENDINGS)[:-1])} and HEIC"
+FORMATS = f"{', '.join(list(_ENDINGS)[:-1])} or HEIC"
 """All formats that are decoded, for messages."""
 
 _SIGNATURES: tuple[tuple[Format, tuple[bytes, ...]], ...] = (

@@ -34,7 +34,7 @@ WARNINGS = {
     "box invalid": "{n} not made of usable numbers. Correct them: until then these objects count as background",
     "box outside": "{n} outside the image. Correct them: until then these objects count as background",
     "box empty": "{n} without area, left out. Draw them again, or delete them",
-    "image dark": "{n} nearly black, as 12 bits of a sensor in a 16-bit file are. Scale their values to the whole range",
+    "image dark": "{n} nearly black, as 12 bits of a sensor in a 16-bit file are. Scale their values to all 16 bits",
     "image repeated": "{n} listed more than once; the first entry counts. Merge the entries",
 }
 _NOUNS = {"split": "split", "image": "image", "label": "label", "box": "box", "class": "object"}

@@ -92,7 +92,7 @@ def test_an_area_that_cannot_be_is_the_boxes(tmp_path: Path, area: float) -> Non
         (lambda c: c["images"].append({"id": 50, "file_name": "gone.png"}), "image missing", "images[4]", "gone.png"),
         (lambda c: c["annotations"][2].update(bbox=[1, 2, 10**400, 3]), "label unreadable", "annotations[2]", "bbox"),
         (lambda c: c["images"].append({"id": 5, "file_name": "x" * 9999}), "image missing", "images[4]", "no xxx"),
-        (lambda c: c["images"].append({"id": 50, "file_name": "one.png"}), "image repeated", "one.png", "first"),
+        (lambda c: c["images"].append({"id": 50, "file_name": "one.png"}), "image repeated", "one.png", "same objects"),
         (lambda c: c["images"].append({"id": 10, "file_name": "x.png"}), "image repeated", "images[4]", "id 10"),
     ],
 )

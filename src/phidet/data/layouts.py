@@ -9,7 +9,6 @@ from typing import Literal, NamedTuple
 
 from phidet.core.errors import InputError, UnknownNameError
 from phidet.data.dataset import Dataset
-from phidet.data.label_map import read_label_map
 from phidet.data.readers import coco, tfrecord, voc, yolo
 
 Layout = Literal["coco", "voc", "yolo", "tfrecord", "classes"]
@@ -249,12 +248,10 @@ def _find_tfrecord(path: Path) -> dict[str, Reader]:
             own = match[1] if match else file.stem
             shards.setdefault(own if file.parent == base else file.parent.name, []).append(file)
     every = [file for group in shards.values() for file in group]
-    maps = [file for folder in dict.fromkeys(f.parent for f in every) for file in folder.glob("*label_map.pbtxt")]
-    label_map = min(maps, default=None)
 
     def reader(split: str) -> Reader:
         def read(names: Sequence[str] | None) -> Dataset:
-            own = read_label_map(label_map) if label_map is not None else tfrecord.scan_class_names(every)
+            own = tfrecord.own_class_names(every)
             return tfrecord.read_tfrecord(shards[split], path, split, class_names=names or own, own_names=own)
 
         return read

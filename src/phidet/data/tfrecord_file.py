@@ -20,6 +20,8 @@ from google.protobuf.message import DecodeError
 from phidet.core.errors import InputError
 
 Value = list[bytes] | list[float] | list[int]
+ENCODED_IMAGE = ("image/encoded", "image")
+"""Names of the feature with the image: as TensorFlow's detection tools write it, and as TensorFlow Datasets do."""
 _HEAD, _FOOT = struct.Struct("<QI"), struct.Struct("<I")
 _MASK_DELTA = 0xA282EAD8
 
@@ -100,10 +102,12 @@ def encoded_image(path: Path, offset: int) -> bytes:
     Raises:
         InputError: the record is damaged or holds none.
     """
-    found = parse_example(read_record(path, offset)).get("image/encoded", [])
-    if not found or not isinstance(found[0], bytes):
-        raise InputError(f"{path}: the record at byte {offset} holds no image/encoded")
-    return found[0]
+    example = parse_example(read_record(path, offset))
+    for key in ENCODED_IMAGE:
+        found = example.get(key, [])
+        if found and isinstance(found[0], bytes):
+            return found[0]
+    raise InputError(f"{path}: the record at byte {offset} holds no {ENCODED_IMAGE[0]}")
 
 
 def _opened(path: Path) -> BinaryIO:
@@ -122,6 +126,8 @@ def _read(file: BinaryIO, path: Path) -> bytes | None:
     if len(head) == _HEAD.size:
         length, checksum = _HEAD.unpack(head)
         if _checksum(head[:8]) != checksum:
+            if position == 0:
+                _refuse_other_files(head, path)
             raise InputError(f"{path} is damaged, or not a TFRecord file (checksum of the length at byte {position})")
         left = os.fstat(file.fileno()).st_size - file.tell()
         body = file.read(length + _FOOT.size) if length + _FOOT.size <= left else b""  # never more than there is
@@ -131,6 +137,17 @@ def _read(file: BinaryIO, path: Path) -> bytes | None:
                 raise InputError(f"{path} is damaged: the record at byte {position} does not match its checksum")
             return payload
     raise InputError(f"{path} is cut off in the record at byte {position}: copy it again")
+
+
+def _refuse_other_files(head: bytes, path: Path) -> None:
+    """Raises InputError for files that begin as compressed records or as Git's placeholder of a large file do."""
+    # Images are read one at a time by their place in the file, which compression does not allow.
+    if head.startswith(b"\x1f\x8b"):
+        raise InputError(f"{path} is compressed with gzip: decompress it, for example gzip -dc {path.name} > plain")
+    if head[0] == 0x78 and int.from_bytes(head[:2], "big") % 31 == 0:  # RFC 1950: deflate, header checksum
+        raise InputError(f"{path} is compressed with zlib: decompress it, for example pigz -dcz {path.name} > plain")
+    if head.startswith(b"version http"):
+        raise InputError(f"{path} is a placeholder of Git LFS: fetch the file itself (git lfs pull)")
 
 
 def _checksum(content: bytes) -> int:

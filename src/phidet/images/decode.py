@@ -309,7 +309,7 @@ def _other(file: BinaryIO, ending: str) -> str:
     what = describe(file, ending)
     if what is None:
         return f"is not an image that can be read: expected {FORMATS}"
-    return f"is {what}, which is not read: expected {FORMATS}" if what else f"is empty, not an image: expected {FORMATS}"
+    return f"is {what}, which is not read: expected {FORMATS}" if what else f"is empty: expected {FORMATS}"
 
 
 def _jpeg_variant(file: BinaryIO) -> str | None:

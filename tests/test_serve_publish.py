@@ -28,7 +28,7 @@ from phidet import create_model
 from phidet.cli.main import main
 from phidet.core.errors import CheckpointError
 from phidet.detections.boxes import xyxy_to_yxyx
-from phidet.detections.nms import PostprocessSettings
+from phidet.detections.settings import PostprocessSettings
 from phidet.export.onnx_file import build_onnx
 from phidet.images.decode import read_image
 from phidet.inference.detector import Detector

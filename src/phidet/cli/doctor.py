@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from phidet.architectures.config import ModelConfig, replace
+from phidet.architectures.efficientdet.config import ModelConfig
 from phidet.architectures.efficientdet.published import detector_config
 from phidet.cli.info import image_size
 from phidet.cli.tables import or_dash, table
 from phidet.core.errors import InputError, PhidetError
+from phidet.core.structs import replace
 
 if TYPE_CHECKING:
     from phidet.data.doctor.examine import Examination

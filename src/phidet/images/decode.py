@@ -11,7 +11,7 @@ import struct
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, TypeVar
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -410,3 +410,53 @@ def _rgb(image: Image.Image, white: int) -> npt.NDArray[np.uint8]:
         image = image.convert("RGBA")  # its alpha is dropped below
     pixels: npt.NDArray[np.uint8] = np.array(image.convert("RGB"), dtype=np.uint8)
     return pixels
+
+
+def as_picture(image: Path | str | Image.Image | npt.NDArray[np.uint8]) -> Image.Image:
+    """A new RGB picture, upright: of a path, a Pillow image, or an (H, W, 3) uint8 RGB array.
+
+    Raises:
+        InputError: it cannot be read, or is an array of another shape or type.
+    """
+    if isinstance(image, Image.Image):
+        return Image.fromarray(pixels_of(image))
+    if isinstance(image, str | Path):
+        return Image.fromarray(read_image(Path(image)))
+    if not isinstance(image, np.ndarray):
+        raise InputError(f"expected a path, a Pillow image or an array, got a {type(image).__name__}")
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+        raise InputError(f"expected an image (H, W, 3) uint8 RGB, got {image.shape} {image.dtype}")
+    return Image.fromarray(np.ascontiguousarray(image)).copy()
+
+
+Picture = str | Path | Image.Image | npt.NDArray[np.uint8]
+"""A file's path, a PIL image, or (H, W, 3) uint8 RGB."""
+
+
+def as_pixels(image: Any) -> npt.NDArray[np.uint8]:
+    """A picture as (H, W, 3) uint8 RGB.
+
+    Raises:
+        InputError: it cannot be read, or is something else.
+    """
+    if isinstance(image, str | Path):
+        return read_image(Path(image))
+    if isinstance(image, Image.Image):
+        return pixels_of(image)
+    if isinstance(image, np.ndarray):
+        return check_pixels(image)
+    raise InputError(f"expected a path, a PIL image or an array (H, W, 3) uint8, got a {type(image).__name__}")
+
+
+def check_pixels(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """``array`` itself.
+
+    Raises:
+        InputError: not (H, W, 3) uint8 with at least one pixel.
+    """
+    if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8 or 0 in array.shape:
+        raise InputError(
+            f"expected an image as (height, width, 3) uint8 RGB, got shape {array.shape} {array.dtype}: "
+            "convert it to 8 bits and three channels, channels last"
+        )
+    return array

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from phidet.architectures.config import ModelConfig
+from phidet.architectures.efficientdet.config import ModelConfig
 from phidet.architectures.efficientdet.coverage import examine_coverage
 from phidet.core.errors import InputError
 from phidet.data.dataset import Dataset, Problem

@@ -14,7 +14,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from phidet.core.errors import InputError
-from phidet.images.decode import ImageSource, encoded, encoding, image_size, read_image
+from phidet.data.tfrecord_file import ImageSource
+from phidet.images.decode import encoded, encoding, image_size, read_image
 
 THUMBNAIL = 24  # pixels a side
 _STEP = 2  # grey levels between neighbours; less is noise of the encoder, not a feature of the picture

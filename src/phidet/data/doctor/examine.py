@@ -21,7 +21,7 @@ from phidet.data.doctor.facts import DuplicateImages, Finding, Findings, Member,
 from phidet.data.doctor.labels import class_facts, duplicate_boxes, split_facts, unions
 from phidet.data.doctor.unused import unused_files
 from phidet.data.layouts import DataFolder, open_data
-from phidet.images.decode import RecordImage
+from phidet.data.tfrecord_file import RecordImage
 
 
 class Examination(NamedTuple):

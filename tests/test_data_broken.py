@@ -161,7 +161,11 @@ def test_a_huge_class_id_does_not_make_as_many_classes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "says"),
-    [(b"", "not an image"), (b"This is text.", "not an image"), (b"\x89PNG\r\n\x1a\n" + b"\0" * 9, "not an image")],
+    [
+        (b"", "is empty: expected JPEG"),
+        (b"This is text.", "not an image"),
+        (b"\x89PNG\r\n\x1a\n" + b"\0" * 9, "cannot be decoded as PNG"),
+    ],
 )
 def test_files_that_are_not_images(tmp_path: Path, content: bytes, says: str) -> None:
     factory.yolo(tmp_path / "images/train", tmp_path / "labels/train")
@@ -218,7 +222,7 @@ def test_voc_without_a_size_looks_into_the_image(tmp_path: Path, size: str) -> N
     factory.write_text(root / "Annotations/one.xml", text)
     factory.check(open_data(root).read("train"))
     (root / "JPEGImages/one.png").write_bytes(b"")
-    only_problem(open_data(root).read("train"), "image unreadable", "one.png", "not an image")
+    only_problem(open_data(root).read("train"), "image unreadable", "one.png", "is empty: expected JPEG")
 
 
 def test_voc_keeps_difficult(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from phidet.data.doctor.facts import DuplicateImages, Finding, Findings, Member,
 from phidet.data.doctor.labels import class_facts, duplicate_boxes, split_facts, unions
 from phidet.data.doctor.unused import unused_files
 from phidet.data.layouts import open_data
-from phidet.images.decode import RecordImage
+from phidet.data.tfrecord_file import RecordImage
 
 
 class Examination(NamedTuple):
@@ -72,6 +72,11 @@ def examine(path: Path, config: ModelConfig, decode: bool = True, layout: Layout
         assert fault is not None
         name = str(datasets[e.split].names[e.image])
         problems.append((e.split, Problem(fault[0], name, fault[1], name)))
+    for e in entries:
+        dark = looks[e.picture].dark
+        if dark is not None:
+            name = str(datasets[e.split].names[e.image])
+            problems.append((e.split, Problem("image dark", name, dark, name)))
 
     splits = [split_facts(dataset, made_of.get(name, ()), config.image_size_hw) for name, dataset in every.items()]
     report = Report(

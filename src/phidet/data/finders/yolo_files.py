@@ -12,7 +12,7 @@ from phidet.data.dataset import Problem
 from phidet.data.listing import Names, files_below, followed, is_hidden
 from phidet.data.readers.yolo import Item, could_hold_labels
 from phidet.data.text import read_lines
-from phidet.images.decode import EXTENSIONS
+from phidet.images.formats import EXTENSIONS
 
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 _SAMPLE = 100  # lines of a list that are looked for to learn what its paths are relative to

@@ -11,7 +11,8 @@ from xml.etree import ElementTree
 
 from phidet.core.errors import InputError
 from phidet.data.dataset import Collector, Dataset, RawObject
-from phidet.images.decode import EXTENSIONS, image_size
+from phidet.images.decode import image_size
+from phidet.images.formats import EXTENSIONS
 
 IMAGE_FOLDER = "JPEGImages"
 _NOT_XML = (OSError, ElementTree.ParseError, ValueError, LookupError)  # the last two: of an unknown encoding

@@ -61,18 +61,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Serves until it is told to stop."""
-    from phidet.detections.nms import PostprocessSettings
+    from phidet.detections.settings import PostprocessSettings
     from phidet.serve.configuration import ServerSettings
     from phidet.serve.http.server import run as serve
     from phidet.serve.models.model import detector_loader
 
+    token = os.environ.get(TOKEN_VARIABLE)
     batching = _batching(args)
     settings = ServerSettings(
         sources=_sources(args),
         batching=batching,
         limits=_limits(args),
         poll_seconds=args.file_system_poll_wait_seconds,
-        token=os.environ.get(TOKEN_VARIABLE, "").strip(),
+        token=None if token is None else token.strip(),  # secrets in files end with a line break
         cors=args.rest_api_enable_cors_support,
     )
     postprocess = PostprocessSettings(score=args.score, iou=args.iou, max_detections=args.max_detections)

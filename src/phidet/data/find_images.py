@@ -10,8 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 from urllib.parse import unquote
 
-from phidet.data.listing import files_below, followed, same_name
-from phidet.images.decode import EXTENSIONS
+from phidet.data.listing import files_below, followed, is_image, path_parts, same_name
 
 _SPLITS = re.compile(r"(train|val|valid|validation|test|trainval|training|testing)([_\-]?(set|data|20\d\d))?", re.I)
 _UPLOAD = re.compile(r"[0-9a-f]{8}-(?=.)")  # Label Studio puts it before the name of a file that is uploaded
@@ -58,7 +57,7 @@ class ImageFinder:
 
         Capital letters and Unicode's form may differ, and folders in it that do not exist here.
         """
-        *folders, file_name = path_parts(name)
+        *folders, file_name = name_parts(name)
         for spelling in _spellings(file_name, name):
             stem, suffix = os.path.splitext(spelling)
             found = self._best((*folders, stem), suffix)
@@ -110,7 +109,8 @@ class ImageFinder:
                 ranks = [(_shared(parts, wanted), parts[-1] == f"{wanted[-1]}{suffix or ''}") for parts in whole]
                 fitting = [path for path, rank in zip(fitting, ranks, strict=True) if rank == max(ranks)]
             if fitting:
-                return [followed(folder / path) for path in fitting]
+                whole_paths = [folder / path for path in fitting]
+                return [path if path.is_file() else followed(path) for path in whole_paths]
         return []
 
     def _may_be(self, path: PurePosixPath, wanted: Sequence[str], suffix: str | None) -> bool:
@@ -132,27 +132,20 @@ class ImageFinder:
                 if any(index and other.is_relative_to(folder) for other, index in self._indices):
                     continue
                 index: _Index = defaultdict(list)
-                for path in files_below(folder, is_image_name):
+                for path in files_below(folder, is_image):
                     index[same_name(path.stem)].append(PurePosixPath(path.relative_to(folder)))
                 self._indices.append((folder, dict(index)))
         return self._indices
 
 
-def is_image_name(name: str) -> bool:
-    """Whether a file of that name is an image by its ending."""
-    return os.path.splitext(name)[1].lower() in EXTENSIONS
-
-
-def path_parts(name: str) -> tuple[str, ...]:
-    """The folders and the file of a path or address, as it was written on any system; at least one part."""
-    if "://" in name:
-        name = name.split("?", 1)[0].split("#", 1)[0]
-    return tuple(part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")) or ("",)
+def name_parts(name: str) -> tuple[str, ...]:
+    """The folders and the file of a path or an address, as it was written on any system; at least one part."""
+    return path_parts(re.split(r"[?#]", name)[0] if "://" in name else name) or ("",)
 
 
 def _plain(name: str) -> str:
     """A form that is equal for names that are one name, written differently."""
-    return same_name("/".join(path_parts(name)))
+    return same_name("/".join(name_parts(name)))
 
 
 def _spellings(file_name: str, whole: str) -> list[str]:

@@ -65,19 +65,24 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that a server is told. ``token`` and ``cors`` are off unless given."""
+    """All settings of a server. Without ``token`` it is open to all; CORS is off unless ``cors``."""
 
     sources: tuple[Source, ...]
     batching: BatchingParameters = BatchingParameters()
     limits: Limits = Limits()
     poll_seconds: float = 1.0
-    token: str = ""
+    token: str | None = None
     cors: bool = False
 
     def __post_init__(self) -> None:
         names = [source.name for source in self.sources]
         if not names or len(set(names)) != len(names):
             raise ConfigError(f"expected at least one model and each name once, got {', '.join(names) or 'none'}")
+        if self.token is not None and not (self.token.strip() and self.token.isprintable()):
+            raise ConfigError(
+                "the server's token is empty or has characters that no header can carry: set PHIDET_SERVE_TOKEN to a "
+                "secret, or remove it from the environment to serve without one"
+            )
         if not self.poll_seconds >= 0:
             raise ConfigError(f"file_system_poll_wait_seconds must be 0 (look once) or more, got {self.poll_seconds}")
 

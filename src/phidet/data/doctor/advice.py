@@ -22,7 +22,7 @@ from phidet.data.doctor.facts import (
 ERRORS = {
     "split unreadable": "{n} cannot be read: {first}",
     "split empty": "{n} without an image that can be used: {first}",
-    "image unreadable": "{n} cannot be decoded. Copy them again, or leave them out with --fix OUT",
+    "image unreadable": "{n} cannot be decoded. Copy them again, convert them, or leave them out with --fix OUT",
     "image size wrong": "{n} of another size than their labels say, so the boxes are for other pictures. Correct the "
     "labels or bring the right images; --fix OUT leaves them out",
 }
@@ -34,6 +34,7 @@ WARNINGS = {
     "box invalid": "{n} not made of usable numbers. Correct them: until then these objects count as background",
     "box outside": "{n} outside the image. Correct them: until then these objects count as background",
     "box empty": "{n} without area, left out. Draw them again, or delete them",
+    "image dark": "{n} nearly black, as 12 bits of a sensor in a 16-bit file are. Scale their values to all 16 bits",
     "image misnamed": "{n} with labels that name another image. See the list above whether the boxes went to the right "
     "one, and correct <filename> or the name of the file",
     "image repeated": "{n} listed more than once; objects of later entries are added where they fit. Merge the entries",

@@ -15,8 +15,8 @@ from xml.etree import ElementTree
 
 from phidet.core.errors import InputError
 from phidet.data.dataset import Collector, Dataset, RawObject
-from phidet.data.find_images import ImageFinder, is_image_name, path_parts
-from phidet.data.listing import files_below, followed, same_name, visible
+from phidet.data.find_images import ImageFinder, name_parts
+from phidet.data.listing import files_below, followed, is_image, same_name, visible
 from phidet.data.text import decode_text, read_lines
 from phidet.images.decode import image_size, image_size_or_error
 
@@ -34,10 +34,9 @@ def xml_files(folder: Path, *, below: bool = True) -> list[Path]:
         folder: hidden files in it are left out.
         below: whether files in folders below it count.
     """
-    found = (
-        files_below(folder, _is_xml_name) if below else (path for path in visible(folder) if _is_xml_name(path.name))
-    )
-    return [followed(path) for path in found if path.is_file()]
+    if not below:
+        return [path for path in visible(folder) if _is_xml_name(path.name) and path.is_file()]
+    return [path if path.is_file() else followed(path) for path in files_below(folder, _is_xml_name)]
 
 
 def listed_files(file: Path, annotations: Path) -> list[Path]:
@@ -58,7 +57,7 @@ def listed_files(file: Path, annotations: Path) -> list[Path]:
 
     def find(line: str) -> Path:
         words = line.split()
-        pair = words if all(is_image_name(word) or _is_xml_name(word) for word in words) else []
+        pair = words if all(is_image(word) or _is_xml_name(word) for word in words) else []
         names = [_bare(text, annotations.name) for text in (line, _FLAG.sub("", line), *pair)]
         for name in names:
             if same_name(name) in exact:
@@ -161,7 +160,7 @@ class _Images:
             folders = [place for place in places if place.is_dir()]
             self._finders[root] = ImageFinder(folders, self._collector.name)
         finder = self._finders[root]
-        name = path_parts(file_name)[-1]
+        name = name_parts(file_name)[-1]
         own = finder.of_stem((*file.parent.relative_to(root).parts, file.stem))
         if len(own) > 1:  # of several endings, <filename> means one
             own = [image for image in own if same_name(image.name) == same_name(name)] or own
@@ -236,8 +235,8 @@ def _is_xml_name(name: str) -> bool:
 
 def _bare(text: str, annotations: str) -> str:
     """A name or path in a list without its ending and the folders down to that of images or annotations."""
-    parts = path_parts(text)
+    parts = name_parts(text)
     tops = {same_name(folder) for folder in (annotations, *IMAGE_FOLDERS)}
     start = max((i + 1 for i, part in enumerate(parts[:-1]) if same_name(part) in tops), default=0)
     stem, suffix = os.path.splitext(parts[-1])
-    return "/".join((*parts[start:-1], stem if is_image_name(parts[-1]) or suffix.lower() == ".xml" else parts[-1]))
+    return "/".join((*parts[start:-1], stem if is_image(parts[-1]) or suffix.lower() == ".xml" else parts[-1]))

@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Serves until it is told to stop."""
-    from phidet.detections.nms import PostprocessSettings
+    from phidet.detections.settings import PostprocessSettings
     from phidet.serve.configuration import ServerSettings
     from phidet.serve.http.server import run as serve
     from phidet.serve.models.model import detector_loader

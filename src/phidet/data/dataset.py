@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from phidet.core.errors import InputError
-from phidet.images.decode import ImageSource, RecordImage, read_image
+from phidet.data.tfrecord_file import ImageSource, RecordImage
+from phidet.images.decode import read_image
 
 
 class Annotations(NamedTuple):

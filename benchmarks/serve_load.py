@@ -30,7 +30,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
-from phidet.detections.nms import PostprocessSettings
+from phidet.detections.settings import PostprocessSettings
 from phidet.images.decode import read_image
 from phidet.inference.detector import Detector
 from phidet.serve.models.model import model_file

@@ -19,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from phidet.core.errors import ConfigError, InputError, PhidetError
-from phidet.images.decode import EXTENSIONS, ImageSource, read_image
+from phidet.images.decode import read_image
+from phidet.images.formats import EXTENSIONS
 from phidet.images.pyav import Colors
 from phidet.images.remote import LARGEST_BYTES, fetch_picture
 from phidet.images.video import EXTENSIONS as VIDEO_EXTENSIONS
@@ -68,7 +69,7 @@ class Unusable(NamedTuple):
 class _Still(NamedTuple):
     source: str
     name: PurePosixPath
-    read: Callable[[], ImageSource | bytes]
+    read: Callable[[], Path | bytes]
 
 
 class _Video(NamedTuple):
@@ -259,7 +260,7 @@ def _file(path: Path, name: PurePosixPath) -> _Entry:
     return _Still(str(path), name, partial(_of_file, path))
 
 
-def _of_file(path: Path) -> ImageSource | bytes:
+def _of_file(path: Path) -> Path | bytes:
     """The path where it is a file, what comes out of it where it is a pipe."""
     try:
         mode = path.stat().st_mode

@@ -1,11 +1,13 @@
-"""Connections that do not come to the point are closed: what uvicorn leaves open, this does not."""
+"""uvicorn's HTTP protocol with limits: closes slow, idle and excessive connections, and ignores ``Upgrade``."""
 
 from __future__ import annotations
 
 import asyncio
+from array import array
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from phidet.serve.configuration import Limits
@@ -13,6 +15,40 @@ from phidet.serve.wire import error_body
 
 MAX_HEAD_BYTES = 64 << 10
 _SLOW = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+
+
+class _Parser(HttpRequestParser):
+    """httptools' parser, which goes on reading HTTP/1.1 behind an ``Upgrade`` header.
+
+    A server may ignore ``Upgrade`` (RFC 9110, 7.8), which Java's clients send with every request. httptools takes what
+    follows such a head for another protocol, so that the body is lost. Here the head is parsed once more, without that
+    header, and then the body.
+    """
+
+    def __init__(self, protocol: BoundedProtocol) -> None:
+        self._protocol = protocol
+        self._restart()
+
+    def feed_data(self, data: bytes | bytearray | memoryview[int] | array[int]) -> None:
+        """As httptools' own.
+
+        Raises:
+            HttpParserError: not HTTP, or CONNECT, which asks for a tunnel.
+        """
+        while True:
+            try:
+                super().feed_data(data)
+                return
+            except HttpParserUpgrade as upgrade:
+                if self.get_method() == b"CONNECT":
+                    raise HttpParserError("this is no proxy") from upgrade
+                (consumed,) = upgrade.args
+                data = b"".join([self._protocol.head_without_upgrade(), memoryview(data)[consumed:]])
+                self._restart()  # after "Connection: close" it would read no further request
+
+    def _restart(self) -> None:
+        super().__init__(self._protocol)
+        self.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -24,6 +60,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # uvicorn's own signature, whatever its version
         super().__init__(*args, **kwargs)
+        self.parser = _Parser(self)
         self._head_bytes = self._header_bytes = 0
         self._in_head = self._in_message = False
         self._head_timer: asyncio.TimerHandle | None = None
@@ -67,7 +104,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """One header; those behind a chunked body are nobody's.
+        """One header; trailers behind a chunked body are ignored.
 
         Raises:
             ValueError: all of them together are too large; the parser makes it an error of the client.
@@ -82,13 +119,22 @@ class BoundedProtocol(HttpToolsProtocol):
         """What follows is the body, whose time the application looks after."""
         self._in_head = False
         self._stop_waiting()
-        super().on_headers_complete()
+        if not self.parser.should_upgrade():
+            super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         """The body is here."""
+        if self.parser.should_upgrade():
+            return  # the same head follows once more
         self._in_message = False
         self._stop_waiting()
         super().on_message_complete()
+
+    def head_without_upgrade(self) -> bytes:
+        """The head that was just parsed, without its ``Upgrade`` headers."""
+        lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
+        lines += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
+        return b"\r\n".join([*lines, b"", b""])
 
     def on_response_complete(self) -> None:
         """The answer is out; what is missing of the request's body has a while to come, for the next one to follow."""

@@ -113,7 +113,7 @@ class Gate:
 
     def _authorize(self, scope: Scope) -> None:
         token = self.service.settings.token
-        if not token or scope["path"] in OPEN_PATHS:
+        if token is None or scope["path"] in OPEN_PATHS:
             return
         given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
         scheme, _, credentials = given.partition(b" ")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import phidet
+from phidet.core.extras import __version__
 from phidet.serve.configuration import ServerSettings
 from phidet.serve.outputs import output_shapes
 
@@ -78,7 +78,7 @@ def describe(settings: ServerSettings) -> Schema:
         "openapi": "3.1.0",
         "info": {
             "title": "phidet",
-            "version": phidet.__version__,
+            "version": __version__,
             "description": "TensorFlow Serving's REST API (/v1) and the Open Inference Protocol (/v2). Boxes are ymin, "
             "xmin, ymax, xmax as parts of the picture's height and width; classes count from 1.",
         },

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from phidet.core.errors import CheckpointError
 from phidet.detections.detections import Detections
-from phidet.detections.nms import PostprocessSettings
+from phidet.detections.settings import PostprocessSettings
 from phidet.inference.detector import Detector
 from phidet.inference.runtimes.open_model import Runtime
 from phidet.serve.inputs import Pixels
@@ -57,12 +57,13 @@ class Load(Protocol):
 
 
 def model_file(version_folder: Path, base_path: Path) -> Path:
-    """The one model file in a version folder.
+    """The one model file in a version folder. Hidden files (``._model.onnx`` of macOS) are ignored.
 
     Raises:
         CheckpointError: none or several, or a link that leads out of ``base_path``.
     """
-    found = sorted(path for pattern in MODEL_FILES for path in version_folder.glob(pattern))
+    files = (path for pattern in MODEL_FILES for path in version_folder.glob(pattern))
+    found = sorted(path for path in files if not path.name.startswith("."))
     if len(found) != 1:
         names = ", ".join(path.name for path in found) or "none"
         raise CheckpointError(f"{version_folder} must hold one model file ({' or '.join(MODEL_FILES)}), found {names}")

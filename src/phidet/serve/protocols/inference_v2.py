@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-import phidet
+from phidet.core.extras import __version__
 from phidet.serve.inputs import ENCODED, TENSOR, Budget, Pixels, check_batch, decode, from_lists
 from phidet.serve.models.versions import LoadedVersion, version_number
 from phidet.serve.outputs import Tensors, output_shapes
@@ -62,7 +62,7 @@ def routes(service: Service) -> list[Route]:
     """The protocol's paths, and Triton's list of models."""
 
     async def server(_: Request) -> Response:
-        return _json({"name": "phidet", "version": phidet.__version__, "extensions": ["binary_tensor_data"]})
+        return _json({"name": "phidet", "version": __version__, "extensions": ["binary_tensor_data"]})
 
     async def live(_: Request) -> Response:
         return _json({"live": True})

@@ -11,8 +11,8 @@ from PIL import Image
 from phidet.core.files import write_whole
 from phidet.detections.boxes import clip
 from phidet.detections.detections import Detections
-from phidet.images.sinks.annotated import check_ours, encode, writable_name
-from phidet.images.sinks.base import Names, count
+from phidet.detections.sinks.annotated import check_ours, encode, writable_name
+from phidet.detections.sinks.base import Names, count
 from phidet.images.sources import Picture, Unusable
 
 

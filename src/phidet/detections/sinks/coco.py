@@ -14,7 +14,7 @@ import msgspec
 
 from phidet.core.files import AppearingFile, told
 from phidet.detections.detections import Detections
-from phidet.images.sinks.base import Names, readable
+from phidet.detections.sinks.base import Names, readable
 from phidet.images.sources import Picture, Unusable
 
 log = logging.getLogger("phidet")

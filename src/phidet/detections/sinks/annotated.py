@@ -13,7 +13,7 @@ from PIL.PngImagePlugin import PngInfo
 from phidet.core.errors import ConfigError
 from phidet.core.files import told, write_whole
 from phidet.detections.detections import Detections
-from phidet.images.sinks.base import Names, count
+from phidet.detections.sinks.base import Names, count
 from phidet.images.sources import Picture, Unusable
 from phidet.images.video_writer import VideoWriter
 

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from phidet.core.errors import UnknownNameError
-from phidet.images.sinks.annotated import PictureSink
-from phidet.images.sinks.base import Sink
-from phidet.images.sinks.coco import CocoSink
-from phidet.images.sinks.crops import CropSink
-from phidet.images.sinks.json_csv import CsvSink, JsonSink
-from phidet.images.sinks.yolo import YoloSink
+from phidet.detections.sinks.annotated import PictureSink
+from phidet.detections.sinks.base import Sink
+from phidet.detections.sinks.coco import CocoSink
+from phidet.detections.sinks.crops import CropSink
+from phidet.detections.sinks.json_csv import CsvSink, JsonSink
+from phidet.detections.sinks.yolo import YoloSink
 
 KINDS = ("pictures", "json", "coco", "yolo", "csv", "crops")
 __all__ = ["KINDS", "Sink", "open_sinks"]

@@ -12,7 +12,7 @@ import msgspec
 
 from phidet.core.files import AppearingFile
 from phidet.detections.detections import Detections
-from phidet.images.sinks.base import count, readable
+from phidet.detections.sinks.base import count, readable
 from phidet.images.sources import Picture, Unusable
 
 COLUMNS = (

@@ -12,7 +12,7 @@ from phidet.core.errors import ConfigError
 from phidet.core.files import write_whole
 from phidet.detections.boxes import clip, xyxy_to_cxcywh
 from phidet.detections.detections import Detections
-from phidet.images.sinks.base import Names, count, short_enough
+from phidet.detections.sinks.base import Names, count, short_enough
 from phidet.images.sources import Picture, Unusable
 
 log = logging.getLogger("phidet")

@@ -6,17 +6,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
 from phidet.architectures.efficientdet.decode import NetworkOutputs, from_cells
 from phidet.core.errors import CheckpointError
 from phidet.detections.boxes import FloatArray
+from phidet.inference.runtimes.forking import keep_in_forked_children
 from phidet.inference.runtimes.header import Header, from_metadata
 
 
 class OnnxNetwork:
     """A network of an ``.onnx`` file that phidet exported.
+
+    A file whose batch somebody fixed, as some accelerators need it, is run as often as a batch takes.
 
     Args:
         path: the file.
@@ -29,7 +33,9 @@ class OnnxNetwork:
     name = "onnxruntime"
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
+        self.path = path
         self.session = _session(path, session_options(threads))
+        keep_in_forked_children(self)
         metadata = self.session.get_modelmeta().custom_metadata_map
         self.config, self.precision = from_metadata(metadata, path)
         names = [output.name for output in self.session.get_outputs()]
@@ -41,9 +47,32 @@ class OnnxNetwork:
                 "export it without --nms, which is for other runtimes"
             )
 
+        batch = self.session.get_inputs()[0].shape[0]
+        self.fixed_batch = batch if isinstance(batch, int) else None
+
     def __call__(self, images: FloatArray) -> NetworkOutputs:
-        """Normalised images (B, 3, H, W) → raw outputs."""
-        return from_cells(self.session.run(self.outputs, {"images": images}), self.config.num_classes)
+        """Normalised images (B, 3, H, W) → raw outputs.
+
+        Raises:
+            CheckpointError: ONNX Runtime fails on the file, whose graph somebody changed, or for want of memory.
+        """
+        if self.fixed_batch in (None, len(images)):
+            outputs = self._run(images)
+        else:
+            # The last part is filled up with zeros, whose answers are dropped.
+            step = self.fixed_batch
+            missing = -len(images) % step
+            filled = np.concatenate([images, np.zeros((missing, *images.shape[1:]), images.dtype)])
+            parts = [self._run(filled[start : start + step]) for start in range(0, len(filled), step)]
+            outputs = [np.concatenate(arrays)[: len(images)] for arrays in zip(*parts, strict=True)]
+        return from_cells(outputs, self.config.num_classes)
+
+    def _run(self, images: FloatArray) -> list[FloatArray]:
+        try:
+            outputs: list[FloatArray] = self.session.run(self.outputs, {"images": images})
+        except Exception as error:  # the classes differ from version to version
+            raise CheckpointError(f"{self.path} cannot be run: {_first_line(error)}") from error
+        return outputs
 
 
 def read_header(path: Path) -> Header:

@@ -11,6 +11,7 @@ import openvino as ov
 from phidet.architectures.efficientdet.decode import NetworkOutputs, from_cells
 from phidet.core.errors import CheckpointError
 from phidet.detections.boxes import FloatArray
+from phidet.inference.runtimes.forking import keep_in_forked_children
 from phidet.inference.runtimes.header import Header, from_metadata
 
 SECTION = "phidet"
@@ -51,6 +52,7 @@ class OpenVinoNetwork:
         if self.outputs[-2:] != list(wanted[1:]):
             raise CheckpointError(f"{path} gives {', '.join(sorted(names))}, expected class_logits and box_deltas")
         self._idle: SimpleQueue[ov.InferRequest] = SimpleQueue()
+        keep_in_forked_children(self)
 
     def __call__(self, images: FloatArray) -> NetworkOutputs:
         """Normalised images (B, 3, H, W) → raw outputs."""

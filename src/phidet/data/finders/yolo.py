@@ -63,32 +63,64 @@ def find_yolo(path: Path) -> Found | None:
             return None if darknet is None else _found(darknet)
         is_list = suffix == ".txt" and _lists_images(path)
         return _found(_of_lists([path], path.parent)) if is_list else None
-    yamls = [read_yolo_yaml(file) for file in visible(path) if file.suffix.lower() in YAML_SUFFIXES and file.is_file()]
-    known = [described for described in yamls if described is not None]
-    darknets = [_of_darknet(file) for file in visible(path) if file.suffix.lower() == ".data" and file.is_file()]
+    yamls, darknets = _descriptions(path, "*")
     found = (
-        _only([_of_yaml(described) for described in known if described.splits])
-        or _only([darknet for darknet in darknets if darknet is not None])
+        _only([_of_yaml(described) for described in yamls if described.splits], path)
+        or _only(darknets, path)
         or _certain(_of_lists(_split_lists(path), path))
+        or _of_subfolder(path)
     )
     if found is not None:
         return found
-    names = next((described.names for described in known if described.names is not None), None)
+    names = next((described.names for described in yamls if described.names is not None), None)
     return _from_folders(path, names)
 
 
-def _only(descriptions: Sequence[_Description]) -> Found | None:
+def _descriptions(path: Path, pattern: str) -> tuple[list[YoloYaml], list[_Description]]:
+    """What the files that match ``pattern`` say: the YAML files, and those of Darknet.
+
+    Raises:
+        InputError: one of them is damaged, and no other describes data.
+    """
+    yamls: list[YoloYaml | None] = []
+    darknets: list[_Description | None] = []
+    damaged: InputError | None = None
+    for file in visible(path, pattern):
+        try:
+            if file.suffix.lower() in YAML_SUFFIXES and file.is_file():
+                yamls.append(read_yolo_yaml(file))
+            elif file.suffix.lower() == ".data" and file.is_file():
+                darknets.append(_of_darknet(file))
+        except InputError as error:
+            damaged = damaged or error
+    if damaged is not None and not any(darknets) and not any(found is not None and found.splits for found in yamls):
+        raise damaged
+    return [found for found in yamls if found is not None], [found for found in darknets if found is not None]
+
+
+def _of_subfolder(path: Path) -> Found | None:
+    """The data that a file in one of the folders in ``path`` describes."""
+    try:
+        yamls, darknets = _descriptions(path, "*/*")
+    except InputError:  # of something damaged, in a folder of its own
+        return None
+    descriptions = [*(_of_yaml(described) for described in yamls if described.splits), *darknets]
+    found = _only(descriptions, path)
+    return found if found is not None and found.certain else None
+
+
+def _only(descriptions: Sequence[_Description], path: Path) -> Found | None:
     """The one that describes data that are there.
 
     Raises:
         InputError: several do.
     """
-    found = [_found(description) for description in descriptions]
-    certain = [one for one in found if one.certain] or found
-    if len(certain) > 1:
-        named = " and ".join(one.evidence for one in certain)
-        raise InputError(f"{named} in {descriptions[0].root} both describe YOLO data: name one of these files instead")
-    return certain[0] if certain else None
+    found = [(description, _found(description)) for description in descriptions]
+    found = [one for one in found if one[1].certain] or found
+    if len(found) > 1:
+        named = " and ".join(str(description.evidence.relative_to(path)) for description, _ in found)
+        raise InputError(f"{named} in {path} describe different YOLO data: give the right one of these files instead")
+    return found[0][1] if found else None
 
 
 def _certain(description: _Description) -> Found | None:

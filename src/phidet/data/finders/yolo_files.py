@@ -12,7 +12,7 @@ from phidet.data.dataset import Problem
 from phidet.data.listing import Names, files_below, followed, is_hidden
 from phidet.data.readers.yolo import Item, could_hold_labels
 from phidet.data.text import read_lines
-from phidet.images.formats import EXTENSIONS
+from phidet.images.formats import EXTENSIONS, OTHER_EXTENSIONS
 
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 _SAMPLE = 100  # lines of a list that are looked for to learn what its paths are relative to
@@ -27,7 +27,7 @@ class _Place(NamedTuple):
 
 def is_image(name: str) -> bool:
     """Whether a file of that name is an image."""
-    return os.path.splitext(name)[1].lower() in EXTENSIONS
+    return _ending(name) in EXTENSIONS
 
 
 class YoloFiles:
@@ -44,8 +44,14 @@ class YoloFiles:
         self._label_folders: dict[Path, list[tuple[Path, bool]]] = {}
 
     def in_folder(self, folder: Path) -> Iterator[Item]:
-        """Every image below ``folder``, sorted, with its labels."""
-        return map(self.item, files_below(folder, is_image))
+        """Every image below ``folder``, sorted, with its labels.
+
+        Those of formats that are not decoded are among them where they have labels, so that their loss is reported.
+        """
+        for path in files_below(folder, lambda name: _ending(name) in EXTENSIONS | OTHER_EXTENSIONS):
+            item = self.item(path)
+            if is_image(path.name) or item.label is not None:
+                yield item
 
     def in_list(self, file: Path, bases: Sequence[Path]) -> Iterator[Item]:
         """The images that the lines of ``file`` name; those that are not there, too.
@@ -143,6 +149,10 @@ class YoloFiles:
             found = self._names.find(folder)
             if found is not None and found.is_dir():
                 yield found, folder == images
+
+
+def _ending(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
 
 
 def _parts(text: str) -> tuple[str, ...]:

@@ -71,13 +71,13 @@ class ClassLists(NamedTuple):
 class KeyPoints(NamedTuple):
     """How many key points follow a box, and how many numbers each of them has (``kpt_shape``)."""
 
-    count: int
+    points: int
     numbers: int
 
     @property
     def values(self) -> int:
         """Numbers of a line without its class."""
-        return 4 + self.count * self.numbers
+        return 4 + self.points * self.numbers
 
 
 class _Rows(NamedTuple):
@@ -268,9 +268,10 @@ def _report_assumptions(
         what = f"{scored:,} lines have a sixth number, taken for a score and not used"
         collector.problem("score unused", first.parent, what)
     if shape.key_points is not None and not shape.declared:
+        points, numbers = shape.key_points
         what = (
-            f"every long line is taken for a box and {shape.key_points.count} key points of {shape.key_points.numbers} "
-            "numbers, which lie in it; kpt_shape in data.yaml would say so"
+            f"every long line is taken for a box and {points} key points of {numbers} numbers, which lie in it; "
+            f"'kpt_shape: [{points}, {numbers}]' in data.yaml would say so"
         )
         collector.problem("key points inferred", first.parent, what)
 
@@ -317,7 +318,7 @@ def _box(values: array[float], shape: _Shape) -> tuple[float, float, float, floa
         return x - w / 2, y - h / 2, x + w / 2, y + h / 2
     if key_points is not None and shape.declared:
         return (
-            f"expected 5 or {key_points.values + 1} numbers (kpt_shape [{key_points.count}, {key_points.numbers}]), "
+            f"expected 5 or {key_points.values + 1} numbers (kpt_shape [{key_points.points}, {key_points.numbers}]), "
             f"got {n + 1}"
         )
     if n % 2:

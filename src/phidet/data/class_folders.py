@@ -11,8 +11,7 @@ import numpy as np
 from phidet.core.errors import InputError
 from phidet.data.data_folder import TEST_SPLITS, TRAIN_SPLITS, VAL_SPLITS, DataFolder, Found, Reader, first_split
 from phidet.data.dataset import Collector, Dataset, RawObject
-from phidet.data.finders.yolo_files import is_image
-from phidet.data.listing import files_below, followed, subfolders
+from phidet.data.listing import files_below, followed, is_image, subfolders
 from phidet.images.decode import image_size_or_error
 
 _SPLITS = (*TRAIN_SPLITS, *VAL_SPLITS, *TEST_SPLITS)

@@ -8,24 +8,43 @@ Windows does not tell capital letters apart, and git writes a link as a small te
 from __future__ import annotations
 
 import os
+import re
 import stat
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from phidet.core.errors import InputError
+from phidet.images.formats import EXTENSIONS
 
 # Made by systems and tools beside the data: archives of macOS, thumbnails and bins of network drives and Windows.
 _NOT_DATA = frozenset(
     {"__MACOSX", "__pycache__", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
 )
 _LONGEST_LINK = 512  # bytes
+_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 
 
 def is_hidden(name: str) -> bool:
     """Whether a file or folder of that name is none of the data: ``.git``, ``._photo.jpg``, ``__MACOSX``."""
     return name.startswith(".") or name in _NOT_DATA
+
+
+def is_image(name: str) -> bool:
+    """Whether a file of that name is an image."""
+    return os.path.splitext(name)[1].lower() in EXTENSIONS
+
+
+def has_drive(text: str) -> bool:
+    """Whether a path begins with one of Windows' drives."""
+    return _DRIVE.match(text) is not None
+
+
+def path_parts(text: str) -> tuple[str, ...]:
+    """The folders and the file of a path written on any system, without drive, root and ways up."""
+    text = text[2:] if has_drive(text) else text
+    return tuple(part for part in PurePosixPath(text.replace("\\", "/")).parts if part not in ("/", "//", ".."))
 
 
 def visible(folder: Path, pattern: str = "*") -> list[Path]:

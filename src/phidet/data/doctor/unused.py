@@ -9,8 +9,8 @@ from phidet.data.data_folder import DataFolder
 from phidet.data.dataset import Dataset
 from phidet.data.finders.class_lists import is_class_list
 from phidet.data.finders.voc import holds_annotation
-from phidet.data.finders.yolo_files import YoloFiles, is_image
-from phidet.data.listing import files_below, followed
+from phidet.data.finders.yolo_files import YoloFiles
+from phidet.data.listing import files_below, followed, is_image
 from phidet.data.readers.yolo import could_hold_labels
 
 

@@ -16,8 +16,8 @@ from phidet.data.readers import coco
 
 _OTHERS = re.compile("(captions|person_keypoints|stuff|panoptic)_")
 _LISTS = tuple(re.compile(rb'"%s"\s*:\s*\[' % key) for key in (b"images", b"annotations", b"categories"))
-_UNNAMED = ("_annotations.coco", "annotations", "labels", "result")
-"""Names of files that say nothing of a split; Roboflow's and Label Studio's among them."""
+_UNNAMED = ("_annotations.coco", "annotations", "labels")
+"""Names of files that say nothing of a split; Roboflow's among them."""
 
 
 def find_coco(path: Path) -> Found | None:

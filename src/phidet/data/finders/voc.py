@@ -10,7 +10,6 @@ from xml.etree import ElementTree
 from phidet.data.data_folder import Found, Reader
 from phidet.data.listing import visible
 from phidet.data.readers import voc
-from phidet.data.text import read_lines
 
 _SAMPLED = 20  # XML files that are looked into
 
@@ -49,30 +48,18 @@ def _of_roots(roots: Iterable[Path]) -> dict[str, list[Path]]:
     for root in roots:
         for file in visible(root, "ImageSets/Main/*.txt"):
             if "_" not in file.stem:  # "cat_train.txt" lists one class of a split that is there as well
-                lists.setdefault(file.stem, []).extend(_listed(file, root / "Annotations"))
-    return lists or {"all": [file for root in roots for file in _xml_files(root / "Annotations")]}
+                lists.setdefault(file.stem, []).extend(voc.listed_files(file, root / "Annotations"))
+    return lists or {"all": [file for root in roots for file in voc.xml_files(root / "Annotations")]}
 
 
 def _beside_images(path: Path) -> dict[str, list[Path]]:
     """Annotation files that lie side by side with images, a folder for each split or one for all."""
     lists: dict[str, list[Path]] = {}
     for folder in [path, *(folder for folder in visible(path) if folder.is_dir())]:
-        files = _xml_files(folder)
+        files = voc.xml_files(folder, below=False)
         if any(map(holds_annotation, files[:_SAMPLED])):
             lists["all" if folder == path else folder.name] = files
     return lists
-
-
-def _xml_files(folder: Path) -> list[Path]:
-    """The annotations in a folder, as far as names tell: GDAL writes ``IMAGE.aux.xml`` beside an image."""
-    files = (file for file in visible(folder) if file.suffix.lower() == ".xml" and file.is_file())
-    return [file for file in files if not file.name.lower().endswith(".aux.xml")]
-
-
-def _listed(file: Path, annotations: Path) -> Iterable[Path]:
-    """The annotation files that a list names: a name on each line, which may hold spaces, or be followed by ±1."""
-    whole = [annotations / f"{line}.xml" for line in read_lines(file)]
-    return [xml if xml.is_file() else annotations / f"{xml.stem.split()[0]}.xml" for xml in whole]
 
 
 def holds_annotation(file: Path) -> bool:

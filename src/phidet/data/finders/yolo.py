@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import islice
@@ -10,17 +9,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from phidet.core.errors import InputError
-from phidet.data.data_folder import TEST_SPLITS, TRAIN_SPLITS, VAL_SPLITS, Found, Reader
+from phidet.data.data_folder import Found, Reader, is_split_name
 from phidet.data.dataset import Dataset, Problem
 from phidet.data.finders.class_lists import class_lists, is_class_list, read_class_list
-from phidet.data.finders.yolo_files import YoloFiles, is_image
+from phidet.data.finders.yolo_files import YoloFiles
 from phidet.data.finders.yolo_yaml import YAML_SUFFIXES, YoloYaml, read_yolo_yaml
-from phidet.data.listing import files_below, followed, subfolders, visible
+from phidet.data.listing import files_below, followed, is_image, subfolders, visible
 from phidet.data.readers.yolo import ClassLists, Item, KeyPoints, holds_labels, read_yolo
 from phidet.data.text import read_lines
 
-_SPLIT_NAMES = (*TRAIN_SPLITS, *VAL_SPLITS, *TEST_SPLITS)
-_SPLIT_NAME = re.compile(rf"({'|'.join(_SPLIT_NAMES)})(\d+|[_\-. ].+)?", re.IGNORECASE)  # val, val2, val_night
 _LABELS_SAMPLED = 100  # label files that are looked into to recognise the layout
 _LINES_SAMPLED = 20  # of a list of images
 
@@ -227,7 +224,7 @@ def _of_darknet(file: Path) -> _Description | None:
 
 def _split_lists(path: Path) -> list[Path]:
     """The lists of images in a folder that have the name of a split."""
-    files = [file for file in visible(path, "*.[tT][xX][tT]") if _SPLIT_NAME.fullmatch(file.stem)]
+    files = [file for file in visible(path, "*.[tT][xX][tT]") if is_split_name(file.stem)]
     return [file for file in files if file.is_file() and _lists_images(file)]
 
 
@@ -309,6 +306,6 @@ def _split_folders(path: Path) -> dict[str, Path]:
     for folder in subfolders(path):
         own = next((sub for sub in subfolders(folder) if sub.name.casefold() == "images"), folder)
         found.setdefault(folder.name, own)
-    splits = {name: folder for name, folder in found.items() if _SPLIT_NAME.fullmatch(name)}
+    splits = {name: folder for name, folder in found.items() if is_split_name(name)}
     splits = {name: folder for name, folder in splits.items() if any(files_below(folder, is_image))}
     return splits or {"all": inside or path}

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
+from phidet.data.data_folder import is_split_name
 from phidet.data.dataset import Problem
-from phidet.data.listing import Names, files_below, followed, is_hidden
+from phidet.data.listing import Names, files_below, followed, has_drive, is_hidden, is_image, path_parts
 from phidet.data.readers.yolo import Item, could_hold_labels
 from phidet.data.text import read_lines
-from phidet.images.formats import EXTENSIONS, OTHER_EXTENSIONS
+from phidet.images.formats import OTHER_EXTENSIONS
 
-_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 _SAMPLE = 100  # lines of a list that are looked for to learn what its paths are relative to
 
 
@@ -23,11 +22,6 @@ class _Place(NamedTuple):
 
     base: Path
     skipped: int
-
-
-def is_image(name: str) -> bool:
-    """Whether a file of that name is an image."""
-    return _ending(name) in EXTENSIONS
 
 
 class YoloFiles:
@@ -48,7 +42,9 @@ class YoloFiles:
 
         Those of formats that are not decoded are among them where they have labels, so that their loss is reported.
         """
-        for path in files_below(folder, lambda name: _ending(name) in EXTENSIONS | OTHER_EXTENSIONS):
+        for path in files_below(
+            folder, lambda name: is_image(name) or os.path.splitext(name)[1].lower() in OTHER_EXTENSIONS
+        ):
             item = self.item(path)
             if is_image(path.name) or item.label is not None:
                 yield item
@@ -76,8 +72,9 @@ class YoloFiles:
             path = self._as_written(line, places)
             if path is None:
                 elsewhere = elsewhere or self._place(lines[i : i + _SAMPLE], places)
-                parts = _parts(line)
-                path = self._names.find(elsewhere.base.joinpath(*parts[elsewhere.skipped :]))
+                parts = path_parts(line)
+                if elsewhere.skipped <= _most_skipped(parts[:-1]):
+                    path = self._names.find(elsewhere.base.joinpath(*parts[elsewhere.skipped :]))
                 moved += path is not None and not _is_usual(parts[: elsewhere.skipped], elsewhere.base)
             yield self.item(path or file.parent / line.replace("\\", "/"))
         if moved and elsewhere is not None:
@@ -90,8 +87,9 @@ class YoloFiles:
         Where only the end of a path holds here, :attr:`problems` says so.
         """
         found = self._as_written(text, bases)
-        parts = _parts(text)
-        for skipped, base in ((skipped, base) for skipped in range(len(parts)) for base in bases):
+        parts = path_parts(text)
+        most = min(_most_skipped(parts), len(parts) - 1)
+        for skipped, base in ((skipped, base) for skipped in range(most + 1) for base in bases):
             if found is not None:
                 break
             found = self._names.find(base.joinpath(*parts[skipped:]))
@@ -114,11 +112,11 @@ class YoloFiles:
 
     def _place(self, lines: Sequence[str], bases: Sequence[Path]) -> _Place:
         """Where most of the ``lines`` are found by their ends, as long as possible."""
-        parts = [_parts(line) for line in lines]
+        parts = [path_parts(line) for line in lines]
         places = [_Place(base, skipped) for skipped in range(max(map(len, parts))) for base in bases]
 
         def found(place: _Place) -> int:
-            ends = [place.base.joinpath(*p[place.skipped :]) for p in parts if len(p) > place.skipped]
+            ends = [place.base.joinpath(*p[place.skipped :]) for p in parts if place.skipped <= _most_skipped(p[:-1])]
             return sum(self._names.find(end) is not None for end in ends)
 
         return max(places, key=found, default=_Place(bases[0], 0))  # the first of equals
@@ -151,15 +149,19 @@ class YoloFiles:
                 yield found, folder == images
 
 
-def _ending(name: str) -> str:
-    return os.path.splitext(name)[1].lower()
+def _most_skipped(folders: Sequence[str]) -> int:
+    """How many of the first folders of a path may be another computer's.
 
-
-def _parts(text: str) -> tuple[str, ...]:
-    """The folders and the file of a path written on any system, without drive, root and ways up."""
-    text = text.replace("\\", "/")
-    text = text[2:] if _DRIVE.match(text) else text
-    return tuple(part for part in PurePosixPath(text).parts if part not in ("/", "//", ".."))
+    The last ones that are called like a split, ``images`` or ``labels`` may not, nor what follows them: without them
+    the path of one split would lead to the images of another.
+    """
+    of_layout = [is_split_name(folder) or folder.casefold() in ("images", "labels") for folder in folders]
+    if True not in of_layout:
+        return len(folders)
+    first = len(folders) - 1 - of_layout[::-1].index(True)
+    while first > 0 and of_layout[first - 1]:
+        first -= 1
+    return first
 
 
 def _is_usual(skipped: Sequence[str], base: Path) -> bool:
@@ -173,6 +175,6 @@ def _is_usual(skipped: Sequence[str], base: Path) -> bool:
 def _names_hidden(line: str, root: Path) -> bool:
     """Whether a path leads to a hidden file; the folders above the data may be hidden."""
     path = Path(line.replace("\\", "/"))
-    if path.is_absolute() or _DRIVE.match(line):
+    if path.is_absolute() or has_drive(line):
         path = path.relative_to(root) if path.is_relative_to(root) else Path(path.name)
     return any(is_hidden(part) for part in path.parts if part not in (".", ".."))

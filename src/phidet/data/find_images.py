@@ -10,9 +10,9 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 from urllib.parse import unquote
 
+from phidet.data.data_folder import is_split_name
 from phidet.data.listing import files_below, followed, is_image, path_parts, same_name, visible
 
-_SPLITS = re.compile(r"(train|val|valid|validation|test|trainval|training|testing)([_\-]?(set|data|20\d\d))?", re.I)
 _UPLOAD = re.compile(r"[0-9a-f]{8}-(?=.)")  # Label Studio puts it before the name of a file that is uploaded
 
 
@@ -122,7 +122,7 @@ class ImageFinder:
         above = path.parts[: len(path.parts) - shared]
         if shared == 1 and above and len(wanted) > 1:
             return False  # day/0.jpg is not night/0.jpg
-        return all(part == self._split or not _SPLITS.fullmatch(part) for part in above)
+        return all(part == self._split or not is_split_name(part) for part in above)
 
     def _walked(self) -> list[tuple[Path, _Index]]:
         """Every image below the folders, by its stem; made when first needed, as most sets never do."""

@@ -50,10 +50,10 @@ def run(args: argparse.Namespace) -> None:
 def _compound(args: argparse.Namespace, accuracy: Callable[[Any], float] | None) -> tuple[Sequence[object], str]:
     from phidet.evaluation.scale_search import search_compound
 
+    rows: list[tuple[str, ...]] = []
     found = search_compound(
         args.architecture, budget=args.budget, tolerance=args.tolerance, step=args.step, accuracy=accuracy
     )
-    rows = []
     for c in found:
         s, paper = c.scaling, "the paper's" if c.scaling == CompoundScaling() else ""
         if len(rows) < args.most or paper:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import struct
+import subprocess
 import sys
 import zlib
 from pathlib import Path
@@ -187,6 +188,20 @@ def test_heic_is_upright_rgb(name: str) -> None:
     assert image_size(path) == rgb.shape[:2]
     assert np.abs(read_image(path) - rgb).max() <= 8
     assert encoding(path).orientation == 1
+
+
+@pytest.mark.parametrize("place", [b"hvc1", b"hvc1\0"], ids=["type", "name"])
+def test_heic_items_whose_words_are_not_utf8_do_not_crash(tmp_path: Path, place: bytes) -> None:
+    """pi-heif 1.4 ends the process on some of them, so another one looks."""
+    pytest.importorskip("pi_heif")
+    content = (HEIC / "turned.heic").read_bytes()
+    at = content.index(place, content.index(b"infe")) + len(place) - 1
+    path = tmp_path / "a.heic"
+    path.write_bytes(content[:at] + b"\xff" + content[at + 1 :])
+    code = "from pathlib import Path; from phidet.images.decode import read_image; read_image(Path('a.heic'))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "InputError: a.heic cannot be decoded as HEIC: 'utf-8' codec can't decode" in done.stderr
 
 
 @pytest.mark.parametrize("after", [False, True])

@@ -157,6 +157,8 @@ _OTHERS = (
 )  # fmt: skip
 _NO_IMAGES = frozenset({".txt", ".xml", ".json", ".csv"})  # labels, of which a folder has as many as images
 _BY_ENDING = {ending: other.name for other in _OTHERS for ending in other.endings}
+OTHER_EXTENSIONS = frozenset(_BY_ENDING)
+"""Endings of image formats that are not decoded, in lower case."""
 _TGA_FOOTER = b"TRUEVISION-XFILE.\0"
 _XBM = re.compile(rb"\s*(/\*[^*]*\*/\s*)?#define\s+\w+_width\s")
 _HTML = (b"<!doctype html", b"<html", b"<head", b"<body")

@@ -25,7 +25,7 @@ from phidet.cli.tables import table
 from phidet.data.dataset import Annotations, Collector, Dataset, RawObject
 from phidet.data.layouts import open_data
 from phidet.detections.detections import Detections
-from phidet.detections.nms import PostprocessSettings
+from phidet.detections.settings import PostprocessSettings
 from phidet.evaluation.matching import countable, match_image
 from phidet.evaluation.voc_figures import evaluate_voc
 from phidet.inference.detector import Detector

@@ -34,7 +34,7 @@ from lightning_fabric import Fabric
 from timm.utils.model_ema import ModelEmaV2
 
 import phidet
-from phidet.core.memory import keep_freed_memory
+from phidet.core.machine import keep_freed_memory
 from phidet.data.layouts import open_data
 from phidet.training.detection import DetectionTask
 from phidet.training.fit import RunSettings, prepare_learner

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from phidet.core.errors import InputError
 from phidet.detections.detections import Detections
-from phidet.detections.nms import PostprocessSettings
+from phidet.detections.settings import PostprocessSettings
 
 Pixels = npt.NDArray[np.uint8]
 NAMES = ("person", "dog")

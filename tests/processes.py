@@ -17,13 +17,12 @@ from lightning_fabric import Fabric
 import peers
 import test_classify
 from phidet import create_model
-from phidet.architectures.config import replace
 from phidet.architectures.efficientdet.network import EfficientDet
+from phidet.core.structs import replace
 from phidet.data.class_folders import open_class_folders
 from phidet.data.layouts import open_data
-from phidet.evaluation.classification_report import evaluate_classifier
 from phidet.training.detection import DetectionTask
-from phidet.training.evaluate import evaluate
+from phidet.training.evaluate import evaluate, evaluate_classifier
 from phidet.training.fit import RunSettings, prepare_learner, start_engine
 from phidet.training.loading import EpochSampler
 from phidet.training.recipe import SMALL

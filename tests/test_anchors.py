@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from phidet.architectures.config import ASPECTS_2020, ASPECTS_OFFICIAL, AnchorConfig
 from phidet.architectures.efficientdet.anchors import generate_anchors, level_sizes, level_slices
+from phidet.architectures.efficientdet.config import ASPECTS_2020, ASPECTS_OFFICIAL, AnchorConfig
 from phidet.core.errors import InputError
 from phidet.detections import boxes
 

@@ -15,14 +15,15 @@ from PIL import Image
 from torch import Tensor
 
 from phidet import create_classifier, load_model, save_model
-from phidet.architectures.config import BackboneConfig, ClassifierConfig
-from phidet.architectures.efficientdet.network import Classifier
+from phidet.architectures.backbones.config import BackboneConfig
+from phidet.architectures.classifier.config import ClassifierConfig
+from phidet.architectures.classifier.network import Classifier
 from phidet.cli.main import main
 from phidet.core.errors import InputError, UnknownNameError
 from phidet.data.class_folders import open_class_folders, split_by_class
 from phidet.data.dataset import Dataset
 from phidet.evaluation.classification import classification_report
-from phidet.evaluation.classification_report import Answers, classify_all, evaluate_classifier, write_classification
+from phidet.evaluation.classification_report import Answers, write_classification
 from phidet.images.sheet import GAP, STRIP, TILE_H, TILE_W
 from phidet.training import recipe as recipes
 from phidet.training.augmentation.classification import TrainPictures, classifier_input, middle, random_window
@@ -33,6 +34,7 @@ from phidet.training.classify import (
     classifier_for,
     read_class_folders,
 )
+from phidet.training.evaluate import classify_all, evaluate_classifier
 from phidet.training.fit import RunSettings, fit
 from phidet.training.loading import EpochSampler, train_loader
 from phidet.training.recipe import Augmentation

@@ -15,9 +15,10 @@ from PIL import Image
 from torch import nn
 
 from phidet import load_model
-from phidet.architectures.efficientdet.network import Classifier, EfficientDet
+from phidet.architectures.classifier.network import Classifier
+from phidet.architectures.efficientdet.network import EfficientDet
 from phidet.cli.main import main
-from phidet.detections.nms import PostprocessSettings
+from phidet.detections.settings import PostprocessSettings
 from phidet.images.prepare import prepare
 from phidet.inference.detector import Detector
 from phidet.serve.models.model import detector_loader

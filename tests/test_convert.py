@@ -14,8 +14,8 @@ import peers
 from conftest import randomise
 from peers import same_tensors
 from phidet import convert, create_classifier, create_model, load_model, save_model
-from phidet.architectures.config import ASPECTS_2020
 from phidet.architectures.dialects import DIALECTS, EFFDET, ZYLO117, Dialect
+from phidet.architectures.efficientdet.config import ASPECTS_2020
 from phidet.architectures.efficientdet.network import EfficientDet
 from phidet.architectures.efficientdet.published import detector_config
 from phidet.cli.main import main

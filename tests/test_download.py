@@ -24,7 +24,8 @@ import pytest
 import torch
 
 import phidet
-from phidet.architectures.efficientdet.published_files import PublishedFile, detector_file
+from phidet.architectures.efficientdet.published_files import detector_file
+from phidet.architectures.published_file import PublishedFile
 from phidet.core.errors import DownloadError
 from phidet.weights import download
 from phidet.weights.download import cache_dir, fetch

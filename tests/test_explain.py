@@ -12,17 +12,21 @@ from PIL import Image
 import peers
 from conftest import randomise
 from phidet import create_classifier, create_model, save_model
-from phidet.architectures.config import BackboneConfig, ClassifierConfig, replace
+from phidet.architectures.backbones.config import BackboneConfig
+from phidet.architectures.classifier.config import ClassifierConfig
+from phidet.architectures.classifier.explain import place_evidence
+from phidet.architectures.classifier.network import Classifier
 from phidet.architectures.efficientdet.anchors import generate_anchors
-from phidet.architectures.efficientdet.decode import postprocess
-from phidet.architectures.efficientdet.network import Classifier, EfficientDet
+from phidet.architectures.efficientdet.decode import postprocess, with_best
+from phidet.architectures.efficientdet.explain import gradient_evidence
+from phidet.architectures.efficientdet.network import EfficientDet
 from phidet.cli.main import main
 from phidet.core.errors import ConfigError, UnknownNameError
+from phidet.core.structs import replace
 from phidet.data.layouts import open_data
-from phidet.detections.nms import PostprocessSettings
-from phidet.evaluation.explain import class_names_of, explain, gradient_evidence, overlay, place_evidence
+from phidet.detections.settings import PostprocessSettings
+from phidet.evaluation.explain import class_names_of, explain, overlay
 from phidet.images.prepare import prepare
-from phidet.inference.runtimes.network import with_best
 
 CLASSES = ("bolt", "nut", "washer")
 

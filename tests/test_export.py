@@ -18,11 +18,12 @@ from onnx import numpy_helper
 import phidet
 from conftest import off_by
 from export_models import CONFIGS, picture, some_model
-from phidet.architectures.config import ModelConfig, from_json
+from phidet.architectures.efficientdet.config import ModelConfig
 from phidet.cli.main import main
 from phidet.core.errors import CheckpointError, ConfigError, ExportError, InputError, UnknownNameError
+from phidet.core.structs import from_json
 from phidet.detections.boxes import pairwise_iou
-from phidet.detections.nms import PostprocessSettings
+from phidet.detections.settings import PostprocessSettings
 from phidet.export.check import Agreement, check_agreement
 from phidet.export.export import ExportOptions, export
 from phidet.export.onnx_file import build_onnx

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from conftest import randomise
-from phidet.architectures.config import FeatureNetworkConfig, Fusion
+from phidet.architectures.efficientdet.config import FeatureNetworkConfig, Fusion
 from phidet.architectures.efficientdet.feature_network import FeatureNetwork, FusionNode, Projection, fusion_weights
 from phidet.architectures.efficientdet.graphs import GRAPHS, FeatureGraph, Node
 from phidet.architectures.layers import SameConv2d, SqueezeExcite, activation, same_max_pool, same_padding

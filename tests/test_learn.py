@@ -13,16 +13,15 @@ from torch import Tensor
 
 import peers
 from phidet import create_model, load_model
-from phidet.architectures.config import Preprocess, replace
 from phidet.architectures.efficientdet.anchors import generate_anchors
-from phidet.architectures.efficientdet.decode import postprocess
+from phidet.architectures.efficientdet.decode import NetworkOutputs, postprocess, with_best
 from phidet.architectures.efficientdet.network import EfficientDet
 from phidet.core.errors import CheckpointError, ConfigError, TrainingDivergedError, UnknownNameError
+from phidet.core.structs import replace
 from phidet.data.dataset import Annotations, Collector, Dataset, RawObject
 from phidet.detections.boxes import encode
 from phidet.evaluation.detect_dataset import COCO_SETTINGS
-from phidet.images.prepare import prepare
-from phidet.inference.runtimes.network import NetworkOutputs, with_best
+from phidet.images.prepare import Preprocess, prepare
 from phidet.training import recipe as recipes
 from phidet.training.augmentation.detection import augment
 from phidet.training.detection import DetectionTask

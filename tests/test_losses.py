@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from phidet.architectures.config import AnchorConfig
 from phidet.architectures.efficientdet import losses
 from phidet.architectures.efficientdet.anchors import generate_anchors
+from phidet.architectures.efficientdet.config import AnchorConfig
 from phidet.architectures.efficientdet.losses import (
     DetectionLoss,
     LossConfig,

@@ -11,23 +11,25 @@ from torch import Tensor
 
 from conftest import off_by, randomise
 from phidet import create_classifier, create_model, save_model
+from phidet.architectures.backbones.build import build_backbone
+from phidet.architectures.backbones.config import BackboneConfig
 from phidet.architectures.backbones.efficientnet import plan_blocks
-from phidet.architectures.backbones.scaling import CompoundScaling, DetectorLaw
-from phidet.architectures.config import BackboneConfig, FeatureNetworkConfig, ModelConfig, replace
+from phidet.architectures.backbones.published import OTHER_BACKBONES
+from phidet.architectures.backbones.scaling import CompoundScaling
+from phidet.architectures.classifier.published import CLASSIFIER_NAMES, classifier_config, scaled_classifier_config
 from phidet.architectures.efficientdet.anchors import generate_anchors
-from phidet.architectures.efficientdet.network import EfficientDet, RawOutputs, build_backbone
+from phidet.architectures.efficientdet.config import FeatureNetworkConfig, ModelConfig
+from phidet.architectures.efficientdet.network import EfficientDet, RawOutputs
 from phidet.architectures.efficientdet.published import (
-    CLASSIFIER_NAMES,
     DETECTOR_NAMES,
     FAMILIES,
-    OTHER_BACKBONES,
     Family,
-    classifier_config,
     detector_config,
-    scaled_classifier_config,
     scaled_detector_config,
 )
+from phidet.architectures.efficientdet.scaling import DetectorLaw
 from phidet.core.errors import CheckpointError, ConfigError, InputError, UnknownNameError
+from phidet.core.structs import replace
 from phidet.data.coco_classes import COCO_CLASS_NAMES
 from phidet.weights.create import parse_image_size
 

@@ -13,7 +13,7 @@ pytest.importorskip("openvino", reason="run in .venv-runtimes", exc_type=ImportE
 from export_models import CONFIGS, picture, some_model
 from phidet.cli.main import main
 from phidet.data.layouts import open_data
-from phidet.detections.nms import PostprocessSettings
+from phidet.detections.settings import PostprocessSettings
 from phidet.export.export import ExportOptions, export
 from phidet.inference.detector import Detector
 from phidet.inference.runtimes.openvino_runtime import OpenVinoNetwork

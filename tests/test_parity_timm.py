@@ -11,9 +11,10 @@ import torchvision
 
 from conftest import off_by, randomise
 from phidet import create_classifier
-from phidet.architectures.config import BackboneConfig
-from phidet.architectures.efficientdet.network import build_backbone
-from phidet.architectures.efficientdet.published import CLASSIFIER_NAMES, EFFICIENTNETS
+from phidet.architectures.backbones.build import build_backbone
+from phidet.architectures.backbones.config import BackboneConfig
+from phidet.architectures.backbones.published import EFFICIENTNETS
+from phidet.architectures.classifier.published import CLASSIFIER_NAMES
 from phidet.weights.create import imagenet_path
 from phidet.weights.load import load_into, open_source
 

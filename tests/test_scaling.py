@@ -10,27 +10,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from phidet.architectures.backbones.published import EFFICIENTNETS
 from phidet.architectures.backbones.scaling import (
     CompoundScaling,
-    DetectorLaw,
     check_phi,
     round_channels,
     round_half_up,
     round_repeats,
     round_to_multiple,
 )
-from phidet.architectures.config import ClassifierConfig, ModelConfig
+from phidet.architectures.classifier.config import ClassifierConfig
+from phidet.architectures.classifier.published import classifier_config, scaled_classifier_config
 from phidet.architectures.costs import Cost, count_costs, total
+from phidet.architectures.efficientdet.config import ModelConfig
 from phidet.architectures.efficientdet.published import (
     EFFICIENTDETS,
-    EFFICIENTNETS,
     FAMILIES,
     Family,
-    classifier_config,
     detector_config,
-    scaled_classifier_config,
     scaled_detector_config,
 )
+from phidet.architectures.efficientdet.scaling import DetectorLaw
 from phidet.core.errors import ConfigError
 
 phis = st.floats(-2, 10)

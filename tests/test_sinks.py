@@ -22,8 +22,8 @@ from phidet.core.files import cut
 from phidet.data.layouts import open_data
 from phidet.detections.detections import Detections
 from phidet.detections.draw import colour
-from phidet.images.sinks import KINDS, open_sinks
-from phidet.images.sinks.base import short_enough
+from phidet.detections.sinks import KINDS, open_sinks
+from phidet.detections.sinks.base import short_enough
 from phidet.images.sources import Picture, Unusable
 from phidet.images.video import video_frames
 
@@ -177,7 +177,7 @@ def test_where_results_cannot_wait_nothing_is_left(tmp_path: Path, monkeypatch: 
     def full(**_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("phidet.images.sinks.coco.TemporaryFile", full)
+    monkeypatch.setattr("phidet.detections.sinks.coco.TemporaryFile", full)
     with pytest.raises(PhidetError, match="No space left on device"):
         open_sinks(["coco"], tmp_path, NAMES)
     assert not list(tmp_path.iterdir())

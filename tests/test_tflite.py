@@ -17,17 +17,18 @@ pytest.importorskip("litert_torch", reason="run in .venv-runtimes", exc_type=Imp
 from ai_edge_litert.interpreter import Interpreter
 
 from export_models import CONFIGS, picture, some_model
-from phidet.architectures.config import ModelConfig, from_json
+from phidet.architectures.efficientdet.config import ModelConfig
 from phidet.cli.main import main
 from phidet.core.errors import CheckpointError
+from phidet.core.structs import from_json
 from phidet.data.dataset import Dataset
 from phidet.data.layouts import open_data
+from phidet.detections.boxes import FloatArray
 from phidet.detections.detections import Detections
-from phidet.detections.nms import PostprocessSettings
+from phidet.detections.settings import PostprocessSettings
 from phidet.export.export import ExportOptions, export
 from phidet.inference.detector import Detector
 from phidet.inference.runtimes.litert_runtime import LiteRtNetwork
-from phidet.inference.runtimes.network import FloatArray
 from phidet.serve.models.publish import publish
 from phidet.weights.native import save_model
 

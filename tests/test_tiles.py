@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from phidet.core.errors import ConfigError, InputError
 from phidet.detections.boxes import area, pairwise_iou
 from phidet.detections.detections import Detections
-from phidet.detections.nms import PostprocessSettings
+from phidet.detections.settings import PostprocessSettings
 from phidet.inference import tiles
 from phidet.inference.tiles import OVERLAP, Seen, detect_tiled, merge, tile_rects
 

@@ -18,14 +18,13 @@ import test_classify
 from phidet.architectures.efficientdet.network import EfficientDet
 from phidet.data.class_folders import open_class_folders
 from phidet.data.layouts import open_data
-from phidet.evaluation.classification_report import evaluate_classifier
 from phidet.training.checkpointing import recompute_activations
-from phidet.training.evaluate import evaluate
+from phidet.training.evaluate import evaluate, evaluate_classifier
 from test_train_run import write_squares
 
 MEMORY = """
 import resource
-from phidet.core.memory import keep_freed_memory
+from phidet.core.machine import keep_freed_memory
 import torch
 from torch import nn
 assert keep_freed_memory()

@@ -22,10 +22,11 @@ from PIL import Image
 import peers
 from doctor_data import broken_yolo
 from phidet import create_model, load_model, save_model, train
-from phidet.architectures.config import BackboneConfig, replace
+from phidet.architectures.backbones.config import BackboneConfig
 from phidet.architectures.efficientdet.network import EfficientDet
 from phidet.cli.main import main
 from phidet.core.errors import CheckpointError, ConfigError, InputError, TrainingDivergedError
+from phidet.core.structs import replace
 from phidet.data.hold_out import hold_out, validation_data
 from phidet.data.layouts import open_data
 from phidet.evaluation.coco_figures import evaluate_coco

@@ -14,8 +14,10 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from phidet.architectures.config import ClassifierConfig, ModelConfig
-from phidet.architectures.efficientdet.network import Classifier, EfficientDet
+from phidet.architectures.classifier.config import ClassifierConfig
+from phidet.architectures.classifier.network import Classifier
+from phidet.architectures.efficientdet.config import ModelConfig
+from phidet.architectures.efficientdet.network import EfficientDet
 
 
 class Cost(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Literal, NamedTuple
 
-from phidet.architectures.config import ClassifierConfig, ModelConfig
+from phidet.architectures.classifier.config import ClassifierConfig
+from phidet.architectures.efficientdet.config import ModelConfig
 
 Layout = Literal["same", "hwio", "hwc1", "scalars"]
 """How a foreign tensor is stored: as ours; HWIO kernels; HWC1 depthwise kernels; one scalar per key."""

@@ -7,21 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from phidet.architectures.config import Activation
+from phidet.architectures.efficientdet.lower import compile_program
 from phidet.architectures.efficientdet.network import EfficientDet, RawOutputs
 from phidet.architectures.layers import pad_same, same_max_pool
-from phidet.architectures.program import (
-    Conv,
-    Gate,
-    MaxPool,
-    Mean,
-    Operation,
-    Predict,
-    Scale,
-    Sum,
-    Upsample,
-    compile_program,
-    inputs_of,
-)
+from phidet.architectures.program import Conv, Gate, MaxPool, Mean, Operation, Predict, Scale, Sum, Upsample, inputs_of
 
 
 class OptimizedDetector(nn.Module):

@@ -13,8 +13,8 @@ from phidet.core.errors import ConfigError, InputError, PhidetError
 
 if TYPE_CHECKING:
     from phidet.detections.detections import Detections
-    from phidet.detections.nms import PostprocessSettings
-    from phidet.images.sinks import Sink
+    from phidet.detections.settings import PostprocessSettings
+    from phidet.detections.sinks import Sink
     from phidet.images.sources import Picture, Unusable
     from phidet.inference.tiles import Looks
 
@@ -81,8 +81,8 @@ def run(args: argparse.Namespace) -> None:
 
     from phidet.cli.native_noise import without_native_noise
     from phidet.cli.signals import ended_by_sigterm
-    from phidet.detections.nms import PostprocessSettings
-    from phidet.images.sinks import open_sinks
+    from phidet.detections.settings import PostprocessSettings
+    from phidet.detections.sinks import open_sinks
     from phidet.images.sources import check_apart
     from phidet.inference.detector import Detector
     from phidet.inference.tiles import check_tile
@@ -138,7 +138,7 @@ def _look(
     from phidet.inference.stream import detect_stream
 
     batch = 1 if any(is_webcam(source) for source in args.sources) else args.batch  # a camera's picture does not wait
-    for item in detect_stream(detector, pictures(args.sources, out), settings, batch, args.tile):
+    for item in detect_stream(detector, pictures(args.sources, out, report.note), settings, batch, args.tile):
         if isinstance(item, Unusable):
             report.failed(item)
             for sink in sinks:
@@ -189,7 +189,7 @@ class Report:
 
     def found(self, picture: Picture, found: Detections) -> None:
         """One more picture or frame."""
-        from phidet.images.sinks.json_csv import json_line
+        from phidet.detections.sinks.json_csv import json_line
 
         self._pictures += 1
         self._objects += len(found)
@@ -209,8 +209,8 @@ class Report:
 
     def failed(self, unusable: Unusable) -> None:
         """One more source, or the rest of one, that cannot be used."""
-        from phidet.images.sinks.base import readable
-        from phidet.images.sinks.json_csv import error_line
+        from phidet.detections.sinks.base import readable
+        from phidet.detections.sinks.json_csv import error_line
 
         self._end_video()
         self._errors.append(unusable.error)
@@ -220,9 +220,16 @@ class Report:
         self._clear()
         print(f"phidet: {readable(str(unusable.error))}", file=sys.stderr)
 
+    def note(self, text: str) -> None:
+        """What the user should know, and is no error."""
+        from phidet.detections.sinks.base import readable
+
+        self._clear()
+        print(f"phidet: {readable(text)}", file=sys.stderr)
+
     def done(self, written: Sequence[str]) -> None:
         """The last line: how many, how fast, and what was written."""
-        from phidet.images.sinks.base import count
+        from phidet.detections.sinks.base import count
 
         self._end_video()
         self._clear()
@@ -253,14 +260,14 @@ class Report:
             self._say(f"{source}: {frames:,} frames, {_counts(most, 'at most ')}")
 
     def _say(self, line: str) -> None:
-        from phidet.images.sinks.base import readable
+        from phidet.detections.sinks.base import readable
 
         self._clear()
         if not self.quiet:
             print(readable(line), flush=True)
 
     def _show_progress(self) -> None:
-        from phidet.images.sinks.base import count
+        from phidet.detections.sinks.base import count
 
         now = time.monotonic()
         if self._progress and now - self._shown > 0.2:

@@ -67,12 +67,13 @@ def _classifier(args: argparse.Namespace) -> None:
     import msgspec
     from lightning_fabric import Fabric
 
-    from phidet.architectures.efficientdet.network import Classifier
+    from phidet.architectures.classifier.network import Classifier
     from phidet.cli.tables import or_dash, table
     from phidet.data.class_folders import open_class_folders
     from phidet.data.hold_out import check_unchanged, has_held_out, trained_on
-    from phidet.evaluation.classification_report import classify_all, write_classification
+    from phidet.evaluation.classification_report import write_classification
     from phidet.training.classify import read_class_folders
+    from phidet.training.evaluate import classify_all
     from phidet.training.run import load_run_model
 
     model = load_run_model(args.model)

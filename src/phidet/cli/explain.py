@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from phidet.architectures.efficientdet.network import Classifier, EfficientDet
+    from phidet.architectures.classifier.network import Classifier
+    from phidet.architectures.efficientdet.network import EfficientDet
 
 EPILOG = """examples:
   phidet explain runs/cells photo.jpg                        what the best detections rest on
@@ -49,7 +50,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _load(name: str) -> EfficientDet | Classifier:
     """A model file, the best one of a run folder, or a published classifier with its ImageNet weights."""
-    from phidet.architectures.efficientdet.published import CLASSIFIER_NAMES
+    from phidet.architectures.classifier.published import CLASSIFIER_NAMES
     from phidet.inference.runtimes.open_model import model_file
     from phidet.weights.create import create_classifier
     from phidet.weights.native import load_model

@@ -9,15 +9,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from phidet.architectures.config import ClassifierConfig, ModelConfig, default_class_names
-from phidet.architectures.efficientdet.published import (
-    CLASSIFIER_NAMES,
-    DETECTOR_NAMES,
-    classifier_config,
-    detector_config,
-    family,
-    scaled_detector_config,
-)
+from phidet.architectures.classifier.config import ClassifierConfig
+from phidet.architectures.classifier.published import CLASSIFIER_NAMES, classifier_config
+from phidet.architectures.config import default_class_names
+from phidet.architectures.efficientdet.config import ModelConfig
+from phidet.architectures.efficientdet.published import DETECTOR_NAMES, detector_config, family, scaled_detector_config
 from phidet.cli.tables import billions, or_dash, table
 from phidet.core.errors import ConfigError, PhidetError, UnknownNameError
 from phidet.data.coco_classes import COCO_CLASS_NAMES
@@ -125,6 +121,7 @@ def _config(args: argparse.Namespace) -> ModelConfig | ClassifierConfig:
 
 
 def _print(config: ModelConfig | ClassifierConfig, args: argparse.Namespace) -> None:
+    from phidet.architectures.classifier.report import describe_classifier
     from phidet.architectures.efficientdet import report
 
     if args.compare_necks:
@@ -142,7 +139,7 @@ def _print(config: ModelConfig | ClassifierConfig, args: argparse.Namespace) -> 
         else:
             _print_detector(config, detector)
     else:
-        classifier = report.describe_classifier(config, args.image_size)
+        classifier = describe_classifier(config, args.image_size)
         if args.json:
             _print_json({**msgspec.structs.asdict(classifier), "config": config})
         else:

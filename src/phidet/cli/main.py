@@ -11,8 +11,8 @@ import sys
 from importlib import import_module
 from typing import NoReturn
 
-import phidet
 from phidet.core.errors import MissingExtraError, PhidetError
+from phidet.core.extras import __version__, extra_of
 
 COMMANDS = {
     "detect": ("phidet.cli.detect", "find objects in pictures, folders and videos; draw, list or cut them out"),
@@ -21,7 +21,10 @@ COMMANDS = {
     "eval": ("phidet.cli.eval", "measure a model on labelled images: AP, curves, confusion, the worst mistakes"),
     "info": ("phidet.cli.info", "what a model is, costs and sees; the family; draw a feature network"),
     "convert": ("phidet.cli.convert", "turn weights of other projects into a phidet model file, or back"),
-    "convert-data": ("phidet.cli.convert_data", "write a data set as COCO JSON or TFRecord, from any layout"),
+    "convert-data": (
+        "phidet.cli.convert_data",
+        "write a data set as COCO JSON, YOLO, VOC or TFRecord, from any layout",
+    ),
     "bench": ("phidet.cli.bench", "latency, throughput, stages and memory of models on the installed runtimes"),
     "export": ("phidet.cli.export", "write a trained model for other runtimes, and compare it with PyTorch"),
     "explain": ("phidet.cli.explain", "draw what in a picture a model's answers rest on"),
@@ -57,7 +60,7 @@ class Parser(argparse.ArgumentParser):
 def build_parser(chosen: str | None) -> Parser:
     """The parser; only the ``chosen`` command's module is imported, so that ``phidet --help`` stays quick."""
     parser = Parser(prog="phidet", description="Object detection that scales with one number, φ.")
-    parser.add_argument("--version", action="version", version=f"phidet {phidet.__version__}")
+    parser.add_argument("--version", action="version", version=f"phidet {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
     for name, (module, help_line) in COMMANDS.items():
         command = commands.add_parser(name, help=help_line, description=help_line[0].upper() + help_line[1:] + ".")
@@ -87,7 +90,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"phidet: {error}", file=sys.stderr)
         return error.exit_code
     except ModuleNotFoundError as error:
-        extra = phidet.extra_of(error.name or "")
+        extra = extra_of(error.name or "")
         if extra is None:
             raise
         missing = MissingExtraError(f"phidet {chosen}", extra)

@@ -11,9 +11,10 @@ from typing import Any, get_args
 
 import msgspec
 
-from phidet.architectures.backbones.scaling import CompoundScaling, DetectorLaw
-from phidet.architectures.config import Architecture
+from phidet.architectures.backbones.config import BackboneArchitecture
+from phidet.architectures.backbones.scaling import CompoundScaling
 from phidet.architectures.efficientdet.published import family
+from phidet.architectures.efficientdet.scaling import DetectorLaw
 from phidet.cli.tables import billions, or_dash, table
 from phidet.core.errors import ConfigError
 
@@ -23,7 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "what", choices=["compound", "width"], help="α, β, γ of the backbone, or the factor of the feature network"
     )
-    parser.add_argument("--architecture", default="efficientnet", choices=get_args(Architecture), help="for compound")
+    parser.add_argument(
+        "--architecture", default="efficientnet", choices=get_args(BackboneArchitecture), help="for compound"
+    )
     parser.add_argument("--budget", type=float, default=2.0, metavar="X", help="for compound: α·β²·γ² (2)")
     parser.add_argument("--tolerance", type=float, default=0.1, metavar="X", help="for compound: around it (0.1)")
     parser.add_argument("--step", type=float, default=0.05, metavar="X", help="for compound: of the grid (0.05)")

@@ -32,6 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     models.add_argument("--model_base_path", type=Path, metavar="FOLDER", help="folder of numbered version folders")
     models.add_argument("--model_config_file", type=Path, metavar="FILE", help="several models, as TensorFlow Serving")
     models.add_argument(
+        "--model_config_file_poll_wait_seconds", type=float, default=1.0, metavar="S",
+        help="between looks for changes of that file, 0: never (default: 1)",
+    )  # fmt: skip
+    models.add_argument(
         "--file_system_poll_wait_seconds", type=float, default=1.0, metavar="S", help="between looks for new versions"
     )
     answers = parser.add_argument_group("answers")
@@ -61,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Serves until it is told to stop."""
-    from phidet.detections.nms import PostprocessSettings
+    from phidet.detections.settings import PostprocessSettings
     from phidet.serve.configuration import ServerSettings
     from phidet.serve.http.server import run as serve
     from phidet.serve.models.model import detector_loader
@@ -73,6 +77,8 @@ def run(args: argparse.Namespace) -> None:
         batching=batching,
         limits=_limits(args),
         poll_seconds=args.file_system_poll_wait_seconds,
+        config_file=args.model_config_file,
+        config_poll_seconds=args.model_config_file_poll_wait_seconds,
         token=None if token is None else token.strip(),  # secrets in files end with a line break
         cors=args.rest_api_enable_cors_support,
     )
@@ -82,7 +88,8 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _sources(args: argparse.Namespace) -> tuple[Source, ...]:
-    from phidet.serve.configuration import Source, read_model_config
+    from phidet.serve.config_files import read_model_config
+    from phidet.serve.configuration import Source
 
     if (args.model_base_path is None) == (args.model_config_file is None):
         raise ConfigError("expected one of --model_base_path FOLDER and --model_config_file FILE")
@@ -92,7 +99,7 @@ def _sources(args: argparse.Namespace) -> tuple[Source, ...]:
 
 
 def _batching(args: argparse.Namespace) -> BatchingParameters:
-    from phidet.serve.configuration import read_batching_parameters
+    from phidet.serve.config_files import read_batching_parameters
     from phidet.serve.models.batching import BatchingParameters
 
     if not args.enable_batching:

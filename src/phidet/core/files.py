@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from phidet.core.errors import PhidetError
+from phidet.core.errors import DownloadError, PhidetError
 
 
 class AppearingFile:
@@ -92,3 +92,17 @@ def told(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise PhidetError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def cache_dir() -> Path:
+    """$PHIDET_CACHE, else $XDG_CACHE_HOME/phidet, else ~/.cache/phidet.
+
+    Raises:
+        DownloadError: neither is set and there is no home folder.
+    """
+    chosen = os.environ.get("PHIDET_CACHE")
+    folder = Path(chosen) if chosen else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "phidet")
+    try:
+        return folder.expanduser().absolute()
+    except RuntimeError as error:
+        raise DownloadError(f"cannot tell which folder {folder} is ({error}): set PHIDET_CACHE to one") from error

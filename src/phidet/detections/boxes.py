@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 import array_api_compat.numpy as numpy_namespace
 import numpy as np
+import numpy.typing as npt
 from array_api_compat import array_namespace
 
 from phidet.core.errors import InputError, UnknownNameError
@@ -275,3 +276,6 @@ def _constant(array: Any) -> Any:
     """``array`` cut off from gradients, where it has any."""
     detach: Callable[[], Any] | None = getattr(array, "detach", None)
     return array if detach is None else detach()
+
+
+FloatArray = npt.NDArray[np.float32]

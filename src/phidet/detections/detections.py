@@ -6,17 +6,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, overload
+from typing import Any, NamedTuple, TypedDict, overload
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from phidet.core.errors import ConfigError, InputError, MissingExtraError, UnknownNameError
 from phidet.core.numbers import shortest
-
-if TYPE_CHECKING:
-    from PIL import Image
+from phidet.detections.draw import draw_boxes
+from phidet.images.decode import as_picture
 
 Index = slice | npt.NDArray[np.bool_] | npt.NDArray[np.int64] | list[int]
 
@@ -173,17 +173,13 @@ class Detections:
         Raises:
             InputError: it cannot be read, or is not of the size that was looked at.
         """
-        drawing = import_module("phidet.detections.draw")
-        picture: Image.Image = drawing.as_picture(image)
+        picture = as_picture(image)
         if self.image_size_hw is not None and (picture.height, picture.width) != tuple(self.image_size_hw):
             height, width = self.image_size_hw
             raise InputError(
                 f"expected the image that was looked at, {width}×{height}, got {picture.width}×{picture.height}"
             )
-        annotated: Image.Image = drawing.draw_boxes(
-            picture, self.boxes_xyxy, self.class_ids, [f"{d.label} {d.score:.0%}" for d in self]
-        )
-        return annotated
+        return draw_boxes(picture, self.boxes_xyxy, self.class_ids, [f"{d.label} {d.score:.0%}" for d in self])
 
     def to_coco(self, image_id: int, category_ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
         """COCO's results, best first: ``image_id``, ``category_id``, ``bbox`` (left, top, width, height), ``score``.

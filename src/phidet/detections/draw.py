@@ -6,15 +6,11 @@ import math
 import unicodedata
 from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
 from statistics import median
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
-
-from phidet.core.errors import InputError
-from phidet.images.decode import pixels_of, read_image
 
 # M. Okabe and K. Ito's colours, which colour-blind people tell apart, those first that stand out from most pictures.
 PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#0072B2")
@@ -37,23 +33,6 @@ def colour(class_id: int) -> tuple[int, int, int]:
     turn = class_id // len(PALETTE) % 3
     r, g, b = (v if turn == 0 else round(v * 0.6) if turn == 1 else round(255 - (255 - v) * 0.5) for v in rgb)
     return r, g, b
-
-
-def as_picture(image: Path | str | Image.Image | npt.NDArray[np.uint8]) -> Image.Image:
-    """A new RGB picture, upright: of a path, a Pillow image, or an (H, W, 3) uint8 RGB array.
-
-    Raises:
-        InputError: it cannot be read, or is an array of another shape or type.
-    """
-    if isinstance(image, Image.Image):
-        return Image.fromarray(pixels_of(image))
-    if isinstance(image, str | Path):
-        return Image.fromarray(read_image(Path(image)))
-    if not isinstance(image, np.ndarray):
-        raise InputError(f"expected a path, a Pillow image or an array, got a {type(image).__name__}")
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
-        raise InputError(f"expected an image (H, W, 3) uint8 RGB, got {image.shape} {image.dtype}")
-    return Image.fromarray(np.ascontiguousarray(image)).copy()
 
 
 def draw_boxes(

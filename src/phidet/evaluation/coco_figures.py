@@ -17,7 +17,7 @@ from faster_coco_eval import COCO, COCOeval_faster
 
 from phidet.data.dataset import Dataset
 from phidet.detections.detections import Detections
-from phidet.evaluation.checks import check_detections
+from phidet.evaluation.matching import check_detections
 
 FIGURES = (
     *("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large"),

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from phidet.core.errors import InputError
 from phidet.data.dataset import Dataset
 from phidet.detections.detections import Detections
-from phidet.detections.nms import PostprocessSettings
+from phidet.detections.settings import PostprocessSettings
 
 log = logging.getLogger("phidet")
 

@@ -8,10 +8,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from phidet.core.errors import InputError
 from phidet.data.dataset import Annotations, Dataset
 from phidet.detections.boxes import area, pairwise_iou
 from phidet.detections.detections import Detections
-from phidet.evaluation.checks import check_detections
 
 MATCHED = 0.5  # IoU
 
@@ -94,3 +94,24 @@ def covered(
     own, other = area(boxes)[:, None], area(regions)[None, :]
     common = ious * (own + other) / (1 + ious)  # i / (a + b − i) solved for i
     return np.divide(common, own, out=np.zeros_like(ious), where=own > 0)
+
+
+def check_detections(dataset: Dataset, detections: Sequence[Detections]) -> None:
+    """Does nothing if there are detections for every image, and all are of known classes.
+
+    Raises:
+        InputError: another number of images, or an unknown class.
+    """
+    if len(detections) != len(dataset):
+        raise InputError(
+            f"expected detections for each of the {len(dataset)} images of {dataset.name!r}, got {len(detections)}: "
+            "an image in which nothing is found has empty arrays"
+        )
+    classes = len(dataset.class_names)
+    for i, found in enumerate(detections):
+        if len(found) and found.class_ids.max() >= classes:
+            raise InputError(
+                f"detections of image {i} ({dataset.names[i]}) have classes "
+                f"{found.class_ids.min()}…{found.class_ids.max()}, "
+                f"expected 0…{classes - 1}: does the model know the data's classes?"
+            )

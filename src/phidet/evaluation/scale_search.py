@@ -12,10 +12,13 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
+from phidet.architectures.backbones.config import BackboneArchitecture
 from phidet.architectures.backbones.scaling import CompoundScaling
-from phidet.architectures.config import Architecture, ClassifierConfig, ModelConfig
+from phidet.architectures.classifier.config import ClassifierConfig
+from phidet.architectures.classifier.published import scaled_classifier_config
 from phidet.architectures.costs import count_costs, total
-from phidet.architectures.efficientdet.published import Family, scaled_classifier_config, scaled_detector_config
+from phidet.architectures.efficientdet.config import ModelConfig
+from phidet.architectures.efficientdet.published import Family, scaled_detector_config
 from phidet.core.errors import ConfigError
 
 WIDTH_FACTORS = (1.2, 1.25, 1.3, 1.35, 1.4, 1.45)
@@ -43,7 +46,7 @@ class WidthCandidate(msgspec.Struct, frozen=True):
 
 
 def search_compound(
-    architecture: Architecture = "efficientnet",
+    architecture: BackboneArchitecture = "efficientnet",
     *,
     budget: float = 2.0,
     tolerance: float = 0.1,

@@ -15,8 +15,7 @@ import numpy.typing as npt
 from phidet.data.dataset import Annotations, Dataset
 from phidet.detections.boxes import pairwise_iou
 from phidet.detections.detections import Detections
-from phidet.evaluation.checks import check_detections
-from phidet.evaluation.matching import MATCHED, countable, covered
+from phidet.evaluation.matching import MATCHED, check_detections, countable, covered
 
 
 class VocReport(msgspec.Struct, frozen=True):

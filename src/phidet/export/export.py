@@ -14,9 +14,9 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 import numpy.typing as npt
 
-import phidet
 from phidet.architectures.efficientdet.network import EfficientDet
 from phidet.core.errors import ConfigError, ExportError, MissingExtraError, UnknownNameError
+from phidet.core.extras import __version__
 from phidet.data.dataset import Dataset
 from phidet.export.check import Agreement, check_agreement, compare
 from phidet.export.int8 import calibration_pictures, quantise
@@ -136,7 +136,7 @@ def _make(
     if options.to == "openvino":
         from phidet.export.openvino_file import write_ir  # noqa: PLC0415 - an extra of its own
 
-        return write_ir(graph, to_metadata(header, phidet.__version__), half, folder, name)
+        return write_ir(graph, to_metadata(header, __version__), half, folder, name)
     path = folder / f"{name}.onnx"
     path.write_bytes(graph.SerializeToString())
     return [path]

@@ -18,12 +18,12 @@ import numpy.typing as npt
 import onnx
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 
-from phidet.architectures.config import ModelConfig
+from phidet.architectures.efficientdet.config import ModelConfig
 from phidet.core.errors import InputError
 from phidet.core.numbers import evenly
 from phidet.data.dataset import Dataset
+from phidet.detections.boxes import FloatArray
 from phidet.images.prepare import prepare
-from phidet.inference.runtimes.network import FloatArray
 
 CALIBRATION_PICTURES = 64
 """Enough for ranges of maps; more change them by less than their rounding."""

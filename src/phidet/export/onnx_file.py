@@ -8,10 +8,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-import phidet
-from phidet.architectures.config import ModelConfig
+from phidet.architectures.efficientdet.config import ModelConfig
+from phidet.architectures.efficientdet.lower import compile_program
 from phidet.architectures.efficientdet.network import EfficientDet
-from phidet.architectures.program import compile_program
+from phidet.core.extras import __version__
 from phidet.export.onnx_graph import BATCH, IR_VERSION, OPSET, Graph, write_program
 from phidet.inference.runtimes.header import Header, Precision, to_metadata
 
@@ -77,5 +77,5 @@ def finish(
 def with_header(model: onnx.ModelProto, header: Header) -> onnx.ModelProto:
     """``model`` with this header and no other metadata."""
     del model.metadata_props[:]
-    helper.set_model_props(model, to_metadata(header, phidet.__version__))
+    helper.set_model_props(model, to_metadata(header, __version__))
     return model

@@ -14,13 +14,14 @@ import onnx
 import torch
 from onnx import TensorProto, helper
 
-from phidet.architectures.config import ModelConfig
 from phidet.architectures.efficientdet.anchors import generate_anchors
+from phidet.architectures.efficientdet.config import ModelConfig
 from phidet.architectures.efficientdet.decode import find_candidates
+from phidet.architectures.efficientdet.lower import compile_program
 from phidet.architectures.efficientdet.network import EfficientDet
-from phidet.architectures.program import compile_program
 from phidet.detections.boxes import clip, decode, pairwise_iou, xyxy_to_cxcywh
-from phidet.detections.nms import PostprocessSettings, suppress
+from phidet.detections.nms import suppress
+from phidet.detections.settings import PostprocessSettings
 from phidet.export.check import Agreement
 from phidet.export.onnx_file import add_best_logits, finish
 from phidet.export.onnx_graph import Graph, write_program

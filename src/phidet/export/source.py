@@ -6,8 +6,8 @@ from pathlib import Path
 
 from phidet.architectures.efficientdet.network import EfficientDet
 from phidet.architectures.efficientdet.published import DETECTOR_NAMES
-from phidet.core.cache import cache_dir
 from phidet.core.errors import CheckpointError, ConfigError
+from phidet.core.files import cache_dir
 from phidet.inference.runtimes.open_model import find_model
 from phidet.weights.create import create_model
 from phidet.weights.native import load_model

@@ -6,10 +6,13 @@ keeping its aspect, and pad right and below with zeros.
 
 from __future__ import annotations
 
+import math
+
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from phidet.architectures.config import Preprocess
+from phidet.core.structs import require
 
 BAND_NUMBERS = 1 << 16
 """So many numbers of an image are resized at once: 256 KiB, a processor's second cache."""
@@ -92,3 +95,22 @@ def _neighbours(
     centres = np.clip((np.arange(wanted) + 0.5) * (length / wanted) - 0.5, 0, length - 1)
     first = np.floor(centres).astype(np.int64)
     return first, np.minimum(first + 1, length - 1), (centres - first).astype(np.float32)
+
+
+class Preprocess(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How pixels become network input: ``(pixel - mean_rgb) / std_rgb``, channel by channel, pixels 0–255, RGB."""
+
+    mean_rgb: tuple[float, float, float] = (0.485 * 255, 0.456 * 255, 0.406 * 255)
+    std_rgb: tuple[float, float, float] = (0.229 * 255, 0.224 * 255, 0.225 * 255)
+
+    def __post_init__(self) -> None:
+        require(all(math.isfinite(m) for m in self.mean_rgb), f"mean_rgb must be finite, got {self.mean_rgb}")
+        require(all(math.isfinite(s) and s > 0 for s in self.std_rgb), f"std_rgb must be > 0, got {self.std_rgb}")
+
+
+IMAGENET = Preprocess()
+"""ImageNet mean and deviation: EfficientNet-B and EfficientDet-D."""
+
+
+LITE = Preprocess(mean_rgb=(127.0, 127.0, 127.0), std_rgb=(128.0, 128.0, 128.0))
+"""To about −1…1: EfficientNet-Lite and EfficientDet-Lite."""

@@ -12,22 +12,17 @@ from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
-from phidet.architectures.config import ModelConfig
 from phidet.architectures.efficientdet.anchors import generate_anchors
-from phidet.architectures.efficientdet.decode import postprocess
+from phidet.architectures.efficientdet.config import ModelConfig
+from phidet.architectures.efficientdet.decode import NetworkOutputs, postprocess
 from phidet.core.errors import ConfigError, InputError
 from phidet.detections.detections import Detections
-from phidet.detections.nms import PostprocessSettings
-from phidet.images.decode import pixels_of, read_image
+from phidet.detections.settings import PostprocessSettings
+from phidet.images.decode import Picture, as_pixels, check_pixels
 from phidet.images.prepare import prepare
-from phidet.inference.runtimes.network import Network, NetworkOutputs
+from phidet.inference.runtimes.network import Network
 from phidet.inference.runtimes.open_model import Runtime, open_network
-
-Picture = str | Path | Image.Image | npt.NDArray[np.uint8]
-"""A file's path, a PIL image, or (H, W, 3) uint8 RGB."""
-
 
 MAX_THREADS = 1024
 
@@ -141,32 +136,3 @@ class _Closed:
 
     def __call__(self, images: npt.NDArray[np.float32]) -> NetworkOutputs:
         raise InputError("this detector is closed: make a new one")
-
-
-def as_pixels(image: Any) -> npt.NDArray[np.uint8]:
-    """A picture as (H, W, 3) uint8 RGB.
-
-    Raises:
-        InputError: it cannot be read, or is something else.
-    """
-    if isinstance(image, str | Path):
-        return read_image(Path(image))
-    if isinstance(image, Image.Image):
-        return pixels_of(image)
-    if isinstance(image, np.ndarray):
-        return check_pixels(image)
-    raise InputError(f"expected a path, a PIL image or an array (H, W, 3) uint8, got a {type(image).__name__}")
-
-
-def check_pixels(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    """``array`` itself.
-
-    Raises:
-        InputError: not (H, W, 3) uint8 with at least one pixel.
-    """
-    if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8 or 0 in array.shape:
-        raise InputError(
-            f"expected an image as (height, width, 3) uint8 RGB, got shape {array.shape} {array.dtype}: "
-            "convert it to 8 bits and three channels, channels last"
-        )
-    return array

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from phidet.core.errors import InputError
 from phidet.detections.detections import Detections
-from phidet.detections.nms import PostprocessSettings
+from phidet.detections.settings import PostprocessSettings
 from phidet.images.sources import Picture, Unusable
 from phidet.inference.tiles import Looks, detect_tiled
 

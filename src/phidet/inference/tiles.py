@@ -20,8 +20,8 @@ import numpy.typing as npt
 from phidet.core.errors import ConfigError
 from phidet.detections.boxes import area, elementwise_iou
 from phidet.detections.detections import Detections
-from phidet.detections.nms import PostprocessSettings
-from phidet.inference.detector import Picture, as_pixels
+from phidet.detections.settings import PostprocessSettings
+from phidet.images.decode import Picture, as_pixels
 
 OVERLAP = 0.25  # of a tile's side that its neighbour sees too, at least
 SMALLEST = 64  # pixels

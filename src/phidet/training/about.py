@@ -8,7 +8,8 @@ from typing import Any
 
 import msgspec
 
-from phidet.architectures.efficientdet.published import CLASSIFIER_NAMES, DETECTOR_NAMES
+from phidet.architectures.classifier.published import CLASSIFIER_NAMES
+from phidet.architectures.efficientdet.published import DETECTOR_NAMES
 from phidet.training.recipe import Recipe
 
 

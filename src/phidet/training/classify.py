@@ -13,15 +13,15 @@ from lightning_fabric import Fabric
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from phidet.architectures.config import ClassifierConfig
-from phidet.architectures.config import replace as replace_config
+from phidet.architectures.classifier.config import ClassifierConfig
+from phidet.architectures.classifier.network import Classifier
 from phidet.architectures.efficientdet.losses import LossConfig
-from phidet.architectures.efficientdet.network import Classifier
+from phidet.core.structs import replace as replace_config
 from phidet.data.class_folders import open_class_folders, split_by_class
+from phidet.data.data_folder import DataFolder
 from phidet.data.dataset import Dataset
-from phidet.data.layouts import DataFolder
-from phidet.evaluation.classification_report import evaluate_classifier
 from phidet.training.augmentation.classification import TrainPictures
+from phidet.training.evaluate import evaluate_classifier
 from phidet.training.loading import Batch, EpochSampler, normalise, train_loader
 from phidet.training.recipe import Augmentation, Recipe, replace
 from phidet.weights.create import create_classifier, parse_image_size

@@ -9,7 +9,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from phidet.architectures.config import ModelConfig
+from phidet.architectures.efficientdet.config import ModelConfig
 from phidet.architectures.efficientdet.losses import detection_loss
 from phidet.architectures.efficientdet.network import EfficientDet
 from phidet.architectures.efficientdet.targets import assign_targets

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import logging
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from lightning_fabric import Fabric
 from torch import Tensor
 from tqdm import tqdm
 
-from phidet.architectures.config import ModelConfig
+from phidet.architectures.classifier.network import Classifier
 from phidet.architectures.efficientdet.anchors import generate_anchors
-from phidet.architectures.efficientdet.decode import postprocess
+from phidet.architectures.efficientdet.config import ModelConfig
+from phidet.architectures.efficientdet.decode import NetworkOutputs, postprocess, with_best
 from phidet.architectures.efficientdet.network import EfficientDet
 from phidet.data.dataset import Dataset
 from phidet.detections.detections import Detections
-from phidet.detections.nms import PostprocessSettings
+from phidet.detections.settings import PostprocessSettings
+from phidet.evaluation.classification import ClassificationReport
+from phidet.evaluation.classification_report import Answers
 from phidet.evaluation.coco_figures import CocoReport, evaluate_coco
 from phidet.evaluation.detect_dataset import COCO_SETTINGS
-from phidet.inference.runtimes.network import NetworkOutputs, with_best
+from phidet.training.augmentation.classification import EvalPictures
 from phidet.training.loading import EvalImages, eval_loader
 
 log = logging.getLogger("phidet")
@@ -85,3 +89,49 @@ def detect(
             bar.update(len(batch.indices) + len(batch.broken))
     model.train(was_training)
     return found
+
+
+@torch.inference_mode()
+def classify_all(
+    model: Classifier, dataset: Dataset, fabric: Fabric, batch_size: int = 32, workers: int = 1
+) -> Answers:
+    """What ``model`` says of each picture; those that cannot be decoded are named and left out.
+
+    With several processes, each takes every n-th picture and all return the whole.
+    """
+    was_training = model.training
+    model.eval()
+    most = min(5, model.config.num_classes)
+    indices = range(fabric.global_rank, len(dataset), fabric.world_size)
+    said: dict[int, tuple[list[int], list[float]]] = {}
+    with tqdm(total=len(indices), desc=f"evaluate {dataset.name}", unit="image", leave=False, disable=None) as bar:
+        for batch in eval_loader(EvalPictures(dataset, model.config), indices, batch_size, workers):
+            for index, problem in batch.broken:
+                log.warning("left out picture %d: %s", index, problem)
+            if len(batch.indices):
+                with fabric.autocast():
+                    logits = model(batch.images.to(fabric.device))
+                best = logits.float().softmax(1).topk(most)
+                said.update(
+                    zip(batch.indices, zip(best.indices.tolist(), best.values.tolist(), strict=True), strict=True)
+                )
+            bar.update(len(batch.indices) + len(batch.broken))
+    model.train(was_training)
+    if fabric.world_size > 1:
+        parts: list[dict[int, tuple[list[int], list[float]]] | None] = [None] * fabric.world_size
+        dist.all_gather_object(parts, said)
+        said = {index: answer for part in parts if part for index, answer in part.items()}
+    seen = sorted(said)
+    return Answers(
+        np.array(seen, np.int64),
+        np.array([dataset.annotations(index).class_ids[0] for index in seen], np.int64),
+        np.array([said[index][0] for index in seen], np.int64).reshape(len(seen), most),
+        np.array([said[index][1] for index in seen], np.float32).reshape(len(seen), most),
+    )
+
+
+def evaluate_classifier(
+    model: Classifier, dataset: Dataset, fabric: Fabric, batch_size: int = 32, workers: int = 1
+) -> ClassificationReport:
+    """The figures of :func:`classify_all`."""
+    return classify_all(model, dataset, fabric, batch_size, workers).report(dataset)

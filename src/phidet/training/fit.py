@@ -16,12 +16,11 @@ from lightning_fabric import Fabric
 from torch import nn
 from tqdm import tqdm
 
-import phidet
-from phidet.architectures.config import ModelConfig
 from phidet.architectures.efficientdet.anchors import level_sizes
+from phidet.architectures.efficientdet.config import ModelConfig
 from phidet.core.errors import CheckpointError, ConfigError, TrainingDivergedError
-from phidet.core.machine import usable_cores
-from phidet.core.memory import keep_freed_memory
+from phidet.core.extras import __version__
+from phidet.core.machine import keep_freed_memory, usable_cores
 from phidet.training.about import About, Request
 from phidet.training.checkpointing import recompute_activations
 from phidet.training.curves import draw_curves
@@ -153,7 +152,7 @@ def num_workers(settings: RunSettings) -> int:
 def describe(model: Network, task: Task, recipe: Recipe, settings: RunSettings, request: Request | None) -> About:
     """What ``run.json`` says of this run."""
     return About(
-        phidet=phidet.__version__,
+        phidet=__version__,
         torch=str(torch.__version__),
         model=model.config.name,
         train=task.train_name,

@@ -12,11 +12,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
-from phidet.architectures.config import Preprocess
-from phidet.architectures.efficientdet.targets import pad_objects
 from phidet.core.errors import ConfigError, InputError
 from phidet.data.dataset import Dataset
-from phidet.images.prepare import prepare
+from phidet.images.prepare import Preprocess, prepare
 from phidet.training.augmentation.detection import Example, Labelled, augment, mosaic
 from phidet.training.recipe import Augmentation
 
@@ -175,3 +173,36 @@ def eval_loader(
 ) -> DataLoader[EvalItem]:
     """Batches of :class:`EvalBatch` of the images at ``indices``, in that order."""
     return DataLoader(images, batch_size=batch_size, sampler=indices, collate_fn=collate_eval, num_workers=workers)
+
+
+def pad_objects(boxes_xyxy: Sequence[Tensor], class_ids: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """The objects of several images as two tensors, for :func:`assign_targets`.
+
+    Args:
+        boxes_xyxy: for each image, (N_i, 4); N_i may be 0.
+        class_ids: for each image, (N_i,), each ≥ 0.
+
+    Returns:
+        (B, N, 4) float32 boxes, padded with 0, and (B, N) int64 class ids, padded with −1; N is the largest N_i.
+
+    Raises:
+        InputError: the two do not agree, or a class id is negative. The message names the image.
+    """
+    if len(boxes_xyxy) != len(class_ids):
+        raise InputError(f"got the boxes of {len(boxes_xyxy)} images and the class ids of {len(class_ids)}")
+    for i, (boxes, ids) in enumerate(zip(boxes_xyxy, class_ids, strict=True)):
+        if boxes.ndim != 2 or boxes.shape[1] != 4 or ids.shape != boxes.shape[:1]:
+            raise InputError(
+                f"image {i}: expected boxes (N, 4) and class ids (N,), got {tuple(boxes.shape)} and "
+                f"{tuple(ids.shape)}; an image without objects has (0, 4) and (0,)"
+            )
+        if (ids < 0).any():
+            raise InputError(f"image {i}: class id {int(ids.min())}, expected 0 or more: −1 marks padding")
+    most = max((len(ids) for ids in class_ids), default=0)
+    device = boxes_xyxy[0].device if boxes_xyxy else None
+    padded = torch.zeros(len(boxes_xyxy), most, 4, device=device)
+    padded_ids = torch.full((len(boxes_xyxy), most), -1, dtype=torch.int64, device=device)
+    for i, (boxes, ids) in enumerate(zip(boxes_xyxy, class_ids, strict=True)):
+        padded[i, : len(boxes)] = boxes
+        padded_ids[i, : len(ids)] = ids
+    return padded, padded_ids

@@ -9,7 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from phidet.architectures.efficientdet.network import Backbone
+from phidet.architectures.backbones.build import Backbone
 from phidet.training.recipe import Recipe
 from phidet.training.task import Network
 

@@ -9,9 +9,9 @@ from lightning_fabric import Fabric
 
 from phidet.architectures.efficientdet.network import EfficientDet
 from phidet.data.dataset import Dataset
-from phidet.evaluation.classification_report import classify_all, write_classification
+from phidet.evaluation.classification_report import write_classification
 from phidet.evaluation.report_folder import measure, write_evaluation
-from phidet.training.evaluate import detect
+from phidet.training.evaluate import classify_all, detect
 from phidet.training.task import Network
 
 log = logging.getLogger("phidet")

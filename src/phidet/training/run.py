@@ -11,11 +11,13 @@ import msgspec
 import torch
 import torch.distributed as dist
 
-from phidet.architectures.config import ClassifierConfig, ModelConfig
-from phidet.architectures.config import replace as replace_config
-from phidet.architectures.efficientdet.network import Classifier, EfficientDet
-from phidet.architectures.efficientdet.published import CLASSIFIER_NAMES
+from phidet.architectures.classifier.config import ClassifierConfig
+from phidet.architectures.classifier.network import Classifier
+from phidet.architectures.classifier.published import CLASSIFIER_NAMES
+from phidet.architectures.efficientdet.config import ModelConfig
+from phidet.architectures.efficientdet.network import EfficientDet
 from phidet.core.errors import ConfigError, InputError
+from phidet.core.structs import replace as replace_config
 from phidet.data.dataset import Dataset
 from phidet.data.hold_out import HELD_OUT, hold_out
 from phidet.data.layouts import open_data

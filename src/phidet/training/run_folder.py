@@ -20,7 +20,8 @@ from typing import Any
 import msgspec
 import torch
 
-from phidet.architectures.efficientdet.network import Classifier, EfficientDet
+from phidet.architectures.classifier.network import Classifier
+from phidet.architectures.efficientdet.network import EfficientDet
 from phidet.core.errors import CheckpointError, ConfigError, PhidetError
 from phidet.data.hold_out import RUN
 from phidet.training.about import About

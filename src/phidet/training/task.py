@@ -10,7 +10,8 @@ from lightning_fabric import Fabric
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from phidet.architectures.efficientdet.network import Classifier, EfficientDet
+from phidet.architectures.classifier.network import Classifier
+from phidet.architectures.efficientdet.network import EfficientDet
 from phidet.training.loading import EpochSampler
 from phidet.training.recipe import Recipe
 

@@ -8,28 +8,25 @@ from pathlib import Path
 
 import msgspec
 
-from phidet.architectures.config import (
-    ClassifierConfig,
-    ModelConfig,
-    check_class_names,
-    default_class_names,
-    replace,
-)
-from phidet.architectures.efficientdet.network import Classifier, EfficientDet
+from phidet.architectures.backbones.published import backbone_config
+from phidet.architectures.backbones.published_files import backbone_file
+from phidet.architectures.classifier.config import ClassifierConfig
+from phidet.architectures.classifier.network import Classifier
+from phidet.architectures.classifier.published import CLASSIFIER_NAMES, classifier_config, scaled_classifier_config
+from phidet.architectures.config import check_class_names, default_class_names
+from phidet.architectures.efficientdet.config import ModelConfig
+from phidet.architectures.efficientdet.network import EfficientDet
 from phidet.architectures.efficientdet.published import (
-    CLASSIFIER_NAMES,
     DETECTOR_NAMES,
     EFFICIENTDETS,
     Family,
-    backbone_config,
-    classifier_config,
     detector_config,
     family,
-    scaled_classifier_config,
     scaled_detector_config,
 )
-from phidet.architectures.efficientdet.published_files import backbone_file, detector_file
+from phidet.architectures.efficientdet.published_files import detector_file
 from phidet.core.errors import CheckpointError, ConfigError
+from phidet.core.structs import replace
 from phidet.weights.download import fetch
 from phidet.weights.load import LoadReport, Source, adapt_classifier_config, adapt_config, load_into, open_source
 
@@ -61,7 +58,7 @@ def create_model(
         class_names: their names, in the order of their ids; implies ``num_classes``.
         image_size: input side, or (height, width), in pixels, that the config records. Any size works in ``forward``.
         pretrained: a weight file of any known dialect, "backbone" for a published ImageNet backbone, or "coco" for the
-            published detector. Only the last two may download, into ``phidet.core.cache.cache_dir()``.
+            published detector. Only the last two may download, into ``phidet.core.files.cache_dir()``.
         replace_head: start a fresh class predictor where the file has another number of classes.
 
     Raises:

@@ -28,9 +28,9 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from tqdm import tqdm
 
-from phidet.architectures.efficientdet.published_files import PublishedFile
-from phidet.core.cache import cache_dir
+from phidet.architectures.published_file import PublishedFile
 from phidet.core.errors import DownloadError
+from phidet.core.files import cache_dir
 from phidet.images.remote import wants_offline
 
 if sys.platform == "win32":

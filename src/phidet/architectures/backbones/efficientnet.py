@@ -8,8 +8,9 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
+from phidet.architectures.backbones.config import BackboneConfig
 from phidet.architectures.backbones.scaling import round_channels, round_repeats
-from phidet.architectures.config import Activation, BackboneConfig
+from phidet.architectures.config import Activation
 from phidet.architectures.layers import SameConv2d, SqueezeExcite, activation, batch_norm
 
 

@@ -13,7 +13,7 @@ from itertools import accumulate, pairwise
 import numpy as np
 import numpy.typing as npt
 
-from phidet.architectures.config import AnchorConfig
+from phidet.architectures.efficientdet.config import AnchorConfig
 from phidet.core.errors import InputError
 
 

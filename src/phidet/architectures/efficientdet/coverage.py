@@ -11,10 +11,11 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from phidet.architectures.config import AnchorConfig, ModelConfig
 from phidet.architectures.efficientdet.anchors import generate_anchors, level_sizes, level_slices
+from phidet.architectures.efficientdet.config import AnchorConfig, ModelConfig
 from phidet.data.dataset import Dataset
 from phidet.data.doctor.facts import MEDIUM, SMALL, Coverage, Recall, Trial
+from phidet.data.doctor.labels import object_scales
 from phidet.detections.boxes import area, elementwise_iou
 
 Boxes = npt.NDArray[np.float64]
@@ -25,19 +26,6 @@ _WORTH = 0.02  # gain in recall that makes a suggestion
 _MOST_BOXES = 100_000
 _SCALES = (1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 8.0)
 _FACTORS = (1.25, 1.5, 2.0)
-
-
-def fit_scales(sizes_hw: npt.NDArray[np.int32], size_hw: tuple[int, int]) -> npt.NDArray[np.float64]:
-    """(N, 2) sizes of images → (N,) factors that make each just fit into ``size_hw``."""
-    factors: npt.NDArray[np.float64] = (np.array(size_hw, np.float64) / sizes_hw).min(axis=1)
-    return factors
-
-
-def object_scales(dataset: Dataset, size_hw: tuple[int, int]) -> npt.NDArray[np.float64]:
-    """The factor from image to input, for every object of a data set."""
-    sizes = np.array([dataset.size_hw(i) for i in range(len(dataset))], np.int32).reshape(-1, 2)
-    counts = [len(dataset.annotations(i).class_ids) for i in range(len(dataset))]
-    return np.repeat(fit_scales(sizes, size_hw), counts)
 
 
 def best_ious(

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from phidet.core.errors import CheckpointError, UnknownNameError
-from phidet.detections.boxes import clip, decode
+from phidet.detections.boxes import FloatArray, clip, decode
 from phidet.detections.detections import Detections
-from phidet.detections.nms import Floats, Ints, PostprocessSettings, suppress
-from phidet.inference.runtimes.network import NetworkOutputs
+from phidet.detections.nms import Floats, Ints, suppress
+from phidet.detections.settings import PostprocessSettings
 
 
 class Candidates(NamedTuple):
@@ -126,3 +127,33 @@ def _largest(values: Floats, count: int) -> npt.NDArray[np.int64]:
     if len(values) <= count:
         return np.arange(len(values))
     return np.sort(np.argpartition(values, len(values) - count)[-count:])
+
+
+class NetworkOutputs(NamedTuple):
+    """What the network says of every anchor, finest level first, row by row, anchors innermost.
+
+    Of one image they lack the first dimension.
+
+    Attributes:
+        best_logits: (B, A), the largest of each anchor's class logits.
+        class_logits: (B, A, C), before the sigmoid.
+        box_deltas: (B, A, 4), against the anchors; see :func:`phidet.detections.boxes.decode`.
+    """
+
+    best_logits: FloatArray
+    class_logits: FloatArray
+    box_deltas: FloatArray
+
+
+def with_best(class_logits: FloatArray, box_deltas: FloatArray) -> NetworkOutputs:
+    """Outputs of a network that does not say which class is best."""
+    best = class_logits[..., 0] if class_logits.shape[-1] == 1 else class_logits.max(-1)
+    return NetworkOutputs(best, class_logits, box_deltas)
+
+
+def from_cells(outputs: Sequence[FloatArray], num_classes: int) -> NetworkOutputs:
+    """What an exported file gives: best logits where it has them, then logits and deltas (B, cells, anchors · …)."""
+    *best, class_logits, box_deltas = outputs
+    batch = len(class_logits)
+    class_logits, box_deltas = class_logits.reshape(batch, -1, num_classes), box_deltas.reshape(batch, -1, 4)
+    return NetworkOutputs(best[0], class_logits, box_deltas) if best else with_best(class_logits, box_deltas)

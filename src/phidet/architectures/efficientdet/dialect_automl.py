@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from phidet.architectures.backbones.config import BackboneConfig
 from phidet.architectures.backbones.dialects import blocks_of
-from phidet.architectures.config import BackboneConfig, ModelConfig
+from phidet.architectures.backbones.published import EFFICIENTNETS
 from phidet.architectures.dialect import Config, Dialect, Layout, Slot, parse
-from phidet.architectures.efficientdet.published import EFFICIENTNETS
+from phidet.architectures.efficientdet.config import ModelConfig
 
 _NORM = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
 AVERAGE = "/ExponentialMovingAverage"

@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterable
 
 from phidet.architectures.backbones.dialects import timm_backbone
-from phidet.architectures.config import ModelConfig
 from phidet.architectures.dialect import Config, Dialect, Slot, drop_wrappers, parse
+from phidet.architectures.efficientdet.config import ModelConfig
 
 _CONV = {"depthwise": "conv_dw", "pointwise": "conv_pw"}
 _LEVEL_FIRST = re.compile(r"((?:class|box)_net\.bn_rep)\.(\d+)\.(\d+)\.(\w+)")

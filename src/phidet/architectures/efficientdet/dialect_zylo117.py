@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from phidet.architectures.backbones.dialects import lukemelas_backbone
-from phidet.architectures.config import ModelConfig
 from phidet.architectures.dialect import Config, Dialect, Slot, drop_wrappers, parse
+from phidet.architectures.efficientdet.config import ModelConfig
 
 _CONV = {"depthwise": "depthwise_conv.conv", "pointwise": "pointwise_conv.conv"}
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
-from phidet.architectures.backbones.efficientnet import EfficientNet
-from phidet.architectures.backbones.resnet import MobileNet, ResNet
-from phidet.architectures.config import BackboneConfig, ClassifierConfig, ModelConfig
+from phidet.architectures.backbones.build import Backbone, build_backbone
+from phidet.architectures.efficientdet.config import ModelConfig
 from phidet.architectures.efficientdet.feature_network import FeatureNetwork
 from phidet.architectures.efficientdet.heads import Head, class_head
-from phidet.architectures.layers import activation, batch_norm
 from phidet.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -29,25 +27,6 @@ class RawOutputs(NamedTuple):
 
     class_logits: Tensor
     box_deltas: Tensor
-
-
-class Backbone(Protocol):
-    """What the feature network needs of a backbone."""
-
-    channels: dict[int, int]
-
-    def __call__(self, images: Tensor) -> dict[int, Tensor]: ...
-
-    def early_layers(self) -> list[nn.Module]: ...
-
-
-def build_backbone(config: BackboneConfig) -> nn.Module:
-    """The backbone that ``config`` describes, with fresh weights; it satisfies :class:`Backbone`."""
-    if config.architecture == "mobilenet-v2":
-        return MobileNet(config)
-    if config.architecture.startswith("resnet"):
-        return ResNet(config)
-    return EfficientNet(config)
 
 
 class EfficientDet(nn.Module):
@@ -100,56 +79,3 @@ class EfficientDet(nn.Module):
                 f"images of {height}×{width} pixels are smaller than the coarsest stride, {coarsest} "
                 f"(level {self.config.feature_network.max_level}): resize or pad them to at least {coarsest}×{coarsest}"
             )
-
-
-class Classifier(nn.Module):
-    """A backbone with EfficientNet's head: 1×1 convolution, global average, dropout, one linear layer.
-
-    Args:
-        config: what to build; kept as ``config`` and saved with the weights.
-    """
-
-    def __init__(self, config: ClassifierConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.backbone = build_backbone(config.backbone)
-        channels = cast("Backbone", self.backbone).channels
-        self.top = max(channels)
-        width = channels[self.top]
-        self.head: nn.Module | None = None
-        if config.head_channels:
-            self.head = ClassifierHead(width, config)
-            width = config.head_channels
-        self.dropout = nn.Dropout(config.dropout)
-        self.linear = nn.Linear(width, config.num_classes)
-        # The official ±1/√classes is meant for a thousand of them: with three, the first answers are far from even.
-        nn.init.uniform_(self.linear.weight, -(width**-0.5), width**-0.5)
-        nn.init.zeros_(self.linear.bias)
-        self.to(memory_format=torch.channels_last)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Normalised images (B, 3, H, W) → class logits (B, num_classes)."""
-        x = self.backbone(images.contiguous(memory_format=torch.channels_last))[self.top]
-        if self.head is not None:
-            x = self.head(x)
-        logits: Tensor = self.linear(self.dropout(x.mean((2, 3))))
-        return logits
-
-
-class ClassifierHead(nn.Module):
-    """The 1×1 convolution between the last block and the average."""
-
-    def __init__(self, in_channels: int, config: ClassifierConfig) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(in_channels, config.head_channels, 1, bias=False)
-        nn.init.kaiming_normal_(self.conv.weight, mode="fan_out")
-        if config.backbone.architecture == "mobilenet-v2":
-            self.bn = nn.BatchNorm2d(config.head_channels)  # torchvision's constants, as the rest of that network
-        else:
-            self.bn = batch_norm(config.head_channels)
-        self.act = activation("silu" if config.backbone.architecture == "efficientnet" else "relu6")
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, in, H, W) → (B, head_channels, H, W)."""
-        out: Tensor = self.act(self.bn(self.conv(x)))
-        return out

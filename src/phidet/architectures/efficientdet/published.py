@@ -22,64 +22,20 @@ from typing import NamedTuple
 
 import msgspec
 
-from phidet.architectures.backbones.scaling import (
-    CompoundScaling,
-    DetectorLaw,
-    check_phi,
-    round_channels,
-    round_to_multiple,
+from phidet.architectures.backbones.config import BackboneArchitecture
+from phidet.architectures.backbones.published import (
+    OTHER_BACKBONES,
+    architecture_of,
+    backbone_config,
+    scaled_backbone,
 )
-from phidet.architectures.config import (
-    IMAGENET,
-    LITE,
-    Activation,
-    AnchorConfig,
-    Architecture,
-    BackboneConfig,
-    ClassifierConfig,
-    FeatureNetworkConfig,
-    Fusion,
-    ModelConfig,
-    default_class_names,
-)
+from phidet.architectures.backbones.scaling import CompoundScaling, check_phi
+from phidet.architectures.config import Activation
+from phidet.architectures.efficientdet.config import AnchorConfig, FeatureNetworkConfig, Fusion, ModelConfig
+from phidet.architectures.efficientdet.scaling import DetectorLaw
 from phidet.core.errors import UnknownNameError
 from phidet.data.coco_classes import COCO_CLASS_NAMES
-
-
-class EfficientNetRow(NamedTuple):
-    """A published classifier: multipliers, input side in pixels, dropout before the last layer."""
-
-    width: float
-    depth: float
-    size: int
-    dropout: float
-
-
-EFFICIENTNETS: dict[str, EfficientNetRow] = {
-    "efficientnet-b0": EfficientNetRow(1.0, 1.0, 224, 0.2),
-    "efficientnet-b1": EfficientNetRow(1.0, 1.1, 240, 0.2),
-    "efficientnet-b2": EfficientNetRow(1.1, 1.2, 260, 0.3),
-    "efficientnet-b3": EfficientNetRow(1.2, 1.4, 300, 0.3),
-    "efficientnet-b4": EfficientNetRow(1.4, 1.8, 380, 0.4),
-    "efficientnet-b5": EfficientNetRow(1.6, 2.2, 456, 0.4),
-    "efficientnet-b6": EfficientNetRow(1.8, 2.6, 528, 0.5),
-    "efficientnet-b7": EfficientNetRow(2.0, 3.1, 600, 0.5),
-    "efficientnet-b8": EfficientNetRow(2.2, 3.6, 672, 0.5),
-    "efficientnet-lite0": EfficientNetRow(1.0, 1.0, 224, 0.2),
-    "efficientnet-lite1": EfficientNetRow(1.0, 1.1, 240, 0.2),
-    "efficientnet-lite2": EfficientNetRow(1.1, 1.2, 260, 0.3),
-    "efficientnet-lite3": EfficientNetRow(1.2, 1.4, 280, 0.3),
-    "efficientnet-lite4": EfficientNetRow(1.4, 1.8, 300, 0.3),
-}
-OTHER_BACKBONES: tuple[Architecture, ...] = (
-    "resnet18",
-    "resnet34",
-    "resnet50",
-    "resnet101",
-    "resnet152",
-    "mobilenet-v2",
-)
-CLASSIFIER_NAMES: tuple[str, ...] = (*EFFICIENTNETS, *OTHER_BACKBONES)
+from phidet.images.prepare import IMAGENET, LITE
 
 
 class EfficientDetRow(NamedTuple):
@@ -119,7 +75,7 @@ class Family(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """What stays the same while φ moves: a backbone architecture, the two laws, and the choices around them."""
 
     name: str = "efficientdet"
-    architecture: Architecture = "efficientnet"
+    architecture: BackboneArchitecture = "efficientnet"
     compound: CompoundScaling = CompoundScaling()
     law: DetectorLaw = DetectorLaw()
     graph: str = "bifpn"
@@ -157,22 +113,6 @@ def family(name: str) -> Family:
     return FAMILIES[name]
 
 
-def backbone_config(name: str) -> BackboneConfig:
-    """The published backbone called ``name``: EfficientNet B0–B8 and Lite0–4, ResNet, MobileNetV2.
-
-    Stochastic depth as in the official code: 0.2 at the last block, none for B0 and Lite0.
-    """
-    if name in OTHER_BACKBONES:
-        return BackboneConfig(architecture=name)
-    row = _efficientnet(name)
-    return BackboneConfig(
-        architecture=_architecture(name),
-        width=row.width,
-        depth=row.depth,
-        drop_path=0.0 if name.endswith("0") else 0.2,
-    )
-
-
 def detector_config(name: str, class_names: tuple[str, ...] = COCO_CLASS_NAMES) -> ModelConfig:
     """The published detector called ``name``.
 
@@ -182,7 +122,7 @@ def detector_config(name: str, class_names: tuple[str, ...] = COCO_CLASS_NAMES) 
     if name not in EFFICIENTDETS:
         raise UnknownNameError("model", name, DETECTOR_NAMES)
     row = EFFICIENTDETS[name]
-    lite = _architecture(row.backbone) == "efficientnet-lite"
+    lite = architecture_of(row.backbone) == "efficientnet-lite"
     return ModelConfig(
         name=name,
         backbone=backbone_config(row.backbone),
@@ -211,7 +151,7 @@ def scaled_detector_config(
     size = of.law.image_size(phi)
     return ModelConfig(
         name=f"{of.name}-phi{phi:g}",
-        backbone=_scaled_backbone(phi, of.architecture, of.compound),
+        backbone=scaled_backbone(phi, of.architecture, of.compound),
         feature_network=FeatureNetworkConfig(
             channels=of.law.channels(phi), repeats=of.law.cells(phi), graph=of.graph, fusion=of.fusion
         ),
@@ -221,73 +161,4 @@ def scaled_detector_config(
         class_names=class_names,
         anchors=AnchorConfig(scale=of.anchor_scale),
         preprocess=LITE if of.architecture == "efficientnet-lite" else IMAGENET,
-    )
-
-
-def classifier_config(name: str, class_names: tuple[str, ...] | None = None) -> ClassifierConfig:
-    """The published classifier called ``name``; 1,000 classes unless named.
-
-    Raises:
-        UnknownNameError: there is none; the nearest names are in the message.
-    """
-    row = EfficientNetRow(1.0, 1.0, 224, 0.0) if name in OTHER_BACKBONES else _efficientnet(name)
-    return _classifier(name, backbone_config(name), row.size, row.dropout, class_names)
-
-
-def scaled_classifier_config(
-    phi: float,
-    architecture: Architecture = "efficientnet",
-    compound: CompoundScaling | None = None,
-    class_names: tuple[str, ...] | None = None,
-) -> ClassifierConfig:
-    """The classifier that EfficientNet's eq. 3 gives for ``phi``, any architecture, any α, β, γ.
-
-    Dropout grows linearly from 0.2 at φ = 0 to 0.5 at φ = 7 (section 5.2 of the paper).
-
-    Raises:
-        ConfigError: ``phi`` is out of range.
-    """
-    phi = check_phi(phi)
-    compound = compound or CompoundScaling()
-    dropout = min(max(0.2 + 0.3 * phi / 7, 0.2), 0.5)
-    size = max(32, round_to_multiple(224 * compound.resolution(phi), 4))
-    backbone = _scaled_backbone(phi, architecture, compound)
-    return _classifier(f"{architecture}-phi{phi:g}", backbone, size, dropout, class_names)
-
-
-def _efficientnet(name: str) -> EfficientNetRow:
-    if name not in EFFICIENTNETS:
-        raise UnknownNameError("model", name, CLASSIFIER_NAMES)
-    return EFFICIENTNETS[name]
-
-
-def _architecture(name: str) -> Architecture:
-    return "efficientnet-lite" if name.startswith("efficientnet-lite") else "efficientnet"
-
-
-def _scaled_backbone(phi: float, architecture: Architecture, compound: CompoundScaling) -> BackboneConfig:
-    return BackboneConfig(
-        architecture=architecture,
-        width=compound.width(phi),
-        depth=compound.depth(phi),
-        drop_path=0.2 if phi > 0 and architecture.startswith("efficientnet") else 0.0,
-    )
-
-
-def _classifier(
-    name: str, backbone: BackboneConfig, size: int, dropout: float, class_names: tuple[str, ...] | None
-) -> ClassifierConfig:
-    heads = {
-        "efficientnet": round_channels(1280 * backbone.width),
-        "efficientnet-lite": 1280,
-        "mobilenet-v2": round_channels(1280 * max(1.0, backbone.width)),
-    }
-    return ClassifierConfig(
-        name=name,
-        backbone=backbone,
-        head_channels=heads.get(backbone.architecture, 0),
-        dropout=dropout,
-        image_size_hw=(size, size),
-        class_names=class_names or default_class_names(1000),
-        preprocess=LITE if backbone.architecture == "efficientnet-lite" else IMAGENET,
     )

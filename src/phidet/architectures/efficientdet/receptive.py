@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from phidet.architectures.config import ModelConfig
 from phidet.architectures.costs import build_on_meta
+from phidet.architectures.efficientdet.config import ModelConfig
 
 
 def backbone_fields(backbone: nn.Module) -> dict[int, int]:

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import msgspec
 
-from phidet.architectures.config import ClassifierConfig, FeatureNetworkConfig, ModelConfig, Preprocess, replace
+from phidet.architectures.classifier.published import CLASSIFIER_NAMES, classifier_config
+from phidet.architectures.classifier.report import ClassifierReport, describe_classifier
 from phidet.architectures.costs import Cost, count_costs, total
 from phidet.architectures.efficientdet.anchors import level_sizes
+from phidet.architectures.efficientdet.config import FeatureNetworkConfig, ModelConfig
 from phidet.architectures.efficientdet.graphs import GRAPHS
-from phidet.architectures.efficientdet.published import (
-    CLASSIFIER_NAMES,
-    DETECTOR_NAMES,
-    classifier_config,
-    detector_config,
-)
+from phidet.architectures.efficientdet.published import DETECTOR_NAMES, detector_config
 from phidet.architectures.efficientdet.published_figures import (
-    CLASSIFIERS,
     DETECTORS,
     NECKS,
-    PublishedClassifier,
     PublishedDetector,
 )
 from phidet.architectures.efficientdet.receptive import receptive_fields
 from phidet.core.errors import ConfigError
+from phidet.core.structs import replace
+from phidet.images.prepare import Preprocess
 
 
 class Level(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,18 +45,6 @@ class DetectorReport(msgspec.Struct, frozen=True, kw_only=True):
     parts: dict[str, Cost]
     total: Cost
     published: PublishedDetector | None
-
-
-class ClassifierReport(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that ``phidet info`` prints of a classifier."""
-
-    name: str
-    input_hw: tuple[int, int]
-    num_classes: int
-    preprocess: Preprocess
-    parts: dict[str, Cost]
-    total: Cost
-    published: PublishedClassifier | None
 
 
 class NeckReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,22 +94,6 @@ def _is_published(config: ModelConfig) -> bool:
         published.head_layers,
         published.backbone.width,
         published.backbone.depth,
-    )
-
-
-def describe_classifier(config: ClassifierConfig, input_hw: tuple[int, int] | None = None) -> ClassifierReport:
-    """Costs of a classifier at ``input_hw``, its own size by default."""
-    size = input_hw or config.image_size_hw
-    parts = count_costs(config, size)
-    comparable = size == config.image_size_hw and config.num_classes == 1000
-    return ClassifierReport(
-        name=config.name,
-        input_hw=size,
-        num_classes=config.num_classes,
-        preprocess=config.preprocess,
-        parts=parts,
-        total=total(parts),
-        published=CLASSIFIERS.get(config.name) if comparable else None,
     )
 
 

@@ -12,12 +12,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
-from phidet.architectures.config import AnchorConfig, ModelConfig
-from phidet.architectures.efficientdet.coverage import MATCHED, best_ious, object_scales
+from phidet.architectures.efficientdet.config import AnchorConfig, ModelConfig
+from phidet.architectures.efficientdet.coverage import MATCHED, best_ious
 from phidet.core.files import write_made
 from phidet.data.dataset import Dataset
 from phidet.data.doctor.facts import Report
-from phidet.data.doctor.labels import FEW_OBJECTS, objects_per_image
+from phidet.data.doctor.labels import FEW_OBJECTS, object_scales, objects_per_image
 from phidet.detections.boxes import area
 from phidet.images.style import INK, PALETTE
 

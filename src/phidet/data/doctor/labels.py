@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from phidet.architectures.efficientdet.coverage import object_scales
 from phidet.data.dataset import Dataset
 from phidet.data.doctor.facts import (
     COCO_DETECTIONS,
@@ -161,3 +160,16 @@ def unions(members: Mapping[str, frozenset[object]]) -> dict[str, list[str]]:
         if len(parts) > 1 and frozenset().union(*(members[part] for part in parts)) == images:
             found[name] = parts
     return found
+
+
+def fit_scales(sizes_hw: npt.NDArray[np.int32], size_hw: tuple[int, int]) -> npt.NDArray[np.float64]:
+    """(N, 2) sizes of images → (N,) factors that make each just fit into ``size_hw``."""
+    factors: npt.NDArray[np.float64] = (np.array(size_hw, np.float64) / sizes_hw).min(axis=1)
+    return factors
+
+
+def object_scales(dataset: Dataset, size_hw: tuple[int, int]) -> npt.NDArray[np.float64]:
+    """The factor from image to input, for every object of a data set."""
+    sizes = np.array([dataset.size_hw(i) for i in range(len(dataset))], np.int32).reshape(-1, 2)
+    counts = [len(dataset.annotations(i).class_ids) for i in range(len(dataset))]
+    return np.repeat(fit_scales(sizes, size_hw), counts)

@@ -19,13 +19,12 @@ import msgspec
 import numpy as np
 from PIL import Image
 
-from phidet.architectures.efficientdet.decode import postprocess
+from phidet.architectures.efficientdet.decode import NetworkOutputs, postprocess
 from phidet.core.errors import PhidetError
-from phidet.detections.nms import PostprocessSettings
+from phidet.detections.settings import PostprocessSettings
 from phidet.images.decode import read_image
 from phidet.images.prepare import prepare
 from phidet.inference.detector import Detector
-from phidet.inference.runtimes.network import NetworkOutputs
 from phidet.inference.runtimes.open_model import Runtime
 
 WARM_UP = 3

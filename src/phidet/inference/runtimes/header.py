@@ -13,8 +13,9 @@ from typing import Literal, NamedTuple, TypeAlias
 
 import msgspec
 
-from phidet.architectures.config import ModelConfig, from_json, to_json
+from phidet.architectures.efficientdet.config import ModelConfig
 from phidet.core.errors import CheckpointError, ConfigError
+from phidet.core.structs import from_json, to_json
 
 VERSION = 1
 Precision: TypeAlias = Literal["fp32", "fp16", "int8"]

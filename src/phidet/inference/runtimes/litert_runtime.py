@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
+from phidet.architectures.efficientdet.decode import NetworkOutputs, from_cells
 from phidet.core.errors import CheckpointError
+from phidet.detections.boxes import FloatArray
 from phidet.inference.runtimes.header import Header, from_metadata
-from phidet.inference.runtimes.network import FloatArray, NetworkOutputs, from_cells
 
 HEADER_FILE, LABELS_FILE = "phidet.json", "labels.txt"
 """Where a file keeps phidet's header and the names of its classes: TensorFlow Lite's associated files, which are a ZIP

@@ -9,9 +9,10 @@ from typing import Any
 import numpy.typing as npt
 import onnxruntime as ort
 
+from phidet.architectures.efficientdet.decode import NetworkOutputs, from_cells
 from phidet.core.errors import CheckpointError
+from phidet.detections.boxes import FloatArray
 from phidet.inference.runtimes.header import Header, from_metadata
-from phidet.inference.runtimes.network import FloatArray, NetworkOutputs, from_cells
 
 
 class OnnxNetwork:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Literal, cast, get_args
 
 from phidet.architectures.efficientdet.published import DETECTOR_NAMES
-from phidet.core.cache import cache_dir
 from phidet.core.errors import CheckpointError, MissingExtraError, UnknownNameError
+from phidet.core.files import cache_dir
 from phidet.inference.runtimes.network import Network
 
 Runtime = Literal["auto", "onnxruntime", "openvino", "litert", "torch"]

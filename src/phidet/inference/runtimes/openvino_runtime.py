@@ -8,9 +8,10 @@ from queue import Empty, SimpleQueue
 import numpy as np
 import openvino as ov
 
+from phidet.architectures.efficientdet.decode import NetworkOutputs, from_cells
 from phidet.core.errors import CheckpointError
+from phidet.detections.boxes import FloatArray
 from phidet.inference.runtimes.header import Header, from_metadata
-from phidet.inference.runtimes.network import FloatArray, NetworkOutputs, from_cells
 
 SECTION = "phidet"
 """Where an IR's runtime information keeps phidet's header."""

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import torch
 
+from phidet.architectures.efficientdet.decode import NetworkOutputs, with_best
 from phidet.architectures.efficientdet.network import EfficientDet
 from phidet.core.errors import CheckpointError
-from phidet.inference.runtimes.network import FloatArray, NetworkOutputs, with_best
+from phidet.detections.boxes import FloatArray
 from phidet.weights.native import load_model
 
 

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from phidet.core.errors import CheckpointError
 from phidet.detections.detections import Detections
-from phidet.detections.nms import PostprocessSettings
+from phidet.detections.settings import PostprocessSettings
 from phidet.inference.detector import Detector
 from phidet.inference.runtimes.open_model import Runtime
 from phidet.serve.inputs import Pixels

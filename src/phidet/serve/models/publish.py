@@ -14,11 +14,12 @@ from pathlib import Path
 
 import msgspec
 
-import phidet
 from phidet.core.errors import CheckpointError, PhidetError
+from phidet.core.extras import __version__
 from phidet.inference.detector import Detector
 from phidet.inference.runtimes.open_model import find_model
-from phidet.serve.models.versions import MAX_VERSION, try_out, version_folders
+from phidet.serve.models.folders import MAX_VERSION, version_folders
+from phidet.serve.models.versions import try_out
 
 CARD = "card.json"
 _UNFINISHED = ".publishing-"  # no number, so no version
@@ -121,7 +122,7 @@ def _card(source: Path, copy: Path) -> bytes:
         "sha256": hashlib.sha256(copy.read_bytes()).hexdigest(),
         "published": datetime.now(UTC).isoformat(timespec="seconds"),
         "published_from": source.name,
-        "phidet_version": phidet.__version__,
+        "phidet_version": __version__,
         "class_names": detector.class_names,
         "image_size_hw": detector.config.image_size_hw,
         "config": detector.config,

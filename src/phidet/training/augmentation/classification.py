@@ -12,7 +12,7 @@ from torch.utils.data import Dataset as TorchDataset
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from phidet.architectures.config import ClassifierConfig
+from phidet.architectures.classifier.config import ClassifierConfig
 from phidet.core.errors import InputError
 from phidet.data.dataset import Dataset
 from phidet.training.augmentation.detection import Example, finish

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 from PIL import Image
 
-from phidet.architectures.config import ModelConfig
+from phidet.architectures.efficientdet.config import ModelConfig
 from phidet.core.errors import ConfigError, UnknownNameError
 from phidet.core.files import write_made
 from phidet.data.dataset import Dataset

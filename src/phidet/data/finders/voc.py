@@ -1,0 +1,86 @@
+"""Pascal VOC, recognised by XML files that hold an ``<annotation>``; its splits are lists, or folders."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+
+from phidet.data.data_folder import Found, Reader, is_split_name
+from phidet.data.listing import subfolders, visible
+from phidet.data.readers import voc
+from phidet.data.text import unicode_encoding
+
+_SAMPLED = 20  # XML files that are looked into
+_HEAD = 4096  # bytes in which an XML file's outermost element begins
+# What may stand before it: declaration, comments, document type.
+_ANNOTATION = re.compile(r"(?:<\?.*?\?>|<!--.*?-->|<!DOCTYPE[^\[>]*(?:\[.*?\])?\s*>|\s)*<annotation[\s>]", re.DOTALL)
+
+
+def find_voc(path: Path) -> Found | None:
+    """The VOC data in a folder: ``Annotations`` with lists in ``ImageSets/Main``, or XML files beside the images.
+
+    Raises:
+        InputError: a list of a split cannot be read.
+    """
+    if path.is_file():
+        return None
+    roots = _roots(path)
+    lists = _of_roots(roots) if roots else _beside_images(path)
+    every = sorted({file for files in lists.values() for file in files})
+    certain = any(map(holds_annotation, islice((file for file in every if file.is_file()), _SAMPLED)))
+    if not every or not (certain or roots):
+        return None  # XML files about something else
+
+    def reader(split: str) -> Reader:
+        return lambda names: voc.read_voc(lists[split], path, split, names or voc.scan_class_names(every))
+
+    return Found(str(every[0].relative_to(path)), {split: reader(split) for split in lists}, certain)
+
+
+def _roots(path: Path) -> list[Path]:
+    """The folders with ``Annotations`` in them: the data folder, or those below it, as ``VOCdevkit/VOC2007``."""
+    folders = [folder for pattern in ("", "*/", "*/*/") for folder in visible(path, f"{pattern}{voc.ANNOTATIONS}")]
+    roots = [folder.parent for folder in folders if folder.is_dir()]
+    return [path] if path in roots else roots
+
+
+def _of_roots(roots: Sequence[Path]) -> dict[str, list[Path]]:
+    """The annotation files of each split: those that its lists name; else those of each root, or all."""
+    lists: dict[str, list[Path]] = {}
+    for root in roots:
+        files = visible(root, "ImageSets/Main/*.txt")
+        stems = {file.stem for file in files}
+        for file in files:
+            # "cat_train.txt" lists one class of a split that is there as well.
+            parts = file.stem.split("_")
+            if not any("_".join(parts[i:]) in stems for i in range(1, len(parts))):
+                lists.setdefault(file.stem, []).extend(voc.listed_files(file, root / voc.ANNOTATIONS))
+    if lists:
+        return lists
+    files_of = {root: voc.xml_files(root / voc.ANNOTATIONS) for root in roots}
+    if len(roots) > 1 and all(is_split_name(root.name) for root in roots):
+        return {root.name: files for root, files in files_of.items()}
+    return {"all": [file for files in files_of.values() for file in files]}
+
+
+def _beside_images(path: Path) -> dict[str, list[Path]]:
+    """Annotation files that lie side by side with images, a folder for each split or one for all."""
+    lists: dict[str, list[Path]] = {}
+    for folder in [path, *subfolders(path)]:
+        files = voc.xml_files(folder, below=False)
+        if any(map(holds_annotation, files[:_SAMPLED])):
+            lists["all" if folder == path else folder.name] = files
+    return lists
+
+
+def holds_annotation(file: Path) -> bool:
+    """Whether the outermost element of an XML file is ``<annotation>``; what follows may be damaged."""
+    try:
+        with file.open("rb") as stream:
+            head = stream.read(_HEAD)
+    except OSError:
+        return False
+    # In every encoding of XML that is not Unicode, the letters of a tag are those of ASCII.
+    return _ANNOTATION.match(head.decode(unicode_encoding(head), "ignore")) is not None

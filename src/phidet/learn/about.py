@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
+from phidet.data.run_images import RunImages
 from phidet.family import CLASSIFIER_NAMES, DETECTOR_NAMES
 from phidet.learn.recipe import Recipe
 
@@ -41,6 +42,19 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         model = os.path.abspath(self.model) if self.model not in names and Path(self.model).exists() else self.model
         pretrained = os.path.abspath(self.pretrained) if Path(self.pretrained).is_file() else self.pretrained
         return msgspec.structs.replace(self, data=os.path.abspath(self.data), model=model, pretrained=pretrained)
+
+
+class Origin(NamedTuple):
+    """Where a run comes from.
+
+    Attributes:
+        request: what was asked for, with absolute paths.
+        images: which images it learns from and is validated on; ``None`` in other processes than the first, and in
+            runs of earlier versions.
+    """
+
+    request: Request
+    images: RunImages | None
 
 
 class About(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -16,12 +18,14 @@ from lightning_fabric import Fabric
 from tqdm import tqdm
 
 from phidet.data.dataset import Dataset
+from phidet.data.summary import summarise_data
 from phidet.errors import InputError
 from phidet.files import write_made, write_whole
 from phidet.learn.loading import eval_loader
 from phidet.learn.pictures import EvalPictures
 from phidet.metrics.classification import ClassificationReport, classification_report
 from phidet.metrics.plots import confusion_figure, save_figure
+from phidet.metrics.report_tables import write_classes, write_confusion
 from phidet.nn.detector import Classifier
 from phidet.numbers import evenly
 from phidet.sheet import Tile, draw_sheet
@@ -39,16 +43,20 @@ class Answers(NamedTuple):
         class_ids: (N,) the right classes.
         ranked: (N, K) the classes that were said, best first; K is 5, or the number of classes where that is less.
         probabilities: (N, K) of these.
+        broken: index → why an image could not be decoded.
     """
 
     indices: npt.NDArray[np.int64]
     class_ids: npt.NDArray[np.int64]
     ranked: npt.NDArray[np.int64]
     probabilities: npt.NDArray[np.float32]
+    broken: Mapping[int, str] = MappingProxyType({})
 
-    def report(self, dataset: Dataset) -> ClassificationReport:
-        """The figures."""
-        return classification_report(self.class_ids, self.ranked, dataset.class_names)
+    def report(self, dataset: Dataset, trained_on: int | None = None) -> ClassificationReport:
+        """The figures; ``trained_on`` is how many images of ``dataset`` the model has learned from."""
+        report = classification_report(self.class_ids, self.ranked, dataset.class_names)
+        summary = summarise_data(dataset.without(self.broken))
+        return msgspec.structs.replace(report, summary=summary, trained_on=trained_on)
 
 
 @torch.inference_mode()
@@ -64,10 +72,12 @@ def classify_all(
     most = min(5, model.config.num_classes)
     indices = range(fabric.global_rank, len(dataset), fabric.world_size)
     said: dict[int, tuple[list[int], list[float]]] = {}
+    broken: dict[int, str] = {}
     with tqdm(total=len(indices), desc=f"evaluate {dataset.name}", unit="image", leave=False, disable=None) as bar:
         for batch in eval_loader(EvalPictures(dataset, model.config), indices, batch_size, workers):
-            for index, problem in batch.broken:
-                log.warning("left out picture %d: %s", index, problem)
+            for _, problem in batch.broken:
+                log.warning("left out: %s", problem)
+            broken |= dict(batch.broken)
             if len(batch.indices):
                 with fabric.autocast():
                     logits = model(batch.images.to(fabric.device))
@@ -78,34 +88,34 @@ def classify_all(
             bar.update(len(batch.indices) + len(batch.broken))
     model.train(was_training)
     if fabric.world_size > 1:
-        parts: list[dict[int, tuple[list[int], list[float]]] | None] = [None] * fabric.world_size
-        dist.all_gather_object(parts, said)
-        said = {index: answer for part in parts if part for index, answer in part.items()}
+        parts: list[Any] = [None] * fabric.world_size
+        dist.all_gather_object(parts, (said, broken))
+        said = {index: answer for part, _ in parts for index, answer in part.items()}
+        broken = {index: reason for _, part in parts for index, reason in part.items()}
     seen = sorted(said)
     return Answers(
         np.array(seen, np.int64),
         np.array([dataset.annotations(index).class_ids[0] for index in seen], np.int64),
         np.array([said[index][0] for index in seen], np.int64).reshape(len(seen), most),
         np.array([said[index][1] for index in seen], np.float32).reshape(len(seen), most),
+        broken,
     )
 
 
-def evaluate_classifier(
-    model: Classifier, dataset: Dataset, fabric: Fabric, batch_size: int = 32, workers: int = 1
-) -> ClassificationReport:
-    """The figures of :func:`classify_all`."""
-    return classify_all(model, dataset, fabric, batch_size, workers).report(dataset)
-
-
 def write_classification(folder: Path, report: ClassificationReport, dataset: Dataset, answers: Answers) -> list[Path]:
-    """Writes report.json, and as pictures what is taken for what, the most certain mistakes, and samples.
+    """Writes report.json, classes.csv, confusion.csv, and as images confusion, the most certain mistakes, and samples.
 
     Raises:
         PhidetError: a file cannot be written.
     """
     write_whole(folder / "report.json", msgspec.json.format(msgspec.json.encode(report)))
-    figure = confusion_figure(np.array(report.confusion, np.int64), dataset.class_names)
-    written = [folder / "report.json", save_figure(figure, folder / "confusion.png")]
+    matrix = np.array(report.confusion, np.int64)
+    written = [
+        folder / "report.json",
+        write_classes(folder / "classes.csv", report.classes),
+        write_confusion(folder / "confusion.csv", matrix, dataset.class_names),
+        save_figure(confusion_figure(matrix, dataset.class_names), folder / "confusion.png"),
+    ]
     wrong = np.flatnonzero(answers.ranked[:, 0] != answers.class_ids)
     worst = wrong[np.argsort(-answers.probabilities[wrong, 0], kind="stable")][:_MISTAKES].tolist()
     count = f"{len(wrong):,} of {len(answers.indices):,} pictures"

@@ -20,13 +20,14 @@ from phidet import create_model
 from phidet.config import replace
 from phidet.data.class_folders import open_class_folders
 from phidet.data.layouts import open_data
-from phidet.learn.classify_report import evaluate_classifier
+from phidet.learn.classify_report import classify_all
 from phidet.learn.detection import DetectionTask
-from phidet.learn.evaluate import evaluate
+from phidet.learn.evaluate import detect
 from phidet.learn.loading import EpochSampler
 from phidet.learn.recipe import SMALL
 from phidet.learn.recipe import replace as change
 from phidet.learn.train import RunSettings, prepare_learner, start_engine
+from phidet.metrics.coco import evaluate_coco
 from phidet.nn.detector import EfficientDet
 
 CLASSES = ("bolt", "nut", "washer")
@@ -70,13 +71,14 @@ def main() -> None:
         return
     fabric = start_engine(SMALL, RunSettings(out=out, accelerator="cpu"))
     if work == "classify":
-        figures = evaluate_classifier(test_classify.tiny(), open_class_folders(out).read("all"), fabric, 2, workers=0)
+        data = open_class_folders(out).read("all")
+        figures = classify_all(test_classify.tiny(), data, fabric, 2, workers=0).report(data)
         (out / f"report-{fabric.global_rank}.json").write_bytes(msgspec.json.encode(figures))
         return
-    report, detections = evaluate(model(), open_data(out).read("train"), fabric, batch_size=1, workers=0)
+    found = detect(model(), open_data(out).read("train"), fabric, batch_size=1, workers=0)
     if fabric.is_global_zero:
-        boxes = [torch.tensor(detections[i].boxes_xyxy) for i in sorted(detections)]
-        torch.save({"ap": report.ap, "boxes": boxes}, out / "evaluate.pt")
+        boxes = [torch.tensor(detections.boxes_xyxy) for detections in found.detections]
+        torch.save({"ap": evaluate_coco(*found).ap, "boxes": boxes}, out / "evaluate.pt")
 
 
 if __name__ == "__main__":

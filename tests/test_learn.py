@@ -25,7 +25,7 @@ from phidet.learn.loading import EpochSampler, EvalImages, TrainImages, collate,
 from phidet.learn.optim import RunningAverage, peak_rate, rate_at
 from phidet.learn.recipe import PAPER, SMALL, Augmentation, choose_recipe, recipe_named
 from phidet.learn.train import RunSettings, fit
-from phidet.metrics.run import COCO_SETTINGS
+from phidet.metrics.measure import COCO_SETTINGS
 from phidet.nn.detector import EfficientDet
 from phidet.postprocess import postprocess
 from phidet.preprocess import prepare

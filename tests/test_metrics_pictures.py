@@ -14,7 +14,8 @@ from phidet.data.dataset import Dataset
 from phidet.metrics.coco import evaluate_coco
 from phidet.metrics.confusion import confusion_matrix
 from phidet.metrics.curves import pr_curves
-from phidet.metrics.folder import measure, write_evaluation
+from phidet.metrics.folder import write_evaluation
+from phidet.metrics.measure import measure
 from phidet.metrics.mistake_sheet import FOUND, TRUTH, draw_mistakes
 from phidet.metrics.mistakes import Mistake, worst_mistakes
 from phidet.metrics.plots import confusion_figure, pr_figure, save_figure, size_figure
@@ -79,7 +80,7 @@ def test_a_report_on_nothing_is_whole(tmp_path: Path) -> None:
     none = truth([thing((10, 10, 60, 60))]).subset([], "none")
     written = write_evaluation(tmp_path, measure("m", "d", none, []), none, [])
     assert {path.name for path in written} == {path.name for path in tmp_path.iterdir()}
-    assert len(written) == 6
+    assert len(written) == 8
 
 
 @pytest.fixture

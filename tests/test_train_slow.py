@@ -12,9 +12,10 @@ from phidet import create_model, save_model, train
 from phidet.data.layouts import open_data
 from phidet.learn import train as training
 from phidet.learn.detection import DetectionTask
-from phidet.learn.evaluate import evaluate
+from phidet.learn.evaluate import detect
 from phidet.learn.recipe import SMALL, Augmentation, replace
 from phidet.learn.train import RunSettings, fit
+from phidet.metrics.coco import evaluate_coco
 from test_train_run import CLASSES, QUICK, settings, write_squares
 
 pytestmark = pytest.mark.slow
@@ -29,7 +30,7 @@ def test_eight_images_of_eighty_classes_are_learned_by_heart(shared: Path, tmp_p
     recipe = replace(SMALL, {"epochs": 10, "batch_size": 8, "augmentation": still})
     again = eight.subset([*range(8)] * 20, "eight, twenty times")  # an epoch that is worth its files
     trained = fit(model, DetectionTask(model.config, again, None), recipe, settings(tmp_path / "run"))
-    report, _ = evaluate(trained, eight, Fabric(accelerator="cpu", devices=1), workers=0)
+    report = evaluate_coco(*detect(trained, eight, Fabric(accelerator="cpu", devices=1), workers=0))
     print(f"AP {report.ap:.3f}")
     assert report.ap is not None
     assert report.ap > 0.9

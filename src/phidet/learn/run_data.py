@@ -54,8 +54,8 @@ def read_run_data(request: Request, seed: int, classify: bool, known: RunImages 
     if request.val_split != "none" and val_split is None:
         return _with_held_out(train, request.data, seed, classify, known)
     if known is not None:
-        train = restore([known.train], train, ["training"], request.data)[0]
-        val = None if val is None else restore([known.val], val, ["validation"], request.data)[0]
+        train = restore([known.train], train, [train.name], request.data)[0]
+        val = None if val is None else restore([known.val], val, [val.name], request.data)[0]
     return RunData(train, val)
 
 

@@ -133,8 +133,8 @@ def _restore(folder: RunFolder, progress: Progress, learner: Learner, recipe: Re
         if leads:
             _show(progress, folder, learner.task)  # the state was saved first
     if _is_finished(progress, recipe):
-        said = "this run is finished after %d epochs; begin another from its model: phidet train DATA --model %s"
-        log.info(said, progress.epoch, folder.path)
+        said = "this run is finished (%d of %d epochs); begin another from its model: phidet train DATA --model %s"
+        log.info(said, progress.epoch, recipe.epochs, folder.path)
 
 
 def _is_finished(progress: Progress, recipe: Recipe) -> bool:

@@ -20,6 +20,9 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
+import phidet  # before ONNX Runtime, which reports its use otherwise
+
+# isort: split
 import effdet
 import numpy as np
 import onnx
@@ -27,20 +30,18 @@ import onnxruntime as ort
 import torch
 from torch import Tensor, nn
 
-import phidet
-from phidet.boxes import pairwise_iou
-from phidet.detector import Detector
+from phidet.architectures.efficientdet.decode import NetworkOutputs, postprocess
+from phidet.architectures.efficientdet.network import EfficientDet
+from phidet.detections.boxes import pairwise_iou
+from phidet.detections.detections import Detections
+from phidet.detections.settings import PostprocessSettings
 from phidet.export.int8 import quantise
 from phidet.export.onnx_file import build_onnx, with_header
-from phidet.nms import PostprocessSettings
-from phidet.nn.detector import EfficientDet
-from phidet.postprocess import postprocess
-from phidet.preprocess import prepare
-from phidet.results import Detections
-from phidet.runtime.header import Header
-from phidet.runtime.network import NetworkOutputs
-from phidet.runtime.onnx_runtime import OnnxNetwork, session_options
-from phidet.runtime.openvino_runtime import OpenVinoNetwork
+from phidet.images.prepare import prepare
+from phidet.inference.detector import Detector
+from phidet.inference.runtimes.header import Header
+from phidet.inference.runtimes.onnx_runtime import OnnxNetwork, session_options
+from phidet.inference.runtimes.openvino_runtime import OpenVinoNetwork
 
 Work = Mapping[str, Callable[[], object]]
 TURN = 4  # runs of one kind, one after another

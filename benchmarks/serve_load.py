@@ -30,11 +30,11 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
-from phidet.data.images import read_image
-from phidet.detector import Detector
-from phidet.nms import PostprocessSettings
-from phidet.serve.model import model_file
-from phidet.serve.versions import version_folders
+from phidet.detections.settings import PostprocessSettings
+from phidet.images.decode import read_image
+from phidet.inference.detector import Detector
+from phidet.serve.models.model import model_file
+from phidet.serve.models.versions import version_folders
 
 SETTINGS = PostprocessSettings(score=0.05)
 

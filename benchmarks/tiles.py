@@ -21,15 +21,15 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from phidet.cli.tables import table
 from phidet.data.dataset import Annotations, Collector, Dataset, RawObject
 from phidet.data.layouts import open_data
-from phidet.detector import Detector
-from phidet.metrics.matching import countable, match_image
-from phidet.metrics.voc import evaluate_voc
-from phidet.nms import PostprocessSettings
-from phidet.results import Detections
-from phidet.tables import table
-from phidet.tiles import detect_tiled
+from phidet.detections.detections import Detections
+from phidet.detections.settings import PostprocessSettings
+from phidet.evaluation.matching import countable, match_image
+from phidet.evaluation.voc_figures import evaluate_voc
+from phidet.inference.detector import Detector
+from phidet.inference.tiles import detect_tiled
 
 SIDES = ((0.0, 16.0), (16.0, 32.0), (32.0, 96.0), (96.0, 1e9))  # √area in pixels of the input, as a whole
 LOWEST = 0.05  # score down to which detections count for AP50

@@ -7,7 +7,7 @@ Both sides in one process, in turns, on the same images of BCCD (``--data``): fo
 clipping, AdamW, running average. A step alone repeats one batch; with loading, each side reads, augments and collates
 with its own loader and one worker process (effdet labels anchors there, as its training script does).
 
-phidet's trainer tells the C library to keep the memory that a step frees (``phidet.learn.memory``), which effdet's does
+phidet's trainer tells the C library to keep the memory that a step frees (``phidet.core.memory``), which effdet's does
 not; so each side's turn starts by setting the allocator as its trainer leaves it, with a step that is not counted.
 ``--same-memory`` gives both sides phidet's setting: what is left is the difference of the networks and losses.
 """
@@ -34,12 +34,12 @@ from lightning_fabric import Fabric
 from timm.utils.model_ema import ModelEmaV2
 
 import phidet
+from phidet.core.machine import keep_freed_memory
 from phidet.data.layouts import open_data
-from phidet.learn.detection import DetectionTask
-from phidet.learn.loading import EpochSampler
-from phidet.learn.memory import keep_freed_memory
-from phidet.learn.recipe import SMALL, replace
-from phidet.learn.train import RunSettings, prepare_learner
+from phidet.training.detection import DetectionTask
+from phidet.training.fit import RunSettings, prepare_learner
+from phidet.training.loading import EpochSampler
+from phidet.training.recipe import SMALL, replace
 
 Side = Literal["phidet", "effdet"]
 Step = Callable[[Any], None]

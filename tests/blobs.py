@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from phidet.errors import InputError
-from phidet.nms import PostprocessSettings
-from phidet.results import Detections
+from phidet.core.errors import InputError
+from phidet.detections.detections import Detections
+from phidet.detections.settings import PostprocessSettings
 
 Pixels = npt.NDArray[np.uint8]
 NAMES = ("person", "dog")

@@ -8,9 +8,11 @@ from numpy.typing import NDArray
 
 from conftest import randomise
 from peers import tiny_detector
-from phidet.config import BackboneConfig, FeatureNetworkConfig, ModelConfig, replace
-from phidet.models import create_model
-from phidet.nn.detector import EfficientDet
+from phidet.architectures.backbones.config import BackboneConfig
+from phidet.architectures.efficientdet.config import FeatureNetworkConfig, ModelConfig
+from phidet.architectures.efficientdet.network import EfficientDet
+from phidet.core.structs import replace
+from phidet.weights.create import create_model
 
 Image = NDArray[np.uint8]
 

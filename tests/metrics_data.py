@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from phidet.data.dataset import Collector, Dataset, RawObject
-from phidet.results import Detections
+from phidet.detections.detections import Detections
 
 SIZE = (200, 300)
 Box = tuple[float, float, float, float]

@@ -8,8 +8,10 @@ import effdet
 import torch
 from torch import Tensor, nn
 
-from phidet.config import BackboneConfig, ClassifierConfig, FeatureNetworkConfig, ModelConfig
-from phidet.family import DETECTOR_NAMES
+from phidet.architectures.backbones.config import BackboneConfig
+from phidet.architectures.classifier.config import ClassifierConfig
+from phidet.architectures.efficientdet.config import FeatureNetworkConfig, ModelConfig
+from phidet.architectures.efficientdet.published import DETECTOR_NAMES
 
 NAMES = {name: "tf_" + name.replace("-", "_") for name in DETECTOR_NAMES}
 

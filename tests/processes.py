@@ -17,18 +17,17 @@ from lightning_fabric import Fabric
 import peers
 import test_classify
 from phidet import create_model
-from phidet.config import replace
+from phidet.architectures.efficientdet.network import EfficientDet
+from phidet.core.structs import replace
 from phidet.data.class_folders import open_class_folders
 from phidet.data.layouts import open_data
-from phidet.learn.classify_report import classify_all
-from phidet.learn.detection import DetectionTask
-from phidet.learn.evaluate import detect
-from phidet.learn.loading import EpochSampler
-from phidet.learn.recipe import SMALL
-from phidet.learn.recipe import replace as change
-from phidet.learn.train import RunSettings, prepare_learner, start_engine
-from phidet.metrics.coco import evaluate_coco
-from phidet.nn.detector import EfficientDet
+from phidet.evaluation.coco_figures import evaluate_coco
+from phidet.training.detection import DetectionTask
+from phidet.training.evaluate import classify_all, detect
+from phidet.training.fit import RunSettings, prepare_learner, start_engine
+from phidet.training.loading import EpochSampler
+from phidet.training.recipe import SMALL
+from phidet.training.recipe import replace as change
 
 CLASSES = ("bolt", "nut", "washer")
 BATCH = 4

@@ -19,14 +19,14 @@ import numpy as np
 import uvicorn
 from PIL import Image
 
-from phidet.errors import CheckpointError
-from phidet.results import Detections
-from phidet.serve.app import build_app
-from phidet.serve.batching import BatchingParameters
+from phidet.core.errors import CheckpointError
+from phidet.detections.detections import Detections
 from phidet.serve.configuration import Limits, ServerSettings, Source
-from phidet.serve.connection import bounded_protocol
-from phidet.serve.pictures import Pixels
-from phidet.serve.run import listen
+from phidet.serve.http.app import build_app
+from phidet.serve.http.connection import bounded_protocol
+from phidet.serve.http.server import listen
+from phidet.serve.inputs import Pixels
+from phidet.serve.models.batching import BatchingParameters
 from phidet.serve.service import Service
 
 CLASSES = ("person", "dog", "cat")

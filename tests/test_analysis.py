@@ -12,27 +12,27 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import peers
-from phidet.analysis import scale_search
-from phidet.analysis.costs import Cost, build_on_meta, count_costs, total
-from phidet.analysis.published import CLASSIFIERS, DETECTORS, NECKS
-from phidet.analysis.receptive import backbone_fields, receptive_fields
-from phidet.analysis.report import compare_necks, describe_classifier, describe_detector
-from phidet.analysis.scale_search import WIDTH_FACTORS, search_compound, search_width
-from phidet.config import (
-    AnchorConfig,
-    BackboneConfig,
-    ClassifierConfig,
-    FeatureNetworkConfig,
-    ModelConfig,
-    default_class_names,
-    replace,
-)
-from phidet.errors import ConfigError, InputError
-from phidet.family import DETECTOR_NAMES, Family, classifier_config, detector_config, scaled_classifier_config
-from phidet.nn import feature_network
-from phidet.nn.blocks import same_padding
-from phidet.nn.detector import EfficientDet, build_backbone
-from phidet.scaling import CompoundScaling, DetectorLaw
+from phidet.architectures.backbones.build import build_backbone
+from phidet.architectures.backbones.config import BackboneConfig
+from phidet.architectures.backbones.scaling import CompoundScaling
+from phidet.architectures.classifier.config import ClassifierConfig
+from phidet.architectures.classifier.published import classifier_config, scaled_classifier_config
+from phidet.architectures.classifier.report import describe_classifier
+from phidet.architectures.config import default_class_names
+from phidet.architectures.costs import Cost, build_on_meta, count_costs, total
+from phidet.architectures.efficientdet import feature_network
+from phidet.architectures.efficientdet.config import AnchorConfig, FeatureNetworkConfig, ModelConfig
+from phidet.architectures.efficientdet.network import EfficientDet
+from phidet.architectures.efficientdet.published import DETECTOR_NAMES, Family, detector_config
+from phidet.architectures.efficientdet.published_figures import CLASSIFIERS, DETECTORS, NECKS
+from phidet.architectures.efficientdet.receptive import backbone_fields, receptive_fields
+from phidet.architectures.efficientdet.report import compare_necks, describe_detector
+from phidet.architectures.efficientdet.scaling import DetectorLaw
+from phidet.architectures.layers import same_padding
+from phidet.core.errors import ConfigError, InputError
+from phidet.core.structs import replace
+from phidet.evaluation import scale_search
+from phidet.evaluation.scale_search import WIDTH_FACTORS, search_compound, search_width
 
 # Official: the papers' table and repository. The Lites above lite0 are not published; these are effdet's.
 PARAMETERS = {

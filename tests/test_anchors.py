@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from phidet import boxes
-from phidet.anchors import generate_anchors, level_sizes, level_slices
-from phidet.config import ASPECTS_2020, ASPECTS_OFFICIAL, AnchorConfig
-from phidet.errors import InputError
+from phidet.architectures.efficientdet.anchors import generate_anchors, level_sizes, level_slices
+from phidet.architectures.efficientdet.config import ASPECTS_2020, ASPECTS_OFFICIAL, AnchorConfig
+from phidet.core.errors import InputError
+from phidet.detections import boxes
 
 with warnings.catch_warnings():  # effdet compiles itself with what PyTorch calls deprecated
     warnings.simplefilter("ignore")

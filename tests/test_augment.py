@@ -15,15 +15,16 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
+from phidet.architectures.efficientdet.published import detector_config
 from phidet.cli.main import main
+from phidet.core.errors import ConfigError, UnknownNameError
 from phidet.data.dataset import Annotations, Collector, Dataset, RawObject
+from phidet.data.doctor.sheets import choose_samples
 from phidet.data.hold_out import HELD_OUT, hold_out
 from phidet.data.layouts import open_data
-from phidet.doctor.sheets import choose_samples
-from phidet.errors import ConfigError, UnknownNameError
-from phidet.family import detector_config
-from phidet.learn.augment import Labelled, augment, mosaic
-from phidet.learn.augment_operations import (
+from phidet.images.sheet import GAP, STRIP, TILE_H, TILE_W
+from phidet.training.augmentation.detection import Labelled, augment, mosaic
+from phidet.training.augmentation.operations import (
     GREY,
     INSIDE,
     MIN_VISIBLE,
@@ -34,11 +35,10 @@ from phidet.learn.augment_operations import (
     shear,
     translate,
 )
-from phidet.learn.augment_policies import POLICIES, apply_policy
-from phidet.learn.augment_sheet import augmented_sheet, change_augmentation
-from phidet.learn.loading import EpochSampler, TrainImages, train_loader
-from phidet.learn.recipe import SMALL, Augmentation, replace
-from phidet.sheet import GAP, STRIP, TILE_H, TILE_W
+from phidet.training.augmentation.policies import POLICIES, apply_policy
+from phidet.training.augmentation.sheet import augmented_sheet, change_augmentation
+from phidet.training.loading import EpochSampler, TrainImages, train_loader
+from phidet.training.recipe import SMALL, Augmentation, replace
 
 COLOURS = np.array([[220, 40, 40], [40, 200, 60], [40, 60, 230], [230, 210, 40]], np.uint8)
 """Of the objects by class; neither black nor grey."""

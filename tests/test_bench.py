@@ -11,11 +11,11 @@ import torch
 import data_factory
 from conftest import randomise
 from peers import tiny_detector
-from phidet.bench.measure import Measurement, Times
-from phidet.bench.plot import save_latency_accuracy
 from phidet.cli.main import main
 from phidet.export.onnx_file import build_onnx
-from phidet.models import create_model
+from phidet.inference.bench.measure import Measurement, Times
+from phidet.inference.bench.plot import save_latency_accuracy
+from phidet.weights.create import create_model
 
 
 @pytest.fixture(scope="module")

@@ -15,28 +15,30 @@ from PIL import Image
 from torch import Tensor
 
 from phidet import create_classifier, load_model, save_model
+from phidet.architectures.backbones.config import BackboneConfig
+from phidet.architectures.classifier.config import ClassifierConfig
+from phidet.architectures.classifier.network import Classifier
 from phidet.cli.main import main
-from phidet.config import BackboneConfig, ClassifierConfig
+from phidet.core.errors import InputError, UnknownNameError
 from phidet.data.class_folders import open_class_folders, split_by_class
 from phidet.data.dataset import Dataset
-from phidet.errors import InputError, UnknownNameError
-from phidet.learn import recipe as recipes
-from phidet.learn.about import Request
-from phidet.learn.classify import (
+from phidet.evaluation.classification import classification_report
+from phidet.evaluation.classification_report import Answers, write_classification
+from phidet.images.sheet import GAP, STRIP, TILE_H, TILE_W
+from phidet.training import recipe as recipes
+from phidet.training.about import Request
+from phidet.training.augmentation.classification import TrainPictures, classifier_input, middle, random_window
+from phidet.training.classify import (
     CLASSIFY,
     ClassifyTask,
     choose_classify_recipe,
     classifier_for,
 )
-from phidet.learn.classify_report import Answers, classify_all, write_classification
-from phidet.learn.loading import EpochSampler, train_loader
-from phidet.learn.pictures import TrainPictures, classifier_input, middle, random_window
-from phidet.learn.recipe import Augmentation
-from phidet.learn.run_data import RunData, read_run_data
-from phidet.learn.train import RunSettings, fit
-from phidet.metrics.classification import classification_report
-from phidet.nn.detector import Classifier
-from phidet.sheet import GAP, STRIP, TILE_H, TILE_W
+from phidet.training.evaluate import classify_all
+from phidet.training.fit import RunSettings, fit
+from phidet.training.loading import EpochSampler, train_loader
+from phidet.training.recipe import Augmentation
+from phidet.training.run_data import RunData, read_run_data
 
 CLASSES = ("bolt", "nut", "washer")
 TABLES = ("classes.csv", "confusion.csv")

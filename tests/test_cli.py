@@ -32,7 +32,7 @@ def test_help_names_every_command_without_importing_any(capsys: pytest.CaptureFi
     assert all(name in out for name in COMMANDS)
     script = "import sys; from phidet.cli.main import build_parser; build_parser(None); print('torch' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", script], text=True).strip() == "False"
-    assert run(capsys, "--version")[1] == f"phidet {phidet.__version__}\n"
+    assert run(capsys, "--version")[1] == f"phidet {phidet.core.extras.__version__}\n"
 
 
 def test_info_prints_the_parts_and_their_sum(capsys: pytest.CaptureFixture[str]) -> None:

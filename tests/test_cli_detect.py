@@ -19,9 +19,9 @@ from PIL import Image
 from blobs import BLUE, RED, BlobDetector, painted
 from phidet.cli import detect
 from phidet.cli.main import main
-from phidet.draw import colour
-from phidet.sources import pictures
-from phidet.video import VideoWriter, video_frames
+from phidet.detections.draw import colour
+from phidet.images.sources import pictures
+from phidet.images.video import VideoWriter, video_frames
 
 PERSON, DOG = ((10, 20, 60, 90), RED), ((100, 30, 150, 60), BLUE)
 made: list[BlobDetector] = []
@@ -34,7 +34,7 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         return made[-1]
 
     made.clear()
-    monkeypatch.setattr("phidet.detector.Detector", make)
+    monkeypatch.setattr("phidet.inference.detector.Detector", make)
     monkeypatch.chdir(tmp_path)
     photo("photo.png", PERSON, DOG)
 
@@ -138,8 +138,13 @@ def test_one_bad_picture_is_a_line_and_the_rest_goes_on(capsys: pytest.CaptureFi
         assert out == "".join(f"in/{i}.png: 1 person\n" for i in (0, 2, 4))
         lines = err.splitlines()
         assert [line.split(":")[0] for line in lines[:4]] == ["phidet"] * 4
-        told = ["in/1.png is damaged", "in/3.png is not an image", "expected a luckier picture", "missing.png"]
-        assert all(t in line for t, line in zip(told, lines, strict=False))
+        reasons = [
+            "in/1.png cannot be decoded as PNG",
+            "in/3.png is empty",
+            "expected a luckier picture",
+            "missing.png",
+        ]
+        assert all(reason in line for reason, line in zip(reasons, lines, strict=False))
         assert lines[4].startswith("3 pictures, 3 objects, 4 errors;")
         assert lines[5:] == ["phidet: 4 sources could not be used"]
         documents = [json.loads(line) for line in Path("detections/detections.jsonl").read_text().splitlines()]
@@ -214,7 +219,7 @@ def test_interrupted_it_keeps_what_is_done(monkeypatch: pytest.MonkeyPatch, caps
         [picture] = pictures(["photo.png"])
         return picture, BlobDetector().detect([picture.image])[0]  # type: ignore[union-attr]
 
-    monkeypatch.setattr("phidet.stream.detect_stream", two_and_stop)
+    monkeypatch.setattr("phidet.inference.stream.detect_stream", two_and_stop)
     assert main(["detect", "photo.png", "--save", "json"]) == 130
     assert len(Path("detections/detections.jsonl").read_text().splitlines()) == 2
     assert "2 pictures, 4 objects" in capsys.readouterr().err

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from conftest import off_by, randomise, rms_off_by
 from phidet import create_model
-from phidet.nn.detector import EfficientDet, RawOutputs
+from phidet.architectures.efficientdet.network import EfficientDet, RawOutputs
 
 NAMES = ["efficientdet-d0", "efficientdet-lite0"]
 

@@ -13,38 +13,30 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phidet.coco import COCO_CLASS_NAMES
-from phidet.config import (
+from phidet.architectures.backbones.config import BackboneArchitecture, BackboneConfig
+from phidet.architectures.classifier.config import ClassifierConfig
+from phidet.architectures.classifier.published import CLASSIFIER_NAMES, classifier_config
+from phidet.architectures.config import Activation, check_class_names, default_class_names
+from phidet.architectures.efficientdet.config import (
     ASPECTS_2020,
     ASPECTS_OFFICIAL,
-    IMAGENET,
-    LITE,
-    Activation,
     AnchorConfig,
-    Architecture,
-    BackboneConfig,
-    ClassifierConfig,
     FeatureNetworkConfig,
     Fusion,
     ModelConfig,
-    Preprocess,
-    check_class_names,
-    default_class_names,
-    from_json,
-    replace,
-    to_json,
 )
-from phidet.errors import ConfigError, UnknownNameError
-from phidet.family import (
-    CLASSIFIER_NAMES,
+from phidet.architectures.efficientdet.graphs import GRAPHS, build_graph
+from phidet.architectures.efficientdet.published import (
     DETECTOR_NAMES,
     FAMILIES,
-    classifier_config,
     detector_config,
     family,
     scaled_detector_config,
 )
-from phidet.graphs import GRAPHS, build_graph
+from phidet.core.errors import ConfigError, UnknownNameError
+from phidet.core.structs import from_json, replace, to_json
+from phidet.data.coco_classes import COCO_CLASS_NAMES
+from phidet.images.prepare import IMAGENET, LITE, Preprocess
 
 D0 = detector_config("efficientdet-d0")
 factors = st.floats(0.01, 16)
@@ -72,7 +64,7 @@ models = st.builds(
     name=st.text(),
     backbone=st.builds(
         BackboneConfig,
-        architecture=st.sampled_from(get_args(Architecture)),
+        architecture=st.sampled_from(get_args(BackboneArchitecture)),
         width=factors,
         depth=factors,
         drop_path=st.floats(0, 0.99),
@@ -339,15 +331,15 @@ def test_class_names_travel_with_phi() -> None:
 # --- without PyTorch --------------------------------------------------------------------------------------------------
 
 CORE = (
-    "config",
-    "family",
-    "anchors",
-    "boxes",
-    "graphs",
-    "drawing",
-    "scaling",
-    "coco",
-    "errors",
+    "architectures.config",
+    "architectures.backbones.scaling",
+    "architectures.efficientdet.anchors",
+    "architectures.efficientdet.graph_drawing",
+    "architectures.efficientdet.graphs",
+    "architectures.efficientdet.published",
+    "core.errors",
+    "data.coco_classes",
+    "detections.boxes",
     "cli.main",
     "cli.info",
 )
@@ -383,8 +375,8 @@ except phidet.MissingExtraError as error:
 def test_configs_work_without_pytorch() -> None:
     """Building, scaling and JSON of a config are part of the half that needs nothing."""
     program = f"""{BLOCK}
-from phidet.family import scaled_detector_config
-from phidet.config import to_json
+from phidet.architectures.efficientdet.published import scaled_detector_config
+from phidet.core.structs import to_json
 print(to_json(scaled_detector_config(1.5)))
 """
     assert from_json(run(program), ModelConfig) == scaled_detector_config(1.5)

@@ -14,13 +14,13 @@ import peers
 from conftest import randomise
 from peers import same_tensors
 from phidet import convert, create_classifier, create_model, load_model, save_model
+from phidet.architectures.dialects import DIALECTS, EFFDET, ZYLO117, Dialect
+from phidet.architectures.efficientdet.config import ASPECTS_2020
+from phidet.architectures.efficientdet.network import EfficientDet
+from phidet.architectures.efficientdet.published import detector_config
 from phidet.cli.main import main
-from phidet.config import ASPECTS_2020
-from phidet.errors import CheckpointError, ConfigError, UnknownNameError
-from phidet.family import detector_config
-from phidet.nn.detector import EfficientDet
+from phidet.core.errors import CheckpointError, ConfigError, UnknownNameError
 from phidet.weights.convert import TARGETS, identify
-from phidet.weights.dialects import DIALECTS, EFFDET, ZYLO117, Dialect
 from phidet.weights.load import open_source
 from phidet.weights.mapping import to_theirs, weights_of
 

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import math
 import struct
+import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import google_crc32c
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
+from phidet.core.errors import InputError
+from phidet.data.dataset import Dataset
 from phidet.data.label_map import label_map, read_label_map
 from phidet.data.layouts import open_data
-from phidet.data.tfrecord_file import encoded_image, make_example, parse_example, read_record, scan, write_record
-from phidet.errors import InputError
+from phidet.data.tfrecord_file import RecordImage, make_example, parse_example, read_record, scan, write_record
 
 FLOATS = st.floats(width=32, allow_nan=False)
 VALUES = st.one_of(st.lists(st.binary(max_size=20)), st.lists(FLOATS), st.lists(st.integers(-(2**63), 2**63 - 1)))
@@ -87,7 +93,7 @@ def test_missing_files_and_records_without_image(tmp_path: Path) -> None:
     with path.open("wb") as file:
         write_record(file, make_example({"image/encoded": [7]}))
     with pytest.raises(InputError, match="holds no image/encoded"):
-        encoded_image(path, 0)
+        RecordImage(path, 0).read_bytes()
 
 
 @pytest.mark.parametrize("names", [["a"], ["cat nap", 'say "hi"', "it's", "Ωμέγα", "a\\b", "new\nline"]])
@@ -100,11 +106,138 @@ def test_label_maps_round_trip(tmp_path: Path, names: list[str]) -> None:
 def test_label_maps_of_others(tmp_path: Path) -> None:
     path = tmp_path / "cells_label_map.pbtxt"
     path.write_text("# cells\nitem {\n name: 'c',\n id: 3\n display_name: 'C' }\nitem { id: 0 name: 'background' }\n")
-    assert read_label_map(path) == ["class-0", "class-1", "c"]
+    assert read_label_map(path) == ["class-0", "class-1", "C"]
     for text in ("item { id: x }", "item { id: 1 name: 'a' } item { id: 1 name: 'b' }", "", "item { id: 999999999 }"):
         path.write_text(text)
         with pytest.raises(InputError, match="label_map"):
             read_label_map(path)
+
+
+def test_a_display_name_is_the_name_where_each_class_has_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "label_map.pbtxt"
+    item = "item {{ id: {} name: '{}' display_name: '{}' }}\n"
+    path.write_text(item.format(1, "/m/01yrx", "Cat") + item.format(2, "/m/0bt9lr", "Dog"), encoding="utf-16")
+    assert read_label_map(path) == ["Cat", "Dog"]
+    path.write_text(item.format(1, "/m/1", "Bat") + item.format(2, "/m/2", "Bat"))
+    assert read_label_map(path) == ["/m/1", "/m/2"]
+    path.write_text(item.format(1, "/m/1", "") + item.format(2, "", "Dog") + item.format(4, "", ""))
+    assert read_label_map(path) == ["/m/1", "Dog", "class-2", "class-3"]
+
+
+def png(number: int) -> bytes:
+    """A picture of 64×32 pixels, different for every number."""
+    stream = io.BytesIO()
+    Image.new("RGB", (64, 32), (number, 0, 0)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def record(image: bytes, **features: list[bytes] | list[float] | list[int]) -> dict[str, Any]:
+    """A record with one object, [8, 8, 24, 16] of class 1; ``__`` stands for ``/`` in names of features."""
+    box = {"image/object/bbox/xmin": [0.125], "image/object/bbox/ymin": [0.25]}
+    box |= {"image/object/bbox/xmax": [0.375], "image/object/bbox/ymax": [0.5]}
+    named = {key.replace("__", "/"): value for key, value in features.items()}
+    return {"image/encoded": [image], "image/object/class/label": [1], **box, **named}
+
+
+def read_records(folder: Path, *records: dict[str, Any]) -> Dataset:
+    with (folder / "train.tfrecord").open("wb") as file:
+        for features in records:
+            write_record(file, make_example(features))
+    return open_data(folder).read("train")
+
+
+def test_different_images_of_one_name_are_all_read(tmp_path: Path) -> None:
+    records = [
+        record(png(0), image__filename=[b"0.jpg"], image__source_id=[b"clip-a"]),
+        record(png(1), image__filename=[b"0.jpg"], image__source_id=[b"clip-b"]),
+        record(png(2), image__filename=[b"0.jpg"], image__source_id=[b"clip-b"]),
+        record(png(3), image__filename=[b"0.jpg"]),
+    ]
+    dataset = read_records(tmp_path, *records)
+    assert dataset.problems == []
+    assert dataset.names[:2].tolist() == ["0.jpg", "clip-b/0.jpg"]
+    assert len(set(dataset.names)) == 4
+    assert [int(dataset.image(i)[0, 0, 0]) for i in range(4)] == [0, 1, 2, 3]
+    assert [len(dataset.annotations(i).class_ids) for i in range(4)] == [1, 1, 1, 1]
+
+
+def test_one_image_in_two_records_has_the_objects_of_both(tmp_path: Path) -> None:
+    named = {"image__filename": [b"a.png"]}
+    other = record(png(0), **named) | {"image/object/bbox/xmin": [0.25]}
+    dataset = read_records(tmp_path, record(png(0), **named), other, record(png(0), **named))
+    assert dataset.names.tolist() == ["a.png"]
+    assert dataset.annotations(0).boxes_xyxy.tolist() == [[8, 8, 24, 16], [16, 8, 24, 16]]
+    assert [(p.kind, p.where) for p in dataset.problems] == [("image repeated", "a.png")] * 2
+    assert "1 of the 1 object of the later entry is new" in dataset.problems[0].what
+    assert "with the same objects" in dataset.problems[1].what
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (gzip.compress, "is compressed with gzip: decompress it, for example gzip -dc"),
+        (zlib.compress, "is compressed with zlib: decompress it"),
+        (lambda _: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "placeholder of Git LFS"),
+        (lambda _: b"no records at all", "is damaged, or not a TFRecord file"),
+    ],
+)
+def test_files_that_are_something_else_are_named(tmp_path: Path, content: Callable[[bytes], bytes], says: str) -> None:
+    stream = io.BytesIO()
+    write_record(stream, make_example(record(png(0))))
+    (tmp_path / "train.tfrecord").write_bytes(content(stream.getvalue()))
+    with pytest.raises(InputError, match=says):
+        open_data(tmp_path).read("train")
+
+
+def test_records_with_class_names_alone(tmp_path: Path) -> None:
+    records = [
+        record(png(i), image__object__class__label=[], image__object__class__text=[text])
+        for i, text in enumerate([b"dog", b"cat", b"dog"])
+    ]
+    dataset = read_records(tmp_path, *records)
+    assert dataset.problems == []
+    assert dataset.class_names == ("cat", "dog")
+    assert dataset.all_annotations.class_ids.tolist() == [1, 0, 1]
+
+
+def test_records_of_tensorflow_datasets(tmp_path: Path) -> None:
+    (tmp_path / "objects-label.labels.txt").write_text("cat\ndog\n")
+    boxes = [0.25, 0.125, 0.5, 0.375, 0.0, 0.0, 1.0, 1.0]  # ymin, xmin, ymax, xmax
+    features = {"image": [png(0)], "image/filename": [b"a.png"], "objects/bbox": boxes, "objects/label": [1, 0]}
+    dataset = read_records(tmp_path, features | {"objects/is_crowd": [0, 1], "objects/area": [100, 2048]})
+    assert dataset.problems == []
+    assert dataset.class_names == ("cat", "dog")
+    a = dataset.annotations(0)
+    assert a.boxes_xyxy.tolist() == [[8, 8, 24, 16], [0, 0, 64, 32]]
+    assert (a.class_ids.tolist(), a.crowd.tolist(), a.areas.tolist()) == ([1, 0], [False, True], [100, 2048])
+    assert dataset.image(0).shape == (32, 64, 3)
+
+
+def test_a_group_of_objects_is_a_crowd(tmp_path: Path) -> None:
+    dataset = read_records(tmp_path, record(png(0), image__object__group_of=[1]))
+    assert dataset.all_annotations.crowd.tolist() == [True]
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "says"),
+    [
+        ({"image/encoded": []}, "image unreadable", "its features are image/encoded, image/object/bbox/xmax"),
+        ({"image/object/bbox/xmax": [24.0]}, "box invalid", "expected fractions of the image, 0…1, got pixels"),
+        ({"objects/bbox": [0.5] * 3}, "image unreadable", "objects/bbox has 3 numbers"),
+    ],
+)
+def test_records_that_are_otherwise(tmp_path: Path, change: dict[str, Any], kind: str, says: str) -> None:
+    dataset = read_records(tmp_path, record(png(0)) | change, record(png(1)))
+    assert [p.kind for p in dataset.problems] == [kind]
+    assert says in dataset.problems[0].what
+
+
+def test_objects_in_features_of_another_spelling_do_not_make_an_empty_image(tmp_path: Path) -> None:
+    other = {"image/encoded": [png(0)], "image/object/bndbox/x1": [0.1], "image/object/name": [b"cat"]}
+    dataset = read_records(tmp_path, other, record(png(1)), {"image/encoded": [png(2)]})
+    assert len(dataset) == 2, "a record without any feature of objects is an image without objects"
+    assert [p.kind for p in dataset.problems] == ["label unreadable"]
+    assert "image/object/bndbox/x1, image/object/name, which phidet does not know" in dataset.problems[0].what
 
 
 def test_the_official_converters_files_are_coco_person(shared: Path) -> None:

@@ -15,13 +15,13 @@ from PIL import Image
 
 import data_factory as factory
 from phidet.cli.main import main
+from phidet.core.errors import ConfigError, InputError, PhidetError
 from phidet.data import write
 from phidet.data.dataset import Annotations, Dataset
-from phidet.data.images import RecordImage, encoded
 from phidet.data.layouts import open_data
-from phidet.data.tfrecord_file import parse_example, scan
+from phidet.data.tfrecord_file import RecordImage, parse_example, scan
 from phidet.data.write import Written, write_coco, write_tfrecord
-from phidet.errors import ConfigError, InputError, PhidetError
+from phidet.images.decode import encoded
 
 Write = Callable[[dict[str, Dataset], Path], Written]
 WRITERS: list[Write] = [write_coco, write_tfrecord]

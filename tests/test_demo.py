@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from phidet.draw import colour
+from phidet.detections.draw import colour
 from tiny_model import write_tiny_model
 
 ROOT = Path(__file__).resolve().parents[1]
-BUNDLED = "src/phidet/models_bundled/person.onnx"
-CARD = ROOT / "src/phidet/models_bundled/person.md"
+BUNDLED = "src/phidet/inference/bundled/person.onnx"
+CARD = ROOT / "src/phidet/inference/bundled/person.md"
 pytestmark = pytest.mark.slow
 
 
@@ -84,7 +84,7 @@ def test_the_wheel_carries_the_model_and_detects(checkout: Path, demo: tuple[flo
     run(checkout, ".venv/bin/python", "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", tmp_path, ".")
     [wheel] = tmp_path.glob("phidet-*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    assert "phidet/models_bundled/person.onnx" in names
+    assert "phidet/inference/bundled/person.onnx" in names
     assert not [name for name in names if name.endswith((".safetensors", ".pth")) or name.startswith("tests")]
     run(checkout, ".venv/bin/python", "-m", "pip", "install", "--quiet", "--no-deps", "--force-reinstall", wheel)
     run(tmp_path, checkout / ".venv/bin/phidet", "detect", checkout / "demo/grace-hopper.png")

@@ -24,12 +24,15 @@ import peers
 from conftest import off_by, randomise
 from peers import same_tensors as same
 from phidet import convert, create_classifier, create_model, save_model
-from phidet.config import ASPECTS_2020, ASPECTS_OFFICIAL, FeatureNetworkConfig, ModelConfig, replace
-from phidet.errors import CheckpointError
-from phidet.family import classifier_config, detector_config, family, scaled_detector_config
-from phidet.models import imagenet_path
-from phidet.nn.detector import Classifier, EfficientDet
-from phidet.weights.dialects import AUTOML, EFFDET, LUKEMELAS, TIMM, TORCHVISION, ZYLO117, Config, Dialect
+from phidet.architectures.classifier.network import Classifier
+from phidet.architectures.classifier.published import classifier_config
+from phidet.architectures.dialects import AUTOML, EFFDET, LUKEMELAS, TIMM, TORCHVISION, ZYLO117, Config, Dialect
+from phidet.architectures.efficientdet.config import ASPECTS_2020, ASPECTS_OFFICIAL, FeatureNetworkConfig, ModelConfig
+from phidet.architectures.efficientdet.network import EfficientDet
+from phidet.architectures.efficientdet.published import detector_config, family, scaled_detector_config
+from phidet.core.errors import CheckpointError
+from phidet.core.structs import replace
+from phidet.weights.create import imagenet_path
 from phidet.weights.load import load_into, open_source
 from phidet.weights.mapping import to_ours, to_theirs, weights_of
 from phidet.weights.read import recognise

@@ -11,13 +11,13 @@ import pytest
 from PIL import Image
 
 from doctor_data import broken_yolo, coco, encoded, hashes, scene, write
+from phidet.architectures.efficientdet.published import detector_config
 from phidet.cli.main import main
+from phidet.core.errors import ConfigError
+from phidet.data.doctor.examine import Examination, examine
+from phidet.data.doctor.fix import write_fixed
+from phidet.data.doctor.sheets import choose_samples, write_sheets
 from phidet.data.layouts import open_data
-from phidet.doctor.examine import Examination, examine
-from phidet.doctor.fix import write_fixed
-from phidet.doctor.sheets import choose_samples, write_sheets
-from phidet.errors import ConfigError
-from phidet.family import detector_config
 
 LITE0 = detector_config("efficientdet-lite0")
 

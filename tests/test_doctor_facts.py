@@ -14,18 +14,19 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from doctor_data import Pixels, coco, encoded, scene, write
-from phidet.anchors import generate_anchors
-from phidet.boxes import pairwise_iou
+from phidet.architectures.efficientdet.anchors import generate_anchors
+from phidet.architectures.efficientdet.config import AnchorConfig
+from phidet.architectures.efficientdet.coverage import best_ious, examine_coverage
+from phidet.architectures.efficientdet.published import detector_config
 from phidet.cli.main import main
-from phidet.config import AnchorConfig, replace
-from phidet.doctor.coverage import best_ious, examine_coverage, fit_scales
-from phidet.doctor.duplicates import MOST_BITS, hamming, near_groups
-from phidet.doctor.examine import examine
-from phidet.doctor.facts import Bins, Recall
-from phidet.doctor.fix import surplus, write_fixed
-from phidet.doctor.labels import class_name_twins, unions
-from phidet.doctor.pictures import Look, fingerprint
-from phidet.family import detector_config
+from phidet.core.structs import replace
+from phidet.data.doctor.decoding import Look, fingerprint
+from phidet.data.doctor.duplicates import MOST_BITS, hamming, near_groups
+from phidet.data.doctor.examine import examine
+from phidet.data.doctor.facts import Bins, Recall
+from phidet.data.doctor.fix import surplus, write_fixed
+from phidet.data.doctor.labels import class_name_twins, fit_scales, unions
+from phidet.detections.boxes import pairwise_iou
 
 LITE0 = detector_config("efficientdet-lite0")
 D0 = detector_config("efficientdet-d0")

@@ -24,10 +24,11 @@ import pytest
 import torch
 
 import phidet
-from phidet.errors import DownloadError
+from phidet.architectures.efficientdet.published_files import detector_file
+from phidet.architectures.published_file import PublishedFile
+from phidet.core.errors import DownloadError
 from phidet.weights import download
 from phidet.weights.download import cache_dir, fetch
-from phidet.weights.zoo import PublishedFile, detector_file
 
 CONTENT = random.Random(0).randbytes(3_000_000)
 HALF = len(CONTENT) // 2

@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from phidet import draw
-from phidet.draw import PALETTE, as_picture, colour, draw_boxes, font_size, line_width
-from phidet.errors import InputError
-from phidet.results import Detections
+from phidet.core.errors import InputError
+from phidet.detections import draw
+from phidet.detections.detections import Detections
+from phidet.detections.draw import PALETTE, colour, draw_boxes, font_size, line_width
+from phidet.images.decode import as_picture
 
 # Linear RGB as people without red and without green cones see it (G. Machado et al., 2009, table 1, severity 1).
 PROTANOPIA = [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]
@@ -169,7 +170,7 @@ def test_whatever_is_a_picture_becomes_one(tmp_path: Path) -> None:
     exif[0x0112] = 6
     turned.save(tmp_path / "turned.jpg", exif=exif, quality=100)
     assert as_picture(Image.open(tmp_path / "turned.jpg")).size == (4, 5)
-    with pytest.raises(InputError, match=r"expected an image \(H, W, 3\) uint8 RGB, got \(4, 5\) uint8"):
+    with pytest.raises(InputError, match=r"\(height, width, 3\) uint8 RGB, got shape \(4, 5\) uint8"):
         as_picture(pixels[..., 0])
 
 

@@ -12,17 +12,21 @@ from PIL import Image
 import peers
 from conftest import randomise
 from phidet import create_classifier, create_model, save_model
-from phidet.anchors import generate_anchors
+from phidet.architectures.backbones.config import BackboneConfig
+from phidet.architectures.classifier.config import ClassifierConfig
+from phidet.architectures.classifier.explain import place_evidence
+from phidet.architectures.classifier.network import Classifier
+from phidet.architectures.efficientdet.anchors import generate_anchors
+from phidet.architectures.efficientdet.decode import postprocess, with_best
+from phidet.architectures.efficientdet.explain import gradient_evidence
+from phidet.architectures.efficientdet.network import EfficientDet
 from phidet.cli.main import main
-from phidet.config import BackboneConfig, ClassifierConfig, replace
+from phidet.core.errors import ConfigError, UnknownNameError
+from phidet.core.structs import replace
 from phidet.data.layouts import open_data
-from phidet.errors import ConfigError, UnknownNameError
-from phidet.explain import class_names_of, explain, gradient_evidence, overlay, place_evidence
-from phidet.nms import PostprocessSettings
-from phidet.nn.detector import Classifier, EfficientDet
-from phidet.postprocess import postprocess
-from phidet.preprocess import prepare
-from phidet.runtime.network import with_best
+from phidet.detections.settings import PostprocessSettings
+from phidet.evaluation.explain import class_names_of, explain, overlay
+from phidet.images.prepare import prepare
 
 CLASSES = ("bolt", "nut", "washer")
 

@@ -18,19 +18,20 @@ from onnx import numpy_helper
 import phidet
 from conftest import off_by
 from export_models import CONFIGS, picture, some_model
-from phidet.boxes import pairwise_iou
+from phidet.architectures.efficientdet.config import ModelConfig
 from phidet.cli.main import main
-from phidet.config import ModelConfig, from_json
-from phidet.detector import Detector
-from phidet.errors import CheckpointError, ConfigError, ExportError, InputError, UnknownNameError
+from phidet.core.errors import CheckpointError, ConfigError, ExportError, InputError, UnknownNameError
+from phidet.core.structs import from_json
+from phidet.detections.boxes import pairwise_iou
+from phidet.detections.settings import PostprocessSettings
 from phidet.export.check import Agreement, check_agreement
 from phidet.export.export import ExportOptions, export
 from phidet.export.onnx_file import build_onnx
 from phidet.export.source import target_of
-from phidet.export.torch_network import TorchNetwork
-from phidet.nms import PostprocessSettings
-from phidet.runtime.onnx_runtime import OnnxNetwork, read_header
-from phidet.runtime.open_model import find_model
+from phidet.inference.detector import Detector
+from phidet.inference.runtimes.onnx_runtime import OnnxNetwork, read_header
+from phidet.inference.runtimes.open_model import find_model
+from phidet.inference.runtimes.torch_runtime import TorchNetwork
 from phidet.weights.native import save_model
 
 

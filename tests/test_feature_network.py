@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from conftest import randomise
-from phidet.config import FeatureNetworkConfig, Fusion
-from phidet.graphs import GRAPHS, FeatureGraph, Node
-from phidet.nn.blocks import SameConv2d, SqueezeExcite, activation, same_max_pool, same_padding
-from phidet.nn.feature_network import FeatureNetwork, FusionNode, Projection, fusion_weights
+from phidet.architectures.efficientdet.config import FeatureNetworkConfig, Fusion
+from phidet.architectures.efficientdet.feature_network import FeatureNetwork, FusionNode, Projection, fusion_weights
+from phidet.architectures.efficientdet.graphs import GRAPHS, FeatureGraph, Node
+from phidet.architectures.layers import SameConv2d, SqueezeExcite, activation, same_max_pool, same_padding
 
 CHANNELS = {1: 4, 2: 5, 3: 6, 4: 7, 5: 9}
 F64 = npt.NDArray[np.float64]

@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from phidet import create_model
-from phidet.config import BackboneConfig, FeatureNetworkConfig, from_json, replace, to_json
-from phidet.errors import ConfigError, UnknownNameError
-from phidet.family import detector_config
-from phidet.graphs import GRAPHS, FeatureGraph, Node, build_graph
+from phidet.architectures.backbones.config import BackboneConfig
+from phidet.architectures.efficientdet.config import FeatureNetworkConfig
+from phidet.architectures.efficientdet.graphs import GRAPHS, FeatureGraph, Node, build_graph
+from phidet.architectures.efficientdet.published import detector_config
+from phidet.core.errors import ConfigError, UnknownNameError
+from phidet.core.structs import from_json, replace, to_json
 
 RANGES = [(3, 7), (3, 8), (2, 5), (1, 2), (4, 9)]
 EVERY = [(name, *r) for name in GRAPHS for r in RANGES if name != "nas-fpn" or r == (3, 7)] + [("nas-fpn", 2, 6)]

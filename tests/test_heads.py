@@ -13,10 +13,12 @@ from torch import Tensor, nn
 
 from conftest import randomise
 from phidet import create_model
-from phidet.anchors import generate_anchors, level_sizes, level_slices
-from phidet.config import AnchorConfig, BackboneConfig, FeatureNetworkConfig, ModelConfig, replace
-from phidet.family import detector_config
-from phidet.nn.heads import Head, class_head
+from phidet.architectures.backbones.config import BackboneConfig
+from phidet.architectures.efficientdet.anchors import generate_anchors, level_sizes, level_slices
+from phidet.architectures.efficientdet.config import AnchorConfig, FeatureNetworkConfig, ModelConfig
+from phidet.architectures.efficientdet.heads import Head, class_head
+from phidet.architectures.efficientdet.published import detector_config
+from phidet.core.structs import replace
 
 LEVELS = range(3, 6)
 SIZE = (40, 56)  # grids 5×7, 3×4, 2×2

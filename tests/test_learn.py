@@ -13,23 +13,22 @@ from torch import Tensor
 
 import peers
 from phidet import create_model, load_model
-from phidet.anchors import generate_anchors
-from phidet.boxes import encode
-from phidet.config import Preprocess, replace
+from phidet.architectures.efficientdet.anchors import generate_anchors
+from phidet.architectures.efficientdet.decode import NetworkOutputs, postprocess, with_best
+from phidet.architectures.efficientdet.network import EfficientDet
+from phidet.core.errors import CheckpointError, ConfigError, TrainingDivergedError, UnknownNameError
+from phidet.core.structs import replace
 from phidet.data.dataset import Annotations, Collector, Dataset, RawObject
-from phidet.errors import CheckpointError, ConfigError, TrainingDivergedError, UnknownNameError
-from phidet.learn import recipe as recipes
-from phidet.learn.augment import augment
-from phidet.learn.detection import DetectionTask
-from phidet.learn.loading import EpochSampler, EvalImages, TrainImages, collate, eval_loader, normalise, train_loader
-from phidet.learn.optim import RunningAverage, peak_rate, rate_at
-from phidet.learn.recipe import PAPER, SMALL, Augmentation, choose_recipe, recipe_named
-from phidet.learn.train import RunSettings, fit
-from phidet.metrics.measure import COCO_SETTINGS
-from phidet.nn.detector import EfficientDet
-from phidet.postprocess import postprocess
-from phidet.preprocess import prepare
-from phidet.runtime.network import NetworkOutputs, with_best
+from phidet.detections.boxes import encode
+from phidet.evaluation.measure import COCO_SETTINGS
+from phidet.images.prepare import Preprocess, prepare
+from phidet.training import recipe as recipes
+from phidet.training.augmentation.detection import augment
+from phidet.training.detection import DetectionTask
+from phidet.training.fit import RunSettings, fit
+from phidet.training.loading import EpochSampler, EvalImages, TrainImages, collate, eval_loader, normalise, train_loader
+from phidet.training.optim import RunningAverage, peak_rate, rate_at
+from phidet.training.recipe import PAPER, SMALL, Augmentation, choose_recipe, recipe_named
 
 STILL = Augmentation(scale_jitter=(1.0, 1.0), flip=0.0)
 CLASSES = ("bolt", "nut", "washer")

@@ -15,14 +15,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from phidet import losses
-from phidet.anchors import generate_anchors
-from phidet.boxes import IOU_KINDS, IouKind, decode
-from phidet.config import AnchorConfig
-from phidet.errors import ConfigError, InputError
-from phidet.losses import DetectionLoss, LossConfig, box_iou_loss, detection_loss, focal_loss, huber_loss
-from phidet.nn.detector import RawOutputs
-from phidet.targets import Targets
+from phidet.architectures.efficientdet import losses
+from phidet.architectures.efficientdet.anchors import generate_anchors
+from phidet.architectures.efficientdet.config import AnchorConfig
+from phidet.architectures.efficientdet.losses import (
+    DetectionLoss,
+    LossConfig,
+    box_iou_loss,
+    detection_loss,
+    focal_loss,
+    huber_loss,
+)
+from phidet.architectures.efficientdet.network import RawOutputs
+from phidet.architectures.efficientdet.targets import Targets
+from phidet.core.errors import ConfigError, InputError
+from phidet.detections.boxes import IOU_KINDS, IouKind, decode
 
 with warnings.catch_warnings():  # effdet compiles itself with what PyTorch calls deprecated
     warnings.simplefilter("ignore")

@@ -26,12 +26,12 @@ from metrics_data import (
     truth,
     with_worst,
 )  # fmt: skip
+from phidet.cli.figures import summarise
+from phidet.core.errors import InputError
 from phidet.data.dataset import Dataset
-from phidet.errors import InputError
-from phidet.metrics.coco import FIGURES, CocoReport, evaluate_coco
-from phidet.metrics.measure import measure
-from phidet.metrics.report import summarise
-from phidet.results import Detections
+from phidet.detections.detections import Detections
+from phidet.evaluation.coco_figures import FIGURES, CocoReport, evaluate_coco
+from phidet.evaluation.measure import measure
 
 seeds = st.integers(0, 2**32 - 1)
 

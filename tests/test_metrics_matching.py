@@ -19,11 +19,11 @@ from metrics_data import (
     truth,
     with_worst,
 )
-from phidet.metrics.coco import evaluate_coco
-from phidet.metrics.confusion import confusion_matrix
-from phidet.metrics.curves import best_threshold, pr_curves
-from phidet.metrics.matching import above, countable, covered, match_all, match_image
-from phidet.metrics.mistakes import KINDS, Mistake, worst_mistakes
+from phidet.evaluation.coco_figures import evaluate_coco
+from phidet.evaluation.confusion import confusion_matrix
+from phidet.evaluation.curves import best_threshold, pr_curves
+from phidet.evaluation.matching import above, countable, covered, match_all, match_image
+from phidet.evaluation.mistakes import KINDS, Mistake, worst_mistakes
 
 A, B, C = (10.0, 10.0, 60.0, 60.0), (100.0, 10.0, 150.0, 60.0), (200.0, 10.0, 250.0, 60.0)
 NEAR_A, POOR_A = (12.0, 10.0, 62.0, 60.0), (40.0, 10.0, 90.0, 60.0)  # IoU 48/52 and 20/80

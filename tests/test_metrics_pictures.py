@@ -11,14 +11,14 @@ from PIL import Image
 
 from metrics_data import SIZE, a_dataset, detections, nothing, some_detections, thing, truth
 from phidet.data.dataset import Dataset
-from phidet.metrics.coco import evaluate_coco
-from phidet.metrics.confusion import confusion_matrix
-from phidet.metrics.curves import pr_curves
-from phidet.metrics.folder import write_evaluation
-from phidet.metrics.measure import measure
-from phidet.metrics.mistake_sheet import FOUND, TRUTH, draw_mistakes
-from phidet.metrics.mistakes import Mistake, worst_mistakes
-from phidet.metrics.plots import confusion_figure, pr_figure, save_figure, size_figure
+from phidet.evaluation.coco_figures import evaluate_coco
+from phidet.evaluation.confusion import confusion_matrix
+from phidet.evaluation.curves import pr_curves
+from phidet.evaluation.measure import measure
+from phidet.evaluation.mistake_sheet import FOUND, TRUTH, draw_mistakes
+from phidet.evaluation.mistakes import Mistake, worst_mistakes
+from phidet.evaluation.plots import confusion_figure, pr_figure, save_figure, size_figure
+from phidet.evaluation.report_folder import write_evaluation
 
 
 @pytest.mark.parametrize("classes", [1, 3, 29, 30, 120])

@@ -24,18 +24,15 @@ import peers
 from conftest import randomise
 from peers import same_tensors
 from phidet import create_classifier, create_model, load_model, save_model
-from phidet.config import (
-    AnchorConfig,
-    BackboneConfig,
-    ClassifierConfig,
-    FeatureNetworkConfig,
-    ModelConfig,
-    Preprocess,
-    replace,
-)
-from phidet.errors import CheckpointError
-from phidet.graphs import FeatureGraph, Node
-from phidet.nn.detector import Classifier, EfficientDet
+from phidet.architectures.backbones.config import BackboneConfig
+from phidet.architectures.classifier.config import ClassifierConfig
+from phidet.architectures.classifier.network import Classifier
+from phidet.architectures.efficientdet.config import AnchorConfig, FeatureNetworkConfig, ModelConfig
+from phidet.architectures.efficientdet.graphs import FeatureGraph, Node
+from phidet.architectures.efficientdet.network import EfficientDet
+from phidet.core.errors import CheckpointError
+from phidet.core.structs import replace
+from phidet.images.prepare import Preprocess
 from phidet.weights.load import load_into, open_source
 from phidet.weights.mapping import weights_of
 from phidet.weights.read import read_tensors

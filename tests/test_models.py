@@ -11,25 +11,27 @@ from torch import Tensor
 
 from conftest import off_by, randomise
 from phidet import create_classifier, create_model, save_model
-from phidet.anchors import generate_anchors
-from phidet.coco import COCO_CLASS_NAMES
-from phidet.config import BackboneConfig, FeatureNetworkConfig, ModelConfig, replace
-from phidet.errors import CheckpointError, ConfigError, InputError, UnknownNameError
-from phidet.family import (
-    CLASSIFIER_NAMES,
+from phidet.architectures.backbones.build import build_backbone
+from phidet.architectures.backbones.config import BackboneConfig
+from phidet.architectures.backbones.efficientnet import plan_blocks
+from phidet.architectures.backbones.published import OTHER_BACKBONES
+from phidet.architectures.backbones.scaling import CompoundScaling
+from phidet.architectures.classifier.published import CLASSIFIER_NAMES, classifier_config, scaled_classifier_config
+from phidet.architectures.efficientdet.anchors import generate_anchors
+from phidet.architectures.efficientdet.config import FeatureNetworkConfig, ModelConfig
+from phidet.architectures.efficientdet.network import EfficientDet, RawOutputs
+from phidet.architectures.efficientdet.published import (
     DETECTOR_NAMES,
     FAMILIES,
-    OTHER_BACKBONES,
     Family,
-    classifier_config,
     detector_config,
-    scaled_classifier_config,
     scaled_detector_config,
 )
-from phidet.models import parse_image_size
-from phidet.nn.detector import EfficientDet, RawOutputs, build_backbone
-from phidet.nn.efficientnet import plan_blocks
-from phidet.scaling import CompoundScaling, DetectorLaw
+from phidet.architectures.efficientdet.scaling import DetectorLaw
+from phidet.core.errors import CheckpointError, ConfigError, InputError, UnknownNameError
+from phidet.core.structs import replace
+from phidet.data.coco_classes import COCO_CLASS_NAMES
+from phidet.weights.create import parse_image_size
 
 
 def small(**changes: object) -> ModelConfig:

@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torchvision.ops import batched_nms
 
-from phidet.anchors import generate_anchors
-from phidet.boxes import clip, decode, xyxy_to_yxyx
-from phidet.config import AnchorConfig
-from phidet.errors import ConfigError, UnknownNameError
-from phidet.nms import PostprocessSettings, suppress
-from phidet.postprocess import find_candidates
+from phidet.architectures.efficientdet.anchors import generate_anchors
+from phidet.architectures.efficientdet.config import AnchorConfig
+from phidet.architectures.efficientdet.decode import find_candidates
+from phidet.core.errors import ConfigError, UnknownNameError
+from phidet.detections.boxes import clip, decode, xyxy_to_yxyx
+from phidet.detections.nms import suppress
+from phidet.detections.settings import PostprocessSettings
 
 Boxes = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]
 

@@ -10,7 +10,7 @@ import pytest
 
 from odd_pictures import Odd, encoded, odd_pictures, photo
 from phidet.cli.main import main
-from phidet.sinks.base import readable
+from phidet.detections.sinks.base import readable
 from tiny_model import write_tiny_model
 
 

@@ -13,10 +13,10 @@ pytest.importorskip("openvino", reason="run in .venv-runtimes", exc_type=ImportE
 from export_models import CONFIGS, picture, some_model
 from phidet.cli.main import main
 from phidet.data.layouts import open_data
-from phidet.detector import Detector
+from phidet.detections.settings import PostprocessSettings
 from phidet.export.export import ExportOptions, export
-from phidet.nms import PostprocessSettings
-from phidet.runtime.openvino_runtime import OpenVinoNetwork
+from phidet.inference.detector import Detector
+from phidet.inference.runtimes.openvino_runtime import OpenVinoNetwork
 from phidet.weights.native import save_model
 
 LOOSE = PostprocessSettings(score=0.05, max_detections=20)

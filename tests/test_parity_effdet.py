@@ -14,8 +14,8 @@ import torch
 import peers
 from conftest import off_by, randomise, rms_off_by
 from phidet import create_model
-from phidet.family import DETECTOR_NAMES
-from phidet.weights.dialects import EFFDET
+from phidet.architectures.dialects import EFFDET
+from phidet.architectures.efficientdet.published import DETECTOR_NAMES
 from phidet.weights.mapping import to_ours, weights_of
 
 SQUARE, ODD = (256, 256), (300, 420)

@@ -10,7 +10,7 @@ import torch
 
 from conftest import rms_off_by
 from phidet import create_model
-from phidet.nn.detector import RawOutputs
+from phidet.architectures.efficientdet.network import RawOutputs
 
 
 def answers(shared: Path, name: str, side: int, dtype: torch.dtype) -> RawOutputs:

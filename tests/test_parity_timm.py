@@ -11,10 +11,11 @@ import torchvision
 
 from conftest import off_by, randomise
 from phidet import create_classifier
-from phidet.config import BackboneConfig
-from phidet.family import CLASSIFIER_NAMES, EFFICIENTNETS
-from phidet.models import imagenet_path
-from phidet.nn.detector import build_backbone
+from phidet.architectures.backbones.build import build_backbone
+from phidet.architectures.backbones.config import BackboneConfig
+from phidet.architectures.backbones.published import EFFICIENTNETS
+from phidet.architectures.classifier.published import CLASSIFIER_NAMES
+from phidet.weights.create import imagenet_path
 from phidet.weights.load import load_into, open_source
 
 

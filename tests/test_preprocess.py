@@ -10,9 +10,8 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phidet.config import IMAGENET, Preprocess
-from phidet.data.images import read_image
-from phidet.preprocess import fit_scale, prepare, resize, scaled_size
+from phidet.images.decode import read_image
+from phidet.images.prepare import IMAGENET, Preprocess, fit_scale, prepare, resize, scaled_size
 
 
 def test_an_image_is_prepared_as_the_official_evaluation_does(shared: Path) -> None:

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phidet.errors import ConfigError, InputError, MissingExtraError, UnknownNameError
-from phidet.results import Detection, Detections
+from phidet.core.errors import ConfigError, InputError, MissingExtraError, UnknownNameError
+from phidet.detections.detections import Detection, Detections
 
 NAMES = ("person", "bicycle", "Straße")
 BOXES = [(10.0, 20.0, 30.5, 60.0), (0.0, 0.0, 5.0, 5.0), (1.1, 2.2, 3.3, 4.4)]

@@ -14,13 +14,13 @@ import data_factory as factory
 import peers
 from phidet import create_model, save_model, train
 from phidet.cli.main import main
-from phidet.config import replace
+from phidet.core.errors import CheckpointError, InputError
+from phidet.core.structs import replace
 from phidet.data.fingerprint import fingerprint, fingerprints
-from phidet.data.images import RecordImage
 from phidet.data.layouts import open_data
 from phidet.data.run_images import KnownImage, RunImages, known_images, places, read_run_images
-from phidet.errors import CheckpointError, InputError
-from phidet.learn.run import resume
+from phidet.data.tfrecord_file import RecordImage
+from phidet.training.run import resume
 from test_train_run import CLASSES, QUICK, settings, stop_after_an_epoch, write_squares
 
 

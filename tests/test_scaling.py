@@ -10,28 +10,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phidet.analysis.costs import Cost, count_costs, total
-from phidet.config import ClassifierConfig, ModelConfig
-from phidet.errors import ConfigError
-from phidet.family import (
-    EFFICIENTDETS,
-    EFFICIENTNETS,
-    FAMILIES,
-    Family,
-    classifier_config,
-    detector_config,
-    scaled_classifier_config,
-    scaled_detector_config,
-)
-from phidet.scaling import (
+from phidet.architectures.backbones.published import EFFICIENTNETS
+from phidet.architectures.backbones.scaling import (
     CompoundScaling,
-    DetectorLaw,
     check_phi,
     round_channels,
     round_half_up,
     round_repeats,
     round_to_multiple,
 )
+from phidet.architectures.classifier.config import ClassifierConfig
+from phidet.architectures.classifier.published import classifier_config, scaled_classifier_config
+from phidet.architectures.costs import Cost, count_costs, total
+from phidet.architectures.efficientdet.config import ModelConfig
+from phidet.architectures.efficientdet.published import (
+    EFFICIENTDETS,
+    FAMILIES,
+    Family,
+    detector_config,
+    scaled_detector_config,
+)
+from phidet.architectures.efficientdet.scaling import DetectorLaw
+from phidet.core.errors import ConfigError
 
 phis = st.floats(-2, 10)
 GRID = [-2, -1.75, -1.5, -1.25, -1, -0.75, -0.5, -0.25, 0, 0.25, 0.5, 0.75, 1, 1.25, 1.5, 1.75, 2, 3, 5, 7, 10]

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from phidet.results import Detections
-from phidet.serve import tfserving
-from phidet.serve.pictures import Pixels
+from phidet.detections.detections import Detections
+from phidet.serve.inputs import Pixels
+from phidet.serve.protocols import tfserving_rest as tfserving
 from phidet.serve.refusals import bad_request
 from serve_server import (
     BODY,
@@ -108,7 +108,7 @@ def test_who_could_not_be_answered_in_time_is_turned_away_at_once(
 ) -> None:
     """A batch of one takes 30 s and a request may take 100 s, so two can wait, though the queue holds 50."""
     clock = Clock()
-    for module in ("batching", "service"):
+    for module in ("models.batching", "service"):
         monkeypatch.setattr(f"phidet.serve.{module}.time", clock)
 
     class HalfAMinute(StandIn):

@@ -12,8 +12,8 @@ from typing import Any
 import yaml
 
 from phidet.cli import serve
-from phidet.serve.app import METRICS_PATH
-from phidet.serve.run import GRACE_SECONDS
+from phidet.serve.http.app import METRICS_PATH
+from phidet.serve.http.server import GRACE_SECONDS
 
 ROOT = Path(__file__).parents[1]
 

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from phidet.cores import usable_cores
-from phidet.errors import ConfigError
+from phidet.core.errors import ConfigError
+from phidet.core.machine import usable_cores
 from phidet.serve.configuration import Source
-from phidet.serve.connection import BoundedProtocol
-from phidet.serve.pictures import Budget, decode
+from phidet.serve.http.connection import BoundedProtocol
+from phidet.serve.http.server import listen
+from phidet.serve.inputs import Budget, decode
 from phidet.serve.refusals import RefusedError
-from phidet.serve.run import listen
 from phidet.serve.wire import parse
 from serve_server import (
     PICTURE,

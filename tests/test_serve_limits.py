@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from phidet.errors import ConfigError
+from phidet.core.errors import ConfigError
 from phidet.serve.configuration import Limits
 from serve_server import (
     BODY,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from phidet.sheet import Tile, draw_tile, shorten
-from phidet.style import PALETTE, font
+from phidet.images.sheet import Tile, draw_tile, shorten
+from phidet.images.style import PALETTE, font
 
 
 def test_boxes_are_drawn_in_their_class_colour_where_they_are() -> None:

@@ -17,15 +17,15 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from phidet.core.errors import ConfigError, InputError, PhidetError, UnknownNameError
+from phidet.core.files import cut
 from phidet.data.layouts import open_data
-from phidet.draw import colour
-from phidet.errors import ConfigError, InputError, PhidetError, UnknownNameError
-from phidet.files import cut
-from phidet.results import Detections
-from phidet.sinks import KINDS, open_sinks
-from phidet.sinks.base import short_enough
-from phidet.sources import Picture, Unusable
-from phidet.video import video_frames
+from phidet.detections.detections import Detections
+from phidet.detections.draw import colour
+from phidet.detections.sinks import KINDS, open_sinks
+from phidet.detections.sinks.base import short_enough
+from phidet.images.sources import Picture, Unusable
+from phidet.images.video import video_frames
 
 NAMES = ("person", "tram stop", "../etc")
 BOXES = [(10.25, 20.5, 60.0, 70.0), (0.0, 0.0, 99.0, 80.0), (90.0, 75.0, 120.0, 95.0)]
@@ -177,7 +177,7 @@ def test_where_results_cannot_wait_nothing_is_left(tmp_path: Path, monkeypatch: 
     def full(**_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("phidet.sinks.coco.TemporaryFile", full)
+    monkeypatch.setattr("phidet.detections.sinks.coco.TemporaryFile", full)
     with pytest.raises(PhidetError, match="No space left on device"):
         open_sinks(["coco"], tmp_path, NAMES)
     assert not list(tmp_path.iterdir())

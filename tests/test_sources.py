@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from phidet import sources
-from phidet.errors import ConfigError, DownloadError, InputError, MissingExtraError
-from phidet.remote import fetch_picture
-from phidet.sources import Picture, Unusable, check_apart, pictures
+from phidet.core.errors import ConfigError, DownloadError, InputError, MissingExtraError
+from phidet.images import sources
+from phidet.images.remote import fetch_picture
+from phidet.images.sources import Picture, Unusable, check_apart, pictures
 
 
 def save(path: Path, shade: int = 0) -> Path:
@@ -266,7 +266,7 @@ def test_size_and_time_are_limited(web: str, monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(DownloadError, match="larger than 50,000 bytes: download it by other means"):
         fetch_picture(f"{web}/large", largest_bytes=50_000)
     assert len(fetch_picture(f"{web}/large", largest_bytes=100_000)) == 100_000
-    monkeypatch.setattr("phidet.remote.time", SimpleNamespace(monotonic=itertools.count(step=10).__next__))
+    monkeypatch.setattr("phidet.images.remote.time", SimpleNamespace(monotonic=itertools.count(step=10).__next__))
     with pytest.raises(DownloadError, match=r"takes longer than 30 seconds"):
         fetch_picture(f"{web}/slow", deadline_s=30)
 

@@ -11,11 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from phidet import boxes, targets
-from phidet.anchors import generate_anchors
-from phidet.config import ASPECTS_2020, AnchorConfig
-from phidet.errors import InputError
-from phidet.targets import Targets, assign_targets, pad_objects
+from phidet.architectures.efficientdet import targets
+from phidet.architectures.efficientdet.anchors import generate_anchors
+from phidet.architectures.efficientdet.config import ASPECTS_2020, AnchorConfig
+from phidet.architectures.efficientdet.targets import Targets, assign_targets
+from phidet.core.errors import InputError
+from phidet.detections import boxes
+from phidet.training.loading import pad_objects
 
 with warnings.catch_warnings():  # effdet compiles itself with what PyTorch calls deprecated
     warnings.simplefilter("ignore")

@@ -17,18 +17,19 @@ pytest.importorskip("litert_torch", reason="run in .venv-runtimes", exc_type=Imp
 from ai_edge_litert.interpreter import Interpreter
 
 from export_models import CONFIGS, picture, some_model
+from phidet.architectures.efficientdet.config import ModelConfig
 from phidet.cli.main import main
-from phidet.config import ModelConfig, from_json
+from phidet.core.errors import CheckpointError
+from phidet.core.structs import from_json
 from phidet.data.dataset import Dataset
 from phidet.data.layouts import open_data
-from phidet.detector import Detector
-from phidet.errors import CheckpointError
+from phidet.detections.boxes import FloatArray
+from phidet.detections.detections import Detections
+from phidet.detections.settings import PostprocessSettings
 from phidet.export.export import ExportOptions, export
-from phidet.nms import PostprocessSettings
-from phidet.results import Detections
-from phidet.runtime.litert_runtime import LiteRtNetwork
-from phidet.runtime.network import FloatArray
-from phidet.serve.publish import publish
+from phidet.inference.detector import Detector
+from phidet.inference.runtimes.litert_runtime import LiteRtNetwork
+from phidet.serve.models.publish import publish
 from phidet.weights.native import save_model
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of JAX, torchao and xDSL, about one another

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from phidet import tiles
-from phidet.boxes import area, pairwise_iou
-from phidet.errors import ConfigError, InputError
-from phidet.nms import PostprocessSettings
-from phidet.results import Detections
-from phidet.tiles import OVERLAP, Seen, detect_tiled, merge, tile_rects
+from phidet.core.errors import ConfigError, InputError
+from phidet.detections.boxes import area, pairwise_iou
+from phidet.detections.detections import Detections
+from phidet.detections.settings import PostprocessSettings
+from phidet.inference import tiles
+from phidet.inference.tiles import OVERLAP, Seen, detect_tiled, merge, tile_rects
 
 Box = tuple[float, float, float, float]
 NAMES = ("person", "dog")

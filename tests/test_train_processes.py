@@ -15,18 +15,17 @@ from lightning_fabric import Fabric
 
 import processes
 import test_classify
+from phidet.architectures.efficientdet.network import EfficientDet
 from phidet.data.class_folders import open_class_folders
 from phidet.data.layouts import open_data
-from phidet.learn.checkpointing import recompute_activations
-from phidet.learn.classify_report import classify_all
-from phidet.learn.evaluate import detect
-from phidet.metrics.coco import evaluate_coco
-from phidet.nn.detector import EfficientDet
+from phidet.evaluation.coco_figures import evaluate_coco
+from phidet.training.checkpointing import recompute_activations
+from phidet.training.evaluate import classify_all, detect
 from test_train_run import write_squares
 
 MEMORY = """
 import resource
-from phidet.learn.memory import keep_freed_memory
+from phidet.core.machine import keep_freed_memory
 import torch
 from torch import nn
 assert keep_freed_memory()

@@ -22,21 +22,22 @@ from PIL import Image
 import peers
 from doctor_data import broken_yolo
 from phidet import create_model, load_model, save_model, train
+from phidet.architectures.backbones.config import BackboneConfig
+from phidet.architectures.efficientdet.network import EfficientDet
 from phidet.cli.main import main
-from phidet.config import BackboneConfig, replace
+from phidet.core.errors import CheckpointError, ConfigError, InputError, TrainingDivergedError
+from phidet.core.structs import replace
 from phidet.data.hold_out import hold_out, validation_data
 from phidet.data.layouts import open_data
-from phidet.detector import Detector
-from phidet.errors import CheckpointError, ConfigError, InputError, TrainingDivergedError
-from phidet.learn import recipe as recipes
-from phidet.learn import train as training
-from phidet.learn.about import Request
-from phidet.learn.detection import DetectionTask
-from phidet.learn.run import next_folder, resume
-from phidet.learn.train import RunSettings
-from phidet.metrics.coco import evaluate_coco
-from phidet.metrics.run import detect_dataset
-from phidet.nn.detector import EfficientDet
+from phidet.evaluation.coco_figures import evaluate_coco
+from phidet.evaluation.detect_dataset import detect_dataset
+from phidet.inference.detector import Detector
+from phidet.training import fit as training
+from phidet.training import recipe as recipes
+from phidet.training.about import Request
+from phidet.training.detection import DetectionTask
+from phidet.training.fit import RunSettings
+from phidet.training.run import next_folder, resume
 
 CLASSES = ("bolt", "nut", "washer")
 QUICK = {"batch_size": 4, "warmup_epochs": 0.5}
@@ -305,9 +306,9 @@ def test_words_of_a_request_stay_words_beside_files_of_that_name(
     for name in ("none", "efficientdet-lite0", "data", "run"):
         Path(name).mkdir()
     Path("mine.pth").touch()
-    asked = Request(data="data", model="efficientdet-lite0", pretrained="none").anywhere()
+    asked = Request(data="data", model="efficientdet-lite0", pretrained="none").with_absolute_paths()
     assert (asked.data, asked.model, asked.pretrained) == (str(tmp_path / "data"), "efficientdet-lite0", "none")
-    own = Request(data="data", model="run", pretrained="mine.pth").anywhere()
+    own = Request(data="data", model="run", pretrained="mine.pth").with_absolute_paths()
     assert (own.model, own.pretrained) == (str(tmp_path / "run"), str(tmp_path / "mine.pth"))
 
 

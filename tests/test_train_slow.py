@@ -10,12 +10,12 @@ from lightning_fabric import Fabric
 import peers
 from phidet import create_model, save_model, train
 from phidet.data.layouts import open_data
-from phidet.learn import train as training
-from phidet.learn.detection import DetectionTask
-from phidet.learn.evaluate import detect
-from phidet.learn.recipe import SMALL, Augmentation, replace
-from phidet.learn.train import RunSettings, fit
-from phidet.metrics.coco import evaluate_coco
+from phidet.evaluation.coco_figures import evaluate_coco
+from phidet.training import fit as training
+from phidet.training.detection import DetectionTask
+from phidet.training.evaluate import detect
+from phidet.training.fit import RunSettings, fit
+from phidet.training.recipe import SMALL, Augmentation, replace
 from test_train_run import CLASSES, QUICK, settings, write_squares
 
 pytestmark = pytest.mark.slow

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from phidet.errors import InputError, PhidetError
-from phidet.sources import Picture, Unusable, pictures
-from phidet.video import Frame, VideoWriter, _upright, video_frames
+from phidet.core.errors import InputError, PhidetError
+from phidet.images.sources import Picture, Unusable, pictures
+from phidet.images.video import Frame, VideoWriter, _upright, video_frames
 
 pytest.importorskip("av")
 

@@ -11,7 +11,7 @@ import pytest
 
 import phidet
 from phidet.cli.main import main
-from phidet.learn.train import RunSettings
+from phidet.training.fit import RunSettings
 
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "train.md"
 QUICK = ["--epochs", "1", "--image-size", "128", "--batch-size", "16", "--workers", "0", "--accelerator", "cpu"]

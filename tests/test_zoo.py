@@ -10,9 +10,12 @@ import torchvision
 from effdet.config.model_config import efficientdet_model_param_dict
 
 from peers import NAMES
-from phidet.errors import UnknownNameError
-from phidet.family import CLASSIFIER_NAMES, DETECTOR_NAMES, EFFICIENTNETS, OTHER_BACKBONES
-from phidet.weights.zoo import COCO_DETECTORS, IMAGENET_BACKBONES, backbone_file, detector_file
+from phidet.architectures.backbones.published import EFFICIENTNETS, OTHER_BACKBONES
+from phidet.architectures.backbones.published_files import IMAGENET_BACKBONES, backbone_file
+from phidet.architectures.classifier.published import CLASSIFIER_NAMES
+from phidet.architectures.efficientdet.published import DETECTOR_NAMES
+from phidet.architectures.efficientdet.published_files import COCO_DETECTORS, detector_file
+from phidet.core.errors import UnknownNameError
 
 ALL = [*COCO_DETECTORS.values(), *IMAGENET_BACKBONES.values()]
 

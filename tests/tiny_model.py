@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from phidet.export.onnx_file import build_onnx
-from phidet.models import create_model
+from phidet.weights.create import create_model
 
 
 def write_tiny_model(path: Path, class_names: tuple[str, ...] = ("person",)) -> Path:

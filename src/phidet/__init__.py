@@ -12,33 +12,33 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from phidet.errors import MissingExtraError, PhidetError
+from phidet.core.errors import MissingExtraError, PhidetError
+from phidet.core.extras import __version__, extra_of
+from phidet.core.privacy import disable_usage_reports
 
 if TYPE_CHECKING:
-    from phidet.detector import Detector
-    from phidet.learn.run import train
-    from phidet.models import create_classifier, create_model
-    from phidet.nms import PostprocessSettings
-    from phidet.results import Detections
+    from phidet.detections.detections import Detections
+    from phidet.detections.settings import PostprocessSettings
+    from phidet.inference.detector import Detector
+    from phidet.training.run import train
     from phidet.weights.convert import convert
+    from phidet.weights.create import create_classifier, create_model
     from phidet.weights.native import load_model, save_model
 
-__version__ = "0.1.0"
+
+disable_usage_reports()
 
 _LAZY = {
-    "train": "phidet.learn.run",
-    "Detections": "phidet.results",
-    "Detector": "phidet.detector",
-    "PostprocessSettings": "phidet.nms",
-    "create_model": "phidet.models",
-    "create_classifier": "phidet.models",
+    "train": "phidet.training.run",
+    "Detections": "phidet.detections.detections",
+    "Detector": "phidet.inference.detector",
+    "PostprocessSettings": "phidet.detections.settings",
+    "create_model": "phidet.weights.create",
+    "create_classifier": "phidet.weights.create",
     "load_model": "phidet.weights.native",
     "save_model": "phidet.weights.native",
     "convert": "phidet.weights.convert",
 }
-TRAIN_PACKAGES = ("torch", "torchvision", "safetensors", "h5py", "onnx", "lightning_fabric")
-DATA_PACKAGES = ("yaml", "google", "google_crc32c", "matplotlib", "faster_coco_eval", "tqdm")
-SERVE_PACKAGES = ("starlette", "uvicorn", "httptools", "prometheus_client", "pybase64")
 
 __all__ = [
     "Detections",
@@ -66,13 +66,6 @@ def __getattr__(name: str) -> object:
         if extra is not None:
             raise MissingExtraError(f"phidet.{name}", extra) from None
         raise
-
-
-def extra_of(module: str) -> str | None:
-    """The extra that brings ``module``, ``None`` where none does."""
-    package = module.split(".", maxsplit=1)[0]
-    extras = {"train": TRAIN_PACKAGES, "data": DATA_PACKAGES, "serve": SERVE_PACKAGES}
-    return next((extra for extra, packages in extras.items() if package in packages), None)
 
 
 def __dir__() -> list[str]:

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from phidet.errors import PhidetError
+from phidet.core.errors import PhidetError
 
 if TYPE_CHECKING:
-    from phidet.bench.measure import Measurement, Request
     from phidet.data.dataset import Dataset
+    from phidet.inference.bench.measure import Measurement, Request
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,14 +45,14 @@ def run(args: argparse.Namespace) -> None:
     """Measures and prints."""
     import msgspec
 
-    from phidet.errors import ConfigError
+    from phidet.core.errors import ConfigError
 
     if args.plot is not None and args.eval is None:
         raise ConfigError("--plot draws AP over latency: say with --eval on which data to measure AP")
     if args.runs < 1:
         raise ConfigError(f"--runs must be a whole number ≥ 1, got {args.runs}")
     if args.plot is not None:
-        from phidet.bench.plot import kind_of
+        from phidet.inference.bench.plot import kind_of
 
         kind_of(args.plot)  # now, not after minutes
     data = {} if args.eval is None else _data(args)
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> None:
         _print(measured, ap)
     points = [(m, value) for m, value in zip(measured, ap, strict=True) if value is not None]
     if args.plot is not None and points:
-        from phidet.bench.plot import save_latency_accuracy
+        from phidet.inference.bench.plot import save_latency_accuracy
 
         save_latency_accuracy(points, args.plot)
         print(f"wrote {args.plot}", file=sys.stderr)
@@ -83,9 +83,9 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _requests(args: argparse.Namespace) -> list[Request]:
-    from phidet.bench.measure import Request
-    from phidet.errors import ConfigError
-    from phidet.runtime.open_model import find_model, runtimes_for
+    from phidet.core.errors import ConfigError
+    from phidet.inference.bench.measure import Request
+    from phidet.inference.runtimes.open_model import find_model, runtimes_for
 
     requests = []
     for model in args.models:
@@ -113,9 +113,9 @@ def _measured(request: Request) -> Measurement:
 
     import msgspec
 
-    from phidet.bench.measure import Measurement
+    from phidet.inference.bench.measure import Measurement
 
-    command = [sys.executable, "-m", "phidet.bench.measure", msgspec.json.encode(request).decode()]
+    command = [sys.executable, "-m", "phidet.inference.bench.measure", msgspec.json.encode(request).decode()]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
@@ -129,7 +129,7 @@ def _data(args: argparse.Namespace) -> dict[str, Dataset]:
     """What AP is measured on, for each model."""
     from phidet.data.hold_out import validation_data
     from phidet.data.layouts import open_data
-    from phidet.detector import Detector
+    from phidet.inference.detector import Detector
 
     found = {}
     for model in args.models:
@@ -143,9 +143,9 @@ def _data(args: argparse.Namespace) -> dict[str, Dataset]:
 
 
 def _ap(measurement: Measurement, data: Mapping[str, Dataset]) -> float | None:
-    from phidet.detector import Detector
-    from phidet.metrics.coco import evaluate_coco
-    from phidet.metrics.run import detect_dataset
+    from phidet.evaluation.coco_figures import evaluate_coco
+    from phidet.evaluation.detect_dataset import detect_dataset
+    from phidet.inference.detector import Detector
 
     if measurement.model not in data:
         return None
@@ -154,7 +154,7 @@ def _ap(measurement: Measurement, data: Mapping[str, Dataset]) -> float | None:
 
 
 def _print(measured: list[Measurement], ap: list[float | None]) -> None:
-    from phidet.tables import or_dash, table
+    from phidet.cli.tables import or_dash, table
 
     rows = [
         (

@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from phidet.errors import ConfigError, InputError, PhidetError
+from phidet.core.errors import ConfigError, InputError, PhidetError
 
 if TYPE_CHECKING:
-    from phidet.nms import PostprocessSettings
-    from phidet.results import Detections
-    from phidet.sinks import Sink
-    from phidet.sources import Picture, Unusable
-    from phidet.tiles import Looks
+    from phidet.detections.detections import Detections
+    from phidet.detections.settings import PostprocessSettings
+    from phidet.detections.sinks import Sink
+    from phidet.images.sources import Picture, Unusable
+    from phidet.inference.tiles import Looks
 
 OUT = Path("detections")
 EPILOG = """\
@@ -81,11 +81,11 @@ def run(args: argparse.Namespace) -> None:
 
     from phidet.cli.native_noise import without_native_noise
     from phidet.cli.signals import ended_by_sigterm
-    from phidet.detector import Detector
-    from phidet.nms import PostprocessSettings
-    from phidet.sinks import open_sinks
-    from phidet.sources import check_apart
-    from phidet.tiles import check_tile
+    from phidet.detections.settings import PostprocessSettings
+    from phidet.detections.sinks import open_sinks
+    from phidet.images.sources import check_apart
+    from phidet.inference.detector import Detector
+    from phidet.inference.tiles import check_tile
 
     kinds = args.save if args.save is not None else [] if args.json else ["pictures"]
     if args.out is not None and not kinds:
@@ -133,9 +133,9 @@ def _look(
     sinks: Sequence[Sink],
     report: Report,
 ) -> None:
-    from phidet.sources import Unusable, pictures
-    from phidet.stream import detect_stream
-    from phidet.video import is_webcam
+    from phidet.images.sources import Unusable, pictures
+    from phidet.images.video import is_webcam
+    from phidet.inference.stream import detect_stream
 
     batch = 1 if any(is_webcam(source) for source in args.sources) else args.batch  # a camera's picture does not wait
     for item in detect_stream(detector, pictures(args.sources, out), settings, batch, args.tile):
@@ -166,7 +166,7 @@ def _keep(sinks: Sequence[Sink], report: Report) -> None:
 
 def _classes(given: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
     """Names of classes: a word of the command line is one that the model knows, or several separated by commas."""
-    from phidet.results import Detections
+    from phidet.detections.detections import Detections
 
     wanted = [name for text in given for name in ([text] if text in names else _words(text))]
     Detections.empty(names).filter(classes=wanted)  # before anything is written: a name that the model does not know
@@ -189,7 +189,7 @@ class Report:
 
     def found(self, picture: Picture, found: Detections) -> None:
         """One more picture or frame."""
-        from phidet.sinks.lines import json_line
+        from phidet.detections.sinks.json_csv import json_line
 
         self._pictures += 1
         self._objects += len(found)
@@ -209,8 +209,8 @@ class Report:
 
     def failed(self, unusable: Unusable) -> None:
         """One more source, or the rest of one, that cannot be used."""
-        from phidet.sinks.base import readable
-        from phidet.sinks.lines import error_line
+        from phidet.detections.sinks.base import readable
+        from phidet.detections.sinks.json_csv import error_line
 
         self._end_video()
         self._errors.append(unusable.error)
@@ -222,7 +222,7 @@ class Report:
 
     def done(self, written: Sequence[str]) -> None:
         """The last line: how many, how fast, and what was written."""
-        from phidet.sinks.base import count
+        from phidet.detections.sinks.base import count
 
         self._end_video()
         self._clear()
@@ -253,14 +253,14 @@ class Report:
             self._say(f"{source}: {frames:,} frames, {_counts(most, 'at most ')}")
 
     def _say(self, line: str) -> None:
-        from phidet.sinks.base import readable
+        from phidet.detections.sinks.base import readable
 
         self._clear()
         if not self.quiet:
             print(readable(line), flush=True)
 
     def _show_progress(self) -> None:
-        from phidet.sinks.base import count
+        from phidet.detections.sinks.base import count
 
         now = time.monotonic()
         if self._progress and now - self._shown > 0.2:

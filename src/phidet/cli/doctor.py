@@ -10,17 +10,20 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from phidet.architectures.efficientdet.config import ModelConfig
+from phidet.architectures.efficientdet.published import detector_config
 from phidet.cli.info import image_size
-from phidet.config import ModelConfig, replace
-from phidet.errors import InputError, PhidetError
-from phidet.family import detector_config
-from phidet.tables import or_dash, table
+from phidet.cli.layout import add_layout
+from phidet.cli.tables import or_dash, table
+from phidet.core.errors import InputError, PhidetError
+from phidet.core.structs import replace
+from phidet.data.data_folder import LAYOUT_NAMES
 
 if TYPE_CHECKING:
-    from phidet.doctor.examine import Examination
-    from phidet.doctor.facts import Report, SplitFacts
+    from phidet.data.doctor.examine import Examination
+    from phidet.data.doctor.facts import Report, SplitFacts
 
-EPILOG = """reads COCO JSON, Pascal VOC, YOLO and TFRecord; tells them apart by looking
+EPILOG = """reads COCO JSON, Pascal VOC, YOLO and TFRecord, recognised by what the files hold
 
 examples:
   phidet doctor my-data                               the report
@@ -34,7 +37,6 @@ twice; exact copies of images (a picture in several splits stays in test or val 
 exit code: 0 with warnings or notes only; 3 with errors, which training stumbles over: a split that cannot be read or
 is empty, no objects, images that cannot be decoded or have not the size that their labels say.
 """
-_LAYOUTS = {"coco": "COCO JSON", "voc": "Pascal VOC", "yolo": "YOLO", "tfrecord": "TFRecord"}
 _MOST_CLASSES = 12
 _WIDTH = 110
 
@@ -48,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model", default="efficientdet-lite0", metavar="NAME", help="whose anchors to try (efficientdet-lite0)"
     )
     parser.add_argument("--image-size", type=image_size, metavar="N|HxW", help="input in pixels (the model's own)")
+    add_layout(parser)
     parser.add_argument("--fast", action="store_true", help="read headers only; no near copies, no damaged pixels")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="write sheets of pictures and histograms (PNG)")
     parser.add_argument("--fix", type=Path, metavar="OUT", help="write a clean copy (COCO JSON); DATA stays as it is")
@@ -63,16 +66,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Examines, prints, draws and writes what was asked for; errors end in exit code 3."""
-    from phidet.doctor.examine import examine
+    from phidet.data.doctor.examine import examine
 
     if args.fix is not None:
-        from phidet.doctor.fix import check_target
+        from phidet.data.doctor.fix import check_target
 
         check_target(args.data, args.fix)  # now, not after minutes
     config = detector_config(args.model)
     if args.image_size is not None:
         config = replace(config, {"image_size_hw": args.image_size})
-    examination = examine(args.data, config, decode=not args.fast)
+    examination = examine(args.data, config, decode=not args.fast, layout=args.layout)
     report = examination.report
     if args.json:
         print(msgspec.json.format(msgspec.json.encode(report)).decode())
@@ -90,8 +93,8 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _draw(examination: Examination, config: ModelConfig, args: argparse.Namespace) -> None:
-    from phidet.doctor.charts import write_charts
-    from phidet.doctor.sheets import write_sheets
+    from phidet.data.doctor.charts import write_charts
+    from phidet.data.doctor.sheets import write_sheets
 
     try:
         args.out.mkdir(parents=True, exist_ok=True)
@@ -106,10 +109,10 @@ def _draw(examination: Examination, config: ModelConfig, args: argparse.Namespac
 def _augmented(config: ModelConfig, args: argparse.Namespace) -> None:
     from phidet.data.hold_out import HELD_OUT, can_hold_out, hold_out
     from phidet.data.layouts import open_data
-    from phidet.learn.augment_sheet import change_augmentation, describe, write_augmented
-    from phidet.learn.recipe import recipe_named
+    from phidet.training.augmentation.sheet import change_augmentation, describe, write_augmented
+    from phidet.training.recipe import recipe_named
 
-    data = open_data(args.data)
+    data = open_data(args.data, args.layout)
     train = data.read(data.train_split())
     if data.val_split() is None and can_hold_out(train):  # as a run does; what an image becomes depends on its number
         train, _ = hold_out(train, HELD_OUT, args.seed)
@@ -123,7 +126,7 @@ def _augmented(config: ModelConfig, args: argparse.Namespace) -> None:
 
 
 def _fix(examination: Examination, out: Path) -> None:
-    from phidet.doctor.fix import write_fixed
+    from phidet.data.doctor.fix import write_fixed
 
     fixed = write_fixed(examination, out)
     kept = ", ".join(f"{name} {images:,}" for name, images in fixed.splits.items())
@@ -145,7 +148,7 @@ def _head(report: Report) -> str:
     unions = [f"{s.name} is {' + '.join(s.made_of)}" for s in report.splits if s.made_of]
     looked = "every image decoded" if report.decoded else "headers only"
     size = f"{report.image_size_hw[0]}×{report.image_size_hw[1]}"
-    about = [_LAYOUTS[report.layout], *unions, looked, f"for {report.model} at {size}"]
+    about = [LAYOUT_NAMES[report.layout], *unions, looked, f"for {report.model} at {size}"]
     return f"{report.path}\n  " + "; ".join(about)
 
 

@@ -7,11 +7,12 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from phidet.errors import ConfigError
+from phidet.cli.layout import add_layout
+from phidet.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from phidet.data.hold_out import ValidationData
-    from phidet.metrics.measure import Evaluation, MeasureSettings
+    from phidet.evaluation.measure import Evaluation, MeasureSettings
 
 log = logging.getLogger("phidet")
 
@@ -33,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     parser.add_argument("model", metavar="MODEL", help="a model file, the folder of a run, or a name")
     parser.add_argument("data", type=Path, metavar="DATA", help="a data folder or file, in any layout")
+    add_layout(parser)
     parser.add_argument("--split", metavar="NAME", help="which split (the validation split)")
     parser.add_argument("--score", type=float, metavar="S", help="lowest score that counts, 0…1 (that of the best F1)")
     parser.add_argument("--iou", type=float, metavar="T", help="overlap with which a detection finds an object (0.5)")
@@ -45,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Measures a detector, or a classifier on an image folder."""
+
     if args.batch < 1:
         raise ConfigError(f"--batch must be a whole number ≥ 1, got {args.batch}")
     if _is_classifier(args.model):
@@ -56,14 +59,14 @@ def run(args: argparse.Namespace) -> None:
 def _detector(args: argparse.Namespace) -> None:
     from phidet.data.hold_out import validation_data
     from phidet.data.layouts import open_data
-    from phidet.detector import Detector
-    from phidet.metrics.folder import write_evaluation
-    from phidet.metrics.measure import measure
-    from phidet.metrics.run import detect_dataset
+    from phidet.evaluation.detect_dataset import detect_dataset
+    from phidet.evaluation.measure import measure
+    from phidet.evaluation.report_folder import write_evaluation
+    from phidet.inference.detector import Detector
 
     settings = _settings(args)
     detector = Detector(args.model, runtime=args.runtime)
-    measured = validation_data(args.model, open_data(args.data), detector.class_names, args.split)
+    measured = validation_data(args.model, open_data(args.data, args.layout), detector.class_names, args.split)
     _warn_of_limit(measured, settings.max_objects)
     dataset, found = detect_dataset(detector, measured.dataset, settings.postprocess, args.batch)
     evaluation = measure(detector.config.name, str(args.data), dataset, found, settings, measured.trained_on)
@@ -73,7 +76,7 @@ def _detector(args: argparse.Namespace) -> None:
 
 
 def _settings(args: argparse.Namespace) -> MeasureSettings:
-    from phidet.metrics.measure import MeasureSettings
+    from phidet.evaluation.measure import MeasureSettings
 
     given = {key: getattr(args, key) for key in ("score", "iou", "max_objects")}
     return MeasureSettings(**{key: value for key, value in given.items() if value is not None})
@@ -91,7 +94,7 @@ def _warn_of_limit(measured: ValidationData, max_objects: int) -> None:
 
 
 def _print(evaluation: Evaluation, title: str, as_json: bool) -> None:
-    from phidet.metrics.report import summarise
+    from phidet.cli.figures import summarise
 
     if as_json:
         import msgspec
@@ -110,12 +113,12 @@ def _say_written(paths: list[Path], as_json: bool) -> None:
 
 
 def _is_classifier(model: str) -> bool:
-    from phidet.runtime.open_model import model_file
+    from phidet.inference.runtimes.open_model import model_file
 
     path = model_file(model)
     if path is None or path.suffix != ".safetensors" or not path.is_file():
         return False  # a file for other runtimes, which needs no PyTorch
-    from phidet.learn.run import kind_of
+    from phidet.training.run import kind_of
 
     return kind_of(model) == "classify"
 
@@ -124,12 +127,13 @@ def _classifier(args: argparse.Namespace) -> None:
     import msgspec
     from lightning_fabric import Fabric
 
+    from phidet.architectures.classifier.network import Classifier
+    from phidet.cli.figures import summarise_classification
     from phidet.data.class_folders import open_class_folders
     from phidet.data.hold_out import validation_data
-    from phidet.learn.classify_report import classify_all, write_classification
-    from phidet.learn.run import load_run_model
-    from phidet.metrics.report import summarise_classification
-    from phidet.nn.detector import Classifier
+    from phidet.evaluation.classification_report import write_classification
+    from phidet.training.evaluate import classify_all
+    from phidet.training.run import load_run_model
 
     unused = ("score", "iou", "max_objects")
     given = next((name for name in unused if getattr(args, name) is not None), None)

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from phidet.nn.detector import Classifier, EfficientDet
+    from phidet.architectures.classifier.network import Classifier
+    from phidet.architectures.efficientdet.network import EfficientDet
 
 EPILOG = """examples:
   phidet explain runs/cells photo.jpg                        what the best detections rest on
@@ -32,9 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Draws the maps of all models beside the picture."""
-    from phidet.data.images import read_image
-    from phidet.explain import comparison, explain
-    from phidet.files import write_made
+    from phidet.core.files import write_made
+    from phidet.evaluation.explain import comparison, explain
+    from phidet.images.decode import read_image
 
     image = read_image(args.picture)
     maps = []
@@ -49,9 +50,9 @@ def run(args: argparse.Namespace) -> None:
 
 def _load(name: str) -> EfficientDet | Classifier:
     """A model file, the best one of a run folder, or a published classifier with its ImageNet weights."""
-    from phidet.family import CLASSIFIER_NAMES
-    from phidet.models import create_classifier
-    from phidet.runtime.open_model import model_file
+    from phidet.architectures.classifier.published import CLASSIFIER_NAMES
+    from phidet.inference.runtimes.open_model import model_file
+    from phidet.weights.create import create_classifier
     from phidet.weights.native import load_model
 
     if name in CLASSIFIER_NAMES:

@@ -6,11 +6,11 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from phidet.errors import ConfigError, InputError
+from phidet.core.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
+    from phidet.architectures.efficientdet.network import EfficientDet
     from phidet.data.dataset import Dataset
-    from phidet.nn.detector import EfficientDet
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> None:
     from phidet.data.layouts import open_data
     from phidet.export.export import SUFFIXES, ExportOptions, export
     from phidet.export.source import load_detector, target_of
-    from phidet.runtime.header import Precision
+    from phidet.inference.runtimes.header import Precision
 
     precision: Precision = "int8" if args.int8 else "fp16" if args.half else "fp32"
     if args.eval is not None and args.nms:
@@ -74,11 +74,11 @@ def _calibration_data(path: Path, class_names: tuple[str, ...]) -> Dataset:
 
 def _evaluate(model: EfficientDet, exported: Path, split: str, dataset: Dataset) -> None:
     """Prints the figures of the model, in PyTorch, and of its export."""
-    from phidet.detector import Detector
-    from phidet.export.torch_network import TorchNetwork
-    from phidet.metrics.coco import evaluate_coco
-    from phidet.metrics.run import detect_dataset
-    from phidet.tables import or_dash, table
+    from phidet.cli.tables import or_dash, table
+    from phidet.evaluation.coco_figures import evaluate_coco
+    from phidet.evaluation.detect_dataset import detect_dataset
+    from phidet.inference.detector import Detector
+    from phidet.inference.runtimes.torch_runtime import TorchNetwork
 
     rows = []
     for name, detector in (("PyTorch", Detector(TorchNetwork(model))), (exported.name, Detector(exported))):

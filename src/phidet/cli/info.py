@@ -9,22 +9,18 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from phidet.coco import COCO_CLASS_NAMES
-from phidet.config import ClassifierConfig, ModelConfig, default_class_names
-from phidet.errors import ConfigError, PhidetError, UnknownNameError
-from phidet.family import (
-    CLASSIFIER_NAMES,
-    DETECTOR_NAMES,
-    classifier_config,
-    detector_config,
-    family,
-    scaled_detector_config,
-)
-from phidet.tables import billions, or_dash, table
+from phidet.architectures.classifier.config import ClassifierConfig
+from phidet.architectures.classifier.published import CLASSIFIER_NAMES, classifier_config
+from phidet.architectures.config import default_class_names
+from phidet.architectures.efficientdet.config import ModelConfig
+from phidet.architectures.efficientdet.published import DETECTOR_NAMES, detector_config, family, scaled_detector_config
+from phidet.cli.tables import billions, or_dash, table
+from phidet.core.errors import ConfigError, PhidetError, UnknownNameError
+from phidet.data.coco_classes import COCO_CLASS_NAMES
 
 if TYPE_CHECKING:  # these modules need PyTorch; drawing a graph does not
-    from phidet.analysis.costs import Cost
-    from phidet.analysis.report import DetectorReport, NeckReport
+    from phidet.architectures.costs import Cost
+    from phidet.architectures.efficientdet.report import DetectorReport, NeckReport
 
 EXAMPLES = """examples:
   phidet info efficientdet-d0                    one model
@@ -84,8 +80,8 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _draw(name: str, levels: tuple[int, int], out: Path | None) -> None:
-    from phidet.drawing import graph_svg
-    from phidet.graphs import build_graph
+    from phidet.architectures.efficientdet.graph_drawing import graph_svg
+    from phidet.architectures.efficientdet.graphs import build_graph
 
     svg = graph_svg(build_graph(name, *levels))
     if out is None:
@@ -125,7 +121,8 @@ def _config(args: argparse.Namespace) -> ModelConfig | ClassifierConfig:
 
 
 def _print(config: ModelConfig | ClassifierConfig, args: argparse.Namespace) -> None:
-    from phidet.analysis import report
+    from phidet.architectures.classifier.report import describe_classifier
+    from phidet.architectures.efficientdet import report
 
     if args.compare_necks:
         if isinstance(config, ClassifierConfig):
@@ -142,7 +139,7 @@ def _print(config: ModelConfig | ClassifierConfig, args: argparse.Namespace) -> 
         else:
             _print_detector(config, detector)
     else:
-        classifier = report.describe_classifier(config, args.image_size)
+        classifier = describe_classifier(config, args.image_size)
         if args.json:
             _print_json({**msgspec.structs.asdict(classifier), "config": config})
         else:
@@ -201,7 +198,7 @@ def _print_detector(config: ModelConfig, report: DetectorReport) -> None:
 
 
 def _print_parts(parts: dict[str, Cost]) -> None:
-    from phidet.analysis.costs import total
+    from phidet.architectures.costs import total
 
     whole = total(parts)
     rows = [
@@ -243,7 +240,7 @@ def _print_necks(config: ModelConfig, necks: list[NeckReport]) -> None:
 
 
 def _print_family(as_json: bool) -> None:
-    from phidet.analysis.report import describe_family
+    from phidet.architectures.efficientdet.report import describe_family
 
     detectors, classifiers = describe_family()
     if as_json:

@@ -11,8 +11,8 @@ import sys
 from importlib import import_module
 from typing import NoReturn
 
-import phidet
-from phidet.errors import MissingExtraError, PhidetError
+from phidet.core.errors import MissingExtraError, PhidetError
+from phidet.core.extras import __version__, extra_of
 
 COMMANDS = {
     "detect": ("phidet.cli.detect", "find objects in pictures, folders and videos; draw, list or cut them out"),
@@ -57,7 +57,7 @@ class Parser(argparse.ArgumentParser):
 def build_parser(chosen: str | None) -> Parser:
     """The parser; only the ``chosen`` command's module is imported, so that ``phidet --help`` stays quick."""
     parser = Parser(prog="phidet", description="Object detection that scales with one number, φ.")
-    parser.add_argument("--version", action="version", version=f"phidet {phidet.__version__}")
+    parser.add_argument("--version", action="version", version=f"phidet {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
     for name, (module, help_line) in COMMANDS.items():
         command = commands.add_parser(name, help=help_line, description=help_line[0].upper() + help_line[1:] + ".")
@@ -87,7 +87,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"phidet: {error}", file=sys.stderr)
         return error.exit_code
     except ModuleNotFoundError as error:
-        extra = phidet.extra_of(error.name or "")
+        extra = extra_of(error.name or "")
         if extra is None:
             raise
         missing = MissingExtraError(f"phidet {chosen}", extra)

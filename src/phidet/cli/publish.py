@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Publishes and says where."""
-    from phidet.serve.publish import publish
+    from phidet.serve.models.publish import publish
 
     version = publish(args.model, args.folder)
     print(f"published {args.model} as version {version.name}: {version}")

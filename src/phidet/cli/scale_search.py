@@ -11,11 +11,12 @@ from typing import Any, get_args
 
 import msgspec
 
-from phidet.config import Architecture
-from phidet.errors import ConfigError
-from phidet.family import family
-from phidet.scaling import CompoundScaling, DetectorLaw
-from phidet.tables import billions, or_dash, table
+from phidet.architectures.backbones.config import BackboneArchitecture
+from phidet.architectures.backbones.scaling import CompoundScaling
+from phidet.architectures.efficientdet.published import family
+from phidet.architectures.efficientdet.scaling import DetectorLaw
+from phidet.cli.tables import billions, or_dash, table
+from phidet.core.errors import ConfigError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "what", choices=["compound", "width"], help="α, β, γ of the backbone, or the factor of the feature network"
     )
-    parser.add_argument("--architecture", default="efficientnet", choices=get_args(Architecture), help="for compound")
+    parser.add_argument(
+        "--architecture", default="efficientnet", choices=get_args(BackboneArchitecture), help="for compound"
+    )
     parser.add_argument("--budget", type=float, default=2.0, metavar="X", help="for compound: α·β²·γ² (2)")
     parser.add_argument("--tolerance", type=float, default=0.1, metavar="X", help="for compound: around it (0.1)")
     parser.add_argument("--step", type=float, default=0.05, metavar="X", help="for compound: of the grid (0.05)")
@@ -50,7 +53,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _search_compound(args: argparse.Namespace, accuracy: Callable[[Any], float] | None) -> None:
-    from phidet.analysis.scale_search import search_compound
+    from phidet.evaluation.scale_search import search_compound
 
     found = search_compound(
         args.architecture, budget=args.budget, tolerance=args.tolerance, step=args.step, accuracy=accuracy
@@ -76,7 +79,7 @@ def _search_compound(args: argparse.Namespace, accuracy: Callable[[Any], float] 
 
 
 def _search_width(args: argparse.Namespace, accuracy: Callable[[Any], float] | None) -> None:
-    from phidet.analysis.scale_search import search_width
+    from phidet.evaluation.scale_search import search_width
 
     found = search_width(family(args.family), phi=args.phi, accuracy=accuracy)
     if args.json:

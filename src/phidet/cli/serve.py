@@ -7,11 +7,11 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from phidet.errors import ConfigError
+from phidet.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from phidet.serve.batching import BatchingParameters
     from phidet.serve.configuration import Limits, Source
+    from phidet.serve.models.batching import BatchingParameters
 
 TOKEN_VARIABLE = "PHIDET_SERVE_TOKEN"
 EPILOG = f"""examples:
@@ -61,18 +61,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Serves until it is told to stop."""
-    from phidet.nms import PostprocessSettings
+    from phidet.detections.settings import PostprocessSettings
     from phidet.serve.configuration import ServerSettings
-    from phidet.serve.model import detector_loader
-    from phidet.serve.run import run as serve
+    from phidet.serve.http.server import run as serve
+    from phidet.serve.models.model import detector_loader
 
+    token = os.environ.get(TOKEN_VARIABLE)
     batching = _batching(args)
     settings = ServerSettings(
         sources=_sources(args),
         batching=batching,
         limits=_limits(args),
         poll_seconds=args.file_system_poll_wait_seconds,
-        token=os.environ.get(TOKEN_VARIABLE, "").strip(),
+        token=None if token is None else token.strip(),  # secrets in files end with a line break
         cors=args.rest_api_enable_cors_support,
     )
     postprocess = PostprocessSettings(score=args.score, iou=args.iou, max_detections=args.max_detections)
@@ -81,7 +82,8 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _sources(args: argparse.Namespace) -> tuple[Source, ...]:
-    from phidet.serve.configuration import Source, read_model_config
+    from phidet.serve.config_files import read_model_config
+    from phidet.serve.configuration import Source
 
     if (args.model_base_path is None) == (args.model_config_file is None):
         raise ConfigError("expected one of --model_base_path FOLDER and --model_config_file FILE")
@@ -91,8 +93,8 @@ def _sources(args: argparse.Namespace) -> tuple[Source, ...]:
 
 
 def _batching(args: argparse.Namespace) -> BatchingParameters:
-    from phidet.serve.batching import BatchingParameters
-    from phidet.serve.configuration import read_batching_parameters
+    from phidet.serve.config_files import read_batching_parameters
+    from phidet.serve.models.batching import BatchingParameters
 
     if not args.enable_batching:
         return BatchingParameters(max_batch_size=1, max_enqueued_batches=128)

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phidet.cli.info import image_size
-from phidet.errors import ConfigError
+from phidet.cli.layout import add_layout
+from phidet.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from phidet.learn.run import TrainedRun
-    from phidet.learn.train import RunSettings
+    from phidet.training.fit import RunSettings
+    from phidet.training.run import TrainedRun
 
 _EPILOG = """examples:
   phidet train my-photos                                    lite0, everything chosen from the data
@@ -30,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG
     parser.add_argument("data", nargs="?", metavar="DATA", help="a data folder or file, in any layout")
+    add_layout(parser)
     parser.add_argument("--resume", type=Path, metavar="RUN", help="continue the run in this folder, exactly")
     what = parser.add_argument_group("what to train")
     what.add_argument("--task", choices=["detect", "classify"], default="detect", help="objects, or whole pictures")
@@ -62,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Trains and says what was left where."""
-    from phidet.learn import run as running
+    from phidet.training import run as running
 
     out = args.resume or args.out
     model = args.model or ("efficientnet-lite0" if args.task == "classify" else "efficientdet-lite0")
@@ -84,8 +86,8 @@ def run(args: argparse.Namespace) -> None:
 
 def _train(args: argparse.Namespace, model: str, settings: RunSettings) -> TrainedRun:
     from phidet.cli.signals import ended_by_sigterm
-    from phidet.learn import run as running
-    from phidet.learn.about import Request
+    from phidet.training import run as running
+    from phidet.training.about import Request
 
     with ended_by_sigterm():
         if args.resume is not None:
@@ -97,6 +99,7 @@ def _train(args: argparse.Namespace, model: str, settings: RunSettings) -> Train
             raise ConfigError(f"{model} is not for --task {args.task}")
         request = Request(
             data=args.data,
+            layout=args.layout,
             model=model,
             pretrained=args.pretrained,
             image_size=args.image_size,
@@ -110,7 +113,7 @@ def _train(args: argparse.Namespace, model: str, settings: RunSettings) -> Train
 
 def _check_left_out(args: argparse.Namespace) -> None:
     """Raises ConfigError where a resumed run is given what it has of its own."""
-    unset: dict[str, Any] = dict.fromkeys(("model", "image_size", "train_split", "val_split", "out"))
+    unset: dict[str, Any] = dict.fromkeys(("layout", "model", "image_size", "train_split", "val_split", "out"))
     unset |= dict.fromkeys(("epochs", "batch_size", "learning_rate", "precision"))
     unset |= {"recipe": "auto", "seed": 0, "set": [], "pretrained": "backbone", "task": "detect"}
     given = [name for name, value in unset.items() if getattr(args, name) != value]
@@ -123,7 +126,7 @@ def _check_left_out(args: argparse.Namespace) -> None:
 
 
 def _settings(args: argparse.Namespace, out: Path) -> RunSettings:
-    from phidet.learn.train import RunSettings
+    from phidet.training.fit import RunSettings
 
     devices = args.devices if args.devices == "auto" else int(args.devices) if args.devices.isdecimal() else None
     if devices is None:

@@ -7,15 +7,18 @@ however many epochs read them. Images are decoded when they are asked for.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from phidet.data.images import ImageSource, RecordImage, read_image
-from phidet.errors import InputError
+from phidet.core.errors import InputError
+from phidet.data.tfrecord_file import ImageSource, RecordImage
+from phidet.images.decode import read_image
 
 
 class Annotations(NamedTuple):
@@ -36,13 +39,20 @@ class Annotations(NamedTuple):
     crowd: npt.NDArray[np.bool_]
     difficult: npt.NDArray[np.bool_]
 
+    def take(self, part: slice | npt.NDArray[np.bool_]) -> Annotations:
+        """Some of the objects; views where ``part`` is a slice."""
+        return Annotations(
+            self.boxes_xyxy[part], self.class_ids[part], self.areas[part], self.crowd[part], self.difficult[part]
+        )
+
 
 class Problem(NamedTuple):
     """Something in the data that was left out or set right.
 
     Attributes:
-        kind: "image missing", "image unreadable", "label unreadable", "box invalid", "box empty", "box outside",
-            "box clipped", "class unknown", "image repeated", "category ids with gaps".
+        kind: "image missing", "image unreadable", "image misnamed", "image found by name", "image repeated",
+            "label unreadable", "box invalid", "box empty", "box outside", "box clipped", "class unknown",
+            "category ids with gaps", "grouping category". What :mod:`phidet.data.doctor.advice` has to say goes by it.
         where: file, and line, index or id in it.
         what: one sentence for the owner of the data.
         image: name of the image that it is about, where that is in the data set.
@@ -85,22 +95,14 @@ class Dataset:
         self._offsets: npt.NDArray[np.int64] = np.array([-1 if r is None else r.offset for r in records], np.int64)
         self._sizes_hw = sizes_hw
         self._starts = np.cumsum([0, *(len(a.class_ids) for a in annotations)])
-        self._all = Annotations(
-            _join((a.boxes_xyxy for a in annotations), np.float32, (0, 4)),
-            _join((a.class_ids for a in annotations), np.int64),
-            _join((a.areas for a in annotations), np.float32),
-            _join((a.crowd for a in annotations), np.bool_),
-            _join((a.difficult for a in annotations), np.bool_),
-        )
+        self._all = _concatenated(annotations)
 
     def __len__(self) -> int:
         return len(self.names)
 
     def annotations(self, index: int) -> Annotations:
         """The objects of image ``index``; views, not to be written to."""
-        part = slice(self._starts[index], self._starts[index + 1])
-        a = self._all
-        return Annotations(a.boxes_xyxy[part], a.class_ids[part], a.areas[part], a.crowd[part], a.difficult[part])
+        return self._all.take(slice(self._starts[index], self._starts[index + 1]))
 
     @property
     def all_annotations(self) -> Annotations:
@@ -153,6 +155,16 @@ class Dataset:
         return kept
 
 
+def _concatenated(parts: Sequence[Annotations]) -> Annotations:
+    return Annotations(
+        _join((a.boxes_xyxy for a in parts), np.float32, (0, 4)),
+        _join((a.class_ids for a in parts), np.int64),
+        _join((a.areas for a in parts), np.float32),
+        _join((a.crowd for a in parts), np.bool_),
+        _join((a.difficult for a in parts), np.bool_),
+    )
+
+
 def _join(parts: Iterable[npt.NDArray[Any]], dtype: npt.DTypeLike, empty: tuple[int, ...] = (0,)) -> npt.NDArray[Any]:
     return np.concatenate([np.zeros(empty, dtype), *parts]).astype(dtype, copy=False)
 
@@ -179,25 +191,41 @@ class RawObject(NamedTuple):
 SMALLEST_SIDE = 1e-3  # pixels; a box below that is a point or a line, whatever rounding made of it
 LARGEST = 1e30  # pixels; beyond that float32 overflows
 TOLERANCE = 1.0  # pixels outside the image that are rounding, and not worth a word
+# Fractions of an image that are taken for pixels end up in its first two pixels (two: x + width where both are
+# fractions), where nobody draws a box by hand. In an icon somebody might.
+FRACTIONS_END = 2.0  # pixels
+SMALLEST_FOR_FRACTIONS = 32  # pixels, of the shorter side of the image
 
 
 class Collector:
     """What a reader gives its images and objects to: checks each of them once, the same way for every layout.
 
+    Class names are compared in Unicode's composed form: macOS and some tools write "ü" as two characters.
+
+    Args:
+        name: of the split.
+        root: the data folder, for messages.
+        class_names: the classes to read, by name.
+        in_pixels: whether the layout has boxes in pixels, so that fractions are a mistake to look for.
+
     Raises:
         InputError: two classes of one name.
     """
 
-    def __init__(self, name: str, root: Path, class_names: Sequence[str]) -> None:
-        self.name, self.root, self.class_names = name, root, tuple(class_names)
+    def __init__(self, name: str, root: Path, class_names: Sequence[str], *, in_pixels: bool = False) -> None:
+        self.name, self.root = name, root
+        self.class_names = tuple(unicodedata.normalize("NFC", class_name) for class_name in class_names)
         self.problems: list[Problem] = []
-        twice = sorted({class_name for class_name in class_names if self.class_names.count(class_name) > 1})
-        if twice:
+        self._ids = {class_name: i for i, class_name in enumerate(self.class_names)}
+        if len(self._ids) < len(self.class_names):
+            twice = sorted(class_name for class_name, n in Counter(self.class_names).items() if n > 1)
             raise InputError(
                 f"{root}: the class {', '.join(twice)} is named more than once: give each class its own name"
             )
-        self._ids = {class_name: i for i, class_name in enumerate(class_names)}
-        self._names: dict[str, None] = {}
+        self._in_pixels = in_pixels
+        self._objects, self._in_fractions = 0, 0
+        self._first_in_fractions: RawObject | None = None
+        self._names: dict[str, int] = {}
         self._sources: list[ImageSource] = []
         self._annotations: list[Annotations] = []
         self._sizes: list[tuple[int, int]] = []
@@ -207,26 +235,44 @@ class Collector:
         self.problems.append(Problem(kind, str(where), what))
 
     def add(self, name: str, source: ImageSource, size_hw: tuple[int, int], objects: Iterable[RawObject]) -> None:
-        """One image of ``size_hw`` pixels with its objects; objects that cannot be used become problems."""
-        if name in self._names:
-            self.problem("image repeated", name, "listed more than once; the first one counts")
-            return
+        """One image of ``size_hw`` pixels with its objects; objects that cannot be used become problems.
+
+        An image that was added before gets those objects that it does not have yet.
+        """
         kept = [checked for o in objects if (checked := self._check(o, name, size_hw)) is not None]
-        self._names[name] = None
+        annotations = Annotations(
+            np.array([box for box, _, _ in kept], np.float32).reshape(-1, 4),
+            np.array([class_id for _, class_id, _ in kept], np.int64),
+            np.array([(b[2] - b[0]) * (b[3] - b[1]) if o.area is None else o.area for b, _, o in kept], np.float32),
+            np.array([o.crowd for _, _, o in kept], np.bool_),
+            np.array([o.difficult for _, _, o in kept], np.bool_),
+        )
+        index = self._names.setdefault(name, len(self._sources))
+        if index < len(self._sources):
+            self._merge(index, name, size_hw, annotations)
+            return
         self._sources.append(source)
         self._sizes.append(size_hw)
-        self._annotations.append(
-            Annotations(
-                np.array([box for box, _ in kept], np.float32).reshape(-1, 4),
-                np.array([self._ids[o.class_name] for _, o in kept], np.int64),
-                np.array([(b[2] - b[0]) * (b[3] - b[1]) if o.area is None else o.area for b, o in kept], np.float32),
-                np.array([o.crowd for _, o in kept], np.bool_),
-                np.array([o.difficult for _, o in kept], np.bool_),
-            )
-        )
+        self._annotations.append(annotations)
+
+    def source(self, name: str) -> ImageSource | None:
+        """Where the image of that name lies; ``None`` where none was added."""
+        index = self._names.get(name)
+        return None if index is None else self._sources[index]
 
     def dataset(self) -> Dataset:
-        """Everything that was added."""
+        """Everything that was added.
+
+        Raises:
+            InputError: most boxes are fractions of the image where pixels were expected.
+        """
+        first = self._first_in_fractions
+        if first is not None and self._in_fractions > self._objects / 2:
+            raise InputError(
+                f"{first.where}: {self._in_fractions} of {self._objects} boxes look like fractions of the image "
+                f"(0…1), as {_text(first.box_xyxy)} does; expected pixels. Multiply x by the width and y by the height "
+                "of the image"
+            )
         sizes = np.array(self._sizes, np.int32).reshape(-1, 2)
         return Dataset(
             self.name,
@@ -238,16 +284,46 @@ class Collector:
             problems=self.problems,
         )
 
+    def _merge(self, index: int, name: str, size_hw: tuple[int, int], later: Annotations) -> None:
+        """Adds to an image what a later entry of the same image has."""
+        count = len(later.class_ids)
+        if size_hw != self._sizes[index]:  # the boxes are of another image, or of a resized copy
+            height, width = self._sizes[index]
+            what = (
+                f"listed more than once, first with {width}×{height} pixels, then with {size_hw[1]}×{size_hw[0]}: "
+                f"{count} {'object' if count == 1 else 'objects'} of the later entry left out"
+            )
+            self.problem("image repeated", name, what)
+            return
+        first = self._annotations[index]
+        present = set(_keys(first))
+        fresh = later.take(np.array([key not in present for key in _keys(later)], np.bool_))
+        added = len(fresh.class_ids)
+        if not added:
+            self.problem("image repeated", name, "listed more than once, with the same objects: used once")
+            return
+        self._annotations[index] = _concatenated([first, fresh])
+        objects, are = ("object", "is") if count == 1 else ("objects", "are")
+        what = f"listed more than once: {added} of the {count} {objects} of the later entry {are} new and added"
+        self.problem("image repeated", name, what)
+
+    def _class_id(self, class_name: str) -> int | None:
+        """``None`` where the class is not one of the classes."""
+        found = self._ids.get(class_name)
+        return found if found is not None else self._ids.get(unicodedata.normalize("NFC", class_name))
+
     def _check(
         self, o: RawObject, image: str, size_hw: tuple[int, int]
-    ) -> tuple[tuple[float, float, float, float], RawObject] | None:
-        """The box inside the image, or ``None`` where the object cannot be used."""
+    ) -> tuple[tuple[float, float, float, float], int, RawObject] | None:
+        """The box inside the image and the class id, or ``None`` where the object cannot be used."""
         finite = all(map(math.isfinite, o.box_xyxy))
 
         def tell(kind: str, what: str) -> None:
             self.problems.append(Problem(kind, o.where, what, image, o.box_xyxy if finite else None))
 
-        if o.class_name not in self._ids:
+        self._objects += 1
+        class_id = self._class_id(o.class_name)
+        if class_id is None:
             tell("class unknown", f"class {o.class_name!r} is not one of the classes; left out")
             return None
         height, width = size_hw
@@ -261,13 +337,24 @@ class Collector:
         if x2 - x1 < SMALLEST_SIDE or y2 - y1 < SMALLEST_SIDE:
             tell("box empty", f"box {_text(o.box_xyxy)} has no area; left out")
             return None
+        if self._in_pixels and max(x2, y2) <= FRACTIONS_END and min(size_hw) >= SMALLEST_FOR_FRACTIONS:
+            self._in_fractions += 1
+            self._first_in_fractions = self._first_in_fractions or o
+            tell("box invalid", f"box {_text(o.box_xyxy)} looks like fractions, 0…1; expected pixels; left out")
+            return None
         box = max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))
         if box[2] - box[0] < SMALLEST_SIDE or box[3] - box[1] < SMALLEST_SIDE:
             tell("box outside", f"box {_text(o.box_xyxy)} is outside {width}×{height} pixels; left out")
             return None
         if max(abs(a - b) for a, b in zip(box, o.box_xyxy, strict=True)) > TOLERANCE:
             tell("box clipped", f"box {_text(o.box_xyxy)} reaches out of {width}×{height} pixels; cut")
-        return box, o
+        return box, class_id, o
+
+
+def _keys(annotations: Annotations) -> Iterator[tuple[float, ...]]:
+    """What makes two objects of an image the same: class and box."""
+    for class_id, box in zip(annotations.class_ids.tolist(), annotations.boxes_xyxy.tolist(), strict=True):
+        yield class_id, *box
 
 
 def _text(box: Sequence[float]) -> str:

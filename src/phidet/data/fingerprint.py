@@ -7,16 +7,17 @@ hundred thousand photos take less time than the first epoch spends on reading th
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from typing import BinaryIO
 
 from tqdm import tqdm
 
+from phidet.core.errors import InputError
 from phidet.data.dataset import Dataset
-from phidet.data.images import ImageSource, encoded
-from phidet.errors import InputError
+from phidet.data.tfrecord_file import ImageSource, RecordImage
 
 _PARTS, _PART = (
     64,
@@ -29,24 +30,24 @@ def fingerprint(source: ImageSource) -> str | None:
 
     Of files above 1 MiB it is over evenly spaced parts of them.
     """
-    digest = hashlib.blake2b(digest_size=8)
     try:
-        if not isinstance(source, Path):
-            content = encoded(source)
-            digest.update(len(content).to_bytes(8, "little"))
-            digest.update(content)
-            return digest.hexdigest()
+        if isinstance(source, RecordImage):
+            return _digest(io.BytesIO(source.read_bytes()))
+        if not source.is_file():  # opening a pipe would wait for ever
+            return None
         with source.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            digest.update(size.to_bytes(8, "little"))
-            if size <= _PARTS * _PART:
-                digest.update(file.read())
-                return digest.hexdigest()
-            for part in range(_PARTS):
-                file.seek((size - _PART) * part // (_PARTS - 1))
-                digest.update(file.read(_PART))
+            return _digest(file)
     except (OSError, InputError):
         return None
+
+
+def _digest(file: BinaryIO) -> str:
+    size = file.seek(0, os.SEEK_END)
+    whole = size <= _PARTS * _PART
+    digest = hashlib.blake2b(size.to_bytes(8, "little"), digest_size=8)
+    for part in range(1 if whole else _PARTS):
+        file.seek((size - _PART) * part // (_PARTS - 1))
+        digest.update(file.read(size if whole else _PART))
     return digest.hexdigest()
 
 

@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
+from phidet.core.errors import InputError
 from phidet.data.class_folders import split_by_class
+from phidet.data.data_folder import TRAIN_SPLITS, DataFolder, first_split
 from phidet.data.dataset import Dataset
-from phidet.data.layouts import TRAIN_SPLITS, DataFolder
 from phidet.data.run_images import RunImages, places, read_run_images
 from phidet.data.summary import log_summary, summarise_data
-from phidet.errors import InputError
 
 log = logging.getLogger("phidet")
 
@@ -79,7 +79,7 @@ def validation_data(
     """
     found = _choose(model, folder, class_names, split)
     summary = summarise_data(found.dataset)
-    log_summary(summary, str(folder.path), classify=folder.layout == "classes")
+    log_summary(summary, str(folder.path), classify=folder.layout == "folders")
     if not summary.objects:
         others = "; ".join(f"{group.what} ({group.count:,})" for group in summary.left_out[:3])
         raise InputError(
@@ -148,7 +148,7 @@ def _held_out_by_path(about: dict[str, Any], folder: DataFolder, class_names: Se
     if split is None or not _same_data(about, folder.path) or about["request"].get("val_split") is not None:
         return None
     dataset = folder.read(split, class_names)
-    if folder.layout == "classes":
+    if folder.layout == "folders":
         train, held = split_by_class(dataset, seed=about["seed"])
     else:
         train, held = hold_out(dataset, HELD_OUT, about["seed"])
@@ -187,4 +187,4 @@ def _train_split(about: dict[str, Any] | None, folder: DataFolder) -> str | None
         return str(asked)
     if len(folder.splits) == 1:
         return folder.splits[0]
-    return next((split for split in TRAIN_SPLITS if split in folder.splits), None)
+    return first_split(TRAIN_SPLITS, folder.splits)

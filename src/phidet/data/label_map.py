@@ -9,7 +9,8 @@ from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 
-from phidet.errors import InputError
+from phidet.core.errors import InputError
+from phidet.data.text import read_text
 
 
 def label_map(class_names: Sequence[str]) -> str:
@@ -24,17 +25,23 @@ def label_map(class_names: Sequence[str]) -> str:
 def read_label_map(path: Path) -> list[str]:
     """The classes by label, from 1; gaps are ``class-N``.
 
+    ``display_name`` is the name where every class has its own, as TensorFlow shows them: ``name`` may be a code.
+
     Raises:
         InputError: the file cannot be read, or names no class or one label twice.
     """
     content = _label_map_class()()
     try:
-        text_format.Parse(path.read_text(encoding="utf-8"), content, allow_unknown_field=True)
-    except (OSError, ValueError, text_format.ParseError) as error:
+        text_format.Parse(read_text(path), content, allow_unknown_field=True)
+    except text_format.ParseError as error:
         raise InputError(f"cannot read {path}: {error}") from error
-    names = {item.id: item.name for item in content.item if item.id >= 1}  # some have the background at 0
-    if not names or len(names) != sum(item.id >= 1 for item in content.item) or max(names) > len(names) + 10_000:
+    items = {item.id: item for item in content.item if item.id >= 1}  # some have the background at 0
+    if not items or len(items) != sum(item.id >= 1 for item in content.item) or max(items) > len(items) + 10_000:
         raise InputError(f"{path} should name each label 1, 2, … once: item {{ id: 1 name: 'cat' }}")
+    names = {label: item.name or f"class-{label - 1}" for label, item in items.items()}
+    shown = {label: item.display_name or names[label] for label, item in items.items()}
+    if len(set(shown.values())) == len(shown):
+        names = shown
     return [names.get(label, f"class-{label - 1}") for label in range(1, max(names) + 1)]
 
 
@@ -46,6 +53,7 @@ def _label_map_class() -> Any:
     item = file.message_type.add(name="LabelMapItem")
     item.field.add(name="name", number=1, label=field.LABEL_OPTIONAL, type=field.TYPE_STRING)
     item.field.add(name="id", number=2, label=field.LABEL_OPTIONAL, type=field.TYPE_INT32)
+    item.field.add(name="display_name", number=3, label=field.LABEL_OPTIONAL, type=field.TYPE_STRING)
     items = file.message_type.add(name="LabelMap").field
     items.add(
         name="item", number=1, label=field.LABEL_REPEATED, type=field.TYPE_MESSAGE, type_name=".phidet.LabelMapItem"

@@ -15,9 +15,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from phidet.core.errors import CheckpointError, InputError
 from phidet.data.dataset import Dataset
 from phidet.data.fingerprint import fingerprints
-from phidet.errors import CheckpointError, InputError
 
 IMAGES = "images.csv"
 _HEADER = ["part", "fingerprint", "name"]

@@ -11,17 +11,46 @@ import struct
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import google_crc32c
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
-from phidet.errors import InputError
+from phidet.core.errors import InputError
 
 Value = list[bytes] | list[float] | list[int]
+ENCODED_IMAGE = ("image/encoded", "image")
+"""Names of the feature with the image: as TensorFlow's detection tools write it, and as TensorFlow Datasets do."""
 _HEAD, _FOOT = struct.Struct("<QI"), struct.Struct("<I")
 _MASK_DELTA = 0xA282EAD8
+
+
+class RecordImage(NamedTuple):
+    """An image inside a TFRecord file: where its record starts."""
+
+    path: Path
+    offset: int
+
+    def __str__(self) -> str:
+        return f"{self.path} at byte {self.offset}"
+
+    def read_bytes(self) -> bytes:
+        """The encoded image.
+
+        Raises:
+            InputError: the record is damaged or holds none.
+        """
+        example = parse_example(read_record(self.path, self.offset))
+        for key in ENCODED_IMAGE:
+            found = example.get(key, [])
+            if found and isinstance(found[0], bytes):
+                return found[0]
+        raise InputError(f"{self.path}: the record at byte {self.offset} holds no {ENCODED_IMAGE[0]}")
+
+
+ImageSource = Path | RecordImage
+"""Where an image of a data set lies."""
 
 
 def scan(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -94,18 +123,6 @@ def make_example(features: Mapping[str, Value]) -> bytes:
     return payload
 
 
-def encoded_image(path: Path, offset: int) -> bytes:
-    """The encoded image in the record at ``offset``.
-
-    Raises:
-        InputError: the record is damaged or holds none.
-    """
-    found = parse_example(read_record(path, offset)).get("image/encoded", [])
-    if not found or not isinstance(found[0], bytes):
-        raise InputError(f"{path}: the record at byte {offset} holds no image/encoded")
-    return found[0]
-
-
 def _opened(path: Path) -> BinaryIO:
     try:
         return path.open("rb")
@@ -122,6 +139,8 @@ def _read(file: BinaryIO, path: Path) -> bytes | None:
     if len(head) == _HEAD.size:
         length, checksum = _HEAD.unpack(head)
         if _checksum(head[:8]) != checksum:
+            if position == 0:
+                _refuse_other_files(head, path)
             raise InputError(f"{path} is damaged, or not a TFRecord file (checksum of the length at byte {position})")
         left = os.fstat(file.fileno()).st_size - file.tell()
         body = file.read(length + _FOOT.size) if length + _FOOT.size <= left else b""  # never more than there is
@@ -131,6 +150,17 @@ def _read(file: BinaryIO, path: Path) -> bytes | None:
                 raise InputError(f"{path} is damaged: the record at byte {position} does not match its checksum")
             return payload
     raise InputError(f"{path} is cut off in the record at byte {position}: copy it again")
+
+
+def _refuse_other_files(head: bytes, path: Path) -> None:
+    """Raises InputError for files that begin as compressed records or as Git's placeholder of a large file do."""
+    # Images are read one at a time by their place in the file, which compression does not allow.
+    if head.startswith(b"\x1f\x8b"):
+        raise InputError(f"{path} is compressed with gzip: decompress it, for example gzip -dc {path.name} > plain")
+    if head[0] == 0x78 and int.from_bytes(head[:2], "big") % 31 == 0:  # RFC 1950: deflate, header checksum
+        raise InputError(f"{path} is compressed with zlib: decompress it, for example pigz -dcz {path.name} > plain")
+    if head.startswith(b"version http"):
+        raise InputError(f"{path} is a placeholder of Git LFS: fetch the file itself (git lfs pull)")
 
 
 def _checksum(content: bytes) -> int:

@@ -23,12 +23,13 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from phidet.core.errors import ConfigError, InputError, PhidetError
+from phidet.core.numbers import shortest
 from phidet.data.dataset import Annotations, Dataset, Problem
-from phidet.data.images import EXTENSIONS, Encoding, ImageSource, RecordImage, encoded, encoding
 from phidet.data.label_map import label_map
-from phidet.data.tfrecord_file import Value, make_example, write_record
-from phidet.errors import ConfigError, InputError, PhidetError
-from phidet.numbers import shortest
+from phidet.data.tfrecord_file import ImageSource, RecordImage, Value, make_example, write_record
+from phidet.images.decode import Encoding, encoded, encoding
+from phidet.images.formats import EXTENSIONS
 
 _AT_ONCE = 64  # images held in memory while threads decode them
 _ENDINGS = {"JPEG": ".jpg", "TIFF": ".tif"}  # others are called like the format

@@ -10,14 +10,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from phidet.anchors import generate_anchors
-from phidet.boxes import decode, elementwise_iou
-from phidet.errors import ExportError
-from phidet.nn.detector import EfficientDet
-from phidet.postprocess import sigmoid
-from phidet.preprocess import prepare
-from phidet.runtime.header import Precision
-from phidet.runtime.network import Network
+from phidet.architectures.efficientdet.anchors import generate_anchors
+from phidet.architectures.efficientdet.decode import sigmoid
+from phidet.architectures.efficientdet.network import EfficientDet
+from phidet.core.errors import ExportError
+from phidet.detections.boxes import decode, elementwise_iou
+from phidet.images.prepare import prepare
+from phidet.inference.runtimes.header import Precision
+from phidet.inference.runtimes.network import Network
 
 BEST = 100
 """So many of a picture's best anchors are looked at: what becomes detections."""

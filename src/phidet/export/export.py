@@ -14,17 +14,17 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 import numpy.typing as npt
 
-import phidet
+from phidet.architectures.efficientdet.network import EfficientDet
+from phidet.core.errors import ConfigError, ExportError, MissingExtraError, UnknownNameError
+from phidet.core.extras import __version__
 from phidet.data.dataset import Dataset
-from phidet.data.images import read_image
-from phidet.errors import ConfigError, ExportError, MissingExtraError, UnknownNameError
 from phidet.export.check import Agreement, check_agreement, compare
 from phidet.export.int8 import calibration_pictures, quantise
 from phidet.export.onnx_file import build_onnx, with_header
 from phidet.export.onnx_nms import build_onnx_with_nms, check_nms
-from phidet.nn.detector import EfficientDet
-from phidet.runtime.header import Header, Precision, to_metadata
-from phidet.runtime.open_model import Runtime, open_network
+from phidet.images.decode import read_image
+from phidet.inference.runtimes.header import Header, Precision, to_metadata
+from phidet.inference.runtimes.open_model import Runtime, open_network
 
 Target = Literal["onnx", "openvino", "tflite"]
 SUFFIXES: dict[Target, str] = {"onnx": ".onnx", "openvino": ".xml", "tflite": ".tflite"}
@@ -136,7 +136,7 @@ def _make(
     if options.to == "openvino":
         from phidet.export.openvino_file import write_ir  # noqa: PLC0415 - an extra of its own
 
-        return write_ir(graph, to_metadata(header, phidet.__version__), half, folder, name)
+        return write_ir(graph, to_metadata(header, __version__), half, folder, name)
     path = folder / f"{name}.onnx"
     path.write_bytes(graph.SerializeToString())
     return [path]

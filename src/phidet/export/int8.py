@@ -18,12 +18,12 @@ import numpy.typing as npt
 import onnx
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 
-from phidet.config import ModelConfig
+from phidet.architectures.efficientdet.config import ModelConfig
+from phidet.core.errors import InputError
+from phidet.core.numbers import evenly
 from phidet.data.dataset import Dataset
-from phidet.errors import InputError
-from phidet.numbers import evenly
-from phidet.preprocess import prepare
-from phidet.runtime.network import FloatArray
+from phidet.detections.boxes import FloatArray
+from phidet.images.prepare import prepare
 
 CALIBRATION_PICTURES = 64
 """Enough for ranges of maps; more change them by less than their rounding."""

@@ -8,12 +8,12 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-import phidet
-from phidet.config import ModelConfig
+from phidet.architectures.efficientdet.config import ModelConfig
+from phidet.architectures.efficientdet.lower import compile_program
+from phidet.architectures.efficientdet.network import EfficientDet
+from phidet.core.extras import __version__
 from phidet.export.onnx_graph import BATCH, IR_VERSION, OPSET, Graph, write_program
-from phidet.nn.detector import EfficientDet
-from phidet.nn.program import compile_program
-from phidet.runtime.header import Header, Precision, to_metadata
+from phidet.inference.runtimes.header import Header, Precision, to_metadata
 
 
 def build_onnx(model: EfficientDet, half: bool = False, channels_last: bool = False) -> onnx.ModelProto:
@@ -77,5 +77,5 @@ def finish(
 def with_header(model: onnx.ModelProto, header: Header) -> onnx.ModelProto:
     """``model`` with this header and no other metadata."""
     del model.metadata_props[:]
-    helper.set_model_props(model, to_metadata(header, phidet.__version__))
+    helper.set_model_props(model, to_metadata(header, __version__))
     return model

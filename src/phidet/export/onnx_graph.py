@@ -27,9 +27,21 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
-from phidet.config import Activation
-from phidet.nn.blocks import same_padding
-from phidet.nn.program import Conv, Gate, MaxPool, Mean, Operation, Predict, Program, Scale, Sum, Upsample, inputs_of
+from phidet.architectures.config import Activation
+from phidet.architectures.layers import same_padding
+from phidet.architectures.program import (
+    Conv,
+    Gate,
+    MaxPool,
+    Mean,
+    Operation,
+    Predict,
+    Program,
+    Scale,
+    Sum,
+    Upsample,
+    inputs_of,
+)
 
 OPSET = 17
 """ONNX 1.12 of 2022: every runtime in use reads it."""

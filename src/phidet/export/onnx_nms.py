@@ -14,23 +14,24 @@ import onnx
 import torch
 from onnx import TensorProto, helper
 
-from phidet.anchors import generate_anchors
-from phidet.boxes import clip, decode, pairwise_iou, xyxy_to_cxcywh
-from phidet.config import ModelConfig
+from phidet.architectures.efficientdet.anchors import generate_anchors
+from phidet.architectures.efficientdet.config import ModelConfig
+from phidet.architectures.efficientdet.decode import find_candidates
+from phidet.architectures.efficientdet.lower import compile_program
+from phidet.architectures.efficientdet.network import EfficientDet
+from phidet.detections.boxes import clip, decode, pairwise_iou, xyxy_to_cxcywh
+from phidet.detections.nms import suppress
+from phidet.detections.settings import PostprocessSettings
 from phidet.export.check import Agreement
 from phidet.export.onnx_file import add_best_logits, finish
 from phidet.export.onnx_graph import Graph, write_program
-from phidet.nms import PostprocessSettings, suppress
-from phidet.nn.detector import EfficientDet
-from phidet.nn.program import compile_program
-from phidet.postprocess import find_candidates
-from phidet.preprocess import prepare
-from phidet.runtime.onnx_runtime import run_once
+from phidet.images.prepare import prepare
+from phidet.inference.runtimes.onnx_runtime import run_once
 
 SLACK = 0.02
 """Rounding may bring a score below the threshold that the other side's is above."""
 CANDIDATES = PostprocessSettings().candidates
-LARGEST_LOG_RATIO = 10.0  # as phidet.boxes.decode
+LARGEST_LOG_RATIO = 10.0  # as phidet.detections.boxes.decode
 
 
 def build_onnx_with_nms(model: EfficientDet, half: bool = False) -> onnx.ModelProto:
@@ -64,7 +65,7 @@ def _candidates(g: Graph, config: ModelConfig) -> tuple[str, str]:
 
 
 def _decoded(g: Graph, config: ModelConfig, anchors: str, top: str) -> str:
-    """As :func:`phidet.boxes.decode`, then cut at the borders of the input."""
+    """As :func:`phidet.detections.boxes.decode`, then cut at the borders of the input."""
     height, width = config.image_size_hw
     levels = config.feature_network.levels
     known = xyxy_to_cxcywh(generate_anchors(config.image_size_hw, levels, config.anchors))

@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 import openvino as ov
 
-from phidet.runtime.openvino_runtime import SECTION
+from phidet.inference.runtimes.openvino_runtime import SECTION
 
 
 def write_ir(model: onnx.ModelProto, metadata: Mapping[str, str], half: bool, folder: Path, name: str) -> list[Path]:

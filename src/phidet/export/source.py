@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from phidet.cache import cache_dir
-from phidet.errors import CheckpointError, ConfigError
-from phidet.family import DETECTOR_NAMES
-from phidet.models import create_model
-from phidet.nn.detector import EfficientDet
-from phidet.runtime.open_model import find_model
+from phidet.architectures.efficientdet.network import EfficientDet
+from phidet.architectures.efficientdet.published import DETECTOR_NAMES
+from phidet.core.errors import CheckpointError, ConfigError
+from phidet.core.files import cache_dir
+from phidet.inference.runtimes.open_model import find_model
+from phidet.weights.create import create_model
 from phidet.weights.native import load_model
 
 

@@ -17,14 +17,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-import phidet
-from phidet.config import ModelConfig
-from phidet.errors import ExportError
-from phidet.nn.detector import EfficientDet
-from phidet.nn.optimized import OptimizedDetector
-from phidet.preprocess import prepare
-from phidet.runtime.header import Header, to_metadata
-from phidet.runtime.litert_runtime import HEADER_FILE, LABELS_FILE
+from phidet.architectures.efficientdet.config import ModelConfig
+from phidet.architectures.efficientdet.network import EfficientDet
+from phidet.architectures.optimized import OptimizedDetector
+from phidet.core.errors import ExportError
+from phidet.core.extras import __version__
+from phidet.images.prepare import prepare
+from phidet.inference.runtimes.header import Header, to_metadata
+from phidet.inference.runtimes.litert_runtime import HEADER_FILE, LABELS_FILE
 
 _SIGNATURE = "serving_default"
 
@@ -50,7 +50,7 @@ def write_tflite(
         if header.precision != "fp32":
             _reduce(path, header, pictures)
     with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr(HEADER_FILE, json.dumps(to_metadata(header, phidet.__version__)))
+        archive.writestr(HEADER_FILE, json.dumps(to_metadata(header, __version__)))
         archive.writestr(LABELS_FILE, "".join(f"{name}\n" for name in model.config.class_names))
     return [path]
 

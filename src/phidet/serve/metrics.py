@@ -1,11 +1,23 @@
-"""What Prometheus sees. Labels come from the configuration and from fixed lists, never from a request."""
+"""Metrics for Prometheus. Labels come from the configuration and from fixed lists, never from a request."""
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.gc_collector import GCCollector
-from prometheus_client.platform_collector import PlatformCollector
-from prometheus_client.process_collector import ProcessCollector
+import os
+
+# prometheus_client looks at these variables when it is imported. Where one is set, it keeps all values in files of that
+# folder, for servers of several processes: a missing folder ends the server, and a restart with the same process id (in
+# a container always 1) continues the old counts. This server is one process, so its values stay in memory.
+_hidden = {
+    name: os.environ.pop(name)
+    for name in ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir")
+    if name in os.environ
+}
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest  # noqa: E402
+from prometheus_client.gc_collector import GCCollector  # noqa: E402
+from prometheus_client.platform_collector import PlatformCollector  # noqa: E402
+from prometheus_client.process_collector import ProcessCollector  # noqa: E402
+
+os.environ.update(_hidden)
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128)

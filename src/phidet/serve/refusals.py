@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from phidet.errors import PhidetError
+from phidet.core.errors import PhidetError
 
 
 class RefusedError(PhidetError):

@@ -8,16 +8,16 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, NamedTuple, TypeVar
 
-from phidet.cores import usable_cores
-from phidet.results import Detections
-from phidet.serve.answers import Tensors, to_tensors
-from phidet.serve.batching import Detect
+from phidet.core.machine import usable_cores
+from phidet.detections.detections import Detections
 from phidet.serve.configuration import ServerSettings
+from phidet.serve.inputs import Budget, Pixels
 from phidet.serve.metrics import Metrics
-from phidet.serve.model import Load
-from phidet.serve.pictures import Budget, Pixels
+from phidet.serve.models.batching import Detect
+from phidet.serve.models.model import Load
+from phidet.serve.models.versions import LoadedVersion, Repository
+from phidet.serve.outputs import Tensors, to_tensors
 from phidet.serve.refusals import bad_request, overloaded
-from phidet.serve.versions import LoadedVersion, Repository
 from phidet.serve.wire import show
 
 T = TypeVar("T")

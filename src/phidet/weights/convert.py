@@ -9,11 +9,14 @@ from typing import NamedTuple
 
 import torch
 
-from phidet.config import ASPECTS_2020, ClassifierConfig, ModelConfig
-from phidet.errors import CheckpointError, ConfigError, UnknownNameError
-from phidet.family import CLASSIFIER_NAMES, DETECTOR_NAMES, classifier_config, detector_config
-from phidet.nn.detector import Classifier, EfficientDet
-from phidet.weights.dialects import DIALECTS, Config
+from phidet.architectures.classifier.config import ClassifierConfig
+from phidet.architectures.classifier.network import Classifier
+from phidet.architectures.classifier.published import CLASSIFIER_NAMES, classifier_config
+from phidet.architectures.dialects import DIALECTS, Config
+from phidet.architectures.efficientdet.config import ASPECTS_2020, ModelConfig
+from phidet.architectures.efficientdet.network import EfficientDet
+from phidet.architectures.efficientdet.published import DETECTOR_NAMES, detector_config
+from phidet.core.errors import CheckpointError, ConfigError, UnknownNameError
 from phidet.weights.load import Source, adapt_classifier_config, adapt_config, load_into, open_source
 from phidet.weights.mapping import check_shapes, to_ours, to_theirs, weights_of
 from phidet.weights.native import save_model, write_atomically

@@ -28,10 +28,10 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from tqdm import tqdm
 
-from phidet.cache import cache_dir
-from phidet.errors import DownloadError
-from phidet.remote import wants_offline
-from phidet.weights.zoo import PublishedFile
+from phidet.architectures.published_file import PublishedFile
+from phidet.core.errors import DownloadError
+from phidet.core.files import cache_dir
+from phidet.images.remote import wants_offline
 
 if sys.platform == "win32":
     import msvcrt

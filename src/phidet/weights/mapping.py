@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from phidet.errors import CheckpointError
-from phidet.weights.dialects import Config, Dialect, Layout, Slot
+from phidet.architectures.dialects import Config, Dialect, Layout, Slot
+from phidet.core.errors import CheckpointError
 
 _TO_OURS: dict[Layout, Callable[[Tensor], Tensor]] = {
     "same": lambda t: t,

@@ -14,10 +14,13 @@ import msgspec
 from safetensors.torch import save
 from torch import Tensor
 
-from phidet.config import ClassifierConfig, ModelConfig, from_json, to_json
-from phidet.errors import CheckpointError, ConfigError, PhidetError
-from phidet.files import write_whole
-from phidet.nn.detector import Classifier, EfficientDet
+from phidet.architectures.classifier.config import ClassifierConfig
+from phidet.architectures.classifier.network import Classifier
+from phidet.architectures.efficientdet.config import ModelConfig
+from phidet.architectures.efficientdet.network import EfficientDet
+from phidet.core.errors import CheckpointError, ConfigError, PhidetError
+from phidet.core.files import write_whole
+from phidet.core.structs import from_json, to_json
 from phidet.weights.mapping import check_shapes, misfit, weights_of
 from phidet.weights.read import RawFile, read_tensors
 

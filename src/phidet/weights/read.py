@@ -17,9 +17,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from phidet.errors import CheckpointError
-from phidet.weights.dialects import DIALECTS, Dialect
-from phidet.weights.dialects.automl import AVERAGE
+from phidet.architectures.dialects import DIALECTS, Dialect
+from phidet.architectures.efficientdet.dialect_automl import AVERAGE
+from phidet.core.errors import CheckpointError
 
 AVERAGED_FIRST = ("state_dict_ema", "model_ema", "ema", "state_dict", "model")
 """Where training checkpoints keep their weights, the averaged ones preferred."""

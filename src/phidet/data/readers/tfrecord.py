@@ -1,4 +1,7 @@
-"""TFRecord shards as the official converters write them: encoded image, boxes in fractions, class names."""
+"""TFRecord shards as the official converters write them: encoded image, boxes in fractions, class names.
+
+TensorFlow Datasets' records are read as well: their features have other names, which become the official ones here.
+"""
 
 from __future__ import annotations
 
@@ -6,35 +9,69 @@ from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
 
+from phidet.core.errors import InputError
 from phidet.data.dataset import Collector, Dataset, RawObject
-from phidet.data.images import RecordImage, image_size
-from phidet.data.tfrecord_file import Value, parse_example, scan
-from phidet.errors import InputError
+from phidet.data.label_map import read_label_map
+from phidet.data.text import read_lines
+from phidet.data.tfrecord_file import ENCODED_IMAGE, RecordImage, Value, parse_example, scan
+from phidet.images.decode import encoded, image_size
 
 _BOX = tuple(f"image/object/bbox/{side}" for side in ("xmin", "ymin", "xmax", "ymax"))
 _LABEL, _TEXT = "image/object/class/label", "image/object/class/text"
+_AREA, _CROWD, _DIFFICULT = "image/object/area", "image/object/is_crowd", "image/object/difficult"
+_GROUP = "image/object/group_of"  # Open Images: a box around many objects, as a crowd is
+_KNOWN = frozenset({*_BOX, _LABEL, _TEXT})
+# Features of TensorFlow Datasets, and what they are called in the official records.
+_TFDS_BOXES, _TFDS_LABELS = "objects/bbox", "objects/label"
+_TFDS = {"objects/area": _AREA, "objects/is_crowd": _CROWD, "objects/is_difficult": _DIFFICULT}
+_LABEL_MAPS = ("*label_map.pbtxt", "*labelmap.pbtxt")
+_TFDS_CLASSES = "objects-label.labels.txt"
 MOST_CLASSES = 10_000
+_LARGEST_FRACTION = 2.0  # a box may reach out of the image, but not by its whole side; beyond that it is in pixels
+
+
+def own_class_names(shards: Sequence[Path]) -> list[str]:
+    """What the labels 1, 2, … of the shards are called.
+
+    A label map beside them says it, or the class list of TensorFlow Datasets, or the texts in the records.
+
+    Raises:
+        InputError: the label map cannot be read, or a label stands for two names.
+    """
+    folders = dict.fromkeys(shard.parent for shard in shards)
+    maps = [file for folder in folders for pattern in _LABEL_MAPS for file in folder.glob(pattern)]
+    if maps:
+        return read_label_map(min(maps))
+    lists = [folder / _TFDS_CLASSES for folder in folders if (folder / _TFDS_CLASSES).is_file()]
+    return read_lines(lists[0]) if lists else scan_class_names(shards)
 
 
 def scan_class_names(shards: Sequence[Path]) -> list[str]:
     """The classes in the order of their labels (1-based in the files); those that never occur are ``class-N``.
 
+    Classes that are only named, in records without labels, follow in alphabetical order.
+
     Raises:
         InputError: a label stands for two names.
     """
     names: dict[int, str] = {}
+    without_label: set[str] = set()
     for shard in shards:
         for _, payload in _records(shard, None):
             try:
-                example = parse_example(payload)
+                example = _official(parse_example(payload))
             except InputError:
                 continue  # told when the record is read
-            for label, text in zip_longest(example.get(_LABEL, []), example.get(_TEXT, [])):
+            labels, texts = example.get(_LABEL, []), example.get(_TEXT, [])
+            if not labels:
+                without_label |= {_text(text) for text in texts if isinstance(text, bytes) and text}
+            for label, text in zip_longest(labels, texts):
                 if isinstance(label, int) and 1 <= label <= MOST_CLASSES:
-                    name = text.decode("utf-8", "replace") if isinstance(text, bytes) and text else f"class-{label - 1}"
+                    name = _text(text) if isinstance(text, bytes) and text else f"class-{label - 1}"
                     if names.setdefault(label, name) != name:
                         raise InputError(f"{shard}: label {label} is both {names[label]!r} and {name!r}")
-    return [names.get(label, f"class-{label - 1}") for label in range(1, max(names, default=0) + 1)]
+    labelled = [names.get(label, f"class-{label - 1}") for label in range(1, max(names, default=0) + 1)]
+    return [*labelled, *sorted(without_label - set(labelled))]
 
 
 def read_tfrecord(
@@ -55,20 +92,21 @@ def read_tfrecord(
             where = f"{shard}, byte {offset}"
             source = RecordImage(shard, offset)
             try:
-                example = parse_example(payload)
+                example = _official(parse_example(payload))
+                image = next(iter(_texts(example, ENCODED_IMAGE[0])), None)
+                if not image:
+                    raise InputError(f"it holds no {ENCODED_IMAGE[0]}; its features are {_few(example)}")
                 size = _size(example, source)
-                if not _texts(example, "image/encoded"):
-                    raise InputError("it holds no image/encoded")
             except InputError as error:
                 collector.problem("image unreadable", where, f"{error}; left out")
                 continue
             try:
-                name_of_image = _name(example, f"{shard.name}@{offset}")
-                objects = _objects(example, size, own_names, where)
+                image_name = _unique_name(_names(example), source, image, collector)
+                objects = list(_objects(example, size, own_names, where, collector))
             except InputError as error:  # an image without its objects would teach that there are none
                 collector.problem("label unreadable", where, f"{error}; left out")
                 continue
-            collector.add(name_of_image, source, size, objects)
+            collector.add(image_name, source, size, objects)
     return collector.dataset()
 
 
@@ -78,7 +116,33 @@ def _records(shard: Path, collector: Collector | None) -> Iterator[tuple[int, by
         yield from scan(shard)
     except InputError as error:
         if collector is not None:
-            collector.problem("label unreadable", shard, f"{error}; the rest of the file is left out")
+            collector.problem("label unreadable", shard, f"{error}; what follows in the file is left out")
+
+
+def _official(example: dict[str, Value]) -> dict[str, Value]:
+    """The features by their official names.
+
+    Raises:
+        InputError: boxes of TensorFlow Datasets are not made of four numbers each.
+    """
+    if not example.get(ENCODED_IMAGE[0]) and ENCODED_IMAGE[1] in example:
+        example[ENCODED_IMAGE[0]] = example.pop(ENCODED_IMAGE[1])
+    if _TFDS_BOXES not in example:
+        return example
+    boxes, labels = _numbers(example, _TFDS_BOXES), _whole(example, _TFDS_LABELS)
+    if len(boxes) % 4:
+        raise InputError(f"{_TFDS_BOXES} has {len(boxes)} numbers, expected four for each box")
+    for start, key in enumerate(("ymin", "xmin", "ymax", "xmax")):
+        example[f"image/object/bbox/{key}"] = boxes[start::4]
+    example[_LABEL] = [label + 1 for label in labels]
+    for theirs, official in _TFDS.items():
+        if theirs in example:
+            example[official] = example[theirs]
+    return example
+
+
+def _text(value: bytes) -> str:
+    return value.decode("utf-8", "replace")
 
 
 def _texts(example: dict[str, Value], key: str) -> list[bytes]:
@@ -100,9 +164,26 @@ def _of_kind(example: dict[str, Value], key: str, *kinds: type) -> Value:
     return values
 
 
-def _name(example: dict[str, Value], otherwise: str) -> str:
-    names = [*_texts(example, "image/filename"), *_texts(example, "image/source_id")]
-    return next((name.decode("utf-8", "replace") for name in names if name), otherwise)
+def _names(example: dict[str, Value]) -> list[str]:
+    """What a record calls its image: the file, and the number or path in the set that it comes from."""
+    names = [*_texts(example, "image/filename")[:1], *_texts(example, "image/source_id")[:1]]
+    return [_text(name) for name in names if name]
+
+
+def _unique_name(names: Sequence[str], source: RecordImage, image: bytes, collector: Collector) -> str:
+    """A name that no other image has: frames of several videos may all be called ``0.jpg``.
+
+    The same image under the same name is one image, listed twice.
+    """
+    place = f"{source.path.name}@{source.offset}"
+    if not names:
+        return place
+    earlier = collector.source(names[0])
+    if earlier is None or encoded(earlier) == image:
+        return names[0]
+    file_name = names[0].rsplit("/", 1)[-1]
+    longer = [f"{prefix}/{file_name}" for prefix in (*names[1:], place, f"{source.path}@{source.offset}")]
+    return next(name for name in longer if collector.source(name) is None)
 
 
 def _size(example: dict[str, Value], source: RecordImage) -> tuple[int, int]:
@@ -111,31 +192,50 @@ def _size(example: dict[str, Value], source: RecordImage) -> tuple[int, int]:
 
 
 def _objects(
-    example: dict[str, Value], size_hw: tuple[int, int], own_names: Sequence[str], where: str
-) -> list[RawObject]:
+    example: dict[str, Value], size_hw: tuple[int, int], own_names: Sequence[str], where: str, collector: Collector
+) -> Iterator[RawObject]:
     """The objects of a record.
 
     Raises:
-        InputError: its lists are of different lengths or of wrong kinds.
+        InputError: its lists are of different lengths or of wrong kinds, or it names its objects' features otherwise.
     """
     height, width = size_hw
-    labels, columns = _whole(example, _LABEL), [_numbers(example, key) for key in _BOX]
-    lengths = [len(labels), *map(len, columns)]
+    columns, labels = [_numbers(example, key) for key in _BOX], _whole(example, _LABEL)
+    texts = [] if labels else _texts(example, _TEXT)  # some writers give names alone
+    lengths = [len(labels) or len(texts), *map(len, columns)]
     if len(set(lengths)) > 1:
         raise InputError(f"it has {lengths[0]} labels for {', '.join(map(str, lengths[1:]))} xmin, ymin, xmax, ymax")
-    areas = _numbers(example, "image/object/area")
-    crowds = _whole(example, "image/object/is_crowd")
-    hard = _whole(example, "image/object/difficult")
-    objects = []
-    for i, (label, x1, y1, x2, y2) in enumerate(zip(labels, *columns, strict=True)):
-        objects.append(
-            RawObject(
-                f"{where}, object {i + 1}",
-                (x1 * width, y1 * height, x2 * width, y2 * height),
-                own_names[label - 1] if 1 <= label <= len(own_names) else f"label {label}",
-                area=areas[i] if i < len(areas) else None,
-                crowd=bool(crowds[i]) if i < len(crowds) else False,
-                difficult=bool(hard[i]) if i < len(hard) else False,
-            )
+    if not lengths[0] and (others := _other_objects(example)):
+        raise InputError(f"it has no {_BOX[0]}, but {_few(others)}, which phidet does not know")
+    areas, crowds, groups = _numbers(example, _AREA), _whole(example, _CROWD), _whole(example, _GROUP)
+    hard = _whole(example, _DIFFICULT)
+    for i, (x1, y1, x2, y2) in enumerate(zip(*columns, strict=True)):
+        place = f"{where}, object {i + 1}"
+        if max(x1, y1, x2, y2) > _LARGEST_FRACTION:
+            collector.problem("box invalid", place, "expected fractions of the image, 0…1, got pixels; left out")
+            continue
+        yield RawObject(
+            place,
+            (x1 * width, y1 * height, x2 * width, y2 * height),
+            _text(texts[i]) if texts else _class_name(labels[i], own_names),
+            area=areas[i] if i < len(areas) else None,
+            crowd=any(bool(flags[i]) for flags in (crowds, groups) if i < len(flags)),
+            difficult=bool(hard[i]) if i < len(hard) else False,
         )
-    return objects
+
+
+def _class_name(label: int, own_names: Sequence[str]) -> str:
+    return own_names[label - 1] if 1 <= label <= len(own_names) else f"label {label}"
+
+
+def _other_objects(example: dict[str, Value]) -> list[str]:
+    """Features that are about objects in another spelling, where those that are known are missing."""
+    if not _KNOWN.isdisjoint(example):
+        return []
+    words = ("object", "bbox", "bndbox", "box")
+    return [key for key, values in example.items() if values and any(word in key.lower() for word in words)]
+
+
+def _few(keys: Sequence[str] | dict[str, Value]) -> str:
+    shown = sorted(keys)
+    return ", ".join(shown[:8]) + (f" and {len(shown) - 8} more" if len(shown) > 8 else "")

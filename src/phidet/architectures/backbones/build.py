@@ -1,0 +1,31 @@
+"""From a backbone config to a backbone with fresh weights."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from phidet.architectures.backbones.config import BackboneConfig
+from phidet.architectures.backbones.efficientnet import EfficientNet
+from phidet.architectures.backbones.mobilenet import MobileNet
+from phidet.architectures.backbones.resnet import ResNet
+
+
+class Backbone(Protocol):
+    """What the feature network needs of a backbone."""
+
+    channels: dict[int, int]
+
+    def __call__(self, images: Tensor) -> dict[int, Tensor]: ...
+
+    def early_layers(self) -> list[nn.Module]: ...
+
+
+def build_backbone(config: BackboneConfig) -> nn.Module:
+    """The backbone that ``config`` describes, with fresh weights; it satisfies :class:`Backbone`."""
+    if config.architecture == "mobilenet-v2":
+        return MobileNet(config)
+    if config.architecture.startswith("resnet"):
+        return ResNet(config)
+    return EfficientNet(config)

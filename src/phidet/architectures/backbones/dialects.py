@@ -1,0 +1,118 @@
+"""Backbones and classifiers in PyTorch files: timm's, lukemelas', torchvision's.
+
+The same EfficientNet in two spellings: timm counts (stage, repeat) and names a convolution by its role in the block,
+lukemelas (and zylo117 after him, one ``.conv`` deeper) counts blocks. torchvision's ResNet and MobileNetV2 keep their
+own names inside phidet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+
+from phidet.architectures.backbones.config import BackboneConfig
+from phidet.architectures.backbones.efficientnet import Block, plan_blocks
+from phidet.architectures.dialect import Config, Dialect, Slot, drop_wrappers, parse
+
+
+@lru_cache(maxsize=64)
+def blocks_of(config: BackboneConfig) -> tuple[Block, ...]:
+    """The blocks of an EfficientNet, in order; none of another architecture."""
+    return tuple(plan_blocks(config)[1]) if config.architecture.startswith("efficientnet") else ()
+
+
+def timm_backbone(path: list[str], config: BackboneConfig) -> str | None:
+    """timm's name of an EfficientNet tensor, ``None`` for another architecture."""
+    if path[0] == "stem":
+        return ".".join(["conv_stem" if path[1] == "conv" else "bn1", *path[2:]])
+    blocks = blocks_of(config)
+    if path[0] != "blocks" or not blocks:
+        return None
+    block = blocks[int(path[1])]
+    if path[2] == "se":
+        leaf = f"se.conv_{path[3]}"
+    elif block.expand == 1:
+        leaf = {"depthwise.conv": "conv_dw", "depthwise.bn": "bn1", "project.conv": "conv_pw", "project.bn": "bn2"}[
+            f"{path[2]}.{path[3]}"
+        ]
+    else:
+        leaf = {
+            "expand.conv": "conv_pw",
+            "expand.bn": "bn1",
+            "depthwise.conv": "conv_dw",
+            "depthwise.bn": "bn2",
+            "project.conv": "conv_pwl",
+            "project.bn": "bn3",
+        }[f"{path[2]}.{path[3]}"]
+    return f"blocks.{block.stage}.{block.repeat}.{leaf}.{path[4]}"
+
+
+def lukemelas_backbone(path: list[str], config: BackboneConfig, wrapped: str = "") -> str | None:
+    """lukemelas' name of an EfficientNet tensor; ``wrapped`` is what his followers put behind every convolution."""
+    if path[0] == "stem":
+        return ".".join([f"_conv_stem{wrapped}" if path[1] == "conv" else "_bn0", *path[2:]])
+    if path[0] != "blocks" or not blocks_of(config):
+        return None
+    if path[2] == "se":
+        leaf = f"_se_{path[3]}{wrapped}"
+    elif path[3] == "conv":
+        leaf = f"_{path[2]}_conv{wrapped}"
+    else:
+        leaf = {"expand": "_bn0", "depthwise": "_bn1", "project": "_bn2"}[path[2]]
+    return f"_blocks.{path[1]}.{leaf}.{path[4]}"
+
+
+def _timm_slot(name: str, config: Config) -> Slot | None:
+    part, path = parse(name)
+    key: str | None = None
+    if part == "backbone":
+        key = timm_backbone(path, config.backbone)
+    elif part == "head":
+        key = ".".join(["conv_head" if path[0] == "conv" else "bn2", *path[1:]])
+    elif part == "linear":
+        key = f"classifier.{path[0]}"
+    return Slot((key,)) if key else None
+
+
+def _lukemelas_slot(name: str, config: Config) -> Slot | None:
+    part, path = parse(name)
+    key: str | None = None
+    if part == "backbone":
+        key = lukemelas_backbone(path, config.backbone)
+    elif part == "head":
+        key = ".".join(["_conv_head" if path[0] == "conv" else "_bn1", *path[1:]])
+    elif part == "linear":
+        key = f"_fc.{path[0]}"
+    return Slot((key,)) if key else None
+
+
+def _torchvision_slot(name: str, config: Config) -> Slot | None:
+    part, path = parse(name)
+    resnet = config.backbone.architecture.startswith("resnet")
+    if config.backbone.architecture.startswith("efficientnet"):
+        return None
+    key: str | None = None
+    if part == "backbone":
+        key = ".".join(path)
+    elif part == "head":
+        key = ".".join(["features.18", "0" if path[0] == "conv" else "1", *path[1:]])
+    elif part == "linear":
+        key = f"fc.{path[0]}" if resnet else f"classifier.1.{path[0]}"
+    return Slot((key,)) if key else None
+
+
+def _is_timm(keys: Iterable[str]) -> bool:
+    return "conv_stem.weight" in keys
+
+
+def _is_lukemelas(keys: Iterable[str]) -> bool:
+    return "_conv_stem.weight" in keys
+
+
+def _is_torchvision(keys: Iterable[str]) -> bool:
+    return "layer1.0.conv1.weight" in keys or "features.0.0.weight" in keys
+
+
+TIMM = Dialect("timm", _is_timm, _timm_slot, drop_wrappers)
+LUKEMELAS = Dialect("lukemelas", _is_lukemelas, _lukemelas_slot, drop_wrappers)
+TORCHVISION = Dialect("torchvision", _is_torchvision, _torchvision_slot, drop_wrappers)

@@ -1,0 +1,157 @@
+"""EfficientNet and EfficientNet-Lite (arXiv 1905.11946, table 1), at any width and depth."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
+
+from phidet.architectures.backbones.config import BackboneConfig
+from phidet.architectures.backbones.scaling import round_channels, round_repeats
+from phidet.architectures.config import Activation
+from phidet.architectures.layers import SameConv2d, SqueezeExcite, activation, batch_norm
+
+
+class Stage(NamedTuple):
+    """A row of table 1: blocks that share kernel, expansion and width; the first one has the stride."""
+
+    expand: int
+    channels: int
+    repeats: int
+    stride: int
+    kernel: int
+
+
+B0_STAGES = (
+    Stage(1, 16, 1, 1, 3),
+    Stage(6, 24, 2, 2, 3),
+    Stage(6, 40, 2, 2, 5),
+    Stage(6, 80, 3, 2, 3),
+    Stage(6, 112, 3, 1, 5),
+    Stage(6, 192, 4, 2, 5),
+    Stage(6, 320, 1, 1, 3),
+)
+STEM_CHANNELS = 32
+
+
+class Block(NamedTuple):
+    """One inverted residual block, sized; ``stage`` and ``repeat`` say where in the table it comes from."""
+
+    stage: int
+    repeat: int
+    in_channels: int
+    out_channels: int
+    expand: int
+    kernel: int
+    stride: int
+    drop_path: float
+
+
+def plan_blocks(config: BackboneConfig) -> tuple[int, list[Block]]:
+    """Stem channels and every block of the scaled network, in order.
+
+    Lite keeps stem and the depth of the first and last stage at their B0 size, whatever the multipliers.
+    """
+    lite = config.architecture == "efficientnet-lite"
+    stem = STEM_CHANNELS if lite else round_channels(STEM_CHANNELS * config.width)
+    sized: list[tuple[Stage, int, int]] = []
+    for i, stage in enumerate(B0_STAGES):
+        fixed = lite and i in (0, len(B0_STAGES) - 1)
+        repeats = stage.repeats if fixed else round_repeats(stage.repeats * config.depth)
+        sized.append((stage, round_channels(stage.channels * config.width), repeats))
+    total = sum(repeats for _, _, repeats in sized)
+    blocks: list[Block] = []
+    channels = stem
+    for s, (stage, out, repeats) in enumerate(sized):
+        for r in range(repeats):
+            stride = stage.stride if r == 0 else 1
+            drop_path = config.drop_path * len(blocks) / total  # linear with depth, 0 at the first block
+            blocks.append(Block(s, r, channels, out, stage.expand, stage.kernel, stride, drop_path))
+            channels = out
+    return stem, blocks
+
+
+class ConvNorm(nn.Module):
+    """Convolution and batch norm."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int = 1, groups: int = 1) -> None:
+        super().__init__()
+        self.conv = SameConv2d(in_channels, out_channels, kernel, stride, groups)
+        self.bn = batch_norm(out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.bn(self.conv(x))
+        return out
+
+
+class InvertedResidual(nn.Module):
+    """MBConv: expand 1×1, depthwise k×k, squeeze-excite (not in Lite), project 1×1, and the shortcut where it fits."""
+
+    def __init__(self, block: Block, act: Activation, squeeze_excite: bool) -> None:
+        super().__init__()
+        expanded = block.in_channels * block.expand
+        self.expand = ConvNorm(block.in_channels, expanded, 1) if block.expand != 1 else None
+        self.depthwise = ConvNorm(expanded, expanded, block.kernel, block.stride, groups=expanded)
+        # The squeeze width follows the block's input, not the expanded map.
+        self.se = SqueezeExcite(expanded, max(1, block.in_channels // 4)) if squeeze_excite else None
+        self.project = ConvNorm(expanded, block.out_channels, 1)
+        self.act = activation(act)
+        self.shortcut = block.stride == 1 and block.in_channels == block.out_channels
+        self.drop_path = StochasticDepth(block.drop_path, "row") if self.shortcut and block.drop_path > 0 else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in, H, W) → (B, out, ⌈H / stride⌉, ⌈W / stride⌉)."""
+        y: Tensor = x
+        if self.expand is not None:
+            y = self.act(self.expand(y))
+        y = self.act(self.depthwise(y))
+        if self.se is not None:
+            y = self.se(y)
+        y = self.project(y)
+        if self.drop_path is not None:
+            y = self.drop_path(y)
+        return x + y if self.shortcut else y
+
+
+class EfficientNet(nn.Module):
+    """Stem and blocks. ``channels[l]`` is the width of the map at level l, whose stride is 2^l."""
+
+    def __init__(self, config: BackboneConfig) -> None:
+        super().__init__()
+        lite = config.architecture == "efficientnet-lite"
+        act: Activation = "relu6" if lite else "silu"
+        stem, blocks = plan_blocks(config)
+        self.stem = ConvNorm(3, stem, 3, stride=2)
+        self.act = activation(act)
+        self.blocks = nn.ModuleList(InvertedResidual(block, act, squeeze_excite=not lite) for block in blocks)
+        # A level's map is the last one before the next stride.
+        ends = [i - 1 for i, block in enumerate(blocks) if block.stride == 2] + [len(blocks) - 1]
+        self.level_of_block = {end: level for level, end in enumerate(ends, start=1)}
+        self.channels = {level: blocks[end].out_channels for end, level in self.level_of_block.items()}
+        self._init_weights()
+
+    def early_layers(self) -> list[nn.Module]:
+        """What makes the maps of levels 1 and 2: edges and textures, much the same for all pictures."""
+        last = next(end for end, level in self.level_of_block.items() if level == 2)
+        return [self.stem, *self.blocks[: last + 1]]
+
+    def forward(self, images: Tensor) -> dict[int, Tensor]:
+        """Normalised images (B, 3, H, W) → the maps of levels 1–5, level l (B, channels[l], ⌈H / 2^l⌉, ⌈W / 2^l⌉)."""
+        x = self.act(self.stem(images))
+        maps: dict[int, Tensor] = {}
+        for i, block in enumerate(self.blocks):
+            x = block(x)
+            if i in self.level_of_block:
+                maps[self.level_of_block[i]] = x
+        return maps
+
+    def _init_weights(self) -> None:
+        # The official code: normal with variance 2 / (kernel area · output channels of the whole convolution).
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels
+                nn.init.normal_(module.weight, std=math.sqrt(2 / (fan_out / module.groups)))
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)

@@ -1,0 +1,71 @@
+"""Backbones as operations for other runtimes; see :mod:`phidet.architectures.program`."""
+
+from __future__ import annotations
+
+from torch import nn
+from torchvision.models.mobilenetv2 import InvertedResidual as MobileBlock
+from torchvision.models.resnet import BasicBlock, Bottleneck
+
+from phidet.architectures.backbones.efficientnet import EfficientNet, InvertedResidual
+from phidet.architectures.backbones.mobilenet import MobileNet
+from phidet.architectures.backbones.resnet import ResNet
+from phidet.architectures.config import Activation
+from phidet.architectures.program import Gate, Mean, ProgramWriter
+
+
+def lower_backbone(writer: ProgramWriter, backbone: nn.Module) -> dict[int, int]:
+    """Appends the operations of ``backbone``; returns the number of each level's value."""
+    if isinstance(backbone, EfficientNet):
+        return _efficientnet(writer, backbone)
+    if isinstance(backbone, ResNet):
+        return _resnet(writer, backbone)
+    assert isinstance(backbone, MobileNet)
+    return _mobilenet(writer, backbone)
+
+
+def _efficientnet(w: ProgramWriter, network: EfficientNet) -> dict[int, int]:
+    act: Activation = "silu" if isinstance(network.act, nn.SiLU) else "relu6"
+    x = w.conv(0, network.stem.conv, network.stem.bn, act)
+    maps: dict[int, int] = {}
+    for i, block in enumerate(network.blocks):
+        assert isinstance(block, InvertedResidual)
+        y = x if block.expand is None else w.conv(x, block.expand.conv, block.expand.bn, act)
+        y = w.conv(y, block.depthwise.conv, block.depthwise.bn, act)
+        if block.se is not None:
+            gate = w.conv(w.add(Mean(y)), block.se.reduce, None, "silu")
+            y = w.add(Gate(y, w.conv(gate, block.se.expand, None)))
+        y = w.conv(y, block.project.conv, block.project.bn)
+        x = w.sum(y, x) if block.shortcut else y
+        if i in network.level_of_block:
+            maps[network.level_of_block[i]] = x
+    return maps
+
+
+def _resnet(w: ProgramWriter, network: ResNet) -> dict[int, int]:
+    x1 = x = w.sequence(0, [network.conv1, network.bn1, network.relu])
+    x = w.sequence(x, [network.maxpool])
+    maps = {1: x1}
+    for level, layer in enumerate((network.layer1, network.layer2, network.layer3, network.layer4), start=2):
+        for block in layer:
+            assert isinstance(block, BasicBlock | Bottleneck)
+            y = w.conv(x, block.conv1, block.bn1, "relu")
+            if isinstance(block, Bottleneck):
+                y = w.conv(y, block.conv2, block.bn2, "relu")
+                y = w.conv(y, block.conv3, block.bn3)
+            else:
+                y = w.conv(y, block.conv2, block.bn2)
+            shortcut = x if block.downsample is None else w.sequence(x, [block.downsample])
+            x = w.sum(y, shortcut, act="relu")
+        maps[level] = x
+    return maps
+
+
+def _mobilenet(w: ProgramWriter, network: MobileNet) -> dict[int, int]:
+    x = 0
+    maps: dict[int, int] = {}
+    for i, layer in enumerate(network.features):
+        y = w.sequence(x, [layer])
+        x = w.sum(y, x) if isinstance(layer, MobileBlock) and layer.use_res_connect else y
+        if i in network.level_of_index:
+            maps[network.level_of_index[i]] = x
+    return maps

@@ -1,0 +1,1 @@
+"""Image classifiers on any backbone (arXiv 1905.11946)."""

@@ -1,0 +1,39 @@
+"""Class activation maps of classifiers (CAM, arXiv 1512.04150)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from phidet.architectures.classifier.network import Classifier
+from phidet.architectures.evidence import ActivationMap, heat_map, normalised
+from phidet.images.prepare import scaled_size
+
+
+def classifier_maps(
+    model: Classifier, image: npt.NDArray[np.uint8], names: Sequence[str], wanted: int | None, most: int
+) -> list[ActivationMap]:
+    """The whole picture at the model's resolution, nothing cut off."""
+    image_hw = image.shape[0], image.shape[1]
+    size_hw = scaled_size(image_hw, min(model.config.image_size_hw) / min(image_hw))
+    pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float()
+    resized = F.interpolate(pixels, size_hw, mode="bilinear", antialias=True)
+    with torch.inference_mode():
+        evidence = place_evidence(model, normalised(resized, model.config.preprocess))
+        logits = evidence.mean((1, 2)) + model.linear.bias
+        scores = logits.softmax(0)
+        chosen = scores.topk(min(most, len(scores))).indices.tolist() if wanted is None else [wanted]
+        return [ActivationMap(heat_map(evidence[c], image_hw), names[c], float(scores[c])) for c in chosen]
+
+
+def place_evidence(model: Classifier, images: Tensor) -> Tensor:
+    """What each place of the last map contributes to each class: (1, 3, H, W) → (C, h, w); its mean is logit − bias."""
+    features = model.backbone(images)[model.top]
+    if model.head is not None:
+        features = model.head(features)
+    return torch.einsum("kc,chw->khw", model.linear.weight, features[0])

@@ -1,0 +1,91 @@
+"""Counts parameters and multiply-adds of a real network, part by part, without computing or allocating anything.
+
+The network is built and run on PyTorch's ``meta`` device, so the count follows the code and cannot drift from it.
+Counted are convolutions and linear layers, as in the papers; fusion, pooling, resampling, batch norm and
+activations are not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import msgspec
+import torch
+from torch import Tensor, nn
+
+from phidet.architectures.classifier.config import ClassifierConfig
+from phidet.architectures.classifier.network import Classifier
+from phidet.architectures.efficientdet.config import ModelConfig
+from phidet.architectures.efficientdet.network import EfficientDet
+
+
+class Cost(msgspec.Struct, frozen=True, kw_only=True):
+    """Trainable parameters and multiply-adds for one image."""
+
+    parameters: int
+    multiply_adds: int
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(
+            parameters=self.parameters + other.parameters, multiply_adds=self.multiply_adds + other.multiply_adds
+        )
+
+
+@contextmanager
+def _counting(network: nn.Module, counts: dict[str, int]) -> Iterator[None]:
+    """Adds the multiply-adds of every convolution and linear layer to the count of its part."""
+
+    def hook(part: str, module: nn.Module, output: Tensor) -> None:
+        if isinstance(module, nn.Conv2d):
+            each = module.weight[0].numel()  # per output value
+            counts[part] += output[0].numel() * each
+        elif isinstance(module, nn.Linear):
+            counts[part] += output[0].numel() * module.in_features
+
+    handles = [
+        module.register_forward_hook(lambda m, _, out, part=part: hook(part, m, out))
+        for part, child in network.named_children()
+        for module in child.modules()
+        if isinstance(module, nn.Conv2d | nn.Linear)
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def build_on_meta(config: ModelConfig | ClassifierConfig) -> EfficientDet | Classifier:
+    """The network without memory for its weights."""
+    with torch.device("meta"):
+        return EfficientDet(config) if isinstance(config, ModelConfig) else Classifier(config)
+
+
+def count_costs(
+    config: ModelConfig | ClassifierConfig, image_size_hw: tuple[int, int] | None = None
+) -> dict[str, Cost]:
+    """Cost of each part by name: backbone, feature_network, class_head, box_head (or backbone, head, linear).
+
+    Args:
+        config: the model.
+        image_size_hw: input size in pixels, the config's own by default.
+
+    Raises:
+        InputError: a size that the network cannot take.
+    """
+    network = build_on_meta(config).eval()
+    counts = {part: 0 for part, _ in network.named_children()}
+    height, width = image_size_hw or config.image_size_hw
+    with _counting(network, counts), torch.no_grad():
+        network(torch.empty(1, 3, height, width, device="meta"))
+    return {
+        part: Cost(parameters=sum(p.numel() for p in child.parameters() if p.requires_grad), multiply_adds=counts[part])
+        for part, child in network.named_children()
+        if counts[part] or any(True for _ in child.parameters())
+    }
+
+
+def total(costs: dict[str, Cost]) -> Cost:
+    """The sum over all parts."""
+    return sum(costs.values(), Cost(parameters=0, multiply_adds=0))

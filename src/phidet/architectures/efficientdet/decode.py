@@ -1,0 +1,159 @@
+"""From a network's raw outputs to detections: candidates by best class first, so that little is decoded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from phidet.core.errors import CheckpointError, UnknownNameError
+from phidet.detections.boxes import FloatArray, clip, decode
+from phidet.detections.detections import Detections
+from phidet.detections.nms import Floats, Ints, suppress
+from phidet.detections.settings import PostprocessSettings
+
+
+class Candidates(NamedTuple):
+    """(anchor, class) pairs that may be objects.
+
+    Attributes:
+        anchors: (N,) indices.
+        class_ids: (N,).
+        scores: (N,).
+    """
+
+    anchors: Ints
+    class_ids: Ints
+    scores: Floats
+
+
+def find_candidates(best_logits: Floats, class_logits: Floats, settings: PostprocessSettings) -> Candidates:
+    """The best pairs of one image with at least the wanted score.
+
+    The best ``candidates`` pairs stand on the best ``candidates`` anchors by best class: only those are looked at.
+
+    Args:
+        best_logits: (A,), the largest class logit of each anchor.
+        class_logits: (A, C).
+        settings: ``score``, ``candidates``, ``multi_class``.
+    """
+    least = _logit(settings.score)
+    anchors = np.flatnonzero(best_logits >= least) if least > -math.inf else np.arange(len(best_logits))
+    anchors = anchors[_largest(best_logits[anchors], settings.candidates)]
+    num_classes = class_logits.shape[1]
+    if not settings.multi_class or num_classes == 1:
+        class_ids = class_logits[anchors].argmax(1) if num_classes > 1 else np.zeros(len(anchors), np.int64)
+        logits = best_logits[anchors]
+    else:
+        pairs = class_logits[anchors].ravel()  # (N · C,)
+        if len(anchors) >= settings.candidates:
+            least = max(least, float(best_logits[anchors].min()))  # that many pairs, the anchors' best, reach it
+        best = np.flatnonzero(pairs >= least)
+        best = best[_largest(pairs[best], settings.candidates)]
+        anchors, class_ids, logits = anchors[best // num_classes], best % num_classes, pairs[best]
+    scores = sigmoid(logits)
+    good = scores >= settings.score
+    return Candidates(anchors[good], class_ids[good], scores[good])
+
+
+def postprocess(
+    outputs: NetworkOutputs,
+    anchors_xyxy: Floats,
+    scale: float,
+    image_hw: tuple[int, int],
+    settings: PostprocessSettings,
+    class_names: tuple[str, ...],
+) -> Detections:
+    """The objects of one image.
+
+    Args:
+        outputs: of one image: best logits (A,), class logits (A, C) and box deltas (A, 4).
+        anchors_xyxy: (A, 4) in pixels of the input.
+        scale: pixels of the input per pixel of the image.
+        image_hw: of the original image; boxes are clipped to it.
+        settings: what counts as an object.
+        class_names: of the model.
+
+    Raises:
+        UnknownNameError: ``settings.classes`` names a class that the model does not know.
+        CheckpointError: the network's answers are not numbers.
+    """
+    best_logits, class_logits, box_deltas = outputs
+    anchors, class_ids, scores = find_candidates(best_logits, class_logits, settings)
+    # No threshold lets NaN through: it would look as if nothing was there.
+    if np.isnan(best_logits).any() or not np.isfinite(box_deltas[anchors]).all():
+        raise CheckpointError("the network answers NaN or infinity: look at its weights or its training")
+    if settings.classes is not None:
+        wanted = np.isin(class_ids, class_ids_of(settings.classes, class_names))
+        anchors, class_ids, scores = anchors[wanted], class_ids[wanted], scores[wanted]
+    boxes = clip(decode(box_deltas[anchors], anchors_xyxy[anchors]) / np.float32(scale), image_hw)
+    kept, scores = suppress(boxes, scores, class_ids, settings)
+    return Detections(boxes[kept], scores, class_ids[kept], class_names, image_hw)
+
+
+def class_ids_of(wanted: tuple[str, ...], class_names: tuple[str, ...]) -> list[int]:
+    """Ids of classes given by name.
+
+    Raises:
+        UnknownNameError: the model does not know one.
+    """
+    for name in wanted:
+        if name not in class_names:
+            raise UnknownNameError("class", name, class_names)
+    return [class_names.index(name) for name in wanted]
+
+
+def sigmoid(logits: Floats) -> Floats:
+    """1 / (1 + e^−x), without overflow."""
+    small = np.exp(-np.abs(logits))
+    values: Floats = np.where(logits >= 0, 1 / (1 + small), small / (1 + small)).astype(np.float32)
+    return values
+
+
+def _logit(score: float) -> float:
+    """A hair below the logit of ``score``: rounding must not lose a pair that the score itself would let in."""
+    if score <= 0:
+        return -math.inf
+    if score >= 1:
+        return 15.0  # sigmoid is 1 in fp32 from about 17
+    return math.log(score / (1 - score)) - 1e-4
+
+
+def _largest(values: Floats, count: int) -> npt.NDArray[np.int64]:
+    """Indices of the ``count`` largest values, in rising order of index; of equals, any."""
+    if len(values) <= count:
+        return np.arange(len(values))
+    return np.sort(np.argpartition(values, len(values) - count)[-count:])
+
+
+class NetworkOutputs(NamedTuple):
+    """What the network says of every anchor, finest level first, row by row, anchors innermost.
+
+    Of one image they lack the first dimension.
+
+    Attributes:
+        best_logits: (B, A), the largest of each anchor's class logits.
+        class_logits: (B, A, C), before the sigmoid.
+        box_deltas: (B, A, 4), against the anchors; see :func:`phidet.detections.boxes.decode`.
+    """
+
+    best_logits: FloatArray
+    class_logits: FloatArray
+    box_deltas: FloatArray
+
+
+def with_best(class_logits: FloatArray, box_deltas: FloatArray) -> NetworkOutputs:
+    """Outputs of a network that does not say which class is best."""
+    best = class_logits[..., 0] if class_logits.shape[-1] == 1 else class_logits.max(-1)
+    return NetworkOutputs(best, class_logits, box_deltas)
+
+
+def from_cells(outputs: Sequence[FloatArray], num_classes: int) -> NetworkOutputs:
+    """What an exported file gives: best logits where it has them, then logits and deltas (B, cells, anchors · …)."""
+    *best, class_logits, box_deltas = outputs
+    batch = len(class_logits)
+    class_logits, box_deltas = class_logits.reshape(batch, -1, num_classes), box_deltas.reshape(batch, -1, 4)
+    return NetworkOutputs(best[0], class_logits, box_deltas) if best else with_best(class_logits, box_deltas)

@@ -1,0 +1,70 @@
+"""Detectors as ``effdet`` 0.4 saves them: timm's backbone, its own feature network and heads.
+
+Files come bare or wrapped by its benches (``model.`` in front, ``anchors.boxes`` beside). Models built with
+``redundant_bias=False`` have no bias in front of a batch norm: it counts as zero. Models that were made ready for
+TorchScript (``toggle_head_bn_level_first``) have the level first in the heads' batch norms, and no ``bn`` at the end.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from phidet.architectures.backbones.dialects import timm_backbone
+from phidet.architectures.dialect import Config, Dialect, Slot, drop_wrappers, parse
+from phidet.architectures.efficientdet.config import ModelConfig
+
+_CONV = {"depthwise": "conv_dw", "pointwise": "conv_pw"}
+_LEVEL_FIRST = re.compile(r"((?:class|box)_net\.bn_rep)\.(\d+)\.(\d+)\.(\w+)")
+
+
+def _slot(name: str, config: Config) -> Slot | None:
+    if not isinstance(config, ModelConfig):
+        return None
+    part, path = parse(name)
+    if part == "backbone":
+        key = timm_backbone(path, config.backbone)
+        return Slot((f"backbone.{key}",)) if key else None
+    if part == "feature_network":
+        return _feature_network(path, config)
+    net = {"class_head": "class_net", "box_head": "box_net"}[part]
+    if path[0] == "predict":
+        return Slot((f"{net}.predict.{_CONV[path[1]]}.{path[2]}",))
+    if path[0] == "convs":
+        return _optional_bias(f"{net}.conv_rep.{path[1]}.{_CONV[path[2]]}.{path[3]}")
+    return Slot((f"{net}.bn_rep.{path[1]}.{path[2]}.bn.{path[3]}",))
+
+
+def _feature_network(path: list[str], config: ModelConfig) -> Slot:
+    graph = config.feature_network.resolved_graph
+    if path[0] == "coarser":
+        first_coarser = 6 - config.feature_network.min_level
+        return _optional_bias(".".join(["fpn.resample", str(first_coarser), "conv", *path[1:]]))
+    node = int(path[3])
+    prefix = f"fpn.cell.{path[1]}.fnode.{node}"
+    if path[4] == "weights":
+        return Slot((f"{prefix}.combine.edge_weights",))
+    if path[4] == "projections":
+        source = graph.nodes[node].inputs[int(path[5])]
+        return _optional_bias(".".join([f"{prefix}.combine.resample.{source}.conv", *path[6:]]))
+    if path[4] == "conv":
+        return _optional_bias(f"{prefix}.after_combine.conv.{_CONV[path[5]]}.{path[6]}")
+    return Slot((f"{prefix}.after_combine.conv.bn.{path[5]}",))
+
+
+def _optional_bias(key: str) -> Slot:
+    convolution_bias = key.endswith(".bias") and ".bn." not in key
+    return Slot((key,), default=0.0 if convolution_bias else None)
+
+
+def _canonical(key: str) -> str | None:
+    bare = drop_wrappers(key)
+    level_first = _LEVEL_FIRST.fullmatch(bare) if bare else None
+    return "{0}.{2}.{1}.bn.{3}".format(*level_first.groups()) if level_first else bare
+
+
+def _recognise(keys: Iterable[str]) -> bool:
+    return "class_net.predict.conv_pw.weight" in keys
+
+
+EFFDET = Dialect("effdet", _recognise, _slot, _canonical, anchors_2020=True)

@@ -1,0 +1,224 @@
+"""The training loss: focal loss for classes, Huber loss and optionally an IoU loss for boxes (arXiv 1911.09070, 4–5).
+
+All sums are in float32 (float64 for float64 input) whatever the network runs in.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import msgspec
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from phidet.architectures.efficientdet.network import RawOutputs
+from phidet.architectures.efficientdet.targets import Targets
+from phidet.core.errors import ConfigError, InputError
+from phidet.detections.boxes import IouKind, decode, elementwise_iou
+
+_CPU_CHUNK = 1 << 17  # logits at a time: what stays in a core's cache
+_DEVICE_CHUNK = 1 << 23  # 32 MiB a buffer
+
+
+class LossConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What to minimise: ``class + box_weight · box + iou_weight · iou``.
+
+    ``alpha`` weighs the true class against the other classes, ``gamma`` turns easy answers down (arXiv 1708.02002
+    section 3), ``label_smoothing`` moves the wanted 1 and 0 towards ½; ``delta`` is the error, in units of the box
+    code, above which the box loss is linear. ``iou_kind`` adds a loss on decoded boxes.
+    """
+
+    alpha: float = 0.25
+    gamma: float = 1.5
+    label_smoothing: float = 0.0
+    delta: float = 0.1
+    box_weight: float = 50.0
+    iou_kind: IouKind | None = None
+    iou_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, fine, expected in (
+            ("alpha", 0 <= self.alpha <= 1, "in [0, 1]"),
+            ("gamma", 0 <= self.gamma < math.inf, "≥ 0"),
+            ("label_smoothing", 0 <= self.label_smoothing < 1, "in [0, 1)"),
+            ("delta", 0 < self.delta < math.inf, "> 0"),
+            ("box_weight", 0 <= self.box_weight < math.inf, "≥ 0"),
+            ("iou_weight", 0 <= self.iou_weight < math.inf, "≥ 0"),
+        ):
+            if not fine:
+                raise ConfigError(f"loss {name} must be {expected}, got {getattr(self, name)!r}")
+
+
+class DetectionLoss(NamedTuple):
+    """Scalars; only ``total`` carries the weights of :class:`LossConfig`."""
+
+    total: Tensor
+    class_loss: Tensor
+    box_loss: Tensor
+    iou_loss: Tensor
+
+
+def detection_loss(
+    outputs: RawOutputs, targets: Targets, anchors_xyxy: Tensor, config: LossConfig, normalizer: Tensor | None = None
+) -> DetectionLoss:
+    """The loss of a batch.
+
+    Args:
+        outputs: of the network; class_logits (B, A, C), box_deltas (B, A, 4).
+        targets: for the same B images and A anchors.
+        anchors_xyxy: (A, 4) in pixels.
+        config: weights and shapes of the losses.
+        normalizer: scalar > 0 that the class loss is divided by, and the box losses by four times it; by default the
+            batch's positive anchors + 1. Training on several devices passes the mean over them.
+
+    Raises:
+        InputError: outputs, targets and anchors are not of the same images and anchors, or a class id is too high.
+    """
+    shape = tuple(outputs.class_logits.shape[:2])
+    if not (shape == targets.class_ids.shape == outputs.box_deltas.shape[:2] and shape[1] == len(anchors_xyxy)):
+        raise InputError(
+            f"class logits are of (images, anchors) {shape}, box deltas of {tuple(outputs.box_deltas.shape[:2])}, "
+            f"targets of {tuple(targets.class_ids.shape)}, and there are {len(anchors_xyxy)} anchors: "
+            "make anchors and targets for the size of the images that the network saw"
+        )
+    if normalizer is None:
+        normalizer = targets.num_positives.sum().float() + 1
+    class_loss = focal_loss(outputs.class_logits, targets.class_ids, config) / normalizer
+    box_loss = huber_loss(outputs.box_deltas, targets, config.delta) / (4 * normalizer)
+    iou_loss = torch.zeros_like(box_loss)
+    if config.iou_kind is not None:
+        # By four, like the box loss, though an anchor has one IoU only: so the official code does.
+        iou_loss = box_iou_loss(outputs.box_deltas, targets, anchors_xyxy, config.iou_kind) / (4 * normalizer)
+    total = class_loss + config.box_weight * box_loss + config.iou_weight * iou_loss
+    return DetectionLoss(total, class_loss, box_loss, iou_loss)
+
+
+def focal_loss(class_logits: Tensor, class_ids: Tensor, config: LossConfig) -> Tensor:
+    """Sum over all anchors and classes of ``α_t (1 − p_t)^γ · CE`` (arXiv 1708.02002, equation 5).
+
+    Each class is a yes-or-no question. ``p_t`` is the probability of the right answer to it; label smoothing changes
+    the cross entropy ``CE`` alone.
+
+    Args:
+        class_logits: (…, C), any floating type.
+        class_ids: (…,) int64, 0…C − 1, or −1 for background.
+        config: ``alpha``, ``gamma`` and ``label_smoothing`` count.
+
+    Returns:
+        Scalar, float32 or float64. Its gradient exists once, not twice.
+
+    Raises:
+        InputError: a class id ≥ C; on accelerators, where looking would have to wait for the device, PyTorch's error.
+    """
+    num_classes = class_logits.shape[-1]
+    if class_ids.device.type == "cpu" and not torch.compiler.is_compiling() and (class_ids >= num_classes).any():
+        raise InputError(
+            f"class id {int(class_ids.max())} among the targets of a network with {num_classes} classes: "
+            f"ids run from 0 to {num_classes - 1}"
+        )
+    total: Tensor = _FocalSum.apply(class_logits, class_ids, config.alpha, config.gamma, config.label_smoothing / 2)
+    return total
+
+
+def huber_loss(box_deltas: Tensor, targets: Targets, delta: float) -> Tensor:
+    """Sum over the box code of positive anchors: ``½ e²``, and ``δ (|e| − ½ δ)`` where ``|e| > δ`` (arXiv 1504.08083).
+
+    Args:
+        box_deltas: (B, A, 4), any floating type.
+        targets: for the same images and anchors.
+        delta: where the loss turns from a square to a line.
+
+    Returns:
+        Scalar, float32 or float64.
+    """
+    predicted = _widen(box_deltas)
+    wanted = targets.box_deltas.to(predicted.dtype)
+    # The official code leaves out every wanted number that is exactly 0, to leave out background. That also drops an
+    # object in perfect line with its anchor; here the anchor's class says what is background.
+    positive = (targets.class_ids >= 0).unsqueeze(-1)
+    return F.huber_loss(torch.where(positive, predicted, wanted), wanted, reduction="sum", delta=delta)
+
+
+def box_iou_loss(box_deltas: Tensor, targets: Targets, anchors_xyxy: Tensor, kind: IouKind) -> Tensor:
+    """Sum over positive anchors of one minus :func:`phidet.detections.boxes.elementwise_iou` of the answer and the
+    wanted box.
+
+    Args:
+        box_deltas: (B, A, 4), any floating type.
+        targets: for the same images and anchors.
+        anchors_xyxy: (A, 4) in pixels.
+        kind: which measure.
+
+    Returns:
+        Scalar, float32 or float64.
+    """
+    positive = (targets.class_ids >= 0).nonzero(as_tuple=True)  # (P,) images, (P,) anchors
+    anchors = anchors_xyxy[positive[1]]
+    answer = decode(_widen(box_deltas[positive]), anchors)
+    wanted = decode(targets.box_deltas[positive], anchors)
+    loss: Tensor = (1 - elementwise_iou(answer, wanted, kind)).sum()
+    return loss
+
+
+class _FocalSum(torch.autograd.Function):
+    """Loss and gradient in one pass, a piece at a time, so that the only large tensor is the gradient itself.
+
+    With s half the smoothing, p = sigmoid(z) and ``f(z) = p^γ · (softplus(z) − s·z)``, an answer that should be no
+    costs (1 − α) f(z), one that should be yes α f(−z). So: turn the sign of the yes logits, take f of all, and
+    weigh. No one-hot target is needed. Moreover ``f′(z) = p^γ · (γ (1 − p) (softplus(z) − s·z) + p − s)``, and
+    ``p^γ = exp(γ (z − softplus(z)))``, which is faster than a power and cannot be 0 · ∞.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, class_logits: Tensor, class_ids: Tensor, alpha: float, gamma: float, smoothing: float
+    ) -> Tensor:
+        logits, ids = class_logits.reshape(-1, class_logits.shape[-1]), class_ids.reshape(-1, 1)
+        wide = torch.float64 if logits.dtype == torch.float64 else torch.float32
+        gradient = None
+        if ctx.needs_input_grad[0]:
+            # Without the loss scale, which comes in backward, small gradients would vanish in float16.
+            gradient = torch.empty_like(logits, dtype=wide if logits.dtype == torch.float16 else logits.dtype)
+        limit = _CPU_CHUNK if logits.device.type == "cpu" else _DEVICE_CHUNK
+        if torch.compiler.is_compiling():
+            limit = logits.numel()  # a compiler fuses the steps itself, and would unroll the loop
+        step = max(1, limit // logits.shape[1])
+        sums = [torch.zeros((), dtype=wide, device=logits.device)]
+        for start in range(0, len(logits), step):
+            piece = slice(start, start + step)
+            yes = ids[piece] >= 0  # (rows, 1)
+            column = ids[piece].clamp(min=0)
+            z = logits[piece].to(wide, copy=True)
+            true_class = z.gather(1, column)  # (rows, 1); of background, whatever stands first
+            z.scatter_(1, column, torch.where(yes, -true_class, true_class))
+            entropy = F.softplus(z)
+            power = torch.sub(z, entropy).mul_(gamma).exp_()
+            if smoothing:
+                entropy.sub_(z, alpha=smoothing)
+            loss = power * entropy
+            sums.append((1 - alpha) * loss.sum())
+            sums.append((2 * alpha - 1) * torch.where(yes, loss.gather(1, column), 0).sum())
+            if gradient is not None:
+                p = z.sigmoid_()
+                slope = entropy.mul_(gamma).mul_(1 - p).add_(p).sub_(smoothing).mul_(power)
+                true_class = slope.gather(1, column)
+                slope.mul_(1 - alpha)
+                slope.scatter_(1, column, torch.where(yes, -alpha * true_class, (1 - alpha) * true_class))
+                gradient[piece] = slope
+        ctx.save_for_backward(gradient)
+        ctx.like = class_logits.shape, class_logits.dtype
+        return torch.stack(sums).sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = ctx.saved_tensors
+        shape, dtype = ctx.like
+        return (gradient * grad_output).to(dtype).view(shape), None, None, None, None
+
+
+def _widen(values: Tensor) -> Tensor:
+    return values if values.dtype == torch.float64 else values.float()

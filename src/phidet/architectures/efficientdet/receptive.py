@@ -1,0 +1,59 @@
+"""How much of the input a cell of each level depends on: the theoretical receptive field, in pixels.
+
+A convolution with kernel k over cells that are j pixels apart widens the field by (k − 1)·j. Squeeze-excite, where a
+backbone has it, lets every cell see the mean of the whole image besides; it is not counted.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from phidet.architectures.costs import build_on_meta
+from phidet.architectures.efficientdet.config import ModelConfig
+
+
+def backbone_fields(backbone: nn.Module) -> dict[int, int]:
+    """Receptive field in pixels of the backbone's map at each level, from the modules on its longest path."""
+    field, jump = 1, 1
+    fields: dict[int, int] = {}
+    for name, module in backbone.named_modules():
+        if "downsample" in name or not isinstance(module, nn.Conv2d | nn.MaxPool2d):
+            continue  # the 1×1 shortcut of a ResNet runs beside the path, not on it
+        kernel, stride = _first(module.kernel_size), _first(module.stride)
+        field += (kernel - 1) * jump
+        jump *= stride
+        fields[jump.bit_length() - 1] = field
+    return fields
+
+
+def receptive_fields(config: ModelConfig) -> dict[int, tuple[int | None, int]]:
+    """For each level, the field of the backbone's map (``None`` where it has none) and of the heads' outputs.
+
+    Where paths of different strides meet, their windows may be off-centre by up to a cell; the widest one counts.
+    """
+    network = config.feature_network
+    backbone = backbone_fields(build_on_meta(config).backbone)
+    graph = network.resolved_graph
+    fields: list[int] = []
+    for level in network.levels:
+        fields.append(backbone[level] if level in backbone else fields[-1] + 2 * 2 ** (level - 1))
+    for _ in range(network.repeats):
+        known = list(fields)
+        for node in graph.nodes:
+            incoming = [_resampled(known[i], graph.level_of(i), node.level) for i in node.inputs]
+            known.append(max(incoming) + 2 * 2**node.level)
+        fields = [known[i] for i in graph.outputs]
+    heads = 2 * (config.head_layers + 1)
+    return {
+        level: (backbone.get(level), field + heads * 2**level)
+        for level, field in zip(network.levels, fields, strict=True)
+    }
+
+
+def _resampled(field: int, level: int, target: int) -> int:
+    """Pooling by s = 2^(target − level) has a kernel of s + 1; nearest upsampling sees what its source saw."""
+    return field + 2 ** (target - level) * 2**level if target > level else field
+
+
+def _first(value: int | tuple[int, ...]) -> int:
+    return value if isinstance(value, int) else value[0]

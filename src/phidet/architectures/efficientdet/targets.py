@@ -1,0 +1,119 @@
+"""Which anchor answers for which object, and what it should say: from ground truth to training targets."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from phidet.core.errors import InputError
+from phidet.detections.boxes import area, encode
+
+_CPU_CHUNK = 1 << 17  # (object, anchor) pairs at a time: what stays in a core's cache
+_DEVICE_CHUNK = 1 << 24  # 64 MiB a buffer
+
+
+class Targets(NamedTuple):
+    """What the network should say of every anchor, anchors in the order of
+    :func:`phidet.architectures.efficientdet.anchors.generate_anchors`.
+
+    Attributes:
+        class_ids: (B, A) int64, −1 for background.
+        box_deltas: (B, A, 4) float32, (ty, tx, th, tw) against the anchors; 0 for background.
+        matched: (B, A) int64, index of the object among its image's N, −1 for background.
+        num_positives: (B,) int64, anchors of the image that have an object.
+    """
+
+    class_ids: Tensor
+    box_deltas: Tensor
+    matched: Tensor
+    num_positives: Tensor
+
+
+def assign_targets(anchors_xyxy: Tensor, boxes_xyxy: Tensor, class_ids: Tensor, min_iou: float = 0.5) -> Targets:
+    """Match the objects of a batch of images to anchors.
+
+    An anchor takes the object it overlaps most (the lower-numbered of equals) if that IoU is at least ``min_iou``, and
+    is background otherwise; there is no band of ignored anchors. Moreover every object claims the anchor it overlaps
+    most (the first of equals), whatever the IoU and whatever that anchor took before; where several claim one anchor,
+    the lowest-numbered has it. An object that overlaps no anchor, or has no area, claims none.
+
+    Args:
+        anchors_xyxy: (A, 4) in pixels.
+        boxes_xyxy: (B, N, 4) in pixels, padded; N may be 0 and has no upper limit. See :func:`pad_objects`.
+        class_ids: (B, N) int64, −1 for padding.
+        min_iou: in 0…1, exclusive of 0.
+
+    Raises:
+        InputError: shapes that do not belong together.
+    """
+    if boxes_xyxy.ndim != 3 or boxes_xyxy.shape[2] != 4 or class_ids.shape != boxes_xyxy.shape[:2]:
+        raise InputError(
+            f"expected boxes (B, N, 4) and class ids (B, N), got {tuple(boxes_xyxy.shape)} and "
+            f"{tuple(class_ids.shape)}: pad_objects makes them from lists"
+        )
+    with torch.no_grad():
+        anchors, boxes = anchors_xyxy.float(), boxes_xyxy.float()
+        image, index = ((class_ids >= 0) & (area(boxes) > 0)).nonzero(as_tuple=True)  # both (G,), row by row
+        objects = boxes[image, index]
+        owner = _match(anchors, objects, image, class_ids.shape[0], min_iou)  # (B, A), rows of objects, or −1
+
+        positive = owner >= 0
+        where = positive.nonzero(as_tuple=True)  # (P,) images, (P,) anchors
+        rows = owner[where]
+        ids = torch.full_like(owner, -1)
+        ids[where] = class_ids[image, index][rows]
+        matched = torch.full_like(owner, -1)
+        matched[where] = index[rows]
+        deltas = anchors.new_zeros((*owner.shape, 4))
+        deltas[where] = encode(objects[rows], anchors[where[1]])
+        return Targets(ids, deltas, matched, positive.sum(1))
+
+
+def _match(anchors: Tensor, objects: Tensor, image: Tensor, num_images: int, min_iou: float) -> Tensor:
+    """(A, 4) anchors, (G, 4) objects and the image of each → (B, A) row of the object that each anchor takes, or −1."""
+    num_objects, num_anchors = len(objects), len(anchors)
+    if num_objects == 0:
+        return torch.full((num_images, num_anchors), -1, device=anchors.device)
+    row, anchor, iou, best = _candidates(anchors, objects, min_iou)  # all (K,)
+
+    first = torch.full_like(image, num_anchors)  # (G,), the anchor that each object claims
+    at_best = iou == best
+    first.scatter_reduce_(0, row[at_best], anchor[at_best], "amin")
+    claimed = anchor == first[row]
+    # A claim beats every overlap, and claims are equal among themselves.
+    score = torch.where(claimed, 2.0, iou)
+    keep = claimed | (iou >= min_iou)
+    row, score, slot = row[keep], score[keep], (image[row] * num_anchors + anchor)[keep]
+
+    highest = score.new_zeros(num_images * num_anchors).scatter_reduce_(0, slot, score, "amax")
+    wins = score == highest[slot]
+    owner = torch.full((num_images * num_anchors,), num_objects, device=anchors.device)
+    owner.scatter_reduce_(0, slot[wins], row[wins], "amin")
+    return owner.masked_fill_(owner == num_objects, -1).view(num_images, num_anchors)
+
+
+def _candidates(anchors: Tensor, objects: Tensor, min_iou: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The few pairs that matter: at least ``min_iou``, or an object's best. Row, anchor, IoU and the row's best IoU.
+
+    A matrix of all pairs would take hundreds of megabytes, so this goes a few real objects at a time.
+    """
+    left, top, right, bottom = anchors.t().contiguous()  # (A,) each
+    anchor_area = area(anchors)
+    limit = _CPU_CHUNK if anchors.device.type == "cpu" else _DEVICE_CHUNK
+    step = max(1, limit // len(anchors))
+    found = []
+    for start in range(0, len(objects), step):
+        chunk = objects[start : start + step]
+        x1, y1, x2, y2 = chunk.t()[..., None]  # (g, 1) each
+        # As pairwise_iou, but in place.
+        overlap = torch.minimum(right, x2).sub_(torch.maximum(left, x1)).clamp_(min=0)
+        overlap *= torch.minimum(bottom, y2).sub_(torch.maximum(top, y1)).clamp_(min=0)
+        iou = overlap.div_((area(chunk)[:, None] + anchor_area).sub_(overlap))  # (g, A)
+        best = iou.amax(1)
+        threshold = torch.where(best > 0, best.clamp(max=min_iou), torch.inf)
+        row, anchor = (iou >= threshold[:, None]).nonzero(as_tuple=True)
+        found.append((row + start, anchor, iou[row, anchor], best[row]))
+    row, anchor, iou, best = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return row, anchor, iou, best

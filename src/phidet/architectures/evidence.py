@@ -1,0 +1,40 @@
+"""Where in an image the evidence for an answer lies."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch.nn.functional as F
+from torch import Tensor
+
+from phidet.images.prepare import Preprocess
+
+
+class ActivationMap(NamedTuple):
+    """Where in a picture the evidence for an answer lies.
+
+    Attributes:
+        heat: (H, W) float32 of the picture's size, 0…1; evidence against the answer counts as none.
+        label: the class.
+        score: 0…1.
+        box_xyxy: of a detection, in pixels of the picture.
+    """
+
+    heat: npt.NDArray[np.float32]
+    label: str
+    score: float
+    box_xyxy: tuple[float, float, float, float] | None = None
+
+
+def normalised(pixels: Tensor, spec: Preprocess) -> Tensor:
+    mean, std = (pixels.new_tensor(values)[:, None, None] for values in (spec.mean_rgb, spec.std_rgb))
+    return (pixels - mean) / std
+
+
+def heat_map(evidence: Tensor, image_hw: tuple[int, int]) -> npt.NDArray[np.float32]:
+    """Evidence for the answer, over the picture, 0…1."""
+    positive = F.interpolate(evidence[None, None].float(), image_hw, mode="bilinear", antialias=True)[0, 0].clamp(min=0)
+    heat: npt.NDArray[np.float32] = (positive / positive.max().clamp(min=1e-12)).numpy()
+    return heat

@@ -1,0 +1,120 @@
+"""The pieces that every part of the network is made of."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from phidet.architectures.config import Activation
+
+BN_EPSILON = 1e-3
+BN_MOMENTUM = 0.01  # PyTorch's sense of the word: 1 - 0.99 of TensorFlow
+
+
+def activation(name: Activation) -> nn.Module:
+    """The activation called ``name``, in place."""
+    modules: dict[Activation, type[nn.Module]] = {"silu": nn.SiLU, "relu6": nn.ReLU6, "relu": nn.ReLU}
+    return modules[name](inplace=True)
+
+
+def batch_norm(channels: int) -> nn.BatchNorm2d:
+    """Batch normalisation with the constants of the official code, backbone included."""
+    return nn.BatchNorm2d(channels, eps=BN_EPSILON, momentum=BN_MOMENTUM)
+
+
+def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
+    """(before, after) padding of TensorFlow's "SAME": the output has ⌈size / stride⌉ cells, the odd one goes after."""
+    total = max((math.ceil(size / stride) - 1) * stride + kernel - size, 0)
+    return total // 2, total - total // 2
+
+
+def pad_same(x: Tensor, kernel: int, stride: int) -> tuple[Tensor, tuple[int, int]]:
+    """``x`` and what a convolution is still to pad: everything where both sides get the same, else nothing."""
+    top, bottom = same_padding(x.shape[-2], kernel, stride)
+    left, right = same_padding(x.shape[-1], kernel, stride)
+    if top == bottom and left == right:
+        return x, (top, left)
+    return F.pad(x, (left, right, top, bottom)), (0, 0)
+
+
+class SameConv2d(nn.Conv2d):
+    """A convolution padded as TensorFlow's "SAME", for any input size.
+
+    With stride 1, or where both sides get the same, the padding is an attribute of the convolution and costs nothing.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int = 1, groups: int = 1) -> None:
+        super().__init__(in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in, H, W) → (B, out, ⌈H / stride⌉, ⌈W / stride⌉)."""
+        if self.stride == (1, 1):
+            return super().forward(x)
+        if torch.compiler.is_compiling():
+            return F.conv2d(self._pad_traced(x), self.weight, None, self.stride, 0, self.dilation, self.groups)
+        x, padding = pad_same(x, self.kernel_size[0], self.stride[0])
+        return F.conv2d(x, self.weight, None, self.stride, padding, self.dilation, self.groups)
+
+    def _pad_traced(self, x: Tensor) -> Tensor:
+        """The same padding in whole numbers and without branches, so that sizes may stay symbols in a traced graph."""
+        vertical = _traced_padding(x.shape[-2], self.kernel_size[0], self.stride[0])
+        horizontal = _traced_padding(x.shape[-1], self.kernel_size[1], self.stride[1])
+        return F.pad(x, (*horizontal, *vertical))
+
+
+def _traced_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
+    """:func:`same_padding` for kernels that are no smaller than their stride, where it is never negative."""
+    total = ((size + stride - 1) // stride - 1) * stride + kernel - size
+    return total // 2, total - total // 2
+
+
+def same_max_pool(x: Tensor, stride: int) -> Tensor:
+    """Max-pooling by ``stride`` with a kernel of ``stride + 1``, padded with −∞ as TensorFlow's "SAME".
+
+    (B, C, H, W) → (B, C, ⌈H / stride⌉, ⌈W / stride⌉). This is how the official code brings a map to a coarser level.
+    """
+    kernel = stride + 1
+    if torch.compiler.is_compiling():  # as SameConv2d: no branch on a size
+        sides = (*_traced_padding(x.shape[-1], kernel, stride), *_traced_padding(x.shape[-2], kernel, stride))
+        return F.max_pool2d(F.pad(x, sides, value=-math.inf), kernel, stride)
+    top, bottom = same_padding(x.shape[-2], kernel, stride)
+    left, right = same_padding(x.shape[-1], kernel, stride)
+    if top == bottom and left == right:
+        return F.max_pool2d(x, kernel, stride, (top, left))
+    if top == left == 0 and max(bottom, right) < stride:
+        # ceil_mode gives the last, cut window for free: no copy of the map just to append one row and column.
+        return F.max_pool2d(x, kernel, stride, ceil_mode=True)
+    return F.max_pool2d(F.pad(x, (left, right, top, bottom), value=-math.inf), kernel, stride)
+
+
+class SeparableConv(nn.Module):
+    """Depthwise 3×3 without bias, then pointwise 1×1 with bias (EfficientDet's convolution everywhere)."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv2d(in_channels, in_channels, 3, padding=1, groups=in_channels, bias=False)
+        self.pointwise = nn.Conv2d(in_channels, out_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in, H, W) → (B, out, H, W)."""
+        out: Tensor = self.pointwise(self.depthwise(x))
+        return out
+
+
+class SqueezeExcite(nn.Module):
+    """Rescales channels by a gate computed from their mean over the map (arXiv 1709.01507)."""
+
+    def __init__(self, channels: int, squeezed: int) -> None:
+        super().__init__()
+        self.reduce = nn.Conv2d(channels, squeezed, 1)
+        self.act = nn.SiLU(inplace=True)
+        self.expand = nn.Conv2d(squeezed, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) → (B, C, H, W)."""
+        gate = x.mean((2, 3), keepdim=True)  # (B, C, 1, 1)
+        gate = self.expand(self.act(self.reduce(gate)))
+        return x * torch.sigmoid(gate)

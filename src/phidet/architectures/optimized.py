@@ -1,0 +1,107 @@
+"""Runs a detector's program in PyTorch: the same answers as the model it came from, sooner, and for inference only."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from phidet.architectures.config import Activation
+from phidet.architectures.efficientdet.lower import compile_program
+from phidet.architectures.efficientdet.network import EfficientDet, RawOutputs
+from phidet.architectures.layers import pad_same, same_max_pool
+from phidet.architectures.program import Conv, Gate, MaxPool, Mean, Operation, Predict, Scale, Sum, Upsample, inputs_of
+
+
+class OptimizedDetector(nn.Module):
+    """A copy of ``model`` with everything constant folded, channels-last; later changes of ``model`` do not reach it.
+
+    Takes what ``model`` takes and gives what it gives, to rounding. No gradients, no training mode.
+    """
+
+    def __init__(self, model: EfficientDet) -> None:
+        super().__init__()
+        self.config = model.config
+        program = compile_program(model)
+        self.class_logits, self.box_deltas = program.class_logits, program.box_deltas
+        self.operations = program.operations
+        for i, operation in enumerate(program.operations):
+            if isinstance(operation, Conv | Predict):  # as buffers they follow the module to devices and types
+                weight = operation.weight
+                if weight.ndim == 4:
+                    weight = weight.contiguous(memory_format=torch.channels_last)
+                self.register_buffer(f"weight_{i}", weight)
+                self.register_buffer(f"bias_{i}", operation.bias)
+        last_use = {x: i for i, operation in enumerate(program.operations) for x in inputs_of(operation)}
+        self.dead_after = [[x for x, last in last_use.items() if last == i] for i in range(len(program.operations))]
+        self.eval()
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        return next(self.buffers()).device
+
+    @torch.inference_mode()
+    def forward(self, images: Tensor) -> RawOutputs:
+        """Normalised images (B, 3, H, W) to raw outputs, as
+        :meth:`phidet.architectures.efficientdet.network.EfficientDet.forward`.
+        """
+        values: list[Tensor | None] = [images.contiguous(memory_format=torch.channels_last)]
+        for i, operation in enumerate(self.operations):
+            inputs = [values[x] for x in inputs_of(operation)]
+            values.append(self._run(i, operation, [x for x in inputs if x is not None]))
+            for x in self.dead_after[i]:
+                values[x] = None  # gives its memory back
+        class_logits, box_deltas = values[self.class_logits], values[self.box_deltas]
+        assert class_logits is not None
+        assert box_deltas is not None
+        return RawOutputs(class_logits, box_deltas)
+
+    def _run(self, index: int, operation: Operation, inputs: list[Tensor]) -> Tensor:  # noqa: PLR0911 - one per kind
+        x = inputs[0]
+        if isinstance(operation, Conv):
+            padding: int | tuple[int, int] = operation.padding or 0
+            weight, bias = getattr(self, f"weight_{index}"), getattr(self, f"bias_{index}")
+            if operation.padding is None:
+                x, padding = pad_same(x, weight.shape[-1], operation.stride)
+            return _activate(F.conv2d(x, weight, bias, operation.stride, padding, 1, operation.groups), operation.act)
+        if isinstance(operation, MaxPool):
+            if operation.padding is None:
+                return same_max_pool(x, operation.stride)
+            return F.max_pool2d(x, operation.kernel, operation.stride, operation.padding)
+        if isinstance(operation, Scale):
+            return x * operation.factor
+        if isinstance(operation, Upsample):
+            return self.upsample(x, (inputs[1].shape[-2], inputs[1].shape[-1]))
+        if isinstance(operation, Mean):
+            return x.mean((2, 3), keepdim=True)
+        if isinstance(operation, Gate):
+            return x * inputs[1].sigmoid()
+        if isinstance(operation, Sum):
+            return _activate(self.weighted_sum(inputs, operation.factors), operation.act)
+        flat = torch.cat([m.permute(0, 2, 3, 1).flatten(1, 2) for m in inputs], 1)  # (B, Σ H·W, C)
+        flat = F.linear(flat, getattr(self, f"weight_{index}"), getattr(self, f"bias_{index}"))
+        return flat.reshape(len(flat), -1, operation.outputs)
+
+    def upsample(self, x: Tensor, size_hw: tuple[int, int]) -> Tensor:
+        """Nearest neighbour, by floor of the index."""
+        return F.interpolate(x, size_hw)
+
+    def weighted_sum(self, xs: list[Tensor], factors: tuple[float, ...]) -> Tensor:
+        """A new tensor, so that an activation may be put in place."""
+        if len(xs) > 1 and factors[0] == 1:
+            total, done = torch.add(xs[0], xs[1], alpha=factors[1]), 2
+        else:
+            total, done = xs[0] * factors[0], 1
+        for x, factor in zip(xs[done:], factors[done:], strict=True):
+            total.add_(x, alpha=factor)
+        return total
+
+
+def _activate(x: Tensor, act: Activation | None) -> Tensor:
+    """In place: every tensor here was made by the operation before."""
+    if act == "silu":
+        return F.silu(x, inplace=True)
+    if act == "relu6":
+        return F.relu6(x, inplace=True)
+    return F.relu(x, inplace=True) if act == "relu" else x

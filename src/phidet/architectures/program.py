@@ -1,0 +1,161 @@
+"""A trained detector as a flat list of operations with nothing left to compute about weights.
+
+Batch norms are folded into the convolutions before them (those of the heads give each level weights of its own), fusion
+factors are numbers, and stochastic depth is gone. :mod:`phidet.architectures.optimized` runs the list in PyTorch,
+``phidet.export`` writes it down for other runtimes.
+
+A value is named by its number: 0 is the images, and the operation at index i of the list makes value i + 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from phidet.architectures.config import Activation
+from phidet.architectures.layers import SameConv2d
+
+Fold = nn.BatchNorm2d | None
+
+
+class Conv(NamedTuple):
+    """Convolution, bias, activation. ``padding`` is a number for every side, or ``None`` for TensorFlow's "SAME"."""
+
+    x: int
+    weight: Tensor
+    bias: Tensor
+    stride: int
+    padding: int | None
+    groups: int
+    act: Activation | None
+
+
+class MaxPool(NamedTuple):
+    """Max-pooling over −∞; ``padding`` as in :class:`Conv`."""
+
+    x: int
+    kernel: int
+    stride: int
+    padding: int | None
+
+
+class Scale(NamedTuple):
+    """``x`` times a number."""
+
+    x: int
+    factor: float
+
+
+class Upsample(NamedTuple):
+    """Nearest neighbour, by floor of the index, to height and width of the value ``like``."""
+
+    x: int
+    like: int
+
+
+class Sum(NamedTuple):
+    """Activation of ``Σ factors[i] · xs[i]``."""
+
+    xs: tuple[int, ...]
+    factors: tuple[float, ...]
+    act: Activation | None
+
+
+class Mean(NamedTuple):
+    """(B, C, H, W) → (B, C, 1, 1)."""
+
+    x: int
+
+
+class Gate(NamedTuple):
+    """``x · sigmoid(gate)``, the gate (B, C, 1, 1)."""
+
+    x: int
+    gate: int
+
+
+class Predict(NamedTuple):
+    """Maps (B, C, H_l, W_l) → (B, Σ H_l·W_l·anchors, outputs) by one product; ``weight`` is (anchors·outputs, C)."""
+
+    xs: tuple[int, ...]
+    weight: Tensor
+    bias: Tensor
+    outputs: int
+
+
+Operation = Conv | MaxPool | Scale | Upsample | Sum | Mean | Gate | Predict
+
+
+class Program(NamedTuple):
+    """Operations in order, and the values that leave."""
+
+    operations: list[Operation]
+    class_logits: int
+    box_deltas: int
+
+
+def inputs_of(operation: Operation) -> tuple[int, ...]:
+    """The values that ``operation`` reads."""
+    if isinstance(operation, Sum | Predict):
+        return operation.xs
+    if isinstance(operation, Upsample):
+        return operation.x, operation.like
+    if isinstance(operation, Gate):
+        return operation.x, operation.gate
+    return (operation.x,)
+
+
+def fold(conv: nn.Conv2d, norm: Fold, factor: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Weight and bias of ``factor · norm(conv(x))`` as one convolution, folded in fp64."""
+    weight = conv.weight.double()
+    bias = weight.new_zeros(len(weight)) if conv.bias is None else conv.bias.double()
+    if norm is not None:
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        gain = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+        weight = weight * gain[:, None, None, None]
+        bias = (bias - norm.running_mean.double()) * gain + norm.bias.double()
+    return (weight * factor).float(), (bias * factor).float()
+
+
+class ProgramWriter:
+    """Collects operations; each method returns the number of the value it makes."""
+
+    def __init__(self) -> None:
+        self.operations: list[Operation] = []
+
+    def add(self, operation: Operation) -> int:
+        self.operations.append(operation)
+        return len(self.operations)
+
+    def conv(self, x: int, conv: nn.Module, norm: Fold, act: Activation | None = None, factor: float = 1.0) -> int:
+        assert isinstance(conv, nn.Conv2d)
+        padding = None if isinstance(conv, SameConv2d) else int(conv.padding[0])
+        return self.add(Conv(x, *fold(conv, norm, factor), conv.stride[0], padding, conv.groups, act))
+
+    def sum(self, *xs: int, act: Activation | None = None) -> int:
+        return self.add(Sum(xs, (1.0,) * len(xs), act))
+
+    def sequence(self, x: int, layers: Sequence[nn.Module]) -> int:
+        """Convolutions, batch norms and rectifiers in a row, nested or not."""
+        flat = [m for layer in layers for m in layer.modules() if not any(m.children())]
+        for i, layer in enumerate(flat):
+            if isinstance(layer, nn.Conv2d):
+                following = flat[i + 1 : i + 3]
+                norm = following[0] if following and isinstance(following[0], nn.BatchNorm2d) else None
+                after = following[1] if len(following) > 1 and norm is not None else None
+                x = self.conv(x, layer, norm, _rectifier(after))
+            elif isinstance(layer, nn.MaxPool2d):
+                x = self.add(MaxPool(x, *(_number(n) for n in (layer.kernel_size, layer.stride, layer.padding))))
+        return x
+
+
+def _number(sides: int | tuple[int, ...]) -> int:
+    """A size that is the same in both directions."""
+    return sides if isinstance(sides, int) else sides[0]
+
+
+def _rectifier(layer: nn.Module | None) -> Activation | None:
+    return "relu6" if isinstance(layer, nn.ReLU6) else "relu" if isinstance(layer, nn.ReLU) else None

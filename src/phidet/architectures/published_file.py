@@ -1,0 +1,32 @@
+"""A weight file that somebody published: address, checksum and licence."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class PublishedFile(NamedTuple):
+    """A weight file that somebody published.
+
+    Attributes:
+        url: where it is, https.
+        sha256_prefix: the first hexadecimal digits of its SHA-256; empty where its publisher gives none.
+        licence: the licence of the project that it comes from, and that project. The images that weights were trained
+            on have terms of their own, which none of these licences speak about.
+    """
+
+    url: str
+    sha256_prefix: str
+    licence: str
+
+    @property
+    def name(self) -> str:
+        """Its file name; no two published files share one."""
+        return self.url.rpartition("/")[2]
+
+
+def published_files(base_url: str, licence: str, stems: dict[str, str]) -> dict[str, PublishedFile]:
+    """Entries from file names without ``.pth``; all three publishers end them with the start of the SHA-256."""
+    return {
+        name: PublishedFile(f"{base_url}/{stem}.pth", stem.rpartition("-")[2], licence) for name, stem in stems.items()
+    }

@@ -1,0 +1,21 @@
+"""phidet's version, and which optional package belongs to which extra."""
+
+from __future__ import annotations
+
+__version__ = "0.1.0"
+
+
+TRAIN_PACKAGES = ("torch", "torchvision", "safetensors", "h5py", "onnx", "lightning_fabric")
+
+
+DATA_PACKAGES = ("yaml", "google", "google_crc32c", "matplotlib", "faster_coco_eval", "tqdm")
+
+
+SERVE_PACKAGES = ("starlette", "uvicorn", "httptools", "prometheus_client", "pybase64")
+
+
+def extra_of(module: str) -> str | None:
+    """The extra that brings ``module``, ``None`` where none does."""
+    package = module.split(".", maxsplit=1)[0]
+    extras = {"train": TRAIN_PACKAGES, "data": DATA_PACKAGES, "serve": SERVE_PACKAGES}
+    return next((extra for extra, packages in extras.items() if package in packages), None)

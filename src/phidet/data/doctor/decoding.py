@@ -1,0 +1,127 @@
+"""Looks at every image once: whether it can be decoded, and what tells it from others."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from tqdm import tqdm
+
+from phidet.core.errors import InputError
+from phidet.data.tfrecord_file import ImageSource
+from phidet.images.decode import encoded, encoding, image_size, read_image
+
+THUMBNAIL = 24  # pixels a side
+_STEP = 2  # grey levels between neighbours; less is noise of the encoder, not a feature of the picture
+
+_DARK = 16  # of 255: 12 bits that are taken for 16
+_DARK_OF_16_BITS = 64  # of 255: 14 bits that are taken for 16
+
+
+class Picture(NamedTuple):
+    """An encoded image, and the size that its labels give it."""
+
+    source: ImageSource
+    size_hw: tuple[int, int]
+
+
+class Look(NamedTuple):
+    """What was seen.
+
+    Attributes:
+        fault: kind and sentence where the image cannot be used, else ``None``.
+        content: hash of the file, empty where it cannot be read.
+        pixels: hash of the decoded pixels, empty where they were not decoded.
+        dhash: 64 bits, each whether a patch of a 9×8 grid is brighter than its left neighbour.
+        thumbnail: (24, 24, 3) uint8; zeros where the image was not decoded.
+        dark: sentence where the image is nearly black throughout, else ``None``; it can be used all the same.
+    """
+
+    fault: tuple[str, str] | None
+    content: bytes
+    pixels: bytes = b""
+    dhash: int = 0
+    thumbnail: npt.NDArray[np.uint8] = np.zeros((THUMBNAIL, THUMBNAIL, 3), np.uint8)
+    dark: str | None = None
+
+
+def look_at(pictures: Sequence[Picture], decode: bool) -> list[Look]:
+    """Looks at all ``pictures`` with a pool of threads, with a progress bar on a terminal.
+
+    Args:
+        pictures: what to look at.
+        decode: decode every image; else only read its header and hash the file.
+    """
+    look: Callable[[Picture], Look] = _decode if decode else _read_header
+    with warnings.catch_warnings(), ThreadPoolExecutor() as pool:  # decoding leaves the interpreter's lock
+        warnings.simplefilter("ignore")  # of Pillow about odd files; what matters becomes a fault
+        looks = pool.map(look, pictures)
+        return list(tqdm(looks, total=len(pictures), unit=" images", leave=False, disable=None))
+
+
+def _decode(picture: Picture) -> Look:
+    content = _content_hash(picture.source)
+    try:
+        image = read_image(picture.source, picture.size_hw)
+    except InputError as error:
+        return Look(("image unreadable", str(error)), content)
+    height, width = image.shape[:2]
+    pixels = hashlib.blake2b(b"%d,%d" % (height, width) + image.tobytes(), digest_size=16).digest()
+    dhash, thumbnail = fingerprint(image)
+    return Look(
+        _size_fault((height, width), picture), content, pixels, dhash, thumbnail, _darkness(picture.source, image)
+    )
+
+
+def _read_header(picture: Picture) -> Look:
+    content = _content_hash(picture.source)
+    try:
+        size_hw = image_size(picture.source)
+    except InputError as error:
+        return Look(("image unreadable", str(error)), content)
+    # Labels may be made on the pixels as stored, where a viewer turns them: only decoding tells.
+    turned = size_hw == picture.size_hw[::-1]
+    return Look(None if turned else _size_fault(size_hw, picture), content)
+
+
+def _size_fault(size_hw: tuple[int, int], picture: Picture) -> tuple[str, str] | None:
+    if size_hw == picture.size_hw:
+        return None
+    (height, width), (said_height, said_width) = size_hw, picture.size_hw
+    what = f"has {width}×{height} pixels, its labels say {said_width}×{said_height}"
+    return "image size wrong", what
+
+
+def _darkness(source: ImageSource, image: npt.NDArray[np.uint8]) -> str | None:
+    """What is the matter with an image that is nearly black, or whose file holds the few bits of a sensor in 16."""
+    brightest = int(image.max())
+    if brightest > _DARK_OF_16_BITS:
+        return None
+    if encoding(source).bits == 16:
+        return (
+            f"nearly black: no pixel is brighter than {brightest} of 255. Its 16 bits look like the 10, 12 or 14 bits "
+            "of a sensor; multiply its values so that white is 65,535"
+        )
+    return f"nearly black: no pixel is brighter than {brightest} of 255" if brightest <= _DARK else None
+
+
+def _content_hash(source: ImageSource) -> bytes:
+    try:
+        return hashlib.blake2b(encoded(source), digest_size=16).digest()
+    except InputError:
+        return b""
+
+
+def fingerprint(image: npt.NDArray[np.uint8]) -> tuple[int, npt.NDArray[np.uint8]]:
+    """The 64-bit difference hash and the thumbnail of an (H, W, 3) image."""
+    box = Image.Resampling.BOX
+    small = Image.fromarray(image).resize((72, 72), box, reducing_gap=2.0)
+    grey = np.asarray(small.convert("L").resize((9, 8), box), np.int16)
+    bits = np.packbits(grey[:, 1:] - grey[:, :-1] > _STEP)
+    return int.from_bytes(bits.tobytes(), "big"), np.asarray(small.resize((THUMBNAIL, THUMBNAIL), box))

@@ -1,0 +1,117 @@
+"""Finds pictures that are there more than once: the same file, bytes, pixels, or nearly the same picture.
+
+Near copies are sought by a 64-bit difference hash: two within 5 bits agree wholly in at least one of six parts of it,
+so only pictures that share a part are compared, and what the hash finds is verified on thumbnails.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from phidet.data.doctor.decoding import Look
+
+MOST_BITS = 5
+_PARTS = ((0, 11), (11, 11), (22, 11), (33, 11), (44, 10), (54, 10))  # (first bit, bits): MOST_BITS + 1 of them
+_WINDOW = 512  # of very many pictures that share a part, each is compared with those nearest in brightness
+_PLAIN = 6.0  # standard deviation of grey levels; below it a picture has too little on it to be recognised
+_MEAN_DIFFERENCE, _LARGEST_DIFFERENCE = 4.0, 32.0  # grey levels, of thumbnails
+_ASPECT = 0.02  # of width over height, relative
+_1, _2, _4, _56 = (np.uint64(shift) for shift in (1, 2, 4, 56))
+_PAIRS, _FOURS, _BYTES = np.uint64(0x5555555555555555), np.uint64(0x3333333333333333), np.uint64(0x0F0F0F0F0F0F0F0F)
+_SUM = np.uint64(0x0101010101010101)
+
+
+def same_groups(looks: Sequence[Look]) -> list[list[int]]:
+    """Groups of two or more with the same pixels, or, where these were not decoded, the same bytes."""
+    found: dict[bytes, list[int]] = defaultdict(list)
+    for i, look in enumerate(looks):
+        if look.pixels or (look.content and look.fault is None):  # two broken files are not one picture
+            found[look.pixels or look.content].append(i)
+    return [group for group in found.values() if len(group) > 1]
+
+
+def near_groups(looks: Sequence[Look], sizes_hw: npt.NDArray[np.int32]) -> list[list[int]]:
+    """Groups of two or more that look the same but have not the same pixels.
+
+    Args:
+        looks: of distinct pictures.
+        sizes_hw: (N, 2) of the pictures; copies keep their aspect.
+    """
+    thumbnails = np.stack([look.thumbnail for look in looks]) if looks else np.zeros((0, 1, 1, 3), np.uint8)
+    grey = thumbnails.mean(axis=3)
+    told = np.array([bool(look.pixels) for look in looks], bool) & (grey.std(axis=(1, 2)) >= _PLAIN)
+    indices = np.flatnonzero(told)
+    hashes = np.array([looks[i].dhash for i in indices.tolist()], np.uint64)
+    log_aspects = np.log(sizes_hw[indices, 1] / sizes_hw[indices, 0])
+    pairs: set[tuple[int, int]] = set()
+    for a, b in _candidates(hashes, grey[indices].mean(axis=(1, 2))):
+        alike = np.abs(log_aspects[a] - log_aspects[b]) <= _ASPECT
+        a, b = indices[a[alike]], indices[b[alike]]
+        verified = _look_alike(thumbnails, a, b)
+        pairs |= set(zip(a[verified].tolist(), b[verified].tolist(), strict=True))
+    return _connected(pairs)
+
+
+def hamming(a: npt.NDArray[np.uint64], b: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+    """In how many bits each of ``a`` differs from that of ``b``."""
+    x = a ^ b
+    x = x - ((x >> _1) & _PAIRS)  # counts in pairs of bits, then in fours, then in bytes, then their sum
+    x = (x & _FOURS) + ((x >> _2) & _FOURS)
+    x = (x + (x >> _4)) & _BYTES
+    counts: npt.NDArray[np.int64] = ((x * _SUM) >> _56).astype(np.int64)
+    return counts
+
+
+def _candidates(
+    hashes: npt.NDArray[np.uint64], brightness: npt.NDArray[np.float64]
+) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+    """Pairs of indices within ``MOST_BITS`` of each other; a pair may come more than once."""
+    found = []
+    for first, bits in _PARTS:
+        part = (hashes >> np.uint64(first)) & np.uint64((1 << bits) - 1)
+        order = np.lexsort((brightness, part))
+        part = part[order]
+        live = np.arange(len(order))
+        for shift in range(1, _WINDOW + 1):
+            live = live[live < len(order) - shift]
+            live = live[part[live] == part[live + shift]]
+            if not live.size:
+                break
+            a, b = order[live], order[live + shift]
+            close = hamming(hashes[a], hashes[b]) <= MOST_BITS
+            if close.any():
+                found.append((np.minimum(a, b)[close], np.maximum(a, b)[close]))
+    return found
+
+
+def _look_alike(
+    thumbnails: npt.NDArray[np.uint8], a: npt.NDArray[np.int64], b: npt.NDArray[np.int64]
+) -> npt.NDArray[np.bool_]:
+    verdicts = [np.zeros(0, bool)]
+    for start in range(0, len(a), 4096):
+        part = slice(start, start + 4096)
+        off = np.abs(thumbnails[a[part]].astype(np.int16) - thumbnails[b[part]]).reshape(len(a[part]), -1)
+        verdicts.append((off.mean(axis=1) <= _MEAN_DIFFERENCE) & (off.max(axis=1) <= _LARGEST_DIFFERENCE))
+    return np.concatenate(verdicts)
+
+
+def _connected(pairs: set[tuple[int, int]]) -> list[list[int]]:
+    """What hangs together, sorted."""
+    parents: dict[int, int] = {}
+
+    def root(i: int) -> int:
+        while parents.setdefault(i, i) != i:
+            parents[i] = parents[parents[i]]
+            i = parents[i]
+        return i
+
+    for a, b in sorted(pairs):
+        parents[root(b)] = root(a)
+    groups: dict[int, list[int]] = defaultdict(list)
+    for i in sorted(parents):
+        groups[root(i)].append(i)
+    return sorted(groups.values())

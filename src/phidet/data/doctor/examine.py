@@ -1,0 +1,204 @@
+"""The examination of a data set from end to end."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+
+from phidet.architectures.efficientdet.config import ModelConfig
+from phidet.architectures.efficientdet.coverage import examine_coverage
+from phidet.core.errors import InputError
+from phidet.data.data_folder import DataFolder, Layout
+from phidet.data.dataset import Dataset, Problem
+from phidet.data.doctor.advice import ERRORS, WARNINGS, advise
+from phidet.data.doctor.decoding import Look, Picture, look_at
+from phidet.data.doctor.duplicates import near_groups, same_groups
+from phidet.data.doctor.facts import DuplicateImages, Finding, Findings, Member, Report, SameAs
+from phidet.data.doctor.labels import class_facts, duplicate_boxes, split_facts, unions
+from phidet.data.doctor.unused import unused_files
+from phidet.data.layouts import open_data
+from phidet.data.tfrecord_file import RecordImage
+
+
+class Examination(NamedTuple):
+    """The report, and what pictures and a clean copy are made from.
+
+    Attributes:
+        report: everything that was found.
+        datasets: the splits that are not made of others, by name.
+        faulty: images that cannot be used, as (split, index).
+    """
+
+    report: Report
+    datasets: dict[str, Dataset]
+    faulty: frozenset[tuple[str, int]]
+
+
+class _Entry(NamedTuple):
+    """An image of a split, and its number among the distinct files."""
+
+    split: str
+    image: int
+    picture: int
+
+
+def examine(path: Path, config: ModelConfig, decode: bool = True, layout: Layout | None = None) -> Examination:
+    """Examines the data at ``path`` for a model.
+
+    Args:
+        path: as :func:`phidet.data.layouts.open_data` takes it.
+        config: its anchors and input size are what the boxes are held against.
+        decode: decode every image; else read headers only, and compare files by their bytes.
+        layout: of the data; recognised unless given.
+
+    Raises:
+        InputError: there is nothing at ``path``, or nothing that is known.
+    """
+    folder = open_data(path, layout)
+    every, problems = _read(folder)
+    made_of = unions({name: frozenset(_keys(dataset)) for name, dataset in every.items()})
+    datasets = {name: dataset for name, dataset in every.items() if name not in made_of}
+    train, val = _roles(folder, datasets)
+
+    entries, pictures = _distinct(datasets)
+    looks = look_at(pictures, decode)
+    faults = [(e, looks[e.picture].fault) for e in entries if looks[e.picture].fault is not None]
+    for e, fault in faults:
+        assert fault is not None
+        name = str(datasets[e.split].names[e.image])
+        problems.append((e.split, Problem(fault[0], name, fault[1], name)))
+    for e in entries:
+        dark = looks[e.picture].dark
+        if dark is not None:
+            name = str(datasets[e.split].names[e.image])
+            problems.append((e.split, Problem("image dark", name, dark, name)))
+
+    splits = [split_facts(dataset, made_of.get(name, ()), config.image_size_hw) for name, dataset in every.items()]
+    report = Report(
+        path=str(path),
+        layout=folder.layout,
+        model=config.name,
+        image_size_hw=config.image_size_hw,
+        anchor_scale=config.anchors.scale,
+        decoded=decode,
+        splits=splits,
+        classes=class_facts([split for split in splits if not split.made_of], train, val),
+        findings=_group(problems),
+        duplicate_images=_duplicate_images(datasets, entries, pictures, looks),
+        duplicate_boxes=[found for dataset in datasets.values() for found in duplicate_boxes(dataset)],
+        unused_files=unused_files(folder, list(every.values()), (problem.where for _, problem in problems)),
+        coverage=examine_coverage(list(datasets.values()), config),
+        advice=[],
+    )
+    report = msgspec.structs.replace(report, advice=advise(report, train, val))
+    return Examination(report, datasets, frozenset((e.split, e.image) for e, _ in faults))
+
+
+def _read(folder: DataFolder) -> tuple[dict[str, Dataset], list[tuple[str, Problem]]]:
+    """Every split with images, and all problems with the split they are in."""
+    datasets, problems = {}, []
+    for name, read in folder.readers.items():
+        try:
+            dataset = read(None)
+        except InputError as error:
+            problems.append((name, Problem("split unreadable", name, str(error))))
+            continue
+        problems += [(name, problem) for problem in dataset.problems]
+        if len(dataset):
+            datasets[name] = dataset
+        else:
+            problems.append((name, Problem("split empty", name, f"{name} of {folder.path} has no usable image")))
+    return datasets, problems
+
+
+def _roles(folder: DataFolder, datasets: Mapping[str, Dataset]) -> tuple[str | None, str | None]:
+    """The splits to train and to validate on, among those that can be read."""
+    left = folder._replace(readers={name: folder.readers[name] for name in datasets})
+    try:
+        return left.train_split(), left.val_split()
+    except InputError:
+        return None, left.val_split()
+
+
+def _group(problems: Iterable[tuple[str, Problem]]) -> list[Findings]:
+    """Problems by kind, the grave ones first; one that several splits share is one finding."""
+    splits: dict[Problem, list[str]] = defaultdict(list)
+    for split, problem in problems:
+        if split not in splits[problem]:
+            splits[problem].append(split)
+    kinds: dict[str, list[Finding]] = defaultdict(list)
+    for problem, names in splits.items():
+        kinds[problem.kind].append(Finding(names, *problem[1:]))
+    order = [*ERRORS, *WARNINGS]
+    ranks = {kind: order.index(kind) if kind in order else len(order) for kind in kinds}
+    return [Findings(kind, kinds[kind]) for kind in sorted(kinds, key=lambda kind: (ranks[kind], kind))]
+
+
+def _key(source: Path | RecordImage) -> tuple[str, int]:
+    return (
+        (str(source.path.resolve()), source.offset) if isinstance(source, RecordImage) else (str(source.resolve()), 0)
+    )
+
+
+def _keys(dataset: Dataset) -> list[tuple[str, int]]:
+    return [_key(dataset.source(i)) for i in range(len(dataset))]
+
+
+def _distinct(datasets: Mapping[str, Dataset]) -> tuple[list[_Entry], list[Picture]]:
+    """All images of all splits, and the files behind them, each once for each size that labels give it."""
+    numbers: dict[tuple[tuple[str, int], tuple[int, int]], int] = {}
+    entries: list[_Entry] = []
+    pictures: list[Picture] = []
+    for name, dataset in datasets.items():
+        for i, key in enumerate(_keys(dataset)):
+            size_hw = dataset.size_hw(i)
+            number = numbers.setdefault((key, size_hw), len(pictures))
+            if number == len(pictures):
+                pictures.append(Picture(dataset.source(i), size_hw))
+            entries.append(_Entry(name, i, number))
+    return entries, pictures
+
+
+def _duplicate_images(
+    datasets: Mapping[str, Dataset], entries: Sequence[_Entry], pictures: Sequence[Picture], looks: Sequence[Look]
+) -> list[DuplicateImages]:
+    """Exact copies, then near ones, those in several splits first."""
+    of_picture: dict[int, list[_Entry]] = defaultdict(list)
+    for entry in entries:
+        of_picture[entry.picture].append(entry)
+    exact = same_groups(looks)
+    grouped = {i for group in exact for i in group}
+    exact += [[i] for i, found in of_picture.items() if i not in grouped and len(found) > 1]
+    copies = {i for group in exact for i in group[1:]}  # near copies are sought among pictures that differ
+    different = [i for i in range(len(pictures)) if i not in copies]
+    sizes_hw = np.array([pictures[i].size_hw for i in different], np.int32).reshape(-1, 2)
+    near = [[different[i] for i in group] for group in near_groups([looks[i] for i in different], sizes_hw)]
+    found = []
+    for group in [*exact, *near]:
+        members = [entry for i in group for entry in of_picture[i]]
+        kind: SameAs = "near"
+        if group in exact:
+            same_bytes = len({looks[i].content for i in group}) == 1
+            same_file = len({_key(pictures[i].source) for i in group}) == 1
+            kind = "same file" if same_file else "same bytes" if same_bytes else "same pixels"
+        found.append(
+            DuplicateImages(
+                kind,
+                [Member(e.split, str(datasets[e.split].names[e.image])) for e in members],
+                list(dict.fromkeys(e.split for e in members)),
+                len({_labels(datasets[e.split], e.image) for e in members}) == 1,
+            )
+        )
+    return sorted(found, key=lambda g: (g.kind == "near", len(g.splits) == 1))
+
+
+def _labels(dataset: Dataset, index: int) -> frozenset[tuple[object, ...]]:
+    """Boxes and classes of an image, comparable between splits."""
+    found = dataset.annotations(index)
+    boxes = np.round(found.boxes_xyxy, 1).tolist()
+    return frozenset((dataset.class_names[c], *box) for c, box in zip(found.class_ids, boxes, strict=True))

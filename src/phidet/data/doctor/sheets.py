@@ -1,0 +1,174 @@
+"""Sheets of pictures: samples of every split with their boxes, and what looks wrong."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from phidet.core.errors import InputError
+from phidet.core.files import write_made
+from phidet.data.dataset import Annotations, Dataset
+from phidet.data.doctor.advice import count
+from phidet.data.doctor.examine import Examination
+from phidet.data.doctor.facts import DuplicateImages
+from phidet.detections.boxes import area
+from phidet.images.decode import read_image
+from phidet.images.sheet import Tile, draw_sheet
+from phidet.images.style import PALETTE
+
+SAMPLES = 12
+_MANY, _NAMED = 12, 3  # in an image of more objects, only the largest of each class are named
+SUSPICIOUS = 40  # tiles on the sheet of what looks wrong
+_FAULTS, _PAIRS = 12, 8  # of these; pairs of each kind of duplicates
+_Found = tuple[str, int]  # split and index of an image
+
+
+def write_sheets(examination: Examination, out: Path, seed: int = 0) -> list[Path]:
+    """Writes ``samples-<split>.png`` and, where anything looks wrong, ``suspicious.png``; equal for equal seeds."""
+    written = []
+    for name, dataset in examination.datasets.items():
+        faulty = {index for split, index in examination.faulty if split == name}
+        legend = [(class_name, i) for i, class_name in enumerate(dataset.class_names)]
+        tiles = [sample_tile(dataset, i) for i in choose_samples(dataset, faulty, seed)]
+        if tiles:
+            heading = f"{name}: {count(len(dataset), 'image')}, {count(len(dataset.all_annotations.areas), 'object')}"
+            few_classes = legend if len(legend) <= len(PALETTE) else ()
+            path = out / f"samples-{_file_name(name)}.png"
+            sheet = draw_sheet(heading, tiles, legend=few_classes)
+            written.append(write_made(path, partial(sheet.save, format="png")))
+    tiles = list(islice(_suspicious(examination), SUSPICIOUS))
+    if tiles:
+        sheet = draw_sheet("Look twice", tiles)
+        written.append(write_made(out / "suspicious.png", partial(sheet.save, format="png")))
+    return written
+
+
+def choose_samples(dataset: Dataset, without: set[int], seed: int, most: int = SAMPLES) -> list[int]:
+    """Images drawn at random, those first that show a class which the ones before do not."""
+    order = [int(i) for i in np.random.default_rng(seed).permutation(len(dataset)) if int(i) not in without]
+    shown: set[int] = set()
+    chosen: list[int] = []
+    for i in order:
+        classes = set(dataset.annotations(i).class_ids.tolist())
+        if classes - shown and len(chosen) < most:
+            chosen.append(i)
+            shown |= classes
+    rest = [i for i in order if i not in set(chosen)]
+    return [*chosen, *rest][:most]
+
+
+def sample_tile(dataset: Dataset, index: int) -> Tile:
+    """An image with its objects; without a picture where it cannot be decoded."""
+    found = dataset.annotations(index)
+    height, width = dataset.size_hw(index)
+    try:
+        image = dataset.image(index)
+    except InputError:
+        image = None
+    return _tile(
+        dataset, image, found, (str(dataset.names[index]), f"{width}×{height}, {count(len(found.areas), 'object')}")
+    )
+
+
+def _tile(dataset: Dataset, image: npt.NDArray[np.uint8] | None, found: Annotations, text: tuple[str, str]) -> Tile:
+    ids = found.class_ids.tolist()
+    names = [
+        dataset.class_names[c] + (" (crowd)" if crowd else " (difficult)" if difficult else "")
+        for c, crowd, difficult in zip(ids, found.crowd, found.difficult, strict=True)
+    ]
+    if len(ids) > (
+        _MANY if len(dataset.class_names) > 1 else 0
+    ):  # fifty names would cover what they are about; the colour tells the others
+        legend = len(dataset.class_names) <= len(PALETTE)
+        named: Counter[str] = Counter()
+        for i in np.argsort(-area(found.boxes_xyxy), kind="stable"):
+            named[names[i]] += 1
+            if named[names[i]] > (0 if legend and "(" not in names[i] else _NAMED):
+                names[i] = ""
+    return Tile(*text, image, found.boxes_xyxy, names, ids)
+
+
+def _suspicious(examination: Examination) -> Iterator[Tile]:
+    """What training stumbles over, then duplicates side by side, then boxes; a row of four holds pairs whole."""
+    yield from _even(_fault_tiles(examination))
+    groups = examination.report.duplicate_images
+    for near in (False, True):
+        some = [group for group in groups if (group.kind == "near") == near]
+        for group in some[:_PAIRS]:
+            yield from _pair(examination.datasets, group)
+    yield from _box_tiles(examination)
+
+
+def _even(tiles: Iterator[Tile]) -> Iterator[Tile]:
+    shown = list(islice(tiles, _FAULTS))
+    yield from shown
+    if len(shown) % 2:
+        yield Tile("", "", np.full((1, 1, 3), 255, np.uint8))
+
+
+def _fault_tiles(examination: Examination) -> Iterator[Tile]:
+    what = {
+        (split, finding.image): (group.kind, finding.what)
+        for group in examination.report.findings
+        for finding in group.items
+        for split in finding.splits
+        if finding.box_xyxy is None
+    }
+    for split, index in sorted(examination.faulty):
+        dataset = examination.datasets[split]
+        name = str(dataset.names[index])
+        kind, why = what.get((split, name), ("image unreadable", ""))
+        try:
+            image = read_image(dataset.source(index))
+        except InputError:
+            image = None
+        why = why.replace(str(dataset.source(index)), "").strip()
+        yield Tile(f"{kind}: {name}", why, image, alarm=True)
+
+
+def _pair(datasets: Mapping[str, Dataset], group: DuplicateImages) -> Iterator[Tile]:
+    """Two members, of two splits where there are as many."""
+    first = group.members[0]
+    second = next((m for m in group.members[1:] if m.split != first.split), group.members[1])
+    more = len(group.members) - 2
+    kind = "looks the same" if group.kind == "near" else group.kind
+    for member, title in ((first, kind), (second, f"and {more} more" if more else "as")):
+        dataset = datasets[member.split]
+        index = _index(dataset, member.image)
+        tile = sample_tile(dataset, index)
+        subtitle = f"in {member.split}, {tile.subtitle}"
+        yield tile._replace(title=f"{title}: {member.image}", subtitle=subtitle, alarm=len(group.splits) > 1)
+
+
+def _box_tiles(examination: Examination) -> Iterator[Tile]:
+    datasets = examination.datasets
+    for double in examination.report.duplicate_boxes:
+        dataset = datasets[double.split]
+        index = _index(dataset, double.image)
+        box = dataset.annotations(index).boxes_xyxy[double.first]
+        tile = sample_tile(dataset, index)
+        subtitle = f"in {double.split}: {double.class_name}, IoU {double.iou:.2f}"
+        yield tile._replace(title=f"labelled twice: {double.image}", subtitle=subtitle, marks_xyxy=[tuple(box)])
+    for group in examination.report.findings:
+        for finding in group.items:
+            split = next((split for split in finding.splits if split in datasets), None)
+            if finding.image is None or finding.box_xyxy is None or split is None:
+                continue
+            tile = sample_tile(datasets[split], _index(datasets[split], finding.image))
+            title = f"{group.kind}: {finding.image}"
+            yield tile._replace(title=title, subtitle=finding.what, marks_xyxy=[finding.box_xyxy])
+
+
+def _index(dataset: Dataset, name: str) -> int:
+    return int(np.flatnonzero(dataset.names == name)[0])
+
+
+def _file_name(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", name)

@@ -1,0 +1,265 @@
+"""What a detector says about one image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple, TypedDict, overload
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from phidet.core.errors import ConfigError, InputError, MissingExtraError, UnknownNameError
+from phidet.core.numbers import shortest
+from phidet.detections.draw import draw_boxes
+from phidet.images.decode import as_picture
+
+Index = slice | npt.NDArray[np.bool_] | npt.NDArray[np.int64] | list[int]
+
+
+class Detection(NamedTuple):
+    """One object.
+
+    Attributes:
+        box_xyxy: pixels of the original image.
+        score: 0…1.
+        class_id: 0…C−1.
+        label: name of the class.
+    """
+
+    box_xyxy: tuple[float, float, float, float]
+    score: float
+    class_id: int
+    label: str
+
+
+class DetectionsJson(TypedDict):
+    """The JSON of one image's detections; numbers have the fewest digits that are the same float32.
+
+    ``image_size_hw`` is [height, width] or null; ``detections`` are best first, each with ``box_xyxy`` in pixels,
+    ``score``, ``class_id`` and ``label``.
+    """
+
+    image_size_hw: list[int] | None
+    detections: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Detections:
+    """The objects found in one image, best first; immutable, checked and put in order when made.
+
+    Attributes:
+        boxes_xyxy: (N, 4) float32, pixels of the original image, x1 ≤ x2 and y1 ≤ y2.
+        scores: (N,) float32, 0…1, never rising; of equal ones the order given stays.
+        class_ids: (N,) int64, 0…C−1.
+        names: the C class names of the model; empty where they are not known.
+        image_size_hw: of the original image.
+
+    Raises:
+        InputError: arrays that do not belong together, NaN or infinity, a score outside 0…1, a box of negative size, a
+            class that has no name.
+    """
+
+    boxes_xyxy: npt.NDArray[np.float32]
+    scores: npt.NDArray[np.float32]
+    class_ids: npt.NDArray[np.int64]
+    names: tuple[str, ...] = ()
+    image_size_hw: tuple[int, int] | None = field(default=None)
+
+    def __post_init__(self) -> None:
+        boxes, scores, given = (np.asarray(a) for a in (self.boxes_xyxy, self.scores, self.class_ids))
+        count = len(scores) if scores.ndim else -1
+        if boxes.shape != (count, 4) or scores.shape != (count,) or given.shape != (count,):
+            raise InputError(
+                f"expected boxes (N, 4), scores (N,), classes (N,), got {boxes.shape}, {scores.shape}, {given.shape}"
+            )
+        if count and given.dtype.kind not in "iu":
+            raise InputError(f"expected classes as whole numbers, got {given.dtype}")
+        order = np.argsort(-scores.astype(np.float32), kind="stable")
+        for name, array, dtype in (
+            ("boxes_xyxy", boxes, np.float32),
+            ("scores", scores, np.float32),
+            ("class_ids", given, np.int64),
+        ):
+            ordered = array.astype(dtype)[order]
+            ordered.flags.writeable = False
+            object.__setattr__(self, name, ordered)
+        object.__setattr__(self, "names", tuple(self.names))
+        _check(self)
+
+    @classmethod
+    def empty(cls, names: Sequence[str] = (), image_size_hw: tuple[int, int] | None = None) -> Detections:
+        """Nothing found."""
+        nothing = np.zeros(0, np.float32)
+        return cls(nothing.reshape(0, 4), nothing, np.zeros(0, np.int64), tuple(names), image_size_hw)
+
+    @property
+    def labels(self) -> list[str]:
+        """Name of each object; the class's number where names are not known."""
+        return [self.names[c] if self.names else str(c) for c in self.class_ids.tolist()]
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def __iter__(self) -> Iterator[Detection]:
+        boxes, scores, class_ids = (a.tolist() for a in (self.boxes_xyxy, self.scores, self.class_ids))
+        for box, score, class_id, label in zip(boxes, scores, class_ids, self.labels, strict=True):
+            yield Detection(tuple(box), score, class_id, label)
+
+    @overload
+    def __getitem__(self, index: int) -> Detection: ...
+    @overload
+    def __getitem__(self, index: Index) -> Detections: ...
+    def __getitem__(self, index: int | Index) -> Detection | Detections:
+        """One object by its number, or several by a slice, a mask or a list of numbers, best first again."""
+        if isinstance(index, int | np.integer):
+            position = range(len(self))[index]  # IndexError outside, so that a loop ends
+            return next(iter(self[position : position + 1]))
+        return self._with(self.boxes_xyxy[index], self.scores[index], self.class_ids[index])
+
+    def __eq__(self, other: object) -> bool:
+        """The same objects in the same order, to the last bit, with the same names and image size."""
+        if not isinstance(other, Detections):
+            return NotImplemented
+        return (
+            np.array_equal(self.boxes_xyxy, other.boxes_xyxy)
+            and np.array_equal(self.scores, other.scores)
+            and np.array_equal(self.class_ids, other.class_ids)
+            and (self.names, self.image_size_hw) == (other.names, other.image_size_hw)
+        )
+
+    __hash__ = None  # type: ignore[assignment]  # holds arrays
+
+    def __reduce__(self) -> tuple[type[Detections], tuple[object, ...]]:
+        return Detections, (self.boxes_xyxy, self.scores, self.class_ids, self.names, self.image_size_hw)
+
+    def __repr__(self) -> str:
+        found = ", ".join(f"{count} {label}" for label, count in self.counts().items())
+        return f"<Detections: {found or 'nothing'}>"
+
+    def counts(self) -> dict[str, int]:
+        """How many objects of each class, the most frequent first; only classes that were found."""
+        ids, counts = np.unique(self.class_ids, return_counts=True)
+        order = np.argsort(-counts, kind="stable")
+        return {
+            self.names[c] if self.names else str(c): n
+            for c, n in zip(ids[order].tolist(), counts[order].tolist(), strict=True)
+        }
+
+    def filter(self, score: float = 0.0, classes: Iterable[str | int] | None = None) -> Detections:
+        """The objects of at least ``score`` and of one of ``classes`` (names or numbers; ``None`` for all).
+
+        Raises:
+            UnknownNameError: a class that is not among :attr:`names`.
+            ConfigError: ``classes`` is a single one.
+        """
+        kept = self.scores >= score
+        if isinstance(classes, str | int):
+            raise ConfigError(f"expected a list of classes, got {classes!r}: [{classes!r}]?")
+        if classes is not None:
+            kept &= np.isin(self.class_ids, [self._class_id(c) for c in classes])
+        return self[kept]
+
+    def draw(self, image: Path | str | Image.Image | npt.NDArray[np.uint8]) -> Image.Image:
+        """``image`` with the objects' outlines and labels, as a new RGB picture; the image stays as it is.
+
+        Args:
+            image: the one that was looked at: a path, a Pillow image, or (H, W, 3) uint8 RGB.
+
+        Raises:
+            InputError: it cannot be read, or is not of the size that was looked at.
+        """
+        picture = as_picture(image)
+        if self.image_size_hw is not None and (picture.height, picture.width) != tuple(self.image_size_hw):
+            height, width = self.image_size_hw
+            raise InputError(
+                f"expected the image that was looked at, {width}×{height}, got {picture.width}×{picture.height}"
+            )
+        return draw_boxes(picture, self.boxes_xyxy, self.class_ids, [f"{d.label} {d.score:.0%}" for d in self])
+
+    def to_coco(self, image_id: int, category_ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
+        """COCO's results, best first: ``image_id``, ``category_id``, ``bbox`` (left, top, width, height), ``score``.
+
+        Args:
+            image_id: of the image in the data set's JSON.
+            category_ids: of each class; ``None`` for class number + 1, as phidet writes data sets and as COCO's own 90
+                categories are numbered.
+        """
+        categories = self.class_ids + 1 if category_ids is None else np.asarray(category_ids, np.int64)[self.class_ids]
+        columns = (categories.tolist(), self.boxes_xyxy, self.scores)
+        return [
+            {"image_id": int(image_id), "category_id": c, "bbox": _xywh(box), "score": shortest(score)}
+            for c, box, score in zip(*columns, strict=True)
+        ]
+
+    def to_dict(self) -> DetectionsJson:
+        """What :meth:`to_json` writes, as plain lists, dictionaries and numbers."""
+        columns = (self.boxes_xyxy, self.scores, self.class_ids.tolist(), self.labels)
+        found = [
+            {"box_xyxy": [shortest(v) for v in box], "score": shortest(score), "class_id": class_id, "label": label}
+            for box, score, class_id, label in zip(*columns, strict=True)
+        ]
+        size = None if self.image_size_hw is None else [int(side) for side in self.image_size_hw]
+        return {"image_size_hw": size, "detections": found}
+
+    def to_json(self) -> str:
+        """One line of JSON (:class:`DetectionsJson`)."""
+        return msgspec.json.encode(self.to_dict()).decode()
+
+    def to_supervision(self) -> Any:
+        """A ``supervision.Detections``, with the labels as ``data["class_name"]``.
+
+        Raises:
+            MissingExtraError: the ``supervision`` extra is not installed.
+        """
+        try:
+            make: Callable[..., Any] = import_module("supervision").Detections
+        except ModuleNotFoundError as error:
+            if error.name != "supervision":
+                raise
+            raise MissingExtraError("Detections.to_supervision", "supervision") from None
+        return make(
+            xyxy=self.boxes_xyxy.copy(),
+            confidence=self.scores.copy(),
+            class_id=self.class_ids.copy(),
+            data={"class_name": np.array(self.labels, dtype=np.str_)},
+        )
+
+    def _with(
+        self, boxes: npt.NDArray[np.float32], scores: npt.NDArray[np.float32], class_ids: npt.NDArray[np.int64]
+    ) -> Detections:
+        return Detections(boxes, scores, class_ids, self.names, self.image_size_hw)
+
+    def _class_id(self, wanted: str | int) -> int:
+        if isinstance(wanted, str):
+            if wanted not in self.names:
+                raise UnknownNameError("class", wanted, self.names)
+            return self.names.index(wanted)
+        if not 0 <= wanted < (len(self.names) or wanted + 1):
+            raise ConfigError(f"there is no class {wanted}: expected 0…{len(self.names) - 1}")
+        return wanted
+
+
+def _check(found: Detections) -> None:
+    boxes, scores, class_ids, names = found.boxes_xyxy, found.scores, found.class_ids, found.names
+    if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
+        raise InputError("detections hold NaN or infinity: the network is broken; look at its weights or its training")
+    if not len(scores):
+        return
+    if scores.min() < 0 or scores.max() > 1:
+        raise InputError(f"expected scores 0…1, got {scores.min():g}…{scores.max():g}")
+    if (wrong := (boxes[:, 2:] < boxes[:, :2]).any(axis=1)).any():
+        raise InputError(f"expected x1 ≤ x2 and y1 ≤ y2, got box {boxes[int(wrong.argmax())].tolist()}")
+    if class_ids.min() < 0 or (names and class_ids.max() >= len(names)):
+        expected = f"0…{len(names) - 1}" if names else "0 and more"
+        raise InputError(f"expected classes {expected}, got {class_ids.min()}…{class_ids.max()}")
+
+
+def _xywh(box_xyxy: npt.NDArray[np.float32]) -> list[float]:
+    """In few digits; x + width is the right side to within a float32's last digit."""
+    x1, y1, x2, y2 = (shortest(v) for v in box_xyxy)
+    return [x1, y1, round(x2 - x1, 4), round(y2 - y1, 4)]

@@ -1,0 +1,199 @@
+"""Boxes and labels on a picture, readable at any size of picture, on light and dark ground."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Sequence
+from functools import cache
+from statistics import median
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+
+# M. Okabe and K. Ito's colours, which colour-blind people tell apart, those first that stand out from most pictures.
+PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#0072B2")
+_CASING = (0, 0, 0, 150)  # a dark edge on both sides, without which no colour shows on ground like it
+_INK = ((0, 0, 0), (255, 255, 255))
+_SMALLEST_FONT, _LARGEST_FONT = 11, 160  # pixels
+# Where Pillow's own font lacks a letter: what Linux, macOS and Windows have, the wider known first.
+_OTHER_FONTS = (
+    *("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial Unicode.ttf", "arial.ttf", "segoeui.ttf"),
+    *("NotoSansCJK-Regular.ttc", "PingFang.ttc", "msyh.ttc", "malgun.ttf", "Hiragino Sans GB.ttc"),
+)
+_NO_GLYPH = "\U0010ffff"  # no font has this one
+
+Box = tuple[float, float, float, float]
+
+
+def colour(class_id: int) -> tuple[int, int, int]:
+    """RGB of a class: seven hues, then the same ones darker and lighter."""
+    rgb = tuple(int(PALETTE[class_id % len(PALETTE)][i : i + 2], 16) for i in (1, 3, 5))
+    turn = class_id // len(PALETTE) % 3
+    r, g, b = (v if turn == 0 else round(v * 0.6) if turn == 1 else round(255 - (255 - v) * 0.5) for v in rgb)
+    return r, g, b
+
+
+def draw_boxes(
+    picture: Image.Image, boxes_xyxy: npt.NDArray[np.float32], class_ids: npt.NDArray[np.int64], labels: Sequence[str]
+) -> Image.Image:
+    """A new picture with a framed box and a label for each object; the first ones lie on top.
+
+    Frames and labels stay inside the picture. A label goes above its box where it hides no other label, else into it or
+    below; one that is wider than the picture is cut, and one higher than a quarter of it is left out.
+
+    Args:
+        picture: RGB.
+        boxes_xyxy: (N, 4) in its pixels; what lies outside is not drawn.
+        class_ids: (N,), which decide the colours.
+        labels: N texts.
+    """
+    drawn = picture.copy()
+    pen = ImageDraw.Draw(drawn, "RGBA")  # blends what is drawn
+    width = line_width(picture.size)
+    limit = np.array([picture.width, picture.height] * 2)
+    boxes = [tuple(box) for box in np.clip(boxes_xyxy.astype(np.float64), 0, limit).tolist()]
+    seen = [x2 > x1 and y2 > y1 for x1, y1, x2, y2 in boxes]
+    order = [i for i in range(len(boxes)) if seen[i]]
+    for i in reversed(order):
+        _frame(pen, boxes[i], colour(int(class_ids[i])), width)
+    _draw_labels(pen, picture.size, [(boxes[i], labels[i], colour(int(class_ids[i]))) for i in order], width)
+    return drawn
+
+
+def line_width(size_wh: tuple[int, int]) -> int:
+    """Of frames, in pixels: 2 at 640×480, 15 at 4,000×3,000."""
+    return max(1, round(math.sqrt(size_wh[0] * size_wh[1]) / 230))
+
+
+def font_size(size_wh: tuple[int, int], boxes: Sequence[Box] = ()) -> int:
+    """Of labels, in pixels: 13 at 640×480, 82 at 4,000×3,000; down to half of it where most boxes are small."""
+    full = math.sqrt(size_wh[0] * size_wh[1]) / 42
+    sides = [math.sqrt((x2 - x1) * (y2 - y1)) for x1, y1, x2, y2 in boxes]
+    fitting = min(full, max(full / 2, median(sides) / 5)) if sides else full
+    return min(_LARGEST_FONT, max(_SMALLEST_FONT, round(fitting)))
+
+
+def _frame(pen: ImageDraw.ImageDraw, box: Box, rgb: tuple[int, int, int], width: int) -> None:
+    """An outline inside the box's own pixels, thinner for a box that it would fill."""
+    x1, y1 = int(box[0]), int(box[1])
+    x2, y2 = max(x1, int(np.ceil(box[2])) - 1), max(y1, int(np.ceil(box[3])) - 1)
+    width = max(1, min(width, (min(x2 - x1, y2 - y1) + 1) // 6))
+    edge = max(1, width // 3)
+    if min(x2 - x1, y2 - y1) >= 4 * edge + 2 * width:
+        pen.rectangle((x1, y1, x2, y2), outline=_CASING, width=edge)
+        inner = edge + width
+        pen.rectangle((x1 + inner, y1 + inner, x2 - inner, y2 - inner), outline=_CASING, width=edge)
+        x1, y1, x2, y2 = x1 + edge, y1 + edge, x2 - edge, y2 - edge
+    pen.rectangle((x1, y1, x2, y2), outline=rgb, width=width)
+
+
+def _draw_labels(
+    pen: ImageDraw.ImageDraw,
+    size_wh: tuple[int, int],
+    labels: Sequence[tuple[Box, str, tuple[int, int, int]]],
+    width: int,
+) -> None:
+    size = font_size(size_wh, [box for box, _, _ in labels])
+    pad = max(2, size // 4)
+    placed: list[Box] = []
+    texts: list[tuple[Box, str, ImageFont.FreeTypeFont, tuple[int, int, int]]] = []
+    for box, label, rgb in labels:
+        font, text = _fitting(label, size, size_wh[0] - 2 * pad)
+        ascent, descent = font.getmetrics()
+        wide, high = math.ceil(font.getlength(text)) + 2 * pad, ascent + descent + pad
+        if not text or high > size_wh[1] / 4:
+            continue
+        x, y = _place(box, (wide, high), size_wh, placed)
+        placed.append((x, y, x + wide, y + high))
+        texts.append((placed[-1], text, font, rgb))
+    for (x1, y1, x2, y2), text, font, rgb in reversed(texts):  # the first ones on top
+        pen.rounded_rectangle((x1, y1, x2 - 1, y2 - 1), max(1, pad // 2), rgb, _CASING, max(1, width // 3))
+        pen.text((x1 + pad, y1 + pad // 2), text, _ink(rgb), font)
+
+
+def _place(box: Box, label_wh: tuple[int, int], size_wh: tuple[int, int], placed: Sequence[Box]) -> tuple[int, int]:
+    """The left upper corner of a label: the first place about the box, inside the picture, that hides the least."""
+    (x1, y1, x2, y2), (wide, high) = box, label_wh
+    places = [(x1, y1 - high), (x1, y1), (x2 - wide, y1 - high), (x1, y2), (x1, y2 - high), (x2 - wide, y2)]
+    best, least = (0, 0), float("inf")
+    for x, y in places:
+        left = int(min(max(0, x), size_wh[0] - wide))
+        top = int(min(max(0, y), size_wh[1] - high))
+        moved = abs(top - y) > 1  # pushed back into the picture, it lies on its own box
+        hidden = sum(_overlap((left, top, left + wide, top + high), other) for other in placed) + moved
+        if hidden < least:
+            best, least = (left, top), hidden
+    return best
+
+
+def _overlap(a: Box, b: Box) -> float:
+    return max(0, min(a[2], b[2]) - max(a[0], b[0])) * max(0, min(a[3], b[3]) - max(a[1], b[1]))
+
+
+def _ink(rgb: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Black or white, whichever stands out more from ``rgb`` (WCAG 2 relative luminance)."""
+    linear = [v / 255 / 12.92 if v <= 10 else ((v / 255 + 0.055) / 1.055) ** 2.4 for v in rgb]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return _INK[luminance < 0.179]  # where both contrasts are the same
+
+
+def _fitting(text: str, size: int, width: float) -> tuple[ImageFont.FreeTypeFont, str]:
+    """A font that has the text's letters, and as much of the text as ``width`` pixels hold; none if not one letter.
+
+    The last word, the score, goes last.
+    """
+    text = " ".join(text.split())  # a line break would leave the label
+    font, text = _font_for(text, size)
+    if font.getlength(text) <= width:
+        return font, text
+    name, _, score = text.rpartition(" ")
+    for head, end in ((name, f"… {score}"), (text, "…")):
+        while head and font.getlength(head + end) > width:
+            head = head[:-1]
+        if head:
+            return font, head + end
+    return font, ""
+
+
+@cache
+def _font(name: str | None, size: int) -> ImageFont.FreeTypeFont | None:
+    """A font of the system by its file's name, or Pillow's own; ``None`` where there is no such."""
+    if name is None:
+        own = ImageFont.load_default(size)
+        assert isinstance(own, ImageFont.FreeTypeFont)  # Pillow's wheels have FreeType
+        return own
+    try:
+        return ImageFont.truetype(name, size)
+    except OSError:
+        return None
+
+
+def _font_for(text: str, size: int) -> tuple[ImageFont.FreeTypeFont, str]:
+    """A font and what it shows of the text: all of it if any font here can, else accents off, then question marks."""
+    own = _font(None, size)
+    assert own is not None
+    if text.isascii():
+        return own, text
+    for name in (None, *_OTHER_FONTS):
+        font = _font(name, size)
+        if font is not None and all(_has(name, c) for c in set(text)):
+            return font, text
+    plain = (
+        "".join(p for p in unicodedata.normalize("NFKD", c) if not unicodedata.combining(p)) if not _has(None, c) else c
+        for c in text
+    )
+    return own, "".join(c if _has(None, c) else "?" for c in "".join(plain))
+
+
+@cache
+def _has(name: str | None, letter: str) -> bool:
+    """Whether the font draws the letter as something else than what it draws for letters that it lacks."""
+    font = _font(name, 24)
+    if font is None:
+        return False
+    if letter.isspace():
+        return True
+    shape, lacking = font.getmask(letter), font.getmask(_NO_GLYPH)
+    return shape.size != lacking.size or bytes(shape) != bytes(lacking)

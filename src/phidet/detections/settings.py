@@ -1,0 +1,58 @@
+"""What counts as an object: thresholds and suppression."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, get_args
+
+import msgspec
+import numpy as np
+
+from phidet.core.errors import ConfigError, UnknownNameError
+
+NmsKind = Literal["hard", "gaussian", "linear", "none"]
+
+
+_NUMBER = (float, int, np.floating, np.integer)
+
+
+class PostprocessSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """From raw outputs to detections. All of it is decided at run time; no export has any of it inside.
+
+    Attributes:
+        score: objects with a lower score are left out, 0…1.
+        iou: boxes that overlap a better one by more than this are its duplicates (hard and linear NMS), 0…1.
+        nms: the kind of suppression.
+        sigma: width of the Gaussian.
+        per_class: boxes only suppress boxes of their own class.
+        multi_class: an anchor may be several objects, one for each class; otherwise only its best class counts.
+        candidates: so many best (anchor, class) pairs go into the suppression.
+        max_detections: so many objects of an image come out at most.
+        classes: only objects of these classes, by name; ``None`` for all.
+    """
+
+    score: float = 0.3
+    iou: float = 0.5
+    nms: NmsKind = "hard"
+    sigma: float = 0.5
+    per_class: bool = True
+    multi_class: bool = False
+    candidates: int = 5000
+    max_detections: int = 100
+    classes: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("score", "iou"):
+            value = getattr(self, name)
+            if not (isinstance(value, _NUMBER) and 0 <= value <= 1):
+                raise ConfigError(f"{name} must be in 0…1, got {value!r}")
+        if self.nms not in get_args(NmsKind):
+            raise UnknownNameError("nms", self.nms, get_args(NmsKind))
+        if not (isinstance(self.sigma, _NUMBER) and math.isfinite(self.sigma) and self.sigma > 0):
+            raise ConfigError(f"sigma must be > 0, got {self.sigma!r}")
+        if isinstance(self.classes, str):
+            raise ConfigError(f"classes must be a list of names, got the text {self.classes!r}: ({self.classes!r},)?")
+        for name in ("candidates", "max_detections"):
+            value = getattr(self, name)
+            if not (isinstance(value, int) and value >= 1):
+                raise ConfigError(f"{name} must be a whole number ≥ 1, got {value!r}")

@@ -1,0 +1,53 @@
+"""What becomes of detections: annotated pictures and videos, crops, and four kinds of text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from phidet.core.errors import UnknownNameError
+from phidet.detections.sinks.annotated import PictureSink
+from phidet.detections.sinks.base import Sink
+from phidet.detections.sinks.coco import CocoSink
+from phidet.detections.sinks.crops import CropSink
+from phidet.detections.sinks.json_csv import CsvSink, JsonSink
+from phidet.detections.sinks.yolo import YoloSink
+
+KINDS = ("pictures", "json", "coco", "yolo", "csv", "crops")
+__all__ = ["KINDS", "Sink", "open_sinks"]
+
+
+def open_sinks(kinds: Sequence[str], out: Path, class_names: Sequence[str]) -> list[Sink]:
+    """A sink of each kind, in the folder ``out``.
+
+    Raises:
+        UnknownNameError: a kind that is not in :data:`KINDS`.
+        PhidetError: the folder cannot be written to.
+    """
+    for kind in kinds:
+        if kind not in KINDS:
+            raise UnknownNameError("kind of output", kind, KINDS)
+    sinks: list[Sink] = []
+    try:
+        sinks.extend(_sink(kind, out, class_names) for kind in dict.fromkeys(kinds))
+    except BaseException:
+        for sink in sinks:
+            sink.discard()
+        raise
+    return sinks
+
+
+def _sink(kind: str, out: Path, class_names: Sequence[str]) -> Sink:
+    match kind:
+        case "pictures":
+            return PictureSink(out)
+        case "json":
+            return JsonSink(out / "detections.jsonl")
+        case "coco":
+            return CocoSink(out, class_names)
+        case "yolo":
+            return YoloSink(out / "labels", class_names)
+        case "csv":
+            return CsvSink(out / "detections.csv")
+        case _:
+            return CropSink(out / "crops")

@@ -1,0 +1,120 @@
+"""Annotated pictures and videos."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from phidet.core.errors import ConfigError
+from phidet.core.files import told, write_whole
+from phidet.detections.detections import Detections
+from phidet.detections.sinks.base import Names, count
+from phidet.images.sources import Picture, Unusable
+from phidet.images.video import VideoWriter
+
+_VIDEOS = frozenset({".mp4", ".mov", ".mkv"})
+_ABOUT = 2**16  # bytes at either end of a file
+_MADE_BY = "drawn by phidet detect"  # in every file, so that no other is ever written over
+_JPEG = {"quality": 92, "subsampling": 0, "comment": _MADE_BY.encode()}  # colours as sharp as thin frames are
+_PNG = PngInfo()
+_PNG.add_text("Software", _MADE_BY)
+_FORMATS: dict[str, tuple[str, dict[str, Any], int]] = {  # Pillow's name, settings, longest side in pixels
+    ".jpg": ("JPEG", _JPEG, 65_500),
+    ".jpeg": ("JPEG", _JPEG, 65_500),
+    ".jfif": ("JPEG", _JPEG, 65_500),
+    ".webp": ("WEBP", {"quality": 90, "xmp": _MADE_BY.encode()}, 16_383),
+    ".png": ("PNG", {"compress_level": 4, "pnginfo": _PNG}, 2**31),
+}
+
+
+def writable_name(name: PurePosixPath, size: tuple[int, int]) -> PurePosixPath:
+    """``name``, with ``.png`` added where its ending is of no format that can hold a picture of that size."""
+    _, _, longest = _FORMATS.get(name.suffix.lower(), ("", {}, 0))
+    return name if max(size) <= longest else name.with_name(f"{name.name}.png")
+
+
+def encode(picture: Image.Image, name: PurePosixPath) -> bytes:
+    """The file of that :func:`writable_name`."""
+    form, settings, _ = _FORMATS[name.suffix.lower()]
+    content = io.BytesIO()
+    picture.save(content, form, **settings)
+    return content.getvalue()
+
+
+def check_ours(path: Path) -> None:
+    """Does nothing if there is no file at ``path``, or one that an earlier run made.
+
+    Raises:
+        ConfigError: it is somebody's.
+    """
+    if path.exists() and _MADE_BY.encode() not in _ends_of(path):
+        raise ConfigError(f"{path} is not of an earlier run, and would be overwritten: choose another --out")
+
+
+def _ends_of(path: Path) -> bytes:
+    """The first and the last bytes, where formats keep what a file is called."""
+    with told(path), path.open("rb") as file:
+        head = file.read(_ABOUT)
+        file.seek(max(len(head), path.stat().st_size - _ABOUT))
+        return head + file.read()
+
+
+class PictureSink:
+    """Pictures and videos with their objects drawn, called as the originals are.
+
+    JPEG, PNG and WebP stay what they are; other pictures become PNG, other videos MP4, and their ending is added.
+
+    Raises:
+        ConfigError: by ``add``, where that would overwrite a file that no earlier run made.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self._out, self._names = out, Names()
+        self._pictures = self._videos = 0
+        self._video: VideoWriter | None = None
+        self._previous: Picture | None = None
+
+    def add(self, picture: Picture, found: Detections) -> None:
+        drawn = found.draw(picture.image)
+        if not picture.continues(self._previous):
+            self._end_video()
+        self._previous = picture
+        if picture.frame is None:
+            name = self._names.of(picture, writable_name(picture.name, drawn.size))
+            check_ours(self._out / name)
+            write_whole(self._out / name, encode(drawn, name))
+            self._pictures += 1
+            return
+        if self._video is None:
+            path = self._out / self._names.of(picture, _video_name(picture.name))
+            check_ours(path)
+            self._video = VideoWriter(path, _MADE_BY)
+        self._video.write(np.asarray(drawn), picture.time_s or 0.0)
+
+    def skip(self, unusable: Unusable) -> None:
+        """Cannot be drawn on."""
+
+    def keep(self) -> str:
+        self._end_video()
+        counts = [(self._pictures, "picture"), (self._videos, "video")]
+        written = " and ".join(count(n, what) for n, what in counts if n)
+        return f"{self._out} ({written})" if written else ""
+
+    def discard(self) -> None:
+        if self._video is not None:
+            self._video.discard()
+
+    def _end_video(self) -> None:
+        if self._video is not None:
+            self._video.keep()  # if that fails, it is still there to be discarded
+            self._video = None
+            self._videos += 1
+
+
+def _video_name(name: PurePosixPath) -> PurePosixPath:
+    return name if name.suffix.lower() in _VIDEOS else name.with_name(f"{name.name}.mp4")

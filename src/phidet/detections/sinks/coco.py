@@ -1,0 +1,112 @@
+"""COCO's results, and the JSON that says which image each number is."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from itertools import count
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any
+
+import msgspec
+
+from phidet.core.files import AppearingFile, told
+from phidet.detections.detections import Detections
+from phidet.detections.sinks.base import Names, readable
+from phidet.images.sources import Picture, Unusable
+
+log = logging.getLogger("phidet")
+
+
+class CocoSink:
+    """``coco-results.json``, as COCO's tools load it, and ``coco-images.json``, with images and categories.
+
+    ``file_name`` is the name that the annotated picture would have, no other image's; ``source`` is what was looked at.
+    An image's number is the one that its file is called by (COCO's 000000000139.jpg is 139). Others, among them the
+    frames of videos, follow at the end with the numbers that no file is called by, from 1; until then they wait in a
+    file without a name.
+    """
+
+    def __init__(self, out: Path, class_names: Sequence[str]) -> None:
+        categories = [{"id": c, "name": name} for c, name in enumerate(class_names, start=1)]
+        head = b'{"categories": ' + msgspec.json.encode(categories) + b',\n"images": [\n'
+        with ExitStack() as begun:  # what is there already goes, where the next cannot be made
+            self._results = _List(out / "coco-results.json", b"[\n", b"\n]\n")
+            begun.callback(self._results.file.discard)
+            self._images = _List(out / "coco-images.json", head, b"\n]}\n")
+            begun.callback(self._images.file.discard)
+            with told(self._images.file.path):
+                self._waiting = TemporaryFile(dir=out)  # noqa: SIM115 - it goes when it is closed, or with the process
+            begun.pop_all()
+        self._names = Names()
+        self._taken: set[int] = set()
+
+    def add(self, picture: Picture, found: Detections) -> None:
+        own = _own_number(picture)
+        height, width = picture.image.shape[:2]
+        image: dict[str, Any] = {"id": own, "width": width, "height": height}
+        image["file_name"] = readable(str(self._names.of(picture, picture.name)))
+        image["source"] = readable(picture.source)
+        if picture.frame is not None:
+            image["frame"] = picture.frame
+        if own is not None and own not in self._taken:
+            self._taken.add(own)
+            self._write(image, found.to_coco(own))
+            return
+        if own is not None:
+            log.warning("%s is not image %d of the COCO results: one before it is called that, too", picture.name, own)
+        with told(self._results.file.path):
+            self._waiting.write(msgspec.json.encode((image, found.to_coco(0))) + b"\n")
+
+    def skip(self, unusable: Unusable) -> None:
+        """Has no number: an image that nobody saw."""
+
+    def keep(self) -> str:
+        free = (number for number in count(1) if number not in self._taken)
+        with told(self._results.file.path):
+            self._waiting.seek(0)
+        for line in self._waiting:
+            image, results = msgspec.json.decode(line)
+            image["id"] = next(free)
+            self._write(image, [result | {"image_id": image["id"]} for result in results])
+        self._waiting.close()
+        return f"{self._results.keep()}, {self._images.keep()}"
+
+    def discard(self) -> None:
+        with suppress(OSError):  # of a full disk, on which it cannot be ended
+            self._waiting.close()
+        self._results.file.discard()
+        self._images.file.discard()
+
+    def _write(self, image: dict[str, Any], results: Sequence[dict[str, Any]]) -> None:
+        self._images.append(image)
+        for result in results:
+            self._results.append(result)
+
+
+def _own_number(picture: Picture) -> int | None:
+    """The number that the picture's file is called by."""
+    stem = picture.name.stem
+    number = int(stem) if picture.frame is None and stem.isascii() and stem.isdigit() and len(stem) < 16 else 0
+    return number if number > 0 else None
+
+
+class _List:
+    """A JSON list in a file, one entry on a line."""
+
+    def __init__(self, path: Path, head: bytes, foot: bytes) -> None:
+        self.file = AppearingFile(path)
+        self.file.write(head)
+        self._foot = foot
+        self._empty = True
+
+    def append(self, entry: object) -> None:
+        self.file.write((b"" if self._empty else b",\n") + msgspec.json.encode(entry))
+        self._empty = False
+
+    def keep(self) -> Path:
+        self.file.write(self._foot)
+        self.file.keep()
+        return self.file.path

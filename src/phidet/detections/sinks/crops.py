@@ -1,0 +1,47 @@
+"""Each object as a picture of its own."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from phidet.core.files import write_whole
+from phidet.detections.boxes import clip
+from phidet.detections.detections import Detections
+from phidet.detections.sinks.annotated import check_ours, encode, writable_name
+from phidet.detections.sinks.base import Names, count
+from phidet.images.sources import Picture, Unusable
+
+
+class CropSink:
+    """``crops/CLASS/NAME-1.jpg``, …: whole pixels that the box touches, numbered best first."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._names, self._files = folder, Names(), 0
+
+    def add(self, picture: Picture, found: Detections) -> None:
+        height, width = picture.image.shape[:2]
+        name = self._names.of_frame(picture)
+        boxes = clip(found.boxes_xyxy, (height, width))
+        for number, (box, label) in enumerate(zip(boxes, found.labels, strict=True), start=1):
+            (x1, y1), (x2, y2) = np.floor(box[:2]).astype(int), np.ceil(box[2:]).astype(int)
+            if x2 <= x1 or y2 <= y1:
+                continue
+            folder = re.sub(r"[^\w -]+", "_", label).strip() or "_"
+            crop = Image.fromarray(picture.image[y1:y2, x1:x2])
+            file = writable_name(name.with_name(f"{name.name}-{number}.jpg"), crop.size)
+            check_ours(self._folder / folder / file)
+            write_whole(self._folder / folder / file, encode(crop, file))
+            self._files += 1
+
+    def skip(self, unusable: Unusable) -> None:
+        """Has no objects."""
+
+    def keep(self) -> str:
+        return f"{self._folder} ({count(self._files, 'crop')})" if self._files else ""
+
+    def discard(self) -> None:
+        """Its files are whole already."""

@@ -1,0 +1,87 @@
+"""A line for each picture (JSON lines) or for each object (CSV)."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from phidet.core.files import AppearingFile
+from phidet.detections.detections import Detections
+from phidet.detections.sinks.base import count, readable
+from phidet.images.sources import Picture, Unusable
+
+COLUMNS = (
+    *("source", "frame", "time_s", "class_id", "label", "score", "x1", "y1", "x2", "y2"),
+    *("image_width", "image_height"),
+)
+
+
+def json_line(picture: Picture, found: Detections) -> bytes:
+    """``source``, ``frame`` and ``time_s`` (null for a picture), and what DetectionsJson has."""
+    head: dict[str, Any] = {
+        "source": readable(picture.source),
+        "frame": picture.frame,
+        "time_s": None if picture.time_s is None else round(picture.time_s, 6),
+    }
+    return msgspec.json.encode(head | dict(found.to_dict())) + b"\n"
+
+
+def error_line(unusable: Unusable) -> bytes:
+    """``source`` and ``error`` of what could not be looked at."""
+    return msgspec.json.encode({"source": readable(unusable.source), "error": readable(str(unusable.error))}) + b"\n"
+
+
+class JsonSink:
+    """JSON lines: one document for each picture, frame, or picture that could not be read."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = AppearingFile(path)
+
+    def add(self, picture: Picture, found: Detections) -> None:
+        self._file.write(json_line(picture, found))
+
+    def skip(self, unusable: Unusable) -> None:
+        self._file.write(error_line(unusable))
+
+    def keep(self) -> str:
+        self._file.keep()
+        return str(self._file.path)
+
+    def discard(self) -> None:
+        self._file.discard()
+
+
+class CsvSink:
+    """CSV (RFC 4180) with a heading: one line for each object; pixels of the original image."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = AppearingFile(path)
+        self._objects = 0
+        self._write([COLUMNS])
+
+    def add(self, picture: Picture, found: Detections) -> None:
+        height, width = picture.image.shape[:2]
+        where = (readable(picture.source), *("" if v is None else v for v in (picture.frame, picture.time_s)))
+        plain = found.to_dict()["detections"]
+        self._write((*where, d["class_id"], d["label"], d["score"], *d["box_xyxy"], width, height) for d in plain)
+        self._objects += len(found)
+
+    def skip(self, unusable: Unusable) -> None:
+        """Has no line: a table of objects."""
+
+    def keep(self) -> str:
+        self._file.keep()
+        return f"{self._file.path} ({count(self._objects, 'object')})"
+
+    def discard(self) -> None:
+        self._file.discard()
+
+    def _write(self, rows: Iterable[Iterable[object]]) -> None:
+        text = io.StringIO()
+        csv.writer(text).writerows(rows)
+        self._file.write(text.getvalue().encode())

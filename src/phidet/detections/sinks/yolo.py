@@ -1,0 +1,64 @@
+"""YOLO's text: a file for each picture."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from phidet.core.errors import ConfigError
+from phidet.core.files import write_whole
+from phidet.detections.boxes import clip, xyxy_to_cxcywh
+from phidet.detections.detections import Detections
+from phidet.detections.sinks.base import Names, count, short_enough
+from phidet.images.sources import Picture, Unusable
+
+log = logging.getLogger("phidet")
+
+OURS = ".phidet"
+CLASSES = "classes.txt"
+
+
+class YoloSink:
+    """``labels/NAME.txt`` with a line for each object: class, centre x and y, width, height (0…1), score.
+
+    A picture without objects gets an empty file; ``classes.txt`` beside the folder names the classes.
+
+    Raises:
+        ConfigError: there are labels in the folder that are not of an earlier run: somebody's work.
+    """
+
+    def __init__(self, folder: Path, class_names: Sequence[str]) -> None:
+        self._folder, self._names, self._files = folder, Names(), 0
+        if not (folder / OURS).is_file() and (next(folder.rglob("*.txt"), None) or (folder.parent / CLASSES).exists()):
+            raise ConfigError(
+                f"{folder.parent} has labels that phidet did not write and would overwrite: choose another --out"
+            )
+        write_whole(folder / OURS, b"Written by phidet detect, which may overwrite what is here.\n")
+        write_whole(folder.parent / CLASSES, "".join(f"{name}\n" for name in class_names).encode())
+
+    def add(self, picture: Picture, found: Detections) -> None:
+        height, width = picture.image.shape[:2]
+        inside = clip(found.boxes_xyxy.astype(np.float64), (height, width))
+        boxes = xyxy_to_cxcywh(inside) / [width, height, width, height]
+        lines = [
+            " ".join([str(c), *(f"{v:.6f}" for v in box), f"{score:.6f}"])
+            for c, box, score in zip(found.class_ids.tolist(), boxes.tolist(), found.scores.tolist(), strict=True)
+        ]
+        name = self._names.of_frame(picture)
+        if picture.frame is None and name != short_enough(picture.name.with_suffix("")):
+            log.warning("the labels of %s are in %s.txt: another picture has its name", picture.source, name)
+        path = self._folder / name.with_name(f"{name.name}.txt")
+        write_whole(path, "".join(f"{line}\n" for line in lines).encode())
+        self._files += 1
+
+    def skip(self, unusable: Unusable) -> None:
+        """Has no file, so that nobody takes it for a picture without objects."""
+
+    def keep(self) -> str:
+        return f"{self._folder} ({count(self._files, 'file')})"
+
+    def discard(self) -> None:
+        """Its files are whole already."""

@@ -1,0 +1,100 @@
+"""Precision and recall over the score from which detections count."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from phidet.data.dataset import Dataset
+from phidet.detections.detections import Detections
+from phidet.evaluation.matching import MATCHED, countable, match_all
+
+RECALLS = np.linspace(0, 1, 101)
+
+
+class PrCurve(NamedTuple):
+    """One class.
+
+    Attributes:
+        class_name: of the data set.
+        objects: how many there are, without crowds and difficult ones.
+        scores: (K,) float64, every score that a detection has, the highest first.
+        precision: (K,) share of right ones among the detections with at least that score.
+        recall: (K,) share of the objects that they find; 0 where there are none.
+    """
+
+    class_name: str
+    objects: int
+    scores: npt.NDArray[np.float64]
+    precision: npt.NDArray[np.float64]
+    recall: npt.NDArray[np.float64]
+
+    @property
+    def f1(self) -> npt.NDArray[np.float64]:
+        """(K,) harmonic mean of precision and recall."""
+        both = self.precision + self.recall
+        return np.divide(2 * self.precision * self.recall, both, out=np.zeros_like(both), where=both > 0)
+
+    @property
+    def best(self) -> int | None:
+        """Which of the K has the highest F1; ``None`` where nothing was found."""
+        return int(self.f1.argmax()) if self.recall.any() else None
+
+    @property
+    def best_score(self) -> float | None:
+        """The score from which detections count for the highest F1."""
+        return None if self.best is None else float(self.scores[self.best])
+
+    @property
+    def envelope(self) -> npt.NDArray[np.float64]:
+        """(101,) the best precision with at least recall 0, 0.01 … 1; their mean is AP at that IoU (COCO's AP50)."""
+        highest = np.append(np.maximum.accumulate(self.precision[::-1])[::-1], 0.0)
+        return highest[np.searchsorted(self.recall, RECALLS)]
+
+
+def pr_curves(dataset: Dataset, detections: Sequence[Detections], min_iou: float = MATCHED) -> list[PrCurve]:
+    """A curve for each class, in their order. Difficult objects are neither right nor wrong.
+
+    Args:
+        dataset: what is there.
+        detections: one for each image.
+        min_iou: the overlap with which a detection finds an object, 0…1.
+
+    Raises:
+        InputError: the detections do not belong to the data set.
+    """
+    scores, class_ids, right = [np.zeros(0, np.float32)], [np.zeros(0, np.int64)], [np.zeros(0, np.bool_)]
+    for found, _, matches in match_all(dataset, detections, min_iou=min_iou):
+        counts = ~matches.ignored
+        scores.append(found.scores[counts])
+        class_ids.append(found.class_ids[counts])
+        right.append(matches.objects[counts] >= 0)
+    truth = dataset.all_annotations
+    objects = np.bincount(truth.class_ids[countable(truth)], minlength=len(dataset.class_names))
+    joined, classes, hits = np.concatenate(scores).astype(np.float64), np.concatenate(class_ids), np.concatenate(right)
+    return [
+        _curve(name, int(objects[c]), joined[classes == c], hits[classes == c])
+        for c, name in enumerate(dataset.class_names)
+    ]
+
+
+def _curve(name: str, objects: int, scores: npt.NDArray[np.float64], right: npt.NDArray[np.bool_]) -> PrCurve:
+    order = np.argsort(-scores, kind="stable")
+    scores, hits = scores[order], np.cumsum(right[order])
+    last = np.flatnonzero(np.append(np.diff(scores) != 0, True)) if len(scores) else np.zeros(0, np.int64)
+    return PrCurve(name, objects, scores[last], hits[last] / (last + 1), hits[last] / max(1, objects))
+
+
+def best_threshold(curves: Sequence[PrCurve]) -> float:
+    """The one score, to a thousandth, with the highest mean F1 over the classes that have objects; else 0.5."""
+    grid = np.linspace(0, 1, 1001)
+    f1s = [
+        np.append(0.0, curve.f1)[np.searchsorted(-curve.scores, -grid, side="right")]
+        for curve in curves
+        if curve.objects
+    ]
+    mean = np.mean(f1s, axis=0) if f1s else np.zeros(len(grid))
+    return float(grid[mean.argmax()]) if mean.any() else 0.5

@@ -1,0 +1,92 @@
+"""A detector on a whole data set, for its figures."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from phidet.core.errors import InputError
+from phidet.data.dataset import Dataset
+from phidet.detections.detections import Detections
+from phidet.detections.settings import PostprocessSettings
+from phidet.evaluation.measure import COCO_SETTINGS
+
+log = logging.getLogger("phidet")
+
+
+class Detects(Protocol):
+    """What is measured: :class:`phidet.inference.detector.Detector`, or anything like it."""
+
+    class_names: tuple[str, ...]
+
+    def detect(
+        self, arrays: Sequence[npt.NDArray[np.uint8]], settings: PostprocessSettings | None = None
+    ) -> list[Detections]: ...
+
+
+def detect_dataset(
+    detector: Detects, dataset: Dataset, settings: PostprocessSettings = COCO_SETTINGS, batch_size: int = 8
+) -> tuple[Dataset, list[Detections]]:
+    """What ``detector`` finds in every image of ``dataset``.
+
+    Args:
+        detector: knows the data set's classes, in the same order.
+        dataset: images are decoded while the detector works.
+        settings: what counts as found.
+        batch_size: images at a time.
+
+    Returns:
+        The data set and its detections; without the images that cannot be decoded, which are named.
+
+    Raises:
+        InputError: the classes differ, or no image can be decoded.
+    """
+    check_classes(detector.class_names, dataset)
+    broken: dict[int, str] = {}
+    found: list[Detections] = []
+    shown = None if sys.stderr.isatty() else True
+    with ThreadPoolExecutor(2) as pool, tqdm(total=len(dataset), desc="detect", unit="image", disable=shown) as bar:
+        batches = [range(i, min(i + batch_size, len(dataset))) for i in range(0, len(dataset), batch_size)]
+        coming = [pool.submit(_read, dataset, batch) for batch in batches[:2]]
+        for i in range(len(batches)):
+            images = coming.pop(0).result()
+            broken |= {index: image for index, image in images if isinstance(image, str)}
+            if i + 2 < len(batches):
+                coming.append(pool.submit(_read, dataset, batches[i + 2]))
+            found += detector.detect([image for _, image in images if not isinstance(image, str)], settings)
+            bar.update(len(batches[i]))
+    if not found:
+        raise InputError(f"no image of {dataset.name!r} can be decoded: run 'phidet doctor' on the data")
+    return dataset.without(broken), found
+
+
+def check_classes(class_names: tuple[str, ...], dataset: Dataset) -> None:
+    """Does nothing if a model with ``class_names`` speaks of the classes of ``dataset``.
+
+    Raises:
+        InputError: the names differ.
+    """
+    if class_names != dataset.class_names:
+        raise InputError(
+            f"the model knows {len(class_names)} classes ({', '.join(class_names[:5])} …), {dataset.name!r} was read "
+            f"with {len(dataset.class_names)} ({', '.join(dataset.class_names[:5])} …): read it with the model's names"
+        )
+
+
+def _read(dataset: Dataset, indices: range) -> list[tuple[int, npt.NDArray[np.uint8] | str]]:
+    """Index and pixels, or what is wrong with the image."""
+    images: list[tuple[int, npt.NDArray[np.uint8] | str]] = []
+    for index in indices:
+        try:
+            images.append((index, dataset.image(index)))
+        except InputError as error:
+            log.warning("left out: %s", error)
+            images.append((index, str(error)))
+    return images

@@ -1,0 +1,103 @@
+"""What a model looks at: class activation maps of classifiers, and of single detections.
+
+For a classifier the map is exact (CAM, arXiv 1512.04150): the last layer is linear in the average of the last map, so
+the class's logit is the average of what each place of the map contributes, plus the bias. For a detection it is the
+first-order part of its class logit: gradient times activation, of every map that the feature network is fed with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from phidet.architectures.classifier.explain import classifier_maps
+from phidet.architectures.classifier.network import Classifier
+from phidet.architectures.config import default_class_names
+from phidet.architectures.efficientdet.explain import detection_maps
+from phidet.architectures.efficientdet.network import EfficientDet
+from phidet.architectures.evidence import ActivationMap
+from phidet.core.errors import ConfigError, UnknownNameError
+from phidet.images.sheet import Tile, draw_sheet
+
+
+def explain(
+    model: EfficientDet | Classifier,
+    image: npt.NDArray[np.uint8],
+    class_name: str | None = None,
+    most: int = 3,
+) -> list[ActivationMap]:
+    """Maps of a classifier's best classes, or of a detector's best detections.
+
+    Args:
+        model: as loaded; in evaluation mode afterwards.
+        image: (H, W, 3) RGB.
+        class_name: only this class; of a classifier, even where it is not among the best.
+        most: how many maps.
+
+    Raises:
+        UnknownNameError: the model has no such class.
+        ConfigError: ``most`` is less than 1.
+    """
+    if most < 1:
+        raise ConfigError(f"the number of maps must be ≥ 1, got {most}")
+    names = class_names_of(model)
+    if class_name is not None and class_name not in names:
+        raise UnknownNameError("class", class_name, names)
+    wanted = None if class_name is None else names.index(class_name)
+    model.eval()
+    if isinstance(model, Classifier):
+        return classifier_maps(model, image, names, wanted, most)
+    return detection_maps(model, image, wanted, most)
+
+
+def class_names_of(model: EfficientDet | Classifier) -> tuple[str, ...]:
+    """The model's class names; ImageNet's where it has its thousand classes without names."""
+    names = model.config.class_names
+    if isinstance(model, Classifier) and names == default_class_names(1000):
+        from torchvision.models import ResNet18_Weights  # noqa: PLC0415 - only for this list
+
+        found = ResNet18_Weights.DEFAULT.meta["categories"]
+        return tuple(f"{name} ({i})" if found.count(name) > 1 else name for i, name in enumerate(found))
+    return names
+
+
+def overlay(image: npt.NDArray[np.uint8], heat: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    """(H, W, 3) picture under an (H, W) heat: grey where there is none, coloured where there is."""
+    grey = image.astype(np.float32).mean(2, keepdims=True).repeat(3, 2) * 0.7 + 40
+    colour = matplotlib.colormaps["inferno"](0.25 + 0.75 * heat)[..., :3] * 255
+    share = np.clip(heat[..., None] * 1.3, 0, 0.75)
+    mixed: npt.NDArray[np.uint8] = (grey * (1 - share) + colour * share).clip(0, 255).astype(np.uint8)
+    return mixed
+
+
+def comparison(
+    image: npt.NDArray[np.uint8], name: str, maps: Sequence[tuple[str, Sequence[ActivationMap]]]
+) -> Image.Image:
+    """A sheet of the picture and the maps of each (model name, maps): one model's in rows, several side by side."""
+    height, width = image.shape[:2]
+    picture = Tile(name, f"{width}×{height}", image)
+    columns = [[_tile(image, model, one) for one in found] or [_nothing(model)] for model, found in maps]
+    if len(columns) == 1:
+        return draw_sheet(_HEADING, [picture, *columns[0]], columns=min(4, 1 + len(columns[0])))
+    rows = max((len(column) for column in columns), default=1)
+    grid = [[picture], *columns]
+    tiles = [column[row] if row < len(column) else _EMPTY for row in range(rows) for column in grid]
+    return draw_sheet(_HEADING, tiles, columns=len(grid))
+
+
+def _tile(image: npt.NDArray[np.uint8], model: str, one: ActivationMap) -> Tile:
+    boxes = np.array([one.box_xyxy] if one.box_xyxy is not None else [], np.float32).reshape(-1, 4)
+    seen = overlay(image, one.heat)
+    return Tile(f"{one.label}, {one.score:.0%}", model, seen, boxes, [""] * len(boxes), [1] * len(boxes))
+
+
+def _nothing(model: str) -> Tile:
+    return _EMPTY._replace(title="nothing found", subtitle=model)
+
+
+_HEADING = "What it looks at"
+_EMPTY = Tile("", "", np.full((1, 1, 3), 255, np.uint8))

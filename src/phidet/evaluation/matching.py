@@ -1,0 +1,126 @@
+"""Which detection found which object of an image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from phidet.core.errors import InputError
+from phidet.data.dataset import Annotations, Dataset
+from phidet.detections.boxes import area, pairwise_iou
+from phidet.detections.detections import Detections
+
+MATCHED = 0.5
+"""IoU with which a detection finds an object, unless another one is asked for."""
+
+
+class Matches(NamedTuple):
+    """What became of the N detections of one image with M objects.
+
+    Attributes:
+        objects: (N,) int64, the object that was found, −1 where none was.
+        ignored: (N,) bool, neither true nor false: lies on a difficult object or in a crowd.
+        ious: (N, M) float64 of every detection with every object.
+    """
+
+    objects: npt.NDArray[np.int64]
+    ignored: npt.NDArray[np.bool_]
+    ious: npt.NDArray[np.float64]
+
+    @property
+    def false(self) -> npt.NDArray[np.bool_]:
+        """(N,) detections that found nothing."""
+        return (self.objects < 0) & ~self.ignored
+
+
+def countable(truth: Annotations) -> npt.NDArray[np.bool_]:
+    """(M,) objects that must be found: neither crowds nor difficult."""
+    return ~(truth.crowd | truth.difficult)
+
+
+def match_image(
+    found: Detections, truth: Annotations, across_classes: bool = False, min_iou: float = MATCHED
+) -> Matches:
+    """Gives every detection, the best scored first, the free object that it overlaps most, with IoU ≥ ``min_iou``.
+
+    One that gets none and lies on a difficult object (with that IoU), or with that share of it in a crowd of its class,
+    is ignored.
+
+    Args:
+        found: best first; of equal scores the earlier is the better one.
+        truth: the image's objects.
+        across_classes: an object of another class will do where none of its own is free.
+        min_iou: 0…1.
+    """
+    boxes, others = found.boxes_xyxy.astype(np.float64), truth.boxes_xyxy.astype(np.float64)
+    ious: npt.NDArray[np.float64] = pairwise_iou(boxes, others)
+    own = found.class_ids[:, None] == truth.class_ids[None, :]
+    overlaps = (ious >= min_iou) & (own | across_classes)
+    detection, candidate = np.nonzero(overlaps & countable(truth))
+    order = np.lexsort((-ious[detection, candidate], ~own[detection, candidate], detection))
+    objects = np.full(len(boxes), -1, np.int64)
+    taken: set[int] = set()
+    for d, o in zip(detection[order].tolist(), candidate[order].tolist(), strict=True):
+        if objects[d] < 0 and o not in taken:
+            objects[d] = o
+            taken.add(o)
+    on_difficult = (overlaps & truth.difficult & ~truth.crowd).any(axis=1)
+    in_crowd = ((covered(ious, boxes, others) >= min_iou) & own & truth.crowd).any(axis=1)
+    return Matches(objects, (objects < 0) & (on_difficult | in_crowd), ious)
+
+
+def match_all(
+    dataset: Dataset,
+    detections: Sequence[Detections],
+    min_score: float = 0.0,
+    across_classes: bool = False,
+    min_iou: float = MATCHED,
+) -> Iterator[tuple[Detections, Annotations, Matches]]:
+    """Image by image, the detections of at least ``min_score``, the objects, and which is which.
+
+    Raises:
+        InputError: the detections do not belong to the data set.
+    """
+    check_detections(dataset, detections)
+    for i, found in enumerate(detections):
+        seen = above(found, min_score)
+        truth = dataset.annotations(i)
+        yield seen, truth, match_image(seen, truth, across_classes, min_iou)
+
+
+def above(found: Detections, min_score: float) -> Detections:
+    """The detections of at least ``min_score``."""
+    return found.filter(score=min_score)
+
+
+def covered(
+    ious: npt.NDArray[np.float64], boxes: npt.NDArray[np.float64], regions: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """(N, M) share of each box that lies in each region, from their IoUs: what COCO measures crowds with."""
+    own, other = area(boxes)[:, None], area(regions)[None, :]
+    common = ious * (own + other) / (1 + ious)  # i / (a + b − i) solved for i
+    return np.divide(common, own, out=np.zeros_like(ious), where=own > 0)
+
+
+def check_detections(dataset: Dataset, detections: Sequence[Detections]) -> None:
+    """Does nothing if there are detections for every image, and all are of known classes.
+
+    Raises:
+        InputError: another number of images, or an unknown class.
+    """
+    if len(detections) != len(dataset):
+        raise InputError(
+            f"expected detections for each of the {len(dataset)} images of {dataset.name!r}, got {len(detections)}: "
+            "an image in which nothing is found has empty arrays"
+        )
+    classes = len(dataset.class_names)
+    for i, found in enumerate(detections):
+        if len(found) and found.class_ids.max() >= classes:
+            raise InputError(
+                f"detections of image {i} ({dataset.names[i]}) have classes "
+                f"{found.class_ids.min()}…{found.class_ids.max()}, "
+                f"expected 0…{classes - 1}: does the model know the data's classes?"
+            )

@@ -1,0 +1,197 @@
+"""Figures as pictures: precision over recall, what is taken for what, AP by size of the objects."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+from phidet.core.files import write_made
+from phidet.evaluation.coco_figures import CocoReport
+from phidet.evaluation.curves import RECALLS, PrCurve
+from phidet.evaluation.matching import MATCHED
+from phidet.images.style import INK, PALETTE
+
+_LINES = PALETTE[:6]
+_FAINT, _GRID = "#B0B0B0", "#EDEDED"
+_MOST_NUMBERS = 30  # classes whose matrix has room for numbers
+_MOST_CLASSES = 100  # classes that a matrix has room for
+
+
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Writes a PNG that is equal for equal figures."""
+    return write_made(path, lambda out: figure.savefig(out, format="png", dpi=120, metadata={"Software": None}))
+
+
+def pr_figure(curves: Sequence[PrCurve], min_iou: float = MATCHED) -> Figure:
+    """Precision over recall at IoU ``min_iou``, a thin line for each class that has objects, and their mean.
+
+    Few classes have colours, names and a dot where F1 is highest; of many, the best and the worst three have names.
+    """
+    shown = sorted((c for c in curves if c.objects), key=lambda c: (-c.envelope.mean(), -c.objects))
+    figure, axes = _figure((8.6, 6.0))
+    named = shown
+    if len(shown) > len(_LINES):
+        named = [*shown[:3], *sorted(shown[3:], key=lambda c: (c.envelope.mean(), -c.objects))[:3]]
+    for curve in shown:
+        if curve not in named:
+            axes.plot(RECALLS, curve.envelope, color=_FAINT, linewidth=0.7, alpha=0.6, zorder=2)
+    for curve, colour in zip(named, _LINES, strict=False):
+        axes.plot(RECALLS, curve.envelope, color=colour, linewidth=1.4, zorder=3, label=_legend(curve, min_iou))
+        if curve.best is not None:
+            at = curve.recall[curve.best], curve.precision[curve.best]
+            axes.plot(*at, "o", color=colour, markersize=7, markeredgecolor="white", zorder=5, clip_on=False)
+    if len(shown) > 1:
+        mean = np.mean([curve.envelope for curve in shown], axis=0)
+        axes.plot(
+            RECALLS,
+            mean,
+            color=INK,
+            linewidth=3,
+            zorder=4,
+            label=f"mean of {len(shown)} classes\n{_ap(min_iou)} {mean.mean():.3f}",
+        )
+    if not shown:
+        axes.text(0.5, 0.5, "no objects", ha="center", va="center", color=_FAINT, fontsize=16)
+    _title(
+        axes,
+        f"Precision and recall at IoU {min_iou:g}",
+        "the best precision with at least this recall; dots: highest F1",
+    )
+    axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
+    axes.grid(color=_GRID, zorder=0)
+    _percent(axes.xaxis, axes.yaxis)
+    if shown:
+        axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1.0), fontsize=9.5, labelspacing=0.9)
+    return figure
+
+
+def _ap(min_iou: float) -> str:
+    """ "AP50" of an IoU of 0.5."""
+    return f"AP{100 * min_iou:g}"
+
+
+def _legend(curve: PrCurve, min_iou: float) -> str:
+    score = (
+        "nothing found" if curve.best_score is None else f"best F1 {curve.f1.max():.2f} at score {curve.best_score:.2f}"
+    )
+    return f"{_short(curve.class_name, 28)}\n{_ap(min_iou)} {curve.envelope.mean():.3f}, {score}"
+
+
+def confusion_figure(matrix: npt.NDArray[np.int64], class_names: Sequence[str]) -> Figure:
+    """What is taken for what, each row as shares of its sum: of a detector's objects, or of a classifier's pictures.
+
+    Up to 30 classes have numbers, in the last row of a detector's counts, since there is no share of objects that are
+    not there. Of more than 100 classes those are shown that are most often part of a mistake.
+
+    Args:
+        matrix: (C + 1, C + 1) of :func:`~phidet.evaluation.confusion.confusion_matrix`, or (C, C) of a classifier.
+        class_names: of all C classes.
+    """
+    objects = len(matrix) > len(class_names)
+    shown = _most_confused(matrix, len(class_names))
+    named = [_short(class_names[i], 20) for i in shown]
+    cells = np.array([*shown, *range(len(class_names), len(matrix))])
+    sums = matrix.sum(axis=1, keepdims=True)[cells]
+    matrix = matrix[np.ix_(cells, cells)]
+    shares = np.divide(matrix, sums, out=np.zeros(matrix.shape), where=sums > 0)
+    size, numbers = len(matrix), len(named) <= _MOST_NUMBERS
+    cell = 0.9 if size <= 6 else 0.52 if numbers else max(0.1, 12 / size)
+    font = 10.0 if size <= 6 else 8.5 if numbers else max(3.0, 66 * cell * 0.8)
+    rows, columns = (named + ([last] if objects else []) for last in ("nothing", "missed"))
+    longest = max(map(len, columns)) * font * 0.6 / 72  # inches, about
+    figure, axes = _figure((max(5.0, size * cell + longest + 1.6), max(3.6, size * cell + longest + 1.2)))
+    counted = np.full((size, 1), False)
+    counted[-1] = objects
+    picture = axes.imshow(np.where(counted, np.nan, shares), cmap="Blues", vmin=0, vmax=1)
+    axes.imshow(np.where(counted, shares, np.nan), cmap="Greys", vmin=0, vmax=2)  # no share of objects: another colour
+    totals = [f"{n} ({total:,})" for n, total in zip(rows, sums[:, 0].tolist(), strict=True)]
+    axes.set_yticks(range(size), totals, fontsize=font)
+    axes.set_xticks(range(size), columns, fontsize=font, rotation=0 if longest < cell else 90)
+    axes.set_xlabel("detected as" if objects else "seen as", fontsize=11)
+    axes.set_ylabel("object (how many)" if objects else "picture of (how many)", fontsize=11)
+    if numbers:
+        for row, column in np.argwhere(matrix > 0).tolist():
+            share = shares[row, column]
+            text = f"{matrix[row, column]:,}" if counted[row] else f"{share:.2f}" if share >= 0.005 else "<.01"
+            colour = "white" if share > 0.55 and not counted[row] else INK
+            axes.text(column, row, text, ha="center", va="center", fontsize=font, color=colour)
+    if objects:
+        for side in (axes.axhline, axes.axvline):
+            side(size - 1.5, color=INK, linewidth=1)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    what = "share of each row" + ("; below, detections where nothing is" if objects else "")
+    if len(named) < len(class_names):
+        what += f"; the {len(named)} of {len(class_names):,} classes most often part of a mistake"
+    _title(axes, "What is taken for what", what)
+    if not numbers:
+        bar = figure.colorbar(picture, ax=axes, fraction=0.04, pad=0.02, aspect=30, shrink=0.6)
+        bar.outline.set_visible(False)
+        _percent(bar.ax.yaxis)
+    return figure
+
+
+def _most_confused(matrix: npt.NDArray[np.int64], count: int) -> list[int]:
+    """The classes that a matrix has room for, in their order."""
+    wrong = matrix - np.diag(matrix.diagonal())
+    mistakes = (wrong.sum(axis=0) + wrong.sum(axis=1))[:count]
+    return sorted(np.argsort(-mistakes, kind="stable")[:_MOST_CLASSES].tolist())
+
+
+def size_figure(report: CocoReport) -> Figure:
+    """AP and AR of all objects and by size."""
+    figure, axes = _figure((7.6, 4.2))
+    groups = {"all": ("ap", "ar_max")} | {size: (f"ap_{size}", f"ar_{size}") for size in ("small", "medium", "large")}
+    for kind, (label, colour) in enumerate(
+        (("AP, IoU 0.50…0.95", PALETTE[0]), (f"AR, {report.max_objects:,} detections", PALETTE[4]))
+    ):
+        values = [getattr(report, names[kind]) for names in groups.values()]
+        where = np.arange(len(groups)) + (kind - 0.5) * 0.38
+        axes.bar(where, [value or 0 for value in values], 0.36, color=colour, label=label, zorder=2)
+        for x, value in zip(where, values, strict=True):
+            if value is not None:
+                axes.annotate(f"{value:.2f}", (x, value), (0, 3), textcoords="offset points", ha="center", fontsize=10)
+    for x, (ap, _) in enumerate(groups.values()):
+        if getattr(report, ap) is None:
+            axes.text(x, 0.02, "no objects", ha="center", va="bottom", color="#777777", fontsize=10)
+    axes.set_xticks(
+        range(len(groups)), ["all sizes", "small\nbelow 32² px", "medium\n32²…96² px", "large\nabove 96² px"]
+    )
+    axes.tick_params(axis="x", length=0)
+    axes.set_ylim(0, 1.0)
+    axes.grid(axis="y", color=_GRID, zorder=0)
+    what = f"{report.images:,} images, {report.objects:,} objects, {len(report.classes):,} classes"
+    _title(axes, "AP and AR by size of the objects", what)
+    axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, borderaxespad=0.2)
+    return figure
+
+
+def _figure(size: tuple[float, float]) -> tuple[Figure, Any]:
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)  # no window system, no global state
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _title(axes: Any, title: str, subtitle: str) -> None:
+    axes.set_title(title, loc="left", pad=21, fontsize=13, weight="bold", color=INK)
+    axes.annotate(
+        subtitle, (0, 1), (0, 5), xycoords="axes fraction", textcoords="offset points", fontsize=9.5, color="#555555"
+    )
+
+
+def _percent(*scales: Any) -> None:
+    for scale in scales:
+        scale.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
+
+
+def _short(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"

@@ -1,0 +1,136 @@
+"""The two small searches behind the scaling laws, to be run again on other architectures or with other budgets.
+
+EfficientNet (1905.11946, section 3.3, step 1): at φ = 1, try a grid of α, β, γ under α·β²·γ² ≈ 2. EfficientDet
+(1911.09070, section 4.2): try the factors 1.2, 1.25, 1.3, 1.35, 1.4, 1.45 for the width of the feature network.
+What a candidate costs is counted on the network itself; what it achieves only training can tell, so accuracy comes
+from a function that you give.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+
+import msgspec
+
+from phidet.architectures.backbones.config import BackboneArchitecture
+from phidet.architectures.backbones.scaling import CompoundScaling
+from phidet.architectures.classifier.config import ClassifierConfig
+from phidet.architectures.classifier.published import scaled_classifier_config
+from phidet.architectures.costs import count_costs, total
+from phidet.architectures.efficientdet.config import ModelConfig
+from phidet.architectures.efficientdet.published import Family, scaled_detector_config
+from phidet.core.errors import ConfigError
+
+WIDTH_FACTORS = (1.2, 1.25, 1.3, 1.35, 1.4, 1.45)
+
+
+class CompoundCandidate(msgspec.Struct, frozen=True, kw_only=True):
+    """One α, β, γ: the cost that the law predicts and the network has, both relative to φ = 0."""
+
+    scaling: CompoundScaling
+    law_cost: float
+    measured_cost: float
+    parameters: int
+    accuracy: float | None
+
+
+class WidthCandidate(msgspec.Struct, frozen=True, kw_only=True):
+    """One width factor: channels, parameters and multiply-adds of the detector, the last relative to φ = 0."""
+
+    factor: float
+    channels: int
+    parameters: int
+    multiply_adds: int
+    relative_cost: float
+    accuracy: float | None
+
+
+def search_compound(
+    architecture: BackboneArchitecture = "efficientnet",
+    *,
+    budget: float = 2.0,
+    tolerance: float = 0.1,
+    step: float = 0.05,
+    accuracy: Callable[[ClassifierConfig], float] | None = None,
+) -> list[CompoundCandidate]:
+    """Every α, β, γ of the grid whose law cost is within ``tolerance`` of ``budget``, best first.
+
+    Best is most accurate where ``accuracy`` is given, else the measured cost nearest to the budget.
+
+    Args:
+        architecture: what to scale, from its own φ = 0.
+        budget: α·β²·γ², how much more one step of φ may cost.
+        tolerance: how far from it a candidate may lie.
+        step: spacing of the grid, which starts at 1.
+        accuracy: from the candidate's config at φ = 1 to a number, more is better; called once per candidate.
+
+    Raises:
+        ConfigError: no candidate fits.
+    """
+    base = total(count_costs(scaled_classifier_config(0, architecture))).multiply_adds
+    found: list[CompoundCandidate] = []
+    for scaling in _grid(budget, tolerance, step):
+        config = scaled_classifier_config(1, architecture, scaling)
+        cost = total(count_costs(config))
+        found.append(
+            CompoundCandidate(
+                scaling=scaling,
+                law_cost=scaling.cost(),
+                measured_cost=cost.multiply_adds / base,
+                parameters=cost.parameters,
+                accuracy=accuracy(config) if accuracy else None,
+            )
+        )
+    if not found:
+        raise ConfigError(
+            f"no α, β, γ on a grid of {step:g} comes within {tolerance:g} of α·β²·γ² = {budget:g}: "
+            "widen the tolerance or refine the step"
+        )
+    return sorted(found, key=lambda c: _worst_last(c.accuracy, abs(c.measured_cost - budget)))
+
+
+def search_width(
+    of: Family | None = None,
+    *,
+    phi: float = 3.0,
+    factors: tuple[float, ...] = WIDTH_FACTORS,
+    accuracy: Callable[[ModelConfig], float] | None = None,
+) -> list[WidthCandidate]:
+    """The detector at ``phi`` with each width factor, best first.
+
+    Best is most accurate where ``accuracy`` is given, else cheapest.
+    """
+    of = of or Family()
+    base = total(count_costs(scaled_detector_config(0, of))).multiply_adds
+    found: list[WidthCandidate] = []
+    for factor in factors:
+        law = msgspec.structs.replace(of.law, width_factor=factor)
+        config = scaled_detector_config(phi, msgspec.structs.replace(of, law=law))
+        cost = total(count_costs(config))
+        found.append(
+            WidthCandidate(
+                factor=factor,
+                channels=config.feature_network.channels,
+                parameters=cost.parameters,
+                multiply_adds=cost.multiply_adds,
+                relative_cost=cost.multiply_adds / base,
+                accuracy=accuracy(config) if accuracy else None,
+            )
+        )
+    return sorted(found, key=lambda c: _worst_last(c.accuracy, c.multiply_adds))
+
+
+def _grid(budget: float, tolerance: float, step: float) -> Iterator[CompoundScaling]:
+    if not 0 < step <= 1 or tolerance <= 0 or budget < 1:
+        raise ConfigError(f"expected 0 < step ≤ 1, tolerance > 0, budget ≥ 1, got {step}, {tolerance}, {budget}")
+    count = int((budget + tolerance - 1) / step) + 1
+    values = [round(1 + i * step, 6) for i in range(count)]
+    for alpha, beta, gamma in itertools.product(values, repeat=3):
+        scaling = CompoundScaling(alpha=alpha, beta=beta, gamma=gamma)
+        if abs(scaling.cost() - budget) <= tolerance + 1e-9:
+            yield scaling
+
+
+def _worst_last(accuracy: float | None, cost: float) -> tuple[float, float]:
+    return (-accuracy if accuracy is not None else 0.0, cost)

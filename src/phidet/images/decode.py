@@ -1,0 +1,261 @@
+"""Encoded images to RGB pixels, whatever cameras, scanners and editors made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageFile, TiffImagePlugin
+
+from phidet.core.errors import InputError
+from phidet.images.decoders import (
+    PILLOW_NAMES,
+    EncodedImage,
+    UnsupportedImageError,
+    image_file,
+    open_image,
+    reason_of,
+)
+
+_ORIENTATION = 0x0112
+_PNG_BIT_DEPTH = 24  # its place in the file
+_UPRIGHT = {  # what brings each EXIF orientation upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_TRANSPOSED = frozenset({5, 6, 7, 8})  # those that swap height and width
+_WIDENED = ("PNG", "PPM")  # formats whose 16 bits some versions of Pillow open as 32
+
+
+class Encoding(NamedTuple):
+    """How an image is stored.
+
+    Attributes:
+        format: Pillow's name: "JPEG", "PNG", "WEBP", …; "JPEG" also for several JPEGs in one file (MPO).
+        mode: Pillow's name: "RGB", "L", "P", "CMYK", …
+        bits: of each channel where the format tells, else 8.
+        orientation: EXIF's, 1 for upright.
+        transparency: one colour is marked as transparent.
+    """
+
+    format: str
+    mode: str
+    bits: int
+    orientation: int
+    transparency: bool
+
+
+def image_size(source: EncodedImage) -> tuple[int, int]:
+    """(height, width) in pixels as a viewer shows the image, from its header.
+
+    Raises:
+        InputError: it is missing, or not an image that is read.
+    """
+
+    def size(image: Image.Image) -> tuple[int, int]:
+        width, height = _stored_size(image)
+        return (width, height) if _orientation(image) in _TRANSPOSED else (height, width)
+
+    return open_image(source, size)
+
+
+def image_size_or_error(source: EncodedImage) -> tuple[int, int] | InputError:
+    """:func:`image_size`, for many files at a time in threads, of which some are broken."""
+    try:
+        return image_size(source)
+    except InputError as error:
+        return error
+
+
+def encoding(source: EncodedImage) -> Encoding:
+    """How the image is stored, from its header.
+
+    Raises:
+        InputError: it is missing, or not an image that is read.
+    """
+
+    def stored(image: Image.Image) -> Encoding:
+        kind = {"MPO": "JPEG"}.get(image.format or "", image.format or "")
+        bits = encoded(source)[_PNG_BIT_DEPTH] if kind == "PNG" else _bits(image)
+        return Encoding(kind, image.mode, bits, _orientation(image), "transparency" in image.info)
+
+    return open_image(source, stored)
+
+
+def encoded(source: EncodedImage | bytes) -> bytes:
+    """The image as it is stored.
+
+    Raises:
+        InputError: it is missing or cannot be read.
+    """
+    with image_file(source) as file:
+        try:
+            return file.read()
+        except OSError as error:
+            raise InputError(f"cannot read {source!s}: {error.strerror or error}") from error
+
+
+def read_image(
+    source: EncodedImage | bytes,
+    labelled_size_hw: tuple[int, int] | None = None,
+    check_size: Callable[[int, int], None] | None = None,
+) -> npt.NDArray[np.uint8]:
+    """The image as RGB, (H, W, 3) uint8; ``source`` may be the encoded image itself.
+
+    An EXIF rotation is applied, as viewers and labelling tools do; unless ``labelled_size_hw`` says that the labels
+    were made on the pixels as they are stored. Grey, palette and CMYK images become RGB, alpha is dropped, and more
+    than 8 bits become 8: the brightest value that the format can store becomes 255, whatever the brightest pixel is.
+
+    Args:
+        source: a file, a record of a TFRecord file, or the encoded image.
+        labelled_size_hw: height and width that the labels give.
+        check_size: called with height and width before anything is decoded; what it raises is passed on.
+
+    Raises:
+        InputError: it is missing, not an image that is read, cut off, or of pixels of more than 16 bits.
+    """
+
+    def pixels(image: Image.Image) -> npt.NDArray[np.uint8]:
+        if check_size is not None:
+            check_size(image.height, image.width)
+        return _upright(image, labelled_size_hw)
+
+    return open_image(source, pixels)
+
+
+def pixels_of(image: Image.Image) -> npt.NDArray[np.uint8]:
+    """An image that the caller opened with Pillow, as :func:`read_image` gives it.
+
+    Raises:
+        InputError: it is damaged, of pixels of more than 16 bits, or not loaded yet and of a format that phidet does
+            not decode.
+    """
+    name = getattr(image, "filename", "") or "the image"
+    # Pillow decodes on first use; the caller opened the file, but it would be phidet that starts the decoder.
+    pending = isinstance(image, ImageFile.StubImageFile) or bool(getattr(image, "tile", None))
+    if pending and image.format not in PILLOW_NAMES:
+        raise InputError(f"{name} is a {image.format} image, which phidet does not decode: call its load() first")
+    try:
+        return _upright(image, None)
+    except UnsupportedImageError as error:
+        raise InputError(f"{name} {error}") from error
+    except Exception as error:
+        raise InputError(f"{name} cannot be decoded: {reason_of(error)}") from error
+
+
+def _upright(image: Image.Image, labelled_size_hw: tuple[int, int] | None) -> npt.NDArray[np.uint8]:
+    _check_depth(image)
+    width, height = _stored_size(image)
+    orientation = _orientation(image)
+    as_stored = labelled_size_hw == (height, width) and height != width and orientation in _TRANSPOSED
+    if image.format == "TIFF":  # Pillow turns these itself
+        image.load()
+        turn = {6: 8, 8: 6}.get(orientation, orientation) if as_stored else 1
+    else:
+        turn = 1 if as_stored else orientation
+    return _rgb(image.transpose(_UPRIGHT[turn]) if turn in _UPRIGHT else image, _white(image))
+
+
+def _check_depth(image: Image.Image) -> None:
+    """Refuses pixels of more than 16 bits, as nothing tells which of their values is white.
+
+    Raises:
+        UnsupportedImageError: for those.
+    """
+    wide = _bits(image) > 16 if isinstance(image, TiffImagePlugin.TiffImageFile) else image.format not in _WIDENED
+    kind = {"F": "floating point numbers", "I": "32-bit integers"}.get(image.mode)
+    if kind is not None and (wide or image.mode == "F"):
+        raise UnsupportedImageError(f"has pixels that are {kind}, expected 8 or 16 bits: convert it first")
+
+
+def _bits(image: Image.Image) -> int:
+    """Bits of each channel, where Pillow's mode or a TIFF's tag tells."""
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        return int(max(image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (1,))))
+    return 16 if image.mode.startswith("I") else 8
+
+
+def _white(image: Image.Image) -> int:
+    """The value of white in an image of mode I or I;16: of 12 bits in a TIFF, Pillow keeps the values as they are."""
+    return 2**12 - 1 if isinstance(image, TiffImagePlugin.TiffImageFile) and _bits(image) == 12 else 2**16 - 1
+
+
+def _stored_size(image: Image.Image) -> tuple[int, int]:
+    """(width, height) before EXIF turns it; of TIFF, some versions of Pillow give the one and some the other."""
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        return int(image.tag_v2[TiffImagePlugin.IMAGEWIDTH]), int(image.tag_v2[TiffImagePlugin.IMAGELENGTH])
+    return image.size
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF's orientation, 1 where it says none that is known."""
+    if image.format == "PNG" and "exif" not in image.info:
+        return 1  # Pillow would decode the whole image to see whether EXIF follows it
+    try:
+        value = image.getexif().get(_ORIENTATION, 1)
+    except Exception:
+        return 1  # viewers show a photo with damaged EXIF as it is stored
+    return value if isinstance(value, int) and value in _UPRIGHT else 1
+
+
+def _rgb(image: Image.Image, white: int) -> npt.NDArray[np.uint8]:
+    if image.mode.startswith("I"):  # 12 or 16 bits
+        values = np.asarray(image).astype(np.float64)
+        if values.size and values.min() < 0:
+            raise ValueError("its pixels are below 0")
+        grey = np.rint(values * (255 / white)).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=2)
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # its alpha is dropped below
+    pixels: npt.NDArray[np.uint8] = np.array(image.convert("RGB"), dtype=np.uint8)
+    return pixels
+
+
+Picture = str | Path | Image.Image | npt.NDArray[np.uint8]
+"""A file's path, a PIL image, or (H, W, 3) uint8 RGB."""
+
+
+def as_pixels(image: Any) -> npt.NDArray[np.uint8]:
+    """A picture as (H, W, 3) uint8 RGB.
+
+    Raises:
+        InputError: it cannot be read, or is something else.
+    """
+    if isinstance(image, str | Path):
+        return read_image(Path(image))
+    if isinstance(image, Image.Image):
+        return pixels_of(image)
+    if isinstance(image, np.ndarray):
+        return check_pixels(image)
+    raise InputError(f"expected a path, a PIL image or an array (H, W, 3) uint8, got a {type(image).__name__}")
+
+
+def check_pixels(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """``array`` itself.
+
+    Raises:
+        InputError: not (H, W, 3) uint8 with at least one pixel.
+    """
+    if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8 or 0 in array.shape:
+        raise InputError(
+            f"expected an image as (height, width, 3) uint8 RGB, got shape {array.shape} {array.dtype}: "
+            "convert it to 8 bits and three channels, channels last"
+        )
+    return array
+
+
+def as_picture(image: Picture) -> Image.Image:
+    """A new RGB image of Pillow, upright.
+
+    Raises:
+        InputError: it cannot be read, or is something else.
+    """
+    return Image.fromarray(np.ascontiguousarray(as_pixels(image)))  # RGB is copied

@@ -1,0 +1,295 @@
+"""What to look at: files, folders, patterns, addresses, videos, cameras and standard input, as a stream of pictures."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import stat
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
+import numpy.typing as npt
+
+from phidet.core.errors import ConfigError, InputError, PhidetError
+from phidet.images.decode import read_image
+from phidet.images.formats import EXTENSIONS
+from phidet.images.remote import LARGEST_BYTES, fetch_picture
+from phidet.images.video import EXTENSIONS as VIDEO_EXTENSIONS
+from phidet.images.video import Frame, is_webcam, video_frames, webcam_frames
+
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_WORKERS = 2  # threads that decode ahead
+_AHEAD = 3  # pictures that wait decoded, so that memory stays flat
+
+
+class Picture(NamedTuple):
+    """One picture, or one frame of a video.
+
+    Attributes:
+        source: what it is, for people and reports: a path, an address, ``-``, ``webcam:0``.
+        name: what to call that which is made of it, without a way out of a folder; all frames of a video share it.
+        image: (H, W, 3) uint8 RGB.
+        frame: number of the frame, from 0; ``None`` for a picture.
+        time_s: of the frame, since the video's beginning.
+    """
+
+    source: str
+    name: PurePosixPath
+    image: npt.NDArray[np.uint8]
+    frame: int | None = None
+    time_s: float | None = None
+
+    def continues(self, previous: Picture | None) -> bool:
+        """Whether it is a later frame of the same video as the picture that came before it."""
+        if self.frame is None or previous is None or previous.frame is None:
+            return False
+        return previous.source == self.source and previous.frame < self.frame
+
+
+class Unusable(NamedTuple):
+    """What could not be read, and why."""
+
+    source: str
+    error: PhidetError
+
+
+class _Still(NamedTuple):
+    source: str
+    name: PurePosixPath
+    read: Callable[[], Path | bytes]
+
+
+class _Video(NamedTuple):
+    source: str
+    name: PurePosixPath
+    frames: Callable[[], Iterator[Frame]]
+
+
+_Entry = _Still | _Video | Unusable
+
+
+def check_apart(sources: Sequence[str], out: Path) -> None:
+    """Does nothing if no source lies in ``out``, where it could be overwritten.
+
+    Raises:
+        ConfigError: one does.
+    """
+    folder = out.resolve()
+    for source in sources:
+        if source == "-" or _ADDRESS.match(source) or is_webcam(source):
+            continue
+        found = [Path(source)] if os.path.lexists(source) else _matches(source)
+        for path in found:
+            # A link is looked at where it lies and where it leads: it is the target that would be overwritten.
+            places = (path.resolve(), path.parent.resolve() / path.name)
+            if any(place.is_relative_to(folder) for place in places[: 1 if path.is_dir() else 2]):
+                raise ConfigError(
+                    f"{source} lies in the folder that is written to, {out}, where it could be overwritten: choose "
+                    "another folder with --out"
+                )
+
+
+def pictures(sources: Sequence[str], leave_out: Path | None = None) -> Iterator[Picture | Unusable]:
+    """The pictures of all sources, in order; a few at a time are in memory.
+
+    Args:
+        sources: a picture or video file; a folder, searched for both with what is below it, in the order of names; a
+            pattern (``**`` is any depth); an http or https address of a picture; ``-``, one picture on standard input;
+            ``webcam`` or ``webcam:1``.
+        leave_out: a folder that is not searched: the one that is written to.
+
+    Yields:
+        What could be read, and in its place what could not.
+    """
+    pool = ThreadPoolExecutor(_WORKERS)
+    waiting: deque[Future[Picture | Unusable]] = deque()
+    try:
+        for entry in (e for source in sources for e in _entries(source, leave_out)):
+            if isinstance(entry, _Still):
+                waiting.append(pool.submit(_read, entry))
+                if len(waiting) > _AHEAD:
+                    yield waiting.popleft().result()
+                continue
+            while waiting:
+                yield waiting.popleft().result()
+            if isinstance(entry, _Video):
+                yield from _frames(entry)
+            else:
+                yield entry
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _read(still: _Still) -> Picture | Unusable:
+    try:
+        content = still.read()
+        try:
+            return Picture(still.source, still.name, read_image(content))
+        except InputError as error:
+            if isinstance(content, bytes):
+                raise InputError(f"{still.source}: {error}") from error
+            raise
+    except PhidetError as error:
+        return Unusable(still.source, error)
+
+
+def _frames(video: _Video) -> Iterator[Picture | Unusable]:
+    try:
+        for image, number, time_s in video.frames():
+            yield Picture(video.source, video.name, image, number, time_s)
+    except PhidetError as error:
+        yield Unusable(video.source, error)
+
+
+def _entries(source: str, leave_out: Path | None) -> Iterator[_Entry]:
+    if source == "-":
+        yield _Still("-", PurePosixPath("stdin.jpg"), _standard_input)
+    elif is_webcam(source):
+        name = PurePosixPath(re.sub(r"[^\w-]+", "-", source) + ".mp4")
+        yield _Video(source, name, partial(webcam_frames, source))
+    elif _ADDRESS.match(source):
+        yield _Still(source, _name_of_address(source), partial(fetch_picture, source))
+    else:
+        try:
+            yield from _local(source, leave_out)
+        except OSError as error:
+            yield Unusable(source, InputError(f"cannot read {source}: {error.strerror or error}"))
+
+
+def _local(source: str, leave_out: Path | None) -> Iterator[_Entry]:
+    path = Path(source)
+    if os.path.lexists(source):
+        yield from _folder(path, leave_out) if path.is_dir() else [_file(path, PurePosixPath(path.name))]
+        return
+    matches = _matches(source)
+    if not matches:
+        yield Unusable(source, InputError(f"there is no file, folder, pattern's match or address {source}"))
+    # ** names a folder and what is in it
+    files = [p for p in matches if p.suffix.lower() in EXTENSIONS | VIDEO_EXTENSIONS and not p.is_dir()]
+    if matches and not files:
+        yield Unusable(source, InputError(f"{source} matches {len(matches)} files or folders, none a picture or video"))
+    for file in files:
+        yield _file(file, PurePosixPath(file.name))
+
+
+def _matches(source: str) -> list[Path]:
+    """What fits a pattern, in the order of names; ``**`` is any depth, links that lead back not followed for ever."""
+    if not glob.has_magic(source):
+        return []
+    pattern = Path(source)
+    places = [Path(pattern.anchor)]
+    given = pattern.parts[1:] if pattern.anchor else pattern.parts
+    parts = [part for i, part in enumerate(given) if part != "**" or given[i - 1 : i] != ("**",)]  # **/** is **
+    for i, part in enumerate(parts, start=1):
+        if part == "**":
+            below = [found for place in places if place.is_dir() for found in _walk(place)]
+            places = [path for here, files in below for path in (here, *(here / f for f in files if i == len(parts)))]
+        elif glob.has_magic(part):
+            places = [Path(m) for place in places for m in glob.glob(os.path.join(glob.escape(str(place)), part))]
+        else:
+            places = [place / part for place in places if os.path.lexists(place / part)]
+    return sorted(dict.fromkeys(places))
+
+
+def _walk(
+    folder: Path, apart: Path | None = None, onerror: Callable[[OSError], None] | None = None
+) -> Iterator[tuple[Path, list[str]]]:
+    """Each folder from ``folder`` on with its files, in the order of names: no hidden ones, and none twice.
+
+    Links are followed; those that lead back, or into ``apart``, are not.
+    """
+    root = folder.resolve()
+    seen = {root}
+    for place, folders, files in os.walk(folder, onerror=onerror, followlinks=True):
+        here, new = Path(place), []
+        for name in sorted(name for name in folders if not name.startswith(".")):
+            real = (here / name).resolve()
+            back = root.is_relative_to(real)
+            if real not in seen and not back and (apart is None or not real.is_relative_to(apart)):
+                seen.add(real)
+                new.append(name)
+        folders[:] = new
+        yield here, sorted(name for name in files if not name.startswith("."))
+
+
+def _folder(folder: Path, leave_out: Path | None) -> Iterator[_Entry]:
+    """Every picture and video below, hidden ones and those in ``leave_out`` aside."""
+    empty = True
+    failed: list[Unusable] = []
+    apart = None if leave_out is None else leave_out.resolve()
+
+    def note(error: OSError) -> None:
+        failed.append(Unusable(str(error.filename), InputError(f"cannot read {error.filename}: {error.strerror}")))
+
+    for here, files in _walk(folder, apart, note):
+        for file in files:
+            path = here / file
+            if path.suffix.lower() in EXTENSIONS | VIDEO_EXTENSIONS:
+                empty = False
+                if apart is not None and path.is_symlink() and path.resolve().is_relative_to(apart):
+                    yield Unusable(str(path), InputError(f"{path} leads into the folder that is written to"))
+                    continue
+                yield _file(path, PurePosixPath(path.relative_to(folder).as_posix()))
+        yield from failed
+        empty &= not failed
+        failed.clear()
+    if failed:
+        yield from failed
+    elif empty:
+        yield Unusable(str(folder), InputError(f"there are no pictures or videos in {folder}"))
+
+
+def _file(path: Path, name: PurePosixPath) -> _Entry:
+    if path.suffix.lower() in VIDEO_EXTENSIONS:
+        return _Video(str(path), name, partial(video_frames, path))
+    return _Still(str(path), name, partial(_of_file, path))
+
+
+def _of_file(path: Path) -> Path | bytes:
+    """The path where it is a file, what comes out of it where it is a pipe."""
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISREG(mode):
+            return path
+        if stat.S_ISFIFO(mode):
+            with path.open("rb") as pipe:
+                return _all_of(pipe.read(LARGEST_BYTES + 1), str(path))
+    except FileNotFoundError as error:
+        raise InputError(f"there is no image at {path}") from error  # a link to nothing
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    raise InputError(f"{path} is neither a file nor a folder")
+
+
+def _standard_input() -> bytes:
+    if sys.stdin is None or sys.stdin.isatty():
+        raise InputError("expected a picture on standard input, as in: cat photo.jpg | phidet detect -")
+    return _all_of(sys.stdin.buffer.read(LARGEST_BYTES + 1), "standard input")
+
+
+def _all_of(content: bytes, name: str) -> bytes:
+    if len(content) > LARGEST_BYTES:
+        raise InputError(f"{name} is larger than {LARGEST_BYTES:,} bytes: write it to a file first")
+    if not content:
+        raise InputError(f"{name} is empty: expected a picture")
+    return content
+
+
+def _name_of_address(url: str) -> PurePosixPath:
+    """The last part of the path, of plain letters, with the ending of a picture."""
+    try:
+        path = unquote(urlsplit(url).path)
+    except ValueError:
+        path = ""
+    name = re.sub(r"[^\w.-]+", "_", path.rstrip("/").rsplit("/", maxsplit=1)[-1]).strip("._")[-100:] or "picture"
+    return PurePosixPath(name if PurePosixPath(name).suffix.lower() in EXTENSIONS else f"{name}.jpg")

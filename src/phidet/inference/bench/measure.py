@@ -1,0 +1,173 @@
+"""Times one model on one runtime, in this process.
+
+``python -m phidet.inference.bench.measure REQUEST`` does it in a process of its own, where no other model's memory
+and threads
+disturb; the request and the answer are JSON.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from PIL import Image
+
+from phidet.architectures.efficientdet.decode import NetworkOutputs, postprocess
+from phidet.core.errors import PhidetError
+from phidet.detections.settings import PostprocessSettings
+from phidet.images.decode import read_image
+from phidet.images.prepare import prepare
+from phidet.inference.detector import Detector
+from phidet.inference.runtimes.open_model import Runtime
+
+WARM_UP = 3
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """What to time.
+
+    Attributes:
+        model: as for :class:`phidet.inference.detector.Detector`.
+        runtime: which one.
+        threads: of the runtime; ``None`` for its own choice.
+        batches: batch sizes to measure the throughput of.
+        runs: timed runs of each, after three to warm up.
+        picture: a photograph; unless given, coloured noise of 640 × 480 pixels as a JPEG.
+    """
+
+    model: str
+    runtime: Runtime = "auto"
+    threads: int | None = None
+    batches: tuple[int, ...] = (1, 8)
+    runs: int = 10
+    picture: str | None = None
+
+
+class Times(msgspec.Struct, frozen=True, kw_only=True):
+    """Milliseconds over all runs: the papers give mean and deviation; median and 95 % stay sane on a busy machine."""
+
+    mean: float
+    deviation: float
+    median: float
+    p95: float
+
+
+class Measurement(msgspec.Struct, frozen=True, kw_only=True):
+    """One model on one runtime.
+
+    Attributes:
+        model, runtime, precision: what ran.
+        threads: as asked for.
+        size_hw: the network's input.
+        load_ms: from file to ready.
+        network: batch 1, without anything around it.
+        stages: "decode" a JPEG, "resize" and normalise, "network", "post": one picture, from bytes to boxes.
+        images_per_second: by batch size, the network alone.
+        memory_mib: peak of the process above what Python and its libraries took before loading; ``None`` where the
+            system does not tell.
+    """
+
+    model: str
+    runtime: str
+    precision: str
+    threads: int | None
+    size_hw: tuple[int, int]
+    load_ms: float
+    network: Times
+    stages: dict[str, Times]
+    images_per_second: dict[int, float]
+    memory_mib: float | None
+
+
+def measure(request: Request) -> Measurement:
+    """Times what ``request`` says."""
+    encoded = _encoded(request.picture)
+    before = _memory_mib("VmRSS")
+    start = time.perf_counter()
+    detector = Detector(request.model, runtime=request.runtime, threads=request.threads)
+    network, config = detector.network, detector.config
+    load_ms = (time.perf_counter() - start) * 1e3
+
+    pixels = read_image(encoded)
+    images, scale = prepare(pixels, config.image_size_hw, config.preprocess)
+    raw = network(images[None])
+    outputs = NetworkOutputs(*(array[0] for array in raw))
+    settings = PostprocessSettings()
+    size_hw = pixels.shape[0], pixels.shape[1]
+    stages: dict[str, Callable[[], object]] = {
+        "decode": lambda: read_image(encoded),
+        "resize": lambda: prepare(pixels, config.image_size_hw, config.preprocess),
+        "network": lambda: network(images[None]),
+        "post": lambda: postprocess(outputs, detector.anchors, scale, size_hw, settings, config.class_names),
+    }
+    times = {name: _times(work, request.runs) for name, work in stages.items()}
+    rates = {}
+    for batch in request.batches:
+        stacked = np.repeat(images[None], batch, 0)
+        rates[batch] = batch * 1e3 / _times(lambda stacked=stacked: network(stacked), request.runs).median  # type: ignore[misc]
+    peak = _memory_mib("VmHWM")
+    return Measurement(
+        model=request.model,
+        runtime=detector.runtime_name,
+        precision=getattr(network, "precision", "fp32"),
+        threads=request.threads,
+        size_hw=config.image_size_hw,
+        load_ms=load_ms,
+        network=times["network"],
+        stages=times,
+        images_per_second=rates,
+        memory_mib=None if peak is None or before is None else peak - before,
+    )
+
+
+def _times(work: Callable[[], object], runs: int) -> Times:
+    taken: list[float] = []
+    for run in range(WARM_UP + runs):
+        start = time.perf_counter()
+        work()
+        if run >= WARM_UP:
+            taken.append((time.perf_counter() - start) * 1e3)
+    return Times(
+        mean=statistics.fmean(taken),
+        deviation=statistics.pstdev(taken),
+        median=statistics.median(taken),
+        p95=float(np.percentile(taken, 95)),
+    )
+
+
+def _encoded(picture: str | None) -> bytes:
+    if picture is not None:
+        read_image(Path(picture))  # says what is wrong with it
+        return Path(picture).read_bytes()
+    coarse = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(coarse).resize((640, 480), Image.Resampling.BICUBIC).save(stream, "JPEG", quality=90)
+    return stream.getvalue()
+
+
+def _memory_mib(key: str) -> float | None:
+    """Resident memory now ("VmRSS") or at its peak ("VmHWM"), where there is /proc."""
+    status = Path("/proc/self/status")
+    found = re.search(rf"{key}:\s+(\d+) kB", status.read_text()) if status.is_file() else None
+    return None if found is None else int(found[1]) / 1024
+
+
+def main() -> int:
+    """Measures the request on the command line; an error is one line, with its exit code."""
+    try:
+        print(msgspec.json.encode(measure(msgspec.json.decode(sys.argv[1], type=Request))).decode())
+    except PhidetError as error:
+        print(" ".join(str(error).split()), file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

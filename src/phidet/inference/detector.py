@@ -1,0 +1,138 @@
+"""From pictures to objects, without PyTorch.
+
+>>> detector = Detector("person")
+>>> detector("photo.jpg").boxes_xyxy
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from phidet.architectures.efficientdet.anchors import generate_anchors
+from phidet.architectures.efficientdet.config import ModelConfig
+from phidet.architectures.efficientdet.decode import NetworkOutputs, postprocess
+from phidet.core.errors import ConfigError, InputError
+from phidet.detections.detections import Detections
+from phidet.detections.settings import PostprocessSettings
+from phidet.images.decode import Picture, as_pixels, check_pixels
+from phidet.images.prepare import prepare
+from phidet.inference.runtimes.network import Network
+from phidet.inference.runtimes.open_model import Runtime, open_network
+
+MAX_THREADS = 1024
+
+
+class Detector:
+    """A loaded model. Calls from several threads at once are allowed and share its weights. ``with`` closes it.
+
+    Args:
+        model: "person", which comes with phidet; a file (.onnx, .xml, .tflite, .safetensors); the folder of a training
+            run; or the name of a published model, exported before with ``phidet export``. Or a network that is loaded
+            already.
+        runtime: "auto" takes what the file is for: ONNX Runtime, OpenVINO, LiteRT, or PyTorch.
+        threads: how many threads one call may use; left out, the runtime decides.
+
+    Attributes:
+        config: of the model.
+        class_names: what it can find.
+        runtime_name: what runs it.
+        network: the loaded network.
+        anchors: (A, 4) in pixels of its input.
+
+    Raises:
+        CheckpointError: there is no such model, or its file cannot be used.
+        MissingExtraError: its runtime is not installed.
+        ConfigError: something else than a model, or a number of threads that cannot be.
+    """
+
+    def __init__(
+        self, model: str | Path | Network = "person", *, runtime: Runtime = "auto", threads: int | None = None
+    ) -> None:
+        if threads is not None and not (isinstance(threads, int) and 1 <= threads <= MAX_THREADS):
+            raise ConfigError(f"threads must be a whole number from 1 to {MAX_THREADS}, got {threads!r}")
+        if isinstance(model, str | Path):
+            self.network = open_network(model, runtime, threads)
+        elif isinstance(getattr(model, "config", None), ModelConfig):
+            self.network = model
+        else:
+            raise ConfigError(f"expected a model's name, file or folder, or a network, got a {type(model).__name__}")
+        config = self.network.config
+        self.config: ModelConfig = config
+        self.class_names = config.class_names
+        self.runtime_name = self.network.name
+        self.anchors = generate_anchors(config.image_size_hw, config.feature_network.levels, config.anchors)
+
+    @overload
+    def __call__(self, images: Picture, settings: PostprocessSettings | None = None) -> Detections: ...
+
+    @overload
+    def __call__(
+        self, images: list[Any] | tuple[Any, ...], settings: PostprocessSettings | None = None
+    ) -> list[Detections]: ...
+
+    def __call__(
+        self, images: Picture | list[Any] | tuple[Any, ...], settings: PostprocessSettings | None = None
+    ) -> Detections | list[Detections]:
+        """The objects in one picture, or in each of a list.
+
+        Args:
+            images: paths, PIL images, or arrays (H, W, 3) uint8 RGB; one or a list.
+            settings: thresholds and suppression; those of :class:`PostprocessSettings` unless given.
+
+        Raises:
+            InputError: a picture that cannot be read, or an array of another kind.
+            UnknownNameError: ``settings.classes`` names a class that the model does not know.
+        """
+        if isinstance(images, list | tuple):
+            return self.detect([as_pixels(image) for image in images], settings)
+        return self.detect([as_pixels(images)], settings)[0]
+
+    def detect(
+        self, arrays: Sequence[npt.NDArray[np.uint8]], settings: PostprocessSettings | None = None
+    ) -> list[Detections]:
+        """The objects in each of a batch of decoded pictures, (H, W, 3) uint8 RGB.
+
+        Raises:
+            InputError: an array of another kind.
+            UnknownNameError: ``settings.classes`` names a class that the model does not know.
+        """
+        if not arrays:
+            return []
+        settings = PostprocessSettings() if settings is None else settings
+        if not isinstance(settings, PostprocessSettings):
+            raise InputError(
+                f"expected PostprocessSettings, got a {type(settings).__name__}: several pictures go in a list"
+            )
+        size_hw, spec = self.config.image_size_hw, self.config.preprocess
+        prepared = [prepare(check_pixels(array), size_hw, spec) for array in arrays]
+        first = prepared[0][0]
+        outputs = self.network(first[None] if len(prepared) == 1 else np.stack([images for images, _ in prepared]))
+        return [
+            postprocess(NetworkOutputs(*of_image), self.anchors, scale, array.shape[:2], settings, self.class_names)
+            for of_image, (_, scale), array in zip(zip(*outputs, strict=True), prepared, arrays, strict=True)
+        ]
+
+    def __enter__(self) -> Detector:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Gives the network's memory back; the detector cannot be used afterwards."""
+        self.network = _Closed(self.config, self.runtime_name)
+
+
+class _Closed:
+    """In a network's place."""
+
+    def __init__(self, config: ModelConfig, name: str) -> None:
+        self.config, self.name = config, name
+
+    def __call__(self, images: npt.NDArray[np.float32]) -> NetworkOutputs:
+        raise InputError("this detector is closed: make a new one")

@@ -1,0 +1,70 @@
+"""Exported networks on LiteRT (TensorFlow Lite), the runtime of phones and small boards."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+
+from phidet.architectures.efficientdet.decode import NetworkOutputs, from_cells
+from phidet.core.errors import CheckpointError
+from phidet.detections.boxes import FloatArray
+from phidet.inference.runtimes.header import Header, from_metadata
+
+HEADER_FILE, LABELS_FILE = "phidet.json", "labels.txt"
+"""Where a file keeps phidet's header and the names of its classes: TensorFlow Lite's associated files, which are a ZIP
+archive behind the model proper."""
+
+
+class LiteRtNetwork:
+    """A network of a ``.tflite`` file that phidet exported. It sees one image at a time, whatever the batch.
+
+    Args:
+        path: the file.
+        threads: how many one call may use; left out, one.
+
+    Raises:
+        CheckpointError: the file cannot be read, or is not one of phidet's.
+    """
+
+    name = "litert"
+
+    def __init__(self, path: Path, threads: int | None = None) -> None:
+        self.config, self.precision = _header(path)
+        self.path, self.threads = path, threads or 1
+        self._idle: SimpleQueue[Any] = SimpleQueue()
+        self._idle.put(self._runner())
+
+    def __call__(self, images: FloatArray) -> NetworkOutputs:
+        """Normalised images (B, 3, H, W) → raw outputs."""
+        try:
+            runner = self._idle.get_nowait()
+        except Empty:
+            runner = self._runner()  # one for each call under way at once
+        answers = [runner(images=np.ascontiguousarray(image.transpose(1, 2, 0))[None]) for image in images]
+        self._idle.put(runner)
+        outputs = [np.concatenate([answer[name] for answer in answers]) for name in ("class_logits", "box_deltas")]
+        return from_cells(outputs, self.config.num_classes)
+
+    def _runner(self) -> Any:
+        try:
+            interpreter = Interpreter(str(self.path), num_threads=self.threads)
+            return interpreter.get_signature_runner()
+        except (ValueError, RuntimeError) as error:
+            raise CheckpointError(f"{self.path} cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+
+
+def _header(path: Path) -> Header:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            metadata = json.loads(archive.read(HEADER_FILE))
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (zipfile.BadZipFile, KeyError, ValueError):
+        metadata = {}
+    return from_metadata(metadata if isinstance(metadata, dict) else {}, path)

@@ -1,0 +1,89 @@
+"""Exported networks on ONNX Runtime's CPU kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+import onnxruntime as ort
+
+from phidet.architectures.efficientdet.decode import NetworkOutputs, from_cells
+from phidet.core.errors import CheckpointError
+from phidet.detections.boxes import FloatArray
+from phidet.inference.runtimes.header import Header, from_metadata
+
+
+class OnnxNetwork:
+    """A network of an ``.onnx`` file that phidet exported.
+
+    Args:
+        path: the file.
+        threads: how many one call may use; left out, ONNX Runtime takes the machine's physical cores.
+
+    Raises:
+        CheckpointError: the file cannot be read, or is not one of phidet's.
+    """
+
+    name = "onnxruntime"
+
+    def __init__(self, path: Path, threads: int | None = None) -> None:
+        self.session = _session(path, session_options(threads))
+        metadata = self.session.get_modelmeta().custom_metadata_map
+        self.config, self.precision = from_metadata(metadata, path)
+        names = [output.name for output in self.session.get_outputs()]
+        wanted = ("best_logits", "class_logits", "box_deltas")
+        self.outputs = [name for name in wanted if name in names]
+        if self.outputs not in (list(wanted), list(wanted[1:])):
+            raise CheckpointError(
+                f"{path} gives {', '.join(names)}; phidet runs files that give class_logits and box_deltas: "
+                "export it without --nms, which is for other runtimes"
+            )
+
+    def __call__(self, images: FloatArray) -> NetworkOutputs:
+        """Normalised images (B, 3, H, W) → raw outputs."""
+        return from_cells(self.session.run(self.outputs, {"images": images}), self.config.num_classes)
+
+
+def read_header(path: Path) -> Header:
+    """What an ``.onnx`` file says of itself.
+
+    Raises:
+        CheckpointError: the file cannot be read, or is not one of phidet's.
+    """
+    options = session_options(1)
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return from_metadata(_session(path, options).get_modelmeta().custom_metadata_map, path)
+
+
+def run_once(path: Path, inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+    """All outputs of any ``.onnx`` file, by name.
+
+    Raises:
+        CheckpointError: the file cannot be read.
+    """
+    session = _session(path, session_options(1))
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, dict(inputs)), strict=True))
+
+
+def _session(path: Path, options: ort.SessionOptions) -> ort.InferenceSession:
+    try:
+        return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # the classes differ from version to version
+        raise CheckpointError(f"{path} cannot be loaded: {_first_line(error)}") from error
+
+
+def session_options(threads: int | None) -> ort.SessionOptions:
+    """How phidet runs a graph; warnings of the runtime stay out of the user's terminal."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    options.log_severity_level = 3
+    # Threads that go on spinning after a run take the processor from the next session: two in turns take twice as long.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    return options
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

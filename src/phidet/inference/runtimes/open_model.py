@@ -1,0 +1,125 @@
+"""Finds the file that a model's name means, and the runtime that runs it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from importlib import import_module
+from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal, cast, get_args
+
+from phidet.architectures.efficientdet.published import DETECTOR_NAMES
+from phidet.core.errors import CheckpointError, MissingExtraError, UnknownNameError
+from phidet.core.files import cache_dir
+from phidet.inference.runtimes.network import Network
+
+Runtime = Literal["auto", "onnxruntime", "openvino", "litert", "torch"]
+BUNDLED = ("person",)
+"""Models that come with phidet."""
+_RUNTIMES: dict[Runtime, tuple[str, str, tuple[str, ...]]] = {
+    "onnxruntime": ("phidet.inference.runtimes.onnx_runtime", "OnnxNetwork", (".onnx",)),
+    "openvino": ("phidet.inference.runtimes.openvino_runtime", "OpenVinoNetwork", (".onnx", ".xml")),
+    "litert": ("phidet.inference.runtimes.litert_runtime", "LiteRtNetwork", (".tflite",)),
+    "torch": ("phidet.inference.runtimes.torch_runtime", "open_torch", (".safetensors",)),
+}
+"""Runtime → (module, what opens a file, suffixes that it runs); "auto" takes the first that runs a file."""
+_EXTRA = {"openvino": "openvino", "litert": "litert", "torch": "train"}
+_NEWER = 60  # seconds; a copied folder's files differ by less
+_PACKAGE = {"openvino": "openvino", "litert": "ai_edge_litert", "torch": "torch"}
+log = logging.getLogger("phidet")
+
+
+def open_network(model: str | Path, runtime: Runtime = "auto", threads: int | None = None) -> Network:
+    """The network that ``model`` means, loaded.
+
+    Args:
+        model: a model that comes with phidet ("person"), a file (.onnx, .xml, .tflite, .safetensors), the folder of a
+            training run, or the name of a published model that was exported before.
+        runtime: what runs it; "auto" takes what the file is for.
+        threads: how many one call may use; left out, the runtime decides.
+
+    Raises:
+        UnknownNameError: no such runtime.
+        CheckpointError: there is no such model, or its file cannot be used.
+        MissingExtraError: the runtime is not installed.
+    """
+    if runtime not in get_args(Runtime):
+        raise UnknownNameError("runtime", runtime, get_args(Runtime))
+    path = find_model(model, ".safetensors" if runtime == "torch" else ".onnx")
+    name: Runtime = runtime
+    if runtime == "auto":
+        name = next((name for name, (_, _, suffixes) in _RUNTIMES.items() if path.suffix.lower() in suffixes), "auto")
+    if name == "auto" or path.suffix.lower() not in _RUNTIMES[name][2]:
+        runs = "; ".join(f"{name} runs {' and '.join(suffixes)}" for name, (_, _, suffixes) in _RUNTIMES.items())
+        raise CheckpointError(f"{path} cannot be run{'' if name == 'auto' else f' by {name}'}: {runs}")
+    if name in _EXTRA and find_spec(_PACKAGE[name]) is None:
+        raise MissingExtraError(f"running {path.name} on {name}", _EXTRA[name])
+    module, kind, _ = _RUNTIMES[name]
+    # By name, so that nothing here depends on PyTorch.
+    make = cast("Callable[[Path, int | None], Network]", getattr(import_module(module), kind))
+    return make(path, threads)
+
+
+def runtimes_for(path: Path) -> list[Runtime]:
+    """Installed runtimes that can run the file, the usual one first."""
+    return [
+        name
+        for name, (_, _, suffixes) in _RUNTIMES.items()
+        if path.suffix.lower() in suffixes and (name not in _PACKAGE or find_spec(_PACKAGE[name]) is not None)
+    ]
+
+
+def find_model(model: str | Path, preferred: str = ".onnx") -> Path:
+    """The file that ``model`` means; ``preferred`` is the suffix to take where a run's folder offers several.
+
+    Raises:
+        CheckpointError: there is none; the message says how to get it.
+    """
+    path = Path(model)
+    named = model in BUNDLED or model in DETECTOR_NAMES
+    if path.is_dir():
+        found = _in_run(path, preferred)
+        if found is not None:
+            return found
+        if not named:  # "person" stays the person model beside a folder of that name, as publishing makes one
+            raise CheckpointError(f"{path} holds no model: expected best.onnx or best.safetensors in a run's folder")
+    if path.is_file() and not named:
+        return path
+    if model in BUNDLED:
+        bundled = Path(str(files("phidet.inference"))) / "bundled" / f"{model}.onnx"
+        if bundled.is_file():
+            return bundled
+        raise CheckpointError(f"this installation lacks its {model} model, {bundled}: reinstall phidet")
+    if model in DETECTOR_NAMES:
+        exported = cache_dir() / f"{model}.onnx"
+        if exported.is_file():
+            return exported
+        raise CheckpointError(
+            f"{model} is published but not on this machine: 'phidet export {model}' downloads and converts it once "
+            f"(it needs pip install 'phidet[train]'), into {exported}"
+        )
+    raise CheckpointError(
+        f"there is no model {str(model)!r}: expected {', '.join(BUNDLED)}, a file (.onnx, .xml, .tflite, "
+        f".safetensors), the folder of a training run, or a published name such as {DETECTOR_NAMES[0]}"
+    )
+
+
+def model_file(model: str | Path) -> Path | None:
+    """The file of a trained model that a path means: itself, or the best one of a run's folder; perhaps not there."""
+    path = Path(model)
+    if path.is_dir():
+        path = path / "best.safetensors"
+    return path if path.suffix == ".safetensors" or path.is_file() else None
+
+
+def _in_run(folder: Path, preferred: str) -> Path | None:
+    names = [f"best{preferred}", "best.onnx", "best.safetensors", "last.safetensors"]
+    found = next((folder / name for name in names if (folder / name).is_file()), None)
+    trained = folder / "best.safetensors"
+    if found is not None and found.suffix == ".onnx" and trained.is_file():
+        seconds = trained.stat().st_mtime - found.stat().st_mtime
+        if seconds > _NEWER:
+            log.warning("%s is older than %s: 'phidet export %s' writes it again", found, trained.name, folder)
+    return found

@@ -1,0 +1,96 @@
+"""The application: both protocols, the pages and the metrics behind one gate."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import re
+from collections.abc import AsyncIterator
+from importlib.resources import files
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Match, Mount, Route
+from starlette.types import Receive, Scope, Send
+
+from phidet.serve.http.gate import Gate
+from phidet.serve.http.openapi import describe
+from phidet.serve.metrics import CONTENT_TYPE
+from phidet.serve.protocols import inference_v2 as v2
+from phidet.serve.protocols import tfserving_rest as tfserving
+from phidet.serve.refusals import RefusedError
+from phidet.serve.service import Service
+from phidet.serve.wire import write
+
+METRICS_PATH = "/monitoring/prometheus/metrics"
+_INLINE = re.compile(r"<(script|style)>(.*?)</\1>", re.DOTALL)
+
+
+def build_app(service: Service) -> Starlette:
+    """The ASGI application. Models are loaded while its lifespan lasts."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        await service.repository.start()
+        try:
+            yield
+        finally:
+            await service.repository.close()
+            service.close()
+
+    async def openapi(_: Request) -> Response:
+        return Response(write(describe(service.settings)), media_type="application/json")
+
+    async def metrics(_: Request) -> Response:
+        return Response(service.metrics.text(), headers={"content-type": CONTENT_TYPE})
+
+    async def others(scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        path = scope["raw_path"].lower()
+        if path != b"/v1" and not path.startswith(b"/v1/"):
+            for route in routes:
+                if isinstance(route, Route) and route.matches(scope)[0] is Match.PARTIAL:
+                    allow = ", ".join(sorted(route.methods or ()))
+                    raise RefusedError(405, f"{scope['path'][:300]} takes {allow}, not {scope['method']}", allow=allow)
+            raise RefusedError(404, f"there is nothing at {scope['path'][:300]}; the API is described at /docs")
+        response = await tfserving.handle(request, service)
+        await response(scope, receive, send)
+
+    routes: list[BaseRoute] = [
+        Mount("/v1", app=others),  # found first
+        _page("/", "index.html"),
+        _page("/docs", "docs.html"),
+        Route("/openapi.json", openapi),
+        Route(METRICS_PATH, metrics),
+        *v2.routes(service),
+        Mount("/", app=others),
+    ]
+    return Starlette(routes=routes, middleware=[Middleware(Gate, service=service)], lifespan=lifespan)
+
+
+def _page(path: str, name: str) -> Route:
+    """A page that may use what stands in it, this server, and nothing else."""
+    text = files("phidet.serve.http").joinpath("page", name).read_text(encoding="utf-8")
+    hashes: dict[str, list[str]] = {"script": [], "style": []}
+    for kind, content in _INLINE.findall(text):
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        hashes[kind].append(f"'sha256-{digest}'")
+    policy = (
+        f"default-src 'none'; script-src {' '.join(hashes['script'])}; style-src {' '.join(hashes['style'])}; "
+        "img-src 'self' blob: data:; media-src 'self' blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+        "frame-ancestors 'none'"
+    )
+    headers = {
+        "content-security-policy": policy,
+        "referrer-policy": "no-referrer",
+        "permissions-policy": "camera=(self)",
+        "cache-control": "no-cache",
+    }
+
+    async def page(_: Request) -> Response:
+        return Response(text, media_type="text/html", headers=headers)
+
+    return Route(path, page)

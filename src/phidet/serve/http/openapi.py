@@ -1,0 +1,258 @@
+"""The API in OpenAPI's words: what ``/docs`` shows, and what generators of clients and tests read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from phidet.core.extras import __version__
+from phidet.serve.configuration import ServerSettings
+from phidet.serve.outputs import output_shapes
+
+Schema = dict[str, Any]
+
+_TEXT: Schema = {"type": "string"}
+_NUMBERS: Schema = {"type": "array", "items": {"type": "number"}}
+_B64: Schema = {
+    "type": "object",
+    "description": "Bytes in base64; a picture: JPEG, PNG, WebP, BMP, GIF or TIFF.",
+    "properties": {"b64": {"type": "string", "contentEncoding": "base64"}},
+    "required": ["b64"],
+    "additionalProperties": False,
+}
+_RGB: Schema = {
+    "description": "A picture as numbers: rows of pixels of red, green, blue.",
+    "type": "array",
+    "items": {
+        "type": "array",
+        "items": {
+            "type": "array",
+            "minItems": 3,
+            "maxItems": 3,
+            "items": {"type": "integer", "minimum": 0, "maximum": 255},
+        },
+    },
+}
+_JSON = "application/json"
+_FAILURES = {
+    400: "The request cannot be answered as it is.",
+    401: "The server wants its token.",
+    404: "There is no such model or version.",
+    408: "The body did not come in time.",
+    413: "The body is too large.",
+    415: "Content-Encoding is neither gzip nor deflate.",
+    500: "The model failed.",
+    503: "The server is full, or the model is not ready. Retry-After says when to come again.",
+    504: "The answer took too long.",
+}
+
+
+def describe(settings: ServerSettings) -> Schema:
+    """The OpenAPI 3.1 description of a server with these settings.
+
+    It answers without the token, so where there is one it does not tell the names of models and labels.
+    """
+    model = _parameter("model", _one_of([source.name for source in settings.sources], settings), "Name of a model.")
+    version = _parameter("version", {"type": "integer", "minimum": 0}, "A version; 0 is the latest.")
+    paths: dict[str, Schema] = {}
+    labels = sorted({name for source in settings.sources for name in source.labels})
+    label = _parameter("label", _one_of(labels, settings), "A name that the configuration gave to a version.")
+    ways = [("", [model]), ("/versions/{version}", [model, version]), ("/labels/{label}", [model, label])]
+    for suffix, parameters in ways if labels else ways[:2]:
+        path = "/v1/models/{model}" + suffix
+        paths[path + ":predict"] = _post("Find objects", _PREDICT, _PREDICTED, parameters, (404,))
+        paths[path] = _get("Versions and where they are", _STATUS, parameters, (404,))
+        paths[path + "/metadata"] = _get("Inputs and outputs", {"type": "object"}, parameters, (404,))
+    paths |= {
+        "/v2": _get("The server", {"type": "object", "required": ["name", "version", "extensions"]}),
+        "/v2/health/live": _get("Is it running?", {"type": "object", "required": ["live"]}),
+        "/v2/health/ready": _get("Has every model a version that answers?", {"type": "object", "required": ["ready"]}),
+        "/v2/repository/index": _post("All models and versions", None, {"type": "array"}),
+    }
+    for suffix, parameters in (("", [model]), ("/versions/{version}", [model, version])):
+        path = "/v2/models/{model}" + suffix
+        paths[path] = _get("Inputs, outputs, class names", {"type": "object"}, parameters, (404,))
+        paths[path + "/ready"] = _get("Does it answer?", {"type": "object", "required": ["ready"]}, parameters, (404,))
+        paths[path + "/infer"] = _post("Find objects", _INFER, _INFERRED, parameters, (404,))
+    paths["/monitoring/prometheus/metrics"] = _get("Counters for Prometheus", None)
+    description: Schema = {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "phidet",
+            "version": __version__,
+            "description": "TensorFlow Serving's REST API (/v1) and the Open Inference Protocol (/v2). Boxes are ymin, "
+            "xmin, ymax, xmax as parts of the picture's height and width; classes count from 1.",
+        },
+        "servers": [{"url": "/"}],
+        "paths": paths,
+    }
+    if settings.token:
+        description["components"] = {"securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}}
+        description["security"] = [{"token": []}]
+    return description
+
+
+def _one_of(names: list[str], settings: ServerSettings) -> Schema:
+    return dict(_TEXT) if settings.token else {"type": "string", "enum": names}
+
+
+def _parameter(name: str, schema: Schema, text: str) -> Schema:
+    return {"name": name, "in": "path", "required": True, "schema": schema, "description": text}
+
+
+def _get(
+    summary: str, answer: Schema | None, parameters: list[Schema] | None = None, more: tuple[int, ...] = ()
+) -> Schema:
+    return {"get": _operation(summary, answer, parameters or [], (400, 503, *more))}
+
+
+def _post(
+    summary: str,
+    body: Schema | None,
+    answer: Schema,
+    parameters: list[Schema] | None = None,
+    more: tuple[int, ...] = (),
+) -> Schema:
+    operation = _operation(summary, answer, parameters or [], (400, 408, 413, 415, 500, 503, 504, *more))
+    if body is not None:
+        operation["requestBody"] = {"required": True, "content": {_JSON: {"schema": body}}}
+    return {"post": operation}
+
+
+def _operation(summary: str, answer: Schema | None, parameters: list[Schema], failures: tuple[int, ...]) -> Schema:
+    kind, schema = (_JSON, answer) if answer is not None else ("text/plain", _TEXT)
+    responses: dict[str, Schema] = {"200": {"description": "The answer.", "content": {kind: {"schema": schema}}}}
+    error = {"type": "object", "properties": {"error": _TEXT}, "required": ["error"]}
+    for status in (*failures, 401):
+        schema = {} if status == 503 and answer is not None and "ready" in answer.get("required", ()) else error
+        responses[str(status)] = {"description": _FAILURES[status], "content": {_JSON: {"schema": schema}}}
+    return {"summary": summary, "parameters": parameters, "responses": responses}
+
+
+def _tensors(batched: bool) -> Schema:
+    depth = {name: len(shape) + batched for name, shape in output_shapes(1).items()}
+    properties = {}
+    for name, lists in depth.items():
+        schema: Schema = {"type": "number"}
+        for _ in range(lists):
+            schema = {"type": "array", "items": schema}
+        properties[name] = schema
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+_SIGNATURE: Schema = {"type": "string", "enum": ["serving_default", "image_bytes", "input_tensor"]}
+_NAMED_ROW: Schema = {
+    "anyOf": [
+        {"type": "object", "properties": {name: schema}, "required": [name], "additionalProperties": False}
+        for name, schema in (("image_bytes", _B64), ("input_tensor", _RGB))
+    ]
+}
+_PREDICT: Schema = {
+    "anyOf": [
+        {
+            "title": "row form",
+            "type": "object",
+            "properties": {
+                "instances": {"type": "array", "minItems": 1, "items": {"anyOf": [_B64, _RGB, _NAMED_ROW]}},
+                "signature_name": _SIGNATURE,
+            },
+            "required": ["instances"],
+        },
+        {
+            "title": "column form",
+            "type": "object",
+            "properties": {
+                "inputs": {
+                    "anyOf": [
+                        _B64,
+                        {"type": "array", "minItems": 1, "items": _B64},
+                        {"type": "array", "minItems": 1, "items": _RGB},
+                        {
+                            "type": "object",
+                            "properties": {"image_bytes": {"anyOf": [_B64, {"type": "array", "items": _B64}]}},
+                        },
+                    ]
+                },
+                "signature_name": _SIGNATURE,
+            },
+            "required": ["inputs"],
+        },
+    ]
+}
+_PREDICTED: Schema = {
+    "type": "object",
+    "properties": {"predictions": {"type": "array", "items": _tensors(False)}, "outputs": _tensors(True)},
+}
+_STATUS: Schema = {
+    "type": "object",
+    "properties": {
+        "model_version_status": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {
+                    "version": {"type": "string", "pattern": "^[0-9]+$"},
+                    "state": {"enum": ["UNKNOWN", "START", "LOADING", "AVAILABLE", "UNLOADING", "END"]},
+                    "status": {
+                        "type": "object",
+                        "properties": {"error_code": _TEXT, "error_message": _TEXT},
+                        "required": ["error_code", "error_message"],
+                    },
+                },
+                "required": ["version", "state", "status"],
+            },
+        }
+    },
+    "required": ["model_version_status"],
+}
+_INFER: Schema = {
+    "type": "object",
+    "properties": {
+        "id": _TEXT,
+        "inputs": {
+            "type": "array",
+            "minItems": 1,
+            "maxItems": 1,
+            "items": {
+                "type": "object",
+                "properties": {
+                    "name": {"enum": ["image_bytes", "input_tensor"]},
+                    "datatype": {"enum": ["BYTES", "UINT8"]},
+                    "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}},
+                    "data": {
+                        "description": "Pictures in base64 (BYTES), or numbers (UINT8), flat or in lists of lists.",
+                        "type": "array",
+                        "items": {"anyOf": [_TEXT, {"type": "integer", "minimum": 0, "maximum": 255}]},
+                    },
+                },
+                "required": ["name", "datatype", "shape", "data"],
+            },
+        },
+        "outputs": {
+            "type": "array",
+            "items": {"type": "object", "properties": {"name": {"enum": list(output_shapes(1))}}, "required": ["name"]},
+        },
+    },
+    "required": ["inputs"],
+}
+_INFERRED: Schema = {
+    "type": "object",
+    "properties": {
+        "model_name": _TEXT,
+        "model_version": _TEXT,
+        "id": _TEXT,
+        "outputs": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {
+                    "name": _TEXT,
+                    "datatype": {"const": "FP32"},
+                    "shape": {"type": "array", "items": {"type": "integer"}},
+                    "data": _NUMBERS,
+                },
+                "required": ["name", "datatype", "shape", "data"],
+            },
+        },
+    },
+    "required": ["model_name", "outputs"],
+}

@@ -1,0 +1,128 @@
+"""Pictures of a request, encoded or as numbers, to RGB pixels within the limits."""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from phidet.core.errors import InputError
+from phidet.images.decode import read_image
+from phidet.serve.refusals import RefusedError, bad_request
+from phidet.serve.wire import kind_of, show
+
+TENSOR, ENCODED = "input_tensor", "image_bytes"
+"""Names of the two inputs, as the TF Object Detection API has them."""
+
+Pixels = npt.NDArray[np.uint8]
+"""(H, W, 3) RGB."""
+
+_UINT8 = "uint8"
+_MAX_RANK = 8
+
+
+class Budget:
+    """The pixels that one request may have; a picture of few bytes can have very many.
+
+    Args:
+        each: for one picture.
+        together: for all of them.
+    """
+
+    def __init__(self, each: int, together: int) -> None:
+        self._each = each
+        self._together = self._left = together
+
+    def take(self, height: int, width: int) -> None:
+        """Counts a picture, before it is decoded.
+
+        Raises:
+            RefusedError: 400: too many pixels, or none.
+        """
+        shown = f"the picture has {width}×{height} pixels"
+        if height * width > self._each:
+            raise bad_request(f"{shown}, more than this server's limit of {self._each}")
+        if min(height, width) < 1:
+            raise bad_request(f"{shown}, expected at least one")
+        self._left -= height * width
+        if self._left < 0:
+            raise bad_request(
+                f"the pictures of the request have more pixels together than this server's limit of "
+                f"{self._together}: send them in several requests"
+            )
+
+
+def decode(data: bytes, budget: Budget) -> Pixels:
+    """The picture in ``data``.
+
+    Raises:
+        RefusedError: 400: not an image that phidet reads, damaged, or over ``budget``.
+    """
+    try:
+        return read_image(data, check_size=budget.take)
+    except InputError as error:
+        raise bad_request(str(error)) from error
+
+
+def from_lists(value: list[Any]) -> Pixels:
+    """Nested lists of integers 0…255 as an array of their shape.
+
+    Raises:
+        RefusedError: 400, in TensorFlow Serving's words: ragged, or something that is not such an integer.
+    """
+    shape: list[int] = []
+    level: list[Any] = [value]
+    while set(map(type, level)) == {list} and len(shape) <= _MAX_RANK:
+        lengths = set(map(len, level))
+        shape.append(len(level[0]))
+        if len(lengths) != 1:
+            raise _fault(value, shape)
+        level = list(chain.from_iterable(level))
+    if set(map(type, level)) - {int}:
+        raise _fault(value, shape)
+    try:
+        return np.frombuffer(bytes(level), np.uint8).reshape(shape)
+    except ValueError:
+        wrong = next(number for number in level if not 0 <= number <= 255)
+        raise bad_request(f"JSON Value: {show(wrong)} Type: Number is out of range for type: {_UINT8}") from None
+
+
+def check_batch(array: Pixels, name: str) -> list[Pixels]:
+    """The pictures of a (N, H, W, 3) batch.
+
+    Raises:
+        RefusedError: 400.
+    """
+    if array.ndim != 4 or array.shape[3] != 3:
+        raise bad_request(f"input {name} must be {_UINT8} of shape [-1,-1,-1,3], got shape {list(array.shape)}")
+    return list(array)
+
+
+def _fault(value: list[Any], shape: list[int]) -> RefusedError:
+    """The first place where ``value`` is not a full array of ``shape``, or not of integers."""
+    wanted: list[int] = []
+    first: Any = value
+    while isinstance(first, list) and len(wanted) <= _MAX_RANK:
+        wanted.append(len(first))
+        first = first[0] if first else None
+    pending: list[tuple[Any, int]] = [(value, 0)]
+    while pending:
+        item, level = pending.pop()
+        if isinstance(item, list):
+            if level >= len(wanted):
+                return bad_request(f"Encountered list at unexpected level: {level} expected < {len(wanted)}")
+            if len(item) != wanted[level]:
+                return bad_request(
+                    f"Encountered list at unexpected size: {len(item)} at level: {level} expected size: {wanted[level]}"
+                )
+            pending.extend((child, level + 1) for child in reversed(item))
+        elif level != len(wanted):
+            return bad_request(
+                f"JSON Value: {show(item)} found at incorrect level: {level + 1} in the JSON DOM. "
+                f"Expected at level: {len(wanted)}"
+            )
+        elif type(item) is not int:
+            return bad_request(f"JSON Value: {show(item)} Type: {kind_of(item)} is not of expected type: {_UINT8}")
+    return bad_request(f"expected lists of integers nested at most {_MAX_RANK} deep, got shape {shape}")

@@ -1,0 +1,306 @@
+"""Pictures of many requests in one call of the model.
+
+A free worker takes what waits, up to ``max_batch_size``; so a lone picture never waits, and batches grow by themselves
+when there is more work than workers. Only with ``batch_timeout_micros`` > 0 does a worker wait for company. Where there
+is one request and no other, a worker does all of it: passing a picture from thread to thread takes its time too.
+
+Who could not be answered in time is turned away at once, so that a slow model works for those who still wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+
+from phidet.core.errors import ConfigError, PhidetError
+from phidet.core.machine import usable_cores
+from phidet.detections.detections import Detections
+from phidet.serve.inputs import Pixels
+from phidet.serve.metrics import Metrics
+from phidet.serve.models.model import Model
+from phidet.serve.refusals import RefusedError, bad_request, overloaded
+
+MAX_QUEUED_BYTES = 1 << 29  # of pixels that wait, whatever the count allows
+_MEMORY = 0.8  # of how long batches took, at every one that was faster
+log = logging.getLogger("phidet.serve")
+T = TypeVar("T")
+Detect = Callable[[Pixels], Detections]
+
+
+class BatchingParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """TensorFlow Serving's parameters by their names.
+
+    ``num_batch_threads`` is how many batches run at a time; each of them uses ``cores / num_batch_threads`` threads.
+    """
+
+    max_batch_size: int = 8
+    batch_timeout_micros: int = 0
+    max_enqueued_batches: int = 16
+    num_batch_threads: int = 1
+
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("max_batch_size", 1), ("batch_timeout_micros", 0), ("max_enqueued_batches", 1), ("num_batch_threads", 1)
+        ):  # fmt: skip
+            value = getattr(self, name)
+            if not least <= value <= 10**9:
+                raise ConfigError(f"{name} must be {least} or more, got {value}")
+
+    @property
+    def capacity(self) -> int:
+        """Pictures that may wait."""
+        return self.max_batch_size * self.max_enqueued_batches
+
+    @property
+    def threads_each(self) -> int:
+        """Threads for one batch, so that all of them together have the cores of the machine once."""
+        return max(1, usable_cores() // self.num_batch_threads)
+
+
+class _Waiting(NamedTuple):
+    image: Pixels
+    answer: asyncio.Future[Detections]
+    since: float
+    deadline: float
+
+
+class Batcher:
+    """The queue of one loaded model and the threads that work on it. Lives on one event loop; ``detect`` is its door.
+
+    Args:
+        model: its ``detect`` runs in the threads.
+        parameters: sizes.
+        metrics: where batch sizes and times are counted.
+        name: of the model, for the metrics.
+    """
+
+    def __init__(self, model: Model, parameters: BatchingParameters, metrics: Metrics, name: str) -> None:
+        self.parameters = parameters
+        self._batch_seconds = 0.0  # what a batch takes: the slowest of late
+        self._ends: dict[int, float] = {}  # running batch → when it should be done
+        self._batches = 0
+        self._model = model
+        self._metrics = metrics
+        self._name = name
+        self._queue: deque[_Waiting] = deque()
+        self._queued_bytes = 0
+        self._idle = parameters.num_batch_threads
+        self._threads = ThreadPoolExecutor(parameters.num_batch_threads, f"batch-{name}")
+        self._timer: asyncio.TimerHandle | None = None
+        self._running: set[asyncio.Task[None]] = set()
+
+    @property
+    def waiting(self) -> int:
+        """Pictures in the queue."""
+        return len(self._queue)
+
+    def check_room(self, deadline: float = math.inf, wanted: int = 1) -> None:
+        """Says early, before a request is read, whether it would be turned away.
+
+        Args:
+            deadline: on the monotonic clock; after it an answer is of no use.
+            wanted: pictures.
+
+        Raises:
+            RefusedError: 503.
+        """
+        if len(self._queue) + wanted > self.parameters.capacity:
+            raise overloaded(f"the queue of model {self._name} is full ({self.parameters.capacity} pictures)")
+        now = time.monotonic()
+        late = now + self._wait(now, wanted) - deadline
+        if self._ends and late > 0:  # where nothing runs, what batches took may be of long ago
+            raise overloaded(f"model {self._name} has more work than time until this request's deadline", late)
+
+    def _wait(self, now: float, wanted: int) -> float:
+        """Seconds until ``wanted`` more pictures should be answered."""
+        rest = 0.0 if self._idle else max(0.0, min(self._ends.values()) - now)
+        batches = math.ceil((len(self._queue) + wanted) / self.parameters.max_batch_size)
+        return rest + math.ceil(batches / self.parameters.num_batch_threads) * self._batch_seconds
+
+    async def detect(self, images: Sequence[Pixels], deadline: float = math.inf) -> list[Detections]:
+        """The answers, in the order of ``images``. Cancelling takes those that still wait out of the queue.
+
+        Raises:
+            RefusedError: 503 no room, 400 more pictures than could ever wait, 500 the model failed.
+        """
+        if len(images) > self.parameters.capacity:
+            raise bad_request(
+                f"{len(images)} pictures in one request, more than the queue holds ({self.parameters.capacity})"
+            )
+        self.check_room(deadline, len(images))
+        size = sum(image.nbytes for image in images)
+        if self._queue and self._queued_bytes + size > MAX_QUEUED_BYTES:
+            raise overloaded(f"the queue of model {self._name} is full ({MAX_QUEUED_BYTES >> 20} MiB of pixels)")
+        loop = asyncio.get_running_loop()
+        now = time.monotonic()
+        answers = [loop.create_future() for _ in images]
+        self._queue.extend(
+            _Waiting(image, answer, now, deadline) for image, answer in zip(images, answers, strict=True)
+        )
+        self._count(len(images), size)
+        self._start_what_can()
+        try:
+            return list(await asyncio.gather(*answers))
+        finally:
+            for answer in answers:
+                answer.cancel()
+            if any(answer.cancelled() for answer in answers):  # gather, when it is cancelled, has done it before
+                gone = [entry for entry in self._queue if entry.answer.done()]
+                self._queue = deque(entry for entry in self._queue if not entry.answer.done())
+                self._count(-len(gone), -sum(entry.image.nbytes for entry in gone))
+
+    @property
+    def free(self) -> bool:
+        """Whether a picture that came now would be worked on at once."""
+        return self._idle > 0 and not self._queue and not self.parameters.batch_timeout_micros
+
+    async def alone(self, work: Callable[[Detect], T]) -> T:
+        """Runs ``work`` in a worker, one of which must be ``free``; where it is cancelled, it goes on to its end.
+
+        Args:
+            work: is given what answers a picture, for at most one call; that raises RefusedError 500 where the model
+                fails.
+
+        Raises:
+            RefusedError: 500 the worker has ended.
+            Exception: what ``work`` raises.
+        """
+        task = asyncio.get_running_loop().create_task(self._work_alone(work, self._begin()))
+        self._keep(task)
+        task.add_done_callback(_look_at)  # its request may have gone, and nobody else looks
+        return await asyncio.shield(task)
+
+    async def close(self) -> None:
+        """Finishes what runs; the threads end."""
+        if self._timer is not None:
+            self._timer.cancel()
+        while self._running:
+            await asyncio.wait(self._running)
+        await asyncio.to_thread(self._threads.shutdown)
+
+    def _start_what_can(self) -> None:
+        while self._queue and self._idle:
+            missing = self.parameters.max_batch_size - len(self._queue)
+            left = self._queue[0].since + self.parameters.batch_timeout_micros / 1e6 - time.monotonic()
+            if missing > 0 and left > 0:
+                if self._timer is None:
+                    self._timer = asyncio.get_running_loop().call_later(left, self._on_timer)
+                return
+            batch = self._next_batch()
+            if batch:
+                self._keep(asyncio.get_running_loop().create_task(self._work(batch, self._begin())))
+
+    def _begin(self) -> int:
+        """Gives a worker something to do; returns the number under which ``_end`` takes it back."""
+        self._idle -= 1
+        self._batches += 1
+        self._ends[self._batches] = time.monotonic() + self._batch_seconds
+        return self._batches
+
+    def _end(self, number: int) -> None:
+        self._idle += 1
+        del self._ends[number]
+
+    def _keep(self, task: asyncio.Task[Any]) -> None:
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._start_what_can()
+
+    def _next_batch(self) -> list[_Waiting]:
+        """The oldest that are still wanted; shared out when several workers are free."""
+        size = min(self.parameters.max_batch_size, -(-len(self._queue) // self._idle))
+        batch: list[_Waiting] = []
+        hopeless = time.monotonic() + self._batch_seconds
+        while self._queue and len(batch) < size:
+            entry = self._queue.popleft()
+            self._count(-1, -entry.image.nbytes)
+            if entry.answer.done():
+                continue  # its request has gone
+            if entry.deadline < hopeless and self._queue:  # others wait, for whom it is not too late
+                entry.answer.set_exception(overloaded(f"model {self._name} has no time until the request's deadline"))
+            else:
+                batch.append(entry)
+        return batch
+
+    def _count(self, pictures: int, size: int) -> None:
+        """Notes that so many came into the queue, or left it."""
+        self._queued_bytes += size
+        self._metrics.queued.labels(self._name).inc(pictures)
+
+    async def _work(self, batch: list[_Waiting], number: int) -> None:
+        begun = time.monotonic()
+        for entry in batch:
+            self._metrics.queue_seconds.labels(self._name).observe(begun - entry.since)
+        images = [entry.image for entry in batch]
+        outcomes: Sequence[Detections | Exception]
+        try:
+            outcomes = await asyncio.get_running_loop().run_in_executor(self._threads, self._run, images)
+        except RuntimeError as error:  # the threads have ended: nobody must wait for ever
+            outcomes = [RefusedError(500, f"model {self._name} is being unloaded: {error}")] * len(batch)
+        finally:
+            self._end(number)
+        self._note(len(batch), time.monotonic() - begun)
+        for entry, outcome in zip(batch, outcomes, strict=True):
+            if entry.answer.done():
+                continue  # its request has gone
+            if isinstance(outcome, Detections):
+                entry.answer.set_result(outcome)
+            else:
+                entry.answer.set_exception(outcome)
+        self._start_what_can()
+
+    async def _work_alone(self, work: Callable[[Detect], T], number: int) -> T:
+        seconds = 0.0
+
+        def detect(image: Pixels) -> Detections:
+            nonlocal seconds
+            begun = time.monotonic()
+            (outcome,) = self._run([image])
+            seconds = time.monotonic() - begun
+            if isinstance(outcome, Detections):
+                return outcome
+            raise outcome
+
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, work, detect)
+        finally:
+            self._end(number)
+            if seconds:
+                self._metrics.queue_seconds.labels(self._name).observe(0)
+                self._note(1, seconds)
+            self._start_what_can()
+
+    def _note(self, pictures: int, seconds: float) -> None:
+        """What a batch took."""
+        self._metrics.batch_size.labels(self._name).observe(pictures)
+        self._metrics.batch_seconds.labels(self._name).observe(seconds)
+        self._batch_seconds = max(seconds, _MEMORY * self._batch_seconds + (1 - _MEMORY) * seconds)
+
+    def _run(self, images: list[Pixels]) -> Sequence[Detections | Exception]:
+        """In a worker thread. Where a batch fails, its pictures are tried one by one: neighbours must not suffer."""
+        try:
+            return self._model.detect(images)
+        except Exception as error:
+            if len(images) > 1:
+                return [self._run([image])[0] for image in images]
+            if isinstance(error, PhidetError):
+                return [RefusedError(error.http_status, str(error))]
+            log.exception("model %s failed on a picture", self._name)
+            return [RefusedError(500, f"the model failed: {type(error).__name__}")]
+
+
+def _look_at(task: asyncio.Task[Any]) -> None:
+    """Takes note of how a task ended, so that asyncio does not report an error that nobody saw."""
+    if not task.cancelled():
+        task.exception()

@@ -1,0 +1,101 @@
+"""A loaded model as the server needs it, and the detector behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from phidet.core.errors import CheckpointError
+from phidet.detections.detections import Detections
+from phidet.detections.settings import PostprocessSettings
+from phidet.inference.detector import Detector
+from phidet.inference.runtimes.open_model import Runtime
+from phidet.serve.inputs import Pixels
+
+MODEL_FILES = ("*.onnx", "*.xml", "*.tflite")
+"""What a version folder may hold: ONNX, OpenVINO with the ``.bin`` beside it, or TFLite. None runs code when read."""
+
+
+class Model(Protocol):
+    """What is served. ``detect`` may be called by several threads at once."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The C classes."""
+
+    @property
+    def image_size_hw(self) -> tuple[int, int]:
+        """The network's input."""
+
+    @property
+    def max_detections(self) -> int:
+        """No picture has more; answers are padded to it."""
+
+    @property
+    def runtime_name(self) -> str:
+        """What runs it."""
+
+    def detect(self, images: Sequence[Pixels]) -> list[Detections]:
+        """One batch of pictures of any sizes; each answer is the same alone or in a batch."""
+
+    def close(self) -> None:
+        """Gives memory and threads back."""
+
+
+class Detects(Protocol):
+    """What finds objects in pictures."""
+
+    def detect(self, images: Sequence[Pixels]) -> list[Detections]:
+        """As :meth:`Model.detect`."""
+
+
+class Load(Protocol):
+    """Opens the model file of a version folder; may raise anything."""
+
+    def __call__(self, path: Path) -> Model: ...
+
+
+def model_file(version_folder: Path, base_path: Path) -> Path:
+    """The one model file in a version folder. Hidden files (``._model.onnx`` of macOS) are ignored.
+
+    Raises:
+        CheckpointError: none or several, or a link that leads out of ``base_path``.
+    """
+    files = (path for pattern in MODEL_FILES for path in version_folder.glob(pattern))
+    found = sorted(path for path in files if not path.name.startswith("."))
+    if len(found) != 1:
+        names = ", ".join(path.name for path in found) or "none"
+        raise CheckpointError(f"{version_folder} must hold one model file ({' or '.join(MODEL_FILES)}), found {names}")
+    if not found[0].resolve().is_relative_to(base_path.resolve()):
+        raise CheckpointError(f"{found[0]} leads out of {base_path}: models are loaded only from their folder")
+    return found[0]
+
+
+class DetectorModel:
+    """A :class:`phidet.inference.detector.Detector` with the settings that the server gives to every picture."""
+
+    def __init__(self, detector: Detector, settings: PostprocessSettings) -> None:
+        self._detector = detector
+        self._settings = settings
+        self.class_names = detector.class_names
+        self.image_size_hw = detector.config.image_size_hw
+        self.max_detections = settings.max_detections
+        self.runtime_name = detector.runtime_name
+
+    def detect(self, images: Sequence[Pixels]) -> list[Detections]:
+        """As :meth:`Model.detect`."""
+        return self._detector.detect(images, self._settings)
+
+    def close(self) -> None:
+        """As :meth:`Model.close`."""
+        self._detector.close()
+
+
+def detector_loader(settings: PostprocessSettings, runtime: Runtime, threads: int) -> Load:
+    """What opens model files for the server: ``threads`` is how many one batch may use."""
+
+    def load(path: Path) -> Model:
+        return DetectorModel(Detector(path, runtime=runtime, threads=threads), settings)
+
+    return load

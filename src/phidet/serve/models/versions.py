@@ -1,0 +1,307 @@
+"""Versions of models in folders: what is there is polled, what is wanted is loaded, what is no longer wanted goes.
+
+All state lives on the event loop, so that nothing here needs a lock; folders are read and models loaded in threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from phidet.core.errors import PhidetError
+from phidet.serve.configuration import ServerSettings, Source
+from phidet.serve.metrics import Metrics
+from phidet.serve.models.batching import Batcher
+from phidet.serve.models.model import Detects, Load, Model, model_file
+from phidet.serve.refusals import RefusedError, bad_request
+from phidet.serve.wire import SHOWN
+
+State = Literal["START", "LOADING", "AVAILABLE", "UNLOADING", "END"]
+KEPT = 256  # versions that have ended and stay listed
+MAX_VERSION = 2**63 - 1
+log = logging.getLogger("phidet.serve")
+
+Fingerprint = tuple[tuple[str, int, int, int], ...]
+"""Name, size, time of change and inode of every file of a version folder: a version that failed is tried again when
+this changes."""
+
+
+class VersionState(NamedTuple):
+    """Where a version is in its life. ``error`` is empty unless it failed."""
+
+    version: int
+    state: State
+    error: str = ""
+
+
+class LoadedVersion:
+    """A version that answers.
+
+    ``users`` counts requests that began with it and are not done, ``working`` those of them whose body is here.
+    """
+
+    def __init__(self, name: str, version: int, model: Model, batcher: Batcher) -> None:
+        self.name = name
+        self.version = version
+        self.model = model
+        self.batcher = batcher
+        self.users = self.working = 0
+        self.unused = asyncio.Event()
+        self.unused.set()
+
+    @contextlib.contextmanager
+    def used(self) -> Iterator[LoadedVersion]:
+        """Keeps the version loaded while a request works with it."""
+        self.users += 1
+        self.unused.clear()
+        try:
+            yield self
+        finally:
+            self.users -= 1
+            if not self.users:
+                self.unused.set()
+
+    async def close(self) -> None:
+        """When its last request is done: threads and memory go back."""
+        await self.unused.wait()
+        await self.batcher.close()
+        await asyncio.to_thread(self.model.close)
+
+
+class ServedModel:
+    """One model's versions."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.available: dict[int, LoadedVersion] = {}
+        self.states: dict[int, VersionState] = {}
+        self.failed: dict[int, Fingerprint] = {}
+        self.warned = False  # that its folder has no version
+        self.settled = False  # all that was there at the beginning is loaded, or cannot be
+
+    def set_state(self, version: int, state: State, error: str = "") -> None:
+        """Notes where ``version`` is; the oldest of those that ended are forgotten beyond ``KEPT``."""
+        self.states[version] = VersionState(version, state, error)
+        ended = sorted(v for v, s in self.states.items() if s.state == "END")
+        for old in ended[: max(0, len(ended) - KEPT)]:
+            del self.states[old]
+            self.failed.pop(old, None)
+
+
+class Repository:
+    """All served models.
+
+    Args:
+        settings: which models, and how often their folders are looked at.
+        load: opens a model file, in a thread.
+        metrics: where loads are counted.
+    """
+
+    def __init__(self, settings: ServerSettings, load: Load, metrics: Metrics) -> None:
+        self.models = {source.name: ServedModel(source) for source in settings.sources}
+        self._settings = settings
+        self._load = load
+        self._metrics = metrics
+        self._polling: list[asyncio.Task[None]] = []
+        self._unloading: set[asyncio.Task[None]] = set()
+
+    @property
+    def ready(self) -> bool:
+        """Every model has a version that answers, and none that was there at the beginning is still to come."""
+        return all(model.available and model.settled for model in self.models.values())
+
+    def find(self, name: str, version: int | None = None, label: str | None = None) -> LoadedVersion:
+        """The version to answer with: the one named, the one labelled, or the latest.
+
+        Version 0 is the latest as well, unless there is a version 0: clients made for OpenVINO's server say so.
+
+        Raises:
+            RefusedError: 404 with TensorFlow Serving's text; 400 for an unknown label.
+        """
+        version = self.version_of(name, version, label)
+        available = self.models[name].available if name in self.models else {}
+        if version is None:
+            if not available:
+                raise RefusedError(404, f"Servable not found for request: Latest({name[:SHOWN]})")
+            return available[max(available)]
+        if version not in available:
+            raise RefusedError(404, f"Servable not found for request: Specific({name[:SHOWN]}, {version})")
+        return available[version]
+
+    def status(self, name: str, version: int | None = None, label: str | None = None) -> list[VersionState]:
+        """Known versions and where they are, ascending.
+
+        Raises:
+            RefusedError: 404 with TensorFlow Serving's text; 400 for an unknown label.
+        """
+        version = self.version_of(name, version, label)
+        states = self.models[name].states if name in self.models else {}
+        if not states:
+            raise RefusedError(404, f"Could not find any versions of model {name[:SHOWN]}")
+        if version is None:
+            return [states[v] for v in sorted(states)]
+        if version not in states:
+            raise RefusedError(404, f"Could not find version {version} of model {name}")
+        return [states[version]]
+
+    def version_of(self, name: str, version: int | None, label: str | None) -> int | None:
+        """The version number that a request means, ``None`` for the latest.
+
+        Raises:
+            RefusedError: 400: an unknown label.
+        """
+        model = self.models.get(name)
+        if label is not None:
+            if model is None or label not in model.source.labels:
+                raise bad_request(f"Unrecognized servable version label: {label[:SHOWN]}")
+            return model.source.labels[label]
+        return None if version == 0 and (model is None or 0 not in model.states) else version
+
+    async def start(self) -> None:
+        """Loads what is there and keeps looking for more, until ``close``."""
+        self._polling = [asyncio.create_task(self._poll_for_ever(model)) for model in self.models.values()]
+
+    async def close(self) -> None:
+        """Stops polling and unloads everything that has no requests left."""
+        for task in self._polling:
+            task.cancel()
+        await asyncio.gather(*self._polling, return_exceptions=True)
+        for model in self.models.values():
+            for version in list(model.available):
+                self._unload(model, version)
+        if self._unloading:
+            await asyncio.wait(self._unloading)
+
+    async def _poll_for_ever(self, model: ServedModel) -> None:
+        while True:
+            try:
+                await self.poll(model)
+            except Exception:  # whatever it is, the versions that answer must go on answering
+                log.exception("looking for versions of model %s failed", model.source.name)
+            model.settled = True
+            if not self._settings.poll_seconds:
+                return  # once, as TensorFlow Serving has it
+            await asyncio.sleep(self._settings.poll_seconds)
+
+    async def poll(self, model: ServedModel) -> None:
+        """One look at a model's folder: loads what is wanted and new, then unloads what is not wanted any more.
+
+        A folder that has gone, or is empty, changes nothing. The last version that answers goes only when a wanted
+        one has taken its place; where none answers, as after a start with a broken latest one, the next older is tried.
+        """
+        found = await asyncio.to_thread(version_folders, model.source.base_path)
+        wanted = model.source.policy.choose(list(found))
+        if not wanted:
+            if not model.warned and not model.available:
+                log.warning("model %s: no version to serve in %s", model.source.name, model.source.base_path)
+            model.warned = True
+            return
+        model.warned = False
+        await self._load_missing(model, wanted, found)
+        if any(version in model.available for version in wanted):
+            for version in sorted(model.available):
+                if version not in wanted:
+                    self._unload(model, version)
+
+    async def _load_missing(self, model: ServedModel, wanted: list[int], found: dict[int, Path]) -> None:
+        for version in wanted:
+            if version not in model.states:
+                model.set_state(version, "START")
+        for version in wanted:
+            if version not in model.available:
+                await self._load_version(model, version, found[version])
+        older = sorted(set(found) - set(wanted)) if model.source.policy.latest else []
+        while not model.available and older:
+            version = older.pop()
+            await self._load_version(model, version, found[version])
+
+    async def _load_version(self, model: ServedModel, version: int, folder: Path) -> None:
+        name = model.source.name
+        mark = await asyncio.to_thread(fingerprint, folder)
+        if model.failed.get(version) == mark:
+            return
+        model.set_state(version, "LOADING")
+        try:
+            loaded = await asyncio.to_thread(self._open, folder, model.source.base_path)
+        except Exception as error:
+            reason = str(error) if isinstance(error, PhidetError) else f"{type(error).__name__}: {error}"
+            model.failed[version] = mark
+            model.set_state(version, "END", reason)
+            self._metrics.loads.labels(name, "failed").inc()
+            log.error("model %s version %d was not loaded: %s", name, version, reason)
+            return
+        batcher = Batcher(loaded, self._settings.batching, self._metrics, name)
+        model.available[version] = LoadedVersion(name, version, loaded, batcher)
+        model.failed.pop(version, None)
+        model.set_state(version, "AVAILABLE")
+        self._metrics.loads.labels(name, "loaded").inc()
+        self._metrics.versions.labels(name, str(version)).set(1)
+        log.info("model %s version %d answers", name, version)
+
+    def _open(self, folder: Path, base_path: Path) -> Model:
+        """In a thread. A model that cannot answer must not replace one that can, so it is tried first."""
+        model = self._load(model_file(folder, base_path))
+        try:
+            try_out(model)
+        except BaseException:
+            model.close()
+            raise
+        return model
+
+    def _unload(self, model: ServedModel, version: int) -> None:
+        loaded = model.available.pop(version)  # from here on no request finds it
+        model.set_state(version, "UNLOADING")
+
+        async def finish() -> None:
+            await loaded.close()
+            if version not in model.available:  # unless it is wanted again meanwhile
+                self._metrics.versions.remove(model.source.name, str(version))
+                model.set_state(version, "END")
+            log.info("model %s version %d is unloaded", model.source.name, version)
+
+        task = asyncio.create_task(finish())
+        self._unloading.add(task)
+        task.add_done_callback(self._unloading.discard)
+
+
+def version_number(text: str) -> int | None:
+    """The version that ``text`` writes, with leading zeros or without; ``None`` where it is none below 2⁶³."""
+    digits = text.lstrip("0") or text[-1:]
+    if not (digits.isascii() and digits.isdigit()) or len(digits) > len(str(MAX_VERSION)):
+        return None
+    number = int(digits)
+    return number if number <= MAX_VERSION else None
+
+
+def version_folders(base_path: Path) -> dict[int, Path]:
+    """Version → its folder; ``00001`` is 1, other names are not versions. Empty where there is no folder to read."""
+    try:
+        entries = sorted(base_path.iterdir())
+    except OSError as error:
+        log.warning("cannot look for versions in %s: %s", base_path, error.strerror)
+        return {}
+    numbered = [(version_number(entry.name), entry) for entry in entries if entry.is_dir()]
+    return {version: entry for version, entry in numbered if version is not None}
+
+
+def fingerprint(folder: Path) -> Fingerprint:
+    """What changes when the files in ``folder`` change."""
+    marks = []
+    try:
+        for path in sorted(folder.iterdir()):
+            stat = path.stat()
+            marks.append((path.name, stat.st_size, stat.st_mtime_ns, stat.st_ino))
+    except OSError:
+        pass  # it is being removed; the load says so
+    return tuple(marks)
+
+
+def try_out(model: Detects) -> None:
+    """One grey picture through the model."""
+    model.detect([np.full((64, 64, 3), 127, np.uint8)])

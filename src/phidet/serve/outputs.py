@@ -1,0 +1,46 @@
+"""Detections as the tensors of the TensorFlow Object Detection API."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from phidet.detections.boxes import xyxy_to_yxyx
+from phidet.detections.detections import Detections
+
+Tensors = dict[str, npt.NDArray[np.float32]]
+
+FIRST_CLASS = 1
+"""The API's label maps count from 1, where phidet's class ids count from 0."""
+
+
+def output_shapes(max_detections: int) -> dict[str, tuple[int, ...]]:
+    """Name → shape of one picture's part, in the order of the alphabet."""
+    return {
+        "detection_boxes": (max_detections, 4),
+        "detection_classes": (max_detections,),
+        "detection_scores": (max_detections,),
+        "num_detections": (),
+    }
+
+
+def to_tensors(detections: Sequence[Detections], sizes_hw: Sequence[tuple[int, int]], max_detections: int) -> Tensors:
+    """The answers to a batch of B pictures, each padded with zeros to M = ``max_detections``.
+
+    Returns:
+        ``detection_boxes`` (B, M, 4): ymin, xmin, ymax, xmax as parts of the picture's height and width, 0…1;
+        ``detection_classes`` (B, M): class id + 1; ``detection_scores`` (B, M); ``num_detections`` (B,).
+    """
+    batch = len(detections)
+    shapes = output_shapes(max_detections)
+    tensors = {name: np.zeros((batch, *shape), np.float32) for name, shape in shapes.items()}
+    for i, (found, (height, width)) in enumerate(zip(detections, sizes_hw, strict=True)):
+        n = min(len(found.scores), max_detections)
+        side = np.array([height, width, height, width], np.float32)
+        tensors["detection_boxes"][i, :n] = xyxy_to_yxyx(found.boxes_xyxy[:n]) / side
+        tensors["detection_classes"][i, :n] = found.class_ids[:n] + FIRST_CLASS
+        tensors["detection_scores"][i, :n] = found.scores[:n]
+        tensors["num_detections"][i] = n
+    return tensors

@@ -1,0 +1,305 @@
+"""TensorFlow Serving's REST API: paths, bodies, answers and texts of errors as its clients expect them."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+from urllib.parse import unquote_to_bytes
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from phidet.serve.inputs import ENCODED, TENSOR, Pixels, check_batch, decode, from_lists
+from phidet.serve.models.versions import LoadedVersion, Repository, VersionState, version_number
+from phidet.serve.outputs import Tensors, output_shapes
+from phidet.serve.protocols.body import read_body, while_connected
+from phidet.serve.refusals import RefusedError, bad_request
+from phidet.serve.service import Exchange, Given, Service
+from phidet.serve.wire import SHOWN, from_b64, is_b64, kind_of, parse, show, write, write_floats
+
+_WHICH = r"/v1/models/([^/:]+)(?:/versions/([0-9]+)|/labels/([^/:]+))?"
+_PREDICT = re.compile(_WHICH + r":(classify|regress|predict)", re.IGNORECASE)
+_STATUS = re.compile(_WHICH.replace("/([^/:]+)", "(?:/([^/:]+))?", 1) + r"(?:/(metadata))?", re.IGNORECASE)
+
+DEFAULT_SIGNATURE = "serving_default"
+SIGNATURES = {DEFAULT_SIGNATURE: (TENSOR, ENCODED), TENSOR: (TENSOR,), ENCODED: (ENCODED,)}
+"""Signature → the inputs that it takes, one of them in a request: numbers, or a picture in base64."""
+_DTYPES = {TENSOR: "DT_UINT8", ENCODED: "DT_STRING"}
+_SHAPES = {TENSOR: (-1, -1, -1, 3), ENCODED: (-1,)}
+Form = Literal["predictions", "outputs"]
+"""The key under which a request wants its answer: row form or column form."""
+
+
+class Target(NamedTuple):
+    """Which version of which model a path means."""
+
+    name: str
+    version: int | None
+    label: str | None
+
+
+async def handle(request: Request, service: Service) -> Response:
+    """Answers any request below ``/v1``.
+
+    Raises:
+        RefusedError: with TensorFlow Serving's status and text.
+    """
+    path = request.scope["raw_path"].decode("ascii", "replace")
+    predict = _PREDICT.fullmatch(path) if request.method == "POST" else None
+    if predict is not None:
+        return _json(await _predict(request, service, _target(predict), predict[4].lower()))
+    status = _STATUS.fullmatch(path) if request.method == "GET" else None
+    if status is None:
+        raise bad_request(f"Malformed request: {request.method} {path[:SHOWN]}")
+    if status[1] is None:
+        raise bad_request("Missing model name in request.")
+    target = _target(status)
+    if status[4] is not None:
+        loaded = service.repository.find(*target)
+        return _json(write(metadata(loaded)))
+    return _json(write(_status(service.repository, target)))
+
+
+async def _predict(request: Request, service: Service, target: Target, method: str) -> bytes:
+    deadline = service.deadline()
+    request.scope["phidet.model"] = target.name
+    missing: RefusedError | None = None
+    loaded: LoadedVersion | None = None
+    try:
+        loaded = service.repository.find(*target)
+        service.check_room(loaded, deadline)
+    except RefusedError as refusal:
+        if refusal.http_status == 503:
+            raise
+        missing = refusal  # a body that is not JSON is the first thing to say
+    if loaded is None or method != "predict":
+        async with read_body(request, service) as body:
+            await service.in_thread(lambda: _check_json(body))
+        raise missing or bad_request(f"a detector has no signature for {method}: use :predict")
+    with loaded.used():  # from here on, however long the body takes
+        request.scope["phidet.version"] = loaded.version
+        async with read_body(request, service) as body:
+            exchange = Exchange(lambda: read_pictures(body, service), write_answer)
+            return await while_connected(request, service.answer(loaded, exchange, len(body), deadline))
+
+
+def read_pictures(body: bytes, service: Service) -> Given[Form]:
+    """The pictures in the body of a predict request, row form or column form.
+
+    Raises:
+        RefusedError: 400.
+    """
+    document = _check_json(body)
+    signature = document.get("signature_name", "")
+    if not isinstance(signature, str):
+        raise bad_request(
+            f"JSON Value: {show(document)} not formatted correctly. 'signature_name' key must be a string value."
+        )
+    names = SIGNATURES.get(signature or DEFAULT_SIGNATURE)
+    if names is None:
+        raise bad_request(f'Serving signature name: "{signature[:200]}" not found in signature def')
+    reader = _Reader(names, service)
+    if "instances" in document and "inputs" in document:
+        raise bad_request(
+            f"JSON Value: {show(document)} Not formatted correctly expecting only one of 'inputs' or 'instances' "
+            "keys to exist "
+        )
+    if "instances" in document:
+        instances = document["instances"]
+        if not isinstance(instances, list):
+            raise bad_request(f"JSON Value: {show(document)} Excepting 'instances' to be an list/array")
+        if not instances:
+            raise bad_request(f"JSON Value: {show(document)} No values in 'instances' array")
+        service.check_count(len(instances))
+        return Given(reader.rows(instances), "predictions")
+    if "inputs" in document:
+        return Given(reader.column(document["inputs"]), "outputs")
+    raise bad_request("Missing 'inputs' or 'instances' key")
+
+
+def write_answer(form: Form, tensors: Tensors) -> bytes:
+    """Column form has each tensor whole, row form one object for each picture."""
+    if form == "outputs":
+        return write({form: {name: _raw(write_floats(array)) for name, array in tensors.items()}})
+    count = len(next(iter(tensors.values())))
+    rows = [{name: _raw(write_floats(array[i])) for name, array in tensors.items()} for i in range(count)]
+    return write({form: rows})
+
+
+def metadata(loaded: LoadedVersion) -> dict[str, Any]:
+    """What a signature's inputs and outputs are, by TensorFlow Serving's names; ``signature_def`` twice, as it has it.
+
+    ``serving_default`` is listed with ``input_tensor`` as the TF Object Detection API exports it, and takes
+    ``image_bytes`` as well.
+    """
+    outputs = {
+        name: _tensor_info(name, "DT_FLOAT", (-1, *shape))
+        for name, shape in output_shapes(loaded.model.max_detections).items()
+    }
+    signatures = {
+        signature: {
+            "inputs": {names[0]: _tensor_info(names[0], _DTYPES[names[0]], _SHAPES[names[0]])},
+            "outputs": outputs,
+            "method_name": "tensorflow/serving/predict",
+            "defaults": {},
+        }
+        for signature, names in SIGNATURES.items()
+    }
+    return {
+        "model_spec": {"name": loaded.name, "signature_name": "", "version": str(loaded.version)},
+        "metadata": {"signature_def": {"signature_def": signatures}},
+    }
+
+
+class _Reader:
+    """Values of JSON to pixels, with the words of TensorFlow Serving for what is wrong with them."""
+
+    def __init__(self, names: tuple[str, ...], service: Service) -> None:
+        self.names = names
+        self.service = service
+        self.budget = service.budget()
+
+    def rows(self, instances: list[Any]) -> list[Pixels]:
+        named = isinstance(instances[0], dict) and not is_b64(instances[0])
+        images: list[Pixels] = []
+        shape: tuple[int, ...] | None = None
+        for i, instance in enumerate(instances):
+            if (isinstance(instance, dict) and not is_b64(instance)) != named:
+                raise bad_request(
+                    f"Expecting object but got list at item {i} of input list"
+                    if named
+                    else f"Expecting value/list but got object at item {i} of input list"
+                )
+            name = self.name_in(instance, i) if named else self.name_for(instance)
+            value = instance[name] if named else instance
+            try:
+                image = self.row_image(name, value)
+                if isinstance(value, list):  # numbers; encoded pictures may differ in size
+                    shape = shape or image.shape
+                    _check_shape(shape, image.shape)
+            except RefusedError as refusal:
+                raise _row_fault(i, f" key: {name}" if named else "", str(refusal)) from refusal
+            images.append(image)
+        return images
+
+    def name_in(self, instance: dict[str, Any], i: int) -> str:
+        """The only key of a row, which must be an input."""
+        for name in instance:
+            if name not in self.names:
+                shown = name[:200]
+                raise _row_fault(i, f" key: {shown}", f"JSON object: does not have named input: {shown}")
+        if len(instance) != 1:
+            raise bad_request(
+                f"Failed to process element: {i} of 'instances' list. JSON object: {show(instance)} "
+                f"keys must be equal to: {' or '.join(self.names)}"
+            )
+        return next(iter(instance))
+
+    def row_image(self, name: str, value: Any) -> Pixels:
+        """One picture: an encoded one, or lists (H, W, 3)."""
+        if is_b64(value):
+            return decode(from_b64(value["b64"]), self.budget)
+        array = self.numbers(name, value)
+        return self.batch(array[None], name)[0]
+
+    def column(self, value: Any) -> list[Pixels]:
+        if isinstance(value, dict) and not is_b64(value):
+            name = next((name for name in self.names if name in value), None)
+            if name is None:
+                raise bad_request(f"Missing named input: {self.names[0]} in 'inputs' object.")
+            value = value[name]
+        else:
+            name = self.name_for(value)
+        if is_b64(value):
+            value = [value]
+        if isinstance(value, list) and value and all(map(is_b64, value)):
+            self.service.check_count(len(value))
+            return [decode(from_b64(item["b64"]), self.budget) for item in value]
+        return self.batch(self.numbers(name, value), name)
+
+    def name_for(self, value: Any) -> str:
+        """The input that a value without a name is for."""
+        wanted = ENCODED if is_b64(value) or isinstance(value, str) or _starts_with_b64(value) else TENSOR
+        return wanted if wanted in self.names else self.names[0]
+
+    def numbers(self, name: str, value: Any) -> Pixels:
+        if name == ENCODED:
+            raise bad_request(
+                f"JSON Value: {show(value)} not formatted correctly for base64 data: "
+                'expected a picture as {"b64": "…"}'
+            )
+        if not isinstance(value, list):
+            raise bad_request(f"JSON Value: {show(value)} Type: {kind_of(value)} is not of expected type: uint8")
+        return from_lists(value)
+
+    def batch(self, array: Pixels, name: str) -> list[Pixels]:
+        images = check_batch(array, name)
+        self.service.check_count(len(images))
+        for image in images:
+            self.budget.take(image.shape[0], image.shape[1])
+        return images
+
+
+def _check_json(body: bytes) -> dict[str, Any]:
+    document = parse(body)
+    if not isinstance(document, dict):
+        raise bad_request(f"JSON Value: {show(document)} Is not object")
+    return document
+
+
+def _starts_with_b64(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and is_b64(value[0])
+
+
+def _row_fault(i: int, key: str, message: str) -> RefusedError:
+    return bad_request(f"Failed to process element: {i}{key} of 'instances' list. Error: INVALID_ARGUMENT: {message}")
+
+
+def _check_shape(first: tuple[int, ...], other: tuple[int, ...]) -> None:
+    if math.prod(first) != math.prod(other):
+        raise bad_request(f"Expecting tensor size: {math.prod(first)} but got: {math.prod(other)}")
+    if first != other:
+        raise bad_request(f"Expecting shape {_shape(first)} but got: {_shape(other)}")
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return f"[{','.join(map(str, shape))}]"
+
+
+def _target(match: re.Match[str]) -> Target:
+    version = None if match[2] is None else version_number(match[2])
+    if version is None and match[2] is not None:
+        raise bad_request(f"Failed to convert version: {match[2][:200]} to numeric.")
+    return Target(_unquoted(match[1]), version, None if match[3] is None else _unquoted(match[3]))
+
+
+def _unquoted(text: str) -> str:
+    return unquote_to_bytes(text).decode("utf-8", "replace")
+
+
+def _status(repository: Repository, target: Target) -> dict[str, Any]:
+    return {"model_version_status": [_version_status(state) for state in repository.status(*target)]}
+
+
+def _version_status(state: VersionState) -> dict[str, Any]:
+    return {
+        "version": str(state.version),
+        "state": state.state,
+        "status": {"error_code": "UNKNOWN" if state.error else "OK", "error_message": state.error},
+    }
+
+
+def _tensor_info(name: str, dtype: str, shape: tuple[int, ...]) -> dict[str, Any]:
+    dims = [{"size": str(size), "name": ""} for size in shape]
+    return {"dtype": dtype, "tensor_shape": {"dim": dims, "unknown_rank": False}, "name": f"{name}:0"}
+
+
+def _raw(text: str) -> msgspec.Raw:
+    return msgspec.Raw(text.encode())
+
+
+def _json(body: bytes) -> Response:
+    return Response(body, media_type="application/json")

@@ -1,0 +1,146 @@
+"""What the network sees in training: images flipped, resized, cut, put together and coloured at random, boxes alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.transforms.v2 import functional as colours
+
+from phidet.data.dataset import Annotations
+from phidet.images.prepare import fit_scale, scaled_size
+from phidet.training.augmentation.operations import GREY, Sample, flip_boxes, place
+from phidet.training.augmentation.policies import apply_policy
+from phidet.training.recipe import Augmentation
+
+
+class Example(NamedTuple):
+    """One image as it enters a batch.
+
+    Attributes:
+        pixels: (3, H, W) uint8.
+        valid_hw: height and width of the part that is image; the rest, right and below, is padding.
+        boxes_xyxy: (N, 4) float32 in pixels of the input.
+        class_ids: (N,) int64.
+    """
+
+    pixels: Tensor
+    valid_hw: tuple[int, int]
+    boxes_xyxy: Tensor
+    class_ids: Tensor
+
+
+class Labelled(NamedTuple):
+    """A decoded image, (H, W, 3) RGB, and its objects."""
+
+    image: npt.NDArray[np.uint8]
+    annotations: Annotations
+
+
+def augment(
+    image: npt.NDArray[np.uint8],
+    annotations: Annotations,
+    size_hw: tuple[int, int],
+    settings: Augmentation,
+    rng: np.random.Generator,
+) -> Example:
+    """One image and its objects at random; the same ``rng`` state gives the same example.
+
+    Crowd regions are no targets and are left out.
+
+    Args:
+        image: (H, W, 3) RGB.
+        annotations: its objects.
+        size_hw: the network's input in pixels.
+        settings: what may happen.
+        rng: the source of chance.
+    """
+    return finish(_window(Labelled(image, annotations), size_hw, size_hw, settings, rng), size_hw, settings, rng)
+
+
+def mosaic(
+    images: Sequence[Labelled], size_hw: tuple[int, int], settings: Augmentation, rng: np.random.Generator
+) -> Example:
+    """Four images in one, around a point in the middle half of the input, otherwise as :func:`augment`.
+
+    Each is resized as it would be by itself, so that objects keep their sizes; a quarter shows a window of it. Where an
+    image is smaller than its quarter, the border of the input is grey.
+    """
+    split_y, split_x = (round(side * rng.uniform(0.25, 0.75)) for side in size_hw)
+    pixels = torch.full((3, *size_hw), GREY, dtype=torch.uint8)
+    boxes, class_ids = [], []
+    for image, (below, right) in zip(images, ((0, 0), (0, 1), (1, 0), (1, 1)), strict=True):
+        room = size_hw[0] - split_y if below else split_y, size_hw[1] - split_x if right else split_x
+        part = _window(image, size_hw, room, settings, rng)
+        height, width = part.pixels.shape[1:]
+        top, left = split_y if below else split_y - height, split_x if right else split_x - width
+        pixels[:, top : top + height, left : left + width] = part.pixels
+        boxes.append(part.boxes_xyxy + part.boxes_xyxy.new_tensor([left, top, left, top]))
+        class_ids.append(part.class_ids)
+    return finish(Sample(pixels, torch.cat(boxes), torch.cat(class_ids)), size_hw, settings, rng)
+
+
+def _window(
+    labelled: Labelled,
+    size_hw: tuple[int, int],
+    room_hw: tuple[int, int],
+    settings: Augmentation,
+    rng: np.random.Generator,
+) -> Sample:
+    """An image flipped, resized for an input of ``size_hw`` and cut to ``room_hw``."""
+    image, annotations = labelled
+    real = ~annotations.crowd
+    boxes = torch.from_numpy(annotations.boxes_xyxy[real].copy())
+    class_ids = torch.from_numpy(annotations.class_ids[real].copy())
+    image_hw = image.shape[0], image.shape[1]
+    flipped = rng.random() < settings.flip
+    # Scale jitter (1911.09070, section 5.1): a random factor beyond fitting, then a random window.
+    scale = fit_scale(image_hw, size_hw) * rng.uniform(*settings.scale_jitter)
+    height, width = scaled_size(image_hw, scale)
+    top = int(rng.uniform() * max(height - room_hw[0], 0) + 0.5)
+    left = int(rng.uniform() * max(width - room_hw[1], 0) + 0.5)
+    pixels = torch.from_numpy(image).permute(2, 0, 1)
+    resized = F.interpolate(pixels[None], (height, width), mode="bilinear", align_corners=False)[0]
+    if flipped:  # not before resizing, which a photo of many megapixels would make slow
+        resized, boxes = resized.flip(2), flip_boxes(boxes, image_hw[1])
+    window = resized[:, top : top + room_hw[0], left : left + room_hw[1]]
+    # Sides are whole pixels, so not ``scale``.
+    ratio = boxes.new_tensor([width / image_hw[1], height / image_hw[0]] * 2)
+    moved = boxes * ratio - ratio.new_tensor([left, top, left, top])
+    return place(window, moved, class_ids)
+
+
+def finish(sample: Sample, size_hw: tuple[int, int], settings: Augmentation, rng: np.random.Generator) -> Example:
+    """Policy, colours and grid mask on what will be seen, then padding."""
+    sample = apply_policy(sample, settings, rng)
+    pixels = sample.pixels
+    if settings.colour > 0:
+        pixels = _colour(pixels, settings.colour, rng)
+    if settings.hue > 0:
+        pixels = colours.adjust_hue(pixels, rng.uniform(-settings.hue, settings.hue))
+    if settings.grid_mask > 0 and rng.random() < settings.grid_mask:
+        pixels = _grid_mask(pixels, rng)
+    height, width = pixels.shape[1:]
+    padded = torch.zeros(3, *size_hw, dtype=torch.uint8)
+    padded[:, :height, :width] = pixels
+    return Example(padded, (height, width), sample.boxes_xyxy, sample.class_ids)
+
+
+def _colour(pixels: Tensor, strength: float, rng: np.random.Generator) -> Tensor:
+    brightness, contrast, saturation = rng.uniform(1 - strength, 1 + strength, 3)
+    pixels = colours.adjust_brightness(pixels, brightness)
+    pixels = colours.adjust_contrast(pixels, contrast)
+    coloured: Tensor = colours.adjust_saturation(pixels, saturation)
+    return coloured
+
+
+def _grid_mask(pixels: Tensor, rng: np.random.Generator) -> Tensor:
+    """A grid of grey squares that hides a quarter of the image (arXiv 2001.04086); its period and phase are random."""
+    period = rng.uniform(1 / 8, 1 / 2) * min(pixels.shape[1:])
+    rows, columns = ((torch.arange(side) / period + rng.uniform()) % 1 < 0.5 for side in pixels.shape[1:])
+    return torch.where(rows[:, None] & columns, GREY, pixels).to(torch.uint8)

@@ -1,0 +1,91 @@
+"""A picture of what the network sees: images as they are, and as augmentation makes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from PIL import Image
+
+from phidet.architectures.efficientdet.config import ModelConfig
+from phidet.core.errors import ConfigError, UnknownNameError
+from phidet.core.files import write_made
+from phidet.data.dataset import Dataset
+from phidet.data.doctor.sheets import choose_samples, sample_tile
+from phidet.images.sheet import Tile, draw_sheet
+from phidet.images.style import PALETTE
+from phidet.training.augmentation.detection import Example
+from phidet.training.loading import TrainImages
+from phidet.training.recipe import Augmentation
+
+IMAGES, EPOCHS = 5, 3
+
+
+def change_augmentation(settings: Augmentation, changes: Sequence[str]) -> Augmentation:
+    """``settings`` with changes as the command line gives them: "policy=v1", "scale_jitter=0.5,2".
+
+    Raises:
+        UnknownNameError: no such field.
+        ConfigError: not KEY=VALUE, or a value that cannot be.
+    """
+    fields: dict[str, object] = msgspec.to_builtins(settings)
+    for change in changes:
+        key, equals, value = change.partition("=")
+        if not equals:
+            raise ConfigError(f"expected KEY=VALUE, as in policy=v1, got {change!r}")
+        if key not in fields:
+            raise UnknownNameError("augmentation key", key, fields)
+        fields[key] = value.split(",") if "," in value else value
+    try:
+        return msgspec.convert(fields, Augmentation, strict=False)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"augmentation: {error}") from error
+
+
+def augmented_sheet(dataset: Dataset, config: ModelConfig, settings: Augmentation, seed: int) -> Image.Image:
+    """A row for each of some images: as it is, and what the network sees of it in three epochs of a run of ``seed``."""
+    images = TrainImages(dataset, config.image_size_hw, settings, seed)
+    tiles = []
+    for index in choose_samples(dataset, set(), seed, IMAGES):
+        tiles.append(sample_tile(dataset, index))
+        tiles += [
+            _tile(images[epoch, index], dataset.class_names, config, f"epoch {epoch + 1}") for epoch in range(EPOCHS)
+        ]
+    legend = (
+        [(name, i) for i, name in enumerate(dataset.class_names)] if len(dataset.class_names) <= len(PALETTE) else ()
+    )
+    heading = f"{dataset.name}, as the network sees it"
+    return draw_sheet(heading, tiles, columns=1 + EPOCHS, legend=legend)
+
+
+def write_augmented(dataset: Dataset, config: ModelConfig, settings: Augmentation, out: Path, seed: int) -> Path:
+    """Writes ``augmented.png`` into the folder ``out``; returns its path."""
+    sheet = augmented_sheet(dataset, config, settings, seed)
+    return write_made(out / "augmented.png", partial(sheet.save, format="png"))
+
+
+def _tile(example: Example, class_names: Sequence[str], config: ModelConfig, title: str) -> Tile:
+    pixels = example.pixels.permute(1, 2, 0).numpy().copy()
+    height, width = example.valid_hw
+    padding = np.array(config.preprocess.mean_rgb).round().astype(np.uint8)  # normalised, it is 0
+    pixels[height:], pixels[:, width:] = padding, padding
+    ids = example.class_ids.tolist()
+    names = ["" if len(class_names) <= len(PALETTE) else class_names[i] for i in ids]
+    objects = "1 object" if len(ids) == 1 else f"{len(ids)} objects"
+    return Tile(title, f"{objects}, image {width}×{height}", pixels, example.boxes_xyxy.numpy(), names, ids)
+
+
+def describe(settings: Augmentation) -> str:
+    """What may happen, in a line."""
+    low, high = settings.scale_jitter
+    said = [f"size ×{low:g}–{high:g}"]
+    values = [(key, getattr(settings, key)) for key in ("flip", "colour", "hue", "mosaic", "grid_mask")]
+    said += [f"{key.replace('_', ' ')} {value:g}" for key, value in values if value]
+    if settings.policy == "randaugment":
+        said.append(f"RandAugment {settings.layers} × {settings.magnitude:g}")
+    elif settings.policy != "none":
+        said.append(f"AutoAugment {settings.policy}")
+    return ", ".join(said)

@@ -1,0 +1,208 @@
+"""Batches for training and evaluation, the same for the same seed however many processes load them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import Dataset as TorchDataset
+
+from phidet.core.errors import ConfigError, InputError
+from phidet.data.dataset import Dataset
+from phidet.images.prepare import Preprocess, prepare
+from phidet.training.augmentation.detection import Example, Labelled, augment, mosaic
+from phidet.training.recipe import Augmentation
+
+log = logging.getLogger("phidet")
+
+
+class Batch(NamedTuple):
+    """Images for training.
+
+    Attributes:
+        pixels: (B, 3, H, W) uint8.
+        valid_hw: (B, 2) int64, the part of each that is image and not padding.
+        boxes_xyxy: (B, N, 4) float32 in pixels of the input, padded with 0.
+        class_ids: (B, N) int64, padded with −1.
+    """
+
+    pixels: Tensor
+    valid_hw: Tensor
+    boxes_xyxy: Tensor
+    class_ids: Tensor
+
+
+class EvalBatch(NamedTuple):
+    """Images for evaluation.
+
+    Attributes:
+        images: (B, 3, H, W) float32, normalised.
+        scales: pixels of the input per pixel of the image.
+        indices: of the images in the data set.
+        broken: indices of images that could not be decoded, and why; they are not among the others.
+    """
+
+    images: Tensor
+    scales: list[float]
+    indices: list[int]
+    broken: list[tuple[int, str]]
+
+
+def collate(examples: list[Example]) -> Batch:
+    """Examples of one input size as a batch."""
+    boxes, class_ids = pad_objects([e.boxes_xyxy for e in examples], [e.class_ids for e in examples])
+    valid = torch.tensor([e.valid_hw for e in examples])
+    return Batch(torch.stack([e.pixels for e in examples]), valid, boxes, class_ids)
+
+
+def normalise(batch: Batch, spec: Preprocess) -> Tensor:
+    """The network's input, (B, 3, H, W) float32, on the batch's device; padding is 0."""
+    mean, std = (batch.pixels.new_tensor(v, dtype=torch.float32)[:, None, None] for v in (spec.mean_rgb, spec.std_rgb))
+    images = (batch.pixels - mean) / std
+    rows = torch.arange(images.shape[2], device=images.device)[None, :] < batch.valid_hw[:, :1]
+    columns = torch.arange(images.shape[3], device=images.device)[None, :] < batch.valid_hw[:, 1:]
+    return images * (rows[:, None, :, None] & columns[:, None, None, :])
+
+
+class EpochSampler(Sampler[list[tuple[int, int]]]):
+    """Batches of (epoch, index): every image once an epoch, in an order that seed and epoch alone decide.
+
+    The last, smaller batch is left out where there is a full one. With several processes, each takes its part of
+    every batch.
+    """
+
+    def __init__(self, num_images: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1) -> None:
+        if batch_size % world_size:
+            raise ConfigError(
+                f"a batch of {batch_size} cannot be shared by {world_size} processes: choose a multiple of {world_size}"
+            )
+        self.num_images, self.batch_size, self.seed = num_images, min(batch_size, num_images), seed
+        if num_images < batch_size and world_size > 1:
+            raise ConfigError(
+                f"{num_images} images are fewer than a batch of {batch_size}, and several processes need a whole one: "
+                "choose a smaller batch, or train in one process"
+            )
+        self.rank, self.world_size, self.epoch = rank, world_size, 0
+
+    def __len__(self) -> int:
+        return self.num_images // self.batch_size
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.num_images)
+        for step in range(len(self)):
+            batch = order[step * self.batch_size : (step + 1) * self.batch_size]
+            yield [(self.epoch, int(index)) for index in batch[self.rank :: self.world_size]]
+
+
+class TrainImages(TorchDataset[Example]):
+    """Augmented examples; an image that cannot be decoded is replaced by the next one, and named once.
+
+    An example depends on seed, epoch and index alone, whichever process makes it.
+    """
+
+    def __init__(self, dataset: Dataset, size_hw: tuple[int, int], settings: Augmentation, seed: int) -> None:
+        self.dataset, self.size_hw, self.settings, self.seed = dataset, size_hw, settings, seed
+
+    def __getitem__(self, key: tuple[int, int]) -> Example:
+        epoch, index = key
+        rng = np.random.default_rng((self.seed, epoch, index))
+        labelled = self._read(index, warn=epoch == 0)
+        if self.settings.mosaic > 0 and rng.random() < self.settings.mosaic:
+            others = [self._read(int(i), warn=False) for i in rng.integers(len(self.dataset), size=3)]
+            return mosaic([labelled, *others], self.size_hw, self.settings, rng)
+        return augment(*labelled, self.size_hw, self.settings, rng)
+
+    def _read(self, index: int, warn: bool) -> Labelled:
+        """Image ``index``, or the first one after it that can be decoded."""
+        for attempt in range(len(self.dataset)):
+            usable = (index + attempt) % len(self.dataset)
+            try:
+                return Labelled(self.dataset.image(usable), self.dataset.annotations(usable))
+            except InputError as error:
+                if warn and attempt == 0:
+                    log.warning("left out: %s", error)
+        raise InputError(f"no image of {self.dataset.name} can be decoded: run 'phidet doctor' on the data")
+
+
+EvalItem = tuple[int, Tensor, float] | tuple[int, str]
+"""Index, prepared image and scale; or index and what is wrong with the image."""
+
+
+class EvalImages(TorchDataset[EvalItem]):
+    """Images as deployment prepares them."""
+
+    def __init__(self, dataset: Dataset, size_hw: tuple[int, int], spec: Preprocess) -> None:
+        self.dataset, self.size_hw, self.spec = dataset, size_hw, spec
+
+    def __getitem__(self, index: int) -> EvalItem:
+        try:
+            image = self.dataset.image(index)
+        except InputError as error:
+            return index, str(error)
+        prepared, scale = prepare(image, self.size_hw, self.spec)
+        return index, torch.from_numpy(prepared), scale
+
+
+def collate_eval(items: list[EvalItem]) -> EvalBatch:
+    """Prepared images as a batch, the broken ones set apart."""
+    whole = [item for item in items if len(item) == 3]
+    images = torch.stack([item[1] for item in whole]) if whole else torch.zeros(0, 3, 1, 1)
+    broken = [item for item in items if len(item) == 2]
+    return EvalBatch(images, [item[2] for item in whole], [item[0] for item in whole], broken)
+
+
+def train_loader(images: TrainImages, sampler: EpochSampler, workers: int) -> DataLoader[Example]:
+    """Batches of :class:`Batch`; processes live as long as the loader, so set ``sampler.epoch`` before each epoch."""
+    return DataLoader(
+        images,
+        batch_sampler=sampler,
+        collate_fn=collate,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+def eval_loader(
+    images: TorchDataset[EvalItem], indices: Sequence[int], batch_size: int, workers: int
+) -> DataLoader[EvalItem]:
+    """Batches of :class:`EvalBatch` of the images at ``indices``, in that order."""
+    return DataLoader(images, batch_size=batch_size, sampler=indices, collate_fn=collate_eval, num_workers=workers)
+
+
+def pad_objects(boxes_xyxy: Sequence[Tensor], class_ids: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """The objects of several images as two tensors, for :func:`assign_targets`.
+
+    Args:
+        boxes_xyxy: for each image, (N_i, 4); N_i may be 0.
+        class_ids: for each image, (N_i,), each ≥ 0.
+
+    Returns:
+        (B, N, 4) float32 boxes, padded with 0, and (B, N) int64 class ids, padded with −1; N is the largest N_i.
+
+    Raises:
+        InputError: the two do not agree, or a class id is negative. The message names the image.
+    """
+    if len(boxes_xyxy) != len(class_ids):
+        raise InputError(f"got the boxes of {len(boxes_xyxy)} images and the class ids of {len(class_ids)}")
+    for i, (boxes, ids) in enumerate(zip(boxes_xyxy, class_ids, strict=True)):
+        if boxes.ndim != 2 or boxes.shape[1] != 4 or ids.shape != boxes.shape[:1]:
+            raise InputError(
+                f"image {i}: expected boxes (N, 4) and class ids (N,), got {tuple(boxes.shape)} and "
+                f"{tuple(ids.shape)}; an image without objects has (0, 4) and (0,)"
+            )
+        if (ids < 0).any():
+            raise InputError(f"image {i}: class id {int(ids.min())}, expected 0 or more: −1 marks padding")
+    most = max((len(ids) for ids in class_ids), default=0)
+    device = boxes_xyxy[0].device if boxes_xyxy else None
+    padded = torch.zeros(len(boxes_xyxy), most, 4, device=device)
+    padded_ids = torch.full((len(boxes_xyxy), most), -1, dtype=torch.int64, device=device)
+    for i, (boxes, ids) in enumerate(zip(boxes_xyxy, class_ids, strict=True)):
+        padded[i, : len(boxes)] = boxes
+        padded_ids[i, : len(ids)] = ids
+    return padded, padded_ids

@@ -1,0 +1,84 @@
+"""How far a run is, how good it was, and what it needs to go on from there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from phidet.training.optim import RunningAverage
+
+
+class Progress:
+    """One row of figures per epoch, and the best so far.
+
+    Args:
+        figures: key of a figure of the evaluation → its title; the first one says which model is best.
+
+    Attributes:
+        rows: figures by name; only evaluated epochs have those of the evaluation.
+        best: ``None`` until there was an evaluation.
+        since_best: evaluations since then.
+    """
+
+    def __init__(self, figures: Mapping[str, str]) -> None:
+        self.figures = figures
+        self.key, self.best_title = next(iter(figures.items()))
+        self.rows: list[dict[str, float]] = []
+        self.best: float | None = None
+        self.since_best = 0
+
+    @property
+    def epoch(self) -> int:
+        """The number of epochs that are done."""
+        return len(self.rows)
+
+    def note(self, row: dict[str, float]) -> bool:
+        """Adds a row; returns whether its model is the best so far. Without evaluation the latest is."""
+        self.rows.append(row)
+        if self.key not in row:
+            return self.best is None
+        better = self.best is None or row[self.key] > self.best
+        self.since_best = 0 if better else self.since_best + 1
+        if better:
+            self.best = row[self.key]
+        return better
+
+    def line(self, epochs: int) -> str:
+        """The last epoch in one line."""
+        row = self.rows[-1]
+        left = sum(r["seconds"] for r in self.rows) / len(self.rows) * (epochs - self.epoch)
+        text = f"epoch {self.epoch}/{epochs}  loss {row['loss']:.4f}"
+        text += "".join(f"  {title} {row[key]:.3f}" for key, title in self.figures.items() if key in row)
+        return f"{text}  {row['images_per_second']:.1f} images/s  {_clock(left)} left"
+
+    def state(self, model: nn.Module, optimizer: torch.optim.Optimizer, average: RunningAverage) -> dict[str, Any]:
+        """Tensors and plain values that :meth:`restore` goes on from."""
+        return {
+            "rows": self.rows,
+            "best": self.best,
+            "since_best": self.since_best,
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "average": average.values,
+            "updates": average.updates,
+        }
+
+    def restore(
+        self, state: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer, average: RunningAverage
+    ) -> None:
+        """Takes everything back to where ``state`` was saved."""
+        self.rows, self.best, self.since_best = state["rows"], state["best"], state["since_best"]
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        for name, tensor in state["average"].items():
+            average.values[name].copy_(tensor)
+        average.updates = state["updates"]
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

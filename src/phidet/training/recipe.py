@@ -1,0 +1,186 @@
+"""How to train: every choice by name, in one place, saved with the run."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal, get_args
+
+import msgspec
+
+from phidet.architectures.efficientdet.losses import LossConfig
+from phidet.core.errors import ConfigError, UnknownNameError
+
+Optimizer = Literal["sgd", "adamw"]
+AugmentationPolicy = Literal["none", "v0", "v1", "v2", "v3", "randaugment"]
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+class Augmentation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What happens to an image before the network sees it.
+
+    ``scale_jitter`` is the range of the factor, beyond fitting into the input, by which an image is resized before a
+    window of the input's size is cut from it (the paper: 0.1–2). ``flip`` is the probability of a horizontal flip.
+    ``colour`` is the strength of random brightness, contrast and saturation, 0 for none; ``hue`` that of its shift, in
+    turns of the colour circle. ``policy`` is AutoAugment's for detection ("v0" to "v3", arXiv 1906.11172), or
+    "randaugment" (arXiv 1909.13719): ``layers`` operations, one after the other, each of ``magnitude`` (0–10).
+    ``mosaic`` is the probability that three other images share the input, ``grid_mask`` that of a grid of grey squares
+    over it (arXiv 2001.04086).
+    """
+
+    scale_jitter: tuple[float, float] = (0.1, 2.0)
+    flip: float = 0.5
+    colour: float = 0.0
+    hue: float = 0.0
+    policy: AugmentationPolicy = "none"
+    layers: int = 1
+    magnitude: float = 5.0
+    mosaic: float = 0.0
+    grid_mask: float = 0.0
+
+    def __post_init__(self) -> None:
+        low, high = self.scale_jitter
+        _require(0 < low <= high <= 8, f"scale_jitter must be 0 < low ≤ high ≤ 8, got {self.scale_jitter}")
+        for key in ("flip", "mosaic", "grid_mask"):
+            value = getattr(self, key)
+            _require(0 <= value <= 1, f"{key} must be a probability, got {value}")
+        _require(0 <= self.colour <= 1, f"colour must be in 0…1, got {self.colour}")
+        _require(0 <= self.hue <= 0.5, f"hue must be in 0…0.5, got {self.hue}")
+        if self.policy not in get_args(AugmentationPolicy):
+            raise UnknownNameError("augmentation policy", self.policy, get_args(AugmentationPolicy))
+        _require(self.layers >= 1, f"layers must be a whole number ≥ 1, got {self.layers}")
+        _require(0 <= self.magnitude <= 10, f"magnitude must be in 0…10, got {self.magnitude}")
+
+
+class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A way to train.
+
+    Attributes:
+        name: what it is called in messages.
+        epochs: passes over the data.
+        batch_size: images per step, over all devices.
+        optimizer: "sgd" with momentum 0.9, or "adamw".
+        learning_rate: for 64 images; scaled linearly with the batch for SGD, with its square root for AdamW.
+        weight_decay: on convolution kernels only.
+        warmup_epochs: over which the rate grows from a hundredth; then it falls to 0 along a cosine.
+        ema_decay: of the running average of weights and statistics, which is what is evaluated and saved.
+        clip_norm: largest norm of the gradient.
+        accumulate: steps whose gradients are summed before an update.
+        precision: of the arithmetic; weights and losses stay in 32 bits.
+        drop_path: stochastic depth of the backbone; ``None`` leaves the model's own.
+        freeze: "none"; "early" for the backbone up to level 2, which few pictures teach anything new; or "backbone" to
+            train only what stands behind it. Statistics of frozen parts stay as they are.
+        backbone_rate: factor of the learning rate for the backbone, which has learned already.
+        sync_batch_norm: several processes normalise over their images together.
+        batch_norm_momentum: how much of each batch goes into the running statistics, at least; more in a short run.
+        augmentation, loss: what they say.
+        patience: evaluations without a better AP after which training stops; ``None`` for never.
+        evaluate_every: epochs between evaluations.
+    """
+
+    name: str
+    epochs: int
+    batch_size: int = 8
+    optimizer: Optimizer = "adamw"
+    learning_rate: float = 2.4e-3
+    weight_decay: float = 0.01
+    warmup_epochs: float = 1.0
+    ema_decay: float = 0.9998
+    clip_norm: float = 10.0
+    accumulate: int = 1
+    precision: Precision = "32-true"
+    drop_path: float | None = None
+    freeze: Literal["none", "early", "backbone"] = "none"
+    backbone_rate: float = 1.0
+    sync_batch_norm: bool = True
+    batch_norm_momentum: float = 0.01
+    augmentation: Augmentation = Augmentation()
+    loss: LossConfig = LossConfig()
+    patience: int | None = None
+    evaluate_every: int = 1
+
+    def __post_init__(self) -> None:
+        for key in ("epochs", "batch_size", "accumulate", "evaluate_every"):
+            _require(getattr(self, key) >= 1, f"{key} must be a whole number ≥ 1, got {getattr(self, key)}")
+        _require(self.patience is None or self.patience >= 1, f"patience must be ≥ 1 or null, got {self.patience}")
+        for key in ("learning_rate", "clip_norm", "backbone_rate"):
+            value = getattr(self, key)
+            _require(math.isfinite(value) and value > 0, f"{key} must be a number > 0, got {value}")
+        momentum = self.batch_norm_momentum
+        _require(0 < momentum <= 1, f"batch_norm_momentum must be in (0, 1], got {momentum}")
+        _require(0 <= self.ema_decay < 1, f"ema_decay must be in [0, 1), got {self.ema_decay}")
+        _require(self.weight_decay >= 0, f"weight_decay must be ≥ 0, got {self.weight_decay}")
+        _require(self.warmup_epochs >= 0, f"warmup_epochs must be ≥ 0, got {self.warmup_epochs}")
+
+
+PAPER = Recipe(
+    name="paper",
+    epochs=300,
+    batch_size=128,
+    optimizer="sgd",
+    learning_rate=0.08,
+    weight_decay=4e-5,
+    augmentation=Augmentation(scale_jitter=(0.1, 2.0)),
+)
+"""EfficientDet on COCO (1911.09070, section 5.1): 300 epochs, batch 128 on 32 devices."""
+
+SMALL = Recipe(
+    name="small",
+    epochs=68,
+    learning_rate=0.005,
+    backbone_rate=0.5,
+    weight_decay=0.05,
+    augmentation=Augmentation(scale_jitter=(0.5, 1.5), colour=0.2, mosaic=0.25),
+)
+"""Hundreds to thousands of images, from an ImageNet backbone, on one device."""
+
+RECIPES = {recipe.name: recipe for recipe in (PAPER, SMALL)}
+
+
+def choose_recipe(num_images: int) -> Recipe:
+    """The recipe for a data set of this size: about 20,000 images seen, between 30 and 100 epochs."""
+    return replace(SMALL, {"epochs": min(max(round(20_000 / num_images), 30), 100)})
+
+
+def recipe_named(name: str, num_images: int) -> Recipe:
+    """``auto`` for :func:`choose_recipe`, or one of :data:`RECIPES`.
+
+    Raises:
+        UnknownNameError: there is none.
+    """
+    if name == "auto":
+        return choose_recipe(num_images)
+    if name not in RECIPES:
+        raise UnknownNameError("recipe", name, ["auto", *RECIPES])
+    return RECIPES[name]
+
+
+def replace(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
+    """``recipe`` with some fields changed, checked again.
+
+    Args:
+        recipe: stays as it is.
+        changes: new values by field; of ``augmentation`` and ``loss`` a dict of the fields that change, or a whole one.
+
+    Raises:
+        ConfigError: a value that cannot be.
+        UnknownNameError: no such field.
+    """
+    try:
+        return msgspec.convert(_merged(recipe, msgspec.to_builtins(changes)), Recipe)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"recipe: {error}") from error
+
+
+def _merged(settings: msgspec.Struct, changes: dict[str, Any]) -> dict[str, Any]:
+    values: dict[str, Any] = msgspec.to_builtins(settings)
+    for key, value in changes.items():
+        if key not in values:
+            raise UnknownNameError("recipe key", key, values)
+        part = getattr(settings, key)
+        values[key] = _merged(part, value) if isinstance(part, msgspec.Struct) and isinstance(value, dict) else value
+    return values

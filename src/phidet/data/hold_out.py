@@ -175,9 +175,10 @@ def _about(run: Path) -> dict[str, Any] | None:
 
 
 def _same_data(about: dict[str, Any], path: Path) -> bool:
-    """Whether ``path`` is where a run's data lay; a file and its folder are one place."""
+    """Whether ``path`` is where a run's data lay; a file and the folder that holds it are one place."""
     theirs, ours = Path(about["request"]["data"]).resolve(), path.resolve()
-    return ours == theirs or (theirs.is_file() and theirs.parent == ours) or (ours.is_file() and ours.parent == theirs)
+    file, folder = (theirs, ours) if theirs.is_file() else (ours, theirs)
+    return ours == theirs or (file.is_file() and file.is_relative_to(folder))
 
 
 def _train_split(about: dict[str, Any] | None, folder: DataFolder) -> str | None:

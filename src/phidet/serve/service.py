@@ -10,6 +10,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 from phidet.core.machine import usable_cores
 from phidet.detections.detections import Detections
+from phidet.serve.config_files import follow_model_config
 from phidet.serve.configuration import ServerSettings
 from phidet.serve.inputs import Budget, Pixels
 from phidet.serve.metrics import Metrics
@@ -52,6 +53,7 @@ class Service:
         self.repository = Repository(settings, load, self.metrics)
         self.body_bytes_in_flight = 0
         self._threads = ThreadPoolExecutor(usable_cores(), "decode")
+        self._following: asyncio.Task[None] | None = None
 
     async def in_thread(self, work: Callable[[], T]) -> T:
         """Runs what takes longer than a millisecond (JSON, base64, JPEG) beside the event loop."""
@@ -125,8 +127,19 @@ class Service:
         if not 1 <= count <= limit:
             raise bad_request(f"{show(count)} pictures in one request, expected 1 to {limit}")
 
-    def close(self) -> None:
-        """Ends the threads."""
+    async def start(self) -> None:
+        """Loads the models, and follows their folders and the configuration file until ``close``."""
+        await self.repository.start()
+        path, seconds = self.settings.config_file, self.settings.config_poll_seconds
+        if path is not None and seconds:
+            following = follow_model_config(path, seconds, self.settings.sources, self.repository.configure)
+            self._following = asyncio.create_task(following)
+
+    async def close(self) -> None:
+        """Finishes what has begun, and ends the threads."""
+        if self._following is not None:
+            self._following.cancel()
+        await self.repository.close()
         self._threads.shutdown()
 
 

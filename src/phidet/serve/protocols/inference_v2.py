@@ -9,7 +9,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from phidet.core.extras import __version__
-from phidet.serve.models.versions import LoadedVersion, version_number
+from phidet.serve.models.folders import version_number
+from phidet.serve.models.versions import LoadedVersion
 from phidet.serve.outputs import output_shapes
 from phidet.serve.protocols.body import read_body, while_connected
 from phidet.serve.protocols.inference_tensors import HEADER_LENGTH, INPUTS, read_infer, write_infer

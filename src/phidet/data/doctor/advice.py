@@ -138,7 +138,7 @@ def _on_splits(splits: Sequence[SplitFacts], train: str | None, val: str | None)
             yield Advice(
                 "warning",
                 f"No box in {split.name} reaches beyond {split.extent:.0%} of its image, from the upper left corner. "
-                "Check that the labels are in pixels of these images: percentages, and pixels of smaller copies, lie so.",
+                "Check that the labels are in pixels of these images, not percentages or pixels of smaller copies.",
             )
         empty = split.images_without_objects
         if split.objects and empty > split.images / 2:

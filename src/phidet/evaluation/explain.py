@@ -21,7 +21,7 @@ from phidet.architectures.efficientdet.explain import detection_maps
 from phidet.architectures.efficientdet.network import EfficientDet
 from phidet.architectures.evidence import ActivationMap
 from phidet.core.errors import ConfigError, UnknownNameError
-from phidet.images.sheet import Tile, draw_sheet
+from phidet.detections.sheet import Tile, draw_sheet
 
 
 def explain(

@@ -118,6 +118,9 @@ def _add(file: Path, root: Path, images: _Images, collector: Collector) -> None:
     except FileNotFoundError:
         collector.problem("label unreadable", file, "listed in the split, but there is no such file; left out")
         return
+    except OSError as error:
+        collector.problem("label unreadable", file, f"it cannot be read ({error.strerror or error}); left out")
+        return
     except _NOT_XML as error:
         collector.problem("label unreadable", file, f"not XML that can be read ({error}); left out")
         return

@@ -72,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--batch", type=_positive, default=1, metavar="N", help="pictures, or tiles, at once (1)")
     parser.add_argument("--runtime", choices=("auto", "onnxruntime", "openvino", "litert", "torch"), default="auto")
-    parser.add_argument("--threads", type=_positive, metavar="N", help="of the runtime (its own choice)")
+    parser.add_argument("--threads", type=_positive, metavar="N", help="of the runtime (one for each usable core)")
 
 
 def run(args: argparse.Namespace) -> None:

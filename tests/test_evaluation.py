@@ -190,7 +190,12 @@ def coco_dataset(dataset: Dataset, found: Sequence[Detections] | None) -> dict[s
             areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
             rows = zip(boxes, f.class_ids, areas, np.zeros(len(f), bool), f.scores, strict=True)
         for box, c, area, crowd, score in rows:
-            annotation: dict[str, object] = {"id": len(annotations) + 1, "image_id": i + 1, "category_id": int(c) + 1, "area": float(area)}
+            annotation: dict[str, object] = {
+                "id": len(annotations) + 1,
+                "image_id": i + 1,
+                "category_id": int(c) + 1,
+                "area": float(area),
+            }
             annotation |= {"bbox": [box[0], box[1], box[2] - box[0], box[3] - box[1]], "score": float(score)}
             annotations.append(annotation | {"iscrowd": int(crowd)})
     return {

@@ -119,10 +119,8 @@ def _categories(content: dict[str, list[Any]], path: Path) -> tuple[dict[Any, st
         if others or name.strip("_").lower() == "background":
             groups[category_id] = others
     if groups:
-        annotations = content["annotations"]
-        used = {
-            a["category_id"] for a in annotations if isinstance(a, dict) and isinstance(a.get("category_id"), Hashable)
-        }
+        ids = (a.get("category_id") for a in content["annotations"] if isinstance(a, dict))
+        used = {category_id for category_id in ids if isinstance(category_id, Hashable)}
         groups = {i: others for i, others in groups.items() if i not in used}
     names: dict[Any, str] = {}
     for i, (category_id, name) in enumerate(found):

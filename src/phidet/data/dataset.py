@@ -52,7 +52,9 @@ class Problem(NamedTuple):
     Attributes:
         kind: "image missing", "image unreadable", "image misnamed", "image found by name", "image repeated",
             "label unreadable", "box invalid", "box empty", "box outside", "box clipped", "class unknown",
-            "category ids with gaps", "grouping category". What :mod:`phidet.data.doctor.advice` has to say goes by it.
+            "category ids with gaps", "grouping category"; of YOLO "class names missing", "image hidden", "image in no
+            split", "key points inferred", "label shared", "path moved", "score unused". What
+            :mod:`phidet.data.doctor.advice` has to say goes by it.
         where: file, and line, index or id in it.
         what: one sentence for the owner of the data.
         image: name of the image that it is about, where that is in the data set.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from itertools import islice
@@ -29,7 +30,7 @@ def find_voc(path: Path) -> Found | None:
     roots = _roots(path)
     lists = _of_roots(roots) if roots else _beside_images(path)
     every = sorted({file for files in lists.values() for file in files})
-    certain = any(map(holds_annotation, islice((file for file in every if file.is_file()), _SAMPLED)))
+    certain = any(map(holds_annotation, islice(filter(os.path.isfile, every), _SAMPLED)))
     if not every or not (certain or roots):
         return None  # XML files about something else
 

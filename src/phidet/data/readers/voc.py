@@ -19,6 +19,7 @@ from phidet.data.find_images import ImageFinder, name_parts
 from phidet.data.listing import files_below, followed, is_image, same_name, visible
 from phidet.data.text import decode_text, read_lines
 from phidet.images.decode import image_size, image_size_or_error
+from phidet.images.formats import OTHER_EXTENSIONS
 
 ANNOTATIONS, IMAGE_FOLDERS = "Annotations", ("JPEGImages", "images")
 _NOT_XML = (InputError, OSError, ElementTree.ParseError, ValueError, LookupError)  # the last: an unknown encoding
@@ -118,6 +119,9 @@ def _add(file: Path, root: Path, images: _Images, collector: Collector) -> None:
     except FileNotFoundError:
         collector.problem("label unreadable", file, "listed in the split, but there is no such file; left out")
         return
+    except OSError as error:
+        collector.problem("label unreadable", file, f"it cannot be read ({error.strerror or error}); left out")
+        return
     except _NOT_XML as error:
         collector.problem("label unreadable", file, f"not XML that can be read ({error}); left out")
         return
@@ -189,7 +193,10 @@ class _Images:
         if own:
             return own[0]
         if not named:
-            self._missing(file, f"no image {file.stem} in {IMAGE_FOLDERS[0]} or beside it")
+            names = [f"{file.stem}{ending}" for ending in sorted(OTHER_EXTENSIONS)]
+            other = next((name for name in names for place in finder.folders if (place / name).is_file()), None)
+            reason = "" if other is None else f"; {other} is of a format that is not read"
+            self._missing(file, f"no image {file.stem} in {IMAGE_FOLDERS[0]} or beside it{reason}")
             return None
         if file.with_stem(named[0].stem).is_file():
             self._missing(file, f"no image {file.stem}; <filename> is {named[0].name}, which has labels of its own")

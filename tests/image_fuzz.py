@@ -52,10 +52,10 @@ def decoded_files(rng: np.random.Generator) -> dict[str, list[bytes]]:
     small, grey = photo(rng, 24, 36), photo(rng, 24, 36).convert("L")
     files: dict[str, list[bytes]] = {}
     for odd in whole_but_odd(rng):
-        if odd.fate == "result" and len(odd.content) < 40_000:
+        # Not those in which the time is, or a byte that Pillow leaves as it was in memory: cases are the same again.
+        if odd.fate == "result" and len(odd.content) < 40_000 and odd.name not in ("moving.avif", "lab.tif"):
             files.setdefault(_format(odd.content), []).append(odd.content)
     kinds = (small, grey, small.convert("RGBA"))
-    # No animation, whose header holds the time at which it was made.
     files["AVIF"] = [encoded(image, "AVIF", quality=quality) for image in kinds for quality in (30, 90)]
     files["BMP"] = [encoded(image, "BMP") for image in (*kinds, small.quantize(16), small.convert("1"))]
     files["GIF"] += [encoded(image, "GIF") for image in kinds]

@@ -31,6 +31,8 @@ from phidet.evaluation.curves import pr_curves
 from phidet.evaluation.measure import MeasureSettings, measure
 from phidet.evaluation.report_tables import write_tables
 from phidet.evaluation.results_file import images_file, read_results, write_results
+from phidet.training.about import Request
+from phidet.training.run_data import read_run_data
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -431,3 +433,48 @@ def test_nothing_found_and_nothing_there_are_measured_without_a_division(tmp_pat
     evaluation = measure("m", "d", dataset, nothing(2))
     assert (evaluation.all_classes.precision, evaluation.all_classes.recall) == (None, 0.0)
     assert write_tables(tmp_path, evaluation)
+
+
+def test_training_data_are_described_and_checked_before_anything_else(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One line first; then what was lost on either side, classes without objects, and more objects than count."""
+    data = write_coco(write_coco(tmp_path / "data", "train", 6), "val", 4)
+    for split, change in (("train", "dog"), ("val", "ant")):
+        file = data / "annotations" / f"instances_{split}.json"
+        content = json.loads(file.read_text())
+        content["categories"].append({"id": 11, "name": change + "s"})
+        more = [content["annotations"][0] | {"id": 100 + i, "category_id": 11 - 6 * (i > 1)} for i in range(123)]
+        content["annotations"] += more if split == "val" else []
+        file.write_text(json.dumps(content))
+    (data / "val" / "3.png").unlink()
+    with caplog.at_level("INFO", "phidet"):
+        read = read_run_data(Request(data=str(data)), seed=0, classify=False)
+    assert (len(read.train), None if read.val is None else len(read.val)) == (6, 3)
+    first, *others = [record.getMessage() for record in caplog.records]
+    assert first == "train: 6 images (0 backgrounds), 6 objects of 3 classes; nothing left out"
+    assert others[0].endswith("ids 5, 9, 11 became 0…2, by name")
+    assert others[1] == "  no objects of 1 of 3 classes: dogs"
+    assert others[2] == (
+        "val: 3 images (0 backgrounds), 124 objects of 3 classes; left out: class unknown 2, image missing 1"
+    )
+    assert "class 'ants' is not one of the classes; left out (and 1 more)" in others[3]
+    assert "no 3.png" in others[4]
+    assert "an image of val has 122 objects, and validation counts at most 100" in others[-1]
+    assert read_run_data(Request(data=str(data), val_split="none"), 0, False).val is None
+
+
+@pytest.mark.parametrize("crowds", ["train", "val"])
+def test_crowds_alone_are_nothing_to_learn_and_nothing_to_measure(
+    crowds: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = write_coco(write_coco(tmp_path, "train", 6), "val", 4)
+    file = data / "annotations" / f"instances_{crowds}.json"
+    file.write_text(file.read_text().replace('"iscrowd": 0', '"iscrowd": 1'))
+    request = Request(data=str(data))
+    if crowds == "train":
+        with pytest.raises(InputError, match=r"'train' has an object but crowd regions \(6, iscrowd 1\)"):
+            read_run_data(request, 0, False)
+    else:
+        assert read_run_data(request, 0, False).val is None
+        assert "val has no objects but crowd regions, so that nothing can be measured on it" in caplog.text

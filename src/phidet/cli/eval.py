@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phidet.cli.layout import add_layout
+from phidet.cli.native_noise import without_native_noise
 from phidet.core.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="figures as JSON")
 
 
+@without_native_noise()
 def run(args: argparse.Namespace) -> None:
     """Measures a detector, or a classifier on an image folder."""
 

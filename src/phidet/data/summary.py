@@ -124,7 +124,8 @@ def log_summary(summary: DataSummary, data: str, classify: bool = False) -> None
     groups = (*summary.left_out, *summary.notes)
     for group in groups[:_LINES]:
         more = f" (and {group.count - 1:,} more)" if group.count > 1 else ""
-        log.warning("  %s: %s%s", group.examples[0], group.what, more)
+        level = logging.WARNING if group.kind in LOSSES else logging.INFO
+        log.log(level, "  %s: %s%s", group.examples[0], group.what, more)
     if not classify and sum(group.count for group in groups) > len(groups[:_LINES]):
         log.warning("  'phidet doctor %s' lists all of them", data)
     missing = summary.classes_without_objects

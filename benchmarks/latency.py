@@ -30,6 +30,7 @@ from torch import Tensor, nn
 import phidet
 from phidet.architectures.efficientdet.decode import NetworkOutputs, postprocess
 from phidet.architectures.efficientdet.network import EfficientDet
+from phidet.architectures.header import Header
 from phidet.detections.boxes import pairwise_iou
 from phidet.detections.detections import Detections
 from phidet.detections.settings import PostprocessSettings
@@ -37,7 +38,6 @@ from phidet.export.int8 import quantise
 from phidet.export.onnx_file import build_onnx, with_header
 from phidet.images.prepare import prepare
 from phidet.inference.detector import Detector
-from phidet.inference.runtimes.header import Header
 from phidet.inference.runtimes.onnx_runtime import OnnxNetwork, session_options
 from phidet.inference.runtimes.openvino_runtime import OpenVinoNetwork
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from phidet import create_classifier, load_model, save_model
 from phidet.architectures.backbones.config import BackboneConfig
 from phidet.architectures.classifier.config import ClassifierConfig
+from phidet.architectures.classifier.middle import classifier_input, middle
 from phidet.architectures.classifier.network import Classifier
 from phidet.cli.main import main
 from phidet.core.errors import InputError, UnknownNameError
@@ -26,7 +27,7 @@ from phidet.evaluation.classification import classification_report
 from phidet.evaluation.classification_report import Answers, write_classification
 from phidet.images.sheet import GAP, STRIP, TILE_H, TILE_W
 from phidet.training import recipe as recipes
-from phidet.training.augmentation.classification import TrainPictures, classifier_input, middle, random_window
+from phidet.training.augmentation.classification import TrainPictures, random_window
 from phidet.training.classify import (
     CLASSIFY,
     ClassifyTask,

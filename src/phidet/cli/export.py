@@ -34,11 +34,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Exports and says what was written and how near it is."""
+    from phidet.architectures.header import Precision
     from phidet.cli.signals import ended_by_sigterm
     from phidet.data.hold_out import labelled_validation_data
     from phidet.export.export import SUFFIXES, ExportOptions, export
     from phidet.export.source import load_detector, target_of
-    from phidet.inference.runtimes.header import Precision
 
     precision: Precision = "int8" if args.int8 else "fp16" if args.half else "fp32"
     if args.eval is not None and args.nms:

@@ -13,7 +13,12 @@ from phidet.architectures.classifier.config import ClassifierConfig
 from phidet.architectures.classifier.published import CLASSIFIER_NAMES, classifier_config
 from phidet.architectures.config import default_class_names
 from phidet.architectures.efficientdet.config import ModelConfig
-from phidet.architectures.efficientdet.published import DETECTOR_NAMES, detector_config, family, scaled_detector_config
+from phidet.architectures.efficientdet.published import (
+    DETECTOR_NAMES,
+    detector_config,
+    family_of,
+    scaled_detector_config,
+)
 from phidet.cli.tables import billions, or_dash, table
 from phidet.core.errors import ConfigError, PhidetError, UnknownNameError
 from phidet.data.coco_classes import COCO_CLASS_NAMES
@@ -101,7 +106,7 @@ def _config(args: argparse.Namespace) -> ModelConfig | ClassifierConfig:
         raise ConfigError("name a model (phidet info efficientdet-d0), give --phi, or use --all")
     names = default_class_names(args.num_classes) if args.num_classes is not None else None
     if args.phi is not None:
-        return scaled_detector_config(args.phi, family(args.family), names or COCO_CLASS_NAMES)
+        return scaled_detector_config(args.phi, family_of(args.family), names or COCO_CLASS_NAMES)
     if args.model in CLASSIFIER_NAMES:
         return classifier_config(args.model, names)
     if args.model in DETECTOR_NAMES:

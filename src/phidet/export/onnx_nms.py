@@ -23,7 +23,7 @@ from phidet.detections.boxes import clip, decode, pairwise_iou, xyxy_to_cxcywh
 from phidet.detections.nms import suppress
 from phidet.detections.settings import PostprocessSettings
 from phidet.export.check import Agreement
-from phidet.export.onnx_file import add_best_logits, finish
+from phidet.export.onnx_file import finish
 from phidet.export.onnx_graph import Graph, write_program
 from phidet.images.prepare import prepare
 from phidet.inference.runtimes.onnx_runtime import run_once
@@ -45,7 +45,9 @@ def build_onnx_with_nms(model: EfficientDet, half: bool = False) -> onnx.ModelPr
     config = model.config
     g = Graph(half)
     write_program(g, compile_program(model), config.image_size_hw)
-    logits = add_best_logits(g, config)
+    shape = g.constant([0, config.num_anchors, config.num_classes], np.int64)
+    logits = g.add("Reshape", ["class_logits", shape])
+    g.add("ReduceMax", [logits], "best_logits", axes=[2], keepdims=0)
     anchors, top = _candidates(g, config)
     boxes = _decoded(g, config, anchors, top)  # (B, K, 4) xyxy
     scores = g.add("Sigmoid", [g.add("GatherND", [logits, top], batch_dims=1)])  # (B, K, C)

@@ -17,9 +17,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from phidet.architectures.dialects import DIALECTS, Dialect
+from phidet.architectures.dialect import Dialect
 from phidet.architectures.efficientdet.dialect_automl import AVERAGE
 from phidet.core.errors import CheckpointError
+from phidet.weights.dialects import known_dialects
 
 AVERAGED_FIRST = ("state_dict_ema", "model_ema", "ema", "state_dict", "model")
 """Where training checkpoints keep their weights, the averaged ones preferred."""
@@ -119,7 +120,7 @@ def _find_state(content: object, path: Path) -> dict[str, Tensor]:
 
 def recognise(tensors: dict[str, Tensor]) -> tuple[Dialect, dict[str, Tensor]] | None:
     """The dialect of these tensors and the same tensors under canonical keys; ``None`` where no dialect fits."""
-    for dialect in DIALECTS.values():
+    for _, dialect in known_dialects().values():
         canonical: dict[str, Tensor] = {}
         for key in sorted(tensors, key=lambda key: key.removesuffix(":0").endswith(AVERAGE)):  # averages come last
             name = dialect.canonical(key)

@@ -14,8 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from phidet.architectures.base import Processes
+from phidet.architectures.batch import Batch
+from phidet.architectures.efficientdet.anchors import generate_anchors
+from phidet.architectures.efficientdet.config import ModelConfig
 from phidet.architectures.efficientdet.network import RawOutputs
-from phidet.architectures.efficientdet.targets import Targets
+from phidet.architectures.efficientdet.targets import Targets, assign_targets
 from phidet.core.errors import ConfigError, InputError
 from phidet.detections.boxes import IouKind, decode, elementwise_iou
 
@@ -222,3 +226,24 @@ class _FocalSum(torch.autograd.Function):
 
 def _widen(values: Tensor) -> Tensor:
     return values if values.dtype == torch.float64 else values.float()
+
+
+class AnchorLoss:
+    """:func:`detection_loss` of anchors, normalised by the positives of all processes' images plus one."""
+
+    def __init__(self, config: ModelConfig, settings: LossConfig) -> None:
+        self.settings = settings
+        levels = config.feature_network.levels
+        self.anchors_xyxy = torch.from_numpy(generate_anchors(config.image_size_hw, levels, config.anchors).copy())
+
+    def to(self, device: torch.device) -> None:
+        """Moves the anchors to ``device``."""
+        self.anchors_xyxy = self.anchors_xyxy.to(device)
+
+    def __call__(self, outputs: RawOutputs, batch: Batch, processes: Processes) -> dict[str, Tensor]:
+        targets = assign_targets(self.anchors_xyxy, batch.boxes_xyxy, batch.class_ids)
+        positives = processes.total(targets.num_positives.sum().float())
+        # The mean of the processes' gradients is then the gradient of the whole batch.
+        normalizer = (positives + 1) / processes.count
+        loss = detection_loss(outputs, targets, self.anchors_xyxy, self.settings, normalizer)
+        return {"loss": loss.total, "class_loss": loss.class_loss, "box_loss": loss.box_loss}

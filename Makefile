@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
+RUNTIME_TESTS := tests/test_openvino.py tests/test_tflite.py tests/test_privacy.py
 
-.PHONY: demo test test-slow clients runtimes browser check format clean
+.PHONY: demo test test-slow clients runtimes browser tracer check format clean
 
 demo: $(VENV)/.installed-core  ## install the core, and find the person in a portrait: demo/detections/
 	mkdir -p demo
@@ -16,13 +17,13 @@ demo: $(VENV)/.installed-core  ## install the core, and find the person in a por
 	  Image.open(photo).save('demo/grace-hopper.png')"
 	$(BIN)/phidet detect demo/grace-hopper.png --out demo/detections
 
-test: $(VENV)/.installed-dev clients runtimes browser  ## run the tests
+test: $(VENV)/.installed-dev clients runtimes browser tracer  ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q
-	OMP_NUM_THREADS=1 $(VENV)-runtimes/bin/python -m pytest -q -p no:anyio tests/test_openvino.py tests/test_tflite.py tests/test_compatibility.py
+	OMP_NUM_THREADS=1 $(VENV)-runtimes/bin/python -m pytest -q -p no:anyio $(RUNTIME_TESTS) tests/test_compatibility.py
 
-test-slow: $(VENV)/.installed-dev clients runtimes browser  ## run the slow tests as well
+test-slow: $(VENV)/.installed-dev clients runtimes browser tracer  ## run the slow tests as well
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q -m "slow or not slow"
-	OMP_NUM_THREADS=1 $(VENV)-runtimes/bin/python -m pytest -q -p no:anyio tests/test_openvino.py tests/test_tflite.py tests/test_compatibility.py
+	OMP_NUM_THREADS=1 $(VENV)-runtimes/bin/python -m pytest -q -p no:anyio $(RUNTIME_TESTS) tests/test_compatibility.py
 
 clients: $(VENV)-clients/.installed  ## serving clients that others wrote, for the tests; their pins are not ours
 
@@ -32,6 +33,11 @@ browser:  ## Chromium for the tests of the page, where it can be had; without it
 	@command -v chromium chromedriver > /dev/null || { test "$$(id -u)" = 0 && command -v apt-get > /dev/null && \
 	  apt-get update -qq && apt-get install -y -qq chromium chromium-driver > /dev/null; } || \
 	  echo "no Chromium: the tests of the server's page will be skipped" >&2
+
+tracer:  ## strace for the tests of what is sent, as above
+	@command -v strace > /dev/null || { test "$$(id -u)" = 0 && command -v apt-get > /dev/null && \
+	  apt-get update -qq && apt-get install -y -qq strace > /dev/null; } || \
+	  echo "no strace: the tests that nothing is sent will be skipped" >&2
 
 check: $(VENV)/.installed-dev  ## lint, format, types, import contracts
 	$(BIN)/ruff check

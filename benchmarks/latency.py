@@ -20,6 +20,9 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
+import phidet  # before ONNX Runtime, which reports its use otherwise
+
+# isort: split
 import effdet
 import numpy as np
 import onnx
@@ -27,7 +30,6 @@ import onnxruntime as ort
 import torch
 from torch import Tensor, nn
 
-import phidet
 from phidet.architectures.efficientdet.decode import NetworkOutputs, postprocess
 from phidet.architectures.efficientdet.network import EfficientDet
 from phidet.architectures.header import Header

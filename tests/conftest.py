@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import phidet  # noqa: F401 - before any test's import of ONNX Runtime, which reports its use otherwise
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 

@@ -158,10 +158,10 @@ def tfrecord(root: Path, split: str = "train") -> Path:
     return root
 
 
-def check(dataset: Dataset, classes: Sequence[str] = CLASSES) -> None:
-    """The data set is the factory's, whatever it was read from."""
+def check(dataset: Dataset, classes: Sequence[str] = CLASSES, problems: Sequence[str] = ()) -> None:
+    """The data set is the factory's, whatever it was read from, with just these kinds of problems."""
     assert dataset.class_names == tuple(classes)
-    assert dataset.problems == []
+    assert [problem.kind for problem in dataset.problems] == list(problems)
     found = {Path(str(name)).name: i for i, name in enumerate(dataset.names)}
     assert sorted(found) == sorted(p.name for p in PICTURES)
     for p in PICTURES:

@@ -129,7 +129,9 @@ def test_labels_made_for_another_image_size(tmp_path: Path) -> None:
         ("ant 0.5 0.5 0.1 0.1", "label unreadable", "class x y width height"),
         ("0.5 0.5 0.5 0.1 0.1", "label unreadable", "class x y width height"),
         ("0 0.5 0.5 0.1", "label unreadable", "class x y width height"),
-        ("0 0.5 0.5 0.1 0.1 0.3", "label unreadable", "6 numbers are neither box nor polygon"),
+        ("0 0.5 0.5 0.1 0.1 45", "label unreadable", "the sixth number, 45, is no score"),
+        ("0 0.5 0.5 0.1 0.1 -0.3", "label unreadable", "a rotated box must have its four corners"),
+        ("0 0.1 0.1 0.2 0.1 0.2 0.2 0.1", "label unreadable", "8 numbers are neither box nor polygon"),
         ("0 30 20 10 10", "box invalid", "fractions of the image"),
         ("0 nan 0.5 0.1 0.1", "box invalid", "not made of numbers"),
         ("0 0.5 0.5 0 0.1", "box empty", "has no area"),
@@ -153,16 +155,22 @@ def test_a_huge_class_id_does_not_make_as_many_classes(tmp_path: Path) -> None:
     factory.write_text(tmp_path / "one.txt", "1 0.5 0.5 0.5 0.5\n1e15 0.5 0.5 0.1 0.1\n")
     dataset = open_data(tmp_path).read("all")
     assert dataset.class_names == ("class-0", "class-1")
-    only_problem(dataset, "class unknown", "line 2", "class id 1000000000000000")
+    assert [problem.kind for problem in dataset.problems] == ["class names missing", "class unknown"]
+    assert "class id 1000000000000000" in dataset.problems[1].what
 
 
 @pytest.mark.parametrize(
     ("content", "says"),
-    [(b"", "not an image"), (b"This is text.", "not an image"), (b"\x89PNG\r\n\x1a\n" + b"\0" * 9, "not an image")],
+    [
+        (b"", "is empty: expected JPEG"),
+        (b"This is text.", "not an image"),
+        (b"\x89PNG\r\n\x1a\n" + b"\0" * 9, "cannot be decoded as PNG"),
+    ],
 )
 def test_files_that_are_not_images(tmp_path: Path, content: bytes, says: str) -> None:
     factory.yolo(tmp_path / "images/train", tmp_path / "labels/train")
     (tmp_path / "images/train/two.png").write_bytes(content)
+    factory.write_text(tmp_path / "classes.txt", "\n".join(factory.CLASSES))
     dataset = open_data(tmp_path).read("train")
     only_problem(dataset, "image unreadable", "images/train/two.png", says)
     assert len(dataset) == 3
@@ -214,7 +222,7 @@ def test_voc_without_a_size_looks_into_the_image(tmp_path: Path, size: str) -> N
     factory.write_text(root / "Annotations/one.xml", text)
     factory.check(open_data(root).read("train"))
     (root / "JPEGImages/one.png").write_bytes(b"")
-    only_problem(open_data(root).read("train"), "image unreadable", "one.png", "not an image")
+    only_problem(open_data(root).read("train"), "image unreadable", "one.png", "is empty: expected JPEG")
 
 
 def test_voc_keeps_difficult(tmp_path: Path) -> None:

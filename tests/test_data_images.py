@@ -132,9 +132,11 @@ def test_kinds_of_pixels_that_mean_nothing_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="floating point numbers, expected 8 or 16 bits"):
         read_image(save(tmp_path / "f.tif", np.full((4, 4), 0.5, np.float32)))
     for value in (70000, 200):  # whether 200 is bright or dark nothing tells
-        with pytest.raises(InputError, match=r"i\.tif are 32-bit integers, expected 8 or 16 bits: convert it first"):
+        with pytest.raises(
+            InputError, match=r"i\.tif has pixels that are 32-bit integers, expected 8 or 16 bits: convert it first"
+        ):
             read_image(save(tmp_path / "i.tif", np.full((4, 4), value, np.int32)))
-        with pytest.raises(InputError, match="the image are 32-bit integers"):
+        with pytest.raises(InputError, match="the image has pixels that are 32-bit integers"):
             pixels_of(Image.fromarray(np.full((4, 4), value, np.int32)))
 
 

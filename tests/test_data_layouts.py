@@ -97,7 +97,7 @@ def test_bare_yolo_folders_with_and_without_class_names(tmp_path: Path, images: 
     factory.yolo(tmp_path / images, tmp_path / labels)
     folder = open_data(tmp_path)
     assert (folder.layout, folder.splits) == ("yolo", (split,))
-    factory.check(folder.read(split), ["class-0", "class-1", "class-2"])
+    factory.check(folder.read(split), ["class-0", "class-1", "class-2"], ["class names missing"])
     (tmp_path / "classes.txt").write_text("\ufeff" + "\n".join(factory.CLASSES), encoding="utf-8")
     factory.check(open_data(tmp_path).read(split))
 

@@ -22,7 +22,7 @@ from phidet.core.errors import InputError
 from phidet.data.dataset import Dataset
 from phidet.data.label_map import label_map, read_label_map
 from phidet.data.layouts import open_data
-from phidet.data.tfrecord_file import encoded_image, make_example, parse_example, read_record, scan, write_record
+from phidet.data.tfrecord_file import RecordImage, make_example, parse_example, read_record, scan, write_record
 
 FLOATS = st.floats(width=32, allow_nan=False)
 VALUES = st.one_of(st.lists(st.binary(max_size=20)), st.lists(FLOATS), st.lists(st.integers(-(2**63), 2**63 - 1)))
@@ -93,7 +93,7 @@ def test_missing_files_and_records_without_image(tmp_path: Path) -> None:
     with path.open("wb") as file:
         write_record(file, make_example({"image/encoded": [7]}))
     with pytest.raises(InputError, match="holds no image/encoded"):
-        encoded_image(path, 0)
+        RecordImage(path, 0).read_bytes()
 
 
 @pytest.mark.parametrize("names", [["a"], ["cat nap", 'say "hi"', "it's", "Ωμέγα", "a\\b", "new\nline"]])

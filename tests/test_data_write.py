@@ -19,9 +19,9 @@ from phidet.core.errors import ConfigError, InputError, PhidetError
 from phidet.data import write
 from phidet.data.dataset import Annotations, Dataset
 from phidet.data.layouts import open_data
-from phidet.data.tfrecord_file import parse_example, scan
+from phidet.data.tfrecord_file import RecordImage, parse_example, scan
 from phidet.data.write import Written, write_coco, write_tfrecord
-from phidet.images.decode import RecordImage, encoded
+from phidet.images.decode import encoded
 
 Write = Callable[[dict[str, Dataset], Path], Written]
 WRITERS: list[Write] = [write_coco, write_tfrecord]

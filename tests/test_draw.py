@@ -170,7 +170,7 @@ def test_whatever_is_a_picture_becomes_one(tmp_path: Path) -> None:
     exif[0x0112] = 6
     turned.save(tmp_path / "turned.jpg", exif=exif, quality=100)
     assert as_picture(Image.open(tmp_path / "turned.jpg")).size == (4, 5)
-    with pytest.raises(InputError, match=r"expected an image \(H, W, 3\) uint8 RGB, got \(4, 5\) uint8"):
+    with pytest.raises(InputError, match=r"\(height, width, 3\) uint8 RGB, got shape \(4, 5\) uint8"):
         as_picture(pixels[..., 0])
 
 

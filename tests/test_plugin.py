@@ -139,9 +139,7 @@ save_model(create_model("centre-point-small"), {str(tmp_path / "model.safetensor
         load_model(tmp_path / "model.safetensors")
 
 
-def test_what_registers_and_is_none_is_an_error_with_its_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_registers_and_is_none_is_an_error_with_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for line, what in (
         ("broken = no_such_module:X", "cannot be loaded: ModuleNotFoundError"),
         ("other = json:dumps", "is a function, expected an instance of Architecture"),

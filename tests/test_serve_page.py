@@ -166,7 +166,7 @@ def test_a_bad_file_shows_the_error_and_a_good_one_takes_it_away(page: Page, tmp
     bad.write_bytes(b"this is no picture")
     page.upload(bad)
     page.until(lambda: page.one("#error").is_displayed())
-    assert "the 18 bytes are not a picture that can be read" in page.text("#error")
+    assert "the content (18 bytes) is not an image that can be read" in page.text("#error")
     assert page.boxes() == []
     page.complaints()  # Chromium notes the 400
     page.upload(file)

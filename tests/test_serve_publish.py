@@ -11,12 +11,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -36,9 +33,9 @@ from phidet.serve.models import publish as publishing
 from phidet.serve.models.publish import publish
 from phidet.serve.models.versions import version_folders
 from phidet.weights.native import save_model
-from serve_server import Server, b64, encoded, picture, until
+from serve_process import SOURCE, client, command_line_server, reserved_port
+from serve_server import b64, encoded, picture, until
 
-SOURCE = str(Path(__file__).parents[1] / "src")
 CLASSES = ["cell", "platelet"]
 
 
@@ -114,7 +111,7 @@ def test_a_full_disk_leaves_nothing_behind(model: Path, tmp_path: Path) -> None:
 def test_a_killed_publisher_leaves_no_version(model: Path, tmp_path: Path) -> None:
     base = tmp_path / "m"
     script = (
-        "import os, sys, time; from phidet.serve import publish;"
+        "import os, sys, time; from phidet.serve.models import publish;"
         "publish._write = lambda *_: (print('in the middle', flush=True), time.sleep(60));"
         "publish.publish(sys.argv[1], __import__('pathlib').Path(sys.argv[2]))"
     )
@@ -139,43 +136,6 @@ def test_a_killed_publisher_leaves_no_version(model: Path, tmp_path: Path) -> No
 
 
 # The command line
-
-
-@contextmanager
-def command_line_server(
-    base: Path, *flags: str, port: int = 0, **options: Any
-) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """A server's process and its port: whatever port is free, unless it is given."""
-    environment = os.environ | {"PYTHONPATH": options.pop("path", SOURCE)}
-    command = [sys.executable, "-m", "phidet.cli.main", "serve", "--model_name", "m", "--model_base_path", str(base)]
-    process = subprocess.Popen([*command, "--rest_api_port", str(port), *flags], env=environment, **options)
-    try:
-        until(lambda: bool(listening_ports(process.pid)), 120)
-        (port,) = listening_ports(process.pid)
-        until(lambda: is_ready(port), 120)
-        yield process, port
-    finally:
-        process.kill()
-        process.wait()
-
-
-def listening_ports(pid: int) -> list[int]:
-    """From the system, for a server whose log nobody can read."""
-    with suppress(OSError):  # files that it opens and closes meanwhile
-        files = {str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir()}
-        rows = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
-        return [int(row[1].split(":")[1], 16) for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in files]
-    return []
-
-
-def client(port: int) -> Server:
-    return Server(None, port)  # type: ignore[arg-type]
-
-
-def is_ready(port: int) -> bool:
-    with suppress(OSError, HTTPException):
-        return client(port).get("/v2/health/ready").status == 200
-    return False
 
 
 @pytest.fixture(scope="session")
@@ -218,7 +178,6 @@ def test_the_served_answer_is_the_detectors_and_needs_no_pytorch(model: Path, ba
 
 
 def test_kill_9_and_restart_under_load(base: Path) -> None:
-    port = 0
     body = {"instances": [b64(encoded(picture(90, 120)))]}
     stop = threading.Event()
     statuses: list[int] = []
@@ -229,22 +188,22 @@ def test_kill_9_and_restart_under_load(base: Path) -> None:
                 statuses.append(client(port).post("/v1/models/m:predict", body).status)
             except (OSError, HTTPException):
                 statuses.append(0)  # nobody there
-                time.sleep(0.05)
+                stop.wait(0.05)
 
     threads = [threading.Thread(target=keep_asking) for _ in range(4)]
-    try:
-        for i in range(2):
-            with command_line_server(base, port=port, stdout=subprocess.DEVNULL) as (process, port):
-                if i == 0:
-                    [thread.start() for thread in threads]
-                before = statuses.count(200)
-                until(lambda before=before: statuses.count(200) >= before + 10, 60)
-                process.kill()
-                process.wait()
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
+    with reserved_port() as port:
+        try:
+            [thread.start() for thread in threads]
+            for _ in range(2):
+                with command_line_server(base, port=port, stdout=subprocess.DEVNULL) as (process, _):
+                    before = statuses.count(200)
+                    until(lambda before=before: statuses.count(200) >= before + 10)
+                    process.kill()
+                    process.wait()
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
     assert set(statuses) <= {0, 200, 404, 503}, "404 and 503 while it loads"
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from phidet.core.errors import MissingExtraError, PhidetError
 from phidet.core.extras import __version__, extra_of
+from phidet.core.privacy import disable_usage_reports
 
 if TYPE_CHECKING:
     from phidet.detections.detections import Detections
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from phidet.weights.create import create_classifier, create_model
     from phidet.weights.native import load_model, save_model
 
+
+disable_usage_reports()
 
 _LAZY = {
     "train": "phidet.training.run",

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from phidet.cli.layout import add_layout
 from phidet.core.errors import ConfigError
 
 if TYPE_CHECKING:
+    from phidet.data.data_folder import DataFolder
     from phidet.data.dataset import Dataset, Problem
-    from phidet.data.layouts import DataFolder
 
 SHOWN = 5  # problems of each kind
 
@@ -21,13 +22,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``phidet convert-data``."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = (
-        "reads: COCO JSON, Pascal VOC, YOLO, TFRecord, recognised by looking\n"
+        "reads: COCO JSON, Pascal VOC, YOLO, TFRecord, recognised by what the files hold\n"
         "The original stays as it is; the target appears whole or not at all."
     )
     parser.add_argument("data", type=Path, metavar="DATA", help="a data folder, or its JSON, YAML or TFRecord file")
     parser.add_argument("out", type=Path, metavar="OUT", help="the folder to write; it must not exist, or be empty")
     parser.add_argument("--to", required=True, choices=["coco", "tfrecord"], help="what to write")
     parser.add_argument("--split", nargs="+", metavar="NAME", help="only these splits (all)")
+    add_layout(parser)
     parser.add_argument("--images-per-shard", type=int, metavar="N", help="for tfrecord (1000)")
 
 
@@ -38,7 +40,7 @@ def run(args: argparse.Namespace) -> None:
 
     if args.images_per_shard is not None and args.to != "tfrecord":
         raise ConfigError("--images-per-shard belongs to --to tfrecord")
-    folder = open_data(args.data)
+    folder = open_data(args.data, args.layout)
     datasets = _read(folder, args.split or folder.splits)
     if args.to == "coco":
         written = write_coco(datasets, args.out)

@@ -12,14 +12,16 @@ import msgspec
 
 from phidet.architectures.registry import architecture_of, published_config
 from phidet.cli.info import image_size
+from phidet.cli.layout import add_layout
 from phidet.cli.tables import or_dash, table
 from phidet.core.errors import InputError, PhidetError
+from phidet.data.data_folder import LAYOUT_NAMES
 
 if TYPE_CHECKING:
     from phidet.data.doctor.examine import Examination
     from phidet.data.doctor.facts import Report, SplitFacts
 
-EPILOG = """reads COCO JSON, Pascal VOC, YOLO and TFRecord; tells them apart by looking
+EPILOG = """reads COCO JSON, Pascal VOC, YOLO and TFRecord, recognised by what the files hold
 
 examples:
   phidet doctor my-data                               the report
@@ -33,7 +35,6 @@ twice; exact copies of images (a picture in several splits stays in test or val 
 exit code: 0 with warnings or notes only; 3 with errors, which training stumbles over: a split that cannot be read or
 is empty, no objects, images that cannot be decoded or have not the size that their labels say.
 """
-_LAYOUTS = {"coco": "COCO JSON", "voc": "Pascal VOC", "yolo": "YOLO", "tfrecord": "TFRecord"}
 _MOST_CLASSES = 12
 _WIDTH = 110
 
@@ -47,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model", default="efficientdet-lite0", metavar="NAME", help="whose anchors to try (efficientdet-lite0)"
     )
     parser.add_argument("--image-size", type=image_size, metavar="N|HxW", help="input in pixels (the model's own)")
+    add_layout(parser)
     parser.add_argument("--fast", action="store_true", help="read headers only; no near copies, no damaged pixels")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="write sheets of pictures and histograms (PNG)")
     parser.add_argument("--fix", type=Path, metavar="OUT", help="write a clean copy (COCO JSON); DATA stays as it is")
@@ -71,7 +73,9 @@ def run(args: argparse.Namespace) -> None:
     config = published_config(args.model, "boxes")
     if args.image_size is not None:
         config = architecture_of(config).resized(config, args.image_size)
-    examination = examine(args.data, architecture_of(config).doctor_view(config), decode=not args.fast)
+    examination = examine(
+        args.data, architecture_of(config).doctor_view(config), decode=not args.fast, layout=args.layout
+    )
     report = examination.report
     if args.json:
         print(msgspec.json.format(msgspec.json.encode(report)).decode())
@@ -110,7 +114,7 @@ def _augmented(config: Any, args: argparse.Namespace) -> None:
     from phidet.training.augmentation.sheet import change_augmentation, describe, write_augmented
     from phidet.training.recipe import recipe_named
 
-    data = open_data(args.data)
+    data = open_data(args.data, args.layout)
     train = data.read(data.train_split())
     if data.val_split() is None and can_hold_out(train):  # as a run does; what an image becomes depends on its number
         train, _ = hold_out(train, HELD_OUT, args.seed)
@@ -146,7 +150,7 @@ def _head(report: Report) -> str:
     unions = [f"{s.name} is {' + '.join(s.made_of)}" for s in report.splits if s.made_of]
     looked = "every image decoded" if report.decoded else "headers only"
     size = f"{report.image_size_hw[0]}×{report.image_size_hw[1]}"
-    about = [_LAYOUTS[report.layout], *unions, looked, f"for {report.model} at {size}"]
+    about = [LAYOUT_NAMES[report.layout], *unions, looked, f"for {report.model} at {size}"]
     return f"{report.path}\n  " + "; ".join(about)
 
 

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from phidet.core.errors import InputError
+from phidet.data.data_folder import TEST_SPLITS, TRAIN_SPLITS, VAL_SPLITS, DataFolder, Found, Reader, first_split
 from phidet.data.dataset import Collector, Dataset, RawObject
-from phidet.data.layouts import TRAIN_SPLITS, VAL_SPLITS, DataFolder, Reader
-from phidet.images.decode import EXTENSIONS, image_size_or_error
+from phidet.data.listing import files_below, followed, is_image, subfolders
+from phidet.images.decode import image_size_or_error
 
-_SPLITS = (*TRAIN_SPLITS, *VAL_SPLITS, "test", "testing")
+_SPLITS = (*TRAIN_SPLITS, *VAL_SPLITS, *TEST_SPLITS)
 
 
 def open_class_folders(path: str | Path) -> DataFolder:
-    """Looks at a folder and tells its splits; each reads as a data set whose images hold one object that fills them.
+    """Finds the splits of a folder; each reads as a data set whose images hold one object that fills them.
 
     ``FOLDER/cat/1.jpg`` makes one split, "all"; ``FOLDER/train/cat/1.jpg`` makes "train". Classes are the names of the
     folders, sorted: those of the training split, for all splits.
@@ -26,10 +27,19 @@ def open_class_folders(path: str | Path) -> DataFolder:
         InputError: there is no such folder, or there are fewer than two classes in it.
     """
     path = Path(path)
+    return DataFolder(path, "folders", find_class_folders(path).readers)
+
+
+def find_class_folders(path: Path) -> Found:
+    """What :func:`open_class_folders` opens.
+
+    Raises:
+        InputError: as there.
+    """
     if not path.is_dir():
         raise InputError(f"there is no folder at {path}: expected one with a folder of images for each class")
-    splits = {p.name: p for p in _folders(path) if p.name in _SPLITS and _classes(p)} or {"all": path}
-    first = next((name for name in TRAIN_SPLITS if name in splits), next(iter(splits)))
+    splits = {p.name: p for p in subfolders(path) if p.name.casefold() in _SPLITS and _classes(p)} or {"all": path}
+    first = first_split(TRAIN_SPLITS, tuple(splits)) or next(iter(splits))
     own = _classes(splits[first])
     if len(own) < 2:
         found = f"only {own[0]!r}" if own else "none"
@@ -41,7 +51,7 @@ def open_class_folders(path: str | Path) -> DataFolder:
     def reader(split: str) -> Reader:
         return lambda names: _read(splits[split], path, split, names or own)
 
-    return DataFolder(path, "classes", {split: reader(split) for split in splits})
+    return Found(f"{own[0]}/, {own[1]}/", {split: reader(split) for split in splits})
 
 
 def split_by_class(dataset: Dataset, share: float = 0.2, seed: int = 0) -> tuple[Dataset, Dataset]:
@@ -60,26 +70,18 @@ def split_by_class(dataset: Dataset, share: float = 0.2, seed: int = 0) -> tuple
     return dataset.subset(kept, "train"), dataset.subset(sorted(held), "val")
 
 
-def _folders(path: Path) -> Iterator[Path]:
-    return (p for p in sorted(path.iterdir()) if p.is_dir() and not p.name.startswith("."))
-
-
-def _images(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
-
-
 def _classes(path: Path) -> list[str]:
-    return [folder.name for folder in _folders(path) if _images(folder)]
+    return [folder.name for folder in subfolders(path) if next(files_below(folder, is_image), None) is not None]
 
 
 def _read(folder: Path, root: Path, split: str, class_names: Sequence[str]) -> Dataset:
     collector = Collector(split, root, class_names)
-    images = [(image, own.name) for own in _folders(folder) for image in _images(own)]
+    images = [(image, own.name) for own in subfolders(folder) for image in files_below(own, is_image)]
     for class_name in class_names:
         if not any(class_name == own for _, own in images):
             collector.problem("image missing", folder / class_name, f"no image of class {class_name!r} in {split!r}")
     with ThreadPoolExecutor() as pool:
-        sizes = pool.map(image_size_or_error, [image for image, _ in images])
+        sizes = pool.map(image_size_or_error, [followed(image) for image, _ in images])
     for (image, class_name), size in zip(images, sizes, strict=True):
         if isinstance(size, InputError):
             collector.problem("image unreadable", image, f"{size}; left out")
@@ -87,5 +89,5 @@ def _read(folder: Path, root: Path, split: str, class_names: Sequence[str]) -> D
             collector.problem("class unknown", image, f"class {class_name!r} is not one of the classes; left out")
         else:
             whole = RawObject(str(image), (0.0, 0.0, float(size[1]), float(size[0])), class_name)
-            collector.add(str(image.relative_to(root)), image, size, [whole])
+            collector.add(str(image.relative_to(root)), followed(image), size, [whole])
     return collector.dataset()

@@ -11,8 +11,9 @@ import msgspec
 import numpy as np
 
 from phidet.core.errors import InputError
+from phidet.data.data_folder import DataFolder
 from phidet.data.dataset import Dataset
-from phidet.data.layouts import DataFolder, open_data
+from phidet.data.layouts import open_data
 
 log = logging.getLogger("phidet")
 

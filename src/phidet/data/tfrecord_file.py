@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import google_crc32c
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
@@ -24,6 +24,33 @@ ENCODED_IMAGE = ("image/encoded", "image")
 """Names of the feature with the image: as TensorFlow's detection tools write it, and as TensorFlow Datasets do."""
 _HEAD, _FOOT = struct.Struct("<QI"), struct.Struct("<I")
 _MASK_DELTA = 0xA282EAD8
+
+
+class RecordImage(NamedTuple):
+    """An image inside a TFRecord file: where its record starts."""
+
+    path: Path
+    offset: int
+
+    def __str__(self) -> str:
+        return f"{self.path} at byte {self.offset}"
+
+    def read_bytes(self) -> bytes:
+        """The encoded image.
+
+        Raises:
+            InputError: the record is damaged or holds none.
+        """
+        example = parse_example(read_record(self.path, self.offset))
+        for key in ENCODED_IMAGE:
+            found = example.get(key, [])
+            if found and isinstance(found[0], bytes):
+                return found[0]
+        raise InputError(f"{self.path}: the record at byte {self.offset} holds no {ENCODED_IMAGE[0]}")
+
+
+ImageSource = Path | RecordImage
+"""Where an image of a data set lies."""
 
 
 def scan(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -94,20 +121,6 @@ def make_example(features: Mapping[str, Value]) -> bytes:
             feature.int64_list.value.extend(values)
     payload: bytes = example.SerializeToString(deterministic=True)
     return payload
-
-
-def encoded_image(path: Path, offset: int) -> bytes:
-    """The encoded image in the record at ``offset``.
-
-    Raises:
-        InputError: the record is damaged or holds none.
-    """
-    example = parse_example(read_record(path, offset))
-    for key in ENCODED_IMAGE:
-        found = example.get(key, [])
-        if found and isinstance(found[0], bytes):
-            return found[0]
-    raise InputError(f"{path}: the record at byte {offset} holds no {ENCODED_IMAGE[0]}")
 
 
 def _opened(path: Path) -> BinaryIO:

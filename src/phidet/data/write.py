@@ -27,8 +27,9 @@ from phidet.core.errors import ConfigError, InputError, PhidetError
 from phidet.core.numbers import shortest
 from phidet.data.dataset import Annotations, Dataset, Problem
 from phidet.data.label_map import label_map
-from phidet.data.tfrecord_file import Value, make_example, write_record
-from phidet.images.decode import EXTENSIONS, Encoding, ImageSource, RecordImage, encoded, encoding
+from phidet.data.tfrecord_file import ImageSource, RecordImage, Value, make_example, write_record
+from phidet.images.decode import Encoding, encoded, encoding
+from phidet.images.formats import EXTENSIONS
 
 _AT_ONCE = 64  # images held in memory while threads decode them
 _ENDINGS = {"JPEG": ".jpg", "TIFF": ".tif"}  # others are called like the format

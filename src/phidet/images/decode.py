@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import io
-import struct
-import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageFile, TiffImagePlugin
 
 from phidet.core.errors import InputError
+from phidet.images.decoders import (
+    PILLOW_NAMES,
+    EncodedImage,
+    UnsupportedImageError,
+    image_file,
+    open_image,
+    reason_of,
+)
 
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"})
 _ORIENTATION = 0x0112
 _PNG_BIT_DEPTH = 24  # its place in the file
 _UPRIGHT = {  # what brings each EXIF orientation upright
@@ -28,22 +33,6 @@ _UPRIGHT = {  # what brings each EXIF orientation upright
 }
 _TRANSPOSED = frozenset({5, 6, 7, 8})  # those that swap height and width
 _WIDENED = ("PNG", "PPM")  # formats whose 16 bits some versions of Pillow open as 32
-# What Pillow's decoders raise on damaged files, found by damaging files.
-_DAMAGE = (OSError, SyntaxError, ValueError, MemoryError, EOFError, LookupError, TypeError, ArithmeticError,
-           struct.error, zlib.error)  # fmt: skip
-
-
-class RecordImage(NamedTuple):
-    """An image inside a TFRecord file: where its record starts."""
-
-    path: Path
-    offset: int
-
-    def __str__(self) -> str:
-        return f"{self.path} at byte {self.offset}"
-
-
-ImageSource = Path | RecordImage
 
 
 class Encoding(NamedTuple):
@@ -64,18 +53,21 @@ class Encoding(NamedTuple):
     transparency: bool
 
 
-def image_size(source: ImageSource) -> tuple[int, int]:
+def image_size(source: EncodedImage) -> tuple[int, int]:
     """(height, width) in pixels as a viewer shows the image, from its header.
 
     Raises:
-        InputError: it is missing or not an image.
+        InputError: it is missing, or not an image that is read.
     """
-    with _opened(source) as image:
+
+    def size(image: Image.Image) -> tuple[int, int]:
         width, height = _stored_size(image)
         return (width, height) if _orientation(image) in _TRANSPOSED else (height, width)
 
+    return open_image(source, size)
 
-def image_size_or_error(source: ImageSource) -> tuple[int, int] | InputError:
+
+def image_size_or_error(source: EncodedImage) -> tuple[int, int] | InputError:
     """:func:`image_size`, for many files at a time in threads, of which some are broken."""
     try:
         return image_size(source)
@@ -83,112 +75,117 @@ def image_size_or_error(source: ImageSource) -> tuple[int, int] | InputError:
         return error
 
 
-def encoding(source: ImageSource) -> Encoding:
+def encoding(source: EncodedImage) -> Encoding:
     """How the image is stored, from its header.
 
     Raises:
-        InputError: it is missing or not an image.
+        InputError: it is missing, or not an image that is read.
     """
-    with _opened(source) as image:
+
+    def stored(image: Image.Image) -> Encoding:
         kind = {"MPO": "JPEG"}.get(image.format or "", image.format or "")
-        bits = encoded(source)[_PNG_BIT_DEPTH] if kind == "PNG" else 16 if image.mode.startswith("I") else 8
+        bits = encoded(source)[_PNG_BIT_DEPTH] if kind == "PNG" else _bits(image)
         return Encoding(kind, image.mode, bits, _orientation(image), "transparency" in image.info)
 
+    return open_image(source, stored)
 
-def encoded(source: ImageSource | bytes) -> bytes:
+
+def encoded(source: EncodedImage | bytes) -> bytes:
     """The image as it is stored.
 
     Raises:
         InputError: it is missing or cannot be read.
     """
-    if isinstance(source, bytes):
-        return source
-    try:
-        if isinstance(source, Path):
-            return source.read_bytes()
-        from phidet.data.tfrecord_file import encoded_image  # noqa: PLC0415  # needs the data extra
-
-        return encoded_image(source.path, source.offset)
-    except FileNotFoundError as error:
-        raise InputError(f"there is no image at {source}") from error
-    except OSError as error:
-        raise InputError(f"cannot read {source}: {error.strerror or error}") from error
+    with image_file(source) as file:
+        try:
+            return file.read()
+        except OSError as error:
+            raise InputError(f"cannot read {source!s}: {error.strerror or error}") from error
 
 
-def read_image(source: ImageSource | bytes, labelled_size_hw: tuple[int, int] | None = None) -> npt.NDArray[np.uint8]:
+def read_image(
+    source: EncodedImage | bytes,
+    labelled_size_hw: tuple[int, int] | None = None,
+    check_size: Callable[[int, int], None] | None = None,
+) -> npt.NDArray[np.uint8]:
     """The image as RGB, (H, W, 3) uint8; ``source`` may be the encoded image itself.
 
     An EXIF rotation is applied, as viewers and labelling tools do; unless ``labelled_size_hw`` says that the labels
-    were made on the pixels as they are stored. Grey, palette and CMYK images become RGB, alpha is dropped, and 16 bits
-    become 8 (0…65535 to 0…255).
+    were made on the pixels as they are stored. Grey, palette and CMYK images become RGB, alpha is dropped, and more
+    than 8 bits become 8: the brightest value that the format can store becomes 255, whatever the brightest pixel is.
+
+    Args:
+        source: a file, a record of a TFRecord file, or the encoded image.
+        labelled_size_hw: height and width that the labels give.
+        check_size: called with height and width before anything is decoded; what it raises is passed on.
 
     Raises:
-        InputError: it is missing, not an image, cut off, or of pixels that are neither 8 nor 16 bits.
+        InputError: it is missing, not an image that is read, cut off, or of pixels of more than 16 bits.
     """
-    with _opened(source) as image:
-        return _upright(image, _name(source), labelled_size_hw)
+
+    def pixels(image: Image.Image) -> npt.NDArray[np.uint8]:
+        if check_size is not None:
+            check_size(image.height, image.width)
+        return _upright(image, labelled_size_hw)
+
+    return open_image(source, pixels)
 
 
 def pixels_of(image: Image.Image) -> npt.NDArray[np.uint8]:
-    """An opened image as :func:`read_image` gives it.
+    """An image that the caller opened with Pillow, as :func:`read_image` gives it.
 
     Raises:
-        InputError: it is damaged, or of pixels that are neither 8 nor 16 bits.
+        InputError: it is damaged, of pixels of more than 16 bits, or not loaded yet and of a format that phidet does
+            not decode.
     """
-    return _upright(image, getattr(image, "filename", "") or "the image", None)
-
-
-def _upright(image: Image.Image, name: str, labelled_size_hw: tuple[int, int] | None) -> npt.NDArray[np.uint8]:
-    _check_depth(image, name)
+    name = getattr(image, "filename", "") or "the image"
+    # Pillow decodes on first use; the caller opened the file, but it would be phidet that starts the decoder.
+    pending = isinstance(image, ImageFile.StubImageFile) or bool(getattr(image, "tile", None))
+    if pending and image.format not in PILLOW_NAMES:
+        raise InputError(f"{name} is a {image.format} image, which phidet does not decode: call its load() first")
     try:
-        width, height = _stored_size(image)
-        orientation = _orientation(image)
-        as_stored = labelled_size_hw == (height, width) and height != width and orientation in _TRANSPOSED
-        if image.format == "TIFF":  # Pillow turns these itself
-            image.load()
-            turn = {6: 8, 8: 6}.get(orientation, orientation) if as_stored else 1
-        else:
-            turn = 1 if as_stored else orientation
-        return _rgb(image.transpose(_UPRIGHT[turn]) if turn in _UPRIGHT else image)
-    except _DAMAGE as error:
-        raise InputError(f"{name} is damaged: {error}. Copy it again, or leave it out") from error
+        return _upright(image, None)
+    except UnsupportedImageError as error:
+        raise InputError(f"{name} {error}") from error
+    except Exception as error:
+        raise InputError(f"{name} cannot be decoded: {reason_of(error)}") from error
 
 
-def _check_depth(image: Image.Image, name: str) -> None:
-    """Raises InputError for pixels that are neither 8 nor 16 bits: which of their values is white, nothing tells."""
-    kind = {"F": "floating point numbers", "I": "32-bit integers"}.get(image.mode)
-    if isinstance(image, TiffImagePlugin.TiffImageFile):
-        wide = max(image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (8,))) > 16
+def _upright(image: Image.Image, labelled_size_hw: tuple[int, int] | None) -> npt.NDArray[np.uint8]:
+    _check_depth(image)
+    width, height = _stored_size(image)
+    orientation = _orientation(image)
+    as_stored = labelled_size_hw == (height, width) and height != width and orientation in _TRANSPOSED
+    if image.format == "TIFF":  # Pillow turns these itself
+        image.load()
+        turn = {6: 8, 8: 6}.get(orientation, orientation) if as_stored else 1
     else:
-        wide = image.format not in _WIDENED
+        turn = 1 if as_stored else orientation
+    return _rgb(image.transpose(_UPRIGHT[turn]) if turn in _UPRIGHT else image, _white(image))
+
+
+def _check_depth(image: Image.Image) -> None:
+    """Refuses pixels of more than 16 bits, as nothing tells which of their values is white.
+
+    Raises:
+        UnsupportedImageError: for those.
+    """
+    wide = _bits(image) > 16 if isinstance(image, TiffImagePlugin.TiffImageFile) else image.format not in _WIDENED
+    kind = {"F": "floating point numbers", "I": "32-bit integers"}.get(image.mode)
     if kind is not None and (wide or image.mode == "F"):
-        raise InputError(f"the pixels of {name} are {kind}, expected 8 or 16 bits: convert it first")
+        raise UnsupportedImageError(f"has pixels that are {kind}, expected 8 or 16 bits: convert it first")
 
 
-def _name(source: ImageSource | bytes) -> str:
-    return f"an image of {len(source)} bytes" if isinstance(source, bytes) else str(source)
+def _bits(image: Image.Image) -> int:
+    """Bits of each channel, where Pillow's mode or a TIFF's tag tells."""
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        return int(max(image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (1,))))
+    return 16 if image.mode.startswith("I") else 8
 
 
-def _opened(source: ImageSource | bytes) -> Image.Image:
-    name = _name(source)
-    try:
-        image = Image.open(source if isinstance(source, Path) else io.BytesIO(encoded(source)))
-    except InputError:
-        raise
-    except FileNotFoundError as error:
-        raise InputError(f"there is no image at {name}") from error
-    except UnidentifiedImageError as error:
-        raise InputError(f"{name} is not an image that can be read: expected JPEG, PNG, BMP, WebP or TIFF") from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise InputError(f"{name} is too large to open safely: {error}") from error
-    except _DAMAGE as error:
-        raise InputError(f"cannot read {name}: {getattr(error, 'strerror', None) or error}") from error
-    # Pillow only warns between its limit and twice that; filters for warnings are not safe in threads.
-    limit = Image.MAX_IMAGE_PIXELS
-    if limit is not None and image.width * image.height > limit:
-        image.close()
-        raise InputError(f"{name} is too large to open safely: {image.width}×{image.height}, limit {limit} pixels")
-    return image
+def _white(image: Image.Image) -> int:
+    """The value of white in an image of mode I or I;16: of 12 bits in a TIFF, Pillow keeps the values as they are."""
+    return 2**12 - 1 if isinstance(image, TiffImagePlugin.TiffImageFile) and _bits(image) == 12 else 2**16 - 1
 
 
 def _stored_size(image: Image.Image) -> tuple[int, int]:
@@ -204,39 +201,22 @@ def _orientation(image: Image.Image) -> int:
         return 1  # Pillow would decode the whole image to see whether EXIF follows it
     try:
         value = image.getexif().get(_ORIENTATION, 1)
-    except _DAMAGE:
+    except Exception:
         return 1  # viewers show a photo with damaged EXIF as it is stored
     return value if isinstance(value, int) and value in _UPRIGHT else 1
 
 
-def _rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
-    if image.mode.startswith("I"):  # 16 bits
+def _rgb(image: Image.Image, white: int) -> npt.NDArray[np.uint8]:
+    if image.mode.startswith("I"):  # 12 or 16 bits
         values = np.asarray(image).astype(np.float64)
         if values.size and values.min() < 0:
             raise ValueError("its pixels are below 0")
-        grey = np.rint(values / 257).astype(np.uint8)
+        grey = np.rint(values * (255 / white)).astype(np.uint8)
         return np.repeat(grey[..., None], 3, axis=2)
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # its alpha is dropped below
     pixels: npt.NDArray[np.uint8] = np.array(image.convert("RGB"), dtype=np.uint8)
     return pixels
-
-
-def as_picture(image: Path | str | Image.Image | npt.NDArray[np.uint8]) -> Image.Image:
-    """A new RGB picture, upright: of a path, a Pillow image, or an (H, W, 3) uint8 RGB array.
-
-    Raises:
-        InputError: it cannot be read, or is an array of another shape or type.
-    """
-    if isinstance(image, Image.Image):
-        return Image.fromarray(pixels_of(image))
-    if isinstance(image, str | Path):
-        return Image.fromarray(read_image(Path(image)))
-    if not isinstance(image, np.ndarray):
-        raise InputError(f"expected a path, a Pillow image or an array, got a {type(image).__name__}")
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
-        raise InputError(f"expected an image (H, W, 3) uint8 RGB, got {image.shape} {image.dtype}")
-    return Image.fromarray(np.ascontiguousarray(image)).copy()
 
 
 Picture = str | Path | Image.Image | npt.NDArray[np.uint8]
@@ -270,3 +250,12 @@ def check_pixels(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
             "convert it to 8 bits and three channels, channels last"
         )
     return array
+
+
+def as_picture(image: Picture) -> Image.Image:
+    """A new RGB image of Pillow, upright.
+
+    Raises:
+        InputError: it cannot be read, or is something else.
+    """
+    return Image.fromarray(np.ascontiguousarray(as_pixels(image)))  # RGB is copied

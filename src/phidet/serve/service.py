@@ -13,7 +13,6 @@ from phidet.detections.detections import Detections
 from phidet.serve.configuration import ServerSettings
 from phidet.serve.inputs import Budget, Pixels
 from phidet.serve.metrics import Metrics
-from phidet.serve.models.batching import Detect
 from phidet.serve.models.model import Load
 from phidet.serve.models.versions import LoadedVersion, Repository
 from phidet.serve.outputs import Tensors, to_tensors
@@ -23,21 +22,18 @@ from phidet.serve.wire import show
 T = TypeVar("T")
 W = TypeVar("W")
 
-SMALL_BODY = 1 << 20
-"""Bytes of a request that a batch worker may read itself."""
 
-
-class Given(NamedTuple, Generic[W]):
-    """The pictures of a request, and what its protocol has to know of it for the answer."""
+class ParsedRequest(NamedTuple, Generic[W]):
+    """The pictures of a request, and what its protocol needs of it to write the answer."""
 
     images: list[Pixels]
     wanted: W
 
 
-class Exchange(NamedTuple, Generic[W, T]):
-    """One request in its protocol. Both run in a thread, and may raise RefusedError."""
+class RequestCodec(NamedTuple, Generic[W, T]):
+    """How one request is read and answered in its protocol; both may raise RefusedError. ``read`` runs in a thread."""
 
-    read: Callable[[], Given[W]]
+    read: Callable[[], ParsedRequest[W]]
     write: Callable[[W, Tensors], T]
 
 
@@ -74,28 +70,40 @@ class Service:
         if loaded.working >= loaded.batcher.parameters.capacity + loaded.batcher.parameters.max_batch_size:
             raise overloaded(f"model {loaded.name} has {loaded.working} requests in flight")
 
-    async def answer(self, loaded: LoadedVersion, exchange: Exchange[W, T], body_bytes: int, deadline: float) -> T:
+    async def answer(self, loaded: LoadedVersion, codec: RequestCodec[W, T], deadline: float) -> T:
         """The answer to a request whose body is here.
 
         Raises:
             RefusedError: what reading raises, 503 no room, 500 the model failed.
         """
         self.check_room(loaded, deadline)  # others may have come while the body did
+        statistics = loaded.batcher.statistics
+        begun = time.monotonic()
         loaded.working += 1
         try:
-            return await self._answer(loaded, exchange, body_bytes, deadline)
+            answer = await self._answer(loaded, codec, deadline)
+        except Exception:
+            statistics.fail.add(time.monotonic() - begun)
+            raise
         finally:
             loaded.working -= 1
+        statistics.success.add(time.monotonic() - begun)
+        return answer
 
-    async def _answer(self, loaded: LoadedVersion, exchange: Exchange[W, T], body_bytes: int, deadline: float) -> T:
-        if loaded.working == 1 and body_bytes <= SMALL_BODY and loaded.batcher.free:
-            given, answer = await loaded.batcher.alone(lambda detect: _at_once(loaded, exchange, detect))
-            if answer is not None:
-                return answer
+    async def _answer(self, loaded: LoadedVersion, codec: RequestCodec[W, T], deadline: float) -> T:
+        statistics = loaded.batcher.statistics
+        begun = time.monotonic()
+        request = await self.in_thread(codec.read)
+        statistics.compute_input.add(time.monotonic() - begun)
+        found = await loaded.batcher.detect(request.images, deadline)
+        begun = time.monotonic()
+        tensors = _tensors(loaded, request.images, found)
+        if len(found) == 1:  # written faster than it is passed to a thread and back
+            answer = codec.write(request.wanted, tensors)
         else:
-            given = await self.in_thread(exchange.read)
-        found = await loaded.batcher.detect(given.images, deadline)
-        return await self.in_thread(lambda: exchange.write(given.wanted, _tensors(loaded, given.images, found)))
+            answer = await self.in_thread(lambda: codec.write(request.wanted, tensors))
+        statistics.compute_output.add(time.monotonic() - begun)
+        return answer
 
     def budget(self) -> Budget:
         """The pixels of one request."""
@@ -114,14 +122,6 @@ class Service:
     def close(self) -> None:
         """Ends the threads."""
         self._threads.shutdown()
-
-
-def _at_once(loaded: LoadedVersion, exchange: Exchange[W, T], detect: Detect) -> tuple[Given[W], T | None]:
-    """The request's pictures, and the answer where it is one picture: several are for several workers."""
-    given = exchange.read()
-    if len(given.images) != 1:
-        return given, None
-    return given, exchange.write(given.wanted, _tensors(loaded, given.images, [detect(given.images[0])]))
 
 
 def _tensors(loaded: LoadedVersion, images: Sequence[Pixels], found: Sequence[Detections]) -> Tensors:

@@ -18,8 +18,8 @@ from phidet.architectures.classifier.network import Classifier
 from phidet.architectures.efficientdet.losses import LossConfig
 from phidet.core.structs import replace as replace_config
 from phidet.data.class_folders import open_class_folders, split_by_class
+from phidet.data.data_folder import DataFolder
 from phidet.data.dataset import Dataset
-from phidet.data.layouts import DataFolder
 from phidet.training.augmentation.classification import TrainPictures
 from phidet.training.evaluate import evaluate_classifier
 from phidet.training.loading import Batch, EpochSampler, normalise, train_loader

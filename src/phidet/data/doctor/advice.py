@@ -22,7 +22,7 @@ from phidet.data.doctor.facts import (
 ERRORS = {
     "split unreadable": "{n} cannot be read: {first}",
     "split empty": "{n} without an image that can be used: {first}",
-    "image unreadable": "{n} cannot be decoded. Copy them again, or leave them out with --fix OUT",
+    "image unreadable": "{n} cannot be decoded. Copy them again, convert them, or leave them out with --fix OUT",
     "image size wrong": "{n} of another size than their labels say, so the boxes are for other pictures. Correct the "
     "labels or bring the right images; --fix OUT leaves them out",
 }
@@ -34,9 +34,20 @@ WARNINGS = {
     "box invalid": "{n} not made of usable numbers. Correct them: until then these objects count as background",
     "box outside": "{n} outside the image. Correct them: until then these objects count as background",
     "box empty": "{n} without area, left out. Draw them again, or delete them",
-    "image repeated": "{n} listed more than once; the first entry counts. Merge the entries",
+    "image dark": "{n} nearly black, as 12 bits of a sensor in a 16-bit file are. Scale their values to all 16 bits",
+    "image misnamed": "{n} with labels that name another image. See the list above whether the boxes went to the right "
+    "one, and correct <filename> or the name of the file",
+    "image repeated": "{n} listed more than once; objects of later entries are added where they fit. Merge the entries",
+}
+NOTES = {
+    "box clipped": "{n} reaching out of the image, cut at its border. Nothing to do",
+    "category ids with gaps": "Category ids have gaps; classes go by name, so there is nothing to do",
+    "grouping category": "A category without objects that only groups others is not used as a class. Nothing to do",
+    "image found by name": "Some images are not where the labels say, and were found by their names. Check in the "
+    "sheets (--out FOLDER) that they are the right ones",
 }
 _NOUNS = {"split": "split", "image": "image", "label": "label", "box": "box", "class": "object"}
+_FEW_CLIPPED, _MANY_CLIPPED = 5, 0.1  # boxes, and of all boxes
 _SMALL_SIDE = 8  # pixels in the input, the stride of the finest level
 
 
@@ -53,7 +64,7 @@ def advise(report: Report, train: str | None, val: str | None) -> list[Advice]:
         *_on_errors(report.findings),
         *_on_duplicate_images(report.duplicate_images),
         *_on_splits(own, train, val),
-        *_on_findings(report.findings),
+        *_on_findings(report.findings, sum(split.objects for split in own)),
         *_on_classes(report.classes, train, val),
         *_on_duplicate_boxes(report.duplicate_boxes),
         *([] if report.coverage is None else _on_coverage(report.coverage, report)),
@@ -82,16 +93,20 @@ def _on_errors(findings: Sequence[Findings]) -> Iterator[Advice]:
             yield Advice("error", ERRORS[group.kind].format(n=_number(group), first=group.items[0].what) + ".")
 
 
-def _on_findings(findings: Sequence[Findings]) -> Iterator[Advice]:
+def _on_findings(findings: Sequence[Findings], objects: int) -> Iterator[Advice]:
     for group in findings:
-        if group.kind in WARNINGS:
+        if group.kind == "box clipped" and len(group.items) > max(_FEW_CLIPPED, _MANY_CLIPPED * objects):
+            yield Advice(
+                "warning",
+                f"{_number(group)} of {objects:,} reaching out of the image, far more than by hand. Check that "
+                "they are what the layout expects (COCO: x, y, width, height; VOC: corners; in pixels), and that the "
+                "labels are of these images and not of larger ones.",
+            )
+        elif group.kind in WARNINGS:
             yield Advice("warning", WARNINGS[group.kind].format(n=_number(group)) + ".")
-        elif group.kind == "box clipped":
-            yield Advice("note", f"{_number(group)} reaching out of the image, cut at its border. Nothing to do.")
-        elif group.kind == "category ids with gaps":
-            yield Advice("note", "Category ids have gaps; classes go by name, so there is nothing to do.")
         elif group.kind not in ERRORS:
-            yield Advice("note", f"{_number(group)}: {group.kind}. See the list above.")
+            text = NOTES.get(group.kind, "{n}: " + group.kind + ". See the list above")
+            yield Advice("note", text.format(n=_number(group)) + ".")
 
 
 def _number(group: Findings) -> str:
@@ -106,6 +121,8 @@ def _on_splits(splits: Sequence[SplitFacts], train: str | None, val: str | None)
         )
     elif train in by_name and not by_name[train].objects:
         yield Advice("error", f"{train} has no object: nothing can be learned from it. Check where its labels lie.")
+    elif train in by_name and by_name[train].objects == by_name[train].crowd:
+        yield Advice("error", f"All objects in {train} are crowds, which are never learned. Label single objects.")
     if train is None and splits:
         names = ", ".join(split.name for split in splits)
         yield Advice("warning", f"Which split to train on cannot be told from the names {names}. Name it for training.")

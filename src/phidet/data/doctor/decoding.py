@@ -14,10 +14,14 @@ from PIL import Image
 from tqdm import tqdm
 
 from phidet.core.errors import InputError
-from phidet.images.decode import ImageSource, encoded, image_size, read_image
+from phidet.data.tfrecord_file import ImageSource
+from phidet.images.decode import encoded, encoding, image_size, read_image
 
 THUMBNAIL = 24  # pixels a side
 _STEP = 2  # grey levels between neighbours; less is noise of the encoder, not a feature of the picture
+
+_DARK = 16  # of 255: 12 bits that are taken for 16
+_DARK_OF_16_BITS = 64  # of 255: 14 bits that are taken for 16
 
 
 class Picture(NamedTuple):
@@ -36,6 +40,7 @@ class Look(NamedTuple):
         pixels: hash of the decoded pixels, empty where they were not decoded.
         dhash: 64 bits, each whether a patch of a 9×8 grid is brighter than its left neighbour.
         thumbnail: (24, 24, 3) uint8; zeros where the image was not decoded.
+        dark: sentence where the image is nearly black throughout, else ``None``; it can be used all the same.
     """
 
     fault: tuple[str, str] | None
@@ -43,6 +48,7 @@ class Look(NamedTuple):
     pixels: bytes = b""
     dhash: int = 0
     thumbnail: npt.NDArray[np.uint8] = np.zeros((THUMBNAIL, THUMBNAIL, 3), np.uint8)
+    dark: str | None = None
 
 
 def look_at(pictures: Sequence[Picture], decode: bool) -> list[Look]:
@@ -65,12 +71,12 @@ def _decode(picture: Picture) -> Look:
         image = read_image(picture.source, picture.size_hw)
     except InputError as error:
         return Look(("image unreadable", str(error)), content)
-    except Exception as error:  # one odd file must not end the examination of all others
-        return Look(("image unreadable", f"{picture.source} cannot be decoded: {error!r}"), content)
     height, width = image.shape[:2]
     pixels = hashlib.blake2b(b"%d,%d" % (height, width) + image.tobytes(), digest_size=16).digest()
     dhash, thumbnail = fingerprint(image)
-    return Look(_size_fault((height, width), picture), content, pixels, dhash, thumbnail)
+    return Look(
+        _size_fault((height, width), picture), content, pixels, dhash, thumbnail, _darkness(picture.source, image)
+    )
 
 
 def _read_header(picture: Picture) -> Look:
@@ -90,6 +96,19 @@ def _size_fault(size_hw: tuple[int, int], picture: Picture) -> tuple[str, str] |
     (height, width), (said_height, said_width) = size_hw, picture.size_hw
     what = f"has {width}×{height} pixels, its labels say {said_width}×{said_height}"
     return "image size wrong", what
+
+
+def _darkness(source: ImageSource, image: npt.NDArray[np.uint8]) -> str | None:
+    """What is the matter with an image that is nearly black, or whose file holds the few bits of a sensor in 16."""
+    brightest = int(image.max())
+    if brightest > _DARK_OF_16_BITS:
+        return None
+    if encoding(source).bits == 16:
+        return (
+            f"nearly black: no pixel is brighter than {brightest} of 255. Its 16 bits look like the 10, 12 or 14 bits "
+            "of a sensor; multiply its values so that white is 65,535"
+        )
+    return f"nearly black: no pixel is brighter than {brightest} of 255" if brightest <= _DARK else None
 
 
 def _content_hash(source: ImageSource) -> bytes:

@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 
 from phidet.core.errors import InputError
+from phidet.data.data_folder import DataFolder, Layout
 from phidet.data.dataset import Dataset, Problem
 from phidet.data.doctor.advice import ERRORS, WARNINGS, advise
 from phidet.data.doctor.decoding import Look, Picture, look_at
@@ -19,8 +20,8 @@ from phidet.data.doctor.facts import DuplicateImages, Finding, Findings, Member,
 from phidet.data.doctor.labels import class_facts, duplicate_boxes, split_facts, unions
 from phidet.data.doctor.unused import unused_files
 from phidet.data.doctor.view import NetworkView
-from phidet.data.layouts import DataFolder, open_data
-from phidet.images.decode import RecordImage
+from phidet.data.layouts import open_data
+from phidet.data.tfrecord_file import RecordImage
 
 
 class Examination(NamedTuple):
@@ -45,18 +46,19 @@ class _Entry(NamedTuple):
     picture: int
 
 
-def examine(path: Path, network: NetworkView, decode: bool = True) -> Examination:
+def examine(path: Path, network: NetworkView, decode: bool = True, layout: Layout | None = None) -> Examination:
     """Examines the data at ``path`` for a model.
 
     Args:
         path: as :func:`phidet.data.layouts.open_data` takes it.
         network: its anchors and input size are what the boxes are held against.
         decode: decode every image; else read headers only, and compare files by their bytes.
+        layout: of the data; recognised unless given.
 
     Raises:
         InputError: there is nothing at ``path``, or nothing that is known.
     """
-    folder = open_data(path)
+    folder = open_data(path, layout)
     every, problems = _read(folder)
     made_of = unions({name: frozenset(_keys(dataset)) for name, dataset in every.items()})
     datasets = {name: dataset for name, dataset in every.items() if name not in made_of}
@@ -69,6 +71,11 @@ def examine(path: Path, network: NetworkView, decode: bool = True) -> Examinatio
         assert fault is not None
         name = str(datasets[e.split].names[e.image])
         problems.append((e.split, Problem(fault[0], name, fault[1], name)))
+    for e in entries:
+        dark = looks[e.picture].dark
+        if dark is not None:
+            name = str(datasets[e.split].names[e.image])
+            problems.append((e.split, Problem("image dark", name, dark, name)))
 
     splits = [split_facts(dataset, made_of.get(name, ()), network.image_size_hw) for name, dataset in every.items()]
     report = Report(

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 
 from phidet.core.errors import ConfigError, InputError
+from phidet.data.data_folder import TRAIN_SPLITS, VAL_SPLITS
 from phidet.data.dataset import Annotations, Dataset
 from phidet.data.doctor.examine import Examination
-from phidet.data.layouts import TRAIN_SPLITS, VAL_SPLITS
 from phidet.data.write import write_coco
 
 

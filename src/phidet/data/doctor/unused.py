@@ -7,7 +7,7 @@ from pathlib import Path
 
 from phidet.data.dataset import Dataset
 from phidet.data.layouts import DataFolder
-from phidet.images.decode import EXTENSIONS
+from phidet.images.formats import EXTENSIONS
 
 _LABELS = {"yolo": ".txt", "voc": ".xml"}
 

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-import codecs
 import json
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from phidet.core.errors import InputError
-from phidet.data.dataset import Collector, Dataset, RawObject
+from phidet.data.dataset import TOLERANCE, Collector, Dataset, RawObject
+from phidet.data.find_images import ImageFinder
+from phidet.data.text import read_text, unicode_encoding
 from phidet.images.decode import image_size
 
 _REQUIRED = {"images", "annotations", "categories"}
+# Of all boxes, how many must reach out of their images and how many must fit as corners to be taken for corners.
+_OUTSIDE, _AS_CORNERS = 0.2, 0.95
+_FEWEST_FOR_CORNERS = 4  # boxes; of fewer, all may fit by chance
 
 
 def is_coco(path: Path) -> bool:
     """Whether the file begins like COCO JSON; broken ones do too, and their reader says what is wrong."""
     try:
         with path.open("rb") as file:
-            head = file.read(1 << 16).removeprefix(codecs.BOM_UTF8).lstrip()
+            content = file.read(1 << 16)
     except OSError:  # a folder, a dangling link
         return False
-    return head.startswith(b"{") and any(f'"{key}"'.encode() in head for key in _REQUIRED)
+    head = content.decode(unicode_encoding(content), "ignore").lstrip()
+    return head.startswith("{") and any(f'"{key}"' in head for key in _REQUIRED)
 
 
 def read_coco(path: Path, folders: Sequence[Path], name: str, class_names: Sequence[str] | None = None) -> Dataset:
@@ -36,43 +41,47 @@ def read_coco(path: Path, folders: Sequence[Path], name: str, class_names: Seque
         class_names: the classes to read, by name; unless given, the file's categories in the order of their ids.
 
     Raises:
-        InputError: the file is not COCO JSON.
+        InputError: the file is not COCO JSON, or its boxes are fractions or corners.
     """
     content = _load(path)
-    names_by_id = _categories(content["categories"], path)
-    collector = Collector(name, path.parent, class_names or list(names_by_id.values()))
+    names_by_id, groups = _categories(content, path)
+    collector = Collector(name, path, class_names or list(names_by_id.values()), in_pixels=True)
     if class_names is None:
+        for group, members in groups.items():
+            what = f"{group!r} has no objects and only groups {_few(members)}: it is not used as a class"
+            collector.problem("grouping category", path, what)
         ids = list(names_by_id)
         if _whole(ids) and max(ids) - min(ids) >= len(ids):
             collector.problem("category ids with gaps", path, f"ids {_few(ids)} became 0…{len(ids) - 1}, by name")
     objects = _objects(content["annotations"], names_by_id, path, collector)
-    ids_listed = (image.get("id") for image in content["images"] if isinstance(image, dict))
-    listed = {i for i in ids_listed if isinstance(i, Hashable)}
+    listed = _listed(content["images"], path, collector)
     for image_id in [i for i in objects if i not in listed]:
         where = objects.pop(image_id)[0].where
         collector.problem("label unreadable", where, f"image_id {image_id!r} is not among the images; left out")
-    seen: set[Any] = set()
-    for i, image in enumerate(content["images"]):
-        where = f"{path}, images[{i}]"
+    sources = _sources(listed.values(), path, folders, collector)
+    read: list[tuple[tuple[int, int], list[RawObject]]] = []
+    names: dict[Path, str] = {}
+    for image_id, image in listed.items():
+        source = sources.get(image.file_name)
+        if source is None:
+            continue
         try:
-            image_id, file_name = image["id"], str(image["file_name"])
-            again = image_id in seen
-            seen.add(image_id)
-        except (TypeError, KeyError) as error:
-            collector.problem("label unreadable", where, f"expected an id and a file_name ({error!r}); left out")
+            size_hw = image.size_hw or image_size(source)
+        except InputError as error:
+            collector.problem("image unreadable", source, f"{error}; left out")
             continue
-        if again:
-            collector.problem("image repeated", where, f"id {image_id!r} is used more than once; the first one counts")
-            continue
-        _add_image(image, file_name, where, folders, objects.get(image_id, []), collector)
+        read.append((size_hw, objects.get(image_id, [])))
+        # One file under two names is one image.
+        collector.add(names.setdefault(source, image.name), source, size_hw, read[-1][1])
+    _refuse_corners(read, collector)
     return collector.dataset()
 
 
 def _load(path: Path) -> dict[str, list[Any]]:
     try:
-        content: Any = json.loads(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+        content: Any = json.loads(read_text(path))
+    except InputError:
+        raise
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not JSON: {error}") from error
     missing = _REQUIRED - content.keys() if isinstance(content, dict) else _REQUIRED
@@ -82,21 +91,44 @@ def _load(path: Path) -> dict[str, list[Any]]:
     return lists
 
 
-def _categories(categories: list[Any], path: Path) -> dict[Any, str]:
-    """Name by id, in the order of the ids."""
-    found: dict[Any, str] = {}
-    for i, category in enumerate(categories):
+def _categories(content: dict[str, list[Any]], path: Path) -> tuple[dict[Any, str], dict[str, list[str]]]:
+    """Name by id, in the order of the ids; and the members of categories that only group others, by their name.
+
+    Roboflow writes the name of the project as a category, which all classes have as their supercategory and no object
+    has. As a class it would take part in training without an example.
+    """
+    found: list[tuple[Any, str]] = []
+    members: dict[str, list[tuple[Any, str]]] = defaultdict(list)
+    for i, category in enumerate(content["categories"]):
         try:
             category_id, name = category["id"], str(category["name"])
             hash(category_id)
-        except (TypeError, KeyError) as error:
+            members[str(category.get("supercategory"))].append((category_id, name))
+        except (TypeError, KeyError, AttributeError) as error:
             raise InputError(f"{path}, categories[{i}]: expected an id and a name, got {category!r}") from error
-        if category_id in found or name in found.values():
+        found.append((category_id, name))
+    groups: dict[Any, list[str]] = {}
+    for category_id, name in found:
+        others = [member for i, member in members.get(name, ()) if i != category_id]
+        if others:
+            groups[category_id] = others
+    if groups:
+        annotations = content["annotations"]
+        used = {
+            a["category_id"] for a in annotations if isinstance(a, dict) and isinstance(a.get("category_id"), Hashable)
+        }
+        groups = {i: others for i, others in groups.items() if i not in used}
+    names: dict[Any, str] = {}
+    for i, (category_id, name) in enumerate(found):
+        if category_id in groups and len(groups) < len(found):
+            continue
+        if category_id in names or name in names.values():
             raise InputError(f"{path}, categories[{i}]: id {category_id} or name {name!r} occurs twice")
-        found[category_id] = name
-    if not found:
+        names[category_id] = name
+    if not names:
         raise InputError(f"{path} has no categories: expected at least one class")
-    return dict(sorted(found.items(), key=lambda item: (str(type(item[0])), item[0])))
+    in_order = dict(sorted(names.items(), key=lambda item: (str(type(item[0])), item[0])))
+    return in_order, {name: groups[i] for i, name in found if i in groups and i not in names}
 
 
 def _whole(ids: list[Any]) -> bool:
@@ -133,35 +165,91 @@ def _objects(
     return found
 
 
-def _add_image(
-    image: dict[str, Any],
-    file_name: str,
-    where: str,
-    folders: Sequence[Path],
-    objects: Sequence[RawObject],
-    collector: Collector,
-) -> None:
-    names = dict.fromkeys((file_name, file_name.replace("\\", "/")))  # the second: written on Windows
-    tries = (folder / name for name in names for folder in folders)
-    source = next((path for path in tries if _is_file(path)), None)
-    if source is None:
-        tried = ", ".join(str(folder) for folder in folders)
-        collector.problem("image missing", where, f"no {file_name} in {tried}; left out")
-        return
-    height, width = image.get("height"), image.get("width")
-    if isinstance(height, int) and isinstance(width, int) and 0 < height < 2**31 and 0 < width < 2**31:
-        size = height, width
-    else:
+class _Image(NamedTuple):
+    """An image as it is listed.
+
+    Attributes:
+        where: its index in the file, for messages.
+        file_name: as it is written.
+        size_hw: pixels, ``None`` where the file does not tell.
+    """
+
+    where: str
+    file_name: str
+    size_hw: tuple[int, int] | None
+
+    @property
+    def name(self) -> str:
+        """The file's name with slashes."""
+        return self.file_name.replace("\\", "/")
+
+
+def _listed(images: Sequence[Any], path: Path, collector: Collector) -> dict[Any, _Image]:
+    """The images by id."""
+    found: dict[Any, _Image] = {}
+    for i, image in enumerate(images):
+        where = f"{path}, images[{i}]"
         try:
-            size = image_size(source)
-        except InputError as error:
-            collector.problem("image unreadable", source, f"{error}; left out")
-            return
-    collector.add(file_name, source, size, objects)
+            image_id, file_name = image["id"], str(image["file_name"])
+            again = image_id in found
+        except (TypeError, KeyError) as error:
+            collector.problem("label unreadable", where, f"expected an id and a file_name ({error!r}); left out")
+            continue
+        if again:
+            collector.problem("image repeated", where, f"id {image_id!r} is used more than once; the first one counts")
+            continue
+        height, width = image.get("height"), image.get("width")
+        known = isinstance(height, int) and isinstance(width, int) and 0 < height < 2**31 and 0 < width < 2**31
+        found[image_id] = _Image(where, file_name, (height, width) if known else None)
+    return found
 
 
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # a name that is too long for any file
-        return False
+def _sources(images: Collection[_Image], path: Path, folders: Sequence[Path], collector: Collector) -> dict[str, Path]:
+    """The image files by the name that is written; those that are not there become problems."""
+    finder = ImageFinder(folders, collector.name)
+    exact = {image.file_name: finder.exact(image.file_name) for image in images}
+    sources = {name: source for name, source in exact.items() if source is not None}
+    if len(sources) == len(exact):
+        return sources
+    search = finder.search([name for name, source in exact.items() if source is None], sources)
+    if search.found:
+        name, source = next(iter(search.found.items()))
+        what = f"{len(search.found)} of {len(exact)} images are not where file_name says, and were found by their names"
+        collector.problem("image found by name", path, f"{what}, for example {name!r} as {source}")
+    for image in images:
+        if exact[image.file_name] is None and image.file_name not in search.found:
+            tried = ", ".join(str(folder) for folder in folders)
+            reason = search.reasons.get(image.file_name, f"it is not in {tried}")
+            collector.problem("image missing", image.where, f"no {image.file_name}: {reason}; left out")
+    return sources | search.found
+
+
+def _refuse_corners(read: Sequence[tuple[tuple[int, int], Sequence[RawObject]]], collector: Collector) -> None:
+    """Raises InputError if the boxes are [x1, y1, x2, y2], which as [x, y, width, height] reach out of their images.
+
+    Both are four numbers. As corners, the third is always larger than the first, and the fourth than the second; widths
+    and heights are that now and then. So it takes both: all boxes fit as corners, and many do not fit otherwise.
+
+    Args:
+        read: size and objects of the images.
+        collector: that they were given to.
+    """
+    outside = sum(problem.kind == "box clipped" for problem in collector.problems)
+    total = sum(len(objects) for _, objects in read)
+    if total < _FEWEST_FOR_CORNERS or outside < _OUTSIDE * total:
+        return
+    corners = [raw for size_hw, objects in read for raw in objects if _fits_as_corners(raw.box_xyxy, size_hw)]
+    if len(corners) >= _AS_CORNERS * total:
+        x, y, right, bottom = corners[0].box_xyxy
+        raise InputError(
+            f"{corners[0].where}: {outside} of {total} boxes reach out of their images as [x, y, width, height], and "
+            f"{len(corners)} fit as corners [x1, y1, x2, y2], for example [{x:g}, {y:g}, {right - x:g}, "
+            f"{bottom - y:g}]. COCO's boxes have widths and heights: write [x1, y1, x2 - x1, y2 - y1]"
+        )
+
+
+def _fits_as_corners(box_xyxy: tuple[float, float, float, float], size_hw: tuple[int, int]) -> bool:
+    """Whether ``[x, y, width, height]``, given as corners of that meaning, is a box in the image in the other one."""
+    x, y, right, bottom = box_xyxy
+    third, fourth = right - x, bottom - y
+    return x < third <= size_hw[1] + TOLERANCE and y < fourth <= size_hw[0] + TOLERANCE

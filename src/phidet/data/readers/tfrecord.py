@@ -13,8 +13,8 @@ from phidet.core.errors import InputError
 from phidet.data.dataset import Collector, Dataset, RawObject
 from phidet.data.label_map import read_label_map
 from phidet.data.text import read_lines
-from phidet.data.tfrecord_file import ENCODED_IMAGE, Value, parse_example, scan
-from phidet.images.decode import RecordImage, encoded, image_size
+from phidet.data.tfrecord_file import ENCODED_IMAGE, RecordImage, Value, parse_example, scan
+from phidet.images.decode import encoded, image_size
 
 _BOX = tuple(f"image/object/bbox/{side}" for side in ("xmin", "ymin", "xmax", "ymax"))
 _LABEL, _TEXT = "image/object/class/label", "image/object/class/text"
@@ -116,7 +116,7 @@ def _records(shard: Path, collector: Collector | None) -> Iterator[tuple[int, by
         yield from scan(shard)
     except InputError as error:
         if collector is not None:
-            collector.problem("label unreadable", shard, f"{error}; what follows in the file is left out")
+            collector.problem("label unreadable", shard, f"{error}; the file is left out from there on")
 
 
 def _official(example: dict[str, Value]) -> dict[str, Value]:

@@ -5,16 +5,70 @@ Coordinates are taken as they stand, xyxy in pixels, as the official EfficientDe
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+import os
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree
 
 from phidet.core.errors import InputError
 from phidet.data.dataset import Collector, Dataset, RawObject
-from phidet.images.decode import EXTENSIONS, image_size
+from phidet.data.find_images import ImageFinder, name_parts
+from phidet.data.listing import files_below, followed, is_image, same_name, visible
+from phidet.data.text import decode_text, read_lines
+from phidet.images.decode import image_size, image_size_or_error
 
-IMAGE_FOLDER = "JPEGImages"
-_NOT_XML = (OSError, ElementTree.ParseError, ValueError, LookupError)  # the last two: of an unknown encoding
+ANNOTATIONS, IMAGE_FOLDERS = "Annotations", ("JPEGImages", "images")
+_NOT_XML = (InputError, OSError, ElementTree.ParseError, ValueError, LookupError)  # the last: an unknown encoding
+_FLAG = re.compile(r"\s+[+-]?[01]$")  # whether the image has the class, in a list of one class
+_DECLARED = re.compile(rb"""\s*<\?xml[^>]*?\sencoding\s*=\s*["']([A-Za-z][\w.:-]*)["']""")
+_DECLARATION = 200  # bytes from the beginning in which it is looked for
+
+
+def xml_files(folder: Path, *, below: bool = True) -> list[Path]:
+    """The annotation files in a folder, sorted, as far as names tell: GDAL writes ``IMAGE.aux.xml`` beside an image.
+
+    Args:
+        folder: hidden files in it are left out.
+        below: whether files in folders below it count.
+    """
+    if not below:
+        return [path for path in visible(folder) if _is_xml_name(path.name) and path.is_file()]
+    return [path if path.is_file() else followed(path) for path in files_below(folder, _is_xml_name)]
+
+
+def listed_files(file: Path, annotations: Path) -> list[Path]:
+    """The annotation files that a list of a split names; where there is none of a name, the path it should have.
+
+    A line is a name, which may hold spaces and folders, with or without an ending; ±1 may follow it, as in the lists of
+    one class; some tools write the paths of the image and of the annotation file.
+
+    Raises:
+        InputError: the list cannot be read.
+    """
+    exact: dict[str, Path] = {}
+    by_stem: dict[str, list[Path]] = defaultdict(list)
+    for xml in xml_files(annotations):
+        name = str(PurePosixPath(xml.relative_to(annotations)).with_suffix(""))
+        exact.setdefault(same_name(name), xml)
+        by_stem[same_name(xml.stem)].append(xml)
+
+    def find(line: str) -> Path:
+        words = line.split()
+        pair = words if all(is_image(word) or _is_xml_name(word) for word in words) else []
+        names = [_bare(text, annotations.name) for text in (line, _FLAG.sub("", line), *pair)]
+        for name in names:
+            if same_name(name) in exact:
+                return exact[same_name(name)]
+        for name in names:  # its folders may be another computer's
+            alike = by_stem[same_name(PurePosixPath(name).name)]
+            if len(alike) == 1:
+                return alike[0]
+        return annotations / f"{names[1]}.xml"
+
+    return [find(line) for line in read_lines(file)]
 
 
 def scan_class_names(files: Iterable[Path]) -> list[str]:
@@ -22,11 +76,11 @@ def scan_class_names(files: Iterable[Path]) -> list[str]:
     names: set[str] = set()
     for file in files:
         try:
-            root = ElementTree.parse(file).getroot()
+            root = _parsed(file)
         except _NOT_XML:
             continue
         names |= {name for o in root.iter("object") if (name := (o.findtext("name") or "").strip())}
-    return sorted(names)
+    return sorted({unicodedata.normalize("NFC", name) for name in names})
 
 
 def read_voc(files: Sequence[Path], root: Path, name: str, class_names: Sequence[str]) -> Dataset:
@@ -37,32 +91,40 @@ def read_voc(files: Sequence[Path], root: Path, name: str, class_names: Sequence
         root: the data folder, which names of images are relative to.
         name: of the split.
         class_names: the classes to read.
+
+    Raises:
+        InputError: most boxes are fractions of their images.
     """
-    collector = Collector(name, root, class_names)
+    collector = Collector(name, root, class_names, in_pixels=True)
+    images = _Images(collector)
     for file in files:
-        _add(file, root, collector)
+        _add(file, root, images, collector)
     return collector.dataset()
 
 
-def _add(file: Path, root: Path, collector: Collector) -> None:
+def _add(file: Path, root: Path, images: _Images, collector: Collector) -> None:
     try:
-        tree = ElementTree.parse(file).getroot()
+        tree = _parsed(file)
     except FileNotFoundError:
         collector.problem("label unreadable", file, "listed in the split, but there is no such file; left out")
         return
     except _NOT_XML as error:
         collector.problem("label unreadable", file, f"not XML that can be read ({error}); left out")
         return
-    source = _image(file, tree.findtext("filename") or "")
+    size_hw = _labelled_size(tree)
+    source = images.of(file, (tree.findtext("filename") or "").strip(), size_hw)
     if source is None:
-        collector.problem("image missing", file, f"no image {file.stem} in {IMAGE_FOLDER} or beside it; left out")
         return
     try:
-        size_hw = _labelled_size(tree) or image_size(source)
+        size_hw = size_hw or image_size(source)
     except InputError as error:
         collector.problem("image unreadable", source, f"{error}; left out")
         return
-    objects = []
+    name = str(source.relative_to(root)) if source.is_relative_to(root) else str(source)
+    collector.add(name, source, size_hw, _objects(tree, file, collector))
+
+
+def _objects(tree: ElementTree.Element, file: Path, collector: Collector) -> Iterator[RawObject]:
     for i, element in enumerate(tree.iter("object")):
         where = f"{file}, object {i + 1}"
         try:
@@ -72,9 +134,82 @@ def _add(file: Path, root: Path, collector: Collector) -> None:
             continue
         class_name = (element.findtext("name") or "").strip()
         difficult = (element.findtext("difficult") or "0").strip() not in ("0", "")
-        objects.append(RawObject(where, (x1, y1, x2, y2), class_name, difficult=difficult))
-    name = str(source.relative_to(root)) if source.is_relative_to(root) else source.name
-    collector.add(name, source, size_hw, objects)
+        yield RawObject(where, (x1, y1, x2, y2), class_name, difficult=difficult)
+
+
+class _Images:
+    """Finds the image that an annotation file is about."""
+
+    def __init__(self, collector: Collector) -> None:
+        self._collector = collector
+        self._finders: dict[Path, ImageFinder] = {}
+
+    def of(self, file: Path, file_name: str, size_hw: tuple[int, int] | None) -> Path | None:
+        """The image with the name of ``file``, else the one that ``<filename>`` in it names; ``None`` is a problem.
+
+        The file's own name goes first: labelling tools leave ``<filename>`` as it was when both are renamed.
+
+        Args:
+            file: the annotation file.
+            file_name: what it calls its image, which may be empty or a path of another computer.
+            size_hw: of the image as the labels tell it.
+        """
+        root = next((p for p in file.parents if p.name.casefold() == ANNOTATIONS.casefold()), file.parent)
+        if root not in self._finders:
+            places = [root.parent / IMAGE_FOLDERS[0], root, root.parent / IMAGE_FOLDERS[1], root.parent]
+            folders = [place for place in places if place.is_dir()]
+            self._finders[root] = ImageFinder(folders, self._collector.name)
+        finder = self._finders[root]
+        name = name_parts(file_name)[-1]
+        own = finder.of_stem((*file.parent.relative_to(root).parts, file.stem))
+        if len(own) > 1:  # of several endings, <filename> means one
+            own = [image for image in own if same_name(image.name) == same_name(name)] or own
+        if own and same_name(own[0].stem) == same_name(os.path.splitext(name)[0]):
+            named = own
+        else:
+            named = finder.named(file_name) if name else []
+        if len(own or named) > 1:
+            self._missing(file, f"{len(own or named)} images could be it, {', '.join(i.name for i in own or named)}")
+            return None
+        if own and named and own != named:
+            return self._in_conflict(file, own[0], named[0], size_hw)
+        if own:
+            return own[0]
+        if not named:
+            self._missing(file, f"no image {file.stem} in {IMAGE_FOLDERS[0]} or beside it")
+            return None
+        if file.with_stem(named[0].stem).is_file():
+            self._missing(file, f"no image {file.stem}; <filename> is {named[0].name}, which has labels of its own")
+            return None
+        return named[0]
+
+    def _missing(self, file: Path, what: str) -> None:
+        self._collector.problem("image missing", file, f"{what}; left out")
+
+    def _in_conflict(self, file: Path, own: Path, named: Path, size_hw: tuple[int, int] | None) -> Path:
+        """The one of two images that the labels are about: its size may tell, else the name of the file does."""
+        chosen = own
+        if size_hw is not None and image_size_or_error(own) != size_hw == image_size_or_error(named):
+            chosen = named
+        self._collector.problem(
+            "image misnamed",
+            file,
+            f"<filename> is {named.name}, but this file has the name of {own.name}: its boxes are used for "
+            f"{chosen.name}{', which has the size that is labelled' if chosen is named else ''}",
+        )
+        return chosen
+
+
+def _parsed(file: Path) -> ElementTree.Element:
+    """The outermost element of an XML file in any encoding that Python knows.
+
+    Unicode is recognised by the content: some tools declare UTF-16 and write UTF-8.
+    """
+    content = file.read_bytes()
+    declared = _DECLARED.match(content[:_DECLARATION])
+    encoding = declared[1].decode() if declared is not None else "utf-8"
+    text = decode_text(content, file) if encoding.lower().startswith("utf") else content.decode(encoding)
+    return ElementTree.fromstring(text)  # which takes the declared encoding of a text as no concern of its
 
 
 def _labelled_size(tree: ElementTree.Element) -> tuple[int, int] | None:
@@ -86,20 +221,22 @@ def _labelled_size(tree: ElementTree.Element) -> tuple[int, int] | None:
     return (int(height), int(width)) if 1 <= height < 2**31 and 1 <= width < 2**31 else None
 
 
-def _image(file: Path, file_name: str) -> Path | None:
-    """The image of an annotation file: the name it gives, else its own name with an image's ending."""
-    folders = (file.parent.parent / IMAGE_FOLDER, file.parent, file.parent.parent / "images")
-    names = [Path(file_name.replace("\\", "/")).name] if file_name.strip() else []
-    for folder in folders:
-        for name in [*names, *(file.stem + ending for end in sorted(EXTENSIONS) for ending in (end, end.upper()))]:
-            if (folder / name).is_file():
-                return folder / name
-    return None
-
-
 def _number(element: ElementTree.Element, path: str) -> float:
     text = element.findtext(path)
     try:
         return float(text or "")
     except ValueError:
         raise ValueError(f"expected a number in <{path.replace('/', '><')}>, got {text!r}") from None
+
+
+def _is_xml_name(name: str) -> bool:
+    return name.lower().endswith(".xml") and not name.lower().endswith(".aux.xml")
+
+
+def _bare(text: str, annotations: str) -> str:
+    """A name or path in a list without its ending and the folders down to that of images or annotations."""
+    parts = name_parts(text)
+    tops = {same_name(folder) for folder in (annotations, *IMAGE_FOLDERS)}
+    start = max((i + 1 for i, part in enumerate(parts[:-1]) if same_name(part) in tops), default=0)
+    stem, suffix = os.path.splitext(parts[-1])
+    return "/".join((*parts[start:-1], stem if is_image(parts[-1]) or suffix.lower() == ".xml" else parts[-1]))

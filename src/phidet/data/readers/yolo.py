@@ -1,126 +1,159 @@
-"""YOLO: a text file per image, one ``class x y width height`` (centre, fractions of the image) or polygon per line."""
+"""YOLO's labels: a text file for each image, with a line for each object.
+
+A line is ``class x y width height`` (centre, fractions of the image), perhaps followed by a score or by key points; or
+``class x1 y1 x2 y2 x3 y3 …``, the corners of a polygon or of a rotated box. Nothing in a file says which, so the
+lines of a whole split are looked at together.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from array import array
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import yaml
+import numpy as np
+import numpy.typing as npt
 
 from phidet.core.errors import InputError
 from phidet.data.dataset import Collector, Dataset, RawObject
-from phidet.images.decode import EXTENSIONS, image_size_or_error
+from phidet.data.text import read_text
+from phidet.images.decode import image_size_or_error
 
 MOST_CLASSES = 10_000
+_LINE = "expected 'class x y width height' or 'class x1 y1 x2 y2 x3 y3 …'"
+_FEWEST = 3  # lines from which key points may be inferred
+_SLACK = 0.1  # of the box's sides by which a key point may lie outside
 
 
 class Item(NamedTuple):
-    """An image file and the file with its labels, which may not exist."""
+    """An image and its labels.
 
+    Attributes:
+        name: path by which the image is known, where links keep their names.
+        image: the file itself.
+        label: the file with its labels; ``None`` where there is none: the image has no objects.
+    """
+
+    name: Path
     image: Path
-    label: Path
+    label: Path | None
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The content of a ``data.yaml``.
+class ClassLists(NamedTuple):
+    """What the class ids 0, 1, … of label files are called.
 
-    Raises:
-        InputError: it is not YAML, or not a mapping.
+    Attributes:
+        default: in all folders that have no list of their own.
+        by_folder: lists of single folders, for the label files in them.
+        assumed: whether ``default`` was made up, as no list was found.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"cannot read {path}: {error}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path} should hold keys like names, train, val, got a {type(content).__name__}")
-    return content
+
+    default: Sequence[str]
+    by_folder: Mapping[Path, Sequence[str]] = {}
+    assumed: bool = False
+
+    def of(self, label: Path) -> Sequence[str]:
+        """The classes of one label file."""
+        return self.by_folder.get(label.parent, self.default)
+
+    def names(self) -> list[str]:
+        """The names of all lists; what one list names twice stays, so that it is found."""
+        known = list(self.default)
+        for names in self.by_folder.values():
+            known += [name for name in names if name not in known]
+        return known
 
 
-def yaml_class_names(content: dict[str, Any], path: Path) -> list[str]:
-    """The classes of a ``data.yaml``, by id.
+class KeyPoints(NamedTuple):
+    """How many key points follow a box, and how many numbers each of them has (``kpt_shape``)."""
 
-    Raises:
-        InputError: ``names`` is missing, empty, or has gaps.
+    count: int
+    numbers: int
+
+    @property
+    def values(self) -> int:
+        """Numbers of a line without its class."""
+        return 4 + self.count * self.numbers
+
+
+class _Rows(NamedTuple):
+    """The lines of a label file that are not empty, packed.
+
+    Attributes:
+        lines: their numbers in the file.
+        values: the numbers in all of them, one line after the other.
+        lengths: how many each line has; 0 where they are not numbers.
     """
-    names = content.get("names")
-    if isinstance(names, dict):
-        if sorted(names) != list(range(len(names))):
-            raise InputError(f"{path}: names should be numbered 0…{len(names) - 1}, got {sorted(names)[:10]}")
-        names = [names[i] for i in range(len(names))]
-    if not isinstance(names, list) or not names:
-        raise InputError(f"{path} has no names: expected the classes as a list, or as 0: first, 1: second, …")
-    return [str(name) for name in names]
+
+    lines: array[int]
+    values: array[float]
+    lengths: array[int]
+
+    def numbered(self) -> Iterator[tuple[int, array[float]]]:
+        """Line number and numbers of each line."""
+        start = 0
+        for line, length in zip(self.lines, self.lengths, strict=True):
+            yield line, self.values[start : start + length]
+            start += length
 
 
-def yaml_items(content: dict[str, Any], split: str, path: Path) -> list[Item]:
-    """The images of one split of a ``data.yaml``: folders, lists in ``.txt`` files, or several of these.
+class _Shape(NamedTuple):
+    """What the lines of a split are.
 
-    Raises:
-        InputError: one of them does not exist.
+    Attributes:
+        key_points: what follows their boxes; ``None`` where several corners make a polygon.
+        declared: whether the data say so themselves.
+        scores: whether a fifth number after the class is a score.
     """
-    entries = content[split] if isinstance(content[split], list) else [content[split]]
-    bases = [path.parent / str(content.get("path") or ""), path.parent]
-    items: list[Item] = []
-    for entry in map(str, entries):
-        # Roboflow writes ../train/images for a folder that lies beside the file.
-        tried = [*(base / entry for base in bases), path.parent / entry.lstrip("./")]
-        found = next((t for t in tried if followed(t).exists()), None)
-        if found is None:
-            raise InputError(f"{path}: {split}: there is no {' or '.join(str(t) for t in dict.fromkeys(tried))}")
-        if followed(found).is_dir():
-            items += items_in(found)
-        else:
-            lines = [line.strip() for line in found.read_text(encoding="utf-8", errors="replace").splitlines()]
-            items += [item_of(found.parent / line) for line in lines if line]
-    return items
 
-
-def items_in(folder: Path) -> list[Item]:
-    """Every image below ``folder``, sorted."""
-    real = followed(folder)
-    images = sorted(path for path in real.rglob("*") if path.suffix.lower() in EXTENSIONS and path.is_file())
-    return [item_of(folder / image.relative_to(real)) for image in images]
-
-
-def item_of(image: Path) -> Item:
-    """The image, and its labels: ``labels/`` in the place of the last ``images/`` of its path, else beside it."""
-    parts = list(image.parts)
-    label = image.with_suffix(".txt")
-    for i in range(len(parts) - 2, -1, -1):
-        if parts[i] == "images":
-            label = Path(*parts[:i], "labels", *parts[i + 1 :]).with_suffix(".txt")
-            break
-    return Item(followed(image), followed(label))
-
-
-def followed(path: Path) -> Path:
-    """``path`` with the links in it followed that git left as small text files where it could not make links."""
-    for ancestor in [path, *path.parents]:
-        if ancestor.exists():
-            if ancestor == path or not ancestor.is_file() or ancestor.stat().st_size > 512:
-                return path
-            target = ancestor.parent / ancestor.read_text(encoding="utf-8", errors="replace").strip()
-            return target / path.relative_to(ancestor) if target.is_dir() else path
-    return path
+    key_points: KeyPoints | None
+    declared: bool
+    scores: bool
 
 
 def count_classes(items: Sequence[Item]) -> int:
     """One more than the largest class id in the labels, for folders that name no classes.
 
-    Ids from ``MOST_CLASSES`` on are mistakes, and are told as such when the labels are read.
+    Ids from ``MOST_CLASSES`` on are mistakes, and are reported as such when the labels are read.
     """
     largest = -1
     for item in items:
-        for _, numbers in _lines(item.label):
-            if numbers and numbers[0].is_integer() and numbers[0] < MOST_CLASSES:
-                largest = max(largest, int(numbers[0]))
+        rows = _rows(item.label)
+        for _, values in rows.numbered() if isinstance(rows, _Rows) else ():
+            if values and values[0].is_integer() and values[0] < MOST_CLASSES:
+                largest = max(largest, int(values[0]))
     return largest + 1
 
 
+def holds_labels(path: Path) -> bool:
+    """Whether the first line of a file that is not empty consists of the numbers of an object."""
+    rows = _rows(path, limit=1)
+    return isinstance(rows, _Rows) and bool(rows.lengths) and rows.lengths[0] >= 5 and rows.values[0].is_integer()
+
+
+def could_hold_labels(path: Path) -> bool:
+    """Whether the first line that is not empty ends like a label, which may be damaged; captions and notes do not."""
+    try:
+        words = next((line.split() for line in read_text(path).splitlines() if line.strip()), [])
+        return len(words) >= 5 and all(map(math.isfinite, map(float, words[-4:])))
+    except InputError:
+        return True  # its reader says what is wrong
+    except ValueError:
+        return False
+
+
 def read_yolo(
-    items: Sequence[Item], root: Path, name: str, *, class_names: Sequence[str], own_names: Sequence[str]
+    items: Sequence[Item],
+    root: Path,
+    name: str,
+    *,
+    class_names: Sequence[str],
+    own: ClassLists,
+    key_points: KeyPoints | None = None,
 ) -> Dataset:
     """The images with their labels; one without a label file has no objects.
 
@@ -129,58 +162,164 @@ def read_yolo(
         root: the data folder, which names of images are relative to.
         name: of the split.
         class_names: the classes to read, by name.
-        own_names: what the ids 0, 1, … of the labels are called.
+        own: what the ids of the labels are called.
+        key_points: what follows each box, where the data say so.
     """
     collector = Collector(name, root, class_names)
     with ThreadPoolExecutor() as pool:
         sizes = pool.map(image_size_or_error, [item.image for item in items])
-    for (image, label), size in zip(items, sizes, strict=True):
+        labels = list(pool.map(_rows, [item.label for item in items]))
+    shape = _shape([rows for rows in labels if isinstance(rows, _Rows)], key_points)
+    _report_assumptions(items, labels, shape, own, collector)
+    for item, size, rows in zip(items, sizes, labels, strict=True):
         if isinstance(size, InputError):
-            kind = "image unreadable" if image.is_file() else "image missing"
-            collector.problem(kind, image, f"{size}; left out")
-            continue
-        relative = str(image.relative_to(root)) if image.is_relative_to(root) else str(image)
-        collector.add(relative, image, size, _objects(label, size, own_names, collector))
+            kind = "image unreadable" if item.image.is_file() else "image missing"
+            collector.problem(kind, item.image, f"{size}; left out")
+        elif isinstance(rows, InputError):  # the image without its objects would teach that there are none
+            collector.problem("label unreadable", item.label, f"{rows}; the image is left out")
+        else:
+            known = str(item.name.relative_to(root)) if item.name.is_relative_to(root) else str(item.name)
+            collector.add(known, item.image, size, _objects(item.label, rows, shape, size, own, collector))
     return collector.dataset()
 
 
+def _rows(file: Path | None, limit: int | None = None) -> _Rows | InputError:
+    """The first ``limit`` lines of a label file that are not empty, or all; an error where it cannot be read."""
+    rows = _Rows(array("l"), array("d"), array("l"))
+    try:
+        lines = () if file is None else read_text(file).splitlines()
+    except InputError as error:
+        return error
+    for i, line in enumerate(lines, start=1):
+        words = line.split()
+        if words:
+            try:
+                values = [float(word) for word in words]
+            except ValueError:
+                values = []
+            rows.lines.append(i)
+            rows.values.extend(values)
+            rows.lengths.append(len(values))
+            if len(rows.lines) == limit:
+                break
+    return rows
+
+
+def _shape(labels: Sequence[_Rows], declared: KeyPoints | None) -> _Shape:
+    """What the lines of a split are, from all of them."""
+    lengths = {length - 1 for rows in labels for length in rows.lengths if length}
+    scores = 5 not in lengths or all(
+        0 <= values[5] <= 1 for rows in labels for _, values in rows.numbered() if len(values) == 6
+    )
+    if declared is not None:
+        return _Shape(declared, True, scores)
+    long = [length for length in lengths if length > 5]
+    # Key points are equally many for every object; 8 numbers are four corners, which every rotated box has.
+    if len(long) != 1 or long[0] == 8:
+        return _Shape(None, False, scores)
+    lines = [values[1:] for rows in labels for _, values in rows.numbered() if len(values) == long[0] + 1]
+    table = np.array(lines, np.float64)
+    for numbers in (3, 2):
+        found = KeyPoints((long[0] - 4) // numbers, numbers)
+        enough = len(table) >= _FEWEST or long[0] % 2 == 1  # an odd number is no polygon at all
+        if found.values == long[0] and enough and _are_key_points(table, numbers):
+            return _Shape(found, False, scores)
+    return _Shape(None, False, scores)
+
+
+def _are_key_points(table: npt.NDArray[np.float64], numbers: int) -> bool:
+    """Whether in every row (x, y, width, height, points …) the points lie in the box; those at 0, 0 are not visible."""
+    centre, half = table[:, None, :2], table[:, None, 2:4] / 2
+    points = table[:, 4:].reshape(len(table), -1, numbers)
+    hidden = (points[..., :2] == 0).all(-1)
+    if numbers == 3:
+        if not np.isin(points[..., 2], (0, 1, 2)).all():
+            return False
+        hidden |= points[..., 2] == 0
+    inside = (np.abs(points[..., :2] - centre) <= half * (1 + 2 * _SLACK)).all(-1)
+    return bool((inside | hidden).all()) and not bool(hidden.all())
+
+
+def _report_assumptions(
+    items: Sequence[Item],
+    labels: Sequence[_Rows | InputError],
+    shape: _Shape,
+    own: ClassLists,
+    collector: Collector,
+) -> None:
+    """Says once for the split what its labels were taken for without their saying so."""
+    shared: dict[Path, list[str]] = defaultdict(list)
+    scored = 0
+    for item, rows in zip(items, labels, strict=True):
+        if item.label is not None and isinstance(rows, _Rows):
+            shared[item.label].append(item.image.name)
+            scored += rows.lengths.count(6) if shape.scores else 0
+    for label, images in shared.items():
+        if len(images) > 1 and len(set(images)) > 1:
+            what = f"these labels are shared by {len(images)} images ({', '.join(images[:4])}): each has their objects"
+            collector.problem("label shared", label, what)
+    if not shared:
+        return
+    first = next(iter(shared))
+    if own.assumed and own.default:
+        what = f"no list of classes (classes.txt, obj.names, data.yaml) is there: they are called {own.default[0]}, …"
+        collector.problem("class names missing", first.parent, what)
+    if scored:
+        what = f"{scored:,} lines have a sixth number, taken for a score and not used"
+        collector.problem("score unused", first.parent, what)
+    if shape.key_points is not None and not shape.declared:
+        what = (
+            f"every long line is taken for a box and {shape.key_points.count} key points of {shape.key_points.numbers} "
+            "numbers, which lie in it; kpt_shape in data.yaml would say so"
+        )
+        collector.problem("key points inferred", first.parent, what)
+
+
 def _objects(
-    file: Path, size_hw: tuple[int, int], own_names: Sequence[str], collector: Collector
+    file: Path | None,
+    rows: _Rows,
+    shape: _Shape,
+    size_hw: tuple[int, int],
+    own: ClassLists,
+    collector: Collector,
 ) -> Iterator[RawObject]:
     height, width = size_hw
-    for line, numbers in _lines(file):
+    own_names = () if file is None else own.of(file)
+    for line, numbers in rows.numbered():
         where = f"{file}, line {line}"
-        if numbers is None or len(numbers) < 5 or not numbers[0].is_integer():
-            what = "expected 'class x y width height' or 'class x1 y1 x2 y2 x3 y3 …'; left out"
-            collector.problem("label unreadable", where, what)
+        if len(numbers) < 5 or not numbers[0].is_integer():
+            collector.problem("label unreadable", where, f"{_LINE}; left out")
             continue
-        class_id, *values = numbers
-        if len(values) == 4:
-            x, y, w, h = values
-            box = x - w / 2, y - h / 2, x + w / 2, y + h / 2
-        elif len(values) >= 6 and len(values) % 2 == 0:  # a polygon
-            box = min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2])
-        else:
-            collector.problem(
-                "label unreadable", where, f"{len(numbers)} numbers are neither box nor polygon; left out"
-            )
+        box = _box(numbers[1:], shape)
+        if isinstance(box, str):
+            collector.problem("label unreadable", where, f"{box}; left out")
             continue
         if max(box) > 2:
             collector.problem("box invalid", where, "expected fractions of the image, 0…1, got pixels; left out")
             continue
+        class_id = int(numbers[0])
         known = 0 <= class_id < len(own_names)
-        class_name = own_names[int(class_id)] if known else f"class id {int(class_id)}"
+        class_name = own_names[class_id] if known else f"class id {class_id}"
         x1, y1, x2, y2 = box
         yield RawObject(where, (x1 * width, y1 * height, x2 * width, y2 * height), class_name)
 
 
-def _lines(file: Path) -> Iterator[tuple[int, list[float] | None]]:
-    """Line number and numbers of every line that is not empty; ``None`` where they are not numbers."""
-    if not file.is_file():
-        return
-    for i, line in enumerate(file.read_text(encoding="utf-8-sig", errors="replace").splitlines(), start=1):
-        if line.strip():
-            try:
-                yield i, [float(word) for word in line.split()]
-            except ValueError:
-                yield i, None
+def _box(values: array[float], shape: _Shape) -> tuple[float, float, float, float] | str:
+    """x1, y1, x2, y2 in fractions of the image; or what is wrong."""
+    n, key_points = len(values), shape.key_points
+    if n == 5 and not shape.scores:
+        return (
+            f"the sixth number, {values[4]:g}, is no score in 0…1; a rotated box must have its four corners "
+            "(class x1 y1 … x4 y4)"
+        )
+    if n in (4, 5) or (key_points is not None and n in (key_points.values, key_points.values + 1)):
+        x, y, w, h = values[:4]
+        return x - w / 2, y - h / 2, x + w / 2, y + h / 2
+    if key_points is not None and shape.declared:
+        return (
+            f"expected 5 or {key_points.values + 1} numbers (kpt_shape [{key_points.count}, {key_points.numbers}]), "
+            f"got {n + 1}"
+        )
+    if n % 2:
+        return f"{n + 1} numbers are neither box nor polygon; if key points follow a box, add kpt_shape to data.yaml"
+    return min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2])

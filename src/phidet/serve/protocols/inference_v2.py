@@ -19,7 +19,7 @@ from phidet.serve.models.versions import LoadedVersion, version_number
 from phidet.serve.outputs import Tensors, output_shapes
 from phidet.serve.protocols.body import read_body, while_connected
 from phidet.serve.refusals import RefusedError, bad_request
-from phidet.serve.service import Exchange, Given, Service
+from phidet.serve.service import ParsedRequest, RequestCodec, Service
 from phidet.serve.wire import from_b64, parse, show, writable, write, write_floats
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
@@ -163,13 +163,13 @@ async def _infer(request: Request, service: Service) -> Response:
     with loaded.used():
         request.scope["phidet.version"] = loaded.version
         async with read_body(request, service) as body:
-            exchange = Exchange(
+            codec = RequestCodec(
                 lambda: read_infer(body, length, service), lambda wanted, tensors: write_infer(loaded, wanted, tensors)
             )
-            return await while_connected(request, service.answer(loaded, exchange, len(body), deadline))
+            return await while_connected(request, service.answer(loaded, codec, deadline))
 
 
-def read_infer(body: bytes, header_length: str | None, service: Service) -> Given[InferRequest]:
+def read_infer(body: bytes, header_length: str | None, service: Service) -> ParsedRequest[InferRequest]:
     """The request and its pictures.
 
     Args:
@@ -203,8 +203,8 @@ def read_infer(body: bytes, header_length: str | None, service: Service) -> Give
     service.check_count(shape[0] if shape else 0)
     budget = service.budget()
     if given.name == ENCODED:
-        return Given(_pictures(given, blobs.get(ENCODED), budget), wanted)
-    return Given(_tensor(given, blobs.get(TENSOR), budget), wanted)
+        return ParsedRequest(_pictures(given, blobs.get(ENCODED), budget), wanted)
+    return ParsedRequest(_tensor(given, blobs.get(TENSOR), budget), wanted)
 
 
 def write_infer(loaded: LoadedVersion, wanted: InferRequest, tensors: Tensors) -> Response:

@@ -1,0 +1,24 @@
+"""Usage reporting of other packages, switched off for everything that phidet imports."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+
+def disable_usage_reports() -> None:
+    """Stops the packages that phidet imports from reporting to their makers.
+
+    Runs when ``phidet`` is imported, which comes before any import of its own, so that no module has to remember it.
+    Processes started from here inherit the environment variable. A package that was imported before phidet has
+    initialised its reporting by then: ONNX Runtime is told to stop, OpenVINO cannot be.
+    """
+    # ONNX Runtime 1.32 uploads events to mobile.events.data.microsoft.com and keeps a device identifier below ~/.cache.
+    # The variable is read when its library is loaded (onnxruntime/Privacy.md).
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    onnxruntime = sys.modules.get("onnxruntime")
+    if onnxruntime is not None:
+        onnxruntime.disable_telemetry_events()
+    # OpenVINO reports its import and every conversion to Google Analytics unless CI is set. Without this package, which
+    # None keeps from being imported, it takes a stub of its own (openvino/tools/ovc/telemetry_stub.py).
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]

@@ -1,0 +1,76 @@
+"""COCO JSON, recognised by the lists in it: ``annotations/*.json``, a file in each split's folder, or a file alone."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from phidet.core.errors import InputError
+from phidet.data.data_folder import Found, Reader
+from phidet.data.dataset import Dataset
+from phidet.data.listing import visible
+from phidet.data.readers import coco
+
+_OTHERS = re.compile("(captions|person_keypoints|stuff|panoptic)_")
+_LISTS = tuple(re.compile(rb'"%s"\s*:\s*\[' % key) for key in (b"images", b"annotations", b"categories"))
+_UNNAMED = ("_annotations.coco", "annotations", "labels")
+"""Names of files that say nothing of a split; Roboflow's among them."""
+
+
+def find_coco(path: Path) -> Found | None:
+    """The COCO JSON in a folder, a file for each split, or the one at ``path``.
+
+    Raises:
+        InputError: two files are of one split.
+    """
+    if path.is_file():
+        files, root = ([path] if path.suffix.lower() == ".json" else []), path.parent
+    else:
+        patterns = ("annotations/*", "*", "*/*")
+        files = [file for p in patterns for file in visible(path, p) if file.suffix.lower() == ".json"]
+        root = path
+    found = [file for file in dict.fromkeys(files) if coco.is_coco(file)]
+    whole = [file for file in found if _holds_lists(file)]
+    if whole:  # what is cut off among them is a split that its reader cannot read; anything else is about other things
+        found = [file for file in found if file in whole or _is_cut_off(file)]
+    splits: dict[str, Path] = {}
+    readers: dict[str, Reader] = {}
+    for file in found:
+        split = file.parent.name if file.stem in _UNNAMED else file.stem.removeprefix("instances_")
+        if _OTHERS.match(split) and file.with_name(_OTHERS.sub("instances_", file.name)).is_file():
+            continue  # COCO's captions and keypoints are of the images that the instances are of
+        if split in splits and not splits[split].samefile(file):
+            raise InputError(f"{file} and {splits[split]} are both of the split {split!r}: rename or remove one")
+        base = root.parent if path.is_file() and file.parent.name == "annotations" else root
+        folders = [base / split, base / "images" / split, file.parent, file.parent / "images", base / "images", base]
+        splits[split], readers[split] = file, _reader(file, split, folders)
+    if not splits:
+        return None
+    first = next(iter(splits.values()))
+    return Found(str(first.relative_to(root)), readers, certain=bool(whole))
+
+
+def _reader(file: Path, split: str, folders: Sequence[Path]) -> Reader:
+    def read(names: Sequence[str] | None) -> Dataset:
+        return coco.read_coco(file, [folder for folder in dict.fromkeys(folders) if folder.is_dir()], split, names)
+
+    return read
+
+
+def _is_cut_off(file: Path) -> bool:
+    """Whether a file that begins with a brace does not end with one."""
+    with file.open("rb") as stream:
+        stream.seek(-min(file.stat().st_size, 64), os.SEEK_END)
+        return not stream.read().rstrip(b"\0 \t\r\n").endswith(b"}")
+
+
+def _holds_lists(file: Path) -> bool:
+    """Whether there are lists of images, annotations and categories in a JSON file, which may be large."""
+    try:
+        with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return all(pattern.search(content) for pattern in _LISTS)
+    except (OSError, ValueError):  # the latter: an empty file
+        return False

@@ -1,0 +1,51 @@
+"""TFRecord shards: ``*.tfrecord``, or ``train-00000-of-00010`` where the content is a record's."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from phidet.core.errors import InputError
+from phidet.data.data_folder import Found, Reader
+from phidet.data.dataset import Dataset
+from phidet.data.listing import visible
+from phidet.data.readers import tfrecord
+from phidet.data.tfrecord_file import scan
+
+_SHARD = re.compile(r"(.+?)(?:\.(?:tf)?records?)?-\d{5}-of-\d{5}(?:\.(?:tf)?records?)?$", re.IGNORECASE)
+_SUFFIXES = (".tfrecord", ".tfrecords", ".record")
+_SAMPLED = 3  # files that are looked into
+
+
+def find_tfrecord(path: Path) -> Found | None:
+    """The shards in a folder and in the folders in it, or the one at ``path``."""
+    base = path.parent if path.is_file() else path
+    files = [path] if path.is_file() else [file for p in ("*", "*/*") for file in visible(path, p) if file.is_file()]
+    shards: dict[str, list[Path]] = {}
+    for file in files:
+        match = _SHARD.match(file.name)
+        if match or file.suffix.lower() in _SUFFIXES:
+            own = match[1] if match else file.stem
+            shards.setdefault(own if file.parent == base else file.parent.name, []).append(file)
+    every = [file for group in shards.values() for file in group]
+    if not every:
+        return None
+
+    def reader(split: str) -> Reader:
+        def read(names: Sequence[str] | None) -> Dataset:
+            own = tfrecord.own_class_names(every)
+            return tfrecord.read_tfrecord(shards[split], path, split, class_names=names or own, own_names=own)
+
+        return read
+
+    certain = any(map(_holds_record, every[:_SAMPLED]))
+    return Found(str(every[0].relative_to(base)), {split: reader(split) for split in shards}, certain)
+
+
+def _holds_record(file: Path) -> bool:
+    """Whether the first record of a file is whole."""
+    try:
+        return next(scan(file), None) is not None
+    except InputError:
+        return False

@@ -1,0 +1,152 @@
+"""Where the images lie that YOLO's folders and lists name, and where their labels do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from phidet.data.dataset import Problem
+from phidet.data.listing import Names, files_below, followed, has_drive, is_hidden, is_image, path_parts
+from phidet.data.readers.yolo import Item, could_hold_labels
+from phidet.data.text import read_lines
+
+_SAMPLE = 100  # lines of a list that are looked for to learn what its paths are relative to
+
+
+class _Place(NamedTuple):
+    """What the paths of a list are relative to: ``base``, without their first ``skipped`` folders."""
+
+    base: Path
+    skipped: int
+
+
+class YoloFiles:
+    """Finds images and labels below a data folder; lists each folder once.
+
+    Attributes:
+        problems: what was set right or left out on the way.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.problems: list[Problem] = []
+        self._names = Names()
+        self._label_folders: dict[Path, list[tuple[Path, bool]]] = {}
+
+    def in_folder(self, folder: Path) -> Iterator[Item]:
+        """Every image below ``folder``, sorted, with its labels."""
+        return map(self.item, files_below(folder, is_image))
+
+    def in_list(self, file: Path, bases: Sequence[Path]) -> Iterator[Item]:
+        """The images that the lines of ``file`` name; those that are not there, too.
+
+        Paths may be relative to the list's folder or one of ``bases``; or were written on another computer, so that
+        only their ends hold here. What is left out and what was set right goes to :attr:`problems`.
+
+        Raises:
+            InputError: the list cannot be read.
+        """
+        lines: list[str] = []
+        hidden: list[str] = []
+        for line in read_lines(file):
+            (hidden if _names_hidden(line, self.root) else lines).append(line)
+        if hidden:
+            what = f"hidden files are listed ({len(hidden):,}, first {hidden[0]}); left out"
+            self.problems.append(Problem("image hidden", str(file), what))
+        places = list(dict.fromkeys([file.parent, *bases]))
+        elsewhere: _Place | None = None
+        moved = 0
+        for i, line in enumerate(lines):
+            path = self._as_written(line, places)
+            if path is None:
+                elsewhere = elsewhere or self._place(lines[i : i + _SAMPLE], places)
+                parts = path_parts(line)
+                path = self._names.find(elsewhere.base.joinpath(*parts[elsewhere.skipped :]))
+                moved += path is not None and not _is_usual(parts[: elsewhere.skipped], elsewhere.base)
+            yield self.item(path or file.parent / line.replace("\\", "/"))
+        if moved and elsewhere is not None:
+            what = f"{moved:,} paths hold here without their first folders; they are taken as relative to"
+            self.problems.append(Problem("path moved", str(file), f"{what} {elsewhere.base}"))
+
+    def entry(self, text: str, bases: Sequence[Path]) -> Path | None:
+        """The folder or list that an entry of ``data.yaml`` or ``obj.data`` means, as far as it is there.
+
+        Where only the end of a path holds here, :attr:`problems` says so.
+        """
+        found = self._as_written(text, bases)
+        parts = path_parts(text)
+        for skipped, base in ((skipped, base) for skipped in range(len(parts)) for base in bases):
+            if found is not None:
+                break
+            found = self._names.find(base.joinpath(*parts[skipped:]))
+            if found is not None and not _is_usual(parts[:skipped], base):
+                self.problems.append(Problem("path moved", text, f"is not there; {found} is taken instead"))
+        return found
+
+    def item(self, image: Path) -> Item:
+        """An image with its labels."""
+        spelled = self._names.find(image) or image
+        return Item(spelled, followed(spelled), self._label(spelled))
+
+    def _as_written(self, text: str, bases: Sequence[Path]) -> Path | None:
+        for form in dict.fromkeys((text, text.replace("\\", "/"))):
+            for base in bases:
+                found = self._names.find(base / form)
+                if found is not None:
+                    return found
+        return None
+
+    def _place(self, lines: Sequence[str], bases: Sequence[Path]) -> _Place:
+        """Where most of the ``lines`` are found by their ends, as long as possible."""
+        parts = [path_parts(line) for line in lines]
+        places = [_Place(base, skipped) for skipped in range(max(map(len, parts))) for base in bases]
+
+        def found(place: _Place) -> int:
+            ends = [place.base.joinpath(*p[place.skipped :]) for p in parts if len(p) > place.skipped]
+            return sum(self._names.find(end) is not None for end in ends)
+
+        return max(places, key=found, default=_Place(bases[0], 0))  # the first of equals
+
+    def _label(self, image: Path) -> Path | None:
+        if image.parent not in self._label_folders:
+            self._label_folders[image.parent] = list(self._candidates(image.parent))
+        for folder, is_beside in self._label_folders[image.parent]:
+            for name in (f"{image.stem}.txt", f"{image.name}.txt"):
+                found = self._names.find_in(folder, name)
+                # Captions and notes have the names of images, too.
+                if found is not None and not (is_beside and not could_hold_labels(found)):
+                    return followed(found)
+        return None
+
+    def _candidates(self, images: Path) -> Iterator[tuple[Path, bool]]:
+        """The folders that labels of the images in a folder may lie in, and whether it is that folder itself."""
+        parts = images.parts
+        wanted = [
+            Path(*parts[:i], "labels", *parts[i + 1 :])
+            for i in range(len(parts) - 1, -1, -1)
+            if parts[i].casefold() == "images"
+        ]
+        wanted += [images, images / "labels"]
+        if images.is_relative_to(self.root):
+            wanted.append(self.root / "labels" / images.relative_to(self.root))
+        for folder in dict.fromkeys(wanted):
+            found = self._names.find(folder)
+            if found is not None and found.is_dir():
+                yield found, folder == images
+
+
+def _is_usual(skipped: Sequence[str], base: Path) -> bool:
+    """Whether leaving out the first folders of a path needs no word: none, or the data folder itself.
+
+    Darknet runs beside a folder ``data``, and CVAT writes its paths whatever the folder is called.
+    """
+    return not skipped or (len(skipped) == 1 and skipped[0] in ("data", base.name))
+
+
+def _names_hidden(line: str, root: Path) -> bool:
+    """Whether a path leads to a hidden file; the folders above the data may be hidden."""
+    path = Path(line.replace("\\", "/"))
+    if path.is_absolute() or has_drive(line):
+        path = path.relative_to(root) if path.is_relative_to(root) else Path(path.name)
+    return any(is_hidden(part) for part in path.parts if part not in (".", ".."))

@@ -1,0 +1,156 @@
+"""What lies below a folder: hidden files are no part of a data set, links are followed, names are found as people see
+them.
+
+Archives and copies between systems change names without anybody noticing: macOS decomposes "ü" into two characters,
+Windows does not tell capital letters apart, and git writes a link as a small text file where it cannot make one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import unicodedata
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+
+from phidet.core.errors import InputError
+from phidet.images.formats import EXTENSIONS
+
+# Made by systems and tools beside the data: archives of macOS, thumbnails and bins of network drives and Windows.
+_NOT_DATA = frozenset(
+    {"__MACOSX", "__pycache__", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
+)
+_LONGEST_LINK = 512  # bytes
+_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of that name is none of the data: ``.git``, ``._photo.jpg``, ``__MACOSX``."""
+    return name.startswith(".") or name in _NOT_DATA
+
+
+def is_image(name: str) -> bool:
+    """Whether a file of that name is an image."""
+    return os.path.splitext(name)[1].lower() in EXTENSIONS
+
+
+def has_drive(text: str) -> bool:
+    """Whether a path begins with one of Windows' drives."""
+    return _DRIVE.match(text) is not None
+
+
+def path_parts(text: str) -> tuple[str, ...]:
+    """The folders and the file of a path written on any system, without drive, root and ways up."""
+    text = text[2:] if has_drive(text) else text
+    return tuple(part for part in PurePosixPath(text.replace("\\", "/")).parts if part not in ("/", "//", ".."))
+
+
+def visible(folder: Path, pattern: str = "*") -> list[Path]:
+    """What matches ``pattern`` below ``folder`` and is not hidden, sorted."""
+    found = folder.glob(pattern)
+    return sorted(path for path in found if not any(map(is_hidden, path.relative_to(folder).parts)))
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """The folders in ``folder`` that are not hidden, sorted; links count as what they lead to."""
+    return [path for path in visible(folder) if followed(path).is_dir()]
+
+
+def files_below(folder: Path, wanted: Callable[[str], bool]) -> Iterator[Path]:
+    """Every file below ``folder`` whose name is ``wanted``, sorted, through links to folders, too.
+
+    Paths are those by which the files were reached; :func:`followed` makes them paths that can be opened.
+
+    Raises:
+        InputError: a folder cannot be read.
+    """
+    yield from _below(folder, followed(folder), wanted, frozenset())
+
+
+def _below(
+    folder: Path, real: Path, wanted: Callable[[str], bool], above: frozenset[tuple[int, int]]
+) -> Iterator[Path]:
+    """``above`` are device and inode of the folders on the way, so that a link that leads back ends there."""
+    try:
+        status = real.stat()
+        with os.scandir(real) as scan:
+            entries = sorted((entry for entry in scan if not is_hidden(entry.name)), key=lambda entry: entry.name)
+    except OSError as error:
+        raise InputError(f"cannot read the folder {folder}: {error.strerror or error}") from error
+    identity = status.st_dev, status.st_ino
+    if identity in above:
+        return
+    for entry in entries:
+        path = folder / entry.name
+        if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
+            yield from _below(path, real / entry.name, wanted, above | {identity})
+        elif wanted(entry.name):
+            yield path  # a link to nowhere, too: whoever opens it says so
+        elif "." not in entry.name and (target := _text_link(real / entry.name)) is not None and target.is_dir():
+            yield from _below(path, target, wanted, above | {identity})
+
+
+def followed(path: Path) -> Path:
+    """``path`` with the links in it followed that git left as small text files where it could not make links."""
+    for ancestor in [path, *path.parents]:
+        if os.path.exists(ancestor):  # which, unlike Path.exists, takes any name
+            target = _text_link(ancestor)
+            return path if target is None else target / path.relative_to(ancestor)
+    return path
+
+
+def _text_link(path: Path) -> Path | None:
+    """Where a small text file leads that holds nothing but the path of something that is there."""
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode) or status.st_size > _LONGEST_LINK:
+            return None
+        text = path.read_bytes().decode("utf-8").strip()
+        target = path.parent / text
+        return target if text and "\n" not in text and target.exists() else None
+    except (OSError, ValueError):  # the latter: bytes that are no text, or that no path can hold
+        return None
+
+
+class Names:
+    """Finds files by names that may differ in Unicode's form or in capital letters; lists each folder once."""
+
+    def __init__(self) -> None:
+        self._folders: dict[Path, dict[str, list[str]]] = {}
+
+    def find(self, path: Path) -> Path | None:
+        """``path`` as it is really spelled, through links or not; ``None`` where there is nothing of that name."""
+        if os.path.exists(followed(path)):
+            return path
+        if path == path.parent:
+            return None
+        folder = self.find(path.parent)
+        return None if folder is None else self.find_in(folder, path.name)
+
+    def find_in(self, folder: Path, name: str) -> Path | None:
+        """The file or folder in ``folder`` that is called ``name``, or as good as; ``None`` unless just one is."""
+        names = self._listed(folder)
+        same = names.get(unicodedata.normalize("NFC", name)) or names.get(same_name(name), [])
+        if name in same:
+            return folder / name
+        return folder / same[0] if len(same) == 1 else None
+
+    def _listed(self, folder: Path) -> dict[str, list[str]]:
+        """The names in a folder by their composed form and by that in small letters."""
+        if folder not in self._folders:
+            names: dict[str, list[str]] = defaultdict(list)
+            try:
+                for entry in os.listdir(followed(folder)):
+                    for key in {unicodedata.normalize("NFC", entry), same_name(entry)}:
+                        names[key].append(entry)
+            except OSError:
+                pass  # no folder, or none that may be read: nothing is found in it
+            self._folders[folder] = dict(names)
+        return self._folders[folder]
+
+
+def same_name(name: str) -> str:
+    """A form that is equal for names that a case-insensitive file system holds to be one."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from phidet.architectures.efficientdet.architecture import EFFICIENTDET
+
 import json
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from phidet.data.doctor.facts import Report
 
 LITE0 = detector_config("efficientdet-lite0")
 INSIDE, REACHING_OUT = [20.0, 30.0, 40.0, 50.0], [100.0, 90.0, 90.0, 20.0]  # x, y, width, height in 160×120 pixels
+view = EFFICIENTDET.doctor_view
 
 
 def report_on(folder: Path, boxes: list[list[float]], **changes: object) -> Report:
@@ -24,7 +27,7 @@ def report_on(folder: Path, boxes: list[list[float]], **changes: object) -> Repo
     for annotation in content["annotations"]:
         annotation |= changes
     file.write_text(json.dumps(content))
-    return examine(folder, LITE0, decode=False).report
+    return examine(folder, view(LITE0), decode=False).report
 
 
 def advice(report: Report, severity: str, words: str) -> bool:
@@ -64,6 +67,6 @@ def test_a_group_is_noted(tmp_path: Path) -> None:
     content = json.loads(file.read_text())
     content["categories"][0]["supercategory"] = "pets"
     file.write_text(json.dumps(content))
-    report = examine(folder, LITE0, decode=False).report
+    report = examine(folder, view(LITE0), decode=False).report
     assert (report.classes.names, report.classes.unused) == (["cat"], [])
     assert advice(report, "note", "only groups others is not used as a class")

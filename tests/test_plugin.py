@@ -1,4 +1,4 @@
-"""An architecture of another package trains, resumes, evaluates, exports, detects and is served: nothing here knows it."""
+"""An architecture of another package trains, resumes, evaluates, exports, detects and is served, as a built-in one."""
 
 from __future__ import annotations
 
@@ -98,7 +98,8 @@ def test_it_goes_every_way_that_a_built_in_one_goes(
     assert main(["export", "whole", "--half", "--out", "half.onnx"]) == 0
     image, settings = scenes(1, 1)[0][0], PostprocessSettings(score=0.3)
     answers = [Detector(path, threads=1)(image, settings) for path in ("whole/best.safetensors", "whole/best.onnx")]
-    assert answers[0].labels and sorted(answers[0].labels) == sorted(answers[1].labels)
+    assert answers[0].labels
+    assert sorted(answers[0].labels) == sorted(answers[1].labels)
     np.testing.assert_allclose(answers[0].boxes_xyxy, answers[1].boxes_xyxy, atol=1e-2)
     np.testing.assert_allclose(answers[0].scores, answers[1].scores, atol=1e-4)
 

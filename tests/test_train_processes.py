@@ -18,8 +18,9 @@ import test_classify
 from phidet.architectures.efficientdet.network import EfficientDet
 from phidet.data.class_folders import open_class_folders
 from phidet.data.layouts import open_data
+from phidet.evaluation.coco_figures import evaluate_coco
 from phidet.training.checkpointing import recompute_activations
-from phidet.training.evaluate import evaluate, evaluate_classifier
+from phidet.training.evaluate import classify_all, detect
 from test_train_run import write_squares
 
 MEMORY = """
@@ -72,12 +73,12 @@ def test_four_processes_evaluate_to_what_one_does(tmp_path: Path) -> None:
     torchrun(4, "evaluate", tmp_path)
     shared = torch.load(tmp_path / "evaluate.pt", weights_only=True)
     fabric = Fabric(accelerator="cpu", devices=1)
-    report, found = evaluate(processes.model(), open_data(tmp_path).read("train"), fabric, batch_size=1, workers=0)
-    assert shared["ap"] == report.ap
-    assert len(found) == 10
-    assert sum(map(len, found.values())) > 100
-    for i, boxes in enumerate(shared["boxes"]):
-        assert torch.equal(boxes, torch.tensor(found[i].boxes_xyxy))
+    found = detect(processes.model(), open_data(tmp_path).read("train"), fabric, batch_size=1, workers=0)
+    assert shared["ap"] == evaluate_coco(*found).ap
+    assert len(found.detections) == len(shared["boxes"]) == 10
+    assert sum(map(len, found.detections)) > 100
+    for one, boxes in zip(found.detections, shared["boxes"], strict=True):
+        assert torch.equal(boxes, torch.tensor(one.boxes_xyxy))
 
 
 def test_four_processes_tell_classes_as_one_does(tmp_path: Path) -> None:
@@ -87,7 +88,7 @@ def test_four_processes_tell_classes_as_one_does(tmp_path: Path) -> None:
     torchrun(4, "classify", tmp_path)
     fabric = Fabric(accelerator="cpu", devices=1)
     data = open_class_folders(tmp_path).read("all")
-    alone = msgspec.json.encode(evaluate_classifier(test_classify.tiny(), data, fabric, 2, workers=0))
+    alone = msgspec.json.encode(classify_all(test_classify.tiny(), data, fabric, 2, workers=0).report(data))
     reports = sorted(tmp_path.glob("report-*.json"))
     assert len(reports) == 4
     assert {report.read_bytes() for report in reports} == {alone}

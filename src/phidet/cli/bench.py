@@ -127,7 +127,8 @@ def _measured(request: Request) -> Measurement:
 
 def _data(args: argparse.Namespace) -> dict[str, Dataset]:
     """What AP is measured on, for each model."""
-    from phidet.data.hold_out import labelled_validation_data
+    from phidet.data.hold_out import validation_data
+    from phidet.data.layouts import open_data
     from phidet.inference.detector import Detector
 
     found = {}
@@ -137,7 +138,7 @@ def _data(args: argparse.Namespace) -> dict[str, Dataset]:
                 class_names = detector.class_names
         except PhidetError:
             continue  # measuring says why
-        _, found[model] = labelled_validation_data(model, args.eval, class_names, args.split)
+        found[model] = validation_data(model, open_data(args.eval), class_names, args.split).dataset
     return found
 
 

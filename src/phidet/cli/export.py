@@ -36,7 +36,8 @@ def run(args: argparse.Namespace) -> None:
     """Exports and says what was written and how near it is."""
     from phidet.architectures.header import Precision
     from phidet.cli.signals import ended_by_sigterm
-    from phidet.data.hold_out import labelled_validation_data
+    from phidet.data.hold_out import validation_data
+    from phidet.data.layouts import open_data
     from phidet.export.export import SUFFIXES, ExportOptions, export
     from phidet.export.source import load_detector, target_of
 
@@ -49,14 +50,14 @@ def run(args: argparse.Namespace) -> None:
     target = args.out or target_of(args.model, f"{kind}{suffix}")
     measured = None
     if args.eval is not None:  # now, not after minutes
-        measured = labelled_validation_data(args.model, args.eval, model.config.class_names, args.split)
+        measured = validation_data(args.model, open_data(args.eval), model.config.class_names, args.split)
     data = None if args.calibrate is None else _calibration_data(args.calibrate, model.config.class_names)
     with ended_by_sigterm():
         report = export(model, target, ExportOptions(args.to, precision, args.nms), data)
     print(f"wrote {' and '.join(str(path) for path in report.paths)} ({report.megabytes:.1f} MB, {precision})")
     print(f"checked: {report.agreement}")
     if measured is not None:
-        _evaluate(model, report.paths[0], *measured)
+        _evaluate(model, report.paths[0], measured.split, measured.dataset)
 
 
 def _calibration_data(path: Path, class_names: tuple[str, ...]) -> Dataset:

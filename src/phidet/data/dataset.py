@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -133,7 +133,8 @@ class Dataset:
         return image
 
     def subset(self, indices: Sequence[int], name: str) -> Dataset:
-        """A data set of some of the images."""
+        """A data set of some of the images; problems of single boxes go with their images, others stay."""
+        kept = {str(self.names[i]) for i in indices}
         return Dataset(
             name,
             self.class_names,
@@ -141,8 +142,17 @@ class Dataset:
             sources=[self.source(i) for i in indices],
             annotations=[self.annotations(i) for i in indices],
             sizes_hw=self._sizes_hw[list(indices)],
-            problems=self.problems,
+            problems=[problem for problem in self.problems if problem.image is None or problem.image in kept],
         )
+
+    def without(self, broken: Mapping[int, str]) -> Dataset:
+        """The data set without some images, which become problems: index → why it cannot be used."""
+        if not broken:
+            return self
+        kept = self.subset([index for index in range(len(self)) if index not in broken], self.name)
+        for index, reason in sorted(broken.items()):
+            kept.problems.append(Problem("image unreadable", str(self.source(index)), f"{reason}; left out"))
+        return kept
 
 
 def _concatenated(parts: Sequence[Annotations]) -> Annotations:

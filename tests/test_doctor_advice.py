@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from phidet.architectures.efficientdet.architecture import EFFICIENTDET
-
 import json
 from pathlib import Path
 
 import pytest
 
 from doctor_data import coco, scene
+from phidet.architectures.efficientdet.architecture import EFFICIENTDET
 from phidet.architectures.efficientdet.published import detector_config
 from phidet.data.doctor.examine import examine
 from phidet.data.doctor.facts import Report

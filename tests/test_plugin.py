@@ -23,6 +23,7 @@ from serve_server import PREDICT, b64, encoded, serving, settings_for
 
 PLUGIN = Path(__file__).parent / "plugin"
 NAMES = ["person", "dog"]
+PLAIN = ["--set", "learning_rate=0.01", "augmentation.mosaic=0", "augmentation.colour=0"]
 QUICK = ["--model", "centre-point-small", "--batch-size", "8", "--workers", "0", "--accelerator", "cpu"]
 
 
@@ -61,14 +62,14 @@ def scenes(count: int, seed: int) -> list[tuple[np.ndarray, list[tuple[str, list
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    return coco(tmp_path / "data", {"train": scenes(24, 0), "val": scenes(8, 1)}, NAMES)
+    return coco(tmp_path / "data", {"train": scenes(40, 0), "val": scenes(8, 1)}, NAMES)
 
 
 def test_it_goes_every_way_that_a_built_in_one_goes(
     plugin: None, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    whole = ["train", str(data), *QUICK, "--epochs", "24", "--set", "learning_rate=0.01", "--recipe", "small"]
+    whole = ["train", str(data), *QUICK, "--epochs", "24", "--recipe", "small", *PLAIN]
     assert main([*whole, "--out", "whole"]) == 0
 
     # Interrupted after some epochs and resumed, it ends where the other one did.

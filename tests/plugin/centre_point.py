@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from phidet.architectures.base import Architecture, Placement, Processes, check_loss_settings
+from phidet.architectures.base import Architecture, Placement, Processes
 from phidet.architectures.batch import Batch
 from phidet.architectures.model import Model
 from phidet.core.errors import UnknownNameError
@@ -50,14 +50,20 @@ class Maps(NamedTuple):
 
 
 class CentrePoint(Model):
-    """Four convolutions, then one for centres and one for sizes."""
+    """Five convolutions, then one for centres and one for sizes."""
 
     def __init__(self, config: CentrePointConfig) -> None:
         super().__init__()
         self.config: CentrePointConfig = config
         c = config.channels
         layers: list[nn.Module] = []
-        for before, after, stride in ((3, c, 2), (c, 2 * c, 2), (2 * c, 4 * c, 2), (4 * c, 4 * c, 1)):
+        for before, after, stride in (
+            (3, c, 2),
+            (c, 2 * c, 2),
+            (2 * c, 4 * c, 2),
+            (4 * c, 4 * c, 1),
+            (4 * c, 4 * c, 1),
+        ):
             layers += [nn.Conv2d(before, after, 3, stride, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
         self.trunk = nn.Sequential(*layers)
         self.centres = nn.Conv2d(4 * c, config.num_classes, 1)
@@ -128,7 +134,7 @@ class CentrePointArchitecture(Architecture[CentrePointConfig]):
     name = "centre-point"
     config_type = CentrePointConfig
     published_names = ("centre-point-small",)
-    loss_settings = ("size_weight",)
+    loss_settings = {"size_weight": 1.0}  # noqa: RUF012 - read only
     predictors = ("centres.",)
 
     def published_config(self, name: str, class_names: tuple[str, ...] | None = None) -> CentrePointConfig:
@@ -147,7 +153,6 @@ class CentrePointArchitecture(Architecture[CentrePointConfig]):
         return CentrePoint(config)
 
     def loss(self, config: CentrePointConfig, settings: Mapping[str, Any]) -> CentreLoss:
-        check_loss_settings(self, settings)
         return CentreLoss(config, **settings)
 
 

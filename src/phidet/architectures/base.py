@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import numpy as np
@@ -126,14 +127,14 @@ class Architecture(ABC, Generic[ConfigT]):
         config_type: a frozen ``msgspec.Struct`` with the fields of :class:`NetworkConfig`.
         says: what its networks say of an image.
         published_names: models with a fixed config that users can name.
-        loss_settings: field names of the loss's own settings, which a recipe may set under ``loss``.
+        loss_settings: the loss's own settings with their defaults, which a recipe may set under ``loss``.
     """
 
     name: str
     config_type: type[ConfigT]
     says: frozenset[Says] = frozenset({"boxes"})
     published_names: tuple[str, ...] = ()
-    loss_settings: tuple[str, ...] = ()
+    loss_settings: Mapping[str, Any] = MappingProxyType({})
 
     # Without PyTorch
 
@@ -189,10 +190,9 @@ class Architecture(ABC, Generic[ConfigT]):
 
     @abstractmethod
     def loss(self, config: ConfigT, settings: Mapping[str, Any]) -> Loss:
-        """What training minimises; ``settings`` may set the fields of :attr:`loss_settings`.
+        """What training minimises; ``settings`` has the fields of :attr:`loss_settings`.
 
         Raises:
-            UnknownNameError: there is no such setting.
             ConfigError: a value out of range.
         """
 
@@ -288,6 +288,14 @@ class Architecture(ABC, Generic[ConfigT]):
         """
         raise ConfigError(f"{self.name} has no law for φ: choose a model by name")
 
+    def with_drop_path(self, config: ConfigT, drop_path: float) -> ConfigT:
+        """``config`` with another probability of dropping blocks in training (stochastic depth).
+
+        Raises:
+            ConfigError: the network has no such blocks.
+        """
+        raise ConfigError(f"{self.name} networks have no blocks to drop: leave drop_path out of the recipe")
+
     def recomputed_blocks(self, model: nn.Module) -> list[nn.Module]:
         """Blocks that may forget their activations in training and compute them again, to save memory."""
         return []
@@ -308,8 +316,13 @@ class Architecture(ABC, Generic[ConfigT]):
         raise ConfigError(f"{self.name} networks cannot be explained: there is no map of evidence for their answers")
 
 
-def check_loss_settings(architecture: Architecture[Any], settings: Mapping[str, Any]) -> None:
-    """Raises UnknownNameError where ``settings`` has a key that the architecture's loss does not know."""
+def resolved_loss(architecture: Architecture[Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """All settings of an architecture's loss: ``settings``, and the defaults of the others.
+
+    Raises:
+        UnknownNameError: the loss has no such setting.
+    """
     for key in settings:
         if key not in architecture.loss_settings:
             raise UnknownNameError(f"loss setting of {architecture.name}", key, architecture.loss_settings)
+    return {**architecture.loss_settings, **settings}

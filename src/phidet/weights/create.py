@@ -122,12 +122,10 @@ class _Wanted(NamedTuple):
 def _create(base: Any, model: object, wanted: _Wanted) -> Model:
     """A model of ``base``, adapted to its weights and to what was asked for."""
     architecture, published = architecture_of(base), model if isinstance(model, str) else None
-    source = None
-    if wanted.pretrained is not None:
-        source = open_source(weights_path(wanted.pretrained, architecture, base, published))
+    source = None if wanted.pretrained is None else open_weights(wanted.pretrained, base, published)
     config, names = base, wanted.names
     if source is not None and source.architecture is architecture:
-        fitted = _fit_to_source(base, source)
+        fitted = fit_to_source(base, source)
         if model is None or published is not None:
             config = fitted
         elif source.config is None:  # a config is built as it is, but for what weights were trained with
@@ -138,10 +136,24 @@ def _create(base: Any, model: object, wanted: _Wanted) -> Model:
         config = replace(config, {"class_names": names})
     if wanted.image_size is not None:
         config = architecture.resized(config, parse_image_size(wanted.image_size))
-    network = architecture.build(config)
+    return build_from(config, source, wanted.replace_head)
+
+
+def build_from(config: Any, source: Source | None, replace_head: bool = False) -> Model:
+    """A network of ``config`` as it is, with the weights of ``source``, or fresh ones.
+
+    Raises:
+        CheckpointError: weights that do not fit.
+    """
+    network = architecture_of(config).build(config)
     if source is not None:
-        _log_loaded(config.name, load_into(network, source, wanted.replace_head))
+        _log_loaded(config.name, load_into(network, source, replace_head))
     return network
+
+
+def open_weights(pretrained: object, config: Any, published: str | None = None) -> Source:
+    """The weights that ``pretrained``, a path or a word of the architecture, means; see :func:`weights_path`."""
+    return open_source(weights_path(pretrained, architecture_of(config), config, published))
 
 
 def weights_path(
@@ -226,7 +238,7 @@ def _class_names(num_classes: int | None, class_names: list[str] | tuple[str, ..
     return None if num_classes is None else default_class_names(num_classes)
 
 
-def _fit_to_source(config: Any, source: Source) -> Any:
+def fit_to_source(config: Any, source: Source) -> Any:
     """``config`` with the classes and whatever else a file of its own architecture brings along.
 
     Raises:

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from phidet.architectures.header import from_metadata, to_metadata
+from phidet.architectures.header import Header, from_metadata, to_metadata
 from phidet.architectures.model import Model
 from phidet.architectures.registry import architecture_of
 from phidet.core.errors import CheckpointError, PhidetError
@@ -73,6 +74,20 @@ def load_model(path: str | Path) -> Model:
     model = architecture_of(config).build(config)
     assign(model, raw.tensors, path)
     return model.eval()
+
+
+def read_header(path: Path) -> Header | None:
+    """What a ``.safetensors`` file says of itself, without reading its tensors; ``None`` where it is not phidet's.
+
+    Raises:
+        CheckpointError: the file cannot be read, is of a newer version, or its header is not valid.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}. Copy or download it again") from error
+    return from_metadata(metadata, path)
 
 
 def read_config(raw: RawFile, path: Path) -> Any | None:

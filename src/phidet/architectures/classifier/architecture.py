@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -13,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from phidet.architectures.backbones.published_files import backbone_file
-from phidet.architectures.base import Architecture, Decoder, Loss, Placement, Prepared, check_loss_settings
+from phidet.architectures.base import Architecture, Decoder, Loss, Placement, Prepared
 from phidet.architectures.classifier.config import ClassifierConfig
 from phidet.architectures.classifier.decode import ImageDecoder
 from phidet.architectures.classifier.published import CLASSIFIER_NAMES, classifier_config, scaled_classifier_config
@@ -36,7 +37,7 @@ class ClassifierArchitecture(Architecture[ClassifierConfig]):
     config_type = ClassifierConfig
     says = frozenset({"classes"})
     published_names = CLASSIFIER_NAMES
-    loss_settings = ("label_smoothing",)
+    loss_settings = MappingProxyType({"label_smoothing": 0.0})
     predictors = ("linear.",)
     extra_head = (
         "head.conv.weight",
@@ -70,7 +71,6 @@ class ClassifierArchitecture(Architecture[ClassifierConfig]):
     def loss(self, config: ClassifierConfig, settings: Mapping[str, Any]) -> Loss:
         from phidet.architectures.classifier.loss import ClassLoss
 
-        check_loss_settings(self, settings)
         return ClassLoss(**settings)
 
     def named_outputs(self, outputs: Any) -> dict[str, Tensor]:
@@ -100,6 +100,10 @@ class ClassifierArchitecture(Architecture[ClassifierConfig]):
         """``family`` is a pair (backbone architecture, α, β and γ), as :attr:`Family.architecture` and ``compound``."""
         architecture, compound = family  # type: ignore[misc]
         return scaled_classifier_config(phi, architecture, compound)
+
+    def with_drop_path(self, config: ClassifierConfig, drop_path: float) -> ClassifierConfig:
+        backbone = replace(config.backbone, {"drop_path": drop_path})
+        return replace(config, {"backbone": backbone})
 
     def recomputed_blocks(self, model: nn.Module) -> list[nn.Module]:
         from phidet.architectures.backbones.build import recomputed_blocks

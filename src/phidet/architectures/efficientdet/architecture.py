@@ -14,12 +14,13 @@ import numpy.typing as npt
 
 from phidet.architectures.backbones.published import BACKBONE_NAMES, backbone_config
 from phidet.architectures.backbones.published_files import backbone_file
-from phidet.architectures.base import Architecture, Decoder, Loss, check_loss_settings
+from phidet.architectures.base import Architecture, Decoder, Loss
 from phidet.architectures.config import default_class_names
 from phidet.architectures.efficientdet.anchors import generate_anchors, level_sizes
 from phidet.architectures.efficientdet.config import ASPECTS_2020, ASPECTS_OFFICIAL, ModelConfig
 from phidet.architectures.efficientdet.coverage import anchor_view
 from phidet.architectures.efficientdet.decode import AnchorDecoder, as_outputs, sigmoid
+from phidet.architectures.efficientdet.loss_config import LossConfig
 from phidet.architectures.efficientdet.published import (
     DETECTOR_NAMES,
     EFFICIENTDETS,
@@ -53,8 +54,7 @@ class EfficientDetArchitecture(Architecture[ModelConfig]):
     name = "efficientdet"
     config_type = ModelConfig
     published_names = DETECTOR_NAMES
-    # Of LossConfig, which needs PyTorch to be imported.
-    loss_settings = ("alpha", "gamma", "label_smoothing", "delta", "box_weight", "iou_kind", "iou_weight")
+    loss_settings = msgspec.structs.asdict(LossConfig())
     optional_outputs = ("best_logits",)
     predictors = ("class_head.predict.pointwise.",)
     pretrained_words = ("backbone", "coco")
@@ -82,9 +82,8 @@ class EfficientDetArchitecture(Architecture[ModelConfig]):
         return EfficientDet(config)
 
     def loss(self, config: ModelConfig, settings: Mapping[str, Any]) -> Loss:
-        from phidet.architectures.efficientdet.losses import AnchorLoss, LossConfig
+        from phidet.architectures.efficientdet.losses import AnchorLoss
 
-        check_loss_settings(self, settings)
         try:
             return AnchorLoss(config, msgspec.convert(dict(settings), LossConfig))
         except msgspec.ValidationError as error:
@@ -157,6 +156,10 @@ class EfficientDetArchitecture(Architecture[ModelConfig]):
 
     def scaled_config(self, phi: float, family: object) -> ModelConfig:
         return scaled_detector_config(phi, family_of(family))
+
+    def with_drop_path(self, config: ModelConfig, drop_path: float) -> ModelConfig:
+        backbone = replace(config.backbone, {"drop_path": drop_path})
+        return replace(config, {"backbone": backbone})
 
     def recomputed_blocks(self, model: nn.Module) -> list[nn.Module]:
         from phidet.architectures.backbones.build import recomputed_blocks

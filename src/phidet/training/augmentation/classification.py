@@ -8,15 +8,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset as TorchDataset
 
-from phidet.architectures.classifier.config import ClassifierConfig
-from phidet.architectures.classifier.middle import classifier_input, cut
-from phidet.core.errors import InputError
-from phidet.data.dataset import Dataset
+from phidet.architectures.classifier.middle import cut
 from phidet.training.augmentation.detection import Example, finish
 from phidet.training.augmentation.operations import Sample
-from phidet.training.loading import EvalItem, TrainImages
+from phidet.training.loading import TrainImages
 
 _MOST_ASPECT = 4 / 3
 
@@ -51,17 +47,3 @@ class TrainPictures(TrainImages):
         height, width = self.size_hw
         whole = torch.tensor([[0.0, 0.0, width, height]])
         return example._replace(boxes_xyxy=whole, class_ids=torch.from_numpy(annotations.class_ids[:1].copy()))
-
-
-class EvalPictures(TorchDataset[EvalItem]):
-    """The middle of pictures, normalised."""
-
-    def __init__(self, dataset: Dataset, config: ClassifierConfig) -> None:
-        self.dataset, self.config = dataset, config
-
-    def __getitem__(self, index: int) -> EvalItem:
-        try:
-            image = self.dataset.image(index)
-        except InputError as error:
-            return index, str(error)
-        return index, classifier_input(image, self.config), 1.0

@@ -282,7 +282,7 @@ def test_the_most_certain_mistakes_come_first(tmp_path: Path) -> None:
 def test_a_report_without_pictures_or_mistakes_is_whole(tmp_path: Path) -> None:
     write_pictures(tmp_path, 1)
     dataset = open_class_folders(tmp_path).read("all")
-    none = Answers(*(np.zeros(s, np.int64) for s in (0, 0, (0, 3))), np.zeros((0, 3), np.float32))
+    none = Answers(*(np.zeros(s, np.int64) for s in (0, (0, 3))), np.zeros((0, 3), np.float32))
     assert (
         json.loads(write_classification(tmp_path / "none", none.report(dataset), dataset, none)[0].read_bytes())["top1"]
         is None

@@ -23,7 +23,8 @@ from serve_server import PREDICT, b64, encoded, serving, settings_for
 
 PLUGIN = Path(__file__).parent / "plugin"
 NAMES = ["person", "dog"]
-PLAIN = ["--set", "learning_rate=0.01", "augmentation.mosaic=0", "augmentation.colour=0"]
+CHANGES = ("learning_rate=0.01", "augmentation.mosaic=0", "augmentation.colour=0")
+PLAIN = [word for change in CHANGES for word in ("--set", change)]
 QUICK = ["--model", "centre-point-small", "--batch-size", "8", "--workers", "0", "--accelerator", "cpu"]
 
 
@@ -91,6 +92,7 @@ def test_it_goes_every_way_that_a_built_in_one_goes(
     for (name, ours), theirs in zip(first.state_dict().items(), second.state_dict().values(), strict=True):
         assert torch.equal(ours, theirs), name
 
+    capsys.readouterr()
     assert main(["eval", "whole", str(data), "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["coco"]["ap50"] > 0.8  # red and blue rectangles are easy

@@ -164,6 +164,14 @@ class Architecture(ABC, Generic[ConfigT]):
     def decoder(self, config: ConfigT) -> Decoder:
         """What turns raw outputs of a network of ``config`` into detections."""
 
+    def summary(self, config: ConfigT) -> list[tuple[str, str]]:
+        """What ``phidet info`` prints of a network besides its input and classes: (subject, text)."""
+        return []
+
+    def published_figures(self, config: ConfigT) -> object | None:
+        """What the paper prints of this very network; ``None`` where it says nothing."""
+        return None
+
     def doctor_view(self, config: ConfigT) -> NetworkView:
         """What a data set is held against; with how anchors meet its boxes where the network has anchors."""
         return NetworkView(config.name, config.image_size_hw, None)

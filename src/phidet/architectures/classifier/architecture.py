@@ -13,11 +13,13 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from phidet.architectures.backbones.config import backbone_summary
 from phidet.architectures.backbones.published_files import backbone_file
 from phidet.architectures.base import Architecture, Decoder, Loss, Placement, Prepared
 from phidet.architectures.classifier.config import ClassifierConfig
 from phidet.architectures.classifier.decode import ImageDecoder
 from phidet.architectures.classifier.published import CLASSIFIER_NAMES, classifier_config, scaled_classifier_config
+from phidet.architectures.classifier.published_figures import CLASSIFIERS
 from phidet.architectures.config import default_class_names
 from phidet.architectures.published_file import PublishedFile
 from phidet.core.structs import replace
@@ -50,6 +52,12 @@ class ClassifierArchitecture(Architecture[ClassifierConfig]):
 
     def published_config(self, name: str, class_names: tuple[str, ...] | None = None) -> ClassifierConfig:
         return classifier_config(name, class_names)
+
+    def summary(self, config: ClassifierConfig) -> list[tuple[str, str]]:
+        return [("backbone", backbone_summary(config.backbone))]
+
+    def published_figures(self, config: ClassifierConfig) -> object | None:
+        return CLASSIFIERS.get(config.name) if config.num_classes == 1000 else None
 
     def output_shapes(self, config: ClassifierConfig) -> dict[str, tuple[int, ...]]:
         return {"class_logits": (config.num_classes,)}

@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from phidet.architectures.backbones.config import backbone_summary
 from phidet.architectures.backbones.published import BACKBONE_NAMES, backbone_config
 from phidet.architectures.backbones.published_files import backbone_file
 from phidet.architectures.base import Architecture, Decoder, Loss
@@ -61,6 +62,18 @@ class EfficientDetArchitecture(Architecture[ModelConfig]):
 
     def published_config(self, name: str, class_names: tuple[str, ...] | None = None) -> ModelConfig:
         return detector_config(name, class_names or COCO_CLASS_NAMES)
+
+    def summary(self, config: ModelConfig) -> list[tuple[str, str]]:
+        network, anchors = config.feature_network, config.anchors
+        graph = network.resolved_graph.name
+        aspects = ", ".join(f"{w:.4g}×{h:.4g}" for w, h in anchors.aspects_wh)
+        per_cell = f"{anchors.per_cell} per cell: scale {anchors.scale:g}, {anchors.octaves} sizes, {aspects}"
+        return [
+            ("backbone", backbone_summary(config.backbone)),
+            ("feature network", f"{graph}, {network.fusion} fusion, {network.channels} channels, ×{network.repeats}"),
+            ("heads", f"{config.head_layers} layers, {config.activation}"),
+            ("anchors", per_cell),
+        ]
 
     def output_shapes(self, config: ModelConfig) -> dict[str, tuple[int, ...]]:
         per_cell = config.anchors.per_cell

@@ -249,7 +249,7 @@ def test_a_full_disk_ends_the_run_and_the_last_epoch_can_be_resumed(
 
     def full(descriptor: int) -> None:
         written[0] += 1
-        if written[0] > 7:  # somewhere in the second epoch
+        if written[0] > 9:  # somewhere in the second epoch
             raise OSError(errno.ENOSPC, "No space left on device")
         real(descriptor)
 

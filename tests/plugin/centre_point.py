@@ -97,7 +97,7 @@ class CentreLoss:
             wanted[i, classes, row, column] = 1
             sizes = ((boxes[:, 2:] - boxes[:, :2]) / STRIDE).clamp(min=0.1).log()
             size_loss = size_loss + F.l1_loss(outputs.sizes[i, :, row, column].T.float(), sizes, reduction="sum")
-        objects = processes.total(wanted.sum()).clamp(min=1) / processes.count
+        objects = processes.total(wanted.sum()).clamp(min=1) / processes.size
         centre_loss = F.binary_cross_entropy_with_logits(centres, wanted, reduction="sum") / objects
         size_loss = size_loss / objects
         return {"loss": centre_loss + self.size_weight * size_loss, "centres": centre_loss, "sizes": size_loss}

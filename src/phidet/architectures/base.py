@@ -94,11 +94,11 @@ class Processes(NamedTuple):
     """The processes that share a batch.
 
     Attributes:
-        count: how many.
+        size: how many.
         total: sums a tensor over all of them.
     """
 
-    count: int
+    size: int
     total: Callable[[Tensor], Tensor]
 
 

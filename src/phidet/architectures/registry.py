@@ -9,6 +9,7 @@ Another package adds one in its ``pyproject.toml``; the object is an instance of
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from importlib.metadata import entry_points
 from typing import Any
@@ -44,6 +45,14 @@ def registered() -> tuple[Architecture[Any], ...]:
     return tuple(found)
 
 
+def _built_in() -> tuple[Architecture[Any], ...]:
+    return BUILT_IN
+
+
+_SOURCES: tuple[Callable[[], tuple[Architecture[Any], ...]], ...] = (_built_in, registered)
+"""In this order: the entry points of installed packages are looked up only where no built-in one is meant."""
+
+
 def all_architectures() -> tuple[Architecture[Any], ...]:
     """phidet's own first, then those of other packages."""
     return (*BUILT_IN, *registered())
@@ -55,7 +64,7 @@ def architecture_named(name: str) -> Architecture[Any]:
     Raises:
         UnknownNameError: there is none; it may need a package that is not installed.
     """
-    for known in (lambda: BUILT_IN, registered):
+    for known in _SOURCES:
         for architecture in known():
             if architecture.name == name:
                 return architecture
@@ -68,7 +77,7 @@ def architecture_of(config: object) -> Architecture[Any]:
     Raises:
         ConfigError: it is no architecture's config.
     """
-    for known in (lambda: BUILT_IN, registered):
+    for known in _SOURCES:
         for architecture in known():
             if isinstance(config, architecture.config_type):
                 return architecture
@@ -78,7 +87,7 @@ def architecture_of(config: object) -> Architecture[Any]:
 
 def publisher_of(name: str) -> Architecture[Any] | None:
     """The architecture that has a published model of that name, ``None`` where no one has."""
-    for known in (lambda: BUILT_IN, registered):
+    for known in _SOURCES:
         for architecture in known():
             if name in architecture.published_names:
                 return architecture

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("models", nargs="+", metavar="MODEL", help="as for phidet detect -m")
     parser.add_argument("--runtime", default="all", choices=["all", "onnxruntime", "openvino", "litert", "torch"])
-    parser.add_argument("--threads", type=int, metavar="N", help="of the runtime (its own choice)")
+    parser.add_argument("--threads", type=int, metavar="N", help="of the runtime (one for each usable core)")
     parser.add_argument("--batch", type=_sizes, default=(1, 8), metavar="N,N", help="batches for throughput (1,8)")
     parser.add_argument("--runs", type=int, default=10, metavar="N", help="timed runs of each (10, as in the papers)")
     parser.add_argument("--picture", metavar="FILE", help="a photograph to time with (noise of 640×480)")

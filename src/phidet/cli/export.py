@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from phidet.core.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
-    from phidet.architectures.efficientdet.network import EfficientDet
+    from phidet.architectures.model import Model
     from phidet.data.dataset import Dataset
 
 
@@ -72,7 +72,7 @@ def _calibration_data(path: Path, class_names: tuple[str, ...]) -> Dataset:
     return folder.read(folder.train_split(), class_names)
 
 
-def _evaluate(model: EfficientDet, exported: Path, split: str, dataset: Dataset) -> None:
+def _evaluate(model: Model, exported: Path, split: str, dataset: Dataset) -> None:
     """Prints the figures of the model, in PyTorch, and of its export."""
     from phidet.cli.tables import or_dash, table
     from phidet.evaluation.coco_figures import evaluate_coco

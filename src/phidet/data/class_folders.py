@@ -67,7 +67,7 @@ def split_by_class(dataset: Dataset, share: float = 0.2, seed: int = 0) -> tuple
         most = len(own) - 1
         held += order[: min(max(round(share * len(own)), 1), most)].tolist() if most > 0 else []
     kept = sorted(set(range(len(dataset))) - set(held))
-    return dataset.subset(kept, "train"), dataset.subset(sorted(held), "val")
+    return dataset.subset(kept, dataset.name), dataset.subset(sorted(held), f"{dataset.name}, held out")
 
 
 def _classes(path: Path) -> list[str]:

@@ -10,10 +10,12 @@ from typing import Generic, NamedTuple, TypeVar
 
 from phidet.core.machine import usable_cores
 from phidet.detections.detections import Detections
+from phidet.serve.config_files import follow_model_config
 from phidet.serve.configuration import ServerSettings
 from phidet.serve.inputs import Budget, Pixels
 from phidet.serve.metrics import Metrics
 from phidet.serve.models.model import Load
+from phidet.serve.models.statistics import RequestSeconds
 from phidet.serve.models.versions import LoadedVersion, Repository
 from phidet.serve.outputs import Tensors, to_tensors
 from phidet.serve.refusals import bad_request, overloaded
@@ -51,6 +53,7 @@ class Service:
         self.repository = Repository(settings, load, self.metrics)
         self.body_bytes_in_flight = 0
         self._threads = ThreadPoolExecutor(usable_cores(), "decode")
+        self._following: asyncio.Task[None] | None = None
 
     async def in_thread(self, work: Callable[[], T]) -> T:
         """Runs what takes longer than a millisecond (JSON, base64, JPEG) beside the event loop."""
@@ -77,32 +80,37 @@ class Service:
             RefusedError: what reading raises, 503 no room, 500 the model failed.
         """
         self.check_room(loaded, deadline)  # others may have come while the body did
-        statistics = loaded.batcher.statistics
         begun = time.monotonic()
         loaded.working += 1
         try:
-            answer = await self._answer(loaded, codec, deadline)
+            return await self._answer(loaded, codec, deadline)
         except Exception:
-            statistics.fail.add(time.monotonic() - begun)
+            loaded.batcher.statistics.fail.add(time.monotonic() - begun)
             raise
         finally:
             loaded.working -= 1
-        statistics.success.add(time.monotonic() - begun)
-        return answer
 
     async def _answer(self, loaded: LoadedVersion, codec: RequestCodec[W, T], deadline: float) -> T:
-        statistics = loaded.batcher.statistics
         begun = time.monotonic()
         request = await self.in_thread(codec.read)
-        statistics.compute_input.add(time.monotonic() - begun)
+        decoded = time.monotonic()
         found = await loaded.batcher.detect(request.images, deadline)
-        begun = time.monotonic()
-        tensors = _tensors(loaded, request.images, found)
-        if len(found) == 1:  # written faster than it is passed to a thread and back
+        detected = time.monotonic()
+        tensors = _tensors(loaded, request.images, found.detections)
+        if len(request.images) == 1:  # written faster than it is passed to a thread and back
             answer = codec.write(request.wanted, tensors)
         else:
             answer = await self.in_thread(lambda: codec.write(request.wanted, tensors))
-        statistics.compute_output.add(time.monotonic() - begun)
+        end = time.monotonic()
+        loaded.batcher.statistics.add_request(
+            RequestSeconds(
+                success=end - begun,
+                queue=found.queue_seconds,
+                compute_input=decoded - begun,
+                compute_infer=found.compute_seconds,
+                compute_output=end - detected,
+            )
+        )
         return answer
 
     def budget(self) -> Budget:
@@ -119,8 +127,19 @@ class Service:
         if not 1 <= count <= limit:
             raise bad_request(f"{show(count)} pictures in one request, expected 1 to {limit}")
 
-    def close(self) -> None:
-        """Ends the threads."""
+    async def start(self) -> None:
+        """Loads the models, and follows their folders and the configuration file until ``close``."""
+        await self.repository.start()
+        path, seconds = self.settings.config_file, self.settings.config_poll_seconds
+        if path is not None and seconds:
+            following = follow_model_config(path, seconds, self.settings.sources, self.repository.configure)
+            self._following = asyncio.create_task(following)
+
+    async def close(self) -> None:
+        """Finishes what has begun, and ends the threads."""
+        if self._following is not None:
+            self._following.cancel()
+        await self.repository.close()
         self._threads.shutdown()
 
 

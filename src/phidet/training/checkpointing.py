@@ -28,7 +28,7 @@ def recompute_activations(model: Model) -> int:
     if not blocks:
         raise ConfigError(f"{model.config.name} has no blocks that could be computed twice: leave out --save-memory")
     for block in blocks:
-        block.forward = partial(_forward, block, block.forward)  # type: ignore[method-assign]
+        block.forward = partial(_forward, block, block.forward)
     return len(blocks)
 
 

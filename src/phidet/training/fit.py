@@ -209,8 +209,8 @@ def prepare_learner(fabric: Fabric, model: Model, task: Task, recipe: Recipe, se
     frozen = frozen_parts(model, recipe)
     for part in frozen:
         part.requires_grad_(False)
-    if settings.save_memory:
-        recompute_activations(model)
+    if settings.save_memory and not recompute_activations(model):
+        log.warning("save_memory has no effect: %s has no blocks to recompute", model.config.name)
     compiled: Any = torch.compile(model) if settings.compile else model
     wrapped, optimizer = fabric.setup(compiled, build_optimizer(model, recipe, fabric.device))
     average = RunningAverage(model, recipe.ema_decay)  # of the first process's weights, which all have now

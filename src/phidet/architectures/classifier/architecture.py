@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from phidet.architectures.backbones.config import backbone_summary
+from phidet.architectures.backbones.config import BackboneArchitecture, backbone_summary
 from phidet.architectures.backbones.published_files import backbone_file
+from phidet.architectures.backbones.scaling import CompoundScaling
 from phidet.architectures.base import Architecture, Decoder, Loss, Placement, Prepared
 from phidet.architectures.classifier.config import ClassifierConfig
 from phidet.architectures.classifier.decode import ImageDecoder
@@ -106,7 +107,7 @@ class ClassifierArchitecture(Architecture[ClassifierConfig]):
 
     def scaled_config(self, phi: float, family: object) -> ClassifierConfig:
         """``family`` is a pair (backbone architecture, α, β and γ), as :attr:`Family.architecture` and ``compound``."""
-        architecture, compound = family  # type: ignore[misc]
+        architecture, compound = cast("tuple[BackboneArchitecture, CompoundScaling]", family)
         return scaled_classifier_config(phi, architecture, compound)
 
     def with_drop_path(self, config: ClassifierConfig, drop_path: float) -> ClassifierConfig:

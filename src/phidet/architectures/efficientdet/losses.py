@@ -214,6 +214,6 @@ class AnchorLoss:
         targets = assign_targets(self.anchors_xyxy, batch.boxes_xyxy, batch.class_ids)
         positives = processes.total(targets.num_positives.sum().float())
         # The mean of the processes' gradients is then the gradient of the whole batch.
-        normalizer = (positives + 1) / processes.count
+        normalizer = (positives + 1) / processes.size
         loss = detection_loss(outputs, targets, self.anchors_xyxy, self.settings, normalizer)
         return {"loss": loss.total, "class_loss": loss.class_loss, "box_loss": loss.box_loss}

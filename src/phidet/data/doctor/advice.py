@@ -48,6 +48,7 @@ NOTES = {
 }
 _NOUNS = {"split": "split", "image": "image", "label": "label", "box": "box", "class": "object"}
 _FEW_CLIPPED, _MANY_CLIPPED = 5, 0.1  # boxes, and of all boxes
+_FEWEST_FOR_EXTENT, _SMALL_EXTENT = 20, 0.6  # boxes, and of the sides of their images
 _SMALL_SIDE = 8  # pixels in the input, the stride of the finest level
 
 
@@ -133,6 +134,12 @@ def _on_splits(splits: Sequence[SplitFacts], train: str | None, val: str | None)
             "videos at a time, so that progress is measured on pictures that were not trained on.",
         )
     for split in splits:
+        if split.boxes.total >= _FEWEST_FOR_EXTENT and split.extent < _SMALL_EXTENT:
+            yield Advice(
+                "warning",
+                f"No box in {split.name} reaches beyond {split.extent:.0%} of its image, from the upper left corner. "
+                "Check that the labels are in pixels of these images, not percentages or pixels of smaller copies.",
+            )
         empty = split.images_without_objects
         if split.objects and empty > split.images / 2:
             yield Advice(

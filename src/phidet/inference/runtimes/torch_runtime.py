@@ -8,6 +8,7 @@ import torch
 
 from phidet.architectures.model import Model
 from phidet.architectures.registry import architecture_of
+from phidet.core.machine import usable_physical_cores
 from phidet.detections.boxes import FloatArray
 from phidet.inference.runtimes.network import Outputs
 from phidet.weights.native import load_model
@@ -42,12 +43,12 @@ def open_torch(path: Path, threads: int | None = None) -> TorchNetwork:
 
     Args:
         path: the file.
-        threads: PyTorch's number of threads, which is one for the whole process; left out, it stays as it is.
+        threads: PyTorch's number of threads, which is one for the whole process; left out, it stays as it is, unless
+            that is more than there are cores that the process may use.
 
     Raises:
         CheckpointError: the file cannot be read.
     """
     model = load_model(path)
-    if threads is not None:
-        torch.set_num_threads(threads)
+    torch.set_num_threads(threads or min(torch.get_num_threads(), usable_physical_cores()))
     return TorchNetwork(model)

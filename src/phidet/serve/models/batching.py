@@ -63,9 +63,17 @@ class BatchingParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
         return max(1, usable_cores() // self.num_batch_threads)
 
 
+class Answers(NamedTuple):
+    """What was found in the images of one request, and how long they waited and were worked on."""
+
+    detections: list[Detections]
+    queue_seconds: float
+    compute_seconds: float
+
+
 class _Waiting(NamedTuple):
     image: Pixels
-    answer: asyncio.Future[Detections]
+    answer: asyncio.Future[tuple[Detections, float]]  # and when its batch began
     since: float
     deadline: float
 
@@ -124,7 +132,7 @@ class Batcher:
         batches = math.ceil((len(self._queue) + wanted) / self.parameters.max_batch_size)
         return rest + math.ceil(batches / self.parameters.num_batch_threads) * self._batch_seconds
 
-    async def detect(self, images: Sequence[Pixels], deadline: float = math.inf) -> list[Detections]:
+    async def detect(self, images: Sequence[Pixels], deadline: float = math.inf) -> Answers:
         """The answers, in the order of ``images``. Cancelling takes those that still wait out of the queue.
 
         Raises:
@@ -147,7 +155,9 @@ class Batcher:
         self._count(len(images), size)
         self._start_what_can()
         try:
-            return list(await asyncio.gather(*answers))
+            found = await asyncio.gather(*answers)
+            begun = max(begin for _, begin in found)
+            return Answers([detections for detections, _ in found], begun - now, time.monotonic() - begun)
         finally:
             for answer in answers:
                 answer.cancel()
@@ -220,7 +230,6 @@ class Batcher:
         begun = time.monotonic()
         for entry in batch:
             self._metrics.queue_seconds.labels(self._name).observe(begun - entry.since)
-            self.statistics.queue.add(begun - entry.since)
         images = [entry.image for entry in batch]
         outcomes: Sequence[Detections | Exception]
         try:
@@ -235,7 +244,7 @@ class Batcher:
             if entry.answer.done():
                 continue  # its request has gone
             if isinstance(outcome, Detections):
-                entry.answer.set_result(outcome)
+                entry.answer.set_result((outcome, begun))
             else:
                 entry.answer.set_exception(outcome)
         self._start_what_can()

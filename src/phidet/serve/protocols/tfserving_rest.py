@@ -13,7 +13,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from phidet.serve.inputs import ENCODED, TENSOR, Pixels, check_batch, decode, from_lists
-from phidet.serve.models.versions import LoadedVersion, Repository, VersionState, version_number
+from phidet.serve.models.folders import version_number
+from phidet.serve.models.versions import LoadedVersion, Repository, VersionState
 from phidet.serve.outputs import Tensors, output_shapes
 from phidet.serve.protocols.body import read_body, while_connected
 from phidet.serve.refusals import RefusedError, bad_request

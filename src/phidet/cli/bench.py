@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from phidet.cli.layout import add_layout
 from phidet.core.errors import PhidetError
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--picture", metavar="FILE", help="a photograph to time with (noise of 640×480)")
     parser.add_argument("--eval", type=Path, metavar="DATA", help="also measure AP on this data")
     parser.add_argument("--split", metavar="NAME", help="the split of --eval (the validation split)")
+    add_layout(parser)
     parser.add_argument("--plot", type=Path, metavar="PNG", help="draw AP over latency; needs --eval")
     parser.add_argument("--json", action="store_true", help="figures as JSON")
 
@@ -138,7 +140,7 @@ def _data(args: argparse.Namespace) -> dict[str, Dataset]:
                 class_names = detector.class_names
         except PhidetError:
             continue  # measuring says why
-        found[model] = validation_data(model, open_data(args.eval), class_names, args.split).dataset
+        found[model] = validation_data(model, open_data(args.eval, args.layout), class_names, args.split).dataset
     return found
 
 

@@ -27,7 +27,7 @@ BEST_CLASSES = PostprocessSettings(score=0.0, max_detections=5)
 """Of a classifier, the five best classes count, however sure it is."""
 
 
-class Found(NamedTuple):
+class DatasetDetections(NamedTuple):
     """What a model found in a data set.
 
     Attributes:
@@ -46,7 +46,7 @@ def detect(
     batch_size: int = 8,
     workers: int = 1,
     settings: PostprocessSettings | None = None,
-) -> Found:
+) -> DatasetDetections:
     """Detections in pixels of the original images; images that cannot be decoded are named and left out.
 
     With several processes, each takes every n-th image and all return the whole.
@@ -66,7 +66,7 @@ def detect(
         dist.all_gather_object(parts, (found, broken))
         found = {index: detections for part, _ in parts for index, detections in part.items()}
         broken = {index: reason for _, part in parts for index, reason in part.items()}
-    return Found(dataset.without(broken), [found[index] for index in sorted(found)])
+    return DatasetDetections(dataset.without(broken), [found[index] for index in sorted(found)])
 
 
 @torch.inference_mode()
@@ -98,7 +98,7 @@ def _detect_share(
     return found, broken
 
 
-def figures_of(architecture: Architecture[Any], found: Found) -> dict[str, float]:
+def figures_of(architecture: Architecture[Any], found: DatasetDetections) -> dict[str, float]:
     """The main metrics of what was found, by name, those that are defined: AP and AP50, or top-1 and top-5."""
     if "classes" in architecture.says:
         classes = answers_of(*found).report(found.dataset)

@@ -28,6 +28,7 @@ class Source(NamedTuple):
         architecture: whose weights it holds.
         config: what is inside a file of ours, else ``None``.
         dialect: of a foreign file, else ``None``.
+        beside: keys of tensors that belong to a trainer, not to the network that it holds.
     """
 
     path: Path
@@ -35,6 +36,7 @@ class Source(NamedTuple):
     architecture: Architecture[Any]
     config: Any | None
     dialect: Dialect | None
+    beside: tuple[str, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -70,7 +72,7 @@ class LoadReport(NamedTuple):
         part: "all" or "backbone".
         loaded: number of tensors that came from the file.
         fresh: our tensors that keep their random start because the class count differs.
-        ignored: tensors of the file without a place in the model (the head of a classifier).
+        ignored: tensors of the file without a place in the model (a classifier's head, what a trainer keeps).
     """
 
     path: Path
@@ -86,7 +88,7 @@ class LoadReport(NamedTuple):
         if self.fresh:
             text += f"; the class predictor starts fresh ({', '.join(self.fresh)})"
         if self.ignored:
-            text += f"; {len(self.ignored)} tensors of its head are not used"
+            text += f"; {len(self.ignored)} other tensors are not used"
         return text
 
 
@@ -101,15 +103,18 @@ def open_source(path: str | Path) -> Source:
     config = read_config(raw, path)
     if config is not None:
         return Source(path, raw.tensors, architecture_of(config), config, None)
-    known = recognise(raw.tensors)
+    try:
+        known = recognise(raw.tensors)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path} cannot be loaded: {error}") from error
     if known is None:
         keys = list(raw.tensors)[:3]
         raise CheckpointError(
             f"{path} holds {len(raw.tensors)} tensors in no layout that phidet knows (keys like {', '.join(keys)}): "
             "expected a phidet model file, or weights of google/automl, effdet, zylo117, timm, lukemelas or torchvision"
         )
-    architecture, dialect = known_dialects()[known[0].name]
-    return Source(path, known[1], architecture, None, dialect)
+    architecture, dialect = known_dialects()[known.dialect.name]
+    return Source(path, known.tensors, architecture, None, dialect, tuple(known.beside))
 
 
 def load_into(model: Model, source: Source, replace_head: bool = False) -> LoadReport:
@@ -142,7 +147,8 @@ def load_into(model: Model, source: Source, replace_head: bool = False) -> LoadR
         raise misfit(f"{source.path} ({source.kind})", model.config.name, problems)
     model.load_state_dict(tensors, strict=False)
     part = "all" if whole else "backbone"
-    return LoadReport(source.path, source.kind, part, len(tensors), fresh, [] if whole else mapped.unexpected)
+    ignored = [*source.beside, *([] if whole else mapped.unexpected)]
+    return LoadReport(source.path, source.kind, part, len(tensors), fresh, ignored)
 
 
 def _map(source: Source, config: Any, expected: Mapping[str, Tensor]) -> Mapped:

@@ -43,6 +43,17 @@ NOTES = {
     "box clipped": "{n} reaching out of the image, cut at its border. Nothing to do",
     "category ids with gaps": "Category ids have gaps; classes go by name, so there is nothing to do",
     "grouping category": "A category without objects that only groups others is not used as a class. Nothing to do",
+    "class names missing": "The classes have no names. List them, one a line in the order of their numbers, in "
+    "classes.txt beside the labels",
+    "image hidden": "Hidden files are listed and left out, see above. Take them out of the list",
+    "image in no split": "Labelled images lie outside the folders of the splits, see above. Move them into one",
+    "key points inferred": "Labels are taken for boxes with key points. Say so with kpt_shape in data.yaml, or look at "
+    "the boxes in the sheets (--out FOLDER)",
+    "label shared": "{n} shared by images that differ in their endings only. If they are not the same picture, rename "
+    "one of them and give it labels of its own",
+    "path moved": "Paths in the lists hold only without their first folders. Check in the sheets (--out FOLDER) that "
+    "these are the right images",
+    "score unused": "Labels have scores, as detections do. If nobody has looked at them, do",
     "image found by name": "Some images are not where the labels say, and were found by their names. Check in the "
     "sheets (--out FOLDER) that they are the right ones",
 }

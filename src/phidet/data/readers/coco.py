@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from phidet.core.errors import InputError
-from phidet.data.dataset import TOLERANCE, CocoIds, Collector, Dataset, RawObject
+from phidet.data.dataset import TOLERANCE, CocoIds, Collector, Dataset, RawObject, box_text
 from phidet.data.find_images import ImageFinder
 from phidet.data.text import read_text, unicode_encoding
 from phidet.images.decode import image_size
@@ -256,7 +256,7 @@ def _refuse_corners(read: Sequence[tuple[tuple[int, int], Sequence[RawObject]]],
         what = f"{outside} of {total} boxes reach out of their images" if many_outside else "the areas do not fit"
         raise InputError(
             f"{corners[0].where}: {what} as [x, y, width, height], and {len(corners)} of {total} boxes fit as corners "
-            f"[x1, y1, x2, y2], for example {list(_as_written(corners[0]))}. COCO's boxes have widths and heights: "
+            f"[x1, y1, x2, y2], for example {box_text(_as_written(corners[0]))}. COCO's boxes have widths and heights: "
             "write [x1, y1, x2 - x1, y2 - y1]"
         )
 

@@ -101,7 +101,7 @@ def write_floats(array: npt.NDArray[np.float32]) -> str:
     return f"[{','.join(texts + [padding] * (len(rows) - used))}]"
 
 
-def write(value: Mapping[str, object] | Iterable[object]) -> bytes:
+def write(value: Mapping[str, object] | Iterable[object] | msgspec.Struct) -> bytes:
     """JSON text; ``msgspec.Raw`` inside it is taken as it is."""
     return msgspec.json.encode(value)
 

@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from phidet.serve.inputs import ENCODED, TENSOR, Pixels, check_batch, decode, from_lists
 from phidet.serve.models.folders import version_number
-from phidet.serve.models.versions import LoadedVersion, Repository, VersionState
+from phidet.serve.models.versions import LoadedVersion, Repository, State
 from phidet.serve.outputs import Tensors, output_shapes
 from phidet.serve.protocols.body import read_body, while_connected
 from phidet.serve.refusals import RefusedError, bad_request
@@ -40,6 +40,27 @@ class Target(NamedTuple):
     name: str
     version: int | None
     label: str | None
+
+
+class StatusCode(msgspec.Struct):
+    """Why a version does not answer, in the words of gRPC."""
+
+    error_code: Literal["OK", "UNKNOWN"]
+    error_message: str
+
+
+class VersionStatus(msgspec.Struct):
+    """Where a version is in its life; its number is a string, as protobuf's JSON has it."""
+
+    version: str
+    state: State
+    status: StatusCode
+
+
+class ModelStatus(msgspec.Struct):
+    """The answer to a request for a model's status."""
+
+    model_version_status: list[VersionStatus]
 
 
 async def handle(request: Request, service: Service) -> Response:
@@ -281,16 +302,13 @@ def _unquoted(text: str) -> str:
     return unquote_to_bytes(text).decode("utf-8", "replace")
 
 
-def _status(repository: Repository, target: Target) -> dict[str, Any]:
-    return {"model_version_status": [_version_status(state) for state in repository.status(*target)]}
-
-
-def _version_status(state: VersionState) -> dict[str, Any]:
-    return {
-        "version": str(state.version),
-        "state": state.state,
-        "status": {"error_code": "UNKNOWN" if state.error else "OK", "error_message": state.error},
-    }
+def _status(repository: Repository, target: Target) -> ModelStatus:
+    return ModelStatus(
+        [
+            VersionStatus(str(v.version), v.state, StatusCode("UNKNOWN" if v.error else "OK", v.error))
+            for v in repository.status(*target)
+        ]
+    )
 
 
 def _tensor_info(name: str, dtype: str, shape: tuple[int, ...]) -> dict[str, Any]:

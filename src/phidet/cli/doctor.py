@@ -14,6 +14,7 @@ from phidet.architectures.efficientdet.config import ModelConfig
 from phidet.architectures.efficientdet.published import detector_config
 from phidet.cli.info import image_size
 from phidet.cli.layout import add_layout
+from phidet.cli.native_noise import without_native_noise
 from phidet.cli.tables import or_dash, table
 from phidet.core.errors import InputError, PhidetError
 from phidet.core.structs import replace
@@ -64,6 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
 
 
+@without_native_noise()
 def run(args: argparse.Namespace) -> None:
     """Examines, prints, draws and writes what was asked for; errors end in exit code 3."""
     from phidet.data.doctor.examine import examine

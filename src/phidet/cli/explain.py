@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from phidet.cli.native_noise import without_native_noise
+
 if TYPE_CHECKING:
     from phidet.architectures.classifier.network import Classifier
     from phidet.architectures.efficientdet.network import EfficientDet
@@ -31,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--most", type=int, default=3, metavar="N", help="maps of each model (3)")
 
 
+@without_native_noise()
 def run(args: argparse.Namespace) -> None:
     """Draws the maps of all models beside the picture."""
     from phidet.core.files import write_made

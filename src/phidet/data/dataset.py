@@ -68,6 +68,18 @@ class Problem(NamedTuple):
     box_xyxy: tuple[float, ...] | None = None
 
 
+class CocoIds(NamedTuple):
+    """The numbers by which COCO's files name images and classes.
+
+    Attributes:
+        images: id → name of the image; several ids of one file have one name.
+        categories: id → name of the class.
+    """
+
+    images: Mapping[int, str]
+    categories: Mapping[int, str]
+
+
 class Dataset:
     """Images with objects, by index.
 
@@ -76,6 +88,7 @@ class Dataset:
         class_names: their index is the class id.
         names: of the images, unique: paths relative to the data folder.
         problems: what the reader left out or set right.
+        coco_ids: the ids that the data's own file has; ``None`` for other layouts than COCO JSON.
     """
 
     def __init__(
@@ -88,7 +101,9 @@ class Dataset:
         annotations: Sequence[Annotations],
         sizes_hw: npt.NDArray[np.int32],
         problems: Sequence[Problem] = (),
+        coco_ids: CocoIds | None = None,
     ) -> None:
+        self.coco_ids = coco_ids
         self.name, self.class_names, self.problems = name, tuple(class_names), list(problems)
         self.names: npt.NDArray[np.str_] = np.array(names, dtype=np.str_)
         records = [source if isinstance(source, RecordImage) else None for source in sources]
@@ -145,6 +160,7 @@ class Dataset:
             annotations=[self.annotations(i) for i in indices],
             sizes_hw=self._sizes_hw[list(indices)],
             problems=[problem for problem in self.problems if problem.image is None or problem.image in kept],
+            coco_ids=self.coco_ids,
         )
 
     def without(self, broken: Mapping[int, str]) -> Dataset:

@@ -34,7 +34,7 @@ def anchors_of(config: ModelConfig, device: torch.device) -> Tensor:
     return torch.tensor(generate_anchors(config.image_size_hw, levels, config.anchors), device=device)
 
 
-class Found(NamedTuple):
+class DatasetDetections(NamedTuple):
     """What a model found in a data set.
 
     Attributes:
@@ -53,7 +53,7 @@ def detect(
     batch_size: int = 8,
     workers: int = 1,
     settings: PostprocessSettings = COCO_SETTINGS,
-) -> Found:
+) -> DatasetDetections:
     """Detections in pixels of the original images; images that cannot be decoded are named and left out.
 
     With several processes, each takes every n-th image and all return the whole.
@@ -64,7 +64,7 @@ def detect(
         dist.all_gather_object(parts, (found, broken))
         found = {index: detections for part, _ in parts for index, detections in part.items()}
         broken = {index: reason for _, part in parts for index, reason in part.items()}
-    return Found(dataset.without(broken), [found[index] for index in sorted(found)])
+    return DatasetDetections(dataset.without(broken), [found[index] for index in sorted(found)])
 
 
 @torch.inference_mode()

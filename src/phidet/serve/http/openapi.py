@@ -26,7 +26,7 @@ _B64: Schema = {
     "additionalProperties": False,
 }
 _RGB: Schema = {
-    "description": "A picture as numbers: rows of pixels of red, green, blue.",
+    "description": "An image as numbers: rows of pixels of red, green, blue.",
     "type": "array",
     "items": {
         "type": "array",
@@ -90,7 +90,7 @@ def describe(settings: ServerSettings, sources: Sequence[Source]) -> Schema:
             "title": "phidet",
             "version": __version__,
             "description": "TensorFlow Serving's REST API (/v1) and the Open Inference Protocol (/v2). Boxes are ymin, "
-            "xmin, ymax, xmax as parts of the picture's height and width; classes count from 1.",
+            "xmin, ymax, xmax as parts of the image's height and width; classes count from 1.",
         },
         "servers": [{"url": "/"}],
         "paths": paths,

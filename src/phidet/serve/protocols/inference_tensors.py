@@ -101,7 +101,7 @@ _UNSUPPORTED = {
 
 
 def read_infer(body: bytes, header_length: str | None, service: Service) -> ParsedRequest[InferRequest]:
-    """The request and its pictures.
+    """The request and its images.
 
     Args:
         body: JSON, followed by the binary data of its tensors where ``header_length`` says how long the JSON is; one
@@ -140,7 +140,7 @@ def read_infer(body: bytes, header_length: str | None, service: Service) -> Pars
     service.check_count(shape[0] if shape else 0)
     budget = service.budget()
     if given.name == ENCODED:
-        return ParsedRequest(_pictures(given, blobs.get(ENCODED), budget), wanted)
+        return ParsedRequest(_images(given, blobs.get(ENCODED), budget), wanted)
     return ParsedRequest(_tensor(given, blobs.get(TENSOR), budget), wanted)
 
 
@@ -235,7 +235,7 @@ def _tensor(given: InputTensor, blob: bytes | None, budget: Budget) -> list[Pixe
     return images
 
 
-def _pictures(given: InputTensor, blob: bytes | None, budget: Budget) -> list[Pixels]:
+def _images(given: InputTensor, blob: bytes | None, budget: Budget) -> list[Pixels]:
     encoded = _strings(blob) if blob is not None else [_from_text(item) for item in _flat(given.data or [])]
     if len(encoded) != math.prod(given.shape):
         raise bad_request(f"input {given.name}: {len(encoded)} values do not fill shape {show(given.shape)}")
@@ -249,7 +249,7 @@ def _flat(data: list[Any]) -> list[Any]:
 
 def _from_text(item: object) -> bytes:
     if not isinstance(item, str):
-        raise bad_request(f"input {ENCODED}: expected pictures as strings in base64, got {show(item)}")
+        raise bad_request(f"input {ENCODED}: expected images as strings in base64, got {show(item)}")
     return from_b64(item)
 
 

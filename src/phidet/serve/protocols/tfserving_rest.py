@@ -27,7 +27,7 @@ _STATUS = re.compile(_WHICH.replace("/([^/:]+)", "(?:/([^/:]+))?", 1) + r"(?:/(m
 
 DEFAULT_SIGNATURE = "serving_default"
 SIGNATURES = {DEFAULT_SIGNATURE: (TENSOR, ENCODED), TENSOR: (TENSOR,), ENCODED: (ENCODED,)}
-"""Signature → the inputs that it takes, one of them in a request: numbers, or a picture in base64."""
+"""Signature → the inputs that it takes, one of them in a request: numbers, or an image in base64."""
 _DTYPES = {TENSOR: "DT_UINT8", ENCODED: "DT_STRING"}
 _SHAPES = {TENSOR: (-1, -1, -1, 3), ENCODED: (-1,)}
 Form = Literal["predictions", "outputs"]
@@ -104,12 +104,12 @@ async def _predict(request: Request, service: Service, target: Target, method: s
     with loaded.used():  # from here on, however long the body takes
         request.scope["phidet.version"] = loaded.version
         async with read_body(request, service) as body:
-            codec = RequestCodec(lambda: read_pictures(body, service), write_answer)
+            codec = RequestCodec(lambda: read_images(body, service), write_answer)
             return await while_connected(request, service.answer(loaded, codec, deadline))
 
 
-def read_pictures(body: bytes, service: Service) -> ParsedRequest[Form]:
-    """The pictures in the body of a predict request, row form or column form.
+def read_images(body: bytes, service: Service) -> ParsedRequest[Form]:
+    """The images in the body of a predict request, row form or column form.
 
     Raises:
         RefusedError: 400.
@@ -143,7 +143,7 @@ def read_pictures(body: bytes, service: Service) -> ParsedRequest[Form]:
 
 
 def write_answer(form: Form, tensors: Tensors) -> bytes:
-    """Column form has each tensor whole, row form one object for each picture."""
+    """Column form has each tensor whole, row form one object for each image."""
     if form == "outputs":
         return write({form: {name: _raw(write_floats(array)) for name, array in tensors.items()}})
     count = len(next(iter(tensors.values())))
@@ -199,7 +199,7 @@ class _Reader:
             value = instance[name] if named else instance
             try:
                 image = self.row_image(name, value)
-                if isinstance(value, list):  # numbers; encoded pictures may differ in size
+                if isinstance(value, list):  # numbers; encoded images may differ in size
                     shape = shape or image.shape
                     _check_shape(shape, image.shape)
             except RefusedError as refusal:
@@ -221,7 +221,7 @@ class _Reader:
         return next(iter(instance))
 
     def row_image(self, name: str, value: Any) -> Pixels:
-        """One picture: an encoded one, or lists (H, W, 3)."""
+        """One image: an encoded one, or lists (H, W, 3)."""
         if is_b64(value):
             return decode(from_b64(value["b64"]), self.budget)
         array = self.numbers(name, value)
@@ -251,7 +251,7 @@ class _Reader:
         if name == ENCODED:
             raise bad_request(
                 f"JSON Value: {show(value)} not formatted correctly for base64 data: "
-                'expected a picture as {"b64": "…"}'
+                'expected an image as {"b64": "…"}'
             )
         if not isinstance(value, list):
             raise bad_request(f"JSON Value: {show(value)} Type: {kind_of(value)} is not of expected type: uint8")

@@ -252,11 +252,17 @@ class Collector:
         """Notes something that is left out or set right."""
         self.problems.append(Problem(kind, str(where), what))
 
-    def add(self, name: str, source: ImageSource, size_hw: tuple[int, int], objects: Iterable[RawObject]) -> None:
+    def add(self, name: str, source: ImageSource, size_hw: tuple[int, int], objects: Iterable[RawObject]) -> str:
         """One image of ``size_hw`` pixels with its objects; objects that cannot be used become problems.
 
-        An image that was added before gets those objects that it does not have yet.
+        An image that was added before gets those objects that it does not have yet. Another image of the same name is
+        called by its place.
+
+        Returns:
+            what the image is called.
         """
+        if self.source(name) not in (None, source):
+            name = str(source)
         kept = [checked for o in objects if (checked := self._check(o, name, size_hw)) is not None]
         annotations = Annotations(
             np.array([box for box, _, _ in kept], np.float32).reshape(-1, 4),
@@ -268,10 +274,11 @@ class Collector:
         index = self._names.setdefault(name, len(self._sources))
         if index < len(self._sources):
             self._merge(index, name, size_hw, annotations)
-            return
-        self._sources.append(source)
-        self._sizes.append(size_hw)
-        self._annotations.append(annotations)
+        else:
+            self._sources.append(source)
+            self._sizes.append(size_hw)
+            self._annotations.append(annotations)
+        return name
 
     def source(self, name: str) -> ImageSource | None:
         """Where the image of that name lies; ``None`` where none was added."""

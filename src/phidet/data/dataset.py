@@ -288,7 +288,7 @@ class Collector:
         if first is not None and self._in_fractions > self._objects / 2:
             raise InputError(
                 f"{first.where}: {self._in_fractions} of {self._objects} boxes look like fractions of the image "
-                f"(0…1), for example {_text(first.box_xyxy)} (x1, y1, x2, y2); expected pixels. Multiply x by the "
+                f"(0…1), for example {box_text(first.box_xyxy)} (x1, y1, x2, y2); expected pixels. Multiply x by the "
                 "width and y by the height of each image"
             )
         sizes = np.array(self._sizes, np.int32).reshape(-1, 2)
@@ -348,24 +348,24 @@ class Collector:
         if o.area is not None and not 0 <= o.area < LARGEST:
             o = o._replace(area=None)
         if not finite:
-            tell("box invalid", f"box {_text(o.box_xyxy)} is not made of numbers; left out")
+            tell("box invalid", f"box {box_text(o.box_xyxy)} is not made of numbers; left out")
             return None
         # Judged as float32, as which it is kept, so that what was kept once is kept again.
         x1, y1, x2, y2 = (float(np.float32(min(max(value, -LARGEST), LARGEST))) for value in o.box_xyxy)
         if x2 - x1 < SMALLEST_SIDE or y2 - y1 < SMALLEST_SIDE:
-            tell("box empty", f"box {_text(o.box_xyxy)} has no area; left out")
+            tell("box empty", f"box {box_text(o.box_xyxy)} has no area; left out")
             return None
         if self._in_pixels and max(x2, y2) <= FRACTIONS_END and min(size_hw) >= SMALLEST_FOR_FRACTIONS:
             self._in_fractions += 1
             self._first_in_fractions = self._first_in_fractions or o
-            tell("box invalid", f"box {_text(o.box_xyxy)} looks like fractions, 0…1; expected pixels; left out")
+            tell("box invalid", f"box {box_text(o.box_xyxy)} looks like fractions, 0…1; expected pixels; left out")
             return None
         box = max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))
         if box[2] - box[0] < SMALLEST_SIDE or box[3] - box[1] < SMALLEST_SIDE:
-            tell("box outside", f"box {_text(o.box_xyxy)} is outside {width}×{height} pixels; left out")
+            tell("box outside", f"box {box_text(o.box_xyxy)} is outside {width}×{height} pixels; left out")
             return None
         if max(abs(a - b) for a, b in zip(box, o.box_xyxy, strict=True)) > TOLERANCE:
-            tell("box clipped", f"box {_text(o.box_xyxy)} reaches out of {width}×{height} pixels; cut")
+            tell("box clipped", f"box {box_text(o.box_xyxy)} reaches out of {width}×{height} pixels; cut")
         return box, class_id, o
 
 
@@ -375,5 +375,6 @@ def _keys(annotations: Annotations) -> Iterator[tuple[float, ...]]:
         yield class_id, *box
 
 
-def _text(box: Sequence[float]) -> str:
+def box_text(box: Sequence[float]) -> str:
+    """A box for messages: ``[1, 2.5, 3, 4]``."""
     return "[" + ", ".join(f"{value:g}" for value in box) + "]"

@@ -204,6 +204,23 @@ def test_heic_items_whose_words_are_not_utf8_do_not_crash(tmp_path: Path, place:
     assert "InputError: a.heic cannot be decoded as HEIC: 'utf-8' codec can't decode" in done.stderr
 
 
+def test_a_jpeg_of_very_many_scans_is_refused(tmp_path: Path) -> None:
+    """95 bytes make a decoder go over all pixels once more: a megabyte of them takes it half an hour."""
+    content = encoded(Image.new("L", (64, 64), 128), "JPEG", progressive=True)
+    scan = content[content.rindex(b"\xff\xda") : -2]
+    path = tmp_path / "a.jpg"
+    for more, refused in ((0, False), (100, False), (600, True)):
+        path.write_bytes(content[:-2] + more * scan + content[-2:])
+        assert image_size(path) == (64, 64)
+        if refused:
+            with pytest.raises(InputError, match=r"a\.jpg has 6\d\d scans, more than 500: save it again"):
+                read_image(path)
+        else:
+            np.testing.assert_array_equal(read_image(path), np.full((64, 64, 3), 128))
+    with Image.open(path) as image, pytest.raises(InputError, match="scans, more than 500"):
+        pixels_of(image)
+
+
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("kind", ["zTXt", "iTXt", "tEXt", "iCCP"])
 def test_much_text_in_a_png_does_not_matter(tmp_path: Path, kind: str, after: bool) -> None:

@@ -181,6 +181,22 @@ def test_folders_in_the_name_choose_among_equal_names(tmp_path: Path) -> None:
     assert "no dusk/0.png: it is not in" in dataset.problems[1].what
 
 
+def test_images_are_called_by_their_paths_below_the_data_and_never_alike(tmp_path: Path) -> None:
+    for name in ("train/a.png", "a.png", "train/sub/b.png"):
+        save(tmp_path / name)
+    dataset = read(tmp_path, content(["a.png", "..\\a.png", "./sub//b.png"]))
+    assert dataset.problems == []
+    assert dataset.names.tolist() == ["a.png", str(tmp_path / "train/../a.png"), "sub/b.png"]
+
+
+def test_objects_of_images_that_are_not_listed_are_counted(tmp_path: Path) -> None:
+    save(tmp_path / "train/a.png")
+    labels = content(["a.png", "b.png"])
+    del labels["images"][1]
+    dataset = read(tmp_path, labels)
+    assert [p.what for p in dataset.problems] == ["image_id 1 is not among the images; 3 objects left out"]
+
+
 def test_an_image_that_has_its_exact_name_is_not_given_to_another_name(tmp_path: Path) -> None:
     save(tmp_path / "train/0.png")
     dataset = read(tmp_path, content(["0.png", "lost/0.png"]))

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from phidet.core.errors import InputError
 from phidet.data.tfrecord_file import ImageSource, RecordImage
+from phidet.detections.fields import NO_FIELDS, Fields, join_fields, take_fields
 from phidet.images.decode import read_image
 
 
@@ -31,6 +32,7 @@ class Annotations(NamedTuple):
             which objects count as small, medium and large.
         crowd: (N,) bool, regions of many objects (COCO's ``iscrowd``): never a target, never a mistake to detect.
         difficult: (N,) bool, hard to see (VOC): a target to train on, neither right nor wrong in VOC's evaluation.
+        fields: more columns by name, one row for each object; see :mod:`phidet.detections.fields`.
     """
 
     boxes_xyxy: npt.NDArray[np.float32]
@@ -38,12 +40,12 @@ class Annotations(NamedTuple):
     areas: npt.NDArray[np.float32]
     crowd: npt.NDArray[np.bool_]
     difficult: npt.NDArray[np.bool_]
+    fields: Fields = NO_FIELDS
 
     def take(self, part: slice | npt.NDArray[np.bool_]) -> Annotations:
         """Some of the objects; views where ``part`` is a slice."""
-        return Annotations(
-            self.boxes_xyxy[part], self.class_ids[part], self.areas[part], self.crowd[part], self.difficult[part]
-        )
+        *columns, fields = self
+        return Annotations(*(column[part] for column in columns), take_fields(fields, part))
 
 
 class Problem(NamedTuple):
@@ -180,6 +182,7 @@ def _concatenated(parts: Sequence[Annotations]) -> Annotations:
         _join((a.areas for a in parts), np.float32),
         _join((a.crowd for a in parts), np.bool_),
         _join((a.difficult for a in parts), np.bool_),
+        join_fields([(a.fields, len(a.areas)) for a in parts]),
     )
 
 
@@ -252,11 +255,17 @@ class Collector:
         """Notes something that is left out or set right."""
         self.problems.append(Problem(kind, str(where), what))
 
-    def add(self, name: str, source: ImageSource, size_hw: tuple[int, int], objects: Iterable[RawObject]) -> None:
+    def add(self, name: str, source: ImageSource, size_hw: tuple[int, int], objects: Iterable[RawObject]) -> str:
         """One image of ``size_hw`` pixels with its objects; objects that cannot be used become problems.
 
-        An image that was added before gets those objects that it does not have yet.
+        An image that was added before gets those objects that it does not have yet. Another image of the same name is
+        called by its place.
+
+        Returns:
+            what the image is called.
         """
+        if self.source(name) not in (None, source):
+            name = str(source)
         kept = [checked for o in objects if (checked := self._check(o, name, size_hw)) is not None]
         annotations = Annotations(
             np.array([box for box, _, _ in kept], np.float32).reshape(-1, 4),
@@ -268,10 +277,11 @@ class Collector:
         index = self._names.setdefault(name, len(self._sources))
         if index < len(self._sources):
             self._merge(index, name, size_hw, annotations)
-            return
-        self._sources.append(source)
-        self._sizes.append(size_hw)
-        self._annotations.append(annotations)
+        else:
+            self._sources.append(source)
+            self._sizes.append(size_hw)
+            self._annotations.append(annotations)
+        return name
 
     def source(self, name: str) -> ImageSource | None:
         """Where the image of that name lies; ``None`` where none was added."""

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from phidet.core.errors import InputError
 from phidet.data.dataset import TOLERANCE, CocoIds, Collector, Dataset, RawObject, box_text
 from phidet.data.find_images import ImageFinder
+from phidet.data.listing import path_parts
 from phidet.data.text import read_text, unicode_encoding
 from phidet.images.decode import image_size
 
@@ -64,8 +65,10 @@ def read_coco(
     objects = _objects(content["annotations"], names_by_id, path, collector)
     listed = _listed(content["images"], path, collector)
     for image_id in [i for i in objects if i not in listed]:
-        where = objects.pop(image_id)[0].where
-        collector.problem("label unreadable", where, f"image_id {image_id!r} is not among the images; left out")
+        lost = objects.pop(image_id)
+        count = f"{len(lost)} {'object' if len(lost) == 1 else 'objects'}"
+        what = f"image_id {image_id!r} is not among the images; {count} left out"
+        collector.problem("label unreadable", lost[0].where, what)
     finder = ImageFinder(folders, name, within or path)
     sources = _sources(listed.values(), path, finder, collector)
     read: list[tuple[tuple[int, int], list[RawObject]]] = []
@@ -82,8 +85,8 @@ def read_coco(
             continue
         read.append((size_hw, objects.get(image_id, [])))
         # One file under two names is one image.
-        names_of_images[image_id] = names.setdefault(source, image.name)
-        collector.add(names_of_images[image_id], source, size_hw, read[-1][1])
+        names[source] = collector.add(names.get(source, image.name), source, size_hw, read[-1][1])
+        names_of_images[image_id] = names[source]
     _refuse_corners(read, collector)
     dataset = collector.dataset()
     if _whole([*names_of_images, *names_by_id]):
@@ -192,8 +195,8 @@ class _Image(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The file's name with slashes."""
-        return self.file_name.replace("\\", "/")
+        """The path without what leads out of the data folder: a drive, the root, ways up."""
+        return "/".join(path_parts(self.file_name)) or self.file_name
 
 
 def _listed(images: Sequence[Any], path: Path, collector: Collector) -> dict[Any, _Image]:

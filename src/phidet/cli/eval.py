@@ -5,18 +5,22 @@ from __future__ import annotations
 import argparse
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from phidet.cli.layout import add_layout
-from phidet.core.errors import ConfigError
+from phidet.cli.native_noise import without_native_noise
+from phidet.core.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
-    from phidet.data.hold_out import ValidationData
+    from phidet.data.dataset import Dataset
     from phidet.evaluation.measure import Evaluation, MeasureSettings
 
 log = logging.getLogger("phidet")
 
-_EPILOG = """Classes are matched by their names; objects of classes that the model does not know are named and left out.
+_EPILOG = """MODEL may also be detections: a file of COCO's results (.json) that --save-detections wrote, or
+'phidet detect --save coco', or another detector for these data.
+
+Classes are matched by their names; objects of classes that the model does not know are named and left out.
 The first AP is COCO's, over IoU 0.50…0.95 and all scores. Precision, recall, F1, counts and the confusion matrix are
 those of one score (--score; the one with the best mean F1) and one overlap (--iou).
 
@@ -24,6 +28,7 @@ examples:
   phidet eval runs/first my-photos --out eval              figures, tables (CSV) and pictures
   phidet eval runs/first my-photos --score 0.5 --iou 0.3   what a threshold of 0.5 finds, loosely boxed
   phidet eval runs/first plates --max-objects 2000         images with more than 100 objects
+  phidet eval runs/first coco --save-detections found.json, and later: phidet eval found.json coco
 
 exit codes: 0 measured, 2 settings, 3 data that cannot be read or measured on, 4 models"""
 
@@ -32,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``phidet eval``."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG
-    parser.add_argument("model", metavar="MODEL", help="a model file, the folder of a run, or a name")
+    parser.add_argument("model", metavar="MODEL", help="a model file, a run's folder, a name, or detections (.json)")
     parser.add_argument("data", type=Path, metavar="DATA", help="a data folder or file, in any layout")
     add_layout(parser)
     parser.add_argument("--split", metavar="NAME", help="which split (the validation split)")
@@ -40,17 +45,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--iou", type=float, metavar="T", help="overlap with which a detection finds an object (0.5)")
     parser.add_argument("--max-objects", type=int, metavar="N", help="most detections of an image that count (100)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="write figures, tables and pictures here")
+    parser.add_argument("--save-detections", type=Path, metavar="FILE", help="write what was detected: COCO's results")
     parser.add_argument("--batch", type=int, default=8, metavar="N", help="images at a time")
     parser.add_argument("--runtime", default="auto", choices=["auto", "onnxruntime", "openvino", "litert", "torch"])
     parser.add_argument("--json", action="store_true", help="figures as JSON")
 
 
+@without_native_noise()
 def run(args: argparse.Namespace) -> None:
     """Measures a detector, or a classifier on an image folder."""
 
     if args.batch < 1:
         raise ConfigError(f"--batch must be a whole number ≥ 1, got {args.batch}")
-    if _is_classifier(args.model):
+    if Path(args.model).suffix == ".json":
+        _results(args)
+    elif _is_classifier(args.model):
         _classifier(args)
     else:
         _detector(args)
@@ -62,15 +71,38 @@ def _detector(args: argparse.Namespace) -> None:
     from phidet.evaluation.detect_dataset import detect_dataset
     from phidet.evaluation.measure import measure
     from phidet.evaluation.report_folder import write_evaluation
+    from phidet.evaluation.results_file import write_results
     from phidet.inference.detector import Detector
 
     settings = _settings(args)
     detector = Detector(args.model, runtime=args.runtime)
     measured = validation_data(args.model, open_data(args.data, args.layout), detector.class_names, args.split)
-    _warn_of_limit(measured, settings.max_objects)
+    _warn_of_limit(measured.dataset, settings.max_objects)
     dataset, found = detect_dataset(detector, measured.dataset, settings.postprocess, args.batch)
     evaluation = measure(detector.config.name, str(args.data), dataset, found, settings, measured.trained_on)
     _print(evaluation, f"{args.model} on {args.data}, split {measured.split}, {detector.runtime_name}", args.json)
+    if args.save_detections is not None:
+        _say_written(write_results(args.save_detections, dataset, found), args.json)
+    if args.out is not None:
+        _say_written(write_evaluation(args.out, evaluation, dataset, found), args.json)
+
+
+def _results(args: argparse.Namespace) -> None:
+    from phidet.data.hold_out import validation_data
+    from phidet.data.layouts import open_data
+    from phidet.evaluation.measure import measure
+    from phidet.evaluation.report_folder import write_evaluation
+    from phidet.evaluation.results_file import read_results
+
+    if args.save_detections is not None:
+        raise ConfigError(f"--save-detections: {args.model} holds detections already: leave it out")
+    settings = _settings(args)
+    results = read_results(Path(args.model))
+    measured = validation_data(args.model, open_data(args.data, args.layout), results.class_names, args.split)
+    dataset, found = results.detections_of(measured.dataset)
+    _warn_of_limit(dataset, settings.max_objects)
+    evaluation = measure(args.model, str(args.data), dataset, found, settings)
+    _print(evaluation, f"{args.model} on {args.data}, split {measured.split}", args.json)
     if args.out is not None:
         _say_written(write_evaluation(args.out, evaluation, dataset, found), args.json)
 
@@ -82,10 +114,10 @@ def _settings(args: argparse.Namespace) -> MeasureSettings:
     return MeasureSettings(**{key: value for key, value in given.items() if value is not None})
 
 
-def _warn_of_limit(measured: ValidationData, max_objects: int) -> None:
+def _warn_of_limit(dataset: Dataset, max_objects: int) -> None:
     from phidet.data.summary import summarise_data
 
-    most = summarise_data(measured.dataset).most_objects
+    most = summarise_data(dataset).most_objects
     if most > max_objects:
         log.warning(
             "an image has %d objects, but at most %d detections of an image count: --max-objects %d counts more",
@@ -96,6 +128,8 @@ def _warn_of_limit(measured: ValidationData, max_objects: int) -> None:
 def _print(evaluation: Evaluation, title: str, as_json: bool) -> None:
     from phidet.cli.figures import summarise
 
+    if not evaluation.coco.objects:
+        raise InputError(f"nothing could be measured on {evaluation.data}: no image with an object was left")
     if as_json:
         import msgspec
 
@@ -118,37 +152,40 @@ def _is_classifier(model: str) -> bool:
     path = model_file(model)
     if path is None or path.suffix != ".safetensors" or not path.is_file():
         return False  # a file for other runtimes, which needs no PyTorch
-    from phidet.training.run import kind_of
+    from phidet.weights.native import read_header
 
-    return kind_of(model) == "classify"
+    header = read_header(path)
+    return header is not None and "classes" in header.architecture.says
 
 
 def _classifier(args: argparse.Namespace) -> None:
     import msgspec
     from lightning_fabric import Fabric
 
-    from phidet.architectures.classifier.network import Classifier
     from phidet.cli.figures import summarise_classification
     from phidet.data.class_folders import open_class_folders
     from phidet.data.hold_out import validation_data
-    from phidet.evaluation.classification_report import write_classification
-    from phidet.training.evaluate import classify_all
-    from phidet.training.run import load_run_model
+    from phidet.evaluation.classification_report import answers_of, write_classification
+    from phidet.inference.runtimes.open_model import find_model
+    from phidet.training.evaluate import detect
+    from phidet.weights.native import load_model
 
-    unused = ("score", "iou", "max_objects")
+    unused = ("score", "iou", "max_objects", "save_detections")
     given = next((name for name in unused if getattr(args, name) is not None), None)
     if given is not None:
         raise ConfigError(
             f"--{given.replace('_', '-')} is for detectors, and {args.model} is a classifier: leave it out"
         )
-    model: Any = load_run_model(args.model)
-    assert isinstance(model, Classifier)
+    model = load_model(find_model(args.model, ".safetensors"))
     measured = validation_data(args.model, open_class_folders(args.data), model.config.class_names, args.split)
-    answers = classify_all(model, measured.dataset, Fabric(devices=1), args.batch)
-    report = answers.report(measured.dataset, measured.trained_on)
+    dataset, detections = detect(model, measured.dataset, Fabric(devices=1), args.batch)
+    answers = answers_of(dataset, detections)
+    report = answers.report(dataset, measured.trained_on)
+    if not report.images:
+        raise InputError(f"nothing could be measured on {args.data}: no image could be decoded")
     if args.json:
         print(msgspec.json.format(msgspec.json.encode(report)).decode())
     else:
         print(f"{args.model} on {args.data}, split {measured.split}: {summarise_classification(report)}")
     if args.out is not None:
-        _say_written(write_classification(args.out, report, measured.dataset, answers), args.json)
+        _say_written(write_classification(args.out, report, dataset, answers), args.json)

@@ -61,14 +61,14 @@ class ValidationData(NamedTuple):
 
 
 def validation_data(
-    model: str | Path, folder: DataFolder, class_names: Sequence[str], split: str | None = None
+    model: str | Path, folder: DataFolder, class_names: Sequence[str] | None, split: str | None = None
 ) -> ValidationData:
     """What a model is measured on; says what is in it, what was left out, and what the model has learned from.
 
     Args:
         model: a file, the folder of a run, or a name.
         folder: the data.
-        class_names: of the model.
+        class_names: of the model; ``None`` for the data's own.
         split: which; else the validation split, what the model's run held out, or the only one.
 
     Raises:
@@ -81,10 +81,11 @@ def validation_data(
     summary = summarise_data(found.dataset)
     log_summary(summary, str(folder.path), classify=folder.layout == "folders")
     if not summary.objects:
+        names = found.dataset.class_names
         others = "; ".join(f"{group.what} ({group.count:,})" for group in summary.left_out[:3])
         raise InputError(
             f"nothing can be measured on {folder.path}, {found.split}: it has no object of the classes of {model} "
-            f"({', '.join(class_names[:5])}{' …' if len(class_names) > 5 else ''})"
+            f"({', '.join(names[:5])}{' …' if len(names) > 5 else ''})"
             + (", crowd regions aside" if summary.crowds else "")
             + (f". {others}. Names of classes must be equal, capital letters included" if others else "")
         )
@@ -96,7 +97,9 @@ def validation_data(
     return found
 
 
-def _choose(model: str | Path, folder: DataFolder, class_names: Sequence[str], split: str | None) -> ValidationData:
+def _choose(
+    model: str | Path, folder: DataFolder, class_names: Sequence[str] | None, split: str | None
+) -> ValidationData:
     run = _run_of(Path(model))
     images = None if run is None else read_run_images(run)
     about = None if run is None else _about(run)
@@ -126,7 +129,7 @@ def _choose(model: str | Path, folder: DataFolder, class_names: Sequence[str], s
 
 
 def _held_out(
-    images: RunImages, folder: DataFolder, class_names: Sequence[str], about: dict[str, Any] | None
+    images: RunImages, folder: DataFolder, class_names: Sequence[str] | None, about: dict[str, Any] | None
 ) -> ValidationData | None:
     """The images that the run was validated on, wherever they lie now; ``None`` where none is in ``folder``."""
     split = _train_split(about, folder)
@@ -142,7 +145,9 @@ def _held_out(
     return ValidationData("held out by the run", held, int(images.learned_of(held).sum()))
 
 
-def _held_out_by_path(about: dict[str, Any], folder: DataFolder, class_names: Sequence[str]) -> ValidationData | None:
+def _held_out_by_path(
+    about: dict[str, Any], folder: DataFolder, class_names: Sequence[str] | None
+) -> ValidationData | None:
     """What a run of an earlier version held out, if ``folder`` is where its data lay: drawn again with its seed."""
     split = _train_split(about, folder)
     if split is None or not _same_data(about, folder.path) or about["request"].get("val_split") is not None:
@@ -160,8 +165,9 @@ def _held_out_by_path(about: dict[str, Any], folder: DataFolder, class_names: Se
 
 
 def _run_of(model: Path) -> Path | None:
-    """The folder of the run that a model is, or lies in; ``None`` for a name or any other file."""
-    run = model if model.is_dir() else model.parent if model.suffix and model.is_file() else None
+    """The folder of the run that a model is, or lies in; ``None`` for a name or any other file, such as detections."""
+    is_model = model.suffix not in ("", ".json") and model.is_file()
+    run = model if model.is_dir() else model.parent if is_model else None
     return run if run is not None and (run / RUN).is_file() else None
 
 

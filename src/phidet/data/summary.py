@@ -13,15 +13,20 @@ from phidet.data.dataset import Dataset, Problem
 
 log = logging.getLogger("phidet")
 
-CORRECTED = frozenset({"box clipped", "category ids with gaps"})
-"""Kinds of problems through which nothing is lost."""
+LOSSES = frozenset(
+    {
+        *("image missing", "image unreadable", "image repeated", "label unreadable"),
+        *("class unknown", "box invalid", "box empty", "box outside"),
+    }
+)
+"""Kinds of problems through which images or objects are lost; others are set right, or only worth knowing."""
 _EXAMPLES = 3  # kept of each kind
 _LINES = 8  # of details in the log
 _NAMES = 6  # of classes in a line
 
 
-class LeftOut(msgspec.Struct, frozen=True):
-    """Problems of one kind through which images or objects were lost.
+class ProblemGroup(msgspec.Struct, frozen=True):
+    """Problems of one kind.
 
     Attributes:
         kind: as :attr:`Problem.kind <phidet.data.dataset.Problem>`.
@@ -49,6 +54,7 @@ class DataSummary(msgspec.Struct, frozen=True, kw_only=True):
         classes: that were asked for.
         classes_without_objects: their names.
         left_out: what was lost, by kind; of unknown classes, by class.
+        notes: what was set right, or is worth knowing, by kind.
     """
 
     name: str
@@ -59,7 +65,8 @@ class DataSummary(msgspec.Struct, frozen=True, kw_only=True):
     most_objects: int
     classes: int
     classes_without_objects: tuple[str, ...]
-    left_out: tuple[LeftOut, ...]
+    left_out: tuple[ProblemGroup, ...]
+    notes: tuple[ProblemGroup, ...]
 
     def line(self, classify: bool = False) -> str:
         """Everything but the details, for people; ``classify`` where the class is that of the whole image."""
@@ -81,6 +88,7 @@ class DataSummary(msgspec.Struct, frozen=True, kw_only=True):
 def summarise_data(dataset: Dataset) -> DataSummary:
     """Counts what is in ``dataset`` and what its reader left out."""
     truth = dataset.all_annotations
+    groups = _grouped(dataset.problems)
     per_class = np.bincount(truth.class_ids[~truth.crowd], minlength=len(dataset.class_names))
     crowd_flags = [dataset.annotations(index).crowd for index in range(len(dataset))]
     return DataSummary(
@@ -92,31 +100,33 @@ def summarise_data(dataset: Dataset) -> DataSummary:
         most_objects=max((int((~flags).sum()) for flags in crowd_flags), default=0),
         classes=len(dataset.class_names),
         classes_without_objects=tuple(dataset.class_names[c] for c in np.flatnonzero(per_class == 0).tolist()),
-        left_out=group_left_out(dataset.problems),
+        left_out=tuple(group for group in groups if group.kind in LOSSES),
+        notes=tuple(group for group in groups if group.kind not in LOSSES),
     )
 
 
-def group_left_out(problems: Sequence[Problem]) -> tuple[LeftOut, ...]:
-    """Problems through which something was lost, by kind, the most frequent first; unknown classes one by one."""
+def _grouped(problems: Sequence[Problem]) -> list[ProblemGroup]:
+    """By kind, the most frequent first; unknown classes one by one."""
     groups: dict[tuple[str, str], list[Problem]] = defaultdict(list)
     for problem in problems:
-        if problem.kind not in CORRECTED:
-            # All objects of an unknown class share one sentence; other sentences name the single image or box.
-            groups[problem.kind, problem.what if problem.kind == "class unknown" else ""].append(problem)
+        # All objects of an unknown class share one sentence; other sentences name the single image or box.
+        groups[problem.kind, problem.what if problem.kind == "class unknown" else ""].append(problem)
     ordered = sorted(groups.items(), key=lambda group: -len(group[1]))
-    return tuple(
-        LeftOut(kind, found[0].what, len(found), tuple(problem.where for problem in found[:_EXAMPLES]))
+    return [
+        ProblemGroup(kind, found[0].what, len(found), tuple(problem.where for problem in found[:_EXAMPLES]))
         for (kind, _), found in ordered
-    )
+    ]
 
 
 def log_summary(summary: DataSummary, data: str, classify: bool = False) -> None:
-    """Says :meth:`DataSummary.line`, then each kind of loss with its first example, and classes without objects."""
+    """Says :meth:`DataSummary.line`, then each kind of problem with its first example, and classes without objects."""
     log.info("%s", summary.line(classify))
-    for group in summary.left_out[:_LINES]:
+    groups = (*summary.left_out, *summary.notes)
+    for group in groups[:_LINES]:
         more = f" (and {group.count - 1:,} more)" if group.count > 1 else ""
-        log.warning("  %s: %s%s", group.examples[0], group.what, more)
-    if not classify and sum(group.count for group in summary.left_out) > len(summary.left_out[:_LINES]):
+        level = logging.WARNING if group.kind in LOSSES else logging.INFO
+        log.log(level, "  %s: %s%s", group.examples[0], group.what, more)
+    if not classify and sum(group.count for group in groups) > len(groups[:_LINES]):
         log.warning("  'phidet doctor %s' lists all of them", data)
     missing = summary.classes_without_objects
     if missing and summary.objects:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -64,8 +65,7 @@ def draw_samples(dataset: Dataset, detections: Sequence[Detections], min_score: 
         scale = _SIDE / max(image.size)
         found = detections[index].filter(score=min_score)
         small = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
-        scaled = Detections(
-            found.boxes_xyxy * np.float32(scale), found.scores, found.class_ids, dataset.class_names, small.size[::-1]
-        )
+        boxes = found.boxes_xyxy * np.float32(scale)
+        scaled = replace(found, boxes_xyxy=boxes, names=dataset.class_names, image_size_hw=small.size[::-1])
         sheet.paste(scaled.draw(small), (place % _COLUMNS * _SIDE, place // _COLUMNS * _SIDE))
     return sheet

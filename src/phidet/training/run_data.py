@@ -14,6 +14,7 @@ from phidet.data.hold_out import HELD_OUT, hold_out
 from phidet.data.layouts import open_data
 from phidet.data.run_images import RunImages, known_images, read_run_images, restore
 from phidet.data.summary import DataSummary, log_summary, summarise_data
+from phidet.evaluation.measure import DEFAULT_SETTINGS
 from phidet.training.about import Request
 
 log = logging.getLogger("phidet")
@@ -53,10 +54,12 @@ def read_run_data(request: Request, seed: int, classify: bool, known: RunImages 
     if not summary.objects:
         raise InputError(_nothing_to_learn(summary, request.data))
     if request.val_split != "none" and val_split is None:
-        return _with_held_out(train, request.data, seed, classify, known)
-    if known is not None:
+        train, val = _with_held_out(train, request.data, seed, classify, known)
+    elif known is not None:
         train = restore([known.train], train, [train.name], request.data)[0]
         val = None if val is None else restore([known.val], val, [val.name], request.data)[0]
+    if val is not None:
+        _warn_of_limit(val)
     return RunData(train, val)
 
 
@@ -106,7 +109,9 @@ def _validation(folder: DataFolder, split: str, train: Dataset, classify: bool) 
     return None
 
 
-def _with_held_out(train: Dataset, data: str, seed: int, classify: bool, known: RunImages | None) -> RunData:
+def _with_held_out(
+    train: Dataset, data: str, seed: int, classify: bool, known: RunImages | None
+) -> tuple[Dataset, Dataset]:
     if known is not None:
         parts = [train.name, f"{train.name}, held out"]
         kept, held = restore([known.train, known.val], train, parts, data)
@@ -115,7 +120,17 @@ def _with_held_out(train: Dataset, data: str, seed: int, classify: bool, known: 
     else:
         kept, held = hold_out(train, HELD_OUT, seed)
     log.info("no validation split: %d of %d images are held out for it", len(held), len(train))
-    return RunData(kept, held)
+    return kept, held
+
+
+def _warn_of_limit(val: Dataset) -> None:
+    most, limit = summarise_data(val).most_objects, DEFAULT_SETTINGS.max_objects
+    if most > limit:
+        log.warning(
+            "an image of %s has %d objects, and validation counts at most %d detections of an image: "
+            "'phidet eval --max-objects %d' counts more",
+            *(val.name, most, limit, most),
+        )
 
 
 def _nothing_to_learn(summary: DataSummary, data: str) -> str:

@@ -109,9 +109,8 @@ class Repository:
 
     def __init__(self, settings: ServerSettings, load: Load, metrics: Metrics) -> None:
         self.models = {source.name: ServedModel(source) for source in settings.sources}
-        self._successors: dict[
-            str, ServedModel
-        ] = {}  # have another folder; take over when one of their versions answers
+        # Models whose folder has changed, until a version of the new folder answers and they take over.
+        self._successors: dict[str, ServedModel] = {}
         self._settings = settings
         self._load = load
         self._metrics = metrics
@@ -329,5 +328,5 @@ class Repository:
 
 
 def try_out(model: Detects) -> None:
-    """One grey picture through the model."""
+    """One grey image through the model."""
     model.detect([np.full((64, 64, 3), 127, np.uint8)])

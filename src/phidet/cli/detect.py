@@ -13,10 +13,10 @@ from phidet.core.errors import ConfigError, InputError, PhidetError
 
 if TYPE_CHECKING:
     from phidet.detections.detections import Detections
+    from phidet.detections.protocol import SupportsDetect
     from phidet.detections.settings import PostprocessSettings
     from phidet.detections.sinks import Sink
     from phidet.images.sources import Picture, Unusable
-    from phidet.inference.tiles import Looks
 
 OUT = Path("detections")
 EPILOG = """\
@@ -126,7 +126,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _look(
-    detector: Looks,
+    detector: SupportsDetect,
     args: argparse.Namespace,
     settings: PostprocessSettings,
     out: Path | None,

@@ -6,14 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from phidet.architectures.efficientdet.decode import NetworkOutputs, from_cells
+from phidet.architectures.header import Header, exported_header
 from phidet.core.errors import CheckpointError
 from phidet.core.machine import usable_physical_cores
 from phidet.detections.boxes import FloatArray
-from phidet.inference.runtimes.header import Header, from_metadata
+from phidet.inference.runtimes.network import Outputs, wanted_outputs
 
 
 class OnnxNetwork:
@@ -32,19 +33,24 @@ class OnnxNetwork:
     def __init__(self, path: Path, threads: int | None = None) -> None:
         self.session = _session(path, session_options(threads))
         metadata = self.session.get_modelmeta().custom_metadata_map
-        self.config, self.precision = from_metadata(metadata, path)
-        names = [output.name for output in self.session.get_outputs()]
-        wanted = ("best_logits", "class_logits", "box_deltas")
-        self.outputs = [name for name in wanted if name in names]
-        if self.outputs not in (list(wanted), list(wanted[1:])):
-            raise CheckpointError(
-                f"{path} gives {', '.join(names)}; phidet runs files that give class_logits and box_deltas: "
-                "export it without --nms, which is for other runtimes"
-            )
+        header = exported_header(metadata, path)
+        self.config, self.precision = header
+        self.outputs = wanted_outputs(header, [output.name for output in self.session.get_outputs()], path)
+        batch = self.session.get_inputs()[0].shape[0]
+        self.fixed_batch = batch if isinstance(batch, int) else None  # made so for a device that needs it
 
-    def __call__(self, images: FloatArray) -> NetworkOutputs:
-        """Normalised images (B, 3, H, W) → raw outputs."""
-        return from_cells(self.session.run(self.outputs, {"images": images}), self.config.num_classes)
+    def __call__(self, images: FloatArray) -> Outputs:
+        """Normalised images (B, 3, H, W) → raw outputs; in several runs where the file has a fixed batch."""
+        size = self.fixed_batch
+        if size is None or len(images) == size:
+            return self._run(images)
+        missing = -len(images) % size
+        padded = np.concatenate([images, np.zeros((missing, *images.shape[1:]), images.dtype)])
+        runs = [self._run(padded[start : start + size]) for start in range(0, len(padded), size)]
+        return {name: np.concatenate([run[name] for run in runs])[: len(images)] for name in self.outputs}
+
+    def _run(self, images: FloatArray) -> Outputs:
+        return dict(zip(self.outputs, self.session.run(self.outputs, {"images": images}), strict=True))
 
 
 def read_header(path: Path) -> Header:
@@ -55,7 +61,7 @@ def read_header(path: Path) -> Header:
     """
     options = session_options(1)
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return from_metadata(_session(path, options).get_modelmeta().custom_metadata_map, path)
+    return exported_header(_session(path, options).get_modelmeta().custom_metadata_map, path)
 
 
 def run_once(path: Path, inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:

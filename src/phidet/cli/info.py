@@ -13,10 +13,12 @@ from phidet.architectures.base import NetworkConfig
 from phidet.architectures.config import default_class_names
 from phidet.architectures.efficientdet.config import ModelConfig
 from phidet.architectures.efficientdet.published import (
+    DETECTOR_NAMES,
+    detector_config,
     family_of,
     scaled_detector_config,
 )
-from phidet.architectures.registry import architecture_of, published_names, publisher_of
+from phidet.architectures.registry import architecture_of, published_config, published_names, publisher_of
 from phidet.cli.tables import billions, or_dash, table
 from phidet.core.errors import ConfigError, PhidetError, UnknownNameError
 from phidet.data.coco_classes import COCO_CLASS_NAMES
@@ -234,9 +236,11 @@ def _print_necks(config: ModelConfig, necks: list[NeckReport]) -> None:
 
 
 def _print_family(as_json: bool) -> None:
-    from phidet.architectures.efficientdet.report import describe_family
+    from phidet.architectures.efficientdet.report import describe_detector
+    from phidet.architectures.report import describe_network
 
-    detectors, classifiers = describe_family()
+    detectors = [describe_detector(detector_config(name)) for name in DETECTOR_NAMES]
+    classifiers = [describe_network(published_config(name)) for name in published_names("classes")]
     if as_json:
         _print_json({"detectors": detectors, "classifiers": classifiers})
         return

@@ -44,8 +44,14 @@ class Annotations(NamedTuple):
 
     def take(self, part: slice | npt.NDArray[np.bool_]) -> Annotations:
         """Some of the objects; views where ``part`` is a slice."""
-        *columns, fields = self
-        return Annotations(*(column[part] for column in columns), take_fields(fields, part))
+        return Annotations(
+            self.boxes_xyxy[part],
+            self.class_ids[part],
+            self.areas[part],
+            self.crowd[part],
+            self.difficult[part],
+            take_fields(self.fields, part),
+        )
 
 
 class Problem(NamedTuple):

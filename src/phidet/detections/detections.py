@@ -131,9 +131,13 @@ class Detections:
         if isinstance(index, int | np.integer):
             position = range(len(self))[index]  # IndexError outside, so that a loop ends
             return next(iter(self[position : position + 1]))
-        boxes, scores, class_ids = (column[index] for column in (self.boxes_xyxy, self.scores, self.class_ids))
-        fields = take_fields(self.fields, index)
-        return replace(self, boxes_xyxy=boxes, scores=scores, class_ids=class_ids, fields=fields)
+        return replace(
+            self,
+            boxes_xyxy=self.boxes_xyxy[index],
+            scores=self.scores[index],
+            class_ids=self.class_ids[index],
+            fields=take_fields(self.fields, index),
+        )
 
     def __eq__(self, other: object) -> bool:
         """The same objects in the same order, to the last bit, with the same fields, names and image size."""

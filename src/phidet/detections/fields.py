@@ -81,5 +81,5 @@ def _equal(ours: npt.NDArray[Any], theirs: npt.NDArray[Any]) -> bool:
     if ours.shape != theirs.shape:
         return False
     if "O" in (ours.dtype.kind, theirs.dtype.kind):
-        return ours.tolist() == theirs.tolist()
+        return bool(ours.tolist() == theirs.tolist())
     return np.array_equal(ours, theirs)

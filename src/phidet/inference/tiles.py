@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -187,7 +187,8 @@ def _slack(one: TileDetections) -> npt.NDArray[np.float64]:
 
 
 def _rows(seen: TileDetections, rows: slice | npt.NDArray[np.int64]) -> TileDetections:
-    return TileDetections(*(column[rows] for column in seen))
+    columns: tuple[npt.NDArray[Any], ...] = seen
+    return TileDetections(*(column[rows] for column in columns))
 
 
 def _same_object(one: TileDetections, others: TileDetections, iou: float) -> npt.NDArray[np.bool_]:

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 from PIL import Image
 
-from phidet.architectures.efficientdet.config import ModelConfig
+from phidet.architectures.base import NetworkConfig
 from phidet.core.errors import ConfigError, UnknownNameError
 from phidet.core.files import write_made
 from phidet.data.dataset import Dataset
@@ -45,7 +45,7 @@ def change_augmentation(settings: Augmentation, changes: Sequence[str]) -> Augme
         raise ConfigError(f"augmentation: {error}") from error
 
 
-def augmented_sheet(dataset: Dataset, config: ModelConfig, settings: Augmentation, seed: int) -> Image.Image:
+def augmented_sheet(dataset: Dataset, config: NetworkConfig, settings: Augmentation, seed: int) -> Image.Image:
     """A row for each of some images: as it is, and what the network sees of it in three epochs of a run of ``seed``."""
     images = TrainImages(dataset, config.image_size_hw, settings, seed)
     tiles = []
@@ -61,13 +61,13 @@ def augmented_sheet(dataset: Dataset, config: ModelConfig, settings: Augmentatio
     return draw_sheet(heading, tiles, columns=1 + EPOCHS, legend=legend)
 
 
-def write_augmented(dataset: Dataset, config: ModelConfig, settings: Augmentation, out: Path, seed: int) -> Path:
+def write_augmented(dataset: Dataset, config: NetworkConfig, settings: Augmentation, out: Path, seed: int) -> Path:
     """Writes ``augmented.png`` into the folder ``out``; returns its path."""
     sheet = augmented_sheet(dataset, config, settings, seed)
     return write_made(out / "augmented.png", partial(sheet.save, format="png"))
 
 
-def _tile(example: Example, class_names: Sequence[str], config: ModelConfig, title: str) -> Tile:
+def _tile(example: Example, class_names: Sequence[str], config: NetworkConfig, title: str) -> Tile:
     pixels = example.pixels.permute(1, 2, 0).numpy().copy()
     height, width = example.valid_hw
     padding = np.array(config.preprocess.mean_rgb).round().astype(np.uint8)  # normalised, it is 0

@@ -119,6 +119,8 @@ def _add(file: Path, root: Path, images: _Images, collector: Collector) -> None:
     except _NOT_XML as error:
         collector.problem("label unreadable", file, f"not XML that can be read ({error}); left out")
         return
+    if tree.tag.casefold() != "annotation" and tree.find("object") is None:
+        return  # XML about something else, such as pom.xml
     size_hw = _labelled_size(tree)
     source = images.of(file, _text(tree, "folder"), _text(tree, "filename"), size_hw)
     if source is None:

@@ -189,7 +189,7 @@ def test_heic_is_upright_rgb(name: str) -> None:
     if name == "grey":
         rgb = (rgb @ [0.299, 0.587, 0.114])[..., None].repeat(3, -1)
     assert image_size(path) == rgb.shape[:2]
-    assert np.abs(read_image(path) - rgb).max() <= 8
+    assert np.abs(read_image(path) - rgb).max() <= 12
     assert encoding(path).orientation == 1
 
 

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 from torch import Tensor, nn
 
 import phidet  # noqa: F401 - before any test's import of ONNX Runtime, which reports its use otherwise
+
+# A property holds however long an example takes on a busy machine.
+hypothesis.settings.register_profile("phidet", deadline=None)
+hypothesis.settings.load_profile("phidet")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

@@ -12,7 +12,7 @@ from PIL import Image
 from phidet.core.errors import InputError
 from phidet.data.dataset import Dataset
 from phidet.data.layouts import open_data
-from phidet.data.readers.voc import listed_files
+from phidet.data.readers.voc import AnnotationFiles
 
 BOX = (26, 87, 60, 114)
 
@@ -66,7 +66,10 @@ def test_boxes_stay_with_the_image_of_the_files_own_name_and_a_stale_file_name_i
     assert boxes(dataset) == {f"JPEGImages/{i}.jpg": [[i, 10, 50, 60]] for i in range(4)}
     assert [p.kind for p in dataset.problems] == ["image misnamed"] * 4
     assert dataset.problems[0].where.endswith("0.xml")
-    assert "has the name of 0.jpg, its <filename> is 1.jpg: the boxes are given to 0.jpg" in dataset.problems[0].what
+    assert (
+        "<filename> is 1.jpg, but this file has the name of 0.jpg: its boxes are used for 0.jpg"
+        in dataset.problems[0].what
+    )
 
 
 def test_the_size_decides_where_only_the_named_image_has_it(tmp_path: Path) -> None:
@@ -75,7 +78,7 @@ def test_the_size_decides_where_only_the_named_image_has_it(tmp_path: Path) -> N
     write(tmp_path / "Annotations/0.xml", xml("photo.jpg"))
     dataset = open_data(tmp_path).read("all")
     assert dataset.names.tolist() == ["JPEGImages/photo.jpg"]
-    assert "given to photo.jpg, which has the size that is labelled" in dataset.problems[0].what
+    assert "used for photo.jpg, which has the size that is labelled" in dataset.problems[0].what
 
 
 @pytest.mark.parametrize("file_name", ["old.jpg", "C:\\Users\\Ann\\old.jpg", "", None, "0", "0.jpeg", "day/0.png"])
@@ -96,6 +99,24 @@ def test_without_an_image_of_its_own_name_the_named_one_is_meant_unless_it_has_l
     assert boxes(dataset) == {"JPEGImages/photo.jpg": [[1, 2, 30, 40]]}
     assert [p.kind for p in dataset.problems] == ["image missing"]
     assert "<filename> is photo.jpg, which has labels of its own" in dataset.problems[0].what
+
+
+@pytest.mark.parametrize("file_name", ["1", "1.png", "old/1.JPG"])
+def test_a_stale_file_name_is_named_in_any_spelling(tmp_path: Path, file_name: str) -> None:
+    for i in range(2):
+        save(tmp_path / f"JPEGImages/{i}.jpg")
+    write(tmp_path / "Annotations/0.xml", xml(file_name))
+    dataset = open_data(tmp_path).read("all")
+    assert (dataset.names.tolist(), [p.kind for p in dataset.problems]) == (["JPEGImages/0.jpg"], ["image misnamed"])
+
+
+def test_files_that_are_named_after_the_whole_name_of_the_image(tmp_path: Path) -> None:
+    for name in ("0.jpg", "1.png"):
+        save(tmp_path / "JPEGImages" / name)
+        write(tmp_path / f"Annotations/{name}.xml", xml())
+    write(tmp_path / "ImageSets/Main/train.txt", "0\n1.png\n")
+    dataset = open_data(tmp_path).read("train")
+    assert (dataset.names.tolist(), dataset.problems) == (["JPEGImages/0.jpg", "JPEGImages/1.png"], [])
 
 
 def test_of_two_images_with_one_stem_the_file_name_means_one(tmp_path: Path) -> None:
@@ -162,6 +183,25 @@ def test_decomposed_names_and_classes(tmp_path: Path) -> None:
     assert (len(dataset), dataset.problems, dataset.class_names) == (2, [], (composed,))
 
 
+def test_the_folder_in_the_labels_decides_between_images_of_one_name(tmp_path: Path) -> None:
+    for x, folder in enumerate(("day", "night")):
+        save(tmp_path / f"JPEGImages/{folder}/0.jpg")
+        text = xml("0.jpg", (x, 10, 50, 60)).replace("<filename>", f"<folder>{folder}</folder><filename>")
+        write(tmp_path / f"Annotations/{folder}_0.xml", text)
+    expected = {f"JPEGImages/{f}/0.jpg": [[x, 10, 50, 60]] for x, f in enumerate(("day", "night"))}
+    assert boxes(open_data(tmp_path).read("all")) == expected
+
+
+def test_what_lies_around_the_data_is_not_searched(tmp_path: Path) -> None:
+    save(tmp_path / "elsewhere/0.jpg")
+    save(tmp_path / "1.jpg")
+    for i in range(2):
+        write(tmp_path / f"data/{i}.xml", xml(f"{i}.jpg"))
+    dataset = open_data(tmp_path / "data").read("all")
+    assert [dataset.source(i) for i in range(len(dataset))] == [tmp_path / "1.jpg"]
+    assert [Path(p.where).name for p in dataset.problems] == ["0.xml"]
+
+
 # Lists
 
 
@@ -185,7 +225,10 @@ def test_lines_of_lists(tmp_path: Path, line: str) -> None:
     voc(tmp_path, ["with space.jpg", "v1.2 frame.jpg"])
     listed = write(tmp_path / "list.txt", f"{line}\n\nv1.2 frame\n")
     annotations = tmp_path / "Annotations"
-    assert listed_files(listed, annotations) == [annotations / "with space.xml", annotations / "v1.2 frame.xml"]
+    assert AnnotationFiles(annotations).listed(listed) == [
+        annotations / "with space.xml",
+        annotations / "v1.2 frame.xml",
+    ]
 
 
 def test_lists_of_pairs_and_names_that_are_not_there(tmp_path: Path) -> None:
@@ -193,11 +236,33 @@ def test_lists_of_pairs_and_names_that_are_not_there(tmp_path: Path) -> None:
     annotations = tmp_path / "Annotations"
     lines = "JPEGImages/a.jpg Annotations/a.xml\nb.jpg b.xml\nc 1\nd a\n"
     expected = [annotations / f"{name}.xml" for name in ("a", "b", "c", "d a")]
-    assert listed_files(write(tmp_path / "list.txt", lines, "utf-16"), annotations) == expected
+    assert AnnotationFiles(annotations).listed(write(tmp_path / "list.txt", lines, "utf-16")) == expected
     write(tmp_path / "ImageSets/Main/train.txt", lines)
     dataset = open_data(tmp_path).read("train")
     assert dataset.names.tolist() == ["JPEGImages/a.jpg", "JPEGImages/b.jpg"]
     assert [Path(p.where).name for p in dataset.problems] == ["c.xml", "d a.xml"]
+
+
+def test_lists_of_one_class_are_no_splits_and_other_names_with_underscores_are(tmp_path: Path) -> None:
+    voc(tmp_path, ["a.jpg", "b.jpg", "c.jpg"])
+    for name, text in {
+        "train": "a\nb\n", "cat_train": "a 1\nb -1\n", "traffic_light_train": "a -1\nb 1\n", "my_val": "c\n"
+    }.items():  # fmt: skip
+        write(tmp_path / f"ImageSets/Main/{name}.txt", text)
+    folder = open_data(tmp_path)
+    assert folder.splits == ("my_val", "train")
+    assert folder.read("my_val").names.tolist() == ["JPEGImages/c.jpg"]
+
+
+def test_folders_of_splits_without_lists_are_splits_and_years_are_not(tmp_path: Path) -> None:
+    for split in ("train", "valid"):
+        voc(tmp_path / "splits" / split, [f"{split}.jpg"])
+    folder = open_data(tmp_path / "splits")
+    assert (folder.train_split(), folder.val_split()) == ("train", "valid")
+    assert folder.read("valid").names.tolist() == ["valid/JPEGImages/valid.jpg"]
+    for year in ("VOC2007", "VOC2012"):
+        voc(tmp_path / "years" / year, ["a.jpg"])
+    assert open_data(tmp_path / "years").splits == ("all",)
 
 
 # Boxes
@@ -253,6 +318,13 @@ def test_other_encodings_are_named(tmp_path: Path, head: str, says: str) -> None
     assert dataset.names.tolist() == ["JPEGImages/1.jpg"]
     assert [p.kind for p in dataset.problems] == ["label unreadable"]
     assert says in dataset.problems[0].what
+
+
+def test_files_in_an_encoding_of_several_bytes_are_recognised_beside_their_images(tmp_path: Path) -> None:
+    save(tmp_path / "train/0.jpg")
+    head = '<?xml version="1.0" encoding="gbk"?>\n<!-- 牛 -->\n'
+    write(tmp_path / "train/0.xml", head + xml("0.jpg", class_name="牛"), "gbk")
+    assert open_data(tmp_path).read("train").class_names == ("牛",)
 
 
 def bomb() -> str:

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from phidet.core.errors import ConfigError
-from phidet.core.machine import usable_cores
 from phidet.serve.configuration import Source
 from phidet.serve.http.connection import BoundedProtocol
 from phidet.serve.http.server import listen
@@ -168,12 +167,6 @@ def test_small_answers_are_sent_at_once() -> None:
         assert listening.proto == socket.IPPROTO_TCP, "asyncio looks at this before it sets TCP_NODELAY"
 
 
-@pytest.mark.parametrize(("quota", "cores"), [("50000 100000", 1), ("max 100000", None), ("nonsense", None)])
-def test_a_container_has_the_cores_that_it_is_given(tmp_path: Path, quota: str, cores: int | None) -> None:
-    (tmp_path / "cpu.max").write_text(quota)
-    assert usable_cores(tmp_path / "cpu.max") == (cores or usable_cores(tmp_path / "missing"))
-
-
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
     [
@@ -240,3 +233,23 @@ def test_a_gzip_body_of_several_members(tmp_path: Path) -> None:
 def test_a_port_is_a_number_of_sixteen_bits(port: int) -> None:
     with pytest.raises(ConfigError, match=f"a port is 0 to 65535, got {port}"):
         listen("127.0.0.1", port)
+
+
+@pytest.mark.parametrize("path", ["/v1/models/a%0Ab:predict", "/v1/models/%0A", "/a%0Ab", "/v2/models/%0A/infer"])
+def test_paths_with_line_breaks_get_errors_in_json(tmp_path: Path, path: str) -> None:
+    write_version(tmp_path / "m", 1, "900")
+    with serving(settings_for(tmp_path / "m")) as server:
+        for reply in (server.get(path), server.post(path, {"instances": [PICTURE]})):
+            assert reply.status in (400, 404, 405)
+            assert reply.headers["content-type"] == "application/json"
+            assert reply.error
+
+
+def test_paths_are_not_redirected(tmp_path: Path) -> None:
+    write_version(tmp_path / "m", 1, "900")
+    with serving(settings_for(tmp_path / "m")) as server:
+        statuses = {
+            path: server.get(path).status for path in ("/v1", "/V1/models/m", "/v2/", "/docs/", "/v2/models/m/")
+        }
+        assert statuses == {"/v1": 400, "/V1/models/m": 200, "/v2/": 404, "/docs/": 404, "/v2/models/m/": 404}
+        assert server.get("/v1").error == "Malformed request: GET /v1"

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Literal, NamedTuple
-
-from phidet.architectures.classifier.config import ClassifierConfig
-from phidet.architectures.efficientdet.config import ModelConfig
+from typing import Any, Literal, NamedTuple
 
 Layout = Literal["same", "hwio", "hwc1", "scalars"]
 """How a foreign tensor is stored: as ours; HWIO kernels; HWC1 depthwise kernels; one scalar per key."""
 
-Config = ModelConfig | ClassifierConfig
+Config = Any
+"""The config of whichever architecture a dialect belongs to; see :class:`phidet.architectures.base.NetworkConfig`."""
+
+
+AVERAGE = "/ExponentialMovingAverage"
+"""How TensorFlow ends the names of averaged weights."""
 
 
 class Slot(NamedTuple):
@@ -35,6 +37,7 @@ class Dialect(NamedTuple):
             file of backbones). ``num_batches_tracked`` is never asked for.
         canonical: a file's key as the dialect spells it, ``None`` for entries that are no weights.
         anchors_2020: whether its detectors were trained with the anchor aspects of mid 2020 (1.4, 0.7).
+        writable: whether phidet writes files of it.
         fillers: keys that the dialect's own code wants in a file although nothing reads them, with their length.
     """
 
@@ -43,14 +46,36 @@ class Dialect(NamedTuple):
     slot: Callable[[str, Config], Slot | None]
     canonical: Callable[[str], str | None]
     anchors_2020: bool = False
+    writable: bool = True
     fillers: Callable[[Config], dict[str, int]] = lambda config: {}
 
 
+WRAPPED_AVERAGES = frozenset({"ema", "ema_model", "model_ema", "averaged_model", "swa_model"})
+"""First parts of keys under which trainers keep averaged weights beside the others."""
+_WRAPPED = WRAPPED_AVERAGES | {"model", "net", "network", "online_model"}
+# Of DataParallel, torch.compile and FullyShardedDataParallel, which may wrap parts of a network as well.
+_WRAPPED_ANYWHERE = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
+
+
+class UnwrappedKey(NamedTuple):
+    """A key of a PyTorch file: the names that trainers and wrappers put in front of it, and what is behind them."""
+
+    wrappers: tuple[str, ...]
+    key: str
+
+
+def unwrap(key: str) -> UnwrappedKey:
+    """``"model._orig_mod.backbone.bn1.bias"`` → ``("model", "_orig_mod")`` and ``"backbone.bn1.bias"``."""
+    parts = key.split(".")
+    first = next((i for i, part in enumerate(parts[:-1]) if part not in _WRAPPED | _WRAPPED_ANYWHERE), len(parts) - 1)
+    bare = [part for part in parts[first:] if part not in _WRAPPED_ANYWHERE]
+    return UnwrappedKey(tuple(parts[:first]), ".".join(bare))
+
+
 def drop_wrappers(key: str) -> str | None:
-    """A key of a PyTorch file without the prefixes that wrappers leave, ``None`` for counters and anchors."""
-    for prefix in ("module.", "model."):
-        key = key.removeprefix(prefix)
-    return None if key.endswith("num_batches_tracked") or key == "anchors.boxes" else key
+    """A key of a PyTorch file without what wrappers put in front of it, ``None`` for counters and anchors."""
+    bare = unwrap(key).key
+    return None if bare.endswith("num_batches_tracked") or bare in ("anchors.boxes", "n_averaged") else bare
 
 
 def parse(name: str) -> tuple[str, list[str]]:

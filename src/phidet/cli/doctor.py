@@ -6,17 +6,15 @@ import argparse
 import sys
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from phidet.architectures.efficientdet.config import ModelConfig
-from phidet.architectures.efficientdet.published import detector_config
-from phidet.cli.info import image_size
-from phidet.cli.layout import add_layout
+from phidet.architectures.registry import architecture_of, published_config
+from phidet.cli.arguments import add_image_size, add_json, add_layout, add_model, add_out
+from phidet.cli.native_noise import without_native_noise
 from phidet.cli.tables import or_dash, table
 from phidet.core.errors import InputError, PhidetError
-from phidet.core.structs import replace
 from phidet.data.data_folder import LAYOUT_NAMES
 
 if TYPE_CHECKING:
@@ -46,13 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EPILOG
     parser.add_argument("data", type=Path, metavar="DATA", help="a data folder, or its JSON or YAML file")
-    parser.add_argument(
-        "--model", default="efficientdet-lite0", metavar="NAME", help="whose anchors to try (efficientdet-lite0)"
-    )
-    parser.add_argument("--image-size", type=image_size, metavar="N|HxW", help="input in pixels (the model's own)")
+    add_model(parser, "whose anchors to try (efficientdet-lite0)", default="efficientdet-lite0")
+    add_image_size(parser)
     add_layout(parser)
     parser.add_argument("--fast", action="store_true", help="read headers only; no near copies, no damaged pixels")
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="write sheets of pictures and histograms (PNG)")
+    add_out(parser, "FOLDER", "write sheets of pictures and histograms (PNG)")
     parser.add_argument("--fix", type=Path, metavar="OUT", help="write a clean copy (COCO JSON); DATA stays as it is")
     parser.add_argument("--augmented", action="store_true", help="write augmented.png: what training will see")
     parser.add_argument("--recipe", default="auto", metavar="NAME", help="whose augmentation to show (auto)")
@@ -61,9 +57,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="which samples the sheets show (0)")
     parser.add_argument("--most", type=int, default=3, metavar="N", help="findings of a kind to print (3)")
-    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    add_json(parser, "everything")
 
 
+@without_native_noise()
 def run(args: argparse.Namespace) -> None:
     """Examines, prints, draws and writes what was asked for; errors end in exit code 3."""
     from phidet.data.doctor.examine import examine
@@ -72,10 +69,12 @@ def run(args: argparse.Namespace) -> None:
         from phidet.data.doctor.fix import check_target
 
         check_target(args.data, args.fix)  # now, not after minutes
-    config = detector_config(args.model)
+    config = published_config(args.model, "boxes")
     if args.image_size is not None:
-        config = replace(config, {"image_size_hw": args.image_size})
-    examination = examine(args.data, config, decode=not args.fast, layout=args.layout)
+        config = architecture_of(config).resized(config, args.image_size)
+    examination = examine(
+        args.data, architecture_of(config).doctor_view(config), decode=not args.fast, layout=args.layout
+    )
     report = examination.report
     if args.json:
         print(msgspec.json.format(msgspec.json.encode(report)).decode())
@@ -92,13 +91,15 @@ def run(args: argparse.Namespace) -> None:
         raise InputError(f"{what} in {args.data} that training stumbles over, named above")
 
 
-def _draw(examination: Examination, config: ModelConfig, args: argparse.Namespace) -> None:
+def _draw(examination: Examination, config: Any, args: argparse.Namespace) -> None:
     from phidet.data.doctor.charts import write_charts
     from phidet.data.doctor.sheets import write_sheets
 
     try:
         args.out.mkdir(parents=True, exist_ok=True)
-        written = write_charts(examination.report, examination.datasets, config, args.out)
+        written = write_charts(
+            examination.report, examination.datasets, architecture_of(config).doctor_view(config), args.out
+        )
         written += write_sheets(examination, args.out, args.seed)
     except OSError as error:
         raise PhidetError(f"cannot write to {args.out}: {error.strerror or error}") from error
@@ -106,7 +107,7 @@ def _draw(examination: Examination, config: ModelConfig, args: argparse.Namespac
         print(f"wrote {path}", file=sys.stderr)
 
 
-def _augmented(config: ModelConfig, args: argparse.Namespace) -> None:
+def _augmented(config: Any, args: argparse.Namespace) -> None:
     from phidet.data.hold_out import HELD_OUT, can_hold_out, hold_out
     from phidet.data.layouts import open_data
     from phidet.training.augmentation.sheet import change_augmentation, describe, write_augmented

@@ -10,9 +10,9 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 from urllib.parse import unquote
 
+from phidet.data.data_folder import is_split_name
 from phidet.data.listing import files_below, followed, is_image, path_parts, same_name
 
-_SPLITS = re.compile(r"(train|val|valid|validation|test|trainval|training|testing)([_\-]?(set|data|20\d\d))?", re.I)
 _UPLOAD = re.compile(r"[0-9a-f]{8}-(?=.)")  # Label Studio puts it before the name of a file that is uploaded
 
 
@@ -38,16 +38,17 @@ class ImageFinder:
     Args:
         folders: where images may lie, the likeliest first.
         split: that the images are of; folders of other splits are left alone, where equal names are other images.
+        within: the data folder. What lies around it, which may be a whole disk, is never searched at any depth.
     """
 
-    def __init__(self, folders: Sequence[Path], split: str) -> None:
-        self._folders, self._split = folders, split
+    def __init__(self, folders: Sequence[Path], split: str, within: Path) -> None:
+        self.folders, self._split, self._within = folders, split, within
         self._indices: list[tuple[Path, _Index]] | None = None
 
     def exact(self, name: str) -> Path | None:
         """The image at the path ``name`` below one of the folders, which may be written as on Windows."""
         for spelling in dict.fromkeys((name, name.replace("\\", "/"))):
-            for folder in self._folders:
+            for folder in self.folders:
                 if _is_file(folder / spelling):
                     return folder / spelling
         return None
@@ -59,7 +60,8 @@ class ImageFinder:
         """
         *folders, file_name = name_parts(name)
         for spelling in _spellings(file_name, name):
-            stem, suffix = os.path.splitext(spelling)
+            # Without an image's ending, what follows the last dot is part of the name, and any ending will do.
+            stem, suffix = os.path.splitext(spelling) if is_image(spelling) else (spelling, None)
             found = self._best((*folders, stem), suffix)
             if found:
                 return found
@@ -109,8 +111,8 @@ class ImageFinder:
                 ranks = [(_shared(parts, wanted), parts[-1] == f"{wanted[-1]}{suffix or ''}") for parts in whole]
                 fitting = [path for path, rank in zip(fitting, ranks, strict=True) if rank == max(ranks)]
             if fitting:
-                whole_paths = [folder / path for path in fitting]
-                return [path if path.is_file() else followed(path) for path in whole_paths]
+                found = [folder / path for path in fitting]
+                return [path if os.path.isfile(path) else followed(path) for path in found]
         return []
 
     def _may_be(self, path: PurePosixPath, wanted: Sequence[str], suffix: str | None) -> bool:
@@ -121,18 +123,19 @@ class ImageFinder:
         above = path.parts[: len(path.parts) - shared]
         if shared == 1 and above and len(wanted) > 1:
             return False  # day/0.jpg is not night/0.jpg
-        return all(part == self._split or not _SPLITS.fullmatch(part) for part in above)
+        return all(part == self._split or not is_split_name(part) for part in above)
 
     def _walked(self) -> list[tuple[Path, _Index]]:
         """Every image below the folders, by its stem; made when first needed, as most sets never do."""
         if self._indices is None:
             self._indices = []
-            for folder in self._folders:
+            for folder in self.folders:
                 # Around a folder that has images are those of other splits.
                 if any(index and other.is_relative_to(folder) for other, index in self._indices):
                     continue
                 index: _Index = defaultdict(list)
-                for path in files_below(folder, is_image):
+                around = folder != self._within and self._within.is_relative_to(folder)
+                for path in files_below(folder, is_image, levels=0 if around else None):
                     index[same_name(path.stem)].append(PurePosixPath(path.relative_to(folder)))
                 self._indices.append((folder, dict(index)))
         return self._indices

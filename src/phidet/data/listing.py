@@ -49,28 +49,35 @@ def path_parts(text: str) -> tuple[str, ...]:
 
 def visible(folder: Path, pattern: str = "*") -> list[Path]:
     """What matches ``pattern`` below ``folder`` and is not hidden, sorted."""
-    found = folder.glob(pattern)
-    return sorted(path for path in found if not any(map(is_hidden, path.relative_to(folder).parts)))
+    depth = len(folder.parts)
+    found = [path for path in folder.glob(pattern) if not any(map(is_hidden, path.parts[depth:]))]
+    return sorted(found, key=_parts)  # tuples compare faster than paths, of which there may be very many
 
 
 def subfolders(folder: Path) -> list[Path]:
     """The folders in ``folder`` that are not hidden, sorted; links count as what they lead to."""
-    return [path for path in visible(folder) if followed(path).is_dir()]
+    # A name with a dot is that of a file, and no text is looked for in it.
+    return [path for path in visible(folder) if path.is_dir() or ("." not in path.name and followed(path).is_dir())]
 
 
-def files_below(folder: Path, wanted: Callable[[str], bool]) -> Iterator[Path]:
+def files_below(folder: Path, wanted: Callable[[str], bool], levels: int | None = None) -> Iterator[Path]:
     """Every file below ``folder`` whose name is ``wanted``, sorted, through links to folders, too.
 
     Paths are those by which the files were reached; :func:`followed` makes them paths that can be opened.
 
+    Args:
+        folder: where to begin.
+        wanted: whether a file of that name is.
+        levels: how many folders deep; 0 for the files in ``folder`` itself, ``None`` for all.
+
     Raises:
         InputError: a folder cannot be read.
     """
-    yield from _below(folder, followed(folder), wanted, frozenset())
+    yield from _below(folder, followed(folder), wanted, levels, frozenset())
 
 
 def _below(
-    folder: Path, real: Path, wanted: Callable[[str], bool], above: frozenset[tuple[int, int]]
+    folder: Path, real: Path, wanted: Callable[[str], bool], levels: int | None, above: frozenset[tuple[int, int]]
 ) -> Iterator[Path]:
     """``above`` are device and inode of the folders on the way, so that a link that leads back ends there."""
     try:
@@ -82,31 +89,56 @@ def _below(
     identity = status.st_dev, status.st_ino
     if identity in above:
         return
+    deeper = None if levels is None else levels - 1
     for entry in entries:
-        path = folder / entry.name
         if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
-            yield from _below(path, real / entry.name, wanted, above | {identity})
+            target = real / entry.name
         elif wanted(entry.name):
-            yield path  # a link to nowhere, too: whoever opens it says so
-        elif "." not in entry.name and (target := _text_link(real / entry.name)) is not None and target.is_dir():
-            yield from _below(path, target, wanted, above | {identity})
+            yield folder / entry.name  # a link to nowhere, too: whoever opens it says so
+            continue
+        elif "." not in entry.name:
+            target = followed(real / entry.name)  # a link as text, perhaps
+        else:
+            continue
+        if levels != 0 and target.is_dir():
+            yield from _below(folder / entry.name, target, wanted, deeper, above | {identity})
+
+
+def _parts(path: Path) -> tuple[str, ...]:
+    return path.parts
 
 
 def followed(path: Path) -> Path:
     """``path`` with the links in it followed that git left as small text files where it could not make links."""
-    for ancestor in [path, *path.parents]:
-        if os.path.exists(ancestor):  # which, unlike Path.exists, takes any name
-            target = _text_link(ancestor)
-            return path if target is None else target / path.relative_to(ancestor)
-    return path
+    return _real(path) or path
 
 
-def _text_link(path: Path) -> Path | None:
-    """Where a small text file leads that holds nothing but the path of something that is there."""
+def _real(path: Path) -> Path | None:
+    """:func:`followed`, ``None`` where there is nothing; asks the system once for each of very many files."""
+    status = _status(path)
+    if status is not None:
+        return _text_link(path, status) or path
+    for ancestor in path.parents:
+        status = _status(ancestor)
+        if status is not None:
+            target = _text_link(ancestor, status)
+            real = None if target is None else target / path.relative_to(ancestor)
+            return real if real is not None and _status(real) is not None else None
+    return None
+
+
+def _status(path: Path) -> os.stat_result | None:
     try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode) or status.st_size > _LONGEST_LINK:
-            return None
+        return os.stat(path)
+    except (OSError, ValueError):  # also of a name that no file can have
+        return None
+
+
+def _text_link(path: Path, status: os.stat_result) -> Path | None:
+    """Where a small text file leads that holds nothing but the path of something that is there."""
+    if not stat.S_ISREG(status.st_mode) or status.st_size > _LONGEST_LINK:
+        return None
+    try:
         text = path.read_bytes().decode("utf-8").strip()
         target = path.parent / text
         return target if text and "\n" not in text and target.exists() else None
@@ -122,7 +154,7 @@ class Names:
 
     def find(self, path: Path) -> Path | None:
         """``path`` as it is really spelled, through links or not; ``None`` where there is nothing of that name."""
-        if os.path.exists(followed(path)):
+        if _real(path) is not None:
             return path
         if path == path.parent:
             return None
@@ -153,4 +185,6 @@ class Names:
 
 def same_name(name: str) -> str:
     """A form that is equal for names that a case-insensitive file system holds to be one."""
+    if name.isascii():
+        return name.lower()
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())

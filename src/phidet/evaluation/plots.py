@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from phidet.core.files import write_made
+from phidet.detections.draw import shorten
 from phidet.evaluation.coco_figures import CocoReport
 from phidet.evaluation.curves import RECALLS, PrCurve
-from phidet.images.style import INK, PALETTE
+from phidet.evaluation.matching import MATCHED
+from phidet.images.style import INK, PALETTE, new_figure
 
 _LINES = PALETTE[:6]
 _FAINT, _GRID = "#B0B0B0", "#EDEDED"
@@ -23,18 +22,13 @@ _MOST_NUMBERS = 30  # classes whose matrix has room for numbers
 _MOST_CLASSES = 100  # classes that a matrix has room for
 
 
-def save_figure(figure: Figure, path: Path) -> Path:
-    """Writes a PNG that is equal for equal figures."""
-    return write_made(path, lambda out: figure.savefig(out, format="png", dpi=120, metadata={"Software": None}))
-
-
-def pr_figure(curves: Sequence[PrCurve]) -> Figure:
-    """Precision over recall at IoU 0.5, a thin line for each class that has objects, and their mean.
+def pr_figure(curves: Sequence[PrCurve], min_iou: float = MATCHED) -> Figure:
+    """Precision over recall at IoU ``min_iou``, a thin line for each class that has objects, and their mean.
 
     Few classes have colours, names and a dot where F1 is highest; of many, the best and the worst three have names.
     """
     shown = sorted((c for c in curves if c.objects), key=lambda c: (-c.envelope.mean(), -c.objects))
-    figure, axes = _figure((8.6, 6.0))
+    figure, axes = new_figure(8.6, 6.0)
     named = shown
     if len(shown) > len(_LINES):
         named = [*shown[:3], *sorted(shown[3:], key=lambda c: (c.envelope.mean(), -c.objects))[:3]]
@@ -42,7 +36,7 @@ def pr_figure(curves: Sequence[PrCurve]) -> Figure:
         if curve not in named:
             axes.plot(RECALLS, curve.envelope, color=_FAINT, linewidth=0.7, alpha=0.6, zorder=2)
     for curve, colour in zip(named, _LINES, strict=False):
-        axes.plot(RECALLS, curve.envelope, color=colour, linewidth=1.4, zorder=3, label=_legend(curve))
+        axes.plot(RECALLS, curve.envelope, color=colour, linewidth=1.4, zorder=3, label=_legend(curve, min_iou))
         if curve.best is not None:
             at = curve.recall[curve.best], curve.precision[curve.best]
             axes.plot(*at, "o", color=colour, markersize=7, markeredgecolor="white", zorder=5, clip_on=False)
@@ -54,11 +48,15 @@ def pr_figure(curves: Sequence[PrCurve]) -> Figure:
             color=INK,
             linewidth=3,
             zorder=4,
-            label=f"mean of {len(shown)} classes\nAP50 {mean.mean():.3f}",
+            label=f"mean of {len(shown)} classes\n{_ap(min_iou)} {mean.mean():.3f}",
         )
     if not shown:
         axes.text(0.5, 0.5, "no objects", ha="center", va="center", color=_FAINT, fontsize=16)
-    _title(axes, "Precision and recall at IoU 0.5", "the best precision with at least this recall; dots: highest F1")
+    _title(
+        axes,
+        f"Precision and recall at IoU {min_iou:g}",
+        "the best precision with at least this recall; dots: highest F1",
+    )
     axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
     axes.grid(color=_GRID, zorder=0)
     _percent(axes.xaxis, axes.yaxis)
@@ -67,11 +65,17 @@ def pr_figure(curves: Sequence[PrCurve]) -> Figure:
     return figure
 
 
-def _legend(curve: PrCurve) -> str:
+def _ap(min_iou: float) -> str:
+    """ "AP50" of an IoU of 0.5."""
+    return f"AP{100 * min_iou:g}"
+
+
+def _legend(curve: PrCurve, min_iou: float) -> str:
     score = (
         "nothing found" if curve.best_score is None else f"best F1 {curve.f1.max():.2f} at score {curve.best_score:.2f}"
     )
-    return f"{_short(curve.class_name, 28)}\nAP50 {curve.envelope.mean():.3f}, {score}"
+    name = shorten(curve.class_name, lambda part: len(part) <= 28)
+    return f"{name}\n{_ap(min_iou)} {curve.envelope.mean():.3f}, {score}"
 
 
 def confusion_figure(matrix: npt.NDArray[np.int64], class_names: Sequence[str]) -> Figure:
@@ -86,7 +90,7 @@ def confusion_figure(matrix: npt.NDArray[np.int64], class_names: Sequence[str]) 
     """
     objects = len(matrix) > len(class_names)
     shown = _most_confused(matrix, len(class_names))
-    named = [_short(class_names[i], 20) for i in shown]
+    named = [shorten(class_names[i], lambda part: len(part) <= 20) for i in shown]
     cells = np.array([*shown, *range(len(class_names), len(matrix))])
     sums = matrix.sum(axis=1, keepdims=True)[cells]
     matrix = matrix[np.ix_(cells, cells)]
@@ -96,7 +100,7 @@ def confusion_figure(matrix: npt.NDArray[np.int64], class_names: Sequence[str]) 
     font = 10.0 if size <= 6 else 8.5 if numbers else max(3.0, 66 * cell * 0.8)
     rows, columns = (named + ([last] if objects else []) for last in ("nothing", "missed"))
     longest = max(map(len, columns)) * font * 0.6 / 72  # inches, about
-    figure, axes = _figure((max(5.0, size * cell + longest + 1.6), max(3.6, size * cell + longest + 1.2)))
+    figure, axes = new_figure(max(5.0, size * cell + longest + 1.6), max(3.6, size * cell + longest + 1.2))
     counted = np.full((size, 1), False)
     counted[-1] = objects
     picture = axes.imshow(np.where(counted, np.nan, shares), cmap="Blues", vmin=0, vmax=1)
@@ -136,10 +140,12 @@ def _most_confused(matrix: npt.NDArray[np.int64], count: int) -> list[int]:
 
 
 def size_figure(report: CocoReport) -> Figure:
-    """AP and AR with 100 detections, of all objects and by size."""
-    figure, axes = _figure((7.6, 4.2))
-    groups = {"all": ("ap", "ar_100")} | {size: (f"ap_{size}", f"ar_{size}") for size in ("small", "medium", "large")}
-    for kind, (label, colour) in enumerate((("AP, IoU 0.50…0.95", PALETTE[0]), ("AR, 100 detections", PALETTE[4]))):
+    """AP and AR of all objects and by size."""
+    figure, axes = new_figure(7.6, 4.2)
+    groups = {"all": ("ap", "ar_max")} | {size: (f"ap_{size}", f"ar_{size}") for size in ("small", "medium", "large")}
+    for kind, (label, colour) in enumerate(
+        (("AP, IoU 0.50…0.95", PALETTE[0]), (f"AR, {report.max_objects:,} detections", PALETTE[4]))
+    ):
         values = [getattr(report, names[kind]) for names in groups.values()]
         where = np.arange(len(groups)) + (kind - 0.5) * 0.38
         axes.bar(where, [value or 0 for value in values], 0.36, color=colour, label=label, zorder=2)
@@ -161,14 +167,6 @@ def size_figure(report: CocoReport) -> Figure:
     return figure
 
 
-def _figure(size: tuple[float, float]) -> tuple[Figure, Any]:
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)  # no window system, no global state
-    axes = figure.subplots()
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
-
-
 def _title(axes: Any, title: str, subtitle: str) -> None:
     axes.set_title(title, loc="left", pad=21, fontsize=13, weight="bold", color=INK)
     axes.annotate(
@@ -179,7 +177,3 @@ def _title(axes: Any, title: str, subtitle: str) -> None:
 def _percent(*scales: Any) -> None:
     for scale in scales:
         scale.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
-
-
-def _short(text: str, most: int) -> str:
-    return text if len(text) <= most else f"{text[: most - 1]}…"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -11,97 +10,59 @@ import numpy as np
 from PIL import Image
 
 from phidet.core.errors import InputError
-from phidet.core.files import write_made, write_whole
+from phidet.core.files import write_whole
 from phidet.core.numbers import evenly
 from phidet.data.dataset import Dataset
 from phidet.detections.detections import Detections
-from phidet.evaluation.coco_figures import CocoReport, evaluate_coco
-from phidet.evaluation.confusion import confusion_matrix
-from phidet.evaluation.curves import best_threshold, pr_curves
+from phidet.detections.sheet import Tile, draw_sheet, write_sheet
+from phidet.evaluation.curves import pr_curves
+from phidet.evaluation.measure import Evaluation
 from phidet.evaluation.mistake_sheet import draw_mistakes
 from phidet.evaluation.mistakes import worst_mistakes
-from phidet.evaluation.plots import confusion_figure, pr_figure, save_figure, size_figure
-from phidet.evaluation.voc_figures import evaluate_voc
+from phidet.evaluation.plots import confusion_figure, pr_figure, size_figure
+from phidet.evaluation.report_tables import write_tables
+from phidet.images.style import save_figure
 
-_SAMPLES, _COLUMNS, _SIDE = 12, 4, 480  # pictures, and the longest side of each in pixels
-
-
-class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
-    """Figures of a model on a data set, as ``report.json`` has them.
-
-    Attributes:
-        model, data, split: what was measured on what.
-        coco: COCO's figures.
-        voc_ap50: VOC's AP at IoU 0.5, mean over classes; ``None`` where there are no objects.
-        best_score: the score from which detections count for the highest mean F1.
-    """
-
-    model: str
-    data: str
-    split: str
-    coco: CocoReport
-    voc_ap50: float | None
-    best_score: float
-
-
-def measure(model: str, data: str, dataset: Dataset, detections: Sequence[Detections]) -> Evaluation:
-    """The figures of ``detections``, one for each image of ``dataset``.
-
-    Raises:
-        InputError: the detections do not belong to the data set.
-    """
-    return Evaluation(
-        model=model,
-        data=data,
-        split=dataset.name,
-        coco=evaluate_coco(dataset, detections),
-        voc_ap50=evaluate_voc(dataset, detections).ap50,
-        best_score=best_threshold(pr_curves(dataset, detections)),
-    )
+_SAMPLES = 12
 
 
 def write_evaluation(
     folder: Path, evaluation: Evaluation, dataset: Dataset, detections: Sequence[Detections]
 ) -> list[Path]:
-    """Writes report.json, and as pictures precision and recall, confusion, AP by size, mistakes and samples.
+    """Writes report.json, its tables as CSV, and as pictures curves, confusion, AP by size, mistakes and samples.
 
     Raises:
         PhidetError: a file cannot be written.
     """
+    score, iou = evaluation.score, evaluation.iou
     write_whole(folder / "report.json", msgspec.json.format(msgspec.json.encode(evaluation)))
-    written = [folder / "report.json"]
+    written = [folder / "report.json", *write_tables(folder, evaluation)]
+    matrix = np.array(evaluation.confusion, np.int64)
     for name, figure in (
-        ("pr.png", pr_figure(pr_curves(dataset, detections))),
+        ("pr.png", pr_figure(pr_curves(dataset, detections, iou), iou)),
         ("sizes.png", size_figure(evaluation.coco)),
-        (
-            "confusion.png",
-            confusion_figure(confusion_matrix(dataset, detections, evaluation.best_score), dataset.class_names),
-        ),
+        ("confusion.png", confusion_figure(matrix, dataset.class_names)),
     ):
         written.append(save_figure(figure, folder / name))
-    mistakes = worst_mistakes(dataset, detections, evaluation.best_score)
+    mistakes = worst_mistakes(dataset, detections, score, min_iou=iou)
     for name, picture in (
         ("mistakes.png", draw_mistakes(dataset, detections, mistakes)),
-        ("samples.png", draw_samples(dataset, detections, evaluation.best_score)),
+        ("samples.png", draw_samples(dataset, detections, score)),
     ):
-        written.append(write_made(folder / name, partial(picture.save, format="png")))
+        written.append(write_sheet(picture, folder / name))
     return written
 
 
 def draw_samples(dataset: Dataset, detections: Sequence[Detections], min_score: float) -> Image.Image:
     """A dozen images, evenly over the data set, with what was found in them."""
-    chosen = evenly(len(dataset), _SAMPLES)
-    sheet = Image.new("RGB", (_COLUMNS * _SIDE, max(1, -(-len(chosen) // _COLUMNS)) * _SIDE), "white")
-    for place, index in enumerate(chosen):
-        try:
-            image = Image.fromarray(dataset.image(index))
-        except InputError:
-            continue  # a white tile; its name is among the problems
-        scale = _SIDE / max(image.size)
+    tiles = []
+    for index in evenly(len(dataset), _SAMPLES):
         found = detections[index].filter(score=min_score)
-        small = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
-        scaled = Detections(
-            found.boxes_xyxy * np.float32(scale), found.scores, found.class_ids, dataset.class_names, small.size[::-1]
-        )
-        sheet.paste(scaled.draw(small), (place % _COLUMNS * _SIDE, place // _COLUMNS * _SIDE))
-    return sheet
+        labels = [f"{one.label} {one.score:.0%}" for one in found]
+        try:
+            image = dataset.image(index)
+        except InputError:
+            image = None  # it is among the problems of the data set
+        what = "1 detection" if len(found) == 1 else f"{len(found)} detections"
+        tiles.append(Tile(str(dataset.names[index]), what, image, found.boxes_xyxy, labels, found.class_ids.tolist()))
+    return draw_sheet(f"{dataset.name}: what is detected with a score of at least {min_score:.2f}", tiles)

@@ -10,19 +10,25 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from phidet.architectures.backbones.efficientnet import InvertedResidual
-from phidet.architectures.efficientdet.feature_network import FusionNode
+from phidet.architectures.model import Model
+from phidet.architectures.registry import architecture_of
+from phidet.core.errors import ConfigError
 
 
-def recompute_activations(model: nn.Module) -> int:
+def recompute_activations(model: Model) -> int:
     """Makes the large blocks of ``model`` forget their activations in training and compute them again in backward.
 
     Returns:
-        How many blocks do so: residual blocks of EfficientNets, and nodes of the feature network.
+        How many blocks do so: those that the model's architecture names.
+
+    Raises:
+        ConfigError: it names none.
     """
-    blocks = [module for module in model.modules() if isinstance(module, InvertedResidual | FusionNode)]
+    blocks = architecture_of(model.config).recomputed_blocks(model)
+    if not blocks:
+        raise ConfigError(f"{model.config.name} has no blocks that could be computed twice: leave out --save-memory")
     for block in blocks:
-        block.forward = partial(_forward, block, block.forward)  # type: ignore[method-assign]
+        block.forward = partial(_forward, block, block.forward)
     return len(blocks)
 
 

@@ -16,12 +16,12 @@ from lightning_fabric import Fabric
 from torch import nn
 from tqdm import tqdm
 
-from phidet.architectures.efficientdet.anchors import level_sizes
-from phidet.architectures.efficientdet.config import ModelConfig
+from phidet.architectures.model import Model
+from phidet.architectures.registry import architecture_of
 from phidet.core.errors import CheckpointError, ConfigError, TrainingDivergedError
 from phidet.core.extras import __version__
 from phidet.core.machine import keep_freed_memory, usable_cores
-from phidet.training.about import About, Request
+from phidet.training.about import About, Origin, Request
 from phidet.training.checkpointing import recompute_activations
 from phidet.training.curves import draw_curves
 from phidet.training.loading import EpochSampler
@@ -30,11 +30,11 @@ from phidet.training.progress import Progress
 from phidet.training.recipe import Recipe
 from phidet.training.run_folder import RunFolder
 from phidet.training.sync_norm import share_batch_norms
-from phidet.training.task import Network, Task
+from phidet.training.task import Task
 
 log = logging.getLogger("phidet")
 
-NetworkT = TypeVar("NetworkT", bound=Network)
+NetworkT = TypeVar("NetworkT", bound=Model)
 
 
 class RunSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,15 +68,15 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True):
             raise ConfigError(f"workers must be a whole number ≥ 0, got {self.workers}")
 
 
-def fit(model: NetworkT, task: Task, recipe: Recipe, settings: RunSettings, request: Request | None = None) -> NetworkT:
+def fit(model: NetworkT, task: Task, recipe: Recipe, settings: RunSettings, origin: Origin | None = None) -> NetworkT:
     """Trains ``model`` and returns the running average of its weights at the end; the best one is on disk.
 
     Args:
         model: its config says the input size and the classes.
-        task: what to learn, from which data: :class:`phidet.training.detection.DetectionTask` for a detector.
+        task: what to learn, from which data: :class:`phidet.training.task.Task`.
         recipe: how.
         settings: where.
-        request: what ``run.json`` shall keep for :func:`phidet.training.run.resume`.
+        origin: what the folder shall keep for :func:`phidet.training.run.resume` and evaluation.
 
     Raises:
         TrainingDivergedError: a loss was not finite; the state of the last whole epoch is on disk.
@@ -93,16 +93,13 @@ def fit(model: NetworkT, task: Task, recipe: Recipe, settings: RunSettings, requ
     loader = task.loader(recipe, settings.seed, sampler, num_workers(settings))
     progress = Progress(task.figures)
     if settings.resume:
-        folder.read_about()  # there is a run
-        if folder.has_begun:
-            progress.restore(folder.load_state(), learner.network, learner.optimizer, learner.average)
-            if fabric.is_global_zero:
-                _show(progress, folder, task)  # the state was saved first
+        _restore(folder, progress, learner, recipe, fabric.is_global_zero)
     elif fabric.is_global_zero:
-        folder.create(describe(model, task, recipe, settings, request))
+        about = describe(model, task, recipe, settings, None if origin is None else origin.request)
+        folder.create(about, None if origin is None else origin.images)
 
     for epoch in range(progress.epoch, recipe.epochs):
-        if recipe.patience is not None and progress.since_best >= recipe.patience:
+        if _is_finished(progress, recipe):
             log.info("no better %s for %d evaluations: stopped", progress.best_title, recipe.patience)
             break
         sampler.epoch = epoch
@@ -127,6 +124,24 @@ def fit(model: NetworkT, task: Task, recipe: Recipe, settings: RunSettings, requ
     return averaged
 
 
+def _restore(folder: RunFolder, progress: Progress, learner: Learner, recipe: Recipe, leads: bool) -> None:
+    """Takes ``progress`` and ``learner`` to where the run in ``folder`` stopped; says so where that is its end."""
+    folder.read_about()  # there is a run
+    if folder.has_begun:
+        progress.restore(folder.load_state(), learner.network, learner.optimizer, learner.average)
+        if leads:
+            _show(progress, folder, learner.task)  # the state was saved first
+    if _is_finished(progress, recipe):
+        said = "this run is finished (%d of %d epochs); begin another from its model: phidet train DATA --model %s"
+        log.info(said, progress.epoch, recipe.epochs, folder.path)
+
+
+def _is_finished(progress: Progress, recipe: Recipe) -> bool:
+    """Whether all epochs are done, or the last evaluations brought nothing better."""
+    stalled = recipe.patience is not None and progress.since_best >= recipe.patience
+    return stalled or progress.epoch >= recipe.epochs
+
+
 def start_engine(recipe: Recipe, settings: RunSettings) -> Fabric:
     """The engine, its processes started, their chance seeded."""
     devices, nodes = settings.devices, settings.nodes
@@ -149,7 +164,7 @@ def num_workers(settings: RunSettings) -> int:
     return settings.workers if settings.workers is not None else min(max(usable_cores() - 1, 1), 8)
 
 
-def describe(model: Network, task: Task, recipe: Recipe, settings: RunSettings, request: Request | None) -> About:
+def describe(model: Model, task: Task, recipe: Recipe, settings: RunSettings, request: Request | None) -> About:
     """What ``run.json`` says of this run."""
     return About(
         phidet=__version__,
@@ -177,7 +192,7 @@ class Learner(NamedTuple):
         frozen: parts of the network that stay as they are.
     """
 
-    network: Network
+    network: Model
     model: Any
     optimizer: Any
     average: RunningAverage
@@ -185,18 +200,17 @@ class Learner(NamedTuple):
     frozen: list[nn.Module]
 
 
-def prepare_learner(fabric: Fabric, model: Network, task: Task, recipe: Recipe, settings: RunSettings) -> Learner:
+def prepare_learner(fabric: Fabric, model: Model, task: Task, recipe: Recipe, settings: RunSettings) -> Learner:
     """Everything that learns, on the engine's device."""
     model.to(fabric.device)
-    task.to(fabric.device)
     quicken_statistics(model, recipe, max(1, task.num_images // recipe.batch_size) * recipe.epochs)
     if recipe.sync_batch_norm and fabric.world_size > 1:
         share_batch_norms(model, fabric.device)  # which may put others in their place: frozen are those
     frozen = frozen_parts(model, recipe)
     for part in frozen:
         part.requires_grad_(False)
-    if settings.save_memory:
-        recompute_activations(model)
+    if settings.save_memory and not recompute_activations(model):
+        log.warning("save_memory has no effect: %s has no blocks to recompute", model.config.name)
     compiled: Any = torch.compile(model) if settings.compile else model
     wrapped, optimizer = fabric.setup(compiled, build_optimizer(model, recipe, fabric.device))
     average = RunningAverage(model, recipe.ema_decay)  # of the first process's weights, which all have now
@@ -234,7 +248,7 @@ def train_epoch(fabric: Fabric, learner: Learner, loader: Any, recipe: Recipe, e
     return {"epoch": epoch + 1, **means, "rate": rate, "seconds": seconds, "images_per_second": num_images / seconds}
 
 
-def _evaluated(fabric: Fabric, model: Network, task: Task, recipe: Recipe, workers: int) -> dict[str, float]:
+def _evaluated(fabric: Fabric, model: Model, task: Task, recipe: Recipe, workers: int) -> dict[str, float]:
     try:
         return task.evaluate(fabric, model, recipe, workers)
     except CheckpointError as error:  # finite weights, and answers that are not
@@ -248,14 +262,14 @@ def _show(progress: Progress, folder: RunFolder, task: Task) -> None:
     draw_curves(progress.rows, task.figures, folder.path / "curves.png")
 
 
-def _check_batch(model: Network, images: int) -> None:
+def _check_batch(model: Model, images: int) -> None:
     """Batch norms need two values of a channel: one image is too few where the smallest map has one cell."""
-    level = model.config.feature_network.levels[-1] if isinstance(model.config, ModelConfig) else 5
-    height, width = model.config.image_size_hw
-    if images == 1 and level_sizes((height, width), [level]) == ((1, 1),):
+    smallest = architecture_of(model.config).smallest_map_hw(model.config)
+    if images == 1 and smallest == (1, 1):
+        height, width = model.config.image_size_hw
         raise ConfigError(
-            f"a batch of 1 image at {height}×{width} leaves batch norms a single value of a channel, at level {level}: "
-            "choose a batch of 2 images or more, or a larger image size"
+            f"a batch of 1 image at {height}×{width} leaves batch norms a single value of a channel in the smallest "
+            "map: choose a batch of 2 images or more, or a larger image size"
         )
 
 
@@ -264,7 +278,7 @@ def _check_weights(network: nn.Module, epoch: int) -> None:
     broken = next((name for name, p in network.named_parameters() if not bool(torch.isfinite(p).all())), None)
     if broken is not None:
         raise TrainingDivergedError(
-            f"the weights {broken} are no numbers any more after epoch {epoch + 1}: lower the learning rate; --resume "
+            f"the weights {broken} became NaN or infinite in epoch {epoch + 1}: lower the learning rate; --resume "
             "starts again from the last whole epoch"
         )
 

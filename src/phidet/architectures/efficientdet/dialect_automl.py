@@ -12,11 +12,10 @@ from collections.abc import Iterable
 from phidet.architectures.backbones.config import BackboneConfig
 from phidet.architectures.backbones.dialects import blocks_of
 from phidet.architectures.backbones.published import EFFICIENTNETS
-from phidet.architectures.dialect import Config, Dialect, Layout, Slot, parse
+from phidet.architectures.dialect import AVERAGE, Config, Dialect, Layout, Slot, parse
 from phidet.architectures.efficientdet.config import ModelConfig
 
 _NORM = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
-AVERAGE = "/ExponentialMovingAverage"
 
 
 def _slot(name: str, config: Config) -> Slot | None:
@@ -117,4 +116,4 @@ def _recognise(keys: Iterable[str]) -> bool:
     return "class_net/class-predict/pointwise_kernel" in keys
 
 
-AUTOML = Dialect("automl", _recognise, _slot, _canonical)
+AUTOML = Dialect("automl", _recognise, _slot, _canonical, writable=False)

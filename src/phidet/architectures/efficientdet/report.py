@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import msgspec
 
-from phidet.architectures.classifier.published import CLASSIFIER_NAMES, classifier_config
-from phidet.architectures.classifier.report import ClassifierReport, describe_classifier
 from phidet.architectures.costs import Cost, count_costs, total
 from phidet.architectures.efficientdet.anchors import level_sizes
 from phidet.architectures.efficientdet.config import FeatureNetworkConfig, ModelConfig
@@ -94,14 +92,6 @@ def _is_published(config: ModelConfig) -> bool:
         published.head_layers,
         published.backbone.width,
         published.backbone.depth,
-    )
-
-
-def describe_family() -> tuple[list[DetectorReport], list[ClassifierReport]]:
-    """Every published detector and classifier."""
-    return (
-        [describe_detector(detector_config(name)) for name in DETECTOR_NAMES],
-        [describe_classifier(classifier_config(name)) for name in CLASSIFIER_NAMES],
     )
 
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+import re
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-from xml.etree import ElementTree
 
-from phidet.data.data_folder import Found, Reader
-from phidet.data.listing import visible
+from phidet.data.data_folder import Found, Reader, is_split_name
+from phidet.data.listing import files_below, followed, subfolders, visible
 from phidet.data.readers import voc
+from phidet.data.text import unicode_encoding
 
 _SAMPLED = 20  # XML files that are looked into
+_HEAD = 4096  # bytes in which an XML file's outermost element begins
+# What may stand before it: declaration, comments, document type.
+_ANNOTATION = re.compile(r"(?:<\?.*?\?>|<!--.*?-->|<!DOCTYPE[^\[>]*(?:\[.*?\])?\s*>|\s)*<annotation[\s>]", re.DOTALL)
 
 
 def find_voc(path: Path) -> Found | None:
@@ -24,50 +29,59 @@ def find_voc(path: Path) -> Found | None:
         return None
     roots = _roots(path)
     lists = _of_roots(roots) if roots else _beside_images(path)
-    every = sorted({file for files in lists.values() for file in files})
-    certain = any(map(_holds_annotation, islice((file for file in every if file.is_file()), _SAMPLED)))
+    every = list(dict.fromkeys(file for files in lists.values() for file in files))
+    certain = any(map(holds_annotation, islice(filter(os.path.isfile, every), _SAMPLED)))
     if not every or not (certain or roots):
         return None  # XML files about something else
 
     def reader(split: str) -> Reader:
         return lambda names: voc.read_voc(lists[split], path, split, names or voc.scan_class_names(every))
 
-    return Found(str(every[0].relative_to(path)), {split: reader(split) for split in lists}, certain)
+    return Found(str(min(every).relative_to(path)), {split: reader(split) for split in lists}, certain)
 
 
 def _roots(path: Path) -> list[Path]:
     """The folders with ``Annotations`` in them: the data folder, or those below it, as ``VOCdevkit/VOC2007``."""
-    folders = [folder for pattern in ("", "*/", "*/*/") for folder in visible(path, f"{pattern}Annotations")]
+    folders = [folder for pattern in ("", "*/", "*/*/") for folder in visible(path, f"{pattern}{voc.ANNOTATIONS}")]
     roots = [folder.parent for folder in folders if folder.is_dir()]
     return [path] if path in roots else roots
 
 
-def _of_roots(roots: Iterable[Path]) -> dict[str, list[Path]]:
-    """The annotation files of each split: those that its lists name, or all."""
+def _of_roots(roots: Sequence[Path]) -> dict[str, list[Path]]:
+    """The annotation files of each split: those that its lists name; else those of each root, or all."""
     lists: dict[str, list[Path]] = {}
+    annotations = {root: voc.AnnotationFiles(root / voc.ANNOTATIONS) for root in roots}
     for root in roots:
-        for file in visible(root, "ImageSets/Main/*.txt"):
-            if "_" not in file.stem:  # "cat_train.txt" lists one class of a split that is there as well
-                lists.setdefault(file.stem, []).extend(voc.listed_files(file, root / "Annotations"))
-    return lists or {"all": [file for root in roots for file in voc.xml_files(root / "Annotations")]}
+        files = visible(root, "ImageSets/Main/*.txt")
+        stems = {file.stem for file in files}
+        for file in files:
+            # "cat_train.txt" lists one class of a split that is there as well.
+            parts = file.stem.split("_")
+            if not any("_".join(parts[i:]) in stems for i in range(1, len(parts))):
+                lists.setdefault(file.stem, []).extend(annotations[root].listed(file))
+    if lists:
+        return lists
+    if len(roots) > 1 and all(is_split_name(root.name) for root in roots):
+        return {root.name: annotations[root].files for root in roots}
+    return {"all": [file for root in roots for file in annotations[root].files]}
 
 
 def _beside_images(path: Path) -> dict[str, list[Path]]:
     """Annotation files that lie side by side with images, a folder for each split or one for all."""
     lists: dict[str, list[Path]] = {}
-    for folder in [path, *(folder for folder in visible(path) if folder.is_dir())]:
-        files = voc.xml_files(folder, below=False)
-        if files:
+    for folder in [path, *subfolders(path)]:
+        files = [followed(file) for file in files_below(folder, voc.is_xml_name, levels=0)]
+        if any(map(holds_annotation, files[:_SAMPLED])):
             lists["all" if folder == path else folder.name] = files
     return lists
 
 
-def _holds_annotation(file: Path) -> bool:
-    """Whether the outermost element of an XML file is ``<annotation>``; a damaged file may begin well."""
+def holds_annotation(file: Path) -> bool:
+    """Whether the outermost element of an XML file is ``<annotation>``; what follows may be damaged."""
     try:
         with file.open("rb") as stream:
-            for _, element in ElementTree.iterparse(stream, ("start",)):
-                return str(element.tag) == "annotation"
-    except (OSError, ElementTree.ParseError, ValueError, LookupError):
-        pass
-    return False
+            head = stream.read(_HEAD)
+    except OSError:
+        return False
+    # In every encoding of XML that is not Unicode, the letters of a tag are those of ASCII.
+    return _ANNOTATION.match(head.decode(unicode_encoding(head), "ignore")) is not None

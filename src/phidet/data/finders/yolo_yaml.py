@@ -9,15 +9,15 @@ from typing import Any, NamedTuple
 import yaml
 
 from phidet.core.errors import InputError
+from phidet.data.data_folder import is_split_name
 from phidet.data.finders.class_lists import read_class_list
 from phidet.data.readers.yolo import KeyPoints
 from phidet.data.text import read_text
 
 YAML_SUFFIXES = (".yaml", ".yml")
-_SPLIT_KEYS = ("train", "val", "valid", "validation", "test")
 _NOTHING = ("", "null", "~", "none")
 _USUAL_STEMS = ("data", "dataset")
-_NAMES_KEY = re.compile(r"^names\s*:", re.MULTILINE)
+_KEYS = (re.compile(r"^names\s*:", re.MULTILINE), re.compile(r"^(train|val)\s*:", re.MULTILINE))
 
 
 class YoloYaml(NamedTuple):
@@ -42,27 +42,27 @@ def read_yolo_yaml(file: Path) -> YoloYaml | None:
     """What the file says, or ``None`` where it is a YAML file about something else.
 
     Raises:
-        InputError: it is about YOLO data by its name or a line ``names:``, but is damaged or names classes wrongly.
+        InputError: it is about YOLO data by its name or its keys, but is damaged or names classes wrongly.
     """
     meant = file.stem.casefold() in _USUAL_STEMS
     try:
         text = read_text(file)
-        meant = meant or _NAMES_KEY.search(text) is not None
+        meant = meant or all(key.search(text) for key in _KEYS)
         content = yaml.load(text, _TextLoader)  # it makes text, lists and dictionaries only
     except (InputError, yaml.YAMLError, RecursionError) as error:
         if meant:
             raise InputError(f"cannot read {file}: {error}") from error
         return None
-    if not isinstance(content, dict) or not {"names", "nc"} & content.keys():
-        if meant:
-            found = f"the keys {', '.join(list(content)[:5])}" if isinstance(content, dict) else "no keys"
-            raise InputError(f"{file} should hold keys like names, train, val, got {found}")
+    if not meant and not (isinstance(content, dict) and isinstance(content.get("names"), list | dict)):
         return None
+    if not isinstance(content, dict) or not {"names", "nc"} & content.keys():
+        found = f"the keys {', '.join(map(str, list(content)[:5]))}" if isinstance(content, dict) else "no keys"
+        raise InputError(f"{file} should hold keys like names, train, val, got {found}")
     base = str(content.get("path") or "").replace("\\", "/")
     return YoloYaml(
         file,
         _class_names(content, file) if "names" in content else None,
-        {key: entries for key in _SPLIT_KEYS if (entries := _entries(content.get(key)))},
+        {key: entries for key, value in content.items() if _is_split(key, value) and (entries := _entries(value))},
         list(dict.fromkeys([file.parent / Path(base).expanduser(), file.parent])),
         _key_points(content, file),
     )
@@ -73,7 +73,7 @@ class _TextLoader(yaml.BaseLoader):
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         mapping: dict[Any, Any] = super().construct_mapping(node, deep)
-        keys = [self.construct_object(key) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        keys = [self.construct_object(key) for key, _ in node.value]
         twice = next((key for key in keys if keys.count(key) > 1), None) if len(keys) > len(mapping) else None
         if twice is not None:
             raise yaml.constructor.ConstructorError(None, None, f"the key {twice} occurs twice", node.start_mark)
@@ -110,6 +110,11 @@ def _by_id(names: dict[Any, Any], file: Path) -> list[Any]:
     raise InputError(f"{file}: names should be numbered 0…{len(names) - 1}, got {found}")
 
 
+def _is_split(key: Any, value: Any) -> bool:
+    """Whether a key names a split: by its name, or as phidet writes splits of any name."""
+    return isinstance(key, str) and (is_split_name(key) or value == f"images/{key}")
+
+
 def _entries(value: Any) -> list[str]:
     """The folders and lists of a split, none where the key is left empty."""
     entries = value if isinstance(value, list) else [value]
@@ -124,6 +129,6 @@ def _key_points(content: dict[str, Any], file: Path) -> KeyPoints | None:
         found = KeyPoints(*map(int, shape))
     except (TypeError, ValueError):
         found = KeyPoints(0, 0)
-    if found.count < 1 or found.numbers not in (2, 3):
+    if found.points < 1 or found.numbers not in (2, 3):
         raise InputError(f"{file}: kpt_shape should be [points, 2 or 3], as in [17, 3], got {shape!r}")
     return found

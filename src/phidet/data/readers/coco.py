@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from phidet.core.errors import InputError
-from phidet.data.dataset import TOLERANCE, Collector, Dataset, RawObject
+from phidet.data.dataset import TOLERANCE, CocoIds, Collector, Dataset, RawObject, box_text
 from phidet.data.find_images import ImageFinder
+from phidet.data.listing import path_parts
 from phidet.data.text import read_text, unicode_encoding
 from phidet.images.decode import image_size
 
@@ -18,6 +21,7 @@ _REQUIRED = {"images", "annotations", "categories"}
 # Of all boxes, how many must reach out of their images and how many must fit as corners to be taken for corners.
 _OUTSIDE, _AS_CORNERS = 0.2, 0.95
 _FEWEST_FOR_CORNERS = 4  # boxes; of fewer, all may fit by chance
+_AREAS_SAMPLED = 100  # objects
 
 
 def is_coco(path: Path) -> bool:
@@ -31,7 +35,9 @@ def is_coco(path: Path) -> bool:
     return head.startswith("{") and any(f'"{key}"' in head for key in _REQUIRED)
 
 
-def read_coco(path: Path, folders: Sequence[Path], name: str, class_names: Sequence[str] | None = None) -> Dataset:
+def read_coco(
+    path: Path, folders: Sequence[Path], name: str, class_names: Sequence[str] | None = None, within: Path | None = None
+) -> Dataset:
     """The images that ``path`` lists.
 
     Args:
@@ -39,6 +45,8 @@ def read_coco(path: Path, folders: Sequence[Path], name: str, class_names: Seque
         folders: where its images may lie, the likeliest first.
         name: of the split.
         class_names: the classes to read, by name; unless given, the file's categories in the order of their ids.
+        within: the data folder, which is searched for images that are in none of ``folders``; unless given, those of
+            ``folders`` that the file does not lie in are.
 
     Raises:
         InputError: the file is not COCO JSON, or its boxes are fractions or corners.
@@ -48,7 +56,8 @@ def read_coco(path: Path, folders: Sequence[Path], name: str, class_names: Seque
     collector = Collector(name, path, class_names or list(names_by_id.values()), in_pixels=True)
     if class_names is None:
         for group, members in groups.items():
-            what = f"{group!r} has no objects, and is what {_few(members)} are grouped under: not a class"
+            why = f"only groups {_few(members)}" if members else "is what lies between the objects"
+            what = f"{group!r} has no objects and {why}: it is not used as a class"
             collector.problem("grouping category", path, what)
         ids = list(names_by_id)
         if _whole(ids) and max(ids) - min(ids) >= len(ids):
@@ -56,11 +65,15 @@ def read_coco(path: Path, folders: Sequence[Path], name: str, class_names: Seque
     objects = _objects(content["annotations"], names_by_id, path, collector)
     listed = _listed(content["images"], path, collector)
     for image_id in [i for i in objects if i not in listed]:
-        where = objects.pop(image_id)[0].where
-        collector.problem("label unreadable", where, f"image_id {image_id!r} is not among the images; left out")
-    sources = _sources(listed.values(), path, folders, collector)
+        lost = objects.pop(image_id)
+        count = f"{len(lost)} {'object' if len(lost) == 1 else 'objects'}"
+        what = f"image_id {image_id!r} is not among the images; {count} left out"
+        collector.problem("label unreadable", lost[0].where, what)
+    finder = ImageFinder(folders, name, within or path)
+    sources = _sources(listed.values(), path, finder, collector)
     read: list[tuple[tuple[int, int], list[RawObject]]] = []
     names: dict[Path, str] = {}
+    names_of_images: dict[Any, str] = {}
     for image_id, image in listed.items():
         source = sources.get(image.file_name)
         if source is None:
@@ -72,9 +85,13 @@ def read_coco(path: Path, folders: Sequence[Path], name: str, class_names: Seque
             continue
         read.append((size_hw, objects.get(image_id, [])))
         # One file under two names is one image.
-        collector.add(names.setdefault(source, image.name), source, size_hw, read[-1][1])
+        names[source] = collector.add(names.get(source, image.name), source, size_hw, read[-1][1])
+        names_of_images[image_id] = names[source]
     _refuse_corners(read, collector)
-    return collector.dataset()
+    dataset = collector.dataset()
+    if _whole([*names_of_images, *names_by_id]):
+        dataset.coco_ids = CocoIds(names_of_images, names_by_id)
+    return dataset
 
 
 def _load(path: Path) -> dict[str, list[Any]]:
@@ -92,10 +109,10 @@ def _load(path: Path) -> dict[str, list[Any]]:
 
 
 def _categories(content: dict[str, list[Any]], path: Path) -> tuple[dict[Any, str], dict[str, list[str]]]:
-    """Name by id, in the order of the ids; and the members of categories that only group others, by their name.
+    """Name by id, in the order of the ids; and the members of categories that are no classes, by their name.
 
     Roboflow writes the name of the project as a category, which all classes have as their supercategory and no object
-    has. As a class it would take part in training without an example.
+    has; others write the background as one. As classes these would take part in training without an example.
     """
     found: list[tuple[Any, str]] = []
     members: dict[str, list[tuple[Any, str]]] = defaultdict(list)
@@ -110,13 +127,11 @@ def _categories(content: dict[str, list[Any]], path: Path) -> tuple[dict[Any, st
     groups: dict[Any, list[str]] = {}
     for category_id, name in found:
         others = [member for i, member in members.get(name, ()) if i != category_id]
-        if others:
+        if others or name.strip("_").lower() == "background":
             groups[category_id] = others
     if groups:
-        annotations = content["annotations"]
-        used = {
-            a["category_id"] for a in annotations if isinstance(a, dict) and isinstance(a.get("category_id"), Hashable)
-        }
+        ids = (a.get("category_id") for a in content["annotations"] if isinstance(a, dict))
+        used = {category_id for category_id in ids if isinstance(category_id, Hashable)}
         groups = {i: others for i, others in groups.items() if i not in used}
     names: dict[Any, str] = {}
     for i, (category_id, name) in enumerate(found):
@@ -180,8 +195,8 @@ class _Image(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The file's name with slashes."""
-        return self.file_name.replace("\\", "/")
+        """The path without what leads out of the data folder: a drive, the root, ways up."""
+        return "/".join(path_parts(self.file_name)) or self.file_name
 
 
 def _listed(images: Sequence[Any], path: Path, collector: Collector) -> dict[Any, _Image]:
@@ -204,9 +219,8 @@ def _listed(images: Sequence[Any], path: Path, collector: Collector) -> dict[Any
     return found
 
 
-def _sources(images: Collection[_Image], path: Path, folders: Sequence[Path], collector: Collector) -> dict[str, Path]:
+def _sources(images: Collection[_Image], path: Path, finder: ImageFinder, collector: Collector) -> dict[str, Path]:
     """The image files by the name that is written; those that are not there become problems."""
-    finder = ImageFinder(folders, collector.name)
     exact = {image.file_name: finder.exact(image.file_name) for image in images}
     sources = {name: source for name, source in exact.items() if source is not None}
     if len(sources) == len(exact):
@@ -214,11 +228,11 @@ def _sources(images: Collection[_Image], path: Path, folders: Sequence[Path], co
     search = finder.search([name for name, source in exact.items() if source is None], sources)
     if search.found:
         name, source = next(iter(search.found.items()))
-        what = f"{len(search.found)} of {len(exact)} images are not where they should be and were found by name: "
-        collector.problem("image found by name", path, f"{what}{name!r} as {source}, and so on")
+        what = f"{len(search.found)} of {len(exact)} images are not where file_name says, and were found by their names"
+        collector.problem("image found by name", path, f"{what}, for example {name!r} as {source}")
     for image in images:
         if exact[image.file_name] is None and image.file_name not in search.found:
-            tried = ", ".join(str(folder) for folder in folders)
+            tried = ", ".join(str(folder) for folder in finder.folders)
             reason = search.reasons.get(image.file_name, f"it is not in {tried}")
             collector.problem("image missing", image.where, f"no {image.file_name}: {reason}; left out")
     return sources | search.found
@@ -228,7 +242,8 @@ def _refuse_corners(read: Sequence[tuple[tuple[int, int], Sequence[RawObject]]],
     """Raises InputError if the boxes are [x1, y1, x2, y2], which as [x, y, width, height] reach out of their images.
 
     Both are four numbers. As corners, the third is always larger than the first, and the fourth than the second; widths
-    and heights are that now and then. So it takes both: all boxes fit as corners, and many do not fit otherwise.
+    and heights are that now and then. So it takes two signs: all boxes fit as corners, and either many do not fit
+    otherwise, or the areas in the file are those of corners.
 
     Args:
         read: size and objects of the images.
@@ -236,20 +251,40 @@ def _refuse_corners(read: Sequence[tuple[tuple[int, int], Sequence[RawObject]]],
     """
     outside = sum(problem.kind == "box clipped" for problem in collector.problems)
     total = sum(len(objects) for _, objects in read)
-    if total < _FEWEST_FOR_CORNERS or outside < _OUTSIDE * total:
+    many_outside = total >= _FEWEST_FOR_CORNERS and outside >= _OUTSIDE * total
+    if not many_outside and not _areas_are_of_corners(raw for _, objects in read for raw in objects):
         return
-    corners = [raw for size_hw, objects in read for raw in objects if _fits_as_corners(raw.box_xyxy, size_hw)]
+    corners = [raw for size_hw, objects in read for raw in objects if _fits_as_corners(raw, size_hw)]
     if len(corners) >= _AS_CORNERS * total:
-        x, y, right, bottom = corners[0].box_xyxy
+        what = f"{outside} of {total} boxes reach out of their images" if many_outside else "the areas do not fit"
         raise InputError(
-            f"{corners[0].where}: {outside} of {total} boxes reach out of their images as [x, y, width, height], and "
-            f"would not as corners [x1, y1, x2, y2], as [{x:g}, {y:g}, {right - x:g}, {bottom - y:g}] does not; "
-            "expected widths and heights. Write [x1, y1, x2 - x1, y2 - y1]"
+            f"{corners[0].where}: {what} as [x, y, width, height], and {len(corners)} of {total} boxes fit as corners "
+            f"[x1, y1, x2, y2], for example {box_text(_as_written(corners[0]))}. COCO's boxes have widths and heights: "
+            "write [x1, y1, x2 - x1, y2 - y1]"
         )
 
 
-def _fits_as_corners(box_xyxy: tuple[float, float, float, float], size_hw: tuple[int, int]) -> bool:
-    """Whether ``[x, y, width, height]``, given as corners of that meaning, is a box in the image in the other one."""
-    x, y, right, bottom = box_xyxy
-    third, fourth = right - x, bottom - y
-    return x < third <= size_hw[1] + TOLERANCE and y < fourth <= size_hw[0] + TOLERANCE
+def _as_written(raw: RawObject) -> tuple[float, float, float, float]:
+    """The four numbers of the file, of which the reader made corners."""
+    x, y, right, bottom = raw.box_xyxy
+    return x, y, right - x, bottom - y
+
+
+def _fits_as_corners(raw: RawObject, size_hw: tuple[int, int]) -> bool:
+    """Whether the four numbers are corners of a box in the image."""
+    x1, y1, x2, y2 = _as_written(raw)
+    return x1 < x2 <= size_hw[1] + TOLERANCE and y1 < y2 <= size_hw[0] + TOLERANCE
+
+
+def _areas_are_of_corners(objects: Iterable[RawObject]) -> bool:
+    """Whether the first objects with an area have that of corners and not that of width and height.
+
+    Areas of segments are neither.
+    """
+    sample = list(islice((raw for raw in objects if raw.area is not None), _AREAS_SAMPLED))
+    matching = 0
+    for raw in sample:
+        x1, y1, x2, y2 = _as_written(raw)
+        area = raw.area or 0.0
+        matching += math.isclose(area, (x2 - x1) * (y2 - y1), rel_tol=1e-3) and not math.isclose(area, x2 * y2)
+    return matching > 1 and matching >= _AS_CORNERS * len(sample)

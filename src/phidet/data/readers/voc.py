@@ -16,9 +16,10 @@ from xml.etree import ElementTree
 from phidet.core.errors import InputError
 from phidet.data.dataset import Collector, Dataset, RawObject
 from phidet.data.find_images import ImageFinder, name_parts
-from phidet.data.listing import files_below, followed, is_image, same_name, visible
+from phidet.data.listing import files_below, followed, is_image, same_name
 from phidet.data.text import decode_text, read_lines
 from phidet.images.decode import image_size, image_size_or_error
+from phidet.images.formats import OTHER_EXTENSIONS
 
 ANNOTATIONS, IMAGE_FOLDERS = "Annotations", ("JPEGImages", "images")
 _NOT_XML = (InputError, OSError, ElementTree.ParseError, ValueError, LookupError)  # the last: an unknown encoding
@@ -27,48 +28,52 @@ _DECLARED = re.compile(rb"""\s*<\?xml[^>]*?\sencoding\s*=\s*["']([A-Za-z][\w.:-]
 _DECLARATION = 200  # bytes from the beginning in which it is looked for
 
 
-def xml_files(folder: Path, *, below: bool = True) -> list[Path]:
-    """The annotation files in a folder, sorted, as far as names tell: GDAL writes ``IMAGE.aux.xml`` beside an image.
+class AnnotationFiles:
+    """The annotation files below a folder, found by the names in lists of splits.
 
-    Args:
-        folder: hidden files in it are left out.
-        below: whether files in folders below it count.
+    Attributes:
+        files: all of them, sorted.
     """
-    if not below:
-        return [path for path in visible(folder) if _is_xml_name(path.name) and path.is_file()]
-    return [path if path.is_file() else followed(path) for path in files_below(folder, _is_xml_name)]
 
+    files: list[Path]
 
-def listed_files(file: Path, annotations: Path) -> list[Path]:
-    """The annotation files that a list of a split names; where there is none of a name, the path it should have.
+    def __init__(self, folder: Path) -> None:
+        self._folder, self.files = folder, []
+        self._exact: dict[str, Path] = {}
+        self._by_stem: dict[str, list[Path]] = defaultdict(list)
+        depth = len(folder.parts)
+        for file in files_below(folder, is_xml_name):
+            real = file if os.path.isfile(file) else followed(file)
+            self.files.append(real)
+            folders = file.parts[depth:-1]
+            self._exact[same_name("/".join((*folders, file.stem)))] = real
+            stem = os.path.splitext(file.stem)[0] if is_image(file.stem) else file.stem  # of 0.jpg.xml
+            self._exact.setdefault(same_name("/".join((*folders, stem))), real)
+            self._by_stem[same_name(stem)].append(real)
 
-    A line is a name, which may hold spaces and folders, with or without an ending; ±1 may follow it, as in the lists of
-    one class; some tools write the paths of the image and of the annotation file.
+    def listed(self, file: Path) -> list[Path]:
+        """The annotation files that a list names; where there is none of a name, the path that it should have.
 
-    Raises:
-        InputError: the list cannot be read.
-    """
-    exact: dict[str, Path] = {}
-    by_stem: dict[str, list[Path]] = defaultdict(list)
-    for xml in xml_files(annotations):
-        name = str(PurePosixPath(xml.relative_to(annotations)).with_suffix(""))
-        exact.setdefault(same_name(name), xml)
-        by_stem[same_name(xml.stem)].append(xml)
+        A line is a name, which may hold spaces and folders, with or without an ending; ±1 may follow it, as in the
+        lists of one class; some tools write the paths of the image and of the annotation file.
 
-    def find(line: str) -> Path:
+        Raises:
+            InputError: the list cannot be read.
+        """
+        return [self._exact.get(same_name(line)) or self._find(line) for line in read_lines(file)]
+
+    def _find(self, line: str) -> Path:
         words = line.split()
-        pair = words if all(is_image(word) or _is_xml_name(word) for word in words) else []
-        names = [_bare(text, annotations.name) for text in (line, _FLAG.sub("", line), *pair)]
+        pair = words if all(is_image(word) or is_xml_name(word) for word in words) else []
+        names = [_bare(text, self._folder.name) for text in (line, _FLAG.sub("", line), *pair)]
         for name in names:
-            if same_name(name) in exact:
-                return exact[same_name(name)]
+            if same_name(name) in self._exact:
+                return self._exact[same_name(name)]
         for name in names:  # its folders may be another computer's
-            alike = by_stem[same_name(PurePosixPath(name).name)]
+            alike = self._by_stem.get(same_name(PurePosixPath(name).name), [])
             if len(alike) == 1:
                 return alike[0]
-        return annotations / f"{names[1]}.xml"
-
-    return [find(line) for line in read_lines(file)]
+        return self._folder / f"{names[1]}.xml"
 
 
 def scan_class_names(files: Iterable[Path]) -> list[str]:
@@ -79,7 +84,7 @@ def scan_class_names(files: Iterable[Path]) -> list[str]:
             root = _parsed(file)
         except _NOT_XML:
             continue
-        names |= {name for o in root.iter("object") if (name := (o.findtext("name") or "").strip())}
+        names |= {name for o in root.iter("object") if (name := _text(o, "name"))}
     return sorted({unicodedata.normalize("NFC", name) for name in names})
 
 
@@ -96,7 +101,7 @@ def read_voc(files: Sequence[Path], root: Path, name: str, class_names: Sequence
         InputError: most boxes are fractions of their images.
     """
     collector = Collector(name, root, class_names, in_pixels=True)
-    images = _Images(collector)
+    images = _Images(root, collector)
     for file in files:
         _add(file, root, images, collector)
     return collector.dataset()
@@ -108,11 +113,16 @@ def _add(file: Path, root: Path, images: _Images, collector: Collector) -> None:
     except FileNotFoundError:
         collector.problem("label unreadable", file, "listed in the split, but there is no such file; left out")
         return
+    except OSError as error:
+        collector.problem("label unreadable", file, f"it cannot be read ({error.strerror or error}); left out")
+        return
     except _NOT_XML as error:
         collector.problem("label unreadable", file, f"not XML that can be read ({error}); left out")
         return
+    if tree.tag.casefold() != "annotation" and tree.find("object") is None:
+        return  # XML about something else, such as pom.xml
     size_hw = _labelled_size(tree)
-    source = images.of(file, (tree.findtext("filename") or "").strip(), size_hw)
+    source = images.of(file, _text(tree, "folder"), _text(tree, "filename"), size_hw)
     if source is None:
         return
     try:
@@ -132,7 +142,7 @@ def _objects(tree: ElementTree.Element, file: Path, collector: Collector) -> Ite
         except ValueError as error:
             collector.problem("label unreadable", where, f"{error}; left out")
             continue
-        class_name = (element.findtext("name") or "").strip()
+        class_name = _text(element, "name")
         difficult = (element.findtext("difficult") or "0").strip() not in ("0", "")
         yield RawObject(where, (x1, y1, x2, y2), class_name, difficult=difficult)
 
@@ -140,34 +150,36 @@ def _objects(tree: ElementTree.Element, file: Path, collector: Collector) -> Ite
 class _Images:
     """Finds the image that an annotation file is about."""
 
-    def __init__(self, collector: Collector) -> None:
-        self._collector = collector
+    def __init__(self, root: Path, collector: Collector) -> None:
+        self._root, self._collector = root, collector
         self._finders: dict[Path, ImageFinder] = {}
+        self._places: dict[Path, tuple[ImageFinder, tuple[str, ...]]] = {}
 
-    def of(self, file: Path, file_name: str, size_hw: tuple[int, int] | None) -> Path | None:
+    def of(self, file: Path, folder: str, file_name: str, size_hw: tuple[int, int] | None) -> Path | None:
         """The image with the name of ``file``, else the one that ``<filename>`` in it names; ``None`` is a problem.
 
         The file's own name goes first: labelling tools leave ``<filename>`` as it was when both are renamed.
 
         Args:
             file: the annotation file.
+            folder: what it calls the folder of its image, which decides only between several images.
             file_name: what it calls its image, which may be empty or a path of another computer.
             size_hw: of the image as the labels tell it.
         """
-        root = next((p for p in file.parents if p.name.casefold() == ANNOTATIONS.casefold()), file.parent)
-        if root not in self._finders:
-            places = [root.parent / IMAGE_FOLDERS[0], root, root.parent / IMAGE_FOLDERS[1], root.parent]
-            folders = [place for place in places if place.is_dir()]
-            self._finders[root] = ImageFinder(folders, self._collector.name)
-        finder = self._finders[root]
+        if file.parent not in self._places:
+            self._places[file.parent] = self._place(file.parent)
+        finder, below = self._places[file.parent]
         name = name_parts(file_name)[-1]
-        own = finder.of_stem((*file.parent.relative_to(root).parts, file.stem))
-        if len(own) > 1:  # of several endings, <filename> means one
+        own = finder.of_stem((*below, file.stem)) or (finder.named(file.stem) if is_image(file.stem) else [])
+        if len(own) > 1:  # of several endings or in several folders, <filename> and <folder> mean one
             own = [image for image in own if same_name(image.name) == same_name(name)] or own
+            own = [image for image in own if image.parent.name == folder] or own
         if own and same_name(own[0].stem) == same_name(os.path.splitext(name)[0]):
             named = own
         else:
-            named = finder.named(file_name) if name else []
+            # The ending may be another where images were converted.
+            named = (finder.named(file_name) or finder.named(os.path.splitext(file_name)[0])) if name else []
+            named = [image for image in named if image.parent.name == folder] or named
         if len(own or named) > 1:
             self._missing(file, f"{len(own or named)} images could be it, {', '.join(i.name for i in own or named)}")
             return None
@@ -176,12 +188,24 @@ class _Images:
         if own:
             return own[0]
         if not named:
-            self._missing(file, f"no image {file.stem} in {IMAGE_FOLDERS[0]} or beside it")
+            names = [f"{file.stem}{ending}" for ending in sorted(OTHER_EXTENSIONS)]
+            other = next((name for name in names for place in finder.folders if (place / name).is_file()), None)
+            reason = "" if other is None else f"; {other} is of a format that is not read"
+            self._missing(file, f"no image {file.stem} in {IMAGE_FOLDERS[0]} or beside it{reason}")
             return None
         if file.with_stem(named[0].stem).is_file():
             self._missing(file, f"no image {file.stem}; <filename> is {named[0].name}, which has labels of its own")
             return None
         return named[0]
+
+    def _place(self, folder: Path) -> tuple[ImageFinder, tuple[str, ...]]:
+        """What finds the images of a folder of annotation files, and where that is below ``Annotations``."""
+        root = next((p for p in (folder, *folder.parents) if p.name.casefold() == ANNOTATIONS.casefold()), folder)
+        if root not in self._finders:
+            places = [root.parent / IMAGE_FOLDERS[0], root, root.parent / IMAGE_FOLDERS[1], root.parent]
+            folders = [place for place in places if place.is_dir()]
+            self._finders[root] = ImageFinder(folders, self._collector.name, self._root)
+        return self._finders[root], folder.relative_to(root).parts
 
     def _missing(self, file: Path, what: str) -> None:
         self._collector.problem("image missing", file, f"{what}; left out")
@@ -194,7 +218,7 @@ class _Images:
         self._collector.problem(
             "image misnamed",
             file,
-            f"the file has the name of {own.name}, its <filename> is {named.name}: the boxes are given to "
+            f"<filename> is {named.name}, but this file has the name of {own.name}: its boxes are used for "
             f"{chosen.name}{', which has the size that is labelled' if chosen is named else ''}",
         )
         return chosen
@@ -221,6 +245,10 @@ def _labelled_size(tree: ElementTree.Element) -> tuple[int, int] | None:
     return (int(height), int(width)) if 1 <= height < 2**31 and 1 <= width < 2**31 else None
 
 
+def _text(element: ElementTree.Element, path: str) -> str:
+    return (element.findtext(path) or "").strip()
+
+
 def _number(element: ElementTree.Element, path: str) -> float:
     text = element.findtext(path)
     try:
@@ -229,7 +257,8 @@ def _number(element: ElementTree.Element, path: str) -> float:
         raise ValueError(f"expected a number in <{path.replace('/', '><')}>, got {text!r}") from None
 
 
-def _is_xml_name(name: str) -> bool:
+def is_xml_name(name: str) -> bool:
+    """Whether a file of that name may hold annotations: GDAL writes ``IMAGE.aux.xml`` beside an image."""
     return name.lower().endswith(".xml") and not name.lower().endswith(".aux.xml")
 
 

@@ -10,21 +10,20 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from phidet.architectures.efficientdet.decode import NetworkOutputs, from_cells
+from phidet.architectures.header import Header, exported_header
 from phidet.core.errors import CheckpointError
+from phidet.core.machine import usable_physical_cores
 from phidet.detections.boxes import FloatArray
 from phidet.inference.runtimes.forking import keep_in_forked_children
-from phidet.inference.runtimes.header import Header, from_metadata
+from phidet.inference.runtimes.network import Outputs, wanted_outputs
 
 
 class OnnxNetwork:
     """A network of an ``.onnx`` file that phidet exported.
 
-    A file whose batch somebody fixed, as some accelerators need it, is run as often as a batch takes.
-
     Args:
         path: the file.
-        threads: how many one call may use; left out, ONNX Runtime takes the machine's physical cores.
+        threads: how many one call may use; left out, one for each core that the process may use.
 
     Raises:
         CheckpointError: the file cannot be read, or is not one of phidet's.
@@ -37,42 +36,31 @@ class OnnxNetwork:
         self.session = _session(path, session_options(threads))
         keep_in_forked_children(self)
         metadata = self.session.get_modelmeta().custom_metadata_map
-        self.config, self.precision = from_metadata(metadata, path)
-        names = [output.name for output in self.session.get_outputs()]
-        wanted = ("best_logits", "class_logits", "box_deltas")
-        self.outputs = [name for name in wanted if name in names]
-        if self.outputs not in (list(wanted), list(wanted[1:])):
-            raise CheckpointError(
-                f"{path} gives {', '.join(names)}; phidet runs files that give class_logits and box_deltas: "
-                "export it without --nms, which is for other runtimes"
-            )
-
+        header = exported_header(metadata, path)
+        self.config, self.precision = header
+        self.outputs = wanted_outputs(header, [output.name for output in self.session.get_outputs()], path)
         batch = self.session.get_inputs()[0].shape[0]
-        self.fixed_batch = batch if isinstance(batch, int) else None
+        self.fixed_batch = batch if isinstance(batch, int) else None  # made so for a device that needs it
 
-    def __call__(self, images: FloatArray) -> NetworkOutputs:
-        """Normalised images (B, 3, H, W) → raw outputs.
+    def __call__(self, images: FloatArray) -> Outputs:
+        """Normalised images (B, 3, H, W) → raw outputs; in several runs where the file has a fixed batch.
 
         Raises:
             CheckpointError: ONNX Runtime fails on the file, whose graph somebody changed, or for want of memory.
         """
-        if self.fixed_batch in (None, len(images)):
-            outputs = self._run(images)
-        else:
-            # The last part is filled up with zeros, whose answers are dropped.
-            step = self.fixed_batch
-            missing = -len(images) % step
-            filled = np.concatenate([images, np.zeros((missing, *images.shape[1:]), images.dtype)])
-            parts = [self._run(filled[start : start + step]) for start in range(0, len(filled), step)]
-            outputs = [np.concatenate(arrays)[: len(images)] for arrays in zip(*parts, strict=True)]
-        return from_cells(outputs, self.config.num_classes)
+        size = self.fixed_batch
+        if size is None or len(images) == size:
+            return self._run(images)
+        missing = -len(images) % size
+        padded = np.concatenate([images, np.zeros((missing, *images.shape[1:]), images.dtype)])
+        runs = [self._run(padded[start : start + size]) for start in range(0, len(padded), size)]
+        return {name: np.concatenate([run[name] for run in runs])[: len(images)] for name in self.outputs}
 
-    def _run(self, images: FloatArray) -> list[FloatArray]:
+    def _run(self, images: FloatArray) -> Outputs:
         try:
-            outputs: list[FloatArray] = self.session.run(self.outputs, {"images": images})
+            return dict(zip(self.outputs, self.session.run(self.outputs, {"images": images}), strict=True))
         except Exception as error:  # the classes differ from version to version
             raise CheckpointError(f"{self.path} cannot be run: {_first_line(error)}") from error
-        return outputs
 
 
 def read_header(path: Path) -> Header:
@@ -83,7 +71,7 @@ def read_header(path: Path) -> Header:
     """
     options = session_options(1)
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return from_metadata(_session(path, options).get_modelmeta().custom_metadata_map, path)
+    return exported_header(_session(path, options).get_modelmeta().custom_metadata_map, path)
 
 
 def run_once(path: Path, inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
@@ -107,7 +95,7 @@ def _session(path: Path, options: ort.SessionOptions) -> ort.InferenceSession:
 def session_options(threads: int | None) -> ort.SessionOptions:
     """How phidet runs a graph; warnings of the runtime stay out of the user's terminal."""
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads or 0
+    options.intra_op_num_threads = threads or usable_physical_cores()
     options.log_severity_level = 3
     # Threads that go on spinning after a run take the processor from the next session: two in turns take twice as long.
     options.add_session_config_entry("session.force_spinning_stop", "1")

@@ -8,11 +8,12 @@ from queue import Empty, SimpleQueue
 import numpy as np
 import openvino as ov
 
-from phidet.architectures.efficientdet.decode import NetworkOutputs, from_cells
+from phidet.architectures.header import Header, exported_header
 from phidet.core.errors import CheckpointError
+from phidet.core.machine import usable_physical_cores
 from phidet.detections.boxes import FloatArray
 from phidet.inference.runtimes.forking import keep_in_forked_children
-from phidet.inference.runtimes.header import Header, from_metadata
+from phidet.inference.runtimes.network import Outputs, wanted_outputs
 
 SECTION = "phidet"
 """Where an IR's runtime information keeps phidet's header."""
@@ -26,7 +27,7 @@ class OpenVinoNetwork:
 
     Args:
         path: the file.
-        threads: how many one call may use; left out, OpenVINO takes the machine's physical cores.
+        threads: how many one call may use; left out, one for each core that the process may use.
 
     Raises:
         CheckpointError: the file cannot be read, or is not one of phidet's.
@@ -37,24 +38,21 @@ class OpenVinoNetwork:
     def __init__(self, path: Path, threads: int | None = None) -> None:
         # OpenVINO would take bf16 where the processor has it, and its answers would depend on the machine.
         options: dict[str, object] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
-        if threads is not None:
-            options["INFERENCE_NUM_THREADS"] = threads
+        options["INFERENCE_NUM_THREADS"] = threads or usable_physical_cores()
         try:
             model = ov.Core().read_model(path)
-            self.config, self.precision = _header(model, path)
+            header = _header(model, path)
+            self.config, self.precision = header
             model.reshape([1, 3, *self.config.image_size_hw])
             self.compiled = ov.Core().compile_model(model, "CPU", options)
         except RuntimeError as error:
             raise CheckpointError(f"{path} cannot be loaded: {str(error).strip().splitlines()[-1]}") from error
         names = {output.any_name for output in self.compiled.outputs}
-        wanted = ("best_logits", "class_logits", "box_deltas")
-        self.outputs = [name for name in wanted if name in names]
-        if self.outputs[-2:] != list(wanted[1:]):
-            raise CheckpointError(f"{path} gives {', '.join(sorted(names))}, expected class_logits and box_deltas")
+        self.outputs = wanted_outputs(header, sorted(names), path)
         self._idle: SimpleQueue[ov.InferRequest] = SimpleQueue()
         keep_in_forked_children(self)
 
-    def __call__(self, images: FloatArray) -> NetworkOutputs:
+    def __call__(self, images: FloatArray) -> Outputs:
         """Normalised images (B, 3, H, W) → raw outputs."""
         try:
             request = self._idle.get_nowait()
@@ -65,8 +63,8 @@ class OpenVinoNetwork:
             request.infer({"images": images[i : i + 1]}, share_inputs=True)
             answers.append([request.get_tensor(name).data.copy() for name in self.outputs])
         self._idle.put(request)
-        outputs = [np.concatenate(parts) if len(parts) > 1 else parts[0] for parts in zip(*answers, strict=True)]
-        return from_cells(outputs, self.config.num_classes)
+        stacked = [np.concatenate(parts) if len(parts) > 1 else parts[0] for parts in zip(*answers, strict=True)]
+        return dict(zip(self.outputs, stacked, strict=True))
 
 
 def _header(model: ov.Model, path: Path) -> Header:
@@ -75,6 +73,6 @@ def _header(model: ov.Model, path: Path) -> Header:
 
         return read_header(path)
     if not model.has_rt_info([SECTION]):
-        return from_metadata({}, path)
+        return exported_header({}, path)
     section = model.get_rt_info([SECTION]).value
-    return from_metadata({key: str(getattr(value, "value", value)) for key, value in section.items()}, path)
+    return exported_header({key: str(getattr(value, "value", value)) for key, value in section.items()}, path)

@@ -10,10 +10,11 @@ from collections.abc import AsyncIterator
 from importlib.resources import files
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Match, Mount, Route
+from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import Receive, Scope, Send
 
 from phidet.serve.http.gate import Gate
@@ -34,41 +35,49 @@ def build_app(service: Service) -> Starlette:
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        await service.repository.start()
+        await service.start()
         try:
             yield
         finally:
-            await service.repository.close()
-            service.close()
+            await service.close()
 
     async def openapi(_: Request) -> Response:
-        return Response(write(describe(service.settings)), media_type="application/json")
+        return Response(write(describe(service.settings, service.repository.sources)), media_type="application/json")
 
     async def metrics(_: Request) -> Response:
         return Response(service.metrics.text(), headers={"content-type": CONTENT_TYPE})
 
-    async def others(scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope, receive)
-        path = scope["raw_path"].lower()
-        if path != b"/v1" and not path.startswith(b"/v1/"):
-            for route in routes:
-                if isinstance(route, Route) and route.matches(scope)[0] is Match.PARTIAL:
-                    allow = ", ".join(sorted(route.methods or ()))
-                    raise RefusedError(405, f"{scope['path'][:300]} takes {allow}, not {scope['method']}", allow=allow)
-            raise RefusedError(404, f"there is nothing at {scope['path'][:300]}; the API is described at /docs")
-        response = await tfserving.handle(request, service)
+    async def v1(scope: Scope, receive: Receive, send: Send) -> None:
+        response = await tfserving.handle(Request(scope, receive), service)
         await response(scope, receive, send)
 
+    async def no_route(request: Request, error: Exception) -> Response:
+        """Starlette found no route (404), or none with this method (405)."""
+        assert isinstance(error, HTTPException)
+        path = request.scope["path"]
+        if f"{path}/".lower().startswith("/v1/"):  # "/V1/…", or with a line break, neither of which the Mount matches
+            return await tfserving.handle(request, service)
+        if error.status_code == 405:
+            allow = ", ".join(sorted((error.headers or {}).get("Allow", "").split(", ")))
+            raise RefusedError(405, f"{path[:300]} takes {allow}, not {request.method}", allow=allow)
+        raise RefusedError(404, f"there is nothing at {path[:300]}; the API is described at /docs")
+
     routes: list[BaseRoute] = [
-        Mount("/v1", app=others),  # found first
+        Mount("/v1", app=v1),  # found first
         _page("/", "index.html"),
         _page("/docs", "docs.html"),
         Route("/openapi.json", openapi),
         Route(METRICS_PATH, metrics),
         *v2.routes(service),
-        Mount("/", app=others),
     ]
-    return Starlette(routes=routes, middleware=[Middleware(Gate, service=service)], lifespan=lifespan)
+    app = Starlette(
+        routes=routes,
+        middleware=[Middleware(Gate, service=service)],
+        exception_handlers={404: no_route, 405: no_route},
+        lifespan=lifespan,
+    )
+    app.router.redirect_slashes = False
+    return app
 
 
 def _page(path: str, name: str) -> Route:

@@ -19,10 +19,10 @@ from PIL import Image
 
 from phidet import Detector
 from phidet.cli.main import main
+from phidet.core.addresses import without_password
 from phidet.core.errors import DownloadError, InputError
-from phidet.core.web import without_password
 from phidet.images.decode import as_pixels
-from phidet.images.remote import fetch_image, shown_address
+from phidet.images.remote import fetch_image
 from phidet.images.sources import Picture, Unusable, pictures
 
 
@@ -158,7 +158,7 @@ def with_password(server: Server, path: str, password: str = "s%C3%A9%25cret") -
 def refusal(address: str) -> str:
     [item] = pictures([address])
     assert isinstance(item, Unusable)
-    assert item.source == shown_address(address)
+    assert item.source == without_password(address)
     return str(item.error)
 
 
@@ -212,7 +212,7 @@ def test_an_image_is_one_whatever_the_server_calls_it(web: Server, name: str) ->
 def test_what_does_not_come_is_named_in_one_line(web: Server, path: str, message: str) -> None:
     said = refusal(f"{web.address}/{path}")
     assert message in said
-    assert said.startswith(f"cannot fetch {web.address}/{shown_address(path)}: ")
+    assert said.startswith(f"cannot fetch {web.address}/{without_password(path)}: ")
     assert "\n" not in said
     assert "secret" not in said.partition(": ")[2]
 

@@ -21,9 +21,9 @@ from urllib.request import (
     build_opener,
 )
 
+from phidet.core.addresses import has_password_in_path, without_password
+
 _CHUNK_BYTES = 1 << 18
-_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://|data:[^,]*,")
-_AUTHORITY = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)([^/?#]*)(.*)", re.DOTALL)
 _GZIP_FIRST_BYTE, _ZLIB_DEFLATE = 0x1F, 8
 _GZIP_OR_ZLIB, _RAW_DEFLATE = 47, -15  # window sizes, as zlib.decompressobj takes them
 
@@ -47,28 +47,6 @@ class ConnectionLostError(WebError):
 def wants_offline() -> bool:
     """Whether ``PHIDET_OFFLINE`` says that the network is not to be used."""
     return os.environ.get("PHIDET_OFFLINE", "").strip().lower() in ("1", "true", "yes")
-
-
-def is_address(text: str) -> bool:
-    """Whether ``text`` is an address, ``scheme://…`` or ``data:…,…``, rather than a path."""
-    return _ADDRESS.match(text) is not None
-
-
-def without_password(url: str) -> str:
-    """``url`` for people, reports and logs: without the name and password that may stand before its host."""
-    match = _AUTHORITY.fullmatch(url)
-    if match is None:
-        return url
-    scheme, authority, rest = match.groups()
-    if "@" not in authority and _is_password(authority):
-        authority, rest = "", rest.rpartition("@")[2]  # of a password with / ? or # in it, which ends at the last @
-    return scheme + authority.rpartition("@")[2] + rest
-
-
-def _is_password(authority: str) -> bool:
-    """Whether what stands before the path can be no host: its port is no number."""
-    port = re.sub(r"^\[.*\]", "", authority).partition(":")[2]
-    return bool(port) and not port.isdecimal()
 
 
 def open_url(
@@ -215,8 +193,7 @@ class _Redirects(HTTPRedirectHandler):
             WebError: it is no address, or none that is wanted.
         """
         self._check_url(url)
-        match = _AUTHORITY.fullmatch(url)
-        if match and "@" not in match[2] and "@" in match[3] and _is_password(match[2]):
+        if has_password_in_path(url):
             raise WebError("write / as %2F, ? as %3F, # as %23 and @ as %40 in its password")
         parts = urlsplit(url)
         credentials, _, host = parts.netloc.rpartition("@")

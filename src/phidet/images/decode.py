@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFile, TiffImagePlugin
 
+from phidet.core.addresses import is_address, without_password
 from phidet.core.errors import InputError
-from phidet.core.web import is_address
 from phidet.images.decoders import (
     PILLOW_NAMES,
     EncodedImage,
@@ -20,7 +20,6 @@ from phidet.images.decoders import (
     open_image,
     reason_of,
 )
-from phidet.images.remote import fetch_image, shown_address
 
 _ORIENTATION = 0x0112
 _MOST_SCANS = 500  # encoders write a dozen; libjpeg-turbo's own tests stop here, too
@@ -246,7 +245,7 @@ def _rgb(image: Image.Image, black: int, white: int) -> npt.NDArray[np.uint8]:
 
 
 Picture = str | Path | Image.Image | npt.NDArray[np.uint8]
-"""A file's path or address, a PIL image, or (H, W, 3) uint8 RGB."""
+"""A file's path or address, a Pillow image, or (H, W, 3) uint8 RGB."""
 
 
 def as_pixels(image: Any) -> npt.NDArray[np.uint8]:
@@ -267,16 +266,18 @@ def as_pixels(image: Any) -> npt.NDArray[np.uint8]:
     if isinstance(image, np.ndarray):
         return check_pixels(image)
     raise InputError(
-        f"expected a path, an address, a PIL image or an array (H, W, 3) uint8, got a {type(image).__name__}"
+        f"expected a path, an address, a Pillow image or an array (H, W, 3) uint8, got a {type(image).__name__}"
     )
 
 
 def _of_address(url: str) -> npt.NDArray[np.uint8]:
+    from phidet.images.remote import fetch_image  # noqa: PLC0415 - slow to import, and rarely needed
+
     content = fetch_image(url)
     try:
         return read_image(content)
     except InputError as error:
-        raise InputError(f"{shown_address(url)}: {error}") from error
+        raise InputError(f"{without_password(url)}: {error}") from error
 
 
 def check_pixels(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:

@@ -9,13 +9,13 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 from urllib.parse import unquote_to_bytes, urlsplit
 
+from phidet.core.addresses import without_password
 from phidet.core.errors import DownloadError
-from phidet.core.web import WebError, open_url, wants_offline, without_password
+from phidet.core.web import WebError, open_url, wants_offline
 
 LARGEST_BYTES = 64 * 2**20
 TIMEOUT_S = 10.0  # without a byte
 DEADLINE_S = 60.0  # for the whole
-_SHOWN = 40  # characters of a data address
 
 
 def fetch_image(url: str, largest_bytes: int = LARGEST_BYTES, deadline_s: float = DEADLINE_S) -> bytes:
@@ -28,7 +28,7 @@ def fetch_image(url: str, largest_bytes: int = LARGEST_BYTES, deadline_s: float 
         DownloadError: it could not be fetched, is larger, or takes longer; it is a web page or a video; or the network
             is not to be used (``PHIDET_OFFLINE``).
     """
-    shown = shown_address(url)
+    shown = without_password(url)
     if url.startswith("data:"):
         return _of_data_address(url, shown, largest_bytes)
     if wants_offline():
@@ -49,13 +49,6 @@ def fetch_image(url: str, largest_bytes: int = LARGEST_BYTES, deadline_s: float 
     if isinstance(result, WebError):
         raise DownloadError(f"cannot fetch {shown}: {result}") from result
     raise result
-
-
-def shown_address(url: str) -> str:
-    """``url`` for people and reports: without a password; of a data address only the beginning."""
-    if url.startswith("data:"):
-        return url if len(url) <= _SHOWN else f"{url[:_SHOWN]}…"
-    return without_password(url)
 
 
 class _TooLateError(Exception):

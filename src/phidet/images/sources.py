@@ -18,12 +18,12 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 import numpy.typing as npt
 
+from phidet.core.addresses import is_address, without_password
 from phidet.core.errors import ConfigError, InputError, PhidetError
-from phidet.core.web import is_address
 from phidet.images.decode import read_image
 from phidet.images.formats import EXTENSIONS, FORMATS, count_left_out, other_image
 from phidet.images.pyav import Colors
-from phidet.images.remote import LARGEST_BYTES, fetch_image, shown_address
+from phidet.images.remote import LARGEST_BYTES, fetch_image
 from phidet.images.video import EXTENSIONS as VIDEO_EXTENSIONS
 from phidet.images.video import Frame, is_webcam, video_frames, webcam_frames
 
@@ -171,7 +171,7 @@ def _entries(source: str, leave_out: Path | None, note: Callable[[str], None]) -
         name = PurePosixPath(re.sub(r"[^\w-]+", "-", source) + ".mp4")
         yield _Video(source, name, partial(webcam_frames, source))
     elif is_address(source):
-        yield _Still(shown_address(source), _name_of_address(source), partial(fetch_image, source))
+        yield _Still(without_password(source), _name_of_address(source), partial(fetch_image, source))
     else:
         try:
             yield from _local(source, leave_out, note)

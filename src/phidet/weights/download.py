@@ -25,9 +25,10 @@ from urllib.parse import urlsplit
 from tqdm import tqdm
 
 from phidet.architectures.published_file import PublishedFile
+from phidet.core.addresses import without_password
 from phidet.core.errors import DownloadError
 from phidet.core.files import cache_dir
-from phidet.core.web import Answer, ConnectionLostError, WebError, open_url, wants_offline, without_password
+from phidet.core.web import Answer, ConnectionLostError, WebError, open_url, wants_offline
 
 if sys.platform == "win32":
     import msvcrt

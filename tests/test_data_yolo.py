@@ -70,6 +70,20 @@ def test_labels_are_found_wherever_tools_put_them(tmp_path: Path, images: str, l
     factory.check(open_data(tmp_path).read("train"))
 
 
+def test_labels_beside_images_in_a_folder_called_images(tmp_path: Path) -> None:
+    factory.yolo(tmp_path / "first", tmp_path / "first")
+    factory.yolo(tmp_path / "second/images", tmp_path / "second/images")
+    factory.data_yaml(tmp_path / "data.yaml", train="[first, second/images]", val="first")
+    folder = open_data(tmp_path)
+    train = folder.read("train")
+    assert (len(train), train.problems) == (2 * len(IMAGES), [])
+    texts = [file.read_text() for file in tmp_path.rglob("*.txt")]
+    written = sorted(line.split()[0] for text in texts for line in text.splitlines())
+    assert sorted(map(str, train.all_annotations.class_ids.tolist())) == written
+    factory.check(folder.read("val"))
+    assert unused_files(folder, [train], []) == []
+
+
 def test_a_part_of_the_labels_beside_images_in_a_folder_called_images(tmp_path: Path) -> None:
     factory.yolo(tmp_path / "images", tmp_path / "labels")
     (tmp_path / "labels/one.txt").rename(tmp_path / "images/one.txt")

@@ -41,7 +41,7 @@ def add_split(parser: Parser, of: str = "") -> None:
 
 def add_image_size(parser: Parser) -> None:
     """Adds ``--image-size``."""
-    parser.add_argument("--image-size", type=image_size, metavar="N|HxW", help="input in pixels (the model\'s own)")
+    parser.add_argument("--image-size", type=image_size, metavar="N|HxW", help="input in pixels (the model's own)")
 
 
 def add_runtime(parser: Parser, others: tuple[str, ...] = RUNTIMES) -> None:

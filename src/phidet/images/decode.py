@@ -125,9 +125,13 @@ def read_image(
         InputError: it is missing, not an image that is read, cut off, or of pixels of more than 16 bits.
     """
 
+    checked = False
+
     def pixels(image: Image.Image) -> npt.NDArray[np.uint8]:
-        if check_size is not None:
+        nonlocal checked
+        if check_size is not None and not checked:  # a second attempt is at the same image
             check_size(image.height, image.width)
+        checked = True
         return _upright(image, labelled_size_hw)
 
     return open_image(source, pixels)

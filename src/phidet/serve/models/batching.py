@@ -1,7 +1,8 @@
 """Images of many requests in one call of the model.
 
 A free worker takes what waits, up to ``max_batch_size``; so a lone image never waits, and batches grow by themselves
-when there is more work than workers. Only with ``batch_timeout_micros`` > 0 does a worker wait for more images.
+when there is more work than workers. Only with ``batch_timeout_micros`` > 0 does a worker wait for more images. A
+single request that comes while a worker is free is read, worked on and answered by it (docs/decisions/0011).
 
 Requests that would miss their deadline are rejected immediately, so that a slow model works for those who still wait.
 """
@@ -13,9 +14,9 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -31,6 +32,8 @@ from phidet.serve.refusals import RefusedError, bad_request, overloaded
 MAX_QUEUED_BYTES = 1 << 29  # of pixels that wait, whatever the count allows
 _MEMORY = 0.8  # of how long batches took, at every one that was faster
 log = logging.getLogger("phidet.serve")
+T = TypeVar("T")
+Detect = Callable[[Pixels], Detections]
 
 
 class BatchingParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -166,6 +169,27 @@ class Batcher:
                 self._queue = deque(entry for entry in self._queue if not entry.answer.done())
                 self._count(-len(gone), -sum(entry.image.nbytes for entry in gone))
 
+    @property
+    def free(self) -> bool:
+        """Whether an image that came now would be worked on at once."""
+        return self._idle > 0 and not self._queue and not self.parameters.batch_timeout_micros
+
+    async def alone(self, work: Callable[[Detect], T]) -> T:
+        """Runs ``work`` in a worker, one of which must be ``free``; where it is cancelled, it goes on to its end.
+
+        Args:
+            work: is given what answers an image, for at most one call; that raises RefusedError 500 where the model
+                fails.
+
+        Raises:
+            RefusedError: 500 the worker has ended.
+            Exception: what ``work`` raises.
+        """
+        task = asyncio.get_running_loop().create_task(self._work_alone(work, self._begin()))
+        self._keep(task)
+        task.add_done_callback(_consume_exception)  # its request may have gone
+        return await asyncio.shield(task)
+
     async def close(self) -> None:
         """Finishes what runs; the threads end."""
         if self._timer is not None:
@@ -249,6 +273,28 @@ class Batcher:
                 entry.answer.set_exception(outcome)
         self._start_what_can()
 
+    async def _work_alone(self, work: Callable[[Detect], T], number: int) -> T:
+        seconds, answered = 0.0, 0
+
+        def detect(image: Pixels) -> Detections:
+            nonlocal seconds, answered
+            begun = time.monotonic()
+            (outcome,) = self._run([image])
+            seconds = time.monotonic() - begun
+            if isinstance(outcome, Detections):
+                answered = 1
+                return outcome
+            raise outcome
+
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, work, detect)
+        finally:
+            self._end(number)
+            if seconds:
+                self._metrics.queue_seconds.labels(self._name).observe(0)
+                self._note(1, answered, seconds)
+            self._start_what_can()
+
     def _note(self, size: int, answered: int, seconds: float) -> None:
         """What a batch took."""
         self.statistics.add_batch(size, answered, seconds)
@@ -267,3 +313,9 @@ class Batcher:
                 return [RefusedError(error.http_status, str(error))]
             log.exception("model %s failed on an image", self._name)
             return [RefusedError(500, f"the model failed: {type(error).__name__}")]
+
+
+def _consume_exception(task: asyncio.Task[Any]) -> None:
+    """Retrieves a task's exception, so that asyncio does not report it where its request has gone."""
+    if not task.cancelled():
+        task.exception()

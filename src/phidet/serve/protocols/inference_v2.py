@@ -176,7 +176,7 @@ async def _infer(request: Request, service: Service) -> Response:
             codec = RequestCodec(
                 lambda: read_infer(body, length, service), lambda wanted, tensors: write_infer(loaded, wanted, tensors)
             )
-            return await while_connected(request, service.answer(loaded, codec, deadline))
+            return await while_connected(request, service.answer(loaded, codec, len(body), deadline))
 
 
 def _which(request: Request) -> tuple[str, int | None]:

@@ -105,7 +105,7 @@ async def _predict(request: Request, service: Service, target: Target, method: s
         request.scope["phidet.version"] = loaded.version
         async with read_body(request, service) as body:
             codec = RequestCodec(lambda: read_images(body, service), write_answer)
-            return await while_connected(request, service.answer(loaded, codec, deadline))
+            return await while_connected(request, service.answer(loaded, codec, len(body), deadline))
 
 
 def read_images(body: bytes, service: Service) -> ParsedRequest[Form]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
+from inspect import signature
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +26,11 @@ _COCO_SIDE = 640
 _TRANSLATE, _CUTOUT = 250 / _COCO_SIDE, 100 / _COCO_SIDE  # of the longer side, at the largest level
 _TRANSLATE_IN_BOXES, _CUTOUT_IN_BOXES = 120 / _COCO_SIDE, 50 / _COCO_SIDE
 _SHEAR, _ROTATE, _BOX_CUTOUT = 0.3, 30.0, 0.75  # the slope, degrees, of a box's sides
+
+# Boxes are not clamped to the image on the way: how much of a box is left says whether it is kept. torchvision before
+# 0.23 always clamps, so that with it every object stays of which a pixel is left.
+_CAN_STAY_UNCLAMPED = "clamping_mode" in signature(tv_tensors.BoundingBoxes.__new__).parameters
+_UNCLAMPED: dict[str, Any] = {"clamping_mode": None} if _CAN_STAY_UNCLAMPED else {}
 
 
 class Sample(NamedTuple):
@@ -65,8 +71,7 @@ def move(sample: Sample, transform: Callable[[Any], Any]) -> Sample:
     if not len(sample.boxes_xyxy):
         return sample._replace(pixels=pixels)
     canvas = sample.pixels.shape[1], sample.pixels.shape[2]
-    # Not clamped to the image: how much of a box is left says whether it is kept.
-    boxes = tv_tensors.BoundingBoxes(sample.boxes_xyxy, format="XYXY", canvas_size=canvas, clamping_mode=None)
+    boxes = tv_tensors.BoundingBoxes(sample.boxes_xyxy, format="XYXY", canvas_size=canvas, **_UNCLAMPED)
     return place(pixels, transform(boxes).as_subclass(Tensor), sample.class_ids)
 
 

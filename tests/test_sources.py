@@ -21,7 +21,7 @@ from PIL import Image
 from phidet.core.errors import ConfigError, DownloadError, InputError, MissingExtraError
 from phidet.images import sources
 from phidet.images.remote import fetch_picture
-from phidet.images.sources import Picture, Unusable, check_apart, pictures
+from phidet.images.sources import Picture, Unusable, check_sources_outside, pictures
 
 
 def save(path: Path, shade: int = 0) -> Path:
@@ -145,10 +145,10 @@ def test_what_could_be_overwritten_is_refused(source: str, tmp_path: Path, monke
     for name in ("out/a.png", "out/deep/b.png", "c.png"):
         save(tmp_path / name)
     with pytest.raises(ConfigError, match="lies in the folder that is written to, out, where it could be overwritten"):
-        check_apart(["c.png", source], Path("out"))
-    check_apart(["c.png", ".", "*.png", "-", "http://host/out/a.png", "webcam", "missing.png"], Path("out"))
+        check_sources_outside(["c.png", source], Path("out"))
+    check_sources_outside(["c.png", ".", "*.png", "-", "http://host/out/a.png", "webcam", "missing.png"], Path("out"))
     with pytest.raises(ConfigError, match=r"c.png lies in the folder that is written to, \."):
-        check_apart(["c.png"], Path())
+        check_sources_outside(["c.png"], Path())
 
 
 # Standard input
@@ -315,7 +315,7 @@ def test_a_link_into_the_folder_that_is_written_to_is_not_followed(tmp_path: Pat
     Image.new("RGB", (8, 8)).save(out / "a.jpg")
     (photos / "a.jpg").symlink_to(out / "a.jpg")
     with pytest.raises(ConfigError, match="lies in the folder that is written to"):
-        check_apart([str(photos / "a.jpg")], out)
+        check_sources_outside([str(photos / "a.jpg")], out)
     (found,) = pictures([str(photos)], out)
     assert isinstance(found, Unusable)
     assert "leads into the folder that is written to" in str(found.error)

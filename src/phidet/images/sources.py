@@ -82,7 +82,7 @@ class _Video(NamedTuple):
 _Entry = _Still | _Video | Unusable
 
 
-def check_apart(sources: Sequence[str], out: Path) -> None:
+def check_sources_outside(sources: Sequence[str], out: Path) -> None:
     """Does nothing if no source lies in ``out``, where it could be overwritten.
 
     Raises:

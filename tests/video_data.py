@@ -27,6 +27,7 @@ def encode(
     times_s: Sequence[float],
     last_s: float = 0.1,
     options: dict[str, str] | None = None,
+    container_options: dict[str, str] | None = None,
     **context: object,
 ) -> Path:
     """Writes frames of PyAV; ``context`` is set on the encoder, and ``last_s`` is how long the last frame is shown."""
@@ -35,7 +36,9 @@ def encode(
     codec = CODECS.get(path.suffix, "libx264")
     pixels = frames[0].format.name if frames[0].format.name != "rgb24" else "yuv420p"
     ticks = 30 if path.suffix == ".avi" else 1000  # a second; AVI has a slot for each
-    with av.open(str(path), "w", format="asf" if path.suffix == ".wmv" else None) as container:
+    with av.open(
+        str(path), "w", format="asf" if path.suffix == ".wmv" else None, options=container_options or {}
+    ) as container:
         stream: Any = container.add_stream(codec, rate=30)
         stream.width, stream.height, stream.pix_fmt = frames[0].width, frames[0].height, pixels
         stream.codec_context.time_base = Fraction(1, ticks)

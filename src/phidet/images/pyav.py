@@ -43,6 +43,9 @@ class Colors(NamedTuple):
 def import_av() -> Any:
     """PyAV, silenced: what matters of its log is raised as an error.
 
+    With any level at all, PyAV has FFmpeg's threads wait for the interpreter's lock to report errors, even those below
+    the level, while the thread that holds it waits for them: a damaged video then hangs its process for ever.
+
     Raises:
         MissingExtraError: the ``video`` extra is not installed.
     """
@@ -52,7 +55,7 @@ def import_av() -> Any:
         if error.name != "av":
             raise
         raise MissingExtraError("reading and writing video", "video") from None
-    av.logging.set_level(av.logging.PANIC)
+    av.logging.set_level(None)
     return av
 
 

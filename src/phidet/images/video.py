@@ -77,9 +77,10 @@ def video_frames(path: Path) -> Iterator[Frame]:
     last: Frame | None = None
     try:
         for frame in decoder.frames():
-            if last is not None:  # only now is it known for how long
-                yield last._replace(duration_s=max(0.0, frame.time_s - last.time_s))
-            last = frame
+            if frame.duration_s is None:
+                last = frame
+            else:
+                yield frame
     except InputError:
         if last is not None:
             yield last
@@ -129,15 +130,31 @@ class _Decoder:
     def __init__(self, file: str, name: str, driver: str | None = None) -> None:
         self._av = import_av()
         self._file, self._name, self._driver = file, name, driver
+        self._converter = FrameConverter(self._av)
         self._warned: set[str] = set()
         self.rate = _USUAL_RATE
         self.end_s: float | None = None
 
     def frames(self) -> Iterator[Frame]:
-        """All frames, without their durations; raises InputError where they cannot be read."""
+        """All frames, the last one and those of a camera without a duration; InputError where they cannot be read."""
+        waiting: tuple[Any, int, float] | None = None
         try:
-            with self._av.open(self._file, format=self._driver) as container:
-                yield from self._decode(container, self._choose(container.streams.video))
+            # Titles and comments are of any encoding.
+            with self._av.open(self._file, format=self._driver, metadata_errors="replace") as container:
+                stream = self._choose(container.streams.video)
+                try:
+                    for decoded in self._decode(container, stream):
+                        # The next frame tells how long one is shown. It waits as it was decoded: held back as RGB, it
+                        # would keep the memory that the next conversion uses again.
+                        ready, waiting = (decoded, None) if self._driver else (waiting, decoded)
+                        if ready is not None:
+                            yield self._converted(stream, *ready, None if waiting is None else waiting[2] - ready[2])
+                except self._av.FFmpegError:
+                    if waiting is not None:
+                        yield self._converted(stream, *waiting, None)
+                    raise
+                if waiting is not None:
+                    yield self._converted(stream, *waiting, None)
         except self._av.FFmpegError as error:
             what = "camera" if self._driver else "video"
             raise InputError(f"cannot read {what} {self._name}: {error.strerror or error}") from error
@@ -146,33 +163,41 @@ class _Decoder:
         videos = [stream for stream in streams if not _is_still(stream)]
         if not videos:
             raise InputError(f"{self._name} holds no video{', only a cover picture' if streams else ''}")
+        if videos[0].codec_context is None:
+            raise InputError(f"{self._name} has a codec that the installed PyAV does not decode: convert it to H.264")
         if len(videos) > 1:
             self._warn(f"{self._name} holds {len(videos)} videos: only the first one is read")
         return videos[0]
 
-    def _decode(self, container: Any, stream: Any) -> Iterator[Frame]:
+    def _decode(self, container: Any, stream: Any) -> Iterator[tuple[Any, int, float]]:
+        """PyAV's frames with their numbers and times."""
         stream.thread_type = "AUTO"
         self.rate = float(stream.average_rate or _USUAL_RATE)
-        aspect = stream.sample_aspect_ratio
-        if not is_plausible_aspect(aspect):
-            self._warn(f"{self._name} says that its pixels are {aspect} times as wide as high: taken as square")
-        converter = FrameConverter(self._av)
         number, first_s, packets_end_s = 0, None, None
         for packet in container.demux(stream):
             for frame in packet.decode():
                 at_s = number / self.rate if frame.time is None else float(frame.time)
                 first_s = at_s if first_s is None else first_s
-                if not is_supported_matrix(frame):
-                    self._warn(f"{self._name} has a colour matrix that is not supported, {int(frame.colorspace)} of "
-                               "ITU-T H.273: its colours are read as a player reads an untagged video")  # fmt: skip
-                colors = colors_of(frame, stream.codec_context)
-                image = converter.to_rgb(frame, square_size(frame.width, frame.height, aspect), colors)
-                yield Frame(upright(image, frame), number, at_s - first_s, None, colors)
+                yield frame, number, at_s - first_s
                 number += 1
             if packet.pts is not None and packet.duration:
                 packets_end_s = max(packets_end_s or 0.0, float((packet.pts + packet.duration) * packet.time_base))
         if first_s is not None:
             self.end_s = _end_s(container, stream, first_s, packets_end_s)
+
+    def _converted(self, stream: Any, frame: Any, number: int, time_s: float, duration_s: float | None) -> Frame:
+        aspect = stream.sample_aspect_ratio
+        if not is_plausible_aspect(aspect):
+            self._warn(f"{self._name} says that its pixels are {aspect} times as wide as high: taken as square")
+        if not is_supported_matrix(frame):
+            self._warn(
+                f"{self._name} has a colour matrix that is not supported, {int(frame.colorspace)} of ITU-T H.273: its "
+                "colours are read as a player reads an untagged video"
+            )
+        colors = colors_of(frame, stream.codec_context)
+        image = self._converter.to_rgb(frame, square_size(frame.width, frame.height, aspect), colors)
+        duration_s = None if duration_s is None else max(0.0, duration_s)
+        return Frame(upright(image, frame), number, time_s, duration_s, colors)
 
     def _warn(self, message: str) -> None:
         """Once in a video."""
@@ -185,8 +210,9 @@ def _is_still(stream: Any) -> bool:
     """Whether a stream is a cover or a thumbnail, which FFmpeg lists among the videos."""
     disposition = getattr(stream, "disposition", None)  # not in PyAV 13
     if disposition is not None:
-        return bool(int(disposition) & _STILL)
-    return stream.average_rate is None and stream.codec_context.name in _STILL_CODECS
+        return bool(disposition.value & _STILL)  # an enum.Flag, whose kind changed between versions
+    codec = stream.codec_context
+    return stream.average_rate is None and codec is not None and codec.name in _STILL_CODECS
 
 
 def _end_s(container: Any, stream: Any, first_s: float, packets_end_s: float | None) -> float | None:

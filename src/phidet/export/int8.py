@@ -21,7 +21,7 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 from phidet.architectures.base import NetworkConfig
 from phidet.architectures.registry import architecture_of
 from phidet.core.errors import InputError
-from phidet.core.numbers import evenly
+from phidet.core.numbers import evenly_spaced
 from phidet.data.dataset import Dataset
 from phidet.detections.boxes import FloatArray
 
@@ -41,7 +41,7 @@ def calibration_pictures(dataset: Dataset, count: int = CALIBRATION_PICTURES) ->
         InputError: none can be decoded.
     """
     pictures: list[npt.NDArray[np.uint8]] = []
-    for index in evenly(len(dataset), count):
+    for index in evenly_spaced(len(dataset), count):
         try:
             pictures.append(dataset.image(index))
         except InputError as error:

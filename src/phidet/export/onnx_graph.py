@@ -189,10 +189,15 @@ def _conv(g: Graph, x: Value, conv: Conv) -> Value:
     kernel = conv.weight.shape[-1]
     pads, size = _pads(x.size_hw, kernel, conv.stride, conv.padding)
     inputs = [x.name, g.weight(conv.weight)]
-    if conv.bias.any():
+    # ONNX Runtime's quantizer takes a bias inside a convolution only beside a weight without a cast. Outside, runtimes
+    # fuse it again when they load the file.
+    bias_inside = not g.half
+    if conv.bias.any() and bias_inside:
         inputs.append(g.weight(conv.bias))
     strides, group = [conv.stride] * 2, conv.groups
     name = g.add("Conv", inputs, kernel_shape=[kernel] * 2, strides=strides, pads=pads, group=group)
+    if conv.bias.any() and not bias_inside:
+        name = g.add("Add", [name, g.weight(conv.bias[:, None, None])])
     return Value(_activate(g, name, conv.act), len(conv.weight), size)
 
 

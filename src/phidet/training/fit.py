@@ -25,7 +25,14 @@ from phidet.training.about import About, Origin, Request
 from phidet.training.checkpointing import recompute_activations
 from phidet.training.curves import draw_curves
 from phidet.training.loading import EpochSampler
-from phidet.training.optim import RunningAverage, build_optimizer, frozen_parts, quicken_statistics, rate_at, set_rate
+from phidet.training.optim import (
+    RunningAverage,
+    build_optimizer,
+    frozen_parts,
+    raise_batch_norm_momentum,
+    rate_at,
+    set_rate,
+)
 from phidet.training.progress import Progress
 from phidet.training.recipe import Recipe
 from phidet.training.run_folder import RunFolder
@@ -209,7 +216,7 @@ class Learner(NamedTuple):
 def prepare_learner(fabric: Fabric, model: Model, task: Task, recipe: Recipe, settings: RunSettings) -> Learner:
     """Everything that learns, on the engine's device."""
     model.to(fabric.device)
-    quicken_statistics(model, recipe, max(1, task.num_images // recipe.batch_size) * recipe.epochs)
+    raise_batch_norm_momentum(model, recipe, max(1, task.num_images // recipe.batch_size) * recipe.epochs)
     if recipe.sync_batch_norm and fabric.world_size > 1:
         share_batch_norms(model, fabric.device)  # which may put others in their place: frozen are those
     # Frozen parameters must be known before the optimizer and DDP collect those that need gradients.

@@ -51,7 +51,7 @@ def frozen_parts(model: Model, recipe: Recipe) -> list[nn.Module]:
     return early_layers() if recipe.freeze == "early" else [backbone]
 
 
-def quicken_statistics(model: nn.Module, recipe: Recipe, steps: int) -> None:
+def raise_batch_norm_momentum(model: nn.Module, recipe: Recipe, steps: int) -> None:
     """Lets batch norms follow a run of fewer than 1,000 steps, whose end they would otherwise evaluate with its start.
 
     The official momentum forgets over a hundred steps; here that is never more than a tenth of the run.

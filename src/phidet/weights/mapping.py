@@ -92,7 +92,7 @@ def check_shapes(tensors: Mapping[str, Tensor], model: Mapping[str, Tensor]) -> 
     ]
 
 
-def misfit(path: object, model: str, problems: Mapping[str, Iterable[str]]) -> CheckpointError:
+def mismatch_error(path: object, model: str, problems: Mapping[str, Iterable[str]]) -> CheckpointError:
     """The error for a file that does not fit: every kind of problem with its count and the first few."""
     lines = [f"{path} does not fit {model}:"]
     for kind, items in problems.items():

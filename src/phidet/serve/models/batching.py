@@ -4,8 +4,8 @@ A free worker takes what waits, up to ``max_batch_size``; so a lone image never 
 when there is more work than workers. Only with ``batch_timeout_micros`` > 0 does a worker wait for more images. A
 single request that arrives while a worker is free is read, processed and answered by it (docs/decisions/0011).
 
-Requests that would miss their deadline are rejected immediately, so that a slow model spends its time on requests that can
-still be answered.
+Requests that would miss their deadline are rejected immediately, so that a slow model spends its time on requests
+that can still be answered.
 """
 
 from __future__ import annotations

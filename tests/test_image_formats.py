@@ -244,7 +244,9 @@ def test_much_text_in_a_png_does_not_matter(tmp_path: Path, kind: str, after: bo
     expected = np.array([[*range(24)], [*range(100, 124)]]).reshape(2, 8, 3)
     assert image_size(path) == (2, 8)
     assert encoding(path).bits == 8
-    np.testing.assert_array_equal(read_image(path), expected)
+    sizes: list[tuple[int, int]] = []
+    np.testing.assert_array_equal(read_image(path, None, lambda *size: sizes.append(size)), expected)
+    assert sizes == [(2, 8)]  # counted once, however often it was opened
 
 
 def test_sixteen_and_twelve_bits_of_a_tiff(tmp_path: Path) -> None:

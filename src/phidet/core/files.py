@@ -12,7 +12,7 @@ from typing import BinaryIO
 from phidet.core.errors import DownloadError, PhidetError
 
 
-class AppearingFile:
+class AtomicFile:
     """A file written under a temporary name beside ``path`` and renamed to it by ``keep``; until then an old one stays.
 
     Args:
@@ -25,18 +25,18 @@ class AppearingFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.part = part_of(path)
-        with told(path):
+        with raising_write_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self.file: BinaryIO = self.part.open("wb")
 
     def write(self, content: bytes) -> None:
         """Appends; raises PhidetError where the disk is full."""
-        with told(self.path):
+        with raising_write_errors(self.path):
             self.file.write(content)
 
     def keep(self) -> None:
         """Renames the file to its final path; raises PhidetError where that fails."""
-        with told(self.path):
+        with raising_write_errors(self.path):
             self.file.flush()
             # Without fsync, a power failure after the rename could leave an empty file under the final name.
             os.fsync(self.file.fileno())
@@ -49,13 +49,13 @@ class AppearingFile:
         self.part.unlink(missing_ok=True)
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_atomic(path: Path, content: bytes) -> None:
     """Writes ``content`` to ``path`` atomically.
 
     Raises:
         PhidetError: it cannot be written there.
     """
-    file = AppearingFile(path)
+    file = AtomicFile(path)
     try:
         file.write(content)
         file.keep()
@@ -65,7 +65,7 @@ def write_whole(path: Path, content: bytes) -> None:
         raise
 
 
-def write_made(path: Path, make: Callable[[BinaryIO], object]) -> Path:
+def write_atomic_with(path: Path, make: Callable[[BinaryIO], object]) -> Path:
     """Writes atomically what ``make`` writes to a stream, for libraries that save to a stream (Pillow, Matplotlib).
 
     Raises:
@@ -73,7 +73,7 @@ def write_made(path: Path, make: Callable[[BinaryIO], object]) -> Path:
     """
     content = io.BytesIO()
     make(content)
-    write_whole(path, content.getvalue())
+    write_atomic(path, content.getvalue())
     return path
 
 
@@ -91,7 +91,7 @@ def cut(name: str) -> str:
 
 
 @contextmanager
-def told(path: Path) -> Iterator[None]:
+def raising_write_errors(path: Path) -> Iterator[None]:
     """Turns an OSError in the block into a PhidetError that names ``path``."""
     try:
         yield

@@ -18,15 +18,15 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 import numpy.typing as npt
 
+from phidet.core.addresses import is_address, without_password
 from phidet.core.errors import ConfigError, InputError, PhidetError
 from phidet.images.decode import read_image
 from phidet.images.formats import EXTENSIONS, FORMATS, count_left_out, other_image
 from phidet.images.pyav import Colors
-from phidet.images.remote import LARGEST_BYTES, fetch_picture
+from phidet.images.remote import LARGEST_BYTES, fetch_image
 from phidet.images.video import EXTENSIONS as VIDEO_EXTENSIONS
 from phidet.images.video import Frame, is_webcam, video_frames, webcam_frames
 
-_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _READ = f"phidet reads {FORMATS}"
 _WORKERS = 2  # threads that decode ahead
 _AHEAD = 3  # decoded images that wait at most, so that memory stays bounded
@@ -82,7 +82,7 @@ class _Video(NamedTuple):
 _Entry = _Still | _Video | Unusable
 
 
-def check_apart(sources: Sequence[str], out: Path) -> None:
+def check_sources_outside(sources: Sequence[str], out: Path) -> None:
     """Raises ConfigError if a source lies in ``out``, where it could be overwritten.
 
     Raises:
@@ -90,7 +90,7 @@ def check_apart(sources: Sequence[str], out: Path) -> None:
     """
     folder = out.resolve()
     for source in sources:
-        if source == "-" or _ADDRESS.match(source) or is_webcam(source):
+        if source == "-" or is_address(source) or is_webcam(source):
             continue
         found = [Path(source)] if os.path.lexists(source) else _matches(source)
         for path in found:
@@ -110,7 +110,7 @@ def pictures(
 
     Args:
         sources: an image or video file; a folder, searched recursively for both, in the order of names; a pattern
-            (``**`` is any depth); an http or https address of an image; ``-``, one image on standard input;
+            (``**`` is any depth); an http, https or data address of an image; ``-``, one image on standard input;
             ``webcam`` or ``webcam:1``.
         leave_out: a folder that is not searched: the output folder.
         note: called with a sentence that counts the images of a folder or pattern that are left out.
@@ -173,8 +173,8 @@ def _entries(source: str, leave_out: Path | None, note: Callable[[str], None]) -
     elif is_webcam(source):
         name = PurePosixPath(re.sub(r"[^\w-]+", "-", source) + ".mp4")
         yield _Video(source, name, partial(webcam_frames, source))
-    elif _ADDRESS.match(source):
-        yield _Still(source, _name_of_address(source), partial(fetch_picture, source))
+    elif is_address(source):
+        yield _Still(without_password(source), _name_of_address(source), partial(fetch_image, source))
     else:
         try:
             yield from _local(source, leave_out, note)
@@ -323,6 +323,8 @@ def _all_of(content: bytes, name: str) -> bytes:
 
 def _name_of_address(url: str) -> PurePosixPath:
     """A safe file name from the last part of the address, ending as an image."""
+    if url.startswith("data:"):
+        return PurePosixPath("data.png" if url.startswith("data:image/png") else "data.jpg")
     try:
         path = unquote(urlsplit(url).path)
     except ValueError:

@@ -21,7 +21,8 @@ from phidet.cli import detect
 from phidet.cli.main import main
 from phidet.detections.draw import colour
 from phidet.images.sources import pictures
-from phidet.images.video import VideoWriter, video_frames
+from phidet.images.video import video_frames
+from phidet.images.video_writer import VideoWriter
 
 PERSON, DOG = ((10, 20, 60, 90), RED), ((100, 30, 150, 60), BLUE)
 made: list[BlobDetector] = []

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from phidet.core.errors import ConfigError
-from phidet.serve.configuration import Policy, Source, read_batching_parameters, read_model_config
+from phidet.serve.configuration import Policy, Source
 from phidet.serve.models.versions import KEPT, Repository, ServedModel
 from serve_server import BODY, Server, StandIn, held, model_of, serving, settings_for, until, write_version
 
@@ -252,87 +251,6 @@ def test_a_link_out_of_the_folder_is_not_followed(tmp_path: Path) -> None:
         until(lambda: states(server) == {"1": "END", "2": "AVAILABLE"})
         message = server.get("/v1/models/m/versions/1").json["model_version_status"][0]["status"]["error_message"]
         assert message == f"{base}/1/model.onnx leads out of {base}: models are loaded only from their folder"
-
-
-CONFIG = """
-# two models
-model_config_list: {
-  config {
-    name: "a" , base_path: 'models/' "a"
-    model_platform: "tensorflow"
-    model_version_policy { specific { versions: 42; versions: 43 } }
-    version_labels { key: 'stable' value: 42 }
-    version_labels < key: "canary", value: 43 >
-  }
-  config { name: 'b\\x62' base_path: "%s" model_version_policy: { latest { num_versions: 3 } } }
-  config { name: "c" base_path: "%s" model_version_policy { all: {} } }
-  config { name: "d" base_path: "%s" model_version_policy { specific { versions: [1, 2] } } }
-}
-"""
-
-
-def test_model_config_files(tmp_path: Path) -> None:
-    (tmp_path / "models" / "a").mkdir(parents=True)
-    path = tmp_path / "models.config"
-    path.write_text(CONFIG % (tmp_path, tmp_path, tmp_path))
-    assert read_model_config(path) == (
-        Source("a", tmp_path / "models/a", Policy(specific=(42, 43)), {"stable": 42, "canary": 43}),
-        Source("bb", tmp_path, Policy(latest=3)),
-        Source("c", tmp_path, Policy()),
-        Source("d", tmp_path, Policy(specific=(1, 2))),
-    )
-
-
-@pytest.mark.parametrize(
-    ("text", "error"),
-    [
-        ("", "expected model_config_list { config { … } }, got no model"),
-        ("model_config_list {", "line 1: expected a field's name or '}', got 'the end'"),
-        ("model_config_list { config { name: \"a\" \n nmae: 3 } }",
-         "unknown field on line 2 of FILE: 'nmae'. Did you mean name?"),
-        ("model_config_list { config { name: 3 base_path: '.' } }", "line 1: name must be a string in quotes, got 3"),
-        ("model_config_list { config { name: 'a' } }", "line 1: this config has no base_path"),
-        ("model_config_list { config { name: 'a' base_path: 'nowhere' } }",
-         ("model a: there is no folder FOLDER/nowhere; 'phidet publish MODEL FOLDER/nowhere' makes it and its first "
-         "version")),
-        ("model_config_list { config { name 'a' } }", "line 1: expected ':' or '{' after name, got \"'a'\""),
-        ("\n\nmodel_config_list { € }", "line 3: cannot read '€ }'"),
-        ("a" + "{a" * 30, "line 1: expected at most 16 messages inside each other, got 'a'"),
-        ("model_config_list { config { name: 'a/b' base_path: '.' } }",
-         "a model's name must be printable and have neither '/' nor ':', got 'a/b'"),
-        ("model_config_list { config { name: 'a' base_path: '.' model_version_policy { latest {} all {} } } }",
-         "line 1: expected one of latest { }, all { }, specific { }"),
-        ("model_config_list { config { name: 'a' base_path: '.' model_version_policy { specific {} } } }",
-         "line 1: specific { } needs versions: NUMBER"),
-        ("model_config_list { config { name: 'a' base_path: '.' version_labels { key: 'x' } } }",
-         "line 1: expected version_labels { key: 'LABEL' value: NUMBER }"),
-    ],
-)  # fmt: skip
-def test_model_config_files_that_cannot_be_used(tmp_path: Path, text: str, error: str) -> None:
-    path = tmp_path / "f"
-    path.write_text(text)
-    with pytest.raises(ConfigError) as caught:
-        read_model_config(path)
-    message = str(caught.value).replace(str(path), "FILE").replace(str(tmp_path), "FOLDER")
-    assert message.removeprefix("FILE, ").removeprefix("FILE: ") == error
-
-
-def test_batching_parameter_files(tmp_path: Path) -> None:
-    path = tmp_path / "f"
-    path.write_text("max_batch_size { value: 32 } batch_timeout_micros { value: 5000 }\nnum_batch_threads { value: 2 }")
-    parameters = read_batching_parameters(path)
-    assert (parameters.max_batch_size, parameters.batch_timeout_micros, parameters.num_batch_threads) == (32, 5000, 2)
-    for text, error in [
-        ("max_batch_size: 3", "max_batch_size must be a message in { }, got 3"),
-        ("max_batch_size { value: 0 }", "max_batch_size must be 1 or more, got 0"),
-        ("batch_size { value: 1 }", "unknown field on line 1 of .*Did you mean max_batch_size"),
-        ("max_batch_size { }", "expected max_batch_size { value: NUMBER }".replace("{", "[{]")),
-    ]:
-        path.write_text(text)
-        with pytest.raises(ConfigError, match=error):
-            read_batching_parameters(path)
-    with pytest.raises(ConfigError, match=r"cannot read .*: No such file or directory"):
-        read_batching_parameters(tmp_path / "missing")
 
 
 def test_several_models_have_their_own_versions(tmp_path: Path) -> None:

@@ -6,12 +6,12 @@ import tracemalloc
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 from phidet.core.errors import InputError, PhidetError
 from phidet.images.sources import Picture, Unusable, pictures
-from phidet.images.video import Frame, VideoWriter, _upright, video_frames
+from phidet.images.video import Frame, video_frames
+from phidet.images.video_writer import VideoWriter
 
 pytest.importorskip("av")
 
@@ -101,31 +101,6 @@ def test_what_is_no_video_is_told(tmp_path: Path) -> None:
         next(video_frames(tmp_path / "none.mp4"))
     with pytest.raises(PhidetError, match="cannot write"):
         VideoWriter(Path("/proc/none/a.mp4"))
-
-
-class Turned:
-    """A frame that says how it was filmed."""
-
-    def __init__(self, rotation: int) -> None:
-        self.rotation = rotation
-
-    def to_ndarray(self, format: str) -> npt.NDArray[np.uint8]:  # noqa: A002
-        assert format == "rgb24"
-        return np.arange(6, dtype=np.uint8).reshape(2, 3, 1).repeat(3, axis=2)
-
-
-@pytest.mark.parametrize(
-    ("rotation", "shown"),
-    [
-        (0, [[0, 1, 2], [3, 4, 5]]),
-        (90, [[2, 5], [1, 4], [0, 3]]),  # anticlockwise
-        (-90, [[3, 0], [4, 1], [5, 2]]),
-        (180, [[5, 4, 3], [2, 1, 0]]),
-        (-180, [[5, 4, 3], [2, 1, 0]]),
-    ],
-)
-def test_frames_are_turned_as_the_file_says(rotation: int, shown: list[list[int]]) -> None:
-    assert _upright(Turned(rotation))[..., 0].tolist() == shown
 
 
 def test_memory_stays_flat(tmp_path: Path) -> None:

@@ -82,7 +82,8 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _sources(args: argparse.Namespace) -> tuple[Source, ...]:
-    from phidet.serve.configuration import Source, read_model_config
+    from phidet.serve.config_files import read_model_config
+    from phidet.serve.configuration import Source
 
     if (args.model_base_path is None) == (args.model_config_file is None):
         raise ConfigError("expected one of --model_base_path FOLDER and --model_config_file FILE")
@@ -92,7 +93,7 @@ def _sources(args: argparse.Namespace) -> tuple[Source, ...]:
 
 
 def _batching(args: argparse.Namespace) -> BatchingParameters:
-    from phidet.serve.configuration import read_batching_parameters
+    from phidet.serve.config_files import read_batching_parameters
     from phidet.serve.models.batching import BatchingParameters
 
     if not args.enable_batching:

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from phidet.core.errors import ConfigError, InputError, PhidetError
 from phidet.images.decode import read_image
 from phidet.images.formats import EXTENSIONS
+from phidet.images.pyav import Colors
 from phidet.images.remote import LARGEST_BYTES, fetch_picture
 from phidet.images.video import EXTENSIONS as VIDEO_EXTENSIONS
 from phidet.images.video import Frame, is_webcam, video_frames, webcam_frames
@@ -39,6 +40,8 @@ class Picture(NamedTuple):
         image: (H, W, 3) uint8 RGB.
         frame: number of the frame, from 0; ``None`` for a picture.
         time_s: of the frame, since the video's beginning.
+        duration_s: how long the frame is shown, where that is known.
+        colors: how the video codes them.
     """
 
     source: str
@@ -46,6 +49,8 @@ class Picture(NamedTuple):
     image: npt.NDArray[np.uint8]
     frame: int | None = None
     time_s: float | None = None
+    duration_s: float | None = None
+    colors: Colors | None = None
 
     def continues(self, previous: Picture | None) -> bool:
         """Whether it is a later frame of the same video as the picture that came before it."""
@@ -145,8 +150,8 @@ def _read(still: _Still) -> Picture | Unusable:
 
 def _frames(video: _Video) -> Iterator[Picture | Unusable]:
     try:
-        for image, number, time_s in video.frames():
-            yield Picture(video.source, video.name, image, number, time_s)
+        for frame in video.frames():
+            yield Picture(video.source, video.name, *frame)
     except PhidetError as error:
         yield Unusable(video.source, error)
 

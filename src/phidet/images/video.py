@@ -1,43 +1,59 @@
-"""Video files and webcams, frame by frame, through PyAV (extra ``video``)."""
+"""Reads video files and webcams, frame by frame, through PyAV (extra ``video``)."""
 
 from __future__ import annotations
 
-import os
+import logging
 import re
 import sys
 import time
-from collections.abc import Iterator
-from fractions import Fraction
-from importlib import import_module
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from phidet.core.errors import InputError, MissingExtraError, PhidetError
-from phidet.core.files import part_of
+from phidet.core.errors import InputError
+from phidet.images.cut_off import is_cut_off
+from phidet.images.pyav import (
+    Colors,
+    FrameConverter,
+    colors_of,
+    import_av,
+    is_plausible_aspect,
+    is_supported_matrix,
+    square_size,
+    upright,
+)
 
 EXTENSIONS = frozenset(
     {".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".wmv", ".flv"}
 )
-_TICKS = 90_000  # a second, as MPEG counts
-_MISSING = 0.05  # of a video's time; what it says of itself need not be exact
 _CAMERA = re.compile(r"webcam(?::(.+))?")
+_STILL = 0x0400 | 0x0800  # FFmpeg's dispositions of attached pictures and timed thumbnails
+_STILL_CODECS = ("mjpeg", "png", "bmp", "gif", "webp")
+_LONGEST_FRAME_S = 86_400.0  # a day; a header that says more is damaged
+_USUAL_RATE = 30.0
+
+log = logging.getLogger("phidet")
 
 
 class Frame(NamedTuple):
-    """One picture of a video.
+    """One image of a video.
 
     Attributes:
-        image: (H, W, 3) uint8 RGB, upright.
+        image: (H, W, 3) uint8 RGB, upright, of square pixels.
         number: 0, 1, ….
         time_s: since the beginning.
+        duration_s: how long it is shown; ``None`` where that is not known, as of a camera.
+        colors: how the video codes them.
     """
 
     image: npt.NDArray[np.uint8]
     number: int
     time_s: float
+    duration_s: float | None = None
+    colors: Colors | None = None
 
 
 def is_webcam(source: str) -> bool:
@@ -46,7 +62,10 @@ def is_webcam(source: str) -> bool:
 
 
 def video_frames(path: Path) -> Iterator[Frame]:
-    """The frames of a video file, turned as the file says; one at a time is in memory.
+    """The frames of a video file as a player shows them; two at a time are in memory.
+
+    They are turned as the file says, their pixels are made square, and colours are converted by the matrix and range
+    that the file names, or that players assume. Transfer functions are left alone: HDR is not mapped to SDR.
 
     Raises:
         InputError: it is missing, no video, or damaged (after the frames before the damage).
@@ -54,7 +73,28 @@ def video_frames(path: Path) -> Iterator[Frame]:
     """
     if not path.is_file():
         raise InputError(f"there is no video at {path}")
-    yield from _frames(str(path), str(path), None)
+    decoder = _Decoder(str(path), str(path))
+    last: Frame | None = None
+    try:
+        for frame in decoder.frames():
+            if last is not None:  # only now is it known for how long
+                yield last._replace(duration_s=max(0.0, frame.time_s - last.time_s))
+            last = frame
+    except InputError:
+        if last is not None:
+            yield last
+        raise
+    if last is None:
+        raise InputError(f"{path} holds no frame that can be decoded: it is cut off or damaged")
+    # The missing bytes may be sound only, or an index that was not needed.
+    cut_off = is_cut_off(path) and last.time_s + 2.5 / decoder.rate < (decoder.end_s or float("inf"))
+    if cut_off or decoder.end_s is None or decoder.end_s <= last.time_s:
+        yield last
+    else:
+        yield last._replace(duration_s=min(decoder.end_s - last.time_s, _LONGEST_FRAME_S))
+    if cut_off:
+        whole = "" if decoder.end_s is None else f" of {decoder.end_s:.1f} s"
+        raise InputError(f"{path} ends after {last.time_s:.1f} s{whole}: it is cut off or damaged")
 
 
 def webcam_frames(source: str) -> Iterator[Frame]:
@@ -66,143 +106,96 @@ def webcam_frames(source: str) -> Iterator[Frame]:
     """
     match = _CAMERA.fullmatch(source)
     which = (match[1] if match else None) or "0"
-    device, kind = {
+    device, driver = {
         "linux": (f"/dev/video{which}" if which.isdigit() else which, "v4l2"),
         "darwin": (which, "avfoundation"),
         "win32": (f"video={which}", "dshow"),
     }.get(sys.platform, (which, "v4l2"))
     first: float | None = None
-    for frame in _frames(device, source, kind):
+    for frame in _Decoder(device, source, driver).frames():
         now = time.monotonic()
         first = now if first is None else first
         yield frame._replace(time_s=now - first)
 
 
-def _frames(file: str, name: str, kind: str | None) -> Iterator[Frame]:
-    av = _av()
-    try:
-        with av.open(file, format=kind) as container:
-            if not container.streams.video:
-                raise InputError(f"{name} holds no video")
-            stream = container.streams.video[0]
-            stream.thread_type = "AUTO"
-            rate = float(stream.average_rate or 30)
-            first: float | None = None
-            frames, last = 0, 0.0
-            for number, frame in enumerate(container.decode(stream)):
-                frames += 1
-                at = number / rate if frame.time is None else float(frame.time)
-                first = at if first is None else first
-                last = at - first
-                yield Frame(_upright(frame), number, last)
-            if not frames:
-                raise InputError(f"{name} holds no frame that can be decoded: it is cut off or damaged")
-            promised = _seconds(stream, container)
-            if kind is None and last + 1 / rate < promised * (1 - _MISSING) - 1:
-                raise InputError(f"{name} ends after {last:.1f} s of {promised:.1f} s: it is cut off or damaged")
-    except av.FFmpegError as error:
-        what = "camera" if kind else "video"
-        raise InputError(f"cannot read {what} {name}: {error.strerror or error}") from error
+class _Decoder:
+    """Decodes a file, or a camera where a ``driver`` is given; messages call it ``name``.
 
-
-def _seconds(stream: Any, container: Any) -> float:
-    """How long the pictures go on, by the file's own words; 0 where it has none."""
-    if stream.duration is not None:
-        return float(stream.duration * stream.time_base)
-    sounds = len(container.streams) > 1  # may go on for longer
-    return 0.0 if sounds or container.duration is None else container.duration / 1e6
-
-
-def _upright(frame: Any) -> npt.NDArray[np.uint8]:
-    image: npt.NDArray[np.uint8] = frame.to_ndarray(format="rgb24")
-    quarter_turns = round(getattr(frame, "rotation", 0) / 90) % 4  # anticlockwise, to be shown as it was seen
-    return np.ascontiguousarray(np.rot90(image, quarter_turns)) if quarter_turns else image
-
-
-class VideoWriter:
-    """Writes H.264 in MP4; the file appears when it is kept, and not before.
-
-    Pictures of another size than the first one are resized to it; a last odd row or column is doubled, which H.264
-    cannot do without.
-
-    Args:
-        path: ending in ``.mp4``, ``.mov`` or ``.mkv``.
-        comment: for those who look into the file.
-
-    Raises:
-        PhidetError: it cannot be written there.
-        MissingExtraError: the ``video`` extra is not installed.
+    Attributes:
+        rate: frames a second, on average, as the file says.
+        end_s: once all frames have come: when the last one ends, ``None`` where the file does not tell.
     """
 
-    def __init__(self, path: Path, comment: str = "") -> None:
-        self._av = _av()
-        self.path = path
-        self._part = part_of(path)
-        self._last = -1
-        self._stream: Any = None
-        kind = {".mkv": "matroska", ".mov": "mov"}.get(path.suffix.lower(), "mp4")
+    def __init__(self, file: str, name: str, driver: str | None = None) -> None:
+        self._av = import_av()
+        self._file, self._name, self._driver = file, name, driver
+        self._warned: set[str] = set()
+        self.rate = _USUAL_RATE
+        self.end_s: float | None = None
+
+    def frames(self) -> Iterator[Frame]:
+        """All frames, without their durations; raises InputError where they cannot be read."""
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._container = self._av.open(str(self._part), "w", format=kind)
-            self._container.metadata["comment"] = comment
-        except (OSError, self._av.FFmpegError) as error:
-            raise self._failed(error) from error
+            with self._av.open(self._file, format=self._driver) as container:
+                yield from self._decode(container, self._choose(container.streams.video))
+        except self._av.FFmpegError as error:
+            what = "camera" if self._driver else "video"
+            raise InputError(f"cannot read {what} {self._name}: {error.strerror or error}") from error
 
-    def write(self, image: npt.NDArray[np.uint8], time_s: float) -> None:
-        """Appends a picture, (H, W, 3) uint8 RGB, to be shown from ``time_s`` on; raises PhidetError if it cannot."""
-        height, width = image.shape[:2]
-        if height % 2 or width % 2:
-            image = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-        try:
-            if self._stream is None:
-                self._stream = self._new_stream(image.shape[1], image.shape[0])
-            frame = self._av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
-            frame = frame.reformat(width=self._stream.width, height=self._stream.height, format="yuv420p")
-            self._last = max(self._last + 1, round(time_s * _TICKS))  # time only goes forward
-            frame.pts, frame.time_base = self._last, Fraction(1, _TICKS)
-            self._container.mux(self._stream.encode(frame))
-        except (OSError, self._av.FFmpegError) as error:
-            raise self._failed(error) from error
+    def _choose(self, streams: Sequence[Any]) -> Any:
+        videos = [stream for stream in streams if not _is_still(stream)]
+        if not videos:
+            raise InputError(f"{self._name} holds no video{', only a cover picture' if streams else ''}")
+        if len(videos) > 1:
+            self._warn(f"{self._name} holds {len(videos)} videos: only the first one is read")
+        return videos[0]
 
-    def keep(self) -> None:
-        """Ends the video and puts it in its place; nothing if no picture came. Raises PhidetError if it cannot."""
-        try:
-            if self._stream is not None:
-                self._container.mux(self._stream.encode(None))
-            self._container.close()
-            if self._stream is None:
-                self._part.unlink(missing_ok=True)
-                return
-            with self._part.open("rb") as file:
-                os.fsync(file.fileno())
-            self._part.replace(self.path)
-        except (OSError, self._av.FFmpegError) as error:
-            raise self._failed(error) from error
+    def _decode(self, container: Any, stream: Any) -> Iterator[Frame]:
+        stream.thread_type = "AUTO"
+        self.rate = float(stream.average_rate or _USUAL_RATE)
+        aspect = stream.sample_aspect_ratio
+        if not is_plausible_aspect(aspect):
+            self._warn(f"{self._name} says that its pixels are {aspect} times as wide as high: taken as square")
+        converter = FrameConverter(self._av)
+        number, first_s, packets_end_s = 0, None, None
+        for packet in container.demux(stream):
+            for frame in packet.decode():
+                at_s = number / self.rate if frame.time is None else float(frame.time)
+                first_s = at_s if first_s is None else first_s
+                if not is_supported_matrix(frame):
+                    self._warn(f"{self._name} has a colour matrix that is not supported, {int(frame.colorspace)} of "
+                               "ITU-T H.273: its colours are read as a player reads an untagged video")  # fmt: skip
+                colors = colors_of(frame, stream.codec_context)
+                image = converter.to_rgb(frame, square_size(frame.width, frame.height, aspect), colors)
+                yield Frame(upright(image, frame), number, at_s - first_s, None, colors)
+                number += 1
+            if packet.pts is not None and packet.duration:
+                packets_end_s = max(packets_end_s or 0.0, float((packet.pts + packet.duration) * packet.time_base))
+        if first_s is not None:
+            self.end_s = _end_s(container, stream, first_s, packets_end_s)
 
-    def discard(self) -> None:
-        """Leaves nothing behind."""
-        self._container.close()
-        self._part.unlink(missing_ok=True)
-
-    def _new_stream(self, width: int, height: int) -> Any:
-        codec = "libx264" if "libx264" in self._av.codecs_available else "mpeg4"
-        stream = self._container.add_stream(codec, rate=30)
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        stream.codec_context.time_base = Fraction(1, _TICKS)
-        if codec == "libx264":
-            stream.options = {"crf": "21", "preset": "veryfast"}
-        return stream
-
-    def _failed(self, error: Exception) -> PhidetError:
-        return PhidetError(f"cannot write {self.path}: {getattr(error, 'strerror', None) or error}")
+    def _warn(self, message: str) -> None:
+        """Once in a video."""
+        if message not in self._warned:
+            self._warned.add(message)
+            log.warning("%s", message)
 
 
-def _av() -> Any:
-    try:
-        av = import_module("av")
-    except ModuleNotFoundError as error:
-        if error.name != "av":
-            raise
-        raise MissingExtraError("reading and writing video", "video") from None
-    av.logging.set_level(av.logging.PANIC)  # what matters comes as an error
-    return av
+def _is_still(stream: Any) -> bool:
+    """Whether a stream is a cover or a thumbnail, which FFmpeg lists among the videos."""
+    disposition = getattr(stream, "disposition", None)  # not in PyAV 13
+    if disposition is not None:
+        return bool(int(disposition) & _STILL)
+    return stream.average_rate is None and stream.codec_context.name in _STILL_CODECS
+
+
+def _end_s(container: Any, stream: Any, first_s: float, packets_end_s: float | None) -> float | None:
+    """When the last frame ends, counted from the first one: by its packet or by the headers, whichever is later."""
+    ends = []
+    if packets_end_s is not None:
+        ends.append(packets_end_s - first_s)
+    if stream.duration is not None:
+        ends.append(float(stream.duration * stream.time_base))
+    elif container.duration is not None and len(container.streams) == 1:  # sound may go on for longer
+        ends.append(container.duration / 1e6 - first_s)
+    return max(ends, default=None)

@@ -1,4 +1,4 @@
-"""Which models are served and how: from flags, or from TensorFlow Serving's configuration files."""
+"""Which models are served, and how."""
 
 from __future__ import annotations
 
@@ -8,10 +8,6 @@ import msgspec
 
 from phidet.core.errors import ConfigError
 from phidet.serve.models.batching import BatchingParameters
-from phidet.serve.prototext import Field, check_names, integer, message, parse, string
-
-_CONFIG_FIELDS = ("name", "base_path", "model_platform", "model_version_policy", "version_labels")
-_BATCHING_FIELDS = ("max_batch_size", "batch_timeout_micros", "max_enqueued_batches", "num_batch_threads")
 
 
 class Policy(msgspec.Struct, frozen=True):
@@ -85,80 +81,3 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
             )
         if not self.poll_seconds >= 0:
             raise ConfigError(f"file_system_poll_wait_seconds must be 0 (look once) or more, got {self.poll_seconds}")
-
-
-def read_model_config(path: Path) -> tuple[Source, ...]:
-    """The models of a ``--model_config_file``. Relative base paths start at the file's folder.
-
-    Raises:
-        ConfigError: the file cannot be read, or says something that is not known or not possible.
-    """
-    top = check_names(parse(_text(path), path), path, ("model_config_list",))
-    configs = [entry for field in top for entry in message(field, path, ("config",))]
-    if not configs:
-        raise ConfigError(f"{path}: expected model_config_list {{ config {{ … }} }}, got no model")
-    return tuple(_source(field, path) for field in configs)
-
-
-def read_batching_parameters(path: Path) -> BatchingParameters:
-    """The parameters of a ``--batching_parameters_file``: ``max_batch_size { value: 8 }`` and so on.
-
-    Raises:
-        ConfigError: the file cannot be read, or says something that is not known or not possible.
-    """
-    values: dict[str, int] = {}
-    for field in check_names(parse(_text(path), path), path, _BATCHING_FIELDS):
-        inner = message(field, path, ("value",))
-        if len(inner) != 1:
-            raise ConfigError(f"{path}, line {field.line}: expected {field.name} {{ value: NUMBER }}")
-        values[field.name] = integer(inner[0], path)
-    return BatchingParameters(**values)
-
-
-def _source(config: Field, path: Path) -> Source:
-    fields = {field.name: field for field in message(config, path, _CONFIG_FIELDS)}
-    for needed in ("name", "base_path"):
-        if needed not in fields:
-            raise ConfigError(f"{path}, line {config.line}: this config has no {needed}")
-    labels: dict[str, int] = {}
-    for field in message(config, path, _CONFIG_FIELDS):
-        if field.name == "version_labels":
-            pair = {part.name: part for part in message(field, path, ("key", "value"))}
-            if pair.keys() != {"key", "value"}:
-                raise ConfigError(
-                    f"{path}, line {field.line}: expected version_labels {{ key: 'LABEL' value: NUMBER }}"
-                )
-            labels[string(pair["key"], path)] = integer(pair["value"], path)
-    policy = _policy(fields["model_version_policy"], path) if "model_version_policy" in fields else Policy(latest=1)
-    return Source(
-        name=string(fields["name"], path),
-        base_path=path.parent / string(fields["base_path"], path),
-        policy=policy,
-        labels=labels,
-    )
-
-
-def _policy(field: Field, path: Path) -> Policy:
-    choices = message(field, path, ("latest", "all", "specific"))
-    if len(choices) != 1:
-        raise ConfigError(f"{path}, line {field.line}: expected one of latest {{ }}, all {{ }}, specific {{ }}")
-    choice = choices[0]
-    if choice.name == "all":
-        message(choice, path, ())
-        return Policy()
-    if choice.name == "latest":
-        counts = [integer(inner, path) for inner in message(choice, path, ("num_versions",))] or [1]
-        if counts[-1] < 1:
-            raise ConfigError(f"{path}, line {choice.line}: num_versions must be 1 or more, got {counts[-1]}")
-        return Policy(latest=counts[-1])
-    versions = tuple(integer(inner, path) for inner in message(choice, path, ("versions",)))
-    if not versions:
-        raise ConfigError(f"{path}, line {choice.line}: specific {{ }} needs versions: NUMBER")
-    return Policy(specific=versions)
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error

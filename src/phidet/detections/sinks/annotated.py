@@ -15,7 +15,7 @@ from phidet.core.files import told, write_whole
 from phidet.detections.detections import Detections
 from phidet.detections.sinks.base import Names, count
 from phidet.images.sources import Picture, Unusable
-from phidet.images.video import VideoWriter
+from phidet.images.video_writer import VideoWriter
 
 _VIDEOS = frozenset({".mp4", ".mov", ".mkv"})
 _ABOUT = 2**16  # bytes at either end of a file
@@ -93,8 +93,8 @@ class PictureSink:
         if self._video is None:
             path = self._out / self._names.of(picture, _video_name(picture.name))
             check_ours(path)
-            self._video = VideoWriter(path, _MADE_BY)
-        self._video.write(np.asarray(drawn), picture.time_s or 0.0)
+            self._video = VideoWriter(path, _MADE_BY, picture.colors)
+        self._video.write(np.asarray(drawn), picture.time_s or 0.0, picture.duration_s)
 
     def skip(self, unusable: Unusable) -> None:
         """Cannot be drawn on."""

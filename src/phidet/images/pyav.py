@@ -1,0 +1,159 @@
+"""What reading and writing video share: PyAV itself, colours, pixel aspect and orientation of frames."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from importlib import import_module
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from phidet.core.errors import MissingExtraError
+
+_UNSPECIFIED = 2  # "unspecified" in all three code spaces of ITU-T H.273
+_BT709, _BT601 = 1, 6
+_MATRICES = {1: "bt709", 4: "fcc", 5: "bt601", 6: "bt601", 7: "smpte240m", 9: "bt2020"}
+"""Matrix coefficients of H.273 → name in FFmpeg's scale filter; others are not luma and two colour differences."""
+_RANGES = {1: "limited", 2: "full"}  # FFmpeg's AVColorRange; 0 where the file does not tell
+_HD_WIDTH, _SD_HEIGHT = 1280, 576
+_LARGEST_ASPECT = 4  # anamorphic lenses and TV formats stay below 2; beyond this a header is damaged
+
+
+class Colors(NamedTuple):
+    """How a video codes colours, as code points of ITU-T H.273 (2: unspecified).
+
+    Attributes:
+        matrix: between RGB and luma with colour differences; always one that is known.
+        primaries: of the RGB values.
+        transfer: of the RGB values, their "gamma".
+    """
+
+    matrix: int
+    primaries: int = _UNSPECIFIED
+    transfer: int = _UNSPECIFIED
+
+    @property
+    def matrix_name(self) -> str:
+        """As FFmpeg's scale filter calls it."""
+        return _MATRICES[self.matrix]
+
+
+def import_av() -> Any:
+    """PyAV, silenced: what matters of its log is raised as an error.
+
+    Raises:
+        MissingExtraError: the ``video`` extra is not installed.
+    """
+    try:
+        av = import_module("av")
+    except ModuleNotFoundError as error:
+        if error.name != "av":
+            raise
+        raise MissingExtraError("reading and writing video", "video") from None
+    av.logging.set_level(av.logging.PANIC)
+    return av
+
+
+def default_colors(width: int, height: int) -> Colors:
+    """What players assume of a video of that size without tags: BT.709 for high definition, else BT.601."""
+    return Colors(_BT709 if width >= _HD_WIDTH or height > _SD_HEIGHT else _BT601)
+
+
+def colors_of(frame: Any, codec: Any) -> Colors:
+    """The colours of a decoded frame; ``codec`` is the context that decoded it."""
+    matrix = int(frame.colorspace)
+    if matrix not in _MATRICES:
+        matrix = default_colors(frame.width, frame.height).matrix
+    return Colors(matrix, int(codec.color_primaries), int(codec.color_trc))
+
+
+def is_supported_matrix(frame: Any) -> bool:
+    """Whether the matrix that a frame is tagged with is known, or there is none to know (RGB and untagged frames)."""
+    return int(frame.colorspace) in (0, _UNSPECIFIED, *_MATRICES)
+
+
+def is_plausible_aspect(sample_aspect: Fraction | None) -> bool:
+    """Whether a pixel's width over its height, as a file gives it, can be meant (``None`` or 0: not given)."""
+    return not sample_aspect or Fraction(1, _LARGEST_ASPECT) <= sample_aspect <= _LARGEST_ASPECT
+
+
+def square_size(width: int, height: int, sample_aspect: Fraction | None) -> tuple[int, int]:
+    """(width, height) of a frame once its pixels are square; the shorter of the two sides grows, so that none is lost.
+
+    Args:
+        width: of the frame as coded.
+        height: of the frame as coded.
+        sample_aspect: a pixel's width over its height; ``None`` or 0 where the file does not tell.
+    """
+    if not sample_aspect or not is_plausible_aspect(sample_aspect):
+        return width, height
+    return (round(width * sample_aspect), height) if sample_aspect > 1 else (width, round(height / sample_aspect))
+
+
+class FrameConverter:
+    """Converts frames to another pixel format and size with FFmpeg's scale filter.
+
+    PyAV's own ``reformat`` ignores matrix and range before version 17, and takes them in other words from then on; the
+    filter's options mean the same in every version, and it is no slower.
+    """
+
+    def __init__(self, av: Any) -> None:
+        self._av = av
+        self._graph: Any = None
+        self._built_for: tuple[object, ...] = ()
+
+    def to_rgb(self, frame: Any, size: tuple[int, int], colors: Colors) -> npt.NDArray[np.uint8]:
+        """A decoded frame as (H, W, 3) uint8 RGB, at ``size`` (width, height)."""
+        source = f"in_color_matrix={colors.matrix_name}"
+        if int(frame.color_range) in _RANGES:
+            source += f":in_range={_RANGES[int(frame.color_range)]}"
+        image: npt.NDArray[np.uint8] = self._convert(frame, size, f"{source}:out_range=full", "rgb24").to_ndarray()
+        return image
+
+    def to_yuv(self, image: npt.NDArray[np.uint8], size: tuple[int, int], colors: Colors) -> Any:
+        """An image, (H, W, 3) uint8 RGB, as a frame for an encoder: 4:2:0 in limited range, at ``size``."""
+        frame = self._av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+        return self._convert(
+            frame,
+            size,
+            f"out_color_matrix={colors.matrix_name}:out_range=limited:flags=bicubic+accurate_rnd",
+            "yuv420p",
+        )
+
+    def _convert(self, frame: Any, size: tuple[int, int], options: str, pixel_format: str) -> Any:
+        built_for = (frame.width, frame.height, frame.format.name, size, options)
+        if built_for != self._built_for:
+            graph = self._av.filter.Graph()
+            chain = (
+                graph.add_buffer(
+                    width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 1000)
+                ),
+                graph.add("scale", f"w={size[0]}:h={size[1]}:{options}"),
+                graph.add("format", f"pix_fmts={pixel_format}"),
+                graph.add("buffersink"),
+            )
+            for first, second in pairwise(chain):
+                first.link_to(second)
+            graph.configure()
+            self._graph, self._built_for = graph, built_for
+        self._graph.push(frame)
+        return self._graph.pull()
+
+
+def upright(image: npt.NDArray[np.uint8], frame: Any) -> npt.NDArray[np.uint8]:
+    """``image``, turned and mirrored to the nearest quarter as the display matrix of its ``frame`` says.
+
+    Read from the matrix itself: PyAV has ``VideoFrame.rotation`` since version 14.2 only, and it leaves mirroring out.
+    """
+    side_data = frame.side_data.get("DISPLAYMATRIX")
+    if side_data is None:
+        return image
+    # Rows (a, b, u), (c, d, v), (x, y, w) of ISO/IEC 14496-12, 8.3.2: a pixel at (p, q) is shown at (ap + cq, bp + dq).
+    (a, b, _), (c, d, _) = np.frombuffer(side_data, np.int32).reshape(3, 3)[:2].tolist()
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        image, across, down = image.swapaxes(0, 1), c, b
+    else:
+        across, down = a, d
+    return np.ascontiguousarray(image[:: -1 if down < 0 else 1, :: -1 if across < 0 else 1])

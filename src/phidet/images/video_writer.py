@@ -1,0 +1,135 @@
+"""Writes videos through PyAV (extra ``video``)."""
+
+from __future__ import annotations
+
+import os
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from phidet.core.errors import PhidetError
+from phidet.core.files import part_of
+from phidet.images.pyav import Colors, FrameConverter, default_colors, import_av
+
+_TICKS = 60_000  # a second; MPEG-4, which is written where there is no H.264, counts up to 65,535
+_SHORTEST_TICKS = _TICKS // 1000  # MP4's edit lists count milliseconds; a frame that is shorter gets lost in them
+_FORMATS = {".mkv": "matroska", ".mov": "mov"}
+_LIMITED_RANGE = 1  # FFmpeg's AVColorRange
+_USUAL_FRAME_S = 1 / 30
+
+
+class VideoWriter:
+    """Writes H.264 in MP4; the file appears when it is kept, and not before.
+
+    Images of another size than the first one are resized to it; a last odd row or column is doubled, which H.264
+    cannot do without. Colours are coded and tagged as the source's were, in limited range.
+
+    Args:
+        path: ending in ``.mp4``, ``.mov`` or ``.mkv``.
+        comment: for those who look into the file.
+        colors: of the video that the images come from; left out, what players assume of their size.
+
+    Raises:
+        PhidetError: it cannot be written there.
+        MissingExtraError: the ``video`` extra is not installed.
+    """
+
+    def __init__(self, path: Path, comment: str = "", colors: Colors | None = None) -> None:
+        self._av = import_av()
+        self.path = path
+        self._part = part_of(path)
+        self._colors = colors
+        self._converter = FrameConverter(self._av)
+        self._stream: Any = None
+        self._waiting: Any = None  # the frame that came last: the next one tells how long it is shown
+        self._duration = round(_USUAL_FRAME_S * _TICKS)  # of that frame, unless something tells
+        self._durations: dict[int, int] = {}  # of frames that are in the encoder, by their time
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._container = self._av.open(str(self._part), "w", format=_FORMATS.get(path.suffix.lower(), "mp4"))
+            self._container.metadata["comment"] = comment
+        except (OSError, self._av.FFmpegError) as error:
+            raise self._failed(error) from error
+
+    def write(self, image: npt.NDArray[np.uint8], time_s: float, duration_s: float | None = None) -> None:
+        """Appends an image.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            time_s: when it is shown.
+            duration_s: for how long, if no other follows; left out, as long as the one before it.
+
+        Raises:
+            PhidetError: it cannot be written.
+        """
+        height, width = image.shape[:2]
+        if height % 2 or width % 2:
+            image = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+        try:
+            if self._stream is None:
+                self._stream = self._new_stream(image.shape[1], image.shape[0])
+            frame = self._converter.to_yuv(image, (self._stream.width, self._stream.height), self._tagged())
+            frame.pts, frame.time_base = round(time_s * _TICKS), Fraction(1, _TICKS)
+            if self._waiting is not None:
+                frame.pts = max(frame.pts, self._waiting.pts + _SHORTEST_TICKS)  # time only goes forward
+                self._duration = frame.pts - self._waiting.pts
+                self._encode(self._waiting)
+            self._waiting = frame
+            if duration_s is not None:
+                self._duration = max(_SHORTEST_TICKS, round(duration_s * _TICKS))
+        except (OSError, self._av.FFmpegError) as error:
+            raise self._failed(error) from error
+
+    def keep(self) -> None:
+        """Ends the video and puts it in its place; nothing if no image came. Raises PhidetError if it cannot."""
+        try:
+            if self._stream is not None:
+                if self._waiting is not None:
+                    self._encode(self._waiting)
+                    self._waiting = None
+                self._encode(None)
+            self._container.close()
+            if self._stream is None:
+                self._part.unlink(missing_ok=True)
+                return
+            with self._part.open("rb") as file:
+                os.fsync(file.fileno())
+            self._part.replace(self.path)
+        except (OSError, self._av.FFmpegError) as error:
+            raise self._failed(error) from error
+
+    def discard(self) -> None:
+        """Leaves nothing behind."""
+        self._container.close()
+        self._part.unlink(missing_ok=True)
+
+    def _encode(self, frame: Any) -> None:
+        """Gives a frame to the encoder, ``None`` at the end, and what comes out of it, which is later, to the file."""
+        if frame is not None:
+            self._durations[frame.pts] = self._duration
+        for packet in self._stream.encode(frame):
+            packet.duration = self._durations.pop(packet.pts)
+            self._container.mux(packet)
+
+    def _tagged(self) -> Colors:
+        return self._colors or default_colors(self._stream.width, self._stream.height)
+
+    def _new_stream(self, width: int, height: int) -> Any:
+        codec = "libx264" if "libx264" in self._av.codecs_available else "mpeg4"
+        stream = self._container.add_stream(codec, rate=30)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        context = stream.codec_context
+        context.time_base = Fraction(1, _TICKS)
+        colors = self._colors or default_colors(width, height)
+        context.colorspace, context.color_range = colors.matrix, _LIMITED_RANGE
+        context.color_primaries, context.color_trc = colors.primaries, colors.transfer
+        if codec == "libx264":
+            # No B-frames: MP4 keeps durations in decoding order, where the last image would not be the last.
+            stream.options = {"crf": "21", "preset": "veryfast", "bf": "0"}
+        return stream
+
+    def _failed(self, error: Exception) -> PhidetError:
+        return PhidetError(f"cannot write {self.path}: {getattr(error, 'strerror', None) or error}")

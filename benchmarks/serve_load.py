@@ -33,8 +33,8 @@ from typing import NamedTuple
 from phidet.detections.settings import PostprocessSettings
 from phidet.images.decode import read_image
 from phidet.inference.detector import Detector
+from phidet.serve.models.folders import version_folders
 from phidet.serve.models.model import model_file
-from phidet.serve.models.versions import version_folders
 
 SETTINGS = PostprocessSettings(score=0.05)
 

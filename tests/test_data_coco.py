@@ -125,7 +125,7 @@ def test_images_named_as_on_another_computer_are_found_by_name_and_it_is_said(tm
     assert dataset.source(0) == image
     assert [len(dataset.annotations(i).class_ids) for i in range(2)] == [3, 3]
     assert kinds(dataset) == ["image found by name"]
-    assert "2 of 2 images are not where they should be" in dataset.problems[0].what
+    assert "2 of 2 images are not where file_name says" in dataset.problems[0].what
 
 
 def test_a_label_studio_prefix_is_left_off_where_only_one_image_is_meant(tmp_path: Path) -> None:
@@ -239,8 +239,8 @@ def test_boxes_as_corners_are_refused(tmp_path: Path) -> None:
         read(tmp_path, content(["a.png"], corners))
     message = str(caught.value)
     assert "annotations[0]: 3 of 6 boxes reach out of their images as [x, y, width, height]" in message
-    assert "corners [x1, y1, x2, y2], as [26, 87, 60, 114]" in message
-    assert message.endswith("Write [x1, y1, x2 - x1, y2 - y1]")
+    assert "and 6 fit as corners [x1, y1, x2, y2], for example [26, 87, 60, 114]" in message
+    assert message.endswith("write [x1, y1, x2 - x1, y2 - y1]")
 
 
 def test_boxes_that_reach_out_are_cut_where_they_are_no_corners(tmp_path: Path) -> None:

@@ -66,7 +66,10 @@ def test_boxes_stay_with_the_image_of_the_files_own_name_and_a_stale_file_name_i
     assert boxes(dataset) == {f"JPEGImages/{i}.jpg": [[i, 10, 50, 60]] for i in range(4)}
     assert [p.kind for p in dataset.problems] == ["image misnamed"] * 4
     assert dataset.problems[0].where.endswith("0.xml")
-    assert "has the name of 0.jpg, its <filename> is 1.jpg: the boxes are given to 0.jpg" in dataset.problems[0].what
+    assert (
+        "<filename> is 1.jpg, but this file has the name of 0.jpg: its boxes are used for 0.jpg"
+        in dataset.problems[0].what
+    )
 
 
 def test_the_size_decides_where_only_the_named_image_has_it(tmp_path: Path) -> None:
@@ -75,7 +78,7 @@ def test_the_size_decides_where_only_the_named_image_has_it(tmp_path: Path) -> N
     write(tmp_path / "Annotations/0.xml", xml("photo.jpg"))
     dataset = open_data(tmp_path).read("all")
     assert dataset.names.tolist() == ["JPEGImages/photo.jpg"]
-    assert "given to photo.jpg, which has the size that is labelled" in dataset.problems[0].what
+    assert "used for photo.jpg, which has the size that is labelled" in dataset.problems[0].what
 
 
 @pytest.mark.parametrize("file_name", ["old.jpg", "C:\\Users\\Ann\\old.jpg", "", None, "0", "0.jpeg", "day/0.png"])

@@ -1,4 +1,4 @@
-"""The queue in front of a model: batches, workers, what is refused, and what is worked on alone."""
+"""The queue in front of a model: batches, workers, and what is refused."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def test_a_client_that_leaves_is_not_worked_for(tmp_path: Path) -> None:
         assert len(model_of(server).batches) == 3, "the trial, the first that came, and the last"
 
 
-def test_who_comes_while_a_lone_request_is_worked_on_waits_and_goes_together(tmp_path: Path) -> None:
+def test_requests_that_come_while_one_is_worked_on_wait_and_go_together(tmp_path: Path) -> None:
     with one_model(tmp_path) as server, ThreadPoolExecutor(6) as pool:
         batcher = server.service.repository.models["m"].available[1].batcher
         with held(model_of(server)):
@@ -178,39 +178,42 @@ def test_who_comes_while_a_lone_request_is_worked_on_waits_and_goes_together(tmp
         assert 'phidet_queue_seconds_count{model="m"} 6.0' in lines
 
 
-def test_a_lone_client_that_leaves_does_not_take_the_worker_along(tmp_path: Path) -> None:
+def test_a_client_that_leaves_does_not_take_the_worker_along(tmp_path: Path) -> None:
     with one_model(tmp_path) as server, ThreadPoolExecutor(1) as pool:
         batcher = server.service.repository.models["m"].available[1].batcher
         with held(model_of(server)):
             with sent(server):
                 until(lambda: len(model_of(server).batches) == 2)
             until(lambda: server.service.repository.models["m"].available[1].users == 0)
-            assert not batcher.free, "the model is still at work"
             reply = pool.submit(server.post, PREDICT, BODY)
-            until(lambda: batcher.waiting == 1)
+            until(lambda: batcher.waiting == 1)  # the model still works on what nobody waits for
         assert reply.result().status == 200
         assert max(model_of(server).at_a_time) == 1
-        until(lambda: batcher.free)
 
 
-def test_a_lone_client_that_leaves_is_no_error(
+def test_a_client_that_leaves_is_no_error(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Though its picture turns out to be broken when it has left."""
-    gone = threading.Event()
+    begun, gone, done = threading.Event(), threading.Event(), threading.Event()
 
     def slow(*_: object) -> None:
-        assert gone.wait(60)
-        raise bad_request("broken")
+        begun.set()
+        try:
+            assert gone.wait(60)
+            raise bad_request("broken")
+        finally:
+            done.set()
 
     monkeypatch.setattr(tfserving, "decode", slow)
     with one_model(tmp_path) as server:
         loaded = server.service.repository.models["m"].available[1]
         with sent(server):
-            until(lambda: not loaded.batcher.free)
+            until(begun.is_set)
         until(lambda: loaded.users == 0)
         gone.set()
-        until(lambda: loaded.batcher.free)
+        until(done.is_set)
+        assert server.get("/v2/health/live").status == 200  # the event loop has heard of it
         gc.collect()
         assert server.get("/v2/health/live").status == 200
     assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
@@ -230,7 +233,7 @@ def test_bodies_on_their_way_are_not_work(tmp_path: Path) -> None:
         until(lambda: loaded.users == 0)
 
 
-def test_a_version_is_unloaded_only_after_a_lone_request_that_has_gone(tmp_path: Path) -> None:
+def test_a_version_is_unloaded_only_after_a_request_whose_client_has_gone(tmp_path: Path) -> None:
     with one_model(tmp_path) as server:
         old, loaded = model_of(server), server.service.repository.models["m"].available[1]
         with held(old):
@@ -244,7 +247,7 @@ def test_a_version_is_unloaded_only_after_a_lone_request_that_has_gone(tmp_path:
         until(lambda: old.closed)
 
 
-def test_a_lone_picture_on_which_the_model_fails(tmp_path: Path) -> None:
+def test_an_image_on_which_the_model_fails(tmp_path: Path) -> None:
     bad = {"instances": [b64(encoded(picture(13, 13)))]}
     with one_model(tmp_path) as server:
         for _ in range(3):

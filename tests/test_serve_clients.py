@@ -59,7 +59,7 @@ def test_ovmsclient(server: Server, file: Path) -> None:
     signature = said["metadata"]["metadata"]["signature_def"]["signature_def"]["serving_default"]
     assert signature["inputs"]["input_tensor"]["dtype"] == "DT_UINT8"
     assert said["missing"].endswith(": Servable not found for request: Latest(nothing)")
-    assert "are not a picture that can be read" in said["invalid"]
+    assert "is not an image that can be read" in said["invalid"]
 
 
 @needs_clients
@@ -78,7 +78,10 @@ def test_tritonclient(server: Server, file: Path) -> None:
     assert said["live"] is True
     assert said["ready"] is True
     assert said["model_ready"] == [True, True, False]
-    assert said["server"]["extensions"] == ["binary_tensor_data"]
+    assert said["server"]["extensions"] == ["binary_tensor_data", "model_configuration", "statistics"]
+    assert said["config"]["name"] == "m"
+    assert said["statistics"]["model_stats"][0]["inference_count"] >= 1
+    assert said["refused"].startswith("output detection_scores: the parameter classification is not supported")
     assert said["model"]["versions"] == ["7", "9"]
     assert said["index"][0] == {"name": "m", "version": "7", "state": "READY", "reason": ""}
     assert said["missing"] == "Servable not found for request: Latest(nothing)"

@@ -30,8 +30,8 @@ from phidet.export.onnx_file import build_onnx
 from phidet.images.decode import read_image
 from phidet.inference.detector import Detector
 from phidet.serve.models import publish as publishing
+from phidet.serve.models.folders import version_folders
 from phidet.serve.models.publish import publish
-from phidet.serve.models.versions import version_folders
 from phidet.weights.native import save_model
 from serve_process import SOURCE, client, command_line_server, reserved_port
 from serve_server import b64, encoded, picture, until

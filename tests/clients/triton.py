@@ -49,6 +49,11 @@ try:
     missing = "no error"
 except InferenceServerException as error:
     missing = error.message()
+try:
+    client.infer("m", [encoded(data)], outputs=[triton.InferRequestedOutput("detection_scores", class_count=2)])
+    refused = "no error"
+except InferenceServerException as error:
+    refused = error.message()
 print(
     json.dumps(
         {
@@ -59,6 +64,9 @@ print(
             "model_ready": [client.is_model_ready("m"), client.is_model_ready("m", "7"), client.is_model_ready("x")],
             "server": client.get_server_metadata(),
             "model": client.get_model_metadata("m", "7"),
+            "config": client.get_model_config("m", "7"),
+            "statistics": client.get_inference_statistics("m", "7"),
+            "refused": refused,
             "index": client.get_model_repository_index(),
             "missing": missing,
         }

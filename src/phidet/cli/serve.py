@@ -32,6 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     models.add_argument("--model_base_path", type=Path, metavar="FOLDER", help="folder of numbered version folders")
     models.add_argument("--model_config_file", type=Path, metavar="FILE", help="several models, as TensorFlow Serving")
     models.add_argument(
+        "--model_config_file_poll_wait_seconds", type=float, default=1.0, metavar="S",
+        help="between looks for changes of that file, 0: never (default: 1)",
+    )  # fmt: skip
+    models.add_argument(
         "--file_system_poll_wait_seconds", type=float, default=1.0, metavar="S", help="between looks for new versions"
     )
     answers = parser.add_argument_group("answers")
@@ -73,6 +77,8 @@ def run(args: argparse.Namespace) -> None:
         batching=batching,
         limits=_limits(args),
         poll_seconds=args.file_system_poll_wait_seconds,
+        config_file=args.model_config_file,
+        config_poll_seconds=args.model_config_file_poll_wait_seconds,
         token=None if token is None else token.strip(),  # secrets in files end with a line break
         cors=args.rest_api_enable_cors_support,
     )

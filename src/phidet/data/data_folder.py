@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -25,6 +26,7 @@ Reader = Callable[[Sequence[str] | None], Dataset]
 TRAIN_SPLITS = ("train", "trainval", "training", "train2017")
 VAL_SPLITS = ("val", "valid", "validation", "val2017")
 TEST_SPLITS = ("test", "testing", "test2017")
+_SPLIT_NAME = re.compile(rf"({'|'.join((*TRAIN_SPLITS, *VAL_SPLITS, *TEST_SPLITS))})(\d+|[_\-. ].+)?", re.IGNORECASE)
 
 
 class Found(NamedTuple):
@@ -92,6 +94,11 @@ class DataFolder(NamedTuple):
     def val_split(self) -> str | None:
         """The split to validate on, ``None`` where there is none."""
         return first_split(VAL_SPLITS, self.splits)
+
+
+def is_split_name(name: str) -> bool:
+    """Whether folders and lists of that name are splits: train, Val, test2017, val_night."""
+    return _SPLIT_NAME.fullmatch(name) is not None
 
 
 def first_split(wanted: Sequence[str], splits: Sequence[str]) -> str | None:

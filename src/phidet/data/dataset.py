@@ -260,8 +260,8 @@ class Collector:
         if first is not None and self._in_fractions > self._objects / 2:
             raise InputError(
                 f"{first.where}: {self._in_fractions} of {self._objects} boxes look like fractions of the image "
-                f"(0…1), as {_text(first.box_xyxy)} does; expected pixels. Multiply x by the width and y by the height "
-                "of the image"
+                f"(0…1), for example {_text(first.box_xyxy)} (x1, y1, x2, y2); expected pixels. Multiply x by the "
+                "width and y by the height of each image"
             )
         sizes = np.array(self._sizes, np.int32).reshape(-1, 2)
         return Dataset(

@@ -8,7 +8,16 @@ from typing import get_args
 
 from phidet.core.errors import InputError, UnknownNameError
 from phidet.data.class_folders import find_class_folders
-from phidet.data.data_folder import LAYOUT_NAMES, DataFolder, Found, Layout, Reader
+from phidet.data.data_folder import (
+    LAYOUT_NAMES,
+    TEST_SPLITS,
+    TRAIN_SPLITS,
+    VAL_SPLITS,
+    DataFolder,
+    Found,
+    Layout,
+    Reader,
+)
 from phidet.data.dataset import Dataset
 from phidet.data.finders.coco import find_coco
 from phidet.data.finders.tfrecord import find_tfrecord
@@ -25,6 +34,8 @@ _FINDERS: dict[Layout, Callable[[Path], Found | None]] = {
     "tfrecord": find_tfrecord,
     "folders": find_class_folders,
 }
+_OF_LAYOUTS = {*TRAIN_SPLITS, *VAL_SPLITS, *TEST_SPLITS, "annotations", "images", "jpegimages", "labels"}
+"""Names of folders that are a part of a layout, and no wrapping around it."""
 _BY_CONTENT: tuple[Layout, ...] = ("voc", "yolo", "coco", "tfrecord")
 """Those that are recognised. Folders of images may be anything; that their names are classes, a person must say."""
 
@@ -49,14 +60,11 @@ def open_data(path: str | Path, layout: Layout | None = None) -> DataFolder:
         raise UnknownNameError("layout", layout, get_args(Layout))
     if not path.exists():
         raise InputError(f"there is no data at {path}")
-    while True:
-        found = _find(path, layout)
-        if found is not None:
-            return DataFolder(path, *found)
-        inside = [] if path.is_file() else visible(path)
-        if len(inside) != 1 or not inside[0].is_dir():  # an archive often unpacks into a folder in a folder
-            break
-        path = inside[0]
+    if layout != "folders":  # where each folder is a class
+        path = _unwrapped(path)
+    found = _find(path, layout)
+    if found is not None:
+        return DataFolder(path, *found)
     if layout is not None:
         raise InputError(f"{path} holds no data in the layout {layout} ({LAYOUT_NAMES[layout]})")
     raise InputError(
@@ -64,6 +72,16 @@ def open_data(path: str | Path, layout: Layout | None = None) -> DataFolder:
         "(Annotations/*.xml), YOLO (data.yaml, obj.data, or images/ and labels/), or *.tfrecord. "
         "Folders of images for each class are for 'phidet train --task classify'"
     )
+
+
+def _unwrapped(path: Path) -> Path:
+    """The folder with the data in it, where an archive unpacked into a folder in a folder."""
+    while path.is_dir():
+        inside = visible(path)
+        if len(inside) != 1 or not inside[0].is_dir() or inside[0].name.casefold() in _OF_LAYOUTS:
+            break
+        path = inside[0]
+    return path
 
 
 def _find(path: Path, layout: Layout | None) -> tuple[Layout, dict[str, Reader]] | None:

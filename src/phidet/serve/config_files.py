@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 
 from phidet.core.errors import ConfigError, UnknownNameError
-from phidet.serve.configuration import Policy, Source
+from phidet.serve.configuration import Policy, Source, check_names
 from phidet.serve.models.batching import BatchingParameters
 
 log = logging.getLogger("phidet.serve")
+ServeSources = Callable[[Sequence[Source]], None]
 
 # Message → field → type, "*" before a repeated one. Names and types are those of TensorFlow Serving's .proto files
 # (model_server_config, logging_config, file_system_storage_path_source, session_bundle_config). In text, fields have no
@@ -57,7 +61,45 @@ def read_model_config(path: Path) -> tuple[Source, ...]:
     configs = _parse(path, "ModelServerConfig").model_config_list.config
     if not configs:
         raise ConfigError(f"{path}: expected model_config_list {{ config {{ … }} }}, got no model")
-    return tuple(_source(config, path) for config in configs)
+    sources = tuple(_source(config, path) for config in configs)
+    check_names(sources)
+    for config in configs:
+        if config.HasField("logging_config") or config.logging_configs:
+            log.warning("%s: model %s: logging_config is ignored; see --access_log", path, config.name)
+    return sources
+
+
+async def follow_model_config(path: Path, seconds: float, served: Sequence[Source], serve: ServeSources) -> None:
+    """Reads a ``--model_config_file`` again and again, and has what it says served when that changes.
+
+    A file that cannot be used changes nothing; that is logged once, and it is tried again, as the folders that it names
+    may be on their way.
+
+    Args:
+        path: the file.
+        seconds: between two looks.
+        served: what is served now.
+        serve: called with the models of the file.
+    """
+    logged = ""
+    content: bytes | None = None  # of the file as it was used last
+    while True:
+        await asyncio.sleep(seconds)
+        try:
+            present = await asyncio.to_thread(_read_bytes, path)
+            if present == content:
+                continue
+            sources = await asyncio.to_thread(read_model_config, path)
+        except ConfigError as error:
+            if str(error) != logged:
+                log.error("%s. The models that are served stay as they are", error)
+                logged = str(error)
+            continue
+        content, logged = present, ""
+        if sources != served:
+            log.info("%s has changed: phidet serves %s", path, ", ".join(source.name for source in sources))
+            serve(sources)
+            served = sources
 
 
 def read_batching_parameters(path: Path) -> BatchingParameters:
@@ -91,8 +133,6 @@ def _source(config: Any, path: Path) -> Source:
         if not (label.HasField("key") and label.HasField("value")):
             raise ConfigError(f"{path}: model {config.name}: expected version_labels {{ key: 'LABEL' value: NUMBER }}")
         labels[label.key] = label.value
-    if config.HasField("logging_config") or config.logging_configs:
-        log.warning("%s: model %s: logging_config is ignored; see --access_log", path, config.name)
     return Source(config.name, path.parent / config.base_path, _policy(config, path), labels)
 
 
@@ -115,10 +155,10 @@ def _policy(config: Any, path: Path) -> Policy:
 
 def _parse(path: Path, kind: str) -> Any:
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
-    message = _new(kind)
+        text = _read_bytes(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"cannot read {path}: {error}") from error
+    message = _message_class(kind)()
     try:
         return text_format.Parse(text, message)
     except text_format.ParseError as error:
@@ -131,8 +171,16 @@ def _parse(path: Path, kind: str) -> Any:
         raise ConfigError(f"{path}, line {error.GetLine()}, column {error.GetColumn()}: {reason}") from error
 
 
-def _new(kind: str) -> Any:
-    """An empty message; in the syntax of version 2, which tells a field that is absent from one that is 0."""
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+@cache
+def _message_class(kind: str) -> Any:
+    """A message's class; in the syntax of version 2, which tells a field that is absent from one that is 0."""
     file = descriptor_pb2.FileDescriptorProto(name="phidet/serve/config_files.proto", package=_PACKAGE)
     for name, values in _ENUMS.items():
         file.enum_type.add(name=name).value.extend(
@@ -151,4 +199,4 @@ def _new(kind: str) -> Any:
                 field.type = field.Type.Value(f"TYPE_{bare.upper()}")
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{_PACKAGE}.{kind}"))()
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{_PACKAGE}.{kind}"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -61,23 +62,38 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """All settings of a server. Without ``token`` it is open to all; CORS is off unless ``cors``."""
+    """All settings of a server.
+
+    ``sources`` are what is served at the start, and go on as ``config_file`` has them, where there is one. Without
+    ``token`` the server is open to all; CORS is off unless ``cors``. Polling every 0 seconds is looking once.
+    """
 
     sources: tuple[Source, ...]
     batching: BatchingParameters = BatchingParameters()
     limits: Limits = Limits()
     poll_seconds: float = 1.0
+    config_file: Path | None = None
+    config_poll_seconds: float = 1.0
     token: str | None = None
     cors: bool = False
 
     def __post_init__(self) -> None:
-        names = [source.name for source in self.sources]
-        if not names or len(set(names)) != len(names):
-            raise ConfigError(f"expected at least one model and each name once, got {', '.join(names) or 'none'}")
+        check_names(self.sources)
         if self.token is not None and not (self.token.strip() and self.token.isprintable()):
             raise ConfigError(
                 "the server's token is empty or has characters that no header can carry: set PHIDET_SERVE_TOKEN to a "
                 "secret, or remove it from the environment to serve without one"
             )
-        if not self.poll_seconds >= 0:
-            raise ConfigError(f"file_system_poll_wait_seconds must be 0 (look once) or more, got {self.poll_seconds}")
+        for name, seconds in (
+            ("file_system_poll_wait_seconds", self.poll_seconds),
+            ("model_config_file_poll_wait_seconds", self.config_poll_seconds),
+        ):
+            if not seconds >= 0:
+                raise ConfigError(f"{name} must be 0 (look once) or more, got {seconds}")
+
+
+def check_names(sources: Sequence[Source]) -> None:
+    """Raises ConfigError unless there is a model, and each name once."""
+    names = [source.name for source in sources]
+    if not names or len(set(names)) != len(names):
+        raise ConfigError(f"expected at least one model and each name once, got {', '.join(names) or 'none'}")

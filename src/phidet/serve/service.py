@@ -10,11 +10,12 @@ from typing import Generic, NamedTuple, TypeVar
 
 from phidet.core.machine import usable_cores
 from phidet.detections.detections import Detections
+from phidet.serve.config_files import follow_model_config
 from phidet.serve.configuration import ServerSettings
 from phidet.serve.inputs import Budget, Pixels
 from phidet.serve.metrics import Metrics
-from phidet.serve.models.batching import Detect
 from phidet.serve.models.model import Load
+from phidet.serve.models.statistics import RequestSeconds
 from phidet.serve.models.versions import LoadedVersion, Repository
 from phidet.serve.outputs import Tensors, to_tensors
 from phidet.serve.refusals import bad_request, overloaded
@@ -23,21 +24,18 @@ from phidet.serve.wire import show
 T = TypeVar("T")
 W = TypeVar("W")
 
-SMALL_BODY = 1 << 20
-"""Bytes of a request that a batch worker may read itself."""
 
-
-class Given(NamedTuple, Generic[W]):
-    """The pictures of a request, and what its protocol has to know of it for the answer."""
+class ParsedRequest(NamedTuple, Generic[W]):
+    """The pictures of a request, and what its protocol needs of it to write the answer."""
 
     images: list[Pixels]
     wanted: W
 
 
-class Exchange(NamedTuple, Generic[W, T]):
-    """One request in its protocol. Both run in a thread, and may raise RefusedError."""
+class RequestCodec(NamedTuple, Generic[W, T]):
+    """How one request is read and answered in its protocol; both may raise RefusedError. ``read`` runs in a thread."""
 
-    read: Callable[[], Given[W]]
+    read: Callable[[], ParsedRequest[W]]
     write: Callable[[W, Tensors], T]
 
 
@@ -55,6 +53,7 @@ class Service:
         self.repository = Repository(settings, load, self.metrics)
         self.body_bytes_in_flight = 0
         self._threads = ThreadPoolExecutor(usable_cores(), "decode")
+        self._following: asyncio.Task[None] | None = None
 
     async def in_thread(self, work: Callable[[], T]) -> T:
         """Runs what takes longer than a millisecond (JSON, base64, JPEG) beside the event loop."""
@@ -74,28 +73,45 @@ class Service:
         if loaded.working >= loaded.batcher.parameters.capacity + loaded.batcher.parameters.max_batch_size:
             raise overloaded(f"model {loaded.name} has {loaded.working} requests in flight")
 
-    async def answer(self, loaded: LoadedVersion, exchange: Exchange[W, T], body_bytes: int, deadline: float) -> T:
+    async def answer(self, loaded: LoadedVersion, codec: RequestCodec[W, T], deadline: float) -> T:
         """The answer to a request whose body is here.
 
         Raises:
             RefusedError: what reading raises, 503 no room, 500 the model failed.
         """
         self.check_room(loaded, deadline)  # others may have come while the body did
+        begun = time.monotonic()
         loaded.working += 1
         try:
-            return await self._answer(loaded, exchange, body_bytes, deadline)
+            return await self._answer(loaded, codec, deadline)
+        except Exception:
+            loaded.batcher.statistics.fail.add(time.monotonic() - begun)
+            raise
         finally:
             loaded.working -= 1
 
-    async def _answer(self, loaded: LoadedVersion, exchange: Exchange[W, T], body_bytes: int, deadline: float) -> T:
-        if loaded.working == 1 and body_bytes <= SMALL_BODY and loaded.batcher.free:
-            given, answer = await loaded.batcher.alone(lambda detect: _at_once(loaded, exchange, detect))
-            if answer is not None:
-                return answer
+    async def _answer(self, loaded: LoadedVersion, codec: RequestCodec[W, T], deadline: float) -> T:
+        begun = time.monotonic()
+        request = await self.in_thread(codec.read)
+        decoded = time.monotonic()
+        found = await loaded.batcher.detect(request.images, deadline)
+        detected = time.monotonic()
+        tensors = _tensors(loaded, request.images, found.detections)
+        if len(request.images) == 1:  # written faster than it is passed to a thread and back
+            answer = codec.write(request.wanted, tensors)
         else:
-            given = await self.in_thread(exchange.read)
-        found = await loaded.batcher.detect(given.images, deadline)
-        return await self.in_thread(lambda: exchange.write(given.wanted, _tensors(loaded, given.images, found)))
+            answer = await self.in_thread(lambda: codec.write(request.wanted, tensors))
+        end = time.monotonic()
+        loaded.batcher.statistics.add_request(
+            RequestSeconds(
+                success=end - begun,
+                queue=found.queue_seconds,
+                compute_input=decoded - begun,
+                compute_infer=found.compute_seconds,
+                compute_output=end - detected,
+            )
+        )
+        return answer
 
     def budget(self) -> Budget:
         """The pixels of one request."""
@@ -111,17 +127,20 @@ class Service:
         if not 1 <= count <= limit:
             raise bad_request(f"{show(count)} pictures in one request, expected 1 to {limit}")
 
-    def close(self) -> None:
-        """Ends the threads."""
+    async def start(self) -> None:
+        """Loads the models, and follows their folders and the configuration file until ``close``."""
+        await self.repository.start()
+        path, seconds = self.settings.config_file, self.settings.config_poll_seconds
+        if path is not None and seconds:
+            following = follow_model_config(path, seconds, self.settings.sources, self.repository.configure)
+            self._following = asyncio.create_task(following)
+
+    async def close(self) -> None:
+        """Finishes what has begun, and ends the threads."""
+        if self._following is not None:
+            self._following.cancel()
+        await self.repository.close()
         self._threads.shutdown()
-
-
-def _at_once(loaded: LoadedVersion, exchange: Exchange[W, T], detect: Detect) -> tuple[Given[W], T | None]:
-    """The request's pictures, and the answer where it is one picture: several are for several workers."""
-    given = exchange.read()
-    if len(given.images) != 1:
-        return given, None
-    return given, exchange.write(given.wanted, _tensors(loaded, given.images, [detect(given.images[0])]))
 
 
 def _tensors(loaded: LoadedVersion, images: Sequence[Pixels], found: Sequence[Detections]) -> Tensors:

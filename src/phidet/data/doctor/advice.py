@@ -42,9 +42,9 @@ WARNINGS = {
 NOTES = {
     "box clipped": "{n} reaching out of the image, cut at its border. Nothing to do",
     "category ids with gaps": "Category ids have gaps; classes go by name, so there is nothing to do",
-    "grouping category": "A category without objects that others are grouped under is not a class. Nothing to do",
-    "image found by name": "Some images are not where the labels say and were found by their names. See in the sheets "
-    "(--out FOLDER) whether they are the right ones",
+    "grouping category": "A category without objects that only groups others is not used as a class. Nothing to do",
+    "image found by name": "Some images are not where the labels say, and were found by their names. Check in the "
+    "sheets (--out FOLDER) that they are the right ones",
 }
 _NOUNS = {"split": "split", "image": "image", "label": "label", "box": "box", "class": "object"}
 _FEW_CLIPPED, _MANY_CLIPPED = 5, 0.1  # boxes, and of all boxes
@@ -98,7 +98,7 @@ def _on_findings(findings: Sequence[Findings], objects: int) -> Iterator[Advice]
         if group.kind == "box clipped" and len(group.items) > max(_FEW_CLIPPED, _MANY_CLIPPED * objects):
             yield Advice(
                 "warning",
-                f"{_number(group)} of {objects:,} reaching out of the image, more than hands are inexact. Check that "
+                f"{_number(group)} of {objects:,} reaching out of the image, far more than by hand. Check that "
                 "they are what the layout expects (COCO: x, y, width, height; VOC: corners; in pixels), and that the "
                 "labels are of these images and not of larger ones.",
             )

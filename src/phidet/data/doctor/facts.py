@@ -6,6 +6,8 @@ from typing import Literal
 
 import msgspec
 
+from phidet.data.data_folder import Layout
+
 Severity = Literal["error", "warning", "note"]
 SameAs = Literal["same file", "same bytes", "same pixels", "near"]
 
@@ -207,7 +209,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     path: str
-    layout: str
+    layout: Layout
     model: str
     image_size_hw: tuple[int, int]
     anchor_scale: float

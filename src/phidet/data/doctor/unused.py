@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from phidet.data.data_folder import DataFolder
 from phidet.data.dataset import Dataset
-from phidet.data.layouts import DataFolder
-from phidet.images.formats import EXTENSIONS
-
-_LABELS = {"yolo": ".txt", "voc": ".xml"}
+from phidet.data.finders.class_lists import is_class_list
+from phidet.data.finders.voc import holds_annotation
+from phidet.data.finders.yolo_files import YoloFiles
+from phidet.data.listing import files_below, followed, is_image
+from phidet.data.readers.yolo import could_hold_labels
 
 
 def unused_files(folder: DataFolder, datasets: Sequence[Dataset], mentioned: Iterable[str]) -> list[str]:
@@ -23,18 +25,21 @@ def unused_files(folder: DataFolder, datasets: Sequence[Dataset], mentioned: Ite
     if folder.path.is_file() or folder.layout == "tfrecord":
         return []
     sources = [dataset.source(i) for dataset in datasets for i in range(len(dataset))]
-    used = {source.resolve() for source in sources if isinstance(source, Path)}
-    known = {file_of(where).stem for where in mentioned}
-    found = []
-    stems = known | {path.stem for path in used}
-    for path in sorted(folder.path.rglob("*")):
-        if path.suffix.lower() in EXTENSIONS:
-            unused = path.stem not in known and path.resolve() not in used
-        else:
-            unused = path.suffix == _LABELS.get(folder.layout) and path.stem not in stems and _holds_labels(path)
-        if unused and path.is_file():
-            found.append(str(path.relative_to(folder.path)))
-    return found
+    images = {source.resolve() for source in sources if isinstance(source, Path)}
+    named = {file_of(where) for where in mentioned}
+    known = {path.stem for path in named}
+    found = [
+        path
+        for path in files_below(folder.path, is_image)
+        if path.stem not in known and followed(path).resolve() not in images
+    ]
+    if folder.layout == "yolo":
+        found += _unused_texts(folder.path, datasets, named)
+    if folder.layout == "voc":
+        stems = known | {path.stem for path in images}
+        xml_files = files_below(folder.path, lambda name: name.lower().endswith(".xml"))
+        found += [path for path in xml_files if path.stem not in stems and holds_annotation(followed(path))]
+    return [str(path.relative_to(folder.path)) for path in sorted(found)]
 
 
 def file_of(where: str) -> Path:
@@ -42,8 +47,11 @@ def file_of(where: str) -> Path:
     return Path(where.rsplit(", ", 1)[0])
 
 
-def _holds_labels(path: Path) -> bool:
-    """Whether a file that is named like labels looks like them, and is no list of images, of classes or a read-me."""
-    if path.suffix == ".xml":
-        return path.parent.name == "Annotations"
-    return any(parent.name == "labels" for parent in path.parents) and path.stem != "classes"
+def _unused_texts(root: Path, datasets: Sequence[Dataset], named: Iterable[Path]) -> list[Path]:
+    """YOLO's label files that belong to no image of the ``datasets`` and to no image or file that is ``named``."""
+    files = YoloFiles(root)
+    images = [*(root / str(name) for dataset in datasets for name in dataset.names), *named]
+    labels = (files.item(image).label for image in images)
+    used = {label.resolve() for label in labels if label is not None} | {path.resolve() for path in named}
+    texts = files_below(root, lambda name: name.lower().endswith(".txt") and not is_class_list(name))
+    return [path for path in texts if followed(path).resolve() not in used and could_hold_labels(followed(path))]

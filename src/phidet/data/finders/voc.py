@@ -25,7 +25,7 @@ def find_voc(path: Path) -> Found | None:
     roots = _roots(path)
     lists = _of_roots(roots) if roots else _beside_images(path)
     every = sorted({file for files in lists.values() for file in files})
-    certain = any(map(_holds_annotation, islice((file for file in every if file.is_file()), _SAMPLED)))
+    certain = any(map(holds_annotation, islice((file for file in every if file.is_file()), _SAMPLED)))
     if not every or not (certain or roots):
         return None  # XML files about something else
 
@@ -57,12 +57,12 @@ def _beside_images(path: Path) -> dict[str, list[Path]]:
     lists: dict[str, list[Path]] = {}
     for folder in [path, *(folder for folder in visible(path) if folder.is_dir())]:
         files = voc.xml_files(folder, below=False)
-        if files:
+        if any(map(holds_annotation, files[:_SAMPLED])):
             lists["all" if folder == path else folder.name] = files
     return lists
 
 
-def _holds_annotation(file: Path) -> bool:
+def holds_annotation(file: Path) -> bool:
     """Whether the outermost element of an XML file is ``<annotation>``; a damaged file may begin well."""
     try:
         with file.open("rb") as stream:

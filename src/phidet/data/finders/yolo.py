@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import islice
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from phidet.core.errors import InputError
-from phidet.data.data_folder import TEST_SPLITS, TRAIN_SPLITS, VAL_SPLITS, Found, Reader
+from phidet.data.data_folder import Found, Reader, is_split_name
 from phidet.data.dataset import Dataset, Problem
 from phidet.data.finders.class_lists import class_lists, is_class_list, read_class_list
 from phidet.data.finders.yolo_files import YoloFiles
@@ -19,8 +18,6 @@ from phidet.data.listing import files_below, followed, is_image, subfolders, vis
 from phidet.data.readers.yolo import ClassLists, Item, KeyPoints, holds_labels, read_yolo
 from phidet.data.text import read_lines
 
-_SPLIT_NAMES = (*TRAIN_SPLITS, *VAL_SPLITS, *TEST_SPLITS)
-_SPLIT_NAME = re.compile(rf"({'|'.join(_SPLIT_NAMES)})(\d+|[_\-. ].+)?", re.IGNORECASE)  # val, val2, val_night
 _LABELS_SAMPLED = 100  # label files that are looked into to recognise the layout
 _LINES_SAMPLED = 20  # of a list of images
 
@@ -63,32 +60,64 @@ def find_yolo(path: Path) -> Found | None:
             return None if darknet is None else _found(darknet)
         is_list = suffix == ".txt" and _lists_images(path)
         return _found(_of_lists([path], path.parent)) if is_list else None
-    yamls = [read_yolo_yaml(file) for file in visible(path) if file.suffix.lower() in YAML_SUFFIXES and file.is_file()]
-    known = [described for described in yamls if described is not None]
-    darknets = [_of_darknet(file) for file in visible(path) if file.suffix.lower() == ".data" and file.is_file()]
+    yamls, darknets = _descriptions(path, "*")
     found = (
-        _only([_of_yaml(described) for described in known if described.splits])
-        or _only([darknet for darknet in darknets if darknet is not None])
+        _only([_of_yaml(described) for described in yamls if described.splits], path)
+        or _only(darknets, path)
         or _certain(_of_lists(_split_lists(path), path))
+        or _of_subfolder(path)
     )
     if found is not None:
         return found
-    names = next((described.names for described in known if described.names is not None), None)
+    names = next((described.names for described in yamls if described.names is not None), None)
     return _from_folders(path, names)
 
 
-def _only(descriptions: Sequence[_Description]) -> Found | None:
+def _descriptions(path: Path, pattern: str) -> tuple[list[YoloYaml], list[_Description]]:
+    """What the files that match ``pattern`` say: the YAML files, and those of Darknet.
+
+    Raises:
+        InputError: one of them is damaged, and no other describes data.
+    """
+    yamls: list[YoloYaml | None] = []
+    darknets: list[_Description | None] = []
+    damaged: InputError | None = None
+    for file in visible(path, pattern):
+        try:
+            if file.suffix.lower() in YAML_SUFFIXES and file.is_file():
+                yamls.append(read_yolo_yaml(file))
+            elif file.suffix.lower() == ".data" and file.is_file():
+                darknets.append(_of_darknet(file))
+        except InputError as error:
+            damaged = damaged or error
+    if damaged is not None and not any(darknets) and not any(found is not None and found.splits for found in yamls):
+        raise damaged
+    return [found for found in yamls if found is not None], [found for found in darknets if found is not None]
+
+
+def _of_subfolder(path: Path) -> Found | None:
+    """The data that a file in one of the folders in ``path`` describes."""
+    try:
+        yamls, darknets = _descriptions(path, "*/*")
+    except InputError:  # of something damaged, in a folder of its own
+        return None
+    descriptions = [*(_of_yaml(described) for described in yamls if described.splits), *darknets]
+    found = _only(descriptions, path)
+    return found if found is not None and found.certain else None
+
+
+def _only(descriptions: Sequence[_Description], path: Path) -> Found | None:
     """The one that describes data that are there.
 
     Raises:
         InputError: several do.
     """
-    found = [_found(description) for description in descriptions]
-    certain = [one for one in found if one.certain] or found
-    if len(certain) > 1:
-        named = " and ".join(one.evidence for one in certain)
-        raise InputError(f"{named} in {descriptions[0].root} both describe YOLO data: name one of these files instead")
-    return certain[0] if certain else None
+    found = [(description, _found(description)) for description in descriptions]
+    found = [one for one in found if one[1].certain] or found
+    if len(found) > 1:
+        named = " and ".join(str(description.evidence.relative_to(path)) for description, _ in found)
+        raise InputError(f"{named} in {path} describe different YOLO data: give the right one of these files instead")
+    return found[0][1] if found else None
 
 
 def _certain(description: _Description) -> Found | None:
@@ -195,7 +224,7 @@ def _of_darknet(file: Path) -> _Description | None:
 
 def _split_lists(path: Path) -> list[Path]:
     """The lists of images in a folder that have the name of a split."""
-    files = [file for file in visible(path, "*.[tT][xX][tT]") if _SPLIT_NAME.fullmatch(file.stem)]
+    files = [file for file in visible(path, "*.[tT][xX][tT]") if is_split_name(file.stem)]
     return [file for file in files if file.is_file() and _lists_images(file)]
 
 
@@ -277,6 +306,6 @@ def _split_folders(path: Path) -> dict[str, Path]:
     for folder in subfolders(path):
         own = next((sub for sub in subfolders(folder) if sub.name.casefold() == "images"), folder)
         found.setdefault(folder.name, own)
-    splits = {name: folder for name, folder in found.items() if _SPLIT_NAME.fullmatch(name)}
+    splits = {name: folder for name, folder in found.items() if is_split_name(name)}
     splits = {name: folder for name, folder in splits.items() if any(files_below(folder, is_image))}
     return splits or {"all": inside or path}

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from phidet.data.data_folder import is_split_name
 from phidet.data.dataset import Problem
 from phidet.data.listing import Names, files_below, followed, has_drive, is_hidden, is_image, path_parts
 from phidet.data.readers.yolo import Item, could_hold_labels
 from phidet.data.text import read_lines
+from phidet.images.formats import OTHER_EXTENSIONS
 
 _SAMPLE = 100  # lines of a list that are looked for to learn what its paths are relative to
 
@@ -35,8 +38,16 @@ class YoloFiles:
         self._label_folders: dict[Path, list[tuple[Path, bool]]] = {}
 
     def in_folder(self, folder: Path) -> Iterator[Item]:
-        """Every image below ``folder``, sorted, with its labels."""
-        return map(self.item, files_below(folder, is_image))
+        """Every image below ``folder``, sorted, with its labels.
+
+        Those of formats that are not decoded are among them where they have labels, so that their loss is reported.
+        """
+        for path in files_below(
+            folder, lambda name: is_image(name) or os.path.splitext(name)[1].lower() in OTHER_EXTENSIONS
+        ):
+            item = self.item(path)
+            if is_image(path.name) or item.label is not None:
+                yield item
 
     def in_list(self, file: Path, bases: Sequence[Path]) -> Iterator[Item]:
         """The images that the lines of ``file`` name; those that are not there, too.
@@ -62,7 +73,8 @@ class YoloFiles:
             if path is None:
                 elsewhere = elsewhere or self._place(lines[i : i + _SAMPLE], places)
                 parts = path_parts(line)
-                path = self._names.find(elsewhere.base.joinpath(*parts[elsewhere.skipped :]))
+                if elsewhere.skipped <= _most_skipped(parts[:-1]):
+                    path = self._names.find(elsewhere.base.joinpath(*parts[elsewhere.skipped :]))
                 moved += path is not None and not _is_usual(parts[: elsewhere.skipped], elsewhere.base)
             yield self.item(path or file.parent / line.replace("\\", "/"))
         if moved and elsewhere is not None:
@@ -76,7 +88,8 @@ class YoloFiles:
         """
         found = self._as_written(text, bases)
         parts = path_parts(text)
-        for skipped, base in ((skipped, base) for skipped in range(len(parts)) for base in bases):
+        most = min(_most_skipped(parts), len(parts) - 1)
+        for skipped, base in ((skipped, base) for skipped in range(most + 1) for base in bases):
             if found is not None:
                 break
             found = self._names.find(base.joinpath(*parts[skipped:]))
@@ -103,7 +116,7 @@ class YoloFiles:
         places = [_Place(base, skipped) for skipped in range(max(map(len, parts))) for base in bases]
 
         def found(place: _Place) -> int:
-            ends = [place.base.joinpath(*p[place.skipped :]) for p in parts if len(p) > place.skipped]
+            ends = [place.base.joinpath(*p[place.skipped :]) for p in parts if place.skipped <= _most_skipped(p[:-1])]
             return sum(self._names.find(end) is not None for end in ends)
 
         return max(places, key=found, default=_Place(bases[0], 0))  # the first of equals
@@ -134,6 +147,21 @@ class YoloFiles:
             found = self._names.find(folder)
             if found is not None and found.is_dir():
                 yield found, folder == images
+
+
+def _most_skipped(folders: Sequence[str]) -> int:
+    """How many of the first folders of a path may be another computer's.
+
+    The last ones that are called like a split, ``images`` or ``labels`` may not, nor what follows them: without them
+    the path of one split would lead to the images of another.
+    """
+    of_layout = [is_split_name(folder) or folder.casefold() in ("images", "labels") for folder in folders]
+    if True not in of_layout:
+        return len(folders)
+    first = len(folders) - 1 - of_layout[::-1].index(True)
+    while first > 0 and of_layout[first - 1]:
+        first -= 1
+    return first
 
 
 def _is_usual(skipped: Sequence[str], base: Path) -> bool:

@@ -17,7 +17,7 @@ YAML_SUFFIXES = (".yaml", ".yml")
 _SPLIT_KEYS = ("train", "val", "valid", "validation", "test")
 _NOTHING = ("", "null", "~", "none")
 _USUAL_STEMS = ("data", "dataset")
-_NAMES_KEY = re.compile(r"^names\s*:", re.MULTILINE)
+_KEYS = (re.compile(r"^names\s*:", re.MULTILINE), re.compile(r"^(train|val)\s*:", re.MULTILINE))
 
 
 class YoloYaml(NamedTuple):
@@ -42,22 +42,22 @@ def read_yolo_yaml(file: Path) -> YoloYaml | None:
     """What the file says, or ``None`` where it is a YAML file about something else.
 
     Raises:
-        InputError: it is about YOLO data by its name or a line ``names:``, but is damaged or names classes wrongly.
+        InputError: it is about YOLO data by its name or its keys, but is damaged or names classes wrongly.
     """
     meant = file.stem.casefold() in _USUAL_STEMS
     try:
         text = read_text(file)
-        meant = meant or _NAMES_KEY.search(text) is not None
+        meant = meant or all(key.search(text) for key in _KEYS)
         content = yaml.load(text, _TextLoader)  # it makes text, lists and dictionaries only
     except (InputError, yaml.YAMLError, RecursionError) as error:
         if meant:
             raise InputError(f"cannot read {file}: {error}") from error
         return None
-    if not isinstance(content, dict) or not {"names", "nc"} & content.keys():
-        if meant:
-            found = f"the keys {', '.join(list(content)[:5])}" if isinstance(content, dict) else "no keys"
-            raise InputError(f"{file} should hold keys like names, train, val, got {found}")
+    if not meant and not (isinstance(content, dict) and isinstance(content.get("names"), list | dict)):
         return None
+    if not isinstance(content, dict) or not {"names", "nc"} & content.keys():
+        found = f"the keys {', '.join(map(str, list(content)[:5]))}" if isinstance(content, dict) else "no keys"
+        raise InputError(f"{file} should hold keys like names, train, val, got {found}")
     base = str(content.get("path") or "").replace("\\", "/")
     return YoloYaml(
         file,
@@ -73,7 +73,7 @@ class _TextLoader(yaml.BaseLoader):
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         mapping: dict[Any, Any] = super().construct_mapping(node, deep)
-        keys = [self.construct_object(key) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        keys = [self.construct_object(key) for key, _ in node.value]
         twice = next((key for key in keys if keys.count(key) > 1), None) if len(keys) > len(mapping) else None
         if twice is not None:
             raise yaml.constructor.ConstructorError(None, None, f"the key {twice} occurs twice", node.start_mark)
@@ -124,6 +124,6 @@ def _key_points(content: dict[str, Any], file: Path) -> KeyPoints | None:
         found = KeyPoints(*map(int, shape))
     except (TypeError, ValueError):
         found = KeyPoints(0, 0)
-    if found.count < 1 or found.numbers not in (2, 3):
+    if found.points < 1 or found.numbers not in (2, 3):
         raise InputError(f"{file}: kpt_shape should be [points, 2 or 3], as in [17, 3], got {shape!r}")
     return found

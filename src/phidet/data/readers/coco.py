@@ -48,7 +48,7 @@ def read_coco(path: Path, folders: Sequence[Path], name: str, class_names: Seque
     collector = Collector(name, path, class_names or list(names_by_id.values()), in_pixels=True)
     if class_names is None:
         for group, members in groups.items():
-            what = f"{group!r} has no objects, and is what {_few(members)} are grouped under: not a class"
+            what = f"{group!r} has no objects and only groups {_few(members)}: it is not used as a class"
             collector.problem("grouping category", path, what)
         ids = list(names_by_id)
         if _whole(ids) and max(ids) - min(ids) >= len(ids):
@@ -214,8 +214,8 @@ def _sources(images: Collection[_Image], path: Path, folders: Sequence[Path], co
     search = finder.search([name for name, source in exact.items() if source is None], sources)
     if search.found:
         name, source = next(iter(search.found.items()))
-        what = f"{len(search.found)} of {len(exact)} images are not where they should be and were found by name: "
-        collector.problem("image found by name", path, f"{what}{name!r} as {source}, and so on")
+        what = f"{len(search.found)} of {len(exact)} images are not where file_name says, and were found by their names"
+        collector.problem("image found by name", path, f"{what}, for example {name!r} as {source}")
     for image in images:
         if exact[image.file_name] is None and image.file_name not in search.found:
             tried = ", ".join(str(folder) for folder in folders)
@@ -243,8 +243,8 @@ def _refuse_corners(read: Sequence[tuple[tuple[int, int], Sequence[RawObject]]],
         x, y, right, bottom = corners[0].box_xyxy
         raise InputError(
             f"{corners[0].where}: {outside} of {total} boxes reach out of their images as [x, y, width, height], and "
-            f"would not as corners [x1, y1, x2, y2], as [{x:g}, {y:g}, {right - x:g}, {bottom - y:g}] does not; "
-            "expected widths and heights. Write [x1, y1, x2 - x1, y2 - y1]"
+            f"{len(corners)} fit as corners [x1, y1, x2, y2], for example [{x:g}, {y:g}, {right - x:g}, "
+            f"{bottom - y:g}]. COCO's boxes have widths and heights: write [x1, y1, x2 - x1, y2 - y1]"
         )
 
 

@@ -116,7 +116,7 @@ def _records(shard: Path, collector: Collector | None) -> Iterator[tuple[int, by
         yield from scan(shard)
     except InputError as error:
         if collector is not None:
-            collector.problem("label unreadable", shard, f"{error}; what follows in the file is left out")
+            collector.problem("label unreadable", shard, f"{error}; the file is left out from there on")
 
 
 def _official(example: dict[str, Value]) -> dict[str, Value]:

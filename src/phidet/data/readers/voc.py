@@ -194,7 +194,7 @@ class _Images:
         self._collector.problem(
             "image misnamed",
             file,
-            f"the file has the name of {own.name}, its <filename> is {named.name}: the boxes are given to "
+            f"<filename> is {named.name}, but this file has the name of {own.name}: its boxes are used for "
             f"{chosen.name}{', which has the size that is labelled' if chosen is named else ''}",
         )
         return chosen

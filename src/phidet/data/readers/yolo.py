@@ -71,13 +71,13 @@ class ClassLists(NamedTuple):
 class KeyPoints(NamedTuple):
     """How many key points follow a box, and how many numbers each of them has (``kpt_shape``)."""
 
-    count: int
+    points: int
     numbers: int
 
     @property
     def values(self) -> int:
         """Numbers of a line without its class."""
-        return 4 + self.count * self.numbers
+        return 4 + self.points * self.numbers
 
 
 class _Rows(NamedTuple):
@@ -228,16 +228,31 @@ def _shape(labels: Sequence[_Rows], declared: KeyPoints | None) -> _Shape:
 
 
 def _are_key_points(table: npt.NDArray[np.float64], numbers: int) -> bool:
-    """Whether in every row (x, y, width, height, points …) the points lie in the box; those at 0, 0 are not visible."""
-    centre, half = table[:, None, :2], table[:, None, 2:4] / 2
+    """Whether the rows are x, y, width, height and points that lie in this box; points at 0, 0 are not visible.
+
+    Pairs could be the corners of a polygon, too: then the "box" is its first two corners. The second of them lies near
+    the others, where a width and a height as a rule do not; unless objects are large, but then points fill their box.
+    """
+    centre, size = table[:, None, :2], table[:, None, 2:4]
     points = table[:, 4:].reshape(len(table), -1, numbers)
-    hidden = (points[..., :2] == 0).all(-1)
+    places = points[..., :2]
+    hidden = (places == 0).all(-1)
     if numbers == 3:
         if not np.isin(points[..., 2], (0, 1, 2)).all():
             return False
         hidden |= points[..., 2] == 0
-    inside = (np.abs(points[..., :2] - centre) <= half * (1 + 2 * _SLACK)).all(-1)
-    return bool((inside | hidden).all()) and not bool(hidden.all())
+    inside = (np.abs(places - centre) <= size * (0.5 + _SLACK)).all(-1)
+    if hidden.all() or not (inside | hidden).all():
+        return False
+    if numbers == 3:
+        return True
+    low = np.where(hidden[..., None], np.inf, places).min(1)
+    high = np.where(hidden[..., None], -np.inf, places).max(1)
+    low, high, size = (array[~hidden.all(1)] for array in (low, high, size[:, 0]))
+    extent = high - low
+    far = ((size < low - extent) | (size > high + extent)).any(1)
+    filled = (extent / np.maximum(size, 1e-9)).min(1)
+    return bool(far.mean() > 0.5 or np.median(filled) > 0.5)
 
 
 def _report_assumptions(
@@ -268,9 +283,10 @@ def _report_assumptions(
         what = f"{scored:,} lines have a sixth number, taken for a score and not used"
         collector.problem("score unused", first.parent, what)
     if shape.key_points is not None and not shape.declared:
+        points, numbers = shape.key_points
         what = (
-            f"every long line is taken for a box and {shape.key_points.count} key points of {shape.key_points.numbers} "
-            "numbers, which lie in it; kpt_shape in data.yaml would say so"
+            f"every long line is taken for a box and {points} key points of {numbers} numbers, which lie in it; "
+            f"'kpt_shape: [{points}, {numbers}]' in data.yaml would say so"
         )
         collector.problem("key points inferred", first.parent, what)
 
@@ -317,7 +333,7 @@ def _box(values: array[float], shape: _Shape) -> tuple[float, float, float, floa
         return x - w / 2, y - h / 2, x + w / 2, y + h / 2
     if key_points is not None and shape.declared:
         return (
-            f"expected 5 or {key_points.values + 1} numbers (kpt_shape [{key_points.count}, {key_points.numbers}]), "
+            f"expected 5 or {key_points.values + 1} numbers (kpt_shape [{key_points.points}, {key_points.numbers}]), "
             f"got {n + 1}"
         )
     if n % 2:

@@ -34,15 +34,14 @@ def build_app(service: Service) -> Starlette:
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        await service.repository.start()
+        await service.start()
         try:
             yield
         finally:
-            await service.repository.close()
-            service.close()
+            await service.close()
 
     async def openapi(_: Request) -> Response:
-        return Response(write(describe(service.settings)), media_type="application/json")
+        return Response(write(describe(service.settings, service.repository.sources)), media_type="application/json")
 
     async def metrics(_: Request) -> Response:
         return Response(service.metrics.text(), headers={"content-type": CONTENT_TYPE})

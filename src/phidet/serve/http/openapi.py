@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from phidet.core.extras import __version__
-from phidet.serve.configuration import ServerSettings
+from phidet.serve.configuration import ServerSettings, Source
 from phidet.serve.outputs import output_shapes
 
 Schema = dict[str, Any]
@@ -46,15 +47,15 @@ _FAILURES = {
 }
 
 
-def describe(settings: ServerSettings) -> Schema:
-    """The OpenAPI 3.1 description of a server with these settings.
+def describe(settings: ServerSettings, sources: Sequence[Source]) -> Schema:
+    """The OpenAPI 3.1 description of a server with these settings that serves ``sources``.
 
     It answers without the token, so where there is one it does not tell the names of models and labels.
     """
-    model = _parameter("model", _one_of([source.name for source in settings.sources], settings), "Name of a model.")
+    model = _parameter("model", _one_of([source.name for source in sources], settings), "Name of a model.")
     version = _parameter("version", {"type": "integer", "minimum": 0}, "A version; 0 is the latest.")
     paths: dict[str, Schema] = {}
-    labels = sorted({name for source in settings.sources for name in source.labels})
+    labels = sorted({name for source in sources for name in source.labels})
     label = _parameter("label", _one_of(labels, settings), "A name that the configuration gave to a version.")
     ways = [("", [model]), ("/versions/{version}", [model, version]), ("/labels/{label}", [model, label])]
     for suffix, parameters in ways if labels else ways[:2]:

@@ -1,10 +1,9 @@
 """Pictures of many requests in one call of the model.
 
 A free worker takes what waits, up to ``max_batch_size``; so a lone picture never waits, and batches grow by themselves
-when there is more work than workers. Only with ``batch_timeout_micros`` > 0 does a worker wait for company. Where there
-is one request and no other, a worker does all of it: passing a picture from thread to thread takes its time too.
+when there is more work than workers. Only with ``batch_timeout_micros`` > 0 does a worker wait for more pictures.
 
-Who could not be answered in time is turned away at once, so that a slow model works for those who still wait.
+Requests that would miss their deadline are rejected immediately, so that a slow model works for those who still wait.
 """
 
 from __future__ import annotations
@@ -14,9 +13,9 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -26,13 +25,12 @@ from phidet.detections.detections import Detections
 from phidet.serve.inputs import Pixels
 from phidet.serve.metrics import Metrics
 from phidet.serve.models.model import Model
+from phidet.serve.models.statistics import Statistics
 from phidet.serve.refusals import RefusedError, bad_request, overloaded
 
 MAX_QUEUED_BYTES = 1 << 29  # of pixels that wait, whatever the count allows
 _MEMORY = 0.8  # of how long batches took, at every one that was faster
 log = logging.getLogger("phidet.serve")
-T = TypeVar("T")
-Detect = Callable[[Pixels], Detections]
 
 
 class BatchingParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -65,15 +63,23 @@ class BatchingParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
         return max(1, usable_cores() // self.num_batch_threads)
 
 
+class Answers(NamedTuple):
+    """What was found in the images of one request, and how long they waited and were worked on."""
+
+    detections: list[Detections]
+    queue_seconds: float
+    compute_seconds: float
+
+
 class _Waiting(NamedTuple):
     image: Pixels
-    answer: asyncio.Future[Detections]
+    answer: asyncio.Future[tuple[Detections, float]]  # and when its batch began
     since: float
     deadline: float
 
 
 class Batcher:
-    """The queue of one loaded model and the threads that work on it. Lives on one event loop; ``detect`` is its door.
+    """The queue of one loaded model and the threads that work on it, all on one event loop. Entry point: ``detect``.
 
     Args:
         model: its ``detect`` runs in the threads.
@@ -84,6 +90,7 @@ class Batcher:
 
     def __init__(self, model: Model, parameters: BatchingParameters, metrics: Metrics, name: str) -> None:
         self.parameters = parameters
+        self.statistics = Statistics()
         self._batch_seconds = 0.0  # what a batch takes: the slowest of late
         self._ends: dict[int, float] = {}  # running batch → when it should be done
         self._batches = 0
@@ -125,7 +132,7 @@ class Batcher:
         batches = math.ceil((len(self._queue) + wanted) / self.parameters.max_batch_size)
         return rest + math.ceil(batches / self.parameters.num_batch_threads) * self._batch_seconds
 
-    async def detect(self, images: Sequence[Pixels], deadline: float = math.inf) -> list[Detections]:
+    async def detect(self, images: Sequence[Pixels], deadline: float = math.inf) -> Answers:
         """The answers, in the order of ``images``. Cancelling takes those that still wait out of the queue.
 
         Raises:
@@ -148,7 +155,9 @@ class Batcher:
         self._count(len(images), size)
         self._start_what_can()
         try:
-            return list(await asyncio.gather(*answers))
+            found = await asyncio.gather(*answers)
+            begun = max(begin for _, begin in found)
+            return Answers([detections for detections, _ in found], begun - now, time.monotonic() - begun)
         finally:
             for answer in answers:
                 answer.cancel()
@@ -156,27 +165,6 @@ class Batcher:
                 gone = [entry for entry in self._queue if entry.answer.done()]
                 self._queue = deque(entry for entry in self._queue if not entry.answer.done())
                 self._count(-len(gone), -sum(entry.image.nbytes for entry in gone))
-
-    @property
-    def free(self) -> bool:
-        """Whether a picture that came now would be worked on at once."""
-        return self._idle > 0 and not self._queue and not self.parameters.batch_timeout_micros
-
-    async def alone(self, work: Callable[[Detect], T]) -> T:
-        """Runs ``work`` in a worker, one of which must be ``free``; where it is cancelled, it goes on to its end.
-
-        Args:
-            work: is given what answers a picture, for at most one call; that raises RefusedError 500 where the model
-                fails.
-
-        Raises:
-            RefusedError: 500 the worker has ended.
-            Exception: what ``work`` raises.
-        """
-        task = asyncio.get_running_loop().create_task(self._work_alone(work, self._begin()))
-        self._keep(task)
-        task.add_done_callback(_look_at)  # its request may have gone, and nobody else looks
-        return await asyncio.shield(task)
 
     async def close(self) -> None:
         """Finishes what runs; the threads end."""
@@ -250,40 +238,21 @@ class Batcher:
             outcomes = [RefusedError(500, f"model {self._name} is being unloaded: {error}")] * len(batch)
         finally:
             self._end(number)
-        self._note(len(batch), time.monotonic() - begun)
+        answered = sum(isinstance(outcome, Detections) for outcome in outcomes)
+        self._note(len(batch), answered, time.monotonic() - begun)
         for entry, outcome in zip(batch, outcomes, strict=True):
             if entry.answer.done():
                 continue  # its request has gone
             if isinstance(outcome, Detections):
-                entry.answer.set_result(outcome)
+                entry.answer.set_result((outcome, begun))
             else:
                 entry.answer.set_exception(outcome)
         self._start_what_can()
 
-    async def _work_alone(self, work: Callable[[Detect], T], number: int) -> T:
-        seconds = 0.0
-
-        def detect(image: Pixels) -> Detections:
-            nonlocal seconds
-            begun = time.monotonic()
-            (outcome,) = self._run([image])
-            seconds = time.monotonic() - begun
-            if isinstance(outcome, Detections):
-                return outcome
-            raise outcome
-
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, work, detect)
-        finally:
-            self._end(number)
-            if seconds:
-                self._metrics.queue_seconds.labels(self._name).observe(0)
-                self._note(1, seconds)
-            self._start_what_can()
-
-    def _note(self, pictures: int, seconds: float) -> None:
+    def _note(self, size: int, answered: int, seconds: float) -> None:
         """What a batch took."""
-        self._metrics.batch_size.labels(self._name).observe(pictures)
+        self.statistics.add_batch(size, answered, seconds)
+        self._metrics.batch_size.labels(self._name).observe(size)
         self._metrics.batch_seconds.labels(self._name).observe(seconds)
         self._batch_seconds = max(seconds, _MEMORY * self._batch_seconds + (1 - _MEMORY) * seconds)
 
@@ -298,9 +267,3 @@ class Batcher:
                 return [RefusedError(error.http_status, str(error))]
             log.exception("model %s failed on a picture", self._name)
             return [RefusedError(500, f"the model failed: {type(error).__name__}")]
-
-
-def _look_at(task: asyncio.Task[Any]) -> None:
-    """Takes note of how a task ended, so that asyncio does not report an error that nobody saw."""
-    if not task.cancelled():
-        task.exception()

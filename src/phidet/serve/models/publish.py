@@ -18,7 +18,8 @@ from phidet.core.errors import CheckpointError, PhidetError
 from phidet.core.extras import __version__
 from phidet.inference.detector import Detector
 from phidet.inference.runtimes.open_model import find_model
-from phidet.serve.models.versions import MAX_VERSION, try_out, version_folders
+from phidet.serve.models.folders import MAX_VERSION, version_folders
+from phidet.serve.models.versions import try_out
 
 CARD = "card.json"
 _UNFINISHED = ".publishing-"  # no number, so no version

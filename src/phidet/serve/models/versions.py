@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -18,18 +18,14 @@ from phidet.core.errors import PhidetError
 from phidet.serve.configuration import ServerSettings, Source
 from phidet.serve.metrics import Metrics
 from phidet.serve.models.batching import Batcher
+from phidet.serve.models.folders import Fingerprint, fingerprint, version_folders
 from phidet.serve.models.model import Detects, Load, Model, model_file
 from phidet.serve.refusals import RefusedError, bad_request
 from phidet.serve.wire import SHOWN
 
 State = Literal["START", "LOADING", "AVAILABLE", "UNLOADING", "END"]
 KEPT = 256  # versions that have ended and stay listed
-MAX_VERSION = 2**63 - 1
 log = logging.getLogger("phidet.serve")
-
-Fingerprint = tuple[tuple[str, int, int, int], ...]
-"""Name, size, time of change and inode of every file of a version folder: a version that failed is tried again when
-this changes."""
 
 
 class VersionState(NamedTuple):
@@ -75,10 +71,18 @@ class LoadedVersion:
 
 
 class ServedModel:
-    """One model's versions."""
+    """One model's versions.
 
-    def __init__(self, source: Source) -> None:
+    Args:
+        source: its folder, and what of it is served.
+        required: whether the server is not ready without it; one that was added later does not hold up the others.
+    """
+
+    def __init__(self, source: Source, required: bool = True) -> None:
         self.source = source
+        self.required = required
+        self.retired = False  # its versions are unloaded, and its folder is looked at no more
+        self.wake = asyncio.Event()  # look at the folder now
         self.available: dict[int, LoadedVersion] = {}
         self.states: dict[int, VersionState] = {}
         self.failed: dict[int, Fingerprint] = {}
@@ -105,16 +109,24 @@ class Repository:
 
     def __init__(self, settings: ServerSettings, load: Load, metrics: Metrics) -> None:
         self.models = {source.name: ServedModel(source) for source in settings.sources}
+        self._successors: dict[
+            str, ServedModel
+        ] = {}  # have another folder; take over when one of their versions answers
         self._settings = settings
         self._load = load
         self._metrics = metrics
-        self._polling: list[asyncio.Task[None]] = []
+        self._polling: set[asyncio.Task[None]] = set()
         self._unloading: set[asyncio.Task[None]] = set()
 
     @property
     def ready(self) -> bool:
-        """Every model has a version that answers, and none that was there at the beginning is still to come."""
-        return all(model.available and model.settled for model in self.models.values())
+        """Every model of the start has a version that answers, and none that was there then is still to come."""
+        return all(model.available and model.settled for model in self.models.values() if model.required)
+
+    @property
+    def sources(self) -> list[Source]:
+        """What is served now."""
+        return [model.source for model in self.models.values()]
 
     def find(self, name: str, version: int | None = None, label: str | None = None) -> LoadedVersion:
         """The version to answer with: the one named, the one labelled, or the latest.
@@ -165,29 +177,72 @@ class Repository:
 
     async def start(self) -> None:
         """Loads what is there and keeps looking for more, until ``close``."""
-        self._polling = [asyncio.create_task(self._poll_for_ever(model)) for model in self.models.values()]
+        for model in self.models.values():
+            self._begin(model)
+
+    def configure(self, sources: Sequence[Source]) -> None:
+        """Serves ``sources`` from now on; what they have in common with the present ones goes on answering.
+
+        A model with another folder answers from the present one until a version of the new one is loaded. A model that
+        is not among them answers what it has begun, and is unloaded.
+        """
+        wanted = {source.name: source for source in sources}
+        for models in (self.models, self._successors):
+            for name in models.keys() - wanted.keys():
+                self._retire(models.pop(name))
+        for name, source in wanted.items():
+            if name not in self.models:
+                self.models[name] = ServedModel(source, required=False)
+                self._begin(self.models[name])
+                continue
+            successor = self._successors.get(name)
+            for model in (self.models[name], successor):
+                if model is not None and model.source.base_path == source.base_path:
+                    model.source = source
+                    model.wake.set()
+            if successor is not None and successor.source is not source:
+                self._retire(self._successors.pop(name))
+            if name not in self._successors and self.models[name].source is not source:
+                self._successors[name] = ServedModel(source, self.models[name].required)
+                self._begin(self._successors[name])
 
     async def close(self) -> None:
         """Stops polling and unloads everything that has no requests left."""
         for task in self._polling:
             task.cancel()
         await asyncio.gather(*self._polling, return_exceptions=True)
-        for model in self.models.values():
-            for version in list(model.available):
-                self._unload(model, version)
         if self._unloading:
             await asyncio.wait(self._unloading)
 
-    async def _poll_for_ever(self, model: ServedModel) -> None:
-        while True:
-            try:
-                await self.poll(model)
-            except Exception:  # whatever it is, the versions that answer must go on answering
-                log.exception("looking for versions of model %s failed", model.source.name)
-            model.settled = True
-            if not self._settings.poll_seconds:
-                return  # once, as TensorFlow Serving has it
-            await asyncio.sleep(self._settings.poll_seconds)
+    def _begin(self, model: ServedModel) -> None:
+        task = asyncio.create_task(self._follow(model))
+        self._polling.add(task)
+        task.add_done_callback(self._polling.discard)
+
+    def _retire(self, model: ServedModel) -> None:
+        model.retired = True
+        model.wake.set()
+
+    async def _follow(self, model: ServedModel) -> None:
+        """Keeps ``model`` as its source wants it, until it is retired or the server ends."""
+        name = model.source.name
+        try:
+            while not model.retired:
+                try:
+                    await self.poll(model)
+                except Exception:  # whatever it is, the versions that answer must go on answering
+                    log.exception("looking for versions of model %s failed", name)
+                model.settled = True
+                if model.available and self._successors.get(name) is model:
+                    self._retire(self.models[name])
+                    self.models[name] = self._successors.pop(name)
+                with contextlib.suppress(TimeoutError):  # polling every 0 seconds is looking once
+                    async with asyncio.timeout(self._settings.poll_seconds or None):
+                        await model.wake.wait()
+                model.wake.clear()
+        finally:
+            for version in list(model.available):
+                self._unload(model, version)
 
     async def poll(self, model: ServedModel) -> None:
         """One look at a model's folder: loads what is wanted and new, then unloads what is not wanted any more.
@@ -261,45 +316,16 @@ class Repository:
         async def finish() -> None:
             await loaded.close()
             if version not in model.available:  # unless it is wanted again meanwhile
-                self._metrics.versions.remove(model.source.name, str(version))
                 model.set_state(version, "END")
+                present = self.models.get(model.source.name)
+                if present is None or version not in present.available:  # a model of that name may have another folder
+                    with contextlib.suppress(KeyError):
+                        self._metrics.versions.remove(model.source.name, str(version))
             log.info("model %s version %d is unloaded", model.source.name, version)
 
         task = asyncio.create_task(finish())
         self._unloading.add(task)
         task.add_done_callback(self._unloading.discard)
-
-
-def version_number(text: str) -> int | None:
-    """The version that ``text`` writes, with leading zeros or without; ``None`` where it is none below 2⁶³."""
-    digits = text.lstrip("0") or text[-1:]
-    if not (digits.isascii() and digits.isdigit()) or len(digits) > len(str(MAX_VERSION)):
-        return None
-    number = int(digits)
-    return number if number <= MAX_VERSION else None
-
-
-def version_folders(base_path: Path) -> dict[int, Path]:
-    """Version → its folder; ``00001`` is 1, other names are not versions. Empty where there is no folder to read."""
-    try:
-        entries = sorted(base_path.iterdir())
-    except OSError as error:
-        log.warning("cannot look for versions in %s: %s", base_path, error.strerror)
-        return {}
-    numbered = [(version_number(entry.name), entry) for entry in entries if entry.is_dir()]
-    return {version: entry for version, entry in numbered if version is not None}
-
-
-def fingerprint(folder: Path) -> Fingerprint:
-    """What changes when the files in ``folder`` change."""
-    marks = []
-    try:
-        for path in sorted(folder.iterdir()):
-            stat = path.stat()
-            marks.append((path.name, stat.st_size, stat.st_mtime_ns, stat.st_ino))
-    except OSError:
-        pass  # it is being removed; the load says so
-    return tuple(marks)
 
 
 def try_out(model: Detects) -> None:

@@ -13,11 +13,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from phidet.serve.inputs import ENCODED, TENSOR, Pixels, check_batch, decode, from_lists
-from phidet.serve.models.versions import LoadedVersion, Repository, VersionState, version_number
+from phidet.serve.models.folders import version_number
+from phidet.serve.models.versions import LoadedVersion, Repository, VersionState
 from phidet.serve.outputs import Tensors, output_shapes
 from phidet.serve.protocols.body import read_body, while_connected
 from phidet.serve.refusals import RefusedError, bad_request
-from phidet.serve.service import Exchange, Given, Service
+from phidet.serve.service import ParsedRequest, RequestCodec, Service
 from phidet.serve.wire import SHOWN, from_b64, is_b64, kind_of, parse, show, write, write_floats
 
 _WHICH = r"/v1/models/([^/:]+)(?:/versions/([0-9]+)|/labels/([^/:]+))?"
@@ -82,11 +83,11 @@ async def _predict(request: Request, service: Service, target: Target, method: s
     with loaded.used():  # from here on, however long the body takes
         request.scope["phidet.version"] = loaded.version
         async with read_body(request, service) as body:
-            exchange = Exchange(lambda: read_pictures(body, service), write_answer)
-            return await while_connected(request, service.answer(loaded, exchange, len(body), deadline))
+            codec = RequestCodec(lambda: read_pictures(body, service), write_answer)
+            return await while_connected(request, service.answer(loaded, codec, deadline))
 
 
-def read_pictures(body: bytes, service: Service) -> Given[Form]:
+def read_pictures(body: bytes, service: Service) -> ParsedRequest[Form]:
     """The pictures in the body of a predict request, row form or column form.
 
     Raises:
@@ -114,9 +115,9 @@ def read_pictures(body: bytes, service: Service) -> Given[Form]:
         if not instances:
             raise bad_request(f"JSON Value: {show(document)} No values in 'instances' array")
         service.check_count(len(instances))
-        return Given(reader.rows(instances), "predictions")
+        return ParsedRequest(reader.rows(instances), "predictions")
     if "inputs" in document:
-        return Given(reader.column(document["inputs"]), "outputs")
+        return ParsedRequest(reader.column(document["inputs"]), "outputs")
     raise bad_request("Missing 'inputs' or 'instances' key")
 
 

@@ -67,6 +67,8 @@ def category(category_id: int, name: str, above: str | None = None) -> dict[str,
         ([category(1, "cat", "animal"), category(2, "person", "person")], ("cat", "person"), None),
         ([category(0, "pets", "none"), category(1, "cat", "animal")], ("pets", "cat"), None),
         ([category(1, "pets", "none"), category(2, "cat", "pets")], ("pets", "cat"), None),  # pets have objects
+        ([category(0, "__background__"), category(1, "cat")], ("cat",), "__background__"),
+        ([category(1, "background"), category(2, "cat")], ("background", "cat"), None),  # which has objects here
     ],
 )
 def test_a_category_that_only_groups_others_is_no_class(
@@ -102,6 +104,14 @@ def test_class_names_in_unicodes_other_form_are_the_same_classes(tmp_path: Path)
 
 
 # Names of images
+
+
+def test_what_lies_around_a_file_is_not_searched(tmp_path: Path) -> None:
+    save(tmp_path / "elsewhere/deep/a.png")
+    file = write(tmp_path / "set.json", content(["a.png"]))
+    assert open_data(tmp_path).read("set").source(0) == tmp_path / "elsewhere/deep/a.png"
+    with pytest.raises(InputError, match=r"no a\.png: it is not in"):
+        open_data(file).read("set")
 
 
 @pytest.mark.parametrize(

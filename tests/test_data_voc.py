@@ -165,6 +165,25 @@ def test_decomposed_names_and_classes(tmp_path: Path) -> None:
     assert (len(dataset), dataset.problems, dataset.class_names) == (2, [], (composed,))
 
 
+def test_the_folder_in_the_labels_decides_between_images_of_one_name(tmp_path: Path) -> None:
+    for x, folder in enumerate(("day", "night")):
+        save(tmp_path / f"JPEGImages/{folder}/0.jpg")
+        text = xml("0.jpg", (x, 10, 50, 60)).replace("<filename>", f"<folder>{folder}</folder><filename>")
+        write(tmp_path / f"Annotations/{folder}_0.xml", text)
+    expected = {f"JPEGImages/{f}/0.jpg": [[x, 10, 50, 60]] for x, f in enumerate(("day", "night"))}
+    assert boxes(open_data(tmp_path).read("all")) == expected
+
+
+def test_what_lies_around_the_data_is_not_searched(tmp_path: Path) -> None:
+    save(tmp_path / "elsewhere/0.jpg")
+    save(tmp_path / "1.jpg")
+    for i in range(2):
+        write(tmp_path / f"data/{i}.xml", xml(f"{i}.jpg"))
+    dataset = open_data(tmp_path / "data").read("all")
+    assert [dataset.source(i) for i in range(len(dataset))] == [tmp_path / "1.jpg"]
+    assert [Path(p.where).name for p in dataset.problems] == ["0.xml"]
+
+
 # Lists
 
 

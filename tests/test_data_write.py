@@ -8,33 +8,44 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 import data_factory as factory
 from phidet.cli.main import main
 from phidet.core.errors import ConfigError, InputError, PhidetError
-from phidet.data import write
 from phidet.data.dataset import Annotations, Dataset
 from phidet.data.layouts import open_data
 from phidet.data.tfrecord_file import RecordImage, parse_example, scan
-from phidet.data.write import Written, write_coco, write_tfrecord
+from phidet.data.writers import coco, tfrecord, voc, yolo
+from phidet.data.writers.coco import write_coco
+from phidet.data.writers.files import Written
+from phidet.data.writers.tfrecord import write_tfrecord
+from phidet.data.writers.voc import write_voc
+from phidet.data.writers.yolo import write_yolo
 from phidet.images.decode import encoded
 
 Write = Callable[[dict[str, Dataset], Path], Written]
-WRITERS: list[Write] = [write_coco, write_tfrecord]
+WRITERS: list[Write] = [write_coco, write_tfrecord, write_yolo, write_voc]
+KEEPING: list[Write] = [write_coco, write_tfrecord]
+"""Those that keep every flag and area."""
+STEPS = {write_coco: (coco, "_coco"), write_tfrecord: (tfrecord, "write_record"), write_yolo: (yolo, "_lines"),
+         write_voc: (voc, "_annotation")}  # fmt: skip
+"""What each writer calls before it is done."""
 
 
 def same(found: Dataset, expected: Dataset, *, rtol: float = 0, images: bool = True) -> None:
-    """By name: TFRecord deals images out to shards."""
+    """By file name: TFRecord deals images out to shards, and layouts have folders of their own."""
     assert found.class_names == expected.class_names
     assert found.problems == []
     assert len(found) == len(expected)
-    where = {str(name): i for i, name in enumerate(found.names)}
+    where = {Path(str(name)).name: i for i, name in enumerate(found.names)}
     for k, name in enumerate(expected.names):
-        i = where[str(name).removeprefix("../")]
+        i = where[Path(str(name)).name]
         assert found.size_hw(i) == expected.size_hw(k)
         ours, theirs = found.annotations(i), expected.annotations(k)
         np.testing.assert_allclose(ours.boxes_xyxy, theirs.boxes_xyxy, rtol=rtol, atol=0)
@@ -131,7 +142,7 @@ def test_the_official_converters_records_are_reproduced(shared: Path, tmp_path: 
                     assert a[key] == b[key], key
 
 
-@pytest.mark.parametrize("writer", WRITERS)
+@pytest.mark.parametrize("writer", KEEPING)
 def test_flags_and_areas_survive(tmp_path: Path, writer: Write) -> None:
     for flags in ({"crowd": True}, {"difficult": True}, {}):
         dataset = made(tmp_path / "in", {"a.png": NOISE}, **flags)
@@ -146,6 +157,124 @@ def test_flags_and_areas_survive(tmp_path: Path, writer: Write) -> None:
             assert entry["area"] == 33.3
             assert entry["bbox"] == [1.1, 2.3, 6.6, 6.7]
             assert ("difficult" in entry) == ("difficult" in flags)
+
+
+def marked(root: Path) -> Dataset:
+    """Two images of 30×20: an ordinary object, a difficult one and a crowd region; and one without objects."""
+    one = made(root, {"day/a.png": NOISE, "b.png": NOISE})
+    boxes = np.array([[1, 2, 7, 9], [0.5, 2.25, 7.75, 20], [3, 3, 30, 9]], np.float32)
+    a = Annotations(
+        boxes, np.array([2, 0, 0]), np.array([42, 128.6875, 20], np.float32), np.array([False, False, True]),
+        np.array([False, True, False]),
+    )  # fmt: skip
+    none = Annotations(boxes[:0], a.class_ids[:0], a.areas[:0], a.crowd[:0], a.difficult[:0])
+    return Dataset(
+        "train", ["on", "never", "Zürich: 1"], names=one.names.tolist(), sources=[one.source(i) for i in range(2)],
+        annotations=[a, none], sizes_hw=np.array([(20, 30)] * 2, np.int32),
+    )  # fmt: skip
+
+
+def test_yolo_files_are_what_its_tools_read(tmp_path: Path) -> None:
+    dataset = marked(tmp_path / "in")
+    datasets = dict.fromkeys(("train2017", "valid", "night"), dataset)
+    written = write_yolo(datasets, tmp_path / "out")
+    assert written.images == written.objects == dict.fromkeys(datasets, 2)
+    assert yaml.safe_load((tmp_path / "out/data.yaml").read_text("utf-8")) == {
+        "train": "images/train2017", "val": "images/valid", "night": "images/night",
+        "names": {0: "on", 1: "never", 2: "Zürich: 1"},
+    }  # fmt: skip
+    labels = tmp_path / "out/labels/valid"
+    assert (labels / "b.txt").read_text() == ""
+    lines = [[float(word) for word in line.split()] for line in (labels / "day/a.txt").read_text().splitlines()]
+    # x: (1 + 7) / 2 / 30, y: (2 + 9) / 2 / 20, width: 6 / 30, height: 7 / 20
+    np.testing.assert_allclose(lines[0], [2, 0.133333333, 0.275, 0.2, 0.35], rtol=1e-8)
+    np.testing.assert_allclose(lines[1], [0, 0.1375, 0.55625, 0.241666667, 0.8875], rtol=1e-8)
+    assert [(p.kind, p.where) for p in written.problems[:2]] == [
+        ("crowd left out", "train2017"),
+        ("difficult unmarked", "train2017"),
+    ]
+    folder = open_data(tmp_path / "out")
+    assert folder.splits == ("train", "val", "night")
+    found = folder.read("night")
+    assert found.problems == []
+    assert found.class_names == ("on", "never", "Zürich: 1")
+    index = [Path(name).name for name in found.names.tolist()].index("a.png")
+    np.testing.assert_array_equal(found.annotations(index).boxes_xyxy, dataset.annotations(0).boxes_xyxy[:2])
+
+
+def test_voc_files_are_what_its_tools_read(tmp_path: Path) -> None:
+    dataset = marked(tmp_path / "in")
+    written = write_voc({"train": dataset, "train_val": dataset.subset([0], "train_val")}, tmp_path / "out")
+    assert {str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.*")} == {
+        "JPEGImages/a.png", "JPEGImages/b.png", "Annotations/a.xml", "Annotations/b.xml",
+        "ImageSets/Main/train.txt", "ImageSets/Main/train-val.txt",
+    }  # fmt: skip
+    assert (tmp_path / "out/ImageSets/Main/train.txt").read_text() == "a\nb\n"
+    root = ElementTree.parse(tmp_path / "out/Annotations/a.xml").getroot()
+    assert [root.findtext(key) for key in ("filename", "size/width", "size/height", "size/depth")] == [
+        "a.png",
+        "30",
+        "20",
+        "3",
+    ]
+    objects = [
+        [o.findtext(key) for key in ("name", "difficult", "bndbox/xmin", "bndbox/ymin", "bndbox/xmax", "bndbox/ymax")]
+        for o in root.iter("object")
+    ]
+    assert objects == [["Zürich: 1", "0", "1", "2", "7", "9"], ["on", "1", "0.5", "2.25", "7.75", "20"]]
+    assert [p.kind for p in written.problems] == ["crowd left out", "crowd left out", "class not kept"]
+    assert "1 classes without an object (never)" in written.problems[2].what
+    folder = open_data(tmp_path / "out")
+    assert set(folder.splits) == {"train", "train-val"}
+    found = folder.read("train-val", dataset.class_names)
+    np.testing.assert_array_equal(found.annotations(0).boxes_xyxy, dataset.annotations(0).boxes_xyxy[:2])
+    assert found.annotations(0).difficult.tolist() == [False, True]
+    with pytest.raises(ConfigError, match="would have the same lists in VOC"):
+        write_voc({"a_b": dataset, "a-b": dataset}, tmp_path / "no")
+    other = Dataset(
+        "train", ["a\0b"], names=["a.png"], sources=[dataset.source(0)], annotations=[dataset.annotations(1)],
+        sizes_hw=np.array([(20, 30)], np.int32),
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match=r"the class name 'a\\x00b' cannot be written in XML"):
+        write_voc({"train": other}, tmp_path / "no")
+
+
+NAMES = [
+    "a.png", "a.jpg", "A.PNG", "../a.png", "sub/a.png", "images/a.png", "Labels/x/a.png", ".hidden/b.png", "._b.png",
+    "__MACOSX/b.png", "b", "b/c.png", " b .png", "line\nbreak\u2028.png", "\udcff.png", "c -1.png", "é.png",
+    "e\u0301.png",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("writer", [write_yolo, write_voc])
+def test_images_keep_their_own_labels_whatever_they_are_called(tmp_path: Path, writer: Write) -> None:
+    dataset = made(tmp_path / "in", {f"{i}.png": NOISE + np.uint8(i) for i in range(len(NAMES))})
+    rng = np.random.default_rng(0)
+    corners = rng.uniform(0, 9, (len(NAMES), 2)).astype(np.float32)
+    sides = rng.uniform(0.1, 9, (len(NAMES), 2)).astype(np.float32)
+    boxes = np.concatenate([corners, corners + sides], 1)
+    a = dataset.annotations(0)
+    dataset = Dataset(
+        "train", ["ant"], names=NAMES, sources=[dataset.source(i) for i in range(len(NAMES))],
+        annotations=[a._replace(boxes_xyxy=box[None], areas=(box[2:] - box[:2]).prod()[None]) for box in boxes],
+        sizes_hw=np.array([(20, 30)] * len(NAMES), np.int32),
+    )  # fmt: skip
+    assert writer({"train": dataset}, tmp_path / "out").problems == []
+    found = open_data(tmp_path / "out").read("train")
+    assert found.problems == []
+    assert len(found) == len(NAMES)
+    numbers = [int(found.image(i)[0, 0, 0]) - int(NOISE[0, 0, 0]) for i in range(len(found))]
+    assert sorted(number % 256 for number in numbers) == list(range(len(NAMES)))
+    for i, number in enumerate(numbers):
+        np.testing.assert_array_equal(found.annotations(i).boxes_xyxy[0], boxes[number % 256])
+
+
+def test_images_of_equal_names_in_two_splits_stay_apart_in_voc(tmp_path: Path) -> None:
+    train, val = (made(tmp_path / split, {"p0.png": NOISE + np.uint8(i)}) for i, split in enumerate(("train", "val")))
+    write_voc({"train": train, "val": val}, tmp_path / "out")
+    for split, dataset in (("train", train), ("val", val)):
+        found = open_data(tmp_path / "out").read(split)
+        np.testing.assert_array_equal(found.image(0), dataset.image(0))
 
 
 def kinds(root: Path) -> dict[str, bytes]:
@@ -244,13 +373,13 @@ def test_names_that_lead_out_collide_or_say_nothing(tmp_path: Path) -> None:
 
 def test_labels_alone_name_the_originals(tmp_path: Path) -> None:
     dataset = open_data(factory.coco(tmp_path / "in")).read("train")
-    write_coco({"train": dataset}, tmp_path / "out", copy_images=False)
+    write_coco({"train": dataset}, tmp_path / "out", with_images=False)
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["annotations"]
     factory.check(open_data(tmp_path / "out").read("train"))
     records = open_data(factory.tfrecord(tmp_path / "t")).read("train")
     assert isinstance(records.source(0), RecordImage)
     with pytest.raises(ConfigError, match="must be copied"):
-        write_coco({"train": records}, tmp_path / "no", copy_images=False)
+        write_coco({"train": records}, tmp_path / "no", with_images=False)
 
 
 @pytest.mark.parametrize("writer", WRITERS)
@@ -260,9 +389,11 @@ def test_images_that_cannot_be_decoded_are_left_out_and_told(tmp_path: Path, wri
     dataset = made(tmp_path / "in", {**broken, "good.jpg": jpeg})
     written = writer({"train": dataset}, tmp_path / "out")
     assert written.images == {"train": 1}
-    assert [(p.kind, Path(p.where).name) for p in written.problems] == [("image unreadable", name) for name in broken]
+    unreadable = [Path(p.where).name for p in written.problems if p.kind == "image unreadable"]
+    assert unreadable == list(broken)
+    assert len(written.problems) == len(broken) + (writer not in KEEPING)  # and the areas, which are not the boxes'
     assert "its labels say 30×20" in written.problems[3].what
-    assert open_data(tmp_path / "out").read("train").names.tolist() == ["good.jpg"]
+    assert [Path(name).name for name in open_data(tmp_path / "out").read("train").names.tolist()] == ["good.jpg"]
     with pytest.raises(InputError, match="no image that can be decoded"):
         writer({"train": dataset.subset(range(4), "train")}, tmp_path / "none")
     assert not (tmp_path / "none").exists()
@@ -284,7 +415,7 @@ def test_nothing_is_left_behind_when_it_fails(tmp_path: Path, writer: Write, mon
         (OSError(28, "No space left on device"), PhidetError),
     ]:
         with monkeypatch.context() as patch:
-            patch.setattr(write, "_coco" if writer is write_coco else "write_record", fail(error))
+            patch.setattr(*STEPS[writer], fail(error))
             with pytest.raises(expected):
                 writer({"train": dataset}, out)
         assert [p.name for p in tmp_path.iterdir()] == ["in"]
@@ -363,7 +494,7 @@ def test_the_command_gives_all_splits_the_same_classes(tmp_path: Path) -> None:
         ("in out --to tfrecord --images-per-shard 0", 2, "at least 1"),
         ("in no/such/out --to coco", 1, "cannot write"),
         ("in out", 2, "--to"),
-        ("in out --to voc", 2, "invalid choice"),
+        ("in out --to pascal", 2, "invalid choice"),
     ],
 )
 def test_mistakes_on_the_command_line(

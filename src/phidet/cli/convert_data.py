@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("data", type=Path, metavar="DATA", help="a data folder, or its JSON, YAML or TFRecord file")
     parser.add_argument("out", type=Path, metavar="OUT", help="the folder to write; it must not exist, or be empty")
-    parser.add_argument("--to", required=True, choices=["coco", "tfrecord"], help="what to write")
+    parser.add_argument("--to", required=True, choices=["coco", "yolo", "voc", "tfrecord"], help="what to write")
     parser.add_argument("--split", nargs="+", metavar="NAME", help="only these splits (all)")
     add_layout(parser)
     parser.add_argument("--images-per-shard", type=int, metavar="N", help="for tfrecord (1000)")
@@ -36,19 +36,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Converts and says what was written and what was left out."""
     from phidet.data.layouts import open_data
-    from phidet.data.write import write_coco, write_tfrecord
+    from phidet.data.writers.coco import write_coco
+    from phidet.data.writers.tfrecord import write_tfrecord
+    from phidet.data.writers.voc import write_voc
+    from phidet.data.writers.yolo import write_yolo
 
     if args.images_per_shard is not None and args.to != "tfrecord":
         raise ConfigError("--images-per-shard belongs to --to tfrecord")
     folder = open_data(args.data, args.layout)
     datasets = _read(folder, args.split or folder.splits)
-    if args.to == "coco":
-        written = write_coco(datasets, args.out)
-    else:
+    if args.to == "tfrecord":
         shard = {} if args.images_per_shard is None else {"images_per_shard": args.images_per_shard}
         written = write_tfrecord(datasets, args.out, **shard)
+    else:
+        write = {"coco": write_coco, "yolo": write_yolo, "voc": write_voc}[args.to]
+        written = write(datasets, args.out)
+    more = f" and {len(written.files) - SHOWN:,} more" if len(written.files) > SHOWN else ""
     print(f"read  {args.data} ({folder.layout}), {len(next(iter(datasets.values())).class_names)} classes")
-    print(f"wrote {args.out} ({args.to}), {len(written.files)} label files")
+    print(f"wrote {args.out} ({args.to}): {', '.join(str(file) for file in written.files[:SHOWN])}{more}")
     for split, images in written.images.items():
         print(f"      {split}: {images:,} images, {written.objects[split]:,} objects")
     # A file that several splits list tells its problems in each of them.

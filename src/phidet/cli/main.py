@@ -21,7 +21,10 @@ COMMANDS = {
     "eval": ("phidet.cli.eval", "measure a model on labelled images: AP, curves, confusion, the worst mistakes"),
     "info": ("phidet.cli.info", "what a model is, costs and sees; the family; draw a feature network"),
     "convert": ("phidet.cli.convert", "turn weights of other projects into a phidet model file, or back"),
-    "convert-data": ("phidet.cli.convert_data", "write a data set as COCO JSON or TFRecord, from any layout"),
+    "convert-data": (
+        "phidet.cli.convert_data",
+        "write a data set as COCO JSON, YOLO, VOC or TFRecord, from any layout",
+    ),
     "bench": ("phidet.cli.bench", "latency, throughput, stages and memory of models on the installed runtimes"),
     "export": ("phidet.cli.export", "write a trained model for other runtimes, and compare it with PyTorch"),
     "explain": ("phidet.cli.explain", "draw what in a picture a model's answers rest on"),

@@ -10,9 +10,9 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 from urllib.parse import unquote
 
-from phidet.data.listing import files_below, followed, is_image, path_parts, same_name
+from phidet.data.data_folder import is_split_name
+from phidet.data.listing import files_below, followed, is_image, path_parts, same_name, visible
 
-_SPLITS = re.compile(r"(train|val|valid|validation|test|trainval|training|testing)([_\-]?(set|data|20\d\d))?", re.I)
 _UPLOAD = re.compile(r"[0-9a-f]{8}-(?=.)")  # Label Studio puts it before the name of a file that is uploaded
 
 
@@ -38,16 +38,17 @@ class ImageFinder:
     Args:
         folders: where images may lie, the likeliest first.
         split: that the images are of; folders of other splits are left alone, where equal names are other images.
+        within: the data folder. What lies around it, which may be a whole disk, is never searched at any depth.
     """
 
-    def __init__(self, folders: Sequence[Path], split: str) -> None:
-        self._folders, self._split = folders, split
+    def __init__(self, folders: Sequence[Path], split: str, within: Path) -> None:
+        self.folders, self._split, self._within = folders, split, within
         self._indices: list[tuple[Path, _Index]] | None = None
 
     def exact(self, name: str) -> Path | None:
         """The image at the path ``name`` below one of the folders, which may be written as on Windows."""
         for spelling in dict.fromkeys((name, name.replace("\\", "/"))):
-            for folder in self._folders:
+            for folder in self.folders:
                 if _is_file(folder / spelling):
                     return folder / spelling
         return None
@@ -121,18 +122,20 @@ class ImageFinder:
         above = path.parts[: len(path.parts) - shared]
         if shared == 1 and above and len(wanted) > 1:
             return False  # day/0.jpg is not night/0.jpg
-        return all(part == self._split or not _SPLITS.fullmatch(part) for part in above)
+        return all(part == self._split or not is_split_name(part) for part in above)
 
     def _walked(self) -> list[tuple[Path, _Index]]:
         """Every image below the folders, by its stem; made when first needed, as most sets never do."""
         if self._indices is None:
             self._indices = []
-            for folder in self._folders:
+            for folder in self.folders:
                 # Around a folder that has images are those of other splits.
                 if any(index and other.is_relative_to(folder) for other, index in self._indices):
                     continue
                 index: _Index = defaultdict(list)
-                for path in files_below(folder, is_image):
+                around = folder != self._within and self._within.is_relative_to(folder)
+                files = filter(_is_image_file, visible(folder)) if around else files_below(folder, is_image)
+                for path in files:
                     index[same_name(path.stem)].append(PurePosixPath(path.relative_to(folder)))
                 self._indices.append((folder, dict(index)))
         return self._indices
@@ -141,6 +144,10 @@ class ImageFinder:
 def name_parts(name: str) -> tuple[str, ...]:
     """The folders and the file of a path or an address, as it was written on any system; at least one part."""
     return path_parts(re.split(r"[?#]", name)[0] if "://" in name else name) or ("",)
+
+
+def _is_image_file(path: Path) -> bool:
+    return is_image(path.name)
 
 
 def _plain(name: str) -> str:

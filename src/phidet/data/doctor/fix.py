@@ -12,7 +12,7 @@ from phidet.core.errors import ConfigError, InputError
 from phidet.data.data_folder import TRAIN_SPLITS, VAL_SPLITS
 from phidet.data.dataset import Annotations, Dataset
 from phidet.data.doctor.examine import Examination
-from phidet.data.write import write_coco
+from phidet.data.writers.coco import write_coco
 
 
 class Fixed(NamedTuple):

@@ -46,16 +46,17 @@ def find_coco(path: Path) -> Found | None:
             raise InputError(f"{file} and {splits[split]} are both of the split {split!r}: rename or remove one")
         base = root.parent if path.is_file() and file.parent.name == "annotations" else root
         folders = [base / split, base / "images" / split, file.parent, file.parent / "images", base / "images", base]
-        splits[split], readers[split] = file, _reader(file, split, folders)
+        splits[split], readers[split] = file, _reader(file, split, folders, None if path.is_file() else path)
     if not splits:
         return None
     first = next(iter(splits.values()))
     return Found(str(first.relative_to(root)), readers, certain=bool(whole))
 
 
-def _reader(file: Path, split: str, folders: Sequence[Path]) -> Reader:
+def _reader(file: Path, split: str, folders: Sequence[Path], within: Path | None) -> Reader:
     def read(names: Sequence[str] | None) -> Dataset:
-        return coco.read_coco(file, [folder for folder in dict.fromkeys(folders) if folder.is_dir()], split, names)
+        there = [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
+        return coco.read_coco(file, there, split, names, within)
 
     return read
 

@@ -14,7 +14,7 @@ from phidet.data.readers import tfrecord
 from phidet.data.tfrecord_file import scan
 
 _SHARD = re.compile(r"(.+?)(?:\.(?:tf)?records?)?-\d{5}-of-\d{5}(?:\.(?:tf)?records?)?$", re.IGNORECASE)
-_SUFFIXES = (".tfrecord", ".tfrecords", ".record")
+_SUFFIXES = (".tfrecord", ".tfrecords", ".record", ".records", ".tfrec")
 _SAMPLED = 3  # files that are looked into
 
 
@@ -24,9 +24,10 @@ def find_tfrecord(path: Path) -> Found | None:
     files = [path] if path.is_file() else [file for p in ("*", "*/*") for file in visible(path, p) if file.is_file()]
     shards: dict[str, list[Path]] = {}
     for file in files:
-        match = _SHARD.match(file.name)
-        if match or file.suffix.lower() in _SUFFIXES:
-            own = match[1] if match else file.stem
+        name = Path(file.name.removesuffix(".gz"))  # which the reader refuses with a word
+        match = _SHARD.match(name.name)
+        if match or name.suffix.lower() in _SUFFIXES:
+            own = match[1] if match else name.stem
             shards.setdefault(own if file.parent == base else file.parent.name, []).append(file)
     every = [file for group in shards.values() for file in group]
     if not every:
@@ -34,7 +35,7 @@ def find_tfrecord(path: Path) -> Found | None:
 
     def reader(split: str) -> Reader:
         def read(names: Sequence[str] | None) -> Dataset:
-            own = tfrecord.own_class_names(every)
+            own = tfrecord.own_class_names(shards[split], every, base)
             return tfrecord.read_tfrecord(shards[split], path, split, class_names=names or own, own_names=own)
 
         return read

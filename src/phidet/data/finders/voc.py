@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-from xml.etree import ElementTree
 
-from phidet.data.data_folder import Found, Reader
-from phidet.data.listing import visible
+from phidet.data.data_folder import Found, Reader, is_split_name
+from phidet.data.listing import subfolders, visible
 from phidet.data.readers import voc
+from phidet.data.text import unicode_encoding
 
 _SAMPLED = 20  # XML files that are looked into
+_HEAD = 4096  # bytes in which an XML file's outermost element begins
+# What may stand before it: declaration, comments, document type.
+_ANNOTATION = re.compile(r"(?:<\?.*?\?>|<!--.*?-->|<!DOCTYPE[^\[>]*(?:\[.*?\])?\s*>|\s)*<annotation[\s>]", re.DOTALL)
 
 
 def find_voc(path: Path) -> Found | None:
@@ -37,25 +41,34 @@ def find_voc(path: Path) -> Found | None:
 
 def _roots(path: Path) -> list[Path]:
     """The folders with ``Annotations`` in them: the data folder, or those below it, as ``VOCdevkit/VOC2007``."""
-    folders = [folder for pattern in ("", "*/", "*/*/") for folder in visible(path, f"{pattern}Annotations")]
+    folders = [folder for pattern in ("", "*/", "*/*/") for folder in visible(path, f"{pattern}{voc.ANNOTATIONS}")]
     roots = [folder.parent for folder in folders if folder.is_dir()]
     return [path] if path in roots else roots
 
 
-def _of_roots(roots: Iterable[Path]) -> dict[str, list[Path]]:
-    """The annotation files of each split: those that its lists name, or all."""
+def _of_roots(roots: Sequence[Path]) -> dict[str, list[Path]]:
+    """The annotation files of each split: those that its lists name; else those of each root, or all."""
     lists: dict[str, list[Path]] = {}
     for root in roots:
-        for file in visible(root, "ImageSets/Main/*.txt"):
-            if "_" not in file.stem:  # "cat_train.txt" lists one class of a split that is there as well
-                lists.setdefault(file.stem, []).extend(voc.listed_files(file, root / "Annotations"))
-    return lists or {"all": [file for root in roots for file in voc.xml_files(root / "Annotations")]}
+        files = visible(root, "ImageSets/Main/*.txt")
+        stems = {file.stem for file in files}
+        for file in files:
+            # "cat_train.txt" lists one class of a split that is there as well.
+            parts = file.stem.split("_")
+            if not any("_".join(parts[i:]) in stems for i in range(1, len(parts))):
+                lists.setdefault(file.stem, []).extend(voc.listed_files(file, root / voc.ANNOTATIONS))
+    if lists:
+        return lists
+    files_of = {root: voc.xml_files(root / voc.ANNOTATIONS) for root in roots}
+    if len(roots) > 1 and all(is_split_name(root.name) for root in roots):
+        return {root.name: files for root, files in files_of.items()}
+    return {"all": [file for files in files_of.values() for file in files]}
 
 
 def _beside_images(path: Path) -> dict[str, list[Path]]:
     """Annotation files that lie side by side with images, a folder for each split or one for all."""
     lists: dict[str, list[Path]] = {}
-    for folder in [path, *(folder for folder in visible(path) if folder.is_dir())]:
+    for folder in [path, *subfolders(path)]:
         files = voc.xml_files(folder, below=False)
         if any(map(holds_annotation, files[:_SAMPLED])):
             lists["all" if folder == path else folder.name] = files
@@ -63,11 +76,11 @@ def _beside_images(path: Path) -> dict[str, list[Path]]:
 
 
 def holds_annotation(file: Path) -> bool:
-    """Whether the outermost element of an XML file is ``<annotation>``; a damaged file may begin well."""
+    """Whether the outermost element of an XML file is ``<annotation>``; what follows may be damaged."""
     try:
         with file.open("rb") as stream:
-            for _, element in ElementTree.iterparse(stream, ("start",)):
-                return str(element.tag) == "annotation"
-    except (OSError, ElementTree.ParseError, ValueError, LookupError):
-        pass
-    return False
+            head = stream.read(_HEAD)
+    except OSError:
+        return False
+    # In every encoding of XML that is not Unicode, the letters of a tag are those of ASCII.
+    return _ANNOTATION.match(head.decode(unicode_encoding(head), "ignore")) is not None

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import yaml
 
 from phidet.core.errors import InputError
+from phidet.data.data_folder import is_split_name
 from phidet.data.finders.class_lists import read_class_list
 from phidet.data.readers.yolo import KeyPoints
 from phidet.data.text import read_text
 
 YAML_SUFFIXES = (".yaml", ".yml")
-_SPLIT_KEYS = ("train", "val", "valid", "validation", "test")
 _NOTHING = ("", "null", "~", "none")
 _USUAL_STEMS = ("data", "dataset")
 _KEYS = (re.compile(r"^names\s*:", re.MULTILINE), re.compile(r"^(train|val)\s*:", re.MULTILINE))
@@ -62,7 +62,7 @@ def read_yolo_yaml(file: Path) -> YoloYaml | None:
     return YoloYaml(
         file,
         _class_names(content, file) if "names" in content else None,
-        {key: entries for key in _SPLIT_KEYS if (entries := _entries(content.get(key)))},
+        {key: entries for key, value in content.items() if _is_split(key, value) and (entries := _entries(value))},
         list(dict.fromkeys([file.parent / Path(base).expanduser(), file.parent])),
         _key_points(content, file),
     )
@@ -108,6 +108,11 @@ def _by_id(names: dict[Any, Any], file: Path) -> list[Any]:
                 return [by_id[i] for i in range(len(names))]
     found = ", ".join(map(str, list(names)[:10]))
     raise InputError(f"{file}: names should be numbered 0…{len(names) - 1}, got {found}")
+
+
+def _is_split(key: Any, value: Any) -> bool:
+    """Whether a key names a split: by its name, or as phidet writes splits of any name."""
+    return isinstance(key, str) and (is_split_name(key) or value == f"images/{key}")
 
 
 def _entries(value: Any) -> list[str]:

@@ -31,7 +31,9 @@ def is_coco(path: Path) -> bool:
     return head.startswith("{") and any(f'"{key}"' in head for key in _REQUIRED)
 
 
-def read_coco(path: Path, folders: Sequence[Path], name: str, class_names: Sequence[str] | None = None) -> Dataset:
+def read_coco(
+    path: Path, folders: Sequence[Path], name: str, class_names: Sequence[str] | None = None, within: Path | None = None
+) -> Dataset:
     """The images that ``path`` lists.
 
     Args:
@@ -39,6 +41,8 @@ def read_coco(path: Path, folders: Sequence[Path], name: str, class_names: Seque
         folders: where its images may lie, the likeliest first.
         name: of the split.
         class_names: the classes to read, by name; unless given, the file's categories in the order of their ids.
+        within: the data folder, which is searched for images that are in none of ``folders``; unless given, those of
+            ``folders`` that the file does not lie in are.
 
     Raises:
         InputError: the file is not COCO JSON, or its boxes are fractions or corners.
@@ -48,7 +52,8 @@ def read_coco(path: Path, folders: Sequence[Path], name: str, class_names: Seque
     collector = Collector(name, path, class_names or list(names_by_id.values()), in_pixels=True)
     if class_names is None:
         for group, members in groups.items():
-            what = f"{group!r} has no objects and only groups {_few(members)}: it is not used as a class"
+            why = f"only groups {_few(members)}" if members else "is what lies between the objects"
+            what = f"{group!r} has no objects and {why}: it is not used as a class"
             collector.problem("grouping category", path, what)
         ids = list(names_by_id)
         if _whole(ids) and max(ids) - min(ids) >= len(ids):
@@ -58,7 +63,8 @@ def read_coco(path: Path, folders: Sequence[Path], name: str, class_names: Seque
     for image_id in [i for i in objects if i not in listed]:
         where = objects.pop(image_id)[0].where
         collector.problem("label unreadable", where, f"image_id {image_id!r} is not among the images; left out")
-    sources = _sources(listed.values(), path, folders, collector)
+    finder = ImageFinder(folders, name, within or path)
+    sources = _sources(listed.values(), path, finder, collector)
     read: list[tuple[tuple[int, int], list[RawObject]]] = []
     names: dict[Path, str] = {}
     for image_id, image in listed.items():
@@ -92,10 +98,10 @@ def _load(path: Path) -> dict[str, list[Any]]:
 
 
 def _categories(content: dict[str, list[Any]], path: Path) -> tuple[dict[Any, str], dict[str, list[str]]]:
-    """Name by id, in the order of the ids; and the members of categories that only group others, by their name.
+    """Name by id, in the order of the ids; and the members of categories that are no classes, by their name.
 
     Roboflow writes the name of the project as a category, which all classes have as their supercategory and no object
-    has. As a class it would take part in training without an example.
+    has; others write the background as one. As classes these would take part in training without an example.
     """
     found: list[tuple[Any, str]] = []
     members: dict[str, list[tuple[Any, str]]] = defaultdict(list)
@@ -110,7 +116,7 @@ def _categories(content: dict[str, list[Any]], path: Path) -> tuple[dict[Any, st
     groups: dict[Any, list[str]] = {}
     for category_id, name in found:
         others = [member for i, member in members.get(name, ()) if i != category_id]
-        if others:
+        if others or name.strip("_").lower() == "background":
             groups[category_id] = others
     if groups:
         annotations = content["annotations"]
@@ -204,9 +210,8 @@ def _listed(images: Sequence[Any], path: Path, collector: Collector) -> dict[Any
     return found
 
 
-def _sources(images: Collection[_Image], path: Path, folders: Sequence[Path], collector: Collector) -> dict[str, Path]:
+def _sources(images: Collection[_Image], path: Path, finder: ImageFinder, collector: Collector) -> dict[str, Path]:
     """The image files by the name that is written; those that are not there become problems."""
-    finder = ImageFinder(folders, collector.name)
     exact = {image.file_name: finder.exact(image.file_name) for image in images}
     sources = {name: source for name, source in exact.items() if source is not None}
     if len(sources) == len(exact):
@@ -218,7 +223,7 @@ def _sources(images: Collection[_Image], path: Path, folders: Sequence[Path], co
         collector.problem("image found by name", path, f"{what}, for example {name!r} as {source}")
     for image in images:
         if exact[image.file_name] is None and image.file_name not in search.found:
-            tried = ", ".join(str(folder) for folder in folders)
+            tried = ", ".join(str(folder) for folder in finder.folders)
             reason = search.reasons.get(image.file_name, f"it is not in {tried}")
             collector.problem("image missing", image.where, f"no {image.file_name}: {reason}; left out")
     return sources | search.found

@@ -5,6 +5,8 @@ TensorFlow Datasets' records are read as well: their features have other names, 
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -12,6 +14,7 @@ from pathlib import Path
 from phidet.core.errors import InputError
 from phidet.data.dataset import Collector, Dataset, RawObject
 from phidet.data.label_map import read_label_map
+from phidet.data.listing import visible
 from phidet.data.text import read_lines
 from phidet.data.tfrecord_file import ENCODED_IMAGE, RecordImage, Value, parse_example, scan
 from phidet.images.decode import encoded, image_size
@@ -24,26 +27,35 @@ _KNOWN = frozenset({*_BOX, _LABEL, _TEXT})
 # Features of TensorFlow Datasets, and what they are called in the official records.
 _TFDS_BOXES, _TFDS_LABELS = "objects/bbox", "objects/label"
 _TFDS = {"objects/area": _AREA, "objects/is_crowd": _CROWD, "objects/is_difficult": _DIFFICULT}
-_LABEL_MAPS = ("*label_map.pbtxt", "*labelmap.pbtxt")
+_LABEL_MAP = re.compile(r"(label|class|map).*\.pbtxt$", re.IGNORECASE)
 _TFDS_CLASSES = "objects-label.labels.txt"
 MOST_CLASSES = 10_000
 _LARGEST_FRACTION = 2.0  # a box may reach out of the image, but not by its whole side; beyond that it is in pixels
 
 
-def own_class_names(shards: Sequence[Path]) -> list[str]:
-    """What the labels 1, 2, … of the shards are called.
+def own_class_names(shards: Sequence[Path], every: Sequence[Path], root: Path) -> list[str]:
+    """What the labels 1, 2, … of some shards are called.
 
-    A label map beside them says it, or the class list of TensorFlow Datasets, or the texts in the records.
+    A label map says it, beside the shards or else beside those of other splits or in the data folder; or the class list
+    of TensorFlow Datasets; or the texts in all records.
+
+    Args:
+        shards: of one split.
+        every: the shards of all splits.
+        root: the data folder.
 
     Raises:
         InputError: the label map cannot be read, or a label stands for two names.
     """
-    folders = dict.fromkeys(shard.parent for shard in shards)
-    maps = [file for folder in folders for pattern in _LABEL_MAPS for file in folder.glob(pattern)]
-    if maps:
-        return read_label_map(min(maps))
-    lists = [folder / _TFDS_CLASSES for folder in folders if (folder / _TFDS_CLASSES).is_file()]
-    return read_lines(lists[0]) if lists else scan_class_names(shards)
+    folders = [shard.parent for shard in (*shards, *every)]
+    for folder in dict.fromkeys([*folders, root, root / "annotations"]):
+        names = sorted(path.name for path in visible(folder)) if folder.is_dir() else []
+        maps = [name for name in names if _LABEL_MAP.search(name)]
+        if maps:
+            return read_label_map(folder / maps[0])
+        if _TFDS_CLASSES in names:
+            return read_lines(folder / _TFDS_CLASSES)
+    return scan_class_names(every)
 
 
 def scan_class_names(shards: Sequence[Path]) -> list[str]:
@@ -64,10 +76,10 @@ def scan_class_names(shards: Sequence[Path]) -> list[str]:
                 continue  # told when the record is read
             labels, texts = example.get(_LABEL, []), example.get(_TEXT, [])
             if not labels:
-                without_label |= {_text(text) for text in texts if isinstance(text, bytes) and text}
+                without_label |= {_class_text(text) for text in texts if isinstance(text, bytes) and text}
             for label, text in zip_longest(labels, texts):
                 if isinstance(label, int) and 1 <= label <= MOST_CLASSES:
-                    name = _text(text) if isinstance(text, bytes) and text else f"class-{label - 1}"
+                    name = _class_text(text) if isinstance(text, bytes) and text else f"class-{label - 1}"
                     if names.setdefault(label, name) != name:
                         raise InputError(f"{shard}: label {label} is both {names[label]!r} and {name!r}")
     labelled = [names.get(label, f"class-{label - 1}") for label in range(1, max(names, default=0) + 1)]
@@ -143,6 +155,11 @@ def _official(example: dict[str, Value]) -> dict[str, Value]:
 
 def _text(value: bytes) -> str:
     return value.decode("utf-8", "replace")
+
+
+def _class_text(value: bytes) -> str:
+    """A class name, of which Unicode has two forms."""
+    return unicodedata.normalize("NFC", _text(value))
 
 
 def _texts(example: dict[str, Value], key: str) -> list[bytes]:

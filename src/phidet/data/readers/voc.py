@@ -79,7 +79,7 @@ def scan_class_names(files: Iterable[Path]) -> list[str]:
             root = _parsed(file)
         except _NOT_XML:
             continue
-        names |= {name for o in root.iter("object") if (name := (o.findtext("name") or "").strip())}
+        names |= {name for o in root.iter("object") if (name := _text(o, "name"))}
     return sorted({unicodedata.normalize("NFC", name) for name in names})
 
 
@@ -96,7 +96,7 @@ def read_voc(files: Sequence[Path], root: Path, name: str, class_names: Sequence
         InputError: most boxes are fractions of their images.
     """
     collector = Collector(name, root, class_names, in_pixels=True)
-    images = _Images(collector)
+    images = _Images(root, collector)
     for file in files:
         _add(file, root, images, collector)
     return collector.dataset()
@@ -112,7 +112,7 @@ def _add(file: Path, root: Path, images: _Images, collector: Collector) -> None:
         collector.problem("label unreadable", file, f"not XML that can be read ({error}); left out")
         return
     size_hw = _labelled_size(tree)
-    source = images.of(file, (tree.findtext("filename") or "").strip(), size_hw)
+    source = images.of(file, _text(tree, "folder"), _text(tree, "filename"), size_hw)
     if source is None:
         return
     try:
@@ -132,7 +132,7 @@ def _objects(tree: ElementTree.Element, file: Path, collector: Collector) -> Ite
         except ValueError as error:
             collector.problem("label unreadable", where, f"{error}; left out")
             continue
-        class_name = (element.findtext("name") or "").strip()
+        class_name = _text(element, "name")
         difficult = (element.findtext("difficult") or "0").strip() not in ("0", "")
         yield RawObject(where, (x1, y1, x2, y2), class_name, difficult=difficult)
 
@@ -140,17 +140,18 @@ def _objects(tree: ElementTree.Element, file: Path, collector: Collector) -> Ite
 class _Images:
     """Finds the image that an annotation file is about."""
 
-    def __init__(self, collector: Collector) -> None:
-        self._collector = collector
+    def __init__(self, root: Path, collector: Collector) -> None:
+        self._root, self._collector = root, collector
         self._finders: dict[Path, ImageFinder] = {}
 
-    def of(self, file: Path, file_name: str, size_hw: tuple[int, int] | None) -> Path | None:
+    def of(self, file: Path, folder: str, file_name: str, size_hw: tuple[int, int] | None) -> Path | None:
         """The image with the name of ``file``, else the one that ``<filename>`` in it names; ``None`` is a problem.
 
         The file's own name goes first: labelling tools leave ``<filename>`` as it was when both are renamed.
 
         Args:
             file: the annotation file.
+            folder: what it calls the folder of its image, which decides only between several images.
             file_name: what it calls its image, which may be empty or a path of another computer.
             size_hw: of the image as the labels tell it.
         """
@@ -158,16 +159,18 @@ class _Images:
         if root not in self._finders:
             places = [root.parent / IMAGE_FOLDERS[0], root, root.parent / IMAGE_FOLDERS[1], root.parent]
             folders = [place for place in places if place.is_dir()]
-            self._finders[root] = ImageFinder(folders, self._collector.name)
+            self._finders[root] = ImageFinder(folders, self._collector.name, self._root)
         finder = self._finders[root]
         name = name_parts(file_name)[-1]
         own = finder.of_stem((*file.parent.relative_to(root).parts, file.stem))
-        if len(own) > 1:  # of several endings, <filename> means one
+        if len(own) > 1:  # of several endings or in several folders, <filename> and <folder> mean one
             own = [image for image in own if same_name(image.name) == same_name(name)] or own
+            own = [image for image in own if image.parent.name == folder] or own
         if own and same_name(own[0].stem) == same_name(os.path.splitext(name)[0]):
             named = own
         else:
             named = finder.named(file_name) if name else []
+            named = [image for image in named if image.parent.name == folder] or named
         if len(own or named) > 1:
             self._missing(file, f"{len(own or named)} images could be it, {', '.join(i.name for i in own or named)}")
             return None
@@ -219,6 +222,10 @@ def _labelled_size(tree: ElementTree.Element) -> tuple[int, int] | None:
     except ValueError:
         return None
     return (int(height), int(width)) if 1 <= height < 2**31 and 1 <= width < 2**31 else None
+
+
+def _text(element: ElementTree.Element, path: str) -> str:
+    return (element.findtext(path) or "").strip()
 
 
 def _number(element: ElementTree.Element, path: str) -> float:

@@ -1,0 +1,84 @@
+"""Writes COCO JSON with its images, as COCO itself lies."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from phidet.core.errors import ConfigError
+from phidet.core.numbers import shortest
+from phidet.data.dataset import Annotations, Dataset
+from phidet.data.tfrecord_file import RecordImage
+from phidet.data.writers.files import FreeNames, Written, appearing, check_splits, copy_images, count_written
+
+
+def write_coco(datasets: Mapping[str, Dataset], out: Path, with_images: bool = True) -> Written:
+    """Writes ``out/annotations/instances_SPLIT.json`` and the images below ``out/SPLIT/``, as COCO itself lies.
+
+    VOC's difficult objects have ``"difficult": 1``, a key that others ignore.
+
+    Args:
+        datasets: by the name of the split; all with the same classes.
+        out: a folder that does not exist, or is empty. It appears as a whole or not at all.
+        with_images: ``False`` writes labels alone, which name the original images by their full path.
+
+    Raises:
+        ConfigError: ``out`` is not empty, a split's name is no file name, the classes differ between the splits, or
+            images inside TFRecord files are not to be copied.
+        InputError: no image of a split can be decoded.
+        PhidetError: the disk is full or not writable; nothing is left behind.
+    """
+    check_splits(datasets)
+    if not with_images and any(isinstance(d.source(i), RecordImage) for d in datasets.values() for i in range(len(d))):
+        raise ConfigError("images inside TFRecord files have no path of their own: they must be copied")
+    written = Written({}, {}, [], [])
+    with appearing(out) as folder:
+        (folder / "annotations").mkdir()
+        for split, dataset in datasets.items():
+            if with_images:
+                names = dict(copy_images(dataset, folder / split, written.problems, FreeNames()))
+            else:
+                names = {i: str(Path(str(dataset.source(i))).absolute()) for i in range(len(dataset))}
+            count_written(written, split, dataset, list(names))
+            file = Path("annotations", f"instances_{split}.json")
+            (folder / file).write_text(json.dumps(_coco(dataset, names), separators=(",", ":")), encoding="utf-8")
+            written.files.append(file)
+    return written
+
+
+def _coco(dataset: Dataset, names: Mapping[int, str]) -> dict[str, Any]:
+    """The JSON; ids count from 1."""
+    images: list[dict[str, Any]] = []
+    objects: list[dict[str, Any]] = []
+    for index, name in names.items():
+        height, width = dataset.size_hw(index)
+        images.append({"id": index + 1, "width": width, "height": height, "file_name": name})
+        a = dataset.annotations(index)
+        for k in range(len(a.class_ids)):
+            entry = {
+                "id": len(objects) + 1,
+                "image_id": index + 1,
+                "category_id": int(a.class_ids[k]) + 1,
+                "bbox": _xywh(a, k),
+                "area": shortest(a.areas[k]),
+                "iscrowd": int(a.crowd[k]),
+            }
+            objects.append(entry | {"difficult": 1} if a.difficult[k] else entry)
+    categories = [{"id": i, "name": name} for i, name in enumerate(dataset.class_names, start=1)]
+    return {"images": images, "annotations": objects, "categories": categories}
+
+
+def _xywh(a: Annotations, k: int) -> list[float]:
+    """The box such that x + width gives back its right side, as float32, in few digits."""
+    x1, y1, x2, y2 = a.boxes_xyxy[k]
+    x, y = shortest(x1), shortest(y1)
+    return [x, y, _side(x, x2), _side(y, y2)]
+
+
+def _side(start: float, end: np.float32) -> float:
+    side = round(shortest(end) - start, 4)
+    return side if np.float32(start + side) == end else float(end) - start

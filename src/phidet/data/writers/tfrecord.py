@@ -1,0 +1,90 @@
+"""Writes sharded TFRecord, the way the official converter does."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from phidet.core.errors import ConfigError
+from phidet.data.dataset import Dataset
+from phidet.data.label_map import label_map
+from phidet.data.tfrecord_file import Value, make_example, write_record
+from phidet.data.writers.files import (
+    PreparedImage,
+    Written,
+    appearing,
+    check_splits,
+    count_written,
+    decodable_images,
+)
+
+
+def write_tfrecord(datasets: Mapping[str, Dataset], out: Path, images_per_shard: int = 1000) -> Written:
+    """Writes ``out/SPLIT-00000-of-000NN.tfrecord`` with the features of the official converter, and a label map.
+
+    Image i goes to shard i mod NN, as there. ``image/object/difficult`` is only in records that need it.
+
+    Args:
+        datasets: by the name of the split; all with the same classes.
+        out: a folder that does not exist, or is empty. It appears as a whole or not at all.
+        images_per_shard: at most so many images in a file.
+
+    Raises:
+        ConfigError: ``out`` is not empty, a split's name is no file name, the classes differ between the splits, or
+            ``images_per_shard`` is below 1.
+        InputError: no image of a split can be decoded.
+        PhidetError: the disk is full or not writable; nothing is left behind.
+    """
+    check_splits(datasets)
+    if images_per_shard < 1:
+        raise ConfigError(f"images_per_shard must be at least 1, got {images_per_shard}")
+    written = Written({}, {}, [], [])
+    with appearing(out) as folder:
+        for split, dataset in datasets.items():
+            shards = -(-len(dataset) // images_per_shard)
+            kept: list[int] = []
+            order = [i for shard in range(shards) for i in range(shard, len(dataset), shards)]
+            images = decodable_images(dataset, order, written.problems, for_tensorflow=True)
+            upcoming = next(images, None)
+            for shard in range(shards):
+                file = Path(f"{split}-{shard:05d}-of-{shards:05d}.tfrecord")
+                with (folder / file).open("wb") as stream:
+                    while upcoming is not None and upcoming[0] % shards == shard:
+                        write_record(stream, make_example(_example(dataset, *upcoming)))
+                        kept.append(upcoming[0])
+                        upcoming = next(images, None)
+                written.files.append(file)
+            count_written(written, split, dataset, kept)
+        names = next(iter(datasets.values())).class_names
+        (folder / "label_map.pbtxt").write_text(label_map(names), encoding="utf-8")
+        written.files.append(Path("label_map.pbtxt"))
+    return written
+
+
+def _example(dataset: Dataset, index: int, image: PreparedImage) -> dict[str, Value]:
+    height, width = dataset.size_hw(index)
+    a = dataset.annotations(index)
+    x1, y1, x2, y2 = (a.boxes_xyxy.astype(np.float64) / [width, height, width, height]).T
+    features: dict[str, Value] = {
+        "image/height": [height],
+        "image/width": [width],
+        "image/filename": [str(dataset.names[index]).encode("utf-8", "surrogateescape")],
+        "image/source_id": [str(index + 1).encode()],
+        "image/key/sha256": [hashlib.sha256(image.content).hexdigest().encode()],
+        "image/encoded": [image.content],
+        "image/format": [image.format.lower().encode()],
+        "image/object/bbox/xmin": x1.tolist(),
+        "image/object/bbox/xmax": x2.tolist(),
+        "image/object/bbox/ymin": y1.tolist(),
+        "image/object/bbox/ymax": y2.tolist(),
+        "image/object/class/text": [dataset.class_names[i].encode() for i in a.class_ids],
+        "image/object/class/label": (a.class_ids + 1).tolist(),
+        "image/object/is_crowd": a.crowd.astype(np.int64).tolist(),
+        "image/object/area": a.areas.tolist(),
+    }
+    if a.difficult.any():
+        features["image/object/difficult"] = a.difficult.astype(np.int64).tolist()
+    return features

@@ -1,0 +1,128 @@
+"""Writes Pascal VOC: ``Annotations``, ``JPEGImages`` and a list for each split in ``ImageSets/Main``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from xml.etree import ElementTree
+
+from phidet.core.errors import ConfigError
+from phidet.core.numbers import shortest
+from phidet.data.dataset import Dataset, Problem
+from phidet.data.writers.files import (
+    FreeNames,
+    Written,
+    appearing,
+    check_splits,
+    count_written,
+    decodable_images,
+    file_name,
+    marks_lost,
+    text_name,
+)
+
+_NO_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def write_voc(datasets: Mapping[str, Dataset], out: Path) -> Written:
+    """Writes ``out/JPEGImages/NAME``, ``out/Annotations/NAME.xml`` and ``out/ImageSets/Main/SPLIT.txt``.
+
+    Boxes stand as they are, in pixels, whole numbers without a point. An image that several splits share is written
+    once. Regions of many objects (``iscrowd``) are left out and areas are lost: VOC has no place for them. Nor has it a
+    list of classes, so that those without an object are lost. :attr:`Written.problems` counts all of these.
+
+    Args:
+        datasets: by the name of the split; all with the same classes. ``_`` in a name becomes ``-``: VOC takes
+            ``cat_train.txt`` for a list of one class.
+        out: a folder that does not exist, or is empty. It appears as a whole or not at all.
+
+    Raises:
+        ConfigError: ``out`` is not empty, a split's name is no file name or that of another one, the classes differ
+            between the splits, or the name of one cannot be written in XML.
+        InputError: no image of a split can be decoded.
+        PhidetError: the disk is full or not writable; nothing is left behind.
+    """
+    check_splits(datasets)
+    lists = {split: f"{split.replace('_', '-')}.txt" for split in datasets}
+    if len(set(lists.values())) < len(lists):
+        raise ConfigError(f"the splits {', '.join(lists)} would have the same lists in VOC: choose others with --split")
+    class_names = next(iter(datasets.values())).class_names
+    for class_name in class_names:
+        if _NO_XML.search(class_name) or class_name != class_name.strip():
+            raise ConfigError(f"the class name {class_name!r} cannot be written in XML: rename the class first")
+    written = Written({}, {}, [], [])
+    with appearing(out) as folder:
+        for name in ("JPEGImages", "Annotations", "ImageSets/Main"):
+            (folder / name).mkdir(parents=True)
+        images = _Images(folder)
+        for split, dataset in datasets.items():
+            kept, stems = [], []
+            for index, image in decodable_images(dataset, range(len(dataset)), written.problems, for_tensorflow=False):
+                stems.append(images.write(dataset, index, image.format, image.content))
+                kept.append(index)
+            count_written(written, split, dataset, kept, crowd=False)
+            written.problems.extend(marks_lost(split, dataset, kept, "VOC", difficult=False))
+            (folder / "ImageSets/Main" / lists[split]).write_text("".join(f"{s}\n" for s in stems), encoding="utf-8")
+            written.files.append(Path("ImageSets/Main", lists[split]))
+        occurring = {class_names[c] for dataset in datasets.values() for c in set(dataset.all_annotations.class_ids)}
+        missing = [class_name for class_name in class_names if class_name not in occurring]
+        if missing:
+            what = f"{len(missing):,} classes without an object ({', '.join(missing[:5])}); VOC has no list of classes"
+            written.problems.append(Problem("class not kept", "all splits", what))
+    return written
+
+
+class _Images:
+    """Writes images with their annotation files, each once."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._names = folder, FreeNames(by_stem=True)
+        self._stems: dict[tuple[str, bytes], str] = {}
+
+    def write(self, dataset: Dataset, index: int, image_format: str, content: bytes) -> str:
+        """The stem of an image's files, which are written unless an earlier split had the same image and objects."""
+        source = dataset.source(index)
+        tree = _annotation(dataset, index)
+        known = str(source), ElementTree.tostring(tree)
+        if known not in self._stems:
+            wanted = text_name(file_name(str(dataset.names[index]), index, image_format, source))
+            name = self._names.claim(PurePosixPath(wanted.name))  # VOC knows no folders
+            (self._folder / "JPEGImages" / name).write_bytes(content)
+            tree[1].text = name
+            ElementTree.indent(tree, "\t")
+            stem = PurePosixPath(name).stem
+            file = self._folder / "Annotations" / f"{stem}.xml"
+            file.write_bytes(ElementTree.tostring(tree, encoding="utf-8") + b"\n")
+            self._stems[known] = stem
+        return self._stems[known]
+
+
+def _annotation(dataset: Dataset, index: int) -> ElementTree.Element:
+    """The content of an annotation file; its second element waits for the name of the image."""
+    height, width = dataset.size_hw(index)
+    root = ElementTree.Element("annotation")
+    _add(root, "folder", "JPEGImages")
+    _add(root, "filename", "")
+    size = ElementTree.SubElement(root, "size")
+    for key, value in (("width", width), ("height", height), ("depth", 3)):
+        _add(size, key, str(value))
+    _add(root, "segmented", "0")
+    a = dataset.annotations(index)
+    for k in range(len(a.class_ids)):
+        if a.crowd[k]:
+            continue
+        element = ElementTree.SubElement(root, "object")
+        _add(element, "name", dataset.class_names[a.class_ids[k]])
+        _add(element, "pose", "Unspecified")
+        _add(element, "truncated", "0")
+        _add(element, "difficult", str(int(a.difficult[k])))
+        box = ElementTree.SubElement(element, "bndbox")
+        for key, number in zip(("xmin", "ymin", "xmax", "ymax"), a.boxes_xyxy[k], strict=True):
+            # Many readers take whole numbers only, so those that are whole have no point.
+            _add(box, key, str(int(number)) if number == int(number) else repr(shortest(number)))
+    return root
+
+
+def _add(parent: ElementTree.Element, tag: str, text: str) -> None:
+    ElementTree.SubElement(parent, tag).text = text

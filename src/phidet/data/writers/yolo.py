@@ -1,0 +1,81 @@
+"""Writes YOLO: ``data.yaml``, ``images/SPLIT`` and ``labels/SPLIT`` with a text file for each image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import yaml
+
+from phidet.data.data_folder import TRAIN_SPLITS, VAL_SPLITS, first_split
+from phidet.data.dataset import Annotations, Dataset
+from phidet.data.writers.files import (
+    FreeNames,
+    Written,
+    appearing,
+    check_splits,
+    copy_images,
+    count_written,
+    marks_lost,
+)
+
+
+def write_yolo(datasets: Mapping[str, Dataset], out: Path) -> Written:
+    """Writes ``out/data.yaml``, the images below ``out/images/SPLIT/`` and their labels below ``out/labels/SPLIT/``.
+
+    An image without objects has an empty file. Regions of many objects (``iscrowd``) are left out, marks of difficult
+    objects and areas are lost: YOLO has no place for them, and :attr:`Written.problems` counts them.
+
+    Args:
+        datasets: by the name of the split; all with the same classes. ``data.yaml`` calls the split to train on
+            ``train`` and the one to validate on ``val``, as YOLO's tools want it.
+        out: a folder that does not exist, or is empty. It appears as a whole or not at all.
+
+    Raises:
+        ConfigError: ``out`` is not empty, a split's name is no file name, or the classes differ between the splits.
+        InputError: no image of a split can be decoded.
+        PhidetError: the disk is full or not writable; nothing is left behind.
+    """
+    check_splits(datasets)
+    written = Written({}, {}, [], [])
+    with appearing(out) as folder:
+        for split, dataset in datasets.items():
+            kept = []
+            labels = Path("labels", split)
+            (folder / labels).mkdir(parents=True)
+            images = copy_images(
+                dataset, folder / "images" / split, written.problems, FreeNames(by_stem=True), as_text=True
+            )
+            for index, name in images:
+                file = (folder / labels / name).with_suffix(".txt")
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(_lines(dataset.annotations(index), dataset.size_hw(index)), encoding="utf-8")
+                kept.append(index)
+            count_written(written, split, dataset, kept, crowd=False)
+            written.problems.extend(marks_lost(split, dataset, kept, "YOLO", difficult=True))
+            written.files.append(labels)
+        content = {key: f"images/{split}" for key, split in _keys(list(datasets)).items()}
+        names = dict(enumerate(next(iter(datasets.values())).class_names))
+        text = yaml.safe_dump(content | {"names": names}, sort_keys=False, allow_unicode=True)
+        (folder / "data.yaml").write_text(text, encoding="utf-8")
+        written.files.append(Path("data.yaml"))
+    return written
+
+
+def _keys(splits: list[str]) -> dict[str, str]:
+    """The key of each split in ``data.yaml``."""
+    train = first_split(TRAIN_SPLITS, splits) or (splits[0] if len(splits) == 1 else None)
+    usual = {train: "train", first_split(VAL_SPLITS, splits): "val"}
+    return {usual.get(split, split): split for split in splits}
+
+
+def _lines(a: Annotations, size_hw: tuple[int, int]) -> str:
+    """A line for each object: class, centre, width and height in fractions, in as many digits as give it back."""
+    height, width = size_hw
+    lines = []
+    for class_id, crowd, box in zip(a.class_ids.tolist(), a.crowd.tolist(), a.boxes_xyxy.tolist(), strict=True):
+        if not crowd:
+            x1, y1, x2, y2 = box
+            values = (x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height
+            lines.append(" ".join([str(class_id), *map(repr, values)]) + "\n")
+    return "".join(lines)

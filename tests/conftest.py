@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 WITH_PYTORCH = find_spec("torch") is not None
+needs_pytorch = pytest.mark.skipif(not WITH_PYTORCH, reason="needs PyTorch")
 left_out: list[str] = []
 
 # What is right must not depend on how busy the machine is: no limits of time for an example.

@@ -21,8 +21,9 @@ from phidet.architectures.efficientdet.network import EfficientDet
 from phidet.core.structs import replace
 from phidet.data.class_folders import open_class_folders
 from phidet.data.layouts import open_data
+from phidet.evaluation.coco_figures import evaluate_coco
 from phidet.training.detection import DetectionTask
-from phidet.training.evaluate import evaluate, evaluate_classifier
+from phidet.training.evaluate import classify_all, detect
 from phidet.training.fit import RunSettings, prepare_learner, start_engine
 from phidet.training.loading import EpochSampler
 from phidet.training.recipe import SMALL
@@ -69,13 +70,14 @@ def main() -> None:
         return
     fabric = start_engine(SMALL, RunSettings(out=out, accelerator="cpu"))
     if work == "classify":
-        figures = evaluate_classifier(test_classify.tiny(), open_class_folders(out).read("all"), fabric, 2, workers=0)
+        data = open_class_folders(out).read("all")
+        figures = classify_all(test_classify.tiny(), data, fabric, 2, workers=0).report(data)
         (out / f"report-{fabric.global_rank}.json").write_bytes(msgspec.json.encode(figures))
         return
-    report, detections = evaluate(model(), open_data(out).read("train"), fabric, batch_size=1, workers=0)
+    found = detect(model(), open_data(out).read("train"), fabric, batch_size=1, workers=0)
     if fabric.is_global_zero:
-        boxes = [torch.tensor(detections[i].boxes_xyxy) for i in sorted(detections)]
-        torch.save({"ap": report.ap, "boxes": boxes}, out / "evaluate.pt")
+        boxes = [torch.tensor(detections.boxes_xyxy) for detections in found.detections]
+        torch.save({"ap": evaluate_coco(*found).ap, "boxes": boxes}, out / "evaluate.pt")
 
 
 if __name__ == "__main__":

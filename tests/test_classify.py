@@ -26,21 +26,27 @@ from phidet.evaluation.classification import classification_report
 from phidet.evaluation.classification_report import Answers, write_classification
 from phidet.images.sheet import GAP, STRIP, TILE_H, TILE_W
 from phidet.training import recipe as recipes
+from phidet.training.about import Request
 from phidet.training.augmentation.classification import TrainPictures, classifier_input, middle, random_window
 from phidet.training.classify import (
     CLASSIFY,
     ClassifyTask,
     choose_classify_recipe,
     classifier_for,
-    read_class_folders,
 )
-from phidet.training.evaluate import classify_all, evaluate_classifier
+from phidet.training.evaluate import classify_all
 from phidet.training.fit import RunSettings, fit
 from phidet.training.loading import EpochSampler, train_loader
 from phidet.training.recipe import Augmentation
+from phidet.training.run_data import RunData, read_run_data
 
 CLASSES = ("bolt", "nut", "washer")
+TABLES = ("classes.csv", "confusion.csv")
 COLOURS = ((200, 60, 60), (60, 190, 70), (70, 70, 210))
+
+
+def read_classes(folder: Path) -> RunData:
+    return read_run_data(Request(data=str(folder)), seed=0, classify=True)
 
 
 def write_pictures(folder: Path, per_class: int, seed: int = 0) -> None:
@@ -101,15 +107,18 @@ def test_a_broken_picture_is_named_and_left_out(tmp_path: Path, caplog: pytest.L
     (tmp_path / "nut" / "2.png").write_bytes(b"no picture")
     (tmp_path / "nut" / "notes.txt").write_text("not meant as a picture")
     with caplog.at_level(logging.WARNING, "phidet"):
-        train, val = read_class_folders(tmp_path)
+        train, val = read_classes(tmp_path)
     assert len(train) + len(val) == 11
     assert [record.message.count("2.png") > 0 for record in caplog.records] == [True]
     # Its header is fine but its pixels are not: seen when it is decoded.
     whole = (tmp_path / "nut" / "1.png").read_bytes()
     (tmp_path / "nut" / "1.png").write_bytes(whole[: len(whole) // 2])
     dataset = open_class_folders(tmp_path).read("all")
-    report = evaluate_classifier(tiny(), dataset, Fabric(accelerator="cpu", devices=1), workers=0)
+    answers = classify_all(tiny(), dataset, Fabric(accelerator="cpu", devices=1), workers=0)
+    report = answers.report(dataset)
     assert report.images == 10
+    assert report.summary is not None
+    assert [(lost.kind, lost.count) for lost in report.summary.left_out] == [("image unreadable", 2)]
     index = dataset.names.tolist().index("nut/1.png")
     pictures = TrainPictures(dataset, (48, 64), Augmentation(), 0)
     assert pictures[0, index].class_ids.tolist() == [1]  # the next one takes its place, with its own class
@@ -217,7 +226,8 @@ def test_evaluation_sees_what_the_model_says(tmp_path: Path) -> None:
     write_pictures(tmp_path, 3)
     dataset = open_class_folders(tmp_path).read("all")
     model = tiny()
-    report = evaluate_classifier(model, dataset, Fabric(accelerator="cpu", devices=1), batch_size=4, workers=0)
+    answers = classify_all(model, dataset, Fabric(accelerator="cpu", devices=1), batch_size=4, workers=0)
+    report = answers.report(dataset)
     assert model.training  # as it was before
     model.eval()
     right = 0
@@ -253,7 +263,7 @@ def test_the_most_certain_mistakes_come_first(tmp_path: Path) -> None:
     probabilities = np.stack([certain, (1 - certain) / 2, (1 - certain) / 2], 1)
     answers = Answers(np.arange(6), class_ids, ranked, probabilities.astype(np.float32))
     written = write_classification(tmp_path / "out", answers.report(dataset), dataset, answers)
-    assert [path.name for path in written] == ["report.json", "confusion.png", "mistakes.png", "samples.png"]
+    assert [path.name for path in written] == ["report.json", *TABLES, "confusion.png", "mistakes.png", "samples.png"]
     assert json.loads(written[0].read_bytes())["top1"] == 0.5
 
     def colours(path: Path) -> list[int]:
@@ -264,8 +274,8 @@ def test_the_most_certain_mistakes_come_first(tmp_path: Path) -> None:
         means = [part.mean((0, 1)) for part in seen if part.mean() < 250]
         return [int(np.abs(np.array(COLOURS) - mean).sum(1).argmin()) for mean in means]
 
-    assert colours(written[2]) == [2, 1, 0], "pictures 4, 3 and 1"
-    assert colours(written[3]) == [0, 0, 1, 1, 2, 2]
+    assert colours(written[4]) == [2, 1, 0], "pictures 4, 3 and 1"
+    assert colours(written[5]) == [0, 0, 1, 1, 2, 2]
 
 
 def test_a_report_without_pictures_or_mistakes_is_whole(tmp_path: Path) -> None:
@@ -277,17 +287,17 @@ def test_a_report_without_pictures_or_mistakes_is_whole(tmp_path: Path) -> None:
         is None
     )
     right = Answers(np.arange(3), np.arange(3), (np.arange(3)[:, None] + np.arange(3)) % 3, np.ones((3, 3), np.float32))
-    assert len(write_classification(tmp_path / "right", right.report(dataset), dataset, right)) == 4
+    assert len(write_classification(tmp_path / "right", right.report(dataset), dataset, right)) == 6
 
 
 def test_a_run_learns_colours_and_leaves_a_folder(tmp_path: Path) -> None:
     write_pictures(tmp_path / "data", 24)
-    train, val = read_class_folders(tmp_path / "data")
+    train, val = read_classes(tmp_path / "data")
     model = tiny()
     recipe = recipes.replace(CLASSIFY, {"epochs": 6, "batch_size": 8, "learning_rate": 0.03, "warmup_epochs": 0.5})
     settings = RunSettings(out=tmp_path / "run", workers=0, accelerator="cpu")
     averaged = fit(model, ClassifyTask(model.config, train, val), recipe, settings)
-    report = evaluate_classifier(averaged, val, Fabric(accelerator="cpu", devices=1), workers=0)
+    report = classify_all(averaged, val, Fabric(accelerator="cpu", devices=1), workers=0).report(val)
     assert report.top1 == 1.0
     left = {path.name for path in (tmp_path / "run").iterdir()}
     assert {"best.safetensors", "last.safetensors", "run.json", "metrics.csv", "curves.png", "state.pt"} <= left
@@ -299,7 +309,9 @@ def test_a_run_learns_colours_and_leaves_a_folder(tmp_path: Path) -> None:
     assert best.config.class_names == CLASSES
 
 
-def test_eval_measures_what_a_run_held_out_and_writes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_eval_measures_what_a_run_held_out_and_writes_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
     write_pictures(tmp_path / "data", 10)
     save_model(tiny(), tmp_path / "tiny.safetensors")
     words = ["train", str(tmp_path / "data"), "--task", "classify", "--model", str(tmp_path / "tiny.safetensors")]
@@ -307,21 +319,23 @@ def test_eval_measures_what_a_run_held_out_and_writes_it(tmp_path: Path, capsys:
     assert main(words) == 0
     capsys.readouterr()
     assert main(["eval", str(tmp_path / "run"), str(tmp_path / "data"), "--out", str(tmp_path / "out")]) == 0
-    assert "split held out by the run: 6 pictures" in capsys.readouterr().out
+    assert "split held out by the run: 6 images" in capsys.readouterr().out
     all_of_them = ["--val-split", "none", "--out", str(tmp_path / "other")]
     assert main([*words[:-2], *all_of_them]) == 0
     (tmp_path / "data" / "axle").mkdir()
     shutil.copy(tmp_path / "data" / "nut" / "1.png", tmp_path / "data" / "axle" / "1.png")
-    assert main(["eval", str(tmp_path / "run"), str(tmp_path / "data")]) == 3
-    assert "has the classes axle, bolt, nut, washer" in capsys.readouterr().err
+    with caplog.at_level("INFO", "phidet"):
+        assert main(["eval", str(tmp_path / "run"), str(tmp_path / "data")]) == 0
+    assert "split held out by the run: 6 images" in capsys.readouterr().out, "a folder more changes nothing"
+    assert "class 'axle' is not one of the classes; left out" in caplog.text
     shutil.rmtree(tmp_path / "data" / "axle")
     assert json.loads((tmp_path / "other" / "run.json").read_text())["num_images"] == 30, "none is left out"
     capsys.readouterr()
     assert main(["eval", str(tmp_path / "other"), str(tmp_path / "data")]) == 0
-    assert "split all: 30 pictures" in capsys.readouterr().out, "where nothing was held out"
+    assert "split all: 30 images" in capsys.readouterr().out, "where nothing was held out"
     of_run, of_eval = (json.loads((tmp_path / f / "report.json").read_text()) for f in ("run/report", "out"))
     assert of_run == of_eval
-    pictures = {"report.json", "confusion.png", "mistakes.png", "samples.png"}
+    pictures = {"report.json", *TABLES, "confusion.png", "mistakes.png", "samples.png"}
     assert {path.name for path in (tmp_path / "run" / "report").iterdir()} == pictures
 
 
@@ -356,13 +370,13 @@ def test_blood_cells_are_told_apart(shared: Path, tmp_path: Path) -> None:
     folder = open_data(shared / "data" / "bccd")
     for split, most in (("train", 80), ("val", 30), ("test", 60)):
         write_cells(folder.read(split), tmp_path / "cells" / split, most)
-    train, val = read_class_folders(tmp_path / "cells")
+    train, val = read_classes(tmp_path / "cells")
     model = classifier_for(train.class_names, image_size=96)
     recipe = recipes.replace(choose_classify_recipe(len(train)), {"epochs": 8})
     settings = RunSettings(out=tmp_path / "run", accelerator="cpu")
     averaged = fit(model, ClassifyTask(model.config, train, val), recipe, settings)
     test = open_class_folders(tmp_path / "cells").read("test", train.class_names)
-    report = evaluate_classifier(averaged, test, Fabric(accelerator="cpu", devices=1))
+    report = classify_all(averaged, test, Fabric(accelerator="cpu", devices=1)).report(test)
     print(report)
     assert report.top1 is not None
     assert report.top1 >= 0.95

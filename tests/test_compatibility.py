@@ -114,7 +114,8 @@ def test_an_interrupted_run_goes_on_to_what_it_would_have_been(
     for row, then in zip(rows, wanted, strict=True):
         # Another processor rounds otherwise, and training makes more of it.
         assert {key: row[key] for key in measured} == pytest.approx({key: then[key] for key in measured}, rel=1e-3)
-    assert_same(answers(load_model(run / "last.safetensors").eval()), expected(f"resumed-{name}/"), relative=1e-3)
+    # AdamW's first steps make 1e-3 of another rounding; a lost optimizer or another seed is 2e-2 away.
+    assert_same(answers(load_model(run / "last.safetensors").eval()), expected(f"resumed-{name}/"), relative=5e-3)
     assert (run / "report" / "report.json").is_file()
 
 

@@ -254,3 +254,33 @@ def test_the_official_converters_files_are_coco_person(shared: Path) -> None:
             np.testing.assert_array_equal(a, b)
         np.testing.assert_array_equal(records.image(i), coco.image(k))
     assert math.isclose(records.all_annotations.areas.sum(), coco.all_annotations.areas.sum(), rel_tol=1e-5)
+
+
+@pytest.mark.parametrize("where", ["train/label_map.pbtxt", "labelmap.pbtxt", "annotations/classes.pbtxt"])
+def test_a_label_map_may_lie_anywhere_in_the_data_folder(tmp_path: Path, where: str) -> None:
+    (tmp_path / "train").mkdir()
+    with (tmp_path / "train" / "data.record").open("wb") as file:
+        write_record(file, make_example(record(png(0))))
+    (tmp_path / where).parent.mkdir(exist_ok=True)
+    (tmp_path / where).write_text(label_map(["cat"]))
+    (tmp_path / "graph.pbtxt").write_text("node { name: 'x' }")
+    assert open_data(tmp_path).read("train").class_names == ("cat",)
+
+
+def test_the_label_map_beside_the_shards_of_a_split_is_theirs(tmp_path: Path) -> None:
+    for split, names in (("train", ["cat", "dog"]), ("valid", ["dog", "cat"])):
+        (tmp_path / split).mkdir()
+        (tmp_path / split / "label_map.pbtxt").write_text(label_map(names))
+        with (tmp_path / split / "a.tfrecord").open("wb") as file:
+            write_record(file, make_example(record(png(0))))
+    for split, name in (("train", "cat"), ("valid", "dog")):
+        dataset = open_data(tmp_path).read(split, ["cat", "dog"])
+        assert [dataset.class_names[i] for i in dataset.all_annotations.class_ids] == [name]
+
+
+def test_a_compressed_file_with_the_ending_of_one_is_named(tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    write_record(stream, make_example(record(png(0))))
+    (tmp_path / "train.tfrecord.gz").write_bytes(gzip.compress(stream.getvalue()))
+    with pytest.raises(InputError, match="is compressed with gzip"):
+        open_data(tmp_path).read("train")

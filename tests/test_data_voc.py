@@ -12,7 +12,7 @@ from PIL import Image
 from phidet.core.errors import InputError
 from phidet.data.dataset import Dataset
 from phidet.data.layouts import open_data
-from phidet.data.readers.voc import listed_files
+from phidet.data.readers.voc import AnnotationFiles
 
 BOX = (26, 87, 60, 114)
 
@@ -207,7 +207,10 @@ def test_lines_of_lists(tmp_path: Path, line: str) -> None:
     voc(tmp_path, ["with space.jpg", "v1.2 frame.jpg"])
     listed = write(tmp_path / "list.txt", f"{line}\n\nv1.2 frame\n")
     annotations = tmp_path / "Annotations"
-    assert listed_files(listed, annotations) == [annotations / "with space.xml", annotations / "v1.2 frame.xml"]
+    assert AnnotationFiles(annotations).listed(listed) == [
+        annotations / "with space.xml",
+        annotations / "v1.2 frame.xml",
+    ]
 
 
 def test_lists_of_pairs_and_names_that_are_not_there(tmp_path: Path) -> None:
@@ -215,11 +218,33 @@ def test_lists_of_pairs_and_names_that_are_not_there(tmp_path: Path) -> None:
     annotations = tmp_path / "Annotations"
     lines = "JPEGImages/a.jpg Annotations/a.xml\nb.jpg b.xml\nc 1\nd a\n"
     expected = [annotations / f"{name}.xml" for name in ("a", "b", "c", "d a")]
-    assert listed_files(write(tmp_path / "list.txt", lines, "utf-16"), annotations) == expected
+    assert AnnotationFiles(annotations).listed(write(tmp_path / "list.txt", lines, "utf-16")) == expected
     write(tmp_path / "ImageSets/Main/train.txt", lines)
     dataset = open_data(tmp_path).read("train")
     assert dataset.names.tolist() == ["JPEGImages/a.jpg", "JPEGImages/b.jpg"]
     assert [Path(p.where).name for p in dataset.problems] == ["c.xml", "d a.xml"]
+
+
+def test_lists_of_one_class_are_no_splits_and_other_names_with_underscores_are(tmp_path: Path) -> None:
+    voc(tmp_path, ["a.jpg", "b.jpg", "c.jpg"])
+    for name, text in {
+        "train": "a\nb\n", "cat_train": "a 1\nb -1\n", "traffic_light_train": "a -1\nb 1\n", "my_val": "c\n"
+    }.items():  # fmt: skip
+        write(tmp_path / f"ImageSets/Main/{name}.txt", text)
+    folder = open_data(tmp_path)
+    assert folder.splits == ("my_val", "train")
+    assert folder.read("my_val").names.tolist() == ["JPEGImages/c.jpg"]
+
+
+def test_folders_of_splits_without_lists_are_splits_and_years_are_not(tmp_path: Path) -> None:
+    for split in ("train", "valid"):
+        voc(tmp_path / "splits" / split, [f"{split}.jpg"])
+    folder = open_data(tmp_path / "splits")
+    assert (folder.train_split(), folder.val_split()) == ("train", "valid")
+    assert folder.read("valid").names.tolist() == ["valid/JPEGImages/valid.jpg"]
+    for year in ("VOC2007", "VOC2012"):
+        voc(tmp_path / "years" / year, ["a.jpg"])
+    assert open_data(tmp_path / "years").splits == ("all",)
 
 
 # Boxes
@@ -275,6 +300,13 @@ def test_other_encodings_are_named(tmp_path: Path, head: str, says: str) -> None
     assert dataset.names.tolist() == ["JPEGImages/1.jpg"]
     assert [p.kind for p in dataset.problems] == ["label unreadable"]
     assert says in dataset.problems[0].what
+
+
+def test_files_in_an_encoding_of_several_bytes_are_recognised_beside_their_images(tmp_path: Path) -> None:
+    save(tmp_path / "train/0.jpg")
+    head = '<?xml version="1.0" encoding="gbk"?>\n<!-- 牛 -->\n'
+    write(tmp_path / "train/0.xml", head + xml("0.jpg", class_name="牛"), "gbk")
+    assert open_data(tmp_path).read("train").class_names == ("牛",)
 
 
 def bomb() -> str:

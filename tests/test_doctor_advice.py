@@ -67,3 +67,13 @@ def test_a_group_is_noted(tmp_path: Path) -> None:
     report = examine(folder, LITE0, decode=False).report
     assert (report.classes.names, report.classes.unused) == (["cat"], [])
     assert advice(report, "note", "only groups others is not used as a class")
+
+
+@pytest.mark.parametrize(("scale", "count", "small"), [(0.5, 20, True), (0.5, 19, False), (1.0, 20, False)])
+def test_labels_of_smaller_copies_of_the_images_are_doubted(
+    tmp_path: Path, scale: float, count: int, small: bool
+) -> None:
+    boxes = [[scale * v for v in (100.0, 10.0 + i, 50.0, 80.0)] for i in range(count)]  # in 160×120 pixels
+    report = report_on(tmp_path, boxes)
+    assert report.splits[0].extent == pytest.approx(scale * max(150 / 160, (90 + count - 1) / 120), abs=1e-3)
+    assert advice(report, "warning", "reaches beyond 47% of its image" if small else "reaches beyond") == small

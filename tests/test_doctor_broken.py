@@ -208,7 +208,7 @@ def test_a_split_that_cannot_be_read_is_an_error_and_the_others_are_examined(tmp
 
 def test_clean_data_ends_with_0_and_no_findings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     splits = {
-        split: [(scene(i), [("cat", [10.0, 10, 50, 50])]) for i in range(first, first + 25)]
+        split: [(scene(i), [("cat", [100.0, 60, 50, 50])]) for i in range(first, first + 25)]
         for split, first in (("train", 0), ("val", 100))
     }
     folder = coco(tmp_path / "data", splits, ["cat"])

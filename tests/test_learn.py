@@ -20,7 +20,7 @@ from phidet.core.errors import CheckpointError, ConfigError, TrainingDivergedErr
 from phidet.core.structs import replace
 from phidet.data.dataset import Annotations, Collector, Dataset, RawObject
 from phidet.detections.boxes import encode
-from phidet.evaluation.detect_dataset import COCO_SETTINGS
+from phidet.evaluation.measure import COCO_SETTINGS
 from phidet.images.prepare import Preprocess, prepare
 from phidet.training import recipe as recipes
 from phidet.training.augmentation.detection import augment

@@ -31,6 +31,7 @@ from phidet.core.errors import InputError
 from phidet.data.dataset import Dataset
 from phidet.detections.detections import Detections
 from phidet.evaluation.coco_figures import FIGURES, CocoReport, evaluate_coco
+from phidet.evaluation.measure import measure
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -191,10 +192,14 @@ def test_detections_that_do_not_belong_are_refused() -> None:
 
 def test_the_summary_shows_all_figures_and_the_best_class_first() -> None:
     dataset = truth([thing((10, 10, 60, 60)), thing((90, 90, 190, 190), "b")], classes=("a", "b", "never"))
-    text = summarise(evaluate_coco(dataset, [detections(((90, 90, 190, 190), 0.9, 1))]))
+    text = summarise(measure("m", "d", dataset, [detections(((90, 90, 190, 190), 0.9, 1))]))
     lines = [line.split() for line in text.splitlines()]
     assert text.startswith("1 images, 2 objects\n")
     assert ["AP50", "IoU", "0.50", "0.500"] in lines
     assert next(line for line in text.splitlines() if line.startswith("AP small")).endswith("–")
-    assert lines[-3:] == [["b", "1", "1.000", "1.000"], ["a", "1", "0.000", "0.000"], ["never", "0", "–", "–"]]
-    assert len(text.splitlines()) == 2 + 14 + 1 + 5
+    assert lines[-4:] == [
+        ["all", "classes", "2", "1", "0", "1", "1.000", "0.500", "0.667", "0.500", "0.500"],
+        ["b", "1", "1", "0", "0", "1.000", "1.000", "1.000", "1.000", "1.000"],
+        ["a", "1", "0", "0", "1", "–", "0.000", "0.000", "0.000", "0.000"],
+        ["never", "0", "0", "0", "0", "–", "–", "–", "–", "–"],
+    ]

@@ -14,10 +14,11 @@ from phidet.data.dataset import Dataset
 from phidet.evaluation.coco_figures import evaluate_coco
 from phidet.evaluation.confusion import confusion_matrix
 from phidet.evaluation.curves import pr_curves
+from phidet.evaluation.measure import measure
 from phidet.evaluation.mistake_sheet import FOUND, TRUTH, draw_mistakes
 from phidet.evaluation.mistakes import Mistake, worst_mistakes
 from phidet.evaluation.plots import confusion_figure, pr_figure, save_figure, size_figure
-from phidet.evaluation.report_folder import measure, write_evaluation
+from phidet.evaluation.report_folder import write_evaluation
 
 
 @pytest.mark.parametrize("classes", [1, 3, 29, 30, 120])
@@ -79,7 +80,7 @@ def test_a_report_on_nothing_is_whole(tmp_path: Path) -> None:
     none = truth([thing((10, 10, 60, 60))]).subset([], "none")
     written = write_evaluation(tmp_path, measure("m", "d", none, []), none, [])
     assert {path.name for path in written} == {path.name for path in tmp_path.iterdir()}
-    assert len(written) == 6
+    assert len(written) == 8
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import errno
 import json
 import os
@@ -341,32 +340,19 @@ class Payload:
 
 @pytest.mark.parametrize("container", ["zip", "legacy", "bare", "bare, newest protocol"])
 def test_code_in_a_pickle_does_not_run(container: str, tmp_path: Path) -> None:
+    """All instructions that might are in test_torch_pickle.py."""
     mark, path = tmp_path / "the code ran", tmp_path / "model.pth"
     content = {"conv_stem.weight": torch.ones(2), "extra": Payload(mark)}
     if container.startswith("bare"):
         path.write_bytes(pickle.dumps(Payload(mark), 2 if container == "bare" else pickle.HIGHEST_PROTOCOL))
+        with pytest.raises(CheckpointError, match="holds no tensors by name: expected a state dict, got mkdir"):
+            open_source(path)
     else:
         torch.save(content, path, _use_new_zipfile_serialization=container == "zip")
-    with pytest.raises(CheckpointError) as caught:
-        open_source(path)
+        assert open_source(path).tensors.keys() == {"conv_stem.weight"}
     assert not mark.exists()
-    message = str(caught.value)
-    assert "weights_only" not in message, "PyTorch's text tells how to run the code"
-    if container != "bare, newest protocol":  # PyTorch's reader stops at the protocol there, before it sees a name
-        assert "mkdir" in message
-        assert "torch.save(model.state_dict()" in message
     pickle.loads(pickle.dumps(Payload(mark)))
     assert mark.exists(), "the payload is real"
-
-
-def test_a_pickled_model_or_its_arguments_are_named(tmp_path: Path) -> None:
-    path = tmp_path / "model.pth"
-    torch.save(nn.Conv2d(1, 1, 1), path)
-    with pytest.raises(CheckpointError, match=r"more than tensors \(torch.nn.modules.conv.Conv2d\)"):
-        open_source(path)
-    torch.save({"state_dict": {"w": torch.ones(1)}, "args": argparse.Namespace(lr=1)}, path)
-    with pytest.raises(CheckpointError, match=r"more than tensors \(argparse.Namespace\)"):
-        open_source(path)
 
 
 def test_a_pickle_without_tensors_is_refused(tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from phidet.core.errors import ConfigError
-from phidet.core.machine import usable_cores
 from phidet.serve.configuration import Source
 from phidet.serve.http.connection import BoundedProtocol
 from phidet.serve.http.server import listen
@@ -166,12 +165,6 @@ def test_null_is_what_clients_write_for_nothing(tmp_path: Path) -> None:
 def test_small_answers_are_sent_at_once() -> None:
     with listen("127.0.0.1", 0) as listening:
         assert listening.proto == socket.IPPROTO_TCP, "asyncio looks at this before it sets TCP_NODELAY"
-
-
-@pytest.mark.parametrize(("quota", "cores"), [("50000 100000", 1), ("max 100000", None), ("nonsense", None)])
-def test_a_container_has_the_cores_that_it_is_given(tmp_path: Path, quota: str, cores: int | None) -> None:
-    (tmp_path / "cpu.max").write_text(quota)
-    assert usable_cores(tmp_path / "cpu.max") == (cores or usable_cores(tmp_path / "missing"))
 
 
 @pytest.mark.parametrize(

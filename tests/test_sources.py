@@ -89,7 +89,7 @@ def test_a_pattern_that_matches_no_picture_is_told(tmp_path: Path) -> None:
     (tmp_path / "b.png").mkdir()
     [item] = pictures([str(tmp_path / "*")])
     assert isinstance(item, Unusable)
-    assert str(item.error) == f"{tmp_path / '*'} matches 2 files or folders, none a picture or video"
+    assert str(item.error) == f"{tmp_path / '*'} matches 2 files or folders, none an image or video that is read"
 
 
 def test_any_file_given_by_name_is_tried_whatever_its_ending(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_what_is_not_there_or_no_picture_is_told_in_its_place(tmp_path: Path) ->
     assert [type(i).__name__ for i in items] == ["Unusable", "Picture", "Unusable", "Unusable", "Unusable", "Picture"]
     assert "there is no file, folder, pattern's match or address" in refusal(tmp_path / "no.png")
     assert "there is no file" in refusal(f"{tmp_path}/*.tiff")
-    assert "there are no pictures or videos in" in refusal(tmp_path / "empty")
+    assert "there are no images or videos that are read in" in refusal(tmp_path / "empty")
     assert "there is no image at" in refusal(tmp_path / "link.png")
     assert "cannot read" in refusal(tmp_path / "loop.png")
     assert "there is no file" in refusal("x" * 5000)

@@ -46,11 +46,32 @@ class Dialect(NamedTuple):
     fillers: Callable[[Config], dict[str, int]] = lambda config: {}
 
 
+WRAPPED_AVERAGES = frozenset({"ema", "ema_model", "model_ema", "averaged_model", "swa_model"})
+"""First parts of keys under which trainers keep averaged weights beside the others."""
+_WRAPPED = WRAPPED_AVERAGES | {"model", "net", "network", "online_model"}
+# Of DataParallel, torch.compile and FullyShardedDataParallel, which may wrap parts of a network as well.
+_WRAPPED_ANYWHERE = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
+
+
+class UnwrappedKey(NamedTuple):
+    """A key of a PyTorch file: the names that trainers and wrappers put in front of it, and what is behind them."""
+
+    wrappers: tuple[str, ...]
+    key: str
+
+
+def unwrap(key: str) -> UnwrappedKey:
+    """``"model._orig_mod.backbone.bn1.bias"`` → ``("model", "_orig_mod")`` and ``"backbone.bn1.bias"``."""
+    parts = key.split(".")
+    first = next((i for i, part in enumerate(parts[:-1]) if part not in _WRAPPED | _WRAPPED_ANYWHERE), len(parts) - 1)
+    bare = [part for part in parts[first:] if part not in _WRAPPED_ANYWHERE]
+    return UnwrappedKey(tuple(parts[:first]), ".".join(bare))
+
+
 def drop_wrappers(key: str) -> str | None:
-    """A key of a PyTorch file without the prefixes that wrappers leave, ``None`` for counters and anchors."""
-    for prefix in ("module.", "model."):
-        key = key.removeprefix(prefix)
-    return None if key.endswith("num_batches_tracked") or key == "anchors.boxes" else key
+    """A key of a PyTorch file without what wrappers put in front of it, ``None`` for counters and anchors."""
+    bare = unwrap(key).key
+    return None if bare.endswith("num_batches_tracked") or bare in ("anchors.boxes", "n_averaged") else bare
 
 
 def parse(name: str) -> tuple[str, list[str]]:

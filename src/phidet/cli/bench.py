@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from phidet.cli.layout import add_layout
 from phidet.core.errors import PhidetError
 
 if TYPE_CHECKING:
@@ -24,12 +25,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("models", nargs="+", metavar="MODEL", help="as for phidet detect -m")
     parser.add_argument("--runtime", default="all", choices=["all", "onnxruntime", "openvino", "litert", "torch"])
-    parser.add_argument("--threads", type=int, metavar="N", help="of the runtime (its own choice)")
+    parser.add_argument("--threads", type=int, metavar="N", help="of the runtime (one for each usable core)")
     parser.add_argument("--batch", type=_sizes, default=(1, 8), metavar="N,N", help="batches for throughput (1,8)")
     parser.add_argument("--runs", type=int, default=10, metavar="N", help="timed runs of each (10, as in the papers)")
     parser.add_argument("--picture", metavar="FILE", help="a photograph to time with (noise of 640×480)")
     parser.add_argument("--eval", type=Path, metavar="DATA", help="also measure AP on this data")
     parser.add_argument("--split", metavar="NAME", help="the split of --eval (the validation split)")
+    add_layout(parser)
     parser.add_argument("--plot", type=Path, metavar="PNG", help="draw AP over latency; needs --eval")
     parser.add_argument("--json", action="store_true", help="figures as JSON")
 
@@ -127,7 +129,8 @@ def _measured(request: Request) -> Measurement:
 
 def _data(args: argparse.Namespace) -> dict[str, Dataset]:
     """What AP is measured on, for each model."""
-    from phidet.data.hold_out import labelled_validation_data
+    from phidet.data.hold_out import validation_data
+    from phidet.data.layouts import open_data
     from phidet.inference.detector import Detector
 
     found = {}
@@ -137,7 +140,7 @@ def _data(args: argparse.Namespace) -> dict[str, Dataset]:
                 class_names = detector.class_names
         except PhidetError:
             continue  # measuring says why
-        _, found[model] = labelled_validation_data(model, args.eval, class_names, args.split)
+        found[model] = validation_data(model, open_data(args.eval, args.layout), class_names, args.split).dataset
     return found
 
 

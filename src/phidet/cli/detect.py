@@ -72,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--batch", type=_positive, default=1, metavar="N", help="pictures, or tiles, at once (1)")
     parser.add_argument("--runtime", choices=("auto", "onnxruntime", "openvino", "litert", "torch"), default="auto")
-    parser.add_argument("--threads", type=_positive, metavar="N", help="of the runtime (its own choice)")
+    parser.add_argument("--threads", type=_positive, metavar="N", help="of the runtime (one for each usable core)")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -138,7 +138,7 @@ def _look(
     from phidet.inference.stream import detect_stream
 
     batch = 1 if any(is_webcam(source) for source in args.sources) else args.batch  # a camera's picture does not wait
-    for item in detect_stream(detector, pictures(args.sources, out), settings, batch, args.tile):
+    for item in detect_stream(detector, pictures(args.sources, out, report.note), settings, batch, args.tile):
         if isinstance(item, Unusable):
             report.failed(item)
             for sink in sinks:
@@ -219,6 +219,13 @@ class Report:
             sys.stdout.buffer.flush()
         self._clear()
         print(f"phidet: {readable(str(unusable.error))}", file=sys.stderr)
+
+    def note(self, text: str) -> None:
+        """What the user should know, and is no error."""
+        from phidet.detections.sinks.base import readable
+
+        self._clear()
+        print(f"phidet: {readable(text)}", file=sys.stderr)
 
     def done(self, written: Sequence[str]) -> None:
         """The last line: how many, how fast, and what was written."""

@@ -3,19 +3,48 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from phidet.cli.layout import add_layout
 from phidet.core.errors import ConfigError, InputError
+
+if TYPE_CHECKING:
+    from phidet.data.dataset import Dataset
+    from phidet.evaluation.measure import Evaluation, MeasureSettings
+
+log = logging.getLogger("phidet")
+
+_EPILOG = """MODEL may also be detections: a file of COCO's results (.json) that --save-detections wrote, or
+'phidet detect --save coco', or another detector for these data.
+
+Classes are matched by their names; objects of classes that the model does not know are named and left out.
+The first AP is COCO's, over IoU 0.50…0.95 and all scores. Precision, recall, F1, counts and the confusion matrix are
+those of one score (--score; the one with the best mean F1) and one overlap (--iou).
+
+examples:
+  phidet eval runs/first my-photos --out eval              figures, tables (CSV) and pictures
+  phidet eval runs/first my-photos --score 0.5 --iou 0.3   what a threshold of 0.5 finds, loosely boxed
+  phidet eval runs/first plates --max-objects 2000         images with more than 100 objects
+  phidet eval runs/first coco --save-detections found.json, and later: phidet eval found.json coco
+
+exit codes: 0 measured, 2 settings, 3 data that cannot be read or measured on, 4 models"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``phidet eval``."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = "Classes are matched by their names; objects of classes that the model does not know are left out."
-    parser.add_argument("model", metavar="MODEL", help="a model file, the folder of a run, or a name")
+    parser.epilog = _EPILOG
+    parser.add_argument("model", metavar="MODEL", help="a model file, a run's folder, a name, or detections (.json)")
     parser.add_argument("data", type=Path, metavar="DATA", help="a data folder or file, in any layout")
+    add_layout(parser)
     parser.add_argument("--split", metavar="NAME", help="which split (the validation split)")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="write figures and pictures here")
+    parser.add_argument("--score", type=float, metavar="S", help="lowest score that counts, 0…1 (that of the best F1)")
+    parser.add_argument("--iou", type=float, metavar="T", help="overlap with which a detection finds an object (0.5)")
+    parser.add_argument("--max-objects", type=int, metavar="N", help="most detections of an image that count (100)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="write figures, tables and pictures here")
+    parser.add_argument("--save-detections", type=Path, metavar="FILE", help="write what was detected: COCO's results")
     parser.add_argument("--batch", type=int, default=8, metavar="N", help="images at a time")
     parser.add_argument("--runtime", default="auto", choices=["auto", "onnxruntime", "openvino", "litert", "torch"])
     parser.add_argument("--json", action="store_true", help="figures as JSON")
@@ -23,32 +52,95 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Measures a detector, or a classifier on an image folder."""
-    from phidet.cli.figures import summarise
-    from phidet.data.hold_out import validation_data
-    from phidet.evaluation.detect_dataset import detect_dataset
-    from phidet.evaluation.report_folder import measure, write_evaluation
-    from phidet.inference.detector import Detector
 
     if args.batch < 1:
         raise ConfigError(f"--batch must be a whole number ≥ 1, got {args.batch}")
-    if _is_classifier(args.model):
+    if Path(args.model).suffix == ".json":
+        _results(args)
+    elif _is_classifier(args.model):
         _classifier(args)
-        return
+    else:
+        _detector(args)
+
+
+def _detector(args: argparse.Namespace) -> None:
+    from phidet.data.hold_out import validation_data
+    from phidet.data.layouts import open_data
+    from phidet.evaluation.detect_dataset import detect_dataset
+    from phidet.evaluation.measure import measure
+    from phidet.evaluation.report_folder import write_evaluation
+    from phidet.evaluation.results_file import write_results
+    from phidet.inference.detector import Detector
+
+    settings = _settings(args)
     detector = Detector(args.model, runtime=args.runtime)
-    split, dataset = validation_data(args.model, args.data, detector.class_names, args.split)
-    dataset, found = detect_dataset(detector, dataset, batch_size=args.batch)
-    evaluation = measure(detector.config.name, str(args.data), dataset, found)
-    if args.json:
+    measured = validation_data(args.model, open_data(args.data, args.layout), detector.class_names, args.split)
+    _warn_of_limit(measured.dataset, settings.max_objects)
+    dataset, found = detect_dataset(detector, measured.dataset, settings.postprocess, args.batch)
+    evaluation = measure(detector.config.name, str(args.data), dataset, found, settings, measured.trained_on)
+    _print(evaluation, f"{args.model} on {args.data}, split {measured.split}, {detector.runtime_name}", args.json)
+    if args.save_detections is not None:
+        _say_written(write_results(args.save_detections, dataset, found), args.json)
+    if args.out is not None:
+        _say_written(write_evaluation(args.out, evaluation, dataset, found), args.json)
+
+
+def _results(args: argparse.Namespace) -> None:
+    from phidet.data.hold_out import validation_data
+    from phidet.data.layouts import open_data
+    from phidet.evaluation.measure import measure
+    from phidet.evaluation.report_folder import write_evaluation
+    from phidet.evaluation.results_file import read_results
+
+    if args.save_detections is not None:
+        raise ConfigError(f"--save-detections: {args.model} holds detections already: leave it out")
+    settings = _settings(args)
+    results = read_results(Path(args.model))
+    measured = validation_data(args.model, open_data(args.data, args.layout), results.class_names, args.split)
+    dataset, found = results.detections_of(measured.dataset)
+    _warn_of_limit(dataset, settings.max_objects)
+    evaluation = measure(args.model, str(args.data), dataset, found, settings)
+    _print(evaluation, f"{args.model} on {args.data}, split {measured.split}", args.json)
+    if args.out is not None:
+        _say_written(write_evaluation(args.out, evaluation, dataset, found), args.json)
+
+
+def _settings(args: argparse.Namespace) -> MeasureSettings:
+    from phidet.evaluation.measure import MeasureSettings
+
+    given = {key: getattr(args, key) for key in ("score", "iou", "max_objects")}
+    return MeasureSettings(**{key: value for key, value in given.items() if value is not None})
+
+
+def _warn_of_limit(dataset: Dataset, max_objects: int) -> None:
+    from phidet.data.summary import summarise_data
+
+    most = summarise_data(dataset).most_objects
+    if most > max_objects:
+        log.warning(
+            "an image has %d objects, but at most %d detections of an image count: --max-objects %d counts more",
+            *(most, max_objects, most),
+        )
+
+
+def _print(evaluation: Evaluation, title: str, as_json: bool) -> None:
+    from phidet.cli.figures import summarise
+
+    if not evaluation.coco.objects:
+        raise InputError(f"nothing could be measured on {evaluation.data}: no image with an object was left")
+    if as_json:
         import msgspec
 
         print(msgspec.json.format(msgspec.json.encode(evaluation)).decode())
     else:
-        print(f"{args.model} on {args.data}, split {split}, {detector.runtime_name}\n")
-        print(summarise(evaluation.coco))
-        if evaluation.voc_ap50 is not None:
-            print(f"\nVOC AP50 {evaluation.voc_ap50:.3f}; best F1 at score {evaluation.best_score:.2f}")
-    if args.out is not None:
-        for path in write_evaluation(args.out, evaluation, dataset, found):
+        print(f"{title}\n\n{summarise(evaluation)}")
+
+
+def _say_written(paths: list[Path], as_json: bool) -> None:
+    for path in paths:
+        if as_json:  # standard output is for the figures
+            log.info("wrote %s", path)
+        else:
             print(f"wrote {path}")
 
 
@@ -68,38 +160,29 @@ def _classifier(args: argparse.Namespace) -> None:
     from lightning_fabric import Fabric
 
     from phidet.architectures.classifier.network import Classifier
-    from phidet.cli.tables import or_dash, table
+    from phidet.cli.figures import summarise_classification
     from phidet.data.class_folders import open_class_folders
-    from phidet.data.hold_out import check_unchanged, has_held_out, trained_on
+    from phidet.data.hold_out import validation_data
     from phidet.evaluation.classification_report import write_classification
-    from phidet.training.classify import read_class_folders
     from phidet.training.evaluate import classify_all
     from phidet.training.run import load_run_model
 
-    model = load_run_model(args.model)
+    unused = ("score", "iou", "max_objects", "save_detections")
+    given = next((name for name in unused if getattr(args, name) is not None), None)
+    if given is not None:
+        raise ConfigError(
+            f"--{given.replace('_', '-')} is for detectors, and {args.model} is a classifier: leave it out"
+        )
+    model: Any = load_run_model(args.model)
     assert isinstance(model, Classifier)
-    folder = open_class_folders(args.data)
-    about = trained_on(Path(args.model), args.data)
-    if about is not None and has_held_out(about, folder) and args.split in (None, "val"):
-        train, dataset = read_class_folders(args.data, about["seed"])
-        split = "held out by the run"
-        check_unchanged(about, len(train), args.data)
-        if dataset.class_names != tuple(model.config.class_names):
-            raise InputError(
-                f"{args.data} has the classes {', '.join(dataset.class_names)}, {args.model} learned "
-                f"{', '.join(model.config.class_names)}: put the folders back as they were"
-            )
-    else:
-        split = args.split or folder.val_split() or folder.splits[0]
-        dataset = folder.read(split, model.config.class_names)
-    answers = classify_all(model, dataset, Fabric(devices=1), args.batch)
-    report = answers.report(dataset)
+    measured = validation_data(args.model, open_class_folders(args.data), model.config.class_names, args.split)
+    answers = classify_all(model, measured.dataset, Fabric(devices=1), args.batch)
+    report = answers.report(measured.dataset, measured.trained_on)
+    if not report.images:
+        raise InputError(f"nothing could be measured on {args.data}: no image could be decoded")
     if args.json:
         print(msgspec.json.format(msgspec.json.encode(report)).decode())
     else:
-        top1, top5 = (or_dash(value, "{:.3f}") for value in (report.top1, report.top5))
-        print(f"{args.model} on {args.data}, split {split}: {report.images} pictures, top-1 {top1}, top-5 {top5}\n")
-        print(table(("class", "top-1"), [(name, or_dash(v, "{:.3f}")) for name, v in report.per_class.items()]))
+        print(f"{args.model} on {args.data}, split {measured.split}: {summarise_classification(report)}")
     if args.out is not None:
-        for path in write_classification(args.out, report, dataset, answers):
-            print(f"wrote {path}")
+        _say_written(write_classification(args.out, report, measured.dataset, answers), args.json)

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from phidet.cli.layout import add_layout
 from phidet.core.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
@@ -29,13 +30,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--nms", action="store_true", help="decode and suppress inside the graph, for other runtimes")
     parser.add_argument("--eval", type=Path, metavar="DATA", help="report the AP of the export beside the model's")
     parser.add_argument("--split", metavar="NAME", help="the split of --eval (the validation split)")
+    add_layout(parser)
     parser.add_argument("-o", "--out", type=Path, metavar="OUT", help="the file to write (beside the model)")
 
 
 def run(args: argparse.Namespace) -> None:
     """Exports and says what was written and how near it is."""
     from phidet.cli.signals import ended_by_sigterm
-    from phidet.data.hold_out import labelled_validation_data
+    from phidet.data.hold_out import validation_data
+    from phidet.data.layouts import open_data
     from phidet.export.export import SUFFIXES, ExportOptions, export
     from phidet.export.source import load_detector, target_of
     from phidet.inference.runtimes.header import Precision
@@ -49,25 +52,25 @@ def run(args: argparse.Namespace) -> None:
     target = args.out or target_of(args.model, f"{kind}{suffix}")
     measured = None
     if args.eval is not None:  # now, not after minutes
-        measured = labelled_validation_data(args.model, args.eval, model.config.class_names, args.split)
-    data = None if args.calibrate is None else _calibration_data(args.calibrate, model.config.class_names)
+        measured = validation_data(args.model, open_data(args.eval, args.layout), model.config.class_names, args.split)
+    data = None if args.calibrate is None else _calibration_data(args, model.config.class_names)
     with ended_by_sigterm():
         report = export(model, target, ExportOptions(args.to, precision, args.nms), data)
     print(f"wrote {' and '.join(str(path) for path in report.paths)} ({report.megabytes:.1f} MB, {precision})")
     print(f"checked: {report.agreement}")
     if measured is not None:
-        _evaluate(model, report.paths[0], *measured)
+        _evaluate(model, report.paths[0], measured.split, measured.dataset)
 
 
-def _calibration_data(path: Path, class_names: tuple[str, ...]) -> Dataset:
+def _calibration_data(args: argparse.Namespace, class_names: tuple[str, ...]) -> Dataset:
     from phidet.data.layouts import open_data, read_pictures
 
     try:
-        folder = open_data(path)
+        folder = open_data(args.calibrate, args.layout)
     except InputError:
-        if not path.is_dir():
+        if args.layout is not None or not args.calibrate.is_dir():
             raise
-        return read_pictures(path)
+        return read_pictures(args.calibrate)
     return folder.read(folder.train_split(), class_names)
 
 

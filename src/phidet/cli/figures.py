@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from phidet.cli.tables import or_dash, table
-from phidet.evaluation.coco_figures import CocoReport
+from phidet.evaluation.class_counts import ClassCounts
+from phidet.evaluation.classification import ClassificationReport
+from phidet.evaluation.matching import MATCHED
+from phidet.evaluation.measure import Evaluation
 
 _ROWS = (
     ("AP", "ap", "IoU 0.50…0.95"),
@@ -21,15 +24,44 @@ _ROWS = (
 )
 
 
-def summarise(report: CocoReport) -> str:
-    """COCO's twelve figures, and a row for each class, the best first; an en dash where there are no objects."""
-    figures = table(
-        ("COCO", "figure"),
-        [(f"{label:<11}{what}", or_dash(getattr(report, name), "{:.3f}")) for label, name, what in _ROWS],
+def summarise(evaluation: Evaluation) -> str:
+    """COCO's figures, and a row for each class, the best first; an en dash where something is not defined."""
+    report = evaluation.coco
+    rows = [(f"{label:<11}{what}", getattr(report, name)) for label, name, what in _ROWS]
+    if report.max_objects > 100:
+        rows.append((f"{'AR ' + str(report.max_objects):<11}{report.max_objects:,} detections", report.ar_max))
+    if evaluation.iou != MATCHED:
+        rows.append((f"{'AP':<11}IoU {evaluation.iou:.2f}", evaluation.ap_at_iou))
+    if evaluation.voc_ap50 is not None:
+        rows.append((f"{'VOC AP50':<11}IoU 0.50, difficult objects aside", evaluation.voc_ap50))
+    figures = table(("COCO", "figure"), [(label, or_dash(value, "{:.3f}")) for label, value in rows])
+    order = sorted(
+        range(len(report.classes)), key=lambda c: -1.0 if report.classes[c].ap is None else report.classes[c].ap or 0.0
     )
-    best_first = sorted(report.classes, key=lambda c: -1.0 if c.ap is None else c.ap, reverse=True)
-    classes = table(
-        ("class", "objects", "AP", "AP50"),
-        [(c.name, f"{c.objects:,}", or_dash(c.ap, "{:.3f}"), or_dash(c.ap50, "{:.3f}")) for c in best_first],
+    lines = [(evaluation.all_classes, report.ap, report.ap50)]
+    lines += [(evaluation.classes[c], report.classes[c].ap, report.classes[c].ap50) for c in reversed(order)]
+    header = ("class", "objects", "right", "false", "missed", "precision", "recall", "F1", "AP", "AP50")
+    best = ", that of the best mean F1" if evaluation.score == evaluation.best_score else ""
+    return (
+        f"{report.images:,} images, {report.objects:,} objects\n\n{figures}\n\n"
+        f"at score {evaluation.score:.3g}{best}, IoU {evaluation.iou:g}\n"
+        + table(header, [(*_counted(counts), *map(_share, aps)) for counts, *aps in lines])
     )
-    return f"{report.images:,} images, {report.objects:,} objects\n\n{figures}\n\n{classes}"
+
+
+def summarise_classification(report: ClassificationReport) -> str:
+    """How many images, top-1 and top-5, and a row for each class."""
+    header = ("class", "images", "right", "false", "missed", "precision", "top-1", "F1")
+    return f"{report.images:,} images, top-1 {_share(report.top1)}, top-5 {_share(report.top5)}\n\n" + table(
+        header, [_counted(counts) for counts in report.classes]
+    )
+
+
+def _counted(counts: ClassCounts) -> tuple[str, ...]:
+    numbers = (counts.objects, counts.true_positives, counts.false_positives, counts.false_negatives)
+    shares = (counts.precision, counts.recall, counts.f1)
+    return (counts.name, *(f"{number:,}" for number in numbers), *map(_share, shares))
+
+
+def _share(value: float | None) -> str:
+    return or_dash(value, "{:.3f}")

@@ -13,5 +13,5 @@ def add_layout(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> Non
     parser.add_argument(
         "--layout",
         choices=get_args(Layout),
-        help="of DATA, where its files fit several (recognised by content)",
+        help="of the data, where they fit several (recognised by content)",
     )

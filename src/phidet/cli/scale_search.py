@@ -46,62 +46,39 @@ def run(args: argparse.Namespace) -> None:
     if args.most < 1:
         raise ConfigError(f"--most must be a whole number ≥ 1, got {args.most}")
     accuracy = _load(args.accuracy) if args.accuracy else None
-    if args.what == "compound":
-        _search_compound(args, accuracy)
-    else:
-        _search_width(args, accuracy)
+    found, text = (_compound if args.what == "compound" else _width)(args, accuracy)
+    print(msgspec.json.format(msgspec.json.encode(found)).decode() if args.json else text)
 
 
-def _search_compound(args: argparse.Namespace, accuracy: Callable[[Any], float] | None) -> None:
+def _compound(args: argparse.Namespace, accuracy: Callable[[Any], float] | None) -> tuple[Sequence[object], str]:
     from phidet.evaluation.scale_search import search_compound
 
+    rows: list[tuple[str, ...]] = []
     found = search_compound(
         args.architecture, budget=args.budget, tolerance=args.tolerance, step=args.step, accuracy=accuracy
     )
-    if args.json:
-        _print_json(found)
-        return
-    rows = [
-        [
-            f"{c.scaling.alpha:.2f}, {c.scaling.beta:.2f}, {c.scaling.gamma:.2f}",
-            f"{c.law_cost:.3f}",
-            f"{c.measured_cost:.3f}×",
-            f"{c.parameters:,}",
-            or_dash(c.accuracy, "{:.4g}"),
-            "the paper's" if c.scaling == CompoundScaling() else "",
-        ]
-        for c in found
-    ]
-    shown = [row for i, row in enumerate(rows) if i < args.most or row[-1]]
-    print(table(["α, β, γ", "α·β²·γ²", "cost at φ = 1", "parameters", "accuracy", ""], shown))
+    for c in found:
+        s, paper = c.scaling, "the paper's" if c.scaling == CompoundScaling() else ""
+        if len(rows) < args.most or paper:
+            factors, cost = f"{s.alpha:.2f}, {s.beta:.2f}, {s.gamma:.2f}", f"{c.measured_cost:.3f}×"
+            rows.append((factors, f"{c.law_cost:.3f}", cost, f"{c.parameters:,}", or_dash(c.accuracy, "{:.4g}"), paper))
     order = "most accurate" if accuracy else "measured cost nearest to the budget"
-    print(f"\n{len(found)} candidates, {len(shown)} shown (--most), {order} first")
+    shown = table(("α, β, γ", "α·β²·γ²", "cost at φ = 1", "parameters", "accuracy", ""), rows)
+    return found, f"{shown}\n\n{len(found)} candidates, {len(rows)} shown (--most), {order} first"
 
 
-def _search_width(args: argparse.Namespace, accuracy: Callable[[Any], float] | None) -> None:
+def _width(args: argparse.Namespace, accuracy: Callable[[Any], float] | None) -> tuple[Sequence[object], str]:
     from phidet.evaluation.scale_search import search_width
 
     found = search_width(family(args.family), phi=args.phi, accuracy=accuracy)
-    if args.json:
-        _print_json(found)
-        return
-    rows = [
-        [
-            f"{c.factor:g}",
-            f"{c.channels}",
-            f"{c.parameters:,}",
-            billions(c.multiply_adds),
-            f"{c.relative_cost:.2f}×",
-            or_dash(c.accuracy, "{:.4g}"),
-            "the paper's" if c.factor == DetectorLaw().width_factor else "",
-        ]
-        for c in found
-    ]
-    print(table(["width factor", "channels", "parameters", "mult-adds", "cost over φ = 0", "accuracy", ""], rows))
-
-
-def _print_json(found: Sequence[object]) -> None:
-    print(msgspec.json.format(msgspec.json.encode(found)).decode())
+    rows = []
+    for c in found:
+        costs = f"{c.parameters:,}", billions(c.multiply_adds), f"{c.relative_cost:.2f}×"
+        paper = "the paper's" if c.factor == DetectorLaw().width_factor else ""
+        rows.append((f"{c.factor:g}", str(c.channels), *costs, or_dash(c.accuracy, "{:.4g}"), paper))
+    return found, table(
+        ("width factor", "channels", "parameters", "mult-adds", "cost over φ = 0", "accuracy", ""), rows
+    )
 
 
 def _load(reference: str) -> Callable[[Any], float]:
@@ -109,10 +86,9 @@ def _load(reference: str) -> Callable[[Any], float]:
     module, _, name = reference.partition(":")
     sys.path.insert(0, os.getcwd())
     try:
-        function = getattr(import_module(module), name)
+        function: Callable[[Any], float] = getattr(import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(f"--accuracy {reference}: expected MODULE:FUNCTION that can be imported ({error})") from error
     if not callable(function):
         raise ConfigError(f"--accuracy {reference} is not a function")
-    accuracy: Callable[[Any], float] = function
-    return accuracy
+    return function

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from phidet.cli.info import image_size
+from phidet.cli.layout import add_layout
 from phidet.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -17,6 +19,7 @@ _EPILOG = """examples:
   phidet train my-photos                                    lite0, everything chosen from the data
   phidet train my-photos --model efficientdet-d1 --epochs 50 --set augmentation.mosaic=0.5
   phidet train --resume runs/efficientdet-lite0-1           go on after Ctrl-C, a crash or a power cut
+  phidet train /new/place --resume runs/efficientdet-lite0-1     the same, where the data lie elsewhere now
   phidet train flowers --task classify                      a folder with one folder of pictures for each class
   torchrun --nproc-per-node 8 -m phidet.cli.main train coco --recipe paper    many devices, or many machines
 
@@ -28,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG
     parser.add_argument("data", nargs="?", metavar="DATA", help="a data folder or file, in any layout")
+    add_layout(parser)
     parser.add_argument("--resume", type=Path, metavar="RUN", help="continue the run in this folder, exactly")
     what = parser.add_argument_group("what to train")
     what.add_argument("--task", choices=["detect", "classify"], default="detect", help="objects, or whole pictures")
@@ -35,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--pretrained", default="backbone", metavar="START", help="backbone (ImageNet), coco, none or a weight file"
     )
-    what.add_argument("--image-size", type=int, metavar="PIXELS", help="input side (the model's own)")
+    what.add_argument("--image-size", type=image_size, metavar="N|HxW", help="input in pixels (the model's own)")
     what.add_argument("--train-split", metavar="NAME", help="the split to train on (found by looking)")
     what.add_argument("--val-split", metavar="NAME", help="the split to validate on, or none (found, or held out)")
     how = parser.add_argument_group("how")
@@ -73,7 +77,8 @@ def run(args: argparse.Namespace) -> None:
         raise
     if not running.first_process():
         return
-    print(f"wrote {trained.folder}: best.safetensors, last.safetensors, curves.png, metrics.csv")
+    left = "best.safetensors, last.safetensors, curves.png, metrics.csv"
+    print(f"wrote {trained.folder}: {left}" if args.resume is None else f"{trained.folder} holds {left}")
     if trained.figures:
         figures = ", ".join(f"{name} {value:.3f}" for name, value in trained.figures.items())
         print(f"best model on the validation images: {figures}; more in {trained.folder / 'report'}")
@@ -86,16 +91,15 @@ def _train(args: argparse.Namespace, model: str, settings: RunSettings) -> Train
 
     with ended_by_sigterm():
         if args.resume is not None:
-            if args.data is not None:
-                raise ConfigError("--resume reads data and settings from the run itself: leave out DATA")
             _check_left_out(args)
-            return running.resume(args.resume, settings)
+            return running.resume(args.resume, settings, args.data)
         if args.data is None:
             raise ConfigError("say what to train on: phidet train DATA, or --resume RUN")
         if args.task != running.kind_of(model):
             raise ConfigError(f"{model} is not for --task {args.task}")
         request = Request(
             data=args.data,
+            layout=args.layout,
             model=model,
             pretrained=args.pretrained,
             image_size=args.image_size,
@@ -109,13 +113,16 @@ def _train(args: argparse.Namespace, model: str, settings: RunSettings) -> Train
 
 def _check_left_out(args: argparse.Namespace) -> None:
     """Raises ConfigError where a resumed run is given what it has of its own."""
-    unset: dict[str, Any] = dict.fromkeys(("model", "image_size", "train_split", "val_split", "out"))
+    unset: dict[str, Any] = dict.fromkeys(("layout", "model", "image_size", "train_split", "val_split", "out"))
     unset |= dict.fromkeys(("epochs", "batch_size", "learning_rate", "precision"))
     unset |= {"recipe": "auto", "seed": 0, "set": [], "pretrained": "backbone", "task": "detect"}
     given = [name for name, value in unset.items() if getattr(args, name) != value]
     if given:
         flag = "--" + given[0].replace("_", "-")
-        raise ConfigError(f"--resume goes on with the run's own model and recipe: leave out {flag}")
+        raise ConfigError(
+            f"--resume goes on with the run's own model and recipe: leave out {flag}, or begin another run from its "
+            f"model: phidet train DATA --model {args.resume} {flag} …"
+        )
 
 
 def _settings(args: argparse.Namespace, out: Path) -> RunSettings:

@@ -6,6 +6,7 @@ import ctypes
 import math
 import os
 import platform
+from collections.abc import Iterator
 from pathlib import Path
 
 # Parameters of mallopt(3).
@@ -14,18 +15,76 @@ _LARGEST = 2**31 - 1
 _STEP = 64 << 20  # bytes by which the heap grows
 
 
-def usable_cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+def usable_cores(root: Path = Path("/")) -> int:
     """Processors that the process may run on, and that its container gives it time for; at least 1.
 
     Args:
-        quota: where control groups (version 2) keep "microseconds period"; ``docker run --cpus`` writes it.
+        root: of the file system that holds ``proc`` and ``sys``, where Linux tells both.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return _within_quota(len(_allowed()), root)
+
+
+def usable_physical_cores(root: Path = Path("/")) -> int:
+    """:func:`usable_cores` without the further hardware threads of a core, from which arithmetic gains nothing.
+
+    Args:
+        root: as there.
+    """
+    siblings = set()
+    for processor in _allowed():
+        topology = root / f"sys/devices/system/cpu/cpu{processor}/topology/thread_siblings_list"
+        try:
+            siblings.add(topology.read_text().strip())
+        except OSError:  # not Linux, or a sandbox: each is a core of its own
+            siblings.add(str(processor))
+    return _within_quota(len(siblings), root)
+
+
+def _allowed() -> set[int]:
+    """Numbers of the processors that the process may run on."""
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+
+
+def _within_quota(cores: int, root: Path) -> int:
+    """``cores``, or the whole processors' worth of time that the control groups grant, where that is less."""
+    return max(1, min([cores, *(math.ceil(share) for share in _quotas(root))]))
+
+
+def _quotas(root: Path) -> Iterator[float]:
+    """Processors' worth of time that each control group above the process grants; the least of them counts.
+
+    A group is found below where its hierarchy is mounted, or, inside a container, at the mount itself.
+    """
     try:
-        allowed, period = quota.read_text().split()
-        return max(1, min(cores, math.ceil(int(allowed) / int(period))))
-    except (OSError, ValueError):  # no container, no limit ("max"), or something else
-        return cores
+        groups = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        groups = ["0::/"]
+    for line in groups:
+        number, _, rest = line.partition(":")
+        controllers, _, group = rest.partition(":")
+        if number == "0":  # version 2
+            for folder in _upwards(root / "sys/fs/cgroup", group):
+                yield from _ratio(folder / "cpu.max")
+        elif "cpu" in controllers.split(","):
+            for folder in _upwards(root / "sys/fs/cgroup" / controllers, group):
+                yield from _ratio(folder / "cpu.cfs_quota_us", folder / "cpu.cfs_period_us")
+
+
+def _upwards(mount: Path, group: str) -> Iterator[Path]:
+    """The folders of a group and of all groups around it, down to the mount."""
+    parts = [] if ".." in group.split("/") else [part for part in group.split("/") if part]
+    for length in range(len(parts), -1, -1):
+        yield mount.joinpath(*parts[:length])
+
+
+def _ratio(*files: Path) -> Iterator[float]:
+    """Quota over period, microseconds, which one file holds or two; nothing without a limit ("max", −1)."""
+    try:
+        quota, period = (int(word) for file in files for word in file.read_text().split())
+    except (OSError, ValueError):
+        return
+    if quota > 0 and period > 0:
+        yield quota / period
 
 
 def keep_freed_memory() -> bool:

@@ -13,6 +13,7 @@ from phidet.data.data_folder import TEST_SPLITS, TRAIN_SPLITS, VAL_SPLITS, DataF
 from phidet.data.dataset import Collector, Dataset, RawObject
 from phidet.data.listing import files_below, followed, is_image, subfolders
 from phidet.images.decode import image_size_or_error
+from phidet.images.formats import other_image
 
 _SPLITS = (*TRAIN_SPLITS, *VAL_SPLITS, *TEST_SPLITS)
 
@@ -67,7 +68,7 @@ def split_by_class(dataset: Dataset, share: float = 0.2, seed: int = 0) -> tuple
         most = len(own) - 1
         held += order[: min(max(round(share * len(own)), 1), most)].tolist() if most > 0 else []
     kept = sorted(set(range(len(dataset))) - set(held))
-    return dataset.subset(kept, "train"), dataset.subset(sorted(held), "val")
+    return dataset.subset(kept, dataset.name), dataset.subset(sorted(held), f"{dataset.name}, held out")
 
 
 def _classes(path: Path) -> list[str]:
@@ -76,6 +77,11 @@ def _classes(path: Path) -> list[str]:
 
 def _read(folder: Path, root: Path, split: str, class_names: Sequence[str]) -> Dataset:
     collector = Collector(split, root, class_names)
+    for path in (path for own in subfolders(folder) for path in files_below(own, lambda _: True)):
+        other = other_image(followed(path))
+        if other is not None:
+            what = f"{other}, which is not searched for: convert it, or give it the ending of its format; left out"
+            collector.problem("image unreadable", path, what)
     images = [(image, own.name) for own in subfolders(folder) for image in files_below(own, is_image)]
     for class_name in class_names:
         if not any(class_name == own for _, own in images):

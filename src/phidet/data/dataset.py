@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,7 +52,9 @@ class Problem(NamedTuple):
     Attributes:
         kind: "image missing", "image unreadable", "image misnamed", "image found by name", "image repeated",
             "label unreadable", "box invalid", "box empty", "box outside", "box clipped", "class unknown",
-            "category ids with gaps", "grouping category". What :mod:`phidet.data.doctor.advice` has to say goes by it.
+            "category ids with gaps", "grouping category"; of YOLO "class names missing", "image hidden", "image in no
+            split", "key points inferred", "label shared", "path moved", "score unused". What
+            :mod:`phidet.data.doctor.advice` has to say goes by it.
         where: file, and line, index or id in it.
         what: one sentence for the owner of the data.
         image: name of the image that it is about, where that is in the data set.
@@ -66,6 +68,18 @@ class Problem(NamedTuple):
     box_xyxy: tuple[float, ...] | None = None
 
 
+class CocoIds(NamedTuple):
+    """The numbers by which COCO's files name images and classes.
+
+    Attributes:
+        images: id → name of the image; several ids of one file have one name.
+        categories: id → name of the class.
+    """
+
+    images: Mapping[int, str]
+    categories: Mapping[int, str]
+
+
 class Dataset:
     """Images with objects, by index.
 
@@ -74,6 +88,7 @@ class Dataset:
         class_names: their index is the class id.
         names: of the images, unique: paths relative to the data folder.
         problems: what the reader left out or set right.
+        coco_ids: the ids that the data's own file has; ``None`` for other layouts than COCO JSON.
     """
 
     def __init__(
@@ -86,7 +101,9 @@ class Dataset:
         annotations: Sequence[Annotations],
         sizes_hw: npt.NDArray[np.int32],
         problems: Sequence[Problem] = (),
+        coco_ids: CocoIds | None = None,
     ) -> None:
+        self.coco_ids = coco_ids
         self.name, self.class_names, self.problems = name, tuple(class_names), list(problems)
         self.names: npt.NDArray[np.str_] = np.array(names, dtype=np.str_)
         records = [source if isinstance(source, RecordImage) else None for source in sources]
@@ -133,7 +150,8 @@ class Dataset:
         return image
 
     def subset(self, indices: Sequence[int], name: str) -> Dataset:
-        """A data set of some of the images."""
+        """A data set of some of the images; problems of single boxes go with their images, others stay."""
+        kept = {str(self.names[i]) for i in indices}
         return Dataset(
             name,
             self.class_names,
@@ -141,8 +159,18 @@ class Dataset:
             sources=[self.source(i) for i in indices],
             annotations=[self.annotations(i) for i in indices],
             sizes_hw=self._sizes_hw[list(indices)],
-            problems=self.problems,
+            problems=[problem for problem in self.problems if problem.image is None or problem.image in kept],
+            coco_ids=self.coco_ids,
         )
+
+    def without(self, broken: Mapping[int, str]) -> Dataset:
+        """The data set without some images, which become problems: index → why it cannot be used."""
+        if not broken:
+            return self
+        kept = self.subset([index for index in range(len(self)) if index not in broken], self.name)
+        for index, reason in sorted(broken.items()):
+            kept.problems.append(Problem("image unreadable", str(self.source(index)), f"{reason}; left out"))
+        return kept
 
 
 def _concatenated(parts: Sequence[Annotations]) -> Annotations:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 
 from phidet.core.errors import InputError
-from phidet.data.data_folder import DataFolder
+from phidet.data.class_folders import split_by_class
+from phidet.data.data_folder import TRAIN_SPLITS, DataFolder, first_split
 from phidet.data.dataset import Dataset
-from phidet.data.layouts import open_data
+from phidet.data.run_images import RunImages, places, read_run_images
+from phidet.data.summary import log_summary, summarise_data
 
 log = logging.getLogger("phidet")
 
@@ -44,78 +46,152 @@ def hold_out(dataset: Dataset, share: float, seed: int) -> tuple[Dataset, Datase
     return dataset.subset(first, dataset.name), dataset.subset(second, f"{dataset.name}, held out")
 
 
+class ValidationData(NamedTuple):
+    """What a model is measured on.
+
+    Attributes:
+        split: what it is called.
+        dataset: read with the model's classes; it has objects of them.
+        trained_on: how many of its images the model has learned from; ``None`` where that is not known.
+    """
+
+    split: str
+    dataset: Dataset
+    trained_on: int | None
+
+
 def validation_data(
-    model: str | Path, data: Path, class_names: Sequence[str], split: str | None = None
-) -> tuple[str, Dataset]:
-    """What a detector is measured on, and what that is called.
+    model: str | Path, folder: DataFolder, class_names: Sequence[str] | None, split: str | None = None
+) -> ValidationData:
+    """What a model is measured on; says what is in it, what was left out, and what the model has learned from.
 
     Args:
         model: a file, the folder of a run, or a name.
-        data: a data folder or file, in any layout.
-        class_names: of the model.
-        split: which; else what the model's run held out of this very data, the validation split, or the only one.
+        folder: the data.
+        class_names: of the model; ``None`` for the data's own.
+        split: which; else the validation split, what the model's run held out, or the only one.
 
     Raises:
-        InputError: the data cannot be read, or it has several splits and none is for validation.
+        InputError: the data cannot be read, have no object of the model's classes, or have several splits of which none
+            is for validation.
         UnknownNameError: no such split.
+        CheckpointError: the run's record of its images is damaged.
     """
-    about, folder = trained_on(Path(model), data), open_data(data)
-    if about is not None and has_held_out(about, folder) and split in (None, "val"):
-        train, held = hold_out(folder.read(train_split_of(about, folder), class_names), HELD_OUT, about["seed"])
-        check_unchanged(about, len(train), data)
-        return "held out by the run", held
+    found = _choose(model, folder, class_names, split)
+    summary = summarise_data(found.dataset)
+    log_summary(summary, str(folder.path), classify=folder.layout == "folders")
+    if not summary.objects:
+        names = found.dataset.class_names
+        others = "; ".join(f"{group.what} ({group.count:,})" for group in summary.left_out[:3])
+        raise InputError(
+            f"nothing can be measured on {folder.path}, {found.split}: it has no object of the classes of {model} "
+            f"({', '.join(names[:5])}{' …' if len(names) > 5 else ''})"
+            + (", crowd regions aside" if summary.crowds else "")
+            + (f". {others}. Names of classes must be equal, capital letters included" if others else "")
+        )
+    if found.trained_on:
+        log.warning(
+            "%s was trained on %d of these %d images, so the figures say little of others",
+            *(model, found.trained_on, len(found.dataset)),
+        )
+    return found
+
+
+def _choose(
+    model: str | Path, folder: DataFolder, class_names: Sequence[str] | None, split: str | None
+) -> ValidationData:
+    run = _run_of(Path(model))
+    images = None if run is None else read_run_images(run)
+    about = None if run is None else _about(run)
+    if folder.val_split() is None and split in (None, "val"):
+        held_out = None
+        if images is not None:
+            held_out = _held_out(images, folder, class_names, about)
+        elif about is not None:
+            held_out = _held_out_by_path(about, folder, class_names)
+        if held_out is not None:
+            return held_out
     split = split or folder.val_split() or (folder.splits[0] if len(folder.splits) == 1 else None)
     if split is None:
         raise InputError(
-            f"{data} has the splits {', '.join(folder.splits)}, none of them for validation: choose one with --split"
+            f"{folder.path} has the splits {', '.join(folder.splits)}, none of them for validation: choose one with "
+            "--split"
         )
-    if about is not None and split == train_split_of(about, folder):
-        log.warning("%s was trained on these images, so these figures say little of others", model)
-    return split, folder.read(split, class_names)
+    dataset = folder.read(split, class_names)
+    if images is not None:
+        return ValidationData(split, dataset, int(images.learned_of(dataset).sum()))
+    if about is None:
+        return ValidationData(split, dataset, None)
+    if _same_data(about, folder.path):
+        return ValidationData(split, dataset, len(dataset) if split == _train_split(about, folder) else 0)
+    log.info("%s did not record its images, as earlier versions; whether these are among them is not known", run)
+    return ValidationData(split, dataset, None)
 
 
-def labelled_validation_data(
-    model: str | Path, data: Path, class_names: Sequence[str], split: str | None = None
-) -> tuple[str, Dataset]:
-    """:func:`validation_data`, where figures are what matters.
-
-    Raises:
-        InputError: also where there is no object of the model's classes.
-    """
-    name, dataset = validation_data(model, data, class_names, split)
-    if not len(dataset.all_annotations.areas):
-        raise InputError(f"{data} has no object of the classes of {model}, so no AP can be measured on it")
-    return name, dataset
-
-
-def trained_on(model: Path, data: Path) -> dict[str, Any] | None:
-    """What the run of that folder, or of that file in its folder, says of itself, if ``data`` is what it learned from.
-
-    ``None`` where it is not, or where there is no run.
-    """
-    run = model if model.is_dir() else model.parent if model.suffix and model.is_file() else None
-    if run is None:  # a name
+def _held_out(
+    images: RunImages, folder: DataFolder, class_names: Sequence[str] | None, about: dict[str, Any] | None
+) -> ValidationData | None:
+    """The images that the run was validated on, wherever they lie now; ``None`` where none is in ``folder``."""
+    split = _train_split(about, folder)
+    if split is None or not images.val:
         return None
+    dataset = folder.read(split, class_names)
+    found = sorted(place for place in places(images.val, dataset) if place is not None)
+    if not found:
+        return None
+    if len(found) < len(images.val):
+        log.warning("%d of the %d images that the run held out are in %s", len(found), len(images.val), folder.path)
+    held = dataset.subset(found, f"{dataset.name}, held out")
+    return ValidationData("held out by the run", held, int(images.learned_of(held).sum()))
+
+
+def _held_out_by_path(
+    about: dict[str, Any], folder: DataFolder, class_names: Sequence[str] | None
+) -> ValidationData | None:
+    """What a run of an earlier version held out, if ``folder`` is where its data lay: drawn again with its seed."""
+    split = _train_split(about, folder)
+    if split is None or not _same_data(about, folder.path) or about["request"].get("val_split") is not None:
+        return None
+    dataset = folder.read(split, class_names)
+    if folder.layout == "folders":
+        train, held = split_by_class(dataset, seed=about["seed"])
+    else:
+        train, held = hold_out(dataset, HELD_OUT, about["seed"])
+    if len(train) != about.get("num_images"):
+        log.warning(
+            "%s has changed since the run began, so some of these images may be among those it learned", folder.path
+        )
+    return ValidationData("held out by the run", held, 0)
+
+
+def _run_of(model: Path) -> Path | None:
+    """The folder of the run that a model is, or lies in; ``None`` for a name or any other file, such as detections."""
+    is_model = model.suffix not in ("", ".json") and model.is_file()
+    run = model if model.is_dir() else model.parent if is_model else None
+    return run if run is not None and (run / RUN).is_file() else None
+
+
+def _about(run: Path) -> dict[str, Any] | None:
+    """What a run says of itself; ``None`` where it was begun with a task of one's own, or says nothing of use."""
     try:
         about = msgspec.json.decode((run / RUN).read_bytes())
-        same = Path(about["request"]["data"]).resolve() == data.resolve()
+        return about if isinstance(about["request"]["data"], str) and isinstance(about["seed"], int) else None
     except (OSError, msgspec.DecodeError, KeyError, TypeError):
         return None
-    return about if same and isinstance(about, dict) else None
 
 
-def check_unchanged(about: dict[str, Any], num_images: int, data: Path) -> None:
-    """Warns if other images are held out of the data now than when the run began."""
-    if num_images != about.get("num_images"):
-        log.warning("%s has changed since the run began, so some of these images may be among those it learned", data)
+def _same_data(about: dict[str, Any], path: Path) -> bool:
+    """Whether ``path`` is where a run's data lay; a file and the folder that holds it are one place."""
+    theirs, ours = Path(about["request"]["data"]).resolve(), path.resolve()
+    file, folder = (theirs, ours) if theirs.is_file() else (ours, theirs)
+    return ours == theirs or (file.is_file() and file.is_relative_to(folder))
 
 
-def has_held_out(about: dict[str, Any], folder: DataFolder) -> bool:
-    """Whether the run that says this of itself has set images of its own data, in ``folder``, aside."""
-    return about["request"].get("val_split") is None and folder.val_split() is None
-
-
-def train_split_of(about: dict[str, Any], folder: DataFolder) -> str:
-    """The split of its own data that a run was trained on."""
-    split: str = about["request"].get("train_split") or folder.train_split()
-    return split
+def _train_split(about: dict[str, Any] | None, folder: DataFolder) -> str | None:
+    """The split that a run was trained on, in data that may have other splits by now."""
+    asked = None if about is None else about["request"].get("train_split")
+    if asked in folder.splits:
+        return str(asked)
+    if len(folder.splits) == 1:
+        return folder.splits[0]
+    return first_split(TRAIN_SPLITS, folder.splits)

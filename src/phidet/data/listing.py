@@ -13,6 +13,7 @@ import stat
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path, PurePosixPath
 
 from phidet.core.errors import InputError
@@ -49,13 +50,15 @@ def path_parts(text: str) -> tuple[str, ...]:
 
 def visible(folder: Path, pattern: str = "*") -> list[Path]:
     """What matches ``pattern`` below ``folder`` and is not hidden, sorted."""
-    found = folder.glob(pattern)
-    return sorted(path for path in found if not any(map(is_hidden, path.relative_to(folder).parts)))
+    depth = len(folder.parts)
+    found = [path for path in folder.glob(pattern) if not any(map(is_hidden, path.parts[depth:]))]
+    return sorted(found, key=_parts)  # tuples compare faster than paths, of which there may be very many
 
 
 def subfolders(folder: Path) -> list[Path]:
     """The folders in ``folder`` that are not hidden, sorted; links count as what they lead to."""
-    return [path for path in visible(folder) if followed(path).is_dir()]
+    # A name with a dot is that of a file, and no text is looked for in it.
+    return [path for path in visible(folder) if path.is_dir() or ("." not in path.name and followed(path).is_dir())]
 
 
 def files_below(folder: Path, wanted: Callable[[str], bool]) -> Iterator[Path]:
@@ -92,9 +95,13 @@ def _below(
             yield from _below(path, target, wanted, above | {identity})
 
 
+def _parts(path: Path) -> tuple[str, ...]:
+    return path.parts
+
+
 def followed(path: Path) -> Path:
     """``path`` with the links in it followed that git left as small text files where it could not make links."""
-    for ancestor in [path, *path.parents]:
+    for ancestor in chain((path,), path.parents):
         if os.path.exists(ancestor):  # which, unlike Path.exists, takes any name
             target = _text_link(ancestor)
             return path if target is None else target / path.relative_to(ancestor)

@@ -8,6 +8,9 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from phidet.data.summary import DataSummary
+from phidet.evaluation.class_counts import ClassCounts, counts_of
+
 
 class ClassificationReport(msgspec.Struct, frozen=True, kw_only=True):
     """Figures of a classifier on labelled images.
@@ -18,6 +21,9 @@ class ClassificationReport(msgspec.Struct, frozen=True, kw_only=True):
         top5: share whose right class is among the best five.
         per_class: top-1 of the images of each class, by name; ``None`` where there are none.
         confusion: row by row the images of each class by the class that was said.
+        classes: counts, precision, recall (as ``per_class``) and F1 of the best class said, class by class.
+        summary: what is in the data, and what was left out of them; ``None`` where the data are not known.
+        trained_on: images that the model has learned from; ``None`` where that is not known.
     """
 
     images: int
@@ -25,6 +31,9 @@ class ClassificationReport(msgspec.Struct, frozen=True, kw_only=True):
     top5: float | None
     per_class: dict[str, float | None]
     confusion: list[list[int]]
+    classes: tuple[ClassCounts, ...]
+    summary: DataSummary | None = None
+    trained_on: int | None = None
 
 
 def classification_report(
@@ -41,11 +50,13 @@ def classification_report(
     hits = ranked == class_ids[:, None]
     confusion = np.zeros((count, count), np.int64)
     np.add.at(confusion, (class_ids, ranked[:, 0]), 1)
-    totals, right = confusion.sum(1), confusion.diagonal()
+    totals, answers, right = confusion.sum(1), confusion.sum(0), confusion.diagonal()
+    counts = zip(class_names, totals.tolist(), answers.tolist(), right.tolist(), strict=True)
     return ClassificationReport(
         images=len(class_ids),
         top1=float(hits[:, 0].mean()) if len(hits) else None,
         top5=float(hits[:, :5].any(1).mean()) if len(hits) else None,
         per_class={name: float(r / n) if n else None for name, r, n in zip(class_names, right, totals, strict=True)},
         confusion=confusion.tolist(),
+        classes=tuple(counts_of(*row) for row in counts),
     )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import msgspec
@@ -15,8 +17,10 @@ from phidet.core.errors import InputError
 from phidet.core.files import write_made, write_whole
 from phidet.core.numbers import evenly
 from phidet.data.dataset import Dataset
+from phidet.data.summary import summarise_data
 from phidet.evaluation.classification import ClassificationReport, classification_report
 from phidet.evaluation.plots import confusion_figure, save_figure
+from phidet.evaluation.report_tables import write_classes, write_confusion
 from phidet.images.sheet import Tile, draw_sheet
 
 log = logging.getLogger("phidet")
@@ -32,27 +36,36 @@ class Answers(NamedTuple):
         class_ids: (N,) the right classes.
         ranked: (N, K) the classes that were said, best first; K is 5, or the number of classes where that is less.
         probabilities: (N, K) of these.
+        broken: index → why an image could not be decoded.
     """
 
     indices: npt.NDArray[np.int64]
     class_ids: npt.NDArray[np.int64]
     ranked: npt.NDArray[np.int64]
     probabilities: npt.NDArray[np.float32]
+    broken: Mapping[int, str] = MappingProxyType({})
 
-    def report(self, dataset: Dataset) -> ClassificationReport:
-        """The figures."""
-        return classification_report(self.class_ids, self.ranked, dataset.class_names)
+    def report(self, dataset: Dataset, trained_on: int | None = None) -> ClassificationReport:
+        """The figures; ``trained_on`` is how many images of ``dataset`` the model has learned from."""
+        report = classification_report(self.class_ids, self.ranked, dataset.class_names)
+        summary = summarise_data(dataset.without(self.broken))
+        return msgspec.structs.replace(report, summary=summary, trained_on=trained_on)
 
 
 def write_classification(folder: Path, report: ClassificationReport, dataset: Dataset, answers: Answers) -> list[Path]:
-    """Writes report.json, and as pictures what is taken for what, the most certain mistakes, and samples.
+    """Writes report.json, classes.csv, confusion.csv, and as images confusion, the most certain mistakes, and samples.
 
     Raises:
         PhidetError: a file cannot be written.
     """
     write_whole(folder / "report.json", msgspec.json.format(msgspec.json.encode(report)))
-    figure = confusion_figure(np.array(report.confusion, np.int64), dataset.class_names)
-    written = [folder / "report.json", save_figure(figure, folder / "confusion.png")]
+    matrix = np.array(report.confusion, np.int64)
+    written = [
+        folder / "report.json",
+        write_classes(folder / "classes.csv", report.classes),
+        write_confusion(folder / "confusion.csv", matrix, dataset.class_names),
+        save_figure(confusion_figure(matrix, dataset.class_names), folder / "confusion.png"),
+    ]
     wrong = np.flatnonzero(answers.ranked[:, 0] != answers.class_ids)
     worst = wrong[np.argsort(-answers.probabilities[wrong, 0], kind="stable")][:_MISTAKES].tolist()
     count = f"{len(wrong):,} of {len(answers.indices):,} pictures"

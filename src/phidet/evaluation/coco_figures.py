@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from faster_coco_eval import COCO, COCOeval_faster
 
+from phidet.core.errors import ConfigError
 from phidet.data.dataset import Dataset
 from phidet.detections.detections import Detections
 from phidet.evaluation.matching import check_detections
@@ -46,12 +47,14 @@ class CocoReport(msgspec.Struct, frozen=True, kw_only=True):
     """COCO's twelve figures, 0…1, ``None`` where no object is of that kind (COCO writes −1).
 
     Attributes:
-        images, objects: how many were looked at; objects without crowds.
+        images, objects: how many were measured; objects without crowds.
+        max_objects: detections of a class in an image that count at most, 100 for COCO.
         ap: mean over IoU 0.5, 0.55 … 0.95 and over classes.
         ap50, ap75: at one IoU.
         ap_small, ap_medium, ap_large: of objects below 32² px², to 96² px², and above.
         ar_1, ar_10, ar_100: recall with so many detections of a class in an image, mean over IoUs and classes.
-        ar_small, ar_medium, ar_large: recall with 100 by size.
+        ar_small, ar_medium, ar_large: recall with ``max_objects`` by size.
+        ar_max: recall with ``max_objects``.
         classes: one by one, in the data set's order.
     """
 
@@ -70,44 +73,76 @@ class CocoReport(msgspec.Struct, frozen=True, kw_only=True):
     ar_medium: float | None
     ar_large: float | None
     classes: tuple[ClassFigures, ...]
+    ar_max: float | None = None
+    max_objects: int = 100
 
 
-def evaluate_coco(dataset: Dataset, detections: Sequence[Detections]) -> CocoReport:
+def evaluate_coco(dataset: Dataset, detections: Sequence[Detections], max_objects: int = 100) -> CocoReport:
     """COCO's figures for ``detections``, one for each image of ``dataset`` in its order.
 
     Crowds are neither right nor wrong. Difficult objects are ordinary ones: COCO does not know them. Sizes are those of
-    :attr:`Annotations.areas`. Of a class the best 100 detections of an image count; of equal scores the earlier is
-    the better one.
+    :attr:`Annotations.areas`.
+
+    Args:
+        dataset: what is there.
+        detections: what was found; of equal scores the earlier is the better one.
+        max_objects: of a class so many detections of an image count, the best ones. COCO's official figures have 100;
+            data with more objects in an image need more.
 
     Raises:
         InputError: the detections do not belong to the data set.
+        ConfigError: ``max_objects`` is below 1.
     """
+    if max_objects < 1:
+        raise ConfigError(f"max_objects must be a whole number ≥ 1, got {max_objects}")
     check_detections(dataset, detections)
     classes, truth = len(dataset.class_names), dataset.all_annotations
     counts = np.bincount(truth.class_ids[~truth.crowd], minlength=classes)
-    stats = np.full(len(FIGURES), -1.0)
-    precision = np.full((10, 101, classes), -1.0)
+    limits = sorted({1, 10, 100, max_objects})
+    # As COCO's tools keep them, −1 where there are no objects: by IoU, recall (of precision), class, size, limit.
+    precision = np.full((10, 101, classes, 4, len(limits)), -1.0)
+    recall = np.full((10, classes, 4, len(limits)), -1.0)
     if len(dataset) and classes:
         evaluator = COCOeval_faster(
             _coco(dataset, _objects(dataset)), _coco(dataset, _found(detections)), "bbox", print_function=_silent
         )
-        evaluator.run()
-        stats = np.asarray(evaluator.stats)
-        precision = np.asarray(evaluator.eval["precision"])[:, :, :, 0, -1]  # all sizes, 100 detections
-    figures = {name: None if value < 0 else float(value) for name, value in zip(FIGURES, stats, strict=True)}
+        evaluator.params.maxDets = limits
+        evaluator.evaluate()
+        evaluator.accumulate()
+        precision, recall = (np.asarray(evaluator.eval[key]) for key in ("precision", "recall"))
+    most = limits.index(max_objects)
+    average = [precision[..., 0, most], precision[0, ..., 0, most], precision[5, ..., 0, most]]
+    average += [precision[..., size, most] for size in (1, 2, 3)]
+    reached = [recall[..., 0, limits.index(min(limit, max_objects))] for limit in (1, 10, 100)]
+    reached += [recall[..., size, most] for size in (1, 2, 3)]
+    figures = {name: _mean(values) for name, values in zip(FIGURES, [*average, *reached], strict=True)}
     by_class = tuple(
-        ClassFigures(name=name, objects=int(counts[c]), ap=_mean(precision[:, :, c]), ap50=_mean(precision[0, :, c]))
+        ClassFigures(
+            name=name,
+            objects=int(counts[c]),
+            ap=_mean(precision[:, :, c, 0, most]),
+            ap50=_mean(precision[0, :, c, 0, most]),
+        )
         for c, name in enumerate(dataset.class_names)
     )
-    return CocoReport(images=len(dataset), objects=int(counts.sum()), classes=by_class, **figures)
+    return CocoReport(
+        images=len(dataset),
+        objects=int(counts.sum()),
+        classes=by_class,
+        ar_max=_mean(recall[..., 0, most]),
+        max_objects=max_objects,
+        **figures,
+    )
 
 
 def _silent(*_: object) -> None:
     """Instead of the library's printing."""
 
 
-def _mean(precision: npt.NDArray[np.float64]) -> float | None:
-    return None if precision.flat[0] < 0 else float(precision.mean())  # all of a class is −1, or nothing
+def _mean(values: npt.NDArray[np.float64]) -> float | None:
+    """Over the classes that have objects."""
+    defined = values[values >= 0]
+    return float(defined.mean()) if defined.size else None
 
 
 def _coco(dataset: Dataset, annotations: list[dict[str, Any]]) -> COCO:

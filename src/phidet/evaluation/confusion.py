@@ -9,10 +9,12 @@ import numpy.typing as npt
 
 from phidet.data.dataset import Dataset
 from phidet.detections.detections import Detections
-from phidet.evaluation.matching import countable, match_all
+from phidet.evaluation.matching import MATCHED, countable, match_all
 
 
-def confusion_matrix(dataset: Dataset, detections: Sequence[Detections], min_score: float) -> npt.NDArray[np.int64]:
+def confusion_matrix(
+    dataset: Dataset, detections: Sequence[Detections], min_score: float, min_iou: float = MATCHED
+) -> npt.NDArray[np.int64]:
     """How often an object of the row's class was detected as the column's; the last of each is the background.
 
     The last column counts objects that were missed, the last row detections where no object is. Boxes decide which
@@ -22,6 +24,7 @@ def confusion_matrix(dataset: Dataset, detections: Sequence[Detections], min_sco
         dataset: with C classes.
         detections: one for each image.
         min_score: the lowest score of detections that count; see :func:`~phidet.evaluation.curves.best_threshold`.
+        min_iou: the overlap with which a detection belongs to an object, 0…1.
 
     Returns:
         (C + 1, C + 1); row c sums up to the objects of class c.
@@ -32,7 +35,9 @@ def confusion_matrix(dataset: Dataset, detections: Sequence[Detections], min_sco
     background = len(dataset.class_names)
     size = background + 1
     cells = [np.zeros(0, np.int64)]
-    for found, truth, (objects, ignored, _) in match_all(dataset, detections, min_score, across_classes=True):
+    for found, truth, (objects, ignored, _) in match_all(
+        dataset, detections, min_score, across_classes=True, min_iou=min_iou
+    ):
         hit = objects >= 0
         missed = countable(truth)
         missed[objects[hit]] = False

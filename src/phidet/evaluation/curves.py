@@ -1,4 +1,4 @@
-"""Precision and recall at IoU 0.5 over the score from which detections count."""
+"""Precision and recall over the score from which detections count."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from phidet.data.dataset import Dataset
 from phidet.detections.detections import Detections
-from phidet.evaluation.matching import countable, match_all
+from phidet.evaluation.matching import MATCHED, countable, match_all
 
 RECALLS = np.linspace(0, 1, 101)
 
@@ -50,19 +50,24 @@ class PrCurve(NamedTuple):
 
     @property
     def envelope(self) -> npt.NDArray[np.float64]:
-        """(101,) the best precision with at least recall 0, 0.01 … 1; their mean is COCO's AP50."""
+        """(101,) the best precision with at least recall 0, 0.01 … 1; their mean is AP at that IoU (COCO's AP50)."""
         highest = np.append(np.maximum.accumulate(self.precision[::-1])[::-1], 0.0)
         return highest[np.searchsorted(self.recall, RECALLS)]
 
 
-def pr_curves(dataset: Dataset, detections: Sequence[Detections]) -> list[PrCurve]:
+def pr_curves(dataset: Dataset, detections: Sequence[Detections], min_iou: float = MATCHED) -> list[PrCurve]:
     """A curve for each class, in their order. Difficult objects are neither right nor wrong.
+
+    Args:
+        dataset: what is there.
+        detections: one for each image.
+        min_iou: the overlap with which a detection finds an object, 0…1.
 
     Raises:
         InputError: the detections do not belong to the data set.
     """
     scores, class_ids, right = [np.zeros(0, np.float32)], [np.zeros(0, np.int64)], [np.zeros(0, np.bool_)]
-    for found, _, matches in match_all(dataset, detections):
+    for found, _, matches in match_all(dataset, detections, min_iou=min_iou):
         counts = ~matches.ignored
         scores.append(found.scores[counts])
         class_ids.append(found.class_ids[counts])

@@ -16,11 +16,9 @@ from phidet.core.errors import InputError
 from phidet.data.dataset import Dataset
 from phidet.detections.detections import Detections
 from phidet.detections.settings import PostprocessSettings
+from phidet.evaluation.measure import COCO_SETTINGS
 
 log = logging.getLogger("phidet")
-
-COCO_SETTINGS = PostprocessSettings(score=0.001, multi_class=True)
-"""The official evaluation: the best 5,000 (anchor, class) pairs, hard suppression per class, at most 100 boxes."""
 
 
 class Detects(Protocol):
@@ -51,7 +49,7 @@ def detect_dataset(
         InputError: the classes differ, or no image can be decoded.
     """
     check_classes(detector.class_names, dataset)
-    seen: list[int] = []
+    broken: dict[int, str] = {}
     found: list[Detections] = []
     shown = None if sys.stderr.isatty() else True
     with ThreadPoolExecutor(2) as pool, tqdm(total=len(dataset), desc="detect", unit="image", disable=shown) as bar:
@@ -59,14 +57,14 @@ def detect_dataset(
         coming = [pool.submit(_read, dataset, batch) for batch in batches[:2]]
         for i in range(len(batches)):
             images = coming.pop(0).result()
+            broken |= {index: image for index, image in images if isinstance(image, str)}
             if i + 2 < len(batches):
                 coming.append(pool.submit(_read, dataset, batches[i + 2]))
-            found += detector.detect([image for _, image in images], settings)
-            seen += [index for index, _ in images]
+            found += detector.detect([image for _, image in images if not isinstance(image, str)], settings)
             bar.update(len(batches[i]))
-    if not seen:
+    if not found:
         raise InputError(f"no image of {dataset.name!r} can be decoded: run 'phidet doctor' on the data")
-    return dataset if len(seen) == len(dataset) else dataset.subset(seen, dataset.name), found
+    return dataset.without(broken), found
 
 
 def check_classes(class_names: tuple[str, ...], dataset: Dataset) -> None:
@@ -82,11 +80,13 @@ def check_classes(class_names: tuple[str, ...], dataset: Dataset) -> None:
         )
 
 
-def _read(dataset: Dataset, indices: range) -> list[tuple[int, npt.NDArray[np.uint8]]]:
-    images = []
+def _read(dataset: Dataset, indices: range) -> list[tuple[int, npt.NDArray[np.uint8] | str]]:
+    """Index and pixels, or what is wrong with the image."""
+    images: list[tuple[int, npt.NDArray[np.uint8] | str]] = []
     for index in indices:
         try:
             images.append((index, dataset.image(index)))
         except InputError as error:
             log.warning("left out: %s", error)
+            images.append((index, str(error)))
     return images

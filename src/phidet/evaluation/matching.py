@@ -1,4 +1,4 @@
-"""Which detection found which object of an image, at IoU 0.5."""
+"""Which detection found which object of an image."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from phidet.data.dataset import Annotations, Dataset
 from phidet.detections.boxes import area, pairwise_iou
 from phidet.detections.detections import Detections
 
-MATCHED = 0.5  # IoU
+MATCHED = 0.5
+"""IoU with which a detection finds an object, unless another one is asked for."""
 
 
 class Matches(NamedTuple):
@@ -40,20 +41,24 @@ def countable(truth: Annotations) -> npt.NDArray[np.bool_]:
     return ~(truth.crowd | truth.difficult)
 
 
-def match_image(found: Detections, truth: Annotations, across_classes: bool = False) -> Matches:
-    """Gives every detection, the best scored first, the free object that it overlaps most, with IoU ≥ 0.5.
+def match_image(
+    found: Detections, truth: Annotations, across_classes: bool = False, min_iou: float = MATCHED
+) -> Matches:
+    """Gives every detection, the best scored first, the free object that it overlaps most, with IoU ≥ ``min_iou``.
 
-    One that gets none and lies on a difficult object (IoU ≥ 0.5), or by half in a crowd of its class, is ignored.
+    One that gets none and lies on a difficult object (with that IoU), or with that share of it in a crowd of its class,
+    is ignored.
 
     Args:
         found: best first; of equal scores the earlier is the better one.
         truth: the image's objects.
         across_classes: an object of another class will do where none of its own is free.
+        min_iou: 0…1.
     """
     boxes, others = found.boxes_xyxy.astype(np.float64), truth.boxes_xyxy.astype(np.float64)
     ious: npt.NDArray[np.float64] = pairwise_iou(boxes, others)
     own = found.class_ids[:, None] == truth.class_ids[None, :]
-    overlaps = (ious >= MATCHED) & (own | across_classes)
+    overlaps = (ious >= min_iou) & (own | across_classes)
     detection, candidate = np.nonzero(overlaps & countable(truth))
     order = np.lexsort((-ious[detection, candidate], ~own[detection, candidate], detection))
     objects = np.full(len(boxes), -1, np.int64)
@@ -63,12 +68,16 @@ def match_image(found: Detections, truth: Annotations, across_classes: bool = Fa
             objects[d] = o
             taken.add(o)
     on_difficult = (overlaps & truth.difficult & ~truth.crowd).any(axis=1)
-    in_crowd = ((covered(ious, boxes, others) >= MATCHED) & own & truth.crowd).any(axis=1)
+    in_crowd = ((covered(ious, boxes, others) >= min_iou) & own & truth.crowd).any(axis=1)
     return Matches(objects, (objects < 0) & (on_difficult | in_crowd), ious)
 
 
 def match_all(
-    dataset: Dataset, detections: Sequence[Detections], min_score: float = 0.0, across_classes: bool = False
+    dataset: Dataset,
+    detections: Sequence[Detections],
+    min_score: float = 0.0,
+    across_classes: bool = False,
+    min_iou: float = MATCHED,
 ) -> Iterator[tuple[Detections, Annotations, Matches]]:
     """Image by image, the detections of at least ``min_score``, the objects, and which is which.
 
@@ -79,7 +88,7 @@ def match_all(
     for i, found in enumerate(detections):
         seen = above(found, min_score)
         truth = dataset.annotations(i)
-        yield seen, truth, match_image(seen, truth, across_classes)
+        yield seen, truth, match_image(seen, truth, across_classes, min_iou)
 
 
 def above(found: Detections, min_score: float) -> Detections:

@@ -26,7 +26,7 @@ class Mistake(NamedTuple):
         image: index in the data set.
         kind: ``missed``: an object, with no detection near it. ``false positive``: a detection, with no object near it.
             ``wrong class``: a detection on an object of another class. ``poor box``: a detection of an object that
-            nothing else found, IoU 0.1…0.5. ``double``: another detection of an object that a better one found.
+            nothing else found, from IoU 0.1 on. ``double``: another detection of an object that a better one found.
         severity: 0…1. The score; of a poor box times 1 − IoU; of a missed object its size, √area up to 96 pixels,
             times 1 − the best score, below those that count, with which it was found after all.
         detection: index in the image's detections, ``None`` for a missed object.
@@ -41,7 +41,7 @@ class Mistake(NamedTuple):
 
 
 def worst_mistakes(
-    dataset: Dataset, detections: Sequence[Detections], min_score: float, most: int = 40
+    dataset: Dataset, detections: Sequence[Detections], min_score: float, most: int = 40, min_iou: float = MATCHED
 ) -> list[Mistake]:
     """At most ``most`` mistakes: the worst of each kind, then the second of each, and so on.
 
@@ -50,21 +50,23 @@ def worst_mistakes(
         detections: one for each image.
         min_score: the lowest score of detections that count; see :func:`~phidet.evaluation.curves.best_threshold`.
         most: how many.
+        min_iou: the overlap with which a detection finds an object, 0…1.
 
     Raises:
         InputError: the detections do not belong to the data set.
     """
     of_kind: dict[Kind, list[Mistake]] = {kind: [] for kind in KINDS}
-    for i, (found, truth, matches) in enumerate(match_all(dataset, detections, min_score, across_classes=True)):
+    matched = match_all(dataset, detections, min_score, across_classes=True, min_iou=min_iou)
+    for i, (found, truth, matches) in enumerate(matched):
         numbers = np.flatnonzero(detections[i].scores >= min_score)
         unclaimed = countable(truth)
-        for mistake in _of_detections(i, found, truth, matches):
+        for mistake in _of_detections(i, found, truth, matches, min_iou):
             if mistake.object is not None:
                 unclaimed[mistake.object] = False
             detection = int(numbers[mistake.detection]) if mistake.detection is not None else None
             of_kind[mistake.kind].append(mistake._replace(detection=detection))
         unclaimed[matches.objects[matches.objects >= 0]] = False
-        of_kind["missed"] += _missed(i, detections[i], truth, unclaimed)
+        of_kind["missed"] += _missed(i, detections[i], truth, unclaimed, min_iou)
     turns = [
         (turn, mistake)
         for mistakes in of_kind.values()
@@ -73,7 +75,9 @@ def worst_mistakes(
     return [mistake for _, mistake in sorted(turns, key=lambda t: (t[0], -t[1].severity, t[1].image))[:most]]
 
 
-def _of_detections(image: int, found: Detections, truth: Annotations, matches: Matches) -> Iterator[Mistake]:
+def _of_detections(
+    image: int, found: Detections, truth: Annotations, matches: Matches, min_iou: float
+) -> Iterator[Mistake]:
     hit = np.flatnonzero(matches.objects >= 0)
     for d, o in zip(hit.tolist(), matches.objects[hit].tolist(), strict=True):
         if found.class_ids[d] != truth.class_ids[o]:
@@ -87,7 +91,7 @@ def _of_detections(image: int, found: Detections, truth: Annotations, matches: M
         if (poor := _nearest(ious, free & own & (ious >= POOR))) is not None:
             free[poor] = False
             yield Mistake(image, "poor box", score * (1 - float(ious[poor])), d, poor)
-        elif (same := _nearest(ious, countable(truth) & (own & (ious >= POOR) | (ious >= MATCHED)))) is not None:
+        elif (same := _nearest(ious, countable(truth) & (own & (ious >= POOR) | (ious >= min_iou)))) is not None:
             yield Mistake(image, "double", score, d, same)
         else:
             yield Mistake(image, "false positive", score, d, None)
@@ -97,11 +101,13 @@ def _nearest(ious: npt.NDArray[np.float64], among: npt.NDArray[np.bool_]) -> int
     return int(np.where(among, ious, -1.0).argmax()) if among.any() else None
 
 
-def _missed(image: int, found: Detections, truth: Annotations, unclaimed: npt.NDArray[np.bool_]) -> Iterator[Mistake]:
+def _missed(
+    image: int, found: Detections, truth: Annotations, unclaimed: npt.NDArray[np.bool_], min_iou: float
+) -> Iterator[Mistake]:
     if not unclaimed.any():
         return
     own = found.class_ids[:, None] == truth.class_ids[None, :]
-    near = own & (pairwise_iou(found.boxes_xyxy, truth.boxes_xyxy) >= MATCHED)
+    near = own & (pairwise_iou(found.boxes_xyxy, truth.boxes_xyxy) >= min_iou)
     faint = np.where(near, found.scores[:, None], 0.0).max(axis=0, initial=0.0)
     size = np.minimum(1.0, np.sqrt(truth.areas.astype(np.float64)) / _LARGE)
     for o in np.flatnonzero(unclaimed).tolist():

@@ -15,6 +15,7 @@ from matplotlib.ticker import FuncFormatter
 from phidet.core.files import write_made
 from phidet.evaluation.coco_figures import CocoReport
 from phidet.evaluation.curves import RECALLS, PrCurve
+from phidet.evaluation.matching import MATCHED
 from phidet.images.style import INK, PALETTE
 
 _LINES = PALETTE[:6]
@@ -28,8 +29,8 @@ def save_figure(figure: Figure, path: Path) -> Path:
     return write_made(path, lambda out: figure.savefig(out, format="png", dpi=120, metadata={"Software": None}))
 
 
-def pr_figure(curves: Sequence[PrCurve]) -> Figure:
-    """Precision over recall at IoU 0.5, a thin line for each class that has objects, and their mean.
+def pr_figure(curves: Sequence[PrCurve], min_iou: float = MATCHED) -> Figure:
+    """Precision over recall at IoU ``min_iou``, a thin line for each class that has objects, and their mean.
 
     Few classes have colours, names and a dot where F1 is highest; of many, the best and the worst three have names.
     """
@@ -42,7 +43,7 @@ def pr_figure(curves: Sequence[PrCurve]) -> Figure:
         if curve not in named:
             axes.plot(RECALLS, curve.envelope, color=_FAINT, linewidth=0.7, alpha=0.6, zorder=2)
     for curve, colour in zip(named, _LINES, strict=False):
-        axes.plot(RECALLS, curve.envelope, color=colour, linewidth=1.4, zorder=3, label=_legend(curve))
+        axes.plot(RECALLS, curve.envelope, color=colour, linewidth=1.4, zorder=3, label=_legend(curve, min_iou))
         if curve.best is not None:
             at = curve.recall[curve.best], curve.precision[curve.best]
             axes.plot(*at, "o", color=colour, markersize=7, markeredgecolor="white", zorder=5, clip_on=False)
@@ -54,11 +55,15 @@ def pr_figure(curves: Sequence[PrCurve]) -> Figure:
             color=INK,
             linewidth=3,
             zorder=4,
-            label=f"mean of {len(shown)} classes\nAP50 {mean.mean():.3f}",
+            label=f"mean of {len(shown)} classes\n{_ap(min_iou)} {mean.mean():.3f}",
         )
     if not shown:
         axes.text(0.5, 0.5, "no objects", ha="center", va="center", color=_FAINT, fontsize=16)
-    _title(axes, "Precision and recall at IoU 0.5", "the best precision with at least this recall; dots: highest F1")
+    _title(
+        axes,
+        f"Precision and recall at IoU {min_iou:g}",
+        "the best precision with at least this recall; dots: highest F1",
+    )
     axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
     axes.grid(color=_GRID, zorder=0)
     _percent(axes.xaxis, axes.yaxis)
@@ -67,11 +72,16 @@ def pr_figure(curves: Sequence[PrCurve]) -> Figure:
     return figure
 
 
-def _legend(curve: PrCurve) -> str:
+def _ap(min_iou: float) -> str:
+    """ "AP50" of an IoU of 0.5."""
+    return f"AP{100 * min_iou:g}"
+
+
+def _legend(curve: PrCurve, min_iou: float) -> str:
     score = (
         "nothing found" if curve.best_score is None else f"best F1 {curve.f1.max():.2f} at score {curve.best_score:.2f}"
     )
-    return f"{_short(curve.class_name, 28)}\nAP50 {curve.envelope.mean():.3f}, {score}"
+    return f"{_short(curve.class_name, 28)}\n{_ap(min_iou)} {curve.envelope.mean():.3f}, {score}"
 
 
 def confusion_figure(matrix: npt.NDArray[np.int64], class_names: Sequence[str]) -> Figure:
@@ -136,10 +146,12 @@ def _most_confused(matrix: npt.NDArray[np.int64], count: int) -> list[int]:
 
 
 def size_figure(report: CocoReport) -> Figure:
-    """AP and AR with 100 detections, of all objects and by size."""
+    """AP and AR of all objects and by size."""
     figure, axes = _figure((7.6, 4.2))
-    groups = {"all": ("ap", "ar_100")} | {size: (f"ap_{size}", f"ar_{size}") for size in ("small", "medium", "large")}
-    for kind, (label, colour) in enumerate((("AP, IoU 0.50…0.95", PALETTE[0]), ("AR, 100 detections", PALETTE[4]))):
+    groups = {"all": ("ap", "ar_max")} | {size: (f"ap_{size}", f"ar_{size}") for size in ("small", "medium", "large")}
+    for kind, (label, colour) in enumerate(
+        (("AP, IoU 0.50…0.95", PALETTE[0]), (f"AR, {report.max_objects:,} detections", PALETTE[4]))
+    ):
         values = [getattr(report, names[kind]) for names in groups.values()]
         where = np.arange(len(groups)) + (kind - 0.5) * 0.38
         axes.bar(where, [value or 0 for value in values], 0.36, color=colour, label=label, zorder=2)

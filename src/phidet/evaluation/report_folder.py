@@ -15,74 +15,38 @@ from phidet.core.files import write_made, write_whole
 from phidet.core.numbers import evenly
 from phidet.data.dataset import Dataset
 from phidet.detections.detections import Detections
-from phidet.evaluation.coco_figures import CocoReport, evaluate_coco
-from phidet.evaluation.confusion import confusion_matrix
-from phidet.evaluation.curves import best_threshold, pr_curves
+from phidet.evaluation.curves import pr_curves
+from phidet.evaluation.measure import Evaluation
 from phidet.evaluation.mistake_sheet import draw_mistakes
 from phidet.evaluation.mistakes import worst_mistakes
 from phidet.evaluation.plots import confusion_figure, pr_figure, save_figure, size_figure
-from phidet.evaluation.voc_figures import evaluate_voc
+from phidet.evaluation.report_tables import write_tables
 
 _SAMPLES, _COLUMNS, _SIDE = 12, 4, 480  # pictures, and the longest side of each in pixels
-
-
-class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
-    """Figures of a model on a data set, as ``report.json`` has them.
-
-    Attributes:
-        model, data, split: what was measured on what.
-        coco: COCO's figures.
-        voc_ap50: VOC's AP at IoU 0.5, mean over classes; ``None`` where there are no objects.
-        best_score: the score from which detections count for the highest mean F1.
-    """
-
-    model: str
-    data: str
-    split: str
-    coco: CocoReport
-    voc_ap50: float | None
-    best_score: float
-
-
-def measure(model: str, data: str, dataset: Dataset, detections: Sequence[Detections]) -> Evaluation:
-    """The figures of ``detections``, one for each image of ``dataset``.
-
-    Raises:
-        InputError: the detections do not belong to the data set.
-    """
-    return Evaluation(
-        model=model,
-        data=data,
-        split=dataset.name,
-        coco=evaluate_coco(dataset, detections),
-        voc_ap50=evaluate_voc(dataset, detections).ap50,
-        best_score=best_threshold(pr_curves(dataset, detections)),
-    )
 
 
 def write_evaluation(
     folder: Path, evaluation: Evaluation, dataset: Dataset, detections: Sequence[Detections]
 ) -> list[Path]:
-    """Writes report.json, and as pictures precision and recall, confusion, AP by size, mistakes and samples.
+    """Writes report.json, its tables as CSV, and as pictures curves, confusion, AP by size, mistakes and samples.
 
     Raises:
         PhidetError: a file cannot be written.
     """
+    score, iou = evaluation.score, evaluation.iou
     write_whole(folder / "report.json", msgspec.json.format(msgspec.json.encode(evaluation)))
-    written = [folder / "report.json"]
+    written = [folder / "report.json", *write_tables(folder, evaluation)]
+    matrix = np.array(evaluation.confusion, np.int64)
     for name, figure in (
-        ("pr.png", pr_figure(pr_curves(dataset, detections))),
+        ("pr.png", pr_figure(pr_curves(dataset, detections, iou), iou)),
         ("sizes.png", size_figure(evaluation.coco)),
-        (
-            "confusion.png",
-            confusion_figure(confusion_matrix(dataset, detections, evaluation.best_score), dataset.class_names),
-        ),
+        ("confusion.png", confusion_figure(matrix, dataset.class_names)),
     ):
         written.append(save_figure(figure, folder / name))
-    mistakes = worst_mistakes(dataset, detections, evaluation.best_score)
+    mistakes = worst_mistakes(dataset, detections, score, min_iou=iou)
     for name, picture in (
         ("mistakes.png", draw_mistakes(dataset, detections, mistakes)),
-        ("samples.png", draw_samples(dataset, detections, evaluation.best_score)),
+        ("samples.png", draw_samples(dataset, detections, score)),
     ):
         written.append(write_made(folder / name, partial(picture.save, format="png")))
     return written

@@ -1,9 +1,8 @@
-"""The two small searches behind the scaling laws, to be run again on other architectures or with other budgets.
+"""The papers' two small searches behind the scaling laws, for other architectures or budgets.
 
 EfficientNet (1905.11946, section 3.3, step 1): at φ = 1, try a grid of α, β, γ under α·β²·γ² ≈ 2. EfficientDet
-(1911.09070, section 4.2): try the factors 1.2, 1.25, 1.3, 1.35, 1.4, 1.45 for the width of the feature network.
-What a candidate costs is counted on the network itself; what it achieves only training can tell, so accuracy comes
-from a function that you give.
+(1911.09070, section 4.2): try six factors for the width of the feature network. Costs are counted on the candidate's
+own network; what it achieves only training can tell, so accuracy comes from a function that you give.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from phidet.core.errors import ConfigError
 WIDTH_FACTORS = (1.2, 1.25, 1.3, 1.35, 1.4, 1.45)
 
 
-class CompoundCandidate(msgspec.Struct, frozen=True, kw_only=True):
+class CompoundCandidate(msgspec.Struct, frozen=True):
     """One α, β, γ: the cost that the law predicts and the network has, both relative to φ = 0."""
 
     scaling: CompoundScaling
@@ -35,7 +34,7 @@ class CompoundCandidate(msgspec.Struct, frozen=True, kw_only=True):
     accuracy: float | None
 
 
-class WidthCandidate(msgspec.Struct, frozen=True, kw_only=True):
+class WidthCandidate(msgspec.Struct, frozen=True):
     """One width factor: channels, parameters and multiply-adds of the detector, the last relative to φ = 0."""
 
     factor: float
@@ -68,26 +67,19 @@ def search_compound(
     Raises:
         ConfigError: no candidate fits.
     """
+    found = []
     base = total(count_costs(scaled_classifier_config(0, architecture))).multiply_adds
-    found: list[CompoundCandidate] = []
     for scaling in _grid(budget, tolerance, step):
         config = scaled_classifier_config(1, architecture, scaling)
         cost = total(count_costs(config))
-        found.append(
-            CompoundCandidate(
-                scaling=scaling,
-                law_cost=scaling.cost(),
-                measured_cost=cost.multiply_adds / base,
-                parameters=cost.parameters,
-                accuracy=accuracy(config) if accuracy else None,
-            )
-        )
+        measured = accuracy(config) if accuracy else None
+        found.append(CompoundCandidate(scaling, scaling.cost(), cost.multiply_adds / base, cost.parameters, measured))
     if not found:
         raise ConfigError(
             f"no α, β, γ on a grid of {step:g} comes within {tolerance:g} of α·β²·γ² = {budget:g}: "
             "widen the tolerance or refine the step"
         )
-    return sorted(found, key=lambda c: _worst_last(c.accuracy, abs(c.measured_cost - budget)))
+    return sorted(found, key=lambda c: (-(c.accuracy or 0), abs(c.measured_cost - budget)))
 
 
 def search_width(
@@ -101,24 +93,15 @@ def search_width(
 
     Best is most accurate where ``accuracy`` is given, else cheapest.
     """
-    of = of or Family()
+    found, of = [], of or Family()
     base = total(count_costs(scaled_detector_config(0, of))).multiply_adds
-    found: list[WidthCandidate] = []
     for factor in factors:
         law = msgspec.structs.replace(of.law, width_factor=factor)
         config = scaled_detector_config(phi, msgspec.structs.replace(of, law=law))
-        cost = total(count_costs(config))
-        found.append(
-            WidthCandidate(
-                factor=factor,
-                channels=config.feature_network.channels,
-                parameters=cost.parameters,
-                multiply_adds=cost.multiply_adds,
-                relative_cost=cost.multiply_adds / base,
-                accuracy=accuracy(config) if accuracy else None,
-            )
-        )
-    return sorted(found, key=lambda c: _worst_last(c.accuracy, c.multiply_adds))
+        cost, channels = total(count_costs(config)), config.feature_network.channels
+        relative, measured = cost.multiply_adds / base, accuracy(config) if accuracy else None
+        found.append(WidthCandidate(factor, channels, cost.parameters, cost.multiply_adds, relative, measured))
+    return sorted(found, key=lambda c: (-(c.accuracy or 0), c.multiply_adds))
 
 
 def _grid(budget: float, tolerance: float, step: float) -> Iterator[CompoundScaling]:
@@ -130,7 +113,3 @@ def _grid(budget: float, tolerance: float, step: float) -> Iterator[CompoundScal
         scaling = CompoundScaling(alpha=alpha, beta=beta, gamma=gamma)
         if abs(scaling.cost() - budget) <= tolerance + 1e-9:
             yield scaling
-
-
-def _worst_last(accuracy: float | None, cost: float) -> tuple[float, float]:
-    return (-accuracy if accuracy is not None else 0.0, cost)

@@ -161,7 +161,8 @@ def _upright(image: Image.Image, labelled_size_hw: tuple[int, int] | None) -> np
         turn = {6: 8, 8: 6}.get(orientation, orientation) if as_stored else 1
     else:
         turn = 1 if as_stored else orientation
-    return _rgb(image.transpose(_UPRIGHT[turn]) if turn in _UPRIGHT else image, _white(image))
+    black, white = _black_and_white(image)
+    return _rgb(image.transpose(_UPRIGHT[turn]) if turn in _UPRIGHT else image, black, white)
 
 
 def _check_depth(image: Image.Image) -> None:
@@ -183,9 +184,13 @@ def _bits(image: Image.Image) -> int:
     return 16 if image.mode.startswith("I") else 8
 
 
-def _white(image: Image.Image) -> int:
-    """The value of white in an image of mode I or I;16: of 12 bits in a TIFF, Pillow keeps the values as they are."""
-    return 2**12 - 1 if isinstance(image, TiffImagePlugin.TiffImageFile) and _bits(image) == 12 else 2**16 - 1
+def _black_and_white(image: Image.Image) -> tuple[int, int]:
+    """The values of black and white in an image of mode I or I;16; Pillow keeps those of a TIFF as they are stored."""
+    if not isinstance(image, TiffImagePlugin.TiffImageFile):
+        return 0, 2**16 - 1
+    brightest = 2 ** _bits(image) - 1  # also of 12 bits
+    white_is_zero = image.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0
+    return (brightest, 0) if white_is_zero else (0, brightest)
 
 
 def _stored_size(image: Image.Image) -> tuple[int, int]:
@@ -206,12 +211,12 @@ def _orientation(image: Image.Image) -> int:
     return value if isinstance(value, int) and value in _UPRIGHT else 1
 
 
-def _rgb(image: Image.Image, white: int) -> npt.NDArray[np.uint8]:
+def _rgb(image: Image.Image, black: int, white: int) -> npt.NDArray[np.uint8]:
     if image.mode.startswith("I"):  # 12 or 16 bits
         values = np.asarray(image).astype(np.float64)
         if values.size and values.min() < 0:
             raise ValueError("its pixels are below 0")
-        grey = np.rint(values * (255 / white)).astype(np.uint8)
+        grey = np.rint((values - black) * (255 / (white - black))).astype(np.uint8)
         return np.repeat(grey[..., None], 3, axis=2)
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # its alpha is dropped below

@@ -28,6 +28,7 @@ from PIL import (
 
 from phidet.core.errors import InputError, PhidetError
 from phidet.images.formats import FORMATS, HEAD_BYTES, Format, describe, format_of
+from phidet.images.heic import open_heic
 
 T = TypeVar("T")
 _LARGEST_FILE_BYTES = 2**30  # of formats whose decoders take the file into memory as a whole
@@ -61,13 +62,11 @@ def _avif(file: BinaryIO) -> Image.Image:
 
 def _heic(file: BinaryIO) -> Image.Image:
     try:
-        from pi_heif import HeifImageFile  # noqa: PLC0415  # an extra
+        return open_heic(file)
     except ImportError:
         raise UnsupportedImageError(
             "is a HEIC image, which needs a package that is not installed: pip install 'phidet[heic]'"
         ) from None
-    image: Image.Image = HeifImageFile(file)
-    return image
 
 
 DECODERS: Mapping[Format, Callable[[BinaryIO], Image.Image]] = {
@@ -177,7 +176,8 @@ def reason_of(error: Exception) -> str:
     if isinstance(error, MemoryError):
         return "it needs more memory than there is"
     text = str(getattr(error, "strerror", None) or error) or type(error).__name__
-    return " ".join(text.split()).rstrip(".")[:_LONGEST_REASON]
+    line = "".join(character if character.isprintable() else "\ufffd" for character in " ".join(text.split()))
+    return line.rstrip(".")[:_LONGEST_REASON]
 
 
 def _other(file: BinaryIO, ending: str) -> str:

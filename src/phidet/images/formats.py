@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple
 
@@ -105,10 +105,11 @@ _OTHERS = (
     _Other("KTX", "a KTX texture", ((0, b"\xabKTX "),), (".ktx", ".ktx2")),
     _Other("BLP", "a BLP texture", ((0, b"BLP1"), (0, b"BLP2")), (".blp",)),
     _Other("FTEX", "an FTEX texture", ((0, b"FTEX"),), (".ftc", ".ftu")),
+    _Other("TGA", "a TGA (Targa) image", tuple((0, b"\0\0" + bytes((kind, 0, 0, 0, 0, 0))) for kind in (2, 3, 10, 11)),
+           (".tga", ".icb", ".vda", ".vst")),
     _Other("ICO", "an ICO (Windows icon) file", ((0, b"\0\0\1\0"),), (".ico",)),
     _Other("CUR", "a CUR (Windows cursor) file", ((0, b"\0\0\2\0"),), (".cur",)),
     _Other("ICNS", "an ICNS (macOS icon) file", ((0, b"icns"),), (".icns",)),
-    _Other("TGA", "a TGA (Targa) image", (), (".tga", ".icb", ".vda", ".vst")),
     _Other("PCX", "a PCX image", ((0, b"\n\0\1"), (0, b"\n\2\1"), (0, b"\n\3\1"), (0, b"\n\5\1")), (".pcx",)),
     _Other("DCX", "a DCX file", ((0, b"\xb1\x68\xde\x3a"),), (".dcx",)),
     _Other("SGI", "an SGI image", ((0, b"\x01\xda"),), (".sgi",)),
@@ -132,7 +133,7 @@ _OTHERS = (
     _Other("PCD", "a Photo CD image", ((2048, b"PCD_"),)),
     _Other("PIXAR", "a PIXAR image", ((0, b"\x80\xe8\0\0"),), (".pxr",)),
     _Other("IM", "an IM (IFUNC) image", ((0, b"Image type:"),)),
-    _Other("IPTC", "an IPTC record", ((0, b"\x1c\x01"), (0, b"\x1c\x02"))),
+    _Other("IPTC", "an IPTC record", ((0, b"\x1c\x01"), (0, b"\x1c\x02"), (0, b"\x1c\x03"))),
     _Other("SPIDER", "a SPIDER image", (), (".spider", ".spi")),
     _Other("WMF", "a WMF drawing", ((0, b"\xd7\xcd\xc6\x9a"), (0, b"\1\0\x09\0\0\3")), (".wmf",)),
     _Other("EMF", "an EMF drawing", ((40, b" EMF"),), (".emf",)),
@@ -154,6 +155,7 @@ _OTHERS = (
     _Other("AppleDouble", "a file of macOS beside the real one (AppleDouble)", ((0, b"\0\5\x16\7"),)),
     _Other("Git LFS pointer", "a pointer of Git LFS, for git lfs pull", ((0, b"version https://git-lfs"),)),
 )  # fmt: skip
+_NO_IMAGES = frozenset({".txt", ".xml", ".json", ".csv"})  # labels, of which a folder has as many as images
 _BY_ENDING = {ending: other.name for other in _OTHERS for ending in other.endings}
 OTHER_EXTENSIONS = frozenset(_BY_ENDING)
 """Endings of image formats that are not decoded, in lower case."""
@@ -189,16 +191,25 @@ def describe(file: BinaryIO, ending: str = "") -> str | None:
     return next((other.description for other in _OTHERS if other.name == name), None)
 
 
-def is_image_by_content(path: Path) -> bool:
-    """Whether a file without the ending of an image is of a format that is decoded."""
+def other_image(path: Path) -> str | None:
+    """What to call an image file that a search for images does not take, in a count; ``None`` of all other files.
+
+    Either its ending is that of a format that is not decoded, or its content is an image and its ending is not.
+    """
+    ending = path.suffix.lower()
+    if ending in EXTENSIONS or ending in _NO_IMAGES:
+        return None
+    if ending in _BY_ENDING:
+        return _BY_ENDING[ending]
     try:
         with path.open("rb") as file:
-            return format_of(file.read(HEAD_BYTES)) is not None
+            found = format_of(file.read(HEAD_BYTES))
     except OSError:
-        return False
+        return None
+    return found and f"{found} without an image's ending"
 
 
-def count_other_images(paths: Iterable[Path]) -> str:
-    """The formats that the endings of ``paths`` name, with how many there are, as in "2 PSD, 1 CR2"; may be empty."""
-    counts = Counter(_BY_ENDING[path.suffix.lower()] for path in paths if path.suffix.lower() in _BY_ENDING)
-    return ", ".join(f"{number} {name}" for name, number in counts.most_common())
+def count_left_out(names: Sequence[str]) -> str:
+    """ "3 image files left out: 2 PSD, 1 CR2"; ``names`` are those of :func:`other_image`."""
+    kinds = ", ".join(f"{number} {name}" for name, number in Counter(names).most_common())
+    return f"{len(names)} image {'file' if len(names) == 1 else 'files'} left out: {kinds}"

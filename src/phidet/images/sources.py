@@ -20,13 +20,14 @@ import numpy.typing as npt
 
 from phidet.core.errors import ConfigError, InputError, PhidetError
 from phidet.images.decode import read_image
-from phidet.images.formats import EXTENSIONS
+from phidet.images.formats import EXTENSIONS, FORMATS, count_left_out, other_image
 from phidet.images.pyav import Colors
 from phidet.images.remote import LARGEST_BYTES, fetch_picture
 from phidet.images.video import EXTENSIONS as VIDEO_EXTENSIONS
 from phidet.images.video import Frame, is_webcam, video_frames, webcam_frames
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_READ = f"phidet reads {FORMATS}"
 _WORKERS = 2  # threads that decode ahead
 _AHEAD = 3  # pictures that wait decoded, so that memory stays flat
 
@@ -102,7 +103,9 @@ def check_apart(sources: Sequence[str], out: Path) -> None:
                 )
 
 
-def pictures(sources: Sequence[str], leave_out: Path | None = None) -> Iterator[Picture | Unusable]:
+def pictures(
+    sources: Sequence[str], leave_out: Path | None = None, note: Callable[[str], None] | None = None
+) -> Iterator[Picture | Unusable]:
     """The pictures of all sources, in order; a few at a time are in memory.
 
     Args:
@@ -110,6 +113,7 @@ def pictures(sources: Sequence[str], leave_out: Path | None = None) -> Iterator[
             pattern (``**`` is any depth); an http or https address of a picture; ``-``, one picture on standard input;
             ``webcam`` or ``webcam:1``.
         leave_out: a folder that is not searched: the one that is written to.
+        note: called with a sentence on the images that a folder or a pattern holds and that are not read.
 
     Yields:
         What could be read, and in its place what could not.
@@ -117,7 +121,7 @@ def pictures(sources: Sequence[str], leave_out: Path | None = None) -> Iterator[
     pool = ThreadPoolExecutor(_WORKERS)
     waiting: deque[Future[Picture | Unusable]] = deque()
     try:
-        for entry in (e for source in sources for e in _entries(source, leave_out)):
+        for entry in (e for source in sources for e in _entries(source, leave_out, note or _ignore)):
             if isinstance(entry, _Still):
                 waiting.append(pool.submit(_read, entry))
                 if len(waiting) > _AHEAD:
@@ -156,7 +160,11 @@ def _frames(video: _Video) -> Iterator[Picture | Unusable]:
         yield Unusable(video.source, error)
 
 
-def _entries(source: str, leave_out: Path | None) -> Iterator[_Entry]:
+def _ignore(_: str) -> None:
+    pass
+
+
+def _entries(source: str, leave_out: Path | None, note: Callable[[str], None]) -> Iterator[_Entry]:
     if source == "-":
         yield _Still("-", PurePosixPath("stdin.jpg"), _standard_input)
     elif is_webcam(source):
@@ -166,23 +174,26 @@ def _entries(source: str, leave_out: Path | None) -> Iterator[_Entry]:
         yield _Still(source, _name_of_address(source), partial(fetch_picture, source))
     else:
         try:
-            yield from _local(source, leave_out)
+            yield from _local(source, leave_out, note)
         except OSError as error:
             yield Unusable(source, InputError(f"cannot read {source}: {error.strerror or error}"))
 
 
-def _local(source: str, leave_out: Path | None) -> Iterator[_Entry]:
+def _local(source: str, leave_out: Path | None, note: Callable[[str], None]) -> Iterator[_Entry]:
     path = Path(source)
     if os.path.lexists(source):
-        yield from _folder(path, leave_out) if path.is_dir() else [_file(path, PurePosixPath(path.name))]
+        yield from _folder(path, leave_out, note) if path.is_dir() else [_file(path, PurePosixPath(path.name))]
         return
     matches = _matches(source)
     if not matches:
         yield Unusable(source, InputError(f"there is no file, folder, pattern's match or address {source}"))
-    # ** names a folder and what is in it
-    files = [p for p in matches if p.suffix.lower() in EXTENSIONS | VIDEO_EXTENSIONS and not p.is_dir()]
+    files = [p for p in matches if _is_source(p) and not p.is_dir()]  # ** names a folder and what is in it
+    left_out = [name for p in matches if p.is_file() and not _is_source(p) and (name := other_image(p))]
     if matches and not files:
-        yield Unusable(source, InputError(f"{source} matches {len(matches)} files or folders, none a picture or video"))
+        what = f"{source} matches {len(matches)} files or folders, none an image or video that is read"
+        yield Unusable(source, InputError(what + _reason(left_out)))
+    elif left_out:
+        note(f"{source}: {count_left_out(left_out)}; {_READ}")
     for file in files:
         yield _file(file, PurePosixPath(file.name))
 
@@ -227,31 +238,45 @@ def _walk(
         yield here, sorted(name for name in files if not name.startswith("."))
 
 
-def _folder(folder: Path, leave_out: Path | None) -> Iterator[_Entry]:
+def _folder(folder: Path, leave_out: Path | None, note: Callable[[str], None]) -> Iterator[_Entry]:
     """Every picture and video below, hidden ones and those in ``leave_out`` aside."""
     empty = True
     failed: list[Unusable] = []
+    left_out: list[str] = []
     apart = None if leave_out is None else leave_out.resolve()
 
-    def note(error: OSError) -> None:
+    def fail(error: OSError) -> None:
         failed.append(Unusable(str(error.filename), InputError(f"cannot read {error.filename}: {error.strerror}")))
 
-    for here, files in _walk(folder, apart, note):
+    for here, files in _walk(folder, apart, fail):
         for file in files:
             path = here / file
-            if path.suffix.lower() in EXTENSIONS | VIDEO_EXTENSIONS:
-                empty = False
-                if apart is not None and path.is_symlink() and path.resolve().is_relative_to(apart):
-                    yield Unusable(str(path), InputError(f"{path} leads into the folder that is written to"))
-                    continue
-                yield _file(path, PurePosixPath(path.relative_to(folder).as_posix()))
+            if not _is_source(path):
+                if path.is_file() and (name := other_image(path)):
+                    left_out.append(name)
+                continue
+            empty = False
+            if apart is not None and path.is_symlink() and path.resolve().is_relative_to(apart):
+                yield Unusable(str(path), InputError(f"{path} leads into the folder that is written to"))
+                continue
+            yield _file(path, PurePosixPath(path.relative_to(folder).as_posix()))
         yield from failed
         empty &= not failed
         failed.clear()
-    if failed:
-        yield from failed
-    elif empty:
-        yield Unusable(str(folder), InputError(f"there are no pictures or videos in {folder}"))
+    yield from failed
+    if empty and not failed:
+        what = f"there are no images or videos that are read in {folder}"
+        yield Unusable(str(folder), InputError(what + _reason(left_out)))
+    elif left_out:
+        note(f"{folder}: {count_left_out(left_out)}; {_READ}")
+
+
+def _reason(left_out: Sequence[str]) -> str:
+    return f": {count_left_out(left_out)}, expected {FORMATS}" if left_out else ""
+
+
+def _is_source(path: Path) -> bool:
+    return path.suffix.lower() in EXTENSIONS | VIDEO_EXTENSIONS
 
 
 def _file(path: Path, name: PurePosixPath) -> _Entry:

@@ -35,7 +35,7 @@ class Detector:
             run; or the name of a published model, exported before with ``phidet export``. Or a network that is loaded
             already.
         runtime: "auto" takes what the file is for: ONNX Runtime, OpenVINO, LiteRT, or PyTorch.
-        threads: how many threads one call may use; left out, the runtime decides.
+        threads: how many threads one call may use; left out, one for each core that the process may use.
 
     Attributes:
         config: of the model.

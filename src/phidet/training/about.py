@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from phidet.architectures.classifier.published import CLASSIFIER_NAMES
 from phidet.architectures.efficientdet.published import DETECTOR_NAMES
+from phidet.data.data_folder import Layout
+from phidet.data.run_images import RunImages
 from phidet.training.recipe import Recipe
 
 
@@ -18,6 +20,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         data: a folder or file in any layout; for classification a folder with one folder for each class.
+        layout: how they are laid out, where that is not recognised.
         model: a published name, a model file (.safetensors) or the folder of a run.
         pretrained: where the weights of a published model start: "backbone" (ImageNet), "coco", a weight file, or
             "none". A classifier's ImageNet weights are "backbone", too.
@@ -28,6 +31,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     data: str
+    layout: Layout | None = None
     model: str = "efficientdet-lite0"
     pretrained: str = "backbone"
     image_size: int | tuple[int, int] | None = None
@@ -36,12 +40,25 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     recipe: str = "auto"
     changes: dict[str, Any] = {}
 
-    def anywhere(self) -> Request:
-        """The same, understood from any folder."""
+    def with_absolute_paths(self) -> Request:
+        """The same request, which means the same from any folder."""
         names = (*DETECTOR_NAMES, *CLASSIFIER_NAMES)
         model = os.path.abspath(self.model) if self.model not in names and Path(self.model).exists() else self.model
         pretrained = os.path.abspath(self.pretrained) if Path(self.pretrained).is_file() else self.pretrained
         return msgspec.structs.replace(self, data=os.path.abspath(self.data), model=model, pretrained=pretrained)
+
+
+class Origin(NamedTuple):
+    """Where a run comes from.
+
+    Attributes:
+        request: what was asked for, with absolute paths.
+        images: which images it learns from and is validated on; ``None`` in other processes than the first, and in
+            runs of earlier versions.
+    """
+
+    request: Request
+    images: RunImages | None
 
 
 class About(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,18 +9,23 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+from torchvision.models import mobilenetv2
+from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from phidet.architectures.backbones.efficientnet import InvertedResidual
 from phidet.architectures.efficientdet.feature_network import FusionNode
+
+_BLOCKS = (InvertedResidual, BasicBlock, Bottleneck, mobilenetv2.InvertedResidual, FusionNode)
 
 
 def recompute_activations(model: nn.Module) -> int:
     """Makes the large blocks of ``model`` forget their activations in training and compute them again in backward.
 
     Returns:
-        How many blocks do so: residual blocks of EfficientNets, and nodes of the feature network.
+        How many blocks do so: residual blocks of the backbone, and nodes of the feature network; 0 for a model that has
+        neither, whose memory stays as it is.
     """
-    blocks = [module for module in model.modules() if isinstance(module, InvertedResidual | FusionNode)]
+    blocks = [module for module in model.modules() if isinstance(module, _BLOCKS)]
     for block in blocks:
         block.forward = partial(_forward, block, block.forward)  # type: ignore[method-assign]
     return len(blocks)

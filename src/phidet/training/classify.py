@@ -17,11 +17,9 @@ from phidet.architectures.classifier.config import ClassifierConfig
 from phidet.architectures.classifier.network import Classifier
 from phidet.architectures.efficientdet.losses import LossConfig
 from phidet.core.structs import replace as replace_config
-from phidet.data.class_folders import open_class_folders, split_by_class
-from phidet.data.data_folder import DataFolder
 from phidet.data.dataset import Dataset
 from phidet.training.augmentation.classification import TrainPictures
-from phidet.training.evaluate import evaluate_classifier
+from phidet.training.evaluate import classify_all
 from phidet.training.loading import Batch, EpochSampler, normalise, train_loader
 from phidet.training.recipe import Augmentation, Recipe, replace
 from phidet.weights.create import create_classifier, parse_image_size
@@ -47,32 +45,6 @@ def choose_classify_recipe(num_images: int) -> Recipe:
     batch_size = min(CLASSIFY.batch_size, max(4, num_images // 8))
     epochs = min(max(round(20_000 / num_images), 5), 50)
     return replace(CLASSIFY, {"epochs": epochs, "batch_size": batch_size})
-
-
-def read_class_folders(path: str | Path, seed: int = 0) -> tuple[Dataset, Dataset]:
-    """Training and validation data of an image folder; without a validation split, a fifth of the training data.
-
-    Raises:
-        InputError: as :func:`phidet.data.class_folders.open_class_folders`, or a split without images.
-    """
-    folder, train = read_training_folders(path)
-    val_split = folder.val_split()
-    if val_split is None:
-        return split_by_class(train, seed=seed)
-    return train, folder.read(val_split, train.class_names)
-
-
-def read_training_folders(path: str | Path) -> tuple[DataFolder, Dataset]:
-    """An image folder, and all of its training data.
-
-    Raises:
-        InputError: as :func:`read_class_folders`.
-    """
-    folder = open_class_folders(path)
-    train = folder.read(folder.train_split())
-    for problem in train.problems:
-        log.warning("%s: %s", problem.where, problem.what)
-    return folder, train
 
 
 def classifier_for(
@@ -144,5 +116,7 @@ class ClassifyTask:
     def evaluate(self, fabric: Fabric, model: Classifier, recipe: Recipe, workers: int) -> dict[str, float]:
         """Top-1 and top-5 on the validation data."""
         assert self.val is not None
-        report = evaluate_classifier(model, self.val, fabric, recipe.batch_size, workers)
-        return {"top1": report.top1 or 0.0, "top5": report.top5 or 0.0}
+        answers = classify_all(model, self.val, fabric, recipe.batch_size, workers)
+        report = answers.report(self.val)
+        self.val = self.val.without(answers.broken)  # what cannot be decoded is named once, not in every epoch
+        return {key: value for key, value in (("top1", report.top1), ("top5", report.top5)) if value is not None}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,10 +20,8 @@ from phidet.architectures.efficientdet.network import EfficientDet
 from phidet.data.dataset import Dataset
 from phidet.detections.detections import Detections
 from phidet.detections.settings import PostprocessSettings
-from phidet.evaluation.classification import ClassificationReport
 from phidet.evaluation.classification_report import Answers
-from phidet.evaluation.coco_figures import CocoReport, evaluate_coco
-from phidet.evaluation.detect_dataset import COCO_SETTINGS
+from phidet.evaluation.measure import COCO_SETTINGS
 from phidet.training.augmentation.classification import EvalPictures
 from phidet.training.loading import EvalImages, eval_loader
 
@@ -35,29 +34,18 @@ def anchors_of(config: ModelConfig, device: torch.device) -> Tensor:
     return torch.tensor(generate_anchors(config.image_size_hw, levels, config.anchors), device=device)
 
 
-def evaluate(
-    model: EfficientDet,
-    dataset: Dataset,
-    fabric: Fabric,
-    batch_size: int = 8,
-    workers: int = 1,
-    settings: PostprocessSettings = COCO_SETTINGS,
-) -> tuple[CocoReport, dict[int, Detections]]:
-    """COCO's figures, and the detections by index; images that cannot be decoded are named and left out.
+class DatasetDetections(NamedTuple):
+    """What a model found in a data set.
 
-    With several processes, each takes every n-th image and all return the figures of the whole.
+    Attributes:
+        dataset: the images that could be decoded; the others are among its problems.
+        detections: one for each of them, in their order.
     """
-    found = detect(model, dataset, fabric, batch_size, workers, settings)
-    if fabric.world_size > 1:
-        parts: list[dict[int, Detections] | None] = [None] * fabric.world_size
-        dist.all_gather_object(parts, found)
-        found = {index: detections for part in parts if part for index, detections in part.items()}
-    indices = sorted(found)
-    seen = dataset if len(indices) == len(dataset) else dataset.subset(indices, dataset.name)
-    return evaluate_coco(seen, [found[index] for index in indices]), {index: found[index] for index in indices}
+
+    dataset: Dataset
+    detections: list[Detections]
 
 
-@torch.inference_mode()
 def detect(
     model: EfficientDet,
     dataset: Dataset,
@@ -65,8 +53,30 @@ def detect(
     batch_size: int = 8,
     workers: int = 1,
     settings: PostprocessSettings = COCO_SETTINGS,
-) -> dict[int, Detections]:
-    """Detections by index, for this process's share of ``dataset``, in pixels of the original images."""
+) -> DatasetDetections:
+    """Detections in pixels of the original images; images that cannot be decoded are named and left out.
+
+    With several processes, each takes every n-th image and all return the whole.
+    """
+    found, broken = _detect_share(model, dataset, fabric, batch_size, workers, settings)
+    if fabric.world_size > 1:
+        parts: list[Any] = [None] * fabric.world_size
+        dist.all_gather_object(parts, (found, broken))
+        found = {index: detections for part, _ in parts for index, detections in part.items()}
+        broken = {index: reason for _, part in parts for index, reason in part.items()}
+    return DatasetDetections(dataset.without(broken), [found[index] for index in sorted(found)])
+
+
+@torch.inference_mode()
+def _detect_share(
+    model: EfficientDet,
+    dataset: Dataset,
+    fabric: Fabric,
+    batch_size: int,
+    workers: int,
+    settings: PostprocessSettings,
+) -> tuple[dict[int, Detections], dict[int, str]]:
+    """Detections by index, and why images cannot be decoded, for this process's share of ``dataset``."""
     config = model.config
     was_training = model.training
     model.eval()
@@ -74,10 +84,12 @@ def detect(
     images = EvalImages(dataset, config.image_size_hw, config.preprocess)
     indices = range(fabric.global_rank, len(dataset), fabric.world_size)
     found: dict[int, Detections] = {}
+    broken: dict[int, str] = {}
     with tqdm(total=len(indices), desc=f"evaluate {dataset.name}", unit="image", leave=False, disable=None) as bar:
         for batch in eval_loader(images, indices, batch_size, workers):
-            for index, problem in batch.broken:
-                log.warning("left out image %d: %s", index, problem)
+            for _, problem in batch.broken:
+                log.warning("left out: %s", problem)
+            broken |= dict(batch.broken)
             if len(batch.indices):
                 with fabric.autocast():
                     outputs = model(batch.images.to(fabric.device))
@@ -88,7 +100,7 @@ def detect(
                     found[index] = postprocess(raw, anchors, scale, size_hw, settings, config.class_names)
             bar.update(len(batch.indices) + len(batch.broken))
     model.train(was_training)
-    return found
+    return found, broken
 
 
 @torch.inference_mode()
@@ -104,10 +116,12 @@ def classify_all(
     most = min(5, model.config.num_classes)
     indices = range(fabric.global_rank, len(dataset), fabric.world_size)
     said: dict[int, tuple[list[int], list[float]]] = {}
+    broken: dict[int, str] = {}
     with tqdm(total=len(indices), desc=f"evaluate {dataset.name}", unit="image", leave=False, disable=None) as bar:
         for batch in eval_loader(EvalPictures(dataset, model.config), indices, batch_size, workers):
-            for index, problem in batch.broken:
-                log.warning("left out picture %d: %s", index, problem)
+            for _, problem in batch.broken:
+                log.warning("left out: %s", problem)
+            broken |= dict(batch.broken)
             if len(batch.indices):
                 with fabric.autocast():
                     logits = model(batch.images.to(fabric.device))
@@ -118,20 +132,15 @@ def classify_all(
             bar.update(len(batch.indices) + len(batch.broken))
     model.train(was_training)
     if fabric.world_size > 1:
-        parts: list[dict[int, tuple[list[int], list[float]]] | None] = [None] * fabric.world_size
-        dist.all_gather_object(parts, said)
-        said = {index: answer for part in parts if part for index, answer in part.items()}
+        parts: list[Any] = [None] * fabric.world_size
+        dist.all_gather_object(parts, (said, broken))
+        said = {index: answer for part, _ in parts for index, answer in part.items()}
+        broken = {index: reason for _, part in parts for index, reason in part.items()}
     seen = sorted(said)
     return Answers(
         np.array(seen, np.int64),
         np.array([dataset.annotations(index).class_ids[0] for index in seen], np.int64),
         np.array([said[index][0] for index in seen], np.int64).reshape(len(seen), most),
         np.array([said[index][1] for index in seen], np.float32).reshape(len(seen), most),
+        broken,
     )
-
-
-def evaluate_classifier(
-    model: Classifier, dataset: Dataset, fabric: Fabric, batch_size: int = 32, workers: int = 1
-) -> ClassificationReport:
-    """The figures of :func:`classify_all`."""
-    return classify_all(model, dataset, fabric, batch_size, workers).report(dataset)

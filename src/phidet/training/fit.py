@@ -21,7 +21,7 @@ from phidet.architectures.efficientdet.config import ModelConfig
 from phidet.core.errors import CheckpointError, ConfigError, TrainingDivergedError
 from phidet.core.extras import __version__
 from phidet.core.machine import keep_freed_memory, usable_cores
-from phidet.training.about import About, Request
+from phidet.training.about import About, Origin, Request
 from phidet.training.checkpointing import recompute_activations
 from phidet.training.curves import draw_curves
 from phidet.training.loading import EpochSampler
@@ -68,7 +68,7 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True):
             raise ConfigError(f"workers must be a whole number ≥ 0, got {self.workers}")
 
 
-def fit(model: NetworkT, task: Task, recipe: Recipe, settings: RunSettings, request: Request | None = None) -> NetworkT:
+def fit(model: NetworkT, task: Task, recipe: Recipe, settings: RunSettings, origin: Origin | None = None) -> NetworkT:
     """Trains ``model`` and returns the running average of its weights at the end; the best one is on disk.
 
     Args:
@@ -76,7 +76,7 @@ def fit(model: NetworkT, task: Task, recipe: Recipe, settings: RunSettings, requ
         task: what to learn, from which data: :class:`phidet.training.detection.DetectionTask` for a detector.
         recipe: how.
         settings: where.
-        request: what ``run.json`` shall keep for :func:`phidet.training.run.resume`.
+        origin: what the folder shall keep for :func:`phidet.training.run.resume` and evaluation.
 
     Raises:
         TrainingDivergedError: a loss was not finite; the state of the last whole epoch is on disk.
@@ -93,16 +93,13 @@ def fit(model: NetworkT, task: Task, recipe: Recipe, settings: RunSettings, requ
     loader = task.loader(recipe, settings.seed, sampler, num_workers(settings))
     progress = Progress(task.figures)
     if settings.resume:
-        folder.read_about()  # there is a run
-        if folder.has_begun:
-            progress.restore(folder.load_state(), learner.network, learner.optimizer, learner.average)
-            if fabric.is_global_zero:
-                _show(progress, folder, task)  # the state was saved first
+        _restore(folder, progress, learner, recipe, fabric.is_global_zero)
     elif fabric.is_global_zero:
-        folder.create(describe(model, task, recipe, settings, request))
+        about = describe(model, task, recipe, settings, None if origin is None else origin.request)
+        folder.create(about, None if origin is None else origin.images)
 
     for epoch in range(progress.epoch, recipe.epochs):
-        if recipe.patience is not None and progress.since_best >= recipe.patience:
+        if _is_finished(progress, recipe):
             log.info("no better %s for %d evaluations: stopped", progress.best_title, recipe.patience)
             break
         sampler.epoch = epoch
@@ -125,6 +122,24 @@ def fit(model: NetworkT, task: Task, recipe: Recipe, settings: RunSettings, requ
         log.warning(said, progress.rows[-1]["loss"], progress.rows[0]["loss"])
     fabric.barrier()  # the best model is on disk
     return averaged
+
+
+def _restore(folder: RunFolder, progress: Progress, learner: Learner, recipe: Recipe, leads: bool) -> None:
+    """Takes ``progress`` and ``learner`` to where the run in ``folder`` stopped; says so where that is its end."""
+    folder.read_about()  # there is a run
+    if folder.has_begun:
+        progress.restore(folder.load_state(), learner.network, learner.optimizer, learner.average)
+        if leads:
+            _show(progress, folder, learner.task)  # the state was saved first
+    if _is_finished(progress, recipe):
+        said = "this run is finished (%d of %d epochs); begin another from its model: phidet train DATA --model %s"
+        log.info(said, progress.epoch, recipe.epochs, folder.path)
+
+
+def _is_finished(progress: Progress, recipe: Recipe) -> bool:
+    """Whether all epochs are done, or the last evaluations brought nothing better."""
+    stalled = recipe.patience is not None and progress.since_best >= recipe.patience
+    return stalled or progress.epoch >= recipe.epochs
 
 
 def start_engine(recipe: Recipe, settings: RunSettings) -> Fabric:
@@ -195,8 +210,8 @@ def prepare_learner(fabric: Fabric, model: Network, task: Task, recipe: Recipe, 
     frozen = frozen_parts(model, recipe)
     for part in frozen:
         part.requires_grad_(False)
-    if settings.save_memory:
-        recompute_activations(model)
+    if settings.save_memory and not recompute_activations(model):
+        log.warning("save_memory has no effect: %s has no blocks to recompute", model.config.name)
     compiled: Any = torch.compile(model) if settings.compile else model
     wrapped, optimizer = fabric.setup(compiled, build_optimizer(model, recipe, fabric.device))
     average = RunningAverage(model, recipe.ema_decay)  # of the first process's weights, which all have now

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from itertools import count
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -19,22 +20,20 @@ from phidet.architectures.efficientdet.network import EfficientDet
 from phidet.core.errors import ConfigError, InputError
 from phidet.core.structs import replace as replace_config
 from phidet.data.dataset import Dataset
-from phidet.data.hold_out import HELD_OUT, hold_out
-from phidet.data.layouts import open_data
+from phidet.data.run_images import read_run_images
 from phidet.inference.runtimes.open_model import model_file
-from phidet.training.about import Request
+from phidet.training.about import Origin, Request
 from phidet.training.classify import (
     CLASSIFY,
     ClassifyTask,
     choose_classify_recipe,
     classifier_for,
-    read_class_folders,
-    read_training_folders,
 )
 from phidet.training.detection import DetectionTask
 from phidet.training.fit import RunSettings, fit
 from phidet.training.recipe import Recipe, recipe_named, replace
 from phidet.training.report import report_on
+from phidet.training.run_data import RunData, read_run_data, record_images
 from phidet.training.run_folder import RunFolder
 from phidet.training.task import Network, Task
 from phidet.weights.create import create_classifier, create_model, parse_image_size
@@ -98,41 +97,57 @@ def train(
     return run(request, settings or RunSettings(out=next_folder(Path("runs"), Path(request.model).stem)))
 
 
-def resume(folder: Path, settings: RunSettings) -> TrainedRun:
+def resume(folder: Path, settings: RunSettings, data: str | Path | None = None) -> TrainedRun:
     """Continues the run in ``folder`` to its end; its own request, recipe and seed count.
+
+    Args:
+        folder: of the run.
+        settings: devices and workers.
+        data: where its data are now, if they were moved; the run keeps it.
 
     Raises:
         CheckpointError: there is no run, or it is damaged.
         ConfigError: it was begun with a task of one's own.
-        InputError: the data are other than they were.
+        InputError: the data are other than they were, or no longer there.
     """
     kept = RunFolder(folder)
     about = kept.read_about()
     if about.request is None:
         raise ConfigError(f"the run in {folder} was begun in Python: call phidet.training.fit.fit with resume=True")
+    request = about.request
+    if data is not None:
+        request = msgspec.structs.replace(request, data=str(data)).with_absolute_paths()
+    elif not Path(request.data).exists():
+        raise InputError(
+            f"the data of the run in {folder} are no longer at {request.data}: bring them back, or name their new "
+            f"place: phidet train NEW_PLACE --resume {folder}"
+        )
     own: dict[str, Any] = {"out": folder, "seed": about.seed, "resume": True}
     own |= {key: getattr(settings, key) or getattr(about, key) for key in ("save_memory", "compile")}
     settings = msgspec.structs.replace(settings, **own)
     # What it is; its weights will be those of the state.
     begun = load_model(folder / "last.safetensors").train() if kept.has_begun else None
-    classify = kind_of(about.request.model) == "classify" if begun is None else isinstance(begun, Classifier)
-    datasets = _datasets(about.request, about.seed, classify)
-    model = begun or _start(about.request, datasets[0], about.recipe, about.seed)
-    here = len(datasets[0]), tuple(datasets[0].class_names)
+    classify = kind_of(request.model) == "classify" if begun is None else isinstance(begun, Classifier)
+    images = read_run_images(folder)
+    datasets = read_run_data(request, about.seed, classify, images)
+    model = begun or _start(request, datasets.train, about.recipe, about.seed)
+    here = len(datasets.train), tuple(datasets.train.class_names)
     if here != (about.num_images, tuple(model.config.class_names)):
         raise InputError(
-            f"{about.request.data} has {here[0]} images of {len(here[1])} classes to train on, the run began with "
+            f"{request.data} has {here[0]} images of {len(here[1])} classes to train on, the run began with "
             f"{about.num_images} of {len(model.config.class_names)}, or of other names: put the data back as they "
             f"were, or begin another run with --model {folder}"
         )
-    return _finish(model, datasets, about.recipe, settings, about.request)
+    if request != about.request and first_process():
+        kept.save_about(msgspec.structs.replace(about, request=request))
+    return _finish(model, datasets, about.recipe, settings, Origin(request, images))
 
 
 def run(request: Request, settings: RunSettings) -> TrainedRun:
     """Reads the data, builds the model, trains it, and reports on the best one."""
     classify = kind_of(request.model) == "classify"
-    datasets = _datasets(request, settings.seed, classify)
-    num_images = len(datasets[0])
+    datasets = read_run_data(request, settings.seed, classify)
+    num_images = len(datasets.train)
     if classify and request.recipe == "auto":
         recipe = choose_classify_recipe(num_images)
     else:
@@ -140,16 +155,9 @@ def run(request: Request, settings: RunSettings) -> TrainedRun:
         if classify:
             recipe = replace(recipe, {"batch_norm_momentum": CLASSIFY.batch_norm_momentum})
     recipe = replace(recipe, request.changes)
-    return _finish(_start(request, datasets[0], recipe, settings.seed), datasets, recipe, settings, request)
-
-
-_Datasets = tuple[Dataset, Dataset | None]
-
-
-def _datasets(request: Request, seed: int, classify: bool) -> _Datasets:
-    datasets = _class_folders(request, seed) if classify else _read(request, seed)
-    _check_objects(datasets[0])
-    return datasets
+    model = _start(request, datasets.train, recipe, settings.seed)
+    images = record_images(datasets, request.model) if _leads() else None
+    return _finish(model, datasets, recipe, settings, Origin(request.with_absolute_paths(), images))
 
 
 def _start(request: Request, train_data: Dataset, recipe: Recipe, seed: int) -> Network:
@@ -157,22 +165,30 @@ def _start(request: Request, train_data: Dataset, recipe: Recipe, seed: int) -> 
     return _with_drop_path(_build(request, train_data.class_names), recipe.drop_path)
 
 
-def _finish(model: Network, datasets: _Datasets, recipe: Recipe, settings: RunSettings, request: Request) -> TrainedRun:
+def _finish(model: Network, datasets: RunData, recipe: Recipe, settings: RunSettings, origin: Origin) -> TrainedRun:
     task: Task
     if isinstance(model, Classifier):
         task = ClassifyTask(model.config, *datasets)
     else:
         task = DetectionTask(model.config, *datasets)
-    _say(request, recipe, task, settings)
-    last = fit(model, task, recipe, settings, request.anywhere())
+    _say(origin.request, recipe, task, settings)
+    last = fit(model, task, recipe, settings, origin)
     if not first_process():
         return TrainedRun(settings.out, last.eval(), {})
     folder = RunFolder(settings.out)
     best = load_run_model(str(settings.out)) if folder.has_best else last.eval()
     figures: dict[str, float] = {}
-    if datasets[1] is not None:
-        figures = report_on(best, datasets[1], folder.path / "report", request.data, settings.accelerator)
+    if datasets.val is not None:
+        learned = None if origin.images is None else len(origin.images.copies())
+        figures = report_on(
+            best, datasets.val, folder.path / "report", origin.request.data, settings.accelerator, learned
+        )
     return TrainedRun(settings.out, best, figures)
+
+
+def _leads() -> bool:
+    """Whether this process is the first one, before the engine has started: ``torchrun`` and Fabric tell it."""
+    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
 
 
 def first_process() -> bool:
@@ -195,44 +211,6 @@ def load_run_model(model: str) -> Network:
 def next_folder(root: Path, name: str) -> Path:
     """The first of ``root/name-1``, ``root/name-2`` … that does not exist."""
     return next(folder for i in count(1) if not (folder := root / f"{name}-{i}").exists())
-
-
-def _read(request: Request, seed: int) -> _Datasets:
-    folder = open_data(request.data)
-    train_data = folder.read(request.train_split or folder.train_split())
-    for problem in train_data.problems[:5]:
-        log.warning("%s: %s", problem.where, problem.what)
-    if len(train_data.problems) > 5:
-        log.warning("and %d more problems: 'phidet doctor %s' tells all", len(train_data.problems) - 5, request.data)
-    if request.val_split == "none":
-        return train_data, None
-    val_split = request.val_split or folder.val_split()
-    if val_split is None:
-        first, second = hold_out(train_data, HELD_OUT, seed)
-        log.info("no validation split: %d of %d images are held out for it", len(second), len(train_data))
-        return first, second
-    val_data = folder.read(val_split, train_data.class_names)
-    if not len(val_data.all_annotations.areas):
-        log.warning(
-            "the split %s has no objects, so that nothing can be measured on it: the last model counts", val_split
-        )
-        return train_data, None
-    return train_data, val_data
-
-
-def _check_objects(dataset: Dataset) -> None:
-    if not len(dataset.all_annotations.areas):
-        raise InputError(
-            f"no image of {dataset.name!r} has an object, so there is nothing to learn: 'phidet doctor' says why"
-        )
-
-
-def _class_folders(request: Request, seed: int) -> _Datasets:
-    if request.train_split or request.val_split not in (None, "none"):
-        raise ConfigError("an image folder is split by its folders 'train' and 'val': leave out the names of splits")
-    if request.val_split == "none":
-        return read_training_folders(request.data)[1], None
-    return read_class_folders(request.data, seed)
 
 
 def _build(request: Request, class_names: tuple[str, ...]) -> Network:
@@ -275,9 +253,9 @@ def _with_drop_path(model: Network, drop_path: float | None) -> Network:
 def _say(request: Request, recipe: Recipe, task: Task, settings: RunSettings) -> None:
     """What is about to happen, before it takes hours."""
     chosen = f"recipe {recipe.name!r}" + (", chosen for so many images" if request.recipe == "auto" else "")
-    log.info("%s on %s: %d images (%s)", request.model, request.data, task.num_images, task.train_name)
     log.info(
-        "%s: %d epochs, batch %d, %s, rate %g, %s", chosen, recipe.epochs, recipe.batch_size * recipe.accumulate,
+        "%s, %s: %d epochs, batch %d, %s, rate %g, %s",
+        request.model, chosen, recipe.epochs, recipe.batch_size * recipe.accumulate,
         recipe.optimizer, recipe.learning_rate, _changed(request.changes),
     )  # fmt: skip
     log.info("validation: %s; everything goes to %s", task.val_name or "none", settings.out)

@@ -2,6 +2,7 @@
 
 best.safetensors, last.safetensors   models, ready to use
 run.json                             recipe, data, seed and versions; what --resume reads
+images.csv                           which images it learns from and is validated on, by their content
 metrics.csv, metrics.json            one line per epoch
 tensorboard/                         the same for TensorBoard, where that is installed
 report/                              figures and pictures of the best model
@@ -24,6 +25,7 @@ from phidet.architectures.classifier.network import Classifier
 from phidet.architectures.efficientdet.network import EfficientDet
 from phidet.core.errors import CheckpointError, ConfigError, PhidetError
 from phidet.data.hold_out import RUN
+from phidet.data.run_images import IMAGES, RunImages
 from phidet.training.about import About
 from phidet.weights.native import save_model, write_atomically
 
@@ -36,8 +38,8 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def create(self, about: About) -> None:
-        """Makes the folder and writes ``run.json``.
+    def create(self, about: About, images: RunImages | None = None) -> None:
+        """Makes the folder and writes ``run.json`` and ``images.csv``.
 
         Raises:
             ConfigError: there is a run in it already.
@@ -49,6 +51,12 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise CheckpointError(f"cannot make the folder {self.path}: {error.strerror or error}") from error
+        if images is not None:  # before run.json, which makes the folder a run
+            write_atomically(self.path / IMAGES, images.to_csv())
+        self.save_about(about)
+
+    def save_about(self, about: About) -> None:
+        """Writes ``run.json``."""
         write_atomically(self.path / RUN, msgspec.json.format(msgspec.json.encode(about)))
 
     def read_about(self) -> About:

@@ -40,12 +40,14 @@ class Source(NamedTuple):
         tensors: by our names in a file of ours, by canonical keys in a foreign one.
         config: what is inside a file of ours, else ``None``.
         dialect: what a foreign file speaks, else ``None``.
+        beside: keys of tensors that belong to a trainer, not to the network that it holds.
     """
 
     path: Path
     tensors: dict[str, Tensor]
     config: Config | None
     dialect: Dialect | None
+    beside: tuple[str, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -67,7 +69,7 @@ class LoadReport(NamedTuple):
         part: "all" or "backbone".
         loaded: number of tensors that came from the file.
         fresh: our tensors that keep their random start because the class count differs.
-        ignored: tensors of the file without a place in the model (the head of a classifier).
+        ignored: tensors of the file without a place in the model (a classifier's head, what a trainer keeps).
     """
 
     path: Path
@@ -83,7 +85,7 @@ class LoadReport(NamedTuple):
         if self.fresh:
             text += f"; the class predictor starts fresh ({', '.join(self.fresh)})"
         if self.ignored:
-            text += f"; {len(self.ignored)} tensors of its head are not used"
+            text += f"; {len(self.ignored)} other tensors are not used"
         return text
 
 
@@ -98,14 +100,17 @@ def open_source(path: str | Path) -> Source:
     config = read_config(raw, path)
     if config is not None:
         return Source(path, raw.tensors, config, None)
-    known = recognise(raw.tensors)
+    try:
+        known = recognise(raw.tensors)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path} cannot be loaded: {error}") from error
     if known is None:
         keys = list(raw.tensors)[:3]
         raise CheckpointError(
             f"{path} holds {len(raw.tensors)} tensors in no layout that phidet knows (keys like {', '.join(keys)}): "
             "expected a phidet model file, or weights of google/automl, effdet, zylo117, timm, lukemelas or torchvision"
         )
-    return Source(path, known[1], None, known[0])
+    return Source(path, known.tensors, None, known.dialect, tuple(known.beside))
 
 
 def class_count(source: Source, config: ModelConfig) -> int:
@@ -175,7 +180,8 @@ def load_into(model: EfficientDet | Classifier, source: Source, replace_head: bo
         raise misfit(f"{source.path} ({source.kind})", model.config.name, problems)
     model.load_state_dict(tensors, strict=False)
     part = "all" if whole else "backbone"
-    return LoadReport(source.path, source.kind, part, len(tensors), fresh, [] if whole else mapped.unexpected)
+    ignored = [*source.beside, *([] if whole else mapped.unexpected)]
+    return LoadReport(source.path, source.kind, part, len(tensors), fresh, ignored)
 
 
 def _map(source: Source, config: Config, expected: Mapping[str, Tensor]) -> Mapped:

@@ -105,7 +105,9 @@ def misfit(path: object, model: str, problems: Mapping[str, Iterable[str]]) -> C
 
 def _gather(foreign: Mapping[str, Tensor], slot: Slot) -> Tensor:
     if slot.layout == "scalars":
-        return torch.stack([foreign[key].reshape(()) for key in slot.keys])
+        scalars = [foreign[key] for key in slot.keys]
+        wrong = [scalar for scalar in scalars if scalar.numel() != 1]
+        return wrong[0][None] if wrong else torch.stack([scalar.reshape(()) for scalar in scalars])
     tensor = foreign[slot.keys[0]]
     if slot.layout in ("hwio", "hwc1") and tensor.ndim != 4:
         return tensor  # the shape check will name it

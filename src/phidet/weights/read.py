@@ -1,15 +1,12 @@
-"""Reads the tensors of a weight file, whatever it is: safetensors, HDF5, or a PyTorch pickle without code.
+"""Reads the tensors of a weight file, whatever it is: safetensors, HDF5, or a file of ``torch.save``.
 
-Nothing in a file is executed. The kind is told by the first bytes, not by the file's name.
+No code in a file is executed. Its kind is recognised by its first bytes, not by its name.
 """
 
 from __future__ import annotations
 
-import pickle
-import re
-import warnings
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -17,12 +14,17 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from phidet.architectures.dialect import WRAPPED_AVERAGES, unwrap
 from phidet.architectures.dialects import DIALECTS, Dialect
 from phidet.architectures.efficientdet.dialect_automl import AVERAGE
 from phidet.core.errors import CheckpointError
+from phidet.weights.torch_pickle import Placeholder, TensorRecord, open_torch_file
 
-AVERAGED_FIRST = ("state_dict_ema", "model_ema", "ema", "state_dict", "model")
-"""Where training checkpoints keep their weights, the averaged ones preferred."""
+AVERAGED = ("state_dict_ema", "model_ema", "ema", "ema_state_dict", "ema_model", "model_ema_state_dict")
+PLAIN = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "module", "weights")
+"""Where training checkpoints keep their weights; averaged ones are preferred."""
+_MAX_DEPTH = 4  # of such places inside each other
+_MAX_MODULES = 100_000
 
 
 class RawFile(NamedTuple):
@@ -36,7 +38,7 @@ def read_tensors(path: Path) -> RawFile:
     """All tensors of the file, on the CPU.
 
     Raises:
-        CheckpointError: missing, empty, truncated, not a weight file, or a pickle that wants to run code.
+        CheckpointError: missing, empty, damaged, truncated, not a weight file, or one without tensors.
     """
     try:
         with path.open("rb") as file:
@@ -83,20 +85,17 @@ def _read_hdf5(path: Path) -> dict[str, Tensor]:
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # storages of old files announce their deprecation
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        with open_torch_file(path) as file:
+            state = _find_state(file.content)
+            tensors = {name: file.tensor(record) for name, record in state.items()}
+            kind = "Tensor" if isinstance(file.content, TensorRecord) else type(file.content).__name__
+    except CheckpointError:
+        raise
     except Exception as error:  # a damaged pickle can fail in any way
-        # PyTorch's own text is long, and advises to run the code.
-        refused = isinstance(error, pickle.UnpicklingError)
-        unsafe = re.search(r"GLOBAL (\S+)", str(error))
-        if not (refused and unsafe):
-            raise _damaged(path, "not a pickle of torch.save" if refused else error) from error
-        raise CheckpointError(
-            f"{path} was not loaded: it holds more than tensors ({unsafe[1]}), and loading that could run code. "
-            "Save its state_dict alone, with torch.save(model.state_dict(), ...), in the environment that made it"
-        ) from error
-    return _find_state(content, path)
+        raise _damaged(path, error) from error
+    if not tensors:
+        raise CheckpointError(f"{path} holds no tensors by name: expected a state dict, got {kind}")
+    return tensors
 
 
 def _damaged(path: Path, reason: Exception | str) -> CheckpointError:
@@ -104,27 +103,97 @@ def _damaged(path: Path, reason: Exception | str) -> CheckpointError:
     return CheckpointError(f"{path} is damaged or truncated: {lines[0].rstrip('.')}. Copy or download it again")
 
 
-def _find_state(content: object, path: Path) -> dict[str, Tensor]:
-    """The tensors of a bare state dict or of a training checkpoint that wraps one."""
-    if isinstance(content, dict):
-        for key in AVERAGED_FIRST:
-            inner = content.get(key)
-            if isinstance(inner, dict) and any(isinstance(value, Tensor) for value in inner.values()):
-                return {str(name): value for name, value in inner.items() if isinstance(value, Tensor)}
-        tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
-        if tensors:
-            return tensors
-    raise CheckpointError(f"{path} holds no tensors by name: expected a state dict, got {type(content).__name__}")
+def _find_state(content: object, depth: int = _MAX_DEPTH) -> dict[str, TensorRecord]:
+    """The tensors of a state dict, of a whole model, or of a training checkpoint around one of them; empty if none."""
+    if not isinstance(content, dict):
+        return {}
+    attributes = content.attributes if isinstance(content, Placeholder) else {}
+    if "_modules" in attributes and isinstance(content, Placeholder):
+        return _module_state(content)
+    fields = attributes | content
+    for key in (*AVERAGED, *PLAIN) if depth else ():
+        state = _find_state(fields.get(key), depth - 1)
+        if state:
+            return state
+    return {str(name): value for name, value in content.items() if isinstance(value, TensorRecord)}
 
 
-def recognise(tensors: dict[str, Tensor]) -> tuple[Dialect, dict[str, Tensor]] | None:
-    """The dialect of these tensors and the same tensors under canonical keys; ``None`` where no dialect fits."""
-    for dialect in DIALECTS.values():
-        canonical: dict[str, Tensor] = {}
-        for key in sorted(tensors, key=lambda key: key.removesuffix(":0").endswith(AVERAGE)):  # averages come last
-            name = dialect.canonical(key)
-            if name is not None:
-                canonical[name] = tensors[key]
-        if dialect.recognise(canonical):
-            return dialect, canonical
+def _module_state(module: Placeholder) -> dict[str, TensorRecord]:
+    """The ``state_dict()`` of a pickled ``torch.nn.Module``, without running its code."""
+    state: dict[str, TensorRecord] = {}
+    pending = [("", module)]
+    for _ in range(_MAX_MODULES):
+        if not pending:
+            return state
+        prefix, module = pending.pop()
+        parts = module.attributes
+        hidden = parts.get("_non_persistent_buffers_set")
+        for group in ("_parameters", "_buffers"):
+            for name, value in _items(parts.get(group)):
+                if isinstance(value, TensorRecord) and not (isinstance(hidden, set) and name in hidden):
+                    state[f"{prefix}{name}"] = value
+        children = [(f"{prefix}{name}.", child) for name, child in _items(parts.get("_modules"))]
+        pending += [(name, child) for name, child in reversed(children) if isinstance(child, Placeholder)]
+    raise CheckpointError(f"a model of more than {_MAX_MODULES} parts")
+
+
+def _items(value: object) -> list[tuple[Any, Any]]:
+    return list(value.items()) if isinstance(value, dict) else []
+
+
+class Recognised(NamedTuple):
+    """A foreign file that was understood.
+
+    Attributes:
+        dialect: what it speaks.
+        tensors: by canonical keys.
+        beside: keys of tensors that do not belong to the network: those of a trainer that holds it.
+    """
+
+    dialect: Dialect
+    tensors: dict[str, Tensor]
+    beside: list[str]
+
+
+def recognise(tensors: dict[str, Tensor]) -> Recognised | None:
+    """The dialect of these tensors and the same tensors under canonical keys; ``None`` where no dialect fits.
+
+    Raises:
+        CheckpointError: there are two sets of weights, neither of them an average.
+    """
+    wrapped = {key: tensor for key, tensor in tensors.items() if unwrap(key).wrappers}
+    for candidates in (wrapped, tensors) if 0 < len(wrapped) < len(tensors) else (tensors,):
+        for dialect in DIALECTS.values():
+            canonical = _canonical(candidates, dialect)
+            if dialect.recognise(canonical):
+                _check_one_set(canonical)
+                beside = sorted(tensors.keys() - candidates.keys())
+                return Recognised(
+                    dialect,
+                    {name: tensors[keys[-1]] for name, keys in canonical.items()},
+                    [key for key in beside if dialect.canonical(key) is not None],
+                )
     return None
+
+
+def _canonical(tensors: dict[str, Tensor], dialect: Dialect) -> dict[str, list[str]]:
+    """Canonical name → the keys of the file that have it, averages last."""
+    canonical: dict[str, list[str]] = {}
+    for key in sorted(tensors, key=_is_average):
+        name = dialect.canonical(key)
+        if name is not None:
+            canonical.setdefault(name, []).append(key)
+    return canonical
+
+
+def _is_average(key: str) -> bool:
+    return key.removesuffix(":0").endswith(AVERAGE) or not WRAPPED_AVERAGES.isdisjoint(unwrap(key).wrappers)
+
+
+def _check_one_set(canonical: dict[str, list[str]]) -> None:
+    for keys in canonical.values():
+        alike = [key for key in keys if _is_average(key) == _is_average(keys[-1])]
+        if len(alike) > 1:
+            raise CheckpointError(
+                f"it holds several sets of weights, as {' and '.join(alike)}: save the one to load by itself"
+            )

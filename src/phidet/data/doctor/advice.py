@@ -43,11 +43,23 @@ NOTES = {
     "box clipped": "{n} reaching out of the image, cut at its border. Nothing to do",
     "category ids with gaps": "Category ids have gaps; classes go by name, so there is nothing to do",
     "grouping category": "A category without objects that only groups others is not used as a class. Nothing to do",
+    "class names missing": "The classes have no names. List them, one a line in the order of their numbers, in "
+    "classes.txt beside the labels",
+    "image hidden": "Hidden files are listed and left out, see above. Take them out of the list",
+    "image in no split": "Labelled images lie outside the folders of the splits, see above. Move them into one",
+    "key points inferred": "Labels are taken for boxes with key points. Say so with kpt_shape in data.yaml, or look at "
+    "the boxes in the sheets (--out FOLDER)",
+    "label shared": "{n} shared by images that differ in their endings only. If they are not the same picture, rename "
+    "one of them and give it labels of its own",
+    "path moved": "Paths in the lists hold only without their first folders. Check in the sheets (--out FOLDER) that "
+    "these are the right images",
+    "score unused": "Labels have scores, as detections do. If nobody has looked at them, do",
     "image found by name": "Some images are not where the labels say, and were found by their names. Check in the "
     "sheets (--out FOLDER) that they are the right ones",
 }
 _NOUNS = {"split": "split", "image": "image", "label": "label", "box": "box", "class": "object"}
 _FEW_CLIPPED, _MANY_CLIPPED = 5, 0.1  # boxes, and of all boxes
+_FEWEST_FOR_EXTENT, _SMALL_EXTENT = 20, 0.6  # boxes, and of the sides of their images
 _SMALL_SIDE = 8  # pixels in the input, the stride of the finest level
 
 
@@ -133,6 +145,12 @@ def _on_splits(splits: Sequence[SplitFacts], train: str | None, val: str | None)
             "videos at a time, so that progress is measured on pictures that were not trained on.",
         )
     for split in splits:
+        if split.boxes.total >= _FEWEST_FOR_EXTENT and split.extent < _SMALL_EXTENT:
+            yield Advice(
+                "warning",
+                f"No box in {split.name} reaches beyond {split.extent:.0%} of its image, from the upper left corner. "
+                "Check that the labels are in pixels of these images, not percentages or pixels of smaller copies.",
+            )
         empty = split.images_without_objects
         if split.objects and empty > split.images / 2:
             yield Advice(

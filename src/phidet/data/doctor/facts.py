@@ -59,6 +59,8 @@ class SplitFacts(msgspec.Struct, frozen=True, kw_only=True):
         boxes: by area in the image, crowds left out.
         boxes_at_input: by area in the network's input.
         aspects: width over height of the boxes.
+        extent: how far boxes reach from the upper left corner at most, as a share of the image's width or height; 0
+            where there is none.
     """
 
     name: str
@@ -75,6 +77,7 @@ class SplitFacts(msgspec.Struct, frozen=True, kw_only=True):
     boxes: Bins
     boxes_at_input: Bins
     aspects: Spread
+    extent: float = 0.0
 
 
 class Finding(msgspec.Struct, frozen=True):

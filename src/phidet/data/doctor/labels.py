@@ -53,6 +53,7 @@ def split_facts(dataset: Dataset, made_of: Sequence[str], size_hw: tuple[int, in
         boxes=_bins(area(boxes)),
         boxes_at_input=_bins(area(boxes * scales[:, None])),
         aspects=spread((boxes[:, 2] - boxes[:, 0]) / (boxes[:, 3] - boxes[:, 1])),
+        extent=round(float((boxes[:, 2:] / np.repeat(sizes[:, ::-1], counts, axis=0)[target]).max(initial=0.0)), 3),
     )
 
 

@@ -12,6 +12,7 @@ from phidet.data.finders.voc import holds_annotation
 from phidet.data.finders.yolo_files import YoloFiles
 from phidet.data.listing import files_below, followed, is_image
 from phidet.data.readers.yolo import could_hold_labels
+from phidet.images.formats import other_image
 
 
 def unused_files(folder: DataFolder, datasets: Sequence[Dataset], mentioned: Iterable[str]) -> list[str]:
@@ -30,8 +31,10 @@ def unused_files(folder: DataFolder, datasets: Sequence[Dataset], mentioned: Ite
     known = {path.stem for path in named}
     found = [
         path
-        for path in files_below(folder.path, is_image)
-        if path.stem not in known and followed(path).resolve() not in images
+        for path in files_below(folder.path, lambda _: True)
+        if (is_image(path.name) or other_image(followed(path)) is not None)
+        and path.stem not in known
+        and followed(path).resolve() not in images
     ]
     if folder.layout == "yolo":
         found += _unused_texts(folder.path, datasets, named)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from itertools import islice
@@ -29,7 +30,7 @@ def find_voc(path: Path) -> Found | None:
     roots = _roots(path)
     lists = _of_roots(roots) if roots else _beside_images(path)
     every = sorted({file for files in lists.values() for file in files})
-    certain = any(map(holds_annotation, islice((file for file in every if file.is_file()), _SAMPLED)))
+    certain = any(map(holds_annotation, islice(filter(os.path.isfile, every), _SAMPLED)))
     if not every or not (certain or roots):
         return None  # XML files about something else
 
@@ -49,6 +50,7 @@ def _roots(path: Path) -> list[Path]:
 def _of_roots(roots: Sequence[Path]) -> dict[str, list[Path]]:
     """The annotation files of each split: those that its lists name; else those of each root, or all."""
     lists: dict[str, list[Path]] = {}
+    annotations = {root: voc.AnnotationFiles(root / voc.ANNOTATIONS) for root in roots}
     for root in roots:
         files = visible(root, "ImageSets/Main/*.txt")
         stems = {file.stem for file in files}
@@ -56,13 +58,12 @@ def _of_roots(roots: Sequence[Path]) -> dict[str, list[Path]]:
             # "cat_train.txt" lists one class of a split that is there as well.
             parts = file.stem.split("_")
             if not any("_".join(parts[i:]) in stems for i in range(1, len(parts))):
-                lists.setdefault(file.stem, []).extend(voc.listed_files(file, root / voc.ANNOTATIONS))
+                lists.setdefault(file.stem, []).extend(annotations[root].listed(file))
     if lists:
         return lists
-    files_of = {root: voc.xml_files(root / voc.ANNOTATIONS) for root in roots}
     if len(roots) > 1 and all(is_split_name(root.name) for root in roots):
-        return {root.name: files for root, files in files_of.items()}
-    return {"all": [file for files in files_of.values() for file in files]}
+        return {root.name: annotations[root].files for root in roots}
+    return {"all": [file for root in roots for file in annotations[root].files]}
 
 
 def _beside_images(path: Path) -> dict[str, list[Path]]:

@@ -45,7 +45,7 @@ class YoloFiles:
         for path in files_below(
             folder, lambda name: is_image(name) or os.path.splitext(name)[1].lower() in OTHER_EXTENSIONS
         ):
-            item = self.item(path)
+            item = Item(path, followed(path), self._label(path))
             if is_image(path.name) or item.label is not None:
                 yield item
 

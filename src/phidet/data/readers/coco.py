@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from phidet.core.errors import InputError
-from phidet.data.dataset import TOLERANCE, Collector, Dataset, RawObject
+from phidet.data.dataset import TOLERANCE, CocoIds, Collector, Dataset, RawObject
 from phidet.data.find_images import ImageFinder
 from phidet.data.text import read_text, unicode_encoding
 from phidet.images.decode import image_size
@@ -67,6 +67,7 @@ def read_coco(
     sources = _sources(listed.values(), path, finder, collector)
     read: list[tuple[tuple[int, int], list[RawObject]]] = []
     names: dict[Path, str] = {}
+    names_of_images: dict[Any, str] = {}
     for image_id, image in listed.items():
         source = sources.get(image.file_name)
         if source is None:
@@ -78,9 +79,13 @@ def read_coco(
             continue
         read.append((size_hw, objects.get(image_id, [])))
         # One file under two names is one image.
-        collector.add(names.setdefault(source, image.name), source, size_hw, read[-1][1])
+        names_of_images[image_id] = names.setdefault(source, image.name)
+        collector.add(names_of_images[image_id], source, size_hw, read[-1][1])
     _refuse_corners(read, collector)
-    return collector.dataset()
+    dataset = collector.dataset()
+    if _whole([*names_of_images, *names_by_id]):
+        dataset.coco_ids = CocoIds(names_of_images, names_by_id)
+    return dataset
 
 
 def _load(path: Path) -> dict[str, list[Any]]:
@@ -119,10 +124,8 @@ def _categories(content: dict[str, list[Any]], path: Path) -> tuple[dict[Any, st
         if others or name.strip("_").lower() == "background":
             groups[category_id] = others
     if groups:
-        annotations = content["annotations"]
-        used = {
-            a["category_id"] for a in annotations if isinstance(a, dict) and isinstance(a.get("category_id"), Hashable)
-        }
+        ids = (a.get("category_id") for a in content["annotations"] if isinstance(a, dict))
+        used = {category_id for category_id in ids if isinstance(category_id, Hashable)}
         groups = {i: others for i, others in groups.items() if i not in used}
     names: dict[Any, str] = {}
     for i, (category_id, name) in enumerate(found):

@@ -19,6 +19,7 @@ from phidet.data.find_images import ImageFinder, name_parts
 from phidet.data.listing import files_below, followed, is_image, same_name, visible
 from phidet.data.text import decode_text, read_lines
 from phidet.images.decode import image_size, image_size_or_error
+from phidet.images.formats import OTHER_EXTENSIONS
 
 ANNOTATIONS, IMAGE_FOLDERS = "Annotations", ("JPEGImages", "images")
 _NOT_XML = (InputError, OSError, ElementTree.ParseError, ValueError, LookupError)  # the last: an unknown encoding
@@ -39,36 +40,46 @@ def xml_files(folder: Path, *, below: bool = True) -> list[Path]:
     return [path if path.is_file() else followed(path) for path in files_below(folder, _is_xml_name)]
 
 
-def listed_files(file: Path, annotations: Path) -> list[Path]:
-    """The annotation files that a list of a split names; where there is none of a name, the path it should have.
+class AnnotationFiles:
+    """The annotation files below a folder, found by the names in lists of splits.
 
-    A line is a name, which may hold spaces and folders, with or without an ending; ±1 may follow it, as in the lists of
-    one class; some tools write the paths of the image and of the annotation file.
-
-    Raises:
-        InputError: the list cannot be read.
+    Attributes:
+        files: all of them, sorted.
     """
-    exact: dict[str, Path] = {}
-    by_stem: dict[str, list[Path]] = defaultdict(list)
-    for xml in xml_files(annotations):
-        name = str(PurePosixPath(xml.relative_to(annotations)).with_suffix(""))
-        exact.setdefault(same_name(name), xml)
-        by_stem[same_name(xml.stem)].append(xml)
 
-    def find(line: str) -> Path:
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.files = xml_files(folder)
+        self._exact: dict[str, Path] = {}
+        self._by_stem: dict[str, list[Path]] = defaultdict(list)
+        for file in self.files:
+            below = file.parent.relative_to(folder).parts if file.is_relative_to(folder) else ()
+            self._exact.setdefault(same_name("/".join((*below, file.stem))), file)
+            self._by_stem[same_name(file.stem)].append(file)
+
+    def listed(self, file: Path) -> list[Path]:
+        """The annotation files that a list names; where there is none of a name, the path that it should have.
+
+        A line is a name, which may hold spaces and folders, with or without an ending; ±1 may follow it, as in the
+        lists of one class; some tools write the paths of the image and of the annotation file.
+
+        Raises:
+            InputError: the list cannot be read.
+        """
+        return [self._exact.get(same_name(line)) or self._find(line) for line in read_lines(file)]
+
+    def _find(self, line: str) -> Path:
         words = line.split()
         pair = words if all(is_image(word) or _is_xml_name(word) for word in words) else []
-        names = [_bare(text, annotations.name) for text in (line, _FLAG.sub("", line), *pair)]
+        names = [_bare(text, self._folder.name) for text in (line, _FLAG.sub("", line), *pair)]
         for name in names:
-            if same_name(name) in exact:
-                return exact[same_name(name)]
+            if same_name(name) in self._exact:
+                return self._exact[same_name(name)]
         for name in names:  # its folders may be another computer's
-            alike = by_stem[same_name(PurePosixPath(name).name)]
+            alike = self._by_stem.get(same_name(PurePosixPath(name).name), [])
             if len(alike) == 1:
                 return alike[0]
-        return annotations / f"{names[1]}.xml"
-
-    return [find(line) for line in read_lines(file)]
+        return self._folder / f"{names[1]}.xml"
 
 
 def scan_class_names(files: Iterable[Path]) -> list[str]:
@@ -107,6 +118,9 @@ def _add(file: Path, root: Path, images: _Images, collector: Collector) -> None:
         tree = _parsed(file)
     except FileNotFoundError:
         collector.problem("label unreadable", file, "listed in the split, but there is no such file; left out")
+        return
+    except OSError as error:
+        collector.problem("label unreadable", file, f"it cannot be read ({error.strerror or error}); left out")
         return
     except _NOT_XML as error:
         collector.problem("label unreadable", file, f"not XML that can be read ({error}); left out")
@@ -179,7 +193,10 @@ class _Images:
         if own:
             return own[0]
         if not named:
-            self._missing(file, f"no image {file.stem} in {IMAGE_FOLDERS[0]} or beside it")
+            names = [f"{file.stem}{ending}" for ending in sorted(OTHER_EXTENSIONS)]
+            other = next((name for name in names for place in finder.folders if (place / name).is_file()), None)
+            reason = "" if other is None else f"; {other} is of a format that is not read"
+            self._missing(file, f"no image {file.stem} in {IMAGE_FOLDERS[0]} or beside it{reason}")
             return None
         if file.with_stem(named[0].stem).is_file():
             self._missing(file, f"no image {file.stem}; <filename> is {named[0].name}, which has labels of its own")

@@ -13,6 +13,7 @@ from ai_edge_litert.interpreter import Interpreter
 
 from phidet.architectures.efficientdet.decode import NetworkOutputs, from_cells
 from phidet.core.errors import CheckpointError
+from phidet.core.machine import usable_physical_cores
 from phidet.detections.boxes import FloatArray
 from phidet.inference.runtimes.header import Header, from_metadata
 
@@ -26,7 +27,7 @@ class LiteRtNetwork:
 
     Args:
         path: the file.
-        threads: how many one call may use; left out, one.
+        threads: how many one call may use; left out, one for each core that the process may use.
 
     Raises:
         CheckpointError: the file cannot be read, or is not one of phidet's.
@@ -36,7 +37,7 @@ class LiteRtNetwork:
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
         self.config, self.precision = _header(path)
-        self.path, self.threads = path, threads or 1
+        self.path, self.threads = path, threads or usable_physical_cores()
         self._idle: SimpleQueue[Any] = SimpleQueue()
         self._idle.put(self._runner())
 

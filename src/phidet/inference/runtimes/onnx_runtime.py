@@ -11,6 +11,7 @@ import onnxruntime as ort
 
 from phidet.architectures.efficientdet.decode import NetworkOutputs, from_cells
 from phidet.core.errors import CheckpointError
+from phidet.core.machine import usable_physical_cores
 from phidet.detections.boxes import FloatArray
 from phidet.inference.runtimes.header import Header, from_metadata
 
@@ -20,7 +21,7 @@ class OnnxNetwork:
 
     Args:
         path: the file.
-        threads: how many one call may use; left out, ONNX Runtime takes the machine's physical cores.
+        threads: how many one call may use; left out, one for each core that the process may use.
 
     Raises:
         CheckpointError: the file cannot be read, or is not one of phidet's.
@@ -78,7 +79,7 @@ def _session(path: Path, options: ort.SessionOptions) -> ort.InferenceSession:
 def session_options(threads: int | None) -> ort.SessionOptions:
     """How phidet runs a graph; warnings of the runtime stay out of the user's terminal."""
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads or 0
+    options.intra_op_num_threads = threads or usable_physical_cores()
     options.log_severity_level = 3
     # Threads that go on spinning after a run take the processor from the next session: two in turns take twice as long.
     options.add_session_config_entry("session.force_spinning_stop", "1")

@@ -38,7 +38,7 @@ def open_network(model: str | Path, runtime: Runtime = "auto", threads: int | No
         model: a model that comes with phidet ("person"), a file (.onnx, .xml, .tflite, .safetensors), the folder of a
             training run, or the name of a published model that was exported before.
         runtime: what runs it; "auto" takes what the file is for.
-        threads: how many one call may use; left out, the runtime decides.
+        threads: how many one call may use; left out, one for each core that the process may use.
 
     Raises:
         UnknownNameError: no such runtime.

@@ -10,6 +10,7 @@ import openvino as ov
 
 from phidet.architectures.efficientdet.decode import NetworkOutputs, from_cells
 from phidet.core.errors import CheckpointError
+from phidet.core.machine import usable_physical_cores
 from phidet.detections.boxes import FloatArray
 from phidet.inference.runtimes.header import Header, from_metadata
 
@@ -25,7 +26,7 @@ class OpenVinoNetwork:
 
     Args:
         path: the file.
-        threads: how many one call may use; left out, OpenVINO takes the machine's physical cores.
+        threads: how many one call may use; left out, one for each core that the process may use.
 
     Raises:
         CheckpointError: the file cannot be read, or is not one of phidet's.
@@ -36,8 +37,7 @@ class OpenVinoNetwork:
     def __init__(self, path: Path, threads: int | None = None) -> None:
         # OpenVINO would take bf16 where the processor has it, and its answers would depend on the machine.
         options: dict[str, object] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
-        if threads is not None:
-            options["INFERENCE_NUM_THREADS"] = threads
+        options["INFERENCE_NUM_THREADS"] = threads or usable_physical_cores()
         try:
             model = ov.Core().read_model(path)
             self.config, self.precision = _header(model, path)

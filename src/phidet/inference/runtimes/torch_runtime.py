@@ -9,6 +9,7 @@ import torch
 from phidet.architectures.efficientdet.decode import NetworkOutputs, with_best
 from phidet.architectures.efficientdet.network import EfficientDet
 from phidet.core.errors import CheckpointError
+from phidet.core.machine import usable_physical_cores
 from phidet.detections.boxes import FloatArray
 from phidet.weights.native import load_model
 
@@ -33,7 +34,8 @@ def open_torch(path: Path, threads: int | None = None) -> TorchNetwork:
 
     Args:
         path: the file.
-        threads: PyTorch's number of threads, which is one for the whole process; left out, it stays as it is.
+        threads: PyTorch's number of threads, which is one for the whole process; left out, it stays as it is, unless
+            that is more than there are cores that the process may use.
 
     Raises:
         CheckpointError: the file cannot be read, or holds a classifier.
@@ -41,6 +43,5 @@ def open_torch(path: Path, threads: int | None = None) -> TorchNetwork:
     model = load_model(path)
     if not isinstance(model, EfficientDet):
         raise CheckpointError(f"{path} is a classifier: a detector is needed")
-    if threads is not None:
-        torch.set_num_threads(threads)
+    torch.set_num_threads(threads or min(torch.get_num_threads(), usable_physical_cores()))
     return TorchNetwork(model)

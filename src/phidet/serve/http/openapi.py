@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from phidet.core.extras import __version__
+from phidet.images.formats import FORMATS
 from phidet.serve.configuration import ServerSettings, Source
 from phidet.serve.outputs import output_shapes
 
@@ -15,7 +16,7 @@ _TEXT: Schema = {"type": "string"}
 _NUMBERS: Schema = {"type": "array", "items": {"type": "number"}}
 _B64: Schema = {
     "type": "object",
-    "description": "Bytes in base64; a picture: JPEG, PNG, WebP, BMP, GIF or TIFF.",
+    "description": f"Bytes in base64; an image: {FORMATS}.",
     "properties": {"b64": {"type": "string", "contentEncoding": "base64"}},
     "required": ["b64"],
     "additionalProperties": False,

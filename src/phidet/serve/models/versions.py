@@ -109,9 +109,8 @@ class Repository:
 
     def __init__(self, settings: ServerSettings, load: Load, metrics: Metrics) -> None:
         self.models = {source.name: ServedModel(source) for source in settings.sources}
-        self._successors: dict[
-            str, ServedModel
-        ] = {}  # have another folder; take over when one of their versions answers
+        # Models whose folder has changed, until a version of the new folder answers and they take over.
+        self._successors: dict[str, ServedModel] = {}
         self._settings = settings
         self._load = load
         self._metrics = metrics

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torchvision.transforms.v2 import functional as colours
+from torchvision.transforms.v2 import functional as F
 
 from phidet.data.dataset import Annotations
 from phidet.images.prepare import fit_scale, scaled_size
-from phidet.training.augmentation.operations import GREY, Sample, flip_boxes, place
+from phidet.training.augmentation.operations import GREY, Sample, move
 from phidet.training.augmentation.policies import apply_policy
 from phidet.training.recipe import Augmentation
 
@@ -104,25 +103,25 @@ def _window(
     height, width = scaled_size(image_hw, scale)
     top = int(rng.uniform() * max(height - room_hw[0], 0) + 0.5)
     left = int(rng.uniform() * max(width - room_hw[1], 0) + 0.5)
-    pixels = torch.from_numpy(image).permute(2, 0, 1)
-    resized = F.interpolate(pixels[None], (height, width), mode="bilinear", align_corners=False)[0]
-    if flipped:  # not before resizing, which a photo of many megapixels would make slow
-        resized, boxes = resized.flip(2), flip_boxes(boxes, image_hw[1])
-    window = resized[:, top : top + room_hw[0], left : left + room_hw[1]]
-    # Sides are whole pixels, so not ``scale``.
-    ratio = boxes.new_tensor([width / image_hw[1], height / image_hw[0]] * 2)
-    moved = boxes * ratio - ratio.new_tensor([left, top, left, top])
-    return place(window, moved, class_ids)
+
+    def transform(image_or_boxes: Any) -> Any:
+        resized = F.resize(image_or_boxes, [height, width], antialias=False)
+        if flipped:  # not before resizing, which a photo of many megapixels would make slow
+            resized = F.horizontal_flip(resized)
+        return F.crop(resized, top, left, min(height, room_hw[0]), min(width, room_hw[1]))
+
+    return move(Sample(torch.from_numpy(image).permute(2, 0, 1), boxes, class_ids), transform)
 
 
 def finish(sample: Sample, size_hw: tuple[int, int], settings: Augmentation, rng: np.random.Generator) -> Example:
     """Policy, colours and grid mask on what will be seen, then padding."""
-    sample = apply_policy(sample, settings, rng)
+    # A resized image lies in memory as (H, W, 3); operations are faster on contiguous channels.
+    sample = apply_policy(sample._replace(pixels=sample.pixels.contiguous()), settings, rng)
     pixels = sample.pixels
     if settings.colour > 0:
         pixels = _colour(pixels, settings.colour, rng)
     if settings.hue > 0:
-        pixels = colours.adjust_hue(pixels, rng.uniform(-settings.hue, settings.hue))
+        pixels = F.adjust_hue(pixels, rng.uniform(-settings.hue, settings.hue))
     if settings.grid_mask > 0 and rng.random() < settings.grid_mask:
         pixels = _grid_mask(pixels, rng)
     height, width = pixels.shape[1:]
@@ -133,9 +132,9 @@ def finish(sample: Sample, size_hw: tuple[int, int], settings: Augmentation, rng
 
 def _colour(pixels: Tensor, strength: float, rng: np.random.Generator) -> Tensor:
     brightness, contrast, saturation = rng.uniform(1 - strength, 1 + strength, 3)
-    pixels = colours.adjust_brightness(pixels, brightness)
-    pixels = colours.adjust_contrast(pixels, contrast)
-    coloured: Tensor = colours.adjust_saturation(pixels, saturation)
+    pixels = F.adjust_brightness(pixels, brightness)
+    pixels = F.adjust_contrast(pixels, contrast)
+    coloured: Tensor = F.adjust_saturation(pixels, saturation)
     return coloured
 
 

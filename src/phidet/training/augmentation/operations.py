@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
 MIN_VISIBLE = 0.2  # of a box's area; what is left of an object below that cannot be told from background
@@ -57,31 +59,26 @@ def place(pixels: Tensor, moved_xyxy: Tensor, class_ids: Tensor) -> Sample:
     return Sample(pixels, inside[kept], class_ids[kept])
 
 
-def flip_boxes(boxes_xyxy: Tensor, width: int) -> Tensor:
-    """(N, 4) boxes of an image whose left becomes its right."""
-    x1, y1, x2, y2 = boxes_xyxy.unbind(1)
-    return torch.stack((width - x2, y1, width - x1, y2), 1)
+def move(sample: Sample, transform: Callable[[Any], Any]) -> Sample:
+    """The sample after a geometric transform of torchvision, which is called with the image and with the boxes."""
+    pixels: Tensor = transform(sample.pixels)
+    if not len(sample.boxes_xyxy):
+        return sample._replace(pixels=pixels)
+    canvas = sample.pixels.shape[1], sample.pixels.shape[2]
+    # Not clamped to the image: how much of a box is left says whether it is kept.
+    boxes = tv_tensors.BoundingBoxes(sample.boxes_xyxy, format="XYXY", canvas_size=canvas, clamping_mode=None)
+    return place(pixels, transform(boxes).as_subclass(Tensor), sample.class_ids)
 
 
-# ---- colours
+# ---- pixels alone
+
+
+def _colours(change: Callable[[Tensor, float], Tensor]) -> Operation:
+    return lambda sample, level, rng: sample._replace(pixels=change(sample.pixels, level))
 
 
 def _factor(level: float) -> float:
     return level / LARGEST_LEVEL * 1.8 + 0.1
-
-
-def _colours(change: Callable[[Tensor, float], Tensor]) -> Operation:
-    """An operation that looks at pixels alone."""
-
-    def operation(sample: Sample, level: float, rng: np.random.Generator) -> Sample:
-        return sample._replace(pixels=change(sample.pixels, level))
-
-    return operation
-
-
-def _sharpness(pixels: Tensor, level: float) -> Tensor:
-    sharp: Tensor = F.adjust_sharpness(pixels, _factor(level))
-    return sharp
 
 
 def _posterize(pixels: Tensor, level: float) -> Tensor:
@@ -101,24 +98,24 @@ def _solarize_add(pixels: Tensor, level: float) -> Tensor:
     return torch.where(pixels < 128, added, pixels)
 
 
-# ---- cutting out
-
-
 def _erase(pixels: Tensor, centre_xy: tuple[float, float], half_wh: tuple[float, float]) -> Tensor:
     """``pixels`` with a grey rectangle, as much of it as is inside."""
     height, width = pixels.shape[1:]
     x1, x2 = (min(max(int(centre_xy[0] + s * half_wh[0]), 0), width) for s in (-1, 1))
     y1, y2 = (min(max(int(centre_xy[1] + s * half_wh[1]), 0), height) for s in (-1, 1))
-    erased = pixels.clone()
-    erased[:, y1:y2, x1:x2] = GREY
+    erased: Tensor = F.erase(pixels, y1, x1, y2 - y1, x2 - x1, torch.tensor(GREY, dtype=torch.uint8))
     return erased
 
 
-def _cutout(sample: Sample, level: float, rng: np.random.Generator) -> Sample:
+def _erase_square(pixels: Tensor, half: float, rng: np.random.Generator) -> Tensor:
     """A grey square anywhere (arXiv 1708.04552)."""
-    height, width = sample.pixels.shape[1:]
+    height, width = pixels.shape[1:]
+    return _erase(pixels, (rng.uniform(0, width), rng.uniform(0, height)), (half, half))
+
+
+def _cutout(sample: Sample, level: float, rng: np.random.Generator) -> Sample:
     half = level / LARGEST_LEVEL * _CUTOUT * sample.longer_side
-    return sample._replace(pixels=_erase(sample.pixels, (rng.uniform(0, width), rng.uniform(0, height)), (half, half)))
+    return sample._replace(pixels=_erase_square(sample.pixels, half, rng))
 
 
 def _box_cutout(sample: Sample, level: float, rng: np.random.Generator) -> Sample:
@@ -133,76 +130,56 @@ def _box_cutout(sample: Sample, level: float, rng: np.random.Generator) -> Sampl
 
 # ---- geometry
 
-
-def _either(value: float, rng: np.random.Generator) -> float:
-    return value if rng.random() < 0.5 else -value
+_AFFINE = partial(F.affine, translate=[0, 0], scale=1.0, fill=[float(GREY)] * 3)
 
 
 def translate(sample: Sample, x: int, y: int) -> Sample:
     """Moves everything by whole pixels to the right and down."""
-    moved = sample.boxes_xyxy + sample.boxes_xyxy.new_tensor([x, y, x, y])
-    return place(_shift(sample.pixels, x, y), moved, sample.class_ids)
+    return move(sample, partial(_shift, x=x, y=y))
 
 
-def _shift(pixels: Tensor, x: int, y: int) -> Tensor:
-    height, width = pixels.shape[1:]
-    moved = torch.full_like(pixels, GREY)
-    if abs(x) < width and abs(y) < height:
-        rows, columns = slice(max(-y, 0), height - max(y, 0)), slice(max(-x, 0), width - max(x, 0))
-        moved[:, max(y, 0) : height + min(y, 0), max(x, 0) : width + min(x, 0)] = pixels[:, rows, columns]
-    return moved
+def _shift(image_or_boxes: Any, x: int, y: int) -> Any:
+    height, width = F.get_size(image_or_boxes)
+    padded = F.pad(image_or_boxes, [max(x, 0), max(y, 0), max(-x, 0), max(-y, 0)], fill=GREY)
+    return F.crop(padded, max(-y, 0), max(-x, 0), height, width)
 
 
 def shear(sample: Sample, slope_x: float, slope_y: float) -> Sample:
     """Moves rows to the right by ``-slope_x`` times their y, or columns down by ``-slope_y`` times their x."""
     degrees = [math.degrees(math.atan(slope)) for slope in (slope_x, slope_y)]
-    pixels = _affine(sample.pixels, 0.0, degrees, [0.0, 0.0])
-    matrix = sample.boxes_xyxy.new_tensor([[1.0, -slope_x], [-slope_y, 1.0]])
-    return place(pixels, _hull(sample.boxes_xyxy, matrix, (0.0, 0.0)), sample.class_ids)
+    return move(sample, partial(_AFFINE, angle=0.0, shear=degrees, center=[0.0, 0.0]))
 
 
 def rotate(sample: Sample, degrees: float) -> Sample:
     """Turns everything clockwise about the middle; boxes become those around their turned corners."""
-    height, width = sample.pixels.shape[1:]
-    pixels = _affine(sample.pixels, degrees, [0.0, 0.0], None)
-    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    matrix = sample.boxes_xyxy.new_tensor([[cos, -sin], [sin, cos]])
-    return place(pixels, _hull(sample.boxes_xyxy, matrix, (width / 2, height / 2)), sample.class_ids)
+    return move(sample, partial(_AFFINE, angle=degrees, shear=[0.0, 0.0]))
 
 
-def _affine(pixels: Tensor, angle: float, shear_degrees: list[float], centre: list[float] | None) -> Tensor:
-    moved: Tensor = F.affine(pixels, angle, [0, 0], 1.0, shear_degrees, fill=[float(GREY)] * 3, center=centre)
-    return moved
+def _either(level: float, largest: float, rng: np.random.Generator) -> float:
+    """The argument that belongs to a level, in either direction."""
+    value = level / LARGEST_LEVEL * largest
+    return value if rng.random() < 0.5 else -value
 
 
-def _hull(boxes_xyxy: Tensor, matrix: Tensor, centre_xy: tuple[float, float]) -> Tensor:
-    """(N, 4) boxes around the boxes' corners, moved by a (2, 2) matrix about a centre.
-
-    torchvision's own boxes would be cut at the border, so that nothing says how much of an object is left.
-    """
-    corners = boxes_xyxy[:, [0, 1, 2, 1, 2, 3, 0, 3]].view(-1, 4, 2) - boxes_xyxy.new_tensor(centre_xy)
-    moved = corners @ matrix.T + boxes_xyxy.new_tensor(centre_xy)
-    return torch.cat((moved.amin(1), moved.amax(1)), 1)
-
-
-def _translate_x(sample: Sample, level: float, rng: np.random.Generator) -> Sample:
-    return translate(sample, int(_either(level / LARGEST_LEVEL * _TRANSLATE * sample.longer_side, rng)), 0)
-
-
-def _translate_y(sample: Sample, level: float, rng: np.random.Generator) -> Sample:
-    return translate(sample, 0, int(_either(level / LARGEST_LEVEL * _TRANSLATE * sample.longer_side, rng)))
-
-
-def _shear_x(sample: Sample, level: float, rng: np.random.Generator) -> Sample:
-    return shear(sample, _either(level / LARGEST_LEVEL * _SHEAR, rng), 0.0)
-
-
-def _shear_y(sample: Sample, level: float, rng: np.random.Generator) -> Sample:
-    return shear(sample, 0.0, _either(level / LARGEST_LEVEL * _SHEAR, rng))
-
-
-def _rotate(sample: Sample, level: float, rng: np.random.Generator) -> Sample:
-    return rotate(sample, _either(level / LARGEST_LEVEL * _ROTATE, rng))
+WHOLE: dict[str, Operation] = {
+    "autocontrast": _colours(lambda pixels, level: F.autocontrast(pixels)),
+    "equalize": _colours(lambda pixels, level: F.equalize(pixels)),
+    "posterize": _colours(_posterize),
+    "solarize": _colours(_solarize),
+    "solarize-add": _colours(_solarize_add),
+    "color": _colours(lambda pixels, level: F.adjust_saturation(pixels, _factor(level))),
+    "contrast": _colours(lambda pixels, level: F.adjust_contrast(pixels, _factor(level))),
+    "brightness": _colours(lambda pixels, level: F.adjust_brightness(pixels, _factor(level))),
+    "sharpness": _colours(lambda pixels, level: F.adjust_sharpness(pixels, _factor(level))),
+    "cutout": _cutout,
+    "box-cutout": _box_cutout,
+    "translate-x": lambda s, level, rng: translate(s, int(_either(level, _TRANSLATE * s.longer_side, rng)), 0),
+    "translate-y": lambda s, level, rng: translate(s, 0, int(_either(level, _TRANSLATE * s.longer_side, rng))),
+    "shear-x": lambda s, level, rng: shear(s, _either(level, _SHEAR, rng), 0.0),
+    "shear-y": lambda s, level, rng: shear(s, 0.0, _either(level, _SHEAR, rng)),
+    "rotate": lambda s, level, rng: rotate(s, _either(level, _ROTATE, rng)),
+}
+"""Operations on the whole image."""
 
 
 # ---- inside boxes: what is in a box changes, the box and what is around it do not
@@ -225,81 +202,41 @@ def change_in_boxes(
     return sample._replace(pixels=pixels)
 
 
-def _most(share: float, level: float, longer_side: int, side: int) -> int:
+def _as_whole(name: str) -> InBox:
+    """An operation of :data:`WHOLE` on what is in a box, as if that were an image without objects."""
+
+    def change(pixels: Tensor, level: float, longer_side: int, rng: np.random.Generator) -> Tensor:
+        alone = Sample(pixels, torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+        return WHOLE[name](alone, level, rng).pixels
+
+    return change
+
+
+def _limited(level: float, share: float, longer_side: int, side: int) -> int:
     """A length in the image, but at most half the box's side: the official one may leave nothing of a small object."""
     return int(min(level / LARGEST_LEVEL * share * longer_side, side / 2))
 
 
-def _translate_x_inside(pixels: Tensor, level: float, longer_side: int, rng: np.random.Generator) -> Tensor:
-    return _shift(pixels, int(_either(_most(_TRANSLATE_IN_BOXES, level, longer_side, pixels.shape[2]), rng)), 0)
+def _translate_inside(dimension: int) -> InBox:
+    def change(pixels: Tensor, level: float, longer_side: int, rng: np.random.Generator) -> Tensor:
+        length = _limited(level, _TRANSLATE_IN_BOXES, longer_side, pixels.shape[dimension])
+        offset = [0, 0]
+        offset[2 - dimension] = length if rng.random() < 0.5 else -length
+        shifted: Tensor = _shift(pixels, *offset)
+        return shifted
 
-
-def _translate_y_inside(pixels: Tensor, level: float, longer_side: int, rng: np.random.Generator) -> Tensor:
-    return _shift(pixels, 0, int(_either(_most(_TRANSLATE_IN_BOXES, level, longer_side, pixels.shape[1]), rng)))
-
-
-def _shear_x_inside(pixels: Tensor, level: float, longer_side: int, rng: np.random.Generator) -> Tensor:
-    degrees = math.degrees(math.atan(_either(level / LARGEST_LEVEL * _SHEAR, rng)))
-    return _affine(pixels, 0.0, [degrees, 0.0], [0.0, 0.0])
-
-
-def _shear_y_inside(pixels: Tensor, level: float, longer_side: int, rng: np.random.Generator) -> Tensor:
-    degrees = math.degrees(math.atan(_either(level / LARGEST_LEVEL * _SHEAR, rng)))
-    return _affine(pixels, 0.0, [0.0, degrees], [0.0, 0.0])
-
-
-def _rotate_inside(pixels: Tensor, level: float, longer_side: int, rng: np.random.Generator) -> Tensor:
-    return _affine(pixels, _either(level / LARGEST_LEVEL * _ROTATE, rng), [0.0, 0.0], None)
-
-
-def _flip_inside(pixels: Tensor, level: float, longer_side: int, rng: np.random.Generator) -> Tensor:
-    return pixels.flip(2)
-
-
-def _equalize_inside(pixels: Tensor, level: float, longer_side: int, rng: np.random.Generator) -> Tensor:
-    equal: Tensor = F.equalize(pixels)
-    return equal
-
-
-def _solarize_inside(pixels: Tensor, level: float, longer_side: int, rng: np.random.Generator) -> Tensor:
-    return _solarize(pixels, level)
+    return change
 
 
 def _cutout_inside(pixels: Tensor, level: float, longer_side: int, rng: np.random.Generator) -> Tensor:
-    height, width = pixels.shape[1:]
-    half = _most(2 * _CUTOUT_IN_BOXES, level, longer_side, min(height, width)) / 2
-    return _erase(pixels, (rng.uniform(0, width), rng.uniform(0, height)), (half, half))
+    return _erase_square(pixels, _limited(level, 2 * _CUTOUT_IN_BOXES, longer_side, min(pixels.shape[1:])) / 2, rng)
 
-
-WHOLE: dict[str, Operation] = {
-    "autocontrast": _colours(lambda pixels, level: F.autocontrast(pixels)),
-    "equalize": _colours(lambda pixels, level: F.equalize(pixels)),
-    "posterize": _colours(_posterize),
-    "solarize": _colours(_solarize),
-    "solarize-add": _colours(_solarize_add),
-    "color": _colours(lambda pixels, level: F.adjust_saturation(pixels, _factor(level))),
-    "contrast": _colours(lambda pixels, level: F.adjust_contrast(pixels, _factor(level))),
-    "brightness": _colours(lambda pixels, level: F.adjust_brightness(pixels, _factor(level))),
-    "sharpness": _colours(_sharpness),
-    "cutout": _cutout,
-    "box-cutout": _box_cutout,
-    "translate-x": _translate_x,
-    "translate-y": _translate_y,
-    "shear-x": _shear_x,
-    "shear-y": _shear_y,
-    "rotate": _rotate,
-}
-"""Operations on the whole image."""
 
 INSIDE: dict[str, InBox] = {
-    "translate-x-in-boxes": _translate_x_inside,
-    "translate-y-in-boxes": _translate_y_inside,
-    "shear-x-in-boxes": _shear_x_inside,
-    "shear-y-in-boxes": _shear_y_inside,
-    "rotate-in-boxes": _rotate_inside,
-    "flip-in-boxes": _flip_inside,
-    "equalize-in-boxes": _equalize_inside,
-    "solarize-in-boxes": _solarize_inside,
+    "translate-x-in-boxes": _translate_inside(2),
+    "translate-y-in-boxes": _translate_inside(1),
+    "flip-in-boxes": lambda pixels, level, longer_side, rng: F.horizontal_flip(pixels),
     "cutout-in-boxes": _cutout_inside,
+    **{f"{name}-in-boxes": _as_whole(name) for name in ("shear-x", "shear-y", "rotate", "equalize", "solarize")},
 }
 """Operations on what is in the boxes."""

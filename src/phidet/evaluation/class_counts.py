@@ -1,0 +1,91 @@
+"""Precision, recall and F1 of each class at one score: counted, not averaged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from phidet.data.dataset import Dataset
+from phidet.detections.detections import Detections
+from phidet.evaluation.matching import MATCHED, countable, match_all
+
+
+class ClassCounts(msgspec.Struct, frozen=True, kw_only=True):
+    """One class, or all of them together.
+
+    Attributes:
+        name: of the class.
+        objects: how many there are, without crowds and difficult ones; right ones and missed ones.
+        detections: how many count; right ones and false ones. Those on crowds and difficult objects do not count.
+        true_positives, false_positives, false_negatives: right, false, and missed.
+        precision: share of right ones among the detections, ``None`` without any.
+        recall: share of the objects that were found, ``None`` without any.
+        f1: harmonic mean of both, ``None`` where there are neither objects nor detections.
+    """
+
+    name: str
+    objects: int
+    detections: int
+    true_positives: int
+    false_positives: int
+    false_negatives: int
+    precision: float | None
+    recall: float | None
+    f1: float | None
+
+
+def counts_of(name: str, objects: int, detections: int, right: int) -> ClassCounts:
+    """The figures of one class from its three counts."""
+    return ClassCounts(
+        name=name,
+        objects=objects,
+        detections=detections,
+        true_positives=right,
+        false_positives=detections - right,
+        false_negatives=objects - right,
+        precision=right / detections if detections else None,
+        recall=right / objects if objects else None,
+        f1=2 * right / (objects + detections) if objects + detections else None,
+    )
+
+
+def class_counts(
+    dataset: Dataset, detections: Sequence[Detections], min_score: float, min_iou: float = MATCHED
+) -> tuple[ClassCounts, ...]:
+    """The counts of each class of ``dataset``, in its order.
+
+    Args:
+        dataset: what is there.
+        detections: one for each image.
+        min_score: the lowest score of detections that count.
+        min_iou: the overlap with which a detection finds an object of its class, 0…1.
+
+    Raises:
+        InputError: the detections do not belong to the data set.
+    """
+    classes = len(dataset.class_names)
+    truth = dataset.all_annotations
+    objects = np.bincount(truth.class_ids[countable(truth)], minlength=classes)
+    counted, right = np.zeros(classes, np.int64), np.zeros(classes, np.int64)
+    for found, _, matches in match_all(dataset, detections, min_score, min_iou=min_iou):
+        counted += _per_class(found.class_ids[~matches.ignored], classes)
+        right += _per_class(found.class_ids[matches.objects >= 0], classes)
+    rows = zip(dataset.class_names, objects.tolist(), counted.tolist(), right.tolist(), strict=True)
+    return tuple(counts_of(*row) for row in rows)
+
+
+def together(classes: Sequence[ClassCounts]) -> ClassCounts:
+    """All classes as one: every object and every detection weighs the same (micro-averaged)."""
+    return counts_of(
+        "all classes",
+        sum(c.objects for c in classes),
+        sum(c.detections for c in classes),
+        sum(c.true_positives for c in classes),
+    )
+
+
+def _per_class(class_ids: npt.NDArray[np.int64], classes: int) -> npt.NDArray[np.int64]:
+    return np.bincount(class_ids, minlength=classes).astype(np.int64)

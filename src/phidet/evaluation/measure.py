@@ -1,0 +1,134 @@
+"""Everything that is measured of a detector on a data set, in one value."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+
+from phidet.core.errors import ConfigError
+from phidet.data.dataset import Dataset
+from phidet.data.summary import DataSummary, summarise_data
+from phidet.detections.detections import Detections
+from phidet.detections.settings import PostprocessSettings
+from phidet.evaluation.class_counts import ClassCounts, class_counts, together
+from phidet.evaluation.coco_figures import CocoReport, evaluate_coco
+from phidet.evaluation.confusion import confusion_matrix
+from phidet.evaluation.curves import best_threshold, pr_curves
+from phidet.evaluation.matching import MATCHED
+from phidet.evaluation.voc_figures import evaluate_voc
+
+COCO_SETTINGS = PostprocessSettings(score=0.001, multi_class=True)
+"""The official evaluation: the best 5,000 (anchor, class) pairs, hard suppression per class, at most 100 boxes."""
+
+
+class MeasureSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What is measured.
+
+    Attributes:
+        score: lowest score of the detections that precision, recall, F1, counts, confusion and mistakes are of;
+            ``None`` for the one with the highest mean F1. AP is over all scores.
+        iou: overlap with which a detection finds an object, for the same, above 0 to 1. COCO's figures have their own.
+        max_objects: detections of an image that count at most. COCO's official figures have 100.
+
+    Raises:
+        ConfigError: a value out of its range.
+    """
+
+    score: float | None = None
+    iou: float = MATCHED
+    max_objects: int = 100
+
+    def __post_init__(self) -> None:
+        if self.score is not None and not 0 <= self.score <= 1:
+            raise ConfigError(f"score must be in 0…1, got {self.score:g}")
+        if not 0 < self.iou <= 1:
+            raise ConfigError(f"iou must be above 0 and at most 1, got {self.iou:g}")
+        if self.max_objects < 1:
+            raise ConfigError(f"max_objects must be a whole number ≥ 1, got {self.max_objects}")
+
+    @property
+    def postprocess(self) -> PostprocessSettings:
+        """What a detector is run with: :data:`COCO_SETTINGS` with as many objects as count."""
+        candidates = max(COCO_SETTINGS.candidates, 10 * self.max_objects)
+        return msgspec.structs.replace(COCO_SETTINGS, max_detections=self.max_objects, candidates=candidates)
+
+
+DEFAULT_SETTINGS = MeasureSettings()
+
+
+class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
+    """Figures of a model on a data set, as ``report.json`` has them.
+
+    Attributes:
+        model, data, split: what was measured on what.
+        coco: COCO's figures.
+        voc_ap50: VOC's AP at IoU 0.5, mean over classes; ``None`` where there are no objects.
+        best_score: the score from which detections count for the highest mean F1.
+        score, iou: with which precision, recall, F1, counts and confusion were measured.
+        ap_at_iou: mean over classes of the area under precision over recall at ``iou``; ``None`` without objects.
+        all_classes, classes: counts, precision, recall and F1, of all objects together and class by class.
+        confusion: row by row the objects of each class by the class they were detected as, the last of each the
+            background; see :func:`~phidet.evaluation.confusion.confusion_matrix`.
+        summary: what is in the data, and what was left out of them.
+        trained_on: images that the model has learned from; ``None`` where that is not known.
+    """
+
+    model: str
+    data: str
+    split: str
+    coco: CocoReport
+    voc_ap50: float | None
+    best_score: float
+    score: float
+    iou: float
+    ap_at_iou: float | None
+    all_classes: ClassCounts
+    classes: tuple[ClassCounts, ...]
+    confusion: list[list[int]]
+    summary: DataSummary
+    trained_on: int | None
+
+
+def measure(
+    model: str,
+    data: str,
+    dataset: Dataset,
+    detections: Sequence[Detections],
+    settings: MeasureSettings = DEFAULT_SETTINGS,
+    trained_on: int | None = None,
+) -> Evaluation:
+    """The figures of ``detections``, one for each image of ``dataset``.
+
+    Args:
+        model, data: names, for the report.
+        dataset: what is there.
+        detections: what was found.
+        settings: from which score and overlap detections count, and how many.
+        trained_on: images of the data that the model has learned from; ``None`` where that is not known.
+
+    Raises:
+        InputError: the detections do not belong to the data set.
+    """
+    curves = pr_curves(dataset, detections, settings.iou)
+    best_score = best_threshold(curves)
+    score = best_score if settings.score is None else settings.score
+    classes = class_counts(dataset, detections, score, settings.iou)
+    areas = [float(curve.envelope.mean()) for curve in curves if curve.objects]
+    return Evaluation(
+        model=model,
+        data=data,
+        split=dataset.name,
+        coco=evaluate_coco(dataset, detections, settings.max_objects),
+        voc_ap50=evaluate_voc(dataset, detections).ap50,
+        best_score=best_score,
+        score=score,
+        iou=settings.iou,
+        ap_at_iou=float(np.mean(areas)) if areas else None,
+        all_classes=together(classes),
+        classes=classes,
+        confusion=confusion_matrix(dataset, detections, score, settings.iou).tolist(),
+        summary=summarise_data(dataset),
+        trained_on=trained_on,
+    )

@@ -1,0 +1,84 @@
+"""An evaluation's tables as CSV, for spreadsheets: classes.csv and confusion.csv."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+import numpy.typing as npt
+
+from phidet.core.files import write_whole
+from phidet.evaluation.class_counts import ClassCounts
+from phidet.evaluation.measure import Evaluation
+
+_COLUMNS = (
+    *("objects", "detections", "true_positives", "false_positives", "false_negatives"),
+    *("precision", "recall", "f1"),
+)
+
+
+def write_tables(folder: Path, evaluation: Evaluation) -> list[Path]:
+    """Writes ``classes.csv``, with a last row for all classes, and ``confusion.csv``; returns their paths.
+
+    Raises:
+        PhidetError: a file cannot be written.
+    """
+    names = [counts.name for counts in evaluation.classes]
+    coco = evaluation.coco
+    return [
+        write_classes(
+            folder / "classes.csv",
+            [*evaluation.classes, evaluation.all_classes],
+            {"ap": [*(c.ap for c in coco.classes), coco.ap], "ap50": [*(c.ap50 for c in coco.classes), coco.ap50]},
+        ),
+        write_confusion(folder / "confusion.csv", np.array(evaluation.confusion, np.int64), names),
+    ]
+
+
+def write_classes(
+    path: Path, classes: Sequence[ClassCounts], others: Mapping[str, Sequence[object]] = MappingProxyType({})
+) -> Path:
+    """Writes counts, precision, recall and F1, a row for each class; ``others`` are further columns by their names.
+
+    Raises:
+        PhidetError: the file cannot be written.
+    """
+    rows = [
+        [counts.name, *(getattr(counts, key) for key in _COLUMNS), *(column[i] for column in others.values())]
+        for i, counts in enumerate(classes)
+    ]
+    return write_csv(path, ("class", *_COLUMNS, *others), rows)
+
+
+def write_confusion(path: Path, matrix: npt.NDArray[np.int64], class_names: Sequence[str]) -> Path:
+    """Writes a matrix with the names of its rows (what is there) and columns (what was answered).
+
+    Args:
+        path: the CSV file.
+        matrix: (C, C) of a classifier, or (C + 1, C + 1) of a detector, whose last row and column are the background.
+        class_names: of all C classes.
+
+    Raises:
+        PhidetError: the file cannot be written.
+    """
+    detector = len(matrix) > len(class_names)
+    rows, columns = ([*class_names, *([last] if detector else [])] for last in ("(background)", "(missed)"))
+    return write_csv(path, ("class", *columns), ((name, *row) for name, row in zip(rows, matrix.tolist(), strict=True)))
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> Path:
+    """Writes a table; what is not defined is an empty cell, fractions have six digits.
+
+    Raises:
+        PhidetError: the file cannot be written.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows([f"{cell:.6g}" if isinstance(cell, float) else cell for cell in row] for row in rows)
+    write_whole(path, text.getvalue().encode("utf-8", "backslashreplace"))
+    return path

@@ -1,0 +1,195 @@
+"""Detections as a file: COCO's results, written for other tools and read from them.
+
+A results file is a list of ``{"image_id", "category_id", "bbox", "score"}``, whose numbers mean nothing by themselves.
+Beside ``NAME.json`` stands ``NAME-images.json`` (of ``NAME-results.json``, too), with the images that were searched and
+the classes, as ``phidet detect --save coco`` writes it. Without it the numbers are those of the data's own COCO JSON.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import msgspec
+import numpy as np
+
+from phidet.core.errors import InputError
+from phidet.core.files import write_whole
+from phidet.data.dataset import Dataset
+from phidet.detections.detections import Detections
+
+T = TypeVar("T")
+
+
+class _Result(msgspec.Struct):
+    """An object; ``bbox`` is left, top, width and height in pixels."""
+
+    image_id: int
+    category_id: int
+    bbox: tuple[float, float, float, float]
+    score: float
+
+
+class _Image(msgspec.Struct):
+    """An image that was searched; ``source`` is its path."""
+
+    id: int
+    file_name: str
+    width: int
+    height: int
+    source: str = ""
+
+
+class _Category(msgspec.Struct):
+    id: int
+    name: str
+
+
+class _Searched(msgspec.Struct):
+    """What stands beside the results."""
+
+    categories: list[_Category]
+    images: list[_Image]
+
+
+class ResultsFile(NamedTuple):
+    """Detections that were read.
+
+    Attributes:
+        path: the file.
+        results: as they stand in it.
+        searched: what stands beside it; ``None`` where nothing does.
+    """
+
+    path: Path
+    results: Sequence[_Result]
+    searched: _Searched | None
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """The classes of the detector, in the order of their ids; ``None`` where the file does not tell."""
+        if self.searched is None:
+            return None
+        return tuple(category.name for category in sorted(self.searched.categories, key=lambda c: c.id))
+
+    def detections_of(self, dataset: Dataset) -> tuple[Dataset, list[Detections]]:
+        """The images of ``dataset`` that were searched, and what was detected in each.
+
+        Args:
+            dataset: read with :attr:`class_names`, or with its own where these are not known.
+
+        Raises:
+            InputError: the detections are of other images or classes, or cannot be.
+        """
+        image_of, class_of = self._names(dataset)
+        found: dict[str, list[_Result]] = defaultdict(list)
+        for i, result in enumerate(self.results):
+            if result.image_id not in image_of or result.category_id not in class_of:
+                key = "image_id" if result.image_id not in image_of else "category_id"
+                raise InputError(
+                    f"{self.path}, [{i}]: {key} {getattr(result, key)} is none of {dataset.name!r}: are these "
+                    "detections of other data, or of another split (--split)?"
+                )
+            found[image_of[result.image_id]].append(result)
+        searched = set(image_of.values())
+        names = [str(name) for name in dataset.names]
+        indices = [index for index, name in enumerate(names) if name in searched]
+        of_dataset = {name: dataset.class_names.index(name) for name in class_of.values()}
+        ids = {category: of_dataset[name] for category, name in class_of.items()}
+        measured = dataset if len(indices) == len(dataset) else dataset.subset(indices, dataset.name)
+        return measured, [self._detections(found[names[i]], ids, dataset, i) for i in indices]
+
+    def _names(self, dataset: Dataset) -> tuple[Mapping[int, str], Mapping[int, str]]:
+        """Name of the image by ``image_id``, and of the class by ``category_id``."""
+        if self.searched is None:
+            if dataset.coco_ids is None:
+                raise InputError(
+                    f"{self.path} numbers images and classes, and the data are no COCO JSON that says which they are: "
+                    f"bring {images_file(self.path).name}, or write the data as COCO JSON with 'phidet convert-data'"
+                )
+            categories = dataset.coco_ids.categories.items()
+            return dataset.coco_ids.images, {i: name for i, name in categories if name in dataset.class_names}
+        at = {str(Path(str(dataset.source(i))).resolve()): str(name) for i, name in enumerate(dataset.names)}
+        at |= {str(name): str(name) for name in dataset.names}
+        images = {
+            image.id: at.get(image.file_name) or at.get(str(Path(image.source).resolve()))
+            for image in self.searched.images
+        }
+        return (
+            {i: name for i, name in images.items() if name is not None},
+            {category.id: category.name for category in self.searched.categories},
+        )
+
+    def _detections(
+        self, results: Sequence[_Result], ids: Mapping[int, int], dataset: Dataset, index: int
+    ) -> Detections:
+        boxes = np.array([result.bbox for result in results], np.float64).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        scores = np.array([result.score for result in results], np.float64)
+        classes = np.array([ids[result.category_id] for result in results], np.int64)
+        try:
+            return Detections(boxes, scores, classes, dataset.class_names, dataset.size_hw(index))  # type: ignore[arg-type]
+        except InputError as error:
+            raise InputError(f"{self.path}, detections of {dataset.names[index]}: {error}") from error
+
+
+def images_file(results: Path) -> Path:
+    """What stands beside a results file: ``found-images.json`` of ``found.json``."""
+    return results.with_name(f"{results.stem.removesuffix('-results')}-images.json")
+
+
+def read_results(path: Path) -> ResultsFile:
+    """A results file, and what stands beside it.
+
+    Raises:
+        InputError: it cannot be read, or is not COCO's.
+    """
+    images = images_file(path)
+    searched = _decoded(images, _Searched, '{"categories", "images"}') if images.is_file() else None
+    what = 'a list of {"image_id", "category_id", "bbox", "score"}'
+    return ResultsFile(path, _decoded(path, list[_Result], what), searched)
+
+
+def write_results(path: Path, dataset: Dataset, detections: Sequence[Detections]) -> list[Path]:
+    """Writes ``detections``, one for each image of ``dataset``, and beside them which image and class each number is.
+
+    The numbers are those of the data's own COCO JSON; else images and classes are counted from 1.
+
+    Raises:
+        PhidetError: a file cannot be written.
+    """
+    own = dataset.coco_ids
+    image_ids = {name: i for i, name in enumerate(map(str, dataset.names), 1)}
+    category_ids = {name: c for c, name in enumerate(dataset.class_names, 1)}
+    if own is not None:
+        image_ids = {name: i for i, name in reversed(list(own.images.items()))}
+        known = {name: i for i, name in own.categories.items()}
+        # Classes that the data do not have follow after those that they have.
+        free = max(own.categories, default=0) + 1
+        others = [name for name in dataset.class_names if name not in known]
+        category_ids = known | {name: free + i for i, name in enumerate(others)}
+    ids = [category_ids[name] for name in dataset.class_names]
+    names = [str(name) for name in dataset.names]
+    results = [r for name, found in zip(names, detections, strict=True) for r in found.to_coco(image_ids[name], ids)]
+    sizes = [dataset.size_hw(i) for i in range(len(dataset))]
+    searched = _Searched(
+        [_Category(i, name) for name, i in zip(dataset.class_names, ids, strict=True)],
+        [
+            _Image(image_ids[name], name, width, height, str(Path(str(dataset.source(i))).absolute()))
+            for i, (name, (height, width)) in enumerate(zip(names, sizes, strict=True))
+        ],
+    )
+    write_whole(images_file(path), msgspec.json.encode(searched))
+    write_whole(path, msgspec.json.encode(results))
+    return [path, images_file(path)]
+
+
+def _decoded(path: Path, kind: type[T], expected: str) -> T:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not COCO's results: expected {expected}; {error}") from error

@@ -1,0 +1,291 @@
+"""Reads files that ``torch.save`` wrote without running code from them.
+
+A pickle is a program that may import and call anything. Here it reaches nothing but what ``_Unpickler.find_class``
+returns, which imports nothing: a few containers, records of tensors, and for every other name a new placeholder, whose
+instances keep what is put into them and do nothing. So a training checkpoint is read with its arguments and metrics
+beside the weights, whatever classes they are of.
+
+There are two containers: a zip archive with ``data.pkl`` and one file per storage (PyTorch 1.6 and later), and before
+that pickles one behind the other, with the storages' bytes after them. Storages are read when a tensor is asked for,
+so that the states of optimizers cost nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import pickle
+import pickletools
+import struct
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a file without an archive
+_MAX_PICKLE_BYTES = 1 << 28  # state dicts have less than a megabyte
+_DTYPES = {name: value for name, value in vars(torch).items() if isinstance(value, torch.dtype)}
+_STORAGES = {
+    "DoubleStorage": torch.float64, "FloatStorage": torch.float32, "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16, "LongStorage": torch.int64, "IntStorage": torch.int32,
+    "ShortStorage": torch.int16, "CharStorage": torch.int8, "ByteStorage": torch.uint8, "BoolStorage": torch.bool,
+    "UntypedStorage": torch.uint8, "ComplexFloatStorage": torch.complex64, "ComplexDoubleStorage": torch.complex128,
+}  # fmt: skip
+
+
+class _Fixed(type):
+    """Classes on which a pickle's BUILD cannot set attributes."""
+
+    def __setattr__(cls, name: str, value: object) -> None:
+        raise pickle.UnpicklingError(f"it sets {name} of a class")
+
+
+class Placeholder(dict[Any, Any], metaclass=_Fixed):
+    """An object of a class that is not imported. It is the items that a dictionary of that class would have.
+
+    Attributes:
+        attributes: what its instance would have, as far as the pickle says it in a dictionary.
+    """
+
+    __slots__ = ("attributes",)
+    attributes: dict[Any, Any]
+
+    def __new__(cls, *_: object, **__: object) -> Any:
+        """Takes any arguments and forgets them."""
+        made = dict.__new__(cls)
+        made.attributes = {}
+        return made
+
+    def __init__(self, *_: object, **__: object) -> None:
+        super().__init__()
+
+    def __setstate__(self, state: object) -> None:
+        for part in state if isinstance(state, tuple) else (state,):  # (attributes, slots)
+            if isinstance(part, dict):
+                self.attributes.update(part)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:  # type: ignore[override] # keys of dictionaries may be objects of any class
+        return id(self)
+
+    # What pickles call on containers other than dictionaries.
+    def append(self, _: object) -> None:
+        """Does nothing."""
+
+    extend = add = append
+
+
+class _OrderedDict(Placeholder):
+    """``collections.OrderedDict``; Python 2 gave its items as an argument."""
+
+    __slots__ = ()
+
+    def __init__(self, items: object = (), *_: object) -> None:
+        super().__init__()
+        dict.update(self, items)  # type: ignore[call-overload] # a damaged pickle raises here
+
+
+class Storage(NamedTuple):
+    """``numel`` numbers in the file, from number ``start`` of ``key`` on."""
+
+    dtype: torch.dtype
+    key: str
+    numel: int
+    start: int = 0
+
+
+class TensorRecord(Placeholder):
+    """A tensor that has not been read: ``torch._utils._rebuild_tensor_v2`` and its older form."""
+
+    __slots__ = ("dtype", "offset", "size", "storage", "stride")
+
+    def __init__(self, storage: Storage, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> None:
+        super().__init__()
+        if not isinstance(storage, Storage) or not all(type(n) is int and n >= 0 for n in (offset, *size, *stride)):
+            raise pickle.UnpicklingError("a tensor is not made of numbers of the file")
+        self.storage, self.offset, self.size, self.stride = storage, offset, tuple(size), tuple(stride)
+        self.dtype = storage.dtype
+
+
+class _TypedTensorRecord(TensorRecord):
+    """``torch._utils._rebuild_tensor_v3``: the type is beside the storage."""
+
+    __slots__ = ()
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        if not isinstance(args[6], torch.dtype):
+            raise pickle.UnpicklingError("a tensor has no type")
+        self.dtype = args[6]
+
+
+class _Inner(metaclass=_Fixed):
+    """Functions that wrap a tensor, as ``torch._utils._rebuild_parameter``: the tensor itself."""
+
+    def __new__(cls, data: object = None, *_: object) -> Any:
+        return data
+
+
+class _FromType(metaclass=_Fixed):
+    """``torch._tensor._rebuild_from_type_v2``: tensors with attributes of their own."""
+
+    def __new__(cls, function: object = None, _: object = None, args: tuple[Any, ...] = (), *__: object) -> Any:
+        known = isinstance(function, type) and issubclass(function, TensorRecord | _Inner)
+        return function(*args) if known else Placeholder()  # type: ignore[operator]
+
+
+_KNOWN: dict[tuple[str, str], Any] = {
+    ("collections", "OrderedDict"): _OrderedDict,
+    ("torch._utils", "_rebuild_tensor"): TensorRecord,
+    ("torch._utils", "_rebuild_tensor_v2"): TensorRecord,
+    ("torch._utils", "_rebuild_tensor_v3"): _TypedTensorRecord,
+    ("torch._utils", "_rebuild_parameter"): _Inner,
+    ("torch._utils", "_rebuild_parameter_with_state"): _Inner,
+    ("torch._tensor", "_rebuild_from_type_v2"): _FromType,
+    **{(module, "set"): set for module in ("builtins", "__builtin__")},
+    **{("torch", name): dtype for name, dtype in _DTYPES.items()},
+    **{
+        (module, name): dtype
+        for module in ("torch", "torch.cuda", "torch.storage")
+        for name, dtype in _STORAGES.items()
+    },
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, file: IO[bytes]) -> None:
+        super().__init__(file, encoding="utf-8", errors="replace")
+        self.storages: dict[str, Storage] = {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        return _KNOWN.get((module, name)) or _Fixed(name, (Placeholder,), {"__slots__": ()})
+
+    def persistent_load(self, pid: Any) -> Any:
+        kind, *rest = pid
+        if kind == "module":  # a class, and its source text in files of PyTorch 0.x
+            return rest[0]
+        dtype, key, _, numel, *view = rest
+        if kind != "storage" or not isinstance(dtype, torch.dtype) or type(numel) is not int:
+            raise pickle.UnpicklingError(f"it refers to {kind!r}")
+        root = Storage(dtype, str(key), numel)
+        self.storages.setdefault(root.key, root)
+        return root._replace(start=view[0][1]) if view and view[0] else root  # views: PyTorch 0.x
+
+
+class TorchFile(NamedTuple):
+    """What a file holds, its tensors as records, and what reads the bytes of a storage."""
+
+    content: Any
+    read_bytes: Callable[[Storage], bytearray]
+    swapped: bool
+
+    def tensor(self, record: TensorRecord) -> Tensor:
+        """The tensor of a record.
+
+        Raises:
+            Exception: the file is damaged or truncated.
+        """
+        storage = record.storage
+        data = self.read_bytes(storage)
+        numbers = torch.frombuffer(data, dtype=record.dtype) if data else torch.empty(0, dtype=record.dtype)
+        if self.swapped:
+            numbers.untyped_storage().byteswap(record.dtype)  # type: ignore[no-untyped-call]
+        return torch.as_strided(numbers, record.size, record.stride, record.offset + storage.start)
+
+
+@contextlib.contextmanager
+def open_torch_file(path: Path) -> Iterator[TorchFile]:
+    """The content of a file of ``torch.save``; tensors can be read until the block is left.
+
+    Raises:
+        Exception: whatever a damaged pickle or archive makes of it.
+    """
+    with path.open("rb") as file:
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as archive:
+                yield _open_archive(archive)
+        else:
+            file.seek(0)
+            yield _open_pickles(file)
+
+
+def _open_archive(archive: zipfile.ZipFile) -> TorchFile:
+    names = {name.partition("/")[2]: name for name in archive.namelist()}  # the folder has the file's first name
+    if "constants.pkl" in names:
+        raise pickle.UnpicklingError("a TorchScript archive, which is code: save its state_dict() instead")
+    if "data.pkl" not in names:
+        raise pickle.UnpicklingError("an archive without data.pkl, so not one of torch.save")
+
+    for info in archive.infolist():
+        if info.CRC == 0:  # was not computed: torch.serialization.set_crc32_options(False)
+            del info.CRC
+
+    def read(name: str, size: int) -> bytes:
+        info = archive.getinfo(names[name])
+        if info.file_size != size:
+            raise pickle.UnpicklingError(f"{name} has {info.file_size} bytes, expected {size}")
+        return archive.read(info)
+
+    def read_bytes(storage: Storage) -> bytearray:
+        return bytearray(read(f"data/{storage.key}", storage.numel * storage.dtype.itemsize))
+
+    info = archive.getinfo(names["data.pkl"])
+    if info.file_size > _MAX_PICKLE_BYTES:
+        raise pickle.UnpicklingError(f"data.pkl has {info.file_size} bytes")
+    program = io.BytesIO(archive.read(info))
+    _check(program)
+    program.seek(0)
+    content = _Unpickler(program).load()
+    swapped = "byteorder" in names and archive.read(names["byteorder"]) != sys.byteorder.encode()
+    return TorchFile(content, read_bytes, swapped)
+
+
+def _open_pickles(file: IO[bytes]) -> TorchFile:
+    def load() -> tuple[Any, dict[str, Storage]]:
+        begin = file.tell()
+        _check(file)
+        file.seek(begin)
+        unpickler = _Unpickler(file)
+        return unpickler.load(), unpickler.storages
+
+    content, _ = load()
+    if content != _MAGIC:
+        return TorchFile(content, _no_bytes, False)  # a pickle of something else
+    load()  # the version of the protocol
+    system, _ = load()
+    content, storages = load()
+    keys, _ = load()
+    places: dict[str, tuple[int, int]] = {}
+    for key in keys:
+        (count,) = struct.unpack("<q", file.read(8))
+        places[str(key)] = file.tell(), count * storages[str(key)].dtype.itemsize
+        file.seek(places[str(key)][1], 1)
+    if file.tell() > file.seek(0, 2):
+        raise pickle.UnpicklingError("its end is missing")
+
+    def read_bytes(storage: Storage) -> bytearray:
+        begin, size = places[storage.key]
+        file.seek(begin)
+        return bytearray(file.read(size))
+
+    little = not isinstance(system, dict) or system.get("little_endian", True)
+    return TorchFile(content, read_bytes, little != (sys.byteorder == "little"))
+
+
+def _no_bytes(_: Storage) -> bytearray:
+    raise pickle.UnpicklingError("it refers to numbers that it does not hold")
+
+
+def _check(file: IO[bytes]) -> None:
+    """Raises UnpicklingError for instructions that cost memory, or reach classes, past ``find_class``."""
+    for number, (opcode, argument, _) in enumerate(pickletools.genops(file)):
+        if opcode.name.startswith("EXT"):
+            raise pickle.UnpicklingError("it uses the registry of extensions")
+        if "PUT" in opcode.name and int(argument or 0) > number:  # the memo is an array as long as its largest index
+            raise pickle.UnpicklingError("it numbers its objects with gaps")

@@ -1,0 +1,99 @@
+"""How many cores a process may use: affinity, hardware threads, and the quotas of control groups."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from phidet.core import machine
+from phidet.core.machine import usable_cores, usable_physical_cores
+
+
+@pytest.fixture
+def eight(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A machine whose eight processors are four cores, and the root of its file system."""
+    monkeypatch.setattr(machine, "_allowed", lambda: set(range(8)))
+    for processor in range(8):
+        write(
+            tmp_path,
+            f"sys/devices/system/cpu/cpu{processor}/topology/thread_siblings_list",
+            f"{processor % 4},{processor % 4 + 4}",
+        )
+    return tmp_path
+
+
+def write(root: Path, name: str, text: str) -> None:
+    (root / name).parent.mkdir(parents=True, exist_ok=True)
+    (root / name).write_text(text + "\n")
+
+
+V1_GROUP = "cpu,cpuacct/docker/a"
+V1 = "5:memory:/docker/a\n4:cpu,cpuacct:/docker/a\n0::/system.slice"
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "cores"),
+    [
+        ("0::/", {}, 8),
+        ("0::/", {"cpu.max": "max 100000"}, 8),
+        ("0::/", {"cpu.max": "150000 100000"}, 2),
+        ("0::/", {"cpu.max": "50000 100000"}, 1),
+        ("0::/", {"cpu.max": "1600000 100000"}, 8),
+        ("0::/", {"cpu.max": "nonsense"}, 8),
+        ("0::/", {"cpu.max": "0 0"}, 8),
+        ("0::/a/b", {"a/b/cpu.max": "max 100000", "a/cpu.max": "300000 100000"}, 3),
+        ("0::/a/b", {"a/b/cpu.max": "200000 100000", "a/cpu.max": "300000 100000"}, 2),
+        ("0::/a", {"a/b/cpu.max": "200000 100000"}, 8),
+        ("0::/kubepods/x", {"cpu.max": "200000 100000"}, 2),  # the container's mount is its own group
+        ("0::/../other", {"cpu.max": "200000 100000"}, 2),
+        (V1, {f"{V1_GROUP}/cpu.cfs_quota_us": "250000", f"{V1_GROUP}/cpu.cfs_period_us": "100000"}, 3),
+        (V1, {"cpu,cpuacct/cpu.cfs_quota_us": "100000", "cpu,cpuacct/cpu.cfs_period_us": "50000"}, 2),
+        (V1, {"cpu,cpuacct/cpu.cfs_quota_us": "-1", "cpu,cpuacct/cpu.cfs_period_us": "100000"}, 8),
+        (V1, {"cpu,cpuacct/cpu.cfs_quota_us": "100000"}, 8),
+    ],
+)  # fmt: skip
+def test_a_quota_of_any_group_above_the_process_counts(
+    groups: str, files: dict[str, str], cores: int, eight: Path
+) -> None:
+    write(eight, "proc/self/cgroup", groups)
+    for name, text in files.items():
+        write(eight, f"sys/fs/cgroup/{name}", text)
+    assert usable_cores(eight) == cores
+    assert usable_physical_cores(eight) == min(cores, 4)
+
+
+def test_hardware_threads_of_one_core_are_one(eight: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for allowed, cores in (({0, 4}, 1), ({0, 1}, 2), ({0, 1, 4, 5}, 2), ({7}, 1)):
+        monkeypatch.setattr(machine, "_allowed", lambda allowed=allowed: allowed)
+        assert (usable_cores(eight), usable_physical_cores(eight)) == (len(allowed), cores)
+
+
+def test_without_linux_every_processor_is_a_core(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    assert (usable_cores(tmp_path), usable_physical_cores(tmp_path)) == (6, 6)
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert usable_cores(tmp_path) == 1
+
+
+ON_ONE_CORE = """
+import os
+import numpy as np
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+from phidet import Detector
+count = lambda: len(os.listdir("/proc/self/task"))
+image = np.zeros((64, 64, 3), np.uint8)
+before = count()
+Detector("person")(image)
+print(count() - before)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux")
+def test_a_detector_makes_no_threads_beyond_the_core_that_it_may_use() -> None:
+    done = subprocess.run([sys.executable, "-c", ON_ONE_CORE], capture_output=True, text=True, check=True)
+    assert done.stdout == "0\n"

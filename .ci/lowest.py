@@ -9,7 +9,6 @@ from pathlib import Path
 
 project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 extras = {name: needed for name, needed in project["optional-dependencies"].items() if name != "dev"}
-for requirement in [*project["dependencies"], *(r for needed in extras.values() for r in needed)]:
-    lowest = re.match(r"([\w-]+)>=([\d.]+)", requirement)
-    if lowest is not None:
-        print("==".join(lowest.groups()))
+lowest = re.compile(r"([\w-]+)>=([\d.]+)")
+found = (lowest.match(r) for needed in [project["dependencies"], *extras.values()] for r in needed)
+print(*sorted({"==".join(match.groups()) for match in found if match is not None}), sep="\n")

@@ -14,7 +14,7 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, Mount, Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from phidet.serve.http.gate import Gate
 from phidet.serve.http.openapi import describe
@@ -59,15 +59,22 @@ def build_app(service: Service) -> Starlette:
         await response(scope, receive, send)
 
     routes: list[BaseRoute] = [
-        Mount("/v1", app=others),  # found first
+        _all_below("/v1", others),  # found first
         _page("/", "index.html"),
         _page("/docs", "docs.html"),
         Route("/openapi.json", openapi),
         Route(METRICS_PATH, metrics),
         *v2.routes(service),
-        Mount("/", app=others),
+        _all_below("/", others),
     ]
     return Starlette(routes=routes, middleware=[Middleware(Gate, service=service)], lifespan=lifespan)
+
+
+def _all_below(path: str, app: ASGIApp) -> Mount:
+    """All paths that begin with ``path``, those with a line break included, at which Starlette's pattern ends."""
+    mount = Mount(path, app=app)
+    mount.path_regex = re.compile(mount.path_regex.pattern, re.DOTALL)
+    return mount
 
 
 def _page(path: str, name: str) -> Route:

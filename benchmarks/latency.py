@@ -30,8 +30,9 @@ import onnxruntime as ort
 import torch
 from torch import Tensor, nn
 
-from phidet.architectures.efficientdet.decode import NetworkOutputs, postprocess
-from phidet.architectures.efficientdet.network import EfficientDet
+from phidet.architectures.base import Placement
+from phidet.architectures.header import Header
+from phidet.architectures.model import Model
 from phidet.detections.boxes import pairwise_iou
 from phidet.detections.detections import Detections
 from phidet.detections.settings import PostprocessSettings
@@ -39,7 +40,6 @@ from phidet.export.int8 import quantise
 from phidet.export.onnx_file import build_onnx, with_header
 from phidet.images.prepare import prepare
 from phidet.inference.detector import Detector
-from phidet.inference.runtimes.header import Header
 from phidet.inference.runtimes.onnx_runtime import OnnxNetwork, session_options
 from phidet.inference.runtimes.openvino_runtime import OpenVinoNetwork
 
@@ -76,7 +76,7 @@ def shift_scores(model: nn.Module, images: Tensor, objects: int = 200) -> None:
         model.class_net.predict.conv_pw.bias += threshold - best.topk(objects).values[-1]  # type: ignore[union-attr,operator]
 
 
-def same_in_phidet(name: str, size: int, model: nn.Module, folder: Path) -> EfficientDet:
+def same_in_phidet(name: str, size: int, model: nn.Module, folder: Path) -> Model:
     """phidet's model with the weights of effdet's."""
     torch.save(model.state_dict(), folder / "effdet.pth")
     return phidet.create_model(name, pretrained=folder / "effdet.pth", image_size=size).eval()
@@ -191,13 +191,13 @@ def compare(name: str, size: int, runs: int, threads: int, folder: Path) -> None
     # Its threads are its own, so only the wall's clock sees them.
     report("int8 in OpenVINO", in_turns(work, 2 * runs, 2), "1.5×")
 
-    outputs = NetworkOutputs(*(array[0] for array in network(prepared)))
-    rest = (detector.anchors, 1.0, config.image_size_hw)
+    outputs = {name: array[0] for name, array in network(prepared).items()}
+    decode, placement = detector.architecture.decoder(config), Placement(1.0, config.image_size_hw)
     work = {
-        "defaults": lambda: postprocess(outputs, *rest, PostprocessSettings(), config.class_names),
-        "5,000 pairs, suppressed per class": lambda: postprocess(outputs, *rest, COCO, config.class_names),
+        "defaults": lambda: decode(outputs, placement, PostprocessSettings()),
+        "5,000 pairs, suppressed per class": lambda: decode(outputs, placement, COCO),
     }
-    title = f"post-processing of {outputs.class_logits.shape[0]:,} anchors × {config.num_classes} classes"
+    title = f"post-processing of {config.num_anchors:,} anchors × {config.num_classes} classes"
     report(title, in_turns(work, 5 * runs, threads), "3 ms")
 
 

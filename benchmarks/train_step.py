@@ -36,10 +36,10 @@ from timm.utils.model_ema import ModelEmaV2
 import phidet
 from phidet.core.machine import keep_freed_memory
 from phidet.data.layouts import open_data
-from phidet.training.detection import DetectionTask
 from phidet.training.fit import RunSettings, prepare_learner
 from phidet.training.loading import EpochSampler
 from phidet.training.recipe import SMALL, replace
+from phidet.training.task import Task
 
 Side = Literal["phidet", "effdet"]
 Step = Callable[[Any], None]
@@ -54,7 +54,7 @@ def phidet_side(name: str, size: int, batch: int, data: Path) -> tuple[Step, Ite
     model = phidet.create_model(name, class_names=CLASSES, image_size=size)
     recipe = replace(SMALL, {"batch_size": batch, "augmentation": {"mosaic": 0.0, "colour": 0.0}})
     fabric = Fabric(accelerator="cpu", devices=1)
-    task = DetectionTask(model.config, train, None)
+    task = Task(model.config, train, None)
     learner = prepare_learner(fabric, model, task, recipe, RunSettings(out=Path()))
     learner.model.train()
 

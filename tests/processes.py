@@ -21,13 +21,14 @@ from phidet.architectures.efficientdet.network import EfficientDet
 from phidet.core.structs import replace
 from phidet.data.class_folders import open_class_folders
 from phidet.data.layouts import open_data
+from phidet.evaluation.classification_report import answers_of
 from phidet.evaluation.coco_figures import evaluate_coco
-from phidet.training.detection import DetectionTask
-from phidet.training.evaluate import classify_all, detect
+from phidet.training.evaluate import detect
 from phidet.training.fit import RunSettings, prepare_learner, start_engine
 from phidet.training.loading import EpochSampler
 from phidet.training.recipe import SMALL
 from phidet.training.recipe import replace as change
+from phidet.training.task import Task
 
 CLASSES = ("bolt", "nut", "washer")
 BATCH = 4
@@ -49,7 +50,7 @@ def gradients(data: Path, processes: int) -> tuple[dict[str, torch.Tensor], dict
     fabric = Fabric(accelerator="cpu", devices=processes, precision="64-true")
     fabric.launch()
     network = model()
-    task = DetectionTask(network.config, train, None)
+    task = Task(network.config, train, None)
     learner = prepare_learner(fabric, network, task, recipe, settings)
     learner.model.train()
     sampler = EpochSampler(len(train), BATCH, 0, fabric.global_rank, fabric.world_size)
@@ -71,7 +72,8 @@ def main() -> None:
     fabric = start_engine(SMALL, RunSettings(out=out, accelerator="cpu"))
     if work == "classify":
         data = open_class_folders(out).read("all")
-        figures = classify_all(test_classify.tiny(), data, fabric, 2, workers=0).report(data)
+        answers = detect(test_classify.tiny(), data, fabric, 2, workers=0)
+        figures = answers_of(*answers).report(answers.dataset)
         (out / f"report-{fabric.global_rank}.json").write_bytes(msgspec.json.encode(figures))
         return
     found = detect(model(), open_data(out).read("train"), fabric, batch_size=1, workers=0)

@@ -17,29 +17,26 @@ from torch import Tensor
 from phidet import create_classifier, load_model, save_model
 from phidet.architectures.backbones.config import BackboneConfig
 from phidet.architectures.classifier.config import ClassifierConfig
+from phidet.architectures.classifier.middle import classifier_input, middle
 from phidet.architectures.classifier.network import Classifier
 from phidet.cli.main import main
 from phidet.core.errors import InputError, UnknownNameError
 from phidet.data.class_folders import open_class_folders, split_by_class
 from phidet.data.dataset import Dataset
 from phidet.evaluation.classification import classification_report
-from phidet.evaluation.classification_report import Answers, write_classification
+from phidet.evaluation.classification_report import Answers, answers_of, write_classification
 from phidet.images.sheet import GAP, STRIP, TILE_H, TILE_W
 from phidet.training import recipe as recipes
 from phidet.training.about import Request
-from phidet.training.augmentation.classification import TrainPictures, classifier_input, middle, random_window
-from phidet.training.classify import (
-    CLASSIFY,
-    ClassifyTask,
-    choose_classify_recipe,
-    classifier_for,
-)
-from phidet.training.evaluate import classify_all
+from phidet.training.augmentation.classification import TrainPictures, random_window
+from phidet.training.evaluate import detect
 from phidet.training.fit import RunSettings, fit
 from phidet.training.loading import EpochSampler, train_loader
-from phidet.training.recipe import Augmentation
+from phidet.training.recipe import CLASSIFY, Augmentation, choose_classify_recipe
 from phidet.training.run_data import RunData, read_run_data
+from phidet.training.task import Task
 
+CPU = Fabric(accelerator="cpu", devices=1)
 CLASSES = ("bolt", "nut", "washer")
 TABLES = ("classes.csv", "confusion.csv")
 COLOURS = ((200, 60, 60), (60, 190, 70), (70, 70, 210))
@@ -73,6 +70,11 @@ def tiny(class_names: tuple[str, ...] = CLASSES) -> Classifier:
             class_names=class_names,
         )
     )
+
+
+def classify(model: Classifier, dataset: Dataset) -> Answers:
+    """What ``model`` says of each image, all of which can be decoded."""
+    return answers_of(*detect(model, dataset, CPU, batch_size=4, workers=0))
 
 
 def test_folders_are_classes_with_splits_and_without(tmp_path: Path) -> None:
@@ -114,8 +116,8 @@ def test_a_broken_picture_is_named_and_left_out(tmp_path: Path, caplog: pytest.L
     whole = (tmp_path / "nut" / "1.png").read_bytes()
     (tmp_path / "nut" / "1.png").write_bytes(whole[: len(whole) // 2])
     dataset = open_class_folders(tmp_path).read("all")
-    answers = classify_all(tiny(), dataset, Fabric(accelerator="cpu", devices=1), workers=0)
-    report = answers.report(dataset)
+    found = detect(tiny(), dataset, CPU, workers=0)
+    report = answers_of(*found).report(found.dataset)
     assert report.images == 10
     assert report.summary is not None
     assert [(lost.kind, lost.count) for lost in report.summary.left_out] == [("image unreadable", 2)]
@@ -209,7 +211,7 @@ def test_loss_is_smoothed_cross_entropy(tmp_path: Path) -> None:
     write_pictures(tmp_path, 2)
     dataset = open_class_folders(tmp_path).read("all")
     model = tiny().eval()
-    task = ClassifyTask(model.config, dataset, None)
+    task = Task(model.config, dataset, None)
     recipe = recipes.replace(CLASSIFY, {"batch_size": 6})
     batch = next(iter(task.loader(recipe, 0, EpochSampler(6, 6, 0), 0)))
     loss = task.losses(Fabric(accelerator="cpu", devices=1), model, batch, recipe)["loss"]
@@ -226,8 +228,7 @@ def test_evaluation_sees_what_the_model_says(tmp_path: Path) -> None:
     write_pictures(tmp_path, 3)
     dataset = open_class_folders(tmp_path).read("all")
     model = tiny()
-    answers = classify_all(model, dataset, Fabric(accelerator="cpu", devices=1), batch_size=4, workers=0)
-    report = answers.report(dataset)
+    report = classify(model, dataset).report(dataset)
     assert model.training  # as it was before
     model.eval()
     right = 0
@@ -242,8 +243,8 @@ def test_evaluation_sees_what_the_model_says(tmp_path: Path) -> None:
 def test_answers_are_the_models_best_classes_with_their_probabilities(tmp_path: Path) -> None:
     write_pictures(tmp_path, 3)
     dataset, model = open_class_folders(tmp_path).read("all"), tiny().eval()
-    answers = classify_all(model, dataset, Fabric(accelerator="cpu", devices=1), batch_size=4, workers=0)
-    assert answers.indices.tolist() == list(range(9))
+    answers = classify(model, dataset)
+    assert len(answers.class_ids) == 9
     with torch.inference_mode():
         images = torch.stack([classifier_input(dataset.image(i), model.config) for i in range(9)])
         wanted = model(images).softmax(1)
@@ -261,7 +262,7 @@ def test_the_most_certain_mistakes_come_first(tmp_path: Path) -> None:
     ranked = np.array([[0, 1, 2], [1, 0, 2], [1, 0, 2], [2, 0, 1], [0, 1, 2], [2, 1, 0]])  # 1, 3 and 4 are wrong
     certain = np.array([0.99, 0.5, 0.99, 0.6, 0.9, 0.99], np.float32)
     probabilities = np.stack([certain, (1 - certain) / 2, (1 - certain) / 2], 1)
-    answers = Answers(np.arange(6), class_ids, ranked, probabilities.astype(np.float32))
+    answers = Answers(class_ids, ranked, probabilities.astype(np.float32))
     written = write_classification(tmp_path / "out", answers.report(dataset), dataset, answers)
     assert [path.name for path in written] == ["report.json", *TABLES, "confusion.png", "mistakes.png", "samples.png"]
     assert json.loads(written[0].read_bytes())["top1"] == 0.5
@@ -281,12 +282,12 @@ def test_the_most_certain_mistakes_come_first(tmp_path: Path) -> None:
 def test_a_report_without_pictures_or_mistakes_is_whole(tmp_path: Path) -> None:
     write_pictures(tmp_path, 1)
     dataset = open_class_folders(tmp_path).read("all")
-    none = Answers(*(np.zeros(s, np.int64) for s in (0, 0, (0, 3))), np.zeros((0, 3), np.float32))
+    none = Answers(*(np.zeros(s, np.int64) for s in (0, (0, 3))), np.zeros((0, 3), np.float32))
     assert (
         json.loads(write_classification(tmp_path / "none", none.report(dataset), dataset, none)[0].read_bytes())["top1"]
         is None
     )
-    right = Answers(np.arange(3), np.arange(3), (np.arange(3)[:, None] + np.arange(3)) % 3, np.ones((3, 3), np.float32))
+    right = Answers(np.arange(3), (np.arange(3)[:, None] + np.arange(3)) % 3, np.ones((3, 3), np.float32))
     assert len(write_classification(tmp_path / "right", right.report(dataset), dataset, right)) == 6
 
 
@@ -296,8 +297,8 @@ def test_a_run_learns_colours_and_leaves_a_folder(tmp_path: Path) -> None:
     model = tiny()
     recipe = recipes.replace(CLASSIFY, {"epochs": 6, "batch_size": 8, "learning_rate": 0.03, "warmup_epochs": 0.5})
     settings = RunSettings(out=tmp_path / "run", workers=0, accelerator="cpu")
-    averaged = fit(model, ClassifyTask(model.config, train, val), recipe, settings)
-    report = classify_all(averaged, val, Fabric(accelerator="cpu", devices=1), workers=0).report(val)
+    averaged = fit(model, Task(model.config, train, val), recipe, settings)
+    report = classify(averaged, val).report(val)
     assert report.top1 == 1.0
     left = {path.name for path in (tmp_path / "run").iterdir()}
     assert {"best.safetensors", "last.safetensors", "run.json", "metrics.csv", "curves.png", "state.pt"} <= left
@@ -349,7 +350,9 @@ def test_recipe_follows_the_amount_of_data() -> None:
 
 def test_a_classifier_for_new_classes_keeps_what_it_knows() -> None:
     known = create_classifier("efficientnet-lite0", pretrained="imagenet")
-    fresh = classifier_for(CLASSES, "efficientnet-lite0", image_size=96)
+    fresh = create_classifier(
+        "efficientnet-lite0", class_names=CLASSES, image_size=96, pretrained="imagenet", replace_head=True
+    )
     assert fresh.config.class_names == CLASSES
     assert fresh.config.image_size_hw == (96, 96)
     assert torch.equal(fresh.backbone.stem.conv.weight, known.backbone.stem.conv.weight)  # type: ignore[union-attr]
@@ -359,7 +362,7 @@ def test_a_classifier_for_new_classes_keeps_what_it_knows() -> None:
         scores = fresh.eval()(torch.randn(4, 3, 96, 96, generator=torch.Generator().manual_seed(0))).softmax(1)
     assert float(scores.max()) < 0.7
     with pytest.raises(UnknownNameError, match="efficientnet-lite0"):
-        classifier_for(CLASSES, "efficientnet-lit0")
+        create_classifier("efficientnet-lit0", class_names=CLASSES)
 
 
 @pytest.mark.slow
@@ -371,12 +374,15 @@ def test_blood_cells_are_told_apart(shared: Path, tmp_path: Path) -> None:
     for split, most in (("train", 80), ("val", 30), ("test", 60)):
         write_cells(folder.read(split), tmp_path / "cells" / split, most)
     train, val = read_classes(tmp_path / "cells")
-    model = classifier_for(train.class_names, image_size=96)
+    names = train.class_names
+    model = create_classifier(
+        "efficientnet-lite0", class_names=names, image_size=96, pretrained="imagenet", replace_head=True
+    )
     recipe = recipes.replace(choose_classify_recipe(len(train)), {"epochs": 8})
     settings = RunSettings(out=tmp_path / "run", accelerator="cpu")
-    averaged = fit(model, ClassifyTask(model.config, train, val), recipe, settings)
+    averaged = fit(model, Task(model.config, train, val), recipe, settings)
     test = open_class_folders(tmp_path / "cells").read("test", train.class_names)
-    report = classify_all(averaged, test, Fabric(accelerator="cpu", devices=1)).report(test)
+    report = classify(averaged, test).report(test)
     print(report)
     assert report.top1 is not None
     assert report.top1 >= 0.95

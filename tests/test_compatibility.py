@@ -15,6 +15,7 @@ from PIL import Image
 from torch import nn
 
 from phidet import load_model
+from phidet.architectures.classifier.middle import classifier_input
 from phidet.architectures.classifier.network import Classifier
 from phidet.architectures.efficientdet.network import EfficientDet
 from phidet.cli.main import main
@@ -22,7 +23,6 @@ from phidet.detections.settings import PostprocessSettings
 from phidet.images.prepare import prepare
 from phidet.inference.detector import Detector
 from phidet.serve.models.model import detector_loader
-from phidet.training.augmentation.classification import classifier_input
 from serve_server import b64, serving, settings_for
 
 KEPT = Path(__file__).parent / "data" / "version-0.1"

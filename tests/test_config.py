@@ -31,7 +31,7 @@ from phidet.architectures.efficientdet.published import (
     DETECTOR_NAMES,
     FAMILIES,
     detector_config,
-    family,
+    family_of,
     scaled_detector_config,
 )
 from phidet.core.errors import ConfigError, UnknownNameError
@@ -283,7 +283,7 @@ def test_preprocessing_constants() -> None:
         (detector_config, "efficientdet_lite0", "efficientdet-lite0"),
         (classifier_config, "efficientnet-b9", "efficientnet-b"),
         (classifier_config, "resnet-50", "resnet50"),
-        (family, "efficientdet-resnet5", "efficientdet-resnet50"),
+        (family_of, "efficientdet-resnet5", "efficientdet-resnet50"),
     ],
 )
 def test_unknown_names_give_the_nearest(call: object, name: str, near: str) -> None:
@@ -295,7 +295,7 @@ def test_unknown_names_give_the_nearest(call: object, name: str, near: str) -> N
 
 def test_names_near_nothing_give_the_list() -> None:
     with pytest.raises(UnknownNameError, match=r"unknown family 'yolo'\. Known: efficientdet, ") as caught:
-        family("yolo")
+        family_of("yolo")
     assert caught.value.near == []
     assert all(name in str(caught.value) for name in FAMILIES)
 

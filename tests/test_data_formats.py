@@ -119,3 +119,16 @@ def test_the_doctor_says_that_images_are_nearly_black(
     advice = [a["text"] for a in report["advice"] if "nearly black" in a["text"]]
     assert len(advice) == said
     assert report["splits"][0]["images"] == 4  # they can be used all the same
+
+
+@pytest.mark.parametrize("command", [["doctor"], ["convert-data", "--to", "tfrecord"]])
+def test_what_libraries_in_c_say_of_an_image_is_not_shown(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    factory.yolo(tmp_path / "images/train", tmp_path / "labels/train")
+    content = bytearray(encoded(photo(np.random.default_rng(0)).convert("1"), "TIFF", compression="group4"))
+    content[20:60] = bytes(byte ^ 0x55 for byte in content[20:60])  # libtiff writes a line for each row of these
+    (tmp_path / "images/train/two.png").write_bytes(content)
+    out = [str(tmp_path / "out")] if command[0] == "convert-data" else []
+    main([*command, str(tmp_path), *out])
+    assert "Fax4Decode" not in capfd.readouterr().err

@@ -25,15 +25,20 @@ import peers
 from conftest import off_by, randomise
 from peers import same_tensors as same
 from phidet import convert, create_classifier, create_model, save_model
+from phidet.architectures.backbones.dialects import LUKEMELAS, TIMM, TORCHVISION
+from phidet.architectures.backbones.published_files import backbone_file
 from phidet.architectures.classifier.network import Classifier
 from phidet.architectures.classifier.published import classifier_config
-from phidet.architectures.dialects import AUTOML, EFFDET, LUKEMELAS, TIMM, TORCHVISION, ZYLO117, Config, Dialect
+from phidet.architectures.dialect import Config, Dialect
 from phidet.architectures.efficientdet.config import ASPECTS_2020, ASPECTS_OFFICIAL, FeatureNetworkConfig, ModelConfig
+from phidet.architectures.efficientdet.dialect_automl import AUTOML
+from phidet.architectures.efficientdet.dialect_effdet import EFFDET
+from phidet.architectures.efficientdet.dialect_zylo117 import ZYLO117
 from phidet.architectures.efficientdet.network import EfficientDet
-from phidet.architectures.efficientdet.published import detector_config, family, scaled_detector_config
+from phidet.architectures.efficientdet.published import detector_config, family_of, scaled_detector_config
 from phidet.core.errors import CheckpointError
 from phidet.core.structs import replace
-from phidet.weights.create import imagenet_path
+from phidet.weights.create import local_or_fetched
 from phidet.weights.load import load_into, open_source
 from phidet.weights.mapping import to_ours, to_theirs, weights_of
 from phidet.weights.read import recognise
@@ -127,7 +132,7 @@ def test_a_dialect_without_a_place_says_so() -> None:
         (TIMM, lite0, "feature_network"),
         (LUKEMELAS, lite0, "feature_network"),
         (TIMM, classifier_config("resnet18"), "backbone"),
-        (EFFDET, scaled_detector_config(0, family("efficientdet-resnet18")), "backbone"),
+        (EFFDET, scaled_detector_config(0, family_of("efficientdet-resnet18")), "backbone"),
         (TORCHVISION, b0, "backbone"),
     ]
     for dialect, config, part in cases:
@@ -456,7 +461,7 @@ def test_torchvision_accepts_our_file_and_answers_alike(name: str, tmp_path: Pat
 
 
 def test_lukemelas_file_comes_back_as_it_was(tmp_path: Path) -> None:
-    path = imagenet_path("efficientnet-lite0")
+    path = local_or_fetched(backbone_file("efficientnet-lite0"))
     original = torch.load(path, weights_only=True)
     convert(path, tmp_path / "ours.safetensors", "efficientnet-lite0")
     convert(tmp_path / "ours.safetensors", tmp_path / "back.pth", to="lukemelas")

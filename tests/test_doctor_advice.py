@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 
 from doctor_data import coco, scene
+from phidet.architectures.efficientdet.architecture import EFFICIENTDET
 from phidet.architectures.efficientdet.published import detector_config
 from phidet.data.doctor.examine import examine
 from phidet.data.doctor.facts import Report
 
 LITE0 = detector_config("efficientdet-lite0")
 INSIDE, REACHING_OUT = [20.0, 30.0, 40.0, 50.0], [100.0, 90.0, 90.0, 20.0]  # x, y, width, height in 160×120 pixels
+view = EFFICIENTDET.doctor_view
 
 
 def report_on(folder: Path, boxes: list[list[float]], **changes: object) -> Report:
@@ -24,7 +26,7 @@ def report_on(folder: Path, boxes: list[list[float]], **changes: object) -> Repo
     for annotation in content["annotations"]:
         annotation |= changes
     file.write_text(json.dumps(content))
-    return examine(folder, LITE0, decode=False).report
+    return examine(folder, view(LITE0), decode=False).report
 
 
 def advice(report: Report, severity: str, words: str) -> bool:
@@ -64,7 +66,7 @@ def test_a_group_is_noted(tmp_path: Path) -> None:
     content = json.loads(file.read_text())
     content["categories"][0]["supercategory"] = "pets"
     file.write_text(json.dumps(content))
-    report = examine(folder, LITE0, decode=False).report
+    report = examine(folder, view(LITE0), decode=False).report
     assert (report.classes.names, report.classes.unused) == (["cat"], [])
     assert advice(report, "note", "only groups others is not used as a class")
 

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from doctor_data import broken_yolo, coco, encoded, hashes, scene, write
+from phidet.architectures.efficientdet.architecture import EFFICIENTDET
 from phidet.architectures.efficientdet.published import detector_config
 from phidet.cli.main import main
 from phidet.core.errors import ConfigError
@@ -27,9 +28,12 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, st
     folder = tmp_path_factory.mktemp("broken") / "data"
     expected = broken_yolo(folder)
     before = hashes(folder)
-    examination = examine(folder, LITE0)
+    examination = examine(folder, view(LITE0))
     assert hashes(folder) == before
     return folder, expected, examination
+
+
+view = EFFICIENTDET.doctor_view
 
 
 def found_by_stem(examination: Examination) -> dict[str, set[str]]:
@@ -96,12 +100,12 @@ def test_json_holds_every_finding(
 
 def test_two_examinations_say_the_same(broken: tuple[Path, dict[str, str], Examination]) -> None:
     folder, _, examination = broken
-    assert examine(folder, LITE0).report == examination.report
+    assert examine(folder, view(LITE0)).report == examination.report
 
 
 def test_fast_finds_what_headers_and_bytes_tell(broken: tuple[Path, dict[str, str], Examination]) -> None:
     folder, expected, _ = broken
-    fast = found_by_stem(examine(folder, LITE0, decode=False))
+    fast = found_by_stem(examine(folder, view(LITE0), decode=False))
     decoding = {stem for stem in expected if stem.startswith(("cut", "bad-checksum", "float", "wide", "head"))}
     assert fast == {
         stem: {kind} for stem, kind in expected.items() if kind != "near" and (stem not in decoding or stem in fast)
@@ -119,7 +123,7 @@ def test_the_clean_copy_opens_without_a_finding_and_the_original_stays(
     assert main(["doctor", str(folder), "--fix", str(out)]) == 3  # the exit code is about DATA
     assert "left out 8 that cannot be used, 1 copies, 1 boxes" in capsys.readouterr().err
     assert hashes(folder) == before
-    clean = examine(out, LITE0).report
+    clean = examine(out, view(LITE0)).report
     assert (clean.findings, clean.duplicate_boxes, clean.unused_files, clean.errors) == ([], [], [], 0)
     assert [group.kind for group in clean.duplicate_images] == ["near"]
     old = {split.name: split for split in examination.report.splits}
@@ -164,7 +168,9 @@ def test_the_sheets_of_one_seed_are_the_same_bytes_and_show_other_samples_for_an
 def test_samples_show_every_class_before_they_show_one_again(tmp_path: Path) -> None:
     plain = [(scene(i), [("cat", [10.0, 10, 50, 50])]) for i in range(40)]
     rare = [(scene(100 + i), [(name, [10.0, 10, 50, 50])]) for i, name in enumerate(("dog", "owl", "yak"))]
-    dataset = examine(coco(tmp_path, {"train": plain + rare}, ["cat", "dog", "owl", "yak"]), LITE0).datasets["train"]
+    dataset = examine(coco(tmp_path, {"train": plain + rare}, ["cat", "dog", "owl", "yak"]), view(LITE0)).datasets[
+        "train"
+    ]
     for seed in range(5):
         chosen = choose_samples(dataset, {41}, seed, most=6)
         shown = [dataset.annotations(i).class_ids.tolist()[0] for i in chosen]
@@ -178,7 +184,7 @@ def test_an_image_of_another_size_than_its_labels_say_is_an_error_and_is_left_ou
     folder = coco(tmp_path / "data", {"train": images, "val": [(scene(9), [("cat", [1.0, 1, 30, 40])])]}, ["cat"])
     write(folder / "train" / "train-1.png", encoded(scene(1, (200, 120))))
     for decode in (True, False):
-        examination = examine(folder, LITE0, decode)
+        examination = examine(folder, view(LITE0), decode)
         (group,) = examination.report.findings
         assert (group.kind, group.items[0].where) == ("image size wrong", "train-1.png")
         assert group.items[0].what == "has 200×120 pixels, its labels say 160×120"
@@ -191,7 +197,7 @@ def test_two_broken_files_are_errors_and_not_copies_of_each_other(tmp_path: Path
     for i in range(2):
         write(folder / "train" / f"train-{i}.png", b"")
     for decode in (True, False):
-        report = examine(folder, LITE0, decode).report
+        report = examine(folder, view(LITE0), decode).report
         assert [(group.kind, len(group.items)) for group in report.findings] == [("image unreadable", 2)]
         assert report.duplicate_images == []
 
@@ -199,7 +205,7 @@ def test_two_broken_files_are_errors_and_not_copies_of_each_other(tmp_path: Path
 def test_a_split_that_cannot_be_read_is_an_error_and_the_others_are_examined(tmp_path: Path) -> None:
     folder = coco(tmp_path, {"train": [(scene(1), [("cat", [10.0, 10, 50, 50])])]}, ["cat"])
     write(folder / "annotations" / "val.json", '{"images": [], "annotations": [')
-    report = examine(folder, LITE0).report
+    report = examine(folder, view(LITE0)).report
     assert [split.name for split in report.splits] == ["train"]
     assert report.findings[0].kind == "split unreadable"
     assert report.advice[0].severity == "error"

@@ -15,6 +15,7 @@ from PIL import Image
 
 from doctor_data import Pixels, coco, encoded, scene, write
 from phidet.architectures.efficientdet.anchors import generate_anchors
+from phidet.architectures.efficientdet.architecture import EFFICIENTDET
 from phidet.architectures.efficientdet.config import AnchorConfig
 from phidet.architectures.efficientdet.coverage import best_ious, examine_coverage
 from phidet.architectures.efficientdet.published import detector_config
@@ -33,6 +34,7 @@ D0 = detector_config("efficientdet-d0")
 
 
 # ---------------------------------------------------------------- anchors
+view = EFFICIENTDET.doctor_view
 
 
 def test_best_iou_of_a_square_between_anchors_by_hand() -> None:
@@ -73,7 +75,7 @@ def test_coverage_is_brute_force_after_the_resize(tmp_path: Path) -> None:
         low = rng.uniform(0, 60, (5, 2))
         boxes = np.concatenate([low, rng.uniform(2, 20 * (1 + i % 4), (5, 2))], axis=1)
         images.append((scene(i, (width, height)), [("cat", box.round(2).tolist()) for box in boxes]))
-    dataset = examine(coco(tmp_path, {"train": images}, ["cat"]), D0, decode=False).datasets["train"]
+    dataset = examine(coco(tmp_path, {"train": images}, ["cat"]), view(D0), decode=False).datasets["train"]
     scaled = [
         dataset.annotations(i).boxes_xyxy.astype(np.float64) * min(512 / h, 512 / w)
         for i in range(12)
@@ -108,7 +110,7 @@ def test_small_boxes_bring_the_suggestion_of_smaller_anchors_and_a_larger_input(
     for i in range(10):
         corners = rng.uniform(0, 250, (10, 2)).round(1).tolist()
         images.append((scene(i, (320, 320)), [("cat", [x, y, 15.0, 15.0]) for x, y in corners]))
-    report = examine(coco(tmp_path, {"train": images}, ["cat"]), LITE0, decode=False).report
+    report = examine(coco(tmp_path, {"train": images}, ["cat"]), view(LITE0), decode=False).report
     coverage = report.coverage
     assert coverage is not None
     assert coverage.recall.all == 0  # 225 of at least 24² pixels
@@ -184,7 +186,7 @@ def test_copies_tell_whether_their_labels_agree_and_leave_the_training_split(tmp
     }
     folder = coco(tmp_path, splits, ["cat"])
     write(folder / "val" / "val-0.png", encoded(scene(1), compress_level=1))
-    examination = examine(folder, LITE0)
+    examination = examine(folder, view(LITE0))
     groups = {tuple(sorted(m.image for m in g.members)): g for g in examination.report.duplicate_images}
     told = {images: (group.kind, group.same_labels) for images, group in groups.items()}
     assert told == {
@@ -203,10 +205,10 @@ def test_the_clean_copy_has_one_list_of_classes_where_the_splits_had_two(tmp_pat
     box = [10.0, 10, 50, 50]
     coco(tmp_path / "data", {"train": [(scene(1), [("dog", box)])]}, ["cat", "dog"])
     folder = coco(tmp_path / "data", {"val": [(scene(2), [("dog", box), ("owl", box)])]}, ["dog", "owl"])
-    examination = examine(folder, LITE0)
+    examination = examine(folder, view(LITE0))
     assert examination.report.classes.lists_differ == ["val"]
     write_fixed(examination, tmp_path / "clean")
-    clean = examine(tmp_path / "clean", LITE0).report
+    clean = examine(tmp_path / "clean", view(LITE0)).report
     assert clean.classes.lists_differ == []
     assert [split.classes for split in clean.splits] == [
         {"cat": 0, "dog": 1, "owl": 0},
@@ -226,7 +228,7 @@ def test_training_on_what_is_validated_on_is_leakage(tmp_path: Path) -> None:
         write(tmp_path / "images" / f"{i}.png", encoded(scene(i)))
         write(tmp_path / "labels" / f"{i}.txt", "0 0.5 0.5 0.3 0.3\n")
     write(tmp_path / "data.yaml", "names: [cat]\ntrain: images\nval: images\n")
-    report = examine(tmp_path, LITE0).report
+    report = examine(tmp_path, view(LITE0)).report
     assert [(group.kind, group.splits) for group in report.duplicate_images] == [("same file", ["train", "val"])] * 4
     assert any("LEAKAGE: 4 pictures are both in train and in val" in advice.text for advice in report.advice)
 
@@ -261,7 +263,7 @@ def test_counts_bins_and_classes_by_hand(tmp_path: Path) -> None:
         ],
         "val": [(scene(4, (320, 240)), [("ant", [0.0, 0, 95, 96]), ("cow", [10.0, 10, 64, 64])])],
     }
-    report = examine(coco(tmp_path, splits, ["ant", "bee", "cow", "dog"]), LITE0).report
+    report = examine(coco(tmp_path, splits, ["ant", "bee", "cow", "dog"]), view(LITE0)).report
     train, val = report.splits
     assert train.classes == {"ant": 2 + len(many), "bee": 1, "cow": 0, "dog": 0}
     assert (train.images, train.images_without_objects, train.crowded_images) == (3, 1, 1)
@@ -283,7 +285,7 @@ def test_objects_labelled_twice_are_those_above_iou_095_of_one_class_in_one_imag
         boxes = rng.uniform(25, 60, (30, 4)).round(1)
         boxes[10:20] = boxes[:10] + rng.uniform(0, 0.7, (10, 4)).round(2)
         images.append((scene(i), [(("cat", "dog")[j % 2], box.tolist()) for j, box in enumerate(boxes)]))
-    examination = examine(coco(tmp_path, {"train": images}, ["cat", "dog"]), LITE0, decode=False)
+    examination = examine(coco(tmp_path, {"train": images}, ["cat", "dog"]), view(LITE0), decode=False)
     dataset = examination.datasets["train"]
     expected = set()
     for i in range(6):
@@ -301,7 +303,7 @@ def test_objects_labelled_twice_are_those_above_iou_095_of_one_class_in_one_imag
 
 def test_bccd_is_what_a_count_of_its_xml_says(shared: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = shared / "data" / "bccd"
-    report = examine(folder, LITE0).report
+    report = examine(folder, view(LITE0)).report
     by_name = {split.name: split for split in report.splits}
     assert by_name["trainval"].made_of == ["train", "val"]
     for name, split in by_name.items():
@@ -330,7 +332,7 @@ def test_bccd_is_what_a_count_of_its_xml_says(shared: Path, capsys: pytest.Captu
 
 
 def test_coco128_has_labels_without_images_and_no_copies(shared: Path) -> None:
-    report = examine(shared / "data" / "coco128" / "object_detection", LITE0).report
+    report = examine(shared / "data" / "coco128" / "object_detection", view(LITE0)).report
     assert report.unused_files == [f"labels/train2017/000000000{number}.txt" for number in (656, 659)]
     assert (report.findings, report.duplicate_images, report.errors) == ([], [], 0)
     assert report.classes.unused == ["parking meter", "cow", "toaster", "hair drier"]
@@ -363,8 +365,8 @@ def test_mistakes_end_in_one_message(
 
 def test_model_and_size_decide_the_coverage(tmp_path: Path) -> None:
     folder = coco(tmp_path, {"train": [(scene(1), [("cat", [10.0, 10, 20, 20])])]}, ["cat"])
-    small = examine(folder, replace(LITE0, {"image_size_hw": (128, 128)}), decode=False).report
-    large = examine(folder, replace(LITE0, {"image_size_hw": (640, 640)}), decode=False).report
+    small = examine(folder, view(replace(LITE0, {"image_size_hw": (128, 128)})), decode=False).report
+    large = examine(folder, view(replace(LITE0, {"image_size_hw": (640, 640)})), decode=False).report
     assert small.splits[0].boxes_at_input == Bins(1, 0, 0)  # 16 pixels
     assert large.splits[0].boxes_at_input == Bins(0, 1, 0)  # 80 pixels
     assert small.coverage is not None

@@ -20,12 +20,13 @@ from phidet.architectures.efficientdet.anchors import generate_anchors
 from phidet.architectures.efficientdet.decode import postprocess, with_best
 from phidet.architectures.efficientdet.explain import gradient_evidence
 from phidet.architectures.efficientdet.network import EfficientDet
+from phidet.architectures.registry import architecture_of
 from phidet.cli.main import main
 from phidet.core.errors import ConfigError, UnknownNameError
 from phidet.core.structs import replace
 from phidet.data.layouts import open_data
 from phidet.detections.settings import PostprocessSettings
-from phidet.evaluation.explain import class_names_of, explain, overlay
+from phidet.evaluation.explain import explain, overlay
 from phidet.images.prepare import prepare
 
 CLASSES = ("bolt", "nut", "washer")
@@ -133,7 +134,7 @@ def test_a_class_can_be_asked_for() -> None:
 
 def test_imagenets_classes_have_names() -> None:
     model = create_classifier("efficientnet-lite0")
-    names = class_names_of(model)
+    names = architecture_of(model.config).class_names(model.config)
     assert len(set(names)) == 1000
     assert (names[281], names[340]) == ("tabby", "zebra")
 

@@ -24,11 +24,11 @@ from phidet.evaluation.measure import COCO_SETTINGS
 from phidet.images.prepare import Preprocess, prepare
 from phidet.training import recipe as recipes
 from phidet.training.augmentation.detection import augment
-from phidet.training.detection import DetectionTask
 from phidet.training.fit import RunSettings, fit
 from phidet.training.loading import EpochSampler, EvalImages, TrainImages, collate, eval_loader, normalise, train_loader
 from phidet.training.optim import RunningAverage, peak_rate, rate_at
 from phidet.training.recipe import PAPER, SMALL, Augmentation, choose_recipe, recipe_named
+from phidet.training.task import Task
 
 STILL = Augmentation(scale_jitter=(1.0, 1.0), flip=0.0)
 CLASSES = ("bolt", "nut", "washer")
@@ -180,7 +180,7 @@ def fresh(seed: int = 0) -> EfficientDet:
 def train(
     model: EfficientDet, data: Dataset, val: Dataset | None, recipe: recipes.Recipe, settings: RunSettings
 ) -> EfficientDet:
-    return fit(model, DetectionTask(model.config, data, val), recipe, settings)
+    return fit(model, Task(model.config, data, val), recipe, settings)
 
 
 def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(

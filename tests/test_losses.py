@@ -18,14 +18,8 @@ from torch import Tensor
 from phidet.architectures.efficientdet import losses
 from phidet.architectures.efficientdet.anchors import generate_anchors
 from phidet.architectures.efficientdet.config import AnchorConfig
-from phidet.architectures.efficientdet.losses import (
-    DetectionLoss,
-    LossConfig,
-    box_iou_loss,
-    detection_loss,
-    focal_loss,
-    huber_loss,
-)
+from phidet.architectures.efficientdet.loss_config import LossConfig
+from phidet.architectures.efficientdet.losses import DetectionLoss, box_iou_loss, detection_loss, focal_loss, huber_loss
 from phidet.architectures.efficientdet.network import RawOutputs
 from phidet.architectures.efficientdet.targets import Targets
 from phidet.core.errors import ConfigError, InputError

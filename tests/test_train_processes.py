@@ -22,9 +22,10 @@ from phidet.architectures.efficientdet.network import EfficientDet
 from phidet.core.structs import replace
 from phidet.data.class_folders import open_class_folders
 from phidet.data.layouts import open_data
+from phidet.evaluation.classification_report import answers_of
 from phidet.evaluation.coco_figures import evaluate_coco
 from phidet.training.checkpointing import recompute_activations
-from phidet.training.evaluate import classify_all, detect
+from phidet.training.evaluate import detect
 from test_train_run import write_squares
 
 MEMORY = """
@@ -92,7 +93,8 @@ def test_four_processes_tell_classes_as_one_does(tmp_path: Path) -> None:
     torchrun(4, "classify", tmp_path)
     fabric = Fabric(accelerator="cpu", devices=1)
     data = open_class_folders(tmp_path).read("all")
-    alone = msgspec.json.encode(classify_all(test_classify.tiny(), data, fabric, 2, workers=0).report(data))
+    answers = detect(test_classify.tiny(), data, fabric, 2, workers=0)
+    alone = msgspec.json.encode(answers_of(*answers).report(answers.dataset))
     reports = sorted(tmp_path.glob("report-*.json"))
     assert len(reports) == 4
     assert {report.read_bytes() for report in reports} == {alone}

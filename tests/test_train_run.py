@@ -35,9 +35,9 @@ from phidet.inference.detector import Detector
 from phidet.training import fit as training
 from phidet.training import recipe as recipes
 from phidet.training.about import Request
-from phidet.training.detection import DetectionTask
 from phidet.training.fit import RunSettings
 from phidet.training.run import next_folder, resume
+from phidet.training.task import Task
 
 CLASSES = ("bolt", "nut", "washer")
 QUICK = {"batch_size": 4, "warmup_epochs": 0.5}
@@ -439,7 +439,7 @@ def test_what_is_frozen_is_what_runs_on_several_gpus(
     monkeypatch.setattr(
         training, "share_batch_norms", lambda model, _: torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
     )
-    task = DetectionTask(model.config, open_data(data).read("train"), None)
+    task = Task(model.config, open_data(data).read("train"), None)
     learner = training.prepare_learner(Two(), model, task, recipe, settings(tmp_path / "run"))  # type: ignore[arg-type]
     running = set(model.modules())
     assert isinstance(model.backbone.bn1, torch.nn.SyncBatchNorm)  # type: ignore[union-attr]

@@ -12,10 +12,10 @@ from phidet import create_model, save_model, train
 from phidet.data.layouts import open_data
 from phidet.evaluation.coco_figures import evaluate_coco
 from phidet.training import fit as training
-from phidet.training.detection import DetectionTask
 from phidet.training.evaluate import detect
 from phidet.training.fit import RunSettings, fit
 from phidet.training.recipe import SMALL, Augmentation, replace
+from phidet.training.task import Task
 from test_train_run import CLASSES, QUICK, settings, write_squares
 
 pytestmark = pytest.mark.slow
@@ -29,7 +29,7 @@ def test_eight_images_of_eighty_classes_are_learned_by_heart(shared: Path, tmp_p
     still = Augmentation(scale_jitter=(1.0, 1.0), flip=0.0)
     recipe = replace(SMALL, {"epochs": 10, "batch_size": 8, "augmentation": still})
     again = eight.subset([*range(8)] * 20, "eight, twenty times")  # an epoch that is worth its files
-    trained = fit(model, DetectionTask(model.config, again, None), recipe, settings(tmp_path / "run"))
+    trained = fit(model, Task(model.config, again, None), recipe, settings(tmp_path / "run"))
     report = evaluate_coco(*detect(trained, eight, Fabric(accelerator="cpu", devices=1), workers=0))
     print(f"AP {report.ap:.3f}")
     assert report.ap is not None

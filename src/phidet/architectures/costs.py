@@ -14,10 +14,9 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from phidet.architectures.classifier.config import ClassifierConfig
-from phidet.architectures.classifier.network import Classifier
-from phidet.architectures.efficientdet.config import ModelConfig
-from phidet.architectures.efficientdet.network import EfficientDet
+from phidet.architectures.base import NetworkConfig
+from phidet.architectures.model import Model
+from phidet.architectures.registry import architecture_of
 
 
 class Cost(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,15 +55,13 @@ def _counting(network: nn.Module, counts: dict[str, int]) -> Iterator[None]:
             handle.remove()
 
 
-def build_on_meta(config: ModelConfig | ClassifierConfig) -> EfficientDet | Classifier:
+def build_on_meta(config: NetworkConfig) -> Model:
     """The network without memory for its weights."""
     with torch.device("meta"):
-        return EfficientDet(config) if isinstance(config, ModelConfig) else Classifier(config)
+        return architecture_of(config).build(config)
 
 
-def count_costs(
-    config: ModelConfig | ClassifierConfig, image_size_hw: tuple[int, int] | None = None
-) -> dict[str, Cost]:
+def count_costs(config: NetworkConfig, image_size_hw: tuple[int, int] | None = None) -> dict[str, Cost]:
     """Cost of each part by name: backbone, feature_network, class_head, box_head (or backbone, head, linear).
 
     Args:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Literal, NamedTuple
-
-from phidet.architectures.classifier.config import ClassifierConfig
-from phidet.architectures.efficientdet.config import ModelConfig
+from typing import Any, Literal, NamedTuple
 
 Layout = Literal["same", "hwio", "hwc1", "scalars"]
 """How a foreign tensor is stored: as ours; HWIO kernels; HWC1 depthwise kernels; one scalar per key."""
 
-Config = ModelConfig | ClassifierConfig
+Config = Any
+"""The config of whichever architecture a dialect belongs to; see :class:`phidet.architectures.base.NetworkConfig`."""
 
 
 class Slot(NamedTuple):
@@ -35,6 +33,7 @@ class Dialect(NamedTuple):
             file of backbones). ``num_batches_tracked`` is never asked for.
         canonical: a file's key as the dialect spells it, ``None`` for entries that are no weights.
         anchors_2020: whether its detectors were trained with the anchor aspects of mid 2020 (1.4, 0.7).
+        writable: whether phidet writes files of it.
         fillers: keys that the dialect's own code wants in a file although nothing reads them, with their length.
     """
 
@@ -43,6 +42,7 @@ class Dialect(NamedTuple):
     slot: Callable[[str, Config], Slot | None]
     canonical: Callable[[str], str | None]
     anchors_2020: bool = False
+    writable: bool = True
     fillers: Callable[[Config], dict[str, int]] = lambda config: {}
 
 

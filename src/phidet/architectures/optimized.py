@@ -1,29 +1,45 @@
-"""Runs a detector's program in PyTorch: the same answers as the model it came from, sooner, and for inference only."""
+"""Runs a network's program in PyTorch: the same answers as the model it came from, sooner, and for inference only."""
 
 from __future__ import annotations
+
+from typing import Any, Generic, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from phidet.architectures.config import Activation
-from phidet.architectures.efficientdet.lower import compile_program
-from phidet.architectures.efficientdet.network import EfficientDet, RawOutputs
 from phidet.architectures.layers import pad_same, same_max_pool
-from phidet.architectures.program import Conv, Gate, MaxPool, Mean, Operation, Predict, Scale, Sum, Upsample, inputs_of
+from phidet.architectures.program import (
+    Conv,
+    Gate,
+    MaxPool,
+    Mean,
+    Operation,
+    Predict,
+    Program,
+    Scale,
+    Sum,
+    Upsample,
+    inputs_of,
+)
+
+OutputsT = TypeVar("OutputsT", bound=tuple[Any, ...])
 
 
-class OptimizedDetector(nn.Module):
-    """A copy of ``model`` with everything constant folded, channels-last; later changes of ``model`` do not reach it.
+class OptimizedNetwork(nn.Module, Generic[OutputsT]):
+    """A copy of a network with everything constant folded, channels-last; later changes of it do not reach the copy.
 
-    Takes what ``model`` takes and gives what it gives, to rounding. No gradients, no training mode.
+    Takes what the network takes and gives what it gives, to rounding. No gradients, no training mode.
+
+    Args:
+        program: of the network, as its architecture lowers it.
+        outputs_type: the named tuple that the network returns; its fields are the program's outputs.
     """
 
-    def __init__(self, model: EfficientDet) -> None:
+    def __init__(self, program: Program, outputs_type: type[OutputsT]) -> None:
         super().__init__()
-        self.config = model.config
-        program = compile_program(model)
-        self.class_logits, self.box_deltas = program.class_logits, program.box_deltas
+        self.outputs, self.outputs_type = program.outputs, outputs_type
         self.operations = program.operations
         for i, operation in enumerate(program.operations):
             if isinstance(operation, Conv | Predict):  # as buffers they follow the module to devices and types
@@ -42,20 +58,15 @@ class OptimizedDetector(nn.Module):
         return next(self.buffers()).device
 
     @torch.inference_mode()
-    def forward(self, images: Tensor) -> RawOutputs:
-        """Normalised images (B, 3, H, W) to raw outputs, as
-        :meth:`phidet.architectures.efficientdet.network.EfficientDet.forward`.
-        """
+    def forward(self, images: Tensor) -> OutputsT:
+        """Normalised images (B, 3, H, W) to raw outputs, as the network's own forward."""
         values: list[Tensor | None] = [images.contiguous(memory_format=torch.channels_last)]
         for i, operation in enumerate(self.operations):
             inputs = [values[x] for x in inputs_of(operation)]
             values.append(self._run(i, operation, [x for x in inputs if x is not None]))
             for x in self.dead_after[i]:
                 values[x] = None  # gives its memory back
-        class_logits, box_deltas = values[self.class_logits], values[self.box_deltas]
-        assert class_logits is not None
-        assert box_deltas is not None
-        return RawOutputs(class_logits, box_deltas)
+        return self.outputs_type(**{name: values[value] for name, value in self.outputs.items()})
 
     def _run(self, index: int, operation: Operation, inputs: list[Tensor]) -> Tensor:  # noqa: PLR0911 - one per kind
         x = inputs[0]

@@ -10,7 +10,7 @@ A value is named by its number: 0 is the images, and the operation at index i of
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
@@ -89,11 +89,20 @@ Operation = Conv | MaxPool | Scale | Upsample | Sum | Mean | Gate | Predict
 
 
 class Program(NamedTuple):
-    """Operations in order, and the values that leave."""
+    """Operations in order, and the number of each output's value by name."""
 
     operations: list[Operation]
-    class_logits: int
-    box_deltas: int
+    outputs: dict[str, int]
+
+
+class GraphWriter(Protocol):
+    """What an architecture may use to add outputs to an exported graph; see :class:`phidet.export.onnx_graph.Graph`."""
+
+    def add(self, kind: str, inputs: Sequence[str], name: str = "", **attributes: Any) -> str:
+        """Adds an ONNX node with one output and returns the output's name."""
+
+    def constant(self, values: Any, dtype: Any = ...) -> str:
+        """Adds a constant and returns its name."""
 
 
 def inputs_of(operation: Operation) -> tuple[int, ...]:

@@ -13,11 +13,14 @@ class PublishedFile(NamedTuple):
         sha256_prefix: the first hexadecimal digits of its SHA-256; empty where its publisher gives none.
         licence: the licence of the project that it comes from, and that project. The images that weights were trained
             on have terms of their own, which none of these licences speak about.
+        package: a Python package that carries the same weights, for machines that reach a package index and nothing
+            else; empty where there is none.
     """
 
     url: str
     sha256_prefix: str
     licence: str
+    package: str = ""
 
     @property
     def name(self) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from phidet.cli.layout import add_layout
+from phidet.cli.native_noise import without_native_noise
 from phidet.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images-per-shard", type=int, metavar="N", help="for tfrecord (1000)")
 
 
+@without_native_noise()
 def run(args: argparse.Namespace) -> None:
     """Converts and says what was written and what was left out."""
     from phidet.data.layouts import open_data

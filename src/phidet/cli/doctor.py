@@ -6,17 +6,16 @@ import argparse
 import sys
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from phidet.architectures.efficientdet.config import ModelConfig
-from phidet.architectures.efficientdet.published import detector_config
+from phidet.architectures.registry import architecture_of, published_config
 from phidet.cli.info import image_size
 from phidet.cli.layout import add_layout
+from phidet.cli.native_noise import without_native_noise
 from phidet.cli.tables import or_dash, table
 from phidet.core.errors import InputError, PhidetError
-from phidet.core.structs import replace
 from phidet.data.data_folder import LAYOUT_NAMES
 
 if TYPE_CHECKING:
@@ -64,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
 
 
+@without_native_noise()
 def run(args: argparse.Namespace) -> None:
     """Examines, prints, draws and writes what was asked for; errors end in exit code 3."""
     from phidet.data.doctor.examine import examine
@@ -72,10 +72,12 @@ def run(args: argparse.Namespace) -> None:
         from phidet.data.doctor.fix import check_target
 
         check_target(args.data, args.fix)  # now, not after minutes
-    config = detector_config(args.model)
+    config = published_config(args.model, "boxes")
     if args.image_size is not None:
-        config = replace(config, {"image_size_hw": args.image_size})
-    examination = examine(args.data, config, decode=not args.fast, layout=args.layout)
+        config = architecture_of(config).resized(config, args.image_size)
+    examination = examine(
+        args.data, architecture_of(config).doctor_view(config), decode=not args.fast, layout=args.layout
+    )
     report = examination.report
     if args.json:
         print(msgspec.json.format(msgspec.json.encode(report)).decode())
@@ -92,13 +94,15 @@ def run(args: argparse.Namespace) -> None:
         raise InputError(f"{what} in {args.data} that training stumbles over, named above")
 
 
-def _draw(examination: Examination, config: ModelConfig, args: argparse.Namespace) -> None:
+def _draw(examination: Examination, config: Any, args: argparse.Namespace) -> None:
     from phidet.data.doctor.charts import write_charts
     from phidet.data.doctor.sheets import write_sheets
 
     try:
         args.out.mkdir(parents=True, exist_ok=True)
-        written = write_charts(examination.report, examination.datasets, config, args.out)
+        written = write_charts(
+            examination.report, examination.datasets, architecture_of(config).doctor_view(config), args.out
+        )
         written += write_sheets(examination, args.out, args.seed)
     except OSError as error:
         raise PhidetError(f"cannot write to {args.out}: {error.strerror or error}") from error
@@ -106,7 +110,7 @@ def _draw(examination: Examination, config: ModelConfig, args: argparse.Namespac
         print(f"wrote {path}", file=sys.stderr)
 
 
-def _augmented(config: ModelConfig, args: argparse.Namespace) -> None:
+def _augmented(config: Any, args: argparse.Namespace) -> None:
     from phidet.data.hold_out import HELD_OUT, can_hold_out, hold_out
     from phidet.data.layouts import open_data
     from phidet.training.augmentation.sheet import change_augmentation, describe, write_augmented

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from phidet.cli.layout import add_layout
+from phidet.cli.native_noise import without_native_noise
 from phidet.core.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="figures as JSON")
 
 
+@without_native_noise()
 def run(args: argparse.Namespace) -> None:
     """Measures a detector, or a classifier on an image folder."""
 
@@ -150,22 +152,23 @@ def _is_classifier(model: str) -> bool:
     path = model_file(model)
     if path is None or path.suffix != ".safetensors" or not path.is_file():
         return False  # a file for other runtimes, which needs no PyTorch
-    from phidet.training.run import kind_of
+    from phidet.weights.native import read_header
 
-    return kind_of(model) == "classify"
+    header = read_header(path)
+    return header is not None and "classes" in header.architecture.says
 
 
 def _classifier(args: argparse.Namespace) -> None:
     import msgspec
     from lightning_fabric import Fabric
 
-    from phidet.architectures.classifier.network import Classifier
     from phidet.cli.figures import summarise_classification
     from phidet.data.class_folders import open_class_folders
     from phidet.data.hold_out import validation_data
-    from phidet.evaluation.classification_report import write_classification
-    from phidet.training.evaluate import classify_all
-    from phidet.training.run import load_run_model
+    from phidet.evaluation.classification_report import answers_of, write_classification
+    from phidet.inference.runtimes.open_model import find_model
+    from phidet.training.evaluate import detect
+    from phidet.weights.native import load_model
 
     unused = ("score", "iou", "max_objects", "save_detections")
     given = next((name for name in unused if getattr(args, name) is not None), None)
@@ -173,11 +176,11 @@ def _classifier(args: argparse.Namespace) -> None:
         raise ConfigError(
             f"--{given.replace('_', '-')} is for detectors, and {args.model} is a classifier: leave it out"
         )
-    model: Any = load_run_model(args.model)
-    assert isinstance(model, Classifier)
+    model = load_model(find_model(args.model, ".safetensors"))
     measured = validation_data(args.model, open_class_folders(args.data), model.config.class_names, args.split)
-    answers = classify_all(model, measured.dataset, Fabric(devices=1), args.batch)
-    report = answers.report(measured.dataset, measured.trained_on)
+    dataset, detections = detect(model, measured.dataset, Fabric(devices=1), args.batch)
+    answers = answers_of(dataset, detections)
+    report = answers.report(dataset, measured.trained_on)
     if not report.images:
         raise InputError(f"nothing could be measured on {args.data}: no image could be decoded")
     if args.json:
@@ -185,4 +188,4 @@ def _classifier(args: argparse.Namespace) -> None:
     else:
         print(f"{args.model} on {args.data}, split {measured.split}: {summarise_classification(report)}")
     if args.out is not None:
-        _say_written(write_classification(args.out, report, measured.dataset, answers), args.json)
+        _say_written(write_classification(args.out, report, dataset, answers), args.json)

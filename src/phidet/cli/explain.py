@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from phidet.cli.native_noise import without_native_noise
+
 if TYPE_CHECKING:
-    from phidet.architectures.classifier.network import Classifier
-    from phidet.architectures.efficientdet.network import EfficientDet
+    from phidet.architectures.model import Model
 
 EPILOG = """examples:
   phidet explain runs/cells photo.jpg                        what the best detections rest on
@@ -31,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--most", type=int, default=3, metavar="N", help="maps of each model (3)")
 
 
+@without_native_noise()
 def run(args: argparse.Namespace) -> None:
     """Draws the maps of all models beside the picture."""
     from phidet.core.files import write_made
@@ -48,13 +50,13 @@ def run(args: argparse.Namespace) -> None:
     print(f"wrote {args.out}", file=sys.stderr)
 
 
-def _load(name: str) -> EfficientDet | Classifier:
+def _load(name: str) -> Model:
     """A model file, the best one of a run folder, or a published classifier with its ImageNet weights."""
-    from phidet.architectures.classifier.published import CLASSIFIER_NAMES
+    from phidet.architectures.registry import published_names
     from phidet.inference.runtimes.open_model import model_file
     from phidet.weights.create import create_classifier
     from phidet.weights.native import load_model
 
-    if name in CLASSIFIER_NAMES:
+    if name in published_names("classes"):
         return create_classifier(name, pretrained="imagenet").eval()
     return load_model(model_file(name) or Path(name))

@@ -10,7 +10,7 @@ from phidet.cli.layout import add_layout
 from phidet.core.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
-    from phidet.architectures.efficientdet.network import EfficientDet
+    from phidet.architectures.model import Model
     from phidet.data.dataset import Dataset
 
 
@@ -36,12 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Exports and says what was written and how near it is."""
+    from phidet.architectures.header import Precision
     from phidet.cli.signals import ended_by_sigterm
     from phidet.data.hold_out import validation_data
     from phidet.data.layouts import open_data
     from phidet.export.export import SUFFIXES, ExportOptions, export
     from phidet.export.source import load_detector, target_of
-    from phidet.inference.runtimes.header import Precision
 
     precision: Precision = "int8" if args.int8 else "fp16" if args.half else "fp32"
     if args.eval is not None and args.nms:
@@ -74,7 +74,7 @@ def _calibration_data(args: argparse.Namespace, class_names: tuple[str, ...]) ->
     return folder.read(folder.train_split(), class_names)
 
 
-def _evaluate(model: EfficientDet, exported: Path, split: str, dataset: Dataset) -> None:
+def _evaluate(model: Model, exported: Path, split: str, dataset: Dataset) -> None:
     """Prints the figures of the model, in PyTorch, and of its export."""
     from phidet.cli.tables import or_dash, table
     from phidet.evaluation.coco_figures import evaluate_coco

@@ -5,15 +5,18 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from phidet.architectures.classifier.config import ClassifierConfig
-from phidet.architectures.classifier.published import CLASSIFIER_NAMES, classifier_config
+from phidet.architectures.base import NetworkConfig
 from phidet.architectures.config import default_class_names
 from phidet.architectures.efficientdet.config import ModelConfig
-from phidet.architectures.efficientdet.published import DETECTOR_NAMES, detector_config, family, scaled_detector_config
+from phidet.architectures.efficientdet.published import (
+    family_of,
+    scaled_detector_config,
+)
+from phidet.architectures.registry import architecture_of, published_names, publisher_of
 from phidet.cli.tables import billions, or_dash, table
 from phidet.core.errors import ConfigError, PhidetError, UnknownNameError
 from phidet.data.coco_classes import COCO_CLASS_NAMES
@@ -96,21 +99,20 @@ def _draw(name: str, levels: tuple[int, int], out: Path | None) -> None:
     print(f"wrote {out}", file=sys.stderr)
 
 
-def _config(args: argparse.Namespace) -> ModelConfig | ClassifierConfig:
+def _config(args: argparse.Namespace) -> Any:
     if (args.model is None) == (args.phi is None):
         raise ConfigError("name a model (phidet info efficientdet-d0), give --phi, or use --all")
     names = default_class_names(args.num_classes) if args.num_classes is not None else None
     if args.phi is not None:
-        return scaled_detector_config(args.phi, family(args.family), names or COCO_CLASS_NAMES)
-    if args.model in CLASSIFIER_NAMES:
-        return classifier_config(args.model, names)
-    if args.model in DETECTOR_NAMES:
-        return detector_config(args.model, names or COCO_CLASS_NAMES)
+        return scaled_detector_config(args.phi, family_of(args.family), names or COCO_CLASS_NAMES)
+    publisher = publisher_of(args.model)
+    if publisher is not None:
+        return publisher.published_config(args.model, names)
     path = Path(args.model)
     if not path.is_file():
         if path.suffix or len(path.parts) > 1:
             raise ConfigError(f"no model file at {path}")
-        raise UnknownNameError("model", args.model, [*DETECTOR_NAMES, *CLASSIFIER_NAMES])
+        raise UnknownNameError("model", args.model, published_names())
     if names is not None:
         raise ConfigError("a model file has its own classes: leave --num-classes out")
 
@@ -120,13 +122,13 @@ def _config(args: argparse.Namespace) -> ModelConfig | ClassifierConfig:
     return identify(open_source(path))
 
 
-def _print(config: ModelConfig | ClassifierConfig, args: argparse.Namespace) -> None:
-    from phidet.architectures.classifier.report import describe_classifier
+def _print(config: Any, args: argparse.Namespace) -> None:
     from phidet.architectures.efficientdet import report
+    from phidet.architectures.report import describe_network
 
     if args.compare_necks:
-        if isinstance(config, ClassifierConfig):
-            raise ConfigError(f"{config.name} is a classifier and has no feature network")
+        if not isinstance(config, ModelConfig):
+            raise ConfigError(f"{config.name} has no feature network")
         necks = report.compare_necks(config)
         if args.json:
             _print_json(necks)
@@ -139,35 +141,27 @@ def _print(config: ModelConfig | ClassifierConfig, args: argparse.Namespace) -> 
         else:
             _print_detector(config, detector)
     else:
-        classifier = describe_classifier(config, args.image_size)
+        network = describe_network(config, args.image_size)
         if args.json:
-            _print_json({**msgspec.structs.asdict(classifier), "config": config})
+            _print_json({**msgspec.structs.asdict(network), "config": config})
         else:
-            _print_head(config, classifier.input_hw)
-            _print_parts(classifier.parts)
+            _print_head(config, network.input_hw)
+            _print_parts(network.parts)
 
 
-def _print_head(config: ModelConfig | ClassifierConfig, input_hw: tuple[int, int]) -> None:
-    b = config.backbone
+def _print_head(config: NetworkConfig, input_hw: tuple[int, int]) -> None:
     mean = ", ".join(f"{m:.1f}" for m in config.preprocess.mean_rgb)
     std = ", ".join(f"{s:.1f}" for s in config.preprocess.std_rgb)
     classes = ", ".join(config.class_names[:5]) + (", …" if config.num_classes > 5 else "")
     print(config.name)
     print(f"  input            {input_hw[0]}×{input_hw[1]} RGB, (pixel − [{mean}]) / [{std}]")
     print(f"  classes          {config.num_classes}: {classes}")
-    print(f"  backbone         {b.architecture}, width ×{b.width:g}, depth ×{b.depth:g}")
+    for subject, text in architecture_of(config).summary(config):
+        print(f"  {subject:<16} {text}")
 
 
 def _print_detector(config: ModelConfig, report: DetectorReport) -> None:
-    network, anchors = config.feature_network, config.anchors
-    graph = network.resolved_graph.name
     _print_head(config, report.input_hw)
-    print(f"  feature network  {graph}, {network.fusion} fusion, {network.channels} channels, ×{network.repeats}")
-    print(f"  heads            {config.head_layers} layers, {config.activation}")
-    aspects = ", ".join(f"{w:.4g}×{h:.4g}" for w, h in anchors.aspects_wh)
-    print(
-        f"  anchors          {anchors.per_cell} per cell: scale {anchors.scale:g}, {anchors.octaves} sizes, {aspects}"
-    )
     print()
     rows = [
         [

@@ -13,7 +13,7 @@ import msgspec
 
 from phidet.architectures.backbones.config import BackboneArchitecture
 from phidet.architectures.backbones.scaling import CompoundScaling
-from phidet.architectures.efficientdet.published import family
+from phidet.architectures.efficientdet.published import family_of
 from phidet.architectures.efficientdet.scaling import DetectorLaw
 from phidet.cli.tables import billions, or_dash, table
 from phidet.core.errors import ConfigError
@@ -70,7 +70,7 @@ def _compound(args: argparse.Namespace, accuracy: Callable[[Any], float] | None)
 def _width(args: argparse.Namespace, accuracy: Callable[[Any], float] | None) -> tuple[Sequence[object], str]:
     from phidet.evaluation.scale_search import search_width
 
-    found = search_width(family(args.family), phi=args.phi, accuracy=accuracy)
+    found = search_width(family_of(args.family), phi=args.phi, accuracy=accuracy)
     rows = []
     for c in found:
         costs = f"{c.parameters:,}", billions(c.multiply_adds), f"{c.relative_cost:.2f}×"

@@ -88,6 +88,7 @@ def _train(args: argparse.Namespace, model: str, settings: RunSettings) -> Train
     from phidet.cli.signals import ended_by_sigterm
     from phidet.training import run as running
     from phidet.training.about import Request
+    from phidet.training.plan import open_start
 
     with ended_by_sigterm():
         if args.resume is not None:
@@ -95,7 +96,8 @@ def _train(args: argparse.Namespace, model: str, settings: RunSettings) -> Train
             return running.resume(args.resume, settings, args.data)
         if args.data is None:
             raise ConfigError("say what to train on: phidet train DATA, or --resume RUN")
-        if args.task != running.kind_of(model):
+        start = open_start(model)
+        if (args.task == "classify") != start.classifies:
             raise ConfigError(f"{model} is not for --task {args.task}")
         request = Request(
             data=args.data,
@@ -108,7 +110,7 @@ def _train(args: argparse.Namespace, model: str, settings: RunSettings) -> Train
             recipe=args.recipe,
             changes=_changes(args),
         )
-        return running.run(request, settings)
+        return running.run(request, settings, start)
 
 
 def _check_left_out(args: argparse.Namespace) -> None:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from urllib.parse import unquote
 
 from phidet.data.data_folder import is_split_name
-from phidet.data.listing import files_below, followed, is_image, path_parts, same_name, visible
+from phidet.data.listing import files_below, followed, is_image, path_parts, same_name
 
 _UPLOAD = re.compile(r"[0-9a-f]{8}-(?=.)")  # Label Studio puts it before the name of a file that is uploaded
 
@@ -110,8 +110,8 @@ class ImageFinder:
                 ranks = [(_shared(parts, wanted), parts[-1] == f"{wanted[-1]}{suffix or ''}") for parts in whole]
                 fitting = [path for path, rank in zip(fitting, ranks, strict=True) if rank == max(ranks)]
             if fitting:
-                whole_paths = [folder / path for path in fitting]
-                return [path if path.is_file() else followed(path) for path in whole_paths]
+                found = [folder / path for path in fitting]
+                return [path if os.path.isfile(path) else followed(path) for path in found]
         return []
 
     def _may_be(self, path: PurePosixPath, wanted: Sequence[str], suffix: str | None) -> bool:
@@ -134,8 +134,7 @@ class ImageFinder:
                     continue
                 index: _Index = defaultdict(list)
                 around = folder != self._within and self._within.is_relative_to(folder)
-                files = filter(_is_image_file, visible(folder)) if around else files_below(folder, is_image)
-                for path in files:
+                for path in files_below(folder, is_image, levels=0 if around else None):
                     index[same_name(path.stem)].append(PurePosixPath(path.relative_to(folder)))
                 self._indices.append((folder, dict(index)))
         return self._indices
@@ -144,10 +143,6 @@ class ImageFinder:
 def name_parts(name: str) -> tuple[str, ...]:
     """The folders and the file of a path or an address, as it was written on any system; at least one part."""
     return path_parts(re.split(r"[?#]", name)[0] if "://" in name else name) or ("",)
-
-
-def _is_image_file(path: Path) -> bool:
-    return is_image(path.name)
 
 
 def _plain(name: str) -> str:

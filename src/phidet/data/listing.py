@@ -61,19 +61,24 @@ def subfolders(folder: Path) -> list[Path]:
     return [path for path in visible(folder) if path.is_dir() or ("." not in path.name and followed(path).is_dir())]
 
 
-def files_below(folder: Path, wanted: Callable[[str], bool]) -> Iterator[Path]:
+def files_below(folder: Path, wanted: Callable[[str], bool], levels: int | None = None) -> Iterator[Path]:
     """Every file below ``folder`` whose name is ``wanted``, sorted, through links to folders, too.
 
     Paths are those by which the files were reached; :func:`followed` makes them paths that can be opened.
 
+    Args:
+        folder: where to begin.
+        wanted: whether a file of that name is.
+        levels: how many folders deep; 0 for the files in ``folder`` itself, ``None`` for all.
+
     Raises:
         InputError: a folder cannot be read.
     """
-    yield from _below(folder, followed(folder), wanted, frozenset())
+    yield from _below(folder, followed(folder), wanted, levels, frozenset())
 
 
 def _below(
-    folder: Path, real: Path, wanted: Callable[[str], bool], above: frozenset[tuple[int, int]]
+    folder: Path, real: Path, wanted: Callable[[str], bool], levels: int | None, above: frozenset[tuple[int, int]]
 ) -> Iterator[Path]:
     """``above`` are device and inode of the folders on the way, so that a link that leads back ends there."""
     try:
@@ -85,14 +90,19 @@ def _below(
     identity = status.st_dev, status.st_ino
     if identity in above:
         return
+    deeper = None if levels is None else levels - 1
     for entry in entries:
-        path = folder / entry.name
         if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
-            yield from _below(path, real / entry.name, wanted, above | {identity})
+            target: Path | None = real / entry.name
         elif wanted(entry.name):
-            yield path  # a link to nowhere, too: whoever opens it says so
-        elif "." not in entry.name and (target := _text_link(real / entry.name)) is not None and target.is_dir():
-            yield from _below(path, target, wanted, above | {identity})
+            yield folder / entry.name  # a link to nowhere, too: whoever opens it says so
+            continue
+        elif "." not in entry.name:
+            target = _text_link(real / entry.name)
+        else:
+            continue
+        if levels != 0 and target is not None and target.is_dir():
+            yield from _below(folder / entry.name, target, wanted, deeper, above | {identity})
 
 
 def _parts(path: Path) -> tuple[str, ...]:
@@ -160,4 +170,6 @@ class Names:
 
 def same_name(name: str) -> str:
     """A form that is equal for names that a case-insensitive file system holds to be one."""
+    if name.isascii():
+        return name.lower()
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())

@@ -56,3 +56,15 @@ class PostprocessSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
             value = getattr(self, name)
             if not (isinstance(value, int) and value >= 1):
                 raise ConfigError(f"{name} must be a whole number ≥ 1, got {value!r}")
+
+
+def class_ids_of(wanted: tuple[str, ...], class_names: tuple[str, ...]) -> list[int]:
+    """Ids of classes given by name.
+
+    Raises:
+        UnknownNameError: the model does not know one.
+    """
+    for name in wanted:
+        if name not in class_names:
+            raise UnknownNameError("class", name, class_names)
+    return [class_names.index(name) for name in wanted]

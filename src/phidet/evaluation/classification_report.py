@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import NamedTuple
 
 import msgspec
@@ -18,6 +17,7 @@ from phidet.core.files import write_made, write_whole
 from phidet.core.numbers import evenly
 from phidet.data.dataset import Dataset
 from phidet.data.summary import summarise_data
+from phidet.detections.detections import Detections
 from phidet.evaluation.classification import ClassificationReport, classification_report
 from phidet.evaluation.plots import confusion_figure, save_figure
 from phidet.evaluation.report_tables import write_classes, write_confusion
@@ -29,27 +29,32 @@ _SAMPLES, _MISTAKES = 12, 40  # tiles
 
 
 class Answers(NamedTuple):
-    """What was said of the N pictures that could be decoded.
+    """What a classifier said of N images.
 
     Attributes:
-        indices: (N,) of the pictures in the data set, rising.
         class_ids: (N,) the right classes.
         ranked: (N, K) the classes that were said, best first; K is 5, or the number of classes where that is less.
         probabilities: (N, K) of these.
-        broken: index → why an image could not be decoded.
     """
 
-    indices: npt.NDArray[np.int64]
     class_ids: npt.NDArray[np.int64]
     ranked: npt.NDArray[np.int64]
     probabilities: npt.NDArray[np.float32]
-    broken: Mapping[int, str] = MappingProxyType({})
 
     def report(self, dataset: Dataset, trained_on: int | None = None) -> ClassificationReport:
-        """The figures; ``trained_on`` is how many images of ``dataset`` the model has learned from."""
+        """The metrics; ``trained_on`` is how many of these images, of ``dataset``, the model has learned from."""
         report = classification_report(self.class_ids, self.ranked, dataset.class_names)
-        summary = summarise_data(dataset.without(self.broken))
-        return msgspec.structs.replace(report, summary=summary, trained_on=trained_on)
+        return msgspec.structs.replace(report, summary=summarise_data(dataset), trained_on=trained_on)
+
+
+def answers_of(dataset: Dataset, detections: Sequence[Detections]) -> Answers:
+    """A classifier's detections of every image of ``dataset``, whole images all, as ranked classes."""
+    count = min(5, len(dataset.class_names))
+    return Answers(
+        np.array([dataset.annotations(i).class_ids[0] for i in range(len(dataset))], np.int64),
+        np.array([found.class_ids[:count] for found in detections], np.int64).reshape(-1, count),
+        np.array([found.scores[:count] for found in detections], np.float32).reshape(-1, count),
+    )
 
 
 def write_classification(folder: Path, report: ClassificationReport, dataset: Dataset, answers: Answers) -> list[Path]:
@@ -68,10 +73,10 @@ def write_classification(folder: Path, report: ClassificationReport, dataset: Da
     ]
     wrong = np.flatnonzero(answers.ranked[:, 0] != answers.class_ids)
     worst = wrong[np.argsort(-answers.probabilities[wrong, 0], kind="stable")][:_MISTAKES].tolist()
-    count = f"{len(wrong):,} of {len(answers.indices):,} pictures"
+    count = f"{len(wrong):,} of {len(answers.class_ids):,} pictures"
     for name, heading, rows in (
         ("mistakes.png", f"The most certain mistakes; wrong are {count}", worst),
-        ("samples.png", f"{dataset.name}, and what is seen in it", evenly(len(answers.indices), _SAMPLES)),
+        ("samples.png", f"{dataset.name}, and what is seen in it", evenly(len(answers.class_ids), _SAMPLES)),
     ):
         sheet = draw_sheet(heading, [_tile(dataset, answers, row) for row in rows])
         written.append(write_made(folder / name, partial(sheet.save, format="png")))
@@ -80,11 +85,11 @@ def write_classification(folder: Path, report: ClassificationReport, dataset: Da
 
 def _tile(dataset: Dataset, answers: Answers, row: int) -> Tile:
     """A picture, over what was said of it; a wrong answer stands out."""
-    index, right, said = int(answers.indices[row]), answers.class_ids[row], answers.ranked[row, 0]
+    right, said = answers.class_ids[row], answers.ranked[row, 0]
     names, certain = dataset.class_names, f"{answers.probabilities[row, 0]:.2f}"
     title = f"{names[said]} {certain}" if said == right else f"{names[right]}, seen as {names[said]} {certain}"
     try:
-        image = dataset.image(index)
+        image = dataset.image(row)
     except InputError:
         image = None  # it could be read a moment ago
-    return Tile(title, str(dataset.names[index]), image, alarm=bool(said != right))
+    return Tile(title, str(dataset.names[row]), image, alarm=bool(said != right))

@@ -14,21 +14,15 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from phidet.architectures.classifier.explain import classifier_maps
-from phidet.architectures.classifier.network import Classifier
-from phidet.architectures.config import default_class_names
-from phidet.architectures.efficientdet.explain import detection_maps
-from phidet.architectures.efficientdet.network import EfficientDet
 from phidet.architectures.evidence import ActivationMap
+from phidet.architectures.model import Model
+from phidet.architectures.registry import architecture_of
 from phidet.core.errors import ConfigError, UnknownNameError
 from phidet.images.sheet import Tile, draw_sheet
 
 
 def explain(
-    model: EfficientDet | Classifier,
-    image: npt.NDArray[np.uint8],
-    class_name: str | None = None,
-    most: int = 3,
+    model: Model, image: npt.NDArray[np.uint8], class_name: str | None = None, most: int = 3
 ) -> list[ActivationMap]:
     """Maps of a classifier's best classes, or of a detector's best detections.
 
@@ -40,29 +34,16 @@ def explain(
 
     Raises:
         UnknownNameError: the model has no such class.
-        ConfigError: ``most`` is less than 1.
+        ConfigError: ``most`` is less than 1, or the model's architecture cannot be explained.
     """
     if most < 1:
         raise ConfigError(f"the number of maps must be ≥ 1, got {most}")
-    names = class_names_of(model)
+    architecture = architecture_of(model.config)
+    names = architecture.class_names(model.config)
     if class_name is not None and class_name not in names:
         raise UnknownNameError("class", class_name, names)
-    wanted = None if class_name is None else names.index(class_name)
-    model.eval()
-    if isinstance(model, Classifier):
-        return classifier_maps(model, image, names, wanted, most)
-    return detection_maps(model, image, wanted, most)
-
-
-def class_names_of(model: EfficientDet | Classifier) -> tuple[str, ...]:
-    """The model's class names; ImageNet's where it has its thousand classes without names."""
-    names = model.config.class_names
-    if isinstance(model, Classifier) and names == default_class_names(1000):
-        from torchvision.models import ResNet18_Weights  # noqa: PLC0415 - only for this list
-
-        found = ResNet18_Weights.DEFAULT.meta["categories"]
-        return tuple(f"{name} ({i})" if found.count(name) > 1 else name for i, name in enumerate(found))
-    return names
+    class_id = None if class_name is None else names.index(class_name)
+    return architecture.explain(model.eval(), image, class_id, most)
 
 
 def overlay(image: npt.NDArray[np.uint8], heat: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:

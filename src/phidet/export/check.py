@@ -8,29 +8,24 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from phidet.architectures.efficientdet.anchors import generate_anchors
-from phidet.architectures.efficientdet.decode import sigmoid
-from phidet.architectures.efficientdet.network import EfficientDet
+from phidet.architectures.header import Precision
+from phidet.architectures.model import Model
+from phidet.architectures.registry import architecture_of
 from phidet.core.errors import ExportError
-from phidet.detections.boxes import decode, elementwise_iou
-from phidet.images.prepare import prepare
-from phidet.inference.runtimes.header import Precision
 from phidet.inference.runtimes.network import Network
+from phidet.inference.runtimes.torch_runtime import TorchNetwork
 
-BEST = 100
-"""So many of a picture's best anchors are looked at: what becomes detections."""
 BOUNDS: dict[Precision, tuple[float, float]] = {"fp32": (1e-3, 0.999), "fp16": (0.02, 0.97), "int8": (0.1, 0.8)}
 """Precision → largest mean difference of scores and least mean IoU. Roundings move them by far less, mistakes by more;
 what int8 costs is for ``--eval`` to say."""
 
 
 class Agreement(NamedTuple):
-    """How near an export is to PyTorch, over the best anchors of all pictures.
+    """How near an export is to PyTorch, over the best answers for all images.
 
     Attributes:
-        pictures: how many were looked at.
+        pictures: how many images were compared.
         score: mean difference of the best class's score, 0…1.
         iou: mean intersection over union of the boxes, 0…1.
     """
@@ -41,32 +36,22 @@ class Agreement(NamedTuple):
 
     def __str__(self) -> str:
         return (
-            f"on {self.pictures} pictures the best {BEST} scores differ by {self.score:.2g} on average, "
+            f"on {self.pictures} pictures the best scores differ by {self.score:.2g} on average, "
             f"their boxes overlap by {self.iou:.4f}"
         )
 
 
-def compare(model: EfficientDet, network: Network, pictures: Sequence[npt.NDArray[np.uint8]]) -> Agreement:
-    """How near ``network`` is to ``model`` on pictures (H, W, 3) uint8."""
-    config = model.config
-    size_hw = config.image_size_hw
-    anchors = generate_anchors(size_hw, config.feature_network.levels, config.anchors)
-    scores: list[float] = []
-    ious: list[float] = []
-    model.eval()
+def compare(model: Model, network: Network, pictures: Sequence[npt.NDArray[np.uint8]]) -> Agreement:
+    """How near ``network`` is to ``model`` on images (H, W, 3) uint8."""
+    config, architecture = model.config, architecture_of(model.config)
+    reference = TorchNetwork(model, folded=False)
+    compared = []
     for picture in pictures:
-        images = prepare(picture, size_hw, config.preprocess)[0][None]
-        theirs = network(images)
-        with torch.inference_mode():
-            ours = model(torch.from_numpy(images))
-        logits = ours.class_logits[0].float().numpy()
-        best = np.argsort(-logits.max(1))[:BEST]
-        classes = logits[best].argmax(1)
-        difference = sigmoid(theirs.class_logits[0, best, classes]) - sigmoid(logits[best, classes])
-        boxes = decode(ours.box_deltas[0].float().numpy()[best], anchors[best])
-        scores.append(float(np.abs(difference).mean()))
-        ious.append(float(elementwise_iou(decode(theirs.box_deltas[0, best], anchors[best]), boxes, "iou").mean()))
-    return Agreement(len(pictures), float(np.mean(scores)), float(np.mean(ious)))
+        images = architecture.prepare(config, picture).image[None]
+        ours, theirs = ({name: of[0] for name, of in run(images).items()} for run in (reference, network))
+        compared.append(architecture.agreement(config, ours, theirs))
+    score, iou = np.mean(compared, axis=0)
+    return Agreement(len(pictures), float(score), float(iou))
 
 
 def check_agreement(agreement: Agreement, precision: Precision, path: Path) -> None:

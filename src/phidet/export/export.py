@@ -14,7 +14,8 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 import numpy.typing as npt
 
-from phidet.architectures.efficientdet.network import EfficientDet
+from phidet.architectures.header import Header, Precision, to_export_metadata
+from phidet.architectures.model import Model
 from phidet.core.errors import ConfigError, ExportError, MissingExtraError, UnknownNameError
 from phidet.core.extras import __version__
 from phidet.data.dataset import Dataset
@@ -23,7 +24,6 @@ from phidet.export.int8 import calibration_pictures, quantise
 from phidet.export.onnx_file import build_onnx, with_header
 from phidet.export.onnx_nms import build_onnx_with_nms, check_nms
 from phidet.images.decode import read_image
-from phidet.inference.runtimes.header import Header, Precision, to_metadata
 from phidet.inference.runtimes.open_model import Runtime, open_network
 
 Target = Literal["onnx", "openvino", "tflite"]
@@ -54,7 +54,7 @@ class ExportReport(NamedTuple):
 
 
 def export(
-    model: EfficientDet, target: str | Path, options: ExportOptions | None = None, data: Dataset | None = None
+    model: Model, target: str | Path, options: ExportOptions | None = None, data: Dataset | None = None
 ) -> ExportReport:
     """Writes ``model`` to ``target``, after the file was run and compared with it on real pictures.
 
@@ -115,7 +115,7 @@ def _check(options: ExportOptions, target: Path, data: Dataset | None) -> None:
 
 
 def _make(
-    model: EfficientDet,
+    model: Model,
     options: ExportOptions,
     folder: Path,
     name: str,
@@ -136,7 +136,7 @@ def _make(
     if options.to == "openvino":
         from phidet.export.openvino_file import write_ir  # noqa: PLC0415 - an extra of its own
 
-        return write_ir(graph, to_metadata(header, __version__), half, folder, name)
+        return write_ir(graph, to_export_metadata(header, __version__), half, folder, name)
     path = folder / f"{name}.onnx"
     path.write_bytes(graph.SerializeToString())
     return [path]

@@ -18,19 +18,18 @@ import numpy.typing as npt
 import onnx
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 
-from phidet.architectures.efficientdet.config import ModelConfig
+from phidet.architectures.base import NetworkConfig
+from phidet.architectures.registry import architecture_of
 from phidet.core.errors import InputError
 from phidet.core.numbers import evenly
 from phidet.data.dataset import Dataset
 from phidet.detections.boxes import FloatArray
-from phidet.images.prepare import prepare
 
 CALIBRATION_PICTURES = 64
 """Enough for ranges of maps; more change them by less than their rounding."""
 FLOAT_OPERATIONS = ("MatMul", "ReduceMax", "Transpose", "Reshape", "Concat")
-FLOAT_RESULTS = ("class_logits", "box_deltas")
-"""In ONNX Runtime the predictors stay in fp32: their logits span some 20 units, and rounding them to 8 bits, in steps
-of 1/10, moves a score by percents."""
+"""In ONNX Runtime the predictors, and what makes a network's outputs, stay in fp32: logits span some 20 units, and
+rounding them to 8 bits, in steps of 1/10, changes scores by several percentage points."""
 
 log = logging.getLogger("phidet")
 
@@ -53,12 +52,13 @@ def calibration_pictures(dataset: Dataset, count: int = CALIBRATION_PICTURES) ->
 
 
 def quantise(
-    model: onnx.ModelProto, config: ModelConfig, pictures: Sequence[npt.NDArray[np.uint8]], for_openvino: bool = False
+    model: onnx.ModelProto, config: NetworkConfig, pictures: Sequence[npt.NDArray[np.uint8]], for_openvino: bool = False
 ) -> onnx.ModelProto:
     """``model``, in fp32 and channels last, with 8-bit convolutions: weights by channel, maps by their range on
     ``pictures``.
     """
-    skipped = [n.name for n in model.graph.node if n.op_type in FLOAT_OPERATIONS or n.output[0] in FLOAT_RESULTS]
+    results = architecture_of(config).output_shapes(config)
+    skipped = [n.name for n in model.graph.node if n.op_type in FLOAT_OPERATIONS or n.output[0] in results]
     products = ["Conv", "MatMul"]
     inputs_only = {
         "OpTypesToExcludeOutputQuantization": products,
@@ -104,13 +104,13 @@ def _quiet() -> Iterator[None]:
 class _Pictures(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
     """Feeds prepared pictures one by one."""
 
-    def __init__(self, config: ModelConfig, pictures: Sequence[npt.NDArray[np.uint8]]) -> None:
+    def __init__(self, config: NetworkConfig, pictures: Sequence[npt.NDArray[np.uint8]]) -> None:
         self.coming = self._prepared(config, pictures)
 
     def get_next(self) -> dict[str, FloatArray] | None:
         return next(self.coming, None)
 
     @staticmethod
-    def _prepared(config: ModelConfig, pictures: Sequence[npt.NDArray[np.uint8]]) -> Iterator[dict[str, FloatArray]]:
+    def _prepared(config: NetworkConfig, pictures: Sequence[npt.NDArray[np.uint8]]) -> Iterator[dict[str, FloatArray]]:
         for picture in pictures:
-            yield {"images": prepare(picture, config.image_size_hw, config.preprocess)[0][None]}
+            yield {"images": architecture_of(config).prepare(config, picture).image[None]}

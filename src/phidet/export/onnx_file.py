@@ -1,59 +1,44 @@
-"""A detector as an ONNX model, with its header."""
+"""A network as an ONNX model, with its header."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from phidet.architectures.efficientdet.config import ModelConfig
-from phidet.architectures.efficientdet.lower import compile_program
-from phidet.architectures.efficientdet.network import EfficientDet
+from phidet.architectures.base import NetworkConfig
+from phidet.architectures.header import Header, Precision, to_export_metadata
+from phidet.architectures.model import Model
+from phidet.architectures.registry import architecture_of
 from phidet.core.extras import __version__
 from phidet.export.onnx_graph import BATCH, IR_VERSION, OPSET, Graph, write_program
-from phidet.inference.runtimes.header import Header, Precision, to_metadata
+from phidet.export.onnx_trace import trace_onnx
 
 
-def build_onnx(model: EfficientDet, half: bool = False, channels_last: bool = False) -> onnx.ModelProto:
+def build_onnx(model: Model, half: bool = False, channels_last: bool = False) -> onnx.ModelProto:
     """The model as ONNX.
 
-    In comes "images", (batch, 3, H, W). Out go "class_logits", (batch, cells, anchors of a cell · classes), and
-    "box_deltas", (batch, cells, anchors of a cell · 4); with more than one class also "best_logits", (batch, anchors),
-    the largest class logit of each anchor.
+    In comes "images", (batch, 3, H, W). Out go the architecture's outputs by name, for instance "class_logits" and
+    "box_deltas", and what the architecture adds in the graph.
 
     Args:
         model: in whatever mode; it is exported for evaluation, at its config's input size.
         half: keep weights as fp16, half the bytes; arithmetic stays in fp32.
         channels_last: for OpenVINO; see :mod:`phidet.export.onnx_graph`.
     """
-    config = model.config
+    config, architecture = model.config, architecture_of(model.config)
+    precision: Precision = "fp16" if half else "fp32"
+    program = architecture.lower(model)
+    if program is None:
+        return with_header(trace_onnx(model, half), Header(config, precision))
     graph = Graph(half, channels_last)
-    write_program(graph, compile_program(model), config.image_size_hw)
-    anchors, per_cell = config.num_anchors, config.anchors.per_cell
-    cells = anchors // per_cell
-    shapes: dict[str, Sequence[int | str]] = {
-        "class_logits": [BATCH, cells, per_cell * config.num_classes],
-        "box_deltas": [BATCH, cells, per_cell * 4],
-    }
-    if config.num_classes > 1:
-        add_best_logits(graph, config)
-        shapes = {"best_logits": [BATCH, anchors], **shapes}
-    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()]
-    return finish(graph, config, outputs, "fp16" if half else "fp32")
-
-
-def add_best_logits(graph: Graph, config: ModelConfig) -> str:
-    """Adds "best_logits" and returns the name of the logits as (batch, anchors, classes)."""
-    shape = graph.constant([0, config.num_anchors, config.num_classes], np.int64)
-    logits = graph.add("Reshape", ["class_logits", shape])
-    graph.add("ReduceMax", [logits], "best_logits", axes=[2], keepdims=0)
-    return logits
+    write_program(graph, program, config.image_size_hw)
+    shapes = {**architecture.extend_graph(graph, config), **architecture.output_shapes(config)}
+    outputs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [BATCH, *shape]) for n, shape in shapes.items()]
+    return finish(graph, config, outputs, precision)
 
 
 def finish(
-    graph: Graph, config: ModelConfig, outputs: list[onnx.ValueInfoProto], precision: Precision
+    graph: Graph, config: NetworkConfig, outputs: list[onnx.ValueInfoProto], precision: Precision
 ) -> onnx.ModelProto:
     """The graph as a checked model with phidet's header."""
     images = helper.make_tensor_value_info("images", TensorProto.FLOAT, [BATCH, 3, *config.image_size_hw])
@@ -77,5 +62,5 @@ def finish(
 def with_header(model: onnx.ModelProto, header: Header) -> onnx.ModelProto:
     """``model`` with this header and no other metadata."""
     del model.metadata_props[:]
-    helper.set_model_props(model, to_metadata(header, __version__))
+    helper.set_model_props(model, to_export_metadata(header, __version__))
     return model

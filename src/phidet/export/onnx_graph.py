@@ -115,11 +115,9 @@ class Value(NamedTuple):
 
 
 def write_program(graph: Graph, program: Program, size_hw: tuple[int, int]) -> None:
-    """Adds the program's operations. In comes "images", of ``size_hw`` pixels; out go "class_logits", (batch, cells,
-    anchors · classes), and "box_deltas", (batch, cells, anchors · 4).
-    """
+    """Adds the program's operations. In comes "images", of ``size_hw`` pixels; out go the program's outputs."""
     values = [Value("images", 3, size_hw)]
-    results = {program.class_logits: "class_logits", program.box_deltas: "box_deltas"}
+    results = {number: name for name, number in program.outputs.items()}
     readers = Counter(x for operation in program.operations for x in inputs_of(operation))
     expansion: Conv | None = None
     for number, operation in enumerate(program.operations, start=1):

@@ -19,11 +19,13 @@ from phidet.architectures.efficientdet.config import ModelConfig
 from phidet.architectures.efficientdet.decode import find_candidates
 from phidet.architectures.efficientdet.lower import compile_program
 from phidet.architectures.efficientdet.network import EfficientDet
+from phidet.architectures.model import Model
+from phidet.core.errors import ConfigError
 from phidet.detections.boxes import clip, decode, pairwise_iou, xyxy_to_cxcywh
 from phidet.detections.nms import suppress
 from phidet.detections.settings import PostprocessSettings
 from phidet.export.check import Agreement
-from phidet.export.onnx_file import add_best_logits, finish
+from phidet.export.onnx_file import finish
 from phidet.export.onnx_graph import Graph, write_program
 from phidet.images.prepare import prepare
 from phidet.inference.runtimes.onnx_runtime import run_once
@@ -34,18 +36,25 @@ CANDIDATES = PostprocessSettings().candidates
 LARGEST_LOG_RATIO = 10.0  # as phidet.detections.boxes.decode
 
 
-def build_onnx_with_nms(model: EfficientDet, half: bool = False) -> onnx.ModelProto:
+def build_onnx_with_nms(model: Model, half: bool = False) -> onnx.ModelProto:
     """The model as ONNX, down to boxes.
 
     In come "images", (batch, 3, H, W), and the numbers "score_threshold", "iou_threshold" (fp32) and
     "max_detections_per_class" (int64). Out go, for all pictures of the batch together and best first,
     "boxes_xyxy" (N, 4) in pixels of the input, "scores" (N,), "class_ids" (N,) and "image_ids" (N,): which picture of
     the batch. The best 5,000 anchors of a picture are candidates; each may be an object of several classes.
+
+    Raises:
+        ConfigError: the architecture needs no suppression.
     """
+    if not isinstance(model, EfficientDet):
+        raise ConfigError(f"{model.config.name} has no boxes to suppress: leave out --nms, its answers need none")
     config = model.config
     g = Graph(half)
     write_program(g, compile_program(model), config.image_size_hw)
-    logits = add_best_logits(g, config)
+    shape = g.constant([0, config.num_anchors, config.num_classes], np.int64)
+    logits = g.add("Reshape", ["class_logits", shape])
+    g.add("ReduceMax", [logits], "best_logits", axes=[2], keepdims=0)
     anchors, top = _candidates(g, config)
     boxes = _decoded(g, config, anchors, top)  # (B, K, 4) xyxy
     scores = g.add("Sigmoid", [g.add("GatherND", [logits, top], batch_dims=1)])  # (B, K, C)
@@ -113,7 +122,7 @@ def _outputs(g: Graph, boxes: str, by_class: str, found: str) -> list[onnx.Value
     ]
 
 
-def check_nms(model: EfficientDet, path: Path, pictures: Sequence[npt.NDArray[np.uint8]]) -> Agreement:
+def check_nms(model: Model, path: Path, pictures: Sequence[npt.NDArray[np.uint8]]) -> Agreement:
     """How near the boxes of the graph at ``path`` are to those of PyTorch and NumPy.
 
     Every box of theirs is compared with the most similar one of its class. Nothing is suppressed for that: rounding

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from phidet.architectures.efficientdet.network import EfficientDet
-from phidet.architectures.efficientdet.published import DETECTOR_NAMES
+from phidet.architectures.model import Model
+from phidet.architectures.registry import architecture_of, published_names
 from phidet.core.errors import CheckpointError, ConfigError
 from phidet.core.files import cache_dir
 from phidet.inference.runtimes.open_model import find_model
@@ -13,7 +13,7 @@ from phidet.weights.create import create_model
 from phidet.weights.native import load_model
 
 
-def load_detector(source: str | Path) -> EfficientDet:
+def load_detector(source: str | Path) -> Model:
     """The PyTorch model that ``source`` means, in evaluation mode; a published one is downloaded if need be.
 
     Raises:
@@ -21,13 +21,13 @@ def load_detector(source: str | Path) -> EfficientDet:
         ConfigError: it is an export already.
         DownloadError: a published model could not be fetched.
     """
-    if source in DETECTOR_NAMES and not Path(source).exists():
+    if source in published_names("boxes") and not Path(source).exists():
         return create_model(str(source), pretrained="coco").eval()
     path = find_model(source, ".safetensors")
     if path.suffix in (".onnx", ".xml", ".tflite"):
         raise ConfigError(f"{path} is an export already: give the .safetensors file that it was made of")
     model = load_model(path)
-    if not isinstance(model, EfficientDet):
+    if "boxes" not in architecture_of(model.config).says:
         raise CheckpointError(f"{path} is a classifier: only detectors can be exported")
     return model
 
@@ -42,7 +42,7 @@ def target_of(source: str | Path, ending: str) -> Path:
     Raises:
         CheckpointError: there is no such model.
     """
-    if source in DETECTOR_NAMES and not Path(source).exists():
+    if source in published_names("boxes") and not Path(source).exists():
         return cache_dir() / f"{source}{ending}"
     path = find_model(source, ".safetensors")
     return path.with_name(f"{path.stem}{ending}")

@@ -6,6 +6,7 @@ import json
 import logging
 import warnings
 import zipfile
+from collections import namedtuple
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
@@ -17,21 +18,19 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from phidet.architectures.efficientdet.config import ModelConfig
-from phidet.architectures.efficientdet.network import EfficientDet
-from phidet.architectures.optimized import OptimizedDetector
+from phidet.architectures.base import NetworkConfig
+from phidet.architectures.header import Header, to_export_metadata
+from phidet.architectures.model import Model
+from phidet.architectures.optimized import OptimizedNetwork
+from phidet.architectures.registry import architecture_of
 from phidet.core.errors import ExportError
 from phidet.core.extras import __version__
-from phidet.images.prepare import prepare
-from phidet.inference.runtimes.header import Header, to_metadata
 from phidet.inference.runtimes.litert_runtime import HEADER_FILE, LABELS_FILE
 
 _SIGNATURE = "serving_default"
 
 
-def write_tflite(
-    model: EfficientDet, header: Header, path: Path, pictures: Sequence[npt.NDArray[np.uint8]]
-) -> list[Path]:
+def write_tflite(model: Model, header: Header, path: Path, pictures: Sequence[npt.NDArray[np.uint8]]) -> list[Path]:
     """Converts ``model`` and writes it to ``path``, in the precision of ``header``; int8 is calibrated on ``pictures``.
 
     Raises:
@@ -50,7 +49,7 @@ def write_tflite(
         if header.precision != "fp32":
             _reduce(path, header, pictures)
     with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr(HEADER_FILE, json.dumps(to_metadata(header, __version__)))
+        archive.writestr(HEADER_FILE, json.dumps(to_export_metadata(header, __version__)))
         archive.writestr(LABELS_FILE, "".join(f"{name}\n" for name in model.config.class_names))
     return [path]
 
@@ -58,16 +57,17 @@ def write_tflite(
 class _ForLiteRt(nn.Module):
     """Channels last, outputs by name, and operations that litert-torch translates."""
 
-    def __init__(self, model: EfficientDet) -> None:
+    def __init__(self, model: Model) -> None:
         super().__init__()
-        self.network = _Functional(model)
+        self.architecture = architecture_of(model.config)
+        program = self.architecture.lower(model)
+        self.network = model if program is None else _Functional(program, namedtuple("Outputs", program.outputs))
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        class_logits, box_deltas = self.network(images.permute(0, 3, 1, 2))
-        return {"class_logits": class_logits, "box_deltas": box_deltas}
+        return self.architecture.named_outputs(self.network(images.permute(0, 3, 1, 2)))
 
 
-class _Functional(OptimizedDetector):
+class _Functional(OptimizedNetwork[tuple[Tensor, ...]]):
     def upsample(self, x: Tensor, size_hw: tuple[int, int]) -> Tensor:
         """By index where the factor is not whole: LiteRT's own resize rounds otherwise."""
         rows, columns = (torch.arange(n) * old // n for n, old in zip(size_hw, x.shape[-2:], strict=True))
@@ -110,9 +110,9 @@ def _reduce(path: Path, header: Header, pictures: Sequence[npt.NDArray[np.uint8]
     result.export_model(str(path), overwrite=True)
 
 
-def _prepared(config: ModelConfig, pictures: Sequence[npt.NDArray[np.uint8]]) -> Iterator[dict[str, Any]]:
+def _prepared(config: NetworkConfig, pictures: Sequence[npt.NDArray[np.uint8]]) -> Iterator[dict[str, Any]]:
     for picture in pictures:
-        image = prepare(picture, config.image_size_hw, config.preprocess)[0]
+        image = architecture_of(config).prepare(config, picture).image
         yield {"images": np.ascontiguousarray(image.transpose(1, 2, 0))[None]}
 
 

@@ -13,15 +13,12 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from phidet.architectures.efficientdet.anchors import generate_anchors
-from phidet.architectures.efficientdet.config import ModelConfig
-from phidet.architectures.efficientdet.decode import NetworkOutputs, postprocess
+from phidet.architectures.registry import architecture_of
 from phidet.core.errors import ConfigError, InputError
 from phidet.detections.detections import Detections
 from phidet.detections.settings import PostprocessSettings
 from phidet.images.decode import Picture, as_pixels, check_pixels
-from phidet.images.prepare import prepare
-from phidet.inference.runtimes.network import Network
+from phidet.inference.runtimes.network import Network, Outputs
 from phidet.inference.runtimes.open_model import Runtime, open_network
 
 MAX_THREADS = 1024
@@ -42,7 +39,7 @@ class Detector:
         class_names: what it can find.
         runtime_name: what runs it.
         network: the loaded network.
-        anchors: (A, 4) in pixels of its input.
+        architecture: what prepares its images and decodes its answers.
 
     Raises:
         CheckpointError: there is no such model, or its file cannot be used.
@@ -57,15 +54,15 @@ class Detector:
             raise ConfigError(f"threads must be a whole number from 1 to {MAX_THREADS}, got {threads!r}")
         if isinstance(model, str | Path):
             self.network = open_network(model, runtime, threads)
-        elif isinstance(getattr(model, "config", None), ModelConfig):
+        elif hasattr(model, "config") and callable(model):
             self.network = model
         else:
             raise ConfigError(f"expected a model's name, file or folder, or a network, got a {type(model).__name__}")
-        config = self.network.config
-        self.config: ModelConfig = config
-        self.class_names = config.class_names
+        self.config = self.network.config
+        self.architecture = architecture_of(self.config)
+        self.class_names: tuple[str, ...] = self.config.class_names
         self.runtime_name = self.network.name
-        self.anchors = generate_anchors(config.image_size_hw, config.feature_network.levels, config.anchors)
+        self._decode = self.architecture.decoder(self.config)
 
     @overload
     def __call__(self, images: Picture, settings: PostprocessSettings | None = None) -> Detections: ...
@@ -108,13 +105,12 @@ class Detector:
             raise InputError(
                 f"expected PostprocessSettings, got a {type(settings).__name__}: several pictures go in a list"
             )
-        size_hw, spec = self.config.image_size_hw, self.config.preprocess
-        prepared = [prepare(check_pixels(array), size_hw, spec) for array in arrays]
-        first = prepared[0][0]
-        outputs = self.network(first[None] if len(prepared) == 1 else np.stack([images for images, _ in prepared]))
+        prepared = [self.architecture.prepare(self.config, check_pixels(array)) for array in arrays]
+        first = prepared[0].image
+        outputs = self.network(first[None] if len(prepared) == 1 else np.stack([one.image for one in prepared]))
         return [
-            postprocess(NetworkOutputs(*of_image), self.anchors, scale, array.shape[:2], settings, self.class_names)
-            for of_image, (_, scale), array in zip(zip(*outputs, strict=True), prepared, arrays, strict=True)
+            self._decode({name: values[i] for name, values in outputs.items()}, one.placement, settings)
+            for i, one in enumerate(prepared)
         ]
 
     def __enter__(self) -> Detector:
@@ -131,8 +127,8 @@ class Detector:
 class _Closed:
     """In a network's place."""
 
-    def __init__(self, config: ModelConfig, name: str) -> None:
+    def __init__(self, config: Any, name: str) -> None:
         self.config, self.name = config, name
 
-    def __call__(self, images: npt.NDArray[np.float32]) -> NetworkOutputs:
+    def __call__(self, images: npt.NDArray[np.float32]) -> Outputs:
         raise InputError("this detector is closed: make a new one")

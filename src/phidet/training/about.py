@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from phidet.architectures.classifier.published import CLASSIFIER_NAMES
-from phidet.architectures.efficientdet.published import DETECTOR_NAMES
+from phidet.architectures.registry import publisher_of
 from phidet.data.data_folder import Layout
 from phidet.data.run_images import RunImages
 from phidet.training.recipe import Recipe
@@ -42,8 +41,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
     def with_absolute_paths(self) -> Request:
         """The same request, which means the same from any folder."""
-        names = (*DETECTOR_NAMES, *CLASSIFIER_NAMES)
-        model = os.path.abspath(self.model) if self.model not in names and Path(self.model).exists() else self.model
+        named = publisher_of(self.model) is not None or not Path(self.model).exists()
+        model = self.model if named else os.path.abspath(self.model)
         pretrained = os.path.abspath(self.pretrained) if Path(self.pretrained).is_file() else self.pretrained
         return msgspec.structs.replace(self, data=os.path.abspath(self.data), model=model, pretrained=pretrained)
 

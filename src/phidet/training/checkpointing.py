@@ -9,25 +9,26 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from torchvision.models import mobilenetv2
-from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from phidet.architectures.backbones.efficientnet import InvertedResidual
-from phidet.architectures.efficientdet.feature_network import FusionNode
-
-_BLOCKS = (InvertedResidual, BasicBlock, Bottleneck, mobilenetv2.InvertedResidual, FusionNode)
+from phidet.architectures.model import Model
+from phidet.architectures.registry import architecture_of
+from phidet.core.errors import ConfigError
 
 
-def recompute_activations(model: nn.Module) -> int:
+def recompute_activations(model: Model) -> int:
     """Makes the large blocks of ``model`` forget their activations in training and compute them again in backward.
 
     Returns:
-        How many blocks do so: residual blocks of the backbone, and nodes of the feature network; 0 for a model that has
-        neither, whose memory stays as it is.
+        How many blocks do so: those that the model's architecture names.
+
+    Raises:
+        ConfigError: it names none.
     """
-    blocks = [module for module in model.modules() if isinstance(module, _BLOCKS)]
+    blocks = architecture_of(model.config).recomputed_blocks(model)
+    if not blocks:
+        raise ConfigError(f"{model.config.name} has no blocks that could be computed twice: leave out --save-memory")
     for block in blocks:
-        block.forward = partial(_forward, block, block.forward)  # type: ignore[method-assign]
+        block.forward = partial(_forward, block, block.forward)
     return len(blocks)
 
 

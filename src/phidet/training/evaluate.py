@@ -1,37 +1,30 @@
-"""A model's detections on a data set, and their figures."""
+"""What a model finds in a data set, and its metrics."""
 
 from __future__ import annotations
 
 import logging
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from lightning_fabric import Fabric
-from torch import Tensor
 from tqdm import tqdm
 
-from phidet.architectures.classifier.network import Classifier
-from phidet.architectures.efficientdet.anchors import generate_anchors
-from phidet.architectures.efficientdet.config import ModelConfig
-from phidet.architectures.efficientdet.decode import NetworkOutputs, postprocess, with_best
-from phidet.architectures.efficientdet.network import EfficientDet
+from phidet.architectures.base import Architecture
+from phidet.architectures.model import Model
+from phidet.architectures.registry import architecture_of
 from phidet.data.dataset import Dataset
 from phidet.detections.detections import Detections
 from phidet.detections.settings import PostprocessSettings
-from phidet.evaluation.classification_report import Answers
+from phidet.evaluation.classification_report import answers_of
+from phidet.evaluation.coco_figures import evaluate_coco
 from phidet.evaluation.measure import COCO_SETTINGS
-from phidet.training.augmentation.classification import EvalPictures
 from phidet.training.loading import EvalImages, eval_loader
 
 log = logging.getLogger("phidet")
 
-
-def anchors_of(config: ModelConfig, device: torch.device) -> Tensor:
-    """(A, 4) anchors of the config's input size, on ``device``."""
-    levels = config.feature_network.levels
-    return torch.tensor(generate_anchors(config.image_size_hw, levels, config.anchors), device=device)
+BEST_CLASSES = PostprocessSettings(score=0.0, max_detections=5)
+"""Of a classifier, the five best classes count, however sure it is."""
 
 
 class DatasetDetections(NamedTuple):
@@ -47,18 +40,27 @@ class DatasetDetections(NamedTuple):
 
 
 def detect(
-    model: EfficientDet,
+    model: Model,
     dataset: Dataset,
     fabric: Fabric,
     batch_size: int = 8,
     workers: int = 1,
-    settings: PostprocessSettings = COCO_SETTINGS,
+    settings: PostprocessSettings | None = None,
 ) -> DatasetDetections:
     """Detections in pixels of the original images; images that cannot be decoded are named and left out.
 
     With several processes, each takes every n-th image and all return the whole.
+
+    Args:
+        model: in whatever mode, in which it is afterwards.
+        dataset: with the model's classes.
+        fabric: on whose device it runs.
+        batch_size, workers: images at a time, processes that load them.
+        settings: what counts as found; unless given, what metrics need: COCO's, or the five best classes.
     """
-    found, broken = _detect_share(model, dataset, fabric, batch_size, workers, settings)
+    if settings is None:
+        settings = BEST_CLASSES if "classes" in architecture_of(model.config).says else COCO_SETTINGS
+    found, broken = _detect_share(model, dataset, fabric, (batch_size, workers), settings)
     if fabric.world_size > 1:
         parts: list[Any] = [None] * fabric.world_size
         dist.all_gather_object(parts, (found, broken))
@@ -69,78 +71,42 @@ def detect(
 
 @torch.inference_mode()
 def _detect_share(
-    model: EfficientDet,
-    dataset: Dataset,
-    fabric: Fabric,
-    batch_size: int,
-    workers: int,
-    settings: PostprocessSettings,
+    model: Model, dataset: Dataset, fabric: Fabric, loading: tuple[int, int], settings: PostprocessSettings
 ) -> tuple[dict[int, Detections], dict[int, str]]:
     """Detections by index, and why images cannot be decoded, for this process's share of ``dataset``."""
-    config = model.config
+    config, architecture = model.config, architecture_of(model.config)
     was_training = model.training
     model.eval()
-    anchors = generate_anchors(config.image_size_hw, config.feature_network.levels, config.anchors)
-    images = EvalImages(dataset, config.image_size_hw, config.preprocess)
+    decode = architecture.decoder(config)
+    images = EvalImages(dataset, architecture, config)
     indices = range(fabric.global_rank, len(dataset), fabric.world_size)
     found: dict[int, Detections] = {}
     broken: dict[int, str] = {}
     with tqdm(total=len(indices), desc=f"evaluate {dataset.name}", unit="image", leave=False, disable=None) as bar:
-        for batch in eval_loader(images, indices, batch_size, workers):
+        for batch in eval_loader(images, indices, *loading):
             for _, problem in batch.broken:
                 log.warning("left out: %s", problem)
             broken |= dict(batch.broken)
             if len(batch.indices):
                 with fabric.autocast():
-                    outputs = model(batch.images.to(fabric.device))
-                logits, deltas = (part.float().cpu().numpy() for part in outputs)
-                rows = zip(batch.indices, batch.scales, *with_best(logits, deltas), strict=True)
-                for index, scale, *of_image in rows:
-                    raw, size_hw = NetworkOutputs(*of_image), dataset.size_hw(index)
-                    found[index] = postprocess(raw, anchors, scale, size_hw, settings, config.class_names)
+                    outputs = architecture.named_outputs(model(batch.images.to(fabric.device)))
+                arrays = {name: values.float().cpu().numpy() for name, values in outputs.items()}
+                for i, (index, placement) in enumerate(zip(batch.indices, batch.placements, strict=True)):
+                    found[index] = decode({name: of[i] for name, of in arrays.items()}, placement, settings)
             bar.update(len(batch.indices) + len(batch.broken))
     model.train(was_training)
     return found, broken
 
 
-@torch.inference_mode()
-def classify_all(
-    model: Classifier, dataset: Dataset, fabric: Fabric, batch_size: int = 32, workers: int = 1
-) -> Answers:
-    """What ``model`` says of each picture; those that cannot be decoded are named and left out.
+def figures_of(architecture: Architecture[Any], found: DatasetDetections) -> dict[str, float]:
+    """The main metrics of what was found, by name, those that are defined: AP and AP50, or top-1 and top-5."""
+    if "classes" in architecture.says:
+        classes = answers_of(*found).report(found.dataset)
+        return defined({"top1": classes.top1, "top5": classes.top5})
+    boxes = evaluate_coco(*found)
+    return defined({"ap": boxes.ap, "ap50": boxes.ap50})
 
-    With several processes, each takes every n-th picture and all return the whole.
-    """
-    was_training = model.training
-    model.eval()
-    most = min(5, model.config.num_classes)
-    indices = range(fabric.global_rank, len(dataset), fabric.world_size)
-    said: dict[int, tuple[list[int], list[float]]] = {}
-    broken: dict[int, str] = {}
-    with tqdm(total=len(indices), desc=f"evaluate {dataset.name}", unit="image", leave=False, disable=None) as bar:
-        for batch in eval_loader(EvalPictures(dataset, model.config), indices, batch_size, workers):
-            for _, problem in batch.broken:
-                log.warning("left out: %s", problem)
-            broken |= dict(batch.broken)
-            if len(batch.indices):
-                with fabric.autocast():
-                    logits = model(batch.images.to(fabric.device))
-                best = logits.float().softmax(1).topk(most)
-                said.update(
-                    zip(batch.indices, zip(best.indices.tolist(), best.values.tolist(), strict=True), strict=True)
-                )
-            bar.update(len(batch.indices) + len(batch.broken))
-    model.train(was_training)
-    if fabric.world_size > 1:
-        parts: list[Any] = [None] * fabric.world_size
-        dist.all_gather_object(parts, (said, broken))
-        said = {index: answer for part, _ in parts for index, answer in part.items()}
-        broken = {index: reason for _, part in parts for index, reason in part.items()}
-    seen = sorted(said)
-    return Answers(
-        np.array(seen, np.int64),
-        np.array([dataset.annotations(index).class_ids[0] for index in seen], np.int64),
-        np.array([said[index][0] for index in seen], np.int64).reshape(len(seen), most),
-        np.array([said[index][1] for index in seen], np.float32).reshape(len(seen), most),
-        broken,
-    )
+
+def defined(figures: dict[str, float | None]) -> dict[str, float]:
+    """Without those that have no value, because there was nothing to measure them on."""
+    return {name: value for name, value in figures.items() if value is not None}

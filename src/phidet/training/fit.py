@@ -16,8 +16,8 @@ from lightning_fabric import Fabric
 from torch import nn
 from tqdm import tqdm
 
-from phidet.architectures.efficientdet.anchors import level_sizes
-from phidet.architectures.efficientdet.config import ModelConfig
+from phidet.architectures.model import Model
+from phidet.architectures.registry import architecture_of
 from phidet.core.errors import CheckpointError, ConfigError, TrainingDivergedError
 from phidet.core.extras import __version__
 from phidet.core.machine import keep_freed_memory, usable_cores
@@ -30,11 +30,11 @@ from phidet.training.progress import Progress
 from phidet.training.recipe import Recipe
 from phidet.training.run_folder import RunFolder
 from phidet.training.sync_norm import share_batch_norms
-from phidet.training.task import Network, Task
+from phidet.training.task import Task
 
 log = logging.getLogger("phidet")
 
-NetworkT = TypeVar("NetworkT", bound=Network)
+NetworkT = TypeVar("NetworkT", bound=Model)
 
 
 class RunSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,7 +73,7 @@ def fit(model: NetworkT, task: Task, recipe: Recipe, settings: RunSettings, orig
 
     Args:
         model: its config says the input size and the classes.
-        task: what to learn, from which data: :class:`phidet.training.detection.DetectionTask` for a detector.
+        task: what to learn, from which data: :class:`phidet.training.task.Task`.
         recipe: how.
         settings: where.
         origin: what the folder shall keep for :func:`phidet.training.run.resume` and evaluation.
@@ -164,7 +164,7 @@ def num_workers(settings: RunSettings) -> int:
     return settings.workers if settings.workers is not None else min(max(usable_cores() - 1, 1), 8)
 
 
-def describe(model: Network, task: Task, recipe: Recipe, settings: RunSettings, request: Request | None) -> About:
+def describe(model: Model, task: Task, recipe: Recipe, settings: RunSettings, request: Request | None) -> About:
     """What ``run.json`` says of this run."""
     return About(
         phidet=__version__,
@@ -192,7 +192,7 @@ class Learner(NamedTuple):
         frozen: parts of the network that stay as they are.
     """
 
-    network: Network
+    network: Model
     model: Any
     optimizer: Any
     average: RunningAverage
@@ -200,10 +200,9 @@ class Learner(NamedTuple):
     frozen: list[nn.Module]
 
 
-def prepare_learner(fabric: Fabric, model: Network, task: Task, recipe: Recipe, settings: RunSettings) -> Learner:
+def prepare_learner(fabric: Fabric, model: Model, task: Task, recipe: Recipe, settings: RunSettings) -> Learner:
     """Everything that learns, on the engine's device."""
     model.to(fabric.device)
-    task.to(fabric.device)
     quicken_statistics(model, recipe, max(1, task.num_images // recipe.batch_size) * recipe.epochs)
     if recipe.sync_batch_norm and fabric.world_size > 1:
         share_batch_norms(model, fabric.device)  # which may put others in their place: frozen are those
@@ -249,7 +248,7 @@ def train_epoch(fabric: Fabric, learner: Learner, loader: Any, recipe: Recipe, e
     return {"epoch": epoch + 1, **means, "rate": rate, "seconds": seconds, "images_per_second": num_images / seconds}
 
 
-def _evaluated(fabric: Fabric, model: Network, task: Task, recipe: Recipe, workers: int) -> dict[str, float]:
+def _evaluated(fabric: Fabric, model: Model, task: Task, recipe: Recipe, workers: int) -> dict[str, float]:
     try:
         return task.evaluate(fabric, model, recipe, workers)
     except CheckpointError as error:  # finite weights, and answers that are not
@@ -263,14 +262,14 @@ def _show(progress: Progress, folder: RunFolder, task: Task) -> None:
     draw_curves(progress.rows, task.figures, folder.path / "curves.png")
 
 
-def _check_batch(model: Network, images: int) -> None:
+def _check_batch(model: Model, images: int) -> None:
     """Batch norms need two values of a channel: one image is too few where the smallest map has one cell."""
-    level = model.config.feature_network.levels[-1] if isinstance(model.config, ModelConfig) else 5
-    height, width = model.config.image_size_hw
-    if images == 1 and level_sizes((height, width), [level]) == ((1, 1),):
+    smallest = architecture_of(model.config).smallest_map_hw(model.config)
+    if images == 1 and smallest == (1, 1):
+        height, width = model.config.image_size_hw
         raise ConfigError(
-            f"a batch of 1 image at {height}×{width} leaves batch norms a single value of a channel, at level {level}: "
-            "choose a batch of 2 images or more, or a larger image size"
+            f"a batch of 1 image at {height}×{width} leaves batch norms a single value of a channel in the smallest "
+            "map: choose a batch of 2 images or more, or a larger image size"
         )
 
 
@@ -279,7 +278,7 @@ def _check_weights(network: nn.Module, epoch: int) -> None:
     broken = next((name for name, p in network.named_parameters() if not bool(torch.isfinite(p).all())), None)
     if broken is not None:
         raise TrainingDivergedError(
-            f"the weights {broken} are no numbers any more after epoch {epoch + 1}: lower the learning rate; --resume "
+            f"the weights {broken} became NaN or infinite in epoch {epoch + 1}: lower the learning rate; --resume "
             "starts again from the last whole epoch"
         )
 

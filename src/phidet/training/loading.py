@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,29 +12,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
+from phidet.architectures.base import Architecture, NetworkConfig, Placement
+from phidet.architectures.batch import Batch
 from phidet.core.errors import ConfigError, InputError
 from phidet.data.dataset import Dataset
-from phidet.images.prepare import Preprocess, prepare
+from phidet.images.prepare import Preprocess
 from phidet.training.augmentation.detection import Example, Labelled, augment, mosaic
 from phidet.training.recipe import Augmentation
 
 log = logging.getLogger("phidet")
-
-
-class Batch(NamedTuple):
-    """Images for training.
-
-    Attributes:
-        pixels: (B, 3, H, W) uint8.
-        valid_hw: (B, 2) int64, the part of each that is image and not padding.
-        boxes_xyxy: (B, N, 4) float32 in pixels of the input, padded with 0.
-        class_ids: (B, N) int64, padded with −1.
-    """
-
-    pixels: Tensor
-    valid_hw: Tensor
-    boxes_xyxy: Tensor
-    class_ids: Tensor
 
 
 class EvalBatch(NamedTuple):
@@ -42,13 +28,13 @@ class EvalBatch(NamedTuple):
 
     Attributes:
         images: (B, 3, H, W) float32, normalised.
-        scales: pixels of the input per pixel of the image.
+        placements: where each image lies in the input.
         indices: of the images in the data set.
         broken: indices of images that could not be decoded, and why; they are not among the others.
     """
 
     images: Tensor
-    scales: list[float]
+    placements: list[Placement]
     indices: list[int]
     broken: list[tuple[int, str]]
 
@@ -129,23 +115,23 @@ class TrainImages(TorchDataset[Example]):
         raise InputError(f"no image of {self.dataset.name} can be decoded: run 'phidet doctor' on the data")
 
 
-EvalItem = tuple[int, Tensor, float] | tuple[int, str]
-"""Index, prepared image and scale; or index and what is wrong with the image."""
+EvalItem = tuple[int, Tensor, Placement] | tuple[int, str]
+"""Index, prepared image and placement; or index and what is wrong with the image."""
 
 
 class EvalImages(TorchDataset[EvalItem]):
     """Images as deployment prepares them."""
 
-    def __init__(self, dataset: Dataset, size_hw: tuple[int, int], spec: Preprocess) -> None:
-        self.dataset, self.size_hw, self.spec = dataset, size_hw, spec
+    def __init__(self, dataset: Dataset, architecture: Architecture[Any], config: NetworkConfig) -> None:
+        self.dataset, self.architecture, self.config = dataset, architecture, config
 
     def __getitem__(self, index: int) -> EvalItem:
         try:
             image = self.dataset.image(index)
         except InputError as error:
             return index, str(error)
-        prepared, scale = prepare(image, self.size_hw, self.spec)
-        return index, torch.from_numpy(prepared), scale
+        prepared = self.architecture.prepare(self.config, image)
+        return index, torch.from_numpy(prepared.image), prepared.placement
 
 
 def collate_eval(items: list[EvalItem]) -> EvalBatch:

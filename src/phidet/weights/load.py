@@ -4,32 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import msgspec
 from torch import Tensor
 
-from phidet.architectures.classifier.config import ClassifierConfig
-from phidet.architectures.classifier.network import Classifier
-from phidet.architectures.config import default_class_names
-from phidet.architectures.dialects import DETECTOR_DIALECTS, Config, Dialect
-from phidet.architectures.efficientdet.config import ASPECTS_2020, ASPECTS_OFFICIAL, ModelConfig
-from phidet.architectures.efficientdet.network import EfficientDet
+from phidet.architectures.base import Architecture
+from phidet.architectures.dialect import Dialect
+from phidet.architectures.model import Model
+from phidet.architectures.registry import architecture_of
 from phidet.core.errors import CheckpointError
-from phidet.core.structs import replace
+from phidet.weights.dialects import known_dialects
 from phidet.weights.mapping import Mapped, check_shapes, misfit, to_ours, weights_of
 from phidet.weights.native import read_config
 from phidet.weights.read import read_tensors, recognise
-
-PREDICTORS = ("class_head.predict.pointwise.", "linear.")
-"""Our names of the layers whose first dimension depends on the number of classes."""
-CLASSIFIER_HEAD = (
-    "head.conv.weight",
-    *(f"head.bn.{leaf}" for leaf in ("weight", "bias", "running_mean", "running_var")),
-    "linear.weight",
-    "linear.bias",
-)
-"""Our names of what a classifier has and a detector does not need."""
 
 
 class Source(NamedTuple):
@@ -38,14 +25,16 @@ class Source(NamedTuple):
     Attributes:
         path: where it lies.
         tensors: by our names in a file of ours, by canonical keys in a foreign one.
+        architecture: whose weights it holds.
         config: what is inside a file of ours, else ``None``.
-        dialect: what a foreign file speaks, else ``None``.
+        dialect: of a foreign file, else ``None``.
         beside: keys of tensors that belong to a trainer, not to the network that it holds.
     """
 
     path: Path
     tensors: dict[str, Tensor]
-    config: Config | None
+    architecture: Architecture[Any]
+    config: Any | None
     dialect: Dialect | None
     beside: tuple[str, ...] = ()
 
@@ -54,10 +43,24 @@ class Source(NamedTuple):
         """The dialect's name, "phidet" for our own."""
         return self.dialect.name if self.dialect else "phidet"
 
-    @property
-    def is_detector(self) -> bool:
-        """Whether the file holds a whole detector, not just a backbone or classifier."""
-        return isinstance(self.config, ModelConfig) or self.dialect in DETECTOR_DIALECTS
+    def find(self, name: str, config: Any) -> Tensor | None:
+        """The tensor that we call ``name``, as the file keeps it; ``None`` where it has none."""
+        if self.dialect is None:
+            return self.tensors.get(name)
+        slot = self.dialect.slot(name, config)
+        return self.tensors.get(slot.keys[0]) if slot else None
+
+    def adapt(self, config: Any) -> Any:
+        """``config`` with what a foreign file decides: its class count, the anchors it was trained with.
+
+        Raises:
+            CheckpointError: the file has no fitting class predictor.
+        """
+        assert self.dialect is not None
+        try:
+            return self.architecture.adapt_config(config, lambda name: self.find(name, config), self.dialect)
+        except CheckpointError as error:
+            raise CheckpointError(f"{self.path}: {error}") from error
 
 
 class LoadReport(NamedTuple):
@@ -99,7 +102,7 @@ def open_source(path: str | Path) -> Source:
     raw = read_tensors(path)
     config = read_config(raw, path)
     if config is not None:
-        return Source(path, raw.tensors, config, None)
+        return Source(path, raw.tensors, architecture_of(config), config, None)
     try:
         known = recognise(raw.tensors)
     except CheckpointError as error:
@@ -110,60 +113,24 @@ def open_source(path: str | Path) -> Source:
             f"{path} holds {len(raw.tensors)} tensors in no layout that phidet knows (keys like {', '.join(keys)}): "
             "expected a phidet model file, or weights of google/automl, effdet, zylo117, timm, lukemelas or torchvision"
         )
-    return Source(path, known.tensors, None, known.dialect, tuple(known.beside))
+    architecture, dialect = known_dialects()[known.dialect.name]
+    return Source(path, known.tensors, architecture, None, dialect, tuple(known.beside))
 
 
-def class_count(source: Source, config: ModelConfig) -> int:
-    """Number of classes that a detector file predicts; ``config`` says how many anchors share a predictor.
-
-    Raises:
-        CheckpointError: the predictor is missing or does not divide into the anchors.
-    """
-    if source.config is not None:
-        return source.config.num_classes
-    slot = source.dialect.slot("class_head.predict.pointwise.bias", config) if source.dialect else None
-    bias = source.tensors.get(slot.keys[0]) if slot else None
-    per_cell = config.anchors.per_cell
-    if bias is None or bias.numel() % per_cell:
-        raise CheckpointError(f"{source.path} has no class predictor for {per_cell} anchors per cell")
-    return bias.numel() // per_cell
-
-
-def adapt_config(config: ModelConfig, source: Source) -> ModelConfig:
-    """``config`` with the class count of a foreign detector file, and the anchors its dialect was trained with.
-
-    Raises:
-        CheckpointError: the file has no fitting class predictor.
-    """
-    count = class_count(source, config)
-    names = config.class_names if count == config.num_classes else default_class_names(count)
-    anchors = config.anchors
-    if source.dialect is not None and source.dialect.anchors_2020 and anchors.aspects_wh == ASPECTS_OFFICIAL:
-        anchors = msgspec.structs.replace(anchors, aspects_wh=ASPECTS_2020)
-    return replace(config, {"class_names": names, "anchors": anchors})
-
-
-def adapt_classifier_config(config: ClassifierConfig, source: Source) -> ClassifierConfig:
-    """``config`` with the class count of a foreign classifier file; as it is where the file has no last layer."""
-    slot = source.dialect.slot("linear.bias", config) if source.dialect else None
-    bias = source.tensors.get(slot.keys[0]) if slot else None
-    if bias is None or bias.numel() == config.num_classes:
-        return config
-    return replace(config, {"class_names": default_class_names(bias.numel())})
-
-
-def load_into(model: EfficientDet | Classifier, source: Source, replace_head: bool = False) -> LoadReport:
+def load_into(model: Model, source: Source, replace_head: bool = False) -> LoadReport:
     """Copies the weights of ``source`` into ``model``.
 
-    A detector takes all of a detector file and only the backbone of any other file; a classifier takes all of a
-    classifier file. A predictor for another number of classes is replaced by a fresh one only with ``replace_head``.
+    A model takes all of a file of its own architecture, and a detector only the backbone of a classifier's file. A
+    predictor for another number of classes is replaced by a fresh one only with ``replace_head``.
 
     Raises:
         CheckpointError: tensors are missing, left over, or of the wrong shape. The model is unchanged then.
     """
-    whole = isinstance(model, EfficientDet) == source.is_detector
-    if not whole and isinstance(model, Classifier):
-        raise CheckpointError(f"{source.path} ({source.kind}) is a detector, {model.config.name} is a classifier")
+    architecture = architecture_of(model.config)
+    whole = architecture is source.architecture
+    if not whole and not architecture.takes_foreign_backbones:
+        theirs, ours = (_noun(each) for each in (source.architecture, architecture))
+        raise CheckpointError(f"{source.path} ({source.kind}) is {theirs}, {model.config.name} is {ours}")
     expected = weights_of(model)
     if not whole:
         expected = {name: tensor for name, tensor in expected.items() if name.startswith("backbone.")}
@@ -184,7 +151,7 @@ def load_into(model: EfficientDet | Classifier, source: Source, replace_head: bo
     return LoadReport(source.path, source.kind, part, len(tensors), fresh, ignored)
 
 
-def _map(source: Source, config: Config, expected: Mapping[str, Tensor]) -> Mapped:
+def _map(source: Source, config: Any, expected: Mapping[str, Tensor]) -> Mapped:
     if source.dialect is not None:
         return to_ours(source.tensors, source.dialect, config, expected)
     ours = {name: tensor for name, tensor in source.tensors.items() if name in expected}
@@ -192,16 +159,21 @@ def _map(source: Source, config: Config, expected: Mapping[str, Tensor]) -> Mapp
     return Mapped(ours, missing, [name for name in source.tensors if name not in expected])
 
 
-def _head_keys(source: Source, config: Config) -> set[str]:
-    """Where a classifier file keeps the tensors that a backbone can do without."""
+def _noun(architecture: Architecture[Any]) -> str:
+    """What a user calls a network of that architecture."""
+    return "a classifier" if "classes" in architecture.says else "a detector"
+
+
+def _head_keys(source: Source, config: Any) -> set[str]:
+    """Where a file keeps the tensors that a backbone can do without."""
     if source.dialect is None:
-        return set(CLASSIFIER_HEAD)
-    slots = [source.dialect.slot(name, config) for name in CLASSIFIER_HEAD]
+        return {name for name in source.tensors if not name.startswith("backbone.")}
+    slots = [source.dialect.slot(name, config) for name in source.architecture.extra_head]
     return {key for slot in slots if slot for key in slot.keys}
 
 
 def _predictors_to_replace(
-    tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], config: Config, source: Source, replace: bool
+    tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], config: Any, source: Source, replace: bool
 ) -> list[str]:
     """Our predictor tensors whose class count differs from the file's.
 
@@ -211,7 +183,7 @@ def _predictors_to_replace(
     names = [
         name
         for name, tensor in tensors.items()
-        if name.startswith(PREDICTORS)
+        if name.startswith(source.architecture.predictors)
         and tensor.ndim == expected[name].ndim
         and tensor.shape[0] != expected[name].shape[0]
     ]

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from phidet.architectures.dialects import Config, Dialect, Layout, Slot
+from phidet.architectures.dialect import Config, Dialect, Layout, Slot
 from phidet.core.errors import CheckpointError
 
 _TO_OURS: dict[Layout, Callable[[Tensor], Tensor]] = {

@@ -1,39 +1,27 @@
 """phidet's own model file: one ``.safetensors`` with the config inside, so with classes and preprocessing.
 
-The metadata holds ``format`` = "phidet", ``version``, ``kind`` ("detector" or "classifier") and ``config`` (JSON).
-A file of a newer version, with a key that is not known, or with other tensors than the config builds, is refused.
+Its metadata is the header of :mod:`phidet.architectures.header`. A file of a newer version, with a key that is not
+known, or with other tensors than the config builds, is refused.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import msgspec
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from phidet.architectures.classifier.config import ClassifierConfig
-from phidet.architectures.classifier.network import Classifier
-from phidet.architectures.efficientdet.config import ModelConfig
-from phidet.architectures.efficientdet.network import EfficientDet
-from phidet.core.errors import CheckpointError, ConfigError, PhidetError
+from phidet.architectures.header import Header, from_metadata, to_metadata
+from phidet.architectures.model import Model
+from phidet.architectures.registry import architecture_of
+from phidet.core.errors import CheckpointError, PhidetError
 from phidet.core.files import write_whole
-from phidet.core.structs import from_json, to_json
 from phidet.weights.mapping import check_shapes, misfit, weights_of
 from phidet.weights.read import RawFile, read_tensors
-
-VERSION = 1
-
-
-class Header(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The metadata of a model file."""
-
-    format: Literal["phidet"]
-    version: str
-    kind: Literal["detector", "classifier"]
-    config: str
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -50,17 +38,14 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise CheckpointError(f"{error}. Nothing was changed") from error
 
 
-def save_model(model: EfficientDet | Classifier, path: str | Path) -> None:
+def save_model(model: Model, path: str | Path) -> None:
     """Writes ``model`` with its config to ``path``, atomically. The same model gives the same bytes.
 
     Raises:
         CheckpointError: the file cannot be written.
     """
-    path = Path(path)
-    kind: Literal["detector", "classifier"] = "detector" if isinstance(model, EfficientDet) else "classifier"
-    header = Header(format="phidet", version=str(VERSION), kind=kind, config=to_json(model.config))
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights_of(model).items()}
-    write_atomically(path, _with_sorted_header(save(tensors, metadata=msgspec.to_builtins(header))))
+    write_atomically(Path(path), _with_sorted_header(save(tensors, metadata=to_metadata(model.config))))
 
 
 def _with_sorted_header(content: bytes) -> bytes:
@@ -71,7 +56,7 @@ def _with_sorted_header(content: bytes) -> bytes:
     return b"".join((len(header).to_bytes(8, "little"), header, memoryview(content)[end:]))
 
 
-def load_model(path: str | Path) -> EfficientDet | Classifier:
+def load_model(path: str | Path) -> Model:
     """The model that the file holds, in evaluation mode.
 
     Raises:
@@ -86,34 +71,36 @@ def load_model(path: str | Path) -> EfficientDet | Classifier:
             f"{path} is not a phidet model file: make one of it with 'phidet convert {path.name} model.safetensors', "
             "or give it as create_model(..., pretrained=...)"
         )
-    model = EfficientDet(config) if isinstance(config, ModelConfig) else Classifier(config)
+    model = architecture_of(config).build(config)
     assign(model, raw.tensors, path)
     return model.eval()
 
 
-def read_config(raw: RawFile, path: Path) -> ModelConfig | ClassifierConfig | None:
+def read_header(path: Path) -> Header | None:
+    """What a ``.safetensors`` file says of itself, without reading its tensors; ``None`` where it is not phidet's.
+
+    Raises:
+        CheckpointError: the file cannot be read, is of a newer version, or its header is not valid.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}. Copy or download it again") from error
+    return from_metadata(metadata, path)
+
+
+def read_config(raw: RawFile, path: Path) -> Any | None:
     """The config inside a model file, ``None`` where the file is not one of phidet's.
 
     Raises:
         CheckpointError: the file is of a newer version, or its header or config is not valid.
     """
-    if raw.metadata.get("format") != "phidet":
-        return None
-    version = raw.metadata.get("version", "")
-    if not version.isdecimal() or int(version) > VERSION:
-        raise CheckpointError(
-            f"{path} has format version {version!r}, this phidet reads up to {VERSION}: pip install -U phidet"
-        )
-    try:
-        header = msgspec.convert(raw.metadata, Header)
-        if header.kind == "detector":
-            return from_json(header.config, ModelConfig)
-        return from_json(header.config, ClassifierConfig)
-    except (msgspec.ValidationError, ConfigError) as error:
-        raise CheckpointError(f"{path} has a header that is not valid: {error}") from error
+    header = from_metadata(raw.metadata, path)
+    return None if header is None else header.config
 
 
-def assign(model: EfficientDet | Classifier, tensors: Mapping[str, Tensor], path: Path) -> None:
+def assign(model: Model, tensors: Mapping[str, Tensor], path: Path) -> None:
     """Copies the tensors of one of our own files into ``model``.
 
     Raises:

@@ -14,10 +14,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from phidet.architectures.dialect import WRAPPED_AVERAGES, unwrap
-from phidet.architectures.dialects import DIALECTS, Dialect
+from phidet.architectures.dialect import WRAPPED_AVERAGES, Dialect, unwrap
 from phidet.architectures.efficientdet.dialect_automl import AVERAGE
 from phidet.core.errors import CheckpointError
+from phidet.weights.dialects import known_dialects
 from phidet.weights.torch_pickle import Placeholder, TensorRecord, open_torch_file
 
 AVERAGED = ("state_dict_ema", "model_ema", "ema", "ema_state_dict", "ema_model", "model_ema_state_dict")
@@ -163,7 +163,7 @@ def recognise(tensors: dict[str, Tensor]) -> Recognised | None:
     """
     wrapped = {key: tensor for key, tensor in tensors.items() if unwrap(key).wrappers}
     for candidates in (wrapped, tensors) if 0 < len(wrapped) < len(tensors) else (tensors,):
-        for dialect in DIALECTS.values():
+        for _, dialect in known_dialects().values():
             canonical = _canonical(candidates, dialect)
             if dialect.recognise(canonical):
                 _check_one_set(canonical)

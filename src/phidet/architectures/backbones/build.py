@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Protocol
 
 from torch import Tensor, nn
+from torchvision.models.mobilenetv2 import InvertedResidual as MobileBlock
+from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from phidet.architectures.backbones.config import BackboneConfig
-from phidet.architectures.backbones.efficientnet import EfficientNet
+from phidet.architectures.backbones.efficientnet import EfficientNet, InvertedResidual
 from phidet.architectures.backbones.mobilenet import MobileNet
 from phidet.architectures.backbones.resnet import ResNet
 
@@ -29,3 +31,9 @@ def build_backbone(config: BackboneConfig) -> nn.Module:
     if config.architecture.startswith("resnet"):
         return ResNet(config)
     return EfficientNet(config)
+
+
+def recomputed_blocks(model: nn.Module) -> list[nn.Module]:
+    """The residual blocks of every kind of backbone, which may compute their activations a second time."""
+    kinds = InvertedResidual | BasicBlock | Bottleneck | MobileBlock
+    return [module for module in model.modules() if isinstance(module, kinds)]

@@ -39,3 +39,8 @@ class BackboneConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             value = getattr(self, name)
             require(math.isfinite(value) and 0 < value <= 16, f"backbone {name} must be in (0, 16], got {value!r}")
         require(0 <= self.drop_path < 1, f"drop_path must be in [0, 1), got {self.drop_path!r}")
+
+
+def backbone_summary(config: BackboneConfig) -> str:
+    """A backbone in a few words."""
+    return f"{config.architecture}, width ×{config.width:g}, depth ×{config.depth:g}"

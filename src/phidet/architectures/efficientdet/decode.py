@@ -3,17 +3,44 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from phidet.core.errors import CheckpointError, UnknownNameError
+from phidet.architectures.base import Placement
+from phidet.architectures.efficientdet.anchors import generate_anchors
+from phidet.architectures.efficientdet.config import ModelConfig
+from phidet.core.errors import CheckpointError
 from phidet.detections.boxes import FloatArray, clip, decode
 from phidet.detections.detections import Detections
 from phidet.detections.nms import Floats, Ints, suppress
-from phidet.detections.settings import PostprocessSettings
+from phidet.detections.settings import PostprocessSettings, class_ids_of
+
+
+class AnchorDecoder:
+    """:func:`postprocess` for a config, whose anchors are made once."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        self.config = config
+        self.anchors_xyxy = generate_anchors(config.image_size_hw, config.feature_network.levels, config.anchors)
+
+    def __call__(
+        self, outputs: Mapping[str, FloatArray], placement: Placement, settings: PostprocessSettings
+    ) -> Detections:
+        named = as_outputs(outputs, self.config.num_classes)
+        return postprocess(named, self.anchors_xyxy, *placement, settings, self.config.class_names)
+
+
+def as_outputs(outputs: Mapping[str, FloatArray], num_classes: int) -> NetworkOutputs:
+    """Outputs for one image by name, (A, …) from PyTorch or (cells, anchors of a cell · …) from an exported file."""
+    class_logits = outputs["class_logits"].reshape(-1, num_classes)
+    box_deltas = outputs["box_deltas"].reshape(-1, 4)
+    best = outputs.get("best_logits")
+    if best is None:
+        return with_best(class_logits, box_deltas)
+    return NetworkOutputs(best, class_logits, box_deltas)
 
 
 class Candidates(NamedTuple):
@@ -94,18 +121,6 @@ def postprocess(
     return Detections(boxes[kept], scores, class_ids[kept], class_names, image_hw)
 
 
-def class_ids_of(wanted: tuple[str, ...], class_names: tuple[str, ...]) -> list[int]:
-    """Ids of classes given by name.
-
-    Raises:
-        UnknownNameError: the model does not know one.
-    """
-    for name in wanted:
-        if name not in class_names:
-            raise UnknownNameError("class", name, class_names)
-    return [class_names.index(name) for name in wanted]
-
-
 def sigmoid(logits: Floats) -> Floats:
     """1 / (1 + e^−x), without overflow."""
     small = np.exp(-np.abs(logits))
@@ -149,11 +164,3 @@ def with_best(class_logits: FloatArray, box_deltas: FloatArray) -> NetworkOutput
     """Outputs of a network that does not say which class is best."""
     best = class_logits[..., 0] if class_logits.shape[-1] == 1 else class_logits.max(-1)
     return NetworkOutputs(best, class_logits, box_deltas)
-
-
-def from_cells(outputs: Sequence[FloatArray], num_classes: int) -> NetworkOutputs:
-    """What an exported file gives: best logits where it has them, then logits and deltas (B, cells, anchors · …)."""
-    *best, class_logits, box_deltas = outputs
-    batch = len(class_logits)
-    class_logits, box_deltas = class_logits.reshape(batch, -1, num_classes), box_deltas.reshape(batch, -1, 4)
-    return NetworkOutputs(best[0], class_logits, box_deltas) if best else with_best(class_logits, box_deltas)

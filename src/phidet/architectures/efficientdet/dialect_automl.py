@@ -117,4 +117,4 @@ def _recognise(keys: Iterable[str]) -> bool:
     return "class_net/class-predict/pointwise_kernel" in keys
 
 
-AUTOML = Dialect("automl", _recognise, _slot, _canonical)
+AUTOML = Dialect("automl", _recognise, _slot, _canonical, writable=False)

@@ -5,51 +5,25 @@ All sums are in float32 (float64 for float64 input) whatever the network runs in
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
-import msgspec
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from phidet.architectures.base import Processes
+from phidet.architectures.batch import Batch
+from phidet.architectures.efficientdet.anchors import generate_anchors
+from phidet.architectures.efficientdet.config import ModelConfig
+from phidet.architectures.efficientdet.loss_config import LossConfig
 from phidet.architectures.efficientdet.network import RawOutputs
-from phidet.architectures.efficientdet.targets import Targets
-from phidet.core.errors import ConfigError, InputError
+from phidet.architectures.efficientdet.targets import Targets, assign_targets
+from phidet.core.errors import InputError
 from phidet.detections.boxes import IouKind, decode, elementwise_iou
 
 _CPU_CHUNK = 1 << 17  # logits at a time: what stays in a core's cache
 _DEVICE_CHUNK = 1 << 23  # 32 MiB a buffer
-
-
-class LossConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What to minimise: ``class + box_weight · box + iou_weight · iou``.
-
-    ``alpha`` weighs the true class against the other classes, ``gamma`` turns easy answers down (arXiv 1708.02002
-    section 3), ``label_smoothing`` moves the wanted 1 and 0 towards ½; ``delta`` is the error, in units of the box
-    code, above which the box loss is linear. ``iou_kind`` adds a loss on decoded boxes.
-    """
-
-    alpha: float = 0.25
-    gamma: float = 1.5
-    label_smoothing: float = 0.0
-    delta: float = 0.1
-    box_weight: float = 50.0
-    iou_kind: IouKind | None = None
-    iou_weight: float = 1.0
-
-    def __post_init__(self) -> None:
-        for name, fine, expected in (
-            ("alpha", 0 <= self.alpha <= 1, "in [0, 1]"),
-            ("gamma", 0 <= self.gamma < math.inf, "≥ 0"),
-            ("label_smoothing", 0 <= self.label_smoothing < 1, "in [0, 1)"),
-            ("delta", 0 < self.delta < math.inf, "> 0"),
-            ("box_weight", 0 <= self.box_weight < math.inf, "≥ 0"),
-            ("iou_weight", 0 <= self.iou_weight < math.inf, "≥ 0"),
-        ):
-            if not fine:
-                raise ConfigError(f"loss {name} must be {expected}, got {getattr(self, name)!r}")
 
 
 class DetectionLoss(NamedTuple):
@@ -222,3 +196,24 @@ class _FocalSum(torch.autograd.Function):
 
 def _widen(values: Tensor) -> Tensor:
     return values if values.dtype == torch.float64 else values.float()
+
+
+class AnchorLoss:
+    """:func:`detection_loss` of anchors, normalised by the positives of all processes' images plus one."""
+
+    def __init__(self, config: ModelConfig, settings: LossConfig) -> None:
+        self.settings = settings
+        levels = config.feature_network.levels
+        self.anchors_xyxy = torch.from_numpy(generate_anchors(config.image_size_hw, levels, config.anchors).copy())
+
+    def to(self, device: torch.device) -> None:
+        """Moves the anchors to ``device``."""
+        self.anchors_xyxy = self.anchors_xyxy.to(device)
+
+    def __call__(self, outputs: RawOutputs, batch: Batch, processes: Processes) -> dict[str, Tensor]:
+        targets = assign_targets(self.anchors_xyxy, batch.boxes_xyxy, batch.class_ids)
+        positives = processes.total(targets.num_positives.sum().float())
+        # The mean of the processes' gradients is then the gradient of the whole batch.
+        normalizer = (positives + 1) / processes.size
+        loss = detection_loss(outputs, targets, self.anchors_xyxy, self.settings, normalizer)
+        return {"loss": loss.total, "class_loss": loss.class_loss, "box_loss": loss.box_loss}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import nn
 
@@ -15,9 +17,11 @@ from phidet.architectures.efficientdet.feature_network import (
     fusion_weights,
 )
 from phidet.architectures.efficientdet.heads import Head
-from phidet.architectures.efficientdet.network import EfficientDet
 from phidet.architectures.layers import SeparableConv
 from phidet.architectures.program import MaxPool, Predict, Program, ProgramWriter, Scale, Sum, Upsample, fold
+
+if TYPE_CHECKING:  # it is made of this module
+    from phidet.architectures.efficientdet.network import EfficientDet
 
 
 @torch.no_grad()
@@ -28,7 +32,7 @@ def compile_program(model: EfficientDet) -> Program:
     levels = _feature_network(writer, model.feature_network, maps)
     class_logits = _head(writer, model.class_head, levels, model.config.activation)
     box_deltas = _head(writer, model.box_head, levels, model.config.activation)
-    return Program(writer.operations, class_logits, box_deltas)
+    return Program(writer.operations, {"class_logits": class_logits, "box_deltas": box_deltas})
 
 
 def _feature_network(w: ProgramWriter, network: FeatureNetwork, backbone_maps: dict[int, int]) -> list[int]:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from phidet.architectures.backbones.build import Backbone, build_backbone
 from phidet.architectures.efficientdet.config import ModelConfig
 from phidet.architectures.efficientdet.feature_network import FeatureNetwork
 from phidet.architectures.efficientdet.heads import Head, class_head
+from phidet.architectures.efficientdet.lower import compile_program
+from phidet.architectures.model import Model
+from phidet.architectures.optimized import OptimizedNetwork
 from phidet.core.errors import InputError
-
-if TYPE_CHECKING:
-    from phidet.architectures.optimized import OptimizedDetector
 
 
 class RawOutputs(NamedTuple):
@@ -29,7 +29,7 @@ class RawOutputs(NamedTuple):
     box_deltas: Tensor
 
 
-class EfficientDet(nn.Module):
+class EfficientDet(Model):
     """A detector (arXiv 1911.09070), on any backbone. One forward, one return type, in training and evaluation.
 
     Args:
@@ -38,7 +38,7 @@ class EfficientDet(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.config = config
+        self.config: ModelConfig = config
         features = config.feature_network
         self.backbone = build_backbone(config.backbone)
         channels = cast("Backbone", self.backbone).channels
@@ -60,11 +60,9 @@ class EfficientDet(nn.Module):
         maps = self.feature_network(self.backbone(images.contiguous(memory_format=torch.channels_last)))
         return RawOutputs(self.class_head(maps), self.box_head(maps))
 
-    def optimize(self) -> OptimizedDetector:
+    def optimize(self) -> OptimizedNetwork[RawOutputs]:
         """A copy for inference with everything constant folded: the same answers to rounding, sooner."""
-        from phidet.architectures.optimized import OptimizedDetector  # noqa: PLC0415 - it is made of this class
-
-        return OptimizedDetector(self)
+        return OptimizedNetwork(compile_program(self), RawOutputs)
 
     def _check_images(self, images: Tensor) -> None:
         if images.ndim != 4 or images.shape[1] != 3:

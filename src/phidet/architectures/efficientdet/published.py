@@ -102,12 +102,15 @@ FAMILIES: dict[str, Family] = {
 """Families that a φ can be given to: the papers' own, the Lite one, and EfficientDet on other backbones."""
 
 
-def family(name: str) -> Family:
-    """The family called ``name``.
+def family_of(family: object) -> Family:
+    """The family itself, or the one of that name; ``None`` stands for EfficientDet's own.
 
     Raises:
         UnknownNameError: there is none.
     """
+    if isinstance(family, Family):
+        return family
+    name = "efficientdet" if family is None else str(family)
     if name not in FAMILIES:
         raise UnknownNameError("family", name, FAMILIES)
     return FAMILIES[name]

@@ -22,14 +22,6 @@ class PublishedDetector(msgspec.Struct, frozen=True):
     v100_ms: float | None
 
 
-class PublishedClassifier(msgspec.Struct, frozen=True):
-    """EfficientNet, arXiv 1905.11946 v5, table 2: parameters and multiply-adds as printed, ImageNet top-1 in %."""
-
-    parameters_million: float
-    multiply_adds_billion: float
-    top1: float
-
-
 DETECTORS: dict[str, PublishedDetector] = {
     "efficientdet-d0": PublishedDetector(3_880_067, 2.54, 34.6, 34.3, 10.2),
     "efficientdet-d1": PublishedDetector(6_625_898, 6.10, 40.5, 40.2, 13.5),
@@ -48,16 +40,6 @@ DETECTORS: dict[str, PublishedDetector] = {
     "efficientdet-lite4": PublishedDetector(None, None, None, 43.2, None),
 }
 
-CLASSIFIERS: dict[str, PublishedClassifier] = {
-    "efficientnet-b0": PublishedClassifier(5.3, 0.39, 77.1),
-    "efficientnet-b1": PublishedClassifier(7.8, 0.70, 79.1),
-    "efficientnet-b2": PublishedClassifier(9.2, 1.0, 80.1),
-    "efficientnet-b3": PublishedClassifier(12.0, 1.8, 81.6),
-    "efficientnet-b4": PublishedClassifier(19.0, 4.2, 82.9),
-    "efficientnet-b5": PublishedClassifier(30.0, 9.9, 83.6),
-    "efficientnet-b6": PublishedClassifier(43.0, 19.0, 84.0),
-    "efficientnet-b7": PublishedClassifier(66.0, 37.0, 84.3),
-}
 
 NECKS: dict[str, tuple[float, float, float]] = {
     "fpn": (42.29, 1.0, 1.0),

@@ -6,6 +6,8 @@ backbone has it, lets every cell see the mean of the whole image besides; it is 
 
 from __future__ import annotations
 
+from typing import cast
+
 from torch import nn
 
 from phidet.architectures.costs import build_on_meta
@@ -32,7 +34,7 @@ def receptive_fields(config: ModelConfig) -> dict[int, tuple[int | None, int]]:
     Where paths of different strides meet, their windows may be off-centre by up to a cell; the widest one counts.
     """
     network = config.feature_network
-    backbone = backbone_fields(build_on_meta(config).backbone)
+    backbone = backbone_fields(cast("nn.Module", build_on_meta(config).backbone))
     graph = network.resolved_graph
     fields: list[int] = []
     for level in network.levels:

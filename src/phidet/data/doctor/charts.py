@@ -12,12 +12,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
-from phidet.architectures.efficientdet.config import AnchorConfig, ModelConfig
-from phidet.architectures.efficientdet.coverage import MATCHED, best_ious
 from phidet.core.files import write_made
 from phidet.data.dataset import Dataset
-from phidet.data.doctor.facts import Report
+from phidet.data.doctor.facts import Report, Trial
 from phidet.data.doctor.labels import FEW_OBJECTS, object_scales, objects_per_image
+from phidet.data.doctor.view import NetworkView
 from phidet.detections.boxes import area
 from phidet.images.style import INK, PALETTE
 
@@ -25,13 +24,13 @@ MOST_CLASSES = 100
 _MOST_BOXES = 100_000
 
 
-def write_charts(report: Report, datasets: Mapping[str, Dataset], config: ModelConfig, out: Path) -> list[Path]:
+def write_charts(report: Report, datasets: Mapping[str, Dataset], network: NetworkView, out: Path) -> list[Path]:
     """Writes ``classes.png`` and ``boxes.png``."""
     written = []
     if report.classes.names:
         written.append(_save(_classes(report), out / "classes.png"))
     if any(len(dataset.all_annotations.areas) for dataset in datasets.values()):
-        written.append(_save(_boxes(datasets, config, report), out / "boxes.png"))
+        written.append(_save(_boxes(datasets, network, report), out / "boxes.png"))
     return written
 
 
@@ -66,14 +65,14 @@ def _classes(report: Report) -> Figure:
     return figure
 
 
-def _boxes(datasets: Mapping[str, Dataset], config: ModelConfig, report: Report) -> Figure:
+def _boxes(datasets: Mapping[str, Dataset], network: NetworkView, report: Report) -> Figure:
     figure = Figure(figsize=(13, 8.6), layout="constrained")
     (sizes, aspects), (objects, recall) = figure.subplots(2, 2)
-    scaled = {name: _at_input(dataset, config.image_size_hw) for name, dataset in datasets.items()}
+    scaled = {name: _at_input(dataset, network.image_size_hw) for name, dataset in datasets.items()}
     scaled = {name: boxes for name, boxes in scaled.items() if len(boxes)}
-    size = f"{config.image_size_hw[0]}×{config.image_size_hw[1]}"
+    size = f"{network.image_size_hw[0]}×{network.image_size_hw[1]}"
 
-    edges = 2.0 ** np.arange(0, np.log2(max(config.image_size_hw)) + 0.5, 0.25)
+    edges = 2.0 ** np.arange(0, np.log2(max(network.image_size_hw)) + 0.5, 0.25)
     _steps(sizes, {name: np.sqrt(area(boxes)) for name, boxes in scaled.items()}, edges)
     sizes.set_xscale("log", base=2)
     sizes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -92,10 +91,10 @@ def _boxes(datasets: Mapping[str, Dataset], config: ModelConfig, report: Report)
         aspects, {name: np.clip(values, 1 / 8, 8) for name, values in shapes.items()}, 2.0 ** np.arange(-3, 3.1, 0.25)
     )
     aspects.set_xscale("log", base=2)
-    for width, height in config.anchors.aspects_wh:
-        aspects.axvline(width / height, color="#8A8A8A", linestyle=":", linewidth=1.2)
+    for aspect in network.anchors.aspects if network.anchors else ():
+        aspects.axvline(aspect, color="#8A8A8A", linestyle=":", linewidth=1.2)
     aspects.set_xticks([1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8], ["≤ ⅛", "¼", "½", "1", "2", "4", "≥ 8"])
-    _style(aspects, "Shape of boxes", "width / height; dotted: the anchors'")
+    _style(aspects, "Shape of boxes", "width / height" + ("; dotted: the anchors'" if network.anchors else ""))
 
     counts = {name: objects_per_image(dataset) for name, dataset in datasets.items()}
     most = max(int(values.max()) for values in counts.values())
@@ -104,32 +103,33 @@ def _boxes(datasets: Mapping[str, Dataset], config: ModelConfig, report: Report)
     objects.xaxis.set_major_locator(MaxNLocator(integer=True))
     _style(objects, "Objects per image", "objects", "share of images")
 
-    _recall(recall, np.concatenate(list(scaled.values())), config, report)
+    if network.anchors is None:
+        recall.set_axis_off()
+    else:
+        _recall(recall, np.concatenate(list(scaled.values())), network, report)
     handles, labels = sizes.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper right", ncols=max(1, len(labels)), frameon=False, fontsize=11)
-    figure.suptitle(f"{Path(report.path).name} for {config.name}", x=0.01, ha="left", fontsize=15, weight="bold")
+    figure.suptitle(f"{Path(report.path).name} for {network.name}", x=0.01, ha="left", fontsize=15, weight="bold")
     return figure
 
 
-def _recall(axes: Any, boxes: npt.NDArray[np.float64], config: ModelConfig, report: Report) -> None:
+def _recall(axes: Any, boxes: npt.NDArray[np.float64], network: NetworkView, report: Report) -> None:
     """Share of boxes that an anchor meets, over their size; now, and with the anchors or size that are advised."""
     if len(boxes) > _MOST_BOXES:
         boxes = boxes[np.random.default_rng(0).choice(len(boxes), _MOST_BOXES, replace=False)]
-    edges = 2.0 ** np.arange(1, np.log2(max(config.image_size_hw)) + 0.5, 0.5)
+    edges = 2.0 ** np.arange(1, np.log2(max(network.image_size_hw)) + 0.5, 0.5)
     centres = np.sqrt(edges[1:] * edges[:-1])
     where = np.digitize(np.sqrt(area(boxes)), edges) - 1
-    own = config.anchors
-    lines = [(f"{config.name} as it is", own, config.image_size_hw, INK)]
+    assert network.anchors is not None
+    lines: list[tuple[str, Trial | None, str]] = [(f"{network.name} as it is", None, INK)]
     for trial, colour in zip(report.coverage.better if report.coverage else [], PALETTE, strict=False):
         if trial.what == "scale":
-            anchors = AnchorConfig(scale=trial.anchor_scale, octaves=own.octaves, aspects_wh=own.aspects_wh)
-            lines.append((f"anchor scale {trial.anchor_scale:g}", anchors, config.image_size_hw, colour))
+            lines.append((f"anchor scale {trial.anchor_scale:g}", trial, colour))
         elif trial.what == "size":
             height, width = trial.image_size_hw
-            lines.append((f"image size {height}×{width}", own, trial.image_size_hw, colour))
-    for label, anchors, size_hw, colour in lines:
-        ratio = min(new / old for new, old in zip(size_hw, config.image_size_hw, strict=True))
-        met = best_ious(boxes * ratio, size_hw, config.feature_network.levels, anchors) >= MATCHED
+            lines.append((f"image size {height}×{width}", trial, colour))
+    for label, tried, colour in lines:
+        met = network.anchors.met(boxes, tried)
         shares = [met[where == i].mean() if (where == i).any() else np.nan for i in range(len(centres))]
         axes.plot(centres, shares, "o-", color=colour, label=label, linewidth=2, markersize=5)
     axes.set_xscale("log", base=2)
@@ -137,7 +137,7 @@ def _recall(axes: Any, boxes: npt.NDArray[np.float64], config: ModelConfig, repo
     axes.set_ylim(-0.03, 1.05)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.legend(frameon=False, loc="lower right")
-    size = f"{config.image_size_hw[0]}×{config.image_size_hw[1]}"
+    size = f"{network.image_size_hw[0]}×{network.image_size_hw[1]}"
     _style(axes, "Boxes that an anchor meets with IoU ≥ 0.5", f"√area at {size}, pixels", "share of boxes")
 
 

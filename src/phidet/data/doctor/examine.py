@@ -10,8 +10,6 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from phidet.architectures.efficientdet.config import ModelConfig
-from phidet.architectures.efficientdet.coverage import examine_coverage
 from phidet.core.errors import InputError
 from phidet.data.data_folder import DataFolder, Layout
 from phidet.data.dataset import Dataset, Problem
@@ -21,6 +19,7 @@ from phidet.data.doctor.duplicates import near_groups, same_groups
 from phidet.data.doctor.facts import DuplicateImages, Finding, Findings, Member, Report, SameAs
 from phidet.data.doctor.labels import class_facts, duplicate_boxes, split_facts, unions
 from phidet.data.doctor.unused import unused_files
+from phidet.data.doctor.view import NetworkView
 from phidet.data.layouts import open_data
 from phidet.data.tfrecord_file import RecordImage
 
@@ -47,12 +46,12 @@ class _Entry(NamedTuple):
     picture: int
 
 
-def examine(path: Path, config: ModelConfig, decode: bool = True, layout: Layout | None = None) -> Examination:
+def examine(path: Path, network: NetworkView, decode: bool = True, layout: Layout | None = None) -> Examination:
     """Examines the data at ``path`` for a model.
 
     Args:
         path: as :func:`phidet.data.layouts.open_data` takes it.
-        config: its anchors and input size are what the boxes are held against.
+        network: its anchors and input size are what the boxes are held against.
         decode: decode every image; else read headers only, and compare files by their bytes.
         layout: of the data; recognised unless given.
 
@@ -78,13 +77,13 @@ def examine(path: Path, config: ModelConfig, decode: bool = True, layout: Layout
             name = str(datasets[e.split].names[e.image])
             problems.append((e.split, Problem("image dark", name, dark, name)))
 
-    splits = [split_facts(dataset, made_of.get(name, ()), config.image_size_hw) for name, dataset in every.items()]
+    splits = [split_facts(dataset, made_of.get(name, ()), network.image_size_hw) for name, dataset in every.items()]
     report = Report(
         path=str(path),
         layout=folder.layout,
-        model=config.name,
-        image_size_hw=config.image_size_hw,
-        anchor_scale=config.anchors.scale,
+        model=network.name,
+        image_size_hw=network.image_size_hw,
+        anchor_scale=None if network.anchors is None else network.anchors.scale,
         decoded=decode,
         splits=splits,
         classes=class_facts([split for split in splits if not split.made_of], train, val),
@@ -92,7 +91,7 @@ def examine(path: Path, config: ModelConfig, decode: bool = True, layout: Layout
         duplicate_images=_duplicate_images(datasets, entries, pictures, looks),
         duplicate_boxes=[found for dataset in datasets.values() for found in duplicate_boxes(dataset)],
         unused_files=unused_files(folder, list(every.values()), (problem.where for _, problem in problems)),
-        coverage=examine_coverage(list(datasets.values()), config),
+        coverage=None if network.anchors is None else network.anchors.coverage(list(datasets.values())),
         advice=[],
     )
     report = msgspec.structs.replace(report, advice=advise(report, train, val))

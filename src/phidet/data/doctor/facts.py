@@ -215,7 +215,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     layout: Layout
     model: str
     image_size_hw: tuple[int, int]
-    anchor_scale: float
+    anchor_scale: float | None
     decoded: bool
     splits: list[SplitFacts]
     classes: ClassFacts

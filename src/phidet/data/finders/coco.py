@@ -11,7 +11,7 @@ from pathlib import Path
 from phidet.core.errors import InputError
 from phidet.data.data_folder import Found, Reader
 from phidet.data.dataset import Dataset
-from phidet.data.listing import visible
+from phidet.data.listing import files_below, followed
 from phidet.data.readers import coco
 
 _OTHERS = re.compile("(captions|person_keypoints|stuff|panoptic)_")
@@ -29,10 +29,9 @@ def find_coco(path: Path) -> Found | None:
     if path.is_file():
         files, root = ([path] if path.suffix.lower() == ".json" else []), path.parent
     else:
-        patterns = ("annotations/*", "*", "*/*")
-        files = [file for p in patterns for file in visible(path, p) if file.suffix.lower() == ".json"]
-        root = path
-    found = [file for file in dict.fromkeys(files) if coco.is_coco(file)]
+        files, root = [followed(file) for file in files_below(path, _is_json, levels=1)], path
+        files.sort(key=lambda file: file.parent.name != "annotations")
+    found = [file for file in files if coco.is_coco(file)]
     whole = [file for file in found if _holds_lists(file)]
     if whole:  # what is cut off among them is a split that its reader cannot read; anything else is about other things
         found = [file for file in found if file in whole or _is_cut_off(file)]
@@ -51,6 +50,10 @@ def find_coco(path: Path) -> Found | None:
         return None
     first = next(iter(splits.values()))
     return Found(str(first.relative_to(root)), readers, certain=bool(whole))
+
+
+def _is_json(name: str) -> bool:
+    return name.lower().endswith(".json")
 
 
 def _reader(file: Path, split: str, folders: Sequence[Path], within: Path | None) -> Reader:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 from phidet.core.errors import InputError
 from phidet.data.data_folder import Found, Reader
 from phidet.data.dataset import Dataset
-from phidet.data.listing import visible
+from phidet.data.listing import files_below, followed
 from phidet.data.readers import tfrecord
 from phidet.data.tfrecord_file import scan
 
@@ -21,13 +22,11 @@ _SAMPLED = 3  # files that are looked into
 def find_tfrecord(path: Path) -> Found | None:
     """The shards in a folder and in the folders in it, or the one at ``path``."""
     base = path.parent if path.is_file() else path
-    files = [path] if path.is_file() else [file for p in ("*", "*/*") for file in visible(path, p) if file.is_file()]
+    files = [path] if path.is_file() else [followed(file) for file in files_below(path, _is_shard, levels=1)]
     shards: dict[str, list[Path]] = {}
     for file in files:
-        name = Path(file.name.removesuffix(".gz"))  # which the reader refuses with a word
-        match = _SHARD.match(name.name)
-        if match or name.suffix.lower() in _SUFFIXES:
-            own = match[1] if match else name.stem
+        own = _split_of(file.name)
+        if own is not None:
             shards.setdefault(own if file.parent == base else file.parent.name, []).append(file)
     every = [file for group in shards.values() for file in group]
     if not every:
@@ -42,6 +41,19 @@ def find_tfrecord(path: Path) -> Found | None:
 
     certain = any(map(_holds_record, every[:_SAMPLED]))
     return Found(str(every[0].relative_to(base)), {split: reader(split) for split in shards}, certain)
+
+
+def _split_of(name: str) -> str | None:
+    """The split that a file is of by its name; ``None`` where it is not named like a file of records."""
+    stem, suffix = os.path.splitext(name.removesuffix(".gz"))  # which the reader refuses with a word
+    match = _SHARD.match(stem + suffix)
+    if match is not None:
+        return match[1]
+    return stem if suffix.lower() in _SUFFIXES else None
+
+
+def _is_shard(name: str) -> bool:
+    return _split_of(name) is not None
 
 
 def _holds_record(file: Path) -> bool:

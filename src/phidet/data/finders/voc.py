@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 from phidet.data.data_folder import Found, Reader, is_split_name
-from phidet.data.listing import subfolders, visible
+from phidet.data.listing import files_below, followed, subfolders, visible
 from phidet.data.readers import voc
 from phidet.data.text import unicode_encoding
 
@@ -29,7 +29,7 @@ def find_voc(path: Path) -> Found | None:
         return None
     roots = _roots(path)
     lists = _of_roots(roots) if roots else _beside_images(path)
-    every = sorted({file for files in lists.values() for file in files})
+    every = list(dict.fromkeys(file for files in lists.values() for file in files))
     certain = any(map(holds_annotation, islice(filter(os.path.isfile, every), _SAMPLED)))
     if not every or not (certain or roots):
         return None  # XML files about something else
@@ -37,7 +37,7 @@ def find_voc(path: Path) -> Found | None:
     def reader(split: str) -> Reader:
         return lambda names: voc.read_voc(lists[split], path, split, names or voc.scan_class_names(every))
 
-    return Found(str(every[0].relative_to(path)), {split: reader(split) for split in lists}, certain)
+    return Found(str(min(every).relative_to(path)), {split: reader(split) for split in lists}, certain)
 
 
 def _roots(path: Path) -> list[Path]:
@@ -70,7 +70,7 @@ def _beside_images(path: Path) -> dict[str, list[Path]]:
     """Annotation files that lie side by side with images, a folder for each split or one for all."""
     lists: dict[str, list[Path]] = {}
     for folder in [path, *subfolders(path)]:
-        files = voc.xml_files(folder, below=False)
+        files = [followed(file) for file in files_below(folder, voc.is_xml_name, levels=0)]
         if any(map(holds_annotation, files[:_SAMPLED])):
             lists["all" if folder == path else folder.name] = files
     return lists

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import islice
@@ -60,7 +61,7 @@ def find_yolo(path: Path) -> Found | None:
             return None if darknet is None else _found(darknet)
         is_list = suffix == ".txt" and _lists_images(path)
         return _found(_of_lists([path], path.parent)) if is_list else None
-    yamls, darknets = _descriptions(path, "*")
+    yamls, darknets = _descriptions(files_below(path, _may_describe, levels=0))
     found = (
         _only([_of_yaml(described) for described in yamls if described.splits], path)
         or _only(darknets, path)
@@ -73,8 +74,13 @@ def find_yolo(path: Path) -> Found | None:
     return _from_folders(path, names)
 
 
-def _descriptions(path: Path, pattern: str) -> tuple[list[YoloYaml], list[_Description]]:
-    """What the files that match ``pattern`` say: the YAML files, and those of Darknet.
+def _may_describe(name: str) -> bool:
+    """Whether a file of that name may be YAML, or Darknet's ``obj.data``."""
+    return os.path.splitext(name)[1].lower() in (*YAML_SUFFIXES, ".data")
+
+
+def _descriptions(files: Iterable[Path]) -> tuple[list[YoloYaml], list[_Description]]:
+    """What some files say: the YAML files, and those of Darknet.
 
     Raises:
         InputError: one of them is damaged, and no other describes data.
@@ -82,11 +88,11 @@ def _descriptions(path: Path, pattern: str) -> tuple[list[YoloYaml], list[_Descr
     yamls: list[YoloYaml | None] = []
     darknets: list[_Description | None] = []
     damaged: InputError | None = None
-    for file in visible(path, pattern):
+    for file in files:
         try:
-            if file.suffix.lower() in YAML_SUFFIXES and file.is_file():
+            if file.suffix.lower() in YAML_SUFFIXES:
                 yamls.append(read_yolo_yaml(file))
-            elif file.suffix.lower() == ".data" and file.is_file():
+            else:
                 darknets.append(_of_darknet(file))
         except InputError as error:
             damaged = damaged or error
@@ -98,7 +104,8 @@ def _descriptions(path: Path, pattern: str) -> tuple[list[YoloYaml], list[_Descr
 def _of_subfolder(path: Path) -> Found | None:
     """The data that a file in one of the folders in ``path`` describes."""
     try:
-        yamls, darknets = _descriptions(path, "*/*")
+        files = files_below(path, _may_describe, levels=1)
+        yamls, darknets = _descriptions(file for file in files if file.parent != path)
     except InputError:  # of something damaged, in a folder of its own
         return None
     descriptions = [*(_of_yaml(described) for described in yamls if described.splits), *darknets]

@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 from phidet.core.errors import InputError
 from phidet.data.dataset import Collector, Dataset, RawObject
 from phidet.data.find_images import ImageFinder, name_parts
-from phidet.data.listing import files_below, followed, is_image, same_name, visible
+from phidet.data.listing import files_below, followed, is_image, same_name
 from phidet.data.text import decode_text, read_lines
 from phidet.images.decode import image_size, image_size_or_error
 from phidet.images.formats import OTHER_EXTENSIONS
@@ -28,18 +28,6 @@ _DECLARED = re.compile(rb"""\s*<\?xml[^>]*?\sencoding\s*=\s*["']([A-Za-z][\w.:-]
 _DECLARATION = 200  # bytes from the beginning in which it is looked for
 
 
-def xml_files(folder: Path, *, below: bool = True) -> list[Path]:
-    """The annotation files in a folder, sorted, as far as names tell: GDAL writes ``IMAGE.aux.xml`` beside an image.
-
-    Args:
-        folder: hidden files in it are left out.
-        below: whether files in folders below it count.
-    """
-    if not below:
-        return [path for path in visible(folder) if _is_xml_name(path.name) and path.is_file()]
-    return [path if path.is_file() else followed(path) for path in files_below(folder, _is_xml_name)]
-
-
 class AnnotationFiles:
     """The annotation files below a folder, found by the names in lists of splits.
 
@@ -47,15 +35,18 @@ class AnnotationFiles:
         files: all of them, sorted.
     """
 
+    files: list[Path]
+
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self.files = xml_files(folder)
+        self._folder, self.files = folder, []
         self._exact: dict[str, Path] = {}
         self._by_stem: dict[str, list[Path]] = defaultdict(list)
-        for file in self.files:
-            below = file.parent.relative_to(folder).parts if file.is_relative_to(folder) else ()
-            self._exact.setdefault(same_name("/".join((*below, file.stem))), file)
-            self._by_stem[same_name(file.stem)].append(file)
+        depth = len(folder.parts)
+        for file in files_below(folder, is_xml_name):
+            real = file if os.path.isfile(file) else followed(file)
+            self.files.append(real)
+            self._exact.setdefault(same_name("/".join((*file.parts[depth:-1], file.stem))), real)
+            self._by_stem[same_name(file.stem)].append(real)
 
     def listed(self, file: Path) -> list[Path]:
         """The annotation files that a list names; where there is none of a name, the path that it should have.
@@ -70,7 +61,7 @@ class AnnotationFiles:
 
     def _find(self, line: str) -> Path:
         words = line.split()
-        pair = words if all(is_image(word) or _is_xml_name(word) for word in words) else []
+        pair = words if all(is_image(word) or is_xml_name(word) for word in words) else []
         names = [_bare(text, self._folder.name) for text in (line, _FLAG.sub("", line), *pair)]
         for name in names:
             if same_name(name) in self._exact:
@@ -157,6 +148,7 @@ class _Images:
     def __init__(self, root: Path, collector: Collector) -> None:
         self._root, self._collector = root, collector
         self._finders: dict[Path, ImageFinder] = {}
+        self._places: dict[Path, tuple[ImageFinder, tuple[str, ...]]] = {}
 
     def of(self, file: Path, folder: str, file_name: str, size_hw: tuple[int, int] | None) -> Path | None:
         """The image with the name of ``file``, else the one that ``<filename>`` in it names; ``None`` is a problem.
@@ -169,14 +161,11 @@ class _Images:
             file_name: what it calls its image, which may be empty or a path of another computer.
             size_hw: of the image as the labels tell it.
         """
-        root = next((p for p in file.parents if p.name.casefold() == ANNOTATIONS.casefold()), file.parent)
-        if root not in self._finders:
-            places = [root.parent / IMAGE_FOLDERS[0], root, root.parent / IMAGE_FOLDERS[1], root.parent]
-            folders = [place for place in places if place.is_dir()]
-            self._finders[root] = ImageFinder(folders, self._collector.name, self._root)
-        finder = self._finders[root]
+        if file.parent not in self._places:
+            self._places[file.parent] = self._place(file.parent)
+        finder, below = self._places[file.parent]
         name = name_parts(file_name)[-1]
-        own = finder.of_stem((*file.parent.relative_to(root).parts, file.stem))
+        own = finder.of_stem((*below, file.stem))
         if len(own) > 1:  # of several endings or in several folders, <filename> and <folder> mean one
             own = [image for image in own if same_name(image.name) == same_name(name)] or own
             own = [image for image in own if image.parent.name == folder] or own
@@ -202,6 +191,15 @@ class _Images:
             self._missing(file, f"no image {file.stem}; <filename> is {named[0].name}, which has labels of its own")
             return None
         return named[0]
+
+    def _place(self, folder: Path) -> tuple[ImageFinder, tuple[str, ...]]:
+        """What finds the images of a folder of annotation files, and where that is below ``Annotations``."""
+        root = next((p for p in (folder, *folder.parents) if p.name.casefold() == ANNOTATIONS.casefold()), folder)
+        if root not in self._finders:
+            places = [root.parent / IMAGE_FOLDERS[0], root, root.parent / IMAGE_FOLDERS[1], root.parent]
+            folders = [place for place in places if place.is_dir()]
+            self._finders[root] = ImageFinder(folders, self._collector.name, self._root)
+        return self._finders[root], folder.relative_to(root).parts
 
     def _missing(self, file: Path, what: str) -> None:
         self._collector.problem("image missing", file, f"{what}; left out")
@@ -253,7 +251,8 @@ def _number(element: ElementTree.Element, path: str) -> float:
         raise ValueError(f"expected a number in <{path.replace('/', '><')}>, got {text!r}") from None
 
 
-def _is_xml_name(name: str) -> bool:
+def is_xml_name(name: str) -> bool:
+    """Whether a file of that name may hold annotations: GDAL writes ``IMAGE.aux.xml`` beside an image."""
     return name.lower().endswith(".xml") and not name.lower().endswith(".aux.xml")
 
 

@@ -1,8 +1,7 @@
 """Times one model on one runtime, in this process.
 
 ``python -m phidet.inference.bench.measure REQUEST`` does it in a process of its own, where no other model's memory
-and threads
-disturb; the request and the answer are JSON.
+and threads disturb; the request and the answer are JSON.
 """
 
 from __future__ import annotations
@@ -19,11 +18,9 @@ import msgspec
 import numpy as np
 from PIL import Image
 
-from phidet.architectures.efficientdet.decode import NetworkOutputs, postprocess
 from phidet.core.errors import PhidetError
 from phidet.detections.settings import PostprocessSettings
 from phidet.images.decode import read_image
-from phidet.images.prepare import prepare
 from phidet.inference.detector import Detector
 from phidet.inference.runtimes.open_model import Runtime
 
@@ -96,16 +93,15 @@ def measure(request: Request) -> Measurement:
     load_ms = (time.perf_counter() - start) * 1e3
 
     pixels = read_image(encoded)
-    images, scale = prepare(pixels, config.image_size_hw, config.preprocess)
-    raw = network(images[None])
-    outputs = NetworkOutputs(*(array[0] for array in raw))
-    settings = PostprocessSettings()
-    size_hw = pixels.shape[0], pixels.shape[1]
+    architecture, settings = detector.architecture, PostprocessSettings()
+    images, placement = architecture.prepare(config, pixels)
+    outputs = {name: array[0] for name, array in network(images[None]).items()}
+    decode = architecture.decoder(config)
     stages: dict[str, Callable[[], object]] = {
         "decode": lambda: read_image(encoded),
-        "resize": lambda: prepare(pixels, config.image_size_hw, config.preprocess),
+        "resize": lambda: architecture.prepare(config, pixels),
         "network": lambda: network(images[None]),
-        "post": lambda: postprocess(outputs, detector.anchors, scale, size_hw, settings, config.class_names),
+        "post": lambda: decode(outputs, placement, settings),
     }
     times = {name: _times(work, request.runs) for name, work in stages.items()}
     rates = {}

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
-from phidet.architectures.efficientdet.decode import NetworkOutputs, from_cells
+from phidet.architectures.header import Header, exported_header
 from phidet.core.errors import CheckpointError
 from phidet.core.machine import usable_physical_cores
 from phidet.detections.boxes import FloatArray
-from phidet.inference.runtimes.header import Header, from_metadata
+from phidet.inference.runtimes.network import Outputs
 
 HEADER_FILE, LABELS_FILE = "phidet.json", "labels.txt"
 """Where a file keeps phidet's header and the names of its classes: TensorFlow Lite's associated files, which are a ZIP
@@ -36,12 +36,14 @@ class LiteRtNetwork:
     name = "litert"
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
-        self.config, self.precision = _header(path)
+        header = _header(path)
+        self.config, self.precision = header
+        self.outputs = list(header.architecture.output_shapes(header.config))
         self.path, self.threads = path, threads or usable_physical_cores()
         self._idle: SimpleQueue[Any] = SimpleQueue()
         self._idle.put(self._runner())
 
-    def __call__(self, images: FloatArray) -> NetworkOutputs:
+    def __call__(self, images: FloatArray) -> Outputs:
         """Normalised images (B, 3, H, W) → raw outputs."""
         try:
             runner = self._idle.get_nowait()
@@ -49,8 +51,7 @@ class LiteRtNetwork:
             runner = self._runner()  # one for each call under way at once
         answers = [runner(images=np.ascontiguousarray(image.transpose(1, 2, 0))[None]) for image in images]
         self._idle.put(runner)
-        outputs = [np.concatenate([answer[name] for answer in answers]) for name in ("class_logits", "box_deltas")]
-        return from_cells(outputs, self.config.num_classes)
+        return {name: np.concatenate([answer[name] for answer in answers]) for name in self.outputs}
 
     def _runner(self) -> Any:
         try:
@@ -68,4 +69,4 @@ def _header(path: Path) -> Header:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
     except (zipfile.BadZipFile, KeyError, ValueError):
         metadata = {}
-    return from_metadata(metadata if isinstance(metadata, dict) else {}, path)
+    return exported_header(metadata if isinstance(metadata, dict) else {}, path)

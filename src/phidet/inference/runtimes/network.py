@@ -2,19 +2,43 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
 
-from phidet.architectures.efficientdet.config import ModelConfig
-from phidet.architectures.efficientdet.decode import NetworkOutputs
+from phidet.architectures.header import Header
+from phidet.core.errors import CheckpointError
 from phidet.detections.boxes import FloatArray
+
+Outputs = dict[str, FloatArray]
+"""What a network returns for a batch, by name; the first dimension is the batch."""
 
 
 class Network(Protocol):
     """A loaded network. Calls from several threads at once are allowed."""
 
-    config: ModelConfig
-    name: str
+    @property
+    def config(self) -> Any:
+        """Of the architecture that the file names."""
 
-    def __call__(self, images: FloatArray) -> NetworkOutputs:
+    @property
+    def name(self) -> str:
+        """Of the runtime."""
+
+    def __call__(self, images: FloatArray) -> Outputs:
         """Normalised images (B, 3, H, W) at the config's size → raw outputs."""
-        ...
+
+
+def wanted_outputs(header: Header, names: Sequence[str], path: Path) -> list[str]:
+    """Which outputs of a file, called ``names``, its architecture decodes.
+
+    Raises:
+        CheckpointError: one that it needs is missing.
+    """
+    needed = list(header.architecture.output_shapes(header.config))
+    if not set(needed) <= set(names):
+        raise CheckpointError(
+            f"{path} gives {', '.join(sorted(names))}; phidet runs files that give {' and '.join(needed)}: "
+            "export it without --nms, which is for other runtimes"
+        )
+    return [name for name in (*header.architecture.optional_outputs, *needed) if name in names]

@@ -9,11 +9,11 @@ from typing import Any
 import numpy.typing as npt
 import onnxruntime as ort
 
-from phidet.architectures.efficientdet.decode import NetworkOutputs, from_cells
+from phidet.architectures.header import Header, exported_header
 from phidet.core.errors import CheckpointError
 from phidet.core.machine import usable_physical_cores
 from phidet.detections.boxes import FloatArray
-from phidet.inference.runtimes.header import Header, from_metadata
+from phidet.inference.runtimes.network import Outputs, wanted_outputs
 
 
 class OnnxNetwork:
@@ -32,19 +32,13 @@ class OnnxNetwork:
     def __init__(self, path: Path, threads: int | None = None) -> None:
         self.session = _session(path, session_options(threads))
         metadata = self.session.get_modelmeta().custom_metadata_map
-        self.config, self.precision = from_metadata(metadata, path)
-        names = [output.name for output in self.session.get_outputs()]
-        wanted = ("best_logits", "class_logits", "box_deltas")
-        self.outputs = [name for name in wanted if name in names]
-        if self.outputs not in (list(wanted), list(wanted[1:])):
-            raise CheckpointError(
-                f"{path} gives {', '.join(names)}; phidet runs files that give class_logits and box_deltas: "
-                "export it without --nms, which is for other runtimes"
-            )
+        header = exported_header(metadata, path)
+        self.config, self.precision = header
+        self.outputs = wanted_outputs(header, [output.name for output in self.session.get_outputs()], path)
 
-    def __call__(self, images: FloatArray) -> NetworkOutputs:
+    def __call__(self, images: FloatArray) -> Outputs:
         """Normalised images (B, 3, H, W) → raw outputs."""
-        return from_cells(self.session.run(self.outputs, {"images": images}), self.config.num_classes)
+        return dict(zip(self.outputs, self.session.run(self.outputs, {"images": images}), strict=True))
 
 
 def read_header(path: Path) -> Header:
@@ -55,7 +49,7 @@ def read_header(path: Path) -> Header:
     """
     options = session_options(1)
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return from_metadata(_session(path, options).get_modelmeta().custom_metadata_map, path)
+    return exported_header(_session(path, options).get_modelmeta().custom_metadata_map, path)
 
 
 def run_once(path: Path, inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, cast, get_args
 
-from phidet.architectures.efficientdet.published import DETECTOR_NAMES
+from phidet.architectures.registry import published_names
 from phidet.core.errors import CheckpointError, MissingExtraError, UnknownNameError
 from phidet.core.files import cache_dir
 from phidet.inference.runtimes.network import Network
@@ -78,7 +78,7 @@ def find_model(model: str | Path, preferred: str = ".onnx") -> Path:
         CheckpointError: there is none; the message says how to get it.
     """
     path = Path(model)
-    named = model in BUNDLED or model in DETECTOR_NAMES
+    named = model in BUNDLED or model in published_names("boxes")
     if path.is_dir():
         found = _in_run(path, preferred)
         if found is not None:
@@ -92,7 +92,7 @@ def find_model(model: str | Path, preferred: str = ".onnx") -> Path:
         if bundled.is_file():
             return bundled
         raise CheckpointError(f"this installation lacks its {model} model, {bundled}: reinstall phidet")
-    if model in DETECTOR_NAMES:
+    if model in published_names("boxes"):
         exported = cache_dir() / f"{model}.onnx"
         if exported.is_file():
             return exported
@@ -102,7 +102,7 @@ def find_model(model: str | Path, preferred: str = ".onnx") -> Path:
         )
     raise CheckpointError(
         f"there is no model {str(model)!r}: expected {', '.join(BUNDLED)}, a file (.onnx, .xml, .tflite, "
-        f".safetensors), the folder of a training run, or a published name such as {DETECTOR_NAMES[0]}"
+        f".safetensors), the folder of a training run, or a published name such as {published_names('boxes')[0]}"
     )
 
 

@@ -8,11 +8,11 @@ from queue import Empty, SimpleQueue
 import numpy as np
 import openvino as ov
 
-from phidet.architectures.efficientdet.decode import NetworkOutputs, from_cells
+from phidet.architectures.header import Header, exported_header
 from phidet.core.errors import CheckpointError
 from phidet.core.machine import usable_physical_cores
 from phidet.detections.boxes import FloatArray
-from phidet.inference.runtimes.header import Header, from_metadata
+from phidet.inference.runtimes.network import Outputs, wanted_outputs
 
 SECTION = "phidet"
 """Where an IR's runtime information keeps phidet's header."""
@@ -40,19 +40,17 @@ class OpenVinoNetwork:
         options["INFERENCE_NUM_THREADS"] = threads or usable_physical_cores()
         try:
             model = ov.Core().read_model(path)
-            self.config, self.precision = _header(model, path)
+            header = _header(model, path)
+            self.config, self.precision = header
             model.reshape([1, 3, *self.config.image_size_hw])
             self.compiled = ov.Core().compile_model(model, "CPU", options)
         except RuntimeError as error:
             raise CheckpointError(f"{path} cannot be loaded: {str(error).strip().splitlines()[-1]}") from error
         names = {output.any_name for output in self.compiled.outputs}
-        wanted = ("best_logits", "class_logits", "box_deltas")
-        self.outputs = [name for name in wanted if name in names]
-        if self.outputs[-2:] != list(wanted[1:]):
-            raise CheckpointError(f"{path} gives {', '.join(sorted(names))}, expected class_logits and box_deltas")
+        self.outputs = wanted_outputs(header, sorted(names), path)
         self._idle: SimpleQueue[ov.InferRequest] = SimpleQueue()
 
-    def __call__(self, images: FloatArray) -> NetworkOutputs:
+    def __call__(self, images: FloatArray) -> Outputs:
         """Normalised images (B, 3, H, W) → raw outputs."""
         try:
             request = self._idle.get_nowait()
@@ -63,8 +61,8 @@ class OpenVinoNetwork:
             request.infer({"images": images[i : i + 1]}, share_inputs=True)
             answers.append([request.get_tensor(name).data.copy() for name in self.outputs])
         self._idle.put(request)
-        outputs = [np.concatenate(parts) if len(parts) > 1 else parts[0] for parts in zip(*answers, strict=True)]
-        return from_cells(outputs, self.config.num_classes)
+        stacked = [np.concatenate(parts) if len(parts) > 1 else parts[0] for parts in zip(*answers, strict=True)]
+        return dict(zip(self.outputs, stacked, strict=True))
 
 
 def _header(model: ov.Model, path: Path) -> Header:
@@ -73,6 +71,6 @@ def _header(model: ov.Model, path: Path) -> Header:
 
         return read_header(path)
     if not model.has_rt_info([SECTION]):
-        return from_metadata({}, path)
+        return exported_header({}, path)
     section = model.get_rt_info([SECTION]).value
-    return from_metadata({key: str(getattr(value, "value", value)) for key, value in section.items()}, path)
+    return exported_header({key: str(getattr(value, "value", value)) for key, value in section.items()}, path)

@@ -6,27 +6,36 @@ from pathlib import Path
 
 import torch
 
-from phidet.architectures.efficientdet.decode import NetworkOutputs, with_best
-from phidet.architectures.efficientdet.network import EfficientDet
-from phidet.core.errors import CheckpointError
+from phidet.architectures.model import Model
+from phidet.architectures.registry import architecture_of
 from phidet.core.machine import usable_physical_cores
 from phidet.detections.boxes import FloatArray
+from phidet.inference.runtimes.network import Outputs
 from phidet.weights.native import load_model
 
 
 class TorchNetwork:
-    """A model, folded (:class:`phidet.architectures.optimized.OptimizedDetector`), where it is."""
+    """A model on its own device.
+
+    Args:
+        model: in whatever mode; it is run for evaluation.
+        folded: fold its constants first (:meth:`phidet.architectures.model.Model.optimize`), which is faster.
+    """
 
     name = "torch"
 
-    def __init__(self, model: EfficientDet) -> None:
+    def __init__(self, model: Model, folded: bool = True) -> None:
         self.config = model.config
-        self.model = model.optimize()
+        self.architecture = architecture_of(model.config)
+        self.device = next(model.parameters()).device
+        self.model = model.optimize() if folded else model.eval()
 
-    def __call__(self, images: FloatArray) -> NetworkOutputs:
+    @torch.inference_mode()
+    def __call__(self, images: FloatArray) -> Outputs:
         """Normalised images (B, 3, H, W) → raw outputs."""
-        class_logits, box_deltas = self.model(torch.from_numpy(images).to(self.model.device))
-        return with_best(class_logits.cpu().numpy(), box_deltas.cpu().numpy())
+        outputs = self.model(torch.from_numpy(images).to(self.device))
+        named = self.architecture.named_outputs(outputs)
+        return {name: values.float().cpu().numpy() for name, values in named.items()}
 
 
 def open_torch(path: Path, threads: int | None = None) -> TorchNetwork:
@@ -38,10 +47,8 @@ def open_torch(path: Path, threads: int | None = None) -> TorchNetwork:
             that is more than there are cores that the process may use.
 
     Raises:
-        CheckpointError: the file cannot be read, or holds a classifier.
+        CheckpointError: the file cannot be read.
     """
     model = load_model(path)
-    if not isinstance(model, EfficientDet):
-        raise CheckpointError(f"{path} is a classifier: a detector is needed")
     torch.set_num_threads(threads or min(torch.get_num_threads(), usable_physical_cores()))
     return TorchNetwork(model)

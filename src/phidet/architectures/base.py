@@ -1,0 +1,336 @@
+"""The interface behind which an architecture lives; everything outside ``architectures/`` knows networks by it alone.
+
+An :class:`Architecture` says what its networks are, how an image goes in and how answers come out. The first half of
+it works without PyTorch: deployed detectors use nothing else. What needs PyTorch is imported when it is called.
+An architecture of another package registers under the entry point group ``phidet.architectures``; see
+:mod:`phidet.architectures.registry` and ``docs/architecture.md``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from phidet.core.errors import ConfigError, UnknownNameError
+from phidet.core.structs import replace
+from phidet.data.doctor.view import NetworkView
+from phidet.detections.boxes import FloatArray
+from phidet.detections.detections import Detections
+from phidet.detections.settings import PostprocessSettings
+from phidet.images.prepare import Preprocess, prepare
+
+if TYPE_CHECKING:  # these need PyTorch
+    import torch
+    from torch import Tensor, nn
+
+    from phidet.architectures.batch import Batch
+    from phidet.architectures.dialect import Dialect
+    from phidet.architectures.evidence import ActivationMap
+    from phidet.architectures.model import Model
+    from phidet.architectures.program import GraphWriter, Program
+    from phidet.architectures.published_file import PublishedFile
+
+Says: TypeAlias = Literal["boxes", "masks", "panoptic", "classes"]
+"""What a network says of an image: objects with boxes, their masks, every pixel, or what the whole image shows."""
+
+
+class NetworkConfig(Protocol):
+    """What every architecture's config has; a frozen ``msgspec.Struct``, so that it travels inside model files."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def class_names(self) -> tuple[str, ...]: ...
+
+    @property
+    def num_classes(self) -> int: ...
+
+    @property
+    def image_size_hw(self) -> tuple[int, int]: ...
+
+    @property
+    def preprocess(self) -> Preprocess: ...
+
+
+class Placement(NamedTuple):
+    """Where an image lies in the network's input.
+
+    Attributes:
+        scale: pixels of the input per pixel of the image.
+        image_hw: of the original image.
+    """
+
+    scale: float
+    image_hw: tuple[int, int]
+
+
+class Prepared(NamedTuple):
+    """An image as network input: (3, H, W) float32, and where the original lies in it."""
+
+    image: FloatArray
+    placement: Placement
+
+
+class Decoder(Protocol):
+    """From the raw outputs for one image, by name and without the batch dimension, to detections.
+
+    Raises:
+        CheckpointError: the outputs are not finite.
+        UnknownNameError: ``settings.classes`` names a class that the model does not know.
+    """
+
+    def __call__(
+        self, outputs: Mapping[str, FloatArray], placement: Placement, settings: PostprocessSettings
+    ) -> Detections: ...
+
+
+class Processes(NamedTuple):
+    """The processes that share a batch.
+
+    Attributes:
+        size: how many.
+        total: sums a tensor over all of them.
+    """
+
+    size: int
+    total: Callable[[Tensor], Tensor]
+
+
+class Loss(Protocol):
+    """What training minimises."""
+
+    def to(self, device: torch.device) -> None:
+        """Moves what the loss needs to ``device``."""
+
+    def __call__(self, outputs: Any, batch: Batch, processes: Processes) -> dict[str, Tensor]:
+        """Losses by name; ``loss`` is minimised, the others are parts of it.
+
+        ``outputs`` is what the network returned. The mean of the processes' gradients is the gradient of the whole
+        batch.
+        """
+
+
+ConfigT = TypeVar("ConfigT", bound=Any)
+
+
+class Architecture(ABC, Generic[ConfigT]):
+    """One kind of network.
+
+    Attributes:
+        name: in model files, for instance "efficientdet".
+        config_type: a frozen ``msgspec.Struct`` with the fields of :class:`NetworkConfig`.
+        says: what its networks say of an image.
+        published_names: models with a fixed config that users can name.
+        loss_settings: the loss's own settings with their defaults, which a recipe may set under ``loss``.
+    """
+
+    name: str
+    config_type: type[ConfigT]
+    says: frozenset[Says] = frozenset({"boxes"})
+    published_names: tuple[str, ...] = ()
+    loss_settings: Mapping[str, Any] = MappingProxyType({})
+
+    # Without PyTorch
+
+    @abstractmethod
+    def published_config(self, name: str, class_names: tuple[str, ...] | None = None) -> ConfigT:
+        """The config of a published model, for its own classes unless others are given.
+
+        Raises:
+            UnknownNameError: there is none of that name.
+        """
+
+    @abstractmethod
+    def output_shapes(self, config: ConfigT) -> dict[str, tuple[int, ...]]:
+        """Names and shapes, without the batch dimension, of what a network of ``config`` returns in exported files."""
+
+    @property
+    def optional_outputs(self) -> tuple[str, ...]:
+        """Names of outputs that a file may have besides, and that the decoder uses where they are."""
+        return ()
+
+    def prepare(self, config: ConfigT, image: npt.NDArray[np.uint8]) -> Prepared:
+        """(H, W, 3) uint8 RGB as network input: scaled to fit, padded right and below, normalised."""
+        array, scale = prepare(image, config.image_size_hw, config.preprocess)
+        return Prepared(array, Placement(scale, (image.shape[0], image.shape[1])))
+
+    @abstractmethod
+    def decoder(self, config: ConfigT) -> Decoder:
+        """What turns raw outputs of a network of ``config`` into detections."""
+
+    def summary(self, config: ConfigT) -> list[tuple[str, str]]:
+        """What ``phidet info`` prints of a network besides its input and classes: (subject, text)."""
+        return []
+
+    def published_figures(self, config: ConfigT) -> object | None:
+        """What the paper prints of this very network; ``None`` where it says nothing."""
+        return None
+
+    def doctor_view(self, config: ConfigT) -> NetworkView:
+        """What a data set is held against; with how anchors meet its boxes where the network has anchors."""
+        return NetworkView(config.name, config.image_size_hw, None)
+
+    def smallest_map_hw(self, config: ConfigT) -> tuple[int, int]:
+        """Height and width of the smallest feature map in training; batch norms need two values of a channel."""
+        height, width = config.image_size_hw
+        return -(-height // 32), -(-width // 32)
+
+    def resized(self, config: ConfigT, size_hw: tuple[int, int]) -> ConfigT:
+        """``config`` for another input size, (height, width) in pixels.
+
+        Raises:
+            ConfigError: the network cannot take it.
+        """
+        changed: ConfigT = replace(config, {"image_size_hw": size_hw})
+        return changed
+
+    # With PyTorch
+
+    @abstractmethod
+    def build(self, config: ConfigT) -> Model:
+        """A network with fresh weights."""
+
+    @abstractmethod
+    def loss(self, config: ConfigT, settings: Mapping[str, Any]) -> Loss:
+        """What training minimises; ``settings`` has the fields of :attr:`loss_settings`.
+
+        Raises:
+            ConfigError: a value out of range.
+        """
+
+    def named_outputs(self, outputs: Any) -> dict[str, Tensor]:
+        """What the network returned, by name; from a named tuple or a mapping."""
+        return dict(outputs) if isinstance(outputs, Mapping) else dict(outputs._asdict())
+
+    def lower(self, model: Any) -> Program | None:
+        """``model`` as operations for other runtimes; ``None`` where the general exporter writes it."""
+        return None
+
+    def extend_graph(self, graph: GraphWriter, config: ConfigT) -> dict[str, tuple[int, ...]]:
+        """Adds outputs to an ONNX graph that are cheaper to compute in it; returns their names and shapes."""
+        return {}
+
+    def agreement(
+        self, config: ConfigT, ours: Mapping[str, FloatArray], theirs: Mapping[str, FloatArray]
+    ) -> tuple[float, float]:
+        """How near an export's outputs for one image are to PyTorch's: (mean difference of scores, mean IoU of boxes).
+
+        The general rule: every output's root mean square difference in units of its standard deviation, the largest
+        of which stands for the scores.
+        """
+        worst = max(
+            float(np.sqrt(np.mean((theirs[name] - ours[name]) ** 2)) / max(float(ours[name].std()), 1e-6))
+            for name in self.output_shapes(config)
+        )
+        return worst, 1.0
+
+    def dialects(self) -> tuple[Dialect, ...]:
+        """The dialects in which other projects keep these weights."""
+        return ()
+
+    def adapt_config(self, config: ConfigT, find: Callable[[str], Tensor | None], dialect: Dialect) -> ConfigT:
+        """``config`` with the class count and whatever else a foreign file decides.
+
+        Args:
+            config: of the published model that the file is taken for.
+            find: our name of a tensor → the file's tensor, ``None`` where it has none.
+            dialect: of the file.
+
+        Raises:
+            CheckpointError: the file has no fitting class predictor.
+        """
+        return config
+
+    def dialect_note(self, config: ConfigT, dialect: Dialect) -> str:
+        """What a reader should know of a file of that dialect which ``config`` is written to, or empty."""
+        return ""
+
+    def weights_key(self, config: ConfigT) -> object:
+        """What decides which weights a network has; configs that agree in it can exchange weights."""
+        return replace(config, {"class_names": ("any",)})
+
+    @property
+    def predictors(self) -> tuple[str, ...]:
+        """Beginnings of the names of tensors whose first dimension depends on the number of classes."""
+        return ()
+
+    @property
+    def extra_head(self) -> tuple[str, ...]:
+        """Names of tensors that another architecture with the same backbone has no use for."""
+        return ()
+
+    @property
+    def takes_foreign_backbones(self) -> bool:
+        """Whether a network may take its backbone from a file of another architecture."""
+        return True
+
+    def pretrained_file(self, config: ConfigT, start: str, published: str | None) -> PublishedFile | None:
+        """The published weights that the word ``start`` ("coco", "backbone", "imagenet") means; ``None``: no such word.
+
+        Raises:
+            ConfigError, UnknownNameError: nothing of that kind is published for ``config``.
+        """
+        return None
+
+    @property
+    def pretrained_words(self) -> tuple[str, ...]:
+        """The words that :meth:`pretrained_file` knows."""
+        return ()
+
+    def scaled_config(self, phi: float, family: object) -> ConfigT:
+        """The config that the architecture's law gives for the compound coefficient ``phi``.
+
+        Args:
+            phi: −2 to 10, whole or not.
+            family: what φ scales: a name, an object of the architecture's own, or ``None`` for the usual one.
+
+        Raises:
+            ConfigError: there is no law, or ``phi`` is out of range.
+            UnknownNameError: no such family.
+        """
+        raise ConfigError(f"{self.name} has no law for φ: choose a model by name")
+
+    def with_drop_path(self, config: ConfigT, drop_path: float) -> ConfigT:
+        """``config`` with another probability of dropping blocks in training (stochastic depth).
+
+        Raises:
+            ConfigError: the network has no such blocks.
+        """
+        raise ConfigError(f"{self.name} networks have no blocks to drop: leave drop_path out of the recipe")
+
+    def recomputed_blocks(self, model: nn.Module) -> list[nn.Module]:
+        """Blocks that may forget their activations in training and compute them again, to save memory."""
+        return []
+
+    def class_names(self, config: ConfigT) -> tuple[str, ...]:
+        """Names of the classes as people know them, where the config has none but numbers."""
+        names: tuple[str, ...] = config.class_names
+        return names
+
+    def explain(
+        self, model: Any, image: npt.NDArray[np.uint8], class_id: int | None, limit: int
+    ) -> list[ActivationMap]:
+        """Where the evidence for up to ``limit`` answers lies; only those of ``class_id`` where given.
+
+        Raises:
+            ConfigError: this architecture cannot tell.
+        """
+        raise ConfigError(f"{self.name} networks cannot be explained: there is no map of evidence for their answers")
+
+
+def resolved_loss(architecture: Architecture[Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """All settings of an architecture's loss: ``settings``, and the defaults of the others.
+
+    Raises:
+        UnknownNameError: the loss has no such setting.
+    """
+    for key in settings:
+        if key not in architecture.loss_settings:
+            raise UnknownNameError(f"loss setting of {architecture.name}", key, architecture.loss_settings)
+    return {**architecture.loss_settings, **settings}

@@ -1,0 +1,23 @@
+"""A batch of labelled images, as every architecture's loss gets it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Batch(NamedTuple):
+    """Images for training.
+
+    Attributes:
+        pixels: (B, 3, H, W) uint8.
+        valid_hw: (B, 2) int64, the part of each that is image and not padding.
+        boxes_xyxy: (B, N, 4) float32 in pixels of the input, padded with 0.
+        class_ids: (B, N) int64, padded with −1.
+    """
+
+    pixels: Tensor
+    valid_hw: Tensor
+    boxes_xyxy: Tensor
+    class_ids: Tensor

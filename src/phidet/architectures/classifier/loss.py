@@ -1,0 +1,32 @@
+"""Cross entropy of whole images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from phidet.architectures.base import Processes
+from phidet.architectures.batch import Batch
+from phidet.core.errors import ConfigError
+
+
+class ClassLoss:
+    """Cross entropy of the first object's class; ``label_smoothing`` (0…1) spreads it over the other classes.
+
+    The mean over the images of this process, which are as many in every process.
+    """
+
+    def __init__(self, label_smoothing: float = 0.0) -> None:
+        if not 0 <= label_smoothing < 1:
+            raise ConfigError(f"loss label_smoothing must be in [0, 1), got {label_smoothing!r}")
+        self.label_smoothing = label_smoothing
+
+    def to(self, device: torch.device) -> None:
+        """The loss needs nothing."""
+
+    def __call__(self, outputs: Any, batch: Batch, processes: Processes) -> dict[str, Tensor]:
+        loss = F.cross_entropy(outputs.float(), batch.class_ids[:, 0], label_smoothing=self.label_smoothing)
+        return {"loss": loss}

@@ -1,0 +1,206 @@
+"""EfficientDet behind the interface of architectures."""
+
+# What needs PyTorch is imported when it is called: a deployed detector has none.
+# ruff: noqa: PLC0415
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from phidet.architectures.backbones.config import backbone_summary
+from phidet.architectures.backbones.published import BACKBONE_NAMES, backbone_config
+from phidet.architectures.backbones.published_files import backbone_file
+from phidet.architectures.base import Architecture, Decoder, Loss
+from phidet.architectures.config import default_class_names
+from phidet.architectures.efficientdet.anchors import generate_anchors, level_sizes
+from phidet.architectures.efficientdet.config import ASPECTS_2020, ASPECTS_OFFICIAL, ModelConfig
+from phidet.architectures.efficientdet.coverage import anchor_view
+from phidet.architectures.efficientdet.decode import AnchorDecoder, as_outputs, sigmoid
+from phidet.architectures.efficientdet.loss_config import LossConfig
+from phidet.architectures.efficientdet.published import (
+    DETECTOR_NAMES,
+    EFFICIENTDETS,
+    detector_config,
+    family_of,
+    scaled_detector_config,
+)
+from phidet.architectures.efficientdet.published_files import detector_file
+from phidet.architectures.published_file import PublishedFile
+from phidet.core.errors import CheckpointError, ConfigError
+from phidet.core.structs import replace
+from phidet.data.coco_classes import COCO_CLASS_NAMES
+from phidet.data.doctor.view import NetworkView
+from phidet.detections.boxes import FloatArray, decode, elementwise_iou
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from phidet.architectures.dialect import Dialect
+    from phidet.architectures.efficientdet.network import EfficientDet
+    from phidet.architectures.evidence import ActivationMap
+    from phidet.architectures.program import GraphWriter, Program
+
+COMPARED = 100
+"""So many of an image's best anchors are compared between an export and PyTorch: what becomes detections."""
+
+
+class EfficientDetArchitecture(Architecture[ModelConfig]):
+    """EfficientDet (arXiv 1911.09070) on any backbone."""
+
+    name = "efficientdet"
+    config_type = ModelConfig
+    published_names = DETECTOR_NAMES
+    loss_settings = msgspec.structs.asdict(LossConfig())
+    optional_outputs = ("best_logits",)
+    predictors = ("class_head.predict.pointwise.",)
+    pretrained_words = ("backbone", "coco")
+
+    def published_config(self, name: str, class_names: tuple[str, ...] | None = None) -> ModelConfig:
+        return detector_config(name, class_names or COCO_CLASS_NAMES)
+
+    def summary(self, config: ModelConfig) -> list[tuple[str, str]]:
+        network, anchors = config.feature_network, config.anchors
+        graph = network.resolved_graph.name
+        aspects = ", ".join(f"{w:.4g}×{h:.4g}" for w, h in anchors.aspects_wh)
+        per_cell = f"{anchors.per_cell} per cell: scale {anchors.scale:g}, {anchors.octaves} sizes, {aspects}"
+        return [
+            ("backbone", backbone_summary(config.backbone)),
+            ("feature network", f"{graph}, {network.fusion} fusion, {network.channels} channels, ×{network.repeats}"),
+            ("heads", f"{config.head_layers} layers, {config.activation}"),
+            ("anchors", per_cell),
+        ]
+
+    def output_shapes(self, config: ModelConfig) -> dict[str, tuple[int, ...]]:
+        per_cell = config.anchors.per_cell
+        cells = config.num_anchors // per_cell
+        return {"class_logits": (cells, per_cell * config.num_classes), "box_deltas": (cells, per_cell * 4)}
+
+    def decoder(self, config: ModelConfig) -> Decoder:
+        return AnchorDecoder(config)
+
+    def doctor_view(self, config: ModelConfig) -> NetworkView:
+        return NetworkView(config.name, config.image_size_hw, anchor_view(config))
+
+    def smallest_map_hw(self, config: ModelConfig) -> tuple[int, int]:
+        return level_sizes(config.image_size_hw, [config.feature_network.max_level])[0]
+
+    def build(self, config: ModelConfig) -> EfficientDet:
+        from phidet.architectures.efficientdet.network import EfficientDet
+
+        return EfficientDet(config)
+
+    def loss(self, config: ModelConfig, settings: Mapping[str, Any]) -> Loss:
+        from phidet.architectures.efficientdet.losses import AnchorLoss
+
+        try:
+            return AnchorLoss(config, msgspec.convert(dict(settings), LossConfig))
+        except msgspec.ValidationError as error:
+            raise ConfigError(f"loss of {self.name}: {error}") from error
+
+    def lower(self, model: EfficientDet) -> Program:
+        from phidet.architectures.efficientdet.lower import compile_program
+
+        return compile_program(model)
+
+    def extend_graph(self, graph: GraphWriter, config: ModelConfig) -> dict[str, tuple[int, ...]]:
+        """The largest class logit of each anchor: most anchors are never looked at further."""
+        if config.num_classes == 1:
+            return {}
+        shape = graph.constant([0, config.num_anchors, config.num_classes], np.int64)
+        logits = graph.add("Reshape", ["class_logits", shape])
+        graph.add("ReduceMax", [logits], "best_logits", axes=[2], keepdims=0)
+        return {"best_logits": (config.num_anchors,)}
+
+    def agreement(
+        self, config: ModelConfig, ours: Mapping[str, FloatArray], theirs: Mapping[str, FloatArray]
+    ) -> tuple[float, float]:
+        """Over the anchors that PyTorch scores highest: the scores of their best classes, and their boxes."""
+        own, other = as_outputs(ours, config.num_classes), as_outputs(theirs, config.num_classes)
+        best = np.argsort(-own.best_logits)[:COMPARED]
+        classes = own.class_logits[best].argmax(1)
+        difference = sigmoid(other.class_logits[best, classes]) - sigmoid(own.class_logits[best, classes])
+        anchors = generate_anchors(config.image_size_hw, config.feature_network.levels, config.anchors)[best]
+        boxes, others = (decode(outputs.box_deltas[best], anchors) for outputs in (own, other))
+        return float(np.abs(difference).mean()), float(elementwise_iou(others, boxes, "iou").mean())
+
+    def dialects(self) -> tuple[Dialect, ...]:
+        from phidet.architectures.efficientdet.dialect_automl import AUTOML
+        from phidet.architectures.efficientdet.dialect_effdet import EFFDET
+        from phidet.architectures.efficientdet.dialect_zylo117 import ZYLO117
+
+        return AUTOML, EFFDET, ZYLO117
+
+    def adapt_config(self, config: ModelConfig, find: Callable[[str], Tensor | None], dialect: Dialect) -> ModelConfig:
+        """The class count of the file, and the anchors that its dialect was trained with."""
+        bias, per_cell = find("class_head.predict.pointwise.bias"), config.anchors.per_cell
+        if bias is None or bias.numel() % per_cell:
+            raise CheckpointError(f"there is no class predictor for {per_cell} anchors per cell")
+        count = bias.numel() // per_cell
+        names = config.class_names if count == config.num_classes else default_class_names(count)
+        anchors = config.anchors
+        if dialect.anchors_2020 and anchors.aspects_wh == ASPECTS_OFFICIAL:
+            anchors = msgspec.structs.replace(anchors, aspects_wh=ASPECTS_2020)
+        return replace(config, {"class_names": names, "anchors": anchors})
+
+    def dialect_note(self, config: ModelConfig, dialect: Dialect) -> str:
+        if not dialect.anchors_2020 or config.anchors.aspects_wh == ASPECTS_2020:
+            return ""
+        return (
+            f"{dialect.name} files do not carry anchors, and {dialect.name} assumes aspects (1.4, 0.7); this model was "
+            f"made for {config.anchors.aspects_wh[1:]}: set them there"
+        )
+
+    def weights_key(self, config: ModelConfig) -> object:
+        """Stochastic depth decides nothing, nor do sizes of anchors."""
+        backbone = msgspec.structs.replace(config.backbone, drop_path=0.0)
+        return backbone, config.feature_network, config.head_layers, config.activation, config.anchors.per_cell
+
+    def pretrained_file(self, config: ModelConfig, start: str, published: str | None) -> PublishedFile | None:
+        if start == "coco":
+            return detector_file(config.name)
+        if start == "backbone":
+            return backbone_file(_backbone_name(config, published))
+        return None
+
+    def scaled_config(self, phi: float, family: object) -> ModelConfig:
+        return scaled_detector_config(phi, family_of(family))
+
+    def with_drop_path(self, config: ModelConfig, drop_path: float) -> ModelConfig:
+        backbone = replace(config.backbone, {"drop_path": drop_path})
+        return replace(config, {"backbone": backbone})
+
+    def recomputed_blocks(self, model: nn.Module) -> list[nn.Module]:
+        from phidet.architectures.backbones.build import recomputed_blocks
+        from phidet.architectures.efficientdet.feature_network import FusionNode
+
+        return [*recomputed_blocks(model), *(module for module in model.modules() if isinstance(module, FusionNode))]
+
+    def explain(
+        self, model: EfficientDet, image: npt.NDArray[np.uint8], class_id: int | None, limit: int
+    ) -> list[ActivationMap]:
+        from phidet.architectures.efficientdet.explain import detection_maps
+
+        return detection_maps(model, image, class_id, limit)
+
+
+def _backbone_name(config: ModelConfig, published: str | None) -> str:
+    """The published classifier whose backbone this detector uses."""
+    if published in EFFICIENTDETS:
+        return EFFICIENTDETS[published].backbone
+    own = config.backbone
+    for name in BACKBONE_NAMES:
+        known = backbone_config(name)
+        if (known.architecture, known.width, known.depth) == (own.architecture, own.width, own.depth):
+            return name
+    raise ConfigError(
+        f"no published backbone has the size of {config.name}'s ({own.architecture}, width {own.width:g}, depth "
+        f"{own.depth:g}): choose a model by name, or start without weights"
+    )
+
+
+EFFICIENTDET = EfficientDetArchitecture()

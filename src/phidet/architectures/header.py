@@ -1,0 +1,113 @@
+"""What a model file says of itself, so that it needs nothing beside it; the same in every kind of file.
+
+A ``.safetensors`` and an ONNX file keep these keys in their metadata, an OpenVINO file in its runtime information, a
+TFLite file in an associated file: ``format`` = "phidet", ``version``, ``architecture``, ``config`` (JSON: classes,
+preprocessing, input size, …); an export's ``precision``; and, for readers other than phidet, ``phidet_version``,
+``class_names`` (JSON) and ``preprocessing``. Files of version 1 have ``kind`` ("detector" or "classifier") instead of
+``architecture``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import msgspec
+
+from phidet.architectures.base import Architecture, NetworkConfig
+from phidet.architectures.registry import architecture_named, architecture_of
+from phidet.core.errors import CheckpointError, ConfigError, UnknownNameError
+from phidet.core.structs import from_json
+
+VERSION = 2
+Precision: TypeAlias = Literal["fp32", "fp16", "int8"]
+_OF_KIND = {"detector": "efficientdet", "classifier": "classifier"}
+"""Architecture of each ``kind`` of version 1."""
+
+
+class Header(NamedTuple):
+    """The config, and in which numbers the weights are kept."""
+
+    config: Any
+    precision: Precision = "fp32"
+
+    @property
+    def architecture(self) -> Architecture[Any]:
+        """What the config belongs to."""
+        return architecture_of(self.config)
+
+
+def to_metadata(config: Any) -> dict[str, str]:
+    """The keys and values of every model file."""
+    return {
+        "format": "phidet",
+        "version": str(VERSION),
+        "architecture": architecture_of(config).name,
+        "config": msgspec.json.encode(config).decode(),
+    }
+
+
+def to_export_metadata(header: Header, phidet_version: str) -> dict[str, str]:
+    """The keys and values of an exported file, written by the phidet of that version."""
+    config: NetworkConfig = header.config
+    height, width = config.image_size_hw
+    mean, std = (
+        ", ".join(f"{v:g}" for v in values) for values in (config.preprocess.mean_rgb, config.preprocess.std_rgb)
+    )
+    return {
+        **to_metadata(config),
+        "precision": header.precision,
+        "phidet_version": phidet_version,
+        "class_names": msgspec.json.encode(config.class_names).decode(),
+        "preprocessing": (
+            f"RGB 0-255, resized bilinearly (half-pixel centres, no antialiasing) by one factor to fit "
+            f"{height}x{width} (height x width), then (pixel - ({mean})) / ({std}), padded right and below with 0, NCHW"
+        ),
+    }
+
+
+def from_metadata(metadata: Mapping[str, str], path: Path) -> Header | None:
+    """What the metadata of the file at ``path`` says; ``None`` where the file is not one of phidet's.
+
+    Raises:
+        CheckpointError: the file is newer than this phidet, of an architecture that is not installed, or damaged.
+    """
+    if metadata.get("format") != "phidet":
+        return None
+    version = metadata.get("version", "")
+    if not version.isdecimal() or int(version) > VERSION:
+        raise CheckpointError(
+            f"{path} has format version {version!r}, this phidet reads up to {VERSION}: pip install -U phidet"
+        )
+    try:
+        name = _text(metadata, "architecture") if int(version) > 1 else _OF_KIND[_text(metadata, "kind")]
+        config = from_json(_text(metadata, "config"), architecture_named(name).config_type)
+        return Header(config, msgspec.convert(metadata.get("precision", "fp32"), Precision))
+    except KeyError as error:
+        raise CheckpointError(f"{path} has a header that is not valid: no known {error.args[0]!r}") from error
+    except UnknownNameError as error:
+        raise CheckpointError(f"{path}: {error}. Is the package that has it installed?") from error
+    except (ConfigError, msgspec.ValidationError) as error:
+        raise CheckpointError(f"{path} has a header that is not valid: {error}") from error
+
+
+def exported_header(metadata: Mapping[str, str], path: Path) -> Header:
+    """:func:`from_metadata` of an exported file.
+
+    Raises:
+        CheckpointError: also where the file is not one of phidet's.
+    """
+    header = from_metadata(metadata, path)
+    if header is None:
+        raise CheckpointError(
+            f"{path} is not a phidet detector: its metadata names neither classes nor preprocessing. "
+            "Export one with 'phidet export MODEL'"
+        )
+    return header
+
+
+def _text(metadata: Mapping[str, str], key: str) -> str:
+    if key not in metadata:
+        raise KeyError(key)
+    return metadata[key]

@@ -1,0 +1,116 @@
+"""Every architecture by name: those of phidet, and those that other packages register.
+
+Another package adds one in its ``pyproject.toml``; the object is an instance of
+:class:`phidet.architectures.base.Architecture`::
+
+    [project.entry-points."phidet.architectures"]
+    centre-point = "my_package:CENTRE_POINT"
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Any
+
+from phidet.architectures.base import Architecture
+from phidet.architectures.classifier.architecture import CLASSIFIER
+from phidet.architectures.efficientdet.architecture import EFFICIENTDET
+from phidet.core.errors import ConfigError, UnknownNameError
+
+ENTRY_POINTS = "phidet.architectures"
+BUILT_IN: tuple[Architecture[Any], ...] = (EFFICIENTDET, CLASSIFIER)
+
+
+@cache
+def registered() -> tuple[Architecture[Any], ...]:
+    """The architectures of other packages; looked up once, and only where no built-in one is meant.
+
+    Raises:
+        ConfigError: one of them cannot be loaded, is something else, or has a name that is taken.
+    """
+    found: list[Architecture[Any]] = []
+    for entry in entry_points(group=ENTRY_POINTS):
+        origin = f"the architecture {entry.name!r} of {entry.dist.name if entry.dist else entry.value}"
+        try:
+            architecture = entry.load()
+        except Exception as error:  # another package's code may fail in any way
+            raise ConfigError(f"{origin} cannot be loaded: {type(error).__name__}: {error}") from error
+        if not isinstance(architecture, Architecture):
+            raise ConfigError(f"{origin} is a {type(architecture).__name__}, expected an instance of Architecture")
+        if architecture.name in {other.name for other in (*BUILT_IN, *found)}:
+            raise ConfigError(f"{origin} is called {architecture.name!r}, as another architecture: rename one of them")
+        found.append(architecture)
+    return tuple(found)
+
+
+def _built_in() -> tuple[Architecture[Any], ...]:
+    return BUILT_IN
+
+
+_SOURCES: tuple[Callable[[], tuple[Architecture[Any], ...]], ...] = (_built_in, registered)
+"""In this order: the entry points of installed packages are looked up only where no built-in one is meant."""
+
+
+def all_architectures() -> tuple[Architecture[Any], ...]:
+    """phidet's own first, then those of other packages."""
+    return (*BUILT_IN, *registered())
+
+
+def architecture_named(name: str) -> Architecture[Any]:
+    """The architecture of that name.
+
+    Raises:
+        UnknownNameError: there is none; it may need a package that is not installed.
+    """
+    for known in _SOURCES:
+        for architecture in known():
+            if architecture.name == name:
+                return architecture
+    raise UnknownNameError("architecture", name, [architecture.name for architecture in all_architectures()])
+
+
+def architecture_of(config: object) -> Architecture[Any]:
+    """The architecture that ``config`` belongs to, by its type.
+
+    Raises:
+        ConfigError: it is no architecture's config.
+    """
+    for known in _SOURCES:
+        for architecture in known():
+            if isinstance(config, architecture.config_type):
+                return architecture
+    names = ", ".join(architecture.config_type.__name__ for architecture in all_architectures())
+    raise ConfigError(f"expected the config of a network ({names}), got a {type(config).__name__}")
+
+
+def publisher_of(name: str) -> Architecture[Any] | None:
+    """The architecture that has a published model of that name, ``None`` where no one has."""
+    for known in _SOURCES:
+        for architecture in known():
+            if name in architecture.published_names:
+                return architecture
+    return None
+
+
+def published_names(says: str | None = None) -> list[str]:
+    """Names of all published models; of those that say "boxes", "classes", … of an image where that is given."""
+    return [
+        name
+        for architecture in all_architectures()
+        if says is None or says in architecture.says
+        for name in architecture.published_names
+    ]
+
+
+def published_config(name: str, says: str | None = None) -> Any:
+    """The config of the published model of that name.
+
+    Raises:
+        UnknownNameError: there is none, or, where ``says`` is given, none that says that of an image.
+    """
+    architecture = publisher_of(name)
+    if architecture is None or (says is not None and says not in architecture.says):
+        raise UnknownNameError("model", name, published_names(says))
+    return architecture.published_config(name)

@@ -1,0 +1,195 @@
+"""A request to train, resolved once: what the model starts from, which recipe, which data. Nobody reads it again."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import torch
+
+from phidet.architectures.base import Architecture, resolved_loss
+from phidet.architectures.model import Model
+from phidet.architectures.registry import architecture_of, published_config
+from phidet.core.errors import ConfigError, InputError
+from phidet.core.structs import replace as replace_config
+from phidet.data.run_images import read_run_images
+from phidet.inference.runtimes.open_model import model_file
+from phidet.training.about import Origin, Request
+from phidet.training.fit import RunSettings
+from phidet.training.recipe import CLASSIFY, Recipe, choose_classify_recipe, recipe_named, replace
+from phidet.training.run_data import RunData, read_run_data, record_images
+from phidet.training.run_folder import RunFolder
+from phidet.weights.create import build_from, fit_to_source, open_weights, parse_image_size
+from phidet.weights.load import Source, open_source
+from phidet.weights.native import load_model
+
+log = logging.getLogger("phidet")
+
+
+class Plan(NamedTuple):
+    """Everything that :func:`phidet.training.fit.fit` needs, and where it came from."""
+
+    model: Model
+    data: RunData
+    recipe: Recipe
+    settings: RunSettings
+    origin: Origin
+
+
+class Start(NamedTuple):
+    """What a model starts from.
+
+    Attributes:
+        config: of the model, before the data's classes are put in.
+        source: a model file that was opened, ``None`` for a published model.
+        published: the published model's name.
+    """
+
+    config: Any
+    source: Source | None
+    published: str | None
+
+    @property
+    def architecture(self) -> Architecture[Any]:
+        """Whose model it is."""
+        return architecture_of(self.config)
+
+    @property
+    def classifies(self) -> bool:
+        """Whether it says what whole images show."""
+        return "classes" in self.architecture.says
+
+
+def open_start(model: str) -> Start:
+    """What ``model``, a published name, a model file or the folder of a run, means.
+
+    Raises:
+        UnknownNameError: a name that is not published.
+        CheckpointError: a file that is none of phidet's, or damaged.
+    """
+    path = model_file(model)
+    if path is None:
+        return Start(published_config(model), None, model)
+    source = open_source(path)
+    if source.config is None:
+        load_model(path)  # raises, and says how to convert it
+    return Start(source.config, source, None)
+
+
+def plan_run(request: Request, settings: RunSettings, start: Start | None = None) -> Plan:
+    """Resolves ``request``: reads the data, chooses the recipe, builds the model.
+
+    Args:
+        request: what to train, on what.
+        settings: where the run goes, seed, devices.
+        start: of the request's model, where it was opened before.
+
+    Raises:
+        InputError: the data cannot be used.
+        UnknownNameError, ConfigError: invalid settings.
+        CheckpointError, DownloadError: weights that do not fit, or could not be fetched.
+    """
+    start = start or open_start(request.model)
+    data = read_run_data(request, settings.seed, start.classifies)
+    recipe = _recipe(request, start, len(data.train))
+    model = _build(request, start, data.train.class_names, recipe, settings.seed)
+    images = record_images(data, request.model) if _leads() else None
+    return Plan(model, data, recipe, settings, Origin(request.with_absolute_paths(), images))
+
+
+def plan_resume(folder: Path, settings: RunSettings, data: str | Path | None = None) -> Plan:
+    """Resolves how the run in ``folder`` goes on: by its own request, recipe and seed.
+
+    Raises:
+        CheckpointError: there is no run, or it is damaged.
+        ConfigError: it was begun with a task of one's own.
+        InputError: the data are other than they were, or no longer there.
+    """
+    kept = RunFolder(folder)
+    about = kept.read_about()
+    if about.request is None:
+        raise ConfigError(f"the run in {folder} was begun in Python: call phidet.training.fit.fit with resume=True")
+    request = _moved(about.request, folder, data)
+    own: dict[str, Any] = {"out": folder, "seed": about.seed, "resume": True}
+    own |= {key: getattr(settings, key) or getattr(about, key) for key in ("save_memory", "compile")}
+    settings = msgspec.structs.replace(settings, **own)
+    # What it is; its weights will be those of the state.
+    begun = load_model(folder / "last.safetensors").train() if kept.has_begun else None
+    start = open_start(request.model) if begun is None else Start(begun.config, None, None)
+    recipe = _known_loss(about.recipe, start.architecture)
+    images = read_run_images(folder)
+    datasets = read_run_data(request, about.seed, start.classifies, images)
+    model = begun or _build(request, start, datasets.train.class_names, recipe, about.seed)
+    here = len(datasets.train), tuple(datasets.train.class_names)
+    if here != (about.num_images, tuple(model.config.class_names)):
+        raise InputError(
+            f"{request.data} has {here[0]} images of {len(here[1])} classes to train on, the run began with "
+            f"{about.num_images} of {len(model.config.class_names)}, or of other names: put the data back as they "
+            f"were, or begin another run with --model {folder}"
+        )
+    if request != about.request and _leads():
+        kept.save_about(msgspec.structs.replace(about, request=request))
+    return Plan(model, datasets, recipe, settings, Origin(request, images))
+
+
+def _moved(request: Request, folder: Path, data: str | Path | None) -> Request:
+    """The request of the run in ``folder``, with its data where they are now."""
+    if data is not None:
+        return msgspec.structs.replace(request, data=str(data)).with_absolute_paths()
+    if not Path(request.data).exists():
+        raise InputError(
+            f"the data of the run in {folder} are no longer at {request.data}: bring them back, or name their new "
+            f"place: phidet train NEW_PLACE --resume {folder}"
+        )
+    return request
+
+
+def _known_loss(recipe: Recipe, architecture: Architecture[Any]) -> Recipe:
+    """``recipe`` without settings of another architecture's loss: version 0.1 kept EfficientDet's in every run."""
+    loss = {key: value for key, value in recipe.loss.items() if key in architecture.loss_settings}
+    return msgspec.structs.replace(recipe, loss=loss)
+
+
+def _recipe(request: Request, start: Start, num_images: int) -> Recipe:
+    if start.classifies and request.recipe == "auto":
+        recipe = choose_classify_recipe(num_images)
+    else:
+        recipe = recipe_named(request.recipe, num_images)
+        if start.classifies:
+            recipe = replace(recipe, {"batch_norm_momentum": CLASSIFY.batch_norm_momentum})
+    recipe = replace(recipe, request.changes)
+    return replace(recipe, {"loss": resolved_loss(start.architecture, recipe.loss)})  # kept with the run, defaults too
+
+
+def _build(request: Request, start: Start, class_names: tuple[str, ...], recipe: Recipe, seed: int) -> Model:
+    """The model for these classes, with the weights that it starts from."""
+    torch.manual_seed(seed)  # of fresh weights, in every process the same
+    architecture, config, source = start.architecture, start.config, start.source
+    pretrained = _pretrained(request.pretrained, architecture)
+    if source is None and pretrained is not None:
+        source = open_weights(pretrained, config, start.published)
+        if source.architecture is architecture:
+            config = fit_to_source(config, source)  # its anchors and preprocessing
+    config = replace_config(config, {"class_names": class_names})
+    if request.image_size is not None:
+        config = architecture.resized(config, parse_image_size(request.image_size))
+    if recipe.drop_path is not None:
+        config = architecture.with_drop_path(config, recipe.drop_path)
+    return build_from(config, source, replace_head=True)
+
+
+def _pretrained(word: str, architecture: Architecture[Any]) -> str | None:
+    """Where the weights of a published model start; the usual word is understood by every architecture."""
+    if word == "none":
+        return None
+    if word == "backbone" and word not in architecture.pretrained_words:
+        return "imagenet" if "imagenet" in architecture.pretrained_words else None
+    return word
+
+
+def _leads() -> bool:
+    """Whether this process is the first one, before the engine has started: ``torchrun`` and Fabric tell it."""
+    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0

@@ -1,0 +1,18 @@
+"""The dialects in which other projects keep weights, of all architectures; see :mod:`phidet.architectures.dialect`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from phidet.architectures.base import Architecture
+from phidet.architectures.dialect import Dialect
+from phidet.architectures.registry import all_architectures
+
+
+def known_dialects() -> dict[str, tuple[Architecture[Any], Dialect]]:
+    """Name → whose weights it names, and the dialect. Whole detectors come before the backbones that they contain."""
+    return {
+        dialect.name: (architecture, dialect)
+        for architecture in all_architectures()
+        for dialect in architecture.dialects()
+    }

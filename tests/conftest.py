@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -14,6 +15,10 @@ import phidet  # before any test's import of ONNX Runtime, which reports its use
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+# A property holds however long an example takes on a busy machine.
+hypothesis.settings.register_profile("phidet", deadline=None)
+hypothesis.settings.load_profile("phidet")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 WITH_PYTORCH = find_spec("torch") is not None

@@ -24,7 +24,7 @@ from PIL import Image
 from odd_pictures import chunk, encoded, photo, whole_but_odd
 from phidet.core.errors import InputError
 from phidet.images.decode import encoding, image_size, read_image
-from pillow_formats import pillow_files
+from pillow_formats import HAS_AVIF, pillow_files
 
 _MEMORY_BYTES = 4 * 2**30  # what the decoders may ask for
 _CPU_SECONDS = 3600  # a decoder that does not end is killed
@@ -52,11 +52,12 @@ def decoded_files(rng: np.random.Generator) -> dict[str, list[bytes]]:
     small, grey = photo(rng, 24, 36), photo(rng, 24, 36).convert("L")
     files: dict[str, list[bytes]] = {}
     for odd in whole_but_odd(rng):
-        if odd.fate == "result" and len(odd.content) < 40_000:
+        # Not those in which the time is, or a byte that Pillow leaves as it was in memory: cases are the same again.
+        if odd.fate == "result" and len(odd.content) < 40_000 and odd.name not in ("moving.avif", "lab.tif"):
             files.setdefault(_format(odd.content), []).append(odd.content)
     kinds = (small, grey, small.convert("RGBA"))
-    files["AVIF"] = [encoded(image, "AVIF", quality=quality) for image in kinds for quality in (30, 90)]
-    files["AVIF"].append(encoded(small, "AVIF", save_all=True, append_images=[small, photo(rng, 24, 36)]))
+    if HAS_AVIF:
+        files["AVIF"] = [encoded(image, "AVIF", quality=quality) for image in kinds for quality in (30, 90)]
     files["BMP"] = [encoded(image, "BMP") for image in (*kinds, small.quantize(16), small.convert("1"))]
     files["GIF"] += [encoded(image, "GIF") for image in kinds]
     files["WEBP"] += [encoded(image, "WEBP", lossless=lossless) for image in kinds for lossless in (False, True)]

@@ -11,6 +11,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from PIL import Image
 
+from pillow_formats import HAS_AVIF
+
 Fate = Literal["result", "error", "either"]
 
 
@@ -35,7 +37,8 @@ def photo(rng: np.random.Generator, height: int = 60, width: int = 90) -> Image.
     return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
 
 
-FORMATS = (("jpg", "JPEG"), ("png", "PNG"), ("webp", "WEBP"), ("bmp", "BMP"), ("gif", "GIF"), ("tif", "TIFF"))
+FORMATS = (("jpg", "JPEG"), ("png", "PNG"), ("webp", "WEBP"), ("bmp", "BMP"), ("gif", "GIF"), ("tif", "TIFF"),
+           ("jp2", "JPEG2000"), ("ppm", "PPM"), *((("avif", "AVIF"),) if HAS_AVIF else ()))  # fmt: skip
 
 
 def damaged(rng: np.random.Generator) -> Odd:
@@ -62,7 +65,9 @@ def not_pictures(rng: np.random.Generator) -> Iterator[Odd]:
     page = b"<!DOCTYPE html><html>404</html>"
     others = {"empty": b"", "page": page, "pdf": b"%PDF-1.7\n%", "svg": b'<svg xmlns="http://www.w3.org/2000/svg"/>',
               "heic": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "zip": b"PK\3\4" + bytes(30), "noise": rng.bytes(2000),
-              "zeros": bytes(5000), "utf16": "hello".encode("utf-16"), "exe": b"MZ" + rng.bytes(300)}  # fmt: skip
+              "zeros": bytes(5000), "utf16": "hello".encode("utf-16"), "exe": b"MZ" + rng.bytes(300),
+              "eps": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "dds": b"DDS " + bytes(124),
+              "psd": b"8BPS\0\1" + bytes(30)}  # fmt: skip
     for name, content in others.items():
         yield Odd(f"{name}{('.jpg', '.png', '.webp', '.tif')[rng.integers(4)]}", content, "error")
 
@@ -75,7 +80,7 @@ def bombs() -> Iterator[Odd]:
     yield Odd("bomb.png", png(20_000, 20_000, packed, bits=1, kind=0), "error")  # 50 MB of zeros in 60 kB
     yield Odd("twice.png", png(12_000, 12_000, zlib.compress(b"\0")), "error")  # where Pillow only warns
     comment = b"Comment\0\0" + zlib.compress(bytes(100_000_000))
-    yield Odd("text.png", png(8, 8, zlib.compress(bytes(8 * 25)), extra=chunk(b"zTXt", comment)), "either")
+    yield Odd("text.png", png(8, 8, zlib.compress(bytes(8 * 25)), extra=chunk(b"zTXt", comment)), "result", (8, 8))
     gif = bytearray(encoded(Image.new("L", (8, 8)), "GIF"))
     gif[6:10] = struct.pack("<HH", 65_535, 65_535)
     yield Odd("promise.gif", bytes(gif), "error")
@@ -133,8 +138,17 @@ def whole_but_odd(rng: np.random.Generator) -> Iterator[Odd]:
         "gif-called.tiff": (lambda: p, "GIF", {}),
         "tiff-called.JPEG": (lambda: p, "TIFF", {}),
         "two.jpg": (lambda: p, "MPO", animated),
+        "avif-called.jpg": (lambda: p, "AVIF", {}),
+        "moving.avif": (lambda: p, "AVIF", animated),
+        "alpha.avif": (lambda: p.convert("RGBA"), "AVIF", {}),
+        "wavelets.jp2": (lambda: p, "JPEG2000", {}),
+        "16bit.jp2": (lambda: grey16, "JPEG2000", {}),
+        "plain.ppm": (lambda: p, "PPM", {}),
+        "16bit.pgm": (lambda: grey16.convert("I"), "PPM", {}),
     }
     for name, (make, form, settings) in made.items():
+        if form == "AVIF" and not HAS_AVIF:
+            continue
         image = make()
         yield Odd(name, encoded(image, form, **settings), "result", (image.height, image.width))
     for orientation in range(1, 9):

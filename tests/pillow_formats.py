@@ -11,7 +11,10 @@ import numpy as np
 from PIL import Image
 
 SIDE = 16
-DECODED = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "JPEG2000", "PPM")
+Image.init()
+HAS_AVIF = "AVIF" in Image.SAVE
+"""Since Pillow 11.3."""
+DECODED = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "JPEG2000", "PPM", *(("AVIF",) if HAS_AVIF else ()))
 """Pillow's names of the formats that phidet decodes; HEIC is none of Pillow's own."""
 _WRITTEN: dict[str, tuple[str, dict[str, Any]]] = {  # mode and settings of those that Pillow writes
     "AVIF": ("RGB", {}),
@@ -30,7 +33,6 @@ _WRITTEN: dict[str, tuple[str, dict[str, Any]]] = {  # mode and settings of thos
     "PCX": ("RGB", {}),
     "PNG": ("RGB", {}),
     "PPM": ("RGB", {}),
-    "QOI": ("RGB", {}),
     "SGI": ("RGB", {}),
     "SPIDER": ("F", {}),
     "TGA": ("RGB", {}),
@@ -42,7 +44,6 @@ _WRITTEN: dict[str, tuple[str, dict[str, Any]]] = {  # mode and settings of thos
 
 def pillow_files() -> dict[str, bytes]:
     """A whole file by Pillow's name of its format; what some versions of Pillow lack is left out."""
-    Image.init()
     pixels = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
     files = {
         name: _written(Image.fromarray(pixels).convert(mode), name, settings)
@@ -80,6 +81,7 @@ def _only_read(grey: bytes, pcx: bytes, bmp: bytes) -> dict[str, bytes]:
     )
     fields = ((3, 60, b"\1\0"), (3, 20, bytes([SIDE])), (3, 30, bytes([SIDE])), (3, 120, b"\1"))
     iptc = b"".join(struct.pack(">BBBH", 0x1C, *tag, len(value)) + value for *tag, value in fields)
+    qoi = b"".join(b"\xfe" + bytes((value, value, value)) for value in grey)
     emf = struct.pack("<II4i4i", 1, 88, 0, 0, SIDE, SIDE, 0, 0, 400, 400) + b" EMF" + bytes(44)
     return {
         "BUFR": b"BUFR" + bytes(60),
@@ -98,6 +100,7 @@ def _only_read(grey: bytes, pcx: bytes, bmp: bytes) -> dict[str, bytes]:
         "PCD": bytes(pcd),
         "PIXAR": bytes(pixar) + 3 * grey,
         "PSD": b"8BPS\0\1" + bytes(6) + b"\0\1" + channel[2:10] + b"\0\x08\0\1" + bytes(12) + b"\0\0" + grey,
+        "QOI": struct.pack(">4sIIBB", b"qoif", SIDE, SIDE, 3, 0) + qoi + bytes(7) + b"\1",
         "SUN": struct.pack(">8I", 0x59A66A95, SIDE, SIDE, 8, len(grey), 1, 0, 0) + grey,
         "WMF": emf,
         "XPM": xpm.encode(),

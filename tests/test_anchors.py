@@ -26,7 +26,7 @@ SIZES = [(256, 256), (512, 640), (130, 390), (333, 257), (128, 1000)]
 def test_official_values() -> None:
     official = np.load(REFERENCE)["anchors_yxyx"]
     ours = generate_anchors((256, 256), LEVELS, AnchorConfig(scale=4.0, aspects_wh=ASPECTS_OFFICIAL))
-    np.testing.assert_allclose(ours, boxes.yxyx_to_xyxy(official), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(ours, boxes.xyxy_to_yxyx(official), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("size_hw", SIZES)
@@ -34,7 +34,7 @@ def test_official_values() -> None:
 def test_effdet_values(size_hw: tuple[int, int], scale: float) -> None:
     theirs = effdet.anchors.Anchors(3, 7, 3, list(ASPECTS_2020), scale, size_hw).boxes.numpy()
     ours = generate_anchors(size_hw, LEVELS, AnchorConfig(scale=scale, aspects_wh=ASPECTS_2020))
-    np.testing.assert_allclose(ours, boxes.yxyx_to_xyxy(theirs), rtol=0, atol=1e-4)
+    np.testing.assert_allclose(ours, boxes.xyxy_to_yxyx(theirs), rtol=0, atol=1e-4)
 
 
 def test_a_case_computed_by_hand() -> None:

@@ -22,7 +22,7 @@ from phidet.data.dataset import Annotations, Collector, Dataset, RawObject
 from phidet.data.doctor.sheets import choose_samples
 from phidet.data.hold_out import HELD_OUT, hold_out
 from phidet.data.layouts import open_data
-from phidet.images.sheet import GAP, STRIP, TILE_H, TILE_W
+from phidet.detections.sheet import GAP, STRIP, TILE_H, TILE_W
 from phidet.training.augmentation.detection import Labelled, augment, mosaic
 from phidet.training.augmentation.operations import (
     GREY,

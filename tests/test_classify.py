@@ -23,9 +23,9 @@ from phidet.cli.main import main
 from phidet.core.errors import InputError, UnknownNameError
 from phidet.data.class_folders import open_class_folders, split_by_class
 from phidet.data.dataset import Dataset
+from phidet.detections.sheet import GAP, STRIP, TILE_H, TILE_W
 from phidet.evaluation.classification import classification_report
 from phidet.evaluation.classification_report import Answers, answers_of, write_classification
-from phidet.images.sheet import GAP, STRIP, TILE_H, TILE_W
 from phidet.training import recipe as recipes
 from phidet.training.about import Request
 from phidet.training.augmentation.classification import TrainPictures, random_window

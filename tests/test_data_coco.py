@@ -125,6 +125,7 @@ def test_what_lies_around_a_file_is_not_searched(tmp_path: Path) -> None:
         "s3://bucket/images/cb0618f0-scan.png",
         "C:\\Users\\Ann\\cb0618f0-SCAN.PNG",
         "4/cb0618f0%2Dscan.png",
+        "4/cb0618f0-scan",
     ],
 )
 def test_images_named_as_on_another_computer_are_found_by_name_and_it_is_said(tmp_path: Path, name: str) -> None:
@@ -178,6 +179,22 @@ def test_folders_in_the_name_choose_among_equal_names(tmp_path: Path) -> None:
     assert [dataset.source(i) for i in range(2)] == [tmp_path / f"photos/{f}/0.png" for f in ("night", "day")]
     assert kinds(dataset) == ["image found by name", "image missing"]
     assert "no dusk/0.png: it is not in" in dataset.problems[1].what
+
+
+def test_images_are_called_by_their_paths_below_the_data_and_never_alike(tmp_path: Path) -> None:
+    for name in ("train/a.png", "a.png", "train/sub/b.png"):
+        save(tmp_path / name)
+    dataset = read(tmp_path, content(["a.png", "..\\a.png", "./sub//b.png"]))
+    assert dataset.problems == []
+    assert dataset.names.tolist() == ["a.png", str(tmp_path / "train/../a.png"), "sub/b.png"]
+
+
+def test_objects_of_images_that_are_not_listed_are_counted(tmp_path: Path) -> None:
+    save(tmp_path / "train/a.png")
+    labels = content(["a.png", "b.png"])
+    del labels["images"][1]
+    dataset = read(tmp_path, labels)
+    assert [p.what for p in dataset.problems] == ["image_id 1 is not among the images; 3 objects left out"]
 
 
 def test_an_image_that_has_its_exact_name_is_not_given_to_another_name(tmp_path: Path) -> None:
@@ -249,8 +266,21 @@ def test_boxes_as_corners_are_refused(tmp_path: Path) -> None:
         read(tmp_path, content(["a.png"], corners))
     message = str(caught.value)
     assert "annotations[0]: 3 of 6 boxes reach out of their images as [x, y, width, height]" in message
-    assert "and 6 fit as corners [x1, y1, x2, y2], for example [26, 87, 60, 114]" in message
+    assert "and 6 of 6 boxes fit as corners [x1, y1, x2, y2], for example [26, 87, 60, 114]" in message
     assert message.endswith("write [x1, y1, x2 - x1, y2 - y1]")
+
+
+def test_boxes_as_corners_that_stay_in_their_images_are_known_by_their_areas(tmp_path: Path) -> None:
+    save(tmp_path / "train/a.png")
+    corners, areas = [[5, 4, 40, 30], [8, 9, 60, 50]], [35 * 26, 52 * 41]
+    labels = content(["a.png"], corners)
+    assert len(read(tmp_path, labels).all_annotations.areas) == 2, "nothing tells what they are"
+    for annotation, area in zip(labels["annotations"], areas, strict=True):
+        annotation["area"] = area
+    with pytest.raises(InputError, match=r"the areas do not fit as \[x, y, width, height\], and 2 of 2 boxes fit as"):
+        read(tmp_path, labels)
+    labels["annotations"][1]["area"] = 60 * 50  # of width and height
+    assert read(tmp_path, labels).all_annotations.areas.tolist() == [35 * 26, 60 * 50]
 
 
 def test_boxes_that_reach_out_are_cut_where_they_are_no_corners(tmp_path: Path) -> None:

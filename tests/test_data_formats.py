@@ -15,7 +15,8 @@ from phidet.cli.main import main
 from phidet.data.class_folders import open_class_folders
 from phidet.data.dataset import Dataset
 from phidet.data.layouts import open_data
-from pillow_formats import pillow_files
+from phidet.data.tfrecord_file import make_example, write_record
+from pillow_formats import HAS_AVIF, pillow_files
 
 FILES = pillow_files()
 
@@ -132,3 +133,20 @@ def test_what_libraries_in_c_say_of_an_image_is_not_shown(
     out = [str(tmp_path / "out")] if command[0] == "convert-data" else []
     main([*command, str(tmp_path), *out])
     assert "Fax4Decode" not in capfd.readouterr().err
+
+
+def test_images_without_an_ending_get_one_that_is_searched_for(tmp_path: Path) -> None:
+    """From TFRecords, whose images may be called anything."""
+    decoded = {"JPEG2000": ".jp2", "PPM": ".ppm", "WEBP": ".webp", "BMP": ".bmp", "GIF": ".gif"}
+    decoded |= {"AVIF": ".avif"} if HAS_AVIF else {}
+    records = tmp_path / "train.tfrecord"
+    with records.open("wb") as file:
+        for form in decoded:
+            image = {"image/encoded": [FILES[form]], "image/filename": [form.encode()]}
+            box = {f"image/object/bbox/{side}": [edge] for edge, side in ((0.0, "xmin"), (0.0, "ymin"), (1.0, "xmax"))}
+            label = {"image/object/class/label": [1], "image/object/class/text": [b"bee"]}
+            write_record(file, make_example({**image, **box, "image/object/bbox/ymax": [1.0], **label}))
+    assert main(["convert-data", str(records), str(tmp_path / "yolo"), "--to", "yolo"]) == 0
+    dataset = open_data(tmp_path / "yolo").read("train")
+    assert {Path(str(name)).name for name in dataset.names} == {f"{form}{ending}" for form, ending in decoded.items()}
+    assert all(dataset.image(i).shape == (16, 16, 3) for i in range(len(dataset)))

@@ -14,6 +14,7 @@ import pytest
 
 import data_factory as factory
 from phidet.core.errors import InputError
+from phidet.data.doctor.unused import unused_files
 from phidet.data.layouts import open_data
 from phidet.data.tfrecord_file import make_example, parse_example, scan, write_record
 
@@ -39,6 +40,10 @@ LINES = [
     "a\0b",
     "one 1 1",
 ]
+TOKENS = [
+    "\0", "\n", ": ", "[", "]", "{", "}", "- ", "&a ", "*a", "!!python/object:x ", '"', "'", "..", "/", "\\", "1e999",
+    "nan", "-1", "%", "<<: ", "? ", "| ", "~", "\t", "train: ", "names: ", "9" * 21, "ü", " = ",
+]  # fmt: skip
 VALUES: list[Any] = [[], [b""], [b"\xff"], [0], [-1], [2**62], [float("nan")], [1e30], [b"x", b"y"], [3, 4, 5]]
 FEATURES = ["objects/bbox", "objects/label", "image", "image/object/group_of", "image/object/bbox/x1"]
 
@@ -122,6 +127,35 @@ def test_voc(folder: Path, seed: int) -> None:
     (root / "Annotations" / "one.xml").write_bytes(text.encode(encoding))
     (root / "ImageSets" / "Main" / "train.txt").write_text("\n".join(rng.sample(LINES, 4)))
     check(root)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_yolo(folder: Path, seed: int) -> None:
+    root, rng = folder / "yolo", random.Random(seed)
+    if not root.exists():
+        factory.yolo(root / "images/train", root / "labels/train")
+    texts = {
+        "data.yaml": "path: .\ntrain: train.txt\nkpt_shape: [2, 3]\nnames: {0: ant, 1: bee, 2: cat nap}\n",
+        "obj.data": "classes = 3\ntrain = data/train.txt\nnames = data/obj.names\n",
+        "obj.names": "ant\nbee\ncat nap\n",
+        "train.txt": "images/train/one.png\n" + "\n".join(rng.sample(LINES, 2)),
+        "labels/train/one.txt": factory.yolo_lines(factory.PICTURES[0]) + " 0.5 0.5 2 0.4 0.4 1\n",
+    }
+    for name, text in texts.items():
+        for _ in range(rng.choice([0, 0, 1, 2])):
+            place = rng.randrange(len(text))
+            text = text[:place] + rng.choice([*TOKENS, ""]) + text[place + rng.choice([0, 0, 1, 9]) :]
+        (root / name).write_text(text, rng.choice(["utf-8", "utf-8", "utf-16", "utf-8-sig"]))
+    if rng.random() < 0.3:
+        (root / "data.yaml").unlink()
+    check(root)
+    try:
+        data = open_data(root)
+        dataset = data.read(data.splits[0])
+    except InputError:
+        return
+    unused = unused_files(data, [dataset], [problem.where for problem in dataset.problems])
+    assert not set(unused) & set(dataset.names.tolist())
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -171,6 +171,13 @@ def test_a_damaged_file_beside_whole_data_of_another_layout_decides_nothing(tmp_
     factory.check(open_data(root).read("train"))
 
 
+def test_stray_xml_among_annotations(tmp_path: Path) -> None:
+    root = factory.voc(tmp_path, split=None)
+    factory.write_text(root / "Annotations/pom.xml", POM)
+    factory.write_text(root / "Annotations/one.png.aux.xml", AUX)
+    factory.check(open_data(root).read("all"))
+
+
 def test_data_below_a_hidden_folder_are_data(tmp_path: Path) -> None:
     root = yolo_with_yaml(tmp_path / ".cache/__MACOSX/data")
     factory.check(open_data(root).read("train"))

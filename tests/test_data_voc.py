@@ -101,6 +101,24 @@ def test_without_an_image_of_its_own_name_the_named_one_is_meant_unless_it_has_l
     assert "<filename> is photo.jpg, which has labels of its own" in dataset.problems[0].what
 
 
+@pytest.mark.parametrize("file_name", ["1", "1.png", "old/1.JPG"])
+def test_a_stale_file_name_is_named_in_any_spelling(tmp_path: Path, file_name: str) -> None:
+    for i in range(2):
+        save(tmp_path / f"JPEGImages/{i}.jpg")
+    write(tmp_path / "Annotations/0.xml", xml(file_name))
+    dataset = open_data(tmp_path).read("all")
+    assert (dataset.names.tolist(), [p.kind for p in dataset.problems]) == (["JPEGImages/0.jpg"], ["image misnamed"])
+
+
+def test_files_that_are_named_after_the_whole_name_of_the_image(tmp_path: Path) -> None:
+    for name in ("0.jpg", "1.png"):
+        save(tmp_path / "JPEGImages" / name)
+        write(tmp_path / f"Annotations/{name}.xml", xml())
+    write(tmp_path / "ImageSets/Main/train.txt", "0\n1.png\n")
+    dataset = open_data(tmp_path).read("train")
+    assert (dataset.names.tolist(), dataset.problems) == (["JPEGImages/0.jpg", "JPEGImages/1.png"], [])
+
+
 def test_of_two_images_with_one_stem_the_file_name_means_one(tmp_path: Path) -> None:
     for name in ("0.jpg", "0.png"):
         save(tmp_path / "JPEGImages" / name)

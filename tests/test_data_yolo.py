@@ -70,6 +70,20 @@ def test_labels_are_found_wherever_tools_put_them(tmp_path: Path, images: str, l
     factory.check(open_data(tmp_path).read("train"))
 
 
+def test_labels_beside_images_in_a_folder_called_images(tmp_path: Path) -> None:
+    factory.yolo(tmp_path / "first", tmp_path / "first")
+    factory.yolo(tmp_path / "second/images", tmp_path / "second/images")
+    factory.data_yaml(tmp_path / "data.yaml", train="[first, second/images]", val="first")
+    folder = open_data(tmp_path)
+    train = folder.read("train")
+    assert (len(train), train.problems) == (2 * len(IMAGES), [])
+    texts = [file.read_text() for file in tmp_path.rglob("*.txt")]
+    written = sorted(line.split()[0] for text in texts for line in text.splitlines())
+    assert sorted(map(str, train.all_annotations.class_ids.tolist())) == written
+    factory.check(folder.read("val"))
+    assert unused_files(folder, [train], []) == []
+
+
 def test_a_part_of_the_labels_beside_images_in_a_folder_called_images(tmp_path: Path) -> None:
     factory.yolo(tmp_path / "images", tmp_path / "labels")
     (tmp_path / "labels/one.txt").rename(tmp_path / "images/one.txt")
@@ -192,6 +206,25 @@ def test_images_of_formats_that_are_not_read_are_reported_where_they_have_labels
     assert (problem.kind, Path(problem.where).name) == ("image unreadable", "scan.psd")
 
 
+def test_labels_that_label_studio_exports_for_images_of_ones_own(tmp_path: Path) -> None:
+    factory.yolo(tmp_path / "images", tmp_path / "labels")
+    for number, file in enumerate(sorted((tmp_path / "labels").iterdir())):
+        file.rename(file.with_name(f"{number + 0xCB0618F0:08x}-{file.name}"))
+    factory.write_text(tmp_path / "classes.txt", CLASSES)
+    factory.write_text(tmp_path / "notes.json", '{"categories": [{"id": 0, "name": "ant"}], "info": {}}')
+    factory.check(open_data(tmp_path).read("all"))
+    factory.write_text(tmp_path / "labels/00000000-one.txt", "0 0.5 0.5 0.5 0.5\n")  # two uploads of one name
+    dataset = open_data(tmp_path).read("all")
+    assert len(dataset.annotations(dataset.names.tolist().index("images/one.png")).class_ids) == 0
+    factory.save_image(tmp_path / "images/00000000-one.png", ONE)  # whose labels the second are
+    dataset = open_data(tmp_path).read("all")
+    objects = [len(dataset.annotations(i).class_ids) for i in range(len(dataset))]
+    assert dict(zip(dataset.names.tolist(), objects, strict=True)) == {
+        "images/00000000-one.png": 1, "images/empty.png": 0, "images/one.png": 2, "images/two.png": 1,
+        "images/with space.png": 2,
+    }  # fmt: skip
+
+
 def test_labels_without_images_say_so(tmp_path: Path) -> None:
     factory.write_text(tmp_path / "labels/one.txt", "0 0.5 0.5 0.5 0.5\n")
     factory.write_text(tmp_path / "classes.txt", CLASSES)
@@ -286,6 +319,13 @@ def test_an_entry_that_is_not_there(tmp_path: Path) -> None:
     factory.check(folder.read("train"))
     with pytest.raises(InputError, match=r"data\.yaml: val: there is no .*\.\./valid/pictures"):
         folder.read("val")
+
+
+def test_a_list_in_another_encoding_is_not_passed_over(tmp_path: Path) -> None:
+    factory.yolo(tmp_path / "images", tmp_path / "labels")
+    (tmp_path / "train.txt").write_bytes("images/Kühe.png\n".encode("latin-1"))
+    with pytest.raises(InputError, match=r"train\.txt is not UTF-8: byte 0xFC in line 1"):
+        open_data(tmp_path)
 
 
 def test_hidden_files_in_a_list_are_left_out_with_their_count(tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import PIL
 import pytest
-from PIL import AvifImagePlugin, Image, ImageFile
+from PIL import Image, ImageFile
 
 from odd_pictures import chunk, encoded, photo, png
 from phidet.cli.main import main
@@ -21,7 +22,7 @@ from phidet.images import decoders
 from phidet.images.decode import encoding, image_size, pixels_of, read_image
 from phidet.images.formats import count_left_out, format_of, other_image
 from phidet.images.sources import Picture, Unusable, pictures
-from pillow_formats import DECODED, SIDE, pillow_files
+from pillow_formats import DECODED, HAS_AVIF, SIDE, pillow_files
 
 FILES = pillow_files()
 NAMED = {  # what the formats of Pillow that are not decoded are called; None where nothing in the file tells
@@ -170,8 +171,10 @@ def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert refusal(path) == (
         f"{path} is a HEIC image, which needs a package that is not installed: pip install 'phidet[heic]'"
     )
-    monkeypatch.setattr(AvifImagePlugin, "SUPPORTED", False)
-    path.write_bytes(FILES["AVIF"])
+    for plugin in ("PIL.AvifImagePlugin", "PIL._avif"):
+        monkeypatch.setitem(sys.modules, plugin, None)
+    monkeypatch.delattr(PIL, "AvifImagePlugin", raising=False)
+    path.write_bytes(b"\0\0\0\x14ftypavif\0\0\0\0mif1")
     assert f"{path} is an AVIF image, which needs Pillow 11.3 or newer" in refusal(path)
 
 
@@ -186,7 +189,7 @@ def test_heic_is_upright_rgb(name: str) -> None:
     if name == "grey":
         rgb = (rgb @ [0.299, 0.587, 0.114])[..., None].repeat(3, -1)
     assert image_size(path) == rgb.shape[:2]
-    assert np.abs(read_image(path) - rgb).max() <= 8
+    assert np.abs(read_image(path) - rgb).max() <= 12
     assert encoding(path).orientation == 1
 
 
@@ -202,6 +205,23 @@ def test_heic_items_whose_words_are_not_utf8_do_not_crash(tmp_path: Path, place:
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "InputError: a.heic cannot be decoded as HEIC: 'utf-8' codec can't decode" in done.stderr
+
+
+def test_a_jpeg_of_very_many_scans_is_refused(tmp_path: Path) -> None:
+    """95 bytes make a decoder go over all pixels once more: a megabyte of them takes it half an hour."""
+    content = encoded(Image.new("L", (64, 64), 128), "JPEG", progressive=True)
+    scan = content[content.rindex(b"\xff\xda") : -2]
+    path = tmp_path / "a.jpg"
+    for more, refused in ((0, False), (100, False), (600, True)):
+        path.write_bytes(content[:-2] + more * scan + content[-2:])
+        assert image_size(path) == (64, 64)
+        if refused:
+            with pytest.raises(InputError, match=r"a\.jpg has 6\d\d scans, more than 500: save it again"):
+                read_image(path)
+        else:
+            np.testing.assert_array_equal(read_image(path), np.full((64, 64, 3), 128))
+    with Image.open(path) as image, pytest.raises(InputError, match="scans, more than 500"):
+        pixels_of(image)
 
 
 @pytest.mark.parametrize("after", [False, True])
@@ -224,7 +244,9 @@ def test_much_text_in_a_png_does_not_matter(tmp_path: Path, kind: str, after: bo
     expected = np.array([[*range(24)], [*range(100, 124)]]).reshape(2, 8, 3)
     assert image_size(path) == (2, 8)
     assert encoding(path).bits == 8
-    np.testing.assert_array_equal(read_image(path), expected)
+    sizes: list[tuple[int, int]] = []
+    np.testing.assert_array_equal(read_image(path, None, lambda *size: sizes.append(size)), expected)
+    assert sizes == [(2, 8)]  # counted once, however often it was opened
 
 
 def test_sixteen_and_twelve_bits_of_a_tiff(tmp_path: Path) -> None:
@@ -294,7 +316,7 @@ def test_an_error_of_the_disk_is_not_one_of_the_image(tmp_path: Path, monkeypatc
 
 
 def test_a_huge_file_is_not_taken_into_memory(tmp_path: Path) -> None:
-    for name in ("WEBP", "AVIF", "PNG", "JPEG"):
+    for name in ("WEBP", "JPEG2000", "PNG", "JPEG"):
         path = tmp_path / f"{name}.jpg"
         path.write_bytes(FILES[name])
         os.truncate(path, 2**36)  # sparse
@@ -328,20 +350,26 @@ def test_an_image_opened_with_pillow_is_decoded_by_the_same_decoders(tmp_path: P
         pixels_of(Failing(io.BytesIO(b"")))
 
 
-MORE_ENDINGS = ("avif", "jp2", "ppm", "mpo", "jpe", "apng")
+MORE = {
+    "jp2": "JPEG2000",
+    "ppm": "PPM",
+    "mpo": "MPO",
+    "jpe": "JPEG",
+    "apng": "PNG",
+    "avif": "AVIF" if HAS_AVIF else "PNG",
+}
 
 
 def test_a_folder_is_searched_for_every_format_and_what_it_leaves_out_is_counted(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    forms = ("AVIF", "JPEG2000", "PPM", "MPO", "JPEG", "PNG")
-    for ending, form in zip(MORE_ENDINGS, forms, strict=True):
+    for ending, form in MORE.items():
         (tmp_path / f"a.{ending}").write_bytes(encoded(photo(rng), form))
     (tmp_path / "b.heic").write_bytes((HEIC / "plain.heic").read_bytes())
     for name in ("c.psd", "d.PSD", "e.NEF", "f.svg", "g.jpg_large", "h", "i.txt", "j.onnx"):
         (tmp_path / name).write_bytes(FILES["JPEG"] if name in ("g.jpg_large", "h") else b"something")
     notes: list[str] = []
     found = list(pictures([str(tmp_path)], note=notes.append))
-    assert [Path(item.source).suffix[1:] for item in found] == [*sorted(MORE_ENDINGS), "heic"]
+    assert [Path(item.source).suffix[1:] for item in found] == [*sorted(MORE), "heic"]
     assert {type(item) for item in found if not item.source.endswith("heic")} == {Picture}
     left_out = "6 image files left out: 2 PSD, 2 JPEG without an image's ending, 1 NEF, 1 SVG"
     [note] = notes

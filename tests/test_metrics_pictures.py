@@ -11,14 +11,16 @@ from PIL import Image
 
 from metrics_data import SIZE, a_dataset, detections, nothing, some_detections, thing, truth
 from phidet.data.dataset import Dataset
+from phidet.detections.draw import colour
 from phidet.evaluation.coco_figures import evaluate_coco
 from phidet.evaluation.confusion import confusion_matrix
 from phidet.evaluation.curves import pr_curves
 from phidet.evaluation.measure import measure
 from phidet.evaluation.mistake_sheet import FOUND, TRUTH, draw_mistakes
 from phidet.evaluation.mistakes import Mistake, worst_mistakes
-from phidet.evaluation.plots import confusion_figure, pr_figure, save_figure, size_figure
+from phidet.evaluation.plots import confusion_figure, pr_figure, size_figure
 from phidet.evaluation.report_folder import write_evaluation
+from phidet.images.style import save_figure
 
 
 @pytest.mark.parametrize("classes", [1, 3, 29, 30, 120])
@@ -106,11 +108,10 @@ def photos(tmp_path: Path) -> Dataset:
     )
 
 
-def share(sheet: Image.Image, colour: str) -> float:
+def share(sheet: Image.Image, which: int) -> float:
     """Of the pixels of the tiles that have a colour."""
-    wanted = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
-    pixels: npt.NDArray[np.uint8] = np.asarray(sheet)[62:]
-    return float((pixels == wanted).all(axis=-1).mean())
+    pixels: npt.NDArray[np.uint8] = np.asarray(sheet)[64:]
+    return float((pixels == colour(which)).all(axis=-1).mean())
 
 
 def test_a_sheet_shows_truth_and_detections_in_their_colours(photos: Dataset) -> None:

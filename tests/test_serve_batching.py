@@ -137,7 +137,7 @@ def test_who_could_not_be_answered_in_time_is_turned_away_at_once(
 def test_more_pictures_than_the_queue_holds_can_never_be_answered(tmp_path: Path) -> None:
     with one_model(tmp_path, batching={"max_batch_size": 2, "max_enqueued_batches": 2}) as server:
         reply = server.post(PREDICT, {"instances": [PICTURE] * 5})
-        assert (reply.status, reply.error) == (400, "5 pictures in one request, more than the queue holds (4)")
+        assert (reply.status, reply.error) == (400, "5 images in one request, more than the queue holds (4)")
 
 
 def test_the_deadline(tmp_path: Path) -> None:

@@ -248,3 +248,23 @@ def test_a_gzip_body_of_several_members(tmp_path: Path) -> None:
 def test_a_port_is_a_number_of_sixteen_bits(port: int) -> None:
     with pytest.raises(ConfigError, match=f"a port is 0 to 65535, got {port}"):
         listen("127.0.0.1", port)
+
+
+@pytest.mark.parametrize("path", ["/v1/models/a%0Ab:predict", "/v1/models/%0A", "/a%0Ab", "/v2/models/%0A/infer"])
+def test_paths_with_line_breaks_get_errors_in_json(tmp_path: Path, path: str) -> None:
+    write_version(tmp_path / "m", 1, "900")
+    with serving(settings_for(tmp_path / "m")) as server:
+        for reply in (server.get(path), server.post(path, {"instances": [PICTURE]})):
+            assert reply.status in (400, 404, 405)
+            assert reply.headers["content-type"] == "application/json"
+            assert reply.error
+
+
+def test_paths_are_not_redirected(tmp_path: Path) -> None:
+    write_version(tmp_path / "m", 1, "900")
+    with serving(settings_for(tmp_path / "m")) as server:
+        statuses = {
+            path: server.get(path).status for path in ("/v1", "/V1/models/m", "/v2/", "/docs/", "/v2/models/m/")
+        }
+        assert statuses == {"/v1": 400, "/V1/models/m": 200, "/v2/": 404, "/docs/": 404, "/v2/models/m/": 404}
+        assert server.get("/v1").error == "Malformed request: GET /v1"

@@ -226,7 +226,7 @@ OF_INSTANCES = " of 'instances' list. Error: INVALID_ARGUMENT: "
         (b'{"instances": [[[[1, 2, 3]], [[[4], 5, 6]]]]}',
          FAILED + "0" + OF_INSTANCES + "Encountered list at unexpected level: 3 expected < 3"),
         (b'{"instances": ["text"]}', FAILED + "0" + OF_INSTANCES + 'JSON Value: "text" not formatted correctly for '
-         'base64 data: expected a picture as {"b64": "…"}'),
+         'base64 data: expected an image as {"b64": "…"}'),
         (b'{"instances": [null]}',
          FAILED + "0" + OF_INSTANCES + "JSON Value: null Type: Null is not of expected type: uint8"),
         (b'{"inputs": {"x": 1}}', "Missing named input: input_tensor in 'inputs' object."),
@@ -238,7 +238,7 @@ OF_INSTANCES = " of 'instances' list. Error: INVALID_ARGUMENT: "
         (b'{"inputs": []}', "input input_tensor must be uint8 of shape [-1,-1,-1,3], got shape [0]"),
         (b'{"inputs": 1e999}', "JSON Value: Infinity Type: Number is not of expected type: uint8"),
         ((b'{"instances": [[[[1,2,3]]],[[[1,2,3]]],[[[1,2,3]]],[[[1,2,3]]],[[[1,2,3]]],[[[1,2,3]]],[[[1,2,3]]],'
-         b'[[[1,2,3]]],[[[1,2,3]]]]}'), "9 pictures in one request, expected 1 to 8"),
+         b'[[[1,2,3]]],[[[1,2,3]]]]}'), "9 images in one request, expected 1 to 8"),
     ],
 )  # fmt: skip
 def test_bodies_that_cannot_be_answered(server: Server, body: bytes, error: str) -> None:
@@ -259,7 +259,7 @@ def test_a_body_that_is_not_json_is_said_before_the_missing_model(server: Server
         (b"", "the content (0 bytes) is empty: expected JPEG, PNG, "),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n",
          "the content (49 bytes) is an EPS (PostScript) file, which is not read: expected JPEG, PNG, "),
-        (encoded(picture(101, 100)), "the picture has 100×101 pixels, more than this server's limit of 10000"),
+        (encoded(picture(101, 100)), "the image has 100×101 pixels, more than this server's limit of 10000"),
     ],
 )  # fmt: skip
 def test_pictures_that_cannot_be_read(server: Server, data: bytes, error: str) -> None:

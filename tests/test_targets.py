@@ -72,7 +72,7 @@ def test_official_values() -> None:
     class_ids = np.concatenate([reference[f"class_targets_{level}"].reshape(-1) for level in LEVELS])
     deltas = np.concatenate([reference[f"box_targets_{level}"].reshape(-1, 4) for level in LEVELS])
     anchors = torch.tensor(generate_anchors((256, 256), LEVELS, AnchorConfig()))
-    objects = torch.tensor(boxes.yxyx_to_xyxy(reference["gt_boxes_yxyx"]))
+    objects = torch.tensor(boxes.xyxy_to_yxyx(reference["gt_boxes_yxyx"]))
     ours = assign_targets(anchors, objects[None], torch.tensor(reference["gt_classes_1based"]).long()[None] - 1)
     np.testing.assert_array_equal(ours.class_ids[0], class_ids)
     np.testing.assert_allclose(ours.box_deltas[0], deltas, rtol=0, atol=2e-6)

@@ -16,7 +16,7 @@ from phidet.detections.boxes import area, pairwise_iou
 from phidet.detections.detections import Detections
 from phidet.detections.settings import PostprocessSettings
 from phidet.inference import tiles
-from phidet.inference.tiles import OVERLAP, Seen, detect_tiled, merge, tile_rects
+from phidet.inference.tiles import OVERLAP, TileDetections, detect_tiled, merge, tile_rects
 
 Box = tuple[float, float, float, float]
 NAMES = ("person", "dog")
@@ -211,17 +211,18 @@ def test_boxes_that_are_looked_up_by_place_merge_as_if_each_was_compared_with_al
     count, size = int(rng.integers(0, 120)), float(rng.integers(100, 3000))
     centres, sides = rng.uniform(0, size, (count, 2)), rng.uniform(1, size * rng.random() + 2, (count, 2))
     corners = rng.integers(0, 8, (count, 2)) * 240.0
-    seen = Seen(
+    seen = TileDetections(
         np.concatenate([centres - sides / 2, centres + sides / 2], axis=1).clip(0, size),
         rng.uniform(0, 1, count),
         rng.integers(0, 3, count),
         np.concatenate([corners, corners + 320], axis=1),
         rng.random(count) < 0.4,
+        np.arange(count),
     )
-    fast = merge(Seen(*(column.copy() for column in seen)), iou, per_class)
+    fast = merge(TileDetections(*(column.copy() for column in seen)), iou, per_class)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tiles, "_Places", Everywhere)
-        slow = merge(Seen(*(column.copy() for column in seen)), iou, per_class)
+        slow = merge(TileDetections(*(column.copy() for column in seen)), iou, per_class)
     for ours, theirs in zip(fast, slow, strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
@@ -229,11 +230,11 @@ def test_boxes_that_are_looked_up_by_place_merge_as_if_each_was_compared_with_al
 class Everywhere:
     """All kept boxes are near."""
 
-    def __init__(self, seen: Seen) -> None:
+    def __init__(self, seen: TileDetections) -> None:
         self.count = 0
 
     def put(self, row: int, box_xyxy: npt.NDArray[np.float64]) -> None:
         self.count = max(self.count, row + 1)
 
-    def near(self, one: Seen) -> npt.NDArray[np.int64]:
+    def near(self, one: TileDetections) -> npt.NDArray[np.int64]:
         return np.arange(self.count)

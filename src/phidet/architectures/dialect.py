@@ -12,6 +12,10 @@ Config = Any
 """The config of whichever architecture a dialect belongs to; see :class:`phidet.architectures.base.NetworkConfig`."""
 
 
+AVERAGE = "/ExponentialMovingAverage"
+"""How TensorFlow ends the names of averaged weights."""
+
+
 class Slot(NamedTuple):
     """The keys that hold one of our tensors, how they hold it, and what to assume where they are allowed to lack.
 

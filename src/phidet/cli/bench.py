@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from phidet.cli.layout import add_layout
+from phidet.cli.arguments import add_json, add_layout, add_split
 from phidet.core.errors import PhidetError
 
 if TYPE_CHECKING:
@@ -30,10 +30,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--runs", type=int, default=10, metavar="N", help="timed runs of each (10, as in the papers)")
     parser.add_argument("--picture", metavar="FILE", help="a photograph to time with (noise of 640×480)")
     parser.add_argument("--eval", type=Path, metavar="DATA", help="also measure AP on this data")
-    parser.add_argument("--split", metavar="NAME", help="the split of --eval (the validation split)")
+    add_split(parser, "--eval")
     add_layout(parser)
     parser.add_argument("--plot", type=Path, metavar="PNG", help="draw AP over latency; needs --eval")
-    parser.add_argument("--json", action="store_true", help="figures as JSON")
+    add_json(parser)
 
 
 def _sizes(text: str) -> tuple[int, ...]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from phidet.cli.arguments import add_model
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``phidet convert``."""
@@ -15,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("source", type=Path, metavar="IN", help="a weight file")
     parser.add_argument("target", type=Path, metavar="OUT", help="the file to write")
-    parser.add_argument("--model", metavar="NAME", help="which published model it is, where the tensors fit several")
+    add_model(parser, "which published model it is, where the tensors fit several")
     parser.add_argument("--to", default="phidet", metavar="DIALECT", help="phidet (default) or a PyTorch dialect")
 
 

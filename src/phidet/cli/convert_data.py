@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from phidet.cli.layout import add_layout
+from phidet.cli.arguments import add_layout
 from phidet.cli.native_noise import without_native_noise
 from phidet.core.errors import ConfigError
 

@@ -9,14 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from phidet.cli.arguments import add_out, add_runtime
 from phidet.core.errors import ConfigError, InputError, PhidetError
 
 if TYPE_CHECKING:
     from phidet.detections.detections import Detections
+    from phidet.detections.protocol import SupportsDetect
     from phidet.detections.settings import PostprocessSettings
     from phidet.detections.sinks import Sink
     from phidet.images.sources import Picture, Unusable
-    from phidet.inference.tiles import Looks
 
 OUT = Path("detections")
 EPILOG = """\
@@ -57,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MODEL",
         help="person (in the box), an export (.onnx, .xml, .tflite), a run's folder, a published name (person)",
     )
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help=f"where to write ({OUT})")
+    add_out(parser, "FOLDER", f"where to write ({OUT})")
     parser.add_argument("--save", type=_kinds, metavar="KINDS", help="what to write, separated by commas (pictures)")
     parser.add_argument("--json", action="store_true", help="print JSON lines; write files only if --save says which")
     parser.add_argument("--score", type=_share, default=0.3, metavar="S", help="lowest score, 0…1 (0.3)")
@@ -71,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tile", type=_positive, metavar="N", help="also look at overlapping tiles of N pixels, for small objects"
     )
     parser.add_argument("--batch", type=_positive, default=1, metavar="N", help="pictures, or tiles, at once (1)")
-    parser.add_argument("--runtime", choices=("auto", "onnxruntime", "openvino", "litert", "torch"), default="auto")
+    add_runtime(parser)
     parser.add_argument("--threads", type=_positive, metavar="N", help="of the runtime (one for each usable core)")
 
 
@@ -126,7 +127,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _look(
-    detector: Looks,
+    detector: SupportsDetect,
     args: argparse.Namespace,
     settings: PostprocessSettings,
     out: Path | None,

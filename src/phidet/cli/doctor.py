@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from phidet.architectures.registry import architecture_of, published_config
-from phidet.cli.info import image_size
-from phidet.cli.layout import add_layout
+from phidet.cli.arguments import add_image_size, add_json, add_layout, add_model, add_out
 from phidet.cli.native_noise import without_native_noise
 from phidet.cli.tables import or_dash, table
 from phidet.core.errors import InputError, PhidetError
@@ -45,13 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EPILOG
     parser.add_argument("data", type=Path, metavar="DATA", help="a data folder, or its JSON or YAML file")
-    parser.add_argument(
-        "--model", default="efficientdet-lite0", metavar="NAME", help="whose anchors to try (efficientdet-lite0)"
-    )
-    parser.add_argument("--image-size", type=image_size, metavar="N|HxW", help="input in pixels (the model's own)")
+    add_model(parser, "whose anchors to try (efficientdet-lite0)", default="efficientdet-lite0")
+    add_image_size(parser)
     add_layout(parser)
     parser.add_argument("--fast", action="store_true", help="read headers only; no near copies, no damaged pixels")
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="write sheets of pictures and histograms (PNG)")
+    add_out(parser, "FOLDER", "write sheets of pictures and histograms (PNG)")
     parser.add_argument("--fix", type=Path, metavar="OUT", help="write a clean copy (COCO JSON); DATA stays as it is")
     parser.add_argument("--augmented", action="store_true", help="write augmented.png: what training will see")
     parser.add_argument("--recipe", default="auto", metavar="NAME", help="whose augmentation to show (auto)")
@@ -60,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="which samples the sheets show (0)")
     parser.add_argument("--most", type=int, default=3, metavar="N", help="findings of a kind to print (3)")
-    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    add_json(parser, "everything")
 
 
 @without_native_noise()

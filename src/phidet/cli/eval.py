@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from phidet.cli.layout import add_layout
+from phidet.cli.arguments import add_json, add_layout, add_model, add_out, add_runtime, add_split
 from phidet.cli.native_noise import without_native_noise
 from phidet.core.errors import ConfigError, InputError
 
@@ -25,10 +25,10 @@ The first AP is COCO's, over IoU 0.50…0.95 and all scores. Precision, recall, 
 those of one score (--score; the one with the best mean F1) and one overlap (--iou).
 
 examples:
-  phidet eval runs/first my-photos --out eval              figures, tables (CSV) and pictures
-  phidet eval runs/first my-photos --score 0.5 --iou 0.3   what a threshold of 0.5 finds, loosely boxed
-  phidet eval runs/first plates --max-objects 2000         images with more than 100 objects
-  phidet eval runs/first coco --save-detections found.json, and later: phidet eval found.json coco
+  phidet eval my-photos -m runs/first --out eval              figures, tables (CSV) and pictures
+  phidet eval my-photos -m runs/first --score 0.5 --iou 0.3   what a threshold of 0.5 finds, loosely boxed
+  phidet eval plates -m runs/first --max-objects 2000         images with more than 100 objects
+  phidet eval coco -m runs/first --save-detections found.json, and later: phidet eval found.json coco
 
 exit codes: 0 measured, 2 settings, 3 data that cannot be read or measured on, 4 models"""
 
@@ -37,24 +37,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``phidet eval``."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG
-    parser.add_argument("model", metavar="MODEL", help="a model file, a run's folder, a name, or detections (.json)")
-    parser.add_argument("data", type=Path, metavar="DATA", help="a data folder or file, in any layout")
+    parser.usage = "%(prog)s DATA -m MODEL [options]"
+    parser.add_argument("given", nargs="+", metavar="DATA", help="a data folder or file, in any layout")
+    add_model(parser, "a model file, a run's folder, a name, or detections (.json)")
     add_layout(parser)
-    parser.add_argument("--split", metavar="NAME", help="which split (the validation split)")
+    add_split(parser)
     parser.add_argument("--score", type=float, metavar="S", help="lowest score that counts, 0…1 (that of the best F1)")
     parser.add_argument("--iou", type=float, metavar="T", help="overlap with which a detection finds an object (0.5)")
     parser.add_argument("--max-objects", type=int, metavar="N", help="most detections of an image that count (100)")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="write figures, tables and pictures here")
+    add_out(parser, "DIR", "write figures, tables and pictures here")
     parser.add_argument("--save-detections", type=Path, metavar="FILE", help="write what was detected: COCO's results")
     parser.add_argument("--batch", type=int, default=8, metavar="N", help="images at a time")
-    parser.add_argument("--runtime", default="auto", choices=["auto", "onnxruntime", "openvino", "litert", "torch"])
-    parser.add_argument("--json", action="store_true", help="figures as JSON")
+    add_runtime(parser)
+    add_json(parser)
 
 
 @without_native_noise()
 def run(args: argparse.Namespace) -> None:
     """Measures a detector, or a classifier on an image folder."""
-
+    args.model, args.data = _model_and_data(args.given, args.model)
     if args.batch < 1:
         raise ConfigError(f"--batch must be a whole number ≥ 1, got {args.batch}")
     if Path(args.model).suffix == ".json":
@@ -63,6 +64,19 @@ def run(args: argparse.Namespace) -> None:
         _classifier(args)
     else:
         _detector(args)
+
+
+def _model_and_data(given: list[str], model: str | None) -> tuple[str, Path]:
+    """``DATA -m MODEL``, or as in version 0.1 ``MODEL DATA``.
+
+    Raises:
+        ConfigError: one of them is missing, or there is more.
+    """
+    if model is None and len(given) == 2:
+        return given[0], Path(given[1])
+    if model is None or len(given) != 1:
+        raise ConfigError("say on which data and which model to measure: phidet eval -m -m DATA MODEL")
+    return model, Path(given[0])
 
 
 def _detector(args: argparse.Namespace) -> None:

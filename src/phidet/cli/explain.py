@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from phidet.cli.native_noise import without_native_noise
+from phidet.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from phidet.architectures.model import Model
 
 EPILOG = """examples:
-  phidet explain runs/cells photo.jpg                        what the best detections rest on
-  phidet explain efficientnet-lite0 efficientnet-lite2 photo.jpg    two models side by side
-  phidet explain efficientnet-lite0 photo.jpg --class tabby
+  phidet explain photo.jpg -m runs/cells                        what the best detections rest on
+  phidet explain photo.jpg -m efficientnet-lite0 -m efficientnet-lite2    side by side
+  phidet explain photo.jpg -m efficientnet-lite0 --class tabby
 """
 
 
@@ -23,10 +24,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``phidet explain``."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EPILOG
+    parser.usage = "%(prog)s IMAGE -m MODEL [-m MODEL ...] [options]"
+    parser.add_argument("given", nargs="+", metavar="IMAGE", help="an image file")
     parser.add_argument(
-        "models", nargs="+", metavar="MODEL", help="a model file, a run folder, or the name of a classifier"
+        *("-m", "--model"),
+        action="append",
+        dest="models",
+        metavar="MODEL",
+        help="a model file, a run folder, or the name of a classifier; several are drawn side by side",
     )
-    parser.add_argument("picture", type=Path, metavar="PICTURE", help="an image file")
     parser.add_argument("--out", type=Path, default=Path("explain.png"), metavar="PNG", help="(explain.png)")
     parser.add_argument("--class", dest="class_name", metavar="NAME", help="only this class")
     parser.add_argument("--most", type=int, default=3, metavar="N", help="maps of each model (3)")
@@ -39,15 +45,29 @@ def run(args: argparse.Namespace) -> None:
     from phidet.evaluation.explain import comparison, explain
     from phidet.images.decode import read_image
 
-    image = read_image(args.picture)
+    models, path = _models_and_image(args.given, args.models)
+    image = read_image(path)
     maps = []
-    for name in args.models:
+    for name in models:
         model = _load(name)
         found = explain(model, image, args.class_name, args.most)
         maps.append((model.config.name, found))
         print(f"{model.config.name}: " + ", ".join(f"{one.label} {one.score:.3f}" for one in found))
-    write_made(args.out, lambda out: comparison(image, args.picture.name, maps).save(out, format="png"))
+    write_made(args.out, lambda out: comparison(image, path.name, maps).save(out, format="png"))
     print(f"wrote {args.out}", file=sys.stderr)
+
+
+def _models_and_image(given: list[str], models: list[str] | None) -> tuple[list[str], Path]:
+    """``IMAGE -m MODEL …``, or as in version 0.1 ``MODEL … IMAGE``.
+
+    Raises:
+        ConfigError: one of them is missing, or there is more.
+    """
+    if models is None and len(given) > 1:
+        return given[:-1], Path(given[-1])
+    if models is None or len(given) != 1:
+        raise ConfigError("say which image and which model to explain: phidet explain IMAGE -m MODEL")
+    return models, Path(given[0])
 
 
 def _load(name: str) -> Model:

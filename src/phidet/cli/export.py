@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from phidet.cli.layout import add_layout
+from phidet.cli.arguments import add_layout, add_out, add_split
 from phidet.core.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
@@ -29,9 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--calibrate", type=Path, metavar="DATA", help="pictures like those that the model will see")
     parser.add_argument("--nms", action="store_true", help="decode and suppress inside the graph, for other runtimes")
     parser.add_argument("--eval", type=Path, metavar="DATA", help="report the AP of the export beside the model's")
-    parser.add_argument("--split", metavar="NAME", help="the split of --eval (the validation split)")
+    add_split(parser, "--eval")
     add_layout(parser)
-    parser.add_argument("-o", "--out", type=Path, metavar="OUT", help="the file to write (beside the model)")
+    add_out(parser, "OUT", "the file to write (beside the model)")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -13,10 +13,13 @@ from phidet.architectures.base import NetworkConfig
 from phidet.architectures.config import default_class_names
 from phidet.architectures.efficientdet.config import ModelConfig
 from phidet.architectures.efficientdet.published import (
+    DETECTOR_NAMES,
+    detector_config,
     family_of,
     scaled_detector_config,
 )
-from phidet.architectures.registry import architecture_of, published_names, publisher_of
+from phidet.architectures.registry import architecture_of, published_config, published_names, publisher_of
+from phidet.cli.arguments import add_image_size, add_json, add_out
 from phidet.cli.tables import billions, or_dash, table
 from phidet.core.errors import ConfigError, PhidetError, UnknownNameError
 from phidet.data.coco_classes import COCO_CLASS_NAMES
@@ -43,22 +46,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", nargs="?", metavar="MODEL", help="a model's name, or a model file")
     parser.add_argument("--phi", type=float, metavar="φ", help="instead of a name: what the law gives for φ, −2 to 10")
     parser.add_argument("--family", default="efficientdet", metavar="NAME", help="what φ scales (efficientdet)")
-    parser.add_argument("--image-size", type=image_size, metavar="N|HxW", help="input in pixels (the model's own)")
+    add_image_size(parser)
     parser.add_argument("--num-classes", type=int, metavar="N", help="real classes, without background")
     parser.add_argument("--all", action="store_true", help="the whole family beside the published figures")
     parser.add_argument("--compare-necks", action="store_true", help="every feature network in the model's place")
     parser.add_argument("--graph", metavar="NAME", help="draw this feature network")
     parser.add_argument("--levels", type=levels, default=(3, 7), metavar="LOW-HIGH", help="its levels (3-7)")
-    parser.add_argument("--out", type=Path, metavar="FILE.svg", help="where to draw (standard output)")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-
-
-def image_size(text: str) -> tuple[int, int]:
-    """ "512" or "384x640" (height × width) as (height, width)."""
-    sides = text.lower().replace("×", "x").split("x")
-    if len(sides) > 2 or not all(side.isdecimal() and int(side) > 0 for side in sides):
-        raise argparse.ArgumentTypeError(f"expected pixels as N or HEIGHTxWIDTH, got {text!r}")
-    return int(sides[0]), int(sides[-1])
+    add_out(parser, "FILE.svg", "where to draw (standard output)")
+    add_json(parser)
 
 
 def levels(text: str) -> tuple[int, int]:
@@ -234,9 +229,11 @@ def _print_necks(config: ModelConfig, necks: list[NeckReport]) -> None:
 
 
 def _print_family(as_json: bool) -> None:
-    from phidet.architectures.efficientdet.report import describe_family
+    from phidet.architectures.efficientdet.report import describe_detector
+    from phidet.architectures.report import describe_network
 
-    detectors, classifiers = describe_family()
+    detectors = [describe_detector(detector_config(name)) for name in DETECTOR_NAMES]
+    classifiers = [describe_network(published_config(name)) for name in published_names("classes")]
     if as_json:
         _print_json({"detectors": detectors, "classifiers": classifiers})
         return

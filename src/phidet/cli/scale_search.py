@@ -15,6 +15,7 @@ from phidet.architectures.backbones.config import BackboneArchitecture
 from phidet.architectures.backbones.scaling import CompoundScaling
 from phidet.architectures.efficientdet.published import family_of
 from phidet.architectures.efficientdet.scaling import DetectorLaw
+from phidet.cli.arguments import add_json
 from phidet.cli.tables import billions, or_dash, table
 from phidet.core.errors import ConfigError
 
@@ -38,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MODULE:FUNCTION",
         help="your own measure, called with each candidate's config; more is better",
     )
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_json(parser)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -7,8 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from phidet.cli.info import image_size
-from phidet.cli.layout import add_layout
+from phidet.cli.arguments import add_image_size, add_layout, add_model, add_out
 from phidet.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -35,11 +34,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", type=Path, metavar="RUN", help="continue the run in this folder, exactly")
     what = parser.add_argument_group("what to train")
     what.add_argument("--task", choices=["detect", "classify"], default="detect", help="objects, or whole pictures")
-    what.add_argument("--model", metavar="NAME", help="published name, model file or run folder (lite0 of the task)")
+    add_model(what, "published name, model file or run folder (lite0 of the task)")
     what.add_argument(
         "--pretrained", default="backbone", metavar="START", help="backbone (ImageNet), coco, none or a weight file"
     )
-    what.add_argument("--image-size", type=image_size, metavar="N|HxW", help="input in pixels (the model's own)")
+    add_image_size(what)
     what.add_argument("--train-split", metavar="NAME", help="the split to train on (found by looking)")
     what.add_argument("--val-split", metavar="NAME", help="the split to validate on, or none (found, or held out)")
     how = parser.add_argument_group("how")
@@ -52,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--set", action="append", default=[], metavar="KEY=VALUE", help="any field of the recipe, e.g. loss.gamma=2"
     )
     where = parser.add_argument_group("where")
-    where.add_argument("--out", type=Path, metavar="RUN", help="the run's folder (runs/MODEL-N)")
+    add_out(where, "RUN", "the run's folder (runs/MODEL-N)")
     where.add_argument("--seed", type=int, default=0)
     where.add_argument("--workers", type=int, metavar="N", help="processes that load images, for each device")
     where.add_argument("--accelerator", default="auto", metavar="KIND", help="cpu, cuda, mps or tpu (auto)")

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from phidet.core.errors import InputError
 from phidet.data.tfrecord_file import ImageSource, RecordImage
+from phidet.detections.fields import NO_FIELDS, Fields, join_fields, take_fields
 from phidet.images.decode import read_image
 
 
@@ -31,6 +32,7 @@ class Annotations(NamedTuple):
             which objects count as small, medium and large.
         crowd: (N,) bool, regions of many objects (COCO's ``iscrowd``): never a target, never a mistake to detect.
         difficult: (N,) bool, hard to see (VOC): a target to train on, neither right nor wrong in VOC's evaluation.
+        fields: more columns by name, one row for each object; see :mod:`phidet.detections.fields`.
     """
 
     boxes_xyxy: npt.NDArray[np.float32]
@@ -38,11 +40,17 @@ class Annotations(NamedTuple):
     areas: npt.NDArray[np.float32]
     crowd: npt.NDArray[np.bool_]
     difficult: npt.NDArray[np.bool_]
+    fields: Fields = NO_FIELDS
 
     def take(self, part: slice | npt.NDArray[np.bool_]) -> Annotations:
         """Some of the objects; views where ``part`` is a slice."""
         return Annotations(
-            self.boxes_xyxy[part], self.class_ids[part], self.areas[part], self.crowd[part], self.difficult[part]
+            self.boxes_xyxy[part],
+            self.class_ids[part],
+            self.areas[part],
+            self.crowd[part],
+            self.difficult[part],
+            take_fields(self.fields, part),
         )
 
 
@@ -180,6 +188,7 @@ def _concatenated(parts: Sequence[Annotations]) -> Annotations:
         _join((a.areas for a in parts), np.float32),
         _join((a.crowd for a in parts), np.bool_),
         _join((a.difficult for a in parts), np.bool_),
+        join_fields([(a.fields, len(a.areas)) for a in parts]),
     )
 
 
@@ -252,11 +261,17 @@ class Collector:
         """Notes something that is left out or set right."""
         self.problems.append(Problem(kind, str(where), what))
 
-    def add(self, name: str, source: ImageSource, size_hw: tuple[int, int], objects: Iterable[RawObject]) -> None:
+    def add(self, name: str, source: ImageSource, size_hw: tuple[int, int], objects: Iterable[RawObject]) -> str:
         """One image of ``size_hw`` pixels with its objects; objects that cannot be used become problems.
 
-        An image that was added before gets those objects that it does not have yet.
+        An image that was added before gets those objects that it does not have yet. Another image of the same name is
+        called by its place.
+
+        Returns:
+            what the image is called.
         """
+        if self.source(name) not in (None, source):
+            name = str(source)
         kept = [checked for o in objects if (checked := self._check(o, name, size_hw)) is not None]
         annotations = Annotations(
             np.array([box for box, _, _ in kept], np.float32).reshape(-1, 4),
@@ -268,10 +283,11 @@ class Collector:
         index = self._names.setdefault(name, len(self._sources))
         if index < len(self._sources):
             self._merge(index, name, size_hw, annotations)
-            return
-        self._sources.append(source)
-        self._sizes.append(size_hw)
-        self._annotations.append(annotations)
+        else:
+            self._sources.append(source)
+            self._sizes.append(size_hw)
+            self._annotations.append(annotations)
+        return name
 
     def source(self, name: str) -> ImageSource | None:
         """Where the image of that name lies; ``None`` where none was added."""
@@ -288,7 +304,7 @@ class Collector:
         if first is not None and self._in_fractions > self._objects / 2:
             raise InputError(
                 f"{first.where}: {self._in_fractions} of {self._objects} boxes look like fractions of the image "
-                f"(0…1), for example {_text(first.box_xyxy)} (x1, y1, x2, y2); expected pixels. Multiply x by the "
+                f"(0…1), for example {box_text(first.box_xyxy)} (x1, y1, x2, y2); expected pixels. Multiply x by the "
                 "width and y by the height of each image"
             )
         sizes = np.array(self._sizes, np.int32).reshape(-1, 2)
@@ -348,24 +364,24 @@ class Collector:
         if o.area is not None and not 0 <= o.area < LARGEST:
             o = o._replace(area=None)
         if not finite:
-            tell("box invalid", f"box {_text(o.box_xyxy)} is not made of numbers; left out")
+            tell("box invalid", f"box {box_text(o.box_xyxy)} is not made of numbers; left out")
             return None
         # Judged as float32, as which it is kept, so that what was kept once is kept again.
         x1, y1, x2, y2 = (float(np.float32(min(max(value, -LARGEST), LARGEST))) for value in o.box_xyxy)
         if x2 - x1 < SMALLEST_SIDE or y2 - y1 < SMALLEST_SIDE:
-            tell("box empty", f"box {_text(o.box_xyxy)} has no area; left out")
+            tell("box empty", f"box {box_text(o.box_xyxy)} has no area; left out")
             return None
         if self._in_pixels and max(x2, y2) <= FRACTIONS_END and min(size_hw) >= SMALLEST_FOR_FRACTIONS:
             self._in_fractions += 1
             self._first_in_fractions = self._first_in_fractions or o
-            tell("box invalid", f"box {_text(o.box_xyxy)} looks like fractions, 0…1; expected pixels; left out")
+            tell("box invalid", f"box {box_text(o.box_xyxy)} looks like fractions, 0…1; expected pixels; left out")
             return None
         box = max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))
         if box[2] - box[0] < SMALLEST_SIDE or box[3] - box[1] < SMALLEST_SIDE:
-            tell("box outside", f"box {_text(o.box_xyxy)} is outside {width}×{height} pixels; left out")
+            tell("box outside", f"box {box_text(o.box_xyxy)} is outside {width}×{height} pixels; left out")
             return None
         if max(abs(a - b) for a, b in zip(box, o.box_xyxy, strict=True)) > TOLERANCE:
-            tell("box clipped", f"box {_text(o.box_xyxy)} reaches out of {width}×{height} pixels; cut")
+            tell("box clipped", f"box {box_text(o.box_xyxy)} reaches out of {width}×{height} pixels; cut")
         return box, class_id, o
 
 
@@ -375,5 +391,6 @@ def _keys(annotations: Annotations) -> Iterator[tuple[float, ...]]:
         yield class_id, *box
 
 
-def _text(box: Sequence[float]) -> str:
+def box_text(box: Sequence[float]) -> str:
+    """A box for messages: ``[1, 2.5, 3, 4]``."""
     return "[" + ", ".join(f"{value:g}" for value in box) + "]"

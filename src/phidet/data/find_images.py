@@ -60,7 +60,8 @@ class ImageFinder:
         """
         *folders, file_name = name_parts(name)
         for spelling in _spellings(file_name, name):
-            stem, suffix = os.path.splitext(spelling)
+            # Without an image's ending, what follows the last dot is part of the name, and any ending will do.
+            stem, suffix = os.path.splitext(spelling) if is_image(spelling) else (spelling, None)
             found = self._best((*folders, stem), suffix)
             if found:
                 return found

@@ -13,7 +13,6 @@ import stat
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from itertools import chain
 from pathlib import Path, PurePosixPath
 
 from phidet.core.errors import InputError
@@ -93,15 +92,15 @@ def _below(
     deeper = None if levels is None else levels - 1
     for entry in entries:
         if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
-            target: Path | None = real / entry.name
+            target = real / entry.name
         elif wanted(entry.name):
             yield folder / entry.name  # a link to nowhere, too: whoever opens it says so
             continue
         elif "." not in entry.name:
-            target = _text_link(real / entry.name)
+            target = followed(real / entry.name)  # a link as text, perhaps
         else:
             continue
-        if levels != 0 and target is not None and target.is_dir():
+        if levels != 0 and target.is_dir():
             yield from _below(folder / entry.name, target, wanted, deeper, above | {identity})
 
 
@@ -111,19 +110,35 @@ def _parts(path: Path) -> tuple[str, ...]:
 
 def followed(path: Path) -> Path:
     """``path`` with the links in it followed that git left as small text files where it could not make links."""
-    for ancestor in chain((path,), path.parents):
-        if os.path.exists(ancestor):  # which, unlike Path.exists, takes any name
-            target = _text_link(ancestor)
-            return path if target is None else target / path.relative_to(ancestor)
-    return path
+    return _real(path) or path
 
 
-def _text_link(path: Path) -> Path | None:
-    """Where a small text file leads that holds nothing but the path of something that is there."""
+def _real(path: Path) -> Path | None:
+    """:func:`followed`, ``None`` where there is nothing; asks the system once for each of very many files."""
+    status = _status(path)
+    if status is not None:
+        return _text_link(path, status) or path
+    for ancestor in path.parents:
+        status = _status(ancestor)
+        if status is not None:
+            target = _text_link(ancestor, status)
+            real = None if target is None else target / path.relative_to(ancestor)
+            return real if real is not None and _status(real) is not None else None
+    return None
+
+
+def _status(path: Path) -> os.stat_result | None:
     try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode) or status.st_size > _LONGEST_LINK:
-            return None
+        return os.stat(path)
+    except (OSError, ValueError):  # also of a name that no file can have
+        return None
+
+
+def _text_link(path: Path, status: os.stat_result) -> Path | None:
+    """Where a small text file leads that holds nothing but the path of something that is there."""
+    if not stat.S_ISREG(status.st_mode) or status.st_size > _LONGEST_LINK:
+        return None
+    try:
         text = path.read_bytes().decode("utf-8").strip()
         target = path.parent / text
         return target if text and "\n" not in text and target.exists() else None
@@ -139,7 +154,7 @@ class Names:
 
     def find(self, path: Path) -> Path | None:
         """``path`` as it is really spelled, through links or not; ``None`` where there is nothing of that name."""
-        if os.path.exists(followed(path)):
+        if _real(path) is not None:
             return path
         if path == path.parent:
             return None

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from array_api_compat import array_namespace
 
-from phidet.core.errors import InputError, UnknownNameError
+from phidet.core.errors import UnknownNameError
 
 ArrayT = TypeVar("ArrayT", bound=Any)
 """``numpy.ndarray`` or ``torch.Tensor``; what goes in comes out."""
@@ -160,14 +160,6 @@ def xyxy_to_xywh(boxes_xyxy: ArrayT) -> ArrayT:
     return result
 
 
-def xywh_to_xyxy(boxes_xywh: ArrayT) -> ArrayT:
-    """(…, 4) from COCO's order: left, top, width, height."""
-    xp, boxes = _floating(boxes_xywh)
-    x, y, w, h = _columns(boxes)
-    result: ArrayT = xp.stack((x, y, x + w, y + h), axis=-1)
-    return result
-
-
 def xyxy_to_cxcywh(boxes_xyxy: ArrayT) -> ArrayT:
     """(…, 4) to centre x, centre y, width, height: YOLO's order, but in pixels."""
     xp, boxes = _floating(boxes_xyxy)
@@ -184,46 +176,11 @@ def cxcywh_to_xyxy(boxes_cxcywh: ArrayT) -> ArrayT:
 
 
 def xyxy_to_yxyx(boxes_xyxy: ArrayT) -> ArrayT:
-    """(…, 4) to TensorFlow's order: top, left, bottom, right."""
+    """(…, 4) to TensorFlow's order: top, left, bottom, right; and back, as the swap undoes itself."""
     xp, boxes = _floating(boxes_xyxy)
     x1, y1, x2, y2 = _columns(boxes)
     result: ArrayT = xp.stack((y1, x1, y2, x2), axis=-1)
     return result
-
-
-def yxyx_to_xyxy(boxes_yxyx: ArrayT) -> ArrayT:
-    """(…, 4) from TensorFlow's order: top, left, bottom, right."""
-    return xyxy_to_yxyx(boxes_yxyx)  # the swap undoes itself
-
-
-def check_boxes(boxes_xyxy: Any, size_hw: tuple[float, float], name: str = "box") -> None:
-    """Do nothing if every box lies in the image and has an area.
-
-    Args:
-        boxes_xyxy: (N, 4) array or tensor.
-        size_hw: height and width of the image in pixels.
-        name: what to call a box in the message.
-
-    Raises:
-        InputError: not (N, 4), or a box breaks ``0 ≤ x1 < x2 ≤ W`` or ``0 ≤ y1 < y2 ≤ H``, or is not finite. The
-            message names the first such box by index and value.
-    """
-    if len(boxes_xyxy.shape) != 2 or boxes_xyxy.shape[1] != 4:
-        raise InputError(
-            f"expected boxes as (N, 4), x1 y1 x2 y2 in pixels, got shape {tuple(boxes_xyxy.shape)}: "
-            "an image without objects has shape (0, 4)"
-        )
-    height, width = size_hw
-    _, boxes = _floating(boxes_xyxy)
-    x1, y1, x2, y2 = _columns(boxes)
-    good = (x1 >= 0) & (x1 < x2) & (x2 <= width) & (y1 >= 0) & (y1 < y2) & (y2 <= height)  # false for NaN
-    for i, fine in enumerate(good.tolist()):
-        if not fine:
-            values = ", ".join(f"{value:.6g}" for value in boxes[i].tolist())
-            raise InputError(
-                f"{name} {i} is ({values}): expected 0 ≤ x1 < x2 ≤ W={width:g} and 0 ≤ y1 < y2 ≤ H={height:g}, "
-                "in pixels; clip it to the image, or leave it out if nothing remains"
-            )
 
 
 def _floating(*arrays: Any) -> tuple[Any, ...]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypedDict, overload
 
 import msgspec
@@ -16,8 +17,11 @@ from PIL import Image
 from phidet.core.errors import ConfigError, InputError, MissingExtraError, UnknownNameError
 from phidet.core.numbers import shortest
 from phidet.detections.draw import draw_boxes
+from phidet.detections.fields import Fields, check_fields, equal_fields, field_values, take_fields
 from phidet.images.decode import as_picture
 
+RESERVED = ("box_xyxy", "score", "class_id", "label", "image_id", "category_id", "bbox", "class_name")
+"""Names that an object has anyway, here or in what it is written as; no field may have one."""
 Index = slice | npt.NDArray[np.bool_] | npt.NDArray[np.int64] | list[int]
 
 
@@ -41,7 +45,7 @@ class DetectionsJson(TypedDict):
     """The JSON of one image's detections; numbers have the fewest digits that are the same float32.
 
     ``image_size_hw`` is [height, width] or null; ``detections`` are best first, each with ``box_xyxy`` in pixels,
-    ``score``, ``class_id`` and ``label``.
+    ``score``, ``class_id``, ``label`` and every field by its name.
     """
 
     image_size_hw: list[int] | None
@@ -58,6 +62,8 @@ class Detections:
         class_ids: (N,) int64, 0…C−1.
         names: the C class names of the model; empty where they are not known.
         image_size_hw: of the original image.
+        fields: more columns by name, one row for each object: masks, track ids, …; see
+            :mod:`phidet.detections.fields`. They follow their objects everywhere.
 
     Raises:
         InputError: arrays that do not belong together, NaN or infinity, a score outside 0…1, a box of negative size, a
@@ -69,6 +75,7 @@ class Detections:
     class_ids: npt.NDArray[np.int64]
     names: tuple[str, ...] = ()
     image_size_hw: tuple[int, int] | None = field(default=None)
+    fields: Fields = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         boxes, scores, given = (np.asarray(a) for a in (self.boxes_xyxy, self.scores, self.class_ids))
@@ -79,6 +86,7 @@ class Detections:
             )
         if count and given.dtype.kind not in "iu":
             raise InputError(f"expected classes as whole numbers, got {given.dtype}")
+        fields = check_fields(self.fields, count, RESERVED)
         order = np.argsort(-scores.astype(np.float32), kind="stable")
         for name, array, dtype in (
             ("boxes_xyxy", boxes, np.float32),
@@ -88,6 +96,10 @@ class Detections:
             ordered = array.astype(dtype)[order]
             ordered.flags.writeable = False
             object.__setattr__(self, name, ordered)
+        ordered_fields = take_fields(fields, order)
+        for values in ordered_fields.values():
+            values.flags.writeable = False
+        object.__setattr__(self, "fields", MappingProxyType(ordered_fields))
         object.__setattr__(self, "names", tuple(self.names))
         _check(self)
 
@@ -119,10 +131,16 @@ class Detections:
         if isinstance(index, int | np.integer):
             position = range(len(self))[index]  # IndexError outside, so that a loop ends
             return next(iter(self[position : position + 1]))
-        return self._with(self.boxes_xyxy[index], self.scores[index], self.class_ids[index])
+        return replace(
+            self,
+            boxes_xyxy=self.boxes_xyxy[index],
+            scores=self.scores[index],
+            class_ids=self.class_ids[index],
+            fields=take_fields(self.fields, index),
+        )
 
     def __eq__(self, other: object) -> bool:
-        """The same objects in the same order, to the last bit, with the same names and image size."""
+        """The same objects in the same order, to the last bit, with the same fields, names and image size."""
         if not isinstance(other, Detections):
             return NotImplemented
         return (
@@ -130,12 +148,14 @@ class Detections:
             and np.array_equal(self.scores, other.scores)
             and np.array_equal(self.class_ids, other.class_ids)
             and (self.names, self.image_size_hw) == (other.names, other.image_size_hw)
+            and equal_fields(self.fields, other.fields)
         )
 
     __hash__ = None  # type: ignore[assignment]  # holds arrays
 
     def __reduce__(self) -> tuple[type[Detections], tuple[object, ...]]:
-        return Detections, (self.boxes_xyxy, self.scores, self.class_ids, self.names, self.image_size_hw)
+        columns = self.boxes_xyxy, self.scores, self.class_ids
+        return Detections, (*columns, self.names, self.image_size_hw, dict(self.fields))
 
     def __repr__(self) -> str:
         found = ", ".join(f"{count} {label}" for label, count in self.counts().items())
@@ -182,7 +202,8 @@ class Detections:
         return draw_boxes(picture, self.boxes_xyxy, self.class_ids, [f"{d.label} {d.score:.0%}" for d in self])
 
     def to_coco(self, image_id: int, category_ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
-        """COCO's results, best first: ``image_id``, ``category_id``, ``bbox`` (left, top, width, height), ``score``.
+        """COCO's results, best first: ``image_id``, ``category_id``, ``bbox`` (left, top, width, height), ``score``,
+        and every field by its name.
 
         Args:
             image_id: of the image in the data set's JSON.
@@ -192,16 +213,16 @@ class Detections:
         categories = self.class_ids + 1 if category_ids is None else np.asarray(category_ids, np.int64)[self.class_ids]
         columns = (categories.tolist(), self.boxes_xyxy, self.scores)
         return [
-            {"image_id": int(image_id), "category_id": c, "bbox": _xywh(box), "score": shortest(score)}
-            for c, box, score in zip(*columns, strict=True)
+            {"image_id": int(image_id), "category_id": c, "bbox": _xywh(box), "score": shortest(score)} | extra
+            for c, box, score, extra in zip(*columns, self._extra_rows(), strict=True)
         ]
 
     def to_dict(self) -> DetectionsJson:
         """What :meth:`to_json` writes, as plain lists, dictionaries and numbers."""
         columns = (self.boxes_xyxy, self.scores, self.class_ids.tolist(), self.labels)
         found = [
-            {"box_xyxy": [shortest(v) for v in box], "score": shortest(score), "class_id": class_id, "label": label}
-            for box, score, class_id, label in zip(*columns, strict=True)
+            {"box_xyxy": [shortest(v) for v in box], "score": shortest(score), "class_id": c, "label": label} | extra
+            for box, score, c, label, extra in zip(*columns, self._extra_rows(), strict=True)
         ]
         size = None if self.image_size_hw is None else [int(side) for side in self.image_size_hw]
         return {"image_size_hw": size, "detections": found}
@@ -211,7 +232,7 @@ class Detections:
         return msgspec.json.encode(self.to_dict()).decode()
 
     def to_supervision(self) -> Any:
-        """A ``supervision.Detections``, with the labels as ``data["class_name"]``.
+        """A ``supervision.Detections``, with the labels as ``data["class_name"]`` and the fields beside them.
 
         Raises:
             MissingExtraError: the ``supervision`` extra is not installed.
@@ -226,13 +247,21 @@ class Detections:
             xyxy=self.boxes_xyxy.copy(),
             confidence=self.scores.copy(),
             class_id=self.class_ids.copy(),
-            data={"class_name": np.array(self.labels, dtype=np.str_)},
+            data={"class_name": np.array(self.labels, dtype=np.str_), **{k: v.copy() for k, v in self.fields.items()}},
         )
 
-    def _with(
-        self, boxes: npt.NDArray[np.float32], scores: npt.NDArray[np.float32], class_ids: npt.NDArray[np.int64]
-    ) -> Detections:
-        return Detections(boxes, scores, class_ids, self.names, self.image_size_hw)
+    def with_fields(self, fields: Fields) -> Detections:
+        """The same objects with more columns, in the order of the objects; of one name, the new column is kept.
+
+        Raises:
+            InputError: a name that is taken, or another number of rows.
+        """
+        return replace(self, fields={**self.fields, **fields})
+
+    def _extra_rows(self) -> list[dict[str, Any]]:
+        """The fields of each object."""
+        columns = {name: field_values(values) for name, values in self.fields.items()}
+        return [{name: values[i] for name, values in columns.items()} for i in range(len(self))]
 
     def _class_id(self, wanted: str | int) -> int:
         if isinstance(wanted, str):

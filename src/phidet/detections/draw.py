@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from statistics import median
 
@@ -36,7 +36,12 @@ def colour(class_id: int) -> tuple[int, int, int]:
 
 
 def draw_boxes(
-    picture: Image.Image, boxes_xyxy: npt.NDArray[np.float32], class_ids: npt.NDArray[np.int64], labels: Sequence[str]
+    picture: Image.Image,
+    boxes_xyxy: npt.NDArray[np.float32],
+    class_ids: Sequence[int] | npt.NDArray[np.int64],
+    labels: Sequence[str],
+    width: int | None = None,
+    overlap: bool = True,
 ) -> Image.Image:
     """A new picture with a framed box and a label for each object; the first ones lie on top.
 
@@ -48,17 +53,20 @@ def draw_boxes(
         boxes_xyxy: (N, 4) in its pixels; what lies outside is not drawn.
         class_ids: (N,), which decide the colours.
         labels: N texts.
+        width: of frames, in pixels; :func:`line_width` unless given.
+        overlap: whether a label may hide another one; otherwise it is left out.
     """
     drawn = picture.copy()
     pen = ImageDraw.Draw(drawn, "RGBA")  # blends what is drawn
-    width = line_width(picture.size)
+    width = width or line_width(picture.size)
     limit = np.array([picture.width, picture.height] * 2)
     boxes = [tuple(box) for box in np.clip(boxes_xyxy.astype(np.float64), 0, limit).tolist()]
     seen = [x2 > x1 and y2 > y1 for x1, y1, x2, y2 in boxes]
     order = [i for i in range(len(boxes)) if seen[i]]
     for i in reversed(order):
-        _frame(pen, boxes[i], colour(int(class_ids[i])), width)
-    _draw_labels(pen, picture.size, [(boxes[i], labels[i], colour(int(class_ids[i]))) for i in order], width)
+        draw_frame(pen, boxes[i], colour(int(class_ids[i])), width)
+    named = [(boxes[i], labels[i], colour(int(class_ids[i]))) for i in order]
+    _draw_labels(pen, picture.size, named, width, overlap)
     return drawn
 
 
@@ -75,8 +83,10 @@ def font_size(size_wh: tuple[int, int], boxes: Sequence[Box] = ()) -> int:
     return min(_LARGEST_FONT, max(_SMALLEST_FONT, round(fitting)))
 
 
-def _frame(pen: ImageDraw.ImageDraw, box: Box, rgb: tuple[int, int, int], width: int) -> None:
-    """An outline inside the box's own pixels, thinner for a box that it would fill."""
+def draw_frame(
+    pen: ImageDraw.ImageDraw, box: Sequence[float], rgb: tuple[int, int, int], width: int, dashed: bool = False
+) -> None:
+    """An outline inside the box's own pixels, thinner for a box that it would fill; ``pen`` blends what is drawn."""
     x1, y1 = int(box[0]), int(box[1])
     x2, y2 = max(x1, int(np.ceil(box[2])) - 1), max(y1, int(np.ceil(box[3])) - 1)
     width = max(1, min(width, (min(x2 - x1, y2 - y1) + 1) // 6))
@@ -86,7 +96,17 @@ def _frame(pen: ImageDraw.ImageDraw, box: Box, rgb: tuple[int, int, int], width:
         inner = edge + width
         pen.rectangle((x1 + inner, y1 + inner, x2 - inner, y2 - inner), outline=_CASING, width=edge)
         x1, y1, x2, y2 = x1 + edge, y1 + edge, x2 - edge, y2 - edge
-    pen.rectangle((x1, y1, x2, y2), outline=rgb, width=width)
+    if not dashed:
+        pen.rectangle((x1, y1, x2, y2), outline=rgb, width=width)
+        return
+    pen.rectangle((x1, y1, x2, y2), outline=_CASING, width=width)  # shows between the dashes
+    dash, step = 7 + 2 * width, 9 + 3 * width
+    for x in range(x1, x2, step):
+        for y in (y1, y2 - width + 1):
+            pen.rectangle((x, y, min(x + dash, x2), y + width - 1), rgb)
+    for y in range(y1, y2, step):
+        for x in (x1, x2 - width + 1):
+            pen.rectangle((x, y, x + width - 1, min(y + dash, y2)), rgb)
 
 
 def _draw_labels(
@@ -94,6 +114,7 @@ def _draw_labels(
     size_wh: tuple[int, int],
     labels: Sequence[tuple[Box, str, tuple[int, int, int]]],
     width: int,
+    overlap: bool,
 ) -> None:
     size = font_size(size_wh, [box for box, _, _ in labels])
     pad = max(2, size // 4)
@@ -106,7 +127,10 @@ def _draw_labels(
         if not text or high > size_wh[1] / 4:
             continue
         x, y = _place(box, (wide, high), size_wh, placed)
-        placed.append((x, y, x + wide, y + high))
+        rect = (x, y, x + wide, y + high)
+        if not overlap and any(_overlap(rect, other) for other in placed):
+            continue
+        placed.append(rect)
         texts.append((placed[-1], text, font, rgb))
     for (x1, y1, x2, y2), text, font, rgb in reversed(texts):  # the first ones on top
         pen.rounded_rectangle((x1, y1, x2 - 1, y2 - 1), max(1, pad // 2), rgb, _CASING, max(1, width // 3))
@@ -144,17 +168,19 @@ def _fitting(text: str, size: int, width: float) -> tuple[ImageFont.FreeTypeFont
 
     The last word, the score, goes last.
     """
-    text = " ".join(text.split())  # a line break would leave the label
-    font, text = _font_for(text, size)
-    if font.getlength(text) <= width:
-        return font, text
-    name, _, score = text.rpartition(" ")
-    for head, end in ((name, f"… {score}"), (text, "…")):
-        while head and font.getlength(head + end) > width:
-            head = head[:-1]
-        if head:
-            return font, head + end
-    return font, ""
+    font, text = _font_for(" ".join(text.split()), size)  # a line break would leave the label
+    score = len(text) - text.rfind(" ") if " " in text else 0
+    short = shorten(text, lambda part: font.getlength(part) <= width, score)
+    return font, short or shorten(text, lambda part: font.getlength(part) <= width)
+
+
+def shorten(text: str, fits: Callable[[str], bool], end: int = 0) -> str:
+    """The text if it fits, else as much of its beginning as fits, "…" and its last ``end`` letters; or nothing."""
+    if fits(text):
+        return text
+    tail = "…" + text[len(text) - end :]
+    parts = (text[:length] + tail for length in range(len(text) - end - 1, 0, -1))
+    return next((part for part in parts if fits(part)), "")
 
 
 @cache

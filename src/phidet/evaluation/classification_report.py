@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,15 +12,16 @@ import numpy as np
 import numpy.typing as npt
 
 from phidet.core.errors import InputError
-from phidet.core.files import write_made, write_whole
+from phidet.core.files import write_whole
 from phidet.core.numbers import evenly
 from phidet.data.dataset import Dataset
 from phidet.data.summary import summarise_data
 from phidet.detections.detections import Detections
+from phidet.detections.sheet import Tile, draw_sheet, write_sheet
 from phidet.evaluation.classification import ClassificationReport, classification_report
-from phidet.evaluation.plots import confusion_figure, save_figure
+from phidet.evaluation.plots import confusion_figure
 from phidet.evaluation.report_tables import write_classes, write_confusion
-from phidet.images.sheet import Tile, draw_sheet
+from phidet.images.style import save_figure
 
 log = logging.getLogger("phidet")
 
@@ -79,7 +79,7 @@ def write_classification(folder: Path, report: ClassificationReport, dataset: Da
         ("samples.png", f"{dataset.name}, and what is seen in it", evenly(len(answers.class_ids), _SAMPLES)),
     ):
         sheet = draw_sheet(heading, [_tile(dataset, answers, row) for row in rows])
-        written.append(write_made(folder / name, partial(sheet.save, format="png")))
+        written.append(write_sheet(sheet, folder / name))
     return written
 
 

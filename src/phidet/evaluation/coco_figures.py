@@ -17,6 +17,7 @@ from faster_coco_eval import COCO, COCOeval_faster
 
 from phidet.core.errors import ConfigError
 from phidet.data.dataset import Dataset
+from phidet.detections.boxes import xyxy_to_xywh
 from phidet.detections.detections import Detections
 from phidet.evaluation.matching import check_detections
 
@@ -159,7 +160,7 @@ def _coco(dataset: Dataset, annotations: list[dict[str, Any]]) -> COCO:
 def _objects(dataset: Dataset) -> list[dict[str, Any]]:
     truth = dataset.all_annotations
     images = np.repeat(np.arange(len(dataset)), [len(dataset.annotations(i).areas) for i in range(len(dataset))])
-    columns = (images, truth.class_ids, _xywh(truth.boxes_xyxy), truth.areas, truth.crowd)
+    columns = (images, truth.class_ids, xyxy_to_xywh(truth.boxes_xyxy.astype(np.float64)), truth.areas, truth.crowd)
     return [
         {"id": n, "image_id": i + 1, "category_id": c + 1, "bbox": box, "area": area, "iscrowd": int(crowd)}
         for n, (i, c, box, area, crowd) in enumerate(zip(*(column.tolist() for column in columns), strict=True), 1)
@@ -171,15 +172,13 @@ def _found(detections: Sequence[Detections]) -> list[dict[str, Any]]:
         (i, c, box, score)
         for i, found in enumerate(detections)
         for c, box, score in zip(
-            found.class_ids.tolist(), _xywh(found.boxes_xyxy).tolist(), found.scores.tolist(), strict=True
+            found.class_ids.tolist(),
+            xyxy_to_xywh(found.boxes_xyxy.astype(np.float64)).tolist(),
+            found.scores.tolist(),
+            strict=True,
         )
     )
     return [
         {"id": n, "image_id": i + 1, "category_id": c + 1, "bbox": box, "area": box[2] * box[3], "score": score}
         for n, (i, c, box, score) in enumerate(columns, 1)
     ]
-
-
-def _xywh(boxes_xyxy: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    boxes = boxes_xyxy.astype(np.float64)  # sides of float32 corners are exact in float64
-    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)

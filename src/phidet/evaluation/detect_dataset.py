@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -15,24 +13,15 @@ from tqdm import tqdm
 from phidet.core.errors import InputError
 from phidet.data.dataset import Dataset
 from phidet.detections.detections import Detections
+from phidet.detections.protocol import SupportsDetect
 from phidet.detections.settings import PostprocessSettings
 from phidet.evaluation.measure import COCO_SETTINGS
 
 log = logging.getLogger("phidet")
 
 
-class Detects(Protocol):
-    """What is measured: :class:`phidet.inference.detector.Detector`, or anything like it."""
-
-    class_names: tuple[str, ...]
-
-    def detect(
-        self, arrays: Sequence[npt.NDArray[np.uint8]], settings: PostprocessSettings | None = None
-    ) -> list[Detections]: ...
-
-
 def detect_dataset(
-    detector: Detects, dataset: Dataset, settings: PostprocessSettings = COCO_SETTINGS, batch_size: int = 8
+    detector: SupportsDetect, dataset: Dataset, settings: PostprocessSettings = COCO_SETTINGS, batch_size: int = 8
 ) -> tuple[Dataset, list[Detections]]:
     """What ``detector`` finds in every image of ``dataset``.
 

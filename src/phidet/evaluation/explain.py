@@ -18,7 +18,7 @@ from phidet.architectures.evidence import ActivationMap
 from phidet.architectures.model import Model
 from phidet.architectures.registry import architecture_of
 from phidet.core.errors import ConfigError, UnknownNameError
-from phidet.images.sheet import Tile, draw_sheet
+from phidet.detections.sheet import Tile, draw_sheet
 
 
 def explain(

@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from phidet.core.files import write_made
+from phidet.detections.draw import shorten
 from phidet.evaluation.coco_figures import CocoReport
 from phidet.evaluation.curves import RECALLS, PrCurve
 from phidet.evaluation.matching import MATCHED
-from phidet.images.style import INK, PALETTE
+from phidet.images.style import INK, PALETTE, new_figure
 
 _LINES = PALETTE[:6]
 _FAINT, _GRID = "#B0B0B0", "#EDEDED"
 _MOST_NUMBERS = 30  # classes whose matrix has room for numbers
 _MOST_CLASSES = 100  # classes that a matrix has room for
-
-
-def save_figure(figure: Figure, path: Path) -> Path:
-    """Writes a PNG that is equal for equal figures."""
-    return write_made(path, lambda out: figure.savefig(out, format="png", dpi=120, metadata={"Software": None}))
 
 
 def pr_figure(curves: Sequence[PrCurve], min_iou: float = MATCHED) -> Figure:
@@ -35,7 +28,7 @@ def pr_figure(curves: Sequence[PrCurve], min_iou: float = MATCHED) -> Figure:
     Few classes have colours, names and a dot where F1 is highest; of many, the best and the worst three have names.
     """
     shown = sorted((c for c in curves if c.objects), key=lambda c: (-c.envelope.mean(), -c.objects))
-    figure, axes = _figure((8.6, 6.0))
+    figure, axes = new_figure(8.6, 6.0)
     named = shown
     if len(shown) > len(_LINES):
         named = [*shown[:3], *sorted(shown[3:], key=lambda c: (c.envelope.mean(), -c.objects))[:3]]
@@ -81,7 +74,8 @@ def _legend(curve: PrCurve, min_iou: float) -> str:
     score = (
         "nothing found" if curve.best_score is None else f"best F1 {curve.f1.max():.2f} at score {curve.best_score:.2f}"
     )
-    return f"{_short(curve.class_name, 28)}\n{_ap(min_iou)} {curve.envelope.mean():.3f}, {score}"
+    name = shorten(curve.class_name, lambda part: len(part) <= 28)
+    return f"{name}\n{_ap(min_iou)} {curve.envelope.mean():.3f}, {score}"
 
 
 def confusion_figure(matrix: npt.NDArray[np.int64], class_names: Sequence[str]) -> Figure:
@@ -96,7 +90,7 @@ def confusion_figure(matrix: npt.NDArray[np.int64], class_names: Sequence[str]) 
     """
     objects = len(matrix) > len(class_names)
     shown = _most_confused(matrix, len(class_names))
-    named = [_short(class_names[i], 20) for i in shown]
+    named = [shorten(class_names[i], lambda part: len(part) <= 20) for i in shown]
     cells = np.array([*shown, *range(len(class_names), len(matrix))])
     sums = matrix.sum(axis=1, keepdims=True)[cells]
     matrix = matrix[np.ix_(cells, cells)]
@@ -106,7 +100,7 @@ def confusion_figure(matrix: npt.NDArray[np.int64], class_names: Sequence[str]) 
     font = 10.0 if size <= 6 else 8.5 if numbers else max(3.0, 66 * cell * 0.8)
     rows, columns = (named + ([last] if objects else []) for last in ("nothing", "missed"))
     longest = max(map(len, columns)) * font * 0.6 / 72  # inches, about
-    figure, axes = _figure((max(5.0, size * cell + longest + 1.6), max(3.6, size * cell + longest + 1.2)))
+    figure, axes = new_figure(max(5.0, size * cell + longest + 1.6), max(3.6, size * cell + longest + 1.2))
     counted = np.full((size, 1), False)
     counted[-1] = objects
     picture = axes.imshow(np.where(counted, np.nan, shares), cmap="Blues", vmin=0, vmax=1)
@@ -147,7 +141,7 @@ def _most_confused(matrix: npt.NDArray[np.int64], count: int) -> list[int]:
 
 def size_figure(report: CocoReport) -> Figure:
     """AP and AR of all objects and by size."""
-    figure, axes = _figure((7.6, 4.2))
+    figure, axes = new_figure(7.6, 4.2)
     groups = {"all": ("ap", "ar_max")} | {size: (f"ap_{size}", f"ar_{size}") for size in ("small", "medium", "large")}
     for kind, (label, colour) in enumerate(
         (("AP, IoU 0.50…0.95", PALETTE[0]), (f"AR, {report.max_objects:,} detections", PALETTE[4]))
@@ -173,14 +167,6 @@ def size_figure(report: CocoReport) -> Figure:
     return figure
 
 
-def _figure(size: tuple[float, float]) -> tuple[Figure, Any]:
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)  # no window system, no global state
-    axes = figure.subplots()
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
-
-
 def _title(axes: Any, title: str, subtitle: str) -> None:
     axes.set_title(title, loc="left", pad=21, fontsize=13, weight="bold", color=INK)
     axes.annotate(
@@ -191,7 +177,3 @@ def _title(axes: Any, title: str, subtitle: str) -> None:
 def _percent(*scales: Any) -> None:
     for scale in scales:
         scale.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
-
-
-def _short(text: str, most: int) -> str:
-    return text if len(text) <= most else f"{text[: most - 1]}…"

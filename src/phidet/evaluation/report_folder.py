@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -11,18 +10,20 @@ import numpy as np
 from PIL import Image
 
 from phidet.core.errors import InputError
-from phidet.core.files import write_made, write_whole
+from phidet.core.files import write_whole
 from phidet.core.numbers import evenly
 from phidet.data.dataset import Dataset
 from phidet.detections.detections import Detections
+from phidet.detections.sheet import Tile, draw_sheet, write_sheet
 from phidet.evaluation.curves import pr_curves
 from phidet.evaluation.measure import Evaluation
 from phidet.evaluation.mistake_sheet import draw_mistakes
 from phidet.evaluation.mistakes import worst_mistakes
-from phidet.evaluation.plots import confusion_figure, pr_figure, save_figure, size_figure
+from phidet.evaluation.plots import confusion_figure, pr_figure, size_figure
 from phidet.evaluation.report_tables import write_tables
+from phidet.images.style import save_figure
 
-_SAMPLES, _COLUMNS, _SIDE = 12, 4, 480  # pictures, and the longest side of each in pixels
+_SAMPLES = 12
 
 
 def write_evaluation(
@@ -48,24 +49,20 @@ def write_evaluation(
         ("mistakes.png", draw_mistakes(dataset, detections, mistakes)),
         ("samples.png", draw_samples(dataset, detections, score)),
     ):
-        written.append(write_made(folder / name, partial(picture.save, format="png")))
+        written.append(write_sheet(picture, folder / name))
     return written
 
 
 def draw_samples(dataset: Dataset, detections: Sequence[Detections], min_score: float) -> Image.Image:
     """A dozen images, evenly over the data set, with what was found in them."""
-    chosen = evenly(len(dataset), _SAMPLES)
-    sheet = Image.new("RGB", (_COLUMNS * _SIDE, max(1, -(-len(chosen) // _COLUMNS)) * _SIDE), "white")
-    for place, index in enumerate(chosen):
-        try:
-            image = Image.fromarray(dataset.image(index))
-        except InputError:
-            continue  # a white tile; its name is among the problems
-        scale = _SIDE / max(image.size)
+    tiles = []
+    for index in evenly(len(dataset), _SAMPLES):
         found = detections[index].filter(score=min_score)
-        small = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
-        scaled = Detections(
-            found.boxes_xyxy * np.float32(scale), found.scores, found.class_ids, dataset.class_names, small.size[::-1]
-        )
-        sheet.paste(scaled.draw(small), (place % _COLUMNS * _SIDE, place // _COLUMNS * _SIDE))
-    return sheet
+        labels = [f"{one.label} {one.score:.0%}" for one in found]
+        try:
+            image = dataset.image(index)
+        except InputError:
+            image = None  # it is among the problems of the data set
+        what = "1 detection" if len(found) == 1 else f"{len(found)} detections"
+        tiles.append(Tile(str(dataset.names[index]), what, image, found.boxes_xyxy, labels, found.class_ids.tolist()))
+    return draw_sheet(f"{dataset.name}: what is detected with a score of at least {min_score:.2f}", tiles)

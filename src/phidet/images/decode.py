@@ -21,6 +21,7 @@ from phidet.images.decoders import (
 )
 
 _ORIENTATION = 0x0112
+_MOST_SCANS = 500  # encoders write a dozen; libjpeg-turbo's own tests stop here, too
 _PNG_BIT_DEPTH = 24  # its place in the file
 _UPRIGHT = {  # what brings each EXIF orientation upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -123,9 +124,13 @@ def read_image(
         InputError: it is missing, not an image that is read, cut off, or of pixels of more than 16 bits.
     """
 
+    checked = False
+
     def pixels(image: Image.Image) -> npt.NDArray[np.uint8]:
-        if check_size is not None:
+        nonlocal checked
+        if check_size is not None and not checked:  # a second attempt is at the same image
             check_size(image.height, image.width)
+        checked = True
         return _upright(image, labelled_size_hw)
 
     return open_image(source, pixels)
@@ -153,6 +158,7 @@ def pixels_of(image: Image.Image) -> npt.NDArray[np.uint8]:
 
 def _upright(image: Image.Image, labelled_size_hw: tuple[int, int] | None) -> npt.NDArray[np.uint8]:
     _check_depth(image)
+    _check_scans(image)
     width, height = _stored_size(image)
     orientation = _orientation(image)
     as_stored = labelled_size_hw == (height, width) and height != width and orientation in _TRANSPOSED
@@ -175,6 +181,23 @@ def _check_depth(image: Image.Image) -> None:
     kind = {"F": "floating point numbers", "I": "32-bit integers"}.get(image.mode)
     if kind is not None and (wide or image.mode == "F"):
         raise UnsupportedImageError(f"has pixels that are {kind}, expected 8 or 16 bits: convert it first")
+
+
+def _check_scans(image: Image.Image) -> None:
+    """Refuses progressive JPEGs that would take hours: a scan of a hundred bytes goes over all pixels.
+
+    Raises:
+        UnsupportedImageError: for those.
+    """
+    file = image.fp if isinstance(image, ImageFile.ImageFile) and image.info.get("progressive") else None
+    if file is None:
+        return
+    place = file.tell()
+    file.seek(0)
+    scans = file.read().count(b"\xff\xda")  # coded data never hold the marker of a scan
+    file.seek(place)
+    if scans > _MOST_SCANS:
+        raise UnsupportedImageError(f"has {scans:,} scans, more than {_MOST_SCANS}: save it again")
 
 
 def _bits(image: Image.Image) -> int:

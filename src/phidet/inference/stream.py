@@ -6,13 +6,14 @@ from collections.abc import Iterable, Iterator
 
 from phidet.core.errors import InputError
 from phidet.detections.detections import Detections
+from phidet.detections.protocol import SupportsDetect
 from phidet.detections.settings import PostprocessSettings
 from phidet.images.sources import Picture, Unusable
-from phidet.inference.tiles import Looks, detect_tiled
+from phidet.inference.tiles import detect_tiled
 
 
 def detect_stream(
-    detector: Looks,
+    detector: SupportsDetect,
     items: Iterable[Picture | Unusable],
     settings: PostprocessSettings,
     batch: int = 1,
@@ -46,7 +47,7 @@ def detect_stream(
 
 
 def _detect(
-    detector: Looks, waiting: list[Picture], settings: PostprocessSettings
+    detector: SupportsDetect, waiting: list[Picture], settings: PostprocessSettings
 ) -> Iterator[tuple[Picture, Detections] | Unusable]:
     if not waiting:
         return
@@ -61,7 +62,7 @@ def _detect(
 
 
 def _tiled(
-    detector: Looks, picture: Picture, tile: int, settings: PostprocessSettings, batch: int
+    detector: SupportsDetect, picture: Picture, tile: int, settings: PostprocessSettings, batch: int
 ) -> tuple[Picture, Detections] | Unusable:
     try:
         return picture, detect_tiled(detector, picture.image, tile, settings, batch)

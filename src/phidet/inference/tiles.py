@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import product
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -20,6 +20,8 @@ import numpy.typing as npt
 from phidet.core.errors import ConfigError
 from phidet.detections.boxes import area, elementwise_iou
 from phidet.detections.detections import Detections
+from phidet.detections.fields import join_fields, take_fields
+from phidet.detections.protocol import SupportsDetect
 from phidet.detections.settings import PostprocessSettings
 from phidet.images.decode import Picture, as_pixels
 
@@ -33,13 +35,7 @@ Rect = tuple[int, int, int, int]  # x1, y1, x2, y2
 Pixels = npt.NDArray[np.uint8]
 
 
-class Looks(Protocol):
-    """What a detector does for a batch."""
-
-    def detect(self, arrays: Sequence[Pixels], settings: PostprocessSettings | None = None) -> list[Detections]: ...
-
-
-class Seen(NamedTuple):
+class TileDetections(NamedTuple):
     """N boxes with what is known about them.
 
     Attributes:
@@ -48,6 +44,7 @@ class Seen(NamedTuple):
         class_ids: (N,) int64.
         rects_xyxy: (N, 4) float64, the part of the image that the network saw.
         cut: (N,) bool, the box ends at a border of that part behind which the image goes on.
+        rows: (N,) int64, which of all tiles' detections each is, in their order; its fields are those of that one.
     """
 
     boxes_xyxy: npt.NDArray[np.float64]
@@ -55,6 +52,7 @@ class Seen(NamedTuple):
     class_ids: npt.NDArray[np.int64]
     rects_xyxy: npt.NDArray[np.float64]
     cut: npt.NDArray[np.bool_]
+    rows: npt.NDArray[np.int64]
 
 
 def tile_rects(size_hw: tuple[int, int], tile: int, overlap: float = OVERLAP) -> list[Rect]:
@@ -68,7 +66,7 @@ def tile_rects(size_hw: tuple[int, int], tile: int, overlap: float = OVERLAP) ->
 
 
 def detect_tiled(
-    detector: Looks, picture: Picture, tile: int, settings: PostprocessSettings | None = None, batch: int = 4
+    detector: SupportsDetect, picture: Picture, tile: int, settings: PostprocessSettings | None = None, batch: int = 4
 ) -> Detections:
     """The objects in ``picture``, looked at as a whole and tile by tile; as a whole only where one tile holds it.
 
@@ -97,26 +95,30 @@ def detect_tiled(
     # So many tiles hold more objects than one picture may; the limit is for all of them together.
     each = msgspec.structs.replace(settings, max_detections=max(settings.max_detections, 100))
     rects = tile_rects((height, width), tile)
+    found = [whole]
     seen = [_seen(whole, (0, 0, width, height), (height, width))]
     for start in range(0, len(rects), batch):
         group = rects[start : start + batch]
         parts = [np.ascontiguousarray(image[y1:y2, x1:x2]) for x1, y1, x2, y2 in group]
-        found = detector.detect(parts, each)
-        seen += [_seen(f, rect, (height, width)) for f, rect in zip(found, group, strict=True)]
-    merged = merge(_together(seen), settings.iou, settings.per_class)
+        tiles = detector.detect(parts, each)
+        found += tiles
+        seen += [_seen(f, rect, (height, width)) for f, rect in zip(tiles, group, strict=True)]
+    merged = merge(_concatenate(seen), settings.iou, settings.per_class)
+    fields = take_fields(join_fields([(one.fields, len(one)) for one in found]), merged.rows)
     boxes, scores = merged.boxes_xyxy.astype(np.float32), merged.scores.astype(np.float32)
-    return Detections(boxes, scores, merged.class_ids, whole.names, (height, width))[: settings.max_detections]
+    objects = Detections(boxes, scores, merged.class_ids, whole.names, (height, width), fields)
+    return objects[: settings.max_detections]
 
 
 def check_tile(tile: int, settings: PostprocessSettings) -> None:
-    """Does nothing if tiles may have that side, and what they see is merged; raises ConfigError."""
+    """Raises ConfigError unless tiles may have that side, and suppression can merge what they show."""
     if settings.nms == "none":
         raise ConfigError("tiles overlap, so what they see is merged: use hard or soft suppression, or no tiles")
     if not (isinstance(tile, int | np.integer) and tile >= SMALLEST):
         raise ConfigError(f"expected tiles of at least {SMALLEST} pixels, got {tile!r}")
 
 
-def merge(seen: Seen, iou: float, per_class: bool = True) -> Seen:
+def merge(seen: TileDetections, iou: float, per_class: bool = True) -> TileDetections:
     """Each object once: boxes seen whole stand before those that were cut, then the better scored; parts are joined.
 
     A part that lies in a box of its class is that object too: what is small enough to be seen whole by another tile
@@ -129,7 +131,7 @@ def merge(seen: Seen, iou: float, per_class: bool = True) -> Seen:
         seen = kept  # a joined box may agree with one that neither part did
 
 
-def _merged_once(seen: Seen, iou: float, per_class: bool) -> Seen:
+def _merged_once(seen: TileDetections, iou: float, per_class: bool) -> TileDetections:
     seen = _rows(seen, np.lexsort((-seen.scores, seen.cut)))
     places = _Places(seen)
     count = 0  # the first rows are kept, the others are still to be looked at
@@ -155,7 +157,7 @@ def _merged_once(seen: Seen, iou: float, per_class: bool) -> Seen:
 class _Places:
     """Where the kept boxes are: so that each box is compared with those near to it, and not with all."""
 
-    def __init__(self, seen: Seen) -> None:
+    def __init__(self, seen: TileDetections) -> None:
         sides = (seen.boxes_xyxy[:, 2:] - seen.boxes_xyxy[:, :2]).max(axis=1, initial=1.0)
         extent = float(seen.boxes_xyxy.max(initial=1.0))
         self._side = max(2 * float(np.median(sides)) if len(sides) else 1.0, extent / _MOST_CELLS)
@@ -167,7 +169,7 @@ class _Places:
             if row not in self._cells[cell][-1:]:
                 self._cells[cell].append(row)
 
-    def near(self, one: Seen) -> npt.NDArray[np.int64]:
+    def near(self, one: TileDetections) -> npt.NDArray[np.int64]:
         """Rows of boxes that may meet the one, also where either is larger by the slack, in rising order."""
         slack = _slack(one)[0]
         grown = one.boxes_xyxy[0] + np.concatenate([-slack, slack])
@@ -179,29 +181,31 @@ class _Places:
         return product(range(x1, x2 + 1), range(y1, y2 + 1))
 
 
-def _slack(one: Seen) -> npt.NDArray[np.float64]:
+def _slack(one: TileDetections) -> npt.NDArray[np.float64]:
     """(1, 2) pixels by which boxes are inexact: a sliver is as thin."""
     return _NEAR_BORDER * (one.rects_xyxy[:, 2:] - one.rects_xyxy[:, :2])
 
 
-def _rows(seen: Seen, rows: slice | npt.NDArray[np.int64]) -> Seen:
-    return Seen(seen.boxes_xyxy[rows], seen.scores[rows], seen.class_ids[rows], seen.rects_xyxy[rows], seen.cut[rows])
+def _rows(seen: TileDetections, rows: slice | npt.NDArray[np.int64]) -> TileDetections:
+    columns: tuple[npt.NDArray[Any], ...] = seen
+    return TileDetections(*(column[rows] for column in columns))
 
 
-def _same_object(one: Seen, others: Seen, iou: float) -> npt.NDArray[np.bool_]:
+def _same_object(one: TileDetections, others: TileDetections, iou: float) -> npt.NDArray[np.bool_]:
     """(N,) whether the one box is the same object as each of N others."""
-    both = _common(others.rects_xyxy, one.rects_xyxy)
-    ious = elementwise_iou(_common(others.boxes_xyxy, both), _common(both, one.boxes_xyxy), "iou")
+    both = _intersection(others.rects_xyxy, one.rects_xyxy)
+    ious = elementwise_iou(_intersection(others.boxes_xyxy, both), _intersection(both, one.boxes_xyxy), "iou")
     slack = _slack(one)  # the other box counts as that much larger
     grown = others.boxes_xyxy + np.concatenate([-slack, slack], axis=1)
-    inside = area(_common(grown, one.boxes_xyxy)) > _COVERED * area(one.boxes_xyxy)
+    inside = area(_intersection(grown, one.boxes_xyxy)) > _COVERED * area(one.boxes_xyxy)
     same: npt.NDArray[np.bool_] = (ious > iou) | (one.cut & inside)
     return same
 
 
-def _join(kept: Seen, at: int, other: Seen) -> None:
+def _join(kept: TileDetections, at: int, other: TileDetections) -> None:
     """What was seen whole stays as it is; two parts become the box about both. The better score counts."""
-    kept.scores[at] = max(kept.scores[at], other.scores[0])
+    if other.scores[0] > kept.scores[at]:
+        kept.scores[at], kept.rows[at] = other.scores[0], other.rows[0]
     if kept.cut[at]:
         for ours, theirs in ((kept.boxes_xyxy, other.boxes_xyxy), (kept.rects_xyxy, other.rects_xyxy)):
             ours[at] = np.concatenate(
@@ -216,7 +220,7 @@ def _starts(length: int, tile: int, overlap: float) -> list[int]:
     return [round(i * (length - tile) / (count - 1)) for i in range(count)]
 
 
-def _seen(found: Detections, rect: Rect, size_hw: tuple[int, int]) -> Seen:
+def _seen(found: Detections, rect: Rect, size_hw: tuple[int, int]) -> TileDetections:
     """What was found in one tile, in pixels of the whole image."""
     x1, y1, x2, y2 = rect
     boxes = found.boxes_xyxy.astype(np.float64) + np.array([x1, y1, x1, y1])
@@ -228,20 +232,17 @@ def _seen(found: Detections, rect: Rect, size_hw: tuple[int, int]) -> Seen:
         (y2 < size_hw[0]) & (boxes[:, 3] > y2 - near_y),
     ]
     rects = np.tile(np.array(rect, np.float64), (len(found), 1))
-    return Seen(boxes, found.scores.astype(np.float64), found.class_ids, rects, np.logical_or.reduce(at_borders))
+    cut, rows = np.logical_or.reduce(at_borders), np.arange(len(found))
+    return TileDetections(boxes, found.scores.astype(np.float64), found.class_ids, rects, cut, rows)
 
 
-def _together(parts: Sequence[Seen]) -> Seen:
-    return Seen(
-        np.concatenate([p.boxes_xyxy for p in parts]),
-        np.concatenate([p.scores for p in parts]),
-        np.concatenate([p.class_ids for p in parts]),
-        np.concatenate([p.rects_xyxy for p in parts]),
-        np.concatenate([p.cut for p in parts]),
-    )
+def _concatenate(parts: Sequence[TileDetections]) -> TileDetections:
+    """All tiles' detections, numbered through."""
+    columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
+    return TileDetections(*columns)._replace(rows=np.arange(len(columns[0])))
 
 
-def _common(a_xyxy: npt.NDArray[np.float64], b_xyxy: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _intersection(a_xyxy: npt.NDArray[np.float64], b_xyxy: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Intersections of rectangles; of those that do not meet, one without area."""
     corners = np.maximum(a_xyxy[..., :2], b_xyxy[..., :2])
     return np.concatenate([corners, np.maximum(corners, np.minimum(a_xyxy[..., 2:], b_xyxy[..., 2:]))], axis=-1)

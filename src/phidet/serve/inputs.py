@@ -1,4 +1,4 @@
-"""Pictures of a request, encoded or as numbers, to RGB pixels within the limits."""
+"""Images of a request, encoded or as numbers, to RGB pixels within the limits."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _MAX_RANK = 8
 
 
 class Budget:
-    """The pixels that one request may have; a picture of few bytes can have very many.
+    """The pixels that one request may have; an image of few bytes can have very many.
 
     Args:
-        each: for one picture.
+        each: for one image.
         together: for all of them.
     """
 
@@ -36,12 +36,12 @@ class Budget:
         self._together = self._left = together
 
     def take(self, height: int, width: int) -> None:
-        """Counts a picture, before it is decoded.
+        """Counts an image, before it is decoded.
 
         Raises:
             RefusedError: 400: too many pixels, or none.
         """
-        shown = f"the picture has {width}×{height} pixels"
+        shown = f"the image has {width}×{height} pixels"
         if height * width > self._each:
             raise bad_request(f"{shown}, more than this server's limit of {self._each}")
         if min(height, width) < 1:
@@ -49,13 +49,13 @@ class Budget:
         self._left -= height * width
         if self._left < 0:
             raise bad_request(
-                f"the pictures of the request have more pixels together than this server's limit of "
+                f"the images of the request have more pixels together than this server's limit of "
                 f"{self._together}: send them in several requests"
             )
 
 
 def decode(data: bytes, budget: Budget) -> Pixels:
-    """The picture in ``data``.
+    """The image in ``data``.
 
     Raises:
         RefusedError: 400: not an image that phidet reads, damaged, or over ``budget``.
@@ -90,7 +90,7 @@ def from_lists(value: list[Any]) -> Pixels:
 
 
 def check_batch(array: Pixels, name: str) -> list[Pixels]:
-    """The pictures of a (N, H, W, 3) batch.
+    """The images of a (N, H, W, 3) batch.
 
     Raises:
         RefusedError: 400.

@@ -37,15 +37,15 @@ class Metrics:
             "phidet_request_seconds", "From the first byte to the last.", ["api"], buckets=_SECONDS, registry=registry
         )
         self.batch_size = Histogram(
-            "phidet_batch_size", "Pictures in one call of the model.", ["model"], buckets=_SIZES, registry=registry
+            "phidet_batch_size", "Images in one call of the model.", ["model"], buckets=_SIZES, registry=registry
         )
         self.batch_seconds = Histogram(
             "phidet_batch_seconds", "One call of the model.", ["model"], buckets=_SECONDS, registry=registry
         )
         self.queue_seconds = Histogram(
-            "phidet_queue_seconds", "A picture's wait for its batch.", ["model"], buckets=_SECONDS, registry=registry
+            "phidet_queue_seconds", "An image's wait for its batch.", ["model"], buckets=_SECONDS, registry=registry
         )
-        self.queued = Gauge("phidet_queued_pictures", "Pictures that wait.", ["model"], registry=registry)
+        self.queued = Gauge("phidet_queued_pictures", "Images that wait.", ["model"], registry=registry)
         self.in_flight = Gauge("phidet_requests_in_flight", "Requests begun and not answered.", registry=registry)
         self.versions = Gauge(
             "phidet_model_version_available", "1 for each version that answers.", ["model", "version"],

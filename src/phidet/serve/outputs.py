@@ -17,7 +17,7 @@ FIRST_CLASS = 1
 
 
 def output_shapes(max_detections: int) -> dict[str, tuple[int, ...]]:
-    """Name → shape of one picture's part, in the order of the alphabet."""
+    """Name → shape of one image's part, in the order of the alphabet."""
     return {
         "detection_boxes": (max_detections, 4),
         "detection_classes": (max_detections,),
@@ -27,10 +27,10 @@ def output_shapes(max_detections: int) -> dict[str, tuple[int, ...]]:
 
 
 def to_tensors(detections: Sequence[Detections], sizes_hw: Sequence[tuple[int, int]], max_detections: int) -> Tensors:
-    """The answers to a batch of B pictures, each padded with zeros to M = ``max_detections``.
+    """The answers to a batch of B images, each padded with zeros to M = ``max_detections``.
 
     Returns:
-        ``detection_boxes`` (B, M, 4): ymin, xmin, ymax, xmax as parts of the picture's height and width, 0…1;
+        ``detection_boxes`` (B, M, 4): ymin, xmin, ymax, xmax as parts of the image's height and width, 0…1;
         ``detection_classes`` (B, M): class id + 1; ``detection_scores`` (B, M); ``num_detections`` (B,).
     """
     batch = len(detections)

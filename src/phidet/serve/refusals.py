@@ -1,4 +1,4 @@
-"""What the server says no with: a text, and the HTTP status that its protocol gives to it."""
+"""Errors that a request is answered with: a message, and its HTTP status."""
 
 from __future__ import annotations
 

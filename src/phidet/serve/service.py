@@ -1,4 +1,4 @@
-"""What both protocols share: from a request's pictures to tensors, on the version that the request began with."""
+"""What both protocols share: from a request's images to tensors, on the version that the request began with."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ W = TypeVar("W")
 
 
 class ParsedRequest(NamedTuple, Generic[W]):
-    """The pictures of a request, and what its protocol needs of it to write the answer."""
+    """The images of a request, and what its protocol needs of it to write the answer."""
 
     images: list[Pixels]
     wanted: W
@@ -64,7 +64,7 @@ class Service:
         return time.monotonic() + self.settings.limits.request_seconds
 
     def check_room(self, loaded: LoadedVersion, deadline: float) -> None:
-        """Before a body is read: turns a request away that would have to wait behind a full queue, or for too long.
+        """Before a body is read: rejects a request that would meet a full queue or wait for too long.
 
         Raises:
             RefusedError: 503.
@@ -118,14 +118,14 @@ class Service:
         return Budget(self.settings.limits.image_pixels, self.settings.limits.request_pixels)
 
     def check_count(self, count: int) -> None:
-        """Refuses requests with no picture or too many.
+        """Refuses requests with no image or too many.
 
         Raises:
             RefusedError: 400.
         """
         limit = self.settings.limits.instances
         if not 1 <= count <= limit:
-            raise bad_request(f"{show(count)} pictures in one request, expected 1 to {limit}")
+            raise bad_request(f"{show(count)} images in one request, expected 1 to {limit}")
 
     async def start(self) -> None:
         """Loads the models, and follows their folders and the configuration file until ``close``."""

@@ -1,4 +1,4 @@
-"""JSON as TensorFlow Serving reads and writes it: NaN and Infinity are values, floats are seen to be floats."""
+"""JSON as TensorFlow Serving reads and writes it: NaN and Infinity are values, floats always have a decimal point."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pybase64
 from phidet.serve.refusals import bad_request
 
 MAX_DEPTH = 64
-"""Lists and objects inside each other; a batch of pictures in lists needs six."""
+"""Lists and objects inside each other; a batch of images in lists needs six."""
 SHOWN = 200  # characters of a client's value in an error
 # Possessive, and a string may lack its end: else a body of quotes and backslashes takes hours.
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
@@ -69,7 +69,7 @@ def is_b64(value: object) -> bool:
 
 
 def from_b64(text: str) -> bytes:
-    """The bytes; line breaks and missing ``=`` are forgiven, other strangers are not.
+    """The bytes; line breaks and missing ``=`` are accepted, other invalid characters are rejected.
 
     Raises:
         RefusedError: 400.
@@ -101,7 +101,7 @@ def write_floats(array: npt.NDArray[np.float32]) -> str:
     return f"[{','.join(texts + [padding] * (len(rows) - used))}]"
 
 
-def write(value: Mapping[str, object] | Iterable[object]) -> bytes:
+def write(value: Mapping[str, object] | Iterable[object] | msgspec.Struct) -> bytes:
     """JSON text; ``msgspec.Raw`` inside it is taken as it is."""
     return msgspec.json.encode(value)
 

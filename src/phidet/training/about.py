@@ -24,7 +24,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         pretrained: where the weights of a published model start: "backbone" (ImageNet), "coco", a weight file, or
             "none". A classifier's ImageNet weights are "backbone", too.
         image_size: input side or (height, width) in pixels; the model's own unless given.
-        train_split, val_split: names; found by looking unless given. ``val_split`` "none" trains without evaluation.
+        train_split, val_split: found by their names unless given; ``val_split`` "none" trains without evaluation.
         recipe: a recipe's name; "auto" chooses by the number of images.
         changes: of the recipe's fields.
     """

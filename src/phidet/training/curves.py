@@ -7,7 +7,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from phidet.core.files import write_made
+from phidet.images.style import INK, PALETTE, save_figure
 
 
 def draw_curves(rows: list[dict[str, float]], figures: Mapping[str, str], path: Path) -> None:
@@ -15,7 +15,7 @@ def draw_curves(rows: list[dict[str, float]], figures: Mapping[str, str], path: 
     figure = Figure(figsize=(11, 3.4), layout="constrained")
     loss, quality, rate = figure.subplots(1, 3)
     epochs = [row["epoch"] for row in rows]
-    for key, label, colour in (("loss", "total", "#1f2933"), ("class_loss", "class", "#0072b2")):
+    for key, label, colour in (("loss", "total", INK), ("class_loss", "class", PALETTE[0])):
         if key not in rows[0]:
             continue
         loss.plot(epochs, [row[key] for row in rows], label=label, color=colour)
@@ -23,18 +23,18 @@ def draw_curves(rows: list[dict[str, float]], figures: Mapping[str, str], path: 
     loss.legend(frameon=False)
     best_key = next(iter(figures))
     evaluated = [row for row in rows if best_key in row]
-    for (key, title), colour in zip(figures.items(), ("#d55e00", "#e69f00"), strict=False):
+    for (key, title), colour in zip(figures.items(), (PALETTE[5], PALETTE[1]), strict=False):
         quality.plot([row["epoch"] for row in evaluated], [row[key] for row in evaluated], label=title, color=colour)
     quality.set(title="validation", xlabel="epoch", ylim=(0, 1))
     if evaluated:
         quality.legend(frameon=False)
         best = max(evaluated, key=lambda row: row[best_key])
-        quality.plot(best["epoch"], best[best_key], "o", color="#d55e00")
+        quality.plot(best["epoch"], best[best_key], "o", color=PALETTE[5])
         text = f"{best[best_key]:.3f}"
         quality.annotate(text, (best["epoch"], best[best_key]), xytext=(0, -14), textcoords="offset points")
-    rate.plot(epochs, [row["rate"] for row in rows], color="#009e73")
+    rate.plot(epochs, [row["rate"] for row in rows], color=PALETTE[2])
     rate.set(title="learning rate", xlabel="epoch")
     for axes in (loss, quality, rate):
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
-    write_made(path, lambda out: figure.savefig(out, format="png", dpi=110))
+    save_figure(figure, path)

@@ -50,7 +50,7 @@ def train(
 
     Args:
         data, model, pretrained, image_size, recipe: see :class:`Request`.
-        splits: names of the training and validation split; found by looking where ``None``.
+        splits: names of the training and validation split; by their names where ``None``.
         changes: of the recipe's fields, for instance ``{"epochs": 50}``.
         settings: where the run goes, seed, devices; a new folder under ``runs`` unless given. With ``resume``, the
             run's own request is used, and not the other arguments.

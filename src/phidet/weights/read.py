@@ -14,8 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from phidet.architectures.dialect import WRAPPED_AVERAGES, Dialect, unwrap
-from phidet.architectures.efficientdet.dialect_automl import AVERAGE
+from phidet.architectures.dialect import AVERAGE, WRAPPED_AVERAGES, Dialect, unwrap
 from phidet.core.errors import CheckpointError
 from phidet.weights.dialects import known_dialects
 from phidet.weights.torch_pickle import Placeholder, TensorRecord, open_torch_file

@@ -123,10 +123,9 @@ class ClassifierArchitecture(Architecture[ClassifierConfig]):
         """ImageNet's where the config has a thousand classes without names."""
         if config.class_names != default_class_names(1000):
             return config.class_names
-        from torchvision.models import ResNet18_Weights
+        from phidet.architectures.classifier.explain import imagenet_names
 
-        found = ResNet18_Weights.DEFAULT.meta["categories"]
-        return tuple(f"{name} ({i})" if found.count(name) > 1 else name for i, name in enumerate(found))
+        return imagenet_names()
 
     def explain(
         self, model: Classifier, image: npt.NDArray[np.uint8], class_id: int | None, limit: int

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchvision.models import ResNet18_Weights
 
 from phidet.architectures.classifier.network import Classifier
 from phidet.architectures.evidence import ActivationMap, heat_map, normalised
@@ -37,3 +38,9 @@ def place_evidence(model: Classifier, images: Tensor) -> Tensor:
     if model.head is not None:
         features = model.head(features)
     return torch.einsum("kc,chw->khw", model.linear.weight, features[0])
+
+
+def imagenet_names() -> tuple[str, ...]:
+    """Names of ImageNet's thousand classes, from torchvision; numbered where two classes share one."""
+    found = ResNet18_Weights.DEFAULT.meta["categories"]
+    return tuple(f"{name} ({i})" if found.count(name) > 1 else name for i, name in enumerate(found))

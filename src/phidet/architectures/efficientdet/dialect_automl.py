@@ -12,11 +12,10 @@ from collections.abc import Iterable
 from phidet.architectures.backbones.config import BackboneConfig
 from phidet.architectures.backbones.dialects import blocks_of
 from phidet.architectures.backbones.published import EFFICIENTNETS
-from phidet.architectures.dialect import Config, Dialect, Layout, Slot, parse
+from phidet.architectures.dialect import AVERAGE, Config, Dialect, Layout, Slot, parse
 from phidet.architectures.efficientdet.config import ModelConfig
 
 _NORM = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
-AVERAGE = "/ExponentialMovingAverage"
 
 
 def _slot(name: str, config: Config) -> Slot | None:

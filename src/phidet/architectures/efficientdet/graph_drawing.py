@@ -18,6 +18,7 @@ from typing import NamedTuple
 from xml.sax.saxutils import escape, quoteattr
 
 from phidet.architectures.efficientdet.graphs import FeatureGraph
+from phidet.detections.draw import shorten
 
 Point = tuple[float, float]
 
@@ -214,7 +215,7 @@ def graph_svg(graph: FeatureGraph) -> str:
     height = max(lowest, max(y for _, y in sheet.centres) + sheet.height / 2) + 100
     name = "".join(c if c.isprintable() else "\ufffd" for c in graph.name)  # XML has no word for control characters
     fitting = int(width - 48) // 14  # letters of the headline
-    headline = name if len(name) <= fitting else name[: fitting - 1] + "…"
+    headline = shorten(name, lambda part: len(part) <= fitting)
     facts = f"levels {graph.min_level} to {graph.max_level}, {len(reads)} nodes, {sum(map(len, reads.values()))} edges"
     title = f"Feature network {name}"
     words = [f"{names[i]} reads {', '.join(names[j] for j in read)}." for i, read in reads.items()]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import msgspec
 
-from phidet.architectures.classifier.published import CLASSIFIER_NAMES, classifier_config
 from phidet.architectures.costs import Cost, count_costs, total
 from phidet.architectures.efficientdet.anchors import level_sizes
 from phidet.architectures.efficientdet.config import FeatureNetworkConfig, ModelConfig
@@ -16,7 +15,6 @@ from phidet.architectures.efficientdet.published_figures import (
     PublishedDetector,
 )
 from phidet.architectures.efficientdet.receptive import receptive_fields
-from phidet.architectures.report import NetworkReport, describe_network
 from phidet.core.errors import ConfigError
 from phidet.core.structs import replace
 from phidet.images.prepare import Preprocess
@@ -94,14 +92,6 @@ def _is_published(config: ModelConfig) -> bool:
         published.head_layers,
         published.backbone.width,
         published.backbone.depth,
-    )
-
-
-def describe_family() -> tuple[list[DetectorReport], list[NetworkReport]]:
-    """Every published detector and classifier."""
-    return (
-        [describe_detector(detector_config(name)) for name in DETECTOR_NAMES],
-        [describe_network(classifier_config(name)) for name in CLASSIFIER_NAMES],
     )
 
 

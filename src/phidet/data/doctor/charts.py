@@ -8,17 +8,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
-from phidet.core.files import write_made
 from phidet.data.dataset import Dataset
 from phidet.data.doctor.facts import Report, Trial
 from phidet.data.doctor.labels import FEW_OBJECTS, object_scales, objects_per_image
 from phidet.data.doctor.view import NetworkView
 from phidet.detections.boxes import area
-from phidet.images.style import INK, PALETTE
+from phidet.images.style import INK, PALETTE, new_figure, save_figure
 
 MOST_CLASSES = 100
 _MOST_BOXES = 100_000
@@ -28,15 +26,10 @@ def write_charts(report: Report, datasets: Mapping[str, Dataset], network: Netwo
     """Writes ``classes.png`` and ``boxes.png``."""
     written = []
     if report.classes.names:
-        written.append(_save(_classes(report), out / "classes.png"))
+        written.append(save_figure(_classes(report), out / "classes.png"))
     if any(len(dataset.all_annotations.areas) for dataset in datasets.values()):
-        written.append(_save(_boxes(datasets, network, report), out / "boxes.png"))
+        written.append(save_figure(_boxes(datasets, network, report), out / "boxes.png"))
     return written
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    FigureCanvasAgg(figure)
-    return write_made(path, lambda out: figure.savefig(out, format="png", dpi=110, metadata={"Software": None}))
 
 
 def _classes(report: Report) -> Figure:
@@ -45,8 +38,7 @@ def _classes(report: Report) -> Figure:
     total = {name: sum(split.classes.get(name, 0) for split in splits) for name in report.classes.names}
     names = sorted(total, key=lambda name: -total[name])
     shown = names if len(names) <= MOST_CLASSES else [*names[: MOST_CLASSES // 2], *names[-MOST_CLASSES // 2 :]]
-    figure = Figure(figsize=(9, 1.6 + 0.22 * len(shown)), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = new_figure(9, 1.6 + 0.22 * len(shown))
     rows = np.arange(len(shown))
     columns = [np.array([split.classes.get(name, 0) for name in shown]) for split in splits]
     axes.hlines(rows, np.min(columns, axis=0), np.max(columns, axis=0), color="#D9D9D9", linewidth=2, zorder=1)

@@ -10,7 +10,7 @@ import numpy as np
 
 from phidet.core.errors import ConfigError, InputError
 from phidet.data.data_folder import TRAIN_SPLITS, VAL_SPLITS
-from phidet.data.dataset import Annotations, Dataset
+from phidet.data.dataset import Dataset
 from phidet.data.doctor.examine import Examination
 from phidet.data.writers.coco import write_coco
 
@@ -99,7 +99,7 @@ def _clean(dataset: Dataset, indices: list[int], double: dict[str, set[int]], cl
     for i in indices:
         found = dataset.annotations(i)
         keep = np.array([j not in double.get(str(dataset.names[i]), ()) for j in range(len(found.areas))], bool)
-        kept = Annotations(*(column[keep] for column in found))
+        kept = found.take(keep)
         annotations.append(kept._replace(class_ids=ids[kept.class_ids]))
     return Dataset(
         dataset.name,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -13,15 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from phidet.core.errors import InputError
-from phidet.core.files import write_made
 from phidet.data.dataset import Annotations, Dataset
 from phidet.data.doctor.advice import count
 from phidet.data.doctor.examine import Examination
 from phidet.data.doctor.facts import DuplicateImages
 from phidet.detections.boxes import area
+from phidet.detections.sheet import Tile, class_legend, draw_sheet, write_sheet
 from phidet.images.decode import read_image
-from phidet.images.sheet import Tile, draw_sheet
-from phidet.images.style import PALETTE
 
 SAMPLES = 12
 _MANY, _NAMED = 12, 3  # in an image of more objects, only the largest of each class are named
@@ -35,18 +32,14 @@ def write_sheets(examination: Examination, out: Path, seed: int = 0) -> list[Pat
     written = []
     for name, dataset in examination.datasets.items():
         faulty = {index for split, index in examination.faulty if split == name}
-        legend = [(class_name, i) for i, class_name in enumerate(dataset.class_names)]
         tiles = [sample_tile(dataset, i) for i in choose_samples(dataset, faulty, seed)]
         if tiles:
             heading = f"{name}: {count(len(dataset), 'image')}, {count(len(dataset.all_annotations.areas), 'object')}"
-            few_classes = legend if len(legend) <= len(PALETTE) else ()
             path = out / f"samples-{_file_name(name)}.png"
-            sheet = draw_sheet(heading, tiles, legend=few_classes)
-            written.append(write_made(path, partial(sheet.save, format="png")))
+            written.append(write_sheet(draw_sheet(heading, tiles, legend=class_legend(dataset.class_names)), path))
     tiles = list(islice(_suspicious(examination), SUSPICIOUS))
     if tiles:
-        sheet = draw_sheet("Look twice", tiles)
-        written.append(write_made(out / "suspicious.png", partial(sheet.save, format="png")))
+        written.append(write_sheet(draw_sheet("Look twice", tiles), out / "suspicious.png"))
     return written
 
 
@@ -86,7 +79,7 @@ def _tile(dataset: Dataset, image: npt.NDArray[np.uint8] | None, found: Annotati
     if len(ids) > (
         _MANY if len(dataset.class_names) > 1 else 0
     ):  # fifty names would cover what they are about; the colour tells the others
-        legend = len(dataset.class_names) <= len(PALETTE)
+        legend = class_legend(dataset.class_names)
         named: Counter[str] = Counter()
         for i in np.argsort(-area(found.boxes_xyxy), kind="stable"):
             named[names[i]] += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -55,6 +56,9 @@ def _unused_texts(root: Path, datasets: Sequence[Dataset], named: Iterable[Path]
     files = YoloFiles(root)
     images = [*(root / str(name) for dataset in datasets for name in dataset.names), *named]
     labels = (files.item(image).label for image in images)
-    used = {label.resolve() for label in labels if label is not None} | {path.resolve() for path in named}
+    used = {os.path.realpath(label) for label in labels if label is not None}
+    used |= {os.path.realpath(path) for path in named if "\0" not in str(path)}  # which a list may hold, but no path
     texts = files_below(root, lambda name: name.lower().endswith(".txt") and not is_class_list(name))
-    return [path for path in texts if followed(path).resolve() not in used and could_hold_labels(followed(path))]
+    return [
+        path for path in texts if os.path.realpath(followed(path)) not in used and could_hold_labels(followed(path))
+    ]

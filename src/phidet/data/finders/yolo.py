@@ -230,17 +230,18 @@ def _of_darknet(file: Path) -> _Description | None:
 
 
 def _split_lists(path: Path) -> list[Path]:
-    """The lists of images in a folder that have the name of a split."""
+    """The lists of images in a folder that have the name of a split.
+
+    Raises:
+        InputError: a file of that name is not in an encoding that is read.
+    """
     files = [file for file in visible(path, "*.[tT][xX][tT]") if is_split_name(file.stem)]
     return [file for file in files if file.is_file() and _lists_images(file)]
 
 
 def _lists_images(file: Path) -> bool:
-    try:
-        lines = read_lines(file)[:_LINES_SAMPLED]
-    except InputError:
-        return False
-    return bool(lines) and all(map(is_image, lines))
+    lines = read_lines(file)[:_LINES_SAMPLED]
+    return sum(map(is_image, lines)) > len(lines) / 2
 
 
 def _of_lists(lists: Sequence[Path], root: Path) -> _Description:

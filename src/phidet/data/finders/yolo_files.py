@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from phidet.data.data_folder import is_split_name
 from phidet.data.dataset import Problem
-from phidet.data.listing import Names, files_below, followed, has_drive, is_hidden, is_image, path_parts
+from phidet.data.listing import Names, files_below, followed, has_drive, is_hidden, is_image, path_parts, same_name
 from phidet.data.readers.yolo import Item, could_hold_labels
 from phidet.data.text import read_lines
 from phidet.images.formats import OTHER_EXTENSIONS
 
+_PREFIXED = re.compile(r"[0-9a-f]{8}-(.+)\.txt", re.IGNORECASE)  # as Label Studio names what is uploaded to it
 _SAMPLE = 100  # lines of a list that are looked for to learn what its paths are relative to
 
 
@@ -36,6 +39,7 @@ class YoloFiles:
         self.problems: list[Problem] = []
         self._names = Names()
         self._label_folders: dict[Path, list[tuple[Path, bool]]] = {}
+        self._prefixed: dict[Path, dict[str, Path]] = {}
 
     def in_folder(self, folder: Path) -> Iterator[Item]:
         """Every image below ``folder``, sorted, with its labels.
@@ -45,7 +49,7 @@ class YoloFiles:
         for path in files_below(
             folder, lambda name: is_image(name) or os.path.splitext(name)[1].lower() in OTHER_EXTENSIONS
         ):
-            item = Item(path, followed(path), self._label(path))
+            item = self._item(path)
             if is_image(path.name) or item.label is not None:
                 yield item
 
@@ -76,7 +80,7 @@ class YoloFiles:
                 if elsewhere.skipped <= _most_skipped(parts[:-1]):
                     path = self._names.find(elsewhere.base.joinpath(*parts[elsewhere.skipped :]))
                 moved += path is not None and not _is_usual(parts[: elsewhere.skipped], elsewhere.base)
-            yield self.item(path or file.parent / line.replace("\\", "/"))
+            yield self._item(path or file.parent / line.replace("\\", "/"))
         if moved and elsewhere is not None:
             what = f"{moved:,} paths hold here without their first folders; they are taken as relative to"
             self.problems.append(Problem("path moved", str(file), f"{what} {elsewhere.base}"))
@@ -99,7 +103,9 @@ class YoloFiles:
 
     def item(self, image: Path) -> Item:
         """An image with its labels."""
-        spelled = self._names.find(image) or image
+        return self._item(self._names.find(image) or image)
+
+    def _item(self, spelled: Path) -> Item:
         return Item(spelled, followed(spelled), self._label(spelled))
 
     def _as_written(self, text: str, bases: Sequence[Path]) -> Path | None:
@@ -130,7 +136,25 @@ class YoloFiles:
                 # Captions and notes have the names of images, too.
                 if found is not None and not (is_beside and not could_hold_labels(found)):
                     return followed(found)
-        return None
+        return self._prefixed_labels(image.parent).get(same_name(image.stem))
+
+    def _prefixed_labels(self, images: Path) -> dict[str, Path]:
+        """The labels of the images in a folder that Label Studio gave a number before their names, by stem.
+
+        Those that are the labels of an image with the number in its name, too, and those of several uploads of one name
+        are not among them.
+        """
+        if images not in self._prefixed:
+            names = os.listdir(followed(images)) if followed(images).is_dir() else []
+            own = {same_name(os.path.splitext(name)[0]) for name in names if is_image(name)}
+            found: dict[str, list[Path]] = defaultdict(list)
+            for folder, _ in self._label_folders[images]:
+                for name in os.listdir(followed(folder)):
+                    match = _PREFIXED.fullmatch(name)
+                    if match and same_name(os.path.splitext(name)[0]) not in own:
+                        found[same_name(match[1])].append(followed(folder / name))
+            self._prefixed[images] = {stem: files[0] for stem, files in found.items() if len(files) == 1}
+        return self._prefixed[images]
 
     def _candidates(self, images: Path) -> Iterator[tuple[Path, bool]]:
         """The folders that labels of the images in a folder may lie in, and whether it is that folder itself."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from phidet.core.errors import InputError
-from phidet.data.dataset import TOLERANCE, CocoIds, Collector, Dataset, RawObject
+from phidet.data.dataset import TOLERANCE, CocoIds, Collector, Dataset, RawObject, box_text
 from phidet.data.find_images import ImageFinder
+from phidet.data.listing import path_parts
 from phidet.data.text import read_text, unicode_encoding
 from phidet.images.decode import image_size
 
@@ -18,6 +21,7 @@ _REQUIRED = {"images", "annotations", "categories"}
 # Of all boxes, how many must reach out of their images and how many must fit as corners to be taken for corners.
 _OUTSIDE, _AS_CORNERS = 0.2, 0.95
 _FEWEST_FOR_CORNERS = 4  # boxes; of fewer, all may fit by chance
+_AREAS_SAMPLED = 100  # objects
 
 
 def is_coco(path: Path) -> bool:
@@ -61,8 +65,10 @@ def read_coco(
     objects = _objects(content["annotations"], names_by_id, path, collector)
     listed = _listed(content["images"], path, collector)
     for image_id in [i for i in objects if i not in listed]:
-        where = objects.pop(image_id)[0].where
-        collector.problem("label unreadable", where, f"image_id {image_id!r} is not among the images; left out")
+        lost = objects.pop(image_id)
+        count = f"{len(lost)} {'object' if len(lost) == 1 else 'objects'}"
+        what = f"image_id {image_id!r} is not among the images; {count} left out"
+        collector.problem("label unreadable", lost[0].where, what)
     finder = ImageFinder(folders, name, within or path)
     sources = _sources(listed.values(), path, finder, collector)
     read: list[tuple[tuple[int, int], list[RawObject]]] = []
@@ -79,8 +85,8 @@ def read_coco(
             continue
         read.append((size_hw, objects.get(image_id, [])))
         # One file under two names is one image.
-        names_of_images[image_id] = names.setdefault(source, image.name)
-        collector.add(names_of_images[image_id], source, size_hw, read[-1][1])
+        names[source] = collector.add(names.get(source, image.name), source, size_hw, read[-1][1])
+        names_of_images[image_id] = names[source]
     _refuse_corners(read, collector)
     dataset = collector.dataset()
     if _whole([*names_of_images, *names_by_id]):
@@ -189,8 +195,8 @@ class _Image(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The file's name with slashes."""
-        return self.file_name.replace("\\", "/")
+        """The path without what leads out of the data folder: a drive, the root, ways up."""
+        return "/".join(path_parts(self.file_name)) or self.file_name
 
 
 def _listed(images: Sequence[Any], path: Path, collector: Collector) -> dict[Any, _Image]:
@@ -236,7 +242,8 @@ def _refuse_corners(read: Sequence[tuple[tuple[int, int], Sequence[RawObject]]],
     """Raises InputError if the boxes are [x1, y1, x2, y2], which as [x, y, width, height] reach out of their images.
 
     Both are four numbers. As corners, the third is always larger than the first, and the fourth than the second; widths
-    and heights are that now and then. So it takes both: all boxes fit as corners, and many do not fit otherwise.
+    and heights are that now and then. So it takes two signs: all boxes fit as corners, and either many do not fit
+    otherwise, or the areas in the file are those of corners.
 
     Args:
         read: size and objects of the images.
@@ -244,20 +251,40 @@ def _refuse_corners(read: Sequence[tuple[tuple[int, int], Sequence[RawObject]]],
     """
     outside = sum(problem.kind == "box clipped" for problem in collector.problems)
     total = sum(len(objects) for _, objects in read)
-    if total < _FEWEST_FOR_CORNERS or outside < _OUTSIDE * total:
+    many_outside = total >= _FEWEST_FOR_CORNERS and outside >= _OUTSIDE * total
+    if not many_outside and not _areas_are_of_corners(raw for _, objects in read for raw in objects):
         return
-    corners = [raw for size_hw, objects in read for raw in objects if _fits_as_corners(raw.box_xyxy, size_hw)]
+    corners = [raw for size_hw, objects in read for raw in objects if _fits_as_corners(raw, size_hw)]
     if len(corners) >= _AS_CORNERS * total:
-        x, y, right, bottom = corners[0].box_xyxy
+        what = f"{outside} of {total} boxes reach out of their images" if many_outside else "the areas do not fit"
         raise InputError(
-            f"{corners[0].where}: {outside} of {total} boxes reach out of their images as [x, y, width, height], and "
-            f"{len(corners)} fit as corners [x1, y1, x2, y2], for example [{x:g}, {y:g}, {right - x:g}, "
-            f"{bottom - y:g}]. COCO's boxes have widths and heights: write [x1, y1, x2 - x1, y2 - y1]"
+            f"{corners[0].where}: {what} as [x, y, width, height], and {len(corners)} of {total} boxes fit as corners "
+            f"[x1, y1, x2, y2], for example {box_text(_as_written(corners[0]))}. COCO's boxes have widths and heights: "
+            "write [x1, y1, x2 - x1, y2 - y1]"
         )
 
 
-def _fits_as_corners(box_xyxy: tuple[float, float, float, float], size_hw: tuple[int, int]) -> bool:
-    """Whether ``[x, y, width, height]``, given as corners of that meaning, is a box in the image in the other one."""
-    x, y, right, bottom = box_xyxy
-    third, fourth = right - x, bottom - y
-    return x < third <= size_hw[1] + TOLERANCE and y < fourth <= size_hw[0] + TOLERANCE
+def _as_written(raw: RawObject) -> tuple[float, float, float, float]:
+    """The four numbers of the file, of which the reader made corners."""
+    x, y, right, bottom = raw.box_xyxy
+    return x, y, right - x, bottom - y
+
+
+def _fits_as_corners(raw: RawObject, size_hw: tuple[int, int]) -> bool:
+    """Whether the four numbers are corners of a box in the image."""
+    x1, y1, x2, y2 = _as_written(raw)
+    return x1 < x2 <= size_hw[1] + TOLERANCE and y1 < y2 <= size_hw[0] + TOLERANCE
+
+
+def _areas_are_of_corners(objects: Iterable[RawObject]) -> bool:
+    """Whether the first objects with an area have that of corners and not that of width and height.
+
+    Areas of segments are neither.
+    """
+    sample = list(islice((raw for raw in objects if raw.area is not None), _AREAS_SAMPLED))
+    matching = 0
+    for raw in sample:
+        x1, y1, x2, y2 = _as_written(raw)
+        area = raw.area or 0.0
+        matching += math.isclose(area, (x2 - x1) * (y2 - y1), rel_tol=1e-3) and not math.isclose(area, x2 * y2)
+    return matching > 1 and matching >= _AS_CORNERS * len(sample)

@@ -118,7 +118,7 @@ def read_tfrecord(
             except InputError as error:  # an image without its objects would teach that there are none
                 collector.problem("label unreadable", where, f"{error}; left out")
                 continue
-            collector.add(image_name, source, size, objects)
+            collector.add(image_name, collector.source(image_name) or source, size, objects)
     return collector.dataset()
 
 

@@ -45,8 +45,11 @@ class AnnotationFiles:
         for file in files_below(folder, is_xml_name):
             real = file if os.path.isfile(file) else followed(file)
             self.files.append(real)
-            self._exact.setdefault(same_name("/".join((*file.parts[depth:-1], file.stem))), real)
-            self._by_stem[same_name(file.stem)].append(real)
+            folders = file.parts[depth:-1]
+            self._exact[same_name("/".join((*folders, file.stem)))] = real
+            stem = os.path.splitext(file.stem)[0] if is_image(file.stem) else file.stem  # of 0.jpg.xml
+            self._exact.setdefault(same_name("/".join((*folders, stem))), real)
+            self._by_stem[same_name(stem)].append(real)
 
     def listed(self, file: Path) -> list[Path]:
         """The annotation files that a list names; where there is none of a name, the path that it should have.
@@ -116,6 +119,8 @@ def _add(file: Path, root: Path, images: _Images, collector: Collector) -> None:
     except _NOT_XML as error:
         collector.problem("label unreadable", file, f"not XML that can be read ({error}); left out")
         return
+    if tree.tag.casefold() != "annotation" and tree.find("object") is None:
+        return  # XML about something else, such as pom.xml
     size_hw = _labelled_size(tree)
     source = images.of(file, _text(tree, "folder"), _text(tree, "filename"), size_hw)
     if source is None:
@@ -165,14 +170,15 @@ class _Images:
             self._places[file.parent] = self._place(file.parent)
         finder, below = self._places[file.parent]
         name = name_parts(file_name)[-1]
-        own = finder.of_stem((*below, file.stem))
+        own = finder.of_stem((*below, file.stem)) or (finder.named(file.stem) if is_image(file.stem) else [])
         if len(own) > 1:  # of several endings or in several folders, <filename> and <folder> mean one
             own = [image for image in own if same_name(image.name) == same_name(name)] or own
             own = [image for image in own if image.parent.name == folder] or own
         if own and same_name(own[0].stem) == same_name(os.path.splitext(name)[0]):
             named = own
         else:
-            named = finder.named(file_name) if name else []
+            # The ending may be another where images were converted.
+            named = (finder.named(file_name) or finder.named(os.path.splitext(file_name)[0])) if name else []
             named = [image for image in named if image.parent.name == folder] or named
         if len(own or named) > 1:
             self._missing(file, f"{len(own or named)} images could be it, {', '.join(i.name for i in own or named)}")

@@ -8,6 +8,7 @@ lines of a whole split are looked at together.
 from __future__ import annotations
 
 import math
+import os
 from array import array
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -173,7 +174,7 @@ def read_yolo(
     _report_assumptions(items, labels, shape, own, collector)
     for item, size, rows in zip(items, sizes, labels, strict=True):
         if isinstance(size, InputError):
-            kind = "image unreadable" if item.image.is_file() else "image missing"
+            kind = "image unreadable" if os.path.isfile(item.image) else "image missing"
             collector.problem(kind, item.image, f"{size}; left out")
         elif isinstance(rows, InputError):  # the image without its objects would teach that there are none
             collector.problem("label unreadable", item.label, f"{rows}; the image is left out")

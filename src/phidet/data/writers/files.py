@@ -30,7 +30,7 @@ from phidet.images.decode import Encoding, encoded, encoding
 from phidet.images.formats import EXTENSIONS
 
 _AT_ONCE = 64  # images held in memory while threads decode them
-_ENDINGS = {"JPEG": ".jpg", "TIFF": ".tif"}  # others are called like the format
+_ENDINGS = {"JPEG": ".jpg", "TIFF": ".tif", "JPEG2000": ".jp2", "HEIF": ".heic"}  # others are called like the format
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")  # would end a line of a list
 
 

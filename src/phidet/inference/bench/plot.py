@@ -6,14 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from phidet.core.errors import ConfigError
-from phidet.core.files import write_made
+from phidet.images.style import INK, PALETTE, new_figure, save_figure
 from phidet.inference.bench.measure import Measurement
 
-INK, QUIET, GRID = "#1f2430", "#6b7280", "#e5e7eb"
-COLOURS = {"onnxruntime": "#2563eb", "openvino": "#d97706", "litert": "#059669", "torch": "#dc2626"}
+RUNTIMES = ("onnxruntime", "openvino", "litert", "torch")
 
 
 def kind_of(path: Path) -> str:
@@ -30,10 +28,8 @@ def kind_of(path: Path) -> str:
 
 def save_latency_accuracy(points: Sequence[tuple[Measurement, float]], path: Path) -> None:
     """Writes a picture of (measurement, AP in 0…1)."""
-    figure = Figure(figsize=(7.2, 4.6), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    for runtime, colour in COLOURS.items():
+    figure, axes = new_figure(7.2, 4.6)
+    for runtime, colour in zip(RUNTIMES, PALETTE, strict=False):
         of_runtime = [(m, ap) for m, ap in points if m.runtime == runtime]
         if of_runtime:
             x = [m.network.median for m, _ in of_runtime]
@@ -45,10 +41,8 @@ def save_latency_accuracy(points: Sequence[tuple[Measurement, float]], path: Pat
         axes.annotate(text, (m.network.median, 100 * ap), (6, 6), textcoords="offset points", fontsize=8, color=INK)
     axes.set_xlim(left=0)
     axes.margins(x=0.25, y=0.25)
-    axes.set_xlabel("network, batch 1: median and 95 % of runs (ms)", color=QUIET)
-    axes.set_ylabel("AP (%)", color=QUIET)
-    axes.grid(color=GRID)
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_xlabel("network, batch 1: median and 95 % of runs (ms)", color=INK)
+    axes.set_ylabel("AP (%)", color=INK)
+    axes.grid(alpha=0.25)
     axes.legend(frameon=False, loc="lower right")
-    kind = kind_of(path)
-    write_made(path, lambda out: figure.savefig(out, format=kind))
+    save_figure(figure, path, kind_of(path))

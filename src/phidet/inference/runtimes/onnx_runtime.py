@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
@@ -35,9 +36,20 @@ class OnnxNetwork:
         header = exported_header(metadata, path)
         self.config, self.precision = header
         self.outputs = wanted_outputs(header, [output.name for output in self.session.get_outputs()], path)
+        batch = self.session.get_inputs()[0].shape[0]
+        self.fixed_batch = batch if isinstance(batch, int) else None  # made so for a device that needs it
 
     def __call__(self, images: FloatArray) -> Outputs:
-        """Normalised images (B, 3, H, W) → raw outputs."""
+        """Normalised images (B, 3, H, W) → raw outputs; in several runs where the file has a fixed batch."""
+        size = self.fixed_batch
+        if size is None or len(images) == size:
+            return self._run(images)
+        missing = -len(images) % size
+        padded = np.concatenate([images, np.zeros((missing, *images.shape[1:]), images.dtype)])
+        runs = [self._run(padded[start : start + size]) for start in range(0, len(padded), size)]
+        return {name: np.concatenate([run[name] for run in runs])[: len(images)] for name in self.outputs}
+
+    def _run(self, images: FloatArray) -> Outputs:
         return dict(zip(self.outputs, self.session.run(self.outputs, {"images": images}), strict=True))
 
 

@@ -1,4 +1,4 @@
-"""The access log's way to standard output: a thread of its own, so that who reads it slowly stops nothing."""
+"""Writes the access log to standard output from a thread of its own, so that a slow reader blocks nothing."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import threading
 from typing import TextIO
 
 LINES = 10_000
-"""So many wait for their reader; what comes beyond that is counted and left out."""
+"""Limit of the queue; lines beyond it are counted and left out."""
 _CLOSING_SECONDS = 2.0
 log = logging.getLogger("phidet.serve")
 
 
 class LineWriter(logging.Handler):
-    """Writes records as lines; never waits, and ends for good, with one message, where nobody reads any more.
+    """Writes records as lines; never blocks, and stops with one message when its reader has gone.
 
     Args:
         stream: text; where it is a file, its descriptor is written to, past Python's buffer.

@@ -10,11 +10,12 @@ from collections.abc import AsyncIterator
 from importlib.resources import files
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Match, Mount, Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.types import Receive, Scope, Send
 
 from phidet.serve.http.gate import Gate
 from phidet.serve.http.openapi import describe
@@ -46,35 +47,37 @@ def build_app(service: Service) -> Starlette:
     async def metrics(_: Request) -> Response:
         return Response(service.metrics.text(), headers={"content-type": CONTENT_TYPE})
 
-    async def others(scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope, receive)
-        path = scope["raw_path"].lower()
-        if path != b"/v1" and not path.startswith(b"/v1/"):
-            for route in routes:
-                if isinstance(route, Route) and route.matches(scope)[0] is Match.PARTIAL:
-                    allow = ", ".join(sorted(route.methods or ()))
-                    raise RefusedError(405, f"{scope['path'][:300]} takes {allow}, not {scope['method']}", allow=allow)
-            raise RefusedError(404, f"there is nothing at {scope['path'][:300]}; the API is described at /docs")
-        response = await tfserving.handle(request, service)
+    async def v1(scope: Scope, receive: Receive, send: Send) -> None:
+        response = await tfserving.handle(Request(scope, receive), service)
         await response(scope, receive, send)
 
+    async def no_route(request: Request, error: Exception) -> Response:
+        """Starlette found no route (404), or none with this method (405)."""
+        assert isinstance(error, HTTPException)
+        path = request.scope["path"]
+        if f"{path}/".lower().startswith("/v1/"):  # "/V1/…", or with a line break, neither of which the Mount matches
+            return await tfserving.handle(request, service)
+        if error.status_code == 405:
+            allow = ", ".join(sorted((error.headers or {}).get("Allow", "").split(", ")))
+            raise RefusedError(405, f"{path[:300]} takes {allow}, not {request.method}", allow=allow)
+        raise RefusedError(404, f"there is nothing at {path[:300]}; the API is described at /docs")
+
     routes: list[BaseRoute] = [
-        _all_below("/v1", others),  # found first
+        Mount("/v1", app=v1),  # found first
         _page("/", "index.html"),
         _page("/docs", "docs.html"),
         Route("/openapi.json", openapi),
         Route(METRICS_PATH, metrics),
         *v2.routes(service),
-        _all_below("/", others),
     ]
-    return Starlette(routes=routes, middleware=[Middleware(Gate, service=service)], lifespan=lifespan)
-
-
-def _all_below(path: str, app: ASGIApp) -> Mount:
-    """All paths that begin with ``path``, those with a line break included, at which Starlette's pattern ends."""
-    mount = Mount(path, app=app)
-    mount.path_regex = re.compile(mount.path_regex.pattern, re.DOTALL)
-    return mount
+    app = Starlette(
+        routes=routes,
+        middleware=[Middleware(Gate, service=service)],
+        exception_handlers={404: no_route, 405: no_route},
+        lifespan=lifespan,
+    )
+    app.router.redirect_slashes = False
+    return app
 
 
 def _page(path: str, name: str) -> Route:

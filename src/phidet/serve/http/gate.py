@@ -1,4 +1,4 @@
-"""What every request passes: the token, the deadline, one form for errors, CORS, the counters and the access log."""
+"""Middleware around all requests: token, deadline, errors in one form, CORS, metrics and the access log."""
 
 from __future__ import annotations
 

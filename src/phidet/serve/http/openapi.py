@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
+
 from phidet.core.extras import __version__
 from phidet.images.formats import FORMATS
 from phidet.serve.configuration import ServerSettings, Source
 from phidet.serve.outputs import output_shapes
+from phidet.serve.protocols.inference_tensors import InferAnswer, InferRequest
+from phidet.serve.protocols.inference_v2 import IndexEntry, ModelMetadata, ServerMetadata
+from phidet.serve.protocols.tfserving_rest import ModelStatus
 
 Schema = dict[str, Any]
 
 _TEXT: Schema = {"type": "string"}
-_NUMBERS: Schema = {"type": "array", "items": {"type": "number"}}
 _B64: Schema = {
     "type": "object",
     "description": f"Bytes in base64; an image: {FORMATS}.",
@@ -22,7 +26,7 @@ _B64: Schema = {
     "additionalProperties": False,
 }
 _RGB: Schema = {
-    "description": "A picture as numbers: rows of pixels of red, green, blue.",
+    "description": "An image as numbers: rows of pixels of red, green, blue.",
     "type": "array",
     "items": {
         "type": "array",
@@ -34,6 +38,7 @@ _RGB: Schema = {
         },
     },
 }
+_STATISTICS: Schema = {"type": "object", "required": ["model_stats"]}
 _JSON = "application/json"
 _FAILURES = {
     400: "The request cannot be answered as it is.",
@@ -62,19 +67,22 @@ def describe(settings: ServerSettings, sources: Sequence[Source]) -> Schema:
     for suffix, parameters in ways if labels else ways[:2]:
         path = "/v1/models/{model}" + suffix
         paths[path + ":predict"] = _post("Find objects", _PREDICT, _PREDICTED, parameters, (404,))
-        paths[path] = _get("Versions and where they are", _STATUS, parameters, (404,))
+        paths[path] = _get("Versions and where they are", _schema(ModelStatus), parameters, (404,))
         paths[path + "/metadata"] = _get("Inputs and outputs", {"type": "object"}, parameters, (404,))
     paths |= {
-        "/v2": _get("The server", {"type": "object", "required": ["name", "version", "extensions"]}),
+        "/v2": _get("The server", _schema(ServerMetadata)),
         "/v2/health/live": _get("Is it running?", {"type": "object", "required": ["live"]}),
         "/v2/health/ready": _get("Has every model a version that answers?", {"type": "object", "required": ["ready"]}),
-        "/v2/repository/index": _post("All models and versions", None, {"type": "array"}),
+        "/v2/models/stats": _get("What all models have done", _STATISTICS),
+        "/v2/repository/index": _post("All models and versions", None, _schema(list[IndexEntry])),
     }
     for suffix, parameters in (("", [model]), ("/versions/{version}", [model, version])):
         path = "/v2/models/{model}" + suffix
-        paths[path] = _get("Inputs, outputs, class names", {"type": "object"}, parameters, (404,))
+        paths[path] = _get("Inputs, outputs, class names", _schema(ModelMetadata), parameters, (404,))
+        paths[path + "/config"] = _get("Triton's configuration of it", {"type": "object"}, parameters, (404,))
+        paths[path + "/stats"] = _get("What it has done", _STATISTICS, parameters, (404,))
         paths[path + "/ready"] = _get("Does it answer?", {"type": "object", "required": ["ready"]}, parameters, (404,))
-        paths[path + "/infer"] = _post("Find objects", _INFER, _INFERRED, parameters, (404,))
+        paths[path + "/infer"] = _post("Find objects", _schema(InferRequest), _schema(InferAnswer), parameters, (404,))
     paths["/monitoring/prometheus/metrics"] = _get("Counters for Prometheus", None)
     description: Schema = {
         "openapi": "3.1.0",
@@ -82,7 +90,7 @@ def describe(settings: ServerSettings, sources: Sequence[Source]) -> Schema:
             "title": "phidet",
             "version": __version__,
             "description": "TensorFlow Serving's REST API (/v1) and the Open Inference Protocol (/v2). Boxes are ymin, "
-            "xmin, ymax, xmax as parts of the picture's height and width; classes count from 1.",
+            "xmin, ymax, xmax as parts of the image's height and width; classes count from 1.",
         },
         "servers": [{"url": "/"}],
         "paths": paths,
@@ -91,6 +99,19 @@ def describe(settings: ServerSettings, sources: Sequence[Source]) -> Schema:
         description["components"] = {"securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}}
         description["security"] = [{"token": []}]
     return description
+
+
+def _schema(kind: object) -> Schema:
+    """The JSON schema of a struct, with those inside it in their places."""
+    (schema,), parts = msgspec.json.schema_components([kind], ref_template="{name}")
+
+    def inlined(node: Any) -> Any:
+        if isinstance(node, dict):
+            return inlined(parts[node["$ref"]]) if "$ref" in node else {k: inlined(v) for k, v in node.items()}
+        return [inlined(item) for item in node] if isinstance(node, list | tuple) else node
+
+    found: Schema = inlined(schema)
+    return found
 
 
 def _one_of(names: list[str], settings: ServerSettings) -> Schema:
@@ -183,78 +204,4 @@ _PREDICT: Schema = {
 _PREDICTED: Schema = {
     "type": "object",
     "properties": {"predictions": {"type": "array", "items": _tensors(False)}, "outputs": _tensors(True)},
-}
-_STATUS: Schema = {
-    "type": "object",
-    "properties": {
-        "model_version_status": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "properties": {
-                    "version": {"type": "string", "pattern": "^[0-9]+$"},
-                    "state": {"enum": ["UNKNOWN", "START", "LOADING", "AVAILABLE", "UNLOADING", "END"]},
-                    "status": {
-                        "type": "object",
-                        "properties": {"error_code": _TEXT, "error_message": _TEXT},
-                        "required": ["error_code", "error_message"],
-                    },
-                },
-                "required": ["version", "state", "status"],
-            },
-        }
-    },
-    "required": ["model_version_status"],
-}
-_INFER: Schema = {
-    "type": "object",
-    "properties": {
-        "id": _TEXT,
-        "inputs": {
-            "type": "array",
-            "minItems": 1,
-            "maxItems": 1,
-            "items": {
-                "type": "object",
-                "properties": {
-                    "name": {"enum": ["image_bytes", "input_tensor"]},
-                    "datatype": {"enum": ["BYTES", "UINT8"]},
-                    "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}},
-                    "data": {
-                        "description": "Pictures in base64 (BYTES), or numbers (UINT8), flat or in lists of lists.",
-                        "type": "array",
-                        "items": {"anyOf": [_TEXT, {"type": "integer", "minimum": 0, "maximum": 255}]},
-                    },
-                },
-                "required": ["name", "datatype", "shape", "data"],
-            },
-        },
-        "outputs": {
-            "type": "array",
-            "items": {"type": "object", "properties": {"name": {"enum": list(output_shapes(1))}}, "required": ["name"]},
-        },
-    },
-    "required": ["inputs"],
-}
-_INFERRED: Schema = {
-    "type": "object",
-    "properties": {
-        "model_name": _TEXT,
-        "model_version": _TEXT,
-        "id": _TEXT,
-        "outputs": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "properties": {
-                    "name": _TEXT,
-                    "datatype": {"const": "FP32"},
-                    "shape": {"type": "array", "items": {"type": "integer"}},
-                    "data": _NUMBERS,
-                },
-                "required": ["name", "datatype", "shape", "data"],
-            },
-        },
-    },
-    "required": ["model_name", "outputs"],
 }

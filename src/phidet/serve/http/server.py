@@ -1,4 +1,4 @@
-"""Runs the server until it is told to stop, and then finishes what it has begun."""
+"""Runs the server until it gets a signal to stop, and then finishes what it has begun."""
 
 from __future__ import annotations
 
@@ -112,5 +112,5 @@ def _allow_connections(count: int) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = count + 256
     if soft != resource.RLIM_INFINITY and soft < wanted:
-        most = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        limit = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))

@@ -1,7 +1,7 @@
-"""Pictures of many requests in one call of the model.
+"""Images of many requests in one call of the model.
 
-A free worker takes what waits, up to ``max_batch_size``; so a lone picture never waits, and batches grow by themselves
-when there is more work than workers. Only with ``batch_timeout_micros`` > 0 does a worker wait for more pictures.
+A free worker takes what waits, up to ``max_batch_size``; so a lone image never waits, and batches grow by themselves
+when there is more work than workers. Only with ``batch_timeout_micros`` > 0 does a worker wait for more images.
 
 Requests that would miss their deadline are rejected immediately, so that a slow model works for those who still wait.
 """
@@ -54,7 +54,7 @@ class BatchingParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
 
     @property
     def capacity(self) -> int:
-        """Pictures that may wait."""
+        """Images that may wait."""
         return self.max_batch_size * self.max_enqueued_batches
 
     @property
@@ -106,28 +106,28 @@ class Batcher:
 
     @property
     def waiting(self) -> int:
-        """Pictures in the queue."""
+        """Images in the queue."""
         return len(self._queue)
 
     def check_room(self, deadline: float = math.inf, wanted: int = 1) -> None:
-        """Says early, before a request is read, whether it would be turned away.
+        """Rejects a request early, before it is read.
 
         Args:
             deadline: on the monotonic clock; after it an answer is of no use.
-            wanted: pictures.
+            wanted: images.
 
         Raises:
             RefusedError: 503.
         """
         if len(self._queue) + wanted > self.parameters.capacity:
-            raise overloaded(f"the queue of model {self._name} is full ({self.parameters.capacity} pictures)")
+            raise overloaded(f"the queue of model {self._name} is full ({self.parameters.capacity} images)")
         now = time.monotonic()
         late = now + self._wait(now, wanted) - deadline
         if self._ends and late > 0:  # where nothing runs, what batches took may be of long ago
             raise overloaded(f"model {self._name} has more work than time until this request's deadline", late)
 
     def _wait(self, now: float, wanted: int) -> float:
-        """Seconds until ``wanted`` more pictures should be answered."""
+        """Seconds until ``wanted`` more images should be answered."""
         rest = 0.0 if self._idle else max(0.0, min(self._ends.values()) - now)
         batches = math.ceil((len(self._queue) + wanted) / self.parameters.max_batch_size)
         return rest + math.ceil(batches / self.parameters.num_batch_threads) * self._batch_seconds
@@ -136,11 +136,11 @@ class Batcher:
         """The answers, in the order of ``images``. Cancelling takes those that still wait out of the queue.
 
         Raises:
-            RefusedError: 503 no room, 400 more pictures than could ever wait, 500 the model failed.
+            RefusedError: 503 no room, 400 more images than could ever wait, 500 the model failed.
         """
         if len(images) > self.parameters.capacity:
             raise bad_request(
-                f"{len(images)} pictures in one request, more than the queue holds ({self.parameters.capacity})"
+                f"{len(images)} images in one request, more than the queue holds ({self.parameters.capacity})"
             )
         self.check_room(deadline, len(images))
         size = sum(image.nbytes for image in images)
@@ -221,10 +221,10 @@ class Batcher:
                 batch.append(entry)
         return batch
 
-    def _count(self, pictures: int, size: int) -> None:
+    def _count(self, images: int, size: int) -> None:
         """Notes that so many came into the queue, or left it."""
         self._queued_bytes += size
-        self._metrics.queued.labels(self._name).inc(pictures)
+        self._metrics.queued.labels(self._name).inc(images)
 
     async def _work(self, batch: list[_Waiting], number: int) -> None:
         begun = time.monotonic()
@@ -257,7 +257,7 @@ class Batcher:
         self._batch_seconds = max(seconds, _MEMORY * self._batch_seconds + (1 - _MEMORY) * seconds)
 
     def _run(self, images: list[Pixels]) -> Sequence[Detections | Exception]:
-        """In a worker thread. Where a batch fails, its pictures are tried one by one: neighbours must not suffer."""
+        """In a worker thread. Where a batch fails, its images are tried one by one: neighbours must not suffer."""
         try:
             return self._model.detect(images)
         except Exception as error:
@@ -265,5 +265,5 @@ class Batcher:
                 return [self._run([image])[0] for image in images]
             if isinstance(error, PhidetError):
                 return [RefusedError(error.http_status, str(error))]
-            log.exception("model %s failed on a picture", self._name)
+            log.exception("model %s failed on an image", self._name)
             return [RefusedError(500, f"the model failed: {type(error).__name__}")]

@@ -30,21 +30,21 @@ class Model(Protocol):
 
     @property
     def max_detections(self) -> int:
-        """No picture has more; answers are padded to it."""
+        """No image has more; answers are padded to it."""
 
     @property
     def runtime_name(self) -> str:
         """What runs it."""
 
     def detect(self, images: Sequence[Pixels]) -> list[Detections]:
-        """One batch of pictures of any sizes; each answer is the same alone or in a batch."""
+        """One batch of images of any sizes; each answer is the same alone or in a batch."""
 
     def close(self) -> None:
         """Gives memory and threads back."""
 
 
 class Detects(Protocol):
-    """What finds objects in pictures."""
+    """What finds objects in images."""
 
     def detect(self, images: Sequence[Pixels]) -> list[Detections]:
         """As :meth:`Model.detect`."""
@@ -73,7 +73,7 @@ def model_file(version_folder: Path, base_path: Path) -> Path:
 
 
 class DetectorModel:
-    """A :class:`phidet.inference.detector.Detector` with the settings that the server gives to every picture."""
+    """A :class:`phidet.inference.detector.Detector` with the settings that the server gives to every image."""
 
     def __init__(self, detector: Detector, settings: PostprocessSettings) -> None:
         self._detector = detector

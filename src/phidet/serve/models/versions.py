@@ -328,5 +328,5 @@ class Repository:
 
 
 def try_out(model: Detects) -> None:
-    """One grey picture through the model."""
+    """One grey image through the model."""
     model.detect([np.full((64, 64, 3), 127, np.uint8)])

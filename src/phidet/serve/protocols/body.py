@@ -118,10 +118,10 @@ async def _chunks(request: Request, idle_seconds: float) -> AsyncIterator[bytes]
         yield message.get("body", b"")
 
 
-async def _drain(chunks: AsyncIterator[bytes], most: int) -> None:
-    """Reads and forgets the rest of a body, up to a point."""
+async def _drain(chunks: AsyncIterator[bytes], limit: int) -> None:
+    """Reads and drops the rest of a body, up to ``limit`` bytes."""
     with contextlib.suppress(RefusedError, ClientDisconnect):
         async for chunk in chunks:
-            most -= len(chunk)
-            if most < 0:
+            limit -= len(chunk)
+            if limit < 0:
                 return

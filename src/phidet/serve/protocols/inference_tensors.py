@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
@@ -19,39 +19,75 @@ from phidet.serve.service import ParsedRequest, Service
 from phidet.serve.wire import from_b64, parse, show, writable, write, write_floats
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
+Parameters = dict[str, str | int | float | bool | None]
+
+
+class TensorMetadata(msgspec.Struct):
+    """An input or output of a model; −1 is any size."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+
+
 INPUTS = {
-    TENSOR: {"name": TENSOR, "datatype": "UINT8", "shape": [-1, -1, -1, 3]},
-    ENCODED: {"name": ENCODED, "datatype": "BYTES", "shape": [-1, 1]},
+    TENSOR: TensorMetadata(TENSOR, "UINT8", [-1, -1, -1, 3]),
+    ENCODED: TensorMetadata(ENCODED, "BYTES", [-1, 1]),
 }
 """A request has one of them. Images may have shape (N,) too; perf_analyzer needs a dimension behind the batch."""
 
-Parameters = dict[str, str | int | float | bool | None]
+
+def _described(**schema: Any) -> msgspec.Meta:
+    """What the API's description says of a value beyond its type; requests are checked by hand, with better words."""
+    return msgspec.Meta(extra_json_schema=schema)
 
 
 class InputTensor(msgspec.Struct):
     """A tensor of a request; ``data`` is missing where it comes as bytes behind the JSON."""
 
-    name: str
+    name: Annotated[str, _described(enum=list(INPUTS))]
     shape: list[int]
-    datatype: str
+    datatype: Annotated[str, _described(enum=[tensor.datatype for tensor in INPUTS.values()])]
     parameters: Parameters | None = None
-    data: list[Any] | None = None
+    data: Annotated[
+        list[Any] | None,
+        _described(description="Images in base64 (BYTES), or numbers 0…255 (UINT8), flat or in lists of lists."),
+    ] = None
 
 
 class RequestedOutput(msgspec.Struct):
     """An output that a request asks for."""
 
-    name: str
+    name: Annotated[str, _described(enum=list(output_shapes(0)))]
     parameters: Parameters | None = None
 
 
 class InferRequest(msgspec.Struct):
     """The JSON of an inference request; clients write null for what they leave out."""
 
-    inputs: list[InputTensor]
+    inputs: Annotated[list[InputTensor], _described(minItems=1, maxItems=1)]
     id: str | None = None
     parameters: Parameters | None = None
     outputs: list[RequestedOutput] | None = None
+
+
+class OutputTensor(msgspec.Struct, omit_defaults=True):
+    """A tensor of an answer; ``data`` are numbers, or missing where they come as bytes behind the JSON."""
+
+    name: str
+    datatype: Literal["FP32"]
+    shape: list[int]
+    data: Annotated[msgspec.Raw | None, _described(type="array", items={"type": "number"})] = None
+    parameters: dict[Literal["binary_data_size"], int] | None = None
+
+
+class InferAnswer(msgspec.Struct, omit_defaults=True):
+    """The JSON of an answer."""
+
+    model_name: str
+    model_version: str
+    outputs: list[OutputTensor]
+    id: str | None = None
 
 
 RAW_REQUEST = InferRequest([InputTensor(ENCODED, [1], "BYTES")], parameters={"binary_data_output": True})
@@ -65,7 +101,7 @@ _UNSUPPORTED = {
 
 
 def read_infer(body: bytes, header_length: str | None, service: Service) -> ParsedRequest[InferRequest]:
-    """The request and its pictures.
+    """The request and its images.
 
     Args:
         body: JSON, followed by the binary data of its tensors where ``header_length`` says how long the JSON is; one
@@ -104,7 +140,7 @@ def read_infer(body: bytes, header_length: str | None, service: Service) -> Pars
     service.check_count(shape[0] if shape else 0)
     budget = service.budget()
     if given.name == ENCODED:
-        return ParsedRequest(_pictures(given, blobs.get(ENCODED), budget), wanted)
+        return ParsedRequest(_images(given, blobs.get(ENCODED), budget), wanted)
     return ParsedRequest(_tensor(given, blobs.get(TENSOR), budget), wanted)
 
 
@@ -112,20 +148,18 @@ def write_infer(loaded: LoadedVersion, wanted: InferRequest, tensors: Tensors) -
     """The answer: JSON, or JSON and bytes where the request asked for binary outputs."""
     names = {output.name: output.parameters or {} for output in wanted.outputs or []} or {name: {} for name in tensors}
     default = (wanted.parameters or {}).get("binary_data_output") is True
-    outputs: list[dict[str, Any]] = []
+    outputs: list[OutputTensor] = []
     blobs: list[bytes] = []
     for name, parameters in names.items():
         array = tensors[name]
-        output: dict[str, Any] = {"name": name, "datatype": "FP32", "shape": list(array.shape)}
+        output = OutputTensor(name, "FP32", list(array.shape))
         if parameters.get("binary_data", default) is True:
             blobs.append(array.astype("<f4").tobytes())
-            output["parameters"] = {"binary_data_size": len(blobs[-1])}
+            output.parameters = {"binary_data_size": len(blobs[-1])}
         else:
-            output["data"] = msgspec.Raw(write_floats(array.reshape(-1)).encode())
+            output.data = msgspec.Raw(write_floats(array.reshape(-1)).encode())
         outputs.append(output)
-    answer: dict[str, Any] = {"model_name": loaded.name, "model_version": str(loaded.version), "outputs": outputs}
-    if wanted.id:
-        answer["id"] = writable(wanted.id)
+    answer = InferAnswer(loaded.name, str(loaded.version), outputs, writable(wanted.id) if wanted.id else None)
     head = write(answer)
     if not blobs:
         return Response(head, media_type="application/json")
@@ -139,7 +173,7 @@ def _check_names(wanted: InferRequest) -> None:
     if len(names) != 1 or names[0] not in INPUTS:
         raise bad_request(f"expected one input, {' or '.join(INPUTS)}, got {show(names)}")
     given = wanted.inputs[0]
-    datatype = INPUTS[given.name]["datatype"]
+    datatype = INPUTS[given.name].datatype
     if given.datatype != datatype:
         raise bad_request(f"input {given.name} must have datatype {datatype}, got {show(given.datatype)}")
     known = output_shapes(0)
@@ -201,7 +235,7 @@ def _tensor(given: InputTensor, blob: bytes | None, budget: Budget) -> list[Pixe
     return images
 
 
-def _pictures(given: InputTensor, blob: bytes | None, budget: Budget) -> list[Pixels]:
+def _images(given: InputTensor, blob: bytes | None, budget: Budget) -> list[Pixels]:
     encoded = _strings(blob) if blob is not None else [_from_text(item) for item in _flat(given.data or [])]
     if len(encoded) != math.prod(given.shape):
         raise bad_request(f"input {given.name}: {len(encoded)} values do not fill shape {show(given.shape)}")
@@ -215,7 +249,7 @@ def _flat(data: list[Any]) -> list[Any]:
 
 def _from_text(item: object) -> bytes:
     if not isinstance(item, str):
-        raise bad_request(f"input {ENCODED}: expected pictures as strings in base64, got {show(item)}")
+        raise bad_request(f"input {ENCODED}: expected images as strings in base64, got {show(item)}")
     return from_b64(item)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -13,18 +14,55 @@ from phidet.serve.models.folders import version_number
 from phidet.serve.models.versions import LoadedVersion
 from phidet.serve.outputs import output_shapes
 from phidet.serve.protocols.body import read_body, while_connected
-from phidet.serve.protocols.inference_tensors import HEADER_LENGTH, INPUTS, read_infer, write_infer
+from phidet.serve.protocols.inference_tensors import HEADER_LENGTH, INPUTS, TensorMetadata, read_infer, write_infer
 from phidet.serve.protocols.triton import EXTENSIONS, model_config, model_statistics
 from phidet.serve.refusals import RefusedError, bad_request
 from phidet.serve.service import RequestCodec, Service
 from phidet.serve.wire import parse, show, write
+
+ReadyState = Literal["READY", "LOADING", "UNLOADING", "UNAVAILABLE"]
+
+
+class ServerMetadata(msgspec.Struct):
+    """What ``/v2`` says."""
+
+    name: str
+    version: str
+    extensions: tuple[str, ...]
+
+
+class IndexEntry(msgspec.Struct):
+    """A version in Triton's list of models."""
+
+    name: str
+    version: str
+    state: ReadyState
+    reason: str
+
+
+class ModelParameters(msgspec.Struct):
+    """What phidet says of a model beyond the protocol."""
+
+    class_names: list[str]
+    image_size_hw: list[int]
+
+
+class ModelMetadata(msgspec.Struct):
+    """A model; of its inputs a request gives one."""
+
+    name: str
+    versions: list[str]
+    platform: str
+    inputs: list[TensorMetadata]
+    outputs: list[TensorMetadata]
+    parameters: ModelParameters
 
 
 def routes(service: Service) -> list[Route]:
     """The protocol's paths, and Triton's list of models."""
 
     async def server(_: Request) -> Response:
-        return _json({"name": "phidet", "version": __version__, "extensions": EXTENSIONS})
+        return _json(ServerMetadata("phidet", __version__, EXTENSIONS))
 
     async def live(_: Request) -> Response:
         return _json({"live": True})
@@ -39,7 +77,7 @@ def routes(service: Service) -> list[Route]:
         only_ready = isinstance(wanted, dict) and wanted.get("ready") is True
         return _json(
             [
-                {"name": name, "version": str(s.version), "state": _READY[s.state], "reason": s.error}
+                IndexEntry(name, str(s.version), _READY[s.state], s.error)
                 for name, served in sorted(service.repository.models.items())
                 for s in sorted(served.states.values())
                 if s.state == "AVAILABLE" or not only_ready
@@ -103,7 +141,7 @@ def _model_routes(service: Service) -> list[Route]:
     ]
 
 
-_READY: dict[str, Literal["READY", "LOADING", "UNLOADING", "UNAVAILABLE"]] = {
+_READY: dict[str, ReadyState] = {
     "START": "LOADING",
     "LOADING": "LOADING",
     "AVAILABLE": "READY",
@@ -112,23 +150,17 @@ _READY: dict[str, Literal["READY", "LOADING", "UNLOADING", "UNAVAILABLE"]] = {
 }
 
 
-def metadata(loaded: LoadedVersion, versions: list[int]) -> dict[str, Any]:
-    """Inputs, of which a request gives one, and outputs. The ``parameters`` are phidet's own: names of the classes."""
-    outputs = [
-        {"name": name, "datatype": "FP32", "shape": [-1, *shape]}
-        for name, shape in output_shapes(loaded.model.max_detections).items()
-    ]
-    return {
-        "name": loaded.name,
-        "versions": [str(version) for version in versions],
-        "platform": f"phidet_{loaded.model.runtime_name}",
-        "inputs": list(INPUTS.values()),
-        "outputs": outputs,
-        "parameters": {
-            "class_names": list(loaded.model.class_names),
-            "image_size_hw": list(loaded.model.image_size_hw),
-        },
-    }
+def metadata(loaded: LoadedVersion, versions: list[int]) -> ModelMetadata:
+    """A model's inputs, outputs and classes, and which of its ``versions`` answer."""
+    model = loaded.model
+    return ModelMetadata(
+        name=loaded.name,
+        versions=[str(version) for version in versions],
+        platform=f"phidet_{model.runtime_name}",
+        inputs=list(INPUTS.values()),
+        outputs=[TensorMetadata(n, "FP32", [-1, *shape]) for n, shape in output_shapes(model.max_detections).items()],
+        parameters=ModelParameters(list(model.class_names), list(model.image_size_hw)),
+    )
 
 
 async def _infer(request: Request, service: Service) -> Response:

@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from phidet.serve.inputs import ENCODED, TENSOR, Pixels, check_batch, decode, from_lists
 from phidet.serve.models.folders import version_number
-from phidet.serve.models.versions import LoadedVersion, Repository, VersionState
+from phidet.serve.models.versions import LoadedVersion, Repository, State
 from phidet.serve.outputs import Tensors, output_shapes
 from phidet.serve.protocols.body import read_body, while_connected
 from phidet.serve.refusals import RefusedError, bad_request
@@ -27,7 +27,7 @@ _STATUS = re.compile(_WHICH.replace("/([^/:]+)", "(?:/([^/:]+))?", 1) + r"(?:/(m
 
 DEFAULT_SIGNATURE = "serving_default"
 SIGNATURES = {DEFAULT_SIGNATURE: (TENSOR, ENCODED), TENSOR: (TENSOR,), ENCODED: (ENCODED,)}
-"""Signature → the inputs that it takes, one of them in a request: numbers, or a picture in base64."""
+"""Signature → the inputs that it takes, one of them in a request: numbers, or an image in base64."""
 _DTYPES = {TENSOR: "DT_UINT8", ENCODED: "DT_STRING"}
 _SHAPES = {TENSOR: (-1, -1, -1, 3), ENCODED: (-1,)}
 Form = Literal["predictions", "outputs"]
@@ -40,6 +40,27 @@ class Target(NamedTuple):
     name: str
     version: int | None
     label: str | None
+
+
+class StatusCode(msgspec.Struct):
+    """Why a version does not answer, in the words of gRPC."""
+
+    error_code: Literal["OK", "UNKNOWN"]
+    error_message: str
+
+
+class VersionStatus(msgspec.Struct):
+    """Where a version is in its life; its number is a string, as protobuf's JSON has it."""
+
+    version: str
+    state: State
+    status: StatusCode
+
+
+class ModelStatus(msgspec.Struct):
+    """The answer to a request for a model's status."""
+
+    model_version_status: list[VersionStatus]
 
 
 async def handle(request: Request, service: Service) -> Response:
@@ -83,12 +104,12 @@ async def _predict(request: Request, service: Service, target: Target, method: s
     with loaded.used():  # from here on, however long the body takes
         request.scope["phidet.version"] = loaded.version
         async with read_body(request, service) as body:
-            codec = RequestCodec(lambda: read_pictures(body, service), write_answer)
+            codec = RequestCodec(lambda: read_images(body, service), write_answer)
             return await while_connected(request, service.answer(loaded, codec, deadline))
 
 
-def read_pictures(body: bytes, service: Service) -> ParsedRequest[Form]:
-    """The pictures in the body of a predict request, row form or column form.
+def read_images(body: bytes, service: Service) -> ParsedRequest[Form]:
+    """The images in the body of a predict request, row form or column form.
 
     Raises:
         RefusedError: 400.
@@ -122,7 +143,7 @@ def read_pictures(body: bytes, service: Service) -> ParsedRequest[Form]:
 
 
 def write_answer(form: Form, tensors: Tensors) -> bytes:
-    """Column form has each tensor whole, row form one object for each picture."""
+    """Column form has each tensor whole, row form one object for each image."""
     if form == "outputs":
         return write({form: {name: _raw(write_floats(array)) for name, array in tensors.items()}})
     count = len(next(iter(tensors.values())))
@@ -178,7 +199,7 @@ class _Reader:
             value = instance[name] if named else instance
             try:
                 image = self.row_image(name, value)
-                if isinstance(value, list):  # numbers; encoded pictures may differ in size
+                if isinstance(value, list):  # numbers; encoded images may differ in size
                     shape = shape or image.shape
                     _check_shape(shape, image.shape)
             except RefusedError as refusal:
@@ -200,7 +221,7 @@ class _Reader:
         return next(iter(instance))
 
     def row_image(self, name: str, value: Any) -> Pixels:
-        """One picture: an encoded one, or lists (H, W, 3)."""
+        """One image: an encoded one, or lists (H, W, 3)."""
         if is_b64(value):
             return decode(from_b64(value["b64"]), self.budget)
         array = self.numbers(name, value)
@@ -230,7 +251,7 @@ class _Reader:
         if name == ENCODED:
             raise bad_request(
                 f"JSON Value: {show(value)} not formatted correctly for base64 data: "
-                'expected a picture as {"b64": "…"}'
+                'expected an image as {"b64": "…"}'
             )
         if not isinstance(value, list):
             raise bad_request(f"JSON Value: {show(value)} Type: {kind_of(value)} is not of expected type: uint8")
@@ -281,16 +302,13 @@ def _unquoted(text: str) -> str:
     return unquote_to_bytes(text).decode("utf-8", "replace")
 
 
-def _status(repository: Repository, target: Target) -> dict[str, Any]:
-    return {"model_version_status": [_version_status(state) for state in repository.status(*target)]}
-
-
-def _version_status(state: VersionState) -> dict[str, Any]:
-    return {
-        "version": str(state.version),
-        "state": state.state,
-        "status": {"error_code": "UNKNOWN" if state.error else "OK", "error_message": state.error},
-    }
+def _status(repository: Repository, target: Target) -> ModelStatus:
+    return ModelStatus(
+        [
+            VersionStatus(str(v.version), v.state, StatusCode("UNKNOWN" if v.error else "OK", v.error))
+            for v in repository.status(*target)
+        ]
+    )
 
 
 def _tensor_info(name: str, dtype: str, shape: tuple[int, ...]) -> dict[str, Any]:

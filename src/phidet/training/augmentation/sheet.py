@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import msgspec
 import numpy as np
 from PIL import Image
 
-from phidet.architectures.efficientdet.config import ModelConfig
+from phidet.architectures.base import NetworkConfig
 from phidet.core.errors import ConfigError, UnknownNameError
-from phidet.core.files import write_made
 from phidet.data.dataset import Dataset
+from phidet.data.doctor.advice import count
 from phidet.data.doctor.sheets import choose_samples, sample_tile
-from phidet.images.sheet import Tile, draw_sheet
-from phidet.images.style import PALETTE
+from phidet.detections.sheet import Tile, class_legend, draw_sheet, write_sheet
 from phidet.training.augmentation.detection import Example
 from phidet.training.loading import TrainImages
 from phidet.training.recipe import Augmentation
@@ -45,7 +43,7 @@ def change_augmentation(settings: Augmentation, changes: Sequence[str]) -> Augme
         raise ConfigError(f"augmentation: {error}") from error
 
 
-def augmented_sheet(dataset: Dataset, config: ModelConfig, settings: Augmentation, seed: int) -> Image.Image:
+def augmented_sheet(dataset: Dataset, config: NetworkConfig, settings: Augmentation, seed: int) -> Image.Image:
     """A row for each of some images: as it is, and what the network sees of it in three epochs of a run of ``seed``."""
     images = TrainImages(dataset, config.image_size_hw, settings, seed)
     tiles = []
@@ -54,28 +52,25 @@ def augmented_sheet(dataset: Dataset, config: ModelConfig, settings: Augmentatio
         tiles += [
             _tile(images[epoch, index], dataset.class_names, config, f"epoch {epoch + 1}") for epoch in range(EPOCHS)
         ]
-    legend = (
-        [(name, i) for i, name in enumerate(dataset.class_names)] if len(dataset.class_names) <= len(PALETTE) else ()
-    )
     heading = f"{dataset.name}, as the network sees it"
-    return draw_sheet(heading, tiles, columns=1 + EPOCHS, legend=legend)
+    return draw_sheet(heading, tiles, columns=1 + EPOCHS, legend=class_legend(dataset.class_names))
 
 
-def write_augmented(dataset: Dataset, config: ModelConfig, settings: Augmentation, out: Path, seed: int) -> Path:
+def write_augmented(dataset: Dataset, config: NetworkConfig, settings: Augmentation, out: Path, seed: int) -> Path:
     """Writes ``augmented.png`` into the folder ``out``; returns its path."""
-    sheet = augmented_sheet(dataset, config, settings, seed)
-    return write_made(out / "augmented.png", partial(sheet.save, format="png"))
+    return write_sheet(augmented_sheet(dataset, config, settings, seed), out / "augmented.png")
 
 
-def _tile(example: Example, class_names: Sequence[str], config: ModelConfig, title: str) -> Tile:
+def _tile(example: Example, class_names: Sequence[str], config: NetworkConfig, title: str) -> Tile:
     pixels = example.pixels.permute(1, 2, 0).numpy().copy()
     height, width = example.valid_hw
     padding = np.array(config.preprocess.mean_rgb).round().astype(np.uint8)  # normalised, it is 0
     pixels[height:], pixels[:, width:] = padding, padding
     ids = example.class_ids.tolist()
-    names = ["" if len(class_names) <= len(PALETTE) else class_names[i] for i in ids]
-    objects = "1 object" if len(ids) == 1 else f"{len(ids)} objects"
-    return Tile(title, f"{objects}, image {width}×{height}", pixels, example.boxes_xyxy.numpy(), names, ids)
+    names = ["" if class_legend(class_names) else class_names[i] for i in ids]
+    return Tile(
+        title, f"{count(len(ids), 'object')}, image {width}×{height}", pixels, example.boxes_xyxy.numpy(), names, ids
+    )
 
 
 def describe(settings: Augmentation) -> str:

@@ -1,0 +1,62 @@
+"""Options that several commands share: one name, one meaning, everywhere.
+
+The grammar of all commands: what a command works on stands alone (``detect SOURCE``, ``eval DATA``, ``explain IMAGE``,
+``train DATA``, ``export MODEL``); a model that is used on it is given as ``-m MODEL``.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TypeAlias, get_args
+
+from phidet.data.data_folder import Layout
+
+Parser: TypeAlias = argparse.ArgumentParser | argparse._ArgumentGroup
+RUNTIMES = ("auto", "onnxruntime", "openvino", "litert", "torch")
+
+
+def add_model(parser: Parser, text: str, *, default: str | None = None) -> None:
+    """Adds ``-m``, ``--model``."""
+    parser.add_argument("-m", "--model", default=default, metavar="MODEL", help=text)
+
+
+def add_out(parser: Parser, metavar: str, text: str) -> None:
+    """Adds ``-o``, ``--out``: where to write."""
+    parser.add_argument("-o", "--out", type=Path, metavar=metavar, help=text)
+
+
+def add_layout(parser: Parser) -> None:
+    """Adds ``--layout``, of every command that reads labelled data."""
+    parser.add_argument(
+        "--layout", choices=get_args(Layout), help="of the data, where they fit several (recognised by content)"
+    )
+
+
+def add_split(parser: Parser, of: str = "") -> None:
+    """Adds ``--split``; ``of`` names the option that has the data, where that is not the command's own argument."""
+    text = f"the split of {of} (the validation split)" if of else "which split (the validation split)"
+    parser.add_argument("--split", metavar="NAME", help=text)
+
+
+def add_image_size(parser: Parser) -> None:
+    """Adds ``--image-size``."""
+    parser.add_argument("--image-size", type=image_size, metavar="N|HxW", help="input in pixels (the model's own)")
+
+
+def add_runtime(parser: Parser, others: tuple[str, ...] = RUNTIMES) -> None:
+    """Adds ``--runtime``; the first of ``others`` is the default."""
+    parser.add_argument("--runtime", default=others[0], choices=others, help=f"what runs the model ({others[0]})")
+
+
+def add_json(parser: Parser, what: str = "the results") -> None:
+    """Adds ``--json``."""
+    parser.add_argument("--json", action="store_true", help=f"print {what} as JSON")
+
+
+def image_size(text: str) -> tuple[int, int]:
+    """ "512" or "384x640" (height × width) as (height, width)."""
+    sides = text.lower().replace("×", "x").split("x")
+    if len(sides) > 2 or not all(side.isdecimal() and int(side) > 0 for side in sides):
+        raise argparse.ArgumentTypeError(f"expected pixels as N or HEIGHTxWIDTH, got {text!r}")
+    return int(sides[0]), int(sides[-1])

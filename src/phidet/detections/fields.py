@@ -1,0 +1,85 @@
+"""Optional columns of objects, by name: masks, track ids, anything that an architecture or a user adds.
+
+Each is an array whose first dimension is the objects, of any type; ``object`` arrays hold anything that JSON can say.
+Whatever filters, orders, joins or stores objects carries every field along, also those that it knows nothing about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from phidet.core.errors import InputError
+
+Fields: TypeAlias = Mapping[str, npt.NDArray[Any]]
+NO_FIELDS: Fields = MappingProxyType({})
+
+
+def check_fields(fields: Fields, count: int, reserved: Collection[str]) -> dict[str, npt.NDArray[Any]]:
+    """``fields`` as arrays of ``count`` rows.
+
+    Raises:
+        InputError: a name that is taken, or another number of rows.
+    """
+    checked: dict[str, npt.NDArray[Any]] = {}
+    for name, values in fields.items():
+        if name in reserved:
+            raise InputError(f"a field cannot be called {name!r}: every object has that already")
+        array = values if isinstance(values, np.ndarray) else _as_array(values)
+        if array.ndim < 1 or len(array) != count:
+            raise InputError(f"the field {name!r} has shape {array.shape}: expected {count} rows, one for each object")
+        checked[name] = array
+    return checked
+
+
+def take_fields(fields: Fields, index: Any) -> dict[str, npt.NDArray[Any]]:
+    """Some of the rows of every field."""
+    return {name: values[index] for name, values in fields.items()}
+
+
+def join_fields(parts: Sequence[tuple[Fields, int]]) -> dict[str, npt.NDArray[Any]]:
+    """The rows of several parts, each with its number of objects; parts without objects need not have the fields.
+
+    Raises:
+        InputError: some parts with objects have a field that others lack.
+    """
+    full = [fields for fields, count in parts if count]
+    names = dict.fromkeys(name for fields in full for name in fields)
+    for name in names:
+        lacking = sum(name not in fields for fields in full)
+        if lacking:
+            raise InputError(f"{lacking} of {len(full)} parts with objects lack the field {name!r}")
+    return {name: np.concatenate([fields[name] for fields in full]) for name in names}
+
+
+def equal_fields(ours: Fields, theirs: Fields) -> bool:
+    """Whether both have the same fields, with the same values."""
+    return ours.keys() == theirs.keys() and all(_equal(ours[name], theirs[name]) for name in ours)
+
+
+def field_values(values: npt.NDArray[Any]) -> list[Any]:
+    """A field as a list of what JSON can say, one for each object."""
+    listed: list[Any] = values.tolist()
+    return listed
+
+
+def _as_array(values: Any) -> npt.NDArray[Any]:
+    """Numbers and text as they are; anything else, which NumPy might spread over dimensions, object by object."""
+    values = list(values)
+    if all(isinstance(value, str | bool | int | float | np.generic) for value in values):
+        return np.asarray(values)
+    array = np.empty(len(values), object)
+    array[:] = values
+    return array
+
+
+def _equal(ours: npt.NDArray[Any], theirs: npt.NDArray[Any]) -> bool:
+    if ours.shape != theirs.shape:
+        return False
+    if "O" in (ours.dtype.kind, theirs.dtype.kind):
+        return bool(ours.tolist() == theirs.tolist())
+    return np.array_equal(ours, theirs)

@@ -20,13 +20,11 @@ from phidet.serve.inputs import Budget, decode
 from phidet.serve.refusals import RefusedError
 from phidet.serve.wire import parse
 from serve_server import (
-    BODY,
     PICTURE,
     PREDICT,
     encoded,
     held,
     model_of,
-    one_model,
     picture,
     received,
     serving,
@@ -66,19 +64,6 @@ def test_a_body_that_does_not_come_after_the_answer_ends_the_connection(tmp_path
         with suppress(ConnectionError):  # it may have been closed already
             connection.sendall(b"x")
         assert until_closed(connection) == b""
-
-
-@pytest.mark.parametrize(
-    ("path", "error"),
-    [
-        ("/v1/models/%0A:predict", "Servable not found for request: Latest(\n)"),
-        ("/v2/a%0Ab", "there is nothing at /v2/a\nb; the API is described at /docs"),
-    ],
-)
-def test_a_line_break_in_a_path_is_answered_as_everything_else(path: str, error: str, tmp_path: Path) -> None:
-    with one_model(tmp_path) as server:
-        reply = server.post(path, BODY)
-    assert (reply.status, reply.headers["content-type"], reply.error) == (404, "application/json", error)
 
 
 def test_headers_have_a_limit_however_they_come(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import hypothesis
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -16,16 +15,11 @@ import phidet  # before any test's import of ONNX Runtime, which reports its use
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-# A property holds however long an example takes on a busy machine.
-hypothesis.settings.register_profile("phidet", deadline=None)
-hypothesis.settings.load_profile("phidet")
-
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 WITH_PYTORCH = find_spec("torch") is not None
 needs_pytorch = pytest.mark.skipif(not WITH_PYTORCH, reason="needs PyTorch")
-left_out: list[str] = []
 
-# What is right must not depend on how busy the machine is: no limits of time for an example.
+# A property holds however long an example takes on a busy machine.
 settings.register_profile("phidet", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("phidet")
 
@@ -39,14 +33,8 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
     except (ModuleNotFoundError, phidet.MissingExtraError, pytest.skip.Exception) as error:
         if (getattr(error, "name", None) or "").startswith("phidet"):
             return None  # a mistake of ours, which pytest reports
-        left_out.append(collection_path.name)
         return True
     return None
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if left_out:
-        terminalreporter.write_line(f"left out without PyTorch: {', '.join(left_out)}")
 
 
 @pytest.fixture(scope="session")

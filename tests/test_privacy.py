@@ -19,6 +19,7 @@ import test_classify
 from network_trace import STRACE, Trace, trace
 from phidet.cli.main import COMMANDS, main
 from phidet.weights.native import save_model
+from ports import reserved_port
 
 pytestmark = pytest.mark.skipif(STRACE is None, reason="strace is not installed")
 SOURCE = Path(__file__).parents[1] / "src" / "phidet"
@@ -132,7 +133,8 @@ def test_the_server_contacts_nobody(runtime: str, work: Path) -> None:
 
 def test_training_on_several_devices_contacts_nobody(work: Path) -> None:
     line = f"train data --model tiny.safetensors --val-split none --out two {TRAIN} --devices 2"
-    result = phidet(work, line)
+    with reserved_port() as port:  # Lightning would ask for a free one, and use it a while later
+        result = phidet(work, line, MASTER_PORT=str(port))
     assert result.done.returncode == 0, result.done.stderr
     # PyTorch asks what 127.0.0.1 is called, for a message that it does not print (c10d's formatSockAddr).
     assert result.contacts <= {"1.0.0.127.in-addr.arpa"}

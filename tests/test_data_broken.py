@@ -55,8 +55,8 @@ def test_boxes_that_cannot_be(tmp_path: Path, box: tuple[float, ...], kind: str,
     dataset = coco_with(tmp_path, change)
     only_problem(dataset, kind, "instances_train.json, annotations[5]", says)
     assert dataset.problems[0].image == "one.png"
-    told = dataset.problems[0].box_xyxy
-    assert told is None if kind == "box invalid" else told == pytest.approx(box)
+    raising_write_errors = dataset.problems[0].box_xyxy
+    assert raising_write_errors is None if kind == "box invalid" else raising_write_errors == pytest.approx(box)
     a = dataset.annotations(0)
     assert a.boxes_xyxy[:2].tolist() == [list(map(float, t.box)) for t in ONE.things]
     assert a.boxes_xyxy[2:].tolist() == ([[0, 3, 64, 32]] if kind == "box clipped" else [])

@@ -188,8 +188,8 @@ def test_copies_tell_whether_their_labels_agree_and_leave_the_training_split(tmp
     write(folder / "val" / "val-0.png", encoded(scene(1), compress_level=1))
     examination = examine(folder, view(LITE0))
     groups = {tuple(sorted(m.image for m in g.members)): g for g in examination.report.duplicate_images}
-    told = {images: (group.kind, group.same_labels) for images, group in groups.items()}
-    assert told == {
+    raising_write_errors = {images: (group.kind, group.same_labels) for images, group in groups.items()}
+    assert raising_write_errors == {
         ("train-0.png", "val-0.png"): ("same pixels", True),
         ("test-0.png", "train-1.png"): ("same bytes", False),
         ("train-2.png", "train-3.png"): ("same bytes", True),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import logging
 import os
@@ -26,6 +27,7 @@ import torch
 import phidet
 from phidet.architectures.efficientdet.published_files import detector_file
 from phidet.architectures.published_file import PublishedFile
+from phidet.core import web
 from phidet.core.errors import DownloadError
 from phidet.weights import download
 from phidet.weights.download import cache_dir, fetch
@@ -45,6 +47,7 @@ class Server(ThreadingHTTPServer):
         self.heeds_range = True
         self.heeds_if_range = True
         self.tells_length = True
+        self.encoding: str | None = None
         self.cuts: list[int] = []  # one per answer: bytes after which the connection ends
         self.statuses: list[int] = []  # one per answer: errors to give instead
         self.redirects: dict[str, str] = {}
@@ -88,6 +91,8 @@ class Handler(BaseHTTPRequestHandler):
                 return
             headers["Content-Range"] = f"bytes {start}-{len(server.content) - 1}/{len(server.content)}"
         body = server.content[start:]
+        if server.encoding is not None:
+            headers["Content-Encoding"] = server.encoding
         if server.tells_length:
             headers["Content-Length"] = str(len(body))
         self.answer(206 if start else 200, headers)
@@ -150,7 +155,7 @@ def leftovers(cache: Path) -> list[str]:
 def cut_in_half(server: Server) -> None:
     """A first fetch that gets half of the file."""
     server.cuts = [HALF]
-    with pytest.raises(DownloadError, match=f"{HALF:,} of {len(CONTENT):,} bytes"):
+    with pytest.raises(DownloadError, match=f"ended {len(CONTENT) - HALF:,} bytes early"):
         fetch(server.file())
     server.asked.clear()
     server.sent = 0
@@ -320,7 +325,7 @@ def test_wrong_content_is_deleted(server, cache):
 
 def test_connection_that_always_breaks(server, cache):
     server.cuts = [100, 100, 100]
-    with pytest.raises(DownloadError, match=f"300 of {len(CONTENT):,} bytes"):
+    with pytest.raises(DownloadError, match=f"ended {len(CONTENT) - 300:,} bytes early"):
         fetch(server.file())
     assert len(server.asked) == 3
     assert (cache / "model.pth.part").read_bytes() == CONTENT[:300]
@@ -395,14 +400,23 @@ def test_redirect_to_plain_http_elsewhere_is_refused(server):
 @pytest.mark.parametrize("to", ["http://example.com/m", "http://127.0.0.1/m", "https://example.com/m"])
 def test_redirects_from_https_stay_there(to):
     def redirect() -> Request | None:
-        handler = download._SafeRedirects()
+        handler = web._Redirects(download._check_address)
         return handler.redirect_request(Request("https://a.org/m"), BytesIO(), 302, "Found", HTTPMessage(), to)
 
     if to.startswith("https"):
         assert redirect().full_url == to
     else:
-        with pytest.raises(download._FailedError, match=to):
+        with pytest.raises(web.WebError, match=to):
             redirect()
+
+
+def test_a_compressed_answer_is_inflated_and_not_resumed(server, once):
+    server.encoding, server.content = "gzip", gzip.compress(CONTENT, 0)
+    server.cuts = [HALF]
+    with pytest.raises(DownloadError, match="bytes early"):
+        fetch(server.file())
+    assert fetch(server.file()).read_bytes() == CONTENT
+    assert server.ranges == [None, None]
 
 
 def test_folder_that_cannot_be_made(server, tmp_path, monkeypatch):

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
-import itertools
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from phidet.core.errors import ConfigError, DownloadError, InputError, MissingExtraError
+from phidet.core.errors import ConfigError, InputError, MissingExtraError
 from phidet.images import sources
-from phidet.images.remote import fetch_picture
-from phidet.images.sources import Picture, Unusable, check_apart, pictures
+from phidet.images.sources import Picture, Unusable, check_sources_outside, pictures
 
 
 def save(path: Path, shade: int = 0) -> Path:
@@ -145,10 +140,10 @@ def test_what_could_be_overwritten_is_refused(source: str, tmp_path: Path, monke
     for name in ("out/a.png", "out/deep/b.png", "c.png"):
         save(tmp_path / name)
     with pytest.raises(ConfigError, match="lies in the folder that is written to, out, where it could be overwritten"):
-        check_apart(["c.png", source], Path("out"))
-    check_apart(["c.png", ".", "*.png", "-", "http://host/out/a.png", "webcam", "missing.png"], Path("out"))
+        check_sources_outside(["c.png", source], Path("out"))
+    check_sources_outside(["c.png", ".", "*.png", "-", "http://host/out/a.png", "webcam", "missing.png"], Path("out"))
     with pytest.raises(ConfigError, match=r"c.png lies in the folder that is written to, \."):
-        check_apart(["c.png"], Path())
+        check_sources_outside(["c.png"], Path())
 
 
 # Standard input
@@ -169,115 +164,6 @@ def test_standard_input_is_one_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "LARGEST_BYTES", 10)
     monkeypatch.setattr(sys, "stdin", Input(io.BytesIO(png())))
     assert refusal("-") == "standard input is larger than 10 bytes: write it to a file first"
-
-
-# Addresses
-
-
-class Web(BaseHTTPRequestHandler):
-    """A server of pictures and of tricks."""
-
-    def do_GET(self) -> None:
-        match self.path.split("?")[0].split("/")[1]:
-            case "photo.png" | "%C3%A4%20b.php":
-                self.send(200, png(50))
-            case "moved":
-                self.send(302, b"", Location="/photo.png")
-            case "file":
-                self.send(302, b"", Location="file:///etc/passwd")
-            case "ftp":
-                self.send(302, b"", Location="ftp://localhost/x")
-            case "round":
-                self.send(302, b"", Location="/round")
-            case "large":
-                self.send(200, bytes(100_000))
-            case "short":
-                self.send(200, png()[:50], length=len(png()))
-            case "slow":
-                self.send(200, b"", length=10**9)
-                with contextlib.suppress(OSError):  # until the client hangs up
-                    while True:
-                        self.wfile.write(b"x")
-                        time.sleep(0.02)
-            case _:
-                self.send(404, b"no")
-
-    def send(self, code: int, body: bytes, length: int | None = None, **headers: str) -> None:
-        self.send_response(code)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(body) if length is None else length))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        """Nothing on the terminal."""
-
-
-@pytest.fixture(scope="module")
-def web() -> Iterator[str]:
-    class Quiet(ThreadingHTTPServer):
-        def handle_error(self, *_: object) -> None:
-            """A client that hangs up, as it should."""
-
-    server = Quiet(("127.0.0.1", 0), Web)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-
-
-@pytest.fixture(autouse=True)
-def _online(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("PHIDET_OFFLINE", raising=False)
-
-
-def test_a_picture_comes_from_the_web_under_a_plain_name(web: str) -> None:
-    for path, name in (
-        ("ä b.php", "ä_b.php.jpg"),
-        ("photo.png?size=3", "photo.png"),
-        ("moved", "moved.jpg"),
-        ("%C3%A4%20b.php", "ä_b.php.jpg"),
-    ):
-        [found] = looked_at(f"{web}/{path}")
-        assert found.image.max() == 50
-        assert str(found.name) == name
-
-
-@pytest.mark.parametrize(
-    ("path", "message"),
-    [
-        ("missing", "the server answers 404"),
-        ("file", "Redirection to url 'file:///etc/passwd' is not allowed"),
-        ("ftp", "the server redirects from http to ftp://localhost/x"),
-        ("round", "infinite loop"),
-        ("short", "ended 24 bytes early: try again"),
-    ],
-)
-def test_what_does_not_come_is_told(web: str, path: str, message: str) -> None:
-    message = message.replace("24", str(len(png()) - 50))
-    with pytest.raises(DownloadError, match=message):
-        fetch_picture(f"{web}/{path}")
-    assert message in refusal(f"{web}/{path}")
-
-
-def test_size_and_time_are_limited(web: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(DownloadError, match="larger than 50,000 bytes: download it by other means"):
-        fetch_picture(f"{web}/large", largest_bytes=50_000)
-    assert len(fetch_picture(f"{web}/large", largest_bytes=100_000)) == 100_000
-    monkeypatch.setattr("phidet.images.remote.time", SimpleNamespace(monotonic=itertools.count(step=10).__next__))
-    with pytest.raises(DownloadError, match=r"takes longer than 30 seconds"):
-        fetch_picture(f"{web}/slow", deadline_s=30)
-
-
-def test_only_http_and_only_online(web: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for address in ("file:///etc/passwd", "ftp://host/a.jpg", "gopher://host"):
-        assert "expected an http or https address" in refusal(address)
-    assert "cannot fetch http://[" in refusal("http://[")
-    assert "cannot fetch" in refusal("http://127.0.0.1:1/a.jpg")
-    monkeypatch.setenv("PHIDET_OFFLINE", "1")
-    assert "the network is not to be used" in refusal(f"{web}/photo.png")
 
 
 # Cameras and video, as far as they are sources
@@ -315,7 +201,7 @@ def test_a_link_into_the_folder_that_is_written_to_is_not_followed(tmp_path: Pat
     Image.new("RGB", (8, 8)).save(out / "a.jpg")
     (photos / "a.jpg").symlink_to(out / "a.jpg")
     with pytest.raises(ConfigError, match="lies in the folder that is written to"):
-        check_apart([str(photos / "a.jpg")], out)
+        check_sources_outside([str(photos / "a.jpg")], out)
     (found,) = pictures([str(photos)], out)
     assert isinstance(found, Unusable)
     assert "leads into the folder that is written to" in str(found.error)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from phidet.cli.arguments import add_json, add_layout, add_split
+from phidet.cli.arguments import RUNTIMES, add_json, add_layout, add_runtime, add_split
 from phidet.core.errors import PhidetError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Precisions are files: 'phidet export' makes one in fp16 or int8."
     )
     parser.add_argument("models", nargs="+", metavar="MODEL", help="as for phidet detect -m")
-    parser.add_argument("--runtime", default="all", choices=["all", "onnxruntime", "openvino", "litert", "torch"])
+    add_runtime(parser, ("all", *RUNTIMES[1:]))
     parser.add_argument("--threads", type=int, metavar="N", help="of the runtime (one for each usable core)")
     parser.add_argument("--batch", type=_sizes, default=(1, 8), metavar="N,N", help="batches for throughput (1,8)")
     parser.add_argument("--runs", type=int, default=10, metavar="N", help="timed runs of each (10, as in the papers)")

@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> None:
     from phidet.cli.signals import ended_by_sigterm
     from phidet.detections.settings import PostprocessSettings
     from phidet.detections.sinks import open_sinks
-    from phidet.images.sources import check_apart
+    from phidet.images.sources import check_sources_outside
     from phidet.inference.detector import Detector
     from phidet.inference.tiles import check_tile
 
@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> None:
         raise ConfigError("--out needs something to write: --save pictures, for instance")
     out = args.out or OUT
     if kinds:
-        check_apart(args.sources, out)
+        check_sources_outside(args.sources, out)
     settings = PostprocessSettings(
         score=args.score,
         iou=args.iou,

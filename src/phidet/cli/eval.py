@@ -28,7 +28,7 @@ examples:
   phidet eval my-photos -m runs/first --out eval              figures, tables (CSV) and pictures
   phidet eval my-photos -m runs/first --score 0.5 --iou 0.3   what a threshold of 0.5 finds, loosely boxed
   phidet eval plates -m runs/first --max-objects 2000         images with more than 100 objects
-  phidet eval coco -m runs/first --save-detections found.json, and later: phidet eval found.json coco
+  phidet eval coco -m runs/first --save-detections found.json, and later: phidet eval coco -m found.json
 
 exit codes: 0 measured, 2 settings, 3 data that cannot be read or measured on, 4 models"""
 
@@ -75,7 +75,7 @@ def _model_and_data(given: list[str], model: str | None) -> tuple[str, Path]:
     if model is None and len(given) == 2:
         return given[0], Path(given[1])
     if model is None or len(given) != 1:
-        raise ConfigError("say on which data and which model to measure: phidet eval -m -m DATA MODEL")
+        raise ConfigError("say on which data and which model to measure: phidet eval DATA -m MODEL")
     return model, Path(given[0])
 
 

@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 @without_native_noise()
 def run(args: argparse.Namespace) -> None:
     """Draws the maps of all models beside the picture."""
-    from phidet.core.files import write_made
+    from phidet.core.files import write_atomic_with
     from phidet.evaluation.explain import comparison, explain
     from phidet.images.decode import read_image
 
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> None:
         found = explain(model, image, args.class_name, args.most)
         maps.append((model.config.name, found))
         print(f"{model.config.name}: " + ", ".join(f"{one.label} {one.score:.3f}" for one in found))
-    write_made(args.out, lambda out: comparison(image, path.name, maps).save(out, format="png"))
+    write_atomic_with(args.out, lambda out: comparison(image, path.name, maps).save(out, format="png"))
     print(f"wrote {args.out}", file=sys.stderr)
 
 

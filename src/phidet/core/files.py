@@ -12,7 +12,7 @@ from typing import BinaryIO
 from phidet.core.errors import DownloadError, PhidetError
 
 
-class AppearingFile:
+class AtomicFile:
     """A file that is written beside its place and appears there, whole, when it is kept; an older one stays until then.
 
     Args:
@@ -25,18 +25,18 @@ class AppearingFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.part = part_of(path)
-        with told(path):
+        with raising_write_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self.file: BinaryIO = self.part.open("wb")
 
     def write(self, content: bytes) -> None:
         """Appends; raises PhidetError where the disk is full."""
-        with told(self.path):
+        with raising_write_errors(self.path):
             self.file.write(content)
 
     def keep(self) -> None:
         """Puts the file in its place; raises PhidetError where that fails."""
-        with told(self.path):
+        with raising_write_errors(self.path):
             self.file.flush()
             os.fsync(self.file.fileno())
             self.file.close()
@@ -48,13 +48,13 @@ class AppearingFile:
         self.part.unlink(missing_ok=True)
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_atomic(path: Path, content: bytes) -> None:
     """Writes ``content`` to ``path``, in one piece.
 
     Raises:
         PhidetError: it cannot be written there.
     """
-    file = AppearingFile(path)
+    file = AtomicFile(path)
     try:
         file.write(content)
         file.keep()
@@ -63,7 +63,7 @@ def write_whole(path: Path, content: bytes) -> None:
         raise
 
 
-def write_made(path: Path, make: Callable[[BinaryIO], object]) -> Path:
+def write_atomic_with(path: Path, make: Callable[[BinaryIO], object]) -> Path:
     """Writes what ``make`` writes to a stream, in one piece: pictures, figures.
 
     Raises:
@@ -71,7 +71,7 @@ def write_made(path: Path, make: Callable[[BinaryIO], object]) -> Path:
     """
     content = io.BytesIO()
     make(content)
-    write_whole(path, content.getvalue())
+    write_atomic(path, content.getvalue())
     return path
 
 
@@ -86,7 +86,7 @@ def cut(name: str) -> str:
 
 
 @contextmanager
-def told(path: Path) -> Iterator[None]:
+def raising_write_errors(path: Path) -> Iterator[None]:
     """Says of what goes wrong in the block that ``path`` cannot be written."""
     try:
         yield

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from phidet.core.errors import ConfigError, InputError, MissingExtraError, UnknownNameError
-from phidet.core.numbers import shortest
+from phidet.core.numbers import shortest_float
 from phidet.detections.draw import draw_boxes
 from phidet.detections.fields import Fields, check_fields, equal_fields, field_values, take_fields
 from phidet.images.decode import as_picture
@@ -213,7 +213,7 @@ class Detections:
         categories = self.class_ids + 1 if category_ids is None else np.asarray(category_ids, np.int64)[self.class_ids]
         columns = (categories.tolist(), self.boxes_xyxy, self.scores)
         return [
-            {"image_id": int(image_id), "category_id": c, "bbox": _xywh(box), "score": shortest(score)} | extra
+            {"image_id": int(image_id), "category_id": c, "bbox": _xywh(box), "score": shortest_float(score)} | extra
             for c, box, score, extra in zip(*columns, self._extra_rows(), strict=True)
         ]
 
@@ -221,7 +221,13 @@ class Detections:
         """What :meth:`to_json` writes, as plain lists, dictionaries and numbers."""
         columns = (self.boxes_xyxy, self.scores, self.class_ids.tolist(), self.labels)
         found = [
-            {"box_xyxy": [shortest(v) for v in box], "score": shortest(score), "class_id": c, "label": label} | extra
+            {
+                "box_xyxy": [shortest_float(v) for v in box],
+                "score": shortest_float(score),
+                "class_id": c,
+                "label": label,
+            }
+            | extra
             for box, score, c, label, extra in zip(*columns, self._extra_rows(), strict=True)
         ]
         size = None if self.image_size_hw is None else [int(side) for side in self.image_size_hw]
@@ -290,5 +296,5 @@ def _check(found: Detections) -> None:
 
 def _xywh(box_xyxy: npt.NDArray[np.float32]) -> list[float]:
     """In few digits; x + width is the right side to within a float32's last digit."""
-    x1, y1, x2, y2 = (shortest(v) for v in box_xyxy)
+    x1, y1, x2, y2 = (shortest_float(v) for v in box_xyxy)
     return [x1, y1, round(x2 - x1, 4), round(y2 - y1, 4)]

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from phidet.core.files import write_made
+from phidet.core.files import write_atomic_with
 from phidet.detections.boxes import area
 from phidet.detections.draw import PALETTE, draw_boxes, shorten
 from phidet.detections.draw import colour as colour_of
@@ -52,7 +52,7 @@ def class_legend(class_names: Sequence[str]) -> list[tuple[str, int]]:
 
 def write_sheet(sheet: Image.Image, path: Path) -> Path:
     """Writes a sheet as PNG, whole or not at all; returns its path."""
-    return write_made(path, partial(sheet.save, format="png"))
+    return write_atomic_with(path, partial(sheet.save, format="png"))
 
 
 def draw_sheet(

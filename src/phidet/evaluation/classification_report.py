@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from phidet.core.errors import InputError
-from phidet.core.files import write_whole
-from phidet.core.numbers import evenly
+from phidet.core.files import write_atomic
+from phidet.core.numbers import evenly_spaced
 from phidet.data.dataset import Dataset
 from phidet.data.summary import summarise_data
 from phidet.detections.detections import Detections
@@ -63,7 +63,7 @@ def write_classification(folder: Path, report: ClassificationReport, dataset: Da
     Raises:
         PhidetError: a file cannot be written.
     """
-    write_whole(folder / "report.json", msgspec.json.format(msgspec.json.encode(report)))
+    write_atomic(folder / "report.json", msgspec.json.format(msgspec.json.encode(report)))
     matrix = np.array(report.confusion, np.int64)
     written = [
         folder / "report.json",
@@ -76,7 +76,7 @@ def write_classification(folder: Path, report: ClassificationReport, dataset: Da
     count = f"{len(wrong):,} of {len(answers.class_ids):,} pictures"
     for name, heading, rows in (
         ("mistakes.png", f"The most certain mistakes; wrong are {count}", worst),
-        ("samples.png", f"{dataset.name}, and what is seen in it", evenly(len(answers.class_ids), _SAMPLES)),
+        ("samples.png", f"{dataset.name}, and what is seen in it", evenly_spaced(len(answers.class_ids), _SAMPLES)),
     ):
         sheet = draw_sheet(heading, [_tile(dataset, answers, row) for row in rows])
         written.append(write_sheet(sheet, folder / name))

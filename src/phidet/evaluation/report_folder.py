@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image
 
 from phidet.core.errors import InputError
-from phidet.core.files import write_whole
-from phidet.core.numbers import evenly
+from phidet.core.files import write_atomic
+from phidet.core.numbers import evenly_spaced
 from phidet.data.dataset import Dataset
 from phidet.detections.detections import Detections
 from phidet.detections.sheet import Tile, draw_sheet, write_sheet
@@ -35,7 +35,7 @@ def write_evaluation(
         PhidetError: a file cannot be written.
     """
     score, iou = evaluation.score, evaluation.iou
-    write_whole(folder / "report.json", msgspec.json.format(msgspec.json.encode(evaluation)))
+    write_atomic(folder / "report.json", msgspec.json.format(msgspec.json.encode(evaluation)))
     written = [folder / "report.json", *write_tables(folder, evaluation)]
     matrix = np.array(evaluation.confusion, np.int64)
     for name, figure in (
@@ -56,7 +56,7 @@ def write_evaluation(
 def draw_samples(dataset: Dataset, detections: Sequence[Detections], min_score: float) -> Image.Image:
     """A dozen images, evenly over the data set, with what was found in them."""
     tiles = []
-    for index in evenly(len(dataset), _SAMPLES):
+    for index in evenly_spaced(len(dataset), _SAMPLES):
         found = detections[index].filter(score=min_score)
         labels = [f"{one.label} {one.score:.0%}" for one in found]
         try:

@@ -11,7 +11,7 @@ from types import MappingProxyType
 import numpy as np
 import numpy.typing as npt
 
-from phidet.core.files import write_whole
+from phidet.core.files import write_atomic
 from phidet.evaluation.class_counts import ClassCounts
 from phidet.evaluation.measure import Evaluation
 
@@ -80,5 +80,5 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
     writer.writerows([f"{cell:.6g}" if isinstance(cell, float) else cell for cell in row] for row in rows)
-    write_whole(path, text.getvalue().encode("utf-8", "backslashreplace"))
+    write_atomic(path, text.getvalue().encode("utf-8", "backslashreplace"))
     return path

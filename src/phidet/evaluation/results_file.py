@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 
 from phidet.core.errors import InputError
-from phidet.core.files import write_whole
+from phidet.core.files import write_atomic
 from phidet.data.dataset import Dataset
 from phidet.detections.detections import Detections
 
@@ -181,8 +181,8 @@ def write_results(path: Path, dataset: Dataset, detections: Sequence[Detections]
             for i, (name, (height, width)) in enumerate(zip(names, sizes, strict=True))
         ],
     )
-    write_whole(images_file(path), msgspec.json.encode(searched))
-    write_whole(path, msgspec.json.encode(results))
+    write_atomic(images_file(path), msgspec.json.encode(searched))
+    write_atomic(path, msgspec.json.encode(results))
     return [path, images_file(path)]
 
 

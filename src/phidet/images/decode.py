@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFile, TiffImagePlugin
 
+from phidet.core.addresses import is_address, without_password
 from phidet.core.errors import InputError
 from phidet.images.decoders import (
     PILLOW_NAMES,
@@ -248,7 +249,7 @@ def _rgb(image: Image.Image, black: int, white: int) -> npt.NDArray[np.uint8]:
 
 
 Picture = str | Path | Image.Image | npt.NDArray[np.uint8]
-"""A file's path, a PIL image, or (H, W, 3) uint8 RGB."""
+"""A file's path or address, a Pillow image, or (H, W, 3) uint8 RGB."""
 
 
 def as_pixels(image: Any) -> npt.NDArray[np.uint8]:
@@ -256,14 +257,31 @@ def as_pixels(image: Any) -> npt.NDArray[np.uint8]:
 
     Raises:
         InputError: it cannot be read, or is something else.
+        DownloadError: an address, http, https or data, that cannot be fetched.
     """
+    if isinstance(image, str) and is_address(image):
+        return _of_address(image)
     if isinstance(image, str | Path):
+        if is_address(str(image).replace(":/", "://", 1)) and not Path(image).exists():
+            raise InputError(f"{image} is an address in a Path, where it loses a slash: give it as text")
         return read_image(Path(image))
     if isinstance(image, Image.Image):
         return pixels_of(image)
     if isinstance(image, np.ndarray):
         return check_pixels(image)
-    raise InputError(f"expected a path, a PIL image or an array (H, W, 3) uint8, got a {type(image).__name__}")
+    raise InputError(
+        f"expected a path, an address, a Pillow image or an array (H, W, 3) uint8, got a {type(image).__name__}"
+    )
+
+
+def _of_address(url: str) -> npt.NDArray[np.uint8]:
+    from phidet.images.remote import fetch_image  # noqa: PLC0415 - slow to import, and rarely needed
+
+    content = fetch_image(url)
+    try:
+        return read_image(content)
+    except InputError as error:
+        raise InputError(f"{without_password(url)}: {error}") from error
 
 
 def check_pixels(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:

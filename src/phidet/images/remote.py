@@ -1,80 +1,116 @@
-"""Pictures from the web, when an address is given: http and https only, of bounded size, in bounded time."""
+"""Images from the web, when an address is given: http, https and data only, of bounded size, in bounded time."""
 
 from __future__ import annotations
 
-import os
+import base64
+import binascii
 import time
-from http.client import HTTPException, HTTPMessage, HTTPResponse
-from typing import IO
-from urllib.error import HTTPError
-from urllib.parse import quote, urlsplit, urlunsplit
-from urllib.request import HTTPRedirectHandler, Request, build_opener
+from queue import Empty, SimpleQueue
+from threading import Thread
+from urllib.parse import unquote_to_bytes, urlsplit
 
+from phidet.core.addresses import without_password
 from phidet.core.errors import DownloadError
+from phidet.core.web import WebError, open_url, wants_offline
 
 LARGEST_BYTES = 64 * 2**20
 TIMEOUT_S = 10.0  # without a byte
 DEADLINE_S = 60.0  # for the whole
-_CHUNK_BYTES = 2**16
 
 
-def fetch_picture(url: str, largest_bytes: int = LARGEST_BYTES, deadline_s: float = DEADLINE_S) -> bytes:
-    """The body at ``url``.
+def fetch_image(url: str, largest_bytes: int = LARGEST_BYTES, deadline_s: float = DEADLINE_S) -> bytes:
+    """The image at ``url``, encoded as it is there.
 
-    Redirects are followed to http and https only, and never from https to http.
+    Redirects are followed to http and https only, and never from https to http. A name and a password in the address
+    are for its host alone and are in no message.
 
     Raises:
-        DownloadError: it could not be fetched, is larger, or takes longer; or the network is not to be used
-            (``PHIDET_OFFLINE``).
+        DownloadError: it could not be fetched, is larger, or takes longer; it is a web page or a video; or the network
+            is not to be used (``PHIDET_OFFLINE``).
     """
+    shown = without_password(url)
+    if url.startswith("data:"):
+        return _of_data_address(url, shown, largest_bytes)
     if wants_offline():
-        raise DownloadError(f"{url} is not fetched: the network is not to be used (--offline, or PHIDET_OFFLINE)")
+        raise DownloadError(f"{shown} is not fetched: the network is not to be used (--offline, or PHIDET_OFFLINE)")
+    # In a thread of its own, as a server can draw out names, handshakes and headers at will, byte by byte; none of
+    # Python's timeouts covers the whole. The thread ends with its connection, or with the process.
+    results: SimpleQueue[bytes | Exception] = SimpleQueue()
     ends = time.monotonic() + deadline_s
+    Thread(target=lambda: results.put(_fetched(url, largest_bytes, ends)), daemon=True).start()
     try:
-        if urlsplit(url).scheme not in ("http", "https"):
-            raise DownloadError(f"cannot fetch {url}: expected an http or https address")
-        opener = build_opener(_WebRedirects)
-        response: HTTPResponse
-        with opener.open(
-            Request(_ascii(url), headers={"User-Agent": "phidet"}), timeout=min(TIMEOUT_S, deadline_s)
-        ) as response:
+        result = results.get(timeout=deadline_s)
+    except Empty:
+        result = _TooLateError()
+    if isinstance(result, bytes):
+        return result
+    if isinstance(result, _TooLateError):
+        raise DownloadError(f"{shown} takes longer than {deadline_s:g} seconds: try again later")
+    if isinstance(result, WebError):
+        raise DownloadError(f"cannot fetch {shown}: {result}") from result
+    raise result
+
+
+class _TooLateError(Exception):
+    """The time is over."""
+
+
+def _fetched(url: str, largest_bytes: int, ends: float) -> bytes | Exception:
+    """The body, or what went wrong."""
+    try:
+        with open_url(url, _check_scheme, TIMEOUT_S) as answer:
+            _check_kind(answer.media_type)
             body = bytearray()
-            while chunk := response.read1(_CHUNK_BYTES):
+            for chunk in answer.chunks():
                 body += chunk
                 if len(body) > largest_bytes:
-                    raise DownloadError(f"{url} is larger than {largest_bytes:,} bytes: download it by other means")
+                    return WebError(f"it is larger than {largest_bytes:,} bytes; download it by other means")
                 if time.monotonic() > ends:
-                    raise DownloadError(f"{url} takes longer than {deadline_s:g} seconds: try again later")
-            if response.length:  # what the server promised and did not send
-                raise DownloadError(f"{url} ended {response.length:,} bytes early: try again")
-            return bytes(body)
-    except HTTPError as error:
-        error.close()
-        raise DownloadError(f"cannot fetch {url}: the server answers {error.code} {error.reason}") from error
-    except (OSError, HTTPException, ValueError) as error:
-        reason = str(getattr(error, "reason", error)) or type(error).__name__
-        raise DownloadError(f"cannot fetch {url}: {reason}") from error
+                    return _TooLateError()
+        _check_content(answer.media_type, bytes(body[:1024]))
+        return bytes(body)
+    except Exception as error:  # it is raised by the thread that waits
+        return error
 
 
-def _ascii(url: str) -> str:
-    """The address as it goes over the wire: other letters percent-encoded, of the host in IDNA."""
-    parts = urlsplit(url)
-    host = parts.netloc.encode("idna").decode() if not parts.netloc.isascii() else parts.netloc
-    path, query = (quote(text, safe="/%:;=@&+$,!~*'()?") for text in (parts.path, parts.query))
-    return urlunsplit((parts.scheme, host, path, query, ""))
+def _check_scheme(url: str) -> None:
+    """Raises WebError unless ``url`` is of the web."""
+    scheme = urlsplit(url).scheme
+    if scheme not in ("http", "https"):
+        raise WebError(f"expected an http or https address, got {without_password(url)}")
 
 
-def wants_offline() -> bool:
-    """Whether ``PHIDET_OFFLINE`` says that the network is not to be used."""
-    return os.environ.get("PHIDET_OFFLINE", "").strip().lower() in ("1", "true", "yes")
+def _check_kind(media_type: str) -> None:
+    """Raises WebError for what is no single image, before it is fetched: some of it never ends."""
+    if media_type.startswith("multipart/"):
+        raise WebError(
+            f"it is a stream of images ({media_type}), which does not end: expected one image; cameras have an address "
+            "for snapshots, too"
+        )
+    if media_type.startswith(("video/", "audio/")):
+        raise WebError(f"it is {media_type}, expected an image: download it, and give the file")
 
 
-class _WebRedirects(HTTPRedirectHandler):
-    def redirect_request(
-        self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
-    ) -> Request | None:
-        scheme = urlsplit(newurl).scheme
-        if scheme not in ("http", "https") or (req.type == "https" and scheme == "http"):
-            fp.close()
-            raise DownloadError(f"cannot fetch {req.full_url}: the server redirects from {req.type} to {newurl}")
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
+def _check_content(media_type: str, beginning: bytes) -> None:
+    """Raises WebError for text that is called text: a page around an image, a login, an error with status 200."""
+    if media_type.startswith("text/") or media_type in ("application/json", "application/xhtml+xml"):
+        try:
+            is_text = "\0" not in beginning.decode(errors="strict")
+        except UnicodeDecodeError as error:
+            is_text = error.reason == "unexpected end of data"  # cut in the middle of a letter
+        if is_text:
+            raise WebError(f"the server sent {media_type}, expected an image: give the address of the image itself")
+
+
+def _of_data_address(url: str, shown: str, largest_bytes: int) -> bytes:
+    """What the address itself holds (RFC 2397)."""
+    head, _, data = url.partition(",")
+    content = unquote_to_bytes(data)
+    if head.endswith(";base64"):
+        try:
+            content = base64.b64decode(b"".join(content.split()), validate=True)
+        except binascii.Error as error:
+            raise DownloadError(f"cannot read {shown}: it is not valid base64 ({error})") from error
+    if len(content) > largest_bytes:
+        raise DownloadError(f"{shown} holds more than {largest_bytes:,} bytes: write them to a file")
+    return content

@@ -18,15 +18,15 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 import numpy.typing as npt
 
+from phidet.core.addresses import is_address, without_password
 from phidet.core.errors import ConfigError, InputError, PhidetError
 from phidet.images.decode import read_image
 from phidet.images.formats import EXTENSIONS, FORMATS, count_left_out, other_image
 from phidet.images.pyav import Colors
-from phidet.images.remote import LARGEST_BYTES, fetch_picture
+from phidet.images.remote import LARGEST_BYTES, fetch_image
 from phidet.images.video import EXTENSIONS as VIDEO_EXTENSIONS
 from phidet.images.video import Frame, is_webcam, video_frames, webcam_frames
 
-_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _READ = f"phidet reads {FORMATS}"
 _WORKERS = 2  # threads that decode ahead
 _AHEAD = 3  # pictures that wait decoded, so that memory stays flat
@@ -82,7 +82,7 @@ class _Video(NamedTuple):
 _Entry = _Still | _Video | Unusable
 
 
-def check_apart(sources: Sequence[str], out: Path) -> None:
+def check_sources_outside(sources: Sequence[str], out: Path) -> None:
     """Does nothing if no source lies in ``out``, where it could be overwritten.
 
     Raises:
@@ -90,7 +90,7 @@ def check_apart(sources: Sequence[str], out: Path) -> None:
     """
     folder = out.resolve()
     for source in sources:
-        if source == "-" or _ADDRESS.match(source) or is_webcam(source):
+        if source == "-" or is_address(source) or is_webcam(source):
             continue
         found = [Path(source)] if os.path.lexists(source) else _matches(source)
         for path in found:
@@ -110,8 +110,8 @@ def pictures(
 
     Args:
         sources: a picture or video file; a folder, searched for both with what is below it, in the order of names; a
-            pattern (``**`` is any depth); an http or https address of a picture; ``-``, one picture on standard input;
-            ``webcam`` or ``webcam:1``.
+            pattern (``**`` is any depth); an http, https or data address of a picture; ``-``, one picture on standard
+            input; ``webcam`` or ``webcam:1``.
         leave_out: a folder that is not searched: the one that is written to.
         note: called with a sentence on the images that a folder or a pattern holds and that are not read.
 
@@ -170,8 +170,8 @@ def _entries(source: str, leave_out: Path | None, note: Callable[[str], None]) -
     elif is_webcam(source):
         name = PurePosixPath(re.sub(r"[^\w-]+", "-", source) + ".mp4")
         yield _Video(source, name, partial(webcam_frames, source))
-    elif _ADDRESS.match(source):
-        yield _Still(source, _name_of_address(source), partial(fetch_picture, source))
+    elif is_address(source):
+        yield _Still(without_password(source), _name_of_address(source), partial(fetch_image, source))
     else:
         try:
             yield from _local(source, leave_out, note)
@@ -317,6 +317,8 @@ def _all_of(content: bytes, name: str) -> bytes:
 
 def _name_of_address(url: str) -> PurePosixPath:
     """The last part of the path, of plain letters, with the ending of a picture."""
+    if url.startswith("data:"):
+        return PurePosixPath("data.png" if url.startswith("data:image/png") else "data.jpg")
     try:
         path = unquote(urlsplit(url).path)
     except ValueError:

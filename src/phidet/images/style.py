@@ -10,7 +10,7 @@ import matplotlib
 from matplotlib.figure import Figure
 from PIL import ImageFont
 
-from phidet.core.files import write_made
+from phidet.core.files import write_atomic_with
 
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
 """Told apart by colour-blind people too (M. Okabe and K. Ito, without black); the last is too light for lines."""
@@ -35,4 +35,4 @@ def new_figure(width: float, height: float) -> tuple[Figure, Any]:
 def save_figure(figure: Figure, path: Path, kind: str = "png") -> Path:
     """Writes a picture that is equal for equal figures; returns its path."""
     metadata = {"Software": None} if kind == "png" else None
-    return write_made(path, lambda out: figure.savefig(out, format=kind, dpi=120, metadata=metadata))
+    return write_atomic_with(path, lambda out: figure.savefig(out, format=kind, dpi=120, metadata=metadata))

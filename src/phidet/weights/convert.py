@@ -94,7 +94,9 @@ def identify(source: Source, model: str | None = None) -> Any:
             "create_model(config, pretrained=...), or name the nearest model to see what differs"
         )
     found = " and ".join(config.name for config in fitting)
-    raise CheckpointError(f"{source.path} ({source.kind}) fits {found} alike: say which one it is (--model NAME)")
+    raise CheckpointError(
+        f"{source.path} ({source.kind}) matches {found} equally well: say which one it is (--model NAME)"
+    )
 
 
 def _like(source: Source, name: str) -> Any:

@@ -19,19 +19,16 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
-from http.client import HTTPException, HTTPMessage, HTTPResponse
 from pathlib import Path
-from typing import IO
-from urllib.error import HTTPError
 from urllib.parse import urlsplit
-from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from tqdm import tqdm
 
 from phidet.architectures.published_file import PublishedFile
+from phidet.core.addresses import without_password
 from phidet.core.errors import DownloadError
 from phidet.core.files import cache_dir
-from phidet.images.remote import wants_offline
+from phidet.core.web import Answer, ConnectionLostError, WebError, open_url, wants_offline
 
 if sys.platform == "win32":
     import msvcrt
@@ -43,17 +40,8 @@ TIMEOUT_S = 15.0
 RETRY_PAUSES_S: tuple[float, ...] = (0.5, 2.0)
 """Waits before each further attempt after a lost connection."""
 LOCK_POLL_S = 0.1
-CHUNK_BYTES = 1 << 18
 
 log = logging.getLogger("phidet")
-
-
-class _FailedError(Exception):
-    """The file could not be had, for the reason in the message."""
-
-
-class _LostError(_FailedError):
-    """The connection failed; what arrived is kept, and another attempt may do."""
 
 
 def fetch(file: PublishedFile, offline: bool | None = None, progress: bool = True) -> Path:
@@ -74,18 +62,18 @@ def fetch(file: PublishedFile, offline: bool | None = None, progress: bool = Tru
         if target.is_file():
             return target
         if wants_offline() if offline is None else offline:
-            raise _FailedError("the network is not to be used (offline, or PHIDET_OFFLINE is set)")
+            raise WebError("the network is not to be used (offline, or PHIDET_OFFLINE is set)")
         _check_address(file.url)
         target.parent.mkdir(parents=True, exist_ok=True)
         with _locked(target.with_name(f"{file.name}.lock")):
             if not target.is_file():  # another process may have brought it meanwhile
                 log.info("downloading %s, %s", file.url, file.licence)
                 _download(file, target, progress)
-    except _FailedError as error:
+    except WebError as error:
         raise DownloadError(
             f"cannot download {file.url}: {error}. Or bring it from elsewhere and put it at {target}"
         ) from error
-    except OSError as error:  # those of the network are _FailedError by now
+    except OSError as error:  # those of the network are WebError by now
         raise DownloadError(
             f"cannot write {target}: {error.strerror or error}. Free some space there, or set PHIDET_CACHE to a folder "
             f"that can be written, for {file.url}"
@@ -94,23 +82,11 @@ def fetch(file: PublishedFile, offline: bool | None = None, progress: bool = Tru
 
 
 def _check_address(url: str) -> None:
-    """Only https leaves the machine."""
+    """Raises WebError unless ``url`` is of https, or of this machine: nothing else leaves it."""
     address = urlsplit(url)
     loopback = address.scheme == "http" and address.hostname in ("127.0.0.1", "::1", "localhost")
     if address.scheme != "https" and not loopback:
-        raise _FailedError(f"{url} is not an https address")
-
-
-class _SafeRedirects(HTTPRedirectHandler):
-    """Follows redirects, but never from https to anything else."""
-
-    def redirect_request(
-        self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
-    ) -> Request | None:
-        _check_address(newurl)
-        if req.type == "https" and urlsplit(newurl).scheme != "https":
-            raise _FailedError(f"the server redirects from https to {newurl}")
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
+        raise WebError(f"{without_password(url)} is not an https address")
 
 
 @contextmanager
@@ -143,7 +119,7 @@ def _download(file: PublishedFile, target: Path, progress: bool) -> None:
         try:
             _transfer(file.url, part, version, progress)
             break
-        except _LostError:
+        except ConnectionLostError:
             if pause_s is None:
                 raise
             time.sleep(pause_s)
@@ -152,7 +128,7 @@ def _download(file: PublishedFile, target: Path, progress: bool) -> None:
     version.unlink()
     if not digest.startswith(file.sha256_prefix):
         part.unlink()
-        raise _FailedError(
+        raise WebError(
             f"what arrived is not what was published (SHA-256 {digest}, expected {file.sha256_prefix}…) and was deleted"
         )
     part.replace(target)
@@ -161,70 +137,52 @@ def _download(file: PublishedFile, target: Path, progress: bool) -> None:
 def _transfer(url: str, part: Path, version: Path, progress: bool) -> None:
     """Brings ``part`` to its full length, from where it ends if the server still has that ``version`` of the file."""
     resumable = part.is_file() and version.is_file()
-    response, start = _open(url, part.stat().st_size, version.read_text()) if resumable else _open(url)
-    with response, part.open("ab" if start else "wb") as sink:
-        total = None if response.length is None else start + response.length
+    answer, start = _open(url, part.stat().st_size, version.read_text()) if resumable else _open(url)
+    with answer, part.open("ab" if start else "wb") as sink:
         if not start:
-            version.write_text(_version(response))  # only now, when nothing of an older version is left in the part
+            version.write_text(_version(answer))  # only now, when nothing of an older version is left in the part
         with tqdm(
             desc=part.stem,
-            total=total,
+            total=None if answer.length is None else start + answer.length,
             initial=start,
             unit="B",
             unit_scale=True,
             disable=None if progress else True,  # None: unless stderr is a terminal
         ) as bar:
-            while chunk := _read(response):
+            for chunk in answer.chunks():
                 sink.write(chunk)
                 bar.update(len(chunk))
         sink.flush()
         os.fsync(sink.fileno())
-        if total is not None and sink.tell() != total:
-            raise _LostError(f"the connection ended after {sink.tell():,} of {total:,} bytes; ask again to continue")
 
 
-def _open(url: str, have: int = 0, version: str = "") -> tuple[HTTPResponse, int]:
+def _open(url: str, have: int = 0, version: str = "") -> tuple[Answer, int]:
     """Asks for the file from byte ``have`` on, or from 0 where the server has no longer that ``version`` of it.
 
     Returns:
         The answer, and the position in the file at which its body starts.
     """
     resuming = have > 0 and version != ""
-    headers = {"User-Agent": "phidet"}
-    if resuming:
-        headers |= {"Range": f"bytes={have}-", "If-Range": version}
+    headers = {"Range": f"bytes={have}-", "If-Range": version} if resuming else {}
     try:
-        response: HTTPResponse = build_opener(_SafeRedirects).open(Request(url, headers=headers), timeout=TIMEOUT_S)
-    except HTTPError as error:
-        error.close()
-        if resuming and error.code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+        answer = open_url(url, _check_address, TIMEOUT_S, headers)
+    except WebError as error:
+        if resuming and error.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             return _open(url)
-        kind = _LostError if error.code >= HTTPStatus.INTERNAL_SERVER_ERROR else _FailedError
-        raise kind(f"the server answers {error.code} {error.reason}") from error
-    except (OSError, HTTPException) as error:
-        raise _LostError(_reason(error)) from error
-    if not resuming or response.status != HTTPStatus.PARTIAL_CONTENT:
-        return response, 0
-    if response.headers.get("Content-Range", "").startswith(f"bytes {have}-") and _version(response) == version:
-        return response, have
-    response.close()  # the rest of something else: this server does not heed If-Range
-    return _open(url)
+        raise
+    if not resuming or answer.status != HTTPStatus.PARTIAL_CONTENT:
+        return answer, 0
+    if answer.headers.get("Content-Range", "").startswith(f"bytes {have}-") and _version(answer) == version:
+        return answer, have
+    with answer:  # the rest of something else: this server does not heed If-Range
+        return _open(url)
 
 
-def _version(response: HTTPResponse) -> str:
-    """What tells this version of the file from others in an If-Range header; empty where the server gives nothing."""
-    etag = response.headers.get("ETag", "")
-    return etag if etag.startswith('"') else response.headers.get("Last-Modified", "")  # weak tags, W/"…", do not do
-
-
-def _read(response: HTTPResponse) -> bytes:
-    """The bytes that are there, at most a chunk, waiting for the first one; none at the end."""
-    try:
-        return response.read1(CHUNK_BYTES)
-    except (OSError, HTTPException) as error:
-        raise _LostError(_reason(error)) from error
-
-
-def _reason(error: Exception) -> str:
-    """What the network says went wrong, without urllib's wrapping."""
-    return str(getattr(error, "reason", error)) or type(error).__name__
+def _version(answer: Answer) -> str:
+    """What tells this version of the file from others in an If-Range header; empty where the server gives nothing, or
+    a compressed file, whose bytes are not those of the part.
+    """
+    if answer.encodings:
+        return ""
+    etag = answer.headers.get("ETag", "")
+    return etag if etag.startswith('"') else answer.headers.get("Last-Modified", "")  # weak tags, W/"…", do not do

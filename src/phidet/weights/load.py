@@ -14,7 +14,7 @@ from phidet.architectures.model import Model
 from phidet.architectures.registry import architecture_of
 from phidet.core.errors import CheckpointError
 from phidet.weights.dialects import known_dialects
-from phidet.weights.mapping import Mapped, check_shapes, misfit, to_ours, weights_of
+from phidet.weights.mapping import Mapped, check_shapes, mismatch_error, to_ours, weights_of
 from phidet.weights.native import read_config
 from phidet.weights.read import read_tensors, recognise
 
@@ -144,7 +144,7 @@ def load_into(model: Model, source: Source, replace_head: bool = False) -> LoadR
     head = set() if whole else _head_keys(source, model.config)
     problems["unexpected"] = [key for key in mapped.unexpected if key not in head]
     if any(problems.values()):
-        raise misfit(f"{source.path} ({source.kind})", model.config.name, problems)
+        raise mismatch_error(f"{source.path} ({source.kind})", model.config.name, problems)
     model.load_state_dict(tensors, strict=False)
     part = "all" if whole else "backbone"
     ignored = [*source.beside, *([] if whole else mapped.unexpected)]

@@ -74,7 +74,7 @@ def to_theirs(model: Mapping[str, Tensor], dialect: Dialect, config: Config) -> 
     for name, tensor in model.items():
         slot = dialect.slot(name, config)
         if slot is None:
-            raise CheckpointError(f"{dialect.name} files have no place for {name!r} of {config.name}")
+            raise CheckpointError(f"{dialect.name} format has no key for {name!r} of {config.name}")
         parts = tensor.unbind() if slot.layout == "scalars" else (tensor,)
         for key, part in zip(slot.keys, parts, strict=True):
             theirs[key] = _TO_THEIRS[slot.layout](part.detach()).contiguous()
@@ -92,7 +92,7 @@ def check_shapes(tensors: Mapping[str, Tensor], model: Mapping[str, Tensor]) -> 
     ]
 
 
-def misfit(path: object, model: str, problems: Mapping[str, Iterable[str]]) -> CheckpointError:
+def mismatch_error(path: object, model: str, problems: Mapping[str, Iterable[str]]) -> CheckpointError:
     """The error for a file that does not fit: every kind of problem with its count and the first few."""
     lines = [f"{path} does not fit {model}:"]
     for kind, items in problems.items():

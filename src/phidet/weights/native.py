@@ -19,8 +19,8 @@ from phidet.architectures.header import Header, from_metadata, to_metadata
 from phidet.architectures.model import Model
 from phidet.architectures.registry import architecture_of
 from phidet.core.errors import CheckpointError, PhidetError
-from phidet.core.files import write_whole
-from phidet.weights.mapping import check_shapes, misfit, weights_of
+from phidet.core.files import write_atomic
+from phidet.weights.mapping import check_shapes, mismatch_error, weights_of
 from phidet.weights.read import RawFile, read_tensors
 
 
@@ -33,7 +33,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     if not path.parent.is_dir():
         raise CheckpointError(f"cannot write {path}: there is no folder {path.parent}. Make it first")
     try:
-        write_whole(path, content)
+        write_atomic(path, content)
     except PhidetError as error:
         raise CheckpointError(f"{error}. Nothing was changed") from error
 
@@ -113,5 +113,5 @@ def assign(model: Model, tensors: Mapping[str, Tensor], path: Path) -> None:
     wrong = check_shapes(known, expected)
     if missing or unexpected or wrong:
         problems = {"missing": missing, "unexpected": unexpected, "of the wrong shape": wrong}
-        raise misfit(path, model.config.name, problems)
+        raise mismatch_error(path, model.config.name, problems)
     model.load_state_dict(dict(known), strict=False)

@@ -43,8 +43,8 @@ def near_groups(looks: Sequence[Look], sizes_hw: npt.NDArray[np.int32]) -> list[
     """
     thumbnails = np.stack([look.thumbnail for look in looks]) if looks else np.zeros((0, 1, 1, 3), np.uint8)
     grey = thumbnails.mean(axis=3)
-    told = np.array([bool(look.pixels) for look in looks], bool) & (grey.std(axis=(1, 2)) >= _PLAIN)
-    indices = np.flatnonzero(told)
+    comparable = np.array([bool(look.pixels) for look in looks], bool) & (grey.std(axis=(1, 2)) >= _PLAIN)
+    indices = np.flatnonzero(comparable)
     hashes = np.array([looks[i].dhash for i in indices.tolist()], np.uint64)
     log_aspects = np.log(sizes_hw[indices, 1] / sizes_hw[indices, 0])
     pairs: set[tuple[int, int]] = set()

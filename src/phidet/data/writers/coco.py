@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from phidet.core.errors import ConfigError
-from phidet.core.numbers import shortest
+from phidet.core.numbers import shortest_float
 from phidet.data.dataset import Annotations, Dataset
 from phidet.data.tfrecord_file import RecordImage
 from phidet.data.writers.files import FreeNames, Written, appearing, check_splits, copy_images, count_written
@@ -64,7 +64,7 @@ def _coco(dataset: Dataset, names: Mapping[int, str]) -> dict[str, Any]:
                 "image_id": index + 1,
                 "category_id": int(a.class_ids[k]) + 1,
                 "bbox": _xywh(a, k),
-                "area": shortest(a.areas[k]),
+                "area": shortest_float(a.areas[k]),
                 "iscrowd": int(a.crowd[k]),
             }
             objects.append(entry | {"difficult": 1} if a.difficult[k] else entry)
@@ -75,10 +75,10 @@ def _coco(dataset: Dataset, names: Mapping[int, str]) -> dict[str, Any]:
 def _xywh(a: Annotations, k: int) -> list[float]:
     """The box such that x + width gives back its right side, as float32, in few digits."""
     x1, y1, x2, y2 = a.boxes_xyxy[k]
-    x, y = shortest(x1), shortest(y1)
+    x, y = shortest_float(x1), shortest_float(y1)
     return [x, y, _side(x, x2), _side(y, y2)]
 
 
 def _side(start: float, end: np.float32) -> float:
-    side = round(shortest(end) - start, 4)
+    side = round(shortest_float(end) - start, 4)
     return side if np.float32(start + side) == end else float(end) - start

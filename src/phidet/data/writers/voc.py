@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree
 
 from phidet.core.errors import ConfigError
-from phidet.core.numbers import shortest
+from phidet.core.numbers import shortest_float
 from phidet.data.dataset import Dataset, Problem
 from phidet.data.writers.files import (
     FreeNames,
@@ -120,7 +120,7 @@ def _annotation(dataset: Dataset, index: int) -> ElementTree.Element:
         box = ElementTree.SubElement(element, "bndbox")
         for key, number in zip(("xmin", "ymin", "xmax", "ymax"), a.boxes_xyxy[k], strict=True):
             # Many readers take whole numbers only, so those that are whole have no point.
-            _add(box, key, str(int(number)) if number == int(number) else repr(shortest(number)))
+            _add(box, key, str(int(number)) if number == int(number) else repr(shortest_float(number)))
     return root
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from phidet.core.errors import UnknownNameError
@@ -13,7 +13,17 @@ from phidet.detections.sinks.crops import CropSink
 from phidet.detections.sinks.json_csv import CsvSink, JsonSink
 from phidet.detections.sinks.yolo import YoloSink
 
-KINDS = ("pictures", "json", "coco", "yolo", "csv", "crops")
+_SINKS: dict[str, Callable[[Path, Sequence[str]], Sink]] = {
+    "pictures": lambda out, _: PictureSink(out),
+    "json": lambda out, _: JsonSink(out / "detections.jsonl"),
+    "coco": CocoSink,
+    "yolo": lambda out, class_names: YoloSink(out / "labels", class_names),
+    "csv": lambda out, _: CsvSink(out / "detections.csv"),
+    "crops": lambda out, _: CropSink(out / "crops"),
+}
+"""Kind of output → what makes its sink in a folder, for the model's classes."""
+KINDS = tuple(_SINKS)
+
 __all__ = ["KINDS", "Sink", "open_sinks"]
 
 
@@ -29,25 +39,9 @@ def open_sinks(kinds: Sequence[str], out: Path, class_names: Sequence[str]) -> l
             raise UnknownNameError("kind of output", kind, KINDS)
     sinks: list[Sink] = []
     try:
-        sinks.extend(_sink(kind, out, class_names) for kind in dict.fromkeys(kinds))
+        sinks.extend(_SINKS[kind](out, class_names) for kind in dict.fromkeys(kinds))
     except BaseException:
         for sink in sinks:
             sink.discard()
         raise
     return sinks
-
-
-def _sink(kind: str, out: Path, class_names: Sequence[str]) -> Sink:
-    match kind:
-        case "pictures":
-            return PictureSink(out)
-        case "json":
-            return JsonSink(out / "detections.jsonl")
-        case "coco":
-            return CocoSink(out, class_names)
-        case "yolo":
-            return YoloSink(out / "labels", class_names)
-        case "csv":
-            return CsvSink(out / "detections.csv")
-        case _:
-            return CropSink(out / "crops")

@@ -11,7 +11,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from phidet.core.errors import ConfigError
-from phidet.core.files import told, write_whole
+from phidet.core.files import raising_write_errors, write_atomic
 from phidet.detections.detections import Detections
 from phidet.detections.sinks.base import Names, count
 from phidet.images.sources import Picture, Unusable
@@ -58,7 +58,7 @@ def check_ours(path: Path) -> None:
 
 def _ends_of(path: Path) -> bytes:
     """The first and the last bytes, where formats keep what a file is called."""
-    with told(path), path.open("rb") as file:
+    with raising_write_errors(path), path.open("rb") as file:
         head = file.read(_ABOUT)
         file.seek(max(len(head), path.stat().st_size - _ABOUT))
         return head + file.read()
@@ -87,7 +87,7 @@ class PictureSink:
         if picture.frame is None:
             name = self._names.of(picture, writable_name(picture.name, drawn.size))
             check_ours(self._out / name)
-            write_whole(self._out / name, encode(drawn, name))
+            write_atomic(self._out / name, encode(drawn, name))
             self._pictures += 1
             return
         if self._video is None:

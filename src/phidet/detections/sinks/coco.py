@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from phidet.core.files import AppearingFile, told
+from phidet.core.files import AtomicFile, raising_write_errors
 from phidet.detections.detections import Detections
 from phidet.detections.sinks.base import Names, readable
 from phidet.images.sources import Picture, Unusable
@@ -37,7 +37,7 @@ class CocoSink:
             begun.callback(self._results.file.discard)
             self._images = _List(out / "coco-images.json", head, b"\n]}\n")
             begun.callback(self._images.file.discard)
-            with told(self._images.file.path):
+            with raising_write_errors(self._images.file.path):
                 self._waiting = TemporaryFile(dir=out)  # noqa: SIM115 - it goes when it is closed, or with the process
             begun.pop_all()
         self._names = Names()
@@ -57,7 +57,7 @@ class CocoSink:
             return
         if own is not None:
             log.warning("%s is not image %d of the COCO results: one before it is called that, too", picture.name, own)
-        with told(self._results.file.path):
+        with raising_write_errors(self._results.file.path):
             self._waiting.write(msgspec.json.encode((image, found.to_coco(0))) + b"\n")
 
     def skip(self, unusable: Unusable) -> None:
@@ -65,7 +65,7 @@ class CocoSink:
 
     def keep(self) -> str:
         free = (number for number in count(1) if number not in self._taken)
-        with told(self._results.file.path):
+        with raising_write_errors(self._results.file.path):
             self._waiting.seek(0)
         for line in self._waiting:
             image, results = msgspec.json.decode(line)
@@ -97,7 +97,7 @@ class _List:
     """A JSON list in a file, one entry on a line."""
 
     def __init__(self, path: Path, head: bytes, foot: bytes) -> None:
-        self.file = AppearingFile(path)
+        self.file = AtomicFile(path)
         self.file.write(head)
         self._foot = foot
         self._empty = True

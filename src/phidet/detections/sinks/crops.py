@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from phidet.core.files import write_whole
+from phidet.core.files import write_atomic
 from phidet.detections.boxes import clip
 from phidet.detections.detections import Detections
 from phidet.detections.sinks.annotated import check_ours, encode, writable_name
@@ -34,7 +34,7 @@ class CropSink:
             crop = Image.fromarray(picture.image[y1:y2, x1:x2])
             file = writable_name(name.with_name(f"{name.name}-{number}.jpg"), crop.size)
             check_ours(self._folder / folder / file)
-            write_whole(self._folder / folder / file, encode(crop, file))
+            write_atomic(self._folder / folder / file, encode(crop, file))
             self._files += 1
 
     def skip(self, unusable: Unusable) -> None:

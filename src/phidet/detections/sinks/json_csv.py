@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from phidet.core.files import AppearingFile
+from phidet.core.files import AtomicFile
 from phidet.detections.detections import Detections
 from phidet.detections.sinks.base import count, readable
 from phidet.images.sources import Picture, Unusable
@@ -40,7 +40,7 @@ class JsonSink:
     """JSON lines: one document for each picture, frame, or picture that could not be read."""
 
     def __init__(self, path: Path) -> None:
-        self._file = AppearingFile(path)
+        self._file = AtomicFile(path)
 
     def add(self, picture: Picture, found: Detections) -> None:
         self._file.write(json_line(picture, found))
@@ -60,7 +60,7 @@ class CsvSink:
     """CSV (RFC 4180) with a heading: one line for each object; pixels of the original image."""
 
     def __init__(self, path: Path) -> None:
-        self._file = AppearingFile(path)
+        self._file = AtomicFile(path)
         self._objects = 0
         self._write([COLUMNS])
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from phidet.core.errors import ConfigError
-from phidet.core.files import write_whole
+from phidet.core.files import write_atomic
 from phidet.detections.boxes import clip, xyxy_to_cxcywh
 from phidet.detections.detections import Detections
 from phidet.detections.sinks.base import Names, count, short_enough
@@ -36,8 +36,8 @@ class YoloSink:
             raise ConfigError(
                 f"{folder.parent} has labels that phidet did not write and would overwrite: choose another --out"
             )
-        write_whole(folder / OURS, b"Written by phidet detect, which may overwrite what is here.\n")
-        write_whole(folder.parent / CLASSES, "".join(f"{name}\n" for name in class_names).encode())
+        write_atomic(folder / OURS, b"Written by phidet detect, which may overwrite what is here.\n")
+        write_atomic(folder.parent / CLASSES, "".join(f"{name}\n" for name in class_names).encode())
 
     def add(self, picture: Picture, found: Detections) -> None:
         height, width = picture.image.shape[:2]
@@ -51,7 +51,7 @@ class YoloSink:
         if picture.frame is None and name != short_enough(picture.name.with_suffix("")):
             log.warning("the labels of %s are in %s.txt: another picture has its name", picture.source, name)
         path = self._folder / name.with_name(f"{name.name}.txt")
-        write_whole(path, "".join(f"{line}\n" for line in lines).encode())
+        write_atomic(path, "".join(f"{line}\n" for line in lines).encode())
         self._files += 1
 
     def skip(self, unusable: Unusable) -> None:

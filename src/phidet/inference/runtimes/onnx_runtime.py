@@ -14,6 +14,7 @@ from phidet.architectures.header import Header, exported_header
 from phidet.core.errors import CheckpointError
 from phidet.core.machine import usable_physical_cores
 from phidet.detections.boxes import FloatArray
+from phidet.inference.runtimes.forking import keep_in_forked_children
 from phidet.inference.runtimes.network import Outputs, wanted_outputs
 
 
@@ -31,7 +32,9 @@ class OnnxNetwork:
     name = "onnxruntime"
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
+        self.path = path
         self.session = _session(path, session_options(threads))
+        keep_in_forked_children(self)
         metadata = self.session.get_modelmeta().custom_metadata_map
         header = exported_header(metadata, path)
         self.config, self.precision = header
@@ -40,7 +43,11 @@ class OnnxNetwork:
         self.fixed_batch = batch if isinstance(batch, int) else None  # made so for a device that needs it
 
     def __call__(self, images: FloatArray) -> Outputs:
-        """Normalised images (B, 3, H, W) → raw outputs; in several runs where the file has a fixed batch."""
+        """Normalised images (B, 3, H, W) → raw outputs; in several runs where the file has a fixed batch.
+
+        Raises:
+            CheckpointError: ONNX Runtime fails on the file, whose graph somebody changed, or for want of memory.
+        """
         size = self.fixed_batch
         if size is None or len(images) == size:
             return self._run(images)
@@ -50,7 +57,10 @@ class OnnxNetwork:
         return {name: np.concatenate([run[name] for run in runs])[: len(images)] for name in self.outputs}
 
     def _run(self, images: FloatArray) -> Outputs:
-        return dict(zip(self.outputs, self.session.run(self.outputs, {"images": images}), strict=True))
+        try:
+            return dict(zip(self.outputs, self.session.run(self.outputs, {"images": images}), strict=True))
+        except Exception as error:  # the classes differ from version to version
+            raise CheckpointError(f"{self.path} cannot be run: {_first_line(error)}") from error
 
 
 def read_header(path: Path) -> Header:

@@ -12,6 +12,7 @@ from phidet.architectures.header import Header, exported_header
 from phidet.core.errors import CheckpointError
 from phidet.core.machine import usable_physical_cores
 from phidet.detections.boxes import FloatArray
+from phidet.inference.runtimes.forking import keep_in_forked_children
 from phidet.inference.runtimes.network import Outputs, wanted_outputs
 
 SECTION = "phidet"
@@ -49,6 +50,7 @@ class OpenVinoNetwork:
         names = {output.any_name for output in self.compiled.outputs}
         self.outputs = wanted_outputs(header, sorted(names), path)
         self._idle: SimpleQueue[ov.InferRequest] = SimpleQueue()
+        keep_in_forked_children(self)
 
     def __call__(self, images: FloatArray) -> Outputs:
         """Normalised images (B, 3, H, W) → raw outputs."""

@@ -15,6 +15,7 @@ this changes."""
 
 def version_number(text: str) -> int | None:
     """The version that ``text`` writes, with leading zeros or without; ``None`` where it is none below 2⁶³."""
+    # Checked by length before int(), which is slow, and refused by Python, for thousands of digits.
     digits = text.lstrip("0") or text[-1:]
     if not (digits.isascii() and digits.isdigit()) or len(digits) > len(str(MAX_VERSION)):
         return None
@@ -34,7 +35,7 @@ def version_folders(base_path: Path) -> dict[int, Path]:
 
 
 def fingerprint(folder: Path) -> Fingerprint:
-    """What changes when the files in ``folder`` change."""
+    """A value that changes when the files in ``folder`` change."""
     marks = []
     try:
         for path in sorted(folder.iterdir()):

@@ -1,4 +1,4 @@
-"""What a loaded version has done since it was loaded, as Triton's statistics extension counts it."""
+"""Counts of a loaded version since it was loaded, as in Triton's statistics extension."""
 
 from __future__ import annotations
 

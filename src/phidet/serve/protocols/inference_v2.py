@@ -24,7 +24,7 @@ ReadyState = Literal["READY", "LOADING", "UNLOADING", "UNAVAILABLE"]
 
 
 class ServerMetadata(msgspec.Struct):
-    """What ``/v2`` says."""
+    """The answer of ``/v2``."""
 
     name: str
     version: str
@@ -41,7 +41,7 @@ class IndexEntry(msgspec.Struct):
 
 
 class ModelParameters(msgspec.Struct):
-    """What phidet says of a model beyond the protocol."""
+    """What phidet adds to a model's metadata beyond the protocol."""
 
     class_names: list[str]
     image_size_hw: list[int]
@@ -168,15 +168,17 @@ async def _infer(request: Request, service: Service) -> Response:
     name, version = _which(request)
     request.scope["phidet.model"] = name
     loaded = service.repository.find(name, version)
+    # Before the body is read: a full server should not spend its bandwidth on requests that it will reject.
     service.check_room(loaded, deadline)
     length = request.headers.get(HEADER_LENGTH)
+    # The version is fixed here, so that a reload while the body arrives does not take it away.
     with loaded.used():
         request.scope["phidet.version"] = loaded.version
         async with read_body(request, service) as body:
             codec = RequestCodec(
                 lambda: read_infer(body, length, service), lambda wanted, tensors: write_infer(loaded, wanted, tensors)
             )
-            return await while_connected(request, service.answer(loaded, codec, deadline))
+            return await while_connected(request, service.answer(loaded, codec, len(body), deadline))
 
 
 def _which(request: Request) -> tuple[str, int | None]:

@@ -1,4 +1,4 @@
-"""TensorFlow Serving's REST API: paths, bodies, answers and texts of errors as its clients expect them."""
+"""TensorFlow Serving's REST API: paths, bodies, answers and error messages as its clients expect them."""
 
 from __future__ import annotations
 
@@ -69,6 +69,7 @@ async def handle(request: Request, service: Service) -> Response:
     Raises:
         RefusedError: with TensorFlow Serving's status and text.
     """
+    # The raw path: an encoded "/" or ":" in a model's name must not be taken for a separator.
     path = request.scope["raw_path"].decode("ascii", "replace")
     predict = _PREDICT.fullmatch(path) if request.method == "POST" else None
     if predict is not None:
@@ -97,6 +98,7 @@ async def _predict(request: Request, service: Service, target: Target, method: s
         if refusal.http_status == 503:
             raise
         missing = refusal  # a body that is not JSON is the first thing to say
+    # TensorFlow Serving parses the body before it looks for the model, so its error for bad JSON comes first.
     if loaded is None or method != "predict":
         async with read_body(request, service) as body:
             await service.in_thread(lambda: _check_json(body))
@@ -105,7 +107,7 @@ async def _predict(request: Request, service: Service, target: Target, method: s
         request.scope["phidet.version"] = loaded.version
         async with read_body(request, service) as body:
             codec = RequestCodec(lambda: read_images(body, service), write_answer)
-            return await while_connected(request, service.answer(loaded, codec, deadline))
+            return await while_connected(request, service.answer(loaded, codec, len(body), deadline))
 
 
 def read_images(body: bytes, service: Service) -> ParsedRequest[Form]:
@@ -177,7 +179,7 @@ def metadata(loaded: LoadedVersion) -> dict[str, Any]:
 
 
 class _Reader:
-    """Values of JSON to pixels, with the words of TensorFlow Serving for what is wrong with them."""
+    """Converts JSON values to pixels, with TensorFlow Serving's error messages."""
 
     def __init__(self, names: tuple[str, ...], service: Service) -> None:
         self.names = names
@@ -185,6 +187,7 @@ class _Reader:
         self.budget = service.budget()
 
     def rows(self, instances: list[Any]) -> list[Pixels]:
+        # The first row decides for all, as in TensorFlow Serving: objects with names, or bare values.
         named = isinstance(instances[0], dict) and not is_b64(instances[0])
         images: list[Pixels] = []
         shape: tuple[int, ...] | None = None

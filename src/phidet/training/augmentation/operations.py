@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
+from inspect import signature
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
-MIN_VISIBLE = 0.2  # of a box's area; what is left of an object below that cannot be told from background
+MIN_VISIBLE = 0.2  # of a box's area; what is left of an object below that is indistinguishable from background
 MIN_SIDE = 1.0  # pixels of the input
 GREY = 128  # of pixels that nothing is known about
 LARGEST_LEVEL = 10.0
@@ -25,6 +26,11 @@ _COCO_SIDE = 640
 _TRANSLATE, _CUTOUT = 250 / _COCO_SIDE, 100 / _COCO_SIDE  # of the longer side, at the largest level
 _TRANSLATE_IN_BOXES, _CUTOUT_IN_BOXES = 120 / _COCO_SIDE, 50 / _COCO_SIDE
 _SHEAR, _ROTATE, _BOX_CUTOUT = 0.3, 30.0, 0.75  # the slope, degrees, of a box's sides
+
+# Boxes are not clamped to the image on the way: how much of a box is left says whether it is kept. torchvision before
+# 0.23 always clamps, so that with it every object stays of which a pixel is left.
+_CAN_STAY_UNCLAMPED = "clamping_mode" in signature(tv_tensors.BoundingBoxes.__new__).parameters
+_UNCLAMPED: dict[str, Any] = {"clamping_mode": None} if _CAN_STAY_UNCLAMPED else {}
 
 
 class Sample(NamedTuple):
@@ -53,6 +59,7 @@ Operation = Callable[[Sample, float, np.random.Generator], Sample]
 def place(pixels: Tensor, moved_xyxy: Tensor, class_ids: Tensor) -> Sample:
     """A sample of (N, 4) boxes that may reach out of the image: cut at its border, left out where little remains."""
     limits = moved_xyxy.new_tensor([pixels.shape[2], pixels.shape[1]] * 2)
+    # The share that is left is measured against the whole moved box, which is why it was not clamped before.
     inside = moved_xyxy.clamp(min=0).minimum(limits)
     sides, whole = inside[:, 2:] - inside[:, :2], moved_xyxy[:, 2:] - moved_xyxy[:, :2]
     kept = (sides.min(1).values >= MIN_SIDE) & (sides.prod(1) >= MIN_VISIBLE * whole.prod(1))
@@ -61,12 +68,12 @@ def place(pixels: Tensor, moved_xyxy: Tensor, class_ids: Tensor) -> Sample:
 
 def move(sample: Sample, transform: Callable[[Any], Any]) -> Sample:
     """The sample after a geometric transform of torchvision, which is called with the image and with the boxes."""
+    # Image and boxes go through the same torchvision call, so that their geometry cannot drift apart.
     pixels: Tensor = transform(sample.pixels)
     if not len(sample.boxes_xyxy):
         return sample._replace(pixels=pixels)
     canvas = sample.pixels.shape[1], sample.pixels.shape[2]
-    # Not clamped to the image: how much of a box is left says whether it is kept.
-    boxes = tv_tensors.BoundingBoxes(sample.boxes_xyxy, format="XYXY", canvas_size=canvas, clamping_mode=None)
+    boxes = tv_tensors.BoundingBoxes(sample.boxes_xyxy, format="XYXY", canvas_size=canvas, **_UNCLAMPED)
     return place(pixels, transform(boxes).as_subclass(Tensor), sample.class_ids)
 
 
@@ -134,24 +141,26 @@ _AFFINE = partial(F.affine, translate=[0, 0], scale=1.0, fill=[float(GREY)] * 3)
 
 
 def translate(sample: Sample, x: int, y: int) -> Sample:
-    """Moves everything by whole pixels to the right and down."""
+    """Translates everything by whole pixels to the right and down."""
     return move(sample, partial(_shift, x=x, y=y))
 
 
 def _shift(image_or_boxes: Any, x: int, y: int) -> Any:
     height, width = F.get_size(image_or_boxes)
+    # Pad one side and crop the other: a translation without interpolation.
     padded = F.pad(image_or_boxes, [max(x, 0), max(y, 0), max(-x, 0), max(-y, 0)], fill=GREY)
     return F.crop(padded, max(-y, 0), max(-x, 0), height, width)
 
 
 def shear(sample: Sample, slope_x: float, slope_y: float) -> Sample:
     """Moves rows to the right by ``-slope_x`` times their y, or columns down by ``-slope_y`` times their x."""
+    # torchvision shears by angles and about the centre; the official code by slopes and about the corner.
     degrees = [math.degrees(math.atan(slope)) for slope in (slope_x, slope_y)]
     return move(sample, partial(_AFFINE, angle=0.0, shear=degrees, center=[0.0, 0.0]))
 
 
 def rotate(sample: Sample, degrees: float) -> Sample:
-    """Turns everything clockwise about the middle; boxes become those around their turned corners."""
+    """Rotates everything clockwise about the centre; boxes become those around their rotated corners."""
     return move(sample, partial(_AFFINE, angle=degrees, shear=[0.0, 0.0]))
 
 
@@ -192,6 +201,7 @@ def change_in_boxes(
     sample: Sample, change: InBox, level: float, probability: float, rng: np.random.Generator
 ) -> Sample:
     """Each box by itself with a third of the probability, in any order, so that not too many that touch change."""
+    # Samples are never written to: the caller may still hold these pixels.
     pixels = sample.pixels.clone()
     for i in rng.permutation(len(sample.boxes_xyxy)):
         if rng.random() >= probability / 3:

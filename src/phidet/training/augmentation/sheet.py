@@ -1,4 +1,4 @@
-"""A picture of what the network sees: images as they are, and as augmentation makes them."""
+"""A sheet of training images before and after augmentation."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def change_augmentation(settings: Augmentation, changes: Sequence[str]) -> Augme
 
     Raises:
         UnknownNameError: no such field.
-        ConfigError: not KEY=VALUE, or a value that cannot be.
+        ConfigError: not KEY=VALUE, or an invalid value.
     """
     fields: dict[str, object] = msgspec.to_builtins(settings)
     for change in changes:
@@ -36,6 +36,7 @@ def change_augmentation(settings: Augmentation, changes: Sequence[str]) -> Augme
             raise ConfigError(f"expected KEY=VALUE, as in policy=v1, got {change!r}")
         if key not in fields:
             raise UnknownNameError("augmentation key", key, fields)
+        # Values stay text: the lenient conversion below parses numbers by the field's type.
         fields[key] = value.split(",") if "," in value else value
     try:
         return msgspec.convert(fields, Augmentation, strict=False)

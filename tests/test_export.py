@@ -179,7 +179,7 @@ def test_weights_that_are_no_numbers_do_not_look_like_an_empty_picture(tmp_path:
         model.class_head.predict.pointwise.bias[0] = float("nan")  # type: ignore[operator,union-attr,index]
     (tmp_path / "m.onnx").write_bytes(build_onnx(model).SerializeToString())
     for network in (tmp_path / "m.onnx", TorchNetwork(model)):
-        with pytest.raises(CheckpointError, match="the network answers NaN"):
+        with pytest.raises(CheckpointError, match="the network returned NaN"):
             Detector(network)(picture(90, 120))
 
 

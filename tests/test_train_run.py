@@ -323,7 +323,7 @@ def test_answers_that_are_no_numbers_end_a_run_though_its_weights_are(
         return found if self.training else found._replace(class_logits=found.class_logits * float("nan"))
 
     monkeypatch.setattr(EfficientDet, "forward", forward)
-    with pytest.raises(TrainingDivergedError, match=r"the network answers NaN or infinity.*lower the learning rate"):
+    with pytest.raises(TrainingDivergedError, match=r"the network returned NaN or infinity.*lower the learning rate"):
         train(data, tiny, changes={"epochs": 1, **QUICK}, settings=settings(tmp_path / "run"))
     assert not list((tmp_path / "run").glob("*.safetensors"))
 

@@ -29,7 +29,9 @@ def add_out(parser: Parser, metavar: str, text: str) -> None:
 def add_layout(parser: Parser) -> None:
     """Adds ``--layout``, of every command that reads labelled data."""
     parser.add_argument(
-        "--layout", choices=get_args(Layout), help="of the data, where they fit several (recognised by content)"
+        "--layout",
+        choices=get_args(Layout),
+        help="layout of the data, where they match several (recognised by content)",
     )
 
 

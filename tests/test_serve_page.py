@@ -72,7 +72,7 @@ class Page:
     def text(self, selector: str) -> str:
         return str(self.one(selector).text)
 
-    def until(self, condition: Callable[[], bool], seconds: float = 60) -> None:
+    def until(self, condition: Callable[[], bool], seconds: float = 600) -> None:
         end = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < end, (self.text("#summary"), self.driver.get_log("browser"))

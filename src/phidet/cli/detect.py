@@ -88,6 +88,7 @@ def run(args: argparse.Namespace) -> None:
     from phidet.inference.detector import Detector
     from phidet.inference.tiles import check_tile
 
+    # With --json alone the results go to standard output and no files are written.
     kinds = args.save if args.save is not None else [] if args.json else ["pictures"]
     if args.out is not None and not kinds:
         raise ConfigError("--out needs something to write: --save pictures, for instance")
@@ -106,6 +107,7 @@ def run(args: argparse.Namespace) -> None:
     # Names can only be checked once the model is open; still before any file is written.
     if args.classes is not None:
         settings = msgspec.structs.replace(settings, classes=_classes(args.classes, detector.class_names))
+    # Opened last: a wrong option must not leave an empty output folder behind.
     sinks = open_sinks(kinds, out, detector.class_names)
     report = Report(args.json)
     try:
@@ -159,6 +161,7 @@ def _keep(sinks: Sequence[Sink], report: Report) -> None:
     written: list[str] = []
     for sink in sinks:
         try:
+            # Errors are collected: the results of a whole run must not be lost because one disk or folder failed.
             written.append(sink.keep())
         except PhidetError as error:
             sink.discard()
@@ -209,6 +212,7 @@ class Report:
             self._say(f"{picture.source}: {_counts(found.counts())}")
         else:
             most = self._video[2] if self._video else {}
+            # The largest number of each class in a single frame: summing over frames would count one object many times.
             most = {**most, **{name: max(n, most.get(name, 0)) for name, n in found.counts().items()}}
             self._video = (picture.source, picture.frame + 1, most)
         self._show_progress()

@@ -72,6 +72,7 @@ def run(args: argparse.Namespace) -> None:
     config = published_config(args.model, "boxes")
     if args.image_size is not None:
         config = architecture_of(config).resized(config, args.image_size)
+    # The model is only needed for its anchors and input size: no weights are loaded.
     examination = examine(
         args.data, architecture_of(config).doctor_view(config), decode=not args.fast, layout=args.layout
     )
@@ -189,9 +190,11 @@ def _sizes(split: SplitFacts) -> str:
 
 
 def _classes(report: Report) -> str:
+    # Unions of other splits would count every object twice.
     splits = [s for s in report.splits if not s.made_of]
     total = {name: sum(s.classes.get(name, 0) for s in splits) for name in report.classes.names}
     names = sorted(total, key=lambda name: -total[name])
+    # The most and the least frequent classes: the ends are what matters in a long list.
     shown = names if len(names) <= _MOST_CLASSES else [*names[: _MOST_CLASSES // 2], "…", *names[-_MOST_CLASSES // 2 :]]
     rows = [
         ["…", *("" for _ in splits)] if n == "…" else [n, *(f"{s.classes.get(n, 0):,}" for s in splits)] for n in shown
@@ -246,6 +249,7 @@ def _findings(report: Report, most: int) -> str:
     ):
         if found:
             lines += [f"{title}: {len(found):,}", *(f"  {line}" for line in found[:most]), *_more(len(found), most)]
+    # Paths relative to the data folder keep the lines readable.
     return "\n".join(lines).replace(f"{report.path.rstrip('/')}/", "")  # where and what both name the file
 
 

@@ -72,6 +72,7 @@ def _model_and_data(given: list[str], model: str | None) -> tuple[str, Path]:
     Raises:
         ConfigError: one of them is missing, or there is more.
     """
+    # The order of version 0.1, kept so that existing scripts work.
     if model is None and len(given) == 2:
         return given[0], Path(given[1])
     if model is None or len(given) != 1:
@@ -89,6 +90,7 @@ def _detector(args: argparse.Namespace) -> None:
     from phidet.inference.detector import Detector
 
     settings = _settings(args)
+    # The detector before the data: its class names decide how the labels are read.
     detector = Detector(args.model, runtime=args.runtime)
     measured = validation_data(args.model, open_data(args.data, args.layout), detector.class_names, args.split)
     _warn_of_limit(measured.dataset, settings.max_objects)
@@ -186,6 +188,7 @@ def _classifier(args: argparse.Namespace) -> None:
     from phidet.training.evaluate import detect
     from phidet.weights.native import load_model
 
+    # Options without effect are rejected: silently ignoring them would suggest that they were applied.
     unused = ("score", "iou", "max_objects", "save_detections")
     given = next((name for name in unused if getattr(args, name) is not None), None)
     if given is not None:

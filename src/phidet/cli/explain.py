@@ -63,6 +63,7 @@ def _models_and_image(given: list[str], models: list[str] | None) -> tuple[list[
     Raises:
         ConfigError: one of them is missing, or there is more.
     """
+    # The order of version 0.1, kept so that existing scripts work.
     if models is None and len(given) > 1:
         return given[:-1], Path(given[-1])
     if models is None or len(given) != 1:

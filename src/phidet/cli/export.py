@@ -56,6 +56,7 @@ def run(args: argparse.Namespace) -> None:
     if args.eval is not None:  # now, not after minutes
         measured = validation_data(args.model, open_data(args.eval, args.layout), model.config.class_names, args.split)
     data = None if args.calibrate is None else _calibration_data(args, model.config.class_names)
+    # SIGTERM raises SystemExit, so that temporary files of a long export are removed.
     with ended_by_sigterm():
         report = export(model, target, ExportOptions(args.to, precision, args.nms), data)
     print(f"wrote {' and '.join(str(path) for path in report.paths)} ({report.megabytes:.1f} MB, {precision})")
@@ -69,6 +70,7 @@ def _calibration_data(args: argparse.Namespace, class_names: tuple[str, ...]) ->
 
     try:
         folder = open_data(args.calibrate, args.layout)
+    # Calibration needs no labels: a plain folder of images is accepted as well.
     except InputError:
         if args.layout is not None or not args.calibrate.is_dir():
             raise

@@ -106,6 +106,7 @@ def _config(args: argparse.Namespace) -> Any:
         return publisher.published_config(args.model, names)
     path = Path(args.model)
     if not path.is_file():
+        # Looks like a path: an unknown model name would be a misleading error.
         if path.suffix or len(path.parts) > 1:
             raise ConfigError(f"no model file at {path}")
         raise UnknownNameError("model", args.model, published_names())
@@ -241,6 +242,7 @@ def _print_family(as_json: bool) -> None:
     rows = []
     for d in detectors:
         p = d.published
+        # Counted here against published: the difference shows how well the implementations agree.
         published = p.multiply_adds_billion if p else None
         own = d.total.multiply_adds / 1e9
         rows.append(

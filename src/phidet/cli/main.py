@@ -64,6 +64,7 @@ def build_parser(chosen: str | None) -> Parser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
     for name, (module, help_line) in COMMANDS.items():
         command = commands.add_parser(name, help=help_line, description=help_line[0].upper() + help_line[1:] + ".")
+        # All commands are listed, but only the chosen one gets its arguments.
         command.add_argument("--offline", action="store_true", help="never use the network (as PHIDET_OFFLINE=1)")
         if name == chosen:
             loaded = import_module(module)
@@ -91,6 +92,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"phidet: {error}", file=sys.stderr)
         return error.exit_code
     except ModuleNotFoundError as error:
+        # Only a package of an optional extra has a remedy to suggest; any other missing module is a defect.
         extra = extra_of(error.name or "")
         if extra is None:
             raise
@@ -99,6 +101,7 @@ def main(argv: list[str] | None = None) -> int:
         return missing.exit_code
     except BrokenPipeError:
         _say_no_more()  # the reader left
+        # Shells report a process ended by a signal as 128 + its number.
         return 128 + 13  # as of a process that SIGPIPE ended
     except OSError as error:
         # Without a file name the error is from standard output; errors of files are PhidetErrors already.

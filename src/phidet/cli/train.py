@@ -66,6 +66,7 @@ def run(args: argparse.Namespace) -> None:
     from phidet.training import run as running
 
     out = args.resume or args.out
+    # Argparse has no default for it, so that --resume can tell whether a model was given.
     model = args.model or ("efficientnet-lite0" if args.task == "classify" else "efficientdet-lite0")
     settings = _settings(args, out or running.next_folder(Path("runs"), Path(model).stem))
     try:
@@ -75,6 +76,7 @@ def run(args: argparse.Namespace) -> None:
         if (settings.out / "state.pt").exists():
             print(f"\nthe last whole epoch is kept; go on with: phidet train --resume {settings.out}", file=sys.stderr)
         raise
+    # Only the first of several processes has files and metrics to report.
     if not running.first_process():
         return
     left = "best.safetensors, last.safetensors, curves.png, metrics.csv"
@@ -97,6 +99,7 @@ def _train(args: argparse.Namespace, model: str, settings: RunSettings) -> Train
         if args.data is None:
             raise ConfigError("say what to train on: phidet train DATA, or --resume RUN")
         start = open_start(model)
+        # Checked before the data are read, which takes longer.
         if (args.task == "classify") != start.classifies:
             raise ConfigError(f"{model} is not for --task {args.task}")
         request = Request(

@@ -41,6 +41,7 @@ def hold_out(dataset: Dataset, share: float, seed: int) -> tuple[Dataset, Datase
             f"{dataset.name!r} has {len(dataset)} images and no validation split: label more, or say --val-split none"
         )
     chosen = np.zeros(len(dataset), bool)
+    # A mask keeps the order of the images in both parts.
     chosen[np.random.default_rng(seed).permutation(len(dataset))[: max(1, round(share * len(dataset)))]] = True
     first, second = (np.flatnonzero(part).tolist() for part in (~chosen, chosen))
     return dataset.subset(first, dataset.name), dataset.subset(second, f"{dataset.name}, held out")
@@ -159,6 +160,7 @@ def _held_out_by_path(
         train, held = split_by_class(dataset, seed=about["seed"])
     else:
         train, held = hold_out(dataset, HELD_OUT, about["seed"])
+    # Drawn again from other images, the parts differ from those of the run.
     if len(train) != about.get("num_images"):
         log.warning(
             "%s has changed since the run began, so some of these images may be among those it learned", folder.path

@@ -76,6 +76,7 @@ def open_data(path: str | Path, layout: Layout | None = None) -> DataFolder:
 
 def _unwrapped(path: Path) -> Path:
     """The folder with the data in it, where an archive unpacked into a folder in a folder."""
+    # Archives often unpack into one folder inside another, several levels deep.
     while path.is_dir():
         inside = visible(path)
         if len(inside) != 1 or not inside[0].is_dir() or inside[0].name.casefold() in _OF_LAYOUTS:

@@ -90,6 +90,7 @@ def summarise_data(dataset: Dataset) -> DataSummary:
     truth = dataset.all_annotations
     groups = _grouped(dataset.problems)
     per_class = np.bincount(truth.class_ids[~truth.crowd], minlength=len(dataset.class_names))
+    # Crowd regions are neither objects to learn nor background, so they are counted apart.
     crowd_flags = [dataset.annotations(index).crowd for index in range(len(dataset))]
     return DataSummary(
         name=dataset.name,

@@ -108,6 +108,7 @@ def _on_errors(findings: Sequence[Findings]) -> Iterator[Advice]:
 
 def _on_findings(findings: Sequence[Findings], objects: int) -> Iterator[Advice]:
     for group in findings:
+        # A few clipped boxes are drawn by hand; many mean that the format or the image size is wrong.
         if group.kind == "box clipped" and len(group.items) > max(_FEW_CLIPPED, _MANY_CLIPPED * objects):
             yield Advice(
                 "warning",
@@ -162,6 +163,7 @@ def _on_splits(splits: Sequence[SplitFacts], train: str | None, val: str | None)
 
 
 def _on_duplicate_images(groups: Sequence[DuplicateImages]) -> Iterator[Advice]:
+    # Every pair of splits once, however many copies the group has.
     pairs: Counter[tuple[str, str]] = Counter()
     # Exact and near copies are counted apart: the first are certain leaks, the second need a look.
     near: Counter[tuple[str, str]] = Counter()
@@ -254,6 +256,7 @@ def _on_coverage(coverage: Coverage, report: Report) -> Iterator[Advice]:
             f"The anchors of {report.model} at {size} meet only {recall:.1%} of the boxes with IoU ≥ 0.5, and no other "
             "anchors or size tried do much better. Look at the boxes in the sheets; cut large images into tiles.",
         )
+    # Objects below one cell of the finest level leave hardly any features to learn from.
     tiny = coverage.smaller_than[str(_SMALL_SIDE)]
     if tiny > coverage.boxes / 50:
         yield Advice(

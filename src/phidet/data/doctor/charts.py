@@ -109,6 +109,7 @@ def _boxes(datasets: Mapping[str, Dataset], network: NetworkView, report: Report
 def _recall(axes: Any, boxes: npt.NDArray[np.float64], network: NetworkView, report: Report) -> None:
     """Share of boxes that an anchor meets, over their size; now, and with the anchors or size that are advised."""
     if len(boxes) > _MOST_BOXES:
+        # A fixed seed: the same data give the same chart.
         boxes = boxes[np.random.default_rng(0).choice(len(boxes), _MOST_BOXES, replace=False)]
     edges = 2.0 ** np.arange(1, np.log2(max(network.image_size_hw)) + 0.5, 0.5)
     centres = np.sqrt(edges[1:] * edges[:-1])
@@ -144,6 +145,7 @@ def _at_input(dataset: Dataset, size_hw: tuple[int, int]) -> npt.NDArray[np.floa
 def _steps(axes: Any, values: Mapping[str, npt.NDArray[Any]], edges: npt.NDArray[Any]) -> None:
     """A histogram for each split, as a share of it."""
     for i, (name, of_split) in enumerate(values.items()):
+        # Clipped into the outermost bins, so that the shares of every split add up to 1.
         shares = np.histogram(np.clip(of_split, edges[0], edges[-1]), edges)[0] / max(1, len(of_split))
         colour = PALETTE[i % len(PALETTE)]
         axes.stairs(shares, edges, color=colour, label=name, linewidth=2)

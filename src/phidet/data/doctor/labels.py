@@ -36,6 +36,7 @@ def split_facts(dataset: Dataset, made_of: Sequence[str], size_hw: tuple[int, in
     scales = object_scales(dataset, size_hw)[target]
     by_class = np.bincount(every.class_ids, minlength=len(dataset.class_names)).tolist()
     sizes = np.array([dataset.size_hw(i) for i in range(len(dataset))], np.int64).reshape(-1, 2)
+    # Sizes by frequency: a few unusual sizes often come from thumbnails or wrong exports.
     distinct, frequency = np.unique(sizes, axis=0, return_counts=True)
     order = np.argsort(-frequency, kind="stable")
     return SplitFacts(
@@ -159,6 +160,7 @@ def unions(members: Mapping[str, frozenset[object]]) -> dict[str, list[str]]:
     """
     found = {}
     for name, images in members.items():
+        # Proper subsets only; together they must be all of it, or images of its own would not be examined.
         parts = [other for other, theirs in members.items() if other != name and theirs and theirs < images]
         if len(parts) > 1 and frozenset().union(*(members[part] for part in parts)) == images:
             found[name] = parts

@@ -119,6 +119,7 @@ def _categories(content: dict[str, list[Any]], path: Path) -> tuple[dict[Any, st
     for i, category in enumerate(content["categories"]):
         try:
             category_id, name = category["id"], str(category["name"])
+            # A list or object as id would fail later, without the place in the file.
             hash(category_id)
             members[str(category.get("supercategory"))].append((category_id, name))
         except (TypeError, KeyError, AttributeError) as error:
@@ -143,6 +144,7 @@ def _categories(content: dict[str, list[Any]], path: Path) -> tuple[dict[Any, st
         names[category_id] = name
     if not names:
         raise InputError(f"{path} has no categories: expected at least one class")
+    # By type first: ids may be numbers and text, which do not compare.
     in_order = dict(sorted(names.items(), key=lambda item: (str(type(item[0])), item[0])))
     return in_order, {name: groups[i] for i, name in found if i in groups and i not in names}
 
@@ -256,6 +258,7 @@ def _refuse_corners(read: Sequence[tuple[tuple[int, int], Sequence[RawObject]]],
     many_outside = total >= _FEWEST_FOR_CORNERS and outside >= _OUTSIDE * total
     if not many_outside and not _areas_are_of_corners(raw for _, objects in read for raw in objects):
         return
+    # Rejected rather than converted: a guess about somebody's boxes could be wrong for a few of them.
     corners = [raw for size_hw, objects in read for raw in objects if _fits_as_corners(raw, size_hw)]
     if len(corners) >= _AS_CORNERS * total:
         what = f"{outside} of {total} boxes reach out of their images" if many_outside else "the areas do not fit"

@@ -145,7 +145,9 @@ def _official(example: dict[str, Value]) -> dict[str, Value]:
     if len(boxes) % 4:
         raise InputError(f"{_TFDS_BOXES} has {len(boxes)} numbers, expected four for each box")
     for start, key in enumerate(("ymin", "xmin", "ymax", "xmax")):
+        # TensorFlow Datasets interleave ymin, xmin, ymax, xmax in one list.
         example[f"image/object/bbox/{key}"] = boxes[start::4]
+    # Their labels count from 0, the official ones from 1.
     example[_LABEL] = [label + 1 for label in labels]
     for theirs, official in _TFDS.items():
         if theirs in example:

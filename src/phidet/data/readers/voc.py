@@ -144,6 +144,7 @@ def _objects(tree: ElementTree.Element, file: Path, collector: Collector) -> Ite
             collector.problem("label unreadable", where, f"{error}; left out")
             continue
         class_name = _text(element, "name")
+        # Tools write 0 and 1, leave the element empty, or leave it out.
         difficult = (element.findtext("difficult") or "0").strip() not in ("0", "")
         yield RawObject(where, (x1, y1, x2, y2), class_name, difficult=difficult)
 
@@ -194,6 +195,7 @@ class _Images:
             reason = "" if other is None else f"; {other} is of a format that is not read"
             self._missing(file, f"no image {file.stem} in {IMAGE_FOLDERS[0]} or beside it{reason}")
             return None
+        # That image has an annotation file of its own: taking it here would give it these objects, too.
         if file.with_stem(named[0].stem).is_file():
             self._missing(file, f"no image {file.stem}; <filename> is {named[0].name}, which has labels of its own")
             return None
@@ -230,6 +232,7 @@ def _parsed(file: Path) -> ElementTree.Element:
 
     Unicode is recognised by the content: some tools declare UTF-16 and write UTF-8.
     """
+    # Parsed from text decoded here: expat itself knows few encodings, and trusts wrong declarations.
     content = file.read_bytes()
     declared = _DECLARED.match(content[:_DECLARATION])
     encoding = declared[1].decode() if declared is not None else "utf-8"

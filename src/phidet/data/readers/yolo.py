@@ -168,6 +168,7 @@ def read_yolo(
     """
     collector = Collector(name, root, class_names)
     with ThreadPoolExecutor() as pool:
+        # Headers and labels are many small files: threads hide the latency of the disk.
         sizes = pool.map(image_size_or_error, [item.image for item in items])
         labels = list(pool.map(_rows, [item.label for item in items]))
     shape = _shape([rows for rows in labels if isinstance(rows, _Rows)], key_points)
@@ -214,6 +215,7 @@ def _shape(labels: Sequence[_Rows], declared: KeyPoints | None) -> _Shape:
     )
     if declared is not None:
         return _Shape(declared, True, scores)
+    # Only lines longer than a box with a score can hold key points or polygons.
     long = [length for length in lengths if length > 5]
     # Key points are equally many for every object; 8 numbers are four corners, which every rotated box has.
     if len(long) != 1 or long[0] == 8:
@@ -311,6 +313,7 @@ def _objects(
         if isinstance(box, str):
             collector.problem("label unreadable", where, f"{box}; left out")
             continue
+        # Slightly above 1 is rounding or a box that reaches out; above 2 it must be pixels.
         if max(box) > 2:
             collector.problem("box invalid", where, "expected fractions of the image, 0…1, got pixels; left out")
             continue
@@ -339,4 +342,5 @@ def _box(values: array[float], shape: _Shape) -> tuple[float, float, float, floa
         )
     if n % 2:
         return f"{n + 1} numbers are neither box nor polygon; if key points follow a box, add kpt_shape to data.yaml"
+    # The box around the polygon: alternating x and y.
     return min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2])

@@ -65,6 +65,7 @@ def write_yolo(datasets: Mapping[str, Dataset], out: Path) -> Written:
 def _keys(splits: list[str]) -> dict[str, str]:
     """The key of each split in ``data.yaml``."""
     train = first_split(TRAIN_SPLITS, splits) or (splits[0] if len(splits) == 1 else None)
+    # Other tools look for the keys train and val, whatever the splits are called here.
     usual = {train: "train", first_split(VAL_SPLITS, splits): "val"}
     return {usual.get(split, split): split for split in splits}
 

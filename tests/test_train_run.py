@@ -523,7 +523,7 @@ def test_a_run_is_measured_on_what_it_held_out(
         found = json.loads(capsys.readouterr().out)
         assert (found["split"], found["coco"]) == (held_out["split"], held_out["coco"])
     assert main(["eval", str(done.folder), str(data), "--split", "train"]) == 0
-    assert "was trained on 7 of these 8 images, so the figures say little of others" in caplog.text
+    assert "was trained on 7 of these 8 images, so the metrics say little about others" in caplog.text
     capsys.readouterr()
     assert main(["eval", str(done.folder / "best.safetensors"), str(data), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["coco"] == held_out["coco"]

@@ -29,7 +29,9 @@ def add_layout(parser: Parser) -> None:
     from phidet.data.data_folder import Layout  # imports NumPy and Pillow, which the other options can do without
 
     parser.add_argument(
-        "--layout", choices=get_args(Layout), help="of the data, where they fit several (recognised by content)"
+        "--layout",
+        choices=get_args(Layout),
+        help="layout of the data, where they match several (recognised by content)",
     )
 
 

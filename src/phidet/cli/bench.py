@@ -56,6 +56,7 @@ def run(args: argparse.Namespace) -> None:
     if args.plot is not None:
         from phidet.inference.bench.plot import kind_of
 
+        # Reject a wrong file ending before the measurement.
         kind_of(args.plot)  # now, not after minutes
     data = {} if args.eval is None else _data(args)
     measured: list[Measurement] = []
@@ -63,7 +64,7 @@ def run(args: argparse.Namespace) -> None:
     for request in _requests(args):
         try:
             measured.append(_measured(request))
-        except PhidetError as error:  # the others are measured all the same
+        except PhidetError as error:  # the others are still measured
             failed.append(error)
             print(f"phidet: {error}", file=sys.stderr)
     ap = [None if args.eval is None else _ap(m, data) for m in measured]
@@ -117,13 +118,15 @@ def _measured(request: Request) -> Measurement:
 
     from phidet.inference.bench.measure import Measurement
 
+    # A process of its own: runtimes share thread pools and allocators, and peak memory is counted per process.
     command = [sys.executable, "-m", "phidet.inference.bench.measure", msgspec.json.encode(request).decode()]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         error = PhidetError(f"{request.model} could not be measured on {request.runtime}: {last}")
         error.exit_code = max(1, done.returncode)  # below 0 after a signal
         raise error
+    # The last line is the result; runtimes may print lines of their own before it.
     return msgspec.json.decode(done.stdout.splitlines()[-1], type=Measurement)
 
 

@@ -25,7 +25,7 @@ The first AP is COCO's, over IoU 0.50…0.95 and all scores. Precision, recall, 
 those of one score (--score; the one with the best mean F1) and one overlap (--iou).
 
 examples:
-  phidet eval my-photos -m runs/first --out eval              figures, tables (CSV) and pictures
+  phidet eval my-photos -m runs/first --out eval              metrics, tables (CSV) and plots
   phidet eval my-photos -m runs/first --score 0.5 --iou 0.3   what a threshold of 0.5 finds, loosely boxed
   phidet eval plates -m runs/first --max-objects 2000         images with more than 100 objects
   phidet eval coco -m runs/first --save-detections found.json, and later: phidet eval coco -m found.json
@@ -44,8 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_split(parser)
     parser.add_argument("--score", type=float, metavar="S", help="lowest score that counts, 0…1 (that of the best F1)")
     parser.add_argument("--iou", type=float, metavar="T", help="overlap with which a detection finds an object (0.5)")
-    parser.add_argument("--max-objects", type=int, metavar="N", help="most detections of an image that count (100)")
-    add_out(parser, "DIR", "write figures, tables and pictures here")
+    parser.add_argument("--max-objects", type=int, metavar="N", help="limit of detections per image (100)")
+    add_out(parser, "DIR", "write metrics, tables and plots here")
     parser.add_argument("--save-detections", type=Path, metavar="FILE", help="write what was detected: COCO's results")
     parser.add_argument("--batch", type=int, default=8, metavar="N", help="images at a time")
     add_runtime(parser)
@@ -124,6 +124,7 @@ def _results(args: argparse.Namespace) -> None:
 def _settings(args: argparse.Namespace) -> MeasureSettings:
     from phidet.evaluation.measure import MeasureSettings
 
+    # Options that were not given keep the defaults of MeasureSettings, which are the only place that has them.
     given = {key: getattr(args, key) for key in ("score", "iou", "max_objects")}
     return MeasureSettings(**{key: value for key, value in given.items() if value is not None})
 
@@ -154,7 +155,7 @@ def _print(evaluation: Evaluation, title: str, as_json: bool) -> None:
 
 def _say_written(paths: list[Path], as_json: bool) -> None:
     for path in paths:
-        if as_json:  # standard output is for the figures
+        if as_json:  # standard output is for the JSON
             log.info("wrote %s", path)
         else:
             print(f"wrote {path}")
@@ -163,6 +164,7 @@ def _say_written(paths: list[Path], as_json: bool) -> None:
 def _is_classifier(model: str) -> bool:
     from phidet.inference.runtimes.open_model import model_file
 
+    # Read from the header, so that an exported detector is measured without importing PyTorch.
     path = model_file(model)
     if path is None or path.suffix != ".safetensors" or not path.is_file():
         return False  # a file for other runtimes, which needs no PyTorch

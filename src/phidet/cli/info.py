@@ -24,7 +24,7 @@ from phidet.cli.tables import billions, or_dash, table
 from phidet.core.errors import ConfigError, PhidetError, UnknownNameError
 from phidet.data.coco_classes import COCO_CLASS_NAMES
 
-if TYPE_CHECKING:  # these modules need PyTorch; drawing a graph does not
+if TYPE_CHECKING:  # need PyTorch, which drawing a graph must not import
     from phidet.architectures.costs import Cost
     from phidet.architectures.efficientdet.report import DetectorReport, NeckReport
 
@@ -33,7 +33,7 @@ EXAMPLES = """examples:
   phidet info my-model.safetensors               a model file
   phidet info --phi 1.5 --num-classes 3          what the law gives
   phidet info efficientdet-d0 --image-size 384x640
-  phidet info --all                              the family beside the published figures
+  phidet info --all                              the family beside the published values
   phidet info efficientdet-d3 --compare-necks    feature networks, as the paper compares them
   phidet info --graph bifpn --out bifpn.svg      draw one
 """
@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--family", default="efficientdet", metavar="NAME", help="what φ scales (efficientdet)")
     add_image_size(parser)
     parser.add_argument("--num-classes", type=int, metavar="N", help="real classes, without background")
-    parser.add_argument("--all", action="store_true", help="the whole family beside the published figures")
+    parser.add_argument("--all", action="store_true", help="the whole family beside the published values")
     parser.add_argument("--compare-necks", action="store_true", help="every feature network in the model's place")
     parser.add_argument("--graph", metavar="NAME", help="draw this feature network")
     parser.add_argument("--levels", type=levels, default=(3, 7), metavar="LOW-HIGH", help="its levels (3-7)")
@@ -100,6 +100,7 @@ def _config(args: argparse.Namespace) -> Any:
     names = default_class_names(args.num_classes) if args.num_classes is not None else None
     if args.phi is not None:
         return scaled_detector_config(args.phi, family_of(args.family), names or COCO_CLASS_NAMES)
+    # A published name needs no file; only then is the word taken for a path.
     publisher = publisher_of(args.model)
     if publisher is not None:
         return publisher.published_config(args.model, names)

@@ -83,7 +83,7 @@ def _width(args: argparse.Namespace, accuracy: Callable[[Any], float] | None) ->
 
 
 def _load(reference: str) -> Callable[[Any], float]:
-    """The function that ``module:function`` names, looked for in the current folder first."""
+    """The function that ``module:function`` names, searched in the current folder first."""
     module, _, name = reference.partition(":")
     sys.path.insert(0, os.getcwd())
     try:

@@ -19,7 +19,7 @@ _EPILOG = """examples:
   phidet train my-photos --model efficientdet-d1 --epochs 50 --set augmentation.mosaic=0.5
   phidet train --resume runs/efficientdet-lite0-1           go on after Ctrl-C, a crash or a power cut
   phidet train /new/place --resume runs/efficientdet-lite0-1     the same, where the data lie elsewhere now
-  phidet train flowers --task classify                      a folder with one folder of pictures for each class
+  phidet train flowers --task classify                      a folder with one folder of images for each class
   torchrun --nproc-per-node 8 -m phidet.cli.main train coco --recipe paper    many devices, or many machines
 
 exit codes: 0 done, 1 diverged or the like, 2 settings, 3 data, 4 weights or disk, 130 interrupted"""
@@ -33,13 +33,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_layout(parser)
     parser.add_argument("--resume", type=Path, metavar="RUN", help="continue the run in this folder, exactly")
     what = parser.add_argument_group("what to train")
-    what.add_argument("--task", choices=["detect", "classify"], default="detect", help="objects, or whole pictures")
+    what.add_argument("--task", choices=["detect", "classify"], default="detect", help="objects, or whole images")
     add_model(what, "published name, model file or run folder (lite0 of the task)")
     what.add_argument(
         "--pretrained", default="backbone", metavar="START", help="backbone (ImageNet), coco, none or a weight file"
     )
     add_image_size(what)
-    what.add_argument("--train-split", metavar="NAME", help="the split to train on (found by looking)")
+    what.add_argument("--train-split", metavar="NAME", help="the split to train on (found by name)")
     what.add_argument("--val-split", metavar="NAME", help="the split to validate on, or none (found, or held out)")
     how = parser.add_argument_group("how")
     how.add_argument("--recipe", default="auto", metavar="NAME", help="auto, small or paper")
@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Trains and says what was left where."""
+    """Trains a model and prints where its files are."""
     from phidet.training import run as running
 
     out = args.resume or args.out
@@ -71,6 +71,7 @@ def run(args: argparse.Namespace) -> None:
     try:
         trained = _train(args, model, settings)
     except (KeyboardInterrupt, SystemExit):
+        # Only where an epoch was completed is there something to resume.
         if (settings.out / "state.pt").exists():
             print(f"\nthe last whole epoch is kept; go on with: phidet train --resume {settings.out}", file=sys.stderr)
         raise
@@ -113,7 +114,7 @@ def _train(args: argparse.Namespace, model: str, settings: RunSettings) -> Train
 
 
 def _check_left_out(args: argparse.Namespace) -> None:
-    """Raises ConfigError where a resumed run is given what it has of its own."""
+    """Raises ConfigError if a resumed run is given options that are part of the run."""
     unset: dict[str, Any] = dict.fromkeys(("layout", "model", "image_size", "train_split", "val_split", "out"))
     unset |= dict.fromkeys(("epochs", "batch_size", "learning_rate", "precision"))
     unset |= {"recipe": "auto", "seed": 0, "set": [], "pretrained": "backbone", "task": "detect"}

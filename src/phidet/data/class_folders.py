@@ -56,7 +56,7 @@ def find_class_folders(path: Path) -> Found:
 
 
 def split_by_class(dataset: Dataset, share: float = 0.2, seed: int = 0) -> tuple[Dataset, Dataset]:
-    """Training and validation data, drawn so that each class has its ``share`` in the latter; alike for equal seeds.
+    """Training and validation data, drawn so that each class has its ``share`` in the latter; equal for equal seeds.
 
     A class of at least two images has at least one in each.
     """
@@ -64,6 +64,7 @@ def split_by_class(dataset: Dataset, share: float = 0.2, seed: int = 0) -> tuple
     held: list[int] = []
     for class_id in range(len(dataset.class_names)):
         own = np.flatnonzero(ids == class_id)
+        # A generator per class: adding images to one class does not reshuffle the others.
         order = np.random.default_rng((seed, class_id)).permutation(own)
         most = len(own) - 1
         held += order[: min(max(round(share * len(own)), 1), most)].tolist() if most > 0 else []
@@ -94,6 +95,7 @@ def _read(folder: Path, root: Path, split: str, class_names: Sequence[str]) -> D
         elif class_name not in class_names:
             collector.problem("class unknown", image, f"class {class_name!r} is not one of the classes; left out")
         else:
+            # A classified image is one object that covers it, so that the same data set type serves both tasks.
             whole = RawObject(str(image), (0.0, 0.0, float(size[1]), float(size[0])), class_name)
             collector.add(str(image.relative_to(root)), followed(image), size, [whole])
     return collector.dataset()

@@ -19,7 +19,7 @@ LOSSES = frozenset(
         *("class unknown", "box invalid", "box empty", "box outside"),
     }
 )
-"""Kinds of problems through which images or objects are lost; others are set right, or only worth knowing."""
+"""Kinds of problems through which images or objects are lost; others are corrected, or informative only."""
 _EXAMPLES = 3  # kept of each kind
 _LINES = 8  # of details in the log
 _NAMES = 6  # of classes in a line
@@ -119,7 +119,7 @@ def _grouped(problems: Sequence[Problem]) -> list[ProblemGroup]:
 
 
 def log_summary(summary: DataSummary, data: str, classify: bool = False) -> None:
-    """Says :meth:`DataSummary.line`, then each kind of problem with its first example, and classes without objects."""
+    """Logs :meth:`DataSummary.line`, then each kind of problem with its first example, and classes without objects."""
     log.info("%s", summary.line(classify))
     groups = (*summary.left_out, *summary.notes)
     for group in groups[:_LINES]:

@@ -1,4 +1,4 @@
-"""Text files of any origin: every label, list and class file is read here, so that encodings are handled alike."""
+"""Text files of any origin: every label, list and class file is read here, with one handling of encodings."""
 
 from __future__ import annotations
 

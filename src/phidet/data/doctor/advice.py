@@ -1,4 +1,4 @@
-"""What to do about what was found: sentences, the most important first."""
+"""Advice on the findings: sentences, the most important first."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ ERRORS = {
     "split unreadable": "{n} cannot be read: {first}",
     "split empty": "{n} without an image that can be used: {first}",
     "image unreadable": "{n} cannot be decoded. Copy them again, convert them, or leave them out with --fix OUT",
-    "image size wrong": "{n} of another size than their labels say, so the boxes are for other pictures. Correct the "
+    "image size wrong": "{n} of another size than their labels say, so the boxes are for other images. Correct the "
     "labels or bring the right images; --fix OUT leaves them out",
 }
-"""Kinds of findings that training stumbles over."""
+"""Kinds of findings that would break training."""
 WARNINGS = {
     "image missing": "{n} missing. Bring the files, or accept training without them",
     "label unreadable": "{n} cannot be read. Correct them: their objects count as background, or their images go",
@@ -53,7 +53,7 @@ NOTES = {
     "one of them and give it labels of its own",
     "path moved": "Paths in the lists hold only without their first folders. Check in the sheets (--out FOLDER) that "
     "these are the right images",
-    "score unused": "Labels have scores, as detections do. If nobody has looked at them, do",
+    "score unused": "Labels have scores, as detections do. Review them if nobody has",
     "image found by name": "Some images are not where the labels say, and were found by their names. Check in the "
     "sheets (--out FOLDER) that they are the right ones",
 }
@@ -68,7 +68,7 @@ def advise(report: Report, train: str | None, val: str | None) -> list[Advice]:
 
     Args:
         report: with all but the advice.
-        train: the split to train on, ``None`` where it cannot be told.
+        train: the split to train on, ``None`` where it is not known.
         val: the split to validate on.
     """
     own = [split for split in report.splits if not split.made_of]
@@ -83,6 +83,7 @@ def advise(report: Report, train: str | None, val: str | None) -> list[Advice]:
         *_on_objects(own),
         *_on_unused(report.unused_files),
     ]
+    # A stable sort: within a severity, the order above stays, which is by importance.
     order = {"error": 0, "warning": 1, "note": 2}
     return sorted(found, key=lambda advice: order[advice.severity])
 
@@ -162,6 +163,7 @@ def _on_splits(splits: Sequence[SplitFacts], train: str | None, val: str | None)
 
 def _on_duplicate_images(groups: Sequence[DuplicateImages]) -> Iterator[Advice]:
     pairs: Counter[tuple[str, str]] = Counter()
+    # Exact and near copies are counted apart: the first are certain leaks, the second need a look.
     near: Counter[tuple[str, str]] = Counter()
     for group in groups:
         (near if group.kind == "near" else pairs).update(combinations(group.splits, 2))

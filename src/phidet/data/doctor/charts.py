@@ -1,4 +1,4 @@
-"""Histograms of a data set: classes, box sizes, aspects, objects per image, and how anchors meet the boxes."""
+"""Histograms of a data set: classes, box sizes, aspects, objects per image, and anchor recall."""
 
 from __future__ import annotations
 
@@ -44,6 +44,7 @@ def _classes(report: Report) -> Figure:
     axes.hlines(rows, np.min(columns, axis=0), np.max(columns, axis=0), color="#D9D9D9", linewidth=2, zorder=1)
     for i, (split, counts) in enumerate(zip(splits, columns, strict=True)):
         axes.scatter(counts, rows, s=46, color=PALETTE[i % len(PALETTE)], label=split.name, zorder=2, clip_on=False)
+    # Class counts span orders of magnitude, and may be 0, which a plain logarithm cannot show.
     axes.set_xscale("symlog", linthresh=10)
     axes.set_xlim(0, max(10, max(total.values(), default=0)) * 1.3)
     axes.axvline(FEW_OBJECTS, color="#8A8A8A", linestyle=":", linewidth=1.2)
@@ -121,6 +122,7 @@ def _recall(axes: Any, boxes: npt.NDArray[np.float64], network: NetworkView, rep
             height, width = trial.image_size_hw
             lines.append((f"image size {height}×{width}", trial, colour))
     for label, tried, colour in lines:
+        # Bins by size: a mean over all boxes would hide that only small ones are missed.
         met = network.anchors.met(boxes, tried)
         shares = [met[where == i].mean() if (where == i).any() else np.nan for i in range(len(centres))]
         axes.plot(centres, shares, "o-", color=colour, label=label, linewidth=2, markersize=5)

@@ -1,4 +1,4 @@
-"""``classes.txt``, ``obj.names`` and their like: the names of classes, a line for each, beside YOLO's labels."""
+"""``classes.txt``, ``obj.names`` and similar files: class names, one a line, beside YOLO's labels."""
 
 from __future__ import annotations
 
@@ -59,6 +59,7 @@ def class_lists(items: Sequence[Item], root: Path, otherwise: Sequence[str] | No
         if otherwise is not None:
             return ClassLists(otherwise)
         return ClassLists([f"class-{i}" for i in range(max(1, count_classes(items)))], assumed=True)
+    # Lists that grew with the labelling are prefixes of the longest one, which then holds for all.
     longest = max(lists.values(), key=len)
     if all(names == longest[: len(names)] for names in lists.values()):
         return ClassLists(longest)

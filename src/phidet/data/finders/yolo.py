@@ -19,19 +19,19 @@ from phidet.data.listing import files_below, followed, is_image, subfolders, vis
 from phidet.data.readers.yolo import ClassLists, Item, KeyPoints, holds_labels, read_yolo
 from phidet.data.text import read_lines
 
-_LABELS_SAMPLED = 100  # label files that are looked into to recognise the layout
+_LABELS_SAMPLED = 100  # label files that are read to recognise the layout
 _LINES_SAMPLED = 20  # of a list of images
 
 
 class _Description(NamedTuple):
-    """What a file or folder says of YOLO data.
+    """A description of YOLO data by a file or folder.
 
     Attributes:
         evidence: the file or folder, for messages.
         root: the data folder, which names of images are relative to.
         splits: of each split, what finds its items.
         class_lists: what finds the names of its classes.
-        key_points: what follows each box, where that is said.
+        key_points: what follows each box, where that is declared.
         report: what says which images belong to no split.
     """
 
@@ -61,6 +61,7 @@ def find_yolo(path: Path) -> Found | None:
             return None if darknet is None else _found(darknet)
         is_list = suffix == ".txt" and _lists_images(path)
         return _found(_of_lists([path], path.parent)) if is_list else None
+    # Explicit descriptions first, folders by convention last.
     yamls, darknets = _descriptions(files_below(path, _may_describe, levels=0))
     found = (
         _only([_of_yaml(described) for described in yamls if described.splits], path)
@@ -148,6 +149,7 @@ def _found(description: _Description) -> Found:
                 own=own,
                 key_points=description.key_points,
             )
+            # What was assumed about paths comes before problems of single labels.
             dataset.problems[:0] = files.problems
             return dataset
 
@@ -199,7 +201,7 @@ def _of_yaml(described: YoloYaml) -> _Description:
 
 
 def _of_darknet(file: Path) -> _Description | None:
-    """What an ``obj.data`` says: lines ``train = data/train.txt``; ``None`` where the file is about something else."""
+    """Reads an ``obj.data``: lines ``train = data/train.txt``; ``None`` where the file is about something else."""
     try:
         lines = [line.partition("=") for line in read_lines(file)]
     except InputError:

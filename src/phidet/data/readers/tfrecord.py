@@ -73,7 +73,7 @@ def scan_class_names(shards: Sequence[Path]) -> list[str]:
             try:
                 example = _official(parse_example(payload))
             except InputError:
-                continue  # told when the record is read
+                continue  # reported when the record is read
             labels, texts = example.get(_LABEL, []), example.get(_TEXT, [])
             if not labels:
                 without_label |= {_class_text(text) for text in texts if isinstance(text, bytes) and text}
@@ -220,6 +220,7 @@ def _objects(
     columns, labels = [_numbers(example, key) for key in _BOX], _whole(example, _LABEL)
     texts = [] if labels else _texts(example, _TEXT)  # some writers give names alone
     lengths = [len(labels) or len(texts), *map(len, columns)]
+    # Lists that do not line up could assign boxes to the wrong classes.
     if len(set(lengths)) > 1:
         raise InputError(f"it has {lengths[0]} labels for {', '.join(map(str, lengths[1:]))} xmin, ymin, xmax, ymax")
     if not lengths[0] and (others := _other_objects(example)):
@@ -228,6 +229,7 @@ def _objects(
     hard = _whole(example, _DIFFICULT)
     for i, (x1, y1, x2, y2) in enumerate(zip(*columns, strict=True)):
         place = f"{where}, object {i + 1}"
+        # Pixels in place of fractions would otherwise become boxes far outside the image.
         if max(x1, y1, x2, y2) > _LARGEST_FRACTION:
             collector.problem("box invalid", place, "expected fractions of the image, 0…1, got pixels; left out")
             continue

@@ -63,6 +63,7 @@ class AnnotationFiles:
         return [self._exact.get(same_name(line)) or self._find(line) for line in read_lines(file)]
 
     def _find(self, line: str) -> Path:
+        # A line may be a name with spaces, a name with a flag, or two paths: tried in this order.
         words = line.split()
         pair = words if all(is_image(word) or is_xml_name(word) for word in words) else []
         names = [_bare(text, self._folder.name) for text in (line, _FLAG.sub("", line), *pair)]
@@ -233,11 +234,11 @@ def _parsed(file: Path) -> ElementTree.Element:
     declared = _DECLARED.match(content[:_DECLARATION])
     encoding = declared[1].decode() if declared is not None else "utf-8"
     text = decode_text(content, file) if encoding.lower().startswith("utf") else content.decode(encoding)
-    return ElementTree.fromstring(text)  # which takes the declared encoding of a text as no concern of its
+    return ElementTree.fromstring(text)  # of a str, the declared encoding is ignored
 
 
 def _labelled_size(tree: ElementTree.Element) -> tuple[int, int] | None:
-    """(height, width) as the labels tell it; many tools leave it out or write zeros."""
+    """(height, width) according to the labels; many tools leave it out or write zeros."""
     try:
         height, width = _number(tree, "size/height"), _number(tree, "size/width")
     except ValueError:

@@ -2,7 +2,7 @@
 
 A line is ``class x y width height`` (centre, fractions of the image), perhaps followed by a score or by key points; or
 ``class x1 y1 x2 y2 x3 y3 …``, the corners of a polygon or of a rotated box. Nothing in a file says which, so the
-lines of a whole split are looked at together.
+lines of a whole split are interpreted together.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def could_hold_labels(path: Path) -> bool:
         words = next((line.split() for line in read_text(path).splitlines() if line.strip()), [])
         return len(words) >= 5 and all(map(math.isfinite, map(float, words[-4:])))
     except InputError:
-        return True  # its reader says what is wrong
+        return True  # its reader reports what is wrong
     except ValueError:
         return False
 
@@ -263,7 +263,7 @@ def _report_assumptions(
     own: ClassLists,
     collector: Collector,
 ) -> None:
-    """Says once for the split what its labels were taken for without their saying so."""
+    """Reports, once for the split, what was assumed about labels that do not state it."""
     shared: dict[Path, list[str]] = defaultdict(list)
     scored = 0
     for item, rows in zip(items, labels, strict=True):

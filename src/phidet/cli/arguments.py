@@ -10,8 +10,6 @@ import argparse
 from pathlib import Path
 from typing import TypeAlias, get_args
 
-from phidet.data.data_folder import Layout
-
 Parser: TypeAlias = argparse.ArgumentParser | argparse._ArgumentGroup
 RUNTIMES = ("auto", "onnxruntime", "openvino", "litert", "torch")
 
@@ -28,6 +26,8 @@ def add_out(parser: Parser, metavar: str, text: str) -> None:
 
 def add_layout(parser: Parser) -> None:
     """Adds ``--layout``, of every command that reads labelled data."""
+    from phidet.data.data_folder import Layout  # imports NumPy and Pillow, which the other options can do without
+
     parser.add_argument(
         "--layout",
         choices=get_args(Layout),

@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 @without_native_noise()
 def run(args: argparse.Namespace) -> None:
-    """Converts and says what was written and what was left out."""
+    """Converts a data set, and prints what was written and what was left out."""
     from phidet.data.layouts import open_data
     from phidet.data.writers.coco import write_coco
     from phidet.data.writers.tfrecord import write_tfrecord

@@ -41,7 +41,7 @@ examples:
   cat photo.jpg | phidet detect - --json                    JSON lines on standard output, no files
 
 exit code: 0; 3 where a source could not be used, named on standard error, after all others are done (5 where all such
-could not be downloaded, 6 where all such need an extra). After Ctrl-C, SIGTERM, or where nobody reads standard output
+could not be downloaded, 6 where all such need an extra). After Ctrl-C, SIGTERM, or where standard output is not read
 any more (130, 143, 141) the results so far are kept.
 """
 _NMS = {"hard": "hard", "soft": "gaussian", "none": "none"}

@@ -74,7 +74,7 @@ def build_parser(chosen: str | None) -> Parser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one command; returns the exit code (0, that of the error's class, 130 after Ctrl-C, 141 if nobody reads)."""
+    """Runs one command; returns the exit code: 0, that of the error's class, 130 (Ctrl-C) or 141 (broken pipe)."""
     argv = sys.argv[1:] if argv is None else argv
     # Looked up before parsing: only the chosen command's module, and what it imports, is loaded.
     chosen = next((word for word in argv if not word.startswith("-")), None)

@@ -157,7 +157,7 @@ def _changes(args: argparse.Namespace) -> dict[str, Any]:
     for setting in args.set:
         path, equals, text = setting.partition("=")
         if not equals:
-            raise ConfigError(f"--set wants KEY=VALUE, got {setting!r}")
+            raise ConfigError(f"--set expects KEY=VALUE, got {setting!r}")
         try:
             value = msgspec.json.decode(text)
         except msgspec.DecodeError:

@@ -28,7 +28,7 @@ class Annotations(NamedTuple):
     Attributes:
         boxes_xyxy: (N, 4) float32, pixels of the image as :meth:`Dataset.image` gives it, inside it, never empty.
         class_ids: (N,) int64, 0…C−1.
-        areas: (N,) float32, px²: of the object where the labels tell (COCO's segments), else of the box. It decides
+        areas: (N,) float32, px²: of the object where the labels have it (COCO's segments), else of the box. It decides
             which objects count as small, medium and large.
         crowd: (N,) bool, regions of many objects (COCO's ``iscrowd``): never a target, never a mistake to detect.
         difficult: (N,) bool, hard to see (VOC): a target to train on, neither right nor wrong in VOC's evaluation.
@@ -220,7 +220,7 @@ SMALLEST_SIDE = 1e-3  # pixels; a box below that is a point or a line, whatever 
 LARGEST = 1e30  # pixels; beyond that float32 overflows
 TOLERANCE = 1.0  # pixels outside the image that are rounding, and not reported
 # Fractions of an image that are taken for pixels end up in its first two pixels (two: x + width where both are
-# fractions), where nobody draws a box by hand. In an icon somebody might.
+# fractions), where boxes drawn by hand do not lie. In an icon they may.
 FRACTIONS_END = 2.0  # pixels
 SMALLEST_FOR_FRACTIONS = 32  # pixels, of the shorter side of the image
 
@@ -391,7 +391,7 @@ class Collector:
 
 
 def _keys(annotations: Annotations) -> Iterator[tuple[float, ...]]:
-    """What makes two objects of an image the same: class and box."""
+    """Keys by which two objects of an image are the same: class and box."""
     for class_id, box in zip(annotations.class_ids.tolist(), annotations.boxes_xyxy.tolist(), strict=True):
         yield class_id, *box
 

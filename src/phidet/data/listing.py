@@ -95,7 +95,7 @@ def _below(
         if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
             target = real / entry.name
         elif wanted(entry.name):
-            yield folder / entry.name  # a link to nowhere, too: whoever opens it says so
+            yield folder / entry.name  # dangling links, too: opening them reports it
             continue
         elif "." not in entry.name:
             target = followed(real / entry.name)  # a link as text, perhaps
@@ -154,7 +154,7 @@ class Names:
         self._folders: dict[Path, dict[str, list[str]]] = {}
 
     def find(self, path: Path) -> Path | None:
-        """``path`` as it is really spelled, through links or not; ``None`` where there is nothing of that name."""
+        """``path`` in its actual spelling, through links or not; ``None`` where there is nothing of that name."""
         if _real(path) is not None:
             return path
         if path == path.parent:

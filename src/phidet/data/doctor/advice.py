@@ -49,7 +49,7 @@ NOTES = {
     "image in no split": "Labelled images lie outside the folders of the splits, see above. Move them into one",
     "key points inferred": "Labels are taken for boxes with key points. Say so with kpt_shape in data.yaml, or look at "
     "the boxes in the sheets (--out FOLDER)",
-    "label shared": "{n} shared by images that differ in their endings only. If they are not the same picture, rename "
+    "label shared": "{n} shared by images that differ in their endings only. If they are not the same image, rename "
     "one of them and give it labels of its own",
     "path moved": "Paths in the lists hold only without their first folders. Check in the sheets (--out FOLDER) that "
     "these are the right images",
@@ -139,12 +139,12 @@ def _on_splits(splits: Sequence[SplitFacts], train: str | None, val: str | None)
         yield Advice("error", f"All objects in {train} are crowds, which are never learned. Label single objects.")
     if train is None and splits:
         names = ", ".join(split.name for split in splits)
-        yield Advice("warning", f"Which split to train on cannot be told from the names {names}. Name it for training.")
+        yield Advice("warning", f"The names {names} do not show which split to train on. Name it for training.")
     if val is None and splits:
         yield Advice(
             "warning",
             "There is no split to validate on. Put aside a tenth to a fifth of the images as val, whole scenes or "
-            "videos at a time, so that progress is measured on pictures that were not trained on.",
+            "videos at a time, so that progress is measured on images that were not trained on.",
         )
     for split in splits:
         if split.boxes.total >= _FEWEST_FOR_EXTENT and split.extent < _SMALL_EXTENT:

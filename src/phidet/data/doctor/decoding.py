@@ -18,7 +18,7 @@ from phidet.data.tfrecord_file import ImageSource
 from phidet.images.decode import encoded, encoding, image_size, read_image
 
 THUMBNAIL = 24  # pixels a side
-_STEP = 2  # grey levels between neighbours; less is noise of the encoder, not a feature of the picture
+_STEP = 2  # grey levels between neighbours; less is noise of the encoder, not a feature of the image
 
 _DARK = 16  # of 255: 12 bits that are taken for 16
 _DARK_OF_16_BITS = 64  # of 255: 14 bits that are taken for 16

@@ -176,7 +176,7 @@ def _duplicate_images(
     grouped = {i for group in exact for i in group}
     exact += [[i] for i, found in of_picture.items() if i not in grouped and len(found) > 1]
     # The first of each exact group stands for all of it in the search for near copies.
-    copies = {i for group in exact for i in group[1:]}  # near copies are sought among pictures that differ
+    copies = {i for group in exact for i in group[1:]}  # near copies are sought among images that differ
     different = [i for i in range(len(pictures)) if i not in copies]
     sizes_hw = np.array([pictures[i].size_hw for i in different], np.int32).reshape(-1, 2)
     near = [[different[i] for i in group] for group in near_groups([looks[i] for i in different], sizes_hw)]

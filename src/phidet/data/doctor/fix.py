@@ -123,4 +123,4 @@ def check_target(data: Path, out: Path) -> None:
         raise ConfigError(f"--fix {out}: expected a new or empty folder, and there is something in it; choose another")
     root = (data if data.is_dir() else data.parent).resolve()
     if out.resolve().is_relative_to(root):
-        raise ConfigError(f"--fix {out} is inside the data at {root}, which stays as it is: choose a folder elsewhere")
+        raise ConfigError(f"--fix {out} is inside the data at {root}, which is not changed: choose a folder elsewhere")

@@ -28,7 +28,7 @@ class YoloYaml(NamedTuple):
         names: the classes by id; ``None`` where it only says how many there are.
         splits: folders of images and lists of images, as they are written, by split.
         bases: the folders that these are relative to, the likeliest first.
-        key_points: what follows each box in the labels, where it says so.
+        key_points: what follows each box in the labels, where declared.
     """
 
     file: Path

@@ -36,8 +36,8 @@ _LARGEST_FRACTION = 2.0  # a box may reach out of the image, but not by its whol
 def own_class_names(shards: Sequence[Path], every: Sequence[Path], root: Path) -> list[str]:
     """What the labels 1, 2, … of some shards are called.
 
-    A label map says it, beside the shards or else beside those of other splits or in the data folder; or the class list
-    of TensorFlow Datasets; or the texts in all records.
+    The names come from a label map, beside the shards or else beside those of other splits or in the data folder; from
+    the class list of TensorFlow Datasets; or from the texts in all records.
 
     Args:
         shards: of one split.

@@ -166,7 +166,7 @@ class _Images:
             file: the annotation file.
             folder: what it calls the folder of its image, which decides only between several images.
             file_name: what it calls its image, which may be empty or a path of another computer.
-            size_hw: of the image as the labels tell it.
+            size_hw: of the image according to the labels.
         """
         if file.parent not in self._places:
             self._places[file.parent] = self._place(file.parent)
@@ -214,7 +214,7 @@ class _Images:
         self._collector.problem("image missing", file, f"{what}; left out")
 
     def _in_conflict(self, file: Path, own: Path, named: Path, size_hw: tuple[int, int] | None) -> Path:
-        """The one of two images that the labels are about: its size may tell, else the name of the file does."""
+        """The one of two images that the labels are about: decided by its size, else by the name of the file."""
         chosen = own
         if size_hw is not None and image_size_or_error(own) != size_hw == image_size_or_error(named):
             chosen = named

@@ -107,7 +107,7 @@ class _Shape(NamedTuple):
 
     Attributes:
         key_points: what follows their boxes; ``None`` where several corners make a polygon.
-        declared: whether the data say so themselves.
+        declared: whether the data declare it.
         scores: whether a fifth number after the class is a score.
     """
 
@@ -164,7 +164,7 @@ def read_yolo(
         name: of the split.
         class_names: the classes to read, by name.
         own: what the ids of the labels are called.
-        key_points: what follows each box, where the data say so.
+        key_points: what follows each box, where the data declare it.
     """
     collector = Collector(name, root, class_names)
     with ThreadPoolExecutor() as pool:

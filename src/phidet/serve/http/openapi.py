@@ -42,7 +42,7 @@ _STATISTICS: Schema = {"type": "object", "required": ["model_stats"]}
 _JSON = "application/json"
 _FAILURES = {
     400: "The request cannot be answered as it is.",
-    401: "The server wants its token.",
+    401: "The server requires its token.",
     404: "There is no such model or version.",
     408: "The body did not come in time.",
     413: "The body is too large.",

@@ -58,6 +58,7 @@ def add_json(parser: Parser, what: str = "the results") -> None:
 
 def image_size(text: str) -> tuple[int, int]:
     """ "512" or "384x640" (height × width) as (height, width)."""
+    # The typographic × is accepted as well, because phidet's own output prints sizes with it.
     sides = text.lower().replace("×", "x").split("x")
     if len(sides) > 2 or not all(side.isdecimal() and int(side) > 0 for side in sides):
         raise argparse.ArgumentTypeError(f"expected pixels as N or HEIGHTxWIDTH, got {text!r}")

@@ -82,6 +82,7 @@ def _draw(name: str, levels: tuple[int, int], out: Path | None) -> None:
     from phidet.architectures.efficientdet.graphs import build_graph
 
     svg = graph_svg(build_graph(name, *levels))
+    # An SVG on standard output can be piped; the message about a file goes to standard error.
     if out is None:
         print(svg)
         return
@@ -97,6 +98,7 @@ def _draw(name: str, levels: tuple[int, int], out: Path | None) -> None:
 def _config(args: argparse.Namespace) -> Any:
     if (args.model is None) == (args.phi is None):
         raise ConfigError("name a model (phidet info efficientdet-d0), give --phi, or use --all")
+    # Names do not matter for costs, only their number does.
     names = default_class_names(args.num_classes) if args.num_classes is not None else None
     if args.phi is not None:
         return scaled_detector_config(args.phi, family_of(args.family), names or COCO_CLASS_NAMES)

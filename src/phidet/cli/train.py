@@ -165,6 +165,7 @@ def _changes(args: argparse.Namespace) -> dict[str, Any]:
         *parents, key = path.split(".")
         inner = changes
         for parent in parents:
+            # Nested dictionaries from dotted keys, as msgspec converts them into the recipe's structs.
             inner = inner.setdefault(parent, {})
             if not isinstance(inner, dict):
                 raise ConfigError(f"--set {path} and --set {parent} exclude each other")

@@ -79,6 +79,7 @@ def _classes(path: Path) -> list[str]:
 def _read(folder: Path, root: Path, split: str, class_names: Sequence[str]) -> Dataset:
     collector = Collector(split, root, class_names)
     for path in (path for own in subfolders(folder) for path in files_below(own, lambda _: True)):
+        # Images in unsupported formats are reported; otherwise they would silently be missing from their class.
         other = other_image(followed(path))
         if other is not None:
             what = f"{other}, which is not searched for: convert it, or give it the ending of its format; left out"
@@ -87,6 +88,7 @@ def _read(folder: Path, root: Path, split: str, class_names: Sequence[str]) -> D
     for class_name in class_names:
         if not any(class_name == own for _, own in images):
             collector.problem("image missing", folder / class_name, f"no image of class {class_name!r} in {split!r}")
+    # Reading headers is bound by the disk, not the CPU.
     with ThreadPoolExecutor() as pool:
         sizes = pool.map(image_size_or_error, [followed(image) for image, _ in images])
     for (image, class_name), size in zip(images, sizes, strict=True):

@@ -76,6 +76,7 @@ class DataFolder(NamedTuple):
             raise UnknownNameError(f"split of {self.path}", split, self.readers)
         dataset = self.readers[split](class_names)
         if len(dataset) == 0:
+            # The first problems usually show why nothing is left, such as a wrong image folder.
             problems = "".join(f"\n  {p.where}: {p.what}" for p in dataset.problems[:3])
             raise InputError(f"split {split!r} of {self.path} has no image that can be used{problems}")
         return dataset

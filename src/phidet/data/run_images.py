@@ -83,6 +83,7 @@ def read_run_images(run: Path) -> RunImages | None:
     """
     path = run / IMAGES
     try:
+        # keepends: names of images may hold line breaks inside quotes.
         header, *rows = csv.reader(path.read_text(encoding="utf-8").splitlines(keepends=True))
         if header != _HEADER:
             raise ValueError(f"its first line should be {','.join(_HEADER)}")
@@ -118,6 +119,7 @@ def places(wanted: Sequence[KnownImage], dataset: Dataset) -> list[int | None]:
     for image in wanted:
         copies = at.get(image.fingerprint, [])
         own = next((i for i in copies if names[i] == image.name), None)
+        # A copy that no other name claims, before one that somebody else's name would match exactly.
         other = next((i for i in copies if (image.fingerprint, names[i]) not in by_name), None)
         chosen = own if own is not None else other if other is not None else next(iter(copies), None)
         if chosen is not None:

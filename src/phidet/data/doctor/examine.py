@@ -106,6 +106,7 @@ def _read(folder: DataFolder) -> tuple[dict[str, Dataset], list[tuple[str, Probl
         try:
             dataset = read(None)
         except InputError as error:
+            # Recorded as a finding: one bad split must not hide the report on the others.
             problems.append((name, Problem("split unreadable", name, str(error))))
             continue
         problems += [(name, problem) for problem in dataset.problems]
@@ -129,6 +130,7 @@ def _group(problems: Iterable[tuple[str, Problem]]) -> list[Findings]:
     """Problems by kind, the grave ones first; one that several splits share is one finding."""
     splits: dict[Problem, list[str]] = defaultdict(list)
     for split, problem in problems:
+        # Splits may share a label file, whose problems would be listed once for each of them.
         if split not in splits[problem]:
             splits[problem].append(split)
     kinds: dict[str, list[Finding]] = defaultdict(list)
@@ -152,6 +154,7 @@ def _keys(dataset: Dataset) -> list[tuple[str, int]]:
 
 def _distinct(datasets: Mapping[str, Dataset]) -> tuple[list[_Entry], list[Picture]]:
     """All images of all splits, and the files behind them, each once for each size that labels give it."""
+    # A file is decoded once, however many splits list it; again only where labels give it another size.
     numbers: dict[tuple[tuple[str, int], tuple[int, int]], int] = {}
     entries: list[_Entry] = []
     pictures: list[Picture] = []

@@ -12,7 +12,7 @@ Severity = Literal["error", "warning", "note"]
 SameAs = Literal["same file", "same bytes", "same pixels", "near"]
 
 SMALL, MEDIUM = 32.0**2, 96.0**2  # px², COCO's borders between small, medium and large
-COCO_DETECTIONS = 100  # per image; COCO's evaluation counts no more
+COCO_DETECTIONS = 100  # per image: the limit of COCO's evaluation
 
 
 class Spread(msgspec.Struct, frozen=True, kw_only=True):

@@ -64,6 +64,7 @@ def write_fixed(examination: Examination, out: Path) -> Fixed:
     if not kept:
         raise InputError(f"no image of {examination.report.path} can be used: there is nothing to write")
     written = write_coco(kept, out)
+    # Writing decodes every image, also where the examination did not.
     faulty = len(examination.faulty) + len(written.problems)  # the latter where the examination read headers only
     return Fixed(out, written.images, faulty, len(copies), boxes)
 
@@ -122,5 +123,6 @@ def check_target(data: Path, out: Path) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"--fix {out}: expected a new or empty folder, and there is something in it; choose another")
     root = (data if data.is_dir() else data.parent).resolve()
+    # A copy inside the data would become part of them at the next examination.
     if out.resolve().is_relative_to(root):
         raise ConfigError(f"--fix {out} is inside the data at {root}, which is not changed: choose a folder elsewhere")

@@ -28,6 +28,7 @@ def read_class_list(path: Path) -> list[str]:
         InputError: it cannot be read, or names no class.
     """
     names = [unicodedata.normalize("NFC", line.strip()) for line in read_text(path).splitlines()]
+    # Trailing empty lines are no classes; those in between keep the ids of what follows.
     while names and not names[-1]:
         names.pop()
     if not names:

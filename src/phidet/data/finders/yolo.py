@@ -97,6 +97,7 @@ def _descriptions(files: Iterable[Path]) -> tuple[list[YoloYaml], list[_Descript
                 darknets.append(_of_darknet(file))
         except InputError as error:
             damaged = damaged or error
+    # A damaged file matters only where no intact one describes the data.
     if damaged is not None and not any(darknets) and not any(found is not None and found.splits for found in yamls):
         raise damaged
     return [found for found in yamls if found is not None], [found for found in darknets if found is not None]
@@ -121,6 +122,7 @@ def _only(descriptions: Sequence[_Description], path: Path) -> Found | None:
         InputError: several do.
     """
     found = [(description, _found(description)) for description in descriptions]
+    # Several descriptions often lie side by side (templates, old copies): those with labels that exist are meant.
     found = [one for one in found if one[1].certain] or found
     if len(found) > 1:
         named = " and ".join(str(description.evidence.relative_to(path)) for description, _ in found)
@@ -137,6 +139,7 @@ def _found(description: _Description) -> Found:
     def reader(split: str) -> Reader:
         def read(names: Sequence[str] | None) -> Dataset:
             files = YoloFiles(description.root)
+            # A new YoloFiles for each read: its problems belong to that split alone.
             items = list(description.splits[split](files))
             if description.report is not None and split == next(iter(description.splits)):  # once, not in every split
                 description.report(files)
@@ -243,6 +246,7 @@ def _split_lists(path: Path) -> list[Path]:
 
 def _lists_images(file: Path) -> bool:
     lines = read_lines(file)[:_LINES_SAMPLED]
+    # Most lines, because a list may have a few broken ones.
     return sum(map(is_image, lines)) > len(lines) / 2
 
 
@@ -284,6 +288,7 @@ def _from_folders(path: Path, names: Sequence[str] | None) -> Found | None:
     description = _Description(path, path, splits, own, report=lambda files: _report_outside(files, folders))
     if any(item.label is not None for item in _items(description)):
         return _found(description)._replace(evidence="images with labels (*.txt) of the same names")
+    # Images without any labels: not YOLO data, perhaps another layout.
     if next(files_below(path, is_image), None) is not None:
         return None
     labels = next((file for file in files_below(path, _is_text) if "labels" in file.parts and holds_labels(file)), None)
@@ -318,4 +323,5 @@ def _split_folders(path: Path) -> dict[str, Path]:
         found.setdefault(folder.name, own)
     splits = {name: folder for name, folder in found.items() if is_split_name(name)}
     splits = {name: folder for name, folder in splits.items() if any(files_below(folder, is_image))}
+    # No folder has the name of a split: everything is one split.
     return splits or {"all": inside or path}

@@ -77,6 +77,7 @@ def _lines(a: Annotations, size_hw: tuple[int, int]) -> str:
     for class_id, crowd, box in zip(a.class_ids.tolist(), a.crowd.tolist(), a.boxes_xyxy.tolist(), strict=True):
         if not crowd:
             x1, y1, x2, y2 = box
+            # repr gives all digits of a float64, so that reading gives back the float32 box.
             values = (x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height
             lines.append(" ".join([str(class_id), *map(repr, values)]) + "\n")
     return "".join(lines)

@@ -48,6 +48,7 @@ def augmented_sheet(dataset: Dataset, config: NetworkConfig, settings: Augmentat
     """A row for each of some images: the original, and its augmentations in three epochs of a run of ``seed``."""
     images = TrainImages(dataset, config.image_size_hw, settings, seed)
     tiles = []
+    # The examples come from the loader's own class, so the sheet shows exactly what training gets.
     for index in choose_samples(dataset, set(), seed, IMAGES):
         tiles.append(sample_tile(dataset, index))
         tiles += [

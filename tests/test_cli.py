@@ -213,7 +213,7 @@ def test_a_reader_that_left_ends_a_command_as_sigpipe_would(words: str, unbuffer
 def test_an_output_that_takes_no_more_is_told(words: str) -> None:
     with Path("/dev/full").open("w") as full:
         done = run_into(full, words)
-    assert (done.returncode, done.stderr) == (1, "phidet: cannot write what was found: No space left on device\n")
+    assert (done.returncode, done.stderr) == (1, "phidet: cannot write output: No space left on device\n")
 
 
 def test_without_pytorch_the_message_names_the_extra() -> None:

@@ -156,7 +156,7 @@ def test_nested_fields_of_the_recipe_are_set_one_by_one(data: Path, tiny: Path, 
             2,
             "unknown recipe key 'learning_rat'. Did you mean learning_ra",
         ),
-        (["train", "DATA", "--set", "epochs"], 2, "--set wants KEY=VALUE"),
+        (["train", "DATA", "--set", "epochs"], 2, "--set expects KEY=VALUE"),
         (["train", "DATA", "--epochs", "0"], 2, "epochs must be a whole number ≥ 1"),
         (["train", "DATA", "--devices", "two"], 2, "--devices must be a number or auto"),
         (["train", "DATA", "--recipe", "papers"], 2, "Did you mean paper"),
@@ -523,7 +523,7 @@ def test_a_run_is_measured_on_what_it_held_out(
         found = json.loads(capsys.readouterr().out)
         assert (found["split"], found["coco"]) == (held_out["split"], held_out["coco"])
     assert main(["eval", str(done.folder), str(data), "--split", "train"]) == 0
-    assert "was trained on 7 of these 8 images, so the figures say little of others" in caplog.text
+    assert "was trained on 7 of these 8 images, so the metrics say little about others" in caplog.text
     capsys.readouterr()
     assert main(["eval", str(done.folder / "best.safetensors"), str(data), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["coco"] == held_out["coco"]

@@ -278,7 +278,7 @@ def test_truncated_files_are_refused(file: Path) -> None:
 
 
 @given(content=st.binary(min_size=1, max_size=64), head=st.sampled_from([b"", b"PK\x03\x04", b"\x80\x02", b"\x89HDF"]))
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_random_bytes_are_refused_whatever_they_begin_with(tmp_path: Path, head: bytes, content: bytes) -> None:
     path = tmp_path / "random.pth"
     path.write_bytes(head + content)
@@ -287,7 +287,7 @@ def test_random_bytes_are_refused_whatever_they_begin_with(tmp_path: Path, head:
 
 
 @given(data=st.data())
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_damaged_pickles_are_refused_or_give_tensors(tmp_path: Path, data: st.DataObject) -> None:
     """Whatever byte is wrong, there are tensors, or a CheckpointError with the file's name; nothing else is raised."""
     path = tmp_path / "damaged.pth"

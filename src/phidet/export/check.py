@@ -64,6 +64,6 @@ def check_agreement(agreement: Agreement, precision: Precision, path: Path) -> N
     score, iou = BOUNDS[precision]
     if not (agreement.score <= score and agreement.iou >= iou):  # nor NaN
         raise ExportError(
-            f"{path.name} does not say what PyTorch says, so it was not written: {agreement}; expected at most "
+            f"{path.name} disagrees with PyTorch, so it was not written: {agreement}; expected at most "
             f"{score:g} and at least {iou:g} for {precision}"
         )

@@ -107,7 +107,9 @@ def _check(options: ExportOptions, target: Path, data: Dataset | None) -> None:
             f"an {options.to} file is written as {suffix}, got {target.name!r}: name it {target.stem}{suffix}"
         )
     if options.precision == "int8" and data is None:
-        raise ConfigError("int8 needs pictures like those that the model will see: give a data set to calibrate on")
+        raise ConfigError(
+            "int8 needs images like those that the model will be used on: give a data set to calibrate on"
+        )
     if options.nms and (options.to != "onnx" or options.precision == "int8"):
         raise ConfigError("suppression inside the graph goes with ONNX in fp32 or fp16: leave out the other option")
     package, name = _NEEDS.get(options.to, ("", ""))

@@ -89,7 +89,7 @@ class Graph:
         return outputs
 
     def constant(self, values: npt.ArrayLike, dtype: type[np.generic] = np.float32) -> str:
-        """A constant as it is; equal ones are stored once."""
+        """A constant; equal ones are stored once."""
         array = np.array(values, dtype, order="C")
         # Keyed by the content: many layers share shapes, factors and all-zero biases.
         key = (array.dtype.str, array.shape, array.tobytes())

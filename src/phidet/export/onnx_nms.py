@@ -63,7 +63,7 @@ def build_onnx_with_nms(model: Model, half: bool = False) -> onnx.ModelProto:
     most = _setting(g, "max_detections_per_class", TensorProto.INT64)
     iou = _setting(g, "iou_threshold", TensorProto.FLOAT)
     least = _setting(g, "score_threshold", TensorProto.FLOAT)
-    found = g.add("NonMaxSuppression", [boxes, by_class, most, iou, least])  # (N, 3): picture, class, candidate
+    found = g.add("NonMaxSuppression", [boxes, by_class, most, iou, least])  # (N, 3): image, class, candidate
     return finish(g, config, _outputs(g, boxes, by_class, found), "fp16" if half else "fp32")
 
 

@@ -81,6 +81,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         check_names(self.sources)
+        # An empty variable in a deployment must not silently open the server to all.
         if self.token is not None and not (self.token.strip() and self.token.isprintable()):
             raise ConfigError(
                 "the server's token is empty or has characters that no header can carry: set PHIDET_SERVE_TOKEN to a "

@@ -106,7 +106,7 @@ def write_floats(array: npt.NDArray[np.float32]) -> str:
 
 
 def write(value: Mapping[str, object] | Iterable[object] | msgspec.Struct) -> bytes:
-    """JSON text; ``msgspec.Raw`` inside it is taken as it is."""
+    """JSON text; ``msgspec.Raw`` inside it is copied unchanged."""
     return msgspec.json.encode(value)
 
 

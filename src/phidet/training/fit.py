@@ -79,7 +79,7 @@ def fit(model: NetworkT, task: Task, recipe: Recipe, settings: RunSettings, orig
     """Trains ``model`` and returns the running average of its weights at the end; the best one is on disk.
 
     Args:
-        model: its config says the input size and the classes.
+        model: its config has the input size and the classes.
         task: what to learn, from which data: :class:`phidet.training.task.Task`.
         recipe: how.
         settings: where.
@@ -137,7 +137,7 @@ def fit(model: NetworkT, task: Task, recipe: Recipe, settings: RunSettings, orig
 
 
 def _restore(folder: RunFolder, progress: Progress, learner: Learner, recipe: Recipe, leads: bool) -> None:
-    """Takes ``progress`` and ``learner`` to where the run in ``folder`` stopped; says so where that is its end."""
+    """Restores ``progress`` and ``learner`` to where the run in ``folder`` stopped; logs if the run is finished."""
     folder.read_about()  # there is a run
     if folder.has_begun:
         progress.restore(folder.load_state(), learner.network, learner.optimizer, learner.average)
@@ -162,7 +162,7 @@ def start_engine(recipe: Recipe, settings: RunSettings) -> Fabric:
         nodes = int(os.environ["WORLD_SIZE"]) // devices
     try:
         fabric = Fabric(accelerator=settings.accelerator, devices=devices, num_nodes=nodes, precision=recipe.precision)
-    except (ValueError, RuntimeError, TypeError) as error:  # Fabric's ways to say that there is no such device
+    except (ValueError, RuntimeError, TypeError) as error:  # what Fabric raises for unavailable devices
         raise ConfigError(f"cannot train on {settings.devices!r} {settings.accelerator!r} devices: {error}") from error
     fabric.launch()
     # glibc gives large freed blocks back to the system, and faulting them in again for every step costs a lot of time.
@@ -292,7 +292,7 @@ def _check_batch(model: Model, images: int) -> None:
 
 
 def _check_weights(network: nn.Module, epoch: int) -> None:
-    """Before anything is saved: the last update has no loss after it that would tell."""
+    """Runs before anything is saved: no later loss would reveal NaN in the weights of the last update."""
     broken = next((name for name, p in network.named_parameters() if not bool(torch.isfinite(p).all())), None)
     if broken is not None:
         raise TrainingDivergedError(

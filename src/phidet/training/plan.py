@@ -197,5 +197,5 @@ def _pretrained(word: str, architecture: Architecture[Any]) -> str | None:
 
 
 def _leads() -> bool:
-    """Whether this process is the first one, before the engine has started: ``torchrun`` and Fabric tell it."""
+    """Whether this process is the first one, known before the engine starts: ``torchrun`` and Fabric set variables."""
     return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0

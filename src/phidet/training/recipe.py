@@ -20,7 +20,7 @@ def _require(condition: bool, message: str) -> None:
 
 
 class Augmentation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What happens to an image before the network sees it.
+    """Random changes of the training images.
 
     ``scale_jitter`` is the range of the factor, beyond fitting into the input, by which an image is resized before a
     window of the input's size is cut from it (the paper: 0.1–2). ``flip`` is the probability of a horizontal flip.
@@ -184,7 +184,7 @@ def replace(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
     """``recipe`` with some fields changed, checked again.
 
     Args:
-        recipe: stays as it is.
+        recipe: is not changed.
         changes: new values by field; of ``augmentation`` and ``loss`` a dict of the fields that change, or a whole one.
 
     Raises:

@@ -111,6 +111,7 @@ def carry_out(plan: Plan) -> TrainedRun:
     best = load_model(folder.best) if folder.has_best else last.eval()
     figures: dict[str, float] = {}
     if val is not None:
+        # Images that are in both parts make the metrics look too good; the report states their number.
         learned = None if origin.images is None else len(origin.images.copies())
         figures = report_on(best, val, folder.path / "report", origin.request.data, settings.accelerator, learned)
     return TrainedRun(settings.out, best, figures)
@@ -135,6 +136,7 @@ def _log_plan(plan: Plan, task: Task) -> None:
         request.model, chosen, recipe.epochs, recipe.batch_size * recipe.accumulate,
         recipe.optimizer, recipe.learning_rate, _changed(request.changes),
     )  # fmt: skip
+    # Said before the first epoch: a wrong split should be noticed now and not after hours.
     log.info("validation: %s; everything goes to %s", task.val_name or "none", plan.settings.out)
 
 

@@ -116,6 +116,7 @@ def _with_held_out(
     train: Dataset, data: str, seed: int, classify: bool, known: RunImages | None
 ) -> tuple[Dataset, Dataset]:
     if known is not None:
+        # A resumed run gets the very parts that it began with, even if the data moved or the order of files changed.
         parts = [train.name, f"{train.name}, held out"]
         kept, held = restore([known.train, known.val], train, parts, data)
     elif classify:

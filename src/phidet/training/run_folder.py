@@ -135,6 +135,6 @@ class RunFolder:
         try:
             # weights_only: a state file from elsewhere must not run code while it is unpickled.
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch raises whatever its reader stumbles over
+        except Exception as error:  # torch.load raises many kinds for a damaged file
             raise CheckpointError(f"{path} is damaged: {error}. Start over in another folder") from error
         return state

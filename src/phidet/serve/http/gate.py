@@ -122,7 +122,7 @@ class Gate:
         scheme, _, credentials = given.partition(b" ")
         # Compared in constant time, so that the token cannot be guessed byte by byte from response times.
         if scheme.lower() != b"bearer" or not hmac.compare_digest(credentials.strip(), token.encode()):
-            raise RefusedError(401, "this server wants its token: Authorization: Bearer TOKEN")
+            raise RefusedError(401, "this server requires its token: Authorization: Bearer TOKEN")
 
     def _note(self, scope: MutableMapping[str, Any], status: int, seconds: float) -> None:
         path = scope["path"]

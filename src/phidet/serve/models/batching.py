@@ -30,7 +30,7 @@ from phidet.serve.models.model import Model
 from phidet.serve.models.statistics import Statistics
 from phidet.serve.refusals import RefusedError, bad_request, overloaded
 
-MAX_QUEUED_BYTES = 1 << 29  # of pixels that wait, whatever the count allows
+MAX_QUEUED_BYTES = 1 << 29  # of queued pixels, in addition to the limit on their number
 _MEMORY = 0.8  # of how long batches took, at every one that was faster
 log = logging.getLogger("phidet.serve")
 T = TypeVar("T")
@@ -117,7 +117,7 @@ class Batcher:
         """Rejects a request early, before it is read.
 
         Args:
-            deadline: on the monotonic clock; after it an answer is of no use.
+            deadline: on the monotonic clock; after it the answer is no longer wanted.
             wanted: images.
 
         Raises:
@@ -265,7 +265,7 @@ class Batcher:
         outcomes: Sequence[Detections | Exception]
         try:
             outcomes = await asyncio.get_running_loop().run_in_executor(self._threads, self._run, images)
-        except RuntimeError as error:  # the threads have ended: nobody must wait for ever
+        except RuntimeError as error:  # the threads have ended: requests must not wait for ever
             outcomes = [RefusedError(500, f"model {self._name} is being unloaded: {error}")] * len(batch)
         finally:
             self._end(number)

@@ -42,5 +42,5 @@ def fingerprint(folder: Path) -> Fingerprint:
             stat = path.stat()
             marks.append((path.name, stat.st_size, stat.st_mtime_ns, stat.st_ino))
     except OSError:
-        pass  # it is being removed; the load says so
+        pass  # it is being removed; loading it reports that
     return tuple(marks)

@@ -81,6 +81,7 @@ class DetectorModel:
         self._settings = settings
         self.class_names = detector.class_names
         self.image_size_hw = detector.config.image_size_hw
+        # Fixed when the model is loaded: it decides the shapes of all answers.
         self.max_detections = settings.max_detections
         self.runtime_name = detector.runtime_name
 

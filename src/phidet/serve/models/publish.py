@@ -1,4 +1,4 @@
-"""Puts a model into a model's folder as its next version, so that a server never sees half of it."""
+"""Puts a model into a model's folder as its next version, so that a server never finds it incomplete."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ class ServedModel:
         self.states: dict[int, VersionState] = {}
         self.failed: dict[int, Fingerprint] = {}
         self.warned = False  # that its folder has no version
-        self.settled = False  # all that was there at the beginning is loaded, or cannot be
+        self.settled = False  # all versions of the start are loaded, or have failed
 
     def set_state(self, version: int, state: State, error: str = "") -> None:
         """Notes where ``version`` is; the oldest of those that ended are forgotten beyond ``KEPT``."""
@@ -131,7 +131,7 @@ class Repository:
     def find(self, name: str, version: int | None = None, label: str | None = None) -> LoadedVersion:
         """The version to answer with: the one named, the one labelled, or the latest.
 
-        Version 0 is the latest as well, unless there is a version 0: clients made for OpenVINO's server say so.
+        Version 0 is the latest as well, unless there is a version 0: clients made for OpenVINO's server request it so.
 
         Raises:
             RefusedError: 404 with TensorFlow Serving's text; 400 for an unknown label.
@@ -225,13 +225,13 @@ class Repository:
         model.wake.set()
 
     async def _follow(self, model: ServedModel) -> None:
-        """Keeps ``model`` as its source wants it, until it is retired or the server ends."""
+        """Keeps ``model`` as its source specifies, until it is retired or the server ends."""
         name = model.source.name
         try:
             while not model.retired:
                 try:
                     await self.poll(model)
-                except Exception:  # whatever it is, the versions that answer must go on answering
+                except Exception:  # loaded versions must go on answering after any failure
                     log.exception("looking for versions of model %s failed", name)
                 model.settled = True
                 # Only now that the new folder has a version that answers does it take over the name.

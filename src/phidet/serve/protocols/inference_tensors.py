@@ -135,6 +135,7 @@ def read_infer(body: bytes, header_length: str | None, service: Service) -> Pars
     blobs = _split(wanted, body[size:])
     given = wanted.inputs[0]
     shape = given.shape
+    # Checked before the product of the sides, which could overflow or be negative.
     if any(side < 0 for side in shape) or len(shape) > 8:
         raise bad_request(f"input {given.name}: shape {show(shape)} is not possible")
     # Before anything is decoded: the number of images is the cheapest thing to reject.
@@ -148,6 +149,7 @@ def read_infer(body: bytes, header_length: str | None, service: Service) -> Pars
 def write_infer(loaded: LoadedVersion, wanted: InferRequest, tensors: Tensors) -> Response:
     """The answer: JSON, or JSON and bytes where the request asked for binary outputs."""
     names = {output.name: output.parameters or {} for output in wanted.outputs or []} or {name: {} for name in tensors}
+    # The request's default holds unless an output says otherwise.
     default = (wanted.parameters or {}).get("binary_data_output") is True
     outputs: list[OutputTensor] = []
     blobs: list[bytes] = []
@@ -155,6 +157,7 @@ def write_infer(loaded: LoadedVersion, wanted: InferRequest, tensors: Tensors) -
         array = tensors[name]
         output = OutputTensor(name, "FP32", list(array.shape))
         if parameters.get("binary_data", default) is True:
+            # Little-endian, as the binary extension prescribes, whatever the machine's own order.
             blobs.append(array.astype("<f4").tobytes())
             output.parameters = {"binary_data_size": len(blobs[-1])}
         else:
@@ -185,6 +188,7 @@ def _check_names(wanted: InferRequest) -> None:
 
 def _check_parameters(wanted: InferRequest) -> None:
     """Rejects parameters that would change the answer and are not supported; undefined ones are ignored."""
+    # Parameters may stand on the request, its inputs and its outputs; messages say where.
     for owner, parameters in (
         ("the request", wanted.parameters),
         *((f"input {tensor.name}", tensor.parameters) for tensor in wanted.inputs),

@@ -74,6 +74,7 @@ def routes(service: Service) -> list[Route]:
     async def index(request: Request) -> Response:
         async with read_body(request, service) as body:
             wanted = await service.in_thread(lambda: parse(body)) if body else {}
+        # The body is optional in Triton's protocol.
         only_ready = isinstance(wanted, dict) and wanted.get("ready") is True
         return _json(
             [
@@ -185,6 +186,7 @@ def _which(request: Request) -> tuple[str, int | None]:
     version = request.path_params.get("version")
     if version is None:
         return request.path_params["model"], None
+    # Out-of-range versions are the client's mistake (400); a version that does not exist is 404.
     number = version_number(version)
     if number is None:
         raise bad_request(f"a version is a number below 2⁶³, got {show(version)}")

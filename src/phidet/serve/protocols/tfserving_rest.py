@@ -79,6 +79,7 @@ async def handle(request: Request, service: Service) -> Response:
         raise bad_request(f"Malformed request: {request.method} {path[:SHOWN]}")
     if status[1] is None:
         raise bad_request("Missing model name in request.")
+    # Method and path decide everything before the body is read.
     target = _target(status)
     if status[4] is not None:
         loaded = service.repository.find(*target)
@@ -122,10 +123,12 @@ def read_images(body: bytes, service: Service) -> ParsedRequest[Form]:
         raise bad_request(
             f"JSON Value: {show(document)} not formatted correctly. 'signature_name' key must be a string value."
         )
+    # TensorFlow's default signature takes either input; the two named ones take one each.
     names = SIGNATURES.get(signature or DEFAULT_SIGNATURE)
     if names is None:
         raise bad_request(f'Serving signature name: "{signature[:200]}" not found in signature def')
     reader = _Reader(names, service)
+    # Messages are copied from TensorFlow Serving, mistakes included: clients match on them.
     if "instances" in document and "inputs" in document:
         raise bad_request(
             f"JSON Value: {show(document)} Not formatted correctly expecting only one of 'inputs' or 'instances' "
@@ -146,6 +149,7 @@ def read_images(body: bytes, service: Service) -> ParsedRequest[Form]:
 
 def write_answer(form: Form, tensors: Tensors) -> bytes:
     """Column form has each tensor whole, row form one object for each image."""
+    # Numbers are written by write_floats and embedded as raw text, to keep them short and exact.
     if form == "outputs":
         return write({form: {name: _raw(write_floats(array)) for name, array in tensors.items()}})
     count = len(next(iter(tensors.values())))
@@ -203,6 +207,7 @@ class _Reader:
             try:
                 image = self.row_image(name, value)
                 if isinstance(value, list):  # numbers; encoded images may differ in size
+                    # Rows of numbers must have one shape, as TensorFlow Serving stacks them into a single tensor.
                     shape = shape or image.shape
                     _check_shape(shape, image.shape)
             except RefusedError as refusal:

@@ -115,7 +115,7 @@ def _erase(pixels: Tensor, centre_xy: tuple[float, float], half_wh: tuple[float,
 
 
 def _erase_square(pixels: Tensor, half: float, rng: np.random.Generator) -> Tensor:
-    """A grey square anywhere (arXiv 1708.04552)."""
+    """A grey square at a random place (arXiv 1708.04552)."""
     height, width = pixels.shape[1:]
     return _erase(pixels, (rng.uniform(0, width), rng.uniform(0, height)), (half, half))
 

@@ -45,9 +45,10 @@ def change_augmentation(settings: Augmentation, changes: Sequence[str]) -> Augme
 
 
 def augmented_sheet(dataset: Dataset, config: NetworkConfig, settings: Augmentation, seed: int) -> Image.Image:
-    """A row for each of some images: as it is, and what the network sees of it in three epochs of a run of ``seed``."""
+    """A row for each of some images: the original, and its augmentations in three epochs of a run of ``seed``."""
     images = TrainImages(dataset, config.image_size_hw, settings, seed)
     tiles = []
+    # The examples come from the loader's own class, so the sheet shows exactly what training gets.
     for index in choose_samples(dataset, set(), seed, IMAGES):
         tiles.append(sample_tile(dataset, index))
         tiles += [

@@ -76,7 +76,9 @@ def clip(boxes_xyxy: ArrayT, size_hw: tuple[float, float]) -> ArrayT:
     xp, boxes = _floating(boxes_xyxy)
     height, width = size_hw
     x1, y1, x2, y2 = _columns(boxes)
-    sides = xp.clip(x1, 0, width), xp.clip(y1, 0, height), xp.clip(x2, 0, width), xp.clip(y2, 0, height)
+    # As floats: array-api-compat before 1.11.2 takes whole numbers for the limits of an integer type.
+    right, bottom = float(width), float(height)
+    sides = xp.clip(x1, 0.0, right), xp.clip(y1, 0.0, bottom), xp.clip(x2, 0.0, right), xp.clip(y2, 0.0, bottom)
     clipped: ArrayT = xp.stack(sides, axis=-1)
     return clipped
 
@@ -85,7 +87,7 @@ def area(boxes_xyxy: ArrayT) -> ArrayT:
     """(…, 4) boxes → (…,) areas in px², 0 for a box whose sides are in the wrong order."""
     xp, boxes = _floating(boxes_xyxy)
     x1, y1, x2, y2 = _columns(boxes)
-    areas: ArrayT = xp.clip(x2 - x1, 0, None) * xp.clip(y2 - y1, 0, None)
+    areas: ArrayT = xp.clip(x2 - x1, 0.0, None) * xp.clip(y2 - y1, 0.0, None)
     return areas
 
 
@@ -216,7 +218,7 @@ def _intersection(a: Any, b: Any, xp: Any) -> Any:
     (ax1, ay1, ax2, ay2), (bx1, by1, bx2, by2) = _columns(a), _columns(b)
     width = xp.minimum(ax2, bx2) - xp.maximum(ax1, bx1)
     height = xp.minimum(ay2, by2) - xp.maximum(ay1, by1)
-    return xp.clip(width, 0, None) * xp.clip(height, 0, None)
+    return xp.clip(width, 0.0, None) * xp.clip(height, 0.0, None)
 
 
 def _ratio(part: Any, whole: Any, xp: Any) -> Any:

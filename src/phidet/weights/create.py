@@ -60,6 +60,7 @@ def create_model(
     _check_one_of(model, phi, family, "efficientdet-d0")
     base = EFFICIENTDET.scaled_config(phi, family) if phi is not None else _config(model, EFFICIENTDET)
     if "classes" in architecture_of(base).says:
+        _check_type(model, EFFICIENTDET)
         raise ConfigError(f"{base.name!r} is a classifier: use create_classifier({base.name!r}), or a detector's name")
     wanted = _Wanted(_class_names(num_classes, class_names), class_names is None, image_size, pretrained, replace_head)
     return _create(base, model, wanted)
@@ -98,6 +99,7 @@ def create_classifier(
     else:
         base = _config(model, CLASSIFIER)
     if "classes" not in architecture_of(base).says:
+        _check_type(model, CLASSIFIER)
         raise ConfigError(f"{base.name!r} is a detector: use create_model({base.name!r}), or a classifier's name")
     wanted = _Wanted(_class_names(num_classes, class_names), class_names is None, image_size, pretrained, replace_head)
     return _create(base, model, wanted)
@@ -212,14 +214,20 @@ def _config(model: object, usual: Architecture[Any]) -> Any:
     """The config that ``model``, a published name or a config, means; unknown names are compared with ``usual``'s."""
     if not isinstance(model, str):
         try:
-            return architecture_of(model) and model
+            architecture_of(model)
         except ConfigError:
-            raise ConfigError(
-                f"model must be a published name or a {usual.config_type.__name__}, got a {type(model).__name__}"
-            ) from None
+            _check_type(model, usual)
+        return model
     if publisher_of(model) is None:
         raise UnknownNameError("model", model, published_names("classes" if "classes" in usual.says else "boxes"))
     return published_config(model)
+
+
+def _check_type(model: object, usual: Architecture[Any]) -> None:
+    """Raises ConfigError where ``model`` is no name: it is a config of another kind, or none at all."""
+    if not isinstance(model, str):
+        kind = usual.config_type.__name__
+        raise ConfigError(f"model must be a published name or a {kind}, got a {type(model).__name__}")
 
 
 def _check_one_of(model: object, phi: float | None, of: object, example: str) -> None:

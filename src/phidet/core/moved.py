@@ -78,7 +78,8 @@ class MovedModules(MetaPathFinder, Loader):
     def exec_module(self, module: ModuleType) -> None:
         """Fills the old module with a look-up in the new ones."""
         places = new_places(module.__name__)
-        warnings.warn(f"{module.__name__} has moved: use {' and '.join(places)}", DeprecationWarning, stacklevel=2)
+        if module.__name__.removeprefix("phidet.") not in (*_ROOMS, "nn"):  # packages are imported on the way
+            warnings.warn(f"{module.__name__} has moved: use {' and '.join(places)}", DeprecationWarning, stacklevel=2)
         found = [import_module(place) for place in places]
 
         def look_up(name: str) -> object:

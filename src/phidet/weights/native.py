@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from phidet.architectures.header import Header, from_metadata, to_metadata
+from phidet.architectures.header import KEYS, Header, from_metadata, to_metadata
 from phidet.architectures.model import Model
 from phidet.architectures.registry import architecture_of
 from phidet.core.errors import CheckpointError, PhidetError
@@ -97,7 +97,13 @@ def read_config(raw: RawFile, path: Path) -> Any | None:
         CheckpointError: the file is of a newer version, or its header or config is not valid.
     """
     header = from_metadata(raw.metadata, path)
-    return None if header is None else header.config
+    if header is None:
+        return None
+    # A key that this version does not know may change what the file means.
+    unknown = sorted(raw.metadata.keys() - KEYS)
+    if unknown:
+        raise CheckpointError(f"{path} has a header that is not valid: unknown key {', '.join(unknown)}")
+    return header.config
 
 
 def assign(model: Model, tensors: Mapping[str, Tensor], path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a model file says of itself, so that it needs nothing beside it; the same in every kind of file.
+"""The header of model files, which makes them self-contained; the same in every file format.
 
 A ``.safetensors`` and an ONNX file keep these keys in their metadata, an OpenVINO file in its runtime information, a
 TFLite file in an associated file: ``format`` = "phidet", ``version``, ``architecture``, ``config`` (JSON: classes,
@@ -29,14 +29,14 @@ _OF_KIND = {"detector": "efficientdet", "classifier": "classifier"}
 
 
 class Header(NamedTuple):
-    """The config, and in which numbers the weights are kept."""
+    """The config, and the number format of the weights."""
 
     config: Any
     precision: Precision = "fp32"
 
     @property
     def architecture(self) -> Architecture[Any]:
-        """What the config belongs to."""
+        """The architecture that the config belongs to."""
         return architecture_of(self.config)
 
 
@@ -70,7 +70,7 @@ def to_export_metadata(header: Header, phidet_version: str) -> dict[str, str]:
 
 
 def from_metadata(metadata: Mapping[str, str], path: Path) -> Header | None:
-    """What the metadata of the file at ``path`` says; ``None`` where the file is not one of phidet's.
+    """The header in the metadata of the file at ``path``; ``None`` if the file is not phidet's.
 
     Raises:
         CheckpointError: the file is newer than this phidet, of an architecture that is not installed, or damaged.
@@ -102,7 +102,7 @@ def exported_header(metadata: Mapping[str, str], path: Path) -> Header:
     """:func:`from_metadata` of an exported file.
 
     Raises:
-        CheckpointError: also where the file is not one of phidet's.
+        CheckpointError: also if the file is not phidet's.
     """
     header = from_metadata(metadata, path)
     if header is None:

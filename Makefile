@@ -3,9 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
-RUNTIME_TESTS := tests/test_openvino.py tests/test_tflite.py tests/test_privacy.py
+RUNTIME_TESTS := tests/test_openvino.py tests/test_tflite.py tests/test_privacy.py tests/test_compatibility.py
 
-.PHONY: demo test test-slow clients runtimes browser tracer check format clean
+.PHONY: demo test test-slow test-lowest clients runtimes browser tracer check format clean
 
 demo: $(VENV)/.installed-core  ## install the core, and find the person in a portrait: demo/detections/
 	mkdir -p demo
@@ -19,11 +19,14 @@ demo: $(VENV)/.installed-core  ## install the core, and find the person in a por
 
 test: $(VENV)/.installed-dev clients runtimes browser tracer  ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q
-	OMP_NUM_THREADS=1 $(VENV)-runtimes/bin/python -m pytest -q -p no:anyio $(RUNTIME_TESTS) tests/test_compatibility.py
+	OMP_NUM_THREADS=1 $(VENV)-runtimes/bin/python -m pytest -n 2 --dist loadfile -q -p no:anyio $(RUNTIME_TESTS)
 
 test-slow: $(VENV)/.installed-dev clients runtimes browser tracer  ## run the slow tests as well
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q -m "slow or not slow"
-	OMP_NUM_THREADS=1 $(VENV)-runtimes/bin/python -m pytest -q -p no:anyio $(RUNTIME_TESTS) tests/test_compatibility.py
+	OMP_NUM_THREADS=1 $(VENV)-runtimes/bin/python -m pytest -n 2 --dist loadfile -q -p no:anyio $(RUNTIME_TESTS)
+
+test-lowest: $(VENV)-lowest/.installed clients  ## the core and the server on the lowest versions that pyproject.toml allows
+	OMP_NUM_THREADS=1 $(VENV)-lowest/bin/python -m pytest -n 2 --dist loadfile -q -W default
 
 clients: $(VENV)-clients/.installed  ## serving clients that others wrote, for the tests; their pins are not ours
 
@@ -50,7 +53,7 @@ format: $(VENV)/.installed-dev  ## rewrite the files as `make check` wants them
 	$(BIN)/ruff format
 
 clean:
-	rm -rf $(VENV) $(VENV)-clients $(VENV)-runtimes .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) $(VENV)-clients $(VENV)-runtimes $(VENV)-lowest .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -60,6 +63,14 @@ $(BIN)/python:
 $(VENV)-clients/.installed: tests/clients/requirements.txt
 	$(PYTHON) -m venv $(VENV)-clients
 	$(VENV)-clients/bin/python -m pip install --quiet --requirement $<
+	@touch $@
+
+# Without PyTorch: what is not told apart by versions of the packages around it is left to `make test`.
+$(VENV)-lowest/.installed: pyproject.toml .ci/lowest.py
+	$(PYTHON) -m venv $(VENV)-lowest
+	$(PYTHON) .ci/lowest.py > $(VENV)-lowest/constraints.txt
+	$(VENV)-lowest/bin/python -m pip install --quiet --constraint $(VENV)-lowest/constraints.txt \
+	  --editable '.[data,serve,supervision,video]' hypothesis pytest pytest-xdist
 	@touch $@
 
 # On top of the development environment, so that PyTorch is not installed twice.

@@ -2,20 +2,39 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import hypothesis
 import pytest
-import torch
-from torch import Tensor, nn
+from hypothesis import HealthCheck, settings
 
-import phidet  # noqa: F401 - before any test's import of ONNX Runtime, which reports its use otherwise
+import phidet  # before any test's import of ONNX Runtime, which reports its use otherwise
 
-# A property holds however long an example takes on a busy machine.
-hypothesis.settings.register_profile("phidet", deadline=None)
-hypothesis.settings.load_profile("phidet")
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+WITH_PYTORCH = find_spec("torch") is not None
+needs_pytorch = pytest.mark.skipif(not WITH_PYTORCH, reason="needs PyTorch")
+
+# A property holds however long an example takes on a busy machine.
+settings.register_profile("phidet", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("phidet")
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Without PyTorch, as in `make test-lowest`, leaves out the files that import it or what is developed with it."""
+    if WITH_PYTORCH or not collection_path.match("test_*.py"):
+        return None
+    try:
+        import_module(collection_path.stem)
+    except (ModuleNotFoundError, phidet.MissingExtraError, pytest.skip.Exception) as error:
+        if (getattr(error, "name", None) or "").startswith("phidet"):
+            return None  # a mistake of ours, which pytest reports
+        return True
+    return None
 
 
 @pytest.fixture(scope="session")
@@ -32,6 +51,9 @@ def randomise(module: nn.Module, seed: int = 0) -> None:
     Factors stay below 1 so that the random network is not chaotic: with larger ones a peer's own fp32 answer is
     percents away from its fp64 answer, and a comparison in fp32 says nothing.
     """
+    import torch  # noqa: PLC0415 - the tests of the core and the server run without it
+    from torch import nn  # noqa: PLC0415
+
     g = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for m in module.modules():

@@ -56,7 +56,7 @@ def contacts(log: str) -> set[str]:
         for port, address in _ADDRESS.findall(line):
             if port == "53":  # wherever it is; many machines run one of their own
                 name_servers.add(f"{address}:{port}")
-            elif not ipaddress.ip_address(address).is_loopback:
+            elif not ipaddress.ip_address(address.removeprefix("::ffff:")).is_loopback:
                 addresses.add(f"{address}:{port}")
     # A query that could be read says more than the server that it went to.
     return addresses | (names or name_servers)

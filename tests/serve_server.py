@@ -130,7 +130,7 @@ class Server:
         self.url = f"http://127.0.0.1:{port}"
 
     def request(self, method: str, path: str, body: bytes | None = None, **headers: str) -> Reply:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=600)
         try:
             connection.request(method, path, body, {k.replace("_", "-"): v for k, v in headers.items()})
             response = connection.getresponse()
@@ -141,6 +141,12 @@ class Server:
 
     def get(self, path: str, **headers: str) -> Reply:
         return self.request("GET", path, **headers)
+
+    def is_ready(self) -> bool:
+        """Whether all models are loaded; not, too, where nobody listens or a short limit of time closed it."""
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            return self.get("/v2/health/ready").status == 200
+        return False
 
     def post(self, path: str, body: Any, **headers: str) -> Reply:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -170,7 +176,7 @@ class Server:
         self.loop.call_soon_threadsafe(stand_still)
         begun.wait()
         try:
-            connection = socket.create_connection(("127.0.0.1", self.port), timeout=60)
+            connection = socket.create_connection(("127.0.0.1", self.port), timeout=600)
             connection.sendall(data)
         finally:
             end.set()
@@ -219,11 +225,11 @@ def serving(settings: ServerSettings, load: Callable[[Path], Any] = StandIn, rea
     try:
         until(lambda: server.started)
         if ready:
-            until(lambda: running.get("/v2/health/ready").status == 200)
+            until(running.is_ready)
         yield running
     finally:
         server.should_exit = True
-        thread.join(60)
+        thread.join(600)
         listener.close()
         assert not thread.is_alive(), "the server did not stop"
 
@@ -238,7 +244,7 @@ def settings_for(base: Path, **changes: Any) -> ServerSettings:
     )  # fmt: skip
 
 
-def until(condition: Callable[[], bool], seconds: float = 60) -> None:
+def until(condition: Callable[[], bool], seconds: float = 600) -> None:
     """Waits for ``condition``, and fails when it does not come."""
     end = time.monotonic() + seconds
     while not condition():

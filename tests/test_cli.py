@@ -13,6 +13,7 @@ from typing import IO
 import pytest
 
 import phidet
+from conftest import needs_pytorch
 from phidet.cli.main import COMMANDS, main
 
 
@@ -35,6 +36,7 @@ def test_help_names_every_command_without_importing_any(capsys: pytest.CaptureFi
     assert run(capsys, "--version")[1] == f"phidet {phidet.core.extras.__version__}\n"
 
 
+@needs_pytorch
 def test_info_prints_the_parts_and_their_sum(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "info", "efficientdet-d0")
     assert code == 0
@@ -45,6 +47,7 @@ def test_info_prints_the_parts_and_their_sum(capsys: pytest.CaptureFixture[str])
     assert "512×512" in out
 
 
+@needs_pytorch
 def test_info_as_json_says_the_same_and_carries_the_config(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "info", "efficientdet-lite0", "--image-size", "256x384", "--num-classes", "3", "--json")
     assert code == 0
@@ -56,6 +59,7 @@ def test_info_as_json_says_the_same_and_carries_the_config(capsys: pytest.Captur
     assert set(report["parts"]) == {"backbone", "feature_network", "class_head", "box_head"}
 
 
+@needs_pytorch
 def test_info_of_the_family_stands_beside_the_published_figures(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "info", "--all")
     assert code == 0
@@ -67,6 +71,7 @@ def test_info_of_the_family_stands_beside_the_published_figures(capsys: pytest.C
     assert rows["efficientnet-b8"][2] == "87,413,142"
 
 
+@needs_pytorch
 def test_info_compares_feature_networks_relative_to_fpn(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "info", "efficientdet-d0", "--compare-necks", "--json")
     assert code == 0
@@ -94,6 +99,7 @@ def test_info_draws_a_graph(capsys: pytest.CaptureFixture[str], tmp_path: Path) 
     assert run(capsys, "info", "--graph", "bifpn", "--levels", "3-8")[1].strip() == target.read_text().strip()
 
 
+@needs_pytorch
 def test_info_reads_what_convert_wrote_and_convert_what_effdet_would(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -109,6 +115,7 @@ def test_info_reads_what_convert_wrote_and_convert_what_effdet_would(
     assert "efficientdet-lite0" in run(capsys, "info", str(back))[1]
 
 
+@needs_pytorch
 def test_scale_search_shows_the_papers_triple_and_takes_a_measure(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -132,11 +139,11 @@ def test_scale_search_shows_the_papers_triple_and_takes_a_measure(
         ("info efficientdet-d0 --phi 1", 2, "name a model"),
         ("info efficientdet-dO", 2, "Did you mean efficientdet-d0"),
         ("info efficientdet-d0 --image-size 0", 2, "N or HEIGHTxWIDTH"),
-        ("info efficientdet-d0 --image-size 64x512", 3, "at least 128×128"),
+        pytest.param("info efficientdet-d0 --image-size 64x512", 3, "at least 128×128", marks=needs_pytorch),
         ("info efficientdet-d0 --num-classes 0", 2, "num_classes must be"),
         ("info efficientdet-d0 --num-classes many", 2, "invalid int value"),
         ("info efficientdet-d0 --out x.svg", 2, "--out belongs to --graph"),
-        ("info efficientnet-b0 --compare-necks", 2, "no feature network"),
+        pytest.param("info efficientnet-b0 --compare-necks", 2, "no feature network", marks=needs_pytorch),
         ("info --phi 11", 2, "-2 to 10"),
         ("info --phi nan", 2, "-2 to 10"),
         ("info --phi 1 --family efficientdet-light", 2, "efficientdet-lite"),
@@ -147,10 +154,10 @@ def test_scale_search_shows_the_papers_triple_and_takes_a_measure(
         ("info --graph bifpn --out /nowhere/x.svg", 1, "cannot write"),
         ("info no/such/model.safetensors", 2, "no model file"),
         ("info setup.cfg", 2, "no model file"),
-        ("convert missing.pth out.safetensors", 4, "missing.pth"),
-        ("convert missing.pth out.onnx", 2, ".safetensors"),
-        ("convert missing.pth out.pth --to caffe", 2, "caffe"),
-        ("scale-search compound --budget 0", 2, "budget"),
+        pytest.param("convert missing.pth out.safetensors", 4, "missing.pth", marks=needs_pytorch),
+        pytest.param("convert missing.pth out.onnx", 2, ".safetensors", marks=needs_pytorch),
+        pytest.param("convert missing.pth out.pth --to caffe", 2, "caffe", marks=needs_pytorch),
+        pytest.param("scale-search compound --budget 0", 2, "budget", marks=needs_pytorch),
         ("scale-search compound --most 0", 2, "--most"),
         ("scale-search compound --accuracy nothing", 2, "MODULE:FUNCTION"),
         ("scale-search width --accuracy json:decoder", 2, "not a function"),
@@ -202,11 +209,11 @@ def test_a_reader_that_left_ends_a_command_as_sigpipe_would(words: str, unbuffer
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is always full")
-@pytest.mark.parametrize("words", ["--help", "info --all"])
+@pytest.mark.parametrize("words", ["--help", pytest.param("info --all", marks=needs_pytorch)])
 def test_an_output_that_takes_no_more_is_told(words: str) -> None:
     with Path("/dev/full").open("w") as full:
         done = run_into(full, words)
-    assert (done.returncode, done.stderr) == (1, "phidet: cannot write what was found: No space left on device\n")
+    assert (done.returncode, done.stderr) == (1, "phidet: cannot write output: No space left on device\n")
 
 
 def test_without_pytorch_the_message_names_the_extra() -> None:

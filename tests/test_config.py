@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conftest import needs_pytorch
 from phidet.architectures.backbones.config import BackboneArchitecture, BackboneConfig
 from phidet.architectures.classifier.config import ClassifierConfig
 from phidet.architectures.classifier.published import CLASSIFIER_NAMES, classifier_config
@@ -382,6 +383,7 @@ print(to_json(scaled_detector_config(1.5)))
     assert from_json(run(program), ModelConfig) == scaled_detector_config(1.5)
 
 
+@needs_pytorch
 def test_the_public_names_are_there() -> None:
     """``dir`` and ``from phidet import *`` see the lazy names; others are the usual AttributeError."""
     import phidet  # noqa: PLC0415

@@ -99,7 +99,7 @@ def test_d6_and_d7_have_the_same_tensors_so_somebody_must_say(tmp_path: Path) ->
     with pytest.raises(CheckpointError) as caught:
         convert(path, tmp_path / "d6.safetensors")
     message = str(caught.value)
-    assert "fits efficientdet-d6 and efficientdet-d7 alike" in message
+    assert "matches efficientdet-d6 and efficientdet-d7 equally well" in message
     assert "--model" in message
     assert os.listdir(tmp_path) == ["d6.pth"]
     scales = [identify(open_source(path), f"efficientdet-{name}").anchors.scale for name in ("d6", "d7")]
@@ -164,7 +164,7 @@ def test_another_model_than_the_file_holds_is_refused(foreign: Path, own: Path, 
         convert(foreign, tmp_path / "x.safetensors", "efficientdet-lite1")
     with pytest.raises(CheckpointError, match="holds efficientdet-lite0, not efficientdet-lite1"):
         convert(own, tmp_path / "x.safetensors", "efficientdet-lite1")
-    with pytest.raises(CheckpointError, match="timm files have no place for 'feature_network"):
+    with pytest.raises(CheckpointError, match="timm format has no key for 'feature_network"):
         convert(own, tmp_path / "x.pth", to="timm")
     assert not os.listdir(tmp_path)
 

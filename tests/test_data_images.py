@@ -192,7 +192,7 @@ ENCODED = {ending: _encoded(ending) for ending in ("JPEG", "PNG", "WEBP", "TIFF"
     changes=st.lists(st.tuples(st.integers(0, 4000), st.integers(0, 255)), max_size=6),
     length=st.integers(0, 4000),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_damage_never_ends_in_another_error(
     tmp_path_factory: pytest.TempPathFactory, ending: str, changes: list[tuple[int, int]], length: int
 ) -> None:

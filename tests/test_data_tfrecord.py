@@ -14,7 +14,7 @@ from typing import Any
 import google_crc32c
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -39,7 +39,6 @@ def test_the_checksum_is_crc_32c() -> None:
 
 
 @given(payloads=st.lists(st.binary(max_size=300), max_size=8))
-@settings(deadline=None)
 def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, payloads: list[bytes]) -> None:
     path = tmp_path_factory.getbasetemp() / "framing.tfrecord"
     with path.open("wb") as file:
@@ -54,7 +53,6 @@ def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, paylo
 
 
 @given(payload=st.binary(min_size=1, max_size=50), data=st.data())
-@settings(deadline=None)
 def test_any_bit_flip_and_any_cut_is_noticed(
     tmp_path_factory: pytest.TempPathFactory, payload: bytes, data: st.DataObject
 ) -> None:
@@ -73,7 +71,6 @@ def test_any_bit_flip_and_any_cut_is_noticed(
 
 
 @given(features=st.dictionaries(st.text(max_size=10), VALUES, max_size=6))
-@settings(deadline=None)
 def test_examples_round_trip_to_the_same_bytes(features: dict[str, list[bytes] | list[float] | list[int]]) -> None:
     payload = make_example(features)
     assert parse_example(payload) == features

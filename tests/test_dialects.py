@@ -136,7 +136,7 @@ def test_a_dialect_without_a_place_says_so() -> None:
         (TORCHVISION, b0, "backbone"),
     ]
     for dialect, config, part in cases:
-        said = f"{dialect.name} files have no place for '{part}[^']*' of {config.name}"
+        said = f"{dialect.name} format has no key for '{part}[^']*' of {config.name}"
         with pytest.raises(CheckpointError, match=said):
             to_theirs(shapes_of(config), dialect, config)
 

@@ -45,7 +45,7 @@ def test_best_iou_of_a_square_between_anchors_by_hand() -> None:
     assert best_ious(boxes, (128, 128), [3], config) == pytest.approx(expected)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 1000),
     size_hw=st.sampled_from([(128, 128), (192, 320), (200, 328)]),

@@ -180,5 +180,5 @@ def test_detections_draw_best_on_top_and_only_on_their_own_picture() -> None:
     drawn = np.asarray(found.draw(np.full((100, 100, 3), 255, np.uint8)))
     assert (drawn[60, 10:14] == colour(1)).all(axis=-1).any()
     assert not (drawn[60, 10:14] == colour(0)).all(axis=-1).any()
-    with pytest.raises(InputError, match="expected the image that was looked at, 100×100, got 50×100"):
+    with pytest.raises(InputError, match="expected the image that was detected on, 100×100, got 50×100"):
         found.draw(np.zeros((100, 50, 3), np.uint8))

@@ -290,7 +290,7 @@ def graphs(draw: st.DrawFn) -> FeatureGraph:
     )  # fmt: skip
 
 
-@settings(deadline=None, max_examples=25, derandomize=True)
+@settings(max_examples=25, derandomize=True)
 @given(graphs())
 def test_any_graph_can_be_read(graph: FeatureGraph) -> None:
     assert set(assert_readable(graph).edges) == edges_of(graph)

@@ -317,8 +317,8 @@ def test_results_of_another_detector_have_the_numbers_of_the_datas_own_file(tmp_
     assert [len(one) for one in found] == [0, 1, 0, 0]
     assert found[1].class_ids.tolist() == [1]
     for change, said in (
-        ({"image_id": 3}, r"theirs.json, \[0\]: image_id 3 is none of 'val': are these detections of other data"),
-        ({"category_id": 1}, r"theirs.json, \[0\]: category_id 1 is none of 'val'"),
+        ({"image_id": 3}, r"theirs.json, \[0\]: image_id 3 is not in 'val': are these detections of other data"),
+        ({"category_id": 1}, r"theirs.json, \[0\]: category_id 1 is not in 'val'"),
         ({"score": 7}, r"detections of 1.png: expected scores 0…1, got 7"),
         ({"bbox": [10, 10, -5, 5]}, "detections of 1.png: expected x1 ≤ x2"),
     ):
@@ -338,7 +338,7 @@ def test_results_of_another_detector_have_the_numbers_of_the_datas_own_file(tmp_
     file.write_text("[]")
     assert len(read_results(file).detections_of(dataset)[1]) == 4, "a detector that found nothing"
     unnumbered = truth([thing((10, 10, 60, 60))])
-    with pytest.raises(InputError, match=r"bring theirs-images\.json, or write the data as COCO JSON"):
+    with pytest.raises(InputError, match=r"provide theirs-images\.json, or write the data as COCO JSON"):
         read_results(file).detections_of(unnumbered)
 
 

@@ -129,7 +129,7 @@ def test_an_export_that_differs_is_not_written(tmp_path: Path, monkeypatch: pyte
     with torch.no_grad():
         other.class_head.predict.pointwise.bias.add_(0.5)  # type: ignore[operator,union-attr]
     monkeypatch.setattr("phidet.export.export.build_onnx", lambda _, half: build_onnx(other, half))
-    with pytest.raises(ExportError, match=r"model.onnx does not say what PyTorch says, so it was not written"):
+    with pytest.raises(ExportError, match=r"model.onnx disagrees with PyTorch, so it was not written"):
         export(some_model(), target)
     assert target.read_bytes() == b"what was there"
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
@@ -165,7 +165,7 @@ def test_int8_is_calibrated_on_pictures_without_labels(tmp_path: Path, capsys: p
     save_model(some_model(), tmp_path / "best.safetensors")
     (tmp_path / "photos" / "deep").mkdir(parents=True)
     assert main(["export", str(tmp_path), "--int8", "--calibrate", str(tmp_path / "photos")]) == 3
-    assert "there are no pictures in" in capsys.readouterr().err
+    assert "there are no images in" in capsys.readouterr().err
     for i in range(3):
         PIL.Image.fromarray(picture(90, 120, i)).save(tmp_path / "photos" / "deep" / f"{i}.png")
     main(["export", str(tmp_path), "--int8", "--calibrate", str(tmp_path / "photos")])
@@ -179,7 +179,7 @@ def test_weights_that_are_no_numbers_do_not_look_like_an_empty_picture(tmp_path:
         model.class_head.predict.pointwise.bias[0] = float("nan")  # type: ignore[operator,union-attr,index]
     (tmp_path / "m.onnx").write_bytes(build_onnx(model).SerializeToString())
     for network in (tmp_path / "m.onnx", TorchNetwork(model)):
-        with pytest.raises(CheckpointError, match="the network answers NaN"):
+        with pytest.raises(CheckpointError, match="the network returned NaN"):
             Detector(network)(picture(90, 120))
 
 

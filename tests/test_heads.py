@@ -67,7 +67,7 @@ def test_outputs_stand_in_the_order_of_the_anchors(level: int, row: int, column:
     assert torch.equal(flat, expected)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(32, 150), st.integers(32, 150), st.integers(1, 3), st.integers(1, 4), st.integers(1, 5))
 def test_there_is_one_output_per_anchor(height: int, width: int, octaves: int, aspects: int, classes: int) -> None:
     """Whatever the image's size and the anchors of a cell."""

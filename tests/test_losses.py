@@ -152,7 +152,7 @@ def test_torchvision_iou_losses(kind: IouKind) -> None:
     torch.testing.assert_close(gradients(ours, outputs)[1], gradients(theirs, outputs)[1], rtol=1e-5, atol=1e-6)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     logits=st.lists(st.floats(-12, 12), min_size=6, max_size=6),
     ids=st.lists(st.integers(-1, 2), min_size=2, max_size=2),

@@ -92,7 +92,7 @@ def assert_equal_to_pycocotools(dataset: Dataset, found: list[Detections]) -> Co
     return report
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(seeds, st.integers(2, 6), st.integers(1, 40), st.booleans())
 def test_the_figures_are_pycocotools(seed: int, classes: int, most: int, ties: bool) -> None:
     dataset = a_dataset(seed, images=6, classes=classes, most=10, difficult=0.1)
@@ -161,7 +161,7 @@ def test_a_box_of_iou_0_6_counts_at_three_of_ten_thresholds() -> None:
     assert report.ap_large == pytest.approx(0.3)
 
 
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(seeds)
 def test_order_and_scale_of_scores_do_not_matter_and_a_false_positive_never_helps(seed: int) -> None:
     dataset = a_dataset(seed, images=5)

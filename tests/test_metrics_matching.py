@@ -72,7 +72,7 @@ def test_covered_is_the_common_area_over_that_of_the_box() -> None:
     assert covered(ious, boxes, regions) == pytest.approx(np.array([[0.5, 0], [0, 0]]))
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(seeds, st.booleans())
 def test_matches_are_one_to_one_overlapping_and_leave_no_pair_unmatched(seed: int, across: bool) -> None:
     dataset = a_dataset(seed, images=4, difficult=0.1)
@@ -109,7 +109,7 @@ def test_a_curve_by_hand() -> None:
     assert best_threshold(pr_curves(dataset, [*found[:1], detections((NOWHERE, 0.4, 0))])) == pytest.approx(0.401)
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(seeds)
 def test_the_envelope_has_the_mean_of_cocos_ap50(seed: int) -> None:
     dataset = a_dataset(seed, images=5)
@@ -120,7 +120,7 @@ def test_the_envelope_has_the_mean_of_cocos_ap50(seed: int) -> None:
         assert curve.envelope.mean() == pytest.approx(of_class.ap50 or 0.0, abs=1e-9)
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(seeds)
 def test_curves_do_not_depend_on_order_and_bend_with_the_scores(seed: int) -> None:
     dataset = a_dataset(seed, images=5, difficult=0.1)
@@ -151,7 +151,7 @@ def test_a_matrix_by_hand() -> None:
     assert confusion_matrix(dataset, found, 0.0).tolist() == [[0, 1, 0], [0, 2, 0], [2, 0, 0]]
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(seeds, st.sampled_from([0.0, 0.3, 0.9]))
 def test_rows_sum_up_to_objects_and_columns_to_detections(seed: int, min_score: float) -> None:
     dataset = a_dataset(seed, images=5, difficult=0.1)
@@ -210,7 +210,7 @@ def test_perfect_detections_make_no_mistakes() -> None:
     assert worst_mistakes(truth([], []), nothing(2), 0.5) == []
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(seeds)
 def test_mistakes_are_those_of_the_matrix(seed: int) -> None:
     dataset = a_dataset(seed, images=5, difficult=0.1)

@@ -73,7 +73,7 @@ def oracle(dataset: Dataset, found: list[Detections], c: int, eleven_points: boo
     return sum(max((p for h, p in points if h >= rank), default=0.0) for rank in range(1, objects + 1)) / objects
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(seeds, st.integers(1, 40), st.booleans(), st.booleans())
 def test_voc_is_what_the_simple_implementation_says(seed: int, most: int, ties: bool, eleven: bool) -> None:
     dataset = a_dataset(seed, images=5, difficult=0.2)
@@ -134,7 +134,7 @@ def test_perfect_none_and_nothing() -> None:
         evaluate_voc(dataset, [])
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(seeds)
 def test_order_and_scale_of_scores_do_not_matter_and_a_false_positive_never_helps(seed: int) -> None:
     dataset = a_dataset(seed, images=5, difficult=0.1)

@@ -150,12 +150,12 @@ def test_a_loaded_model_is_the_saved_one(kind: str, tmp_path: Path) -> None:
 def test_a_file_says_what_it_is(file: Path, tiny: EfficientDet) -> None:
     metadata = metadata_of(file)
     config = json.loads(metadata.pop("config"))
-    assert metadata == {"format": "phidet", "version": "1", "kind": "detector"}
+    assert metadata == {"format": "phidet", "version": "2", "architecture": "efficientdet"}
     assert config["class_names"] == ["bolt", "nut", "washer"]
     assert config["preprocess"]["mean_rgb"] == [123.675, 116.28, 103.53]
     assert load_file(file).keys() == {name for name in tiny.state_dict() if "num_batches_tracked" not in name}
     save_model(build("classifier"), file)
-    assert metadata_of(file)["kind"] == "classifier"
+    assert metadata_of(file)["architecture"] == "classifier"
 
 
 def test_the_same_model_gives_the_same_bytes(file: Path, tmp_path: Path) -> None:
@@ -187,11 +187,11 @@ def test_counters_neither_travel_nor_matter(tiny: EfficientDet, tmp_path: Path) 
 # What does not fit is refused, and the message names it.
 
 
-@pytest.mark.parametrize("version", ["2", "10", "1.1", "-1", "latest", ""])
+@pytest.mark.parametrize("version", ["3", "10", "1.1", "-1", "latest", ""])
 def test_other_versions_are_refused(file: Path, version: str) -> None:
     message = refusal(with_header(file, version=version))
     assert repr(version) in message
-    assert "up to 1" in message
+    assert "up to 2" in message
     assert "pip install -U phidet" in message
 
 
@@ -217,9 +217,12 @@ def test_configs_that_cannot_be_are_refused(file: Path, change: Callable[[dict[s
     ("changes", "named"),
     [
         ({"licence": "MIT"}, "licence"),
-        ({"kind": None}, "kind"),
-        ({"kind": "segmenter"}, "segmenter"),
-        ({"kind": "classifier"}, "feature_network"),
+        ({"architecture": None}, "architecture"),
+        ({"architecture": "segmenter"}, "segmenter"),
+        ({"architecture": "classifier"}, "feature_network"),
+        ({"version": "1", "architecture": None}, "kind"),
+        ({"version": "1", "architecture": None, "kind": "segmenter"}, "segmenter"),
+        ({"version": "1", "architecture": None, "kind": "classifier"}, "feature_network"),
         ({"config": None}, "config"),
         ({"config": "{"}, "not valid JSON"),
         ({"config": "[]"}, "Expected `object`, got `array`"),
@@ -275,7 +278,7 @@ def test_truncated_files_are_refused(file: Path) -> None:
 
 
 @given(content=st.binary(min_size=1, max_size=64), head=st.sampled_from([b"", b"PK\x03\x04", b"\x80\x02", b"\x89HDF"]))
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_random_bytes_are_refused_whatever_they_begin_with(tmp_path: Path, head: bytes, content: bytes) -> None:
     path = tmp_path / "random.pth"
     path.write_bytes(head + content)
@@ -284,7 +287,7 @@ def test_random_bytes_are_refused_whatever_they_begin_with(tmp_path: Path, head:
 
 
 @given(data=st.data())
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_damaged_pickles_are_refused_or_give_tensors(tmp_path: Path, data: st.DataObject) -> None:
     """Whatever byte is wrong, there are tensors, or a CheckpointError with the file's name; nothing else is raised."""
     path = tmp_path / "damaged.pth"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from ensemble_boxes.ensemble_boxes_nms import cpu_soft_nms_float
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torchvision.ops import batched_nms
@@ -59,7 +59,6 @@ def test_the_official_implementation_is_met(shared: Path, nms: Literal["hard", "
 
 
 @given(st.integers(0, 200), st.integers(0, 10_000), st.sampled_from([0.0, 0.3, 0.5, 0.75, 1.0]), st.booleans())
-@settings(deadline=None)
 def test_hard_suppression_is_that_of_torchvision(count: int, seed: int, iou: float, per_class: bool) -> None:
     boxes, scores, class_ids = some_boxes(count, seed)
     groups = class_ids if per_class else np.zeros_like(class_ids)

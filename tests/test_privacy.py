@@ -19,6 +19,7 @@ import test_classify
 from network_trace import STRACE, Trace, trace
 from phidet.cli.main import COMMANDS, main
 from phidet.weights.native import save_model
+from ports import reserved_port
 
 pytestmark = pytest.mark.skipif(STRACE is None, reason="strace is not installed")
 SOURCE = Path(__file__).parents[1] / "src" / "phidet"
@@ -57,6 +58,17 @@ LITERT = (
     "detect photo.png -m tiny.tflite --json",
     "bench tiny.tflite --runs 1 --batch 1",
 )
+ADDRESSES = {
+    "hls.mp4": "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nhttp://hls.phidet.example/a.ts\n#EXT-X-ENDLIST\n",
+    "session.mp4": "v=0\no=- 0 0 IN IP4 192.0.2.7\ns=x\nc=IN IP4 192.0.2.7\nt=0 0\nm=video 5004 RTP/AVP 33\n",
+    "concat.mkv": "ffconcat version 1.0\nfile 'http://concat.phidet.example/a.mp4'\n",
+    "dash.mp4": '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static"><Period><AdaptationSet>'
+    '<Representation id="1"><BaseURL>http://dash.phidet.example/a.mp4</BaseURL></Representation></AdaptationSet>'
+    "</Period></MPD>",
+    "redirect.wmv": "[Reference]\r\nRef1=http://asx.phidet.example/v.asf\r\n",
+    "redirect.mov": "RTSPtext\nrtsp://rtsp.phidet.example/a",
+}
+"""Files that FFmpeg takes for lists of addresses; called as videos are."""
 OWN_FILES = re.compile(r"\.cache/(phidet|matplotlib|torch)|\.config/matplotlib|\.triton")
 """What may come into being in a home directory: caches without an identifier of the machine or its user."""
 
@@ -117,6 +129,32 @@ def test_the_server_contacts_nobody(runtime: str, work: Path) -> None:
         pytest.skip("run in .venv-runtimes")
     script = str(Path(__file__).with_name("serve_and_stop.py"))
     check_nothing_was_sent(trace([sys.executable, script, str(work / "served"), runtime], work / "home"), work / "home")
+
+
+def test_training_on_several_devices_contacts_nobody(work: Path) -> None:
+    line = f"train data --model tiny.safetensors --val-split none --out two {TRAIN} --devices 2"
+    with reserved_port() as port:  # Lightning would ask for a free one, and use it a while later
+        result = phidet(work, line, MASTER_PORT=str(port))
+    assert result.done.returncode == 0, result.done.stderr
+    # PyTorch asks what 127.0.0.1 is called, for a message that it does not print (c10d's formatSockAddr).
+    assert result.contacts <= {"1.0.0.127.in-addr.arpa"}
+
+
+def test_addresses_in_files_are_not_followed(work: Path) -> None:
+    folder = work / "addresses"
+    folder.mkdir()
+    for name, content in ADDRESSES.items():
+        (folder / name).write_text(content)
+    result = phidet(work, f"detect {folder} -m tiny.onnx --json")
+    assert result.done.returncode == 3, "none of them is a video"
+    assert result.contacts == set()
+    data_factory.coco(work / "web")
+    label = work / "web" / "annotations" / "instances_train.json"
+    label.write_text(
+        label.read_text().replace('"file_name"', '"coco_url": "http://coco.phidet.example/a.jpg", "file_name"')
+    )
+    (work / "web" / "train" / "one.png").unlink()
+    assert phidet(work, "doctor web").contacts == set()
 
 
 def test_an_address_that_the_user_gives_is_looked_up_and_no_other(work: Path) -> None:

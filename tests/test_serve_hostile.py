@@ -116,7 +116,7 @@ def test_a_version_stays_loaded_while_a_body_comes(tmp_path: Path) -> None:
     body = json.dumps({"instances": [PICTURE]}).encode()
     with (
         serving(settings_for(tmp_path / "m", limits={"idle_seconds": 60, "request_seconds": 60})) as server,
-        socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection,
+        socket.create_connection(("127.0.0.1", server.port), timeout=600) as connection,
     ):
         connection.sendall(f"POST {PREDICT} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n".encode())
         connection.sendall(body[:10])

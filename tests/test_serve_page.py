@@ -72,7 +72,7 @@ class Page:
     def text(self, selector: str) -> str:
         return str(self.one(selector).text)
 
-    def until(self, condition: Callable[[], bool], seconds: float = 60) -> None:
+    def until(self, condition: Callable[[], bool], seconds: float = 600) -> None:
         end = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < end, (self.text("#summary"), self.driver.get_log("browser"))
@@ -312,7 +312,7 @@ def test_the_page_asks_for_the_token(chromium: Any, tmp_path: Path, file: Path) 
         page = Page.__new__(Page)
         page.driver = chromium
         page.until(lambda: page.one("#token").is_displayed())
-        assert "this server wants its token" in page.text("#error")
+        assert "this server requires its token" in page.text("#error")
         page.one("#token").send_keys("secret")
         page.one("#use").click()
         page.until(lambda: len(page.find("#model option")) == 2)

@@ -33,7 +33,8 @@ from phidet.serve.models import publish as publishing
 from phidet.serve.models.folders import version_folders
 from phidet.serve.models.publish import publish
 from phidet.weights.native import save_model
-from serve_process import SOURCE, client, command_line_server, reserved_port
+from ports import reserved_port
+from serve_process import SOURCE, client, command_line_server
 from serve_server import b64, encoded, picture, until
 
 CLASSES = ["cell", "platelet"]
@@ -101,7 +102,7 @@ def test_a_full_disk_leaves_nothing_behind(model: Path, tmp_path: Path) -> None:
     )
     done = subprocess.run(
         [sys.executable, "-c", script, "publish", str(model), str(tmp_path / "m")],
-        capture_output=True, text=True, env=os.environ | {"PYTHONPATH": SOURCE}, timeout=120, check=False,
+        capture_output=True, text=True, env=os.environ | {"PYTHONPATH": SOURCE}, timeout=600, check=False,
     )  # fmt: skip
     assert done.returncode == 4
     assert done.stderr == f"phidet: cannot publish to {tmp_path}/m: File too large. Nothing was changed\n"
@@ -158,7 +159,7 @@ def test_the_served_answer_is_the_detectors_and_needs_no_pytorch(model: Path, ba
         reply = client(port).post("/v1/models/m:predict", {"instances": [b64(data) for data in images]})
         metadata = client(port).get("/v2/models/m").json
         process.send_signal(signal.SIGTERM)
-        assert process.wait(60) in (0, -signal.SIGTERM)
+        assert process.wait(600) in (0, -signal.SIGTERM)
     assert metadata["parameters"] == {"class_names": CLASSES, "image_size_hw": [128, 128]}
     assert metadata["platform"] == "phidet_onnxruntime"
     settings = PostprocessSettings(score=0.01, max_detections=20)
@@ -217,7 +218,7 @@ def test_a_log_that_nobody_reads_does_not_stop_the_server(base: Path) -> None:
     """More lines than a pipe holds; and then the reader leaves."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with command_line_server(base, **pipes) as (process, port):
-        asker = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        asker = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
         for _ in range(1500):
             asker.request("GET", "/v2/health/live?" + "x" * 200)
             assert asker.getresponse().read() == b'{"live":true}'

@@ -48,7 +48,7 @@ def chunked(upgrade: bytes) -> bytes:
 @pytest.mark.parametrize("framing", [with_length, chunked])
 @pytest.mark.parametrize("upgrade", UPGRADES)
 def test_the_body_is_read(server: Server, answer: bytes, upgrade: bytes, framing: type) -> None:
-    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=600) as connection:
         for _ in range(2):  # the connection stays usable
             connection.sendall(framing(upgrade))
             reply = received(connection, answer)
@@ -61,7 +61,7 @@ def test_however_the_bytes_are_cut(server: Server, answer: bytes, framing: type)
     request = framing(UPGRADES[0])
     body_at = request.index(b"\r\n\r\n") + 4
     for cut in (10, request.index(b"pgrade, "), body_at - 1, body_at, body_at + 1, len(request) - 1):
-        with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=600) as connection:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             connection.sendall(request[:cut])
             assert server.get("/v2/health/live").status == 200  # the first part has been read by now
@@ -71,7 +71,7 @@ def test_however_the_bytes_are_cut(server: Server, answer: bytes, framing: type)
 
 def test_requests_one_behind_the_other(server: Server, answer: bytes) -> None:
     """All in one packet: with the header, without, with it again."""
-    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=600) as connection:
         connection.sendall(
             with_length(UPGRADES[0]) + with_length(b"") + b"GET /v2/health/live HTTP/1.1\r\nhost: x\r\n"
             + UPGRADES[1] + b"\r\n" + chunked(UPGRADES[2] + b"x-last: yes\r\n")
@@ -84,7 +84,7 @@ def test_requests_one_behind_the_other(server: Server, answer: bytes) -> None:
 
 
 def test_a_connection_that_is_to_be_closed_is_closed_after_the_answer(server: Server, answer: bytes) -> None:
-    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=600) as connection:
         connection.sendall(with_length(b"connection: close, Upgrade\r\nupgrade: h2c\r\n"))
         reply = until_closed(connection)
     assert reply.startswith(b"HTTP/1.1 200 OK\r\n")
@@ -94,7 +94,7 @@ def test_a_connection_that_is_to_be_closed_is_closed_after_the_answer(server: Se
 def test_the_body_is_asked_for(server: Server, answer: bytes) -> None:
     request = with_length(UPGRADES[0] + b"expect: 100-continue\r\n")
     body_at = request.index(b"\r\n\r\n") + 4
-    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=600) as connection:
         connection.sendall(request[:body_at])
         assert received(connection, b"\r\n\r\n").startswith(b"HTTP/1.1 100 Continue\r\n")
         connection.sendall(request[body_at:])

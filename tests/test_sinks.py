@@ -91,7 +91,7 @@ def test_coco_results_evaluate_to_one_against_the_same_boxes(tmp_path: Path, cap
     ids = {image["file_name"]: image["id"] for image in images["images"]}
     assert ids == {"000000000139.jpg": 139, "deep/7.png": 7, "photo.jpg": 1, "other/7.png": 2, "9.jpg": 9, "0.jpg": 3}
     assert [r.getMessage() for r in caplog.records] == [
-        "other/7.png is not image 7 of the COCO results: one before it is called that, too"
+        "other/7.png is not image 7 of the COCO results: an earlier image has that number"
     ]
     assert images["categories"] == [{"id": i + 1, "name": name} for i, name in enumerate(NAMES)]
     results = json.loads((tmp_path / "coco-results.json").read_text())
@@ -139,7 +139,7 @@ def test_nothing_is_drawn_over_what_no_earlier_run_drew(name: str, tmp_path: Pat
         write("pictures", tmp_path, (picture(name, frame), three()))
     (tmp_path / name).write_bytes(b"somebody's")
     with pytest.raises(
-        ConfigError, match=rf"{name} is not of an earlier run, and would be overwritten: choose another"
+        ConfigError, match=rf"{name} was not written by phidet, and would be overwritten: choose another"
     ):
         write("pictures", tmp_path, (picture(name, frame), three()))
     assert (tmp_path / name).read_bytes() == b"somebody's"
@@ -150,7 +150,7 @@ def test_a_crop_does_not_go_over_somebodys_picture(tmp_path: Path) -> None:
     for _ in range(2):
         write("crops", tmp_path, (picture(), three()))
     (tmp_path / "crops" / "person" / "a-1.jpg").write_bytes(b"somebody's")
-    with pytest.raises(ConfigError, match=r"a-1\.jpg is not of an earlier run"):
+    with pytest.raises(ConfigError, match=r"a-1\.jpg was not written by phidet"):
         write("crops", tmp_path, (picture(), three()))
 
 
@@ -274,7 +274,7 @@ def test_equal_names_from_several_folders_stay_apart(tmp_path: Path, caplog: pyt
         assert np.array_equal(np.asarray(Image.open(tmp_path / name)), picture(seed=seed).image)
     write("yolo", tmp_path / "y", (picture("b.png"), nothing()), (picture("b.jpg"), nothing()))
     assert [r.getMessage() for r in caplog.records] == [
-        "the labels of in/b.jpg are in b-2.txt: another picture has its name"
+        "the labels of in/b.jpg are in b-2.txt: another image has that name"
     ]
     assert sorted(p.name for p in (tmp_path / "y" / "labels").glob("*.txt")) == ["b-2.txt", "b.txt"]
     write("pictures", tmp_path / "p", (picture("c.bmp"), nothing()), (picture("c.bmp.png"), nothing()))

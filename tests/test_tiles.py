@@ -184,7 +184,7 @@ def test_tiles_come_in_batches_and_the_limit_holds_for_all_together() -> None:
         detect_tiled(oracle, "nowhere.png", 64)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(seeds)
 def test_every_object_once_wherever_the_borders_are(seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from phidet.core.errors import MissingExtraError, PhidetError
 from phidet.core.extras import __version__, extra_of
+from phidet.core.moved import install as keep_old_module_paths
 from phidet.core.privacy import disable_usage_reports
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 
 disable_usage_reports()
+keep_old_module_paths()
 
 _LAZY = {
     "train": "phidet.training.run",

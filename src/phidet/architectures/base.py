@@ -1,7 +1,7 @@
-"""The interface behind which an architecture lives; everything outside ``architectures/`` knows networks by it alone.
+"""The interface of an architecture; everything outside ``architectures/`` uses networks only through it.
 
-An :class:`Architecture` says what its networks are, how an image goes in and how answers come out. The first half of
-it works without PyTorch: deployed detectors use nothing else. What needs PyTorch is imported when it is called.
+An :class:`Architecture` defines its networks, how images are prepared and how outputs are decoded. The first half of
+it works without PyTorch, as deployed detectors need it. Methods that need PyTorch import it when they are called.
 An architecture of another package registers under the entry point group ``phidet.architectures``; see
 :mod:`phidet.architectures.registry` and ``docs/architecture.md``.
 """
@@ -36,11 +36,11 @@ if TYPE_CHECKING:  # these need PyTorch
     from phidet.architectures.published_file import PublishedFile
 
 Says: TypeAlias = Literal["boxes", "masks", "panoptic", "classes"]
-"""What a network says of an image: objects with boxes, their masks, every pixel, or what the whole image shows."""
+"""What a network predicts: boxes of objects, their masks, a class for every pixel, or a class for the whole image."""
 
 
 class NetworkConfig(Protocol):
-    """What every architecture's config has; a frozen ``msgspec.Struct``, so that it travels inside model files."""
+    """Fields of every architecture's config, a frozen ``msgspec.Struct`` that is stored inside model files."""
 
     @property
     def name(self) -> str: ...
@@ -59,7 +59,7 @@ class NetworkConfig(Protocol):
 
 
 class Placement(NamedTuple):
-    """Where an image lies in the network's input.
+    """The position and scale of an image in the network's input.
 
     Attributes:
         scale: pixels of the input per pixel of the image.
@@ -82,7 +82,7 @@ class Decoder(Protocol):
 
     Raises:
         CheckpointError: the outputs are not finite.
-        UnknownNameError: ``settings.classes`` names a class that the model does not know.
+        UnknownNameError: ``settings.classes`` names a class that the model does not have.
     """
 
     def __call__(
@@ -94,7 +94,7 @@ class Processes(NamedTuple):
     """The processes that share a batch.
 
     Attributes:
-        size: how many.
+        size: their number.
         total: sums a tensor over all of them.
     """
 
@@ -103,10 +103,10 @@ class Processes(NamedTuple):
 
 
 class Loss(Protocol):
-    """What training minimises."""
+    """The training loss of an architecture."""
 
     def to(self, device: torch.device) -> None:
-        """Moves what the loss needs to ``device``."""
+        """Moves the loss's tensors to ``device``."""
 
     def __call__(self, outputs: Any, batch: Batch, processes: Processes) -> dict[str, Tensor]:
         """Losses by name; ``loss`` is minimised, the others are parts of it.
@@ -125,7 +125,7 @@ class Architecture(ABC, Generic[ConfigT]):
     Attributes:
         name: in model files, for instance "efficientdet".
         config_type: a frozen ``msgspec.Struct`` with the fields of :class:`NetworkConfig`.
-        says: what its networks say of an image.
+        says: what its networks predict.
         published_names: models with a fixed config that users can name.
         loss_settings: the loss's own settings with their defaults, which a recipe may set under ``loss``.
     """
@@ -140,7 +140,7 @@ class Architecture(ABC, Generic[ConfigT]):
 
     @abstractmethod
     def published_config(self, name: str, class_names: tuple[str, ...] | None = None) -> ConfigT:
-        """The config of a published model, for its own classes unless others are given.
+        """The config of a published model, with its own classes by default.
 
         Raises:
             UnknownNameError: there is none of that name.
@@ -152,7 +152,7 @@ class Architecture(ABC, Generic[ConfigT]):
 
     @property
     def optional_outputs(self) -> tuple[str, ...]:
-        """Names of outputs that a file may have besides, and that the decoder uses where they are."""
+        """Names of further outputs that a file may have, which the decoder then uses."""
         return ()
 
     def prepare(self, config: ConfigT, image: npt.NDArray[np.uint8]) -> Prepared:
@@ -162,22 +162,22 @@ class Architecture(ABC, Generic[ConfigT]):
 
     @abstractmethod
     def decoder(self, config: ConfigT) -> Decoder:
-        """What turns raw outputs of a network of ``config`` into detections."""
+        """The decoder of a network of ``config``: from raw outputs to detections."""
 
     def summary(self, config: ConfigT) -> list[tuple[str, str]]:
-        """What ``phidet info`` prints of a network besides its input and classes: (subject, text)."""
+        """Further lines of ``phidet info`` for a network: (subject, text)."""
         return []
 
     def published_figures(self, config: ConfigT) -> object | None:
-        """What the paper prints of this very network; ``None`` where it says nothing."""
+        """The metrics that the paper reports for this network; ``None`` if it has none."""
         return None
 
     def doctor_view(self, config: ConfigT) -> NetworkView:
-        """What a data set is held against; with how anchors meet its boxes where the network has anchors."""
+        """What ``phidet doctor`` checks a data set against; with anchor coverage if there are anchors."""
         return NetworkView(config.name, config.image_size_hw, None)
 
     def smallest_map_hw(self, config: ConfigT) -> tuple[int, int]:
-        """Height and width of the smallest feature map in training; batch norms need two values of a channel."""
+        """Height and width of the smallest feature map in training; batch norm needs two values per channel."""
         height, width = config.image_size_hw
         return -(-height // 32), -(-width // 32)
 
@@ -185,7 +185,7 @@ class Architecture(ABC, Generic[ConfigT]):
         """``config`` for another input size, (height, width) in pixels.
 
         Raises:
-            ConfigError: the network cannot take it.
+            ConfigError: the network does not support it.
         """
         changed: ConfigT = replace(config, {"image_size_hw": size_hw})
         return changed
@@ -198,28 +198,28 @@ class Architecture(ABC, Generic[ConfigT]):
 
     @abstractmethod
     def loss(self, config: ConfigT, settings: Mapping[str, Any]) -> Loss:
-        """What training minimises; ``settings`` has the fields of :attr:`loss_settings`.
+        """The training loss; ``settings`` has the fields of :attr:`loss_settings`.
 
         Raises:
             ConfigError: a value out of range.
         """
 
     def named_outputs(self, outputs: Any) -> dict[str, Tensor]:
-        """What the network returned, by name; from a named tuple or a mapping."""
+        """The network's outputs by name, from a named tuple or a mapping."""
         return dict(outputs) if isinstance(outputs, Mapping) else dict(outputs._asdict())
 
     def lower(self, model: Any) -> Program | None:
-        """``model`` as operations for other runtimes; ``None`` where the general exporter writes it."""
+        """``model`` as operations for other runtimes; ``None`` to use the general exporter."""
         return None
 
     def extend_graph(self, graph: GraphWriter, config: ConfigT) -> dict[str, tuple[int, ...]]:
-        """Adds outputs to an ONNX graph that are cheaper to compute in it; returns their names and shapes."""
+        """Adds outputs to an ONNX graph that are cheaper to compute inside it; returns their names and shapes."""
         return {}
 
     def agreement(
         self, config: ConfigT, ours: Mapping[str, FloatArray], theirs: Mapping[str, FloatArray]
     ) -> tuple[float, float]:
-        """How near an export's outputs for one image are to PyTorch's: (mean difference of scores, mean IoU of boxes).
+        """How well an export's outputs for one image agree with PyTorch's: (mean score difference, mean IoU of boxes).
 
         The general rule: every output's root mean square difference in units of its standard deviation, the largest
         of which stands for the scores.
@@ -235,11 +235,11 @@ class Architecture(ABC, Generic[ConfigT]):
         return ()
 
     def adapt_config(self, config: ConfigT, find: Callable[[str], Tensor | None], dialect: Dialect) -> ConfigT:
-        """``config`` with the class count and whatever else a foreign file decides.
+        """``config`` with the class count and other settings that a foreign file determines.
 
         Args:
-            config: of the published model that the file is taken for.
-            find: our name of a tensor → the file's tensor, ``None`` where it has none.
+            config: of the published model that the file is assumed to hold.
+            find: our name of a tensor → the file's tensor, ``None`` if it has none.
             dialect: of the file.
 
         Raises:
@@ -248,21 +248,21 @@ class Architecture(ABC, Generic[ConfigT]):
         return config
 
     def dialect_note(self, config: ConfigT, dialect: Dialect) -> str:
-        """What a reader should know of a file of that dialect which ``config`` is written to, or empty."""
+        """Advice for readers of ``config``'s weights in that dialect, or ""."""
         return ""
 
     def weights_key(self, config: ConfigT) -> object:
-        """What decides which weights a network has; configs that agree in it can exchange weights."""
+        """A key that is equal for configs whose networks can exchange weights."""
         return replace(config, {"class_names": ("any",)})
 
     @property
     def predictors(self) -> tuple[str, ...]:
-        """Beginnings of the names of tensors whose first dimension depends on the number of classes."""
+        """Prefixes of the names of tensors whose first dimension depends on the number of classes."""
         return ()
 
     @property
     def extra_head(self) -> tuple[str, ...]:
-        """Names of tensors that another architecture with the same backbone has no use for."""
+        """Names of tensors that another architecture with the same backbone does not use."""
         return ()
 
     @property
@@ -271,7 +271,7 @@ class Architecture(ABC, Generic[ConfigT]):
         return True
 
     def pretrained_file(self, config: ConfigT, start: str, published: str | None) -> PublishedFile | None:
-        """The published weights that the word ``start`` ("coco", "backbone", "imagenet") means; ``None``: no such word.
+        """The published weights that the word ``start`` ("coco", "backbone", "imagenet") means; ``None`` if unknown.
 
         Raises:
             ConfigError, UnknownNameError: nothing of that kind is published for ``config``.
@@ -280,7 +280,7 @@ class Architecture(ABC, Generic[ConfigT]):
 
     @property
     def pretrained_words(self) -> tuple[str, ...]:
-        """The words that :meth:`pretrained_file` knows."""
+        """The words that :meth:`pretrained_file` accepts."""
         return ()
 
     def scaled_config(self, phi: float, family: object) -> ConfigT:
@@ -305,27 +305,27 @@ class Architecture(ABC, Generic[ConfigT]):
         raise ConfigError(f"{self.name} networks have no blocks to drop: leave drop_path out of the recipe")
 
     def recomputed_blocks(self, model: nn.Module) -> list[nn.Module]:
-        """Blocks that may forget their activations in training and compute them again, to save memory."""
+        """Blocks whose activations may be recomputed in the backward pass, to save memory."""
         return []
 
     def class_names(self, config: ConfigT) -> tuple[str, ...]:
-        """Names of the classes as people know them, where the config has none but numbers."""
+        """Readable names of the classes, also if the config only numbers them."""
         names: tuple[str, ...] = config.class_names
         return names
 
     def explain(
         self, model: Any, image: npt.NDArray[np.uint8], class_id: int | None, limit: int
     ) -> list[ActivationMap]:
-        """Where the evidence for up to ``limit`` answers lies; only those of ``class_id`` where given.
+        """Activation maps for up to ``limit`` predictions; only those of ``class_id`` if given.
 
         Raises:
-            ConfigError: this architecture cannot tell.
+            ConfigError: this architecture has no such maps.
         """
         raise ConfigError(f"{self.name} networks cannot be explained: there is no map of evidence for their answers")
 
 
 def resolved_loss(architecture: Architecture[Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """All settings of an architecture's loss: ``settings``, and the defaults of the others.
+    """All settings of an architecture's loss: ``settings`` and defaults for the others.
 
     Raises:
         UnknownNameError: the loss has no such setting.

@@ -1,4 +1,4 @@
-"""A batch of labelled images, as every architecture's loss gets it."""
+"""A batch of labelled images, the input of every architecture's loss."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Batch(NamedTuple):
 
     Attributes:
         pixels: (B, 3, H, W) uint8.
-        valid_hw: (B, 2) int64, the part of each that is image and not padding.
+        valid_hw: (B, 2) int64, height and width of each image without padding.
         boxes_xyxy: (B, N, 4) float32 in pixels of the input, padded with 0.
         class_ids: (B, N) int64, padded with −1.
     """

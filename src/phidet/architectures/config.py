@@ -1,7 +1,7 @@
-"""What a model is, as plain frozen data; JSON in and out, unknown keys refused.
+"""Configuration shared by all models: activations and class names.
 
-A config holds every choice that decides what a network computes and how its input and output are to be read.
-It travels inside the model file, so that a file needs nothing beside it.
+A config holds every setting that decides what a network computes and how its input and output are interpreted.
+It is stored inside the model file, which is therefore self-contained.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ def _counting(network: nn.Module, counts: dict[str, int]) -> Iterator[None]:
 
 
 def build_on_meta(config: NetworkConfig) -> Model:
-    """The network without memory for its weights."""
+    """The network on the meta device, without memory for its weights."""
     with torch.device("meta"):
         return architecture_of(config).build(config)
 
@@ -69,7 +69,7 @@ def count_costs(config: NetworkConfig, image_size_hw: tuple[int, int] | None = N
         image_size_hw: input size in pixels, the config's own by default.
 
     Raises:
-        InputError: a size that the network cannot take.
+        InputError: a size that the network does not support.
     """
     network = build_on_meta(config).eval()
     counts = {part: 0 for part, _ in network.named_children()}

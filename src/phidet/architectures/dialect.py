@@ -1,4 +1,4 @@
-"""What a dialect is: where each of our tensors lives in a foreign file."""
+"""Dialects: where each of our tensors is stored in the files of another project."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ Config = Any
 
 
 AVERAGE = "/ExponentialMovingAverage"
-"""How TensorFlow ends the names of averaged weights."""
+"""Suffix of the names of averaged weights in TensorFlow."""
 
 
 class Slot(NamedTuple):
-    """The keys that hold one of our tensors, how they hold it, and what to assume where they are allowed to lack.
+    """The keys that hold one of our tensors, their layout, and a default if they may be absent.
 
     ``default`` fills a tensor whose key may be absent; ``None`` means that the file must have it.
     """
@@ -28,17 +28,17 @@ class Slot(NamedTuple):
 
 
 class Dialect(NamedTuple):
-    """One way in which the world names these weights.
+    """One project's naming scheme for these weights.
 
     Attributes:
-        name: as users write it.
+        name: for users.
         recognise: whether a file with these (canonical) keys is of this dialect.
         slot: from one of our tensor names to its place in the file, ``None`` where the dialect has none (a head in a
-            file of backbones). ``num_batches_tracked`` is never asked for.
-        canonical: a file's key as the dialect spells it, ``None`` for entries that are no weights.
+            file of backbones). ``num_batches_tracked`` is never passed.
+        canonical: a file's key as the dialect spells it, ``None`` for entries that are not weights.
         anchors_2020: whether its detectors were trained with the anchor aspects of mid 2020 (1.4, 0.7).
         writable: whether phidet writes files of it.
-        fillers: keys that the dialect's own code wants in a file although nothing reads them, with their length.
+        fillers: keys that the dialect's own code requires in a file although nothing uses them, with their length.
     """
 
     name: str
@@ -53,12 +53,12 @@ class Dialect(NamedTuple):
 WRAPPED_AVERAGES = frozenset({"ema", "ema_model", "model_ema", "averaged_model", "swa_model"})
 """First parts of keys under which trainers keep averaged weights beside the others."""
 _WRAPPED = WRAPPED_AVERAGES | {"model", "net", "network", "online_model"}
-# Of DataParallel, torch.compile and FullyShardedDataParallel, which may wrap parts of a network as well.
+# From DataParallel, torch.compile and FullyShardedDataParallel, which may wrap parts of a network as well.
 _WRAPPED_ANYWHERE = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 
 
 class UnwrappedKey(NamedTuple):
-    """A key of a PyTorch file: the names that trainers and wrappers put in front of it, and what is behind them."""
+    """A key of a PyTorch file: the prefixes that trainers and wrappers add, and the rest."""
 
     wrappers: tuple[str, ...]
     key: str
@@ -73,7 +73,7 @@ def unwrap(key: str) -> UnwrappedKey:
 
 
 def drop_wrappers(key: str) -> str | None:
-    """A key of a PyTorch file without what wrappers put in front of it, ``None`` for counters and anchors."""
+    """A key of a PyTorch file without the prefixes of wrappers, ``None`` for counters and anchors."""
     bare = unwrap(key).key
     return None if bare.endswith("num_batches_tracked") or bare in ("anchors.boxes", "n_averaged") else bare
 

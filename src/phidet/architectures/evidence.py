@@ -1,4 +1,4 @@
-"""Where in an image the evidence for an answer lies."""
+"""Activation maps: where in an image the evidence for a prediction lies."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from phidet.images.prepare import Preprocess
 
 
 class ActivationMap(NamedTuple):
-    """Where in a picture the evidence for an answer lies.
+    """Where in an image the evidence for a prediction lies.
 
     Attributes:
-        heat: (H, W) float32 of the picture's size, 0…1; evidence against the answer counts as none.
+        heat: (H, W) float32 of the image's size, 0…1; negative evidence is set to 0.
         label: the class.
         score: 0…1.
-        box_xyxy: of a detection, in pixels of the picture.
+        box_xyxy: of a detection, in pixels of the image.
     """
 
     heat: npt.NDArray[np.float32]
@@ -34,7 +34,7 @@ def normalised(pixels: Tensor, spec: Preprocess) -> Tensor:
 
 
 def heat_map(evidence: Tensor, image_hw: tuple[int, int]) -> npt.NDArray[np.float32]:
-    """Evidence for the answer, over the picture, 0…1."""
+    """Positive evidence resized to the image and scaled to 0…1."""
     positive = F.interpolate(evidence[None, None].float(), image_hw, mode="bilinear", antialias=True)[0, 0].clamp(min=0)
     heat: npt.NDArray[np.float32] = (positive / positive.max().clamp(min=1e-12)).numpy()
     return heat

@@ -1,4 +1,4 @@
-"""What a model file says of itself, so that it needs nothing beside it; the same in every kind of file.
+"""The header of model files, which makes them self-contained; the same in every file format.
 
 A ``.safetensors`` and an ONNX file keep these keys in their metadata, an OpenVINO file in its runtime information, a
 TFLite file in an associated file: ``format`` = "phidet", ``version``, ``architecture``, ``config`` (JSON: classes,
@@ -22,19 +22,21 @@ from phidet.core.structs import from_json
 
 VERSION = 2
 Precision: TypeAlias = Literal["fp32", "fp16", "int8"]
+KEYS = frozenset({"format", "version", "kind", "architecture", "config"})
+"""Of a model file; exported files have more."""
 _OF_KIND = {"detector": "efficientdet", "classifier": "classifier"}
 """Architecture of each ``kind`` of version 1."""
 
 
 class Header(NamedTuple):
-    """The config, and in which numbers the weights are kept."""
+    """The config, and the number format of the weights."""
 
     config: Any
     precision: Precision = "fp32"
 
     @property
     def architecture(self) -> Architecture[Any]:
-        """What the config belongs to."""
+        """The architecture that the config belongs to."""
         return architecture_of(self.config)
 
 
@@ -68,7 +70,7 @@ def to_export_metadata(header: Header, phidet_version: str) -> dict[str, str]:
 
 
 def from_metadata(metadata: Mapping[str, str], path: Path) -> Header | None:
-    """What the metadata of the file at ``path`` says; ``None`` where the file is not one of phidet's.
+    """The header in the metadata of the file at ``path``; ``None`` if the file is not phidet's.
 
     Raises:
         CheckpointError: the file is newer than this phidet, of an architecture that is not installed, or damaged.
@@ -82,12 +84,16 @@ def from_metadata(metadata: Mapping[str, str], path: Path) -> Header | None:
         )
     try:
         name = _text(metadata, "architecture") if int(version) > 1 else _OF_KIND[_text(metadata, "kind")]
-        config = from_json(_text(metadata, "config"), architecture_named(name).config_type)
-        return Header(config, msgspec.convert(metadata.get("precision", "fp32"), Precision))
+        architecture = architecture_named(name)
     except KeyError as error:
         raise CheckpointError(f"{path} has a header that is not valid: no known {error.args[0]!r}") from error
     except UnknownNameError as error:
         raise CheckpointError(f"{path}: {error}. Is the package that has it installed?") from error
+    try:
+        config = from_json(_text(metadata, "config"), architecture.config_type)
+        return Header(config, msgspec.convert(metadata.get("precision", "fp32"), Precision))
+    except KeyError as error:
+        raise CheckpointError(f"{path} has a header that is not valid: no known {error.args[0]!r}") from error
     except (ConfigError, msgspec.ValidationError) as error:
         raise CheckpointError(f"{path} has a header that is not valid: {error}") from error
 
@@ -96,7 +102,7 @@ def exported_header(metadata: Mapping[str, str], path: Path) -> Header:
     """:func:`from_metadata` of an exported file.
 
     Raises:
-        CheckpointError: also where the file is not one of phidet's.
+        CheckpointError: also if the file is not phidet's.
     """
     header = from_metadata(metadata, path)
     if header is None:

@@ -1,4 +1,4 @@
-"""The pieces that every part of the network is made of."""
+"""Layers shared by all networks."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from phidet.architectures.config import Activation
 
 BN_EPSILON = 1e-3
-BN_MOMENTUM = 0.01  # PyTorch's sense of the word: 1 - 0.99 of TensorFlow
+BN_MOMENTUM = 0.01  # in PyTorch's definition: 1 − TensorFlow's 0.99
 
 
 def activation(name: Activation) -> nn.Module:
-    """The activation called ``name``, in place."""
+    """The activation named ``name``, in place."""
     modules: dict[Activation, type[nn.Module]] = {"silu": nn.SiLU, "relu6": nn.ReLU6, "relu": nn.ReLU}
     return modules[name](inplace=True)
 
@@ -32,7 +32,7 @@ def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
 
 
 def pad_same(x: Tensor, kernel: int, stride: int) -> tuple[Tensor, tuple[int, int]]:
-    """``x`` and what a convolution is still to pad: everything where both sides get the same, else nothing."""
+    """``x`` and the padding left to the convolution: all of it if symmetric, else none, as ``x`` is padded here."""
     top, bottom = same_padding(x.shape[-2], kernel, stride)
     left, right = same_padding(x.shape[-1], kernel, stride)
     if top == bottom and left == right:
@@ -43,7 +43,7 @@ def pad_same(x: Tensor, kernel: int, stride: int) -> tuple[Tensor, tuple[int, in
 class SameConv2d(nn.Conv2d):
     """A convolution padded as TensorFlow's "SAME", for any input size.
 
-    With stride 1, or where both sides get the same, the padding is an attribute of the convolution and costs nothing.
+    With stride 1, or if it is symmetric, the padding is an attribute of the convolution and costs nothing.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int = 1, groups: int = 1) -> None:
@@ -74,7 +74,7 @@ def _traced_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
 def same_max_pool(x: Tensor, stride: int) -> Tensor:
     """Max-pooling by ``stride`` with a kernel of ``stride + 1``, padded with −∞ as TensorFlow's "SAME".
 
-    (B, C, H, W) → (B, C, ⌈H / stride⌉, ⌈W / stride⌉). This is how the official code brings a map to a coarser level.
+    (B, C, H, W) → (B, C, ⌈H / stride⌉, ⌈W / stride⌉). The official code resamples maps to coarser levels this way.
     """
     kernel = stride + 1
     if torch.compiler.is_compiling():  # as SameConv2d: no branch on a size
@@ -85,7 +85,7 @@ def same_max_pool(x: Tensor, stride: int) -> Tensor:
     if top == bottom and left == right:
         return F.max_pool2d(x, kernel, stride, (top, left))
     if top == left == 0 and max(bottom, right) < stride:
-        # ceil_mode gives the last, cut window for free: no copy of the map just to append one row and column.
+        # ceil_mode handles the last, partial window without a copy of the map to append one row and column.
         return F.max_pool2d(x, kernel, stride, ceil_mode=True)
     return F.max_pool2d(F.pad(x, (left, right, top, bottom), value=-math.inf), kernel, stride)
 

@@ -1,4 +1,4 @@
-"""What every network is: a PyTorch module that keeps its config."""
+"""The base class of every network: a PyTorch module with its config."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch import nn
 
 
 class Model(nn.Module):
-    """A network of any architecture; ``config`` says which, and is saved with the weights."""
+    """A network of any architecture; ``config`` determines which, and is saved with the weights."""
 
     config: Any
 
     def optimize(self) -> nn.Module:
-        """A copy for inference that takes and returns the same; architectures that can fold constants do so."""
+        """A copy for inference with the same inputs and outputs; some architectures fold constants in it."""
         return copy.deepcopy(self).eval()

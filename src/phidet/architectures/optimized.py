@@ -1,4 +1,4 @@
-"""Runs a network's program in PyTorch: the same answers as the model it came from, sooner, and for inference only."""
+"""Runs a network's program in PyTorch: faster than the model, with equal outputs, for inference only."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ OutputsT = TypeVar("OutputsT", bound=tuple[Any, ...])
 
 
 class OptimizedNetwork(nn.Module, Generic[OutputsT]):
-    """A copy of a network with everything constant folded, channels-last; later changes of it do not reach the copy.
+    """A channels-last copy of a network with all constants folded; later changes of the network do not affect it.
 
-    Takes what the network takes and gives what it gives, to rounding. No gradients, no training mode.
+    Inputs and outputs are those of the network, up to rounding. No gradients, no training mode.
 
     Args:
         program: of the network, as its architecture lowers it.
@@ -48,13 +48,14 @@ class OptimizedNetwork(nn.Module, Generic[OutputsT]):
                     weight = weight.contiguous(memory_format=torch.channels_last)
                 self.register_buffer(f"weight_{i}", weight)
                 self.register_buffer(f"bias_{i}", operation.bias)
+        # Values are freed after their last use: a program has hundreds, and keeping them all would multiply the memory.
         last_use = {x: i for i, operation in enumerate(program.operations) for x in inputs_of(operation)}
         self.dead_after = [[x for x, last in last_use.items() if last == i] for i in range(len(program.operations))]
         self.eval()
 
     @property
     def device(self) -> torch.device:
-        """Where it runs."""
+        """The device of its weights."""
         return next(self.buffers()).device
 
     @torch.inference_mode()
@@ -65,7 +66,7 @@ class OptimizedNetwork(nn.Module, Generic[OutputsT]):
             inputs = [values[x] for x in inputs_of(operation)]
             values.append(self._run(i, operation, [x for x in inputs if x is not None]))
             for x in self.dead_after[i]:
-                values[x] = None  # gives its memory back
+                values[x] = None  # frees its memory
         return self.outputs_type(**{name: values[value] for name, value in self.outputs.items()})
 
     def _run(self, index: int, operation: Operation, inputs: list[Tensor]) -> Tensor:  # noqa: PLR0911 - one per kind
@@ -99,7 +100,7 @@ class OptimizedNetwork(nn.Module, Generic[OutputsT]):
         return F.interpolate(x, size_hw)
 
     def weighted_sum(self, xs: list[Tensor], factors: tuple[float, ...]) -> Tensor:
-        """A new tensor, so that an activation may be put in place."""
+        """The sum as a new tensor, so that an activation can be applied in place."""
         if len(xs) > 1 and factors[0] == 1:
             total, done = torch.add(xs[0], xs[1], alpha=factors[1]), 2
         else:

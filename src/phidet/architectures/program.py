@@ -1,10 +1,10 @@
-"""A trained detector as a flat list of operations with nothing left to compute about weights.
+"""A trained network as a flat list of operations with constant weights.
 
 Batch norms are folded into the convolutions before them (those of the heads give each level weights of its own), fusion
 factors are numbers, and stochastic depth is gone. :mod:`phidet.architectures.optimized` runs the list in PyTorch,
-``phidet.export`` writes it down for other runtimes.
+``phidet.export`` writes it for other runtimes.
 
-A value is named by its number: 0 is the images, and the operation at index i of the list makes value i + 1.
+A value is identified by its number: 0 is the images, and the operation at index i of the list gives value i + 1.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def fold(conv: nn.Conv2d, norm: Fold, factor: float = 1.0) -> tuple[Tensor, Tens
 
 
 class ProgramWriter:
-    """Collects operations; each method returns the number of the value it makes."""
+    """Collects operations; each method returns the number of its result."""
 
     def __init__(self) -> None:
         self.operations: list[Operation] = []

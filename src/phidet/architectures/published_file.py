@@ -1,4 +1,4 @@
-"""A weight file that somebody published: address, checksum and licence."""
+"""Published weight files: address, checksum and licence."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ class PublishedFile(NamedTuple):
     """A weight file that somebody published.
 
     Attributes:
-        url: where it is, https.
-        sha256_prefix: the first hexadecimal digits of its SHA-256; empty where its publisher gives none.
+        url: its https address.
+        sha256_prefix: the first hexadecimal digits of its SHA-256; empty if its publisher gives none.
         licence: the licence of the project that it comes from, and that project. The images that weights were trained
-            on have terms of their own, which none of these licences speak about.
+            on have terms of their own, which none of these licences cover.
         package: a Python package that carries the same weights, for machines that reach a package index and nothing
             else; empty where there is none.
     """

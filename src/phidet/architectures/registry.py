@@ -25,7 +25,7 @@ BUILT_IN: tuple[Architecture[Any], ...] = (EFFICIENTDET, CLASSIFIER)
 
 @cache
 def registered() -> tuple[Architecture[Any], ...]:
-    """The architectures of other packages; looked up once, and only where no built-in one is meant.
+    """The architectures of other packages; looked up once, and only if no built-in one matches.
 
     Raises:
         ConfigError: one of them cannot be loaded, is something else, or has a name that is taken.
@@ -50,7 +50,7 @@ def _built_in() -> tuple[Architecture[Any], ...]:
 
 
 _SOURCES: tuple[Callable[[], tuple[Architecture[Any], ...]], ...] = (_built_in, registered)
-"""In this order: the entry points of installed packages are looked up only where no built-in one is meant."""
+"""In this order: the entry points of installed packages are loaded only if no built-in architecture matches."""
 
 
 def all_architectures() -> tuple[Architecture[Any], ...]:
@@ -86,7 +86,7 @@ def architecture_of(config: object) -> Architecture[Any]:
 
 
 def publisher_of(name: str) -> Architecture[Any] | None:
-    """The architecture that has a published model of that name, ``None`` where no one has."""
+    """The architecture that has a published model of that name, ``None`` if none has."""
     for known in _SOURCES:
         for architecture in known():
             if name in architecture.published_names:
@@ -95,7 +95,7 @@ def publisher_of(name: str) -> Architecture[Any] | None:
 
 
 def published_names(says: str | None = None) -> list[str]:
-    """Names of all published models; of those that say "boxes", "classes", … of an image where that is given."""
+    """Names of all published models; if ``says`` is given, of those that predict it ("boxes", "classes", …)."""
     return [
         name
         for architecture in all_architectures()
@@ -108,7 +108,7 @@ def published_config(name: str, says: str | None = None) -> Any:
     """The config of the published model of that name.
 
     Raises:
-        UnknownNameError: there is none, or, where ``says`` is given, none that says that of an image.
+        UnknownNameError: there is none, or, if ``says`` is given, none that predicts it.
     """
     architecture = publisher_of(name)
     if architecture is None or (says is not None and says not in architecture.says):

@@ -1,4 +1,4 @@
-"""What ``phidet info`` says of any network, as plain data."""
+"""The content of ``phidet info`` for any network, as plain data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from phidet.images.prepare import Preprocess
 
 
 class NetworkReport(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that ``phidet info`` prints of a network; ``published`` is what its paper prints, if anything."""
+    """Everything that ``phidet info`` prints of a network; ``published`` has its paper's metrics, if any."""
 
     name: str
     input_hw: tuple[int, int]

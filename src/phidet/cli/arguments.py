@@ -10,8 +10,6 @@ import argparse
 from pathlib import Path
 from typing import TypeAlias, get_args
 
-from phidet.data.data_folder import Layout
-
 Parser: TypeAlias = argparse.ArgumentParser | argparse._ArgumentGroup
 RUNTIMES = ("auto", "onnxruntime", "openvino", "litert", "torch")
 
@@ -28,8 +26,12 @@ def add_out(parser: Parser, metavar: str, text: str) -> None:
 
 def add_layout(parser: Parser) -> None:
     """Adds ``--layout``, of every command that reads labelled data."""
+    from phidet.data.data_folder import Layout  # imports NumPy and Pillow, which the other options can do without
+
     parser.add_argument(
-        "--layout", choices=get_args(Layout), help="of the data, where they fit several (recognised by content)"
+        "--layout",
+        choices=get_args(Layout),
+        help="layout of the data, where they match several (recognised by content)",
     )
 
 
@@ -56,6 +58,7 @@ def add_json(parser: Parser, what: str = "the results") -> None:
 
 def image_size(text: str) -> tuple[int, int]:
     """ "512" or "384x640" (height × width) as (height, width)."""
+    # The typographic × is accepted as well, because phidet's own output prints sizes with it.
     sides = text.lower().replace("×", "x").split("x")
     if len(sides) > 2 or not all(side.isdecimal() and int(side) > 0 for side in sides):
         raise argparse.ArgumentTypeError(f"expected pixels as N or HEIGHTxWIDTH, got {text!r}")

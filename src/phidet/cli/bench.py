@@ -56,6 +56,7 @@ def run(args: argparse.Namespace) -> None:
     if args.plot is not None:
         from phidet.inference.bench.plot import kind_of
 
+        # Reject a wrong file ending before the measurement.
         kind_of(args.plot)  # now, not after minutes
     data = {} if args.eval is None else _data(args)
     measured: list[Measurement] = []
@@ -63,11 +64,12 @@ def run(args: argparse.Namespace) -> None:
     for request in _requests(args):
         try:
             measured.append(_measured(request))
-        except PhidetError as error:  # the others are measured all the same
+        except PhidetError as error:  # the others are still measured
             failed.append(error)
             print(f"phidet: {error}", file=sys.stderr)
     ap = [None if args.eval is None else _ap(m, data) for m in measured]
     if args.json:
+        # Batch sizes are keys of the throughput: JSON allows strings only.
         rows = [msgspec.to_builtins(m, str_keys=True) | {"ap": value} for m, value in zip(measured, ap, strict=True)]
         print(msgspec.json.format(msgspec.json.encode(rows)).decode())
     elif measured:
@@ -78,6 +80,7 @@ def run(args: argparse.Namespace) -> None:
 
         save_latency_accuracy(points, args.plot)
         print(f"wrote {args.plot}", file=sys.stderr)
+    # After the results of the others were printed, so that one bad model does not hide them.
     if failed:
         summary = PhidetError(f"{len(failed)} of {len(failed) + len(measured)} could not be measured")
         summary.exit_code = failed[0].exit_code
@@ -92,6 +95,7 @@ def _requests(args: argparse.Namespace) -> list[Request]:
     requests = []
     for model in args.models:
         runtimes = runtimes_for(find_model(model))
+        # A runtime that is asked for explicitly is tried even where it does not suit the file, and then says why.
         if args.runtime != "all":
             runtimes = [args.runtime]
         requests += [
@@ -117,13 +121,15 @@ def _measured(request: Request) -> Measurement:
 
     from phidet.inference.bench.measure import Measurement
 
+    # A process of its own: runtimes share thread pools and allocators, and peak memory is counted per process.
     command = [sys.executable, "-m", "phidet.inference.bench.measure", msgspec.json.encode(request).decode()]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         error = PhidetError(f"{request.model} could not be measured on {request.runtime}: {last}")
         error.exit_code = max(1, done.returncode)  # below 0 after a signal
         raise error
+    # The last line is the result; runtimes may print lines of their own before it.
     return msgspec.json.decode(done.stdout.splitlines()[-1], type=Measurement)
 
 
@@ -139,7 +145,8 @@ def _data(args: argparse.Namespace) -> dict[str, Dataset]:
             with Detector(model, runtime="auto" if args.runtime == "all" else args.runtime) as detector:
                 class_names = detector.class_names
         except PhidetError:
-            continue  # measuring says why
+            # A model that cannot be opened is reported once, by its measurement.
+            continue
         found[model] = validation_data(model, open_data(args.eval, args.layout), class_names, args.split).dataset
     return found
 
@@ -149,6 +156,7 @@ def _ap(measurement: Measurement, data: Mapping[str, Dataset]) -> float | None:
     from phidet.evaluation.detect_dataset import detect_dataset
     from phidet.inference.detector import Detector
 
+    # Already reported as failed when its classes were read.
     if measurement.model not in data:
         return None
     with Detector(measurement.model, runtime=measurement.runtime) as detector:  # type: ignore[arg-type]

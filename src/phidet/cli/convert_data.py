@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = (
         "reads: COCO JSON, Pascal VOC, YOLO, TFRecord, recognised by what the files hold\n"
-        "The original stays as it is; the target appears whole or not at all."
+        "The original is not changed; the target is written completely or not at all."
     )
     parser.add_argument("data", type=Path, metavar="DATA", help="a data folder, or its JSON, YAML or TFRecord file")
     parser.add_argument("out", type=Path, metavar="OUT", help="the folder to write; it must not exist, or be empty")
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 @without_native_noise()
 def run(args: argparse.Namespace) -> None:
-    """Converts and says what was written and what was left out."""
+    """Converts a data set, and prints what was written and what was left out."""
     from phidet.data.layouts import open_data
     from phidet.data.writers.coco import write_coco
     from phidet.data.writers.tfrecord import write_tfrecord
@@ -58,13 +58,14 @@ def run(args: argparse.Namespace) -> None:
     print(f"wrote {args.out} ({args.to}): {', '.join(str(file) for file in written.files[:SHOWN])}{more}")
     for split, images in written.images.items():
         print(f"      {split}: {images:,} images, {written.objects[split]:,} objects")
-    # A file that several splits list tells its problems in each of them.
+    # A file that several splits list reports its problems in each of them.
     _print_problems(list(dict.fromkeys([p for d in datasets.values() for p in d.problems] + written.problems)))
 
 
 def _read(folder: DataFolder, splits: Sequence[str]) -> dict[str, Dataset]:
     """The splits, with the same classes in all of them."""
     datasets = {split: folder.read(split) for split in dict.fromkeys(splits)}
+    # One list of classes for all splits, as writers need; a split with other classes is read again with it.
     names = list(dict.fromkeys(name for dataset in datasets.values() for name in dataset.class_names))
     return {
         split: dataset if list(dataset.class_names) == names else folder.read(split, names)

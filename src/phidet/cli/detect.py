@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 OUT = Path("detections")
 EPILOG = """\
-SOURCE is a picture or a video, a folder (searched with all below it), a quoted pattern ('photos/**/*.jpg'), the http
-or https address of a picture, - for a picture on standard input, or webcam (webcam:1). Videos and webcams need an
+SOURCE is an image or a video, a folder (searched recursively), a quoted pattern ('photos/**/*.jpg'), the http
+or https address of an image, - for an image on standard input, or webcam (webcam:1). Videos and webcams need an
 extra: pip install 'phidet[video]'
 
 what --save writes into the folder of --out:
-  pictures  annotated pictures and videos, called as the originals are (the default)
-  json      detections.jsonl: a JSON document on each line, for each picture or frame
+  pictures  annotated images and videos, named like the originals (the default)
+  json      detections.jsonl: a JSON document on each line, for each image or frame
   csv       detections.csv: a line for each object
   coco      coco-results.json and coco-images.json
   yolo      labels/NAME.txt and classes.txt
@@ -41,8 +41,8 @@ examples:
   cat photo.jpg | phidet detect - --json                    JSON lines on standard output, no files
 
 exit code: 0; 3 where a source could not be used, named on standard error, after all others are done (5 where all such
-could not be downloaded, 6 where all such need an extra). After Ctrl-C, SIGTERM, or where nobody reads standard output
-any more (130, 143, 141) what was found so far is kept.
+could not be downloaded, 6 where all such need an extra). After Ctrl-C, SIGTERM, or where standard output is not read
+any more (130, 143, 141) the results so far are kept.
 """
 _NMS = {"hard": "hard", "soft": "gaussian", "none": "none"}
 
@@ -51,12 +51,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``phidet detect``."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EPILOG
-    parser.add_argument("sources", nargs="+", metavar="SOURCE", help="what to look at; see below")
+    parser.add_argument("sources", nargs="+", metavar="SOURCE", help="images or videos; see below")
     parser.add_argument(
         *("-m", "--model"),
         default="person",
         metavar="MODEL",
-        help="person (in the box), an export (.onnx, .xml, .tflite), a run's folder, a published name (person)",
+        help="person (bundled), an export (.onnx, .xml, .tflite), a run's folder, a published name (person)",
     )
     add_out(parser, "FOLDER", f"where to write ({OUT})")
     parser.add_argument("--save", type=_kinds, metavar="KINDS", help="what to write, separated by commas (pictures)")
@@ -67,17 +67,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--nms", choices=_NMS, default="hard", help="suppression of duplicates (hard)")
     parser.add_argument("--classes", action="append", metavar="A,B", help="only these, by name (all)")
-    parser.add_argument("--max", type=_positive, default=100, metavar="N", help="most objects in a picture (100)")
+    parser.add_argument("--max", type=_positive, default=100, metavar="N", help="limit of objects in an image (100)")
     parser.add_argument(
-        "--tile", type=_positive, metavar="N", help="also look at overlapping tiles of N pixels, for small objects"
+        "--tile", type=_positive, metavar="N", help="also detect on overlapping tiles of N pixels, for small objects"
     )
-    parser.add_argument("--batch", type=_positive, default=1, metavar="N", help="pictures, or tiles, at once (1)")
+    parser.add_argument("--batch", type=_positive, default=1, metavar="N", help="images, or tiles, at once (1)")
     add_runtime(parser)
     parser.add_argument("--threads", type=_positive, metavar="N", help="of the runtime (one for each usable core)")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Looks at every source; says what it found and wrote. Errors of sources come last, with their exit code."""
+    """Detects on every source; prints results and files. Errors of sources come last, with their exit code."""
     import msgspec
 
     from phidet.cli.native_noise import without_native_noise
@@ -88,6 +88,7 @@ def run(args: argparse.Namespace) -> None:
     from phidet.inference.detector import Detector
     from phidet.inference.tiles import check_tile
 
+    # With --json alone the results go to standard output and no files are written.
     kinds = args.save if args.save is not None else [] if args.json else ["pictures"]
     if args.out is not None and not kinds:
         raise ConfigError("--out needs something to write: --save pictures, for instance")
@@ -103,8 +104,10 @@ def run(args: argparse.Namespace) -> None:
     if args.tile is not None:
         check_tile(args.tile, settings)
     detector = Detector(args.model, runtime=args.runtime, threads=args.threads)
+    # Names can only be checked once the model is open; still before any file is written.
     if args.classes is not None:
         settings = msgspec.structs.replace(settings, classes=_classes(args.classes, detector.class_names))
+    # Opened last: a wrong option must not leave an empty output folder behind.
     sinks = open_sinks(kinds, out, detector.class_names)
     report = Report(args.json)
     try:
@@ -114,7 +117,7 @@ def run(args: argparse.Namespace) -> None:
         _keep(sinks, report)
         raise
     except BrokenPipeError:
-        report.quiet = True  # nobody reads standard output any more; the files are wanted all the same
+        report.quiet = True  # standard output is closed; the files are still written
         _keep(sinks, report)
         raise
     except BaseException:
@@ -138,7 +141,9 @@ def _look(
     from phidet.images.video import is_webcam
     from phidet.inference.stream import detect_stream
 
-    batch = 1 if any(is_webcam(source) for source in args.sources) else args.batch  # a camera's picture does not wait
+    batch = (
+        1 if any(is_webcam(source) for source in args.sources) else args.batch
+    )  # a camera's frame must not wait for others
     for item in detect_stream(detector, pictures(args.sources, out, report.note), settings, batch, args.tile):
         if isinstance(item, Unusable):
             report.failed(item)
@@ -151,11 +156,12 @@ def _look(
 
 
 def _keep(sinks: Sequence[Sink], report: Report) -> None:
-    """Ends all sinks, the others too if one fails."""
+    """Closes all sinks; if one fails, the others are still closed."""
     errors: list[PhidetError] = []
     written: list[str] = []
     for sink in sinks:
         try:
+            # Errors are collected: the results of a whole run must not be lost because one disk or folder failed.
             written.append(sink.keep())
         except PhidetError as error:
             sink.discard()
@@ -170,12 +176,12 @@ def _classes(given: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
     from phidet.detections.detections import Detections
 
     wanted = [name for text in given for name in ([text] if text in names else _words(text))]
-    Detections.empty(names).filter(classes=wanted)  # before anything is written: a name that the model does not know
+    Detections.empty(names).filter(classes=wanted)  # raises for an unknown name before anything is written
     return tuple(wanted)
 
 
 class Report:
-    """What is told while it runs: a line for each picture or video on standard output, progress and errors on standard
+    """Output during a run: a line for each image or video on standard output, progress and errors on standard
     error."""
 
     def __init__(self, json_lines: bool) -> None:
@@ -189,27 +195,30 @@ class Report:
         self._video: tuple[str, int, dict[str, int]] | None = None  # source, frames, most of each class in a frame
 
     def found(self, picture: Picture, found: Detections) -> None:
-        """One more picture or frame."""
+        """Reports an image or frame."""
         from phidet.detections.sinks.json_csv import json_line
 
         self._pictures += 1
         self._objects += len(found)
+        # Frames of a video are summed up in one line, which is printed when the next source begins.
         if not picture.continues(self._previous):
             self._end_video()
         self._previous = picture
         if self._json:
+            # Flushed for each image, so that a reader of the pipe gets results while a video runs.
             sys.stdout.buffer.write(json_line(picture, found))
             sys.stdout.buffer.flush()
         elif picture.frame is None:
             self._say(f"{picture.source}: {_counts(found.counts())}")
         else:
             most = self._video[2] if self._video else {}
+            # The largest number of each class in a single frame: summing over frames would count one object many times.
             most = {**most, **{name: max(n, most.get(name, 0)) for name, n in found.counts().items()}}
             self._video = (picture.source, picture.frame + 1, most)
         self._show_progress()
 
     def failed(self, unusable: Unusable) -> None:
-        """One more source, or the rest of one, that cannot be used."""
+        """Reports a source, or the rest of one, that cannot be used."""
         from phidet.detections.sinks.base import readable
         from phidet.detections.sinks.json_csv import error_line
 
@@ -222,7 +231,7 @@ class Report:
         print(f"phidet: {readable(str(unusable.error))}", file=sys.stderr)
 
     def note(self, text: str) -> None:
-        """What the user should know, and is no error."""
+        """Prints a note for the user that is not an error."""
         from phidet.detections.sinks.base import readable
 
         self._clear()
@@ -248,6 +257,7 @@ class Report:
         """Raises one error for all that failed, with the exit code that they share, else that of InputError."""
         if not self._errors:
             return
+        # One exit code for scripts: that of the failures where they agree.
         codes = {error.exit_code for error in self._errors}
         many = len(self._errors)
         summary = PhidetError("1 source could not be used" if many == 1 else f"{many} sources could not be used")

@@ -25,15 +25,15 @@ EPILOG = """reads COCO JSON, Pascal VOC, YOLO and TFRecord, recognised by what t
 
 examples:
   phidet doctor my-data                               the report
-  phidet doctor my-data --out look --fix clean-data   pictures, and a clean copy
+  phidet doctor my-data --out look --fix clean-data   image sheets, and a clean copy
   phidet doctor my-data --model efficientdet-d0 --image-size 640
-  phidet doctor my-data --augmented --augment policy=v1 mosaic=0.5   what the network will see
+  phidet doctor my-data --augmented --augment policy=v1 mosaic=0.5   augmented training images
 
---fix leaves out: images that cannot be decoded or have not the size that their labels say; boxes that are there
-twice; exact copies of images (a picture in several splits stays in test or val and leaves train). Near copies stay.
+--fix leaves out: images that cannot be decoded or differ in size from their labels; duplicate boxes; exact
+copies of images (an image in several splits stays in test or val and leaves train). Near copies stay.
 
-exit code: 0 with warnings or notes only; 3 with errors, which training stumbles over: a split that cannot be read or
-is empty, no objects, images that cannot be decoded or have not the size that their labels say.
+exit code: 0 with warnings or notes only; 3 with errors that would break training: a split that cannot be read or
+is empty, no objects, images that cannot be decoded or differ in size from their labels.
 """
 _MOST_CLASSES = 12
 _WIDTH = 110
@@ -48,9 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_image_size(parser)
     add_layout(parser)
     parser.add_argument("--fast", action="store_true", help="read headers only; no near copies, no damaged pixels")
-    add_out(parser, "FOLDER", "write sheets of pictures and histograms (PNG)")
-    parser.add_argument("--fix", type=Path, metavar="OUT", help="write a clean copy (COCO JSON); DATA stays as it is")
-    parser.add_argument("--augmented", action="store_true", help="write augmented.png: what training will see")
+    add_out(parser, "FOLDER", "write image sheets and histograms (PNG)")
+    parser.add_argument("--fix", type=Path, metavar="OUT", help="write a clean copy (COCO JSON); DATA is not changed")
+    parser.add_argument("--augmented", action="store_true", help="write augmented.png: augmented training images")
     parser.add_argument("--recipe", default="auto", metavar="NAME", help="whose augmentation to show (auto)")
     parser.add_argument(
         "--augment", nargs="+", default=[], metavar="KEY=VALUE", help="changes to it: policy=v1 mosaic=0.5 flip=0"
@@ -72,10 +72,12 @@ def run(args: argparse.Namespace) -> None:
     config = published_config(args.model, "boxes")
     if args.image_size is not None:
         config = architecture_of(config).resized(config, args.image_size)
+    # The model is only needed for its anchors and input size: no weights are loaded.
     examination = examine(
         args.data, architecture_of(config).doctor_view(config), decode=not args.fast, layout=args.layout
     )
     report = examination.report
+    # JSON for programs goes to standard output; everything else there would break their parsers.
     if args.json:
         print(msgspec.json.format(msgspec.json.encode(report)).decode())
     else:
@@ -88,7 +90,7 @@ def run(args: argparse.Namespace) -> None:
         _fix(examination, args.fix)
     if report.errors:
         what = "1 error" if report.errors == 1 else f"{report.errors} errors"
-        raise InputError(f"{what} in {args.data} that training stumbles over, named above")
+        raise InputError(f"{what} in {args.data} that would break training, named above")
 
 
 def _draw(examination: Examination, config: Any, args: argparse.Namespace) -> None:
@@ -115,7 +117,9 @@ def _augmented(config: Any, args: argparse.Namespace) -> None:
 
     data = open_data(args.data, args.layout)
     train = data.read(data.train_split())
-    if data.val_split() is None and can_hold_out(train):  # as a run does; what an image becomes depends on its number
+    if data.val_split() is None and can_hold_out(
+        train
+    ):  # as a run does: augmentation depends on an image's index in the split
         train, _ = hold_out(train, HELD_OUT, args.seed)
     settings = change_augmentation(recipe_named(args.recipe, len(train)).augmentation, args.augment)
     out = args.out if args.out is not None else Path()
@@ -186,9 +190,11 @@ def _sizes(split: SplitFacts) -> str:
 
 
 def _classes(report: Report) -> str:
+    # Unions of other splits would count every object twice.
     splits = [s for s in report.splits if not s.made_of]
     total = {name: sum(s.classes.get(name, 0) for s in splits) for name in report.classes.names}
     names = sorted(total, key=lambda name: -total[name])
+    # The most and the least frequent classes: the ends are what matters in a long list.
     shown = names if len(names) <= _MOST_CLASSES else [*names[: _MOST_CLASSES // 2], "…", *names[-_MOST_CLASSES // 2 :]]
     rows = [
         ["…", *("" for _ in splits)] if n == "…" else [n, *(f"{s.classes.get(n, 0):,}" for s in splits)] for n in shown
@@ -243,6 +249,7 @@ def _findings(report: Report, most: int) -> str:
     ):
         if found:
             lines += [f"{title}: {len(found):,}", *(f"  {line}" for line in found[:most]), *_more(len(found), most)]
+    # Paths relative to the data folder keep the lines readable.
     return "\n".join(lines).replace(f"{report.path.rstrip('/')}/", "")  # where and what both name the file
 
 
@@ -251,7 +258,7 @@ def _duplicates(report: Report, most: int) -> str:
     for kind in ("same file", "same bytes", "same pixels", "near"):
         groups = [group for group in report.duplicate_images if group.kind == kind]
         if groups:
-            lines.append(f"images that are one picture, {kind}: {len(groups):,}")
+            lines.append(f"duplicate images, {kind}: {len(groups):,}")
             for group in groups[:most]:
                 shown = ", ".join(f"{m.image} ({m.split})" for m in group.members[:4])
                 lines.append(f"  {shown}" + (f" and {len(group.members) - 4} more" if len(group.members) > 4 else ""))

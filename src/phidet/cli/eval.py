@@ -25,7 +25,7 @@ The first AP is COCO's, over IoU 0.50…0.95 and all scores. Precision, recall, 
 those of one score (--score; the one with the best mean F1) and one overlap (--iou).
 
 examples:
-  phidet eval my-photos -m runs/first --out eval              figures, tables (CSV) and pictures
+  phidet eval my-photos -m runs/first --out eval              metrics, tables (CSV) and plots
   phidet eval my-photos -m runs/first --score 0.5 --iou 0.3   what a threshold of 0.5 finds, loosely boxed
   phidet eval plates -m runs/first --max-objects 2000         images with more than 100 objects
   phidet eval coco -m runs/first --save-detections found.json, and later: phidet eval coco -m found.json
@@ -44,8 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_split(parser)
     parser.add_argument("--score", type=float, metavar="S", help="lowest score that counts, 0…1 (that of the best F1)")
     parser.add_argument("--iou", type=float, metavar="T", help="overlap with which a detection finds an object (0.5)")
-    parser.add_argument("--max-objects", type=int, metavar="N", help="most detections of an image that count (100)")
-    add_out(parser, "DIR", "write figures, tables and pictures here")
+    parser.add_argument("--max-objects", type=int, metavar="N", help="limit of detections per image (100)")
+    add_out(parser, "DIR", "write metrics, tables and plots here")
     parser.add_argument("--save-detections", type=Path, metavar="FILE", help="write what was detected: COCO's results")
     parser.add_argument("--batch", type=int, default=8, metavar="N", help="images at a time")
     add_runtime(parser)
@@ -72,6 +72,7 @@ def _model_and_data(given: list[str], model: str | None) -> tuple[str, Path]:
     Raises:
         ConfigError: one of them is missing, or there is more.
     """
+    # The order of version 0.1, kept so that existing scripts work.
     if model is None and len(given) == 2:
         return given[0], Path(given[1])
     if model is None or len(given) != 1:
@@ -89,6 +90,7 @@ def _detector(args: argparse.Namespace) -> None:
     from phidet.inference.detector import Detector
 
     settings = _settings(args)
+    # The detector before the data: its class names decide how the labels are read.
     detector = Detector(args.model, runtime=args.runtime)
     measured = validation_data(args.model, open_data(args.data, args.layout), detector.class_names, args.split)
     _warn_of_limit(measured.dataset, settings.max_objects)
@@ -124,6 +126,7 @@ def _results(args: argparse.Namespace) -> None:
 def _settings(args: argparse.Namespace) -> MeasureSettings:
     from phidet.evaluation.measure import MeasureSettings
 
+    # Options that were not given keep the defaults of MeasureSettings, which are the only place that has them.
     given = {key: getattr(args, key) for key in ("score", "iou", "max_objects")}
     return MeasureSettings(**{key: value for key, value in given.items() if value is not None})
 
@@ -154,7 +157,7 @@ def _print(evaluation: Evaluation, title: str, as_json: bool) -> None:
 
 def _say_written(paths: list[Path], as_json: bool) -> None:
     for path in paths:
-        if as_json:  # standard output is for the figures
+        if as_json:  # standard output is for the JSON
             log.info("wrote %s", path)
         else:
             print(f"wrote {path}")
@@ -163,6 +166,7 @@ def _say_written(paths: list[Path], as_json: bool) -> None:
 def _is_classifier(model: str) -> bool:
     from phidet.inference.runtimes.open_model import model_file
 
+    # Read from the header, so that an exported detector is measured without importing PyTorch.
     path = model_file(model)
     if path is None or path.suffix != ".safetensors" or not path.is_file():
         return False  # a file for other runtimes, which needs no PyTorch
@@ -184,6 +188,7 @@ def _classifier(args: argparse.Namespace) -> None:
     from phidet.training.evaluate import detect
     from phidet.weights.native import load_model
 
+    # Options without effect are rejected: silently ignoring them would suggest that they were applied.
     unused = ("score", "iou", "max_objects", "save_detections")
     given = next((name for name in unused if getattr(args, name) is not None), None)
     if given is not None:

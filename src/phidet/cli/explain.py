@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from phidet.architectures.model import Model
 
 EPILOG = """examples:
-  phidet explain photo.jpg -m runs/cells                        what the best detections rest on
+  phidet explain photo.jpg -m runs/cells                        which pixels support the best detections
   phidet explain photo.jpg -m efficientnet-lite0 -m efficientnet-lite2    side by side
   phidet explain photo.jpg -m efficientnet-lite0 --class tabby
 """
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 @without_native_noise()
 def run(args: argparse.Namespace) -> None:
-    """Draws the maps of all models beside the picture."""
+    """Draws the maps of all models beside the image."""
     from phidet.core.files import write_atomic_with
     from phidet.evaluation.explain import comparison, explain
     from phidet.images.decode import read_image
@@ -63,6 +63,7 @@ def _models_and_image(given: list[str], models: list[str] | None) -> tuple[list[
     Raises:
         ConfigError: one of them is missing, or there is more.
     """
+    # The order of version 0.1, kept so that existing scripts work.
     if models is None and len(given) > 1:
         return given[:-1], Path(given[-1])
     if models is None or len(given) != 1:

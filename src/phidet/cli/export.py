@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``phidet export``."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = (
-        "Every export is run and compared with PyTorch before it counts as written.\n"
+        "Every export is run and compared with PyTorch before it is put in place.\n"
         "A published model is downloaded if need be; its export goes into the cache, where 'phidet detect -m' looks."
     )
     parser.add_argument("model", metavar="MODEL", help="a .safetensors file, the folder of a run, or a published name")
@@ -26,7 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     precision = parser.add_mutually_exclusive_group()
     precision.add_argument("--half", action="store_true", help="weights in 16 bits: half the file, arithmetic in 32")
     precision.add_argument("--int8", action="store_true", help="weights and maps in 8 bits; needs --calibrate")
-    parser.add_argument("--calibrate", type=Path, metavar="DATA", help="pictures like those that the model will see")
+    parser.add_argument(
+        "--calibrate", type=Path, metavar="DATA", help="images like those that the model will be used on"
+    )
     parser.add_argument("--nms", action="store_true", help="decode and suppress inside the graph, for other runtimes")
     parser.add_argument("--eval", type=Path, metavar="DATA", help="report the AP of the export beside the model's")
     add_split(parser, "--eval")
@@ -35,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Exports and says what was written and how near it is."""
+    """Exports a model, and prints what was written and how close it is to PyTorch."""
     from phidet.architectures.header import Precision
     from phidet.cli.signals import ended_by_sigterm
     from phidet.data.hold_out import validation_data
@@ -48,12 +50,13 @@ def run(args: argparse.Namespace) -> None:
         raise ConfigError("--eval measures with suppression outside the graph: leave out --nms")
     model = load_detector(args.model)
     suffix = SUFFIXES.get(args.to, ".onnx")
-    kind = "-int8" if args.int8 else "-nms" if args.nms else ""  # what "best.onnx" is taken for, these are not
+    kind = "-int8" if args.int8 else "-nms" if args.nms else ""  # a plain "best.onnx" is what detect finds by default
     target = args.out or target_of(args.model, f"{kind}{suffix}")
     measured = None
     if args.eval is not None:  # now, not after minutes
         measured = validation_data(args.model, open_data(args.eval, args.layout), model.config.class_names, args.split)
     data = None if args.calibrate is None else _calibration_data(args, model.config.class_names)
+    # SIGTERM raises SystemExit, so that temporary files of a long export are removed.
     with ended_by_sigterm():
         report = export(model, target, ExportOptions(args.to, precision, args.nms), data)
     print(f"wrote {' and '.join(str(path) for path in report.paths)} ({report.megabytes:.1f} MB, {precision})")
@@ -67,6 +70,7 @@ def _calibration_data(args: argparse.Namespace, class_names: tuple[str, ...]) ->
 
     try:
         folder = open_data(args.calibrate, args.layout)
+    # Calibration needs no labels: a plain folder of images is accepted as well.
     except InputError:
         if args.layout is not None or not args.calibrate.is_dir():
             raise
@@ -75,7 +79,7 @@ def _calibration_data(args: argparse.Namespace, class_names: tuple[str, ...]) ->
 
 
 def _evaluate(model: Model, exported: Path, split: str, dataset: Dataset) -> None:
-    """Prints the figures of the model, in PyTorch, and of its export."""
+    """Prints the metrics of the model, in PyTorch, and of its export."""
     from phidet.cli.tables import or_dash, table
     from phidet.evaluation.coco_figures import evaluate_coco
     from phidet.evaluation.detect_dataset import detect_dataset

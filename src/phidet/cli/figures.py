@@ -1,4 +1,4 @@
-"""Figures as text for the terminal."""
+"""Metrics as text for the terminal."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ _ROWS = (
 
 
 def summarise(evaluation: Evaluation) -> str:
-    """COCO's figures, and a row for each class, the best first; an en dash where something is not defined."""
+    """COCO's metrics, and a row for each class, the best first; an en dash where one is not defined."""
     report = evaluation.coco
     rows = [(f"{label:<11}{what}", getattr(report, name)) for label, name, what in _ROWS]
+    # COCO's metrics stop at 100 detections; a higher limit gets a row of its own.
     if report.max_objects > 100:
         rows.append((f"{'AR ' + str(report.max_objects):<11}{report.max_objects:,} detections", report.ar_max))
     if evaluation.iou != MATCHED:

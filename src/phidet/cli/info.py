@@ -24,7 +24,7 @@ from phidet.cli.tables import billions, or_dash, table
 from phidet.core.errors import ConfigError, PhidetError, UnknownNameError
 from phidet.data.coco_classes import COCO_CLASS_NAMES
 
-if TYPE_CHECKING:  # these modules need PyTorch; drawing a graph does not
+if TYPE_CHECKING:  # need PyTorch, which drawing a graph must not import
     from phidet.architectures.costs import Cost
     from phidet.architectures.efficientdet.report import DetectorReport, NeckReport
 
@@ -33,7 +33,7 @@ EXAMPLES = """examples:
   phidet info my-model.safetensors               a model file
   phidet info --phi 1.5 --num-classes 3          what the law gives
   phidet info efficientdet-d0 --image-size 384x640
-  phidet info --all                              the family beside the published figures
+  phidet info --all                              the family beside the published values
   phidet info efficientdet-d3 --compare-necks    feature networks, as the paper compares them
   phidet info --graph bifpn --out bifpn.svg      draw one
 """
@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--family", default="efficientdet", metavar="NAME", help="what φ scales (efficientdet)")
     add_image_size(parser)
     parser.add_argument("--num-classes", type=int, metavar="N", help="real classes, without background")
-    parser.add_argument("--all", action="store_true", help="the whole family beside the published figures")
+    parser.add_argument("--all", action="store_true", help="the whole family beside the published values")
     parser.add_argument("--compare-necks", action="store_true", help="every feature network in the model's place")
     parser.add_argument("--graph", metavar="NAME", help="draw this feature network")
     parser.add_argument("--levels", type=levels, default=(3, 7), metavar="LOW-HIGH", help="its levels (3-7)")
@@ -82,6 +82,7 @@ def _draw(name: str, levels: tuple[int, int], out: Path | None) -> None:
     from phidet.architectures.efficientdet.graphs import build_graph
 
     svg = graph_svg(build_graph(name, *levels))
+    # An SVG on standard output can be piped; the message about a file goes to standard error.
     if out is None:
         print(svg)
         return
@@ -97,14 +98,17 @@ def _draw(name: str, levels: tuple[int, int], out: Path | None) -> None:
 def _config(args: argparse.Namespace) -> Any:
     if (args.model is None) == (args.phi is None):
         raise ConfigError("name a model (phidet info efficientdet-d0), give --phi, or use --all")
+    # Names do not matter for costs, only their number does.
     names = default_class_names(args.num_classes) if args.num_classes is not None else None
     if args.phi is not None:
         return scaled_detector_config(args.phi, family_of(args.family), names or COCO_CLASS_NAMES)
+    # A published name needs no file; only then is the word taken for a path.
     publisher = publisher_of(args.model)
     if publisher is not None:
         return publisher.published_config(args.model, names)
     path = Path(args.model)
     if not path.is_file():
+        # Looks like a path: an unknown model name would be a misleading error.
         if path.suffix or len(path.parts) > 1:
             raise ConfigError(f"no model file at {path}")
         raise UnknownNameError("model", args.model, published_names())
@@ -240,6 +244,7 @@ def _print_family(as_json: bool) -> None:
     rows = []
     for d in detectors:
         p = d.published
+        # Counted here against published: the difference shows how well the implementations agree.
         published = p.multiply_adds_billion if p else None
         own = d.total.multiply_adds / 1e9
         rows.append(

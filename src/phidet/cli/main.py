@@ -15,11 +15,11 @@ from phidet.core.errors import MissingExtraError, PhidetError
 from phidet.core.extras import __version__, extra_of
 
 COMMANDS = {
-    "detect": ("phidet.cli.detect", "find objects in pictures, folders and videos; draw, list or cut them out"),
-    "doctor": ("phidet.cli.doctor", "say what is wrong with a data set before training on it; a clean copy"),
+    "detect": ("phidet.cli.detect", "find objects in images, folders and videos; draw, list or crop them"),
+    "doctor": ("phidet.cli.doctor", "find problems in a data set before training on it; write a clean copy"),
     "train": ("phidet.cli.train", "train a detector or a classifier on your own images"),
     "eval": ("phidet.cli.eval", "measure a model on labelled images: AP, curves, confusion, the worst mistakes"),
-    "info": ("phidet.cli.info", "what a model is, costs and sees; the family; draw a feature network"),
+    "info": ("phidet.cli.info", "a model's structure, costs and receptive fields; the family; draw a feature network"),
     "convert": ("phidet.cli.convert", "turn weights of other projects into a phidet model file, or back"),
     "convert-data": (
         "phidet.cli.convert_data",
@@ -27,7 +27,7 @@ COMMANDS = {
     ),
     "bench": ("phidet.cli.bench", "latency, throughput, stages and memory of models on the installed runtimes"),
     "export": ("phidet.cli.export", "write a trained model for other runtimes, and compare it with PyTorch"),
-    "explain": ("phidet.cli.explain", "draw what in a picture a model's answers rest on"),
+    "explain": ("phidet.cli.explain", "draw which parts of an image support a model's predictions"),
     "publish": ("phidet.cli.publish", "put a model into a served model's folder as its next version"),
     "serve": ("phidet.cli.serve", "answer TensorFlow Serving and Open Inference Protocol clients over HTTP"),
     "scale-search": ("phidet.cli.scale_search", "search α, β, γ or the width factor, by cost and your own accuracy"),
@@ -36,13 +36,13 @@ COMMANDS = {
 
 
 def flush_output() -> None:
-    """Writes what is held back: that nobody reads shows here, as an error that ``main`` knows, not at Python's end."""
+    """Flushes standard output: a broken pipe is raised here, where ``main`` handles it, not at interpreter exit."""
     if sys.stdout is not None:
         sys.stdout.flush()
 
 
 def _say_no_more() -> None:
-    """Python would try once more at its end, and fail."""
+    """Discards further output: at exit the interpreter would flush standard output once more, and fail."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -64,6 +64,7 @@ def build_parser(chosen: str | None) -> Parser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
     for name, (module, help_line) in COMMANDS.items():
         command = commands.add_parser(name, help=help_line, description=help_line[0].upper() + help_line[1:] + ".")
+        # All commands are listed, but only the chosen one gets its arguments.
         command.add_argument("--offline", action="store_true", help="never use the network (as PHIDET_OFFLINE=1)")
         if name == chosen:
             loaded = import_module(module)
@@ -73,11 +74,12 @@ def build_parser(chosen: str | None) -> Parser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one command; returns the exit code (0, that of the error's class, 130 after Ctrl-C, 141 if nobody reads)."""
+    """Runs one command; returns the exit code: 0, that of the error's class, 130 (Ctrl-C) or 141 (broken pipe)."""
     argv = sys.argv[1:] if argv is None else argv
+    # Looked up before parsing: only the chosen command's module, and what it imports, is loaded.
     chosen = next((word for word in argv if not word.startswith("-")), None)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a name must not stop what a terminal's letters cannot show
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file name outside the terminal's encoding must not raise
     try:
         args = build_parser(chosen).parse_args(argv)
         if args.offline:
@@ -90,6 +92,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"phidet: {error}", file=sys.stderr)
         return error.exit_code
     except ModuleNotFoundError as error:
+        # Only a package of an optional extra has a remedy to suggest; any other missing module is a defect.
         extra = extra_of(error.name or "")
         if extra is None:
             raise
@@ -98,12 +101,14 @@ def main(argv: list[str] | None = None) -> int:
         return missing.exit_code
     except BrokenPipeError:
         _say_no_more()  # the reader left
+        # Shells report a process ended by a signal as 128 + its number.
         return 128 + 13  # as of a process that SIGPIPE ended
     except OSError as error:
+        # Without a file name the error is from standard output; errors of files are PhidetErrors already.
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO) or error.filename is not None:
             raise
         _say_no_more()
-        print(f"phidet: cannot write what was found: {error.strerror}", file=sys.stderr)
+        print(f"phidet: cannot write output: {error.strerror}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("phidet: interrupted", file=sys.stderr)

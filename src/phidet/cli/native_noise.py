@@ -1,4 +1,4 @@
-"""Keeps what libraries in C write to standard error out of the user's terminal."""
+"""Suppresses what C libraries write to standard error."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from contextlib import contextmanager
 def without_native_noise() -> Iterator[None]:
     """While it lasts, only Python's ``sys.stderr`` and logging reach standard error.
 
-    libtiff writes what it dislikes about a file straight to file descriptor 2, and Pillow warns in several lines. What
-    matters of both arrives as an error.
+    libtiff writes its complaints about a file straight to file descriptor 2, and Pillow warns in several lines. What
+    matters of both is raised as an error.
     """
     shown = sys.stderr
     kept = os.dup(2)
     with warnings.catch_warnings(), open(os.devnull, "w") as nowhere:
         warnings.filterwarnings("ignore", module=r"PIL(\.|$)")
         shown.flush()
+        # Our own messages keep a copy of the original descriptor, as descriptor 2 itself leads to the null device.
         ours = open(kept, "w", encoding=shown.encoding, errors="backslashreplace", buffering=1)  # noqa: SIM115
         handlers = [h for h in logging.getLogger().handlers if isinstance(h, logging.StreamHandler)]
         handlers = [h for h in handlers if h.stream is shown]

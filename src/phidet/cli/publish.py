@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Publishes and says where."""
+    """Publishes a model and prints its version folder."""
     from phidet.serve.models.publish import publish
 
     version = publish(args.model, args.folder)

@@ -60,6 +60,7 @@ def _compound(args: argparse.Namespace, accuracy: Callable[[Any], float] | None)
     )
     for c in found:
         s, paper = c.scaling, "the paper's" if c.scaling == CompoundScaling() else ""
+        # The paper's choice is always shown, for comparison.
         if len(rows) < args.most or paper:
             factors, cost = f"{s.alpha:.2f}, {s.beta:.2f}, {s.gamma:.2f}", f"{c.measured_cost:.3f}×"
             rows.append((factors, f"{c.law_cost:.3f}", cost, f"{c.parameters:,}", or_dash(c.accuracy, "{:.4g}"), paper))
@@ -83,8 +84,9 @@ def _width(args: argparse.Namespace, accuracy: Callable[[Any], float] | None) ->
 
 
 def _load(reference: str) -> Callable[[Any], float]:
-    """The function that ``module:function`` names, looked for in the current folder first."""
+    """The function that ``module:function`` names, searched in the current folder first."""
     module, _, name = reference.partition(":")
+    # An installed console script does not have the current folder on its path, unlike python -m.
     sys.path.insert(0, os.getcwd())
     try:
         function: Callable[[Any], float] = getattr(import_module(module), name)

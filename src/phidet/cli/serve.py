@@ -33,10 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     models.add_argument("--model_config_file", type=Path, metavar="FILE", help="several models, as TensorFlow Serving")
     models.add_argument(
         "--model_config_file_poll_wait_seconds", type=float, default=1.0, metavar="S",
-        help="between looks for changes of that file, 0: never (default: 1)",
+        help="between polls of that file for changes, 0: never (default: 1)",
     )  # fmt: skip
     models.add_argument(
-        "--file_system_poll_wait_seconds", type=float, default=1.0, metavar="S", help="between looks for new versions"
+        "--file_system_poll_wait_seconds", type=float, default=1.0, metavar="S", help="between polls for new versions"
     )
     answers = parser.add_argument_group("answers")
     answers.add_argument("--score", type=float, default=0.05, help="least score of an object (default: 0.05)")
@@ -58,13 +58,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     limits = parser.add_argument_group("limits of a request")
     limits.add_argument("--max_body_bytes", type=int, metavar="N", help="also when inflated")
     limits.add_argument("--max_image_pixels", type=int, metavar="N")
-    limits.add_argument("--max_request_pixels", type=int, metavar="N", help="of all its pictures together")
-    limits.add_argument("--max_instances", type=int, metavar="N", help="pictures in one request")
+    limits.add_argument("--max_request_pixels", type=int, metavar="N", help="of all its images together")
+    limits.add_argument("--max_instances", type=int, metavar="N", help="images in one request")
     limits.add_argument("--max_connections", type=int, metavar="N")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Serves until it is told to stop."""
+    """Serves until SIGTERM or SIGINT."""
     from phidet.detections.settings import PostprocessSettings
     from phidet.serve.configuration import ServerSettings
     from phidet.serve.http.server import run as serve
@@ -102,6 +102,7 @@ def _batching(args: argparse.Namespace) -> BatchingParameters:
     from phidet.serve.config_files import read_batching_parameters
     from phidet.serve.models.batching import BatchingParameters
 
+    # The queue keeps its default length in images: 128 batches of one instead of 16 of eight.
     if not args.enable_batching:
         return BatchingParameters(max_batch_size=1, max_enqueued_batches=128)
     if args.batching_parameters_file is not None:
@@ -120,6 +121,7 @@ def _limits(args: argparse.Namespace) -> Limits:
         "connections": args.max_connections,
         "request_seconds": args.rest_api_timeout_in_ms / 1000,
     }
+    # Only what was given: the defaults are those of Limits.
     return Limits(**{name: value for name, value in given.items() if value is not None})
 
 

@@ -19,7 +19,7 @@ _EPILOG = """examples:
   phidet train my-photos --model efficientdet-d1 --epochs 50 --set augmentation.mosaic=0.5
   phidet train --resume runs/efficientdet-lite0-1           go on after Ctrl-C, a crash or a power cut
   phidet train /new/place --resume runs/efficientdet-lite0-1     the same, where the data lie elsewhere now
-  phidet train flowers --task classify                      a folder with one folder of pictures for each class
+  phidet train flowers --task classify                      a folder with one folder of images for each class
   torchrun --nproc-per-node 8 -m phidet.cli.main train coco --recipe paper    many devices, or many machines
 
 exit codes: 0 done, 1 diverged or the like, 2 settings, 3 data, 4 weights or disk, 130 interrupted"""
@@ -33,13 +33,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_layout(parser)
     parser.add_argument("--resume", type=Path, metavar="RUN", help="continue the run in this folder, exactly")
     what = parser.add_argument_group("what to train")
-    what.add_argument("--task", choices=["detect", "classify"], default="detect", help="objects, or whole pictures")
+    what.add_argument("--task", choices=["detect", "classify"], default="detect", help="objects, or whole images")
     add_model(what, "published name, model file or run folder (lite0 of the task)")
     what.add_argument(
         "--pretrained", default="backbone", metavar="START", help="backbone (ImageNet), coco, none or a weight file"
     )
     add_image_size(what)
-    what.add_argument("--train-split", metavar="NAME", help="the split to train on (found by looking)")
+    what.add_argument("--train-split", metavar="NAME", help="the split to train on (found by name)")
     what.add_argument("--val-split", metavar="NAME", help="the split to validate on, or none (found, or held out)")
     how = parser.add_argument_group("how")
     how.add_argument("--recipe", default="auto", metavar="NAME", help="auto, small or paper")
@@ -62,18 +62,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Trains and says what was left where."""
+    """Trains a model and prints where its files are."""
     from phidet.training import run as running
 
     out = args.resume or args.out
+    # Argparse has no default for it, so that --resume can tell whether a model was given.
     model = args.model or ("efficientnet-lite0" if args.task == "classify" else "efficientdet-lite0")
     settings = _settings(args, out or running.next_folder(Path("runs"), Path(model).stem))
     try:
         trained = _train(args, model, settings)
     except (KeyboardInterrupt, SystemExit):
+        # Only where an epoch was completed is there something to resume.
         if (settings.out / "state.pt").exists():
             print(f"\nthe last whole epoch is kept; go on with: phidet train --resume {settings.out}", file=sys.stderr)
         raise
+    # Only the first of several processes has files and metrics to report.
     if not running.first_process():
         return
     left = "best.safetensors, last.safetensors, curves.png, metrics.csv"
@@ -96,6 +99,7 @@ def _train(args: argparse.Namespace, model: str, settings: RunSettings) -> Train
         if args.data is None:
             raise ConfigError("say what to train on: phidet train DATA, or --resume RUN")
         start = open_start(model)
+        # Checked before the data are read, which takes longer.
         if (args.task == "classify") != start.classifies:
             raise ConfigError(f"{model} is not for --task {args.task}")
         request = Request(
@@ -113,7 +117,7 @@ def _train(args: argparse.Namespace, model: str, settings: RunSettings) -> Train
 
 
 def _check_left_out(args: argparse.Namespace) -> None:
-    """Raises ConfigError where a resumed run is given what it has of its own."""
+    """Raises ConfigError if a resumed run is given options that are part of the run."""
     unset: dict[str, Any] = dict.fromkeys(("layout", "model", "image_size", "train_split", "val_split", "out"))
     unset |= dict.fromkeys(("epochs", "batch_size", "learning_rate", "precision"))
     unset |= {"recipe": "auto", "seed": 0, "set": [], "pretrained": "backbone", "task": "detect"}
@@ -153,7 +157,7 @@ def _changes(args: argparse.Namespace) -> dict[str, Any]:
     for setting in args.set:
         path, equals, text = setting.partition("=")
         if not equals:
-            raise ConfigError(f"--set wants KEY=VALUE, got {setting!r}")
+            raise ConfigError(f"--set expects KEY=VALUE, got {setting!r}")
         try:
             value = msgspec.json.decode(text)
         except msgspec.DecodeError:
@@ -161,6 +165,7 @@ def _changes(args: argparse.Namespace) -> dict[str, Any]:
         *parents, key = path.split(".")
         inner = changes
         for parent in parents:
+            # Nested dictionaries from dotted keys, as msgspec converts them into the recipe's structs.
             inner = inner.setdefault(parent, {})
             if not isinstance(inner, dict):
                 raise ConfigError(f"--set {path} and --set {parent} exclude each other")

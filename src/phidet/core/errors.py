@@ -1,14 +1,14 @@
 """Every error that phidet raises on purpose.
 
     PhidetError                 exit code 1, HTTP 500
-    ├── ConfigError             exit code 2, HTTP 400: a setting that cannot be (also a ValueError)
+    ├── ConfigError             exit code 2, HTTP 400: an invalid setting (also a ValueError)
     │   └── UnknownNameError    a name that is not in the list, with the nearest ones
     ├── InputError              exit code 3, HTTP 400: data that cannot be used (also a ValueError)
     ├── CheckpointError         exit code 4, HTTP 500: a weight file that cannot be used
     ├── DownloadError           exit code 5, HTTP 500: a file that could not be fetched
-    ├── MissingExtraError       exit code 6, HTTP 500: a part of phidet that is not installed
+    ├── MissingExtraError       exit code 6, HTTP 500: an optional part of phidet that is not installed
     ├── ExportError             exit code 7, HTTP 500: an export that differs from its model, or cannot be written
-    ├── TrainingDivergedError   exit code 1, HTTP 500: weights or losses that are no numbers any more
+    ├── TrainingDivergedError   exit code 1, HTTP 500: weights or losses became NaN or infinite
     └── RefusedError            a request to the server, with a status of its own: phidet.serve.refusals
 
 A message says what was expected, what came, and what to do. The command line prints the message
@@ -39,15 +39,15 @@ class UnknownNameError(ConfigError):
     """A name is not in the list of known names.
 
     Args:
-        kind: what was named, as it should read in the message ("model", "graph", "config key").
-        name: what came.
-        known: what would have been accepted.
+        kind: what the name stands for, as it appears in the message ("model", "graph", "config key").
+        name: the name that was given.
+        known: the accepted names.
     """
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         known = list(known)
         likeness = {k: difflib.SequenceMatcher(None, str(name).lower(), k).ratio() for k in known}
-        # Of equally near names the earlier: a family lists its smallest member first.
+        # The sort is stable, so ties keep the given order: a model family lists its smallest member first.
         near = [k for k in sorted(known, key=lambda k: -likeness[k]) if likeness[k] >= 0.5][:3]
         hint = f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(known)}."
         super().__init__(f"unknown {kind} {name!r}. {hint}")
@@ -85,10 +85,10 @@ class MissingExtraError(PhidetError):
 
 
 class TrainingDivergedError(PhidetError):
-    """The loss, or a weight, is no longer a number."""
+    """The loss, or a weight, became NaN or infinite."""
 
 
 class ExportError(PhidetError):
-    """An exported file does not say what its model says, or cannot be written."""
+    """An exported file's outputs differ from those of its model, or it cannot be written."""
 
     exit_code = 7

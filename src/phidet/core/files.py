@@ -1,4 +1,4 @@
-"""Files that are there as a whole or not at all."""
+"""Atomic file writes: a file appears complete or not at all."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from phidet.core.errors import DownloadError, PhidetError
 
 
 class AtomicFile:
-    """A file that is written beside its place and appears there, whole, when it is kept; an older one stays until then.
+    """A file written under a temporary name beside ``path`` and renamed to it by ``keep``; until then an old one stays.
 
     Args:
-        path: where it will be; folders are made.
+        path: where the finished file goes; missing folders are created.
 
     Raises:
         PhidetError: it cannot be written there.
@@ -35,21 +35,22 @@ class AtomicFile:
             self.file.write(content)
 
     def keep(self) -> None:
-        """Puts the file in its place; raises PhidetError where that fails."""
+        """Renames the file to its final path; raises PhidetError where that fails."""
         with raising_write_errors(self.path):
             self.file.flush()
+            # Without fsync, a power failure after the rename could leave an empty file under the final name.
             os.fsync(self.file.fileno())
             self.file.close()
             self.part.replace(self.path)
 
     def discard(self) -> None:
-        """Leaves nothing behind."""
+        """Deletes the temporary file."""
         self.file.close()
         self.part.unlink(missing_ok=True)
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Writes ``content`` to ``path``, in one piece.
+    """Writes ``content`` to ``path`` atomically.
 
     Raises:
         PhidetError: it cannot be written there.
@@ -58,13 +59,14 @@ def write_atomic(path: Path, content: bytes) -> None:
     try:
         file.write(content)
         file.keep()
+    # BaseException: Ctrl-C must not leave a temporary file behind either.
     except BaseException:
         file.discard()
         raise
 
 
 def write_atomic_with(path: Path, make: Callable[[BinaryIO], object]) -> Path:
-    """Writes what ``make`` writes to a stream, in one piece: pictures, figures.
+    """Writes atomically what ``make`` writes to a stream, for libraries that save to a stream (Pillow, Matplotlib).
 
     Raises:
         PhidetError: it cannot be written there.
@@ -76,18 +78,21 @@ def write_atomic_with(path: Path, make: Callable[[BinaryIO], object]) -> Path:
 
 
 def part_of(path: Path) -> Path:
-    """Where this process writes what will be at ``path``."""
+    """The temporary name under which this process writes the file that will be at ``path``."""
+    # In the same folder, since a rename is atomic only within one file system; with the process id, since two processes
+    # may write the same file at once.
     return path.with_name(f".{cut(path.name)}.{os.getpid()}.part")
 
 
 def cut(name: str) -> str:
-    """What goes into a longer name, which has at most 255 bytes."""
+    """The first 100 bytes of a file name, so that a longer name made of it stays below the usual limit of 255 bytes."""
+    # The limit counts bytes, not characters; "ignore" drops a character that the cut splits.
     return name.encode("utf-8", "surrogatepass")[:100].decode("utf-8", "ignore")
 
 
 @contextmanager
 def raising_write_errors(path: Path) -> Iterator[None]:
-    """Says of what goes wrong in the block that ``path`` cannot be written."""
+    """Turns an OSError in the block into a PhidetError that names ``path``."""
     try:
         yield
     except OSError as error:
@@ -105,4 +110,4 @@ def cache_dir() -> Path:
     try:
         return folder.expanduser().absolute()
     except RuntimeError as error:
-        raise DownloadError(f"cannot tell which folder {folder} is ({error}): set PHIDET_CACHE to one") from error
+        raise DownloadError(f"cannot expand the cache folder {folder} ({error}): set PHIDET_CACHE") from error

@@ -1,4 +1,4 @@
-"""The machine that this process runs on: how many processors it may use, and how its memory is handed out."""
+"""The machine that this process runs on: the number of usable processors, and the settings of its memory allocator."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ _STEP = 64 << 20  # bytes by which the heap grows
 
 
 def usable_cores(root: Path = Path("/")) -> int:
-    """Processors that the process may run on, and that its container gives it time for; at least 1.
+    """Number of processors that the process may use, by its affinity mask and its container's CPU quota; at least 1.
 
     Args:
-        root: of the file system that holds ``proc`` and ``sys``, where Linux tells both.
+        root: of the file system that holds Linux's ``proc`` and ``sys``; tests pass another one.
     """
     return _within_quota(len(_allowed()), root)
 
 
 def usable_physical_cores(root: Path = Path("/")) -> int:
-    """:func:`usable_cores` without the further hardware threads of a core, from which arithmetic gains nothing.
+    """:func:`usable_cores`, counting hardware threads of the same core once: arithmetic gains nothing from them.
 
     Args:
-        root: as there.
+        root: as in :func:`usable_cores`.
     """
     siblings = set()
     for processor in _allowed():
+        # Threads of one core list the same siblings ("0,4"), so the set of these texts counts cores.
         topology = root / f"sys/devices/system/cpu/cpu{processor}/topology/thread_siblings_list"
         try:
             siblings.add(topology.read_text().strip())
@@ -56,6 +57,7 @@ def _quotas(root: Path) -> Iterator[float]:
     A group is found below where its hierarchy is mounted, or, inside a container, at the mount itself.
     """
     try:
+        # Each line is "number:controllers:group"; version 2 has the single line "0::/group".
         groups = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
         groups = ["0::/"]
@@ -72,14 +74,16 @@ def _quotas(root: Path) -> Iterator[float]:
 
 def _upwards(mount: Path, group: str) -> Iterator[Path]:
     """The folders of a group and of all groups around it, down to the mount."""
+    # Seen from inside a cgroup namespace, a group outside it reads "/../…", which is not below the mount.
     parts = [] if ".." in group.split("/") else [part for part in group.split("/") if part]
     for length in range(len(parts), -1, -1):
         yield mount.joinpath(*parts[:length])
 
 
 def _ratio(*files: Path) -> Iterator[float]:
-    """Quota over period, microseconds, which one file holds or two; nothing without a limit ("max", −1)."""
+    """Quota over period, in microseconds, from one file (version 2) or two (version 1); nothing without a limit."""
     try:
+        # Unpacking also rejects an empty or malformed file; "max" and −1 mean no limit.
         quota, period = (int(word) for file in files for word in file.read_text().split())
     except (OSError, ValueError):
         return
@@ -94,7 +98,7 @@ def keep_freed_memory() -> bool:
     block back to the system at once, and the next one comes as fresh pages, each of which the kernel must map and
     clear: about a third of the time of a step. Kept in the process, the same pages serve every step.
 
-    It belongs to the whole process and stays. The process's size then stays at its peak, which is the peak that
+    The setting applies to the whole process, for good. Its size then stays at its peak, which is the peak that
     training needs anyway. Only glibc knows these settings; elsewhere nothing happens.
     """
     if platform.libc_ver()[0] != "glibc":

@@ -1,4 +1,4 @@
-"""Numbers that several rooms need."""
+"""Small numeric helpers shared by several packages."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import numpy as np
 
 
 def shortest_float(value: np.float32) -> float:
-    """The fewest digits that are this float32."""
+    """The float with the fewest decimal digits that rounds to this float32: 0.1, not 0.10000000149011612."""
+    # NumPy prints the shortest text that parses back to the same float32; converting the value directly would expose
+    # float64 digits.
     return float(str(value))
 
 
 def evenly_spaced(length: int, most: int) -> list[int]:
-    """At most ``most`` of the indices below ``length``, from all over, rising; none where there are none."""
+    """At most ``most`` of the indices 0 … ``length`` − 1, evenly spaced, in rising order; empty if ``length`` is 0."""
     return np.linspace(0, length - 1, min(most, length)).round().astype(int).tolist() if length else []

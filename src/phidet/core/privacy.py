@@ -7,11 +7,11 @@ import sys
 
 
 def disable_usage_reports() -> None:
-    """Stops the packages that phidet imports from reporting to their makers.
+    """Disables usage reporting (telemetry) in the packages that phidet imports.
 
     Runs when ``phidet`` is imported, which comes before any import of its own, so that no module has to remember it.
     Processes started from here inherit the environment variable. A package that was imported before phidet has
-    initialised its reporting by then: ONNX Runtime is told to stop, OpenVINO cannot be.
+    initialised its reporting by then: ONNX Runtime can still be told to stop, OpenVINO cannot.
     """
     # ONNX Runtime 1.32 uploads events to mobile.events.data.microsoft.com and keeps a device identifier below ~/.cache.
     # The variable is read when its library is loaded (onnxruntime/Privacy.md).

@@ -15,7 +15,8 @@ def require(condition: bool, message: str) -> None:
 
 
 def require_one_of(kind: str, value: str, choices: object) -> None:
-    """``choices`` is one of the literals above. From JSON msgspec checks them, from Python nobody does."""
+    """Raises UnknownNameError unless ``value`` is one of the literals in ``choices`` (a ``Literal`` type)."""
+    # msgspec checks literals only when it decodes JSON, not when a struct is constructed in Python.
     if value not in get_args(choices):
         raise UnknownNameError(kind, value, get_args(choices))
 
@@ -48,9 +49,10 @@ def replace(config: ConfigT, changes: dict[str, Any]) -> ConfigT:
 
     Raises:
         UnknownNameError: a key that the config does not have.
-        ConfigError: the result is not possible.
+        ConfigError: the result is invalid.
     """
     fields = config.__struct_fields__
+    # msgspec.structs.replace would raise a bare TypeError; here the message lists the nearest known keys.
     for key in changes:
         if key not in fields:
             raise UnknownNameError("config key", key, fields)

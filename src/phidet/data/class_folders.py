@@ -56,7 +56,7 @@ def find_class_folders(path: Path) -> Found:
 
 
 def split_by_class(dataset: Dataset, share: float = 0.2, seed: int = 0) -> tuple[Dataset, Dataset]:
-    """Training and validation data, drawn so that each class has its ``share`` in the latter; alike for equal seeds.
+    """Training and validation data, drawn so that each class has its ``share`` in the latter; equal for equal seeds.
 
     A class of at least two images has at least one in each.
     """
@@ -64,6 +64,7 @@ def split_by_class(dataset: Dataset, share: float = 0.2, seed: int = 0) -> tuple
     held: list[int] = []
     for class_id in range(len(dataset.class_names)):
         own = np.flatnonzero(ids == class_id)
+        # A generator per class: adding images to one class does not reshuffle the others.
         order = np.random.default_rng((seed, class_id)).permutation(own)
         most = len(own) - 1
         held += order[: min(max(round(share * len(own)), 1), most)].tolist() if most > 0 else []
@@ -78,6 +79,7 @@ def _classes(path: Path) -> list[str]:
 def _read(folder: Path, root: Path, split: str, class_names: Sequence[str]) -> Dataset:
     collector = Collector(split, root, class_names)
     for path in (path for own in subfolders(folder) for path in files_below(own, lambda _: True)):
+        # Images in unsupported formats are reported; otherwise they would silently be missing from their class.
         other = other_image(followed(path))
         if other is not None:
             what = f"{other}, which is not searched for: convert it, or give it the ending of its format; left out"
@@ -86,6 +88,7 @@ def _read(folder: Path, root: Path, split: str, class_names: Sequence[str]) -> D
     for class_name in class_names:
         if not any(class_name == own for _, own in images):
             collector.problem("image missing", folder / class_name, f"no image of class {class_name!r} in {split!r}")
+    # Reading headers is bound by the disk, not the CPU.
     with ThreadPoolExecutor() as pool:
         sizes = pool.map(image_size_or_error, [followed(image) for image, _ in images])
     for (image, class_name), size in zip(images, sizes, strict=True):
@@ -94,6 +97,7 @@ def _read(folder: Path, root: Path, split: str, class_names: Sequence[str]) -> D
         elif class_name not in class_names:
             collector.problem("class unknown", image, f"class {class_name!r} is not one of the classes; left out")
         else:
+            # A classified image is one object that covers it, so that the same data set type serves both tasks.
             whole = RawObject(str(image), (0.0, 0.0, float(size[1]), float(size[0])), class_name)
             collector.add(str(image.relative_to(root)), followed(image), size, [whole])
     return collector.dataset()

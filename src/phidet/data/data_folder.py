@@ -18,7 +18,7 @@ LAYOUT_NAMES: dict[Layout, str] = {
     "tfrecord": "TFRecord",
     "folders": "a folder of images for each class",
 }
-"""What people call them."""
+"""Names of the layouts for messages."""
 
 Reader = Callable[[Sequence[str] | None], Dataset]
 """Reads one split; given class names, it maps classes to them by name."""
@@ -30,12 +30,12 @@ _SPLIT_NAME = re.compile(rf"({'|'.join((*TRAIN_SPLITS, *VAL_SPLITS, *TEST_SPLITS
 
 
 class Found(NamedTuple):
-    """One way to understand what lies in a folder.
+    """One interpretation of the content of a folder.
 
     Attributes:
         evidence: the files that it was recognised by, in a few words, for messages.
         readers: one for each split, by name.
-        certain: whether the content of files says so; else only their names do.
+        certain: whether it is recognised by the content of files, and not by their names alone.
     """
 
     evidence: str
@@ -76,6 +76,7 @@ class DataFolder(NamedTuple):
             raise UnknownNameError(f"split of {self.path}", split, self.readers)
         dataset = self.readers[split](class_names)
         if len(dataset) == 0:
+            # The first problems usually show why nothing is left, such as a wrong image folder.
             problems = "".join(f"\n  {p.where}: {p.what}" for p in dataset.problems[:3])
             raise InputError(f"split {split!r} of {self.path} has no image that can be used{problems}")
         return dataset
@@ -84,7 +85,7 @@ class DataFolder(NamedTuple):
         """The split to train on.
 
         Raises:
-            InputError: which it is cannot be told from the names.
+            InputError: the names do not show which one it is.
         """
         found = first_split(TRAIN_SPLITS, self.splits) or (self.splits[0] if len(self.splits) == 1 else None)
         if found is None:
@@ -103,5 +104,6 @@ def is_split_name(name: str) -> bool:
 
 def first_split(wanted: Sequence[str], splits: Sequence[str]) -> str | None:
     """The first name of ``wanted`` among the splits, whatever its capital letters; ``None`` where there is none."""
+    # Reversed, so that of names that differ in case only the first one wins.
     by_name = {split.casefold(): split for split in reversed(splits)}
     return next((by_name[name] for name in wanted if name in by_name), None)

@@ -28,7 +28,7 @@ class Annotations(NamedTuple):
     Attributes:
         boxes_xyxy: (N, 4) float32, pixels of the image as :meth:`Dataset.image` gives it, inside it, never empty.
         class_ids: (N,) int64, 0…C−1.
-        areas: (N,) float32, px²: of the object where the labels tell (COCO's segments), else of the box. It decides
+        areas: (N,) float32, px²: of the object where the labels have it (COCO's segments), else of the box. It decides
             which objects count as small, medium and large.
         crowd: (N,) bool, regions of many objects (COCO's ``iscrowd``): never a target, never a mistake to detect.
         difficult: (N,) bool, hard to see (VOC): a target to train on, neither right nor wrong in VOC's evaluation.
@@ -117,6 +117,7 @@ class Dataset:
         records = [source if isinstance(source, RecordImage) else None for source in sources]
         paths = [str(source.path if isinstance(source, RecordImage) else source) for source in sources]
         self._paths: npt.NDArray[np.str_] = np.array(paths, dtype=np.str_)
+        # Sources as two flat arrays instead of objects: forked workers then share the memory without touching counters.
         self._offsets: npt.NDArray[np.int64] = np.array([-1 if r is None else r.offset for r in records], np.int64)
         self._sizes_hw = sizes_hw
         self._starts = np.cumsum([0, *(len(a.class_ids) for a in annotations)])
@@ -197,13 +198,13 @@ def _join(parts: Iterable[npt.NDArray[Any]], dtype: npt.DTypeLike, empty: tuple[
 
 
 class RawObject(NamedTuple):
-    """An object as a label file tells it, not yet checked.
+    """An object as a label file describes it, not yet checked.
 
     Attributes:
         where: file and line, index or id, for messages.
         box_xyxy: pixels; may be anything.
         class_name: as in the label file.
-        area: px², ``None`` where the labels do not tell; one that cannot be counts as not told.
+        area: px², ``None`` where the labels have none; an invalid one is ignored.
         crowd, difficult: as in :class:`Annotations`.
     """
 
@@ -217,15 +218,15 @@ class RawObject(NamedTuple):
 
 SMALLEST_SIDE = 1e-3  # pixels; a box below that is a point or a line, whatever rounding made of it
 LARGEST = 1e30  # pixels; beyond that float32 overflows
-TOLERANCE = 1.0  # pixels outside the image that are rounding, and not worth a word
+TOLERANCE = 1.0  # pixels outside the image that are rounding, and not reported
 # Fractions of an image that are taken for pixels end up in its first two pixels (two: x + width where both are
-# fractions), where nobody draws a box by hand. In an icon somebody might.
+# fractions), where boxes drawn by hand do not lie. In an icon they may.
 FRACTIONS_END = 2.0  # pixels
 SMALLEST_FOR_FRACTIONS = 32  # pixels, of the shorter side of the image
 
 
 class Collector:
-    """What a reader gives its images and objects to: checks each of them once, the same way for every layout.
+    """Collects a reader's images and objects, and checks each of them the same way for every layout.
 
     Class names are compared in Unicode's composed form: macOS and some tools write "ü" as two characters.
 
@@ -252,6 +253,7 @@ class Collector:
         self._in_pixels = in_pixels
         self._objects, self._in_fractions = 0, 0
         self._first_in_fractions: RawObject | None = None
+        # Index of each image by name: a dict keeps the order and finds repeated entries at once.
         self._names: dict[str, int] = {}
         self._sources: list[ImageSource] = []
         self._annotations: list[Annotations] = []
@@ -270,6 +272,7 @@ class Collector:
         Returns:
             what the image is called.
         """
+        # Two different images may have one name in different folders; the path tells them apart.
         if self.source(name) not in (None, source):
             name = str(source)
         kept = [checked for o in objects if (checked := self._check(o, name, size_hw)) is not None]
@@ -319,7 +322,7 @@ class Collector:
         )
 
     def _merge(self, index: int, name: str, size_hw: tuple[int, int], later: Annotations) -> None:
-        """Adds to an image what a later entry of the same image has."""
+        """Merges a later entry of the same image into it."""
         count = len(later.class_ids)
         if size_hw != self._sizes[index]:  # the boxes are of another image, or of a resized copy
             height, width = self._sizes[index]
@@ -330,6 +333,7 @@ class Collector:
             self.problem("image repeated", name, what)
             return
         first = self._annotations[index]
+        # Compared by class and box, so that a file that is listed twice does not double its objects.
         present = set(_keys(first))
         fresh = later.take(np.array([key not in present for key in _keys(later)], np.bool_))
         added = len(fresh.class_ids)
@@ -361,6 +365,7 @@ class Collector:
             tell("class unknown", f"class {o.class_name!r} is not one of the classes; left out")
             return None
         height, width = size_hw
+        # Also false for NaN, which then counts as missing.
         if o.area is not None and not 0 <= o.area < LARGEST:
             o = o._replace(area=None)
         if not finite:
@@ -386,7 +391,7 @@ class Collector:
 
 
 def _keys(annotations: Annotations) -> Iterator[tuple[float, ...]]:
-    """What makes two objects of an image the same: class and box."""
+    """Keys by which two objects of an image are the same: class and box."""
     for class_id, box in zip(annotations.class_ids.tolist(), annotations.boxes_xyxy.tolist(), strict=True):
         yield class_id, *box
 

@@ -1,4 +1,4 @@
-"""Finds the images that label files name, also where the names are of another computer, or no longer exact."""
+"""Finds the images that label files name, even if paths are from another computer or no longer exact."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class ImageFinder:
 
     Args:
         folders: where images may lie, the likeliest first.
-        split: that the images are of; folders of other splits are left alone, where equal names are other images.
+        split: that the images are of; folders of other splits are skipped, because equal names there are other images.
         within: the data folder. What lies around it, which may be a whole disk, is never searched at any depth.
     """
 
@@ -79,6 +79,7 @@ class ImageFinder:
             exact: the images of other names, which are theirs.
         """
         candidates = {name: self.named(name) for name in dict.fromkeys(names)}
+        # An image that two names could mean would give one of them the boxes of the other: neither gets it.
         claims: dict[Path, set[str]] = defaultdict(set)
         for name, paths in candidates.items():
             if len(paths) == 1:
@@ -106,6 +107,7 @@ class ImageFinder:
         """
         for folder, index in self._walked():
             fitting = [path for path in index.get(same_name(wanted[-1]), ()) if self._may_be(path, wanted, suffix)]
+            # Several images of that name: the one that shares the most folders with the wanted path is meant.
             if len(fitting) > 1:
                 whole = [(*folder.parts, *path.parts) for path in fitting]
                 ranks = [(_shared(parts, wanted), parts[-1] == f"{wanted[-1]}{suffix or ''}") for parts in whole]
@@ -152,7 +154,7 @@ def _plain(name: str) -> str:
 
 
 def _spellings(file_name: str, whole: str) -> list[str]:
-    """What a file may really be called, the likeliest first."""
+    """Possible spellings of a file's name, the likeliest first."""
     spellings = [file_name]
     if "%" in whole:
         spellings.append(unquote(file_name))

@@ -1,4 +1,4 @@
-"""What an image is, wherever it lies and whatever it is called: a fingerprint of its encoded bytes.
+"""Identifies images by a fingerprint of their encoded bytes, independent of their path and name.
 
 Moving, copying or renaming an image keeps its fingerprint; encoding it again changes it. Reading dominates the cost: a
 hundred thousand photos take less time than the first epoch spends on reading them.
@@ -44,6 +44,7 @@ def fingerprint(source: ImageSource) -> str | None:
 def _digest(file: BinaryIO) -> str:
     size = file.seek(0, os.SEEK_END)
     whole = size <= _PARTS * _PART
+    # The size is part of the digest: sampled parts alone could agree for files of different lengths.
     digest = hashlib.blake2b(size.to_bytes(8, "little"), digest_size=8)
     for part in range(1 if whole else _PARTS):
         file.seek((size - _PART) * part // (_PARTS - 1))

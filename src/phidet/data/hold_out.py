@@ -22,7 +22,7 @@ log = logging.getLogger("phidet")
 HELD_OUT = 0.15  # of the images
 _FEWEST = 5  # images from which some can be spared
 RUN = "run.json"
-"""What a run's folder says of itself."""
+"""File name of the description in a run's folder."""
 
 
 def can_hold_out(dataset: Dataset) -> bool:
@@ -41,6 +41,7 @@ def hold_out(dataset: Dataset, share: float, seed: int) -> tuple[Dataset, Datase
             f"{dataset.name!r} has {len(dataset)} images and no validation split: label more, or say --val-split none"
         )
     chosen = np.zeros(len(dataset), bool)
+    # A mask keeps the order of the images in both parts.
     chosen[np.random.default_rng(seed).permutation(len(dataset))[: max(1, round(share * len(dataset)))]] = True
     first, second = (np.flatnonzero(part).tolist() for part in (~chosen, chosen))
     return dataset.subset(first, dataset.name), dataset.subset(second, f"{dataset.name}, held out")
@@ -63,7 +64,7 @@ class ValidationData(NamedTuple):
 def validation_data(
     model: str | Path, folder: DataFolder, class_names: Sequence[str] | None, split: str | None = None
 ) -> ValidationData:
-    """What a model is measured on; says what is in it, what was left out, and what the model has learned from.
+    """Chooses the data to measure a model on; logs their content, what was left out, and overlap with training data.
 
     Args:
         model: a file, the folder of a run, or a name.
@@ -91,7 +92,7 @@ def validation_data(
         )
     if found.trained_on:
         log.warning(
-            "%s was trained on %d of these %d images, so the figures say little of others",
+            "%s was trained on %d of these %d images, so the metrics say little about others",
             *(model, found.trained_on, len(found.dataset)),
         )
     return found
@@ -103,6 +104,7 @@ def _choose(
     run = _run_of(Path(model))
     images = None if run is None else read_run_images(run)
     about = None if run is None else _about(run)
+    # Without a validation split the run held images out itself: those are the only ones it has not learned from.
     if folder.val_split() is None and split in (None, "val"):
         held_out = None
         if images is not None:
@@ -122,6 +124,7 @@ def _choose(
         return ValidationData(split, dataset, int(images.learned_of(dataset).sum()))
     if about is None:
         return ValidationData(split, dataset, None)
+    # Earlier versions recorded no images: only the path shows whether these are the training data.
     if _same_data(about, folder.path):
         return ValidationData(split, dataset, len(dataset) if split == _train_split(about, folder) else 0)
     log.info("%s did not record its images, as earlier versions; whether these are among them is not known", run)
@@ -157,6 +160,7 @@ def _held_out_by_path(
         train, held = split_by_class(dataset, seed=about["seed"])
     else:
         train, held = hold_out(dataset, HELD_OUT, about["seed"])
+    # Drawn again from other images, the parts differ from those of the run.
     if len(train) != about.get("num_images"):
         log.warning(
             "%s has changed since the run began, so some of these images may be among those it learned", folder.path
@@ -172,7 +176,7 @@ def _run_of(model: Path) -> Path | None:
 
 
 def _about(run: Path) -> dict[str, Any] | None:
-    """What a run says of itself; ``None`` where it was begun with a task of one's own, or says nothing of use."""
+    """The description of a run; ``None`` where it was begun with a task of one's own, or is not usable."""
     try:
         about = msgspec.json.decode((run / RUN).read_bytes())
         return about if isinstance(about["request"]["data"], str) and isinstance(about["seed"], int) else None

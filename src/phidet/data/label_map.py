@@ -1,4 +1,4 @@
-"""``label_map.pbtxt``: what the labels of TFRecord files are called, as TensorFlow's detection tools write it."""
+"""``label_map.pbtxt``: the class names of TFRecord files, as TensorFlow's detection tools write them."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ def read_label_map(path: Path) -> list[str]:
     except text_format.ParseError as error:
         raise InputError(f"cannot read {path}: {error}") from error
     items = {item.id: item for item in content.item if item.id >= 1}  # some have the background at 0
+    # A huge label would otherwise make a list of as many made-up names.
     if not items or len(items) != sum(item.id >= 1 for item in content.item) or max(items) > len(items) + 10_000:
         raise InputError(f"{path} should name each label 1, 2, … once: item {{ id: 1 name: 'cat' }}")
     names = {label: item.name or f"class-{label - 1}" for label, item in items.items()}
@@ -47,7 +48,7 @@ def read_label_map(path: Path) -> list[str]:
 
 @cache
 def _label_map_class() -> Any:
-    """The message, described here, so that no code is generated."""
+    """The protobuf message, described in code, so that no generated module is needed."""
     file = descriptor_pb2.FileDescriptorProto(name="phidet_label_map.proto", package="phidet", syntax="proto2")
     field = descriptor_pb2.FieldDescriptorProto
     item = file.message_type.add(name="LabelMapItem")

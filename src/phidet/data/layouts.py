@@ -1,4 +1,4 @@
-"""Finds out how a data folder is laid out, and which splits it has."""
+"""Recognises the layout of a data folder, and finds its splits."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _FINDERS: dict[Layout, Callable[[Path], Found | None]] = {
 _OF_LAYOUTS = {*TRAIN_SPLITS, *VAL_SPLITS, *TEST_SPLITS, "annotations", "images", "jpegimages", "labels"}
 """Names of folders that are a part of a layout, and no wrapping around it."""
 _BY_CONTENT: tuple[Layout, ...] = ("voc", "yolo", "coco", "tfrecord")
-"""Those that are recognised. Folders of images may be anything; that their names are classes, a person must say."""
+"""Those that are recognised. For folders of images, the user must say that their names are classes."""
 
 
 def open_data(path: str | Path, layout: Layout | None = None) -> DataFolder:
@@ -76,6 +76,7 @@ def open_data(path: str | Path, layout: Layout | None = None) -> DataFolder:
 
 def _unwrapped(path: Path) -> Path:
     """The folder with the data in it, where an archive unpacked into a folder in a folder."""
+    # Archives often unpack into one folder inside another, several levels deep.
     while path.is_dir():
         inside = visible(path)
         if len(inside) != 1 or not inside[0].is_dir() or inside[0].name.casefold() in _OF_LAYOUTS:
@@ -95,6 +96,7 @@ def _find(path: Path, layout: Layout | None) -> tuple[Layout, dict[str, Reader]]
         return None if found is None else (layout, found.readers)
     candidates: dict[Layout, Found] = {}
     damaged: InputError | None = None
+    # All finders run, even after a match: data that fit two layouts must be reported, not guessed.
     for name in _BY_CONTENT:
         try:
             found = _FINDERS[name](path)
@@ -103,6 +105,7 @@ def _find(path: Path, layout: Layout | None) -> tuple[Layout, dict[str, Reader]]
             continue
         if found is not None:
             candidates[name] = found
+    # Content beats names: YOLO's folders beside a COCO file, say, do not make the data ambiguous.
     if any(found.certain for found in candidates.values()):
         candidates = {name: found for name, found in candidates.items() if found.certain}
     elif damaged is not None:
@@ -115,7 +118,7 @@ def _find(path: Path, layout: Layout | None) -> tuple[Layout, dict[str, Reader]]
 
 
 def read_pictures(folder: Path) -> Dataset:
-    """All pictures below a folder, without objects: for what looks at pictures only.
+    """All images below a folder, without objects: for calibration and the like, which need no labels.
 
     Raises:
         InputError: there is none.
@@ -123,5 +126,5 @@ def read_pictures(folder: Path) -> Dataset:
     items = [item._replace(label=None) for item in YoloFiles(folder).in_folder(folder)]
     dataset = read_yolo(items, folder, folder.name, class_names=(), own=ClassLists(()))
     if not len(dataset):
-        raise InputError(f"there are no pictures in {folder}, and no data in a layout that phidet knows")
+        raise InputError(f"there are no images in {folder}, and no data in a layout that phidet knows")
     return dataset

@@ -1,8 +1,7 @@
-"""What lies below a folder: hidden files are no part of a data set, links are followed, names are found as people see
-them.
+"""Lists data folders: skips hidden files, follows links, and matches names regardless of Unicode form and case.
 
-Archives and copies between systems change names without anybody noticing: macOS decomposes "ü" into two characters,
-Windows does not tell capital letters apart, and git writes a link as a small text file where it cannot make one.
+Archives and copies between systems silently change names: macOS decomposes "ü" into two characters,
+Windows ignores case, and git writes a link as a small text file where it cannot make one.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder of that name is none of the data: ``.git``, ``._photo.jpg``, ``__MACOSX``."""
+    """Whether a file or folder of that name is not part of the data: ``.git``, ``._photo.jpg``, ``__MACOSX``."""
     return name.startswith(".") or name in _NOT_DATA
 
 
@@ -83,10 +82,12 @@ def _below(
     try:
         status = real.stat()
         with os.scandir(real) as scan:
+            # Sorted, because the order of scandir differs between file systems, and with it the order of a training.
             entries = sorted((entry for entry in scan if not is_hidden(entry.name)), key=lambda entry: entry.name)
     except OSError as error:
         raise InputError(f"cannot read the folder {folder}: {error.strerror or error}") from error
     identity = status.st_dev, status.st_ino
+    # A link back to a folder above would otherwise be followed for ever.
     if identity in above:
         return
     deeper = None if levels is None else levels - 1
@@ -94,7 +95,7 @@ def _below(
         if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
             target = real / entry.name
         elif wanted(entry.name):
-            yield folder / entry.name  # a link to nowhere, too: whoever opens it says so
+            yield folder / entry.name  # dangling links, too: opening them reports it
             continue
         elif "." not in entry.name:
             target = followed(real / entry.name)  # a link as text, perhaps
@@ -153,7 +154,7 @@ class Names:
         self._folders: dict[Path, dict[str, list[str]]] = {}
 
     def find(self, path: Path) -> Path | None:
-        """``path`` as it is really spelled, through links or not; ``None`` where there is nothing of that name."""
+        """``path`` in its actual spelling, through links or not; ``None`` where there is nothing of that name."""
         if _real(path) is not None:
             return path
         if path == path.parent:

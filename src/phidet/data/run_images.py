@@ -1,4 +1,4 @@
-"""Which images a training run learned from and was validated on, known by what they are and not by where they lie.
+"""Which images a training run learned from and was validated on, identified by content and not by path.
 
 ``images.csv`` in a run's folder has a row for each: its part ("train", "val", or "earlier" for what the model had
 learned from before the run), its fingerprint, and its name, which is for people.
@@ -83,6 +83,7 @@ def read_run_images(run: Path) -> RunImages | None:
     """
     path = run / IMAGES
     try:
+        # keepends: names of images may hold line breaks inside quotes.
         header, *rows = csv.reader(path.read_text(encoding="utf-8").splitlines(keepends=True))
         if header != _HEADER:
             raise ValueError(f"its first line should be {','.join(_HEADER)}")
@@ -118,9 +119,11 @@ def places(wanted: Sequence[KnownImage], dataset: Dataset) -> list[int | None]:
     for image in wanted:
         copies = at.get(image.fingerprint, [])
         own = next((i for i in copies if names[i] == image.name), None)
+        # A copy that no other name claims, before one that somebody else's name would match exactly.
         other = next((i for i in copies if (image.fingerprint, names[i]) not in by_name), None)
         chosen = own if own is not None else other if other is not None else next(iter(copies), None)
         if chosen is not None:
+            # Each image is given out once, so that copies in the data are matched one to one.
             copies.remove(chosen)
         result.append(chosen)
     return result
@@ -141,6 +144,7 @@ def restore(parts: Sequence[Sequence[KnownImage]], dataset: Dataset, names: Sequ
     wanted = [image for part in parts for image in part]
     found = places(wanted, dataset)
     missing = [image.name for image, place in zip(wanted, found, strict=True) if place is None]
+    # Strict on purpose: images added since would change the epochs and the held-out part.
     if missing or len(wanted) != len(dataset):
         lost = f"; {len(missing):,} of them are missing or have changed, first {missing[0]}" if missing else ""
         raise InputError(

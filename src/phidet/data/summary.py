@@ -19,7 +19,7 @@ LOSSES = frozenset(
         *("class unknown", "box invalid", "box empty", "box outside"),
     }
 )
-"""Kinds of problems through which images or objects are lost; others are set right, or only worth knowing."""
+"""Kinds of problems through which images or objects are lost; others are corrected, or informative only."""
 _EXAMPLES = 3  # kept of each kind
 _LINES = 8  # of details in the log
 _NAMES = 6  # of classes in a line
@@ -90,6 +90,7 @@ def summarise_data(dataset: Dataset) -> DataSummary:
     truth = dataset.all_annotations
     groups = _grouped(dataset.problems)
     per_class = np.bincount(truth.class_ids[~truth.crowd], minlength=len(dataset.class_names))
+    # Crowd regions are neither objects to learn nor background, so they are counted apart.
     crowd_flags = [dataset.annotations(index).crowd for index in range(len(dataset))]
     return DataSummary(
         name=dataset.name,
@@ -119,7 +120,7 @@ def _grouped(problems: Sequence[Problem]) -> list[ProblemGroup]:
 
 
 def log_summary(summary: DataSummary, data: str, classify: bool = False) -> None:
-    """Says :meth:`DataSummary.line`, then each kind of problem with its first example, and classes without objects."""
+    """Logs :meth:`DataSummary.line`, then each kind of problem with its first example, and classes without objects."""
     log.info("%s", summary.line(classify))
     groups = (*summary.left_out, *summary.notes)
     for group in groups[:_LINES]:

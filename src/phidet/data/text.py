@@ -1,4 +1,4 @@
-"""Text files of any origin: every label, list and class file is read here, so that encodings are handled alike."""
+"""Text files of any origin: every label, list and class file is read here, with one handling of encodings."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _not_unicode(content: bytes, encoding: str, position: int, path: Path) -> st
     if b"\0" in line or b"\0" in content[:_SNIFFED]:
         return f"{path} is not text (byte 0x{content[position]:02X} at {position}): expected UTF-8"
     shown = line.decode("cp1252", "replace")[:_LONGEST_SHOWN]
-    # In which of the many 8-bit encodings it is cannot be known; the owner sees whether the usual one is right.
+    # Which of the many 8-bit encodings it is cannot be known; the text in the most usual one shows whether that fits.
     return (
         f"{path} is not UTF-8: byte 0x{content[position]:02X} in line {line_number}, which as Windows-1252 "
         f"(Latin-1) reads {shown!r}. Save the file in the encoding UTF-8"

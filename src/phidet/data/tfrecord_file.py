@@ -142,6 +142,7 @@ def _read(file: BinaryIO, path: Path) -> bytes | None:
             if position == 0:
                 _refuse_other_files(head, path)
             raise InputError(f"{path} is damaged, or not a TFRecord file (checksum of the length at byte {position})")
+        # A damaged length could ask for terabytes: compared with what is left of the file before reading.
         left = os.fstat(file.fileno()).st_size - file.tell()
         body = file.read(length + _FOOT.size) if length + _FOOT.size <= left else b""  # never more than there is
         if len(body) == length + _FOOT.size:
@@ -165,13 +166,14 @@ def _refuse_other_files(head: bytes, path: Path) -> None:
 
 def _checksum(content: bytes) -> int:
     crc = google_crc32c.value(content)
+    # TFRecord's masking: a checksum stored inside data that are checksummed themselves would be a weak one.
     masked: int = (((crc >> 15) | (crc << 17)) + _MASK_DELTA) & 0xFFFFFFFF
     return masked
 
 
 @cache
 def _example_class() -> Any:
-    """``tf.train.Example``, a map from names to one of three lists; described here, so that no code is generated."""
+    """``tf.train.Example``, a map from names to one of three lists; described in code, without a generated module."""
     file = descriptor_pb2.FileDescriptorProto(name="phidet_example.proto", package="phidet", syntax="proto3")
     field = descriptor_pb2.FieldDescriptorProto
     lists = (("BytesList", field.TYPE_BYTES), ("FloatList", field.TYPE_FLOAT), ("Int64List", field.TYPE_INT64))

@@ -1,6 +1,6 @@
-"""Box arithmetic, once, for NumPy arrays and PyTorch tensors alike; this module does not import PyTorch.
+"""Box arithmetic for NumPy arrays and PyTorch tensors alike, through the array API; does not import PyTorch.
 
-A box is ``(x1, y1, x2, y2)`` in pixels, x to the right, y down, so that ``x2 - x1`` is its width. It stands in the last
+A box is ``(x1, y1, x2, y2)`` in pixels, x to the right, y down, so that ``x2 - x1`` is its width. It is the last
 dimension of an array ``(…, 4)``. The order of box columns is known here and nowhere else in phidet.
 
 Results are float32, float64 where an input was float64: half precision is too coarse for pixels (above 1,024
@@ -20,17 +20,17 @@ from array_api_compat import array_namespace
 from phidet.core.errors import UnknownNameError
 
 ArrayT = TypeVar("ArrayT", bound=Any)
-"""``numpy.ndarray`` or ``torch.Tensor``; what goes in comes out."""
+"""``numpy.ndarray`` or ``torch.Tensor``; results are of the same kind as the arguments."""
 IouKind = Literal["iou", "giou", "diou", "ciou"]
 IOU_KINDS: tuple[IouKind, ...] = get_args(IouKind)
 
 _SMALLEST_SIZE = 1e-8  # the official coder's guard of divisions and logarithms
 _LARGEST_LOG_RATIO = 10.0
-_DEGENERATE = 1e-12  # px²; below it a ratio of areas says nothing, and its gradient overflows float32
+_DEGENERATE = 1e-12  # px²; below it a ratio of areas is meaningless, and its gradient overflows float32
 
 
 def encode(boxes_xyxy: ArrayT, anchors_xyxy: ArrayT) -> ArrayT:
-    """What the box head should answer at each anchor, (ty, tx, th, tw): the inverse of :func:`decode`.
+    """Regression targets of the box head at each anchor, (ty, tx, th, tw): the inverse of :func:`decode`.
 
     ``ty = (y − ya) / ha``, ``th = ln(h / ha)``, x alike, (y, x) being centres: Faster R-CNN (arXiv 1506.01497)
     equation 2, in the official code's order and without scale factors.
@@ -51,11 +51,11 @@ def encode(boxes_xyxy: ArrayT, anchors_xyxy: ArrayT) -> ArrayT:
 
 
 def decode(deltas: ArrayT, anchors_xyxy: ArrayT) -> ArrayT:
-    """Boxes that the box head's answers mean: ``y = ty · ha + ya``, ``h = exp(th) · ha``, x alike, (y, x) centres.
+    """Boxes from the box head's outputs: ``y = ty · ha + ya``, ``h = exp(th) · ha``, x alike, (y, x) centres.
 
     Args:
-        deltas: (…, 4), (ty, tx, th, tw); th and tw count as at most ±10 (22,026 times the anchor), which no image
-            needs, so that an untrained or broken network gives no infinite box.
+        deltas: (…, 4), (ty, tx, th, tw); th and tw are clipped to ±10 (22,026 times the anchor), which no image
+            needs, so that an untrained or damaged network gives no infinite box.
         anchors_xyxy: (…, 4) in pixels, broadcast against the deltas.
 
     Returns:
@@ -72,11 +72,13 @@ def decode(deltas: ArrayT, anchors_xyxy: ArrayT) -> ArrayT:
 
 
 def clip(boxes_xyxy: ArrayT, size_hw: tuple[float, float]) -> ArrayT:
-    """(…, 4) boxes cut at the borders of an image of ``size_hw`` pixels; one wholly outside loses all its area."""
+    """(…, 4) boxes clipped at the borders of an image of ``size_hw`` pixels; one wholly outside gets area 0."""
     xp, boxes = _floating(boxes_xyxy)
     height, width = size_hw
     x1, y1, x2, y2 = _columns(boxes)
-    sides = xp.clip(x1, 0, width), xp.clip(y1, 0, height), xp.clip(x2, 0, width), xp.clip(y2, 0, height)
+    # As floats: array-api-compat before 1.11.2 takes whole numbers for the limits of an integer type.
+    right, bottom = float(width), float(height)
+    sides = xp.clip(x1, 0.0, right), xp.clip(y1, 0.0, bottom), xp.clip(x2, 0.0, right), xp.clip(y2, 0.0, bottom)
     clipped: ArrayT = xp.stack(sides, axis=-1)
     return clipped
 
@@ -85,7 +87,7 @@ def area(boxes_xyxy: ArrayT) -> ArrayT:
     """(…, 4) boxes → (…,) areas in px², 0 for a box whose sides are in the wrong order."""
     xp, boxes = _floating(boxes_xyxy)
     x1, y1, x2, y2 = _columns(boxes)
-    areas: ArrayT = xp.clip(x2 - x1, 0, None) * xp.clip(y2 - y1, 0, None)
+    areas: ArrayT = xp.clip(x2 - x1, 0.0, None) * xp.clip(y2 - y1, 0.0, None)
     return areas
 
 
@@ -108,9 +110,9 @@ def pairwise_iou(a_xyxy: ArrayT, b_xyxy: ArrayT) -> ArrayT:
 
 
 def elementwise_iou(a_xyxy: ArrayT, b_xyxy: ArrayT, kind: IouKind) -> ArrayT:
-    """How alike two boxes are, box by box, differentiable in PyTorch; 1 for equal boxes that have an area.
+    """Overlap measure of two boxes, box by box, differentiable in PyTorch; 1 for equal boxes that have an area.
 
-    ``iou`` is the intersection over the union. ``giou`` takes away the empty part of the enclosing box
+    ``iou`` is the intersection over the union. ``giou`` subtracts the empty share of the enclosing box
     (arXiv 1902.09630); ``diou`` the squared distance of the centres over the squared diagonal of the enclosing box
     (arXiv 1911.08287, equation 6); ``ciou`` moreover the squared difference of the aspects' angles (equations 8–11).
 
@@ -135,6 +137,7 @@ def elementwise_iou(a_xyxy: ArrayT, b_xyxy: ArrayT, kind: IouKind) -> ArrayT:
     if kind not in IOU_KINDS:
         raise UnknownNameError("IoU kind", kind, IOU_KINDS)
     (ax1, ay1, ax2, ay2), (bx1, by1, bx2, by2) = _columns(a), _columns(b)
+    # The smallest box that encloses both: all further measures are relative to it.
     hull_w = xp.maximum(ax2, bx2) - xp.minimum(ax1, bx1)
     hull_h = xp.maximum(ay2, by2) - xp.minimum(ay1, by1)
     if kind == "giou":
@@ -191,11 +194,12 @@ def _floating(*arrays: Any) -> tuple[Any, ...]:
 
 
 def _namespace(*arrays: Any) -> Any:
-    """As ``array_namespace``, whose caches torch.compile cannot trace."""
+    """As ``array_namespace``, but traceable by torch.compile, which that function's caches are not."""
+    # The two usual cases are decided by hand; array_namespace handles the rest and raises for mixed arguments.
     if all(isinstance(array, np.ndarray) for array in arrays):
         return numpy_namespace
     if not any(isinstance(array, np.ndarray) for array in arrays) and hasattr(arrays[0], "is_cuda"):
-        import array_api_compat.torch as torch_namespace  # noqa: PLC0415 - a tensor came, so PyTorch is there
+        import array_api_compat.torch as torch_namespace  # noqa: PLC0415 - a tensor was passed, so PyTorch is installed
 
         return torch_namespace
     return array_namespace(*arrays)
@@ -214,11 +218,12 @@ def _intersection(a: Any, b: Any, xp: Any) -> Any:
     (ax1, ay1, ax2, ay2), (bx1, by1, bx2, by2) = _columns(a), _columns(b)
     width = xp.minimum(ax2, bx2) - xp.maximum(ax1, bx1)
     height = xp.minimum(ay2, by2) - xp.maximum(ay1, by1)
-    return xp.clip(width, 0, None) * xp.clip(height, 0, None)
+    return xp.clip(width, 0.0, None) * xp.clip(height, 0.0, None)
 
 
 def _ratio(part: Any, whole: Any, xp: Any) -> Any:
-    """``part / whole``, 0 with zero gradient where there is no whole: the inner ``where`` keeps 0/0 out of both."""
+    """``part / whole``, and 0 with zero gradient where ``whole`` is 0: the inner ``where`` avoids 0/0 in both."""
+    # With a single where, the gradient of the unused branch would be NaN, and NaN · 0 is NaN.
     real = whole > _DEGENERATE
     return xp.where(real, part / xp.where(real, whole, 1.0), 0.0)
 
@@ -230,7 +235,7 @@ def _angle(width: Any, height: Any, xp: Any) -> Any:
 
 
 def _constant(array: Any) -> Any:
-    """``array`` cut off from gradients, where it has any."""
+    """``array`` without its gradient, if it has one."""
     detach: Callable[[], Any] | None = getattr(array, "detach", None)
     return array if detach is None else detach()
 

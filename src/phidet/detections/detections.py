@@ -1,4 +1,4 @@
-"""What a detector says about one image."""
+"""The detections of one image: a checked, immutable table with conversions to other formats."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from phidet.detections.fields import Fields, check_fields, equal_fields, field_v
 from phidet.images.decode import as_picture
 
 RESERVED = ("box_xyxy", "score", "class_id", "label", "image_id", "category_id", "bbox", "class_name")
-"""Names that an object has anyway, here or in what it is written as; no field may have one."""
+"""Names of built-in columns, here or in output formats; no field may have one."""
 Index = slice | npt.NDArray[np.bool_] | npt.NDArray[np.int64] | list[int]
 
 
@@ -42,7 +42,7 @@ class Detection(NamedTuple):
 
 
 class DetectionsJson(TypedDict):
-    """The JSON of one image's detections; numbers have the fewest digits that are the same float32.
+    """The JSON of one image's detections; numbers have the fewest digits that give the same float32.
 
     ``image_size_hw`` is [height, width] or null; ``detections`` are best first, each with ``box_xyxy`` in pixels,
     ``score``, ``class_id``, ``label`` and every field by its name.
@@ -54,19 +54,19 @@ class DetectionsJson(TypedDict):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Detections:
-    """The objects found in one image, best first; immutable, checked and put in order when made.
+    """The objects found in one image, by descending score; immutable, checked and sorted on construction.
 
     Attributes:
         boxes_xyxy: (N, 4) float32, pixels of the original image, x1 ≤ x2 and y1 ≤ y2.
-        scores: (N,) float32, 0…1, never rising; of equal ones the order given stays.
+        scores: (N,) float32, 0…1, descending; equal ones keep the given order.
         class_ids: (N,) int64, 0…C−1.
-        names: the C class names of the model; empty where they are not known.
+        names: the C class names of the model; empty if unknown.
         image_size_hw: of the original image.
         fields: more columns by name, one row for each object: masks, track ids, …; see
-            :mod:`phidet.detections.fields`. They follow their objects everywhere.
+            :mod:`phidet.detections.fields`. Every operation carries them along.
 
     Raises:
-        InputError: arrays that do not belong together, NaN or infinity, a score outside 0…1, a box of negative size, a
+        InputError: arrays of different lengths, NaN or infinity, a score outside 0…1, a box of negative size, a
             class that has no name.
     """
 
@@ -88,6 +88,7 @@ class Detections:
             raise InputError(f"expected classes as whole numbers, got {given.dtype}")
         fields = check_fields(self.fields, count, RESERVED)
         order = np.argsort(-scores.astype(np.float32), kind="stable")
+        # The class is frozen, so the sorted, read-only copies are set past its own __setattr__.
         for name, array, dtype in (
             ("boxes_xyxy", boxes, np.float32),
             ("scores", scores, np.float32),
@@ -105,13 +106,13 @@ class Detections:
 
     @classmethod
     def empty(cls, names: Sequence[str] = (), image_size_hw: tuple[int, int] | None = None) -> Detections:
-        """Nothing found."""
+        """No detections."""
         nothing = np.zeros(0, np.float32)
         return cls(nothing.reshape(0, 4), nothing, np.zeros(0, np.int64), tuple(names), image_size_hw)
 
     @property
     def labels(self) -> list[str]:
-        """Name of each object; the class's number where names are not known."""
+        """Name of each object; the class's number if names are unknown."""
         return [self.names[c] if self.names else str(c) for c in self.class_ids.tolist()]
 
     def __len__(self) -> int:
@@ -129,7 +130,7 @@ class Detections:
     def __getitem__(self, index: int | Index) -> Detection | Detections:
         """One object by its number, or several by a slice, a mask or a list of numbers, best first again."""
         if isinstance(index, int | np.integer):
-            position = range(len(self))[index]  # IndexError outside, so that a loop ends
+            position = range(len(self))[index]  # also resolves negative indices, and raises IndexError
             return next(iter(self[position : position + 1]))
         return replace(
             self,
@@ -140,7 +141,7 @@ class Detections:
         )
 
     def __eq__(self, other: object) -> bool:
-        """The same objects in the same order, to the last bit, with the same fields, names and image size."""
+        """Whether both hold the same objects in the same order, bit for bit, and equal fields, names and image size."""
         if not isinstance(other, Detections):
             return NotImplemented
         return (
@@ -155,6 +156,8 @@ class Detections:
 
     def __reduce__(self) -> tuple[type[Detections], tuple[object, ...]]:
         columns = self.boxes_xyxy, self.scores, self.class_ids
+        # Frozen dataclasses with slots and read-only mappings cannot be pickled as they are: pickling goes through the
+        # constructor.
         return Detections, (*columns, self.names, self.image_size_hw, dict(self.fields))
 
     def __repr__(self) -> str:
@@ -175,7 +178,7 @@ class Detections:
 
         Raises:
             UnknownNameError: a class that is not among :attr:`names`.
-            ConfigError: ``classes`` is a single one.
+            ConfigError: ``classes`` is a single name or number instead of a list.
         """
         kept = self.scores >= score
         if isinstance(classes, str | int):
@@ -185,19 +188,19 @@ class Detections:
         return self[kept]
 
     def draw(self, image: Path | str | Image.Image | npt.NDArray[np.uint8]) -> Image.Image:
-        """``image`` with the objects' outlines and labels, as a new RGB picture; the image stays as it is.
+        """A copy of ``image`` in RGB with the objects' outlines and labels.
 
         Args:
-            image: the one that was looked at: a path, a Pillow image, or (H, W, 3) uint8 RGB.
+            image: the one that was detected on: a path, a Pillow image, or (H, W, 3) uint8 RGB.
 
         Raises:
-            InputError: it cannot be read, or is not of the size that was looked at.
+            InputError: it cannot be read, or its size differs from :attr:`image_size_hw`.
         """
         picture = as_picture(image)
         if self.image_size_hw is not None and (picture.height, picture.width) != tuple(self.image_size_hw):
             height, width = self.image_size_hw
             raise InputError(
-                f"expected the image that was looked at, {width}×{height}, got {picture.width}×{picture.height}"
+                f"expected the image that was detected on, {width}×{height}, got {picture.width}×{picture.height}"
             )
         return draw_boxes(picture, self.boxes_xyxy, self.class_ids, [f"{d.label} {d.score:.0%}" for d in self])
 
@@ -257,7 +260,7 @@ class Detections:
         )
 
     def with_fields(self, fields: Fields) -> Detections:
-        """The same objects with more columns, in the order of the objects; of one name, the new column is kept.
+        """The same objects with more columns, in the order of the objects; a field of the same name is replaced.
 
         Raises:
             InputError: a name that is taken, or another number of rows.
@@ -282,7 +285,7 @@ class Detections:
 def _check(found: Detections) -> None:
     boxes, scores, class_ids, names = found.boxes_xyxy, found.scores, found.class_ids, found.names
     if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
-        raise InputError("detections hold NaN or infinity: the network is broken; look at its weights or its training")
+        raise InputError("detections hold NaN or infinity: the network is broken; check its weights or its training")
     if not len(scores):
         return
     if scores.min() < 0 or scores.max() > 1:
@@ -295,6 +298,7 @@ def _check(found: Detections) -> None:
 
 
 def _xywh(box_xyxy: npt.NDArray[np.float32]) -> list[float]:
-    """In few digits; x + width is the right side to within a float32's last digit."""
+    """COCO's bbox in few digits; x + width is the right side to within a float32's last digit."""
+    # Subtracting in float32 and printing that would show rounding noise such as 99.99999237.
     x1, y1, x2, y2 = (shortest_float(v) for v in box_xyxy)
     return [x1, y1, round(x2 - x1, 4), round(y2 - y1, 4)]

@@ -1,4 +1,4 @@
-"""Boxes and labels on a picture, readable at any size of picture, on light and dark ground."""
+"""Draws boxes and labels on an image, readable at any image size and on light and dark backgrounds."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-# M. Okabe and K. Ito's colours, which colour-blind people tell apart, those first that stand out from most pictures.
+# M. Okabe and K. Ito's colours, distinguishable for colour-blind people; those with most contrast in photos first.
 PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#0072B2")
-_CASING = (0, 0, 0, 150)  # a dark edge on both sides, without which no colour shows on ground like it
+_CASING = (0, 0, 0, 150)  # a dark edge on both sides, so that a frame is visible on a background of its own colour
 _INK = ((0, 0, 0), (255, 255, 255))
 _SMALLEST_FONT, _LARGEST_FONT = 11, 160  # pixels
-# Where Pillow's own font lacks a letter: what Linux, macOS and Windows have, the wider known first.
+# For letters that Pillow's own font lacks: fonts of Linux, macOS and Windows, those that are installed most first.
 _OTHER_FONTS = (
     *("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial Unicode.ttf", "arial.ttf", "segoeui.ttf"),
     *("NotoSansCJK-Regular.ttc", "PingFang.ttc", "msyh.ttc", "malgun.ttf", "Hiragino Sans GB.ttc"),
 )
-_NO_GLYPH = "\U0010ffff"  # no font has this one
+_NO_GLYPH = "\U0010ffff"  # a noncharacter, which no font has a glyph for
 
 Box = tuple[float, float, float, float]
 
@@ -43,21 +43,21 @@ def draw_boxes(
     width: int | None = None,
     overlap: bool = True,
 ) -> Image.Image:
-    """A new picture with a framed box and a label for each object; the first ones lie on top.
+    """A copy of the image with a framed box and a label for each object; the first ones are drawn on top.
 
-    Frames and labels stay inside the picture. A label goes above its box where it hides no other label, else into it or
-    below; one that is wider than the picture is cut, and one higher than a quarter of it is left out.
+    Frames and labels stay inside the image. A label is placed above its box unless it would hide another label, else
+    inside or below; one that is wider than the image is shortened, and one higher than a quarter of it is left out.
 
     Args:
         picture: RGB.
-        boxes_xyxy: (N, 4) in its pixels; what lies outside is not drawn.
-        class_ids: (N,), which decide the colours.
+        boxes_xyxy: (N, 4) in pixels of the image, clipped to it.
+        class_ids: (N,), which select the colours.
         labels: N texts.
         width: of frames, in pixels; :func:`line_width` unless given.
         overlap: whether a label may hide another one; otherwise it is left out.
     """
     drawn = picture.copy()
-    pen = ImageDraw.Draw(drawn, "RGBA")  # blends what is drawn
+    pen = ImageDraw.Draw(drawn, "RGBA")  # this mode blends transparent colours
     width = width or line_width(picture.size)
     limit = np.array([picture.width, picture.height] * 2)
     boxes = [tuple(box) for box in np.clip(boxes_xyxy.astype(np.float64), 0, limit).tolist()]
@@ -71,12 +71,12 @@ def draw_boxes(
 
 
 def line_width(size_wh: tuple[int, int]) -> int:
-    """Of frames, in pixels: 2 at 640×480, 15 at 4,000×3,000."""
+    """Width of frames in pixels: 2 at 640×480, 15 at 4,000×3,000."""
     return max(1, round(math.sqrt(size_wh[0] * size_wh[1]) / 230))
 
 
 def font_size(size_wh: tuple[int, int], boxes: Sequence[Box] = ()) -> int:
-    """Of labels, in pixels: 13 at 640×480, 82 at 4,000×3,000; down to half of it where most boxes are small."""
+    """Size of labels in pixels: 13 at 640×480, 82 at 4,000×3,000; down to half of it if most boxes are small."""
     full = math.sqrt(size_wh[0] * size_wh[1]) / 42
     sides = [math.sqrt((x2 - x1) * (y2 - y1)) for x1, y1, x2, y2 in boxes]
     fitting = min(full, max(full / 2, median(sides) / 5)) if sides else full
@@ -86,11 +86,12 @@ def font_size(size_wh: tuple[int, int], boxes: Sequence[Box] = ()) -> int:
 def draw_frame(
     pen: ImageDraw.ImageDraw, box: Sequence[float], rgb: tuple[int, int, int], width: int, dashed: bool = False
 ) -> None:
-    """An outline inside the box's own pixels, thinner for a box that it would fill; ``pen`` blends what is drawn."""
+    """Draws an outline inside the box's own pixels, thinner for a small box; ``pen`` must blend (mode RGBA)."""
     x1, y1 = int(box[0]), int(box[1])
     x2, y2 = max(x1, int(np.ceil(box[2])) - 1), max(y1, int(np.ceil(box[3])) - 1)
     width = max(1, min(width, (min(x2 - x1, y2 - y1) + 1) // 6))
     edge = max(1, width // 3)
+    # Dark edges only where some of the object remains visible between them.
     if min(x2 - x1, y2 - y1) >= 4 * edge + 2 * width:
         pen.rectangle((x1, y1, x2, y2), outline=_CASING, width=edge)
         inner = edge + width
@@ -100,6 +101,7 @@ def draw_frame(
         pen.rectangle((x1, y1, x2, y2), outline=rgb, width=width)
         return
     pen.rectangle((x1, y1, x2, y2), outline=_CASING, width=width)  # shows between the dashes
+    # Pillow draws no dashed lines, so each dash is a rectangle.
     dash, step = 7 + 2 * width, 9 + 3 * width
     for x in range(x1, x2, step):
         for y in (y1, y2 - width + 1):
@@ -121,6 +123,7 @@ def _draw_labels(
     placed: list[Box] = []
     texts: list[tuple[Box, str, ImageFont.FreeTypeFont, tuple[int, int, int]]] = []
     for box, label, rgb in labels:
+        # Placed in order of importance, so that the best objects get the best places.
         font, text = _fitting(label, size, size_wh[0] - 2 * pad)
         ascent, descent = font.getmetrics()
         wide, high = math.ceil(font.getlength(text)) + 2 * pad, ascent + descent + pad
@@ -138,14 +141,14 @@ def _draw_labels(
 
 
 def _place(box: Box, label_wh: tuple[int, int], size_wh: tuple[int, int], placed: Sequence[Box]) -> tuple[int, int]:
-    """The left upper corner of a label: the first place about the box, inside the picture, that hides the least."""
+    """The upper left corner of a label: of six places around the box, the one that hides least."""
     (x1, y1, x2, y2), (wide, high) = box, label_wh
     places = [(x1, y1 - high), (x1, y1), (x2 - wide, y1 - high), (x1, y2), (x1, y2 - high), (x2 - wide, y2)]
     best, least = (0, 0), float("inf")
     for x, y in places:
         left = int(min(max(0, x), size_wh[0] - wide))
         top = int(min(max(0, y), size_wh[1] - high))
-        moved = abs(top - y) > 1  # pushed back into the picture, it lies on its own box
+        moved = abs(top - y) > 1  # moved back into the image, it covers its own box
         hidden = sum(_overlap((left, top, left + wide, top + high), other) for other in placed) + moved
         if hidden < least:
             best, least = (left, top), hidden
@@ -160,15 +163,15 @@ def _ink(rgb: tuple[int, int, int]) -> tuple[int, int, int]:
     """Black or white, whichever stands out more from ``rgb`` (WCAG 2 relative luminance)."""
     linear = [v / 255 / 12.92 if v <= 10 else ((v / 255 + 0.055) / 1.055) ** 2.4 for v in rgb]
     luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-    return _INK[luminance < 0.179]  # where both contrasts are the same
+    return _INK[luminance < 0.179]  # the luminance of equal contrast to black and white
 
 
 def _fitting(text: str, size: int, width: float) -> tuple[ImageFont.FreeTypeFont, str]:
-    """A font that has the text's letters, and as much of the text as ``width`` pixels hold; none if not one letter.
+    """A font that has the text's letters, and as much of the text as fits ``width`` pixels; "" if not one letter does.
 
-    The last word, the score, goes last.
+    The last word, the score, is kept as long as possible.
     """
-    font, text = _font_for(" ".join(text.split()), size)  # a line break would leave the label
+    font, text = _font_for(" ".join(text.split()), size)  # a line break would run out of the label
     score = len(text) - text.rfind(" ") if " " in text else 0
     short = shorten(text, lambda part: font.getlength(part) <= width, score)
     return font, short or shorten(text, lambda part: font.getlength(part) <= width)
@@ -185,7 +188,7 @@ def shorten(text: str, fits: Callable[[str], bool], end: int = 0) -> str:
 
 @cache
 def _font(name: str | None, size: int) -> ImageFont.FreeTypeFont | None:
-    """A font of the system by its file's name, or Pillow's own; ``None`` where there is no such."""
+    """A system font by its file name, or Pillow's own (``None``); returns ``None`` if it is not installed."""
     if name is None:
         own = ImageFont.load_default(size)
         assert isinstance(own, ImageFont.FreeTypeFont)  # Pillow's wheels have FreeType
@@ -197,7 +200,7 @@ def _font(name: str | None, size: int) -> ImageFont.FreeTypeFont | None:
 
 
 def _font_for(text: str, size: int) -> tuple[ImageFont.FreeTypeFont, str]:
-    """A font and what it shows of the text: all of it if any font here can, else accents off, then question marks."""
+    """A font and the text as it can show it: unchanged if any font can, else without accents, then with "?"."""
     own = _font(None, size)
     assert own is not None
     if text.isascii():
@@ -206,6 +209,7 @@ def _font_for(text: str, size: int) -> tuple[ImageFont.FreeTypeFont, str]:
         font = _font(name, size)
         if font is not None and all(_has(name, c) for c in set(text)):
             return font, text
+    # NFKD splits a letter into its base and its accents, which are then dropped.
     plain = (
         "".join(p for p in unicodedata.normalize("NFKD", c) if not unicodedata.combining(p)) if not _has(None, c) else c
         for c in text
@@ -215,11 +219,12 @@ def _font_for(text: str, size: int) -> tuple[ImageFont.FreeTypeFont, str]:
 
 @cache
 def _has(name: str | None, letter: str) -> bool:
-    """Whether the font draws the letter as something else than what it draws for letters that it lacks."""
+    """Whether the font has the letter: whether it draws it differently from a letter that no font has."""
     font = _font(name, 24)
     if font is None:
         return False
     if letter.isspace():
         return True
+    # Pillow cannot be asked for a font's characters, and a missing one is drawn as a box, without an error.
     shape, lacking = font.getmask(letter), font.getmask(_NO_GLYPH)
     return shape.size != lacking.size or bytes(shape) != bytes(lacking)

@@ -1,7 +1,7 @@
 """Optional columns of objects, by name: masks, track ids, anything that an architecture or a user adds.
 
-Each is an array whose first dimension is the objects, of any type; ``object`` arrays hold anything that JSON can say.
-Whatever filters, orders, joins or stores objects carries every field along, also those that it knows nothing about.
+Each is an array whose first dimension is the objects, of any type; ``object`` arrays hold any JSON values.
+All code that filters, sorts, joins or stores objects carries every field along, also those unknown to it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def check_fields(fields: Fields, count: int, reserved: Collection[str]) -> dict[
     checked: dict[str, npt.NDArray[Any]] = {}
     for name, values in fields.items():
         if name in reserved:
-            raise InputError(f"a field cannot be called {name!r}: every object has that already")
+            raise InputError(f"a field cannot be called {name!r}: every object has a column of that name already")
         array = values if isinstance(values, np.ndarray) else _as_array(values)
         if array.ndim < 1 or len(array) != count:
             raise InputError(f"the field {name!r} has shape {array.shape}: expected {count} rows, one for each object")
@@ -47,6 +47,7 @@ def join_fields(parts: Sequence[tuple[Fields, int]]) -> dict[str, npt.NDArray[An
     Raises:
         InputError: some parts with objects have a field that others lack.
     """
+    # An image without objects has no rows to contribute, and often no fields either.
     full = [fields for fields, count in parts if count]
     names = dict.fromkeys(name for fields in full for name in fields)
     for name in names:
@@ -62,16 +63,17 @@ def equal_fields(ours: Fields, theirs: Fields) -> bool:
 
 
 def field_values(values: npt.NDArray[Any]) -> list[Any]:
-    """A field as a list of what JSON can say, one for each object."""
+    """A field as a list of JSON values, one for each object."""
     listed: list[Any] = values.tolist()
     return listed
 
 
 def _as_array(values: Any) -> npt.NDArray[Any]:
-    """Numbers and text as they are; anything else, which NumPy might spread over dimensions, object by object."""
+    """Numbers and text as a plain array; anything else as an array of objects, one for each row."""
     values = list(values)
     if all(isinstance(value, str | bool | int | float | np.generic) for value in values):
         return np.asarray(values)
+    # np.array would turn a list of equally long lists into further dimensions.
     array = np.empty(len(values), object)
     array[:] = values
     return array
@@ -80,6 +82,7 @@ def _as_array(values: Any) -> npt.NDArray[Any]:
 def _equal(ours: npt.NDArray[Any], theirs: npt.NDArray[Any]) -> bool:
     if ours.shape != theirs.shape:
         return False
+    # array_equal compares the elements of object arrays with ==, which fails where an element is itself an array.
     if "O" in (ours.dtype.kind, theirs.dtype.kind):
         return bool(ours.tolist() == theirs.tolist())
     return np.array_equal(ours, theirs)

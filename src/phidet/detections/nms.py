@@ -1,4 +1,4 @@
-"""Non-maximum suppression in NumPy: of boxes on one object, keep the best (hard), or believe the others less (soft).
+"""Non-maximum suppression in NumPy: of overlapping boxes, keep the best (hard) or lower the others' scores (soft).
 
 Soft-NMS is arXiv 1704.04503: Gaussian, eq. "s · exp(−iou² / σ)", and linear, s · (1 − iou) above a threshold.
 """
@@ -11,20 +11,20 @@ import numpy.typing as npt
 from phidet.detections.settings import PostprocessSettings
 
 SOFT_FLOOR = 0.001
-"""Soft-NMS lets no score die out by itself; the official code drops what falls below this."""
+"""Soft-NMS never lowers a score to 0 by itself; like the official code, boxes below this are dropped."""
 
 
 BLOCK = 64
-"""At most so many boxes are compared with each other at once: what lies between stays in the processor's cache."""
+"""Number of boxes compared with each other at once, such that intermediate results fit the processor's cache."""
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
 
 def suppress(boxes_xyxy: Floats, scores: Floats, class_ids: Ints, settings: PostprocessSettings) -> tuple[Ints, Floats]:
-    """Which boxes stay, best first, and their scores, which only soft-NMS changes.
+    """Indices of the boxes that are kept, best first, and their scores, which only soft-NMS changes.
 
-    Of equal scores the earlier box goes first. Work and memory grow with the number of boxes times the number that
+    Of equal scores the earlier box comes first. Work and memory grow with the number of boxes times the number that
     stay, not with its square.
 
     Args:
@@ -50,10 +50,10 @@ def suppress(boxes_xyxy: Floats, scores: Floats, class_ids: Ints, settings: Post
 
 
 def _hard(sides: Floats, groups: Ints | None, settings: PostprocessSettings) -> Ints:
-    """Positions that stay, of boxes (4, N) in falling order of score.
+    """Positions that are kept, of boxes (4, N) in descending order of score.
 
-    Block by block: what the boxes kept so far suppress is thrown out of a block at once, and once enough are kept the
-    blocks that follow are not looked at. Where little is left of a block, the next one is larger.
+    Block by block: boxes that those kept so far suppress are removed from a block in one step, and once enough are kept
+    the remaining blocks are skipped. If little is left of a block, the next one is larger.
     """
     areas = _areas(sides)
     kept = np.zeros(0, np.int64)
@@ -63,13 +63,14 @@ def _hard(sides: Floats, groups: Ints | None, settings: PostprocessSettings) -> 
         start += step
         if len(kept):
             left = left[~_suppressed(sides, areas, groups, kept, left, settings.iou).any(0)]
-        if len(left) > BLOCK:  # the others are for the next round
+        if len(left) > BLOCK:  # the rest goes into the next round
             left, start, step = left[:BLOCK], int(left[BLOCK]), BLOCK
         elif len(left) < BLOCK // 2:
             step *= 2
         pairs = np.triu(_suppressed(sides, areas, groups, left, left, settings.iou), 1)  # (better, worse)
         stays = np.ones(len(left), np.bool_)
-        for better in np.flatnonzero(pairs.any(1)):  # the others suppress nothing
+        # Inside a block the order matters: a box that is suppressed itself suppresses nothing.
+        for better in np.flatnonzero(pairs.any(1)):  # only boxes that suppress any
             if stays[better]:
                 stays[pairs[better]] = False
         kept = np.concatenate([kept, left[stays]])
@@ -79,8 +80,9 @@ def _hard(sides: Floats, groups: Ints | None, settings: PostprocessSettings) -> 
 def _suppressed(
     sides: Floats, areas: Floats, groups: Ints | None, better: Ints, worse: Ints, iou: float
 ) -> npt.NDArray[np.bool_]:
-    """(N, M) whether box i of ``better`` takes box j of ``worse`` with it, for positions in ``sides``."""
+    """(N, M) whether box i of ``better`` suppresses box j of ``worse``, both given as positions in ``sides``."""
     a, b = sides[:, better, None], sides[:, None, worse]  # (4, N, 1), (4, 1, M)
+    # In-place operations throughout: allocating (N, M) temporaries would take most of the time.
     shared = np.minimum(a[2:], b[2:])
     shared -= np.maximum(a[:2], b[:2])
     np.maximum(shared, 0, out=shared)
@@ -95,13 +97,14 @@ def _suppressed(
 
 
 def _soft(sides: Floats, scores: Floats, groups: Ints | None, settings: PostprocessSettings) -> tuple[Ints, Floats]:
-    """Positions and lowered scores of what stays, of boxes (4, N) in falling order of score."""
+    """Positions and lowered scores of the kept boxes, of boxes (4, N) in descending order of score."""
     least = max(settings.score, SOFT_FLOOR)
     areas = _areas(sides)
     left = np.arange(sides.shape[1])
     kept: list[int] = []
     lowered: list[float] = []
     while len(left) and len(kept) < settings.max_detections:
+        # Searched anew each time, since every round changes the order of the scores.
         best = int(scores.argmax())  # the first of equals
         if scores[best] < least:
             break

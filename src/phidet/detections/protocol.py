@@ -1,4 +1,4 @@
-"""What detects objects: :class:`phidet.Detector`, or anything of a user's own in its place."""
+"""The interface of a detector: :class:`phidet.Detector`, or a class of the user's own in its place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What counts as an object: thresholds and suppression."""
+"""Postprocessing settings: score threshold, suppression and limits."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ _NUMBER = (float, int, np.floating, np.integer)
 
 
 class PostprocessSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """From raw outputs to detections. All of it is decided at run time; no export has any of it inside.
+    """How raw outputs become detections. Applied at run time; exported models contain none of it.
 
     Attributes:
         score: objects with a lower score are left out, 0…1.
         iou: boxes that overlap a better one by more than this are its duplicates (hard and linear NMS), 0…1.
         nms: the kind of suppression.
         sigma: width of the Gaussian.
-        per_class: boxes only suppress boxes of their own class.
-        multi_class: an anchor may be several objects, one for each class; otherwise only its best class counts.
-        candidates: so many best (anchor, class) pairs go into the suppression.
-        max_detections: so many objects of an image come out at most.
+        per_class: boxes suppress only boxes of their own class.
+        multi_class: an anchor may give several objects, one for each class; otherwise only its best class is used.
+        candidates: number of top-scoring (anchor, class) pairs passed to NMS.
+        max_detections: maximum number of objects for each image.
         classes: only objects of these classes, by name; ``None`` for all.
     """
 
@@ -62,7 +62,7 @@ def class_ids_of(wanted: tuple[str, ...], class_names: tuple[str, ...]) -> list[
     """Ids of classes given by name.
 
     Raises:
-        UnknownNameError: the model does not know one.
+        UnknownNameError: the model has no class of that name.
     """
     for name in wanted:
         if name not in class_names:

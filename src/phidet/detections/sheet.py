@@ -1,4 +1,4 @@
-"""Images with boxes and class names as tiles of a sheet, drawn with Pillow."""
+"""Contact sheets: images with boxes and class names as tiles, drawn with Pillow."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from phidet.images.style import INK, font
 
 PAPER, FAINT, ALARM = "#FFFFFF", "#8A8A8A", "#D55E00"
 TILE_W, TILE_H, GAP, STRIP = 400, 300, 16, 44  # pixels; a tile, the space between tiles, the text under one
-_NAME_END = 16  # letters that a text keeps of its end where it is too wide: of a file's name what tells it from others
+_NAME_END = 16  # letters kept at the end of a shortened text: a file name differs from others there
 
 
 class Tile(NamedTuple):
-    """A picture of a sheet.
+    """One image of a sheet.
 
     Attributes:
-        title, subtitle: under it.
-        image: (H, W, 3), ``None`` where there is none to show.
+        title, subtitle: texts below it.
+        image: (H, W, 3), ``None`` if it cannot be shown.
         boxes_xyxy: (N, 4) in pixels of the image.
-        labels: of the boxes; an empty one is not written.
+        labels: of the boxes; "" for none.
         colours: of the boxes, numbers in the palette.
-        marks_xyxy: boxes that are wrong, perhaps without area or outside.
-        alarm: whether the title stands out.
+        marks_xyxy: invalid boxes to ring, perhaps without area or outside the image.
+        alarm: whether the title is highlighted.
     """
 
     title: str
@@ -46,12 +46,12 @@ class Tile(NamedTuple):
 
 
 def class_legend(class_names: Sequence[str]) -> list[tuple[str, int]]:
-    """The legend of a sheet whose classes all have colours of their own; none where they have not."""
+    """The legend (name, colour) of a sheet; empty if there are more classes than colours."""
     return [(name, i) for i, name in enumerate(class_names)] if len(class_names) <= len(PALETTE) else []
 
 
 def write_sheet(sheet: Image.Image, path: Path) -> Path:
-    """Writes a sheet as PNG, whole or not at all; returns its path."""
+    """Writes a sheet as PNG, atomically; returns its path."""
     return write_atomic_with(path, partial(sheet.save, format="png"))
 
 
@@ -87,10 +87,12 @@ def draw_tile(tile: Tile) -> Image.Image:
     bottom = TILE_H
     if tile.image is None:
         draw.rectangle((0, 0, TILE_W - 1, TILE_H - 1), "#EFEFEF")
+        # A cross in place of an image that cannot be read.
         draw.line((TILE_W / 2 - 40, TILE_H / 2 - 40, TILE_W / 2 + 40, TILE_H / 2 + 40), FAINT, 6)
         draw.line((TILE_W / 2 - 40, TILE_H / 2 + 40, TILE_W / 2 + 40, TILE_H / 2 - 40), FAINT, 6)
     else:
         height, width = tile.image.shape[:2]
+        # Small images are enlarged, but at most four times: beyond that they only show blocks.
         scale = min(TILE_W / width, TILE_H / height, 4.0)
         size = max(1, round(width * scale)), max(1, round(height * scale))
         bottom = size[1]
@@ -108,7 +110,7 @@ def _fitted(text: str, with_font: ImageFont.FreeTypeFont, width: float) -> str:
 
 
 def _draw_boxes(picture: Image.Image, tile: Tile, scale: float) -> Image.Image:
-    order = np.argsort(area(tile.boxes_xyxy), kind="stable")  # small ones on top
+    order = np.argsort(area(tile.boxes_xyxy), kind="stable")  # ascending: the first ones are drawn on top
     colours, labels = ([values[i] for i in order] for values in (tile.colours, tile.labels))
     picture = draw_boxes(picture, tile.boxes_xyxy[order] * scale, colours, labels, width=2, overlap=False)
     pen = ImageDraw.Draw(picture)
@@ -118,7 +120,7 @@ def _draw_boxes(picture: Image.Image, tile: Tile, scale: float) -> Image.Image:
 
 
 def _draw_mark(draw: ImageDraw.ImageDraw, box: list[float], size: tuple[int, int]) -> None:
-    """A ring about a box, or about the point of the image nearest to it."""
+    """A ring around a box, or around the point of the image nearest to it."""
     x1, x2 = (min(max(x, 0.0), size[0] - 1.0) for x in (box[0], box[2]))
     y1, y2 = (min(max(y, 0.0), size[1] - 1.0) for y in (box[1], box[3]))
     (x1, x2), (y1, y2) = sorted((x1, x2)), sorted((y1, y2))

@@ -1,1 +1,1 @@
-"""How good detections are: figures, curves, matrices, and the mistakes behind them. Nothing here needs PyTorch."""
+"""Evaluation of detections: metrics, curves, confusion matrices and the mistakes behind them, without PyTorch."""

@@ -18,10 +18,10 @@ class ClassCounts(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         name: of the class.
-        objects: how many there are, without crowds and difficult ones; right ones and missed ones.
-        detections: how many count; right ones and false ones. Those on crowds and difficult objects do not count.
-        true_positives, false_positives, false_negatives: right, false, and missed.
-        precision: share of right ones among the detections, ``None`` without any.
+        objects: number of objects without crowds and difficult ones: true positives plus false negatives.
+        detections: number of detections except those on crowds and difficult objects: true plus false positives.
+        true_positives, false_positives, false_negatives: correct, wrong and missed.
+        precision: share of correct ones among the detections, ``None`` without any.
         recall: share of the objects that were found, ``None`` without any.
         f1: harmonic mean of both, ``None`` where there are neither objects nor detections.
     """
@@ -38,7 +38,7 @@ class ClassCounts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def counts_of(name: str, objects: int, detections: int, right: int) -> ClassCounts:
-    """The figures of one class from its three counts."""
+    """The metrics of one class from its three counts."""
     return ClassCounts(
         name=name,
         objects=objects,
@@ -48,6 +48,7 @@ def counts_of(name: str, objects: int, detections: int, right: int) -> ClassCoun
         false_negatives=objects - right,
         precision=right / detections if detections else None,
         recall=right / objects if objects else None,
+        # 2PR / (P + R), written in counts: defined also where precision or recall is not.
         f1=2 * right / (objects + detections) if objects + detections else None,
     )
 
@@ -58,7 +59,7 @@ def class_counts(
     """The counts of each class of ``dataset``, in its order.
 
     Args:
-        dataset: what is there.
+        dataset: the ground truth.
         detections: one for each image.
         min_score: the lowest score of detections that count.
         min_iou: the overlap with which a detection finds an object of its class, 0…1.

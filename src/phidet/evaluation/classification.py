@@ -1,4 +1,4 @@
-"""How often a classifier is right."""
+"""Metrics of a classifier: accuracy, confusion matrix, precision and recall."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from phidet.evaluation.class_counts import ClassCounts, counts_of
 
 
 class ClassificationReport(msgspec.Struct, frozen=True, kw_only=True):
-    """Figures of a classifier on labelled images.
+    """Metrics of a classifier on labelled images.
 
     Attributes:
-        images: how many.
+        images: number of images.
         top1: share whose best class is the right one; ``None`` without images.
         top5: share whose right class is among the best five.
         per_class: top-1 of the images of each class, by name; ``None`` where there are none.
-        confusion: row by row the images of each class by the class that was said.
-        classes: counts, precision, recall (as ``per_class``) and F1 of the best class said, class by class.
+        confusion: row by row the images of each class by predicted class.
+        classes: counts, precision, recall (as ``per_class``) and F1 of the top-1 predictions, class by class.
         summary: what is in the data, and what was left out of them; ``None`` where the data are not known.
         trained_on: images that the model has learned from; ``None`` where that is not known.
     """
@@ -39,16 +39,17 @@ class ClassificationReport(msgspec.Struct, frozen=True, kw_only=True):
 def classification_report(
     class_ids: npt.NDArray[np.int64], ranked: npt.NDArray[np.int64], class_names: Sequence[str]
 ) -> ClassificationReport:
-    """Figures from what is right and what was said.
+    """Metrics from true and predicted classes.
 
     Args:
-        class_ids: (N,), the right ones.
-        ranked: (N, K), the classes that were said, best first; K is 5, or the number of classes where that is less.
+        class_ids: (N,), the true classes.
+        ranked: (N, K), the predicted classes, best first; K is 5, or the number of classes where that is less.
         class_names: of all C classes.
     """
     count = len(class_names)
     hits = ranked == class_ids[:, None]
     confusion = np.zeros((count, count), np.int64)
+    # add.at, since a plain += counts repeated index pairs only once.
     np.add.at(confusion, (class_ids, ranked[:, 0]), 1)
     totals, answers, right = confusion.sum(1), confusion.sum(0), confusion.diagonal()
     counts = zip(class_names, totals.tolist(), answers.tolist(), right.tolist(), strict=True)

@@ -1,4 +1,4 @@
-"""What a classifier says of labelled pictures: its figures, and as pictures what it takes for what."""
+"""A classifier's report on labelled images: metrics as files, confusion matrix and mistakes as images."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ _SAMPLES, _MISTAKES = 12, 40  # tiles
 
 
 class Answers(NamedTuple):
-    """What a classifier said of N images.
+    """A classifier's predictions for N images.
 
     Attributes:
-        class_ids: (N,) the right classes.
-        ranked: (N, K) the classes that were said, best first; K is 5, or the number of classes where that is less.
+        class_ids: (N,) the true classes.
+        ranked: (N, K) the predicted classes, best first; K is 5, or the number of classes where that is less.
         probabilities: (N, K) of these.
     """
 
@@ -48,7 +48,7 @@ class Answers(NamedTuple):
 
 
 def answers_of(dataset: Dataset, detections: Sequence[Detections]) -> Answers:
-    """A classifier's detections of every image of ``dataset``, whole images all, as ranked classes."""
+    """Ranked classes from a classifier's detections, each of which covers a whole image of ``dataset``."""
     count = min(5, len(dataset.class_names))
     return Answers(
         np.array([dataset.annotations(i).class_ids[0] for i in range(len(dataset))], np.int64),
@@ -72,11 +72,12 @@ def write_classification(folder: Path, report: ClassificationReport, dataset: Da
         save_figure(confusion_figure(matrix, dataset.class_names), folder / "confusion.png"),
     ]
     wrong = np.flatnonzero(answers.ranked[:, 0] != answers.class_ids)
+    # Confident mistakes come first: they are most often wrong labels.
     worst = wrong[np.argsort(-answers.probabilities[wrong, 0], kind="stable")][:_MISTAKES].tolist()
     count = f"{len(wrong):,} of {len(answers.class_ids):,} pictures"
     for name, heading, rows in (
         ("mistakes.png", f"The most certain mistakes; wrong are {count}", worst),
-        ("samples.png", f"{dataset.name}, and what is seen in it", evenly_spaced(len(answers.class_ids), _SAMPLES)),
+        ("samples.png", f"{dataset.name}, with predictions", evenly_spaced(len(answers.class_ids), _SAMPLES)),
     ):
         sheet = draw_sheet(heading, [_tile(dataset, answers, row) for row in rows])
         written.append(write_sheet(sheet, folder / name))
@@ -84,12 +85,12 @@ def write_classification(folder: Path, report: ClassificationReport, dataset: Da
 
 
 def _tile(dataset: Dataset, answers: Answers, row: int) -> Tile:
-    """A picture, over what was said of it; a wrong answer stands out."""
+    """An image with its prediction below; a wrong one is highlighted."""
     right, said = answers.class_ids[row], answers.ranked[row, 0]
     names, certain = dataset.class_names, f"{answers.probabilities[row, 0]:.2f}"
-    title = f"{names[said]} {certain}" if said == right else f"{names[right]}, seen as {names[said]} {certain}"
+    title = f"{names[said]} {certain}" if said == right else f"{names[right]}, predicted {names[said]} {certain}"
     try:
         image = dataset.image(row)
     except InputError:
-        image = None  # it could be read a moment ago
+        image = None  # removed or damaged since it was classified
     return Tile(title, str(dataset.names[row]), image, alarm=bool(said != right))

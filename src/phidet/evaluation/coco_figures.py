@@ -1,8 +1,8 @@
-"""COCO's figures (cocodataset.org/#detection-eval), computed by ``faster_coco_eval``.
+"""COCO's metrics (cocodataset.org/#detection-eval), computed by ``faster_coco_eval``.
 
-The library's answers are those of ``pycocotools``. Three things are kept from it: it confuses an annotation of number 0
-with none (ours start at 1), it gives every detection a polygon when it loads a list (we hand it the loaded form), and
-it cannot do without images or classes (there are no figures then).
+Its results equal those of ``pycocotools``. Three of its weaknesses are worked around: it takes an annotation with id 0
+for a missing one (ours start at 1), it adds a polygon to every detection when it loads a list (we pass the loaded
+form), and it fails without images or classes (all metrics are ``None`` then).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class ClassFigures(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         name: as in the data set.
-        objects: how many there are, without crowds.
+        objects: number of objects, without crowds.
         ap: mean over IoU 0.5, 0.55 … 0.95, 0…1; ``None`` where there are no objects.
         ap50: at IoU 0.5.
     """
@@ -45,15 +45,15 @@ class ClassFigures(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CocoReport(msgspec.Struct, frozen=True, kw_only=True):
-    """COCO's twelve figures, 0…1, ``None`` where no object is of that kind (COCO writes −1).
+    """COCO's metrics, 0…1, ``None`` where there are no objects of that kind (COCO writes −1).
 
     Attributes:
-        images, objects: how many were measured; objects without crowds.
-        max_objects: detections of a class in an image that count at most, 100 for COCO.
+        images, objects: numbers of evaluated images and objects, without crowds.
+        max_objects: maximum number of detections of a class in an image, 100 for COCO.
         ap: mean over IoU 0.5, 0.55 … 0.95 and over classes.
         ap50, ap75: at one IoU.
         ap_small, ap_medium, ap_large: of objects below 32² px², to 96² px², and above.
-        ar_1, ar_10, ar_100: recall with so many detections of a class in an image, mean over IoUs and classes.
+        ar_1, ar_10, ar_100: recall with that many detections of a class in an image, mean over IoUs and classes.
         ar_small, ar_medium, ar_large: recall with ``max_objects`` by size.
         ar_max: recall with ``max_objects``.
         classes: one by one, in the data set's order.
@@ -79,16 +79,16 @@ class CocoReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def evaluate_coco(dataset: Dataset, detections: Sequence[Detections], max_objects: int = 100) -> CocoReport:
-    """COCO's figures for ``detections``, one for each image of ``dataset`` in its order.
+    """COCO's metrics for ``detections``, one for each image of ``dataset`` in its order.
 
-    Crowds are neither right nor wrong. Difficult objects are ordinary ones: COCO does not know them. Sizes are those of
+    Crowds are neither right nor wrong. Difficult objects are ordinary ones: COCO has no such flag. Sizes are those of
     :attr:`Annotations.areas`.
 
     Args:
-        dataset: what is there.
-        detections: what was found; of equal scores the earlier is the better one.
-        max_objects: of a class so many detections of an image count, the best ones. COCO's official figures have 100;
-            data with more objects in an image need more.
+        dataset: the ground truth.
+        detections: one for each image; of equal scores the earlier ranks higher.
+        max_objects: number of best detections of a class used in each image. COCO's official metrics use 100;
+            raise it for data with more objects in an image.
 
     Raises:
         InputError: the detections do not belong to the data set.
@@ -100,7 +100,7 @@ def evaluate_coco(dataset: Dataset, detections: Sequence[Detections], max_object
     classes, truth = len(dataset.class_names), dataset.all_annotations
     counts = np.bincount(truth.class_ids[~truth.crowd], minlength=classes)
     limits = sorted({1, 10, 100, max_objects})
-    # As COCO's tools keep them, −1 where there are no objects: by IoU, recall (of precision), class, size, limit.
+    # Laid out as in COCO's tools, −1 where there are no objects: by IoU, recall (precision only), class, size, limit.
     precision = np.full((10, 101, classes, 4, len(limits)), -1.0)
     recall = np.full((10, classes, 4, len(limits)), -1.0)
     if len(dataset) and classes:
@@ -112,6 +112,7 @@ def evaluate_coco(dataset: Dataset, detections: Sequence[Detections], max_object
         evaluator.accumulate()
         precision, recall = (np.asarray(evaluator.eval[key]) for key in ("precision", "recall"))
     most = limits.index(max_objects)
+    # Size 0 is "all"; IoU thresholds 0 and 5 are 0.50 and 0.75.
     average = [precision[..., 0, most], precision[0, ..., 0, most], precision[5, ..., 0, most]]
     average += [precision[..., size, most] for size in (1, 2, 3)]
     reached = [recall[..., 0, limits.index(min(limit, max_objects))] for limit in (1, 10, 100)]
@@ -137,11 +138,11 @@ def evaluate_coco(dataset: Dataset, detections: Sequence[Detections], max_object
 
 
 def _silent(*_: object) -> None:
-    """Instead of the library's printing."""
+    """Replaces the library's printing."""
 
 
 def _mean(values: npt.NDArray[np.float64]) -> float | None:
-    """Over the classes that have objects."""
+    """Mean over the classes that have objects, ``None`` if none has."""
     defined = values[values >= 0]
     return float(defined.mean()) if defined.size else None
 

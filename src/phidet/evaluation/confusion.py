@@ -1,4 +1,4 @@
-"""What is taken for what."""
+"""The confusion matrix of a detector."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from phidet.evaluation.matching import MATCHED, countable, match_all
 def confusion_matrix(
     dataset: Dataset, detections: Sequence[Detections], min_score: float, min_iou: float = MATCHED
 ) -> npt.NDArray[np.int64]:
-    """How often an object of the row's class was detected as the column's; the last of each is the background.
+    """Counts of objects by true class (rows) and detected class (columns); the last row and column are the background.
 
     The last column counts objects that were missed, the last row detections where no object is. Boxes decide which
-    detection belongs to which object, an object of its own class first; crowds and difficult objects do not count.
+    detection belongs to which object, an object of its own class first; crowds and difficult objects are ignored.
 
     Args:
         dataset: with C classes.
         detections: one for each image.
-        min_score: the lowest score of detections that count; see :func:`~phidet.evaluation.curves.best_threshold`.
+        min_score: detections with a lower score are ignored; see :func:`~phidet.evaluation.curves.best_threshold`.
         min_iou: the overlap with which a detection belongs to an object, 0…1.
 
     Returns:
@@ -34,6 +34,7 @@ def confusion_matrix(
     """
     background = len(dataset.class_names)
     size = background + 1
+    # Each event becomes the flat index row · size + column, so that one bincount at the end fills the matrix.
     cells = [np.zeros(0, np.int64)]
     for found, truth, (objects, ignored, _) in match_all(
         dataset, detections, min_score, across_classes=True, min_iou=min_iou

@@ -1,4 +1,4 @@
-"""Precision and recall over the score from which detections count."""
+"""Precision and recall as functions of the score threshold."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class PrCurve(NamedTuple):
 
     Attributes:
         class_name: of the data set.
-        objects: how many there are, without crowds and difficult ones.
-        scores: (K,) float64, every score that a detection has, the highest first.
-        precision: (K,) share of right ones among the detections with at least that score.
+        objects: number of objects, without crowds and difficult ones.
+        scores: (K,) float64, the distinct scores of the detections, descending.
+        precision: (K,) share of correct ones among the detections with at least that score.
         recall: (K,) share of the objects that they find; 0 where there are none.
     """
 
@@ -40,17 +40,19 @@ class PrCurve(NamedTuple):
 
     @property
     def best(self) -> int | None:
-        """Which of the K has the highest F1; ``None`` where nothing was found."""
+        """Index of the threshold with the highest F1; ``None`` where nothing was found."""
         return int(self.f1.argmax()) if self.recall.any() else None
 
     @property
     def best_score(self) -> float | None:
-        """The score from which detections count for the highest F1."""
+        """The score threshold with the highest F1."""
         return None if self.best is None else float(self.scores[self.best])
 
     @property
     def envelope(self) -> npt.NDArray[np.float64]:
         """(101,) the best precision with at least recall 0, 0.01 … 1; their mean is AP at that IoU (COCO's AP50)."""
+        # Running maximum from the right: the best precision at this recall or any higher one; 0 where it is never
+        # reached.
         highest = np.append(np.maximum.accumulate(self.precision[::-1])[::-1], 0.0)
         return highest[np.searchsorted(self.recall, RECALLS)]
 
@@ -59,7 +61,7 @@ def pr_curves(dataset: Dataset, detections: Sequence[Detections], min_iou: float
     """A curve for each class, in their order. Difficult objects are neither right nor wrong.
 
     Args:
-        dataset: what is there.
+        dataset: the ground truth.
         detections: one for each image.
         min_iou: the overlap with which a detection finds an object, 0…1.
 
@@ -84,13 +86,15 @@ def pr_curves(dataset: Dataset, detections: Sequence[Detections], min_iou: float
 def _curve(name: str, objects: int, scores: npt.NDArray[np.float64], right: npt.NDArray[np.bool_]) -> PrCurve:
     order = np.argsort(-scores, kind="stable")
     scores, hits = scores[order], np.cumsum(right[order])
+    # Detections of equal score enter together, so only the last of each group of ties is a point of the curve.
     last = np.flatnonzero(np.append(np.diff(scores) != 0, True)) if len(scores) else np.zeros(0, np.int64)
     return PrCurve(name, objects, scores[last], hits[last] / (last + 1), hits[last] / max(1, objects))
 
 
 def best_threshold(curves: Sequence[PrCurve]) -> float:
-    """The one score, to a thousandth, with the highest mean F1 over the classes that have objects; else 0.5."""
+    """The score threshold, in steps of 0.001, with the highest mean F1 over classes with objects; else 0.5."""
     grid = np.linspace(0, 1, 1001)
+    # F1 is a step function of the threshold: each grid point takes the value of the lowest score that still passes.
     f1s = [
         np.append(0.0, curve.f1)[np.searchsorted(-curve.scores, -grid, side="right")]
         for curve in curves

@@ -1,4 +1,4 @@
-"""A detector on a whole data set, for its figures."""
+"""Runs a detector on a whole data set, for its evaluation."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ log = logging.getLogger("phidet")
 def detect_dataset(
     detector: SupportsDetect, dataset: Dataset, settings: PostprocessSettings = COCO_SETTINGS, batch_size: int = 8
 ) -> tuple[Dataset, list[Detections]]:
-    """What ``detector`` finds in every image of ``dataset``.
+    """Detections of ``detector`` in every image of ``dataset``.
 
     Args:
-        detector: knows the data set's classes, in the same order.
+        detector: has the data set's classes, in the same order.
         dataset: images are decoded while the detector works.
-        settings: what counts as found.
+        settings: of the postprocessing.
         batch_size: images at a time.
 
     Returns:
-        The data set and its detections; without the images that cannot be decoded, which are named.
+        The data set and its detections, without the images that cannot be decoded; a warning names each of those.
 
     Raises:
         InputError: the classes differ, or no image can be decoded.
@@ -43,6 +43,7 @@ def detect_dataset(
     shown = None if sys.stderr.isatty() else True
     with ThreadPoolExecutor(2) as pool, tqdm(total=len(dataset), desc="detect", unit="image", disable=shown) as bar:
         batches = [range(i, min(i + batch_size, len(dataset))) for i in range(0, len(dataset), batch_size)]
+        # Two batches are decoded ahead while the detector works: more would only take memory.
         coming = [pool.submit(_read, dataset, batch) for batch in batches[:2]]
         for i in range(len(batches)):
             images = coming.pop(0).result()
@@ -57,20 +58,20 @@ def detect_dataset(
 
 
 def check_classes(class_names: tuple[str, ...], dataset: Dataset) -> None:
-    """Does nothing if a model with ``class_names`` speaks of the classes of ``dataset``.
+    """Raises InputError unless ``class_names``, those of a model, are the classes of ``dataset``.
 
     Raises:
         InputError: the names differ.
     """
     if class_names != dataset.class_names:
         raise InputError(
-            f"the model knows {len(class_names)} classes ({', '.join(class_names[:5])} …), {dataset.name!r} was read "
+            f"the model has {len(class_names)} classes ({', '.join(class_names[:5])} …), {dataset.name!r} was read "
             f"with {len(dataset.class_names)} ({', '.join(dataset.class_names[:5])} …): read it with the model's names"
         )
 
 
 def _read(dataset: Dataset, indices: range) -> list[tuple[int, npt.NDArray[np.uint8] | str]]:
-    """Index and pixels, or what is wrong with the image."""
+    """Index and pixels of each image, or the error message instead of pixels."""
     images: list[tuple[int, npt.NDArray[np.uint8] | str]] = []
     for index in indices:
         try:

@@ -1,8 +1,8 @@
-"""What a model looks at: class activation maps of classifiers, and of single detections.
+"""Class activation maps: which parts of an image a classification or a single detection is based on.
 
 For a classifier the map is exact (CAM, arXiv 1512.04150): the last layer is linear in the average of the last map, so
-the class's logit is the average of what each place of the map contributes, plus the bias. For a detection it is the
-first-order part of its class logit: gradient times activation, of every map that the feature network is fed with.
+the class's logit is the average of all positions' contributions, plus the bias. For a detection it is the
+first-order part of its class logit: gradient times activation, for every input map of the feature network.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def explain(
         model: as loaded; in evaluation mode afterwards.
         image: (H, W, 3) RGB.
         class_name: only this class; of a classifier, even where it is not among the best.
-        most: how many maps.
+        most: maximum number of maps.
 
     Raises:
         UnknownNameError: the model has no such class.
@@ -47,8 +47,9 @@ def explain(
 
 
 def overlay(image: npt.NDArray[np.uint8], heat: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
-    """(H, W, 3) picture under an (H, W) heat: grey where there is none, coloured where there is."""
+    """An (H, W, 3) image overlaid with an (H, W) heat map in 0…1: grey where it is 0, coloured above."""
     grey = image.astype(np.float32).mean(2, keepdims=True).repeat(3, 2) * 0.7 + 40
+    # The darkest quarter of the colour map is skipped: it would read as shadow.
     colour = matplotlib.colormaps["inferno"](0.25 + 0.75 * heat)[..., :3] * 255
     share = np.clip(heat[..., None] * 1.3, 0, 0.75)
     mixed: npt.NDArray[np.uint8] = (grey * (1 - share) + colour * share).clip(0, 255).astype(np.uint8)
@@ -58,7 +59,7 @@ def overlay(image: npt.NDArray[np.uint8], heat: npt.NDArray[np.float32]) -> npt.
 def comparison(
     image: npt.NDArray[np.uint8], name: str, maps: Sequence[tuple[str, Sequence[ActivationMap]]]
 ) -> Image.Image:
-    """A sheet of the picture and the maps of each (model name, maps): one model's in rows, several side by side."""
+    """A sheet of the image and the maps of each (model name, maps): one model's in rows, several side by side."""
     height, width = image.shape[:2]
     picture = Tile(name, f"{width}×{height}", image)
     columns = [[_tile(image, model, one) for one in found] or [_nothing(model)] for model, found in maps]
@@ -80,5 +81,5 @@ def _nothing(model: str) -> Tile:
     return _EMPTY._replace(title="nothing found", subtitle=model)
 
 
-_HEADING = "What it looks at"
+_HEADING = "Class activation maps"
 _EMPTY = Tile("", "", np.full((1, 1, 3), 255, np.uint8))

@@ -1,4 +1,4 @@
-"""Which detection found which object of an image."""
+"""Assignment of detections to objects, image by image."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from phidet.detections.boxes import area, pairwise_iou
 from phidet.detections.detections import Detections
 
 MATCHED = 0.5
-"""IoU with which a detection finds an object, unless another one is asked for."""
+"""Default IoU from which a detection matches an object."""
 
 
 class Matches(NamedTuple):
-    """What became of the N detections of one image with M objects.
+    """The assignment of N detections to the M objects of one image.
 
     Attributes:
-        objects: (N,) int64, the object that was found, −1 where none was.
+        objects: (N,) int64, index of the matched object, −1 for none.
         ignored: (N,) bool, neither true nor false: lies on a difficult object or in a crowd.
         ious: (N, M) float64 of every detection with every object.
     """
@@ -32,7 +32,7 @@ class Matches(NamedTuple):
 
     @property
     def false(self) -> npt.NDArray[np.bool_]:
-        """(N,) detections that found nothing."""
+        """(N,) false positives."""
         return (self.objects < 0) & ~self.ignored
 
 
@@ -44,15 +44,15 @@ def countable(truth: Annotations) -> npt.NDArray[np.bool_]:
 def match_image(
     found: Detections, truth: Annotations, across_classes: bool = False, min_iou: float = MATCHED
 ) -> Matches:
-    """Gives every detection, the best scored first, the free object that it overlaps most, with IoU ≥ ``min_iou``.
+    """Assigns to each detection, by descending score, the free object that it overlaps most, with IoU ≥ ``min_iou``.
 
-    One that gets none and lies on a difficult object (with that IoU), or with that share of it in a crowd of its class,
+    A detection without a match on a difficult object (with that IoU), or with that share of it in a crowd of its class,
     is ignored.
 
     Args:
         found: best first; of equal scores the earlier is the better one.
         truth: the image's objects.
-        across_classes: an object of another class will do where none of its own is free.
+        across_classes: match an object of another class if none of its own is free.
         min_iou: 0…1.
     """
     boxes, others = found.boxes_xyxy.astype(np.float64), truth.boxes_xyxy.astype(np.float64)
@@ -60,6 +60,7 @@ def match_image(
     own = found.class_ids[:, None] == truth.class_ids[None, :]
     overlaps = (ious >= min_iou) & (own | across_classes)
     detection, candidate = np.nonzero(overlaps & countable(truth))
+    # lexsort's last key is the first criterion: by detection, then own class before others, then falling IoU.
     order = np.lexsort((-ious[detection, candidate], ~own[detection, candidate], detection))
     objects = np.full(len(boxes), -1, np.int64)
     taken: set[int] = set()
@@ -79,7 +80,7 @@ def match_all(
     across_classes: bool = False,
     min_iou: float = MATCHED,
 ) -> Iterator[tuple[Detections, Annotations, Matches]]:
-    """Image by image, the detections of at least ``min_score``, the objects, and which is which.
+    """For each image, the detections of at least ``min_score``, the objects, and their assignment.
 
     Raises:
         InputError: the detections do not belong to the data set.
@@ -99,14 +100,14 @@ def above(found: Detections, min_score: float) -> Detections:
 def covered(
     ious: npt.NDArray[np.float64], boxes: npt.NDArray[np.float64], regions: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
-    """(N, M) share of each box that lies in each region, from their IoUs: what COCO measures crowds with."""
+    """(N, M) share of each box that lies in each region, from their IoUs: COCO's measure for crowds."""
     own, other = area(boxes)[:, None], area(regions)[None, :]
     common = ious * (own + other) / (1 + ious)  # i / (a + b − i) solved for i
     return np.divide(common, own, out=np.zeros_like(ious), where=own > 0)
 
 
 def check_detections(dataset: Dataset, detections: Sequence[Detections]) -> None:
-    """Does nothing if there are detections for every image, and all are of known classes.
+    """Raises InputError unless there are detections for every image, all of known classes.
 
     Raises:
         InputError: another number of images, or an unknown class.
@@ -122,5 +123,5 @@ def check_detections(dataset: Dataset, detections: Sequence[Detections]) -> None
             raise InputError(
                 f"detections of image {i} ({dataset.names[i]}) have classes "
                 f"{found.class_ids.min()}…{found.class_ids.max()}, "
-                f"expected 0…{classes - 1}: does the model know the data's classes?"
+                f"expected 0…{classes - 1}: does the model have the data's classes?"
             )

@@ -1,4 +1,4 @@
-"""Everything that is measured of a detector on a data set, in one value."""
+"""All metrics of a detector on a data set, in one struct."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ COCO_SETTINGS = PostprocessSettings(score=0.001, multi_class=True)
 
 
 class MeasureSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What is measured.
+    """Settings of an evaluation.
 
     Attributes:
-        score: lowest score of the detections that precision, recall, F1, counts, confusion and mistakes are of;
-            ``None`` for the one with the highest mean F1. AP is over all scores.
-        iou: overlap with which a detection finds an object, for the same, above 0 to 1. COCO's figures have their own.
-        max_objects: detections of an image that count at most. COCO's official figures have 100.
+        score: lowest score of the detections used for precision, recall, F1, counts, confusion and mistakes;
+            ``None`` for the one with the highest mean F1. AP uses all scores.
+        iou: overlap from which a detection matches an object, for the same, in (0, 1]. COCO's metrics have their own.
+        max_objects: maximum number of detections for each image. COCO's official metrics use 100.
 
     Raises:
         ConfigError: a value out of its range.
@@ -50,7 +50,7 @@ class MeasureSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def postprocess(self) -> PostprocessSettings:
-        """What a detector is run with: :data:`COCO_SETTINGS` with as many objects as count."""
+        """Settings to run a detector with: :data:`COCO_SETTINGS` with ``max_objects``."""
         candidates = max(COCO_SETTINGS.candidates, 10 * self.max_objects)
         return msgspec.structs.replace(COCO_SETTINGS, max_detections=self.max_objects, candidates=candidates)
 
@@ -59,14 +59,14 @@ DEFAULT_SETTINGS = MeasureSettings()
 
 
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
-    """Figures of a model on a data set, as ``report.json`` has them.
+    """Metrics of a model on a data set, as stored in ``report.json``.
 
     Attributes:
         model, data, split: what was measured on what.
-        coco: COCO's figures.
+        coco: COCO's metrics.
         voc_ap50: VOC's AP at IoU 0.5, mean over classes; ``None`` where there are no objects.
-        best_score: the score from which detections count for the highest mean F1.
-        score, iou: with which precision, recall, F1, counts and confusion were measured.
+        best_score: the score threshold with the highest mean F1.
+        score, iou: thresholds used for precision, recall, F1, counts and confusion.
         ap_at_iou: mean over classes of the area under precision over recall at ``iou``; ``None`` without objects.
         all_classes, classes: counts, precision, recall and F1, of all objects together and class by class.
         confusion: row by row the objects of each class by the class they were detected as, the last of each the
@@ -99,13 +99,13 @@ def measure(
     settings: MeasureSettings = DEFAULT_SETTINGS,
     trained_on: int | None = None,
 ) -> Evaluation:
-    """The figures of ``detections``, one for each image of ``dataset``.
+    """The metrics of ``detections``, one for each image of ``dataset``.
 
     Args:
         model, data: names, for the report.
-        dataset: what is there.
-        detections: what was found.
-        settings: from which score and overlap detections count, and how many.
+        dataset: the ground truth.
+        detections: one for each image.
+        settings: score and overlap thresholds, and the number of detections.
         trained_on: images of the data that the model has learned from; ``None`` where that is not known.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The worst mistakes as one sheet: crops with what is there and what was detected."""
+"""The worst mistakes as one sheet: crops with ground truth and detections."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from phidet.evaluation.mistakes import Mistake
 FOUND, TRUTH = 0, 1  # their colours
 _TITLES = {
     "missed": "Missed",
-    "false positive": "Nothing there",
+    "false positive": "False positive",
     "wrong class": "Wrong class",
     "poor box": "Poor box",
-    "double": "Found twice",
+    "double": "Duplicate",
 }
 _GREY = "#E4E4E4"
-_CONTEXT = 2.2  # a side of the crop over the side of what it shows, at least
-_SMALLEST = 64  # pixels of the image that a crop shows at least
+_CONTEXT = 2.2  # minimum ratio of a crop's side to that of the boxes in it
+_SMALLEST = 64  # minimum height of a crop in pixels of the image
 
 _Box = tuple[float, float, float, float]
 
 
 def draw_mistakes(dataset: Dataset, detections: Sequence[Detections], mistakes: Sequence[Mistake]) -> Image.Image:
-    """A tile for each mistake, row by row: a crop, what is there dashed in blue, what was detected in orange.
+    """A tile for each mistake, row by row: a crop with ground truth dashed in blue and detections in orange.
 
     The boxes that the mistake is about are thick; other objects of the crop are thin. Under it stand kind, classes,
     score and image.
     """
     heading = "The worst mistakes" if mistakes else "No mistakes"
     tiles = [_tile(dataset, detections[mistake.image], mistake) for mistake in mistakes]
-    return draw_sheet(heading, tiles, max(3, min(4, len(tiles))), [("what is there", TRUTH), ("detected", FOUND)])
+    return draw_sheet(heading, tiles, max(3, min(4, len(tiles))), [("ground truth", TRUTH), ("detected", FOUND)])
 
 
 def _tile(dataset: Dataset, found: Detections, mistake: Mistake) -> Tile:
@@ -67,16 +67,17 @@ def _what(dataset: Dataset, found: Detections, mistake: Mistake) -> str:
         return str(there)
     seen = names[found.class_ids[mistake.detection]]
     score = f"{found.scores[mistake.detection]:.2f}"
-    return f"{seen} {score}" if there in (None, seen) else f"{there}, seen as {seen} {score}"
+    return f"{seen} {score}" if there in (None, seen) else f"{there}, detected as {seen} {score}"
 
 
 def _window(boxes: npt.NDArray[np.float64], size_hw: tuple[int, int]) -> _Box:
-    """The part of the image that a crop shows: about the boxes, inside the image as far as that has room."""
+    """The part of the image that a crop shows: around the boxes, and inside the image if that is large enough."""
     height, width = size_hw
     (x1, y1), (x2, y2) = boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)
-    # A tile's shape: what is one unit high is this wide.
+    # The window has the aspect of a tile, so that nothing is distorted.
     shape = TILE_W / TILE_H
     high = max(_SMALLEST, _CONTEXT * max((x2 - x1) / shape, y2 - y1))
+    # Not larger than the image, unless the boxes themselves are.
     high = min(high, max(height, width / shape, (x2 - x1) / shape, y2 - y1))
     left = _shift((x1 + x2) / 2, high * shape, width)
     top = _shift((y1 + y2) / 2, high, height)
@@ -89,7 +90,7 @@ def _shift(centre: float, side: float, length: int) -> float:
 
 
 def _crop(image: npt.NDArray[np.uint8], window: _Box) -> Image.Image:
-    """The window at a tile's size, grey where it leaves the image."""
+    """The window resized to a tile, grey outside the image."""
     height, width = image.shape[:2]
     left, top, right, bottom = window
     part = max(0.0, left), max(0.0, top), min(float(width), right), min(float(height), bottom)

@@ -15,8 +15,8 @@ from phidet.evaluation.matching import MATCHED, Matches, countable, match_all
 
 Kind = Literal["missed", "false positive", "wrong class", "poor box", "double"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-POOR = 0.1  # IoU from which a box is a poor one of an object, and not one of nothing
-_LARGE = 96.0  # pixels; √area of an object that nobody misses, COCO's border of large ones
+POOR = 0.1  # IoU from which a box is a poor detection of an object, not a false positive
+_LARGE = 96.0  # pixels; √area from which an object is COCO's "large" and missing it is worst
 
 
 class Mistake(NamedTuple):
@@ -27,8 +27,8 @@ class Mistake(NamedTuple):
         kind: ``missed``: an object, with no detection near it. ``false positive``: a detection, with no object near it.
             ``wrong class``: a detection on an object of another class. ``poor box``: a detection of an object that
             nothing else found, from IoU 0.1 on. ``double``: another detection of an object that a better one found.
-        severity: 0…1. The score; of a poor box times 1 − IoU; of a missed object its size, √area up to 96 pixels,
-            times 1 − the best score, below those that count, with which it was found after all.
+        severity: 0…1. The score; of a poor box times 1 − IoU; of a missed object its size, √area / 96 pixels, at most
+            1, times 1 − the best score of a detection of it below the threshold.
         detection: index in the image's detections, ``None`` for a missed object.
         object: index in the image's objects, ``None`` for a false positive.
     """
@@ -46,10 +46,10 @@ def worst_mistakes(
     """At most ``most`` mistakes: the worst of each kind, then the second of each, and so on.
 
     Args:
-        dataset: what is there; crowds and difficult objects are no mistakes, found or not.
+        dataset: the ground truth; crowds and difficult objects are no mistakes, found or not.
         detections: one for each image.
-        min_score: the lowest score of detections that count; see :func:`~phidet.evaluation.curves.best_threshold`.
-        most: how many.
+        min_score: detections with a lower score are ignored; see :func:`~phidet.evaluation.curves.best_threshold`.
+        most: maximum number of mistakes.
         min_iou: the overlap with which a detection finds an object, 0…1.
 
     Raises:
@@ -63,10 +63,12 @@ def worst_mistakes(
         for mistake in _of_detections(i, found, truth, matches, min_iou):
             if mistake.object is not None:
                 unclaimed[mistake.object] = False
+            # Matching saw only the detections above the threshold: back to the index among all of them.
             detection = int(numbers[mistake.detection]) if mistake.detection is not None else None
             of_kind[mistake.kind].append(mistake._replace(detection=detection))
         unclaimed[matches.objects[matches.objects >= 0]] = False
         of_kind["missed"] += _missed(i, detections[i], truth, unclaimed, min_iou)
+    # Round robin over the kinds, so that a frequent kind does not push the others off the sheet.
     turns = [
         (turn, mistake)
         for mistakes in of_kind.values()
@@ -88,6 +90,8 @@ def _of_detections(
     for d in false.tolist():
         score, ious = float(found.scores[d]), matches.ious[d]
         own = truth.class_ids == found.class_ids[d]
+        # In order of what explains a false positive best: a poor box on a free object, then a duplicate, then nothing
+        # at all.
         if (poor := _nearest(ious, free & own & (ious >= POOR))) is not None:
             free[poor] = False
             yield Mistake(image, "poor box", score * (1 - float(ious[poor])), d, poor)

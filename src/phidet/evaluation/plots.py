@@ -1,4 +1,4 @@
-"""Figures as pictures: precision over recall, what is taken for what, AP by size of the objects."""
+"""Plots of an evaluation: precision over recall, confusion matrix, AP by object size."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from phidet.images.style import INK, PALETTE, new_figure
 
 _LINES = PALETTE[:6]
 _FAINT, _GRID = "#B0B0B0", "#EDEDED"
-_MOST_NUMBERS = 30  # classes whose matrix has room for numbers
-_MOST_CLASSES = 100  # classes that a matrix has room for
+_MOST_NUMBERS = 30  # maximum number of classes for which a matrix shows numbers
+_MOST_CLASSES = 100  # maximum number of classes that a matrix shows
 
 
 def pr_figure(curves: Sequence[PrCurve], min_iou: float = MATCHED) -> Figure:
     """Precision over recall at IoU ``min_iou``, a thin line for each class that has objects, and their mean.
 
-    Few classes have colours, names and a dot where F1 is highest; of many, the best and the worst three have names.
+    Up to six classes have colours, names and a dot at the highest F1; of more, the best and the worst three have them.
     """
     shown = sorted((c for c in curves if c.objects), key=lambda c: (-c.envelope.mean(), -c.objects))
     figure, axes = new_figure(8.6, 6.0)
@@ -79,10 +79,10 @@ def _legend(curve: PrCurve, min_iou: float) -> str:
 
 
 def confusion_figure(matrix: npt.NDArray[np.int64], class_names: Sequence[str]) -> Figure:
-    """What is taken for what, each row as shares of its sum: of a detector's objects, or of a classifier's pictures.
+    """A confusion matrix, each row as shares of its sum: of a detector's objects, or of a classifier's images.
 
-    Up to 30 classes have numbers, in the last row of a detector's counts, since there is no share of objects that are
-    not there. Of more than 100 classes those are shown that are most often part of a mistake.
+    Up to 30 classes have numbers: shares, but counts in a detector's last row, the background, which has no number of
+    objects to divide by. Of more than 100 classes, those that are most often part of a mistake are shown.
 
     Args:
         matrix: (C + 1, C + 1) of :func:`~phidet.evaluation.confusion.confusion_matrix`, or (C, C) of a classifier.
@@ -99,17 +99,18 @@ def confusion_figure(matrix: npt.NDArray[np.int64], class_names: Sequence[str]) 
     cell = 0.9 if size <= 6 else 0.52 if numbers else max(0.1, 12 / size)
     font = 10.0 if size <= 6 else 8.5 if numbers else max(3.0, 66 * cell * 0.8)
     rows, columns = (named + ([last] if objects else []) for last in ("nothing", "missed"))
-    longest = max(map(len, columns)) * font * 0.6 / 72  # inches, about
+    longest = max(map(len, columns)) * font * 0.6 / 72  # approximate width in inches
     figure, axes = new_figure(max(5.0, size * cell + longest + 1.6), max(3.6, size * cell + longest + 1.2))
+    # Two images on top of each other, each with NaN (transparent) where the other one shows.
     counted = np.full((size, 1), False)
     counted[-1] = objects
     picture = axes.imshow(np.where(counted, np.nan, shares), cmap="Blues", vmin=0, vmax=1)
-    axes.imshow(np.where(counted, shares, np.nan), cmap="Greys", vmin=0, vmax=2)  # no share of objects: another colour
+    axes.imshow(np.where(counted, shares, np.nan), cmap="Greys", vmin=0, vmax=2)  # counts, not shares: another colour
     totals = [f"{n} ({total:,})" for n, total in zip(rows, sums[:, 0].tolist(), strict=True)]
     axes.set_yticks(range(size), totals, fontsize=font)
     axes.set_xticks(range(size), columns, fontsize=font, rotation=0 if longest < cell else 90)
-    axes.set_xlabel("detected as" if objects else "seen as", fontsize=11)
-    axes.set_ylabel("object (how many)" if objects else "picture of (how many)", fontsize=11)
+    axes.set_xlabel("detected as" if objects else "predicted as", fontsize=11)
+    axes.set_ylabel("object (count)" if objects else "true class (count)", fontsize=11)
     if numbers:
         for row, column in np.argwhere(matrix > 0).tolist():
             share = shares[row, column]
@@ -121,10 +122,10 @@ def confusion_figure(matrix: npt.NDArray[np.int64], class_names: Sequence[str]) 
             side(size - 1.5, color=INK, linewidth=1)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
-    what = "share of each row" + ("; below, detections where nothing is" if objects else "")
+    what = "share of each row" + ("; last row: detections without an object" if objects else "")
     if len(named) < len(class_names):
         what += f"; the {len(named)} of {len(class_names):,} classes most often part of a mistake"
-    _title(axes, "What is taken for what", what)
+    _title(axes, "Confusion matrix", what)
     if not numbers:
         bar = figure.colorbar(picture, ax=axes, fraction=0.04, pad=0.02, aspect=30, shrink=0.6)
         bar.outline.set_visible(False)
@@ -133,7 +134,7 @@ def confusion_figure(matrix: npt.NDArray[np.int64], class_names: Sequence[str]) 
 
 
 def _most_confused(matrix: npt.NDArray[np.int64], count: int) -> list[int]:
-    """The classes that a matrix has room for, in their order."""
+    """The classes that a matrix shows, in their order."""
     wrong = matrix - np.diag(matrix.diagonal())
     mistakes = (wrong.sum(axis=0) + wrong.sum(axis=1))[:count]
     return sorted(np.argsort(-mistakes, kind="stable")[:_MOST_CLASSES].tolist())

@@ -1,4 +1,4 @@
-"""Everything that an evaluation has to say, as a folder."""
+"""Writes a whole evaluation to a folder: report, tables, plots and sheets."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _SAMPLES = 12
 def write_evaluation(
     folder: Path, evaluation: Evaluation, dataset: Dataset, detections: Sequence[Detections]
 ) -> list[Path]:
-    """Writes report.json, its tables as CSV, and as pictures curves, confusion, AP by size, mistakes and samples.
+    """Writes report.json, its tables as CSV, and as images curves, confusion, AP by size, mistakes and samples.
 
     Raises:
         PhidetError: a file cannot be written.
@@ -54,7 +54,7 @@ def write_evaluation(
 
 
 def draw_samples(dataset: Dataset, detections: Sequence[Detections], min_score: float) -> Image.Image:
-    """A dozen images, evenly over the data set, with what was found in them."""
+    """A dozen images, evenly spaced over the data set, with their detections."""
     tiles = []
     for index in evenly_spaced(len(dataset), _SAMPLES):
         found = detections[index].filter(score=min_score)
@@ -62,7 +62,7 @@ def draw_samples(dataset: Dataset, detections: Sequence[Detections], min_score: 
         try:
             image = dataset.image(index)
         except InputError:
-            image = None  # it is among the problems of the data set
+            image = None  # reported among the problems of the data set
         what = "1 detection" if len(found) == 1 else f"{len(found)} detections"
         tiles.append(Tile(str(dataset.names[index]), what, image, found.boxes_xyxy, labels, found.class_ids.tolist()))
-    return draw_sheet(f"{dataset.name}: what is detected with a score of at least {min_score:.2f}", tiles)
+    return draw_sheet(f"{dataset.name}: detections with a score of at least {min_score:.2f}", tiles)

@@ -55,7 +55,7 @@ def write_classes(
 
 
 def write_confusion(path: Path, matrix: npt.NDArray[np.int64], class_names: Sequence[str]) -> Path:
-    """Writes a matrix with the names of its rows (what is there) and columns (what was answered).
+    """Writes a matrix with the names of its rows (true classes) and columns (predicted classes).
 
     Args:
         path: the CSV file.
@@ -71,7 +71,7 @@ def write_confusion(path: Path, matrix: npt.NDArray[np.int64], class_names: Sequ
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> Path:
-    """Writes a table; what is not defined is an empty cell, fractions have six digits.
+    """Writes a table; ``None`` becomes an empty cell, fractions have six significant digits.
 
     Raises:
         PhidetError: the file cannot be written.

@@ -1,8 +1,8 @@
 """Detections as a file: COCO's results, written for other tools and read from them.
 
-A results file is a list of ``{"image_id", "category_id", "bbox", "score"}``, whose numbers mean nothing by themselves.
-Beside ``NAME.json`` stands ``NAME-images.json`` (of ``NAME-results.json``, too), with the images that were searched and
-the classes, as ``phidet detect --save coco`` writes it. Without it the numbers are those of the data's own COCO JSON.
+A results file is a list of ``{"image_id", "category_id", "bbox", "score"}``, whose ids mean nothing by themselves.
+Beside ``NAME.json`` lies ``NAME-images.json`` (also for ``NAME-results.json``), with the images that were processed and
+the classes, as ``phidet detect --save coco`` writes it. Without it the ids are those of the data's own COCO JSON.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class _Result(msgspec.Struct):
 
 
 class _Image(msgspec.Struct):
-    """An image that was searched; ``source`` is its path."""
+    """An image that was processed; ``source`` is its path."""
 
     id: int
     file_name: str
@@ -48,19 +48,19 @@ class _Category(msgspec.Struct):
 
 
 class _Searched(msgspec.Struct):
-    """What stands beside the results."""
+    """The content of ``NAME-images.json``."""
 
     categories: list[_Category]
     images: list[_Image]
 
 
 class ResultsFile(NamedTuple):
-    """Detections that were read.
+    """Detections read from a file.
 
     Attributes:
         path: the file.
-        results: as they stand in it.
-        searched: what stands beside it; ``None`` where nothing does.
+        results: its entries.
+        searched: content of the ``-images.json`` beside it; ``None`` without one.
     """
 
     path: Path
@@ -69,19 +69,19 @@ class ResultsFile(NamedTuple):
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
-        """The classes of the detector, in the order of their ids; ``None`` where the file does not tell."""
+        """The classes of the detector, in the order of their ids; ``None`` if unknown."""
         if self.searched is None:
             return None
         return tuple(category.name for category in sorted(self.searched.categories, key=lambda c: c.id))
 
     def detections_of(self, dataset: Dataset) -> tuple[Dataset, list[Detections]]:
-        """The images of ``dataset`` that were searched, and what was detected in each.
+        """The images of ``dataset`` that were processed, and the detections in each.
 
         Args:
             dataset: read with :attr:`class_names`, or with its own where these are not known.
 
         Raises:
-            InputError: the detections are of other images or classes, or cannot be.
+            InputError: the detections belong to other images or classes, or are invalid.
         """
         image_of, class_of = self._names(dataset)
         found: dict[str, list[_Result]] = defaultdict(list)
@@ -89,7 +89,7 @@ class ResultsFile(NamedTuple):
             if result.image_id not in image_of or result.category_id not in class_of:
                 key = "image_id" if result.image_id not in image_of else "category_id"
                 raise InputError(
-                    f"{self.path}, [{i}]: {key} {getattr(result, key)} is none of {dataset.name!r}: are these "
+                    f"{self.path}, [{i}]: {key} {getattr(result, key)} is not in {dataset.name!r}: are these "
                     "detections of other data, or of another split (--split)?"
                 )
             found[image_of[result.image_id]].append(result)
@@ -106,11 +106,12 @@ class ResultsFile(NamedTuple):
         if self.searched is None:
             if dataset.coco_ids is None:
                 raise InputError(
-                    f"{self.path} numbers images and classes, and the data are no COCO JSON that says which they are: "
-                    f"bring {images_file(self.path).name}, or write the data as COCO JSON with 'phidet convert-data'"
+                    f"{self.path} has ids of images and classes, and the data are no COCO JSON that defines them: "
+                    f"provide {images_file(self.path).name}, or write the data as COCO JSON with 'phidet convert-data'"
                 )
             categories = dataset.coco_ids.categories.items()
             return dataset.coco_ids.images, {i: name for i, name in categories if name in dataset.class_names}
+        # Images are recognised by path or by name: the file may have been written elsewhere, or by another tool.
         at = {str(Path(str(dataset.source(i))).resolve()): str(name) for i, name in enumerate(dataset.names)}
         at |= {str(name): str(name) for name in dataset.names}
         images = {
@@ -136,12 +137,12 @@ class ResultsFile(NamedTuple):
 
 
 def images_file(results: Path) -> Path:
-    """What stands beside a results file: ``found-images.json`` of ``found.json``."""
+    """The path of the images file beside a results file: ``found-images.json`` of ``found.json``."""
     return results.with_name(f"{results.stem.removesuffix('-results')}-images.json")
 
 
 def read_results(path: Path) -> ResultsFile:
-    """A results file, and what stands beside it.
+    """Reads a results file and the images file beside it.
 
     Raises:
         InputError: it cannot be read, or is not COCO's.
@@ -153,9 +154,9 @@ def read_results(path: Path) -> ResultsFile:
 
 
 def write_results(path: Path, dataset: Dataset, detections: Sequence[Detections]) -> list[Path]:
-    """Writes ``detections``, one for each image of ``dataset``, and beside them which image and class each number is.
+    """Writes ``detections``, one for each image of ``dataset``, and beside them the images file that defines the ids.
 
-    The numbers are those of the data's own COCO JSON; else images and classes are counted from 1.
+    Ids are those of the data's own COCO JSON; otherwise images and classes are numbered from 1.
 
     Raises:
         PhidetError: a file cannot be written.
@@ -164,9 +165,10 @@ def write_results(path: Path, dataset: Dataset, detections: Sequence[Detections]
     image_ids = {name: i for i, name in enumerate(map(str, dataset.names), 1)}
     category_ids = {name: c for c, name in enumerate(dataset.class_names, 1)}
     if own is not None:
+        # Reversed, so that of a file listed twice the first id is used.
         image_ids = {name: i for i, name in reversed(list(own.images.items()))}
         known = {name: i for i, name in own.categories.items()}
-        # Classes that the data do not have follow after those that they have.
+        # Classes that the JSON lacks get ids after the existing ones.
         free = max(own.categories, default=0) + 1
         others = [name for name in dataset.class_names if name not in known]
         category_ids = known | {name: free + i for i, name in enumerate(others)}

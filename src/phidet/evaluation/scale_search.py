@@ -2,7 +2,7 @@
 
 EfficientNet (1905.11946, section 3.3, step 1): at φ = 1, try a grid of α, β, γ under α·β²·γ² ≈ 2. EfficientDet
 (1911.09070, section 4.2): try six factors for the width of the feature network. Costs are counted on the candidate's
-own network; what it achieves only training can tell, so accuracy comes from a function that you give.
+own network; its accuracy is known only after training, so it comes from a function that the caller passes.
 """
 
 from __future__ import annotations
@@ -55,17 +55,17 @@ def search_compound(
 ) -> list[CompoundCandidate]:
     """Every α, β, γ of the grid whose law cost is within ``tolerance`` of ``budget``, best first.
 
-    Best is most accurate where ``accuracy`` is given, else the measured cost nearest to the budget.
+    Ranked by accuracy if ``accuracy`` is given, else by how near the measured cost is to the budget.
 
     Args:
         architecture: what to scale, from its own φ = 0.
-        budget: α·β²·γ², how much more one step of φ may cost.
-        tolerance: how far from it a candidate may lie.
+        budget: α·β²·γ², the factor by which one step of φ may raise the cost.
+        tolerance: maximum deviation from the budget.
         step: spacing of the grid, which starts at 1.
         accuracy: from the candidate's config at φ = 1 to a number, more is better; called once per candidate.
 
     Raises:
-        ConfigError: no candidate fits.
+        ConfigError: no candidate is within the tolerance.
     """
     found = []
     base = total(count_costs(scaled_classifier_config(0, architecture))).multiply_adds
@@ -91,7 +91,7 @@ def search_width(
 ) -> list[WidthCandidate]:
     """The detector at ``phi`` with each width factor, best first.
 
-    Best is most accurate where ``accuracy`` is given, else cheapest.
+    Ranked by accuracy if ``accuracy`` is given, else by cost.
     """
     found, of = [], of or Family()
     base = total(count_costs(scaled_detector_config(0, of))).multiply_adds
@@ -107,6 +107,7 @@ def search_width(
 def _grid(budget: float, tolerance: float, step: float) -> Iterator[CompoundScaling]:
     if not 0 < step <= 1 or tolerance <= 0 or budget < 1:
         raise ConfigError(f"expected 0 < step ≤ 1, tolerance > 0, budget ≥ 1, got {step}, {tolerance}, {budget}")
+    # No factor can exceed the budget itself, as the others are at least 1: this bounds the grid.
     count = int((budget + tolerance - 1) / step) + 1
     values = [round(1 + i * step, 6) for i in range(count)]
     for alpha, beta, gamma in itertools.product(values, repeat=3):

@@ -1,7 +1,7 @@
 """Pascal VOC's average precision (Everingham et al., IJCV 2010, section 4.2).
 
-A detection belongs to the object of its class and image that it overlaps most. With IoU ≥ 0.5 it finds it, the best
-scored such detection only; another one is false. Objects marked as difficult are neither right nor wrong.
+A detection belongs to the object of its class and image that it overlaps most. It is correct with IoU ≥ 0.5 and as the
+best scored such detection of its object; all others are false. Difficult objects are neither right nor wrong.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from phidet.evaluation.matching import MATCHED, check_detections, countable, cov
 
 
 class VocReport(msgspec.Struct, frozen=True):
-    """VOC's figures.
+    """VOC's metrics.
 
     Attributes:
         ap50: mean over the classes that have objects, 0…1; ``None`` where none has.
@@ -36,9 +36,9 @@ def evaluate_voc(dataset: Dataset, detections: Sequence[Detections], eleven_poin
     Boxes are continuous: the development kit adds a pixel to every side, which matters for tiny boxes only.
 
     Args:
-        dataset: what is there; crowds, which VOC does not have, are neither right nor wrong.
-        detections: what was found; of equal scores the earlier is the better one.
-        eleven_points: the mean of the precision at recalls 0, 0.1 … 1, as until 2009, and not the whole area.
+        dataset: the ground truth; crowds, which VOC does not have, are neither right nor wrong.
+        detections: one for each image; of equal scores the earlier ranks higher.
+        eleven_points: the mean of the precision at recalls 0, 0.1 … 1, as until 2009, instead of the whole area.
 
     Raises:
         InputError: the detections do not belong to the data set.
@@ -57,6 +57,8 @@ def evaluate_voc(dataset: Dataset, detections: Sequence[Detections], eleven_poin
         here = np.flatnonzero((class_ids == c) & (objects != _NEITHER))
         here = here[np.argsort(-scores[here], kind="stable")]
         right = np.zeros(len(here), np.bool_)
+        # unique returns the first, that is the best scored, detection of each object; later ones of the same object are
+        # false.
         found_objects, first = np.unique(objects[here], return_index=True)
         right[first[found_objects != _NONE]] = True
         by_class[name] = average(right, int(counts[c])) if counts[c] else None
@@ -64,7 +66,7 @@ def evaluate_voc(dataset: Dataset, detections: Sequence[Detections], eleven_poin
     return VocReport(float(np.mean(defined)) if defined else None, by_class)
 
 
-_NONE, _NEITHER = -1, -2  # no object; one that does not count
+_NONE, _NEITHER = -1, -2  # no object; an ignored object
 
 
 def _best_object(found: Detections, truth: Annotations, start: int) -> npt.NDArray[np.int64]:

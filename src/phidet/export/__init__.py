@@ -1,1 +1,1 @@
-"""Writes models for other runtimes, and compares what they say with PyTorch."""
+"""Writes models for other runtimes, and compares their outputs with PyTorch's."""

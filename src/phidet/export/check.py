@@ -1,4 +1,4 @@
-"""Runs an export beside the PyTorch model on real pictures: it counts as written only if both say the same."""
+"""Runs an export beside the PyTorch model on real images: it is kept only if both agree."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from phidet.inference.runtimes.network import Network
 from phidet.inference.runtimes.torch_runtime import TorchNetwork
 
 BOUNDS: dict[Precision, tuple[float, float]] = {"fp32": (1e-3, 0.999), "fp16": (0.02, 0.97), "int8": (0.1, 0.8)}
-"""Precision → largest mean difference of scores and least mean IoU. Roundings move them by far less, mistakes by more;
-what int8 costs is for ``--eval`` to say."""
+"""Precision → largest mean difference of scores and least mean IoU. Rounding moves them by far less, mistakes by more;
+``--eval`` measures what int8 costs."""
 
 
 class Agreement(NamedTuple):
-    """How near an export is to PyTorch, over the best answers for all images.
+    """How close an export is to PyTorch, over the best answers for all images.
 
     Attributes:
         pictures: how many images were compared.
@@ -42,8 +42,9 @@ class Agreement(NamedTuple):
 
 
 def compare(model: Model, network: Network, pictures: Sequence[npt.NDArray[np.uint8]]) -> Agreement:
-    """How near ``network`` is to ``model`` on images (H, W, 3) uint8."""
+    """How close ``network`` is to ``model`` on images (H, W, 3) uint8."""
     config, architecture = model.config, architecture_of(model.config)
+    # Unfolded: folding batch norms is part of what the comparison must catch mistakes in.
     reference = TorchNetwork(model, folded=False)
     compared = []
     for picture in pictures:
@@ -55,14 +56,14 @@ def compare(model: Model, network: Network, pictures: Sequence[npt.NDArray[np.ui
 
 
 def check_agreement(agreement: Agreement, precision: Precision, path: Path) -> None:
-    """Does nothing if the export is as near as its precision allows.
+    """Raises unless the export is as close as its precision allows.
 
     Raises:
-        ExportError: it is not.
+        ExportError: the difference is larger.
     """
     score, iou = BOUNDS[precision]
     if not (agreement.score <= score and agreement.iou >= iou):  # nor NaN
         raise ExportError(
-            f"{path.name} does not say what PyTorch says, so it was not written: {agreement}; expected at most "
+            f"{path.name} disagrees with PyTorch, so it was not written: {agreement}; expected at most "
             f"{score:g} and at least {iou:g} for {precision}"
         )

@@ -1,4 +1,4 @@
-"""From a trained model to a file that another runtime runs, checked before it counts as written."""
+"""Exports a trained model to a file for another runtime, and checks it before it is put in place."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ExportOptions(NamedTuple):
 
     Attributes:
         to: the kind of file.
-        precision: fp16 halves the file, its arithmetic stays in fp32; int8 needs pictures to calibrate on.
+        precision: fp16 halves the file, its arithmetic stays in fp32; int8 needs images to calibrate on.
         nms: decode and suppress inside the graph, for runtimes without phidet; its thresholds are inputs.
     """
 
@@ -56,28 +56,29 @@ class ExportReport(NamedTuple):
 def export(
     model: Model, target: str | Path, options: ExportOptions | None = None, data: Dataset | None = None
 ) -> ExportReport:
-    """Writes ``model`` to ``target``, after the file was run and compared with it on real pictures.
+    """Writes ``model`` to ``target``, after the file was run and compared with it on real images.
 
     Args:
         model: what to export, at its config's input size.
         target: the file; ``.onnx``, ``.tflite``, or for OpenVINO ``.xml``, which gets a ``.bin`` beside it.
         options: what to write; ONNX in fp32 unless given.
-        data: pictures to calibrate int8 on and to compare on; without it one photograph is compared.
+        data: images to calibrate int8 on and to compare on; without it one photograph is compared.
 
     Raises:
-        UnknownNameError, ConfigError: options that cannot be.
+        UnknownNameError, ConfigError: invalid options.
         MissingExtraError: OpenVINO or litert-torch is not installed.
-        ExportError: the file says something else than the model, or cannot be written; what was there stays.
+        ExportError: the file disagrees with the model, or cannot be written; what was there stays.
     """
     target, options = Path(target), options or ExportOptions()
     _check(options, target, data)
     pictures = [_portrait()] if data is None else calibration_pictures(data)
-    model = copy.deepcopy(model).cpu().eval()  # theirs stays where it is, and as it is
+    model = copy.deepcopy(model).cpu().eval()  # the caller's model keeps its device and mode
     with _folder_beside(target) as folder:
         try:
             made = _make(model, options, folder, target.stem, pictures)
         except OSError as error:
             raise ExportError(f"cannot write {target}: {error.strerror or error}") from error
+        # With NMS in the graph the outputs are final boxes, which are compared as such instead of raw outputs.
         agreement = (
             check_nms(model, made[0], pictures[:CHECKED_PICTURES])
             if options.nms
@@ -106,7 +107,9 @@ def _check(options: ExportOptions, target: Path, data: Dataset | None) -> None:
             f"an {options.to} file is written as {suffix}, got {target.name!r}: name it {target.stem}{suffix}"
         )
     if options.precision == "int8" and data is None:
-        raise ConfigError("int8 needs pictures like those that the model will see: give a data set to calibrate on")
+        raise ConfigError(
+            "int8 needs images like those that the model will be used on: give a data set to calibrate on"
+        )
     if options.nms and (options.to != "onnx" or options.precision == "int8"):
         raise ConfigError("suppression inside the graph goes with ONNX in fp32 or fp16: leave out the other option")
     package, name = _NEEDS.get(options.to, ("", ""))
@@ -127,6 +130,7 @@ def _make(
         from phidet.export.tflite_file import write_tflite  # noqa: PLC0415 - an extra of its own
 
         return write_tflite(model, header, folder / f"{name}.tflite", pictures)
+    # OpenVINO and 8-bit kernels run best with channels last; ONNX Runtime in floats has a blocked layout of its own.
     if options.to == "openvino" or options.precision == "int8":
         graph = build_onnx(model, channels_last=True)
     else:
@@ -144,7 +148,7 @@ def _make(
 
 @contextmanager
 def _folder_beside(target: Path) -> Iterator[Path]:
-    """A folder for the time being, on the same disk."""
+    """A temporary folder beside ``target``, on the same disk, so that files can be renamed into place."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         folder = TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.")
@@ -155,9 +159,10 @@ def _folder_beside(target: Path) -> Iterator[Path]:
 
 
 def _move(path: Path, folder: Path) -> None:
-    """To its place, whole or not at all: it lies on the same disk already."""
+    """Moves a finished file into place atomically: it is on the same disk already."""
     try:
         with path.open("rb") as file:
+            # The content must be on disk before the name is: otherwise a crash could leave an empty file.
             os.fsync(file.fileno())
         path.replace(folder / path.name)
     except OSError as error:

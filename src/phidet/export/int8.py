@@ -1,4 +1,4 @@
-"""Post-training quantisation: weights and maps in 8 bits, with ranges measured on the user's pictures.
+"""Post-training quantisation: weights and maps in 8 bits, with ranges measured on the user's images.
 
 ONNX Runtime computes in 8 bits from one convolution to the next, activations included, so every map is rounded.
 OpenVINO appends activations and sums to its convolutions in fp32 and rounds what the next one reads, so only that is
@@ -35,7 +35,7 @@ log = logging.getLogger("phidet")
 
 
 def calibration_pictures(dataset: Dataset, count: int = CALIBRATION_PICTURES) -> list[npt.NDArray[np.uint8]]:
-    """Pictures from all over ``dataset``, decoded; those that cannot be are passed over.
+    """Images spread evenly over ``dataset``, decoded; those that cannot be decoded are left out.
 
     Raises:
         InputError: none can be decoded.
@@ -58,6 +58,7 @@ def quantise(
     ``pictures``.
     """
     results = architecture_of(config).output_shapes(config)
+    # The nodes that produce the outputs stay in fp32, too: their rounding would go straight into scores and boxes.
     skipped = [n.name for n in model.graph.node if n.op_type in FLOAT_OPERATIONS or n.output[0] in results]
     products = ["Conv", "MatMul"]
     inputs_only = {
@@ -69,6 +70,7 @@ def quantise(
             if node.op_type == "MatMul"
         },
     }
+    # quantize_static works on files only.
     with TemporaryDirectory() as folder:
         source, target = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
         onnx.save(model, source)
@@ -91,7 +93,7 @@ def quantise(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """ONNX Runtime warns, through the root logger, of preparations that this graph does not need."""
+    """Silences ONNX Runtime's warnings, on the root logger, about preprocessing that this graph does not need."""
     root = logging.getLogger()
     level = root.level
     root.setLevel(logging.ERROR)
@@ -102,7 +104,7 @@ def _quiet() -> Iterator[None]:
 
 
 class _Pictures(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
-    """Feeds prepared pictures one by one."""
+    """Feeds prepared images one by one."""
 
     def __init__(self, config: NetworkConfig, pictures: Sequence[npt.NDArray[np.uint8]]) -> None:
         self.coming = self._prepared(config, pictures)

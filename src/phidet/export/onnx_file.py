@@ -17,17 +17,18 @@ from phidet.export.onnx_trace import trace_onnx
 def build_onnx(model: Model, half: bool = False, channels_last: bool = False) -> onnx.ModelProto:
     """The model as ONNX.
 
-    In comes "images", (batch, 3, H, W). Out go the architecture's outputs by name, for instance "class_logits" and
+    The input is "images", (batch, 3, H, W). The outputs are the architecture's by name, for instance "class_logits" and
     "box_deltas", and what the architecture adds in the graph.
 
     Args:
-        model: in whatever mode; it is exported for evaluation, at its config's input size.
+        model: in any mode; it is exported for evaluation, at its config's input size.
         half: keep weights as fp16, half the bytes; arithmetic stays in fp32.
         channels_last: for OpenVINO; see :mod:`phidet.export.onnx_graph`.
     """
     config, architecture = model.config, architecture_of(model.config)
     precision: Precision = "fp16" if half else "fp32"
     program = architecture.lower(model)
+    # An architecture without a program of its own is traced by PyTorch instead.
     if program is None:
         return with_header(trace_onnx(model, half), Header(config, precision))
     graph = Graph(half, channels_last)
@@ -61,6 +62,7 @@ def finish(
 
 def with_header(model: onnx.ModelProto, header: Header) -> onnx.ModelProto:
     """``model`` with this header and no other metadata."""
+    # PyTorch's tracer and the quantiser leave entries of their own.
     del model.metadata_props[:]
     helper.set_model_props(model, to_export_metadata(header, __version__))
     return model

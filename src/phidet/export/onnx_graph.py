@@ -10,8 +10,8 @@ multiplied; a resized map's shape is written down, because shape inference loses
 product behind the blocks. Besides, what an expansion makes of a large map goes to memory and back three times before
 it is small again, so expansion and depthwise convolution are done a few channels at a time, which fit a cache.
 
-OpenVINO, and ONNX Runtime in int8, keep channels last instead, where a gate is multiplied as it is and maps become rows
-for nothing.
+OpenVINO, and ONNX Runtime in int8, keep channels last instead, where a gate is multiplied without resizing and
+turning maps into rows costs nothing.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ BATCH = "batch"
 BLOCK = 16
 """Channels that ONNX Runtime keeps together on CPUs with AVX-512; 8 with AVX2."""
 CACHE_BYTES = 6 << 20
-"""What surely stays in the last cache between two operations."""
+"""Size that reliably stays in the last-level cache between two operations."""
 
 
 class Graph:
@@ -89,8 +89,9 @@ class Graph:
         return outputs
 
     def constant(self, values: npt.ArrayLike, dtype: type[np.generic] = np.float32) -> str:
-        """A constant as it is; equal ones are stored once."""
+        """A constant; equal ones are stored once."""
         array = np.array(values, dtype, order="C")
+        # Keyed by the content: many layers share shapes, factors and all-zero biases.
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._by_content:
             name = f"constant_{len(self.constants)}"
@@ -118,6 +119,7 @@ def write_program(graph: Graph, program: Program, size_hw: tuple[int, int]) -> N
     """Adds the program's operations. In comes "images", of ``size_hw`` pixels; out go the program's outputs."""
     values = [Value("images", 3, size_hw)]
     results = {number: name for name, number in program.outputs.items()}
+    # An expansion can be written in parts only if nothing else reads its map.
     readers = Counter(x for operation in program.operations for x in inputs_of(operation))
     expansion: Conv | None = None
     for number, operation in enumerate(program.operations, start=1):
@@ -145,6 +147,7 @@ def _expands(operation: Operation, reader: Operation | None, values: list[Value]
 
 def _in_parts(g: Graph, x: Value, expansion: Conv, depthwise: Conv) -> Value:
     channels, blocks = len(expansion.weight), CACHE_BYTES // (4 * BLOCK * x.size_hw[0] * x.size_hw[1])
+    # Whole blocks of channels, as many as fit the cache together; at least one.
     step = BLOCK * max(1, blocks)
     parts = []
     for begin in range(0, channels, step):
@@ -212,6 +215,7 @@ def _activate(g: Graph, x: str, act: Activation | None) -> str:
 def _scaled(g: Graph, x: Value, factor: float) -> Value:
     if factor == 1.0:
         return x
+    # A depthwise convolution keeps the blocked layout, but only where channels fill whole blocks.
     if x.channels % BLOCK:
         return x._replace(name=g.add("Mul", [x.name, g.constant(factor)]))
     factors = g.constant(np.full((x.channels, 1, 1, 1), factor))
@@ -225,6 +229,7 @@ def _resized(g: Graph, x: Value, wanted: tuple[int, int]) -> Value:
         factors = [1.0, 1.0, wanted[0] / x.size_hw[0], wanted[1] / x.size_hw[1]]
         name = g.add("Resize", [x.name, "", g.constant(factors)], **modes)
     else:
+        # Factors that are not whole could round to another size, so the size itself is given, after batch and channels.
         kept = g.add("Slice", [g.add("Shape", [x.name]), *(g.constant([n], np.int64) for n in (0, 2))])
         shape = g.add("Concat", [kept, g.constant(wanted, np.int64)], axis=0)
         name = g.add("Resize", [x.name, "", "", shape], **modes)
@@ -252,6 +257,7 @@ def _predict(g: Graph, xs: list[Value], operation: Predict, name: str) -> Value:
 
 def _pads(size: tuple[int, int], kernel: int, stride: int, padding: int | None) -> tuple[list[int], tuple[int, int]]:
     """ONNX's pads (top, left, bottom, right), and the output's size."""
+    # TensorFlow's "SAME": the total depends on the size, and the odd pixel goes below and to the right.
     if padding is None:
         top, bottom = same_padding(size[0], kernel, stride)
         left, right = same_padding(size[1], kernel, stride)

@@ -31,7 +31,7 @@ from phidet.images.prepare import prepare
 from phidet.inference.runtimes.onnx_runtime import run_once
 
 SLACK = 0.02
-"""Rounding may bring a score below the threshold that the other side's is above."""
+"""Rounding may bring a score below the threshold that the reference score is above."""
 CANDIDATES = PostprocessSettings().candidates
 LARGEST_LOG_RATIO = 10.0  # as phidet.detections.boxes.decode
 
@@ -39,10 +39,10 @@ LARGEST_LOG_RATIO = 10.0  # as phidet.detections.boxes.decode
 def build_onnx_with_nms(model: Model, half: bool = False) -> onnx.ModelProto:
     """The model as ONNX, down to boxes.
 
-    In come "images", (batch, 3, H, W), and the numbers "score_threshold", "iou_threshold" (fp32) and
-    "max_detections_per_class" (int64). Out go, for all pictures of the batch together and best first,
-    "boxes_xyxy" (N, 4) in pixels of the input, "scores" (N,), "class_ids" (N,) and "image_ids" (N,): which picture of
-    the batch. The best 5,000 anchors of a picture are candidates; each may be an object of several classes.
+    The inputs are "images", (batch, 3, H, W), and the numbers "score_threshold", "iou_threshold" (fp32) and
+    "max_detections_per_class" (int64). The outputs are, for all images of the batch together and best first,
+    "boxes_xyxy" (N, 4) in pixels of the input, "scores" (N,), "class_ids" (N,) and "image_ids" (N,): which image of
+    the batch. The best 5,000 anchors of an image are candidates; each may be an object of several classes.
 
     Raises:
         ConfigError: the architecture needs no suppression.
@@ -55,6 +55,7 @@ def build_onnx_with_nms(model: Model, half: bool = False) -> onnx.ModelProto:
     shape = g.constant([0, config.num_anchors, config.num_classes], np.int64)
     logits = g.add("Reshape", ["class_logits", shape])
     g.add("ReduceMax", [logits], "best_logits", axes=[2], keepdims=0)
+    # Only the best anchors are decoded: suppression over all of them would dominate the run time.
     anchors, top = _candidates(g, config)
     boxes = _decoded(g, config, anchors, top)  # (B, K, 4) xyxy
     scores = g.add("Sigmoid", [g.add("GatherND", [logits, top], batch_dims=1)])  # (B, K, C)
@@ -62,7 +63,7 @@ def build_onnx_with_nms(model: Model, half: bool = False) -> onnx.ModelProto:
     most = _setting(g, "max_detections_per_class", TensorProto.INT64)
     iou = _setting(g, "iou_threshold", TensorProto.FLOAT)
     least = _setting(g, "score_threshold", TensorProto.FLOAT)
-    found = g.add("NonMaxSuppression", [boxes, by_class, most, iou, least])  # (N, 3): picture, class, candidate
+    found = g.add("NonMaxSuppression", [boxes, by_class, most, iou, least])  # (N, 3): image, class, candidate
     return finish(g, config, _outputs(g, boxes, by_class, found), "fp16" if half else "fp32")
 
 
@@ -83,6 +84,7 @@ def _decoded(g: Graph, config: ModelConfig, anchors: str, top: str) -> str:
     deltas = g.add("GatherND", [deltas, top], batch_dims=1)  # (B, K, 4), (ty, tx, th, tw)
     centre_a, size_a = _halves(g, known_yxhw)
     shift, growth = _halves(g, deltas)
+    # exp overflows float32 for wild deltas, and infinite boxes would poison the suppression.
     growth = g.add("Clip", [growth, g.constant(-LARGEST_LOG_RATIO), g.constant(LARGEST_LOG_RATIO)])
     centre = g.add("Add", [g.add("Mul", [shift, size_a]), centre_a])
     half = g.add("Mul", [g.add("Mul", [g.add("Exp", [growth]), size_a]), g.constant(0.5)])
@@ -98,7 +100,7 @@ def _halves(g: Graph, x: str) -> tuple[str, str]:
 
 
 def _setting(g: Graph, name: str, kind: int) -> str:
-    """A number that comes in; suppression wants it as an array of one."""
+    """A scalar input; NonMaxSuppression takes it as an array of one element."""
     g.inputs.append(helper.make_tensor_value_info(name, kind, []))
     return g.add("Reshape", [name, g.constant([1], np.int64)])
 
@@ -107,6 +109,7 @@ def _outputs(g: Graph, boxes: str, by_class: str, found: str) -> list[onnx.Value
     picture_and_candidate = g.add("Gather", [found, g.constant([0, 2], np.int64)], axis=1)
     scores = g.add("GatherND", [by_class, found])  # (N,)
     every = g.add("Shape", [scores])
+    # NonMaxSuppression orders by image and class; TopK over all of them sorts by score.
     _, order = g.add_many("TopK", [scores, every], 2, "scores", axis=0)
     boxes = g.add("GatherND", [boxes, picture_and_candidate])
     g.add("Gather", [boxes, order], "boxes_xyxy", axis=0)
@@ -123,9 +126,9 @@ def _outputs(g: Graph, boxes: str, by_class: str, found: str) -> list[onnx.Value
 
 
 def check_nms(model: Model, path: Path, pictures: Sequence[npt.NDArray[np.uint8]]) -> Agreement:
-    """How near the boxes of the graph at ``path`` are to those of PyTorch and NumPy.
+    """How close the boxes of the graph at ``path`` are to those of PyTorch and NumPy.
 
-    Every box of theirs is compared with the most similar one of its class. Nothing is suppressed for that: rounding
+    Every reference box is compared with the most similar one of its class. Nothing is suppressed for that: rounding
     decides which of two nearly equal boxes suppresses the other.
     """
     config = model.config
@@ -137,6 +140,7 @@ def check_nms(model: Model, path: Path, pictures: Sequence[npt.NDArray[np.uint8]
         with torch.inference_mode():
             raw = model.eval()(torch.from_numpy(images))
         logits, deltas = raw.class_logits[0].float().numpy(), raw.box_deltas[0].float().numpy()
+        # The 50th best score of the image as threshold: enough boxes to compare, few enough to be quick.
         least = float(1 / (1 + np.exp(-np.sort(logits.max(1))[-50])))  # so that there is something to compare
         settings = PostprocessSettings(multi_class=True, score=least, iou=1.0, max_detections=1000)
         best = find_candidates(logits.max(1), logits, settings)
@@ -148,6 +152,7 @@ def check_nms(model: Model, path: Path, pictures: Sequence[npt.NDArray[np.uint8]
         }
         found = run_once(path, {"images": images, **numbers, "max_detections_per_class": np.array(1000)})
         overlaps = pairwise_iou(boxes[kept], found["boxes_xyxy"])
+        # A box of another class is no match, however well it overlaps.
         overlaps[best.class_ids[kept][:, None] != found["class_ids"]] = 0
         match = overlaps.argmax(1)  # rounding may change the order
         ious += overlaps.max(1).tolist()

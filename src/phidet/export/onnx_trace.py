@@ -27,7 +27,7 @@ def trace_onnx(model: Model, half: bool = False) -> onnx.ModelProto:
     """The graph of ``model`` for any batch at its config's input size; outputs are named by its architecture.
 
     Args:
-        model: in whatever mode; it is exported for evaluation.
+        model: in any mode; it is exported for evaluation.
         half: keep weights as fp16; they are cast to fp32 where they are used.
 
     Raises:
@@ -40,6 +40,7 @@ def trace_onnx(model: Model, half: bool = False) -> onnx.ModelProto:
     named = _Named(model).eval()
     images = torch.zeros(2, 3, *config.image_size_hw)  # two: PyTorch takes a size of one for a constant
     names = list(architecture_of(config).output_shapes(config))
+    # The exporter reports its progress on standard output, which belongs to the command's own results.
     with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
         warnings.simplefilter("ignore")
         level = logging.root.manager.disable
@@ -89,5 +90,6 @@ def _halve(graph: onnx.ModelProto) -> None:
         half = numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), f"{name}_fp16")
         tensor.CopyFrom(half)
         casts.append(helper.make_node("Cast", [half.name], [name], name=f"{name}_cast", to=TensorProto.FLOAT))
+    # ONNX requires nodes in topological order: casts come before everything that reads them.
     for node in reversed(casts):
         graph.graph.node.insert(0, node)

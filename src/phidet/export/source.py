@@ -14,7 +14,7 @@ from phidet.weights.native import load_model
 
 
 def load_detector(source: str | Path) -> Model:
-    """The PyTorch model that ``source`` means, in evaluation mode; a published one is downloaded if need be.
+    """Loads the PyTorch model named by ``source``, in evaluation mode; a published one is downloaded if needed.
 
     Raises:
         CheckpointError: there is none, or it is a classifier.
@@ -33,7 +33,7 @@ def load_detector(source: str | Path) -> Model:
 
 
 def target_of(source: str | Path, ending: str) -> Path:
-    """Where an export goes unless told otherwise: beside the model, or for a published one into the cache.
+    """The default target of an export: beside the model, or for a published one in the cache.
 
     Args:
         source: what is exported.

@@ -38,7 +38,7 @@ def write_tflite(model: Model, header: Header, path: Path, pictures: Sequence[np
     """
     height, width = model.config.image_size_hw
     with _quiet():
-        import litert_torch  # noqa: PLC0415 - it takes seconds, and talks
+        import litert_torch  # noqa: PLC0415 - slow to import, and prints
 
         try:
             network = _ForLiteRt(model).eval()
@@ -48,6 +48,7 @@ def write_tflite(model: Model, header: Header, path: Path, pictures: Sequence[np
         converted.export(str(path))
         if header.precision != "fp32":
             _reduce(path, header, pictures)
+    # TensorFlow Lite's metadata convention: a zip archive behind the flatbuffer, which readers of either ignore.
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(HEADER_FILE, json.dumps(to_export_metadata(header, __version__)))
         archive.writestr(LABELS_FILE, "".join(f"{name}\n" for name in model.config.class_names))
@@ -61,6 +62,7 @@ class _ForLiteRt(nn.Module):
         super().__init__()
         self.architecture = architecture_of(model.config)
         program = self.architecture.lower(model)
+        # A tuple with the names of the outputs takes the place of the network's own result type.
         self.network = model if program is None else _Functional(program, namedtuple("Outputs", program.outputs))
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
@@ -76,7 +78,7 @@ class _Functional(OptimizedNetwork[tuple[Tensor, ...]]):
         return super().upsample(x, size_hw)
 
     def weighted_sum(self, xs: list[Tensor], factors: tuple[float, ...]) -> Tensor:
-        """Without ``alpha``, which has no counterpart."""
+        """Without ``alpha``, which TensorFlow Lite has no counterpart for."""
         total = xs[0] if factors[0] == 1 else xs[0] * factors[0]
         for x, factor in zip(xs[1:], factors[1:], strict=True):
             total = total + (x if factor == 1 else x * factor)
@@ -105,6 +107,7 @@ def _reduce(path: Path, header: Header, pictures: Sequence[npt.NDArray[np.uint8]
         )
         for kind in ("INPUT", "OUTPUT", "FULLY_CONNECTED"):
             quantize.update_quantization_recipe(".*", qtyping.TFLOperationName[kind], None, AlgorithmName.NO_QUANTIZE)
+        # Static ranges: activations are quantised with what these images produce.
         ranges = quantize.calibrate({_SIGNATURE: list(_prepared(header.config, pictures))}, num_threads=2)
         result = quantize.quantize(ranges, enable_progress_report=False)
     result.export_model(str(path), overwrite=True)
@@ -118,7 +121,7 @@ def _prepared(config: NetworkConfig, pictures: Sequence[npt.NDArray[np.uint8]]) 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The converter narrates its passes, and its libraries warn of one another."""
+    """Silences the converter, which logs its passes, and the warnings of its libraries about one another."""
     with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
         warnings.simplefilter("ignore")
         level = logging.root.manager.disable

@@ -1,4 +1,4 @@
-"""Whether a video file ends before its container says that it does: a download or a copy that broke off."""
+"""Detects truncated video files, from an interrupted download or copy, by the sizes that their containers declare."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ _FLV_TAGS = (8, 9, 18)  # audio, video, data
 
 
 def is_cut_off(path: Path) -> bool:
-    """Whether the file is shorter than its container promises.
+    """Whether the file is shorter than its container declares.
 
-    Knows MP4 and MOV, Matroska and WebM, AVI, ASF (WMV) and FLV; false for others, and where the container does not
-    tell, as in a live recording.
+    Supports MP4 and MOV, Matroska and WebM, AVI, ASF (WMV) and FLV; false for others, and where the container declares
+    no size, as in a live recording.
 
     Raises:
         OSError: it cannot be read.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
+        # By content, not by the name's ending: a file may be misnamed.
         head = file.read(16)
         if head[4:8] in _MP4_FIRST:
             return _mp4_end(file, size) > size
@@ -44,7 +45,7 @@ def _mp4_end(file: BinaryIO, size: int) -> int:
         length = int.from_bytes(header[:4])
         if length == 1:  # a length of 64 bits follows
             length = int.from_bytes(header[8:16])
-        if length < 8:  # 0: up to the end of the file, whatever that is; others are no box
+        if length < 8:  # 0: up to the end of the file; 1 to 7 are invalid
             break
         position += length
     return position
@@ -52,12 +53,15 @@ def _mp4_end(file: BinaryIO, size: int) -> int:
 
 def _matroska_end(file: BinaryIO) -> int:
     """Where the segment ends (RFC 8794, 6; RFC 9559, 5.1), 0 where its size is unknown."""
+    # The file is an EBML header element followed by the segment, each as identifier, size, content.
     position = len(_EBML)
     for identifier in (_EBML, _SEGMENT):
         file.seek(position - len(identifier))
         if file.read(len(identifier)) != identifier:
             return 0
         field = file.read(8)
+        # A size is a variable-length integer: the number of leading zero bits of its first byte gives its width, and
+        # all value bits set mean "unknown".
         width = 9 - field[0].bit_length() if field and field[0] else 9
         value = int.from_bytes(field[:width]) & (1 << 7 * width) - 1
         if width > len(field) or value == (1 << 7 * width) - 1:
@@ -67,7 +71,7 @@ def _matroska_end(file: BinaryIO) -> int:
 
 
 def _riff_end(file: BinaryIO, size: int) -> int:
-    """Where the last RIFF chunk ends; beyond 1 GB there are several."""
+    """Where the last RIFF chunk ends; OpenDML files beyond 1 GB have several."""
     position = 0
     while position + 8 <= size:
         file.seek(position)
@@ -83,6 +87,8 @@ def _asf_end(file: BinaryIO) -> int:
     file.seek(0)
     header = file.read(2**16)
     position = 30  # of the first object in the header: identifier (16), length (8), …
+    # The file properties are one of the header's objects, at no fixed place. At least 24 bytes are skipped each time,
+    # so that a damaged length cannot loop for ever.
     while position + 48 <= len(header):
         if header[position : position + 16] == _ASF_FILE_PROPERTIES:
             return int.from_bytes(header[position + 40 : position + 48], "little")
@@ -91,7 +97,8 @@ def _asf_end(file: BinaryIO) -> int:
 
 
 def _ends_with_flv_tag(file: BinaryIO, size: int) -> bool:
-    """Whether the last four bytes are the length of the tag before them, which says the same at its beginning."""
+    """Whether the last four bytes are the length of the tag before them, and that tag's own header agrees."""
+    # FLV declares no total size, but each tag is followed by its length; a truncated file ends in the middle of a tag.
     file.seek(max(0, size - 4))
     length = int.from_bytes(file.read(4))
     if length < 11 or length + 4 > size:

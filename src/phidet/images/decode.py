@@ -1,4 +1,4 @@
-"""Encoded images to RGB pixels, whatever cameras, scanners and editors made of them."""
+"""Decodes images to upright 8-bit RGB: EXIF rotation, grey, palette, CMYK, alpha and 16-bit pixels are handled here."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from phidet.images.decoders import (
 )
 
 _ORIENTATION = 0x0112
-_MOST_SCANS = 500  # encoders write a dozen; libjpeg-turbo's own tests stop here, too
-_PNG_BIT_DEPTH = 24  # its place in the file
-_UPRIGHT = {  # what brings each EXIF orientation upright
+_MOST_SCANS = 500  # encoders write a dozen; libjpeg-turbo's own tests use this limit, too
+_PNG_BIT_DEPTH = 24  # offset of the bit depth in the file
+_UPRIGHT = {  # the transpose that turns each EXIF orientation upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -70,7 +70,7 @@ def image_size(source: EncodedImage) -> tuple[int, int]:
 
 
 def image_size_or_error(source: EncodedImage) -> tuple[int, int] | InputError:
-    """:func:`image_size`, for many files at a time in threads, of which some are broken."""
+    """:func:`image_size`, with the error returned: for thread pools over many files, some of which are broken."""
     try:
         return image_size(source)
     except InputError as error:
@@ -85,6 +85,7 @@ def encoding(source: EncodedImage) -> Encoding:
     """
 
     def stored(image: Image.Image) -> Encoding:
+        # Pillow expands PNGs of 1, 2 and 4 bits when it opens them, so their depth is read from the header itself.
         kind = {"MPO": "JPEG"}.get(image.format or "", image.format or "")
         bits = encoded(source)[_PNG_BIT_DEPTH] if kind == "PNG" else _bits(image)
         return Encoding(kind, image.mode, bits, _orientation(image), "transparency" in image.info)
@@ -145,7 +146,7 @@ def pixels_of(image: Image.Image) -> npt.NDArray[np.uint8]:
             not decode.
     """
     name = getattr(image, "filename", "") or "the image"
-    # Pillow decodes on first use; the caller opened the file, but it would be phidet that starts the decoder.
+    # Pillow decodes on first use: the caller opened the file, but phidet would be the one to start an unlisted decoder.
     pending = isinstance(image, ImageFile.StubImageFile) or bool(getattr(image, "tile", None))
     if pending and image.format not in PILLOW_NAMES:
         raise InputError(f"{name} is a {image.format} image, which phidet does not decode: call its load() first")
@@ -162,8 +163,10 @@ def _upright(image: Image.Image, labelled_size_hw: tuple[int, int] | None) -> np
     _check_scans(image)
     width, height = _stored_size(image)
     orientation = _orientation(image)
+    # A labelling tool that ignored EXIF recorded the stored size. Only a quarter turn of a non-square image changes the
+    # size, so only there can the two cases be told apart.
     as_stored = labelled_size_hw == (height, width) and height != width and orientation in _TRANSPOSED
-    if image.format == "TIFF":  # Pillow turns these itself
+    if image.format == "TIFF":  # Pillow applies the orientation while it loads; undone by the inverse turn if unwanted
         image.load()
         turn = {6: 8, 8: 6}.get(orientation, orientation) if as_stored else 1
     else:
@@ -173,7 +176,7 @@ def _upright(image: Image.Image, labelled_size_hw: tuple[int, int] | None) -> np
 
 
 def _check_depth(image: Image.Image) -> None:
-    """Refuses pixels of more than 16 bits, as nothing tells which of their values is white.
+    """Refuses pixels of more than 16 bits, for which the format does not define the value of white.
 
     Raises:
         UnsupportedImageError: for those.
@@ -185,7 +188,7 @@ def _check_depth(image: Image.Image) -> None:
 
 
 def _check_scans(image: Image.Image) -> None:
-    """Refuses progressive JPEGs that would take hours: a scan of a hundred bytes goes over all pixels.
+    """Refuses progressive JPEGs that would take hours to decode: a scan of a hundred bytes updates all pixels.
 
     Raises:
         UnsupportedImageError: for those.
@@ -195,7 +198,7 @@ def _check_scans(image: Image.Image) -> None:
         return
     place = file.tell()
     file.seek(0)
-    scans = file.read().count(b"\xff\xda")  # coded data never hold the marker of a scan
+    scans = file.read().count(b"\xff\xda")  # entropy-coded data never contain this marker
     file.seek(place)
     if scans > _MOST_SCANS:
         raise UnsupportedImageError(f"has {scans:,} scans, more than {_MOST_SCANS}: save it again")
@@ -218,14 +221,14 @@ def _black_and_white(image: Image.Image) -> tuple[int, int]:
 
 
 def _stored_size(image: Image.Image) -> tuple[int, int]:
-    """(width, height) before EXIF turns it; of TIFF, some versions of Pillow give the one and some the other."""
+    """(width, height) before EXIF rotation; for TIFF, Pillow's ``size`` is rotated in some versions only."""
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         return int(image.tag_v2[TiffImagePlugin.IMAGEWIDTH]), int(image.tag_v2[TiffImagePlugin.IMAGELENGTH])
     return image.size
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF's orientation, 1 where it says none that is known."""
+    """EXIF's orientation; 1 where it is missing or invalid."""
     if image.format == "PNG" and "exif" not in image.info:
         return 1  # Pillow would decode the whole image to see whether EXIF follows it
     try:
@@ -240,6 +243,7 @@ def _rgb(image: Image.Image, black: int, white: int) -> npt.NDArray[np.uint8]:
         values = np.asarray(image).astype(np.float64)
         if values.size and values.min() < 0:
             raise ValueError("its pixels are below 0")
+        # Scaled here, since Pillow's own conversion of these modes clips at 255 instead of scaling.
         grey = np.rint((values - black) * (255 / (white - black))).astype(np.uint8)
         return np.repeat(grey[..., None], 3, axis=2)
     if image.mode == "P" and "transparency" in image.info:
@@ -253,7 +257,7 @@ Picture = str | Path | Image.Image | npt.NDArray[np.uint8]
 
 
 def as_pixels(image: Any) -> npt.NDArray[np.uint8]:
-    """A picture as (H, W, 3) uint8 RGB.
+    """An image of any accepted type as (H, W, 3) uint8 RGB.
 
     Raises:
         InputError: it cannot be read, or is something else.
@@ -299,7 +303,7 @@ def check_pixels(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
 
 
 def as_picture(image: Picture) -> Image.Image:
-    """A new RGB image of Pillow, upright.
+    """A new Pillow image, RGB and upright.
 
     Raises:
         InputError: it cannot be read, or is something else.

@@ -1,7 +1,7 @@
-"""The decoders of images, and the one way to them.
+"""The image decoders, and the only function that calls them.
 
-No decoder outside :data:`DECODERS` is ever reached, whatever a file is called; none of them starts a program; and
-whatever one of them raises becomes an :class:`InputError` of one line.
+No decoder outside :data:`DECODERS` is ever called, whatever a file's name; none of them starts a program; and any
+exception of theirs becomes an :class:`InputError` of one line.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ PILLOW_NAMES = frozenset({"JPEG", "MPO", "PNG", "WEBP", "BMP", "DIB", "GIF", "TI
 
 
 def open_image(source: EncodedImage | bytes, use: Callable[[Image.Image], T]) -> T:
-    """What ``use`` makes of the image, which is opened but not decoded yet.
+    """The result of ``use``, called with the image opened but not yet decoded.
 
     Args:
         source: the image, or its bytes.
@@ -103,6 +103,7 @@ def open_image(source: EncodedImage | bytes, use: Callable[[Image.Image], T]) ->
             kind = format_of(file.read(HEAD_BYTES))
             if kind is None:
                 raise UnsupportedImageError(_other(file, source.suffix if isinstance(source, Path) else ""))
+            # A TIFF is read in strips or tiles; of the others, the whole file may have to fit into memory.
             if kind != "TIFF" and file.seek(0, os.SEEK_END) > _LARGEST_FILE_BYTES:
                 raise UnsupportedImageError(
                     f"has more than {_LARGEST_FILE_BYTES:,} bytes, which is not read: make it smaller"
@@ -112,9 +113,10 @@ def open_image(source: EncodedImage | bytes, use: Callable[[Image.Image], T]) ->
             raise
         except UnsupportedImageError as error:
             raise InputError(f"{name} {error}") from error
-        except Exception as error:  # what decoders raise on damaged files is no closed list
+        except Exception as error:  # decoders raise nearly anything on damaged files
             if kind is None or (isinstance(error, OSError) and error.errno is not None):
                 raise InputError(f"cannot read {name}: {reason_of(error)}") from error
+            # Only after a failure: "12 bits per channel" is of more help than the decoder's "broken data stream".
             variant = _jpeg_variant(file) if kind == "JPEG" else None
             if variant is not None:
                 raise InputError(f"{name} is a JPEG image {variant}, which is not read: convert it first") from error
@@ -138,11 +140,13 @@ def _from_start(file: BinaryIO) -> BinaryIO:
 
 
 def _checked(image: Image.Image) -> Image.Image:
-    """``image`` itself, unless its header shows that it must not be decoded."""
+    """``image`` itself; raises UnsupportedImageError if its header shows that it must not be decoded."""
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and image.width * image.height > limit:
         raise UnsupportedImageError(f"is too large to open safely: {image.width}×{image.height}, limit {limit} pixels")
     if isinstance(image, TiffImagePlugin.TiffImageFile):
+        # The first directory of such files is only the camera's thumbnail: decoding it would return a tiny image
+        # silently.
         tags = image.tag_v2
         if _DNG_VERSION in tags or (_SUB_IFDS in tags and tags.get(_SUBFILE_TYPE, 0) & _REDUCED):
             raise UnsupportedImageError("is a camera raw file that begins with a small preview: convert it first")
@@ -165,14 +169,14 @@ def image_file(source: EncodedImage | bytes) -> Iterator[BinaryIO]:
         raise InputError(f"there is no image at {source!s}") from error
     except PhidetError:
         raise
-    except (OSError, ValueError) as error:  # the latter of a name with a null character
+    except (OSError, ValueError) as error:  # ValueError: a name with a null character
         raise InputError(f"cannot read {source!s}: {reason_of(error)}") from error
     with file:
         yield file
 
 
 def reason_of(error: Exception) -> str:
-    """What an error says, in one line."""
+    """An error's message, in one printable line."""
     if isinstance(error, MemoryError):
         return "it needs more memory than there is"
     text = str(getattr(error, "strerror", None) or error) or type(error).__name__
@@ -181,7 +185,7 @@ def reason_of(error: Exception) -> str:
 
 
 def _other(file: BinaryIO, ending: str) -> str:
-    """Why a file of none of the formats is refused."""
+    """Why a file of an unsupported format is refused."""
     what = describe(file, ending)
     if what is None:
         return f"is not an image that can be read: expected {FORMATS}"
@@ -196,6 +200,7 @@ def _jpeg_variant(file: BinaryIO) -> str | None:
     at = 2
     while at + 5 <= len(content) and content[at] == 0xFF:
         marker = content[at + 1]
+        # The start-of-frame markers: 0xC0 to 0xCF without the three that mean something else, and JPEG-LS.
         if marker in (0xF7, *range(0xC0, 0xD0)) and marker not in (0xC4, 0xC8, 0xCC):
             bits = content[at + 4]
             kind = {0xC3: "without loss", 0xF7: "without loss (JPEG-LS)"}.get(marker, "")
@@ -207,6 +212,7 @@ def _jpeg_variant(file: BinaryIO) -> str | None:
 def _png_without_text(file: BinaryIO) -> BinaryIO:
     """A PNG file without its texts and its colour profile."""
     content = _from_start(file).read()
+    # After the signature of 8 bytes: chunks of length, type, content and checksum.
     kept, at = [content[:8]], 8
     while at + 8 <= len(content):
         length, kind = struct.unpack_from(">I4s", content, at)

@@ -1,4 +1,4 @@
-"""What a file is, by its content: the image formats that are decoded, and the names of those that are not.
+"""Identifies files by content: the image formats that are decoded, and the names of those that are not.
 
 Nothing here decodes. The list of decoders is :data:`phidet.images.decode.DECODERS`.
 """
@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple
 
-HEAD_BYTES = 512  # what :func:`format_of` needs of a file's beginning
-_DESCRIBED_BYTES = 4096  # what :func:`describe` needs
+HEAD_BYTES = 512  # length of the file's beginning that :func:`format_of` needs
+_DESCRIBED_BYTES = 4096  # the same for :func:`describe`
 
 Format = Literal["JPEG", "PNG", "WebP", "BMP", "GIF", "TIFF", "AVIF", "JPEG 2000", "PPM", "HEIC"]
 
@@ -55,7 +55,7 @@ def format_of(head: bytes) -> Format | None:
             return name
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "WebP"
-    # Two letters alone would make BMPs of texts.
+    # The two letters alone would match any text that begins with "BM", so the header's size is checked as well.
     if head[:2] == b"BM" and int.from_bytes(head[14:18], "little") in _BMP_HEADER_BYTES:
         return "BMP"
     return "PPM" if _PPM.match(head) else _format_by_brand(head)
@@ -65,6 +65,7 @@ def _format_by_brand(head: bytes) -> Format | None:
     """AVIF or HEIC by the brands of an ISO base media file, which many videos are as well."""
     if head[4:8] != b"ftyp":
         return None
+    # A generic HEIF brand (mif1, …) only says "images inside"; the compatible brands then say which codec.
     major = head[8:12]
     box = head[: int.from_bytes(head[:4], "big")]
     compatible = {box[i : i + 4] for i in range(16, len(box) - 3, 4)}
@@ -79,8 +80,8 @@ class _Other(NamedTuple):
     Attributes:
         name: for counts: "PSD".
         description: for sentences: "a PSD (Photoshop) file".
-        signatures: where its content begins with what.
-        endings: of files that a search for images names; only of formats that hold images.
+        signatures: (offset, bytes) pairs, any of which identifies it.
+        endings: file name endings by which a folder search counts it as left out; only for image formats.
     """
 
     name: str
@@ -165,12 +166,12 @@ _HTML = (b"<!doctype html", b"<html", b"<head", b"<body")
 
 
 def describe(file: BinaryIO, ending: str = "") -> str | None:
-    """What a file of no decoded format is, as in "a PSD (Photoshop) file"; empty of an empty file,
-    ``None`` where nothing tells.
+    """The kind of a file in an unsupported format, as in "a PSD (Photoshop) file"; "" for an empty file, ``None`` if
+    unknown.
 
     Args:
         file: the file, at any position.
-        ending: of its name, for formats that their content does not tell.
+        ending: of its name, for formats without a signature.
     """
     file.seek(0)
     head = file.read(_DESCRIBED_BYTES)
@@ -181,20 +182,22 @@ def describe(file: BinaryIO, ending: str = "") -> str | None:
             return other.description
     if _XBM.match(head):
         return "an XBM image"
+    # A saved error page or login page in place of a download is common in data sets.
     text = head.lstrip().lower()
     if text.startswith(_HTML):
         return "a web page (HTML)"
     if text.startswith(b"<"):
         return "an SVG drawing" if b"<svg" in text else "an XML text"
+    # TGA has no signature at its beginning; version 2 has one at its end.
     file.seek(-min(len(_TGA_FOOTER), file.seek(0, 2)), 2)
     name = "TGA" if file.read() == _TGA_FOOTER else _BY_ENDING.get(ending.lower())
     return next((other.description for other in _OTHERS if other.name == name), None)
 
 
 def other_image(path: Path) -> str | None:
-    """What to call an image file that a search for images does not take, in a count; ``None`` of all other files.
+    """The format, for counts, of an image file that a folder search leaves out; ``None`` for all other files.
 
-    Either its ending is that of a format that is not decoded, or its content is an image and its ending is not.
+    Its ending is that of an unsupported format, or its content is a supported image under another ending.
     """
     ending = path.suffix.lower()
     if ending in EXTENSIONS or ending in _NO_IMAGES:

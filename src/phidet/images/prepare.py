@@ -15,7 +15,7 @@ import numpy.typing as npt
 from phidet.core.structs import require
 
 BAND_NUMBERS = 1 << 16
-"""So many numbers of an image are resized at once: 256 KiB, a processor's second cache."""
+"""Number of float32 values that are resized at once: 256 KiB, which fits a processor's level-2 cache."""
 
 
 def fit_scale(image_hw: tuple[int, int], size_hw: tuple[int, int]) -> float:
@@ -37,9 +37,10 @@ def resize(image: npt.NDArray[np.uint8], size_hw: tuple[int, int]) -> npt.NDArra
 
 
 def _resize_into(planes: npt.NDArray[np.float32], image: npt.NDArray[np.uint8]) -> None:
-    """Fills (C, h, w) with the resized image: columns are gathered several times faster where a pixel is one number.
+    """Fills (C, h, w) with the resized image.
 
-    It goes band by band, so that what lies between stays in the processor's cache and needs no fresh memory.
+    Works channel by channel, as gathering columns is several times faster where a pixel is one number, and in bands of
+    rows, so that intermediate results stay in the processor's cache and need no new memory.
     """
     height, width, channels = image.shape
     top, bottom, y = _neighbours(height, planes.shape[1])
@@ -50,9 +51,10 @@ def _resize_into(planes: npt.NDArray[np.float32], image: npt.NDArray[np.uint8]) 
         band = slice(start, start + step)
         rows = lines[top[band]].astype(np.float32)
         below = lines[bottom[band]].astype(np.float32)
+        # top + (bottom − top) · weight, in place: no further temporaries.
         below -= rows
         below *= y[band, None]
-        rows += below  # first the axis whose memory is contiguous
+        rows += below  # rows first: their memory is contiguous
         source = np.ascontiguousarray(rows.reshape(-1, width, channels).transpose(2, 0, 1))
         resized, beside = source.take(left, axis=2), source.take(right, axis=2)
         beside -= resized
@@ -63,7 +65,7 @@ def _resize_into(planes: npt.NDArray[np.float32], image: npt.NDArray[np.uint8]) 
 def prepare(
     image: npt.NDArray[np.uint8], size_hw: tuple[int, int], spec: Preprocess
 ) -> tuple[npt.NDArray[np.float32], float]:
-    """One image as the network wants it.
+    """Resizes, pads and normalises one image to the network's input.
 
     Args:
         image: (H, W, 3) RGB.
@@ -83,6 +85,7 @@ def prepare(
         inside[:] = image.transpose(2, 0, 1)
     else:
         _resize_into(inside, image)
+    # Only the image is normalised: the padding stays exactly 0, as in the official code, which pads afterwards.
     inside -= np.array(spec.mean_rgb, np.float32)[:, None, None]
     inside /= np.array(spec.std_rgb, np.float32)[:, None, None]
     return padded, scale
@@ -91,7 +94,8 @@ def prepare(
 def _neighbours(
     length: int, wanted: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """For each new pixel: the two old ones beside it and the weight of the second."""
+    """For each output pixel: the two input pixels beside its centre, and the weight of the second."""
+    # Pixel centres lie at ½ in both images; beyond the outermost centres the border pixel is repeated.
     centres = np.clip((np.arange(wanted) + 0.5) * (length / wanted) - 0.5, 0, length - 1)
     first = np.floor(centres).astype(np.int64)
     return first, np.minimum(first + 1, length - 1), (centres - first).astype(np.float32)
@@ -113,4 +117,4 @@ IMAGENET = Preprocess()
 
 
 LITE = Preprocess(mean_rgb=(127.0, 127.0, 127.0), std_rgb=(128.0, 128.0, 128.0))
-"""To about −1…1: EfficientNet-Lite and EfficientDet-Lite."""
+"""Scales pixels to about −1…1: EfficientNet-Lite and EfficientDet-Lite."""

@@ -15,8 +15,8 @@ from phidet.core.errors import MissingExtraError
 _UNSPECIFIED = 2  # "unspecified" in all three code spaces of ITU-T H.273
 _BT709, _BT601 = 1, 6
 _MATRICES = {1: "bt709", 4: "fcc", 5: "bt601", 6: "bt601", 7: "smpte240m", 9: "bt2020"}
-"""Matrix coefficients of H.273 → name in FFmpeg's scale filter; others are not luma and two colour differences."""
-_RANGES = {1: "limited", 2: "full"}  # FFmpeg's AVColorRange; 0 where the file does not tell
+"""Matrix coefficients of H.273 → name in FFmpeg's scale filter; others are not luma with two colour differences."""
+_RANGES = {1: "limited", 2: "full"}  # FFmpeg's AVColorRange; 0 where the file does not say
 _HD_WIDTH, _SD_HEIGHT = 1280, 576
 _LARGEST_ASPECT = 4  # anamorphic lenses and TV formats stay below 2; beyond this a header is damaged
 
@@ -41,7 +41,7 @@ class Colors(NamedTuple):
 
 
 def import_av() -> Any:
-    """PyAV, silenced: what matters of its log is raised as an error.
+    """PyAV, with FFmpeg's log switched off: errors that matter are raised anyway.
 
     With any level at all, PyAV has FFmpeg's threads wait for the interpreter's lock to report errors, even those below
     the level, while the thread that holds it waits for them: a damaged video then hangs its process for ever.
@@ -73,22 +73,22 @@ def colors_of(frame: Any, codec: Any) -> Colors:
 
 
 def is_supported_matrix(frame: Any) -> bool:
-    """Whether the matrix that a frame is tagged with is known, or there is none to know (RGB and untagged frames)."""
+    """Whether the matrix that a frame is tagged with is supported; true for RGB and untagged frames."""
     return int(frame.colorspace) in (0, _UNSPECIFIED, *_MATRICES)
 
 
 def is_plausible_aspect(sample_aspect: Fraction | None) -> bool:
-    """Whether a pixel's width over its height, as a file gives it, can be meant (``None`` or 0: not given)."""
+    """Whether a pixel's width over its height, as a file gives it, is plausible (``None`` or 0: not given)."""
     return not sample_aspect or Fraction(1, _LARGEST_ASPECT) <= sample_aspect <= _LARGEST_ASPECT
 
 
 def square_size(width: int, height: int, sample_aspect: Fraction | None) -> tuple[int, int]:
-    """(width, height) of a frame once its pixels are square; the shorter of the two sides grows, so that none is lost.
+    """(width, height) of a frame once its pixels are square; the shorter side grows, so that no pixel is lost.
 
     Args:
         width: of the frame as coded.
         height: of the frame as coded.
-        sample_aspect: a pixel's width over its height; ``None`` or 0 where the file does not tell.
+        sample_aspect: a pixel's width over its height; ``None`` or 0 where the file does not say.
     """
     if not sample_aspect or not is_plausible_aspect(sample_aspect):
         return width, height
@@ -98,7 +98,7 @@ def square_size(width: int, height: int, sample_aspect: Fraction | None) -> tupl
 class FrameConverter:
     """Converts frames to another pixel format and size with FFmpeg's scale filter.
 
-    PyAV's own ``reformat`` ignores matrix and range before version 17, and takes them in other words from then on; the
+    PyAV's own ``reformat`` ignores matrix and range before version 17, and names them differently from then on; the
     filter's options mean the same in every version, and it is no slower.
     """
 
@@ -109,6 +109,7 @@ class FrameConverter:
 
     def to_rgb(self, frame: Any, size: tuple[int, int], colors: Colors) -> npt.NDArray[np.uint8]:
         """A decoded frame as (H, W, 3) uint8 RGB, at ``size`` (width, height)."""
+        # An untagged range is left to FFmpeg, which derives it from the pixel format (yuvj420p is full).
         source = f"in_color_matrix={colors.matrix_name}"
         if int(frame.color_range) in _RANGES:
             source += f":in_range={_RANGES[int(frame.color_range)]}"
@@ -127,6 +128,7 @@ class FrameConverter:
 
     def _convert(self, frame: Any, size: tuple[int, int], options: str, pixel_format: str) -> Any:
         built_for = (frame.width, frame.height, frame.format.name, size, options)
+        # Building a graph costs more than a conversion; it is built again only where the frames change.
         if built_for != self._built_for:
             graph = self._av.filter.Graph()
             chain = (
@@ -146,7 +148,7 @@ class FrameConverter:
 
 
 def upright(image: npt.NDArray[np.uint8], frame: Any) -> npt.NDArray[np.uint8]:
-    """``image``, turned and mirrored to the nearest quarter as the display matrix of its ``frame`` says.
+    """``image``, turned and mirrored to the nearest quarter as the display matrix of its ``frame`` demands.
 
     Read from the matrix itself: PyAV has ``VideoFrame.rotation`` since version 14.2 only, and it leaves mirroring out.
     """
@@ -155,6 +157,7 @@ def upright(image: npt.NDArray[np.uint8], frame: Any) -> npt.NDArray[np.uint8]:
         return image
     # Rows (a, b, u), (c, d, v), (x, y, w) of ISO/IEC 14496-12, 8.3.2: a pixel at (p, q) is shown at (ap + cq, bp + dq).
     (a, b, _), (c, d, _) = np.frombuffer(side_data, np.int32).reshape(3, 3)[:2].tolist()
+    # The off-diagonal entries dominate: a quarter turn, which swaps the axes.
     if abs(b) + abs(c) > abs(a) + abs(d):
         image, across, down = image.swapaxes(0, 1), c, b
     else:

@@ -1,4 +1,4 @@
-"""Images from the web, when an address is given: http, https and data only, of bounded size, in bounded time."""
+"""Fetches images whose address the user gives: http, https and data only, of bounded size, in bounded time."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from phidet.core.errors import DownloadError
 from phidet.core.web import WebError, open_url, wants_offline
 
 LARGEST_BYTES = 64 * 2**20
-TIMEOUT_S = 10.0  # without a byte
-DEADLINE_S = 60.0  # for the whole
+TIMEOUT_S = 10.0  # for each read: the longest silence of the server
+DEADLINE_S = 60.0  # for the whole download
 
 
 def fetch_image(url: str, largest_bytes: int = LARGEST_BYTES, deadline_s: float = DEADLINE_S) -> bytes:
@@ -69,12 +69,12 @@ def _fetched(url: str, largest_bytes: int, ends: float) -> bytes | Exception:
                     return _TooLateError()
         _check_content(answer.media_type, bytes(body[:1024]))
         return bytes(body)
-    except Exception as error:  # it is raised by the thread that waits
+    except Exception as error:  # raised again by the waiting thread
         return error
 
 
 def _check_scheme(url: str) -> None:
-    """Raises WebError unless ``url`` is of the web."""
+    """Raises WebError unless ``url`` is an http or https address."""
     scheme = urlsplit(url).scheme
     if scheme not in ("http", "https"):
         raise WebError(f"expected an http or https address, got {without_password(url)}")
@@ -92,7 +92,7 @@ def _check_kind(media_type: str) -> None:
 
 
 def _check_content(media_type: str, beginning: bytes) -> None:
-    """Raises WebError for text that is called text: a page around an image, a login, an error with status 200."""
+    """Raises WebError for text that is declared as text: a page around an image, a login, an error with status 200."""
     if media_type.startswith("text/") or media_type in ("application/json", "application/xhtml+xml"):
         try:
             is_text = "\0" not in beginning.decode(errors="strict")

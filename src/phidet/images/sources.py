@@ -1,4 +1,4 @@
-"""What to look at: files, folders, patterns, addresses, videos, cameras and standard input, as a stream of pictures."""
+"""Input sources (files, folders, patterns, addresses, videos, cameras, standard input) as one stream of images."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ from phidet.images.video import Frame, is_webcam, video_frames, webcam_frames
 
 _READ = f"phidet reads {FORMATS}"
 _WORKERS = 2  # threads that decode ahead
-_AHEAD = 3  # pictures that wait decoded, so that memory stays flat
+_AHEAD = 3  # decoded images that wait at most, so that memory stays bounded
 
 
 class Picture(NamedTuple):
-    """One picture, or one frame of a video.
+    """One image, or one frame of a video.
 
     Attributes:
-        source: what it is, for people and reports: a path, an address, ``-``, ``webcam:0``.
-        name: what to call that which is made of it, without a way out of a folder; all frames of a video share it.
+        source: where it came from, for messages and reports: a path, an address, ``-``, ``webcam:0``.
+        name: relative path for outputs made from it, never out of the output folder; shared by a video's frames.
         image: (H, W, 3) uint8 RGB.
-        frame: number of the frame, from 0; ``None`` for a picture.
+        frame: number of the frame, from 0; ``None`` for a still image.
         time_s: of the frame, since the video's beginning.
         duration_s: how long the frame is shown, where that is known.
         colors: how the video codes them.
@@ -54,14 +54,14 @@ class Picture(NamedTuple):
     colors: Colors | None = None
 
     def continues(self, previous: Picture | None) -> bool:
-        """Whether it is a later frame of the same video as the picture that came before it."""
+        """Whether it is a later frame of the same video as ``previous``, the image that came before it."""
         if self.frame is None or previous is None or previous.frame is None:
             return False
         return previous.source == self.source and previous.frame < self.frame
 
 
 class Unusable(NamedTuple):
-    """What could not be read, and why."""
+    """A source that could not be read, and why."""
 
     source: str
     error: PhidetError
@@ -83,7 +83,7 @@ _Entry = _Still | _Video | Unusable
 
 
 def check_sources_outside(sources: Sequence[str], out: Path) -> None:
-    """Does nothing if no source lies in ``out``, where it could be overwritten.
+    """Raises ConfigError if a source lies in ``out``, where it could be overwritten.
 
     Raises:
         ConfigError: one does.
@@ -94,7 +94,7 @@ def check_sources_outside(sources: Sequence[str], out: Path) -> None:
             continue
         found = [Path(source)] if os.path.lexists(source) else _matches(source)
         for path in found:
-            # A link is looked at where it lies and where it leads: it is the target that would be overwritten.
+            # Both the link itself and its target are checked: writing through a link overwrites the target.
             places = (path.resolve(), path.parent.resolve() / path.name)
             if any(place.is_relative_to(folder) for place in places[: 1 if path.is_dir() else 2]):
                 raise ConfigError(
@@ -106,21 +106,23 @@ def check_sources_outside(sources: Sequence[str], out: Path) -> None:
 def pictures(
     sources: Sequence[str], leave_out: Path | None = None, note: Callable[[str], None] | None = None
 ) -> Iterator[Picture | Unusable]:
-    """The pictures of all sources, in order; a few at a time are in memory.
+    """The images of all sources, in order; only a few are in memory at a time.
 
     Args:
-        sources: a picture or video file; a folder, searched for both with what is below it, in the order of names; a
-            pattern (``**`` is any depth); an http, https or data address of a picture; ``-``, one picture on standard
-            input; ``webcam`` or ``webcam:1``.
-        leave_out: a folder that is not searched: the one that is written to.
-        note: called with a sentence on the images that a folder or a pattern holds and that are not read.
+        sources: an image or video file; a folder, searched recursively for both, in the order of names; a pattern
+            (``**`` is any depth); an http, https or data address of an image; ``-``, one image on standard input;
+            ``webcam`` or ``webcam:1``.
+        leave_out: a folder that is not searched: the output folder.
+        note: called with a sentence that counts the images of a folder or pattern that are left out.
 
     Yields:
-        What could be read, and in its place what could not.
+        Each image, or an :class:`Unusable` in the place of one that cannot be read.
     """
     pool = ThreadPoolExecutor(_WORKERS)
     waiting: deque[Future[Picture | Unusable]] = deque()
     try:
+        # Still images are decoded ahead in threads, but yielded in order; anything else first waits for those before
+        # it.
         for entry in (e for source in sources for e in _entries(source, leave_out, note or _ignore)):
             if isinstance(entry, _Still):
                 waiting.append(pool.submit(_read, entry))
@@ -146,6 +148,7 @@ def _read(still: _Still) -> Picture | Unusable:
             return Picture(still.source, still.name, read_image(content))
         except InputError as error:
             if isinstance(content, bytes):
+                # Bytes have no name of their own, so the message gets the source's.
                 raise InputError(f"{still.source}: {error}") from error
             raise
     except PhidetError as error:
@@ -199,9 +202,10 @@ def _local(source: str, leave_out: Path | None, note: Callable[[str], None]) -> 
 
 
 def _matches(source: str) -> list[Path]:
-    """What fits a pattern, in the order of names; ``**`` is any depth, links that lead back not followed for ever."""
+    """Paths that match a pattern, in the order of names; ``**`` is any depth; cyclic links are followed once."""
     if not glob.has_magic(source):
         return []
+    # Matched part by part instead of with glob's recursive mode, which follows cyclic links until the path is too long.
     pattern = Path(source)
     places = [Path(pattern.anchor)]
     given = pattern.parts[1:] if pattern.anchor else pattern.parts
@@ -220,9 +224,9 @@ def _matches(source: str) -> list[Path]:
 def _walk(
     folder: Path, apart: Path | None = None, onerror: Callable[[OSError], None] | None = None
 ) -> Iterator[tuple[Path, list[str]]]:
-    """Each folder from ``folder`` on with its files, in the order of names: no hidden ones, and none twice.
+    """Each folder from ``folder`` on with its files, in the order of names: no hidden ones, each folder once.
 
-    Links are followed; those that lead back, or into ``apart``, are not.
+    Links are followed, except to a parent folder, to a folder already visited, or into ``apart``.
     """
     root = folder.resolve()
     seen = {root}
@@ -234,12 +238,13 @@ def _walk(
             if real not in seen and not back and (apart is None or not real.is_relative_to(apart)):
                 seen.add(real)
                 new.append(name)
+        # os.walk descends into what is left in this list, hence the assignment in place.
         folders[:] = new
         yield here, sorted(name for name in files if not name.startswith("."))
 
 
 def _folder(folder: Path, leave_out: Path | None, note: Callable[[str], None]) -> Iterator[_Entry]:
-    """Every picture and video below, hidden ones and those in ``leave_out`` aside."""
+    """Every image and video below ``folder``, except hidden ones and those in ``leave_out``."""
     empty = True
     failed: list[Unusable] = []
     left_out: list[str] = []
@@ -286,13 +291,14 @@ def _file(path: Path, name: PurePosixPath) -> _Entry:
 
 
 def _of_file(path: Path) -> Path | bytes:
-    """The path where it is a file, what comes out of it where it is a pipe."""
+    """The path itself for a regular file, the content for a pipe."""
     try:
         mode = path.stat().st_mode
         if stat.S_ISREG(mode):
             return path
         if stat.S_ISFIFO(mode):
             with path.open("rb") as pipe:
+                # One byte more than the limit tells "too large" from "just fits" without reading an endless pipe.
                 return _all_of(pipe.read(LARGEST_BYTES + 1), str(path))
     except FileNotFoundError as error:
         raise InputError(f"there is no image at {path}") from error  # a link to nothing
@@ -316,7 +322,7 @@ def _all_of(content: bytes, name: str) -> bytes:
 
 
 def _name_of_address(url: str) -> PurePosixPath:
-    """The last part of the path, of plain letters, with the ending of a picture."""
+    """A safe file name from the last part of the address, ending as an image."""
     if url.startswith("data:"):
         return PurePosixPath("data.png" if url.startswith("data:image/png") else "data.jpg")
     try:

@@ -1,4 +1,4 @@
-"""Colours and letters of the figures and sheets that are drawn for people, with Matplotlib at hand."""
+"""Colours and fonts shared by plots and contact sheets (needs Matplotlib)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import ImageFont
 from phidet.core.files import write_atomic_with
 
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
-"""Told apart by colour-blind people too (M. Okabe and K. Ito, without black); the last is too light for lines."""
+"""Distinguishable for colour-blind readers (M. Okabe and K. Ito, without black); the last is too light for lines."""
 INK = "#222222"
 
 
@@ -33,6 +33,7 @@ def new_figure(width: float, height: float) -> tuple[Figure, Any]:
 
 
 def save_figure(figure: Figure, path: Path, kind: str = "png") -> Path:
-    """Writes a picture that is equal for equal figures; returns its path."""
+    """Writes a Matplotlib figure, byte for byte the same for the same content; returns its path."""
+    # The Matplotlib version in the metadata would make files differ between installations.
     metadata = {"Software": None} if kind == "png" else None
     return write_atomic_with(path, lambda out: figure.savefig(out, format=kind, dpi=120, metadata=metadata))

@@ -32,7 +32,7 @@ EXTENSIONS = frozenset(
 _CAMERA = re.compile(r"webcam(?::(.+))?")
 _STILL = 0x0400 | 0x0800  # FFmpeg's dispositions of attached pictures and timed thumbnails
 _STILL_CODECS = ("mjpeg", "png", "bmp", "gif", "webp")
-_LONGEST_FRAME_S = 86_400.0  # a day; a header that says more is damaged
+_LONGEST_FRAME_S = 86_400.0  # a day; a header with more is damaged
 _USUAL_RATE = 30.0
 
 log = logging.getLogger("phidet")
@@ -44,8 +44,8 @@ class Frame(NamedTuple):
     Attributes:
         image: (H, W, 3) uint8 RGB, upright, of square pixels.
         number: 0, 1, ….
-        time_s: since the beginning.
-        duration_s: how long it is shown; ``None`` where that is not known, as of a camera.
+        time_s: seconds since the beginning of the video.
+        duration_s: seconds for which it is shown; ``None`` where that is not known, as for a camera.
         colors: how the video codes them.
     """
 
@@ -88,6 +88,7 @@ def video_frames(path: Path) -> Iterator[Frame]:
     if last is None:
         raise InputError(f"{path} holds no frame that can be decoded: it is cut off or damaged")
     # The missing bytes may be sound only, or an index that was not needed.
+    # So a short file counts as cut off only if frames are missing, with 2.5 frames' tolerance for rounded durations.
     cut_off = is_cut_off(path) and last.time_s + 2.5 / decoder.rate < (decoder.end_s or float("inf"))
     if cut_off or decoder.end_s is None or decoder.end_s <= last.time_s:
         yield last
@@ -120,11 +121,11 @@ def webcam_frames(source: str) -> Iterator[Frame]:
 
 
 class _Decoder:
-    """Decodes a file, or a camera where a ``driver`` is given; messages call it ``name``.
+    """Decodes a file, or a camera if ``driver`` is given; ``name`` stands for it in messages.
 
     Attributes:
-        rate: frames a second, on average, as the file says.
-        end_s: once all frames have come: when the last one ends, ``None`` where the file does not tell.
+        rate: average frames per second by the file's header.
+        end_s: end of the last frame in seconds, known once all frames are read; ``None`` if unknown.
     """
 
     def __init__(self, file: str, name: str, driver: str | None = None) -> None:
@@ -171,11 +172,14 @@ class _Decoder:
 
     def _decode(self, container: Any, stream: Any) -> Iterator[tuple[Any, int, float]]:
         """PyAV's frames with their numbers and times."""
+        # Also frame threading, which PyAV leaves off by default: faster, at the price of a few frames'
+        # delay.
         stream.thread_type = "AUTO"
         self.rate = float(stream.average_rate or _USUAL_RATE)
         number, first_s, packets_end_s = 0, None, None
         for packet in container.demux(stream):
             for frame in packet.decode():
+                # Raw streams have no timestamps; then the average rate gives the time.
                 at_s = number / self.rate if frame.time is None else float(frame.time)
                 first_s = at_s if first_s is None else first_s
                 yield frame, number, at_s - first_s
@@ -200,7 +204,7 @@ class _Decoder:
         return Frame(upright(image, frame), number, time_s, duration_s, colors)
 
     def _warn(self, message: str) -> None:
-        """Once in a video."""
+        """Logs a warning once for each video."""
         if message not in self._warned:
             self._warned.add(message)
             log.warning("%s", message)
@@ -208,7 +212,7 @@ class _Decoder:
 
 def _is_still(stream: Any) -> bool:
     """Whether a stream is a cover or a thumbnail, which FFmpeg lists among the videos."""
-    disposition = getattr(stream, "disposition", None)  # not in PyAV 13
+    disposition = getattr(stream, "disposition", None)  # missing in PyAV 13, where codec and rate must do
     if disposition is not None:
         return bool(disposition.value & _STILL)  # an enum.Flag, whose kind changed between versions
     codec = stream.codec_context
@@ -217,6 +221,7 @@ def _is_still(stream: Any) -> bool:
 
 def _end_s(container: Any, stream: Any, first_s: float, packets_end_s: float | None) -> float | None:
     """When the last frame ends, counted from the first one: by its packet or by the headers, whichever is later."""
+    # Headers are often wrong or missing in recordings, the last packet's duration in some containers.
     ends = []
     if packets_end_s is not None:
         ends.append(packets_end_s - first_s)

@@ -22,15 +22,15 @@ _USUAL_FRAME_S = 1 / 30
 
 
 class VideoWriter:
-    """Writes H.264 in MP4; the file appears when it is kept, and not before.
+    """Writes H.264 video atomically: the file appears under its name only when ``keep`` is called.
 
-    Images of another size than the first one are resized to it; a last odd row or column is doubled, which H.264
-    cannot do without. Colours are coded and tagged as the source's were, in limited range.
+    Images of another size than the first one are resized to it; a last odd row or column is repeated, since H.264 with
+    4:2:0 chroma needs even sizes. Colours are coded and tagged as in the source, in limited range.
 
     Args:
         path: ending in ``.mp4``, ``.mov`` or ``.mkv``.
-        comment: for those who look into the file.
-        colors: of the video that the images come from; left out, what players assume of their size.
+        comment: stored in the file's metadata.
+        colors: of the video that the images come from; by default, what players assume for their size.
 
     Raises:
         PhidetError: it cannot be written there.
@@ -44,9 +44,9 @@ class VideoWriter:
         self._colors = colors
         self._converter = FrameConverter(self._av)
         self._stream: Any = None
-        self._waiting: Any = None  # the frame that came last: the next one tells how long it is shown
-        self._duration = round(_USUAL_FRAME_S * _TICKS)  # of that frame, unless something tells
-        self._durations: dict[int, int] = {}  # of frames that are in the encoder, by their time
+        self._waiting: Any = None  # the latest frame, held back: its duration is known only when the next one comes
+        self._duration = round(_USUAL_FRAME_S * _TICKS)  # of that frame, in ticks
+        self._durations: dict[int, int] = {}  # durations of the frames inside the encoder, by timestamp
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._container = self._av.open(str(self._part), "w", format=_FORMATS.get(path.suffix.lower(), "mp4"))
@@ -59,8 +59,8 @@ class VideoWriter:
 
         Args:
             image: (H, W, 3) uint8 RGB.
-            time_s: when it is shown.
-            duration_s: for how long, if no other follows; left out, as long as the one before it.
+            time_s: seconds from the beginning at which it is shown.
+            duration_s: seconds for which it is shown if it is the last image; by default as long as the one before it.
 
         Raises:
             PhidetError: it cannot be written.
@@ -74,7 +74,7 @@ class VideoWriter:
             frame = self._converter.to_yuv(image, (self._stream.width, self._stream.height), self._tagged())
             frame.pts, frame.time_base = round(time_s * _TICKS), Fraction(1, _TICKS)
             if self._waiting is not None:
-                frame.pts = max(frame.pts, self._waiting.pts + _SHORTEST_TICKS)  # time only goes forward
+                frame.pts = max(frame.pts, self._waiting.pts + _SHORTEST_TICKS)  # timestamps must increase
                 self._duration = frame.pts - self._waiting.pts
                 self._encode(self._waiting)
             self._waiting = frame
@@ -84,17 +84,19 @@ class VideoWriter:
             raise self._failed(error) from error
 
     def keep(self) -> None:
-        """Ends the video and puts it in its place; nothing if no image came. Raises PhidetError if it cannot."""
+        """Finishes the video and renames it to its path; writes nothing without images. Raises PhidetError."""
         try:
             if self._stream is not None:
                 if self._waiting is not None:
                     self._encode(self._waiting)
                     self._waiting = None
+                # Flushes the encoder, which still holds the last frames.
                 self._encode(None)
             self._container.close()
             if self._stream is None:
                 self._part.unlink(missing_ok=True)
                 return
+            # FFmpeg has closed the file, so it is opened again to sync it to disk before the rename.
             with self._part.open("rb") as file:
                 os.fsync(file.fileno())
             self._part.replace(self.path)
@@ -102,15 +104,17 @@ class VideoWriter:
             raise self._failed(error) from error
 
     def discard(self) -> None:
-        """Leaves nothing behind."""
+        """Deletes the temporary file."""
         self._container.close()
         self._part.unlink(missing_ok=True)
 
     def _encode(self, frame: Any) -> None:
-        """Gives a frame to the encoder, ``None`` at the end, and what comes out of it, which is later, to the file."""
+        """Sends a frame (``None`` to flush) to the encoder and writes the packets of earlier frames that it returns."""
         if frame is not None:
             self._durations[frame.pts] = self._duration
         for packet in self._stream.encode(frame):
+            # Encoders do not carry frame durations through; without them, every player shows the last frame for an
+            # arbitrary time.
             packet.duration = self._durations.pop(packet.pts)
             self._container.mux(packet)
 
@@ -118,6 +122,7 @@ class VideoWriter:
         return self._colors or default_colors(self._stream.width, self._stream.height)
 
     def _new_stream(self, width: int, height: int) -> Any:
+        # Some builds of PyAV leave out libx264 (GPL); MPEG-4 Part 2 is in all of them.
         codec = "libx264" if "libx264" in self._av.codecs_available else "mpeg4"
         stream = self._container.add_stream(codec, rate=30)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"

@@ -1,4 +1,4 @@
-"""From pictures to objects, without PyTorch.
+"""The detector: from images to detections, without PyTorch.
 
 >>> detector = Detector("person")
 >>> detector("photo.jpg").boxes_xyxy
@@ -31,20 +31,20 @@ class Detector:
         model: "person", which comes with phidet; a file (.onnx, .xml, .tflite, .safetensors); the folder of a training
             run; or the name of a published model, exported before with ``phidet export``. Or a network that is loaded
             already.
-        runtime: "auto" takes what the file is for: ONNX Runtime, OpenVINO, LiteRT, or PyTorch.
-        threads: how many threads one call may use; left out, one for each core that the process may use.
+        runtime: "auto" selects it by the file: ONNX Runtime, OpenVINO, LiteRT, or PyTorch.
+        threads: number of threads for one call; by default, one for each core that the process may use.
 
     Attributes:
         config: of the model.
-        class_names: what it can find.
-        runtime_name: what runs it.
+        class_names: of the model.
+        runtime_name: name of the runtime.
         network: the loaded network.
-        architecture: what prepares its images and decodes its answers.
+        architecture: prepares its images and decodes its outputs.
 
     Raises:
         CheckpointError: there is no such model, or its file cannot be used.
         MissingExtraError: its runtime is not installed.
-        ConfigError: something else than a model, or a number of threads that cannot be.
+        ConfigError: not a model, or an invalid number of threads.
     """
 
     def __init__(
@@ -75,14 +75,14 @@ class Detector:
     def __call__(
         self, images: Picture | list[Any] | tuple[Any, ...], settings: PostprocessSettings | None = None
     ) -> Detections | list[Detections]:
-        """The objects in one picture, or in each of a list.
+        """Detects the objects in one image, or in each of a list.
 
         Args:
             images: paths, PIL images, or arrays (H, W, 3) uint8 RGB; one or a list.
             settings: thresholds and suppression; those of :class:`PostprocessSettings` unless given.
 
         Raises:
-            InputError: a picture that cannot be read, or an array of another kind.
+            InputError: an image that cannot be read, or an array of another shape or dtype.
             UnknownNameError: ``settings.classes`` names a class that the model does not know.
         """
         if isinstance(images, list | tuple):
@@ -92,7 +92,7 @@ class Detector:
     def detect(
         self, arrays: Sequence[npt.NDArray[np.uint8]], settings: PostprocessSettings | None = None
     ) -> list[Detections]:
-        """The objects in each of a batch of decoded pictures, (H, W, 3) uint8 RGB.
+        """Detects the objects in each of a batch of decoded images, (H, W, 3) uint8 RGB.
 
         Raises:
             InputError: an array of another kind.
@@ -106,6 +106,7 @@ class Detector:
                 f"expected PostprocessSettings, got a {type(settings).__name__}: several pictures go in a list"
             )
         prepared = [self.architecture.prepare(self.config, check_pixels(array)) for array in arrays]
+        # A single image, the usual case, needs no copy: indexing with None makes a view.
         first = prepared[0].image
         outputs = self.network(first[None] if len(prepared) == 1 else np.stack([one.image for one in prepared]))
         return [
@@ -120,12 +121,12 @@ class Detector:
         self.close()
 
     def close(self) -> None:
-        """Gives the network's memory back; the detector cannot be used afterwards."""
+        """Releases the network's memory; the detector cannot be used afterwards."""
         self.network = _Closed(self.config, self.runtime_name)
 
 
 class _Closed:
-    """In a network's place."""
+    """Replaces the network of a closed detector."""
 
     def __init__(self, config: Any, name: str) -> None:
         self.config, self.name = config, name

@@ -1,4 +1,4 @@
-"""Detection on a stream of pictures: in batches, in order, and on in spite of pictures that cannot be used."""
+"""Detection on a stream of images: in batches, in order, continuing after images that cannot be used."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def detect_stream(
     batch: int = 1,
     tile: int | None = None,
 ) -> Iterator[tuple[Picture, Detections] | Unusable]:
-    """Every picture with what was found in it, every other item as it is, in their order.
+    """Each image with its detections, each unusable item unchanged, in their order.
 
     Args:
         detector: a :class:`~phidet.inference.detector.Detector`.
         items: from :func:`~phidet.images.sources.pictures`.
         settings: thresholds and suppression.
-        batch: how many pictures, or tiles of one picture, go through the network at once.
-        tile: side of tiles in pixels, for sliced inference; ``None`` to look at pictures as a whole.
+        batch: number of images, or tiles of one image, that go through the network at once.
+        tile: side of tiles in pixels, for sliced inference; ``None`` to detect on whole images.
     """
     waiting: list[Picture] = []
     for item in items:
@@ -57,7 +57,7 @@ def _detect(
         if len(waiting) == 1:
             yield Unusable(waiting[0].source, error)
             return
-        for picture in waiting:  # which one is it?
+        for picture in waiting:  # find the unusable image of the batch: run them one by one
             yield from _detect(detector, [picture], settings)
 
 

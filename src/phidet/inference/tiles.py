@@ -1,9 +1,9 @@
-"""Sliced inference: a large picture as overlapping tiles and as a whole, so that small objects are seen large.
+"""Sliced inference: a large image as overlapping tiles and as a whole, so that small objects reach the network large.
 
-Every box is known with the rectangle that its network saw. Two boxes are one object if they agree where both networks
-looked: if their parts in the intersection of the two rectangles have at least the IoU of the suppression. So a person
-cut by a tile's border is the one that the next tile, or the whole picture, shows whole, and two halves that no one saw
-whole are joined; a child in front of an adult stays.
+Every box is kept with the tile that it was detected in. Two boxes are one object if they agree in the intersection of
+their tiles: if their parts there have at least the IoU of the suppression. So a person cut by a tile's border is
+matched with the complete one in the next tile or in the whole image, and two halves without a complete one are joined;
+a child in front of an adult is kept.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ from phidet.detections.protocol import SupportsDetect
 from phidet.detections.settings import PostprocessSettings
 from phidet.images.decode import Picture, as_pixels
 
-OVERLAP = 0.25  # of a tile's side that its neighbour sees too, at least
+OVERLAP = 0.25  # minimum share of a tile's side that its neighbour covers too
 SMALLEST = 64  # pixels
-_NEAR_BORDER = 0.015  # of a tile's side: a box that ends so near to the border of a tile goes on behind it
-_COVERED = 0.8  # of a part's area that lies in another box
-_MOST_CELLS = 256  # of either direction of the grid that boxes are looked up in
+_NEAR_BORDER = 0.015  # of a tile's side: a box that ends this near to a tile's border is taken as cut by it
+_COVERED = 0.8  # minimum share of a part's area inside another box
+_MOST_CELLS = 256  # in either direction of the grid used to find nearby boxes
 
 Rect = tuple[int, int, int, int]  # x1, y1, x2, y2
 Pixels = npt.NDArray[np.uint8]
 
 
 class TileDetections(NamedTuple):
-    """N boxes with what is known about them.
+    """N boxes with the tiles that they come from.
 
     Attributes:
         boxes_xyxy: (N, 4) float64 in pixels of the whole image.
         scores: (N,) float64.
         class_ids: (N,) int64.
-        rects_xyxy: (N, 4) float64, the part of the image that the network saw.
-        cut: (N,) bool, the box ends at a border of that part behind which the image goes on.
-        rows: (N,) int64, which of all tiles' detections each is, in their order; its fields are those of that one.
+        rects_xyxy: (N, 4) float64, the tile, in pixels of the whole image.
+        cut: (N,) bool, the box ends at a border of its tile that is inside the image.
+        rows: (N,) int64, index among the detections of all tiles, from which the fields are taken.
     """
 
     boxes_xyxy: npt.NDArray[np.float64]
@@ -56,7 +56,7 @@ class TileDetections(NamedTuple):
 
 
 def tile_rects(size_hw: tuple[int, int], tile: int, overlap: float = OVERLAP) -> list[Rect]:
-    """Tiles of ``tile`` pixels a side (less where the image is smaller) that cover the image, evenly spread.
+    """Tiles of ``tile`` pixels a side (less where the image is smaller) that cover the image, evenly spaced.
 
     Neighbours share at least ``overlap`` of a side.
     """
@@ -68,20 +68,20 @@ def tile_rects(size_hw: tuple[int, int], tile: int, overlap: float = OVERLAP) ->
 def detect_tiled(
     detector: SupportsDetect, picture: Picture, tile: int, settings: PostprocessSettings | None = None, batch: int = 4
 ) -> Detections:
-    """The objects in ``picture``, looked at as a whole and tile by tile; as a whole only where one tile holds it.
+    """Detects objects in the whole ``picture`` and tile by tile; only in the whole if it fits one tile.
 
     Args:
         detector: a :class:`~phidet.inference.detector.Detector`.
         picture: a path, a PIL image, or (H, W, 3) uint8 RGB.
         tile: side of the tiles in pixels; with about the model's input size an object is as large for the model as
             in the image.
-        settings: of each tile and of the whole; ``iou`` and ``per_class`` also say which boxes of different tiles are
-            one object, ``max_detections`` how many come out.
-        batch: how many tiles go through the network at once.
+        settings: of each tile and of the whole; ``iou`` and ``per_class`` decide which boxes of different tiles are one
+            object, and ``max_detections`` limits the result.
+        batch: number of tiles that go through the network at once.
 
     Raises:
-        ConfigError: tiles below 64 pixels, batches below 1, or no suppression: what two tiles saw has to become one.
-        InputError: a picture that cannot be read, or an array of another kind.
+        ConfigError: tiles below 64 pixels, batches below 1, or no suppression: duplicates could not be merged.
+        InputError: an image that cannot be read, or an array of another shape or dtype.
     """
     settings = settings or PostprocessSettings()
     check_tile(tile, settings)
@@ -92,7 +92,7 @@ def detect_tiled(
     whole = detector.detect([image], settings)[0]
     if max(height, width) <= tile:
         return whole
-    # So many tiles hold more objects than one picture may; the limit is for all of them together.
+    # max_detections limits the merged result, so a low limit must not already cut the single tiles.
     each = msgspec.structs.replace(settings, max_detections=max(settings.max_detections, 100))
     rects = tile_rects((height, width), tile)
     found = [whole]
@@ -119,22 +119,22 @@ def check_tile(tile: int, settings: PostprocessSettings) -> None:
 
 
 def merge(seen: TileDetections, iou: float, per_class: bool = True) -> TileDetections:
-    """Each object once: boxes seen whole stand before those that were cut, then the better scored; parts are joined.
+    """Each object once: complete boxes are preferred to cut ones, then higher scores; parts are joined.
 
-    A part that lies in a box of its class is that object too: what is small enough to be seen whole by another tile
-    is not lost with it.
+    A cut box inside another box of its class is the same object; a small object that another tile shows whole is not
+    cut there, and so is not lost.
     """
     while True:
         kept = _merged_once(seen, iou, per_class)
         if len(kept.scores) == len(seen.scores):
             return kept
-        seen = kept  # a joined box may agree with one that neither part did
+        seen = kept  # a joined box may match one that neither part matched
 
 
 def _merged_once(seen: TileDetections, iou: float, per_class: bool) -> TileDetections:
     seen = _rows(seen, np.lexsort((-seen.scores, seen.cut)))
     places = _Places(seen)
-    count = 0  # the first rows are kept, the others are still to be looked at
+    count = 0  # rows before this are kept, the others are not processed yet
     for i in range(len(seen.scores)):
         one = _rows(seen, slice(i, i + 1))
         near = places.near(one)
@@ -147,6 +147,7 @@ def _merged_once(seen: TileDetections, iou: float, per_class: bool) -> TileDetec
             _join(seen, at, one)
             places.put(at, seen.boxes_xyxy[at])
         else:
+            # Kept rows are compacted to the front of the same arrays, which is safe as count ≤ i.
             for column in seen:
                 column[count] = column[i]
             places.put(count, seen.boxes_xyxy[count])
@@ -155,7 +156,7 @@ def _merged_once(seen: TileDetections, iou: float, per_class: bool) -> TileDetec
 
 
 class _Places:
-    """Where the kept boxes are: so that each box is compared with those near to it, and not with all."""
+    """A grid over the kept boxes, so that each box is compared only with those near it."""
 
     def __init__(self, seen: TileDetections) -> None:
         sides = (seen.boxes_xyxy[:, 2:] - seen.boxes_xyxy[:, :2]).max(axis=1, initial=1.0)
@@ -164,13 +165,13 @@ class _Places:
         self._cells: dict[tuple[int, int], list[int]] = defaultdict(list)
 
     def put(self, row: int, box_xyxy: npt.NDArray[np.float64]) -> None:
-        """Notes that the box of that row is there; it may have been smaller before."""
+        """Enters the box of that row, again if it has grown."""
         for cell in self._of(box_xyxy):
             if row not in self._cells[cell][-1:]:
                 self._cells[cell].append(row)
 
     def near(self, one: TileDetections) -> npt.NDArray[np.int64]:
-        """Rows of boxes that may meet the one, also where either is larger by the slack, in rising order."""
+        """Rows of boxes that may intersect the one, grown by the slack, in rising order."""
         slack = _slack(one)[0]
         grown = one.boxes_xyxy[0] + np.concatenate([-slack, slack])
         rows = {row for cell in self._of(grown) for row in self._cells.get(cell, ())}
@@ -182,7 +183,7 @@ class _Places:
 
 
 def _slack(one: TileDetections) -> npt.NDArray[np.float64]:
-    """(1, 2) pixels by which boxes are inexact: a sliver is as thin."""
+    """(1, 2) pixels of tolerance for inexact boxes."""
     return _NEAR_BORDER * (one.rects_xyxy[:, 2:] - one.rects_xyxy[:, :2])
 
 
@@ -195,7 +196,7 @@ def _same_object(one: TileDetections, others: TileDetections, iou: float) -> npt
     """(N,) whether the one box is the same object as each of N others."""
     both = _intersection(others.rects_xyxy, one.rects_xyxy)
     ious = elementwise_iou(_intersection(others.boxes_xyxy, both), _intersection(both, one.boxes_xyxy), "iou")
-    slack = _slack(one)  # the other box counts as that much larger
+    slack = _slack(one)  # tolerance by which the other box is enlarged
     grown = others.boxes_xyxy + np.concatenate([-slack, slack], axis=1)
     inside = area(_intersection(grown, one.boxes_xyxy)) > _COVERED * area(one.boxes_xyxy)
     same: npt.NDArray[np.bool_] = (ious > iou) | (one.cut & inside)
@@ -203,7 +204,7 @@ def _same_object(one: TileDetections, others: TileDetections, iou: float) -> npt
 
 
 def _join(kept: TileDetections, at: int, other: TileDetections) -> None:
-    """What was seen whole stays as it is; two parts become the box about both. The better score counts."""
+    """Joins two boxes of one object: a complete one is kept, two parts become their hull. The better score is used."""
     if other.scores[0] > kept.scores[at]:
         kept.scores[at], kept.rows[at] = other.scores[0], other.rows[0]
     if kept.cut[at]:
@@ -221,7 +222,7 @@ def _starts(length: int, tile: int, overlap: float) -> list[int]:
 
 
 def _seen(found: Detections, rect: Rect, size_hw: tuple[int, int]) -> TileDetections:
-    """What was found in one tile, in pixels of the whole image."""
+    """The detections of one tile, in pixels of the whole image."""
     x1, y1, x2, y2 = rect
     boxes = found.boxes_xyxy.astype(np.float64) + np.array([x1, y1, x1, y1])
     near_x, near_y = _NEAR_BORDER * (x2 - x1), _NEAR_BORDER * (y2 - y1)
@@ -237,12 +238,12 @@ def _seen(found: Detections, rect: Rect, size_hw: tuple[int, int]) -> TileDetect
 
 
 def _concatenate(parts: Sequence[TileDetections]) -> TileDetections:
-    """All tiles' detections, numbered through."""
+    """The detections of all tiles, numbered consecutively."""
     columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
     return TileDetections(*columns)._replace(rows=np.arange(len(columns[0])))
 
 
 def _intersection(a_xyxy: npt.NDArray[np.float64], b_xyxy: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Intersections of rectangles; of those that do not meet, one without area."""
+    """Intersections of rectangles; an empty one (area 0) if they do not intersect."""
     corners = np.maximum(a_xyxy[..., :2], b_xyxy[..., :2])
     return np.concatenate([corners, np.maximum(corners, np.minimum(a_xyxy[..., 2:], b_xyxy[..., 2:]))], axis=-1)

@@ -56,7 +56,7 @@ def read_model_config(path: Path) -> tuple[Source, ...]:
     """The models of a ``--model_config_file``. Relative base paths start at the file's folder.
 
     Raises:
-        ConfigError: the file cannot be read, or says something that is not known or not possible.
+        ConfigError: the file cannot be read, or has unknown fields or invalid values.
     """
     configs = _parse(path, "ModelServerConfig").model_config_list.config
     if not configs:
@@ -70,14 +70,14 @@ def read_model_config(path: Path) -> tuple[Source, ...]:
 
 
 async def follow_model_config(path: Path, seconds: float, served: Sequence[Source], serve: ServeSources) -> None:
-    """Reads a ``--model_config_file`` again and again, and has what it says served when that changes.
+    """Polls a ``--model_config_file``, and serves what it lists whenever it changes.
 
-    A file that cannot be used changes nothing; that is logged once, and it is tried again, as the folders that it names
-    may be on their way.
+    An invalid file changes nothing; that is logged once, and it is tried again, as the folders that it names may not
+    exist yet.
 
     Args:
         path: the file.
-        seconds: between two looks.
+        seconds: between two reads.
         served: what is served now.
         serve: called with the models of the file.
     """
@@ -87,10 +87,12 @@ async def follow_model_config(path: Path, seconds: float, served: Sequence[Sourc
         await asyncio.sleep(seconds)
         try:
             present = await asyncio.to_thread(_read_bytes, path)
+            # Compared by content: modification times of mounted configuration files are unreliable.
             if present == content:
                 continue
             sources = await asyncio.to_thread(read_model_config, path)
         except ConfigError as error:
+            # The same fault is reported once, not at every poll.
             if str(error) != logged:
                 log.error("%s. The models that are served stay as they are", error)
                 logged = str(error)
@@ -109,7 +111,7 @@ def read_batching_parameters(path: Path) -> BatchingParameters:
     a batch may have any size up to the largest, and all images have one shape when they come to the network.
 
     Raises:
-        ConfigError: the file cannot be read, or says something that is not known or not possible.
+        ConfigError: the file cannot be read, or has unknown fields or invalid values.
     """
     message = _parse(path, "BatchingParameters")
     values: dict[str, int] = {}
@@ -118,6 +120,7 @@ def read_batching_parameters(path: Path) -> BatchingParameters:
             if not wrapped.HasField("value"):
                 raise ConfigError(f"{path}: expected {field.name} {{ value: NUMBER }}")
             values[field.name] = wrapped.value
+    # With splitting, TensorFlow Serving executes parts of at most this size, which is what a batch is here.
     if message.enable_large_batch_splitting.value and message.HasField("max_execution_batch_size"):
         limits = (values.get("max_batch_size"), message.max_execution_batch_size.value)
         values["max_batch_size"] = min(limit for limit in limits if limit is not None)
@@ -141,6 +144,7 @@ def _policy(config: Any, path: Path) -> Policy:
         return Policy(latest=1)
     policy = config.model_version_policy
     choices = policy.ListFields()
+    # A oneof in TensorFlow Serving's .proto; the descriptor here does not declare it, so it is checked.
     if len(choices) != 1:
         raise ConfigError(f"{path}: model {config.name}: expected one of latest {{ }}, all {{ }}, specific {{ }}")
     if policy.HasField("latest"):
@@ -180,7 +184,7 @@ def _read_bytes(path: Path) -> bytes:
 
 @cache
 def _message_class(kind: str) -> Any:
-    """A message's class; in the syntax of version 2, which tells a field that is absent from one that is 0."""
+    """A message's class; in proto2 syntax, which distinguishes an absent field from one that is 0."""
     file = descriptor_pb2.FileDescriptorProto(name="phidet/serve/config_files.proto", package=_PACKAGE)
     for name, values in _ENUMS.items():
         file.enum_type.add(name=name).value.extend(
@@ -197,6 +201,7 @@ def _message_class(kind: str) -> Any:
                 field.type_name = f".{_PACKAGE}.{bare}"
             else:
                 field.type = field.Type.Value(f"TYPE_{bare.upper()}")
+    # A pool of its own: the default one may hold TensorFlow's messages of the same names.
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
     return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{_PACKAGE}.{kind}"))

@@ -12,7 +12,7 @@ from phidet.serve.models.batching import BatchingParameters
 
 
 class Policy(msgspec.Struct, frozen=True):
-    """Which versions of a folder are to be served: the ``latest`` so many, else those in ``specific``, else all."""
+    """Which versions of a folder are served: the ``latest`` N, else those in ``specific``, else all."""
 
     latest: int = 0
     specific: tuple[int, ...] = ()
@@ -34,6 +34,7 @@ class Source(msgspec.Struct, frozen=True):
     labels: dict[str, int] = {}
 
     def __post_init__(self) -> None:
+        # '/' and ':' separate the parts of TensorFlow Serving's paths.
         if not self.name or set(self.name) & set("/:") or not self.name.isprintable():
             raise ConfigError(f"a model's name must be printable and have neither '/' nor ':', got {self.name!r}")
         if not self.base_path.is_dir():
@@ -57,6 +58,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         for field in self.__struct_fields__:
+            # Written so that NaN fails, too.
             if not getattr(self, field) > 0:
                 raise ConfigError(f"limit {field} must be above 0, got {getattr(self, field)}")
 
@@ -64,8 +66,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """All settings of a server.
 
-    ``sources`` are what is served at the start, and go on as ``config_file`` has them, where there is one. Without
-    ``token`` the server is open to all; CORS is off unless ``cors``. Polling every 0 seconds is looking once.
+    ``sources`` are what is served at the start; later changes of ``config_file``, where there is one, replace them.
+    Without ``token`` the server is open to all; CORS is off unless ``cors``. An interval of 0 seconds polls once.
     """
 
     sources: tuple[Source, ...]
@@ -79,6 +81,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         check_names(self.sources)
+        # An empty variable in a deployment must not silently open the server to all.
         if self.token is not None and not (self.token.strip() and self.token.isprintable()):
             raise ConfigError(
                 "the server's token is empty or has characters that no header can carry: set PHIDET_SERVE_TOKEN to a "

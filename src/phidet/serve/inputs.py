@@ -1,4 +1,4 @@
-"""Images of a request, encoded or as numbers, to RGB pixels within the limits."""
+"""Converts the images of a request, encoded or as numbers, to RGB pixels within the limits."""
 
 from __future__ import annotations
 
@@ -74,6 +74,7 @@ def from_lists(value: list[Any]) -> Pixels:
     """
     shape: list[int] = []
     level: list[Any] = [value]
+    # Level by level instead of recursively: a flat list per level is checked by C code, at millions of numbers.
     while set(map(type, level)) == {list} and len(shape) <= _MAX_RANK:
         lengths = set(map(len, level))
         shape.append(len(level[0]))
@@ -83,6 +84,7 @@ def from_lists(value: list[Any]) -> Pixels:
     if set(map(type, level)) - {int}:
         raise _fault(value, shape)
     try:
+        # bytes() checks the range 0…255 on the way; bool is no int here because types were compared exactly.
         return np.frombuffer(bytes(level), np.uint8).reshape(shape)
     except ValueError:
         wrong = next(number for number in level if not 0 <= number <= 255)
@@ -107,6 +109,7 @@ def _fault(value: list[Any], shape: list[int]) -> RefusedError:
     while isinstance(first, list) and len(wanted) <= _MAX_RANK:
         wanted.append(len(first))
         first = first[0] if first else None
+    # A second, slow pass, only for invalid input: depth first, so that the first fault in reading order is reported.
     pending: list[tuple[Any, int]] = [(value, 0)]
     while pending:
         item, level = pending.pop()

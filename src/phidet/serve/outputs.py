@@ -17,7 +17,7 @@ FIRST_CLASS = 1
 
 
 def output_shapes(max_detections: int) -> dict[str, tuple[int, ...]]:
-    """Name → shape of one image's part, in the order of the alphabet."""
+    """Name → shape of one image's part, in alphabetical order."""
     return {
         "detection_boxes": (max_detections, 4),
         "detection_classes": (max_detections,),
@@ -37,6 +37,7 @@ def to_tensors(detections: Sequence[Detections], sizes_hw: Sequence[tuple[int, i
     shapes = output_shapes(max_detections)
     tensors = {name: np.zeros((batch, *shape), np.float32) for name, shape in shapes.items()}
     for i, (found, (height, width)) in enumerate(zip(detections, sizes_hw, strict=True)):
+        # Fixed shapes, as TensorFlow's exported detectors have them; num_detections says how much is padding.
         n = min(len(found.scores), max_detections)
         side = np.array([height, width, height, width], np.float32)
         tensors["detection_boxes"][i, :n] = xyxy_to_yxyx(found.boxes_xyxy[:n]) / side

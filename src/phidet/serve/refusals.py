@@ -1,4 +1,4 @@
-"""Errors that a request is answered with: a message, and its HTTP status."""
+"""Errors that become HTTP answers: a message and a status."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class RefusedError(PhidetError):
     Args:
         status: of HTTP, 400…599.
         message: becomes ``{"error": message}``.
-        retry_after: seconds after which it may be tried again, 0 where that is no use.
+        retry_after: seconds after which to retry, 0 where retrying is pointless.
         allow: the methods that the path has, where the request had another.
     """
 
@@ -35,7 +35,7 @@ def too_large(message: str) -> RefusedError:
 
 
 def overloaded(message: str, seconds: float = 1) -> RefusedError:
-    """Full for now; the client should come again in so many seconds."""
+    """Overloaded for now; the client should retry after ``seconds``."""
     return RefusedError(503, message, retry_after=max(1, math.ceil(seconds)))
 
 

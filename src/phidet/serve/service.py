@@ -1,4 +1,4 @@
-"""What both protocols share: from a request's images to tensors, on the version that the request began with."""
+"""What both protocols share: from a request's images to tensors, on the version chosen when the request arrived."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Service:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     def deadline(self) -> float:
-        """When the answer to a request that begins now is of no use any more, on the monotonic clock."""
+        """The deadline of a request that arrives now, on the monotonic clock."""
         return time.monotonic() + self.settings.limits.request_seconds
 
     def check_room(self, loaded: LoadedVersion, deadline: float) -> None:
@@ -74,6 +74,7 @@ class Service:
             RefusedError: 503.
         """
         loaded.batcher.check_room(deadline)
+        # Requests that are still being decoded are not in the queue yet, but will be: they count, too.
         if loaded.working >= loaded.batcher.parameters.capacity + loaded.batcher.parameters.max_batch_size:
             raise overloaded(f"model {loaded.name} has {loaded.working} requests in flight")
 
@@ -96,6 +97,7 @@ class Service:
 
     async def _answer(self, loaded: LoadedVersion, codec: RequestCodec[W, T], body_bytes: int, deadline: float) -> T:
         begun = time.monotonic()
+        # The only request: reading, detecting and writing in one worker saves two hand-overs between threads.
         if loaded.working == 1 and body_bytes <= SMALL_BODY and loaded.batcher.free:
             request, done = await loaded.batcher.alone(lambda detect: _at_once(loaded, codec, detect))
             if done is not None:
@@ -149,6 +151,7 @@ class Service:
     async def close(self) -> None:
         """Finishes what has begun, and ends the threads."""
         if self._following is not None:
+            # First, so that no change of configuration starts a model while the server closes.
             self._following.cancel()
         await self.repository.close()
         self._threads.shutdown()
@@ -157,7 +160,7 @@ class Service:
 def _at_once(
     loaded: LoadedVersion, codec: RequestCodec[W, T], detect: Detect
 ) -> tuple[ParsedRequest[W], tuple[T, RequestSeconds] | None]:
-    """The request, and its answer where it has one image: several are for several workers."""
+    """The request, and its answer if it has one image; several images are better spread over several workers."""
     begun = time.monotonic()
     request = codec.read()
     if len(request.images) != 1:

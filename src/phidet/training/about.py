@@ -1,4 +1,4 @@
-"""What a run says of itself, in ``run.json``."""
+"""The description of a run that is kept in ``run.json``."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     changes: dict[str, Any] = {}
 
     def with_absolute_paths(self) -> Request:
-        """The same request, which means the same from any folder."""
+        """The same request, independent of the current folder."""
+        # A published name wins over a file of the same name; only real paths are made absolute.
         named = publisher_of(self.model) is not None or not Path(self.model).exists()
         model = self.model if named else os.path.abspath(self.model)
         pretrained = os.path.abspath(self.pretrained) if Path(self.pretrained).is_file() else self.pretrained

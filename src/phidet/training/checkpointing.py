@@ -24,9 +24,10 @@ def recompute_activations(model: Model) -> int:
     Raises:
         ConfigError: it names none.
     """
+    # Only the architecture knows which blocks hold large activations and are cheap enough to run twice.
     blocks = architecture_of(model.config).recomputed_blocks(model)
     if not blocks:
-        raise ConfigError(f"{model.config.name} has no blocks that could be computed twice: leave out --save-memory")
+        raise ConfigError(f"{model.config.name} has no blocks to recompute: leave out --save-memory")
     for block in blocks:
         block.forward = partial(_forward, block, block.forward)
     return len(blocks)
@@ -36,6 +37,7 @@ def _forward(block: nn.Module, forward: Any, *inputs: Any) -> Tensor:
     if not block.training:
         result: Tensor = forward(*inputs)
         return result
+    # The non-reentrant variant also works where no input needs a gradient, as behind a frozen backbone.
     again: Tensor = checkpoint(forward, *inputs, use_reentrant=False, context_fn=partial(_contexts, block))
     return again
 
@@ -47,6 +49,7 @@ def _contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractC
 @contextmanager
 def _statistics_kept(block: nn.Module) -> Iterator[None]:
     """Batch norms must not count a batch twice: the second time their running statistics stay as they are."""
+    # Momentum 0 keeps the normalisation by batch statistics but turns the update of the running ones into a no-op.
     norms = [module for module in block.modules() if isinstance(module, nn.BatchNorm2d)]
     before = [norm.momentum for norm in norms]
     for norm in norms:

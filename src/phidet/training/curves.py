@@ -1,4 +1,4 @@
-"""A run's curves as one picture."""
+"""A run's curves as one plot."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ from phidet.images.style import INK, PALETTE, save_figure
 
 
 def draw_curves(rows: list[dict[str, float]], figures: Mapping[str, str], path: Path) -> None:
-    """Losses, figures of the evaluation (key → title, the deciding one first) and learning rate, as a PNG."""
+    """Losses, validation metrics (key → title, the deciding one first) and learning rate, as a PNG."""
     figure = Figure(figsize=(11, 3.4), layout="constrained")
     loss, quality, rate = figure.subplots(1, 3)
     epochs = [row["epoch"] for row in rows]
     for key, label, colour in (("loss", "total", INK), ("class_loss", "class", PALETTE[0])):
+        # Classifiers have one loss and no separate class part.
         if key not in rows[0]:
             continue
         loss.plot(epochs, [row[key] for row in rows], label=label, color=colour)
     loss.set(title="training loss", xlabel="epoch", yscale="log")
     loss.legend(frameon=False)
+    # Epochs between two evaluations have no metrics; a line through the evaluated ones alone has no gaps.
     best_key = next(iter(figures))
     evaluated = [row for row in rows if best_key in row]
     for (key, title), colour in zip(figures.items(), (PALETTE[5], PALETTE[1]), strict=False):

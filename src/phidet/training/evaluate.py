@@ -1,4 +1,4 @@
-"""What a model finds in a data set, and its metrics."""
+"""Runs a model on a data set, and computes its metrics."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from phidet.training.loading import EvalImages, eval_loader
 log = logging.getLogger("phidet")
 
 BEST_CLASSES = PostprocessSettings(score=0.0, max_detections=5)
-"""Of a classifier, the five best classes count, however sure it is."""
+"""For a classifier, the five best classes count, whatever their scores."""
 
 
 class DatasetDetections(NamedTuple):
@@ -52,16 +52,17 @@ def detect(
     With several processes, each takes every n-th image and all return the whole.
 
     Args:
-        model: in whatever mode, in which it is afterwards.
+        model: in any mode; the mode is restored afterwards.
         dataset: with the model's classes.
         fabric: on whose device it runs.
         batch_size, workers: images at a time, processes that load them.
-        settings: what counts as found; unless given, what metrics need: COCO's, or the five best classes.
+        settings: thresholds and limits; unless given, what metrics need: COCO's, or the five best classes.
     """
     if settings is None:
         settings = BEST_CLASSES if "classes" in architecture_of(model.config).says else COCO_SETTINGS
     found, broken = _detect_share(model, dataset, fabric, (batch_size, workers), settings)
     if fabric.world_size > 1:
+        # Every process needs all detections, because all compute the same metrics and decide alike when to stop.
         parts: list[Any] = [None] * fabric.world_size
         dist.all_gather_object(parts, (found, broken))
         found = {index: detections for part, _ in parts for index, detections in part.items()}
@@ -79,6 +80,7 @@ def _detect_share(
     model.eval()
     decode = architecture.decoder(config)
     images = EvalImages(dataset, architecture, config)
+    # Strided shares stay balanced where a data set is sorted by size; merging by index restores the order.
     indices = range(fabric.global_rank, len(dataset), fabric.world_size)
     found: dict[int, Detections] = {}
     broken: dict[int, str] = {}
@@ -90,6 +92,7 @@ def _detect_share(
             if len(batch.indices):
                 with fabric.autocast():
                     outputs = architecture.named_outputs(model(batch.images.to(fabric.device)))
+                # Decoding is NumPy code, which knows no bfloat16, and float16 boxes would lose whole pixels.
                 arrays = {name: values.float().cpu().numpy() for name, values in outputs.items()}
                 for i, (index, placement) in enumerate(zip(batch.indices, batch.placements, strict=True)):
                     found[index] = decode({name: of[i] for name, of in arrays.items()}, placement, settings)

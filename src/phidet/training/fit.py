@@ -79,7 +79,7 @@ def fit(model: NetworkT, task: Task, recipe: Recipe, settings: RunSettings, orig
     """Trains ``model`` and returns the running average of its weights at the end; the best one is on disk.
 
     Args:
-        model: its config says the input size and the classes.
+        model: its config has the input size and the classes.
         task: what to learn, from which data: :class:`phidet.training.task.Task`.
         recipe: how.
         settings: where.
@@ -92,13 +92,16 @@ def fit(model: NetworkT, task: Task, recipe: Recipe, settings: RunSettings, orig
     """
     fabric = start_engine(recipe, settings)
     folder = RunFolder(settings.out)
+    # A second model holds the running average, so that evaluating and saving it never touches the trained weights.
     averaged = copy.deepcopy(model)
     averaged.to(fabric.device)
     learner = prepare_learner(fabric, model, task, recipe, settings)
     sampler = EpochSampler(task.num_images, recipe.batch_size, settings.seed, fabric.global_rank, fabric.world_size)
     _check_batch(model, sampler.batch_size if recipe.sync_batch_norm else sampler.batch_size // fabric.world_size)
+    # The sampler shares out a seeded order by rank: the same batches whatever the number of processes or workers.
     loader = task.loader(recipe, settings.seed, sampler, num_workers(settings))
     progress = Progress(task.figures)
+    # Only the first process writes; the others read the state in _restore from the same folder.
     if settings.resume:
         _restore(folder, progress, learner, recipe, fabric.is_global_zero)
     elif fabric.is_global_zero:
@@ -111,6 +114,7 @@ def fit(model: NetworkT, task: Task, recipe: Recipe, settings: RunSettings, orig
             break
         sampler.epoch = epoch
         torch.manual_seed(settings.seed * 1_000_003 + epoch)  # dropping blocks is chance too
+        # Weights are checked before the average is copied and saved: files on disk never hold NaN.
         row = train_epoch(fabric, learner, loader, recipe, epoch)
         _check_weights(learner.network, epoch)
         learner.average.copy_to(averaged)
@@ -118,6 +122,7 @@ def fit(model: NetworkT, task: Task, recipe: Recipe, settings: RunSettings, orig
             row |= _evaluated(fabric, averaged, task, recipe, num_workers(settings))
         best = progress.note(row)
         if fabric.is_global_zero:
+            # The state is written after the models: a crash in between repeats an epoch instead of skipping one.
             folder.save_models(averaged, best)
             folder.save_state(progress.state(learner.network, learner.optimizer, learner.average))
             _show(progress, folder, task)
@@ -132,7 +137,7 @@ def fit(model: NetworkT, task: Task, recipe: Recipe, settings: RunSettings, orig
 
 
 def _restore(folder: RunFolder, progress: Progress, learner: Learner, recipe: Recipe, leads: bool) -> None:
-    """Takes ``progress`` and ``learner`` to where the run in ``folder`` stopped; says so where that is its end."""
+    """Restores ``progress`` and ``learner`` to where the run in ``folder`` stopped; logs if the run is finished."""
     folder.read_about()  # there is a run
     if folder.has_begun:
         progress.restore(folder.load_state(), learner.network, learner.optimizer, learner.average)
@@ -157,9 +162,10 @@ def start_engine(recipe: Recipe, settings: RunSettings) -> Fabric:
         nodes = int(os.environ["WORLD_SIZE"]) // devices
     try:
         fabric = Fabric(accelerator=settings.accelerator, devices=devices, num_nodes=nodes, precision=recipe.precision)
-    except (ValueError, RuntimeError, TypeError) as error:  # Fabric's ways to say that there is no such device
+    except (ValueError, RuntimeError, TypeError) as error:  # what Fabric raises for unavailable devices
         raise ConfigError(f"cannot train on {settings.devices!r} {settings.accelerator!r} devices: {error}") from error
     fabric.launch()
+    # glibc gives large freed blocks back to the system, and faulting them in again for every step costs a lot of time.
     if fabric.device.type == "cpu":
         keep_freed_memory()
     fabric.seed_everything(settings.seed + fabric.global_rank, verbose=False)
@@ -213,6 +219,7 @@ def prepare_learner(fabric: Fabric, model: Model, task: Task, recipe: Recipe, se
     raise_batch_norm_momentum(model, recipe, max(1, task.num_images // recipe.batch_size) * recipe.epochs)
     if recipe.sync_batch_norm and fabric.world_size > 1:
         share_batch_norms(model, fabric.device)  # which may put others in their place: frozen are those
+    # Frozen parameters must be known before the optimizer and DDP collect those that need gradients.
     frozen = frozen_parts(model, recipe)
     for part in frozen:
         part.requires_grad_(False)
@@ -234,12 +241,15 @@ def train_epoch(fabric: Fabric, learner: Learner, loader: Any, recipe: Recipe, e
     start, steps, num_images = time.perf_counter(), len(loader), 0
     with tqdm(loader, desc=f"epoch {epoch + 1}/{recipe.epochs}", unit="batch", leave=False, disable=None) as bar:
         for step, batch in enumerate(bar):
+            # The last batch of an epoch always updates, so that no gradient is carried over into the next one.
             update = (step + 1) % recipe.accumulate == 0 or step + 1 == steps
             rate = rate_at(epoch * steps + step, steps, recipe)
             set_rate(optimizer, rate)
+            # Gradients are exchanged between processes only at the step that uses them.
             with fabric.no_backward_sync(model, enabled=not update):
                 losses = learner.task.losses(fabric, model, batch, recipe)
                 fabric.backward(losses["loss"] / recipe.accumulate)
+            # Checked before the update, which keeps bad gradients out of the weights.
             values = {name: float(value.detach()) for name, value in losses.items()}
             _check_finite(values, epoch, step)
             if update:
@@ -247,6 +257,7 @@ def train_epoch(fabric: Fabric, learner: Learner, loader: Any, recipe: Recipe, e
                 optimizer.step()
                 optimizer.zero_grad()
                 learner.average.update(learner.network)
+            # The keys come from the architecture's loss, so the sums start without any.
             sums = {name: sums.get(name, 0.0) + value for name, value in values.items()}
             num_images += len(batch[0])
             bar.set_postfix(loss=f"{sums['loss'] / (step + 1):.3f}", refresh=False)
@@ -281,7 +292,7 @@ def _check_batch(model: Model, images: int) -> None:
 
 
 def _check_weights(network: nn.Module, epoch: int) -> None:
-    """Before anything is saved: the last update has no loss after it that would tell."""
+    """Runs before anything is saved: no later loss would reveal NaN in the weights of the last update."""
     broken = next((name for name, p in network.named_parameters() if not bool(torch.isfinite(p).all())), None)
     if broken is not None:
         raise TrainingDivergedError(

@@ -50,6 +50,7 @@ def normalise(batch: Batch, spec: Preprocess) -> Tensor:
     """The network's input, (B, 3, H, W) float32, on the batch's device; padding is 0."""
     mean, std = (batch.pixels.new_tensor(v, dtype=torch.float32)[:, None, None] for v in (spec.mean_rgb, spec.std_rgb))
     images = (batch.pixels - mean) / std
+    # Padding must be 0 after normalisation, as in deployment; before it, 0 would mean black.
     rows = torch.arange(images.shape[2], device=images.device)[None, :] < batch.valid_hw[:, :1]
     columns = torch.arange(images.shape[3], device=images.device)[None, :] < batch.valid_hw[:, 1:]
     return images * (rows[:, None, :, None] & columns[:, None, None, :])
@@ -79,6 +80,7 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
         return self.num_images // self.batch_size
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        # NumPy's generator, not PyTorch's: the order stays the same across devices and PyTorch versions.
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.num_images)
         for step in range(len(self)):
             batch = order[step * self.batch_size : (step + 1) * self.batch_size]
@@ -99,12 +101,14 @@ class TrainImages(TorchDataset[Example]):
         rng = np.random.default_rng((self.seed, epoch, index))
         labelled = self._read(index, warn=epoch == 0)
         if self.settings.mosaic > 0 and rng.random() < self.settings.mosaic:
+            # The other three may repeat; the warning is left to their own turn as a main image.
             others = [self._read(int(i), warn=False) for i in rng.integers(len(self.dataset), size=3)]
             return mosaic([labelled, *others], self.size_hw, self.settings, rng)
         return augment(*labelled, self.size_hw, self.settings, rng)
 
     def _read(self, index: int, warn: bool) -> Labelled:
         """Image ``index``, or the first one after it that can be decoded."""
+        # A replacement keeps batches full and the sampler's order the same on every process.
         for attempt in range(len(self.dataset)):
             usable = (index + attempt) % len(self.dataset)
             try:
@@ -136,6 +140,7 @@ class EvalImages(TorchDataset[EvalItem]):
 
 def collate_eval(items: list[EvalItem]) -> EvalBatch:
     """Prepared images as a batch, the broken ones set apart."""
+    # A batch may consist of broken images only; an empty tensor keeps its type for the caller.
     whole = [item for item in items if len(item) == 3]
     images = torch.stack([item[1] for item in whole]) if whole else torch.zeros(0, 3, 1, 1)
     broken = [item for item in items if len(item) == 2]
@@ -182,6 +187,7 @@ def pad_objects(boxes_xyxy: Sequence[Tensor], class_ids: Sequence[Tensor]) -> tu
                 f"image {i}: expected boxes (N, 4) and class ids (N,), got {tuple(boxes.shape)} and "
                 f"{tuple(ids.shape)}; an image without objects has (0, 4) and (0,)"
             )
+        # −1 marks padding, so a negative id would silently drop the object.
         if (ids < 0).any():
             raise InputError(f"image {i}: class id {int(ids.min())}, expected 0 or more: −1 marks padding")
     most = max((len(ids) for ids in class_ids), default=0)

@@ -16,6 +16,7 @@ from phidet.training.recipe import Recipe
 def build_optimizer(model: nn.Module, recipe: Recipe, device: torch.device) -> torch.optim.Optimizer:
     """SGD or AdamW over what is not frozen; weight decay on convolution kernels only, as the paper."""
     groups = []
+    # Four groups: the backbone may learn more slowly, and biases and norms take no weight decay.
     for backbone in (True, False):
         parameters = [
             p for name, p in model.named_parameters() if p.requires_grad and name.startswith("backbone.") == backbone
@@ -34,13 +35,13 @@ def build_optimizer(model: nn.Module, recipe: Recipe, device: torch.device) -> t
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Gives every group ``rate`` times its own factor."""
+    """Sets the learning rate of every group to ``rate`` times its own factor."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["factor"]
 
 
 def frozen_parts(model: Model, recipe: Recipe) -> list[nn.Module]:
-    """What does not learn."""
+    """The modules whose weights stay fixed."""
     if recipe.freeze == "none":
         return []
     backbone = getattr(model, "backbone", None)
@@ -70,6 +71,7 @@ def peak_rate(recipe: Recipe) -> float:
 def rate_at(step: int, steps_per_epoch: int, recipe: Recipe) -> float:
     """The learning rate of update ``step`` (from 0): a linear warm-up, then a cosine to 0."""
     peak, total = peak_rate(recipe), steps_per_epoch * recipe.epochs
+    # At least one step is left for the cosine, so that a very short run still reaches its peak rate.
     warmup = min(int(recipe.warmup_epochs * steps_per_epoch), total - 1)
     if step < warmup:
         return peak * (0.01 + 0.99 * step / warmup)
@@ -92,10 +94,12 @@ class RunningAverage:
         """Moves the average towards the model."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        # One fused call for all tensors: hundreds of small kernels would cost more than the arithmetic.
         torch._foreach_lerp_(list(self.values.values()), [tensor for _, tensor in _floating(model)], 1 - decay)
 
     def copy_to(self, model: nn.Module) -> None:
         """Puts the average into ``model``."""
+        # Integer buffers (batch counts) are not averaged and stay as they are, hence not strict.
         model.load_state_dict(self.values, strict=False)
 
 

@@ -1,4 +1,4 @@
-"""A request to train, resolved once: what the model starts from, which recipe, which data. Nobody reads it again."""
+"""Resolves a request to train, once: what the model starts from, which recipe, which data."""
 
 from __future__ import annotations
 
@@ -59,12 +59,12 @@ class Start(NamedTuple):
 
     @property
     def classifies(self) -> bool:
-        """Whether it says what whole images show."""
+        """Whether it is a classifier of whole images."""
         return "classes" in self.architecture.says
 
 
 def open_start(model: str) -> Start:
-    """What ``model``, a published name, a model file or the folder of a run, means.
+    """Resolves ``model``: a published name, a model file or the folder of a run.
 
     Raises:
         UnknownNameError: a name that is not published.
@@ -93,9 +93,11 @@ def plan_run(request: Request, settings: RunSettings, start: Start | None = None
         CheckpointError, DownloadError: weights that do not fit, or could not be fetched.
     """
     start = start or open_start(request.model)
+    # Data before the model: the number of images chooses the recipe, and the classes decide the head.
     data = read_run_data(request, settings.seed, start.classifies)
     recipe = _recipe(request, start, len(data.train))
     model = _build(request, start, data.train.class_names, recipe, settings.seed)
+    # Hashing all images takes a while; only the process that writes the run folder needs the record.
     images = record_images(data, request.model) if _leads() else None
     return Plan(model, data, recipe, settings, Origin(request.with_absolute_paths(), images))
 
@@ -116,13 +118,14 @@ def plan_resume(folder: Path, settings: RunSettings, data: str | Path | None = N
     own: dict[str, Any] = {"out": folder, "seed": about.seed, "resume": True}
     own |= {key: getattr(settings, key) or getattr(about, key) for key in ("save_memory", "compile")}
     settings = msgspec.structs.replace(settings, **own)
-    # What it is; its weights will be those of the state.
+    # Only the architecture and config matter: the weights are replaced by those of the saved state.
     begun = load_model(folder / "last.safetensors").train() if kept.has_begun else None
     start = open_start(request.model) if begun is None else Start(begun.config, None, None)
     recipe = _known_loss(about.recipe, start.architecture)
     images = read_run_images(folder)
     datasets = read_run_data(request, about.seed, start.classifies, images)
     model = begun or _build(request, start, datasets.train.class_names, recipe, about.seed)
+    # Class ids are positions: other names or another count would silently relabel every object.
     here = len(datasets.train), tuple(datasets.train.class_names)
     if here != (about.num_images, tuple(model.config.class_names)):
         raise InputError(
@@ -130,6 +133,7 @@ def plan_resume(folder: Path, settings: RunSettings, data: str | Path | None = N
             f"{about.num_images} of {len(model.config.class_names)}, or of other names: put the data back as they "
             f"were, or begin another run with --model {folder}"
         )
+    # The data were moved: the run folder keeps the new place, so that the next resume finds it.
     if request != about.request and _leads():
         kept.save_about(msgspec.structs.replace(about, request=request))
     return Plan(model, datasets, recipe, settings, Origin(request, images))
@@ -154,6 +158,7 @@ def _known_loss(recipe: Recipe, architecture: Architecture[Any]) -> Recipe:
 
 
 def _recipe(request: Request, start: Start, num_images: int) -> Recipe:
+    # Classifiers have their own automatic recipe; a named one is shared, but for what batch norms need.
     if start.classifies and request.recipe == "auto":
         recipe = choose_classify_recipe(num_images)
     else:
@@ -171,6 +176,7 @@ def _build(request: Request, start: Start, class_names: tuple[str, ...], recipe:
     pretrained = _pretrained(request.pretrained, architecture)
     if source is None and pretrained is not None:
         source = open_weights(pretrained, config, start.published)
+        # Weights of a whole detector fix anchors and preprocessing; a backbone alone has no say in them.
         if source.architecture is architecture:
             config = fit_to_source(config, source)  # its anchors and preprocessing
     config = replace_config(config, {"class_names": class_names})
@@ -191,5 +197,5 @@ def _pretrained(word: str, architecture: Architecture[Any]) -> str | None:
 
 
 def _leads() -> bool:
-    """Whether this process is the first one, before the engine has started: ``torchrun`` and Fabric tell it."""
+    """Whether this process is the first one, known before the engine starts: ``torchrun`` and Fabric set variables."""
     return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0

@@ -12,13 +12,13 @@ from phidet.training.optim import RunningAverage
 
 
 class Progress:
-    """One row of figures per epoch, and the best so far.
+    """One row of metrics per epoch, and the best so far.
 
     Args:
-        figures: key of a figure of the evaluation → its title; the first one says which model is best.
+        figures: key of a validation metric → its title; the first one decides which model is best.
 
     Attributes:
-        rows: figures by name; only evaluated epochs have those of the evaluation.
+        rows: metrics by name; only evaluated epochs have those of the validation.
         best: ``None`` until there was an evaluation.
         since_best: evaluations since then.
     """
@@ -39,6 +39,7 @@ class Progress:
         """Adds a row; returns whether its model is the best so far. Without evaluation the latest is."""
         self.rows.append(row)
         if self.key not in row:
+            # Without validation every epoch counts as best; between two evaluations none does.
             return self.best is None
         better = self.best is None or row[self.key] > self.best
         self.since_best = 0 if better else self.since_best + 1
@@ -49,6 +50,7 @@ class Progress:
     def line(self, epochs: int) -> str:
         """The last epoch in one line."""
         row = self.rows[-1]
+        # The mean over all epochs, evaluation excluded: a rough estimate that does not jump about.
         left = sum(r["seconds"] for r in self.rows) / len(self.rows) * (epochs - self.epoch)
         text = f"epoch {self.epoch}/{epochs}  loss {row['loss']:.4f}"
         text += "".join(f"  {title} {row[key]:.3f}" for key, title in self.figures.items() if key in row)
@@ -73,6 +75,7 @@ class Progress:
         self.rows, self.best, self.since_best = state["rows"], state["best"], state["since_best"]
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
+        # In place: the average's tensors stay on their device.
         for name, tensor in state["average"].items():
             average.values[name].copy_(tensor)
         average.updates = state["updates"]

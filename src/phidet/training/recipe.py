@@ -20,7 +20,7 @@ def _require(condition: bool, message: str) -> None:
 
 
 class Augmentation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What happens to an image before the network sees it.
+    """Random changes of the training images.
 
     ``scale_jitter`` is the range of the factor, beyond fitting into the input, by which an image is resized before a
     window of the input's size is cut from it (the paper: 0.1–2). ``flip`` is the probability of a horizontal flip.
@@ -71,12 +71,12 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         accumulate: steps whose gradients are summed before an update.
         precision: of the arithmetic; weights and losses stay in 32 bits.
         drop_path: stochastic depth of the backbone; ``None`` leaves the model's own.
-        freeze: "none"; "early" for the backbone up to level 2, which few pictures teach anything new; or "backbone" to
-            train only what stands behind it. Statistics of frozen parts stay as they are.
-        backbone_rate: factor of the learning rate for the backbone, which has learned already.
+        freeze: "none"; "early" for the backbone up to level 2, which few images could improve; or "backbone" to
+            train only what comes after it. Statistics of frozen parts stay as they are.
+        backbone_rate: factor of the learning rate for the backbone, which is pretrained already.
         sync_batch_norm: several processes normalise over their images together.
         batch_norm_momentum: how much of each batch goes into the running statistics, at least; more in a short run.
-        augmentation: what it says.
+        augmentation: random changes of the training images.
         loss: settings of the architecture's own loss that differ from its defaults.
         patience: evaluations without a better AP after which training stops; ``None`` for never.
         evaluate_every: epochs between evaluations.
@@ -155,12 +155,13 @@ RECIPES = {recipe.name: recipe for recipe in (PAPER, SMALL)}
 
 
 def choose_recipe(num_images: int) -> Recipe:
-    """The recipe for a data set of this size: about 20,000 images seen, between 30 and 100 epochs."""
+    """The recipe for a data set of this size: about 20,000 images in total, between 30 and 100 epochs."""
     return replace(SMALL, {"epochs": min(max(round(20_000 / num_images), 30), 100)})
 
 
 def choose_classify_recipe(num_images: int) -> Recipe:
-    """The recipe for a data set of this size: about 20,000 images seen, between 5 and 50 epochs."""
+    """The recipe for a data set of this size: about 20,000 images in total, between 5 and 50 epochs."""
+    # A tiny data set still needs several updates per epoch, and a batch norm more than a few images.
     batch_size = min(CLASSIFY.batch_size, max(4, num_images // 8))
     epochs = min(max(round(20_000 / num_images), 5), 50)
     return replace(CLASSIFY, {"epochs": epochs, "batch_size": batch_size})
@@ -183,14 +184,15 @@ def replace(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
     """``recipe`` with some fields changed, checked again.
 
     Args:
-        recipe: stays as it is.
+        recipe: is not changed.
         changes: new values by field; of ``augmentation`` and ``loss`` a dict of the fields that change, or a whole one.
 
     Raises:
-        ConfigError: a value that cannot be.
+        ConfigError: an invalid value.
         UnknownNameError: no such field.
     """
     try:
+        # Through plain values: the conversion checks the types of the changes and runs __post_init__ again.
         return msgspec.convert(_merged(recipe, msgspec.to_builtins(changes)), Recipe)
     except msgspec.ValidationError as error:
         raise ConfigError(f"recipe: {error}") from error
@@ -201,6 +203,7 @@ def _merged(settings: msgspec.Struct, changes: dict[str, Any]) -> dict[str, Any]
     for key, value in changes.items():
         if key not in values:
             raise UnknownNameError("recipe key", key, values)
+        # Nested settings are merged by key, so that a change of one field keeps the others.
         part = getattr(settings, key)
         if isinstance(part, msgspec.Struct) and isinstance(value, dict):
             value = _merged(part, value)

@@ -1,4 +1,4 @@
-"""Figures and pictures of a trained model."""
+"""The report on a trained model: metrics and plots."""
 
 from __future__ import annotations
 
@@ -27,13 +27,14 @@ def report_on(
         model: a detector or a classifier.
         dataset: what it is measured on.
         folder: for the report.
-        data: what the data are called.
+        data: name of the data, for the report.
         accelerator: as Lightning Fabric takes it.
         trained_on: images of ``dataset`` that the model has learned from; ``None`` where that is not known.
 
     Returns:
-        Its main figures by name, those that are defined.
+        Its main metrics by name, those that are defined.
     """
+    # One device even after a distributed training: the report is written by the first process alone.
     fabric = Fabric(accelerator=accelerator, devices=1)
     model.to(fabric.device)
     found = detect(model, dataset, fabric)

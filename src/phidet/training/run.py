@@ -27,7 +27,7 @@ class TrainedRun(NamedTuple):
     Attributes:
         folder: everything on disk.
         model: the best one, in evaluation mode.
-        figures: of that model on the validation data, by name; empty without such data.
+        figures: metrics of that model on the validation data, by name; empty without such data.
     """
 
     folder: Path
@@ -103,12 +103,15 @@ def carry_out(plan: Plan) -> TrainedRun:
     task = Task(plan.model.config, *plan.data)
     _log_plan(plan, task)
     last = fit(plan.model, task, plan.recipe, settings, origin)
+    # The other processes have no files to read: the best model is on the first one's disk.
     if not first_process():
         return TrainedRun(settings.out, last.eval(), {})
     folder = RunFolder(settings.out)
+    # The best model is read from disk, so that the report describes exactly the file that users get.
     best = load_model(folder.best) if folder.has_best else last.eval()
     figures: dict[str, float] = {}
     if val is not None:
+        # Images that are in both parts make the metrics look too good; the report states their number.
         learned = None if origin.images is None else len(origin.images.copies())
         figures = report_on(best, val, folder.path / "report", origin.request.data, settings.accelerator, learned)
     return TrainedRun(settings.out, best, figures)
@@ -133,8 +136,9 @@ def _log_plan(plan: Plan, task: Task) -> None:
         request.model, chosen, recipe.epochs, recipe.batch_size * recipe.accumulate,
         recipe.optimizer, recipe.learning_rate, _changed(request.changes),
     )  # fmt: skip
+    # Said before the first epoch: a wrong split should be noticed now and not after hours.
     log.info("validation: %s; everything goes to %s", task.val_name or "none", plan.settings.out)
 
 
 def _changed(changes: dict[str, Any]) -> str:
-    return "as it is" if not changes else "with " + ", ".join(f"{key} = {value}" for key, value in changes.items())
+    return "unchanged" if not changes else "with " + ", ".join(f"{key} = {value}" for key, value in changes.items())

@@ -1,4 +1,4 @@
-"""The data of a run: read, described, split, and known again by their content when the run goes on."""
+"""The data of a run: read, described, split, and recognised by their content when the run is resumed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class RunData(NamedTuple):
 
 
 def read_run_data(request: Request, seed: int, classify: bool, known: RunImages | None = None) -> RunData:
-    """The data of ``request``; says first what is in them and what was left out.
+    """The data of ``request``; logs what they contain and what was left out.
 
     Args:
         request: where they are, and which splits.
@@ -51,10 +51,12 @@ def read_run_data(request: Request, seed: int, classify: bool, known: RunImages 
     log_summary(summary, request.data, classify)
     val_split = None if request.val_split == "none" else request.val_split or folder.val_split()
     val = None if val_split is None else _validation(folder, val_split, train, classify)
+    # After both splits were described, so that the log shows what is there before the error.
     if not summary.objects:
         raise InputError(_nothing_to_learn(summary, request.data))
     if request.val_split != "none" and val_split is None:
         train, val = _with_held_out(train, request.data, seed, classify, known)
+    # The data may have been moved or grown since: images are matched by content, not by path.
     elif known is not None:
         train = restore([known.train], train, [train.name], request.data)[0]
         val = None if val is None else restore([known.val], val, [val.name], request.data)[0]
@@ -64,7 +66,7 @@ def read_run_data(request: Request, seed: int, classify: bool, known: RunImages 
 
 
 def record_images(data: RunData, model: str) -> RunImages:
-    """Which images a run has; says which it is validated on although it learns, or its model has learned, from them.
+    """Which images a run has; warns of validation images that the run, or its starting model, is trained on.
 
     Args:
         data: of the run.
@@ -74,6 +76,7 @@ def record_images(data: RunData, model: str) -> RunImages:
         CheckpointError: the other run's record of its images is damaged.
     """
     path = Path(model)
+    # A model from an earlier run has learned from that run's images: they must not count as unseen here.
     before = read_run_images(path if path.is_dir() else path.parent) if path.exists() else None
     earlier = frozenset[str]() if before is None else before.learned
     images = RunImages(known_images(data.train), () if data.val is None else known_images(data.val), earlier)
@@ -81,7 +84,7 @@ def record_images(data: RunData, model: str) -> RunImages:
     if copies:
         log.warning(
             "%d of the %d validation images are among those that the model learns, or has learned, from (first: %s): "
-            "its figures will look better than they are",
+            "its metrics will be too optimistic",
             *(len(copies), len(images.val), copies[0]),
         )
     return images
@@ -113,6 +116,7 @@ def _with_held_out(
     train: Dataset, data: str, seed: int, classify: bool, known: RunImages | None
 ) -> tuple[Dataset, Dataset]:
     if known is not None:
+        # A resumed run gets the very parts that it began with, even if the data moved or the order of files changed.
         parts = [train.name, f"{train.name}, held out"]
         kept, held = restore([known.train, known.val], train, parts, data)
     elif classify:

@@ -5,8 +5,8 @@ run.json                             recipe, data, seed and versions; what --res
 images.csv                           which images it learns from and is validated on, by their content
 metrics.csv, metrics.json            one line per epoch
 tensorboard/                         the same for TensorBoard, where that is installed
-report/                              figures and pictures of the best model
-curves.png                           the same as a picture
+report/                              metrics and plots of the best model
+curves.png                           the same as a plot
 state.pt                             everything that --resume needs; tensors and plain values only
 """
 
@@ -97,6 +97,7 @@ class RunFolder:
     def save_metrics(self, rows: list[dict[str, float]]) -> None:
         """Writes all rows so far; a row may lack what was not measured."""
         text = io.StringIO()
+        # Columns in order of first appearance: epochs without an evaluation lack its metrics.
         columns = list(dict.fromkeys(key for row in rows for key in row))
         writer = csv.DictWriter(text, columns, lineterminator="\n")
         writer.writeheader()
@@ -117,6 +118,7 @@ class RunFolder:
 
     def save_state(self, state: dict[str, Any]) -> None:
         """Writes what a resumed run starts from."""
+        # Through memory, so that the atomic write covers torch.save as well, whose zip writer seeks.
         buffer = io.BytesIO()
         torch.save(state, buffer)
         write_atomically(self.path / STATE, buffer.getvalue())
@@ -131,7 +133,8 @@ class RunFolder:
         if not path.is_file():
             raise CheckpointError(f"there is no run to resume in {self.path}: {STATE} is missing")
         try:
+            # weights_only: a state file from elsewhere must not run code while it is unpickled.
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch raises whatever its reader stumbles over
+        except Exception as error:  # torch.load raises many kinds for a damaged file
             raise CheckpointError(f"{path} is damaged: {error}. Start over in another folder") from error
         return state

@@ -19,11 +19,14 @@ class SharedBatchNorm(nn.BatchNorm2d):
         """(B, C, H, W) → the same shape."""
         if not self.training or not dist.is_initialized():
             return super().forward(x)
+        # Sums over a batch overflow float16 and lose digits in bfloat16.
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         count = wide.new_tensor([x.numel() / x.shape[1]])
+        # Sums and counts in one exchange; processes may have different numbers of values.
         sums = _summed(torch.cat((wide.sum((0, 2, 3)), count)))
         total, mean = sums[-1].detach(), (sums[:-1] / sums[-1].detach())[:, None, None]
         centred = wide - mean
+        # Two passes: E[x²] − E[x]² cancels badly where the mean is large against the spread.
         variance = (_summed(centred.square().sum((0, 2, 3))) / total)[:, None, None]
         self._note(mean.detach().flatten(), variance.detach().flatten() * total / (total - 1))
         factor = torch.rsqrt(variance + self.eps) * self.weight[:, None, None]
@@ -63,10 +66,11 @@ def _summed(values: Tensor) -> Tensor:
 
 
 def share_batch_norms(model: nn.Module, device: torch.device) -> None:
-    """Makes the batch norms inside ``model`` see the batches of all processes; names and weights stay."""
+    """Makes the batch norms inside ``model`` normalise over all processes; names and weights stay."""
     if device.type == "cuda":
         nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
         return
     for module in model.modules():
         if type(module) is nn.BatchNorm2d:
+            # Changing the class keeps parameters, buffers, hooks and every reference to the module.
             module.__class__ = SharedBatchNorm

@@ -20,14 +20,14 @@ from phidet.training.recipe import Recipe
 
 
 class Task:
-    """Images, loss and metrics; :func:`phidet.training.fit.fit` asks for nothing else of the thing that is learned.
+    """Images, loss and metrics: everything :func:`phidet.training.fit.fit` needs to know about what is learned.
 
     Args:
         config: of the model; its input size and classes.
         train, val: data with the model's classes; for a classifier, images with one object each.
 
     Attributes:
-        figures: key of a metric in a row → its title; the first one says which model is best.
+        figures: key of a metric in a row → its title; the first one decides which model is best.
     """
 
     def __init__(self, config: NetworkConfig, train: Dataset, val: Dataset | None) -> None:
@@ -62,6 +62,7 @@ class Task:
 
         With several processes, the mean of their gradients is the gradient of the whole batch.
         """
+        # Built on first use: only then is the device known.
         if self._loss is None:
             self._loss = self.architecture.loss(self.config, resolved_loss(self.architecture, recipe.loss))
             self._loss.to(fabric.device)
@@ -81,6 +82,7 @@ def _total(value: Tensor) -> Tensor:
     """The sum of ``value`` over all processes."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return value
+    # A normaliser, such as the number of positive anchors: no gradient flows through it.
     summed = value.detach().clone()
     dist.all_reduce(summed)
     return summed

@@ -1,1 +1,1 @@
-"""Weights: read any known file, carry its tensors to our names, write our own format, fetch the published ones."""
+"""Weights: read known formats, map tensor names to ours, write our own format, download published files."""

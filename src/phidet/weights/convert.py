@@ -17,7 +17,7 @@ from phidet.weights.native import save_model, write_atomically
 
 
 class ConvertReport(NamedTuple):
-    """What a conversion read and wrote; ``note`` is what the reader of the new file should know, or empty."""
+    """What a conversion read and wrote; ``note`` is advice for readers of the new file, or ""."""
 
     source: Path
     kind: str
@@ -34,13 +34,13 @@ def convert(source: str | Path, target: str | Path, model: str | None = None, to
     Args:
         source: a weight file of phidet or of a known dialect.
         target: the file to write: ``.safetensors`` for phidet, ``.pth`` for the others.
-        model: the published name, where the tensors fit several (d6 and d7) or should be checked.
+        model: the published name, if the tensors match several (d6 and d7) or should be checked.
         to: "phidet" or a PyTorch dialect.
 
     Raises:
         UnknownNameError: no such model or dialect.
         ConfigError: the target has another suffix, or is the source itself.
-        CheckpointError: the file cannot be read, fits no published model, fits several, or cannot be written.
+        CheckpointError: the file cannot be read, matches no published model or several, or cannot be written.
     """
     source, target = Path(source), Path(target)
     if to not in (targets := writable_dialects()):
@@ -73,10 +73,10 @@ def writable_dialects() -> tuple[str, ...]:
 
 
 def identify(source: Source, model: str | None = None) -> Any:
-    """The config inside the file, or of the one published model that its tensors fit.
+    """The config inside the file, or that of the one published model that its tensors match.
 
     Raises:
-        CheckpointError: none fits, or several do.
+        CheckpointError: none matches, or several do.
     """
     if source.config is not None:
         return source.config
@@ -94,7 +94,9 @@ def identify(source: Source, model: str | None = None) -> Any:
             "create_model(config, pretrained=...), or name the nearest model to see what differs"
         )
     found = " and ".join(config.name for config in fitting)
-    raise CheckpointError(f"{source.path} ({source.kind}) fits {found} alike: say which one it is (--model NAME)")
+    raise CheckpointError(
+        f"{source.path} ({source.kind}) matches {found} equally well: say which one it is (--model NAME)"
+    )
 
 
 def _like(source: Source, name: str) -> Any:
@@ -104,6 +106,7 @@ def _like(source: Source, name: str) -> Any:
 def _fits(source: Source, config: Any) -> bool:
     if source.dialect is None:
         return False
+    # Shapes suffice for the comparison: on the meta device even D7 is built without memory.
     with torch.device("meta"):
         network = source.architecture.build(config)
     like = weights_of(network)

@@ -46,7 +46,7 @@ def create_model(
             ("efficientdet" unless given) or a ``Family`` of your own.
         num_classes: real classes, without background. Left out: those of ``pretrained``, else COCO's 90 slots.
         class_names: their names, in the order of their ids; implies ``num_classes``.
-        image_size: input side, or (height, width), in pixels, that the config records. Any size works in ``forward``.
+        image_size: input side, or (height, width), in pixels, stored in the config. Any size works in ``forward``.
         pretrained: a weight file of any known dialect, "backbone" for a published ImageNet backbone, or "coco" for the
             published detector. Only the last two may download, into ``phidet.core.files.cache_dir()``.
         replace_head: start a fresh class predictor where the file has another number of classes.
@@ -60,6 +60,7 @@ def create_model(
     _check_one_of(model, phi, family, "efficientdet-d0")
     base = EFFICIENTDET.scaled_config(phi, family) if phi is not None else _config(model, EFFICIENTDET)
     if "classes" in architecture_of(base).says:
+        _check_type(model, EFFICIENTDET)
         raise ConfigError(f"{base.name!r} is a classifier: use create_classifier({base.name!r}), or a detector's name")
     wanted = _Wanted(_class_names(num_classes, class_names), class_names is None, image_size, pretrained, replace_head)
     return _create(base, model, wanted)
@@ -98,13 +99,14 @@ def create_classifier(
     else:
         base = _config(model, CLASSIFIER)
     if "classes" not in architecture_of(base).says:
+        _check_type(model, CLASSIFIER)
         raise ConfigError(f"{base.name!r} is a detector: use create_model({base.name!r}), or a classifier's name")
     wanted = _Wanted(_class_names(num_classes, class_names), class_names is None, image_size, pretrained, replace_head)
     return _create(base, model, wanted)
 
 
 class _Wanted(NamedTuple):
-    """What the caller asked for.
+    """The caller's choices.
 
     Attributes:
         names: of the classes, ``None`` for those of the file or the published model.
@@ -128,10 +130,10 @@ def _create(base: Any, model: object, wanted: _Wanted) -> Model:
         fitted = fit_to_source(base, source)
         if model is None or published is not None:
             config = fitted
-        elif source.config is None:  # a config is built as it is, but for what weights were trained with
+        elif source.config is None:  # the caller's config, except for settings that the weights were trained with
             config = replace(fitted, {"class_names": base.class_names})
         if wanted.only_counted and names is not None and len(names) == config.num_classes:
-            names = config.class_names  # the count only confirms what the file says
+            names = config.class_names  # the count agrees with the file, which also has names
     if names is not None:
         config = replace(config, {"class_names": names})
     if wanted.image_size is not None:
@@ -184,7 +186,7 @@ def weights_path(
 
 def local_or_fetched(file: PublishedFile) -> Path:
     """A published file: from an installed package that carries it, else the cache or a download."""
-    spec = find_spec(file.package) if file.package else None  # looks, does not import
+    spec = find_spec(file.package) if file.package else None  # finds the package without importing it
     for folder in (spec.submodule_search_locations or []) if spec else []:
         for path in sorted(Path(folder, "models").glob("*.pth")):
             return path
@@ -192,7 +194,7 @@ def local_or_fetched(file: PublishedFile) -> Path:
 
 
 def _log_loaded(name: str, report: LoadReport) -> None:
-    """What was loaded; a predictor that starts fresh is worth a warning, which shows without any set-up."""
+    """Logs what was loaded; as a warning, which is shown by default, if a predictor starts fresh."""
     log.log(logging.WARNING if report.fresh else logging.INFO, "%s: %s", name, report)
 
 
@@ -212,14 +214,20 @@ def _config(model: object, usual: Architecture[Any]) -> Any:
     """The config that ``model``, a published name or a config, means; unknown names are compared with ``usual``'s."""
     if not isinstance(model, str):
         try:
-            return architecture_of(model) and model
+            architecture_of(model)
         except ConfigError:
-            raise ConfigError(
-                f"model must be a published name or a {usual.config_type.__name__}, got a {type(model).__name__}"
-            ) from None
+            _check_type(model, usual)
+        return model
     if publisher_of(model) is None:
         raise UnknownNameError("model", model, published_names("classes" if "classes" in usual.says else "boxes"))
     return published_config(model)
+
+
+def _check_type(model: object, usual: Architecture[Any]) -> None:
+    """Raises ConfigError where ``model`` is no name: it is a config of another kind, or none at all."""
+    if not isinstance(model, str):
+        kind = usual.config_type.__name__
+        raise ConfigError(f"model must be a published name or a {kind}, got a {type(model).__name__}")
 
 
 def _check_one_of(model: object, phi: float | None, of: object, example: str) -> None:
@@ -239,7 +247,7 @@ def _class_names(num_classes: int | None, class_names: list[str] | tuple[str, ..
 
 
 def fit_to_source(config: Any, source: Source) -> Any:
-    """``config`` with the classes and whatever else a file of its own architecture brings along.
+    """``config`` with the classes and other settings stored in a file of the same architecture.
 
     Raises:
         CheckpointError: the file is one of ours and holds another network.

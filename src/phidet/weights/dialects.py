@@ -1,4 +1,4 @@
-"""The dialects in which other projects keep weights, of all architectures; see :mod:`phidet.architectures.dialect`."""
+"""The weight formats of other projects (dialects), of all architectures; see :mod:`phidet.architectures.dialect`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from phidet.architectures.registry import all_architectures
 
 
 def known_dialects() -> dict[str, tuple[Architecture[Any], Dialect]]:
-    """Name → whose weights it names, and the dialect. Whole detectors come before the backbones that they contain."""
+    """Dialect name → (architecture, dialect). Whole detectors come before the backbones that they contain."""
     return {
         dialect.name: (architecture, dialect)
         for architecture in all_architectures()

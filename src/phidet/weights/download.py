@@ -1,12 +1,12 @@
 """Fetches published files into one cache folder.
 
-A file arrives next to its place as ``NAME.part``. A transfer that was cut or interrupted leaves that there, with the
-server's mark for this version of the file in ``NAME.part.version``, and the next one asks for the rest only. What has
-arrived in full is checked against the published SHA-256 and then renamed, so ``NAME`` is always whole.
+A file is downloaded to ``NAME.part``. An interrupted transfer leaves it behind, with the server's tag of this version
+of the file in ``NAME.part.version``, and the next one requests only the rest. A complete file is checked against the
+published SHA-256 and then renamed, so ``NAME`` is always complete.
 
-A file that lies at its place is used as it is, without a look at the network or at its checksum: hashing hundreds of
-megabytes at every start is slow, and whoever puts a file there by hand means it. The checksums are the eight digits of
-the file names; they find damage, while https vouches for the sender.
+An existing file is used as it is, without network access or checksum: hashing hundreds of megabytes at every start is
+slow, and a file put there by hand is intended. The checksums are the eight digits of the file names; they detect
+damage, while https authenticates the sender.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ else:
     import fcntl
 
 TIMEOUT_S = 15.0
-"""How long the server may stay silent."""
+"""Maximum time without data from the server."""
 RETRY_PAUSES_S: tuple[float, ...] = (0.5, 2.0)
 """Waits before each further attempt after a lost connection."""
 LOCK_POLL_S = 0.1
@@ -55,7 +55,7 @@ def fetch(file: PublishedFile, offline: bool | None = None, progress: bool = Tru
         progress: show a progress bar where stderr is a terminal.
 
     Raises:
-        DownloadError: it could not be fetched or not be written; the message says where to put it by hand.
+        DownloadError: it could not be fetched or written; the message says where to put it by hand.
     """
     target = cache_dir() / file.name
     try:
@@ -66,7 +66,7 @@ def fetch(file: PublishedFile, offline: bool | None = None, progress: bool = Tru
         _check_address(file.url)
         target.parent.mkdir(parents=True, exist_ok=True)
         with _locked(target.with_name(f"{file.name}.lock")):
-            if not target.is_file():  # another process may have brought it meanwhile
+            if not target.is_file():  # another process may have downloaded it meanwhile
                 log.info("downloading %s, %s", file.url, file.licence)
                 _download(file, target, progress)
     except WebError as error:
@@ -82,7 +82,7 @@ def fetch(file: PublishedFile, offline: bool | None = None, progress: bool = Tru
 
 
 def _check_address(url: str) -> None:
-    """Raises WebError unless ``url`` is of https, or of this machine: nothing else leaves it."""
+    """Raises WebError unless ``url`` is https, or http on this machine."""
     address = urlsplit(url)
     loopback = address.scheme == "http" and address.hostname in ("127.0.0.1", "::1", "localhost")
     if address.scheme != "https" and not loopback:
@@ -91,7 +91,7 @@ def _check_address(url: str) -> None:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Holds the lock file ``path``. It stays behind, for removing it would race; the lock dies with its process."""
+    """Holds the lock file ``path``. The file is kept, as removing it would race; the lock ends with its process."""
     with path.open("ab") as file:
         if not _try_lock(file.fileno()):
             log.info("waiting for another process that downloads %s", path.stem)
@@ -106,13 +106,13 @@ def _try_lock(descriptor: int) -> bool:
             msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
         else:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):  # held by another, as the two systems say it
+    except (BlockingIOError, PermissionError):  # held by another process: Linux raises the one, Windows the other
         return False
     return True
 
 
 def _download(file: PublishedFile, target: Path, progress: bool) -> None:
-    """Brings ``target`` into being, whole and checked."""
+    """Downloads ``target`` completely and checks it."""
     part = target.with_name(f"{file.name}.part")
     version = target.with_name(f"{file.name}.part.version")
     for pause_s in (*RETRY_PAUSES_S, None):
@@ -135,7 +135,7 @@ def _download(file: PublishedFile, target: Path, progress: bool) -> None:
 
 
 def _transfer(url: str, part: Path, version: Path, progress: bool) -> None:
-    """Brings ``part`` to its full length, from where it ends if the server still has that ``version`` of the file."""
+    """Downloads the rest of ``part`` if the server still has that ``version`` of the file, else all of it."""
     resumable = part.is_file() and version.is_file()
     answer, start = _open(url, part.stat().st_size, version.read_text()) if resumable else _open(url)
     with answer, part.open("ab" if start else "wb") as sink:
@@ -157,7 +157,7 @@ def _transfer(url: str, part: Path, version: Path, progress: bool) -> None:
 
 
 def _open(url: str, have: int = 0, version: str = "") -> tuple[Answer, int]:
-    """Asks for the file from byte ``have`` on, or from 0 where the server has no longer that ``version`` of it.
+    """Requests the file from byte ``have`` on, or from 0 if the server no longer has that ``version`` of it.
 
     Returns:
         The answer, and the position in the file at which its body starts.
@@ -174,15 +174,15 @@ def _open(url: str, have: int = 0, version: str = "") -> tuple[Answer, int]:
         return answer, 0
     if answer.headers.get("Content-Range", "").startswith(f"bytes {have}-") and _version(answer) == version:
         return answer, have
-    with answer:  # the rest of something else: this server does not heed If-Range
+    with answer:  # the rest of another version: this server ignores If-Range
         return _open(url)
 
 
 def _version(answer: Answer) -> str:
-    """What tells this version of the file from others in an If-Range header; empty where the server gives nothing, or
+    """Identifies this version of the file in an If-Range header; empty if the server sends no identifier, or
     a compressed file, whose bytes are not those of the part.
     """
     if answer.encodings:
         return ""
     etag = answer.headers.get("ETag", "")
-    return etag if etag.startswith('"') else answer.headers.get("Last-Modified", "")  # weak tags, W/"…", do not do
+    return etag if etag.startswith('"') else answer.headers.get("Last-Modified", "")  # no weak tags

@@ -1,4 +1,4 @@
-"""Puts the weights of any known file into a model, whole or backbone only, with an account of every tensor."""
+"""Loads the weights of any known file into a model, whole or backbone only, and reports on every tensor."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from phidet.weights.read import read_tensors, recognise
 
 
 class Source(NamedTuple):
-    """A weight file that was read and understood.
+    """A weight file, read and identified.
 
     Attributes:
-        path: where it lies.
+        path: the file.
         tensors: by our names in a file of ours, by canonical keys in a foreign one.
-        architecture: whose weights it holds.
-        config: what is inside a file of ours, else ``None``.
+        architecture: of the network whose weights it holds.
+        config: from a file of ours, else ``None``.
         dialect: of a foreign file, else ``None``.
-        beside: keys of tensors that belong to a trainer, not to the network that it holds.
+        beside: keys of tensors that belong to a training framework, not to the network.
     """
 
     path: Path
@@ -44,14 +44,14 @@ class Source(NamedTuple):
         return self.dialect.name if self.dialect else "phidet"
 
     def find(self, name: str, config: Any) -> Tensor | None:
-        """The tensor that we call ``name``, as the file keeps it; ``None`` where it has none."""
+        """The tensor named ``name`` in phidet, in the file's own layout; ``None`` if the file has none."""
         if self.dialect is None:
             return self.tensors.get(name)
         slot = self.dialect.slot(name, config)
         return self.tensors.get(slot.keys[0]) if slot else None
 
     def adapt(self, config: Any) -> Any:
-        """``config`` with what a foreign file decides: its class count, the anchors it was trained with.
+        """``config`` with the settings that a foreign file determines: its class count, the anchors of its training.
 
         Raises:
             CheckpointError: the file has no fitting class predictor.
@@ -64,15 +64,15 @@ class Source(NamedTuple):
 
 
 class LoadReport(NamedTuple):
-    """What a load did.
+    """The result of loading weights.
 
     Attributes:
         path: the file.
         kind: its dialect.
         part: "all" or "backbone".
         loaded: number of tensors that came from the file.
-        fresh: our tensors that keep their random start because the class count differs.
-        ignored: tensors of the file without a place in the model (a classifier's head, what a trainer keeps).
+        fresh: our tensors that keep their random initialisation because the class count differs.
+        ignored: tensors of the file without a place in the model (a classifier's head, a trainer's state).
     """
 
     path: Path
@@ -93,10 +93,10 @@ class LoadReport(NamedTuple):
 
 
 def open_source(path: str | Path) -> Source:
-    """Reads a weight file and finds out what it is.
+    """Reads a weight file and identifies its format.
 
     Raises:
-        CheckpointError: it cannot be read, or no dialect fits its keys.
+        CheckpointError: it cannot be read, or no dialect matches its keys.
     """
     path = Path(path)
     raw = read_tensors(path)
@@ -136,6 +136,7 @@ def load_into(model: Model, source: Source, replace_head: bool = False) -> LoadR
         expected = {name: tensor for name, tensor in expected.items() if name.startswith("backbone.")}
     mapped = _map(source, model.config, expected)
     fresh = _predictors_to_replace(mapped.tensors, expected, model.config, source, replace_head)
+    # All problems are collected before anything is copied: an error names them together and leaves the model unchanged.
     tensors = {name: tensor for name, tensor in mapped.tensors.items() if name not in fresh}
     missing = mapped.missing + [
         name for name in expected if name not in tensors and name not in fresh and not mapped.missing
@@ -160,12 +161,12 @@ def _map(source: Source, config: Any, expected: Mapping[str, Tensor]) -> Mapped:
 
 
 def _noun(architecture: Architecture[Any]) -> str:
-    """What a user calls a network of that architecture."""
+    """A network of that architecture in a message."""
     return "a classifier" if "classes" in architecture.says else "a detector"
 
 
 def _head_keys(source: Source, config: Any) -> set[str]:
-    """Where a file keeps the tensors that a backbone can do without."""
+    """Keys in the file of the tensors that a backbone does not need."""
     if source.dialect is None:
         return {name for name in source.tensors if not name.startswith("backbone.")}
     slots = [source.dialect.slot(name, config) for name in source.architecture.extra_head]
@@ -178,7 +179,7 @@ def _predictors_to_replace(
     """Our predictor tensors whose class count differs from the file's.
 
     Raises:
-        CheckpointError: there are some, and replacing them was not asked for.
+        CheckpointError: there are some, and ``replace`` is false.
     """
     names = [
         name
@@ -189,6 +190,7 @@ def _predictors_to_replace(
     ]
     if not names or replace:
         return names
+    # A box predictor may have several rows per class (one for each anchor), which the division takes out.
     per_class = expected[names[0]].shape[0] // config.num_classes
     found = tensors[names[0]].shape[0] / per_class
     raise CheckpointError(

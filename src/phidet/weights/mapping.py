@@ -1,4 +1,4 @@
-"""Carries tensors between our names and a dialect's, both ways, and accounts for every key."""
+"""Maps tensors between our names and a dialect's, in both directions, and accounts for every key."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _TO_THEIRS: dict[Layout, Callable[[Tensor], Tensor]] = {
 
 
 class Mapped(NamedTuple):
-    """Foreign tensors under our names, and what did not come along.
+    """Foreign tensors under our names, and the keys that could not be mapped.
 
     Attributes:
         tensors: by our names.
-        missing: foreign keys that the model needs and the file lacks.
-        unexpected: keys of the file that the model has no place for.
+        missing: foreign keys that the model needs but the file lacks.
+        unexpected: keys of the file without a counterpart in the model.
     """
 
     tensors: dict[str, Tensor]
@@ -68,13 +68,13 @@ def to_theirs(model: Mapping[str, Tensor], dialect: Dialect, config: Config) -> 
     """Our tensors under the dialect's canonical keys; the inverse of :func:`to_ours`.
 
     Raises:
-        CheckpointError: the dialect has no place for one of the tensors.
+        CheckpointError: the dialect has no key for one of the tensors.
     """
     theirs: dict[str, Tensor] = {}
     for name, tensor in model.items():
         slot = dialect.slot(name, config)
         if slot is None:
-            raise CheckpointError(f"{dialect.name} files have no place for {name!r} of {config.name}")
+            raise CheckpointError(f"{dialect.name} format has no key for {name!r} of {config.name}")
         parts = tensor.unbind() if slot.layout == "scalars" else (tensor,)
         for key, part in zip(slot.keys, parts, strict=True):
             theirs[key] = _TO_THEIRS[slot.layout](part.detach()).contiguous()
@@ -84,7 +84,7 @@ def to_theirs(model: Mapping[str, Tensor], dialect: Dialect, config: Config) -> 
 
 
 def check_shapes(tensors: Mapping[str, Tensor], model: Mapping[str, Tensor]) -> list[str]:
-    """One line for every tensor whose shape is not the model's."""
+    """One line for every tensor whose shape differs from the model's."""
     return [
         f"{name}: expected {tuple(model[name].shape)}, got {tuple(tensor.shape)}"
         for name, tensor in tensors.items()
@@ -93,7 +93,7 @@ def check_shapes(tensors: Mapping[str, Tensor], model: Mapping[str, Tensor]) -> 
 
 
 def mismatch_error(path: object, model: str, problems: Mapping[str, Iterable[str]]) -> CheckpointError:
-    """The error for a file that does not fit: every kind of problem with its count and the first few."""
+    """The error for a file that does not match: each kind of problem with its count and first examples."""
     lines = [f"{path} does not fit {model}:"]
     for kind, items in problems.items():
         items = list(items)
@@ -110,5 +110,5 @@ def _gather(foreign: Mapping[str, Tensor], slot: Slot) -> Tensor:
         return wrong[0][None] if wrong else torch.stack([scalar.reshape(()) for scalar in scalars])
     tensor = foreign[slot.keys[0]]
     if slot.layout in ("hwio", "hwc1") and tensor.ndim != 4:
-        return tensor  # the shape check will name it
+        return tensor  # permute would raise; the shape check reports it by name
     return _TO_OURS[slot.layout](tensor)

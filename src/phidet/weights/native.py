@@ -1,6 +1,6 @@
 """phidet's own model file: one ``.safetensors`` with the config inside, so with classes and preprocessing.
 
-Its metadata is the header of :mod:`phidet.architectures.header`. A file of a newer version, with a key that is not
+Its metadata is the header of :mod:`phidet.architectures.header`. A file of a newer version, with an unknown
 known, or with other tensors than the config builds, is refused.
 """
 
@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from phidet.architectures.header import Header, from_metadata, to_metadata
+from phidet.architectures.header import KEYS, Header, from_metadata, to_metadata
 from phidet.architectures.model import Model
 from phidet.architectures.registry import architecture_of
 from phidet.core.errors import CheckpointError, PhidetError
@@ -25,7 +25,7 @@ from phidet.weights.read import RawFile, read_tensors
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a file that is either there as a whole or not at all; an existing one stays until then.
+    """Writes a file atomically; an existing one stays until the new one is complete.
 
     Raises:
         CheckpointError: the folder does not exist, is not writable, or the disk is full.
@@ -49,10 +49,10 @@ def save_model(model: Model, path: str | Path) -> None:
 
 
 def _with_sorted_header(content: bytes) -> bytes:
-    """safetensors shuffles the metadata at every call; sorted, the same model gives the same bytes."""
+    """The file with sorted metadata, so that equal models give equal bytes: safetensors orders it at random."""
     end = 8 + int.from_bytes(content[:8], "little")
     header = msgspec.json.encode(msgspec.json.decode(content[8:end]), order="deterministic")
-    header += b" " * (-len(header) % 8)  # tensors stay aligned
+    header += b" " * (-len(header) % 8)  # the format aligns tensors to 8 bytes
     return b"".join((len(header).to_bytes(8, "little"), header, memoryview(content)[end:]))
 
 
@@ -77,7 +77,7 @@ def load_model(path: str | Path) -> Model:
 
 
 def read_header(path: Path) -> Header | None:
-    """What a ``.safetensors`` file says of itself, without reading its tensors; ``None`` where it is not phidet's.
+    """The header of a ``.safetensors`` file, without reading its tensors; ``None`` if it is not phidet's.
 
     Raises:
         CheckpointError: the file cannot be read, is of a newer version, or its header is not valid.
@@ -97,7 +97,13 @@ def read_config(raw: RawFile, path: Path) -> Any | None:
         CheckpointError: the file is of a newer version, or its header or config is not valid.
     """
     header = from_metadata(raw.metadata, path)
-    return None if header is None else header.config
+    if header is None:
+        return None
+    # A key that this version does not know may change what the file means.
+    unknown = sorted(raw.metadata.keys() - KEYS)
+    if unknown:
+        raise CheckpointError(f"{path} has a header that is not valid: unknown key {', '.join(unknown)}")
+    return header.config
 
 
 def assign(model: Model, tensors: Mapping[str, Tensor], path: Path) -> None:

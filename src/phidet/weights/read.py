@@ -22,12 +22,12 @@ from phidet.weights.torch_pickle import Placeholder, TensorRecord, open_torch_fi
 AVERAGED = ("state_dict_ema", "model_ema", "ema", "ema_state_dict", "ema_model", "model_ema_state_dict")
 PLAIN = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "module", "weights")
 """Where training checkpoints keep their weights; averaged ones are preferred."""
-_MAX_DEPTH = 4  # of such places inside each other
+_MAX_DEPTH = 4  # nesting of such keys
 _MAX_MODULES = 100_000
 
 
 class RawFile(NamedTuple):
-    """Tensors by the names that the file gives them, and the text beside them."""
+    """Tensors by the file's names, and its text metadata."""
 
     tensors: dict[str, Tensor]
     metadata: dict[str, str]
@@ -48,6 +48,7 @@ def read_tensors(path: Path) -> RawFile:
         raise CheckpointError(f"{path} is empty: expected a weight file; copy or download it again")
     if head.startswith(b"\x89HDF\r\n\x1a\n"):
         return RawFile(_read_hdf5(path), {})
+    # safetensors has no signature: a length of 8 bytes, then a JSON object.
     if head[8:9] == b"{":
         return _read_safetensors(path)
     if head.startswith((b"PK\x03\x04", b"\x80")):
@@ -109,6 +110,7 @@ def _find_state(content: object, depth: int = _MAX_DEPTH) -> dict[str, TensorRec
     attributes = content.attributes if isinstance(content, Placeholder) else {}
     if "_modules" in attributes and isinstance(content, Placeholder):
         return _module_state(content)
+    # Trainers nest weights differently (state_dict, model.state_dict, …): the first key that leads to tensors is used.
     fields = attributes | content
     for key in (*AVERAGED, *PLAIN) if depth else ():
         state = _find_state(fields.get(key), depth - 1)
@@ -141,12 +143,12 @@ def _items(value: object) -> list[tuple[Any, Any]]:
 
 
 class Recognised(NamedTuple):
-    """A foreign file that was understood.
+    """A foreign file whose dialect is known.
 
     Attributes:
-        dialect: what it speaks.
+        dialect: of its keys.
         tensors: by canonical keys.
-        beside: keys of tensors that do not belong to the network: those of a trainer that holds it.
+        beside: keys of tensors that do not belong to the network: those of a trainer that wraps it.
     """
 
     dialect: Dialect
@@ -155,12 +157,13 @@ class Recognised(NamedTuple):
 
 
 def recognise(tensors: dict[str, Tensor]) -> Recognised | None:
-    """The dialect of these tensors and the same tensors under canonical keys; ``None`` where no dialect fits.
+    """The dialect of these tensors and the same tensors under canonical keys; ``None`` if no dialect matches.
 
     Raises:
         CheckpointError: there are two sets of weights, neither of them an average.
     """
     wrapped = {key: tensor for key, tensor in tensors.items() if unwrap(key).wrappers}
+    # If only some keys have a wrapper's prefix, the network is under it and the rest belongs to the trainer.
     for candidates in (wrapped, tensors) if 0 < len(wrapped) < len(tensors) else (tensors,):
         for _, dialect in known_dialects().values():
             canonical = _canonical(candidates, dialect)

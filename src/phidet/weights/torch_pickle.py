@@ -1,13 +1,13 @@
-"""Reads files that ``torch.save`` wrote without running code from them.
+"""Reads files of ``torch.save`` without running code from them.
 
-A pickle is a program that may import and call anything. Here it reaches nothing but what ``_Unpickler.find_class``
-returns, which imports nothing: a few containers, records of tensors, and for every other name a new placeholder, whose
-instances keep what is put into them and do nothing. So a training checkpoint is read with its arguments and metrics
-beside the weights, whatever classes they are of.
+A pickle is a program that may import and call anything. Here it can use only what ``_Unpickler.find_class`` returns,
+which imports nothing: a few containers, records of tensors, and for every other name a new placeholder class whose
+instances only store data. So a training checkpoint is read with its arguments and metrics beside the weights, whatever
+their classes.
 
 There are two containers: a zip archive with ``data.pkl`` and one file per storage (PyTorch 1.6 and later), and before
-that pickles one behind the other, with the storages' bytes after them. Storages are read when a tensor is asked for,
-so that the states of optimizers cost nothing.
+that several pickles in a row, followed by the storages' bytes. Storages are read when a tensor is requested,
+so that optimizer states cost nothing.
 """
 
 from __future__ import annotations
@@ -38,24 +38,24 @@ _STORAGES = {
 
 
 class _Fixed(type):
-    """Classes on which a pickle's BUILD cannot set attributes."""
+    """Metaclass of classes whose attributes a pickle's BUILD cannot set."""
 
     def __setattr__(cls, name: str, value: object) -> None:
         raise pickle.UnpicklingError(f"it sets {name} of a class")
 
 
 class Placeholder(dict[Any, Any], metaclass=_Fixed):
-    """An object of a class that is not imported. It is the items that a dictionary of that class would have.
+    """Stands for an object of a class that is not imported; holds its items if that class is a dictionary.
 
     Attributes:
-        attributes: what its instance would have, as far as the pickle says it in a dictionary.
+        attributes: of the instance, as far as the pickle has them in a dictionary.
     """
 
     __slots__ = ("attributes",)
     attributes: dict[Any, Any]
 
     def __new__(cls, *_: object, **__: object) -> Any:
-        """Takes any arguments and forgets them."""
+        """Accepts and ignores any arguments."""
         made = dict.__new__(cls)
         made.attributes = {}
         return made

@@ -1,4 +1,4 @@
-"""From a backbone config to a backbone with fresh weights."""
+"""Builds a backbone with fresh weights from its config."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from phidet.architectures.backbones.resnet import ResNet
 
 
 class Backbone(Protocol):
-    """What the feature network needs of a backbone."""
+    """The interface of a backbone for the feature network."""
 
     channels: dict[int, int]
 
@@ -34,6 +34,6 @@ def build_backbone(config: BackboneConfig) -> nn.Module:
 
 
 def recomputed_blocks(model: nn.Module) -> list[nn.Module]:
-    """The residual blocks of every kind of backbone, which may compute their activations a second time."""
+    """The residual blocks of every kind of backbone, whose activations may be recomputed to save memory."""
     kinds = InvertedResidual | BasicBlock | Bottleneck | MobileBlock
     return [module for module in model.modules() if isinstance(module, kinds)]

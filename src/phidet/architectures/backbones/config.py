@@ -1,4 +1,4 @@
-"""What a backbone is, as plain frozen data."""
+"""Configuration of a backbone."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BackboneArchitecture = Literal[
 class BackboneConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A backbone: a published architecture, with its widths and depths multiplied.
 
-    ``drop_path`` is the probability of leaving out the last residual block in training (stochastic depth, growing
+    ``drop_path`` is the probability of skipping the last residual block in training (stochastic depth, growing
     linearly with depth; the papers' 1 − survival probability).
     """
 
@@ -42,5 +42,5 @@ class BackboneConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 def backbone_summary(config: BackboneConfig) -> str:
-    """A backbone in a few words."""
+    """A one-line description of a backbone."""
     return f"{config.architecture}, width ×{config.width:g}, depth ×{config.depth:g}"

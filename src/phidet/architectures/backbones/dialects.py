@@ -1,6 +1,6 @@
 """Backbones and classifiers in PyTorch files: timm's, lukemelas', torchvision's.
 
-The same EfficientNet in two spellings: timm counts (stage, repeat) and names a convolution by its role in the block,
+EfficientNet has two naming schemes: timm counts (stage, repeat) and names a convolution by its role in the block,
 lukemelas (and zylo117 after him, one ``.conv`` deeper) counts blocks. torchvision's ResNet and MobileNetV2 keep their
 own names inside phidet.
 """
@@ -31,6 +31,7 @@ def timm_backbone(path: list[str], config: BackboneConfig) -> str | None:
     block = blocks[int(path[1])]
     if path[2] == "se":
         leaf = f"se.conv_{path[3]}"
+    # Blocks without expansion are another class in timm, whose numbering of norms starts one layer later.
     elif block.expand == 1:
         leaf = {"depthwise.conv": "conv_dw", "depthwise.bn": "bn1", "project.conv": "conv_pw", "project.bn": "bn2"}[
             f"{path[2]}.{path[3]}"
@@ -48,7 +49,7 @@ def timm_backbone(path: list[str], config: BackboneConfig) -> str | None:
 
 
 def lukemelas_backbone(path: list[str], config: BackboneConfig, wrapped: str = "") -> str | None:
-    """lukemelas' name of an EfficientNet tensor; ``wrapped`` is what his followers put behind every convolution."""
+    """lukemelas' name of an EfficientNet tensor; ``wrapped`` is a suffix of derived projects after convolutions."""
     if path[0] == "stem":
         return ".".join([f"_conv_stem{wrapped}" if path[1] == "conv" else "_bn0", *path[2:]])
     if path[0] != "blocks" or not blocks_of(config):

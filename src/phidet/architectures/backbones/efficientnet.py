@@ -37,7 +37,7 @@ STEM_CHANNELS = 32
 
 
 class Block(NamedTuple):
-    """One inverted residual block, sized; ``stage`` and ``repeat`` say where in the table it comes from."""
+    """The sizes of one inverted residual block; ``stage`` and ``repeat`` are its position in the table."""
 
     stage: int
     repeat: int
@@ -87,7 +87,7 @@ class ConvNorm(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """MBConv: expand 1×1, depthwise k×k, squeeze-excite (not in Lite), project 1×1, and the shortcut where it fits."""
+    """MBConv: expand 1×1, depthwise k×k, squeeze-excite (not in Lite), project 1×1, shortcut if shapes are equal."""
 
     def __init__(self, block: Block, act: Activation, squeeze_excite: bool) -> None:
         super().__init__()
@@ -133,7 +133,7 @@ class EfficientNet(nn.Module):
         self._init_weights()
 
     def early_layers(self) -> list[nn.Module]:
-        """What makes the maps of levels 1 and 2: edges and textures, much the same for all pictures."""
+        """The layers up to level 2: they detect edges and textures and transfer to most data."""
         last = next(end for end, level in self.level_of_block.items() if level == 2)
         return [self.stem, *self.blocks[: last + 1]]
 

@@ -34,7 +34,7 @@ class MobileNet(nn.Module):
         self.channels = {level: self.features[end].out_channels for end, level in self.level_of_index.items()}
 
     def early_layers(self) -> list[nn.Module]:
-        """What makes the maps of levels 1 and 2."""
+        """The layers up to level 2."""
         last = next(end for end, level in self.level_of_index.items() if level == 2)
         return list(self.features[: last + 1])
 

@@ -48,7 +48,7 @@ BACKBONE_NAMES: tuple[str, ...] = (*EFFICIENTNETS, *OTHER_BACKBONES)
 
 
 def backbone_config(name: str) -> BackboneConfig:
-    """The published backbone called ``name``: EfficientNet B0–B8 and Lite0–4, ResNet, MobileNetV2.
+    """The published backbone named ``name``: EfficientNet B0–B8 and Lite0–4, ResNet, MobileNetV2.
 
     Stochastic depth as in the official code: 0.2 at the last block, none for B0 and Lite0.
     """

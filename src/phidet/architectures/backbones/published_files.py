@@ -48,7 +48,7 @@ IMAGENET_BACKBONES: dict[str, PublishedFile] = {
 
 
 def backbone_file(name: str) -> PublishedFile:
-    """The ImageNet weights of the published classifier called ``name``.
+    """The ImageNet weights of the published classifier named ``name``.
 
     Raises:
         UnknownNameError: none are published under that name; the nearest names are in the message.

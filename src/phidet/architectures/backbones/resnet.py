@@ -1,7 +1,7 @@
 """ResNet and MobileNetV2 from torchvision, scaled as EfficientNet scales itself (arXiv 1905.11946, table 3).
 
-torchvision's classes do the building and keep their parameter names, so its checkpoints load unchanged at
-width and depth 1; the multipliers only change the numbers that go in.
+The blocks are torchvision's, with their parameter names, so its checkpoints load unchanged at
+width and depth 1; the multipliers only change their arguments.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class ResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def early_layers(self) -> list[nn.Module]:
-        """What makes the maps of levels 1 and 2."""
+        """The layers up to level 2."""
         return [self.conv1, self.bn1, self.layer1]
 
     def forward(self, images: Tensor) -> dict[int, Tensor]:

@@ -1,4 +1,4 @@
-"""The arithmetic of the compound coefficient φ: one number in, every size of a model out.
+"""Compound scaling: all sizes of a model from one coefficient φ.
 
 EfficientNet (arXiv 1905.11946, eq. 3) multiplies depth by α^φ, width by β^φ and resolution by γ^φ,
 with α·β²·γ² ≈ 2, so that cost grows as 2^φ. EfficientDet (arXiv 1911.09070, section 4.2, eq. 1–3) adds
@@ -6,7 +6,7 @@ the feature network, the heads and the input size:
 
     W = 64 · 1.35^φ     D = 3 + φ     heads = 3 + ⌊φ/3⌋     input = 512 + 128·φ
 
-How real numbers become sizes, for every φ, whole or not:
+Rounding of real numbers to sizes, for any real φ:
 
     channels of the backbone        nearest multiple of 8, never below 90 % (:func:`round_channels`)
     blocks of a backbone stage      up                                      (:func:`round_repeats`)
@@ -45,6 +45,7 @@ def round_to_multiple(value: float, multiple: int) -> int:
 def round_channels(channels: float, divisor: int = 8) -> int:
     """A backbone width as EfficientNet rounds it: nearest multiple of ``divisor``, never losing more than 10 %."""
     rounded = round_to_multiple(channels, divisor)
+    # The official rule: rounding down must not cost a narrow layer more than a tenth of its channels.
     return rounded + divisor if rounded < 0.9 * channels else rounded
 
 

@@ -1,4 +1,4 @@
-"""What a classifier is, as plain frozen data."""
+"""Configuration of a classifier."""
 
 from __future__ import annotations
 

@@ -26,6 +26,7 @@ class ImageDecoder:
         logits = outputs["class_logits"].astype(np.float64)
         if not np.isfinite(logits).all():
             raise CheckpointError("the network returned NaN or infinity; check its weights or its training")
+        # Subtracting the maximum keeps exp from overflowing and cancels out in the quotient.
         odds = np.exp(logits - logits.max())
         scores = (odds / odds.sum()).astype(np.float32)
         ids = np.argsort(-scores, kind="stable")

@@ -19,7 +19,7 @@ from phidet.images.prepare import scaled_size
 def classifier_maps(
     model: Classifier, image: npt.NDArray[np.uint8], names: Sequence[str], wanted: int | None, most: int
 ) -> list[ActivationMap]:
-    """The whole picture at the model's resolution, nothing cut off."""
+    """Maps for the whole image at the model's resolution, without cropping."""
     image_hw = image.shape[0], image.shape[1]
     size_hw = scaled_size(image_hw, min(model.config.image_size_hw) / min(image_hw))
     pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float()
@@ -33,7 +33,7 @@ def classifier_maps(
 
 
 def place_evidence(model: Classifier, images: Tensor) -> Tensor:
-    """What each place of the last map contributes to each class: (1, 3, H, W) → (C, h, w); its mean is logit − bias."""
+    """Contribution of each position of the last map to each class: (1, 3, H, W) → (C, h, w), with mean logit − bias."""
     features = model.backbone(images)[model.top]
     if model.head is not None:
         features = model.head(features)

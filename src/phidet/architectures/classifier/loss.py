@@ -16,7 +16,7 @@ from phidet.core.errors import ConfigError
 class ClassLoss:
     """Cross entropy of the first object's class; ``label_smoothing`` (0…1) spreads it over the other classes.
 
-    The mean over the images of this process, which are as many in every process.
+    The mean over the images of this process; every process has the same number.
     """
 
     def __init__(self, label_smoothing: float = 0.0) -> None:
@@ -25,7 +25,7 @@ class ClassLoss:
         self.label_smoothing = label_smoothing
 
     def to(self, device: torch.device) -> None:
-        """The loss needs nothing."""
+        """Nothing to do: the loss has no tensors."""
 
     def __call__(self, outputs: Any, batch: Batch, processes: Processes) -> dict[str, Tensor]:
         loss = F.cross_entropy(outputs.float(), batch.class_ids[:, 0], label_smoothing=self.label_smoothing)

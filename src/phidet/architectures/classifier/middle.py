@@ -1,4 +1,4 @@
-"""The middle of an image as a classifier is evaluated on it"""
+"""The centre crop on which a classifier is evaluated."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torchvision.transforms.v2 import functional as F
 
 from phidet.architectures.classifier.config import ClassifierConfig
 
-_BORDER = 32  # pixels that ImageNet's evaluation leaves out of an input's side (1905.11946, official code)
+_BORDER = 32  # pixels that ImageNet's evaluation crops off an input's side (1905.11946, official code)
 
 
 def middle(image: npt.NDArray[np.uint8], size_hw: tuple[int, int]) -> Tensor:
@@ -33,7 +33,7 @@ def cut(
 
 
 def classifier_input(image: npt.NDArray[np.uint8], config: ClassifierConfig) -> Tensor:
-    """(H, W, 3) RGB → (3, h, w) float32, what a classifier of ``config`` is evaluated on."""
+    """(H, W, 3) RGB → (3, h, w) float32, the centre crop for a classifier of ``config``."""
     pixels = middle(image, config.image_size_hw).float()
     mean, std = (
         torch.tensor(values)[:, None, None] for values in (config.preprocess.mean_rgb, config.preprocess.std_rgb)

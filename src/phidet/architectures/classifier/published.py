@@ -21,7 +21,7 @@ CLASSIFIER_NAMES = BACKBONE_NAMES
 
 
 def classifier_config(name: str, class_names: tuple[str, ...] | None = None) -> ClassifierConfig:
-    """The published classifier called ``name``; 1,000 classes unless named.
+    """The published classifier named ``name``; 1,000 classes by default.
 
     Raises:
         UnknownNameError: there is none; the nearest names are in the message.

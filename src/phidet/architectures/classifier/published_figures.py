@@ -1,4 +1,4 @@
-"""Figures that EfficientNet's paper prints (arXiv 1905.11946)"""
+"""Metrics reported in EfficientNet's paper (arXiv 1905.11946)."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What a model costs and sees: parameters, multiply-adds, receptive fields, comparisons, the scaling search."""
+"""EfficientDet (arXiv 1911.09070): network, anchors, loss, weights of other projects, analysis."""

@@ -1,6 +1,6 @@
-"""Anchors: the boxes that the network's answers are relative to (arXiv 1911.09070 section 4; RetinaNet, 1708.02002).
+"""Anchors: the boxes that the network's outputs are relative to (arXiv 1911.09070 section 4; RetinaNet, 1708.02002).
 
-Every cell of every level's feature map carries the same ``config.per_cell`` boxes about its centre. All of them in one
+Every cell of every level's feature map carries the same ``config.per_cell`` boxes around its centre. All of them in one
 array stand in the order of the network's outputs: level (finest first), row, column, octave, aspect.
 """
 
@@ -38,7 +38,7 @@ def level_sizes(size_hw: tuple[int, int], levels: Sequence[int]) -> tuple[tuple[
 
 
 def level_slices(size_hw: tuple[int, int], levels: Sequence[int], config: AnchorConfig) -> tuple[slice, ...]:
-    """Where each level's anchors stand in the array of all anchors; the last ``stop`` is the number of anchors.
+    """Slice of each level's anchors in the array of all anchors; the last ``stop`` is the number of anchors.
 
     Raises:
         InputError: a side is smaller than the coarsest stride.
@@ -60,8 +60,8 @@ def generate_anchors(size_hw: tuple[int, int], levels: Sequence[int], config: An
         config: sizes and aspects.
 
     Returns:
-        (A, 4) float32 xyxy in pixels. Equal calls may return the same array, so it is read-only; a tensor of one's
-        own is ``torch.tensor(anchors)``.
+        (A, 4) float32 xyxy in pixels. Equal calls may return the same array, so it is read-only; a writable tensor is
+        ``torch.tensor(anchors)``.
 
     Raises:
         InputError: a side is smaller than the coarsest stride.
@@ -77,6 +77,7 @@ def _generate(height: int, width: int, levels: tuple[int, ...], config: AnchorCo
     shapes_w, shapes_h = shapes.reshape(-1, 2).T  # (octaves · aspects,), in strides
     boxes = []
     for rows, columns in level_sizes((height, width), levels):
+        # Not 2^level: where the size does not divide, the map is rounded up and its true stride is a little smaller.
         stride_h, stride_w = height / rows, width / columns
         x = (np.arange(columns) + 0.5)[None, :, None] * stride_w  # (1, W, 1)
         y = (np.arange(rows) + 0.5)[:, None, None] * stride_h  # (H, 1, 1)

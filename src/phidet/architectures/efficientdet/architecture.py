@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from phidet.architectures.program import GraphWriter, Program
 
 COMPARED = 100
-"""So many of an image's best anchors are compared between an export and PyTorch: what becomes detections."""
+"""Number of an image's top-scoring anchors on which an export is compared with PyTorch: those become detections."""
 
 
 class EfficientDetArchitecture(Architecture[ModelConfig]):
@@ -108,7 +108,7 @@ class EfficientDetArchitecture(Architecture[ModelConfig]):
         return compile_program(model)
 
     def extend_graph(self, graph: GraphWriter, config: ModelConfig) -> dict[str, tuple[int, ...]]:
-        """The largest class logit of each anchor: most anchors are never looked at further."""
+        """The largest class logit of each anchor: most anchors are discarded by it alone."""
         if config.num_classes == 1:
             return {}
         shape = graph.constant([0, config.num_anchors, config.num_classes], np.int64)
@@ -119,7 +119,7 @@ class EfficientDetArchitecture(Architecture[ModelConfig]):
     def agreement(
         self, config: ModelConfig, ours: Mapping[str, FloatArray], theirs: Mapping[str, FloatArray]
     ) -> tuple[float, float]:
-        """Over the anchors that PyTorch scores highest: the scores of their best classes, and their boxes."""
+        """Compares the scores and boxes of the anchors that PyTorch scores highest."""
         own, other = as_outputs(ours, config.num_classes), as_outputs(theirs, config.num_classes)
         best = np.argsort(-own.best_logits)[:COMPARED]
         classes = own.class_logits[best].argmax(1)
@@ -136,7 +136,7 @@ class EfficientDetArchitecture(Architecture[ModelConfig]):
         return AUTOML, EFFDET, ZYLO117
 
     def adapt_config(self, config: ModelConfig, find: Callable[[str], Tensor | None], dialect: Dialect) -> ModelConfig:
-        """The class count of the file, and the anchors that its dialect was trained with."""
+        """Takes the class count from the file, and the anchor aspects from its dialect."""
         bias, per_cell = find("class_head.predict.pointwise.bias"), config.anchors.per_cell
         if bias is None or bias.numel() % per_cell:
             raise CheckpointError(f"there is no class predictor for {per_cell} anchors per cell")
@@ -156,7 +156,7 @@ class EfficientDetArchitecture(Architecture[ModelConfig]):
         )
 
     def weights_key(self, config: ModelConfig) -> object:
-        """Stochastic depth decides nothing, nor do sizes of anchors."""
+        """Stochastic depth and anchor sizes are left out: they do not change the weights."""
         backbone = msgspec.structs.replace(config.backbone, drop_path=0.0)
         return backbone, config.feature_network, config.head_layers, config.activation, config.anchors.per_cell
 

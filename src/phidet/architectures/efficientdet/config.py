@@ -1,4 +1,4 @@
-"""What an EfficientDet is, as plain frozen data."""
+"""Configuration of an EfficientDet."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ASPECTS_2020 = ((1.0, 1.0), (1.4, 0.7), (0.7, 1.4))
 
 
 class FeatureNetworkConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A feature network: a graph (by name, or described in full), how its nodes fuse, how wide, how often.
+    """A feature network: graph (by name or as a struct), fusion, width, and number of repeats.
 
     ``resolved_graph`` is the graph that will run.
     """
@@ -58,14 +58,14 @@ class FeatureNetworkConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unk
 
     @property
     def resolved_graph(self) -> FeatureGraph:
-        """The graph itself, built where the config has only its name."""
+        """The graph itself, built if the config has only its name."""
         if isinstance(self.graph, FeatureGraph):
             return self.graph
         return build_graph(self.graph, self.min_level, self.max_level)
 
     @property
     def levels(self) -> range:
-        """Levels that leave the feature network, finest first; level l has stride 2^l."""
+        """Levels of the output maps, finest first; level l has stride 2^l."""
         return range(self.min_level, self.max_level + 1)
 
 
@@ -91,7 +91,7 @@ class AnchorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A detector, whole. ``image_size_hw`` is the input size it was made for; any other size works as well."""
+    """A complete detector. ``image_size_hw`` is its intended input size; any other size works as well."""
 
     name: str
     backbone: BackboneConfig

@@ -1,6 +1,6 @@
-"""How well anchors meet boxes: the best IoU that any anchor has with each box, before anything is learned.
+"""Anchor coverage: the best IoU of any anchor with each ground-truth box, before any training.
 
-Boxes are taken to the network's input as training takes them there: the image is scaled, keeping its aspect, until it
+Boxes are mapped to the network's input as in training: the image is scaled, keeping its aspect, until it
 just fits, and padded right and below.
 """
 
@@ -20,8 +20,8 @@ from phidet.data.doctor.view import AnchorView, Boxes
 from phidet.detections.boxes import area, elementwise_iou
 
 MATCHED = 0.5  # IoU from which an anchor is positive
-ENOUGH = 0.95  # recall that needs no suggestion
-_WORTH = 0.02  # gain in recall that makes a suggestion
+ENOUGH = 0.95  # recall from which nothing is suggested
+_WORTH = 0.02  # minimum gain in recall for a suggestion
 _MOST_BOXES = 100_000
 _SCALES = (1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 8.0)
 _FACTORS = (1.25, 1.5, 2.0)
@@ -58,7 +58,7 @@ def best_ious(
 
 
 def anchor_view(config: ModelConfig) -> AnchorView:
-    """How the anchors of ``config`` meet boxes, for the doctor."""
+    """The anchor coverage of ``config``, for the doctor."""
     own, levels, size_hw = config.anchors, config.feature_network.levels, config.image_size_hw
 
     def met(boxes_xyxy: Boxes, trial: Trial | None) -> npt.NDArray[np.bool_]:
@@ -75,9 +75,9 @@ def anchor_view(config: ModelConfig) -> AnchorView:
 
 
 def examine_coverage(datasets: Sequence[Dataset], config: ModelConfig) -> Coverage | None:
-    """How the model's anchors meet the boxes of all ``datasets``, and what would meet them better.
+    """The anchor coverage of all ``datasets``, and settings that would improve it.
 
-    Crowds are not looked at: nothing learns from them. ``None`` where there is no box.
+    Crowds are left out: training ignores them. ``None`` without boxes.
     """
     boxes, scales = _sample(datasets, config.image_size_hw)
     if not len(boxes):
@@ -127,6 +127,7 @@ def _sample(datasets: Sequence[Dataset], size_hw: tuple[int, int]) -> tuple[Boxe
         scales.append(object_scales(dataset, size_hw)[target])
     every, factors = np.concatenate(boxes), np.concatenate(scales)
     if len(every) > _MOST_BOXES:
+        # A sample is enough for a recall to three digits; the fixed seed keeps reports reproducible.
         drawn = np.sort(np.random.default_rng(0).choice(len(every), _MOST_BOXES, replace=False))
         every, factors = every[drawn], factors[drawn]
     return every, factors
@@ -156,7 +157,7 @@ def _own_aspects(boxes: Boxes) -> tuple[tuple[float, float], ...]:
 def _better(
     recall: Recall, scale: float, by_scale: list[Trial], by_aspects: list[Trial], by_size: list[Trial]
 ) -> list[Trial]:
-    """What is worth a thought: other anchors cost nothing, a larger input costs its area."""
+    """Suggestions in order of cost: other anchors are free, a larger input costs its area."""
     if recall.all is None or recall.all >= ENOUGH:
         return []
     best = max(by_scale, key=lambda t: (t.recall.all or 0, -abs(t.anchor_scale - scale)))

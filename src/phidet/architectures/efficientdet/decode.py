@@ -1,4 +1,4 @@
-"""From a network's raw outputs to detections: candidates by best class first, so that little is decoded."""
+"""From a network's raw outputs to detections: candidates are selected by score first, so that few boxes are decoded."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from phidet.detections.settings import PostprocessSettings, class_ids_of
 
 
 class AnchorDecoder:
-    """:func:`postprocess` for a config, whose anchors are made once."""
+    """:func:`postprocess` for a config, with its anchors generated once."""
 
     def __init__(self, config: ModelConfig) -> None:
         self.config = config
@@ -58,9 +58,9 @@ class Candidates(NamedTuple):
 
 
 def find_candidates(best_logits: Floats, class_logits: Floats, settings: PostprocessSettings) -> Candidates:
-    """The best pairs of one image with at least the wanted score.
+    """The top-scoring pairs of one image with at least the score threshold.
 
-    The best ``candidates`` pairs stand on the best ``candidates`` anchors by best class: only those are looked at.
+    The best ``candidates`` pairs lie on the best ``candidates`` anchors by best class: only those are searched.
 
     Args:
         best_logits: (A,), the largest class logit of each anchor.
@@ -77,7 +77,7 @@ def find_candidates(best_logits: Floats, class_logits: Floats, settings: Postpro
     else:
         pairs = class_logits[anchors].ravel()  # (N · C,)
         if len(anchors) >= settings.candidates:
-            least = max(least, float(best_logits[anchors].min()))  # that many pairs, the anchors' best, reach it
+            least = max(least, float(best_logits[anchors].min()))  # enough pairs, the anchors' best ones, reach it
         best = np.flatnonzero(pairs >= least)
         best = best[_largest(pairs[best], settings.candidates)]
         anchors, class_ids, logits = anchors[best // num_classes], best % num_classes, pairs[best]
@@ -101,18 +101,18 @@ def postprocess(
         anchors_xyxy: (A, 4) in pixels of the input.
         scale: pixels of the input per pixel of the image.
         image_hw: of the original image; boxes are clipped to it.
-        settings: what counts as an object.
+        settings: thresholds and suppression.
         class_names: of the model.
 
     Raises:
-        UnknownNameError: ``settings.classes`` names a class that the model does not know.
-        CheckpointError: the network's answers are not numbers.
+        UnknownNameError: ``settings.classes`` names a class that the model does not have.
+        CheckpointError: the network returned NaN or infinity.
     """
     best_logits, class_logits, box_deltas = outputs
     anchors, class_ids, scores = find_candidates(best_logits, class_logits, settings)
-    # No threshold lets NaN through: it would look as if nothing was there.
+    # NaN fails every threshold, so without this check a broken network would seem to find nothing.
     if np.isnan(best_logits).any() or not np.isfinite(box_deltas[anchors]).all():
-        raise CheckpointError("the network answers NaN or infinity: look at its weights or its training")
+        raise CheckpointError("the network returned NaN or infinity; check its weights or its training")
     if settings.classes is not None:
         wanted = np.isin(class_ids, class_ids_of(settings.classes, class_names))
         anchors, class_ids, scores = anchors[wanted], class_ids[wanted], scores[wanted]
@@ -123,13 +123,14 @@ def postprocess(
 
 def sigmoid(logits: Floats) -> Floats:
     """1 / (1 + e^−x), without overflow."""
+    # The exponent is never positive, so exp cannot overflow; each sign has its own equivalent formula.
     small = np.exp(-np.abs(logits))
     values: Floats = np.where(logits >= 0, 1 / (1 + small), small / (1 + small)).astype(np.float32)
     return values
 
 
 def _logit(score: float) -> float:
-    """A hair below the logit of ``score``: rounding must not lose a pair that the score itself would let in."""
+    """Slightly below the logit of ``score``, so that rounding does not lose a pair that passes the score itself."""
     if score <= 0:
         return -math.inf
     if score >= 1:
@@ -145,14 +146,14 @@ def _largest(values: Floats, count: int) -> npt.NDArray[np.int64]:
 
 
 class NetworkOutputs(NamedTuple):
-    """What the network says of every anchor, finest level first, row by row, anchors innermost.
+    """The network's outputs for every anchor, finest level first, row by row, anchors innermost.
 
-    Of one image they lack the first dimension.
+    Outputs of a single image lack the first dimension.
 
     Attributes:
         best_logits: (B, A), the largest of each anchor's class logits.
         class_logits: (B, A, C), before the sigmoid.
-        box_deltas: (B, A, 4), against the anchors; see :func:`phidet.detections.boxes.decode`.
+        box_deltas: (B, A, 4), relative to the anchors; see :func:`phidet.detections.boxes.decode`.
     """
 
     best_logits: FloatArray
@@ -161,6 +162,6 @@ class NetworkOutputs(NamedTuple):
 
 
 def with_best(class_logits: FloatArray, box_deltas: FloatArray) -> NetworkOutputs:
-    """Outputs of a network that does not say which class is best."""
+    """Outputs of a network without ``best_logits``, which are computed here."""
     best = class_logits[..., 0] if class_logits.shape[-1] == 1 else class_logits.max(-1)
     return NetworkOutputs(best, class_logits, box_deltas)

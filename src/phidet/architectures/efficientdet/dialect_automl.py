@@ -1,7 +1,7 @@
 """Detectors as the official Keras code (google/automl) saves them in ``.h5``.
 
-Kernels are HWIO, depthwise kernels HWC1; every fusion weight is a scalar of its own. Keras writes the first scope of
-a name twice and ``:0`` behind it; files that came through TensorFlow 1 have ``/ExponentialMovingAverage`` behind the
+Kernels are HWIO, depthwise kernels HWC1; every fusion weight is a scalar of its own. Keras repeats the first scope of
+a name and appends ``:0``; files that came through TensorFlow 1 have ``/ExponentialMovingAverage`` after the
 averaged weights.
 """
 
@@ -51,6 +51,8 @@ def _backbone(path: list[str], config: BackboneConfig) -> Slot | None:
         return _norm(f"{prefix}/{_counted(order.index(path[2]))}", path[4])
     if path[2] == "depthwise":
         return Slot((f"{prefix}/depthwise_conv2d/depthwise_kernel",), "hwc1")
+    # Keras numbers layers of a kind within a block, so the projection is the second convolution only after an
+    # expansion.
     second = path[2] == "project" and expands
     return _conv(f"{prefix}/{'conv2d_1' if second else 'conv2d'}", path[4])
 

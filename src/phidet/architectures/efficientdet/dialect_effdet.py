@@ -1,7 +1,7 @@
 """Detectors as ``effdet`` 0.4 saves them: timm's backbone, its own feature network and heads.
 
 Files come bare or wrapped by its benches (``model.`` in front, ``anchors.boxes`` beside). Models built with
-``redundant_bias=False`` have no bias in front of a batch norm: it counts as zero. Models that were made ready for
+``redundant_bias=False`` have no bias before a batch norm: it is taken as zero. Models prepared for
 TorchScript (``toggle_head_bn_level_first``) have the level first in the heads' batch norms, and no ``bn`` at the end.
 """
 

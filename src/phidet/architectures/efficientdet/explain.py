@@ -1,4 +1,4 @@
-"""Which places of the feature maps a detection rests on."""
+"""Activation maps of detections: gradient times activation of the feature network's inputs."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ def detection_maps(
     levels = config.feature_network.levels
     with torch.no_grad():
         maps = model.backbone(torch.from_numpy(prepared)[None])
+    # Gradients are needed only from here on, so the backbone ran without a graph.
     maps = {level: features.requires_grad_() for level, features in maps.items() if level >= levels.start}
     features = model.feature_network(maps)
     logits, deltas = model.class_head(features)[0], model.box_head(features)[0].detach().numpy()
@@ -43,7 +44,7 @@ def detection_maps(
 
 
 def _best(logits: Floats, boxes_xyxy: Floats, wanted: int | None, most: int) -> list[tuple[int, int]]:
-    """Anchors and classes of the best detections, best first, no two of a class on one object."""
+    """Anchors and classes of the best detections after suppression, best first."""
     settings = PostprocessSettings(score=0.0, max_detections=most)
     if wanted is not None:
         logits = logits[:, [wanted]]
@@ -53,7 +54,7 @@ def _best(logits: Floats, boxes_xyxy: Floats, wanted: int | None, most: int) -> 
 
 
 def gradient_evidence(logit: Tensor, maps: list[Tensor], size_hw: tuple[int, int]) -> Tensor:
-    """(H, W), the logit's first-order part at each pixel of the input, of all maps together."""
+    """(H, W), the first-order contribution of each input pixel to the logit, summed over all maps."""
     total = torch.zeros(size_hw)
     for features, slope in zip(
         maps, torch.autograd.grad(logit, maps, retain_graph=True, allow_unused=True), strict=True
@@ -61,6 +62,6 @@ def gradient_evidence(logit: Tensor, maps: list[Tensor], size_hw: tuple[int, int
         if slope is None:
             continue
         evidence = (slope * features).sum(1, keepdim=True).detach()
-        cells = evidence.shape[2] * evidence.shape[3]  # each counts by the pixels that it stands for
+        cells = evidence.shape[2] * evidence.shape[3]  # makes sums independent of resolution
         total += F.interpolate(evidence, size_hw, mode="bilinear")[0, 0] * cells
     return total

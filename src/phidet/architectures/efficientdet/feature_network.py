@@ -29,7 +29,7 @@ def fusion_weights(fusion: Fusion, raw: Tensor) -> Tensor:
 
 
 class Projection(nn.Module):
-    """1×1 convolution with bias and batch norm: brings a map to the feature network's width."""
+    """1×1 convolution with bias and batch norm: maps features to the feature network's width."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ class FusionNode(nn.Module):
                 x = F.interpolate(x, size_hw)  # nearest, by floor of the index
             fused = x if fused is None else fused + x
         if fused is inputs[0]:
-            fused = fused.clone()  # a lone input passed through: the activation is in place and must not touch it
+            fused = fused.clone()  # a single input, passed through: the in-place activation must not change it
         out: Tensor = self.bn(self.conv(self.act(fused)))
         return out
 
@@ -100,7 +100,7 @@ class FeatureCell(nn.Module):
             FusionNode(node, [graph.level_of(i) for i in node.inputs], [channels[i] for i in node.inputs], config, act)
             for node in graph.nodes
         )
-        self.projections = nn.ModuleDict(  # of maps that no node stands on
+        self.projections = nn.ModuleDict(  # of input maps that are outputs without a node
             {str(i): Projection(channels[i], config.channels) for i in graph.outputs if channels[i] != config.channels}
         )
 

@@ -30,13 +30,13 @@ PORT = 9.0  # between two edges at one side of a node or in one column
 ARROW = 8.0  # length of an arrow's head
 
 INK, SOFT = "#1f2933", "#52606d"
-KINDS = {  # what an edge does: its colour, which differs for colour-blind eyes as well, and its legend
+KINDS = {  # kind of edge: colour, distinguishable for colour-blind readers, and legend
     "same": ("#323f4b", "same level"),
     "downsample": ("#0072b2", "downsample (to coarser)"),
     "upsample": ("#d55e00", "upsample (to finer)"),
     "output": ("#7b8794", "output"),
 }
-ROLES = {  # what a map is to the network: its fill, the ink on it, and its legend
+ROLES = {  # role of a map: fill, text colour, and legend
     "input": ("#e4e9f0", INK, "input"),
     "inner": ("#fff", INK, "node"),
     "output": (INK, "#fff", "node that leaves the network"),
@@ -53,7 +53,7 @@ class _Edge(NamedTuple):
 
 
 class _Layout(NamedTuple):
-    """Where everything stands: centres by index, the height of all nodes, and where each edge bends."""
+    """Positions: centres by index, the height of all nodes, and the points of each edge."""
 
     centres: list[Point]
     height: float
@@ -161,7 +161,7 @@ def _ports(lines: dict[_Edge, list[Point]], centres: list[Point], height: float)
 
 
 def _names(graph: FeatureGraph) -> list[str]:
-    """What each map is called: "P5 in", then a prime for every node so far on its level as for derivatives: "P5′"."""
+    """The name of each map: "P5 in", then a prime for every node so far on its level as for derivatives: "P5′"."""
     names, seen = [f"P{level} in" for level in graph.levels], Counter[int]()
     for node in graph.nodes:
         seen[node.level] += 1
@@ -213,7 +213,7 @@ def graph_svg(graph: FeatureGraph) -> str:
     width = max(out + 84, 760)
     lowest = max(y for line in sheet.lines.values() for _, y in line)
     height = max(lowest, max(y for _, y in sheet.centres) + sheet.height / 2) + 100
-    name = "".join(c if c.isprintable() else "\ufffd" for c in graph.name)  # XML has no word for control characters
+    name = "".join(c if c.isprintable() else "\ufffd" for c in graph.name)  # XML does not allow control characters
     fitting = int(width - 48) // 14  # letters of the headline
     headline = shorten(name, lambda part: len(part) <= fitting)
     facts = f"levels {graph.min_level} to {graph.max_level}, {len(reads)} nodes, {sum(map(len, reads.values()))} edges"
@@ -251,7 +251,7 @@ def _markers() -> list[str]:
 
 
 def _rows(graph: FeatureGraph, sheet: _Layout, right: float) -> list[str]:
-    """What stands beside the nodes of each row: the level at the left, the output's name at the right."""
+    """The labels beside each row: the level at the left, the output's name at the right."""
     rows = []
     for level in reversed(graph.levels):
         y = sheet.centres[level - graph.min_level][1] + 5

@@ -1,11 +1,11 @@
-"""Feature networks as data: which level is fused from which, and nothing else.
+"""Feature networks as data: which maps are fused into which.
 
 A feature network is a short list of nodes. A node stands on a level and fuses one or more earlier maps; the
 maps of the pyramid come first, then the nodes in the order of the list. One executor
 (:mod:`phidet.architectures.efficientdet.feature_network`) runs any graph with any fusion,
 :mod:`phidet.architectures.efficientdet.graph_drawing` draws it, and a
-graph of your own travels inside the model's config. To add one, write a function as below (about ten lines) and
-name it in :data:`GRAPHS`, or hand its result to ``FeatureNetworkConfig(graph=...)``.
+custom graph is stored inside the model's config. To add one, write a function as below (about ten lines) and
+add it to :data:`GRAPHS`, or pass its result to ``FeatureNetworkConfig(graph=...)``.
 
 Sources: FPN (1612.03144), PANet (1803.01534), NAS-FPN (1904.07392, figure 7), and EfficientDet (1911.09070,
 figure 2 and section 3) for the others.
@@ -21,7 +21,7 @@ from phidet.core.errors import ConfigError, UnknownNameError
 
 
 class Node(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One fused map: the level it lives on and the indices of the maps it fuses, in order."""
+    """One fused map: its level and the indices of the maps that it fuses, in order."""
 
     level: int
     inputs: tuple[int, ...]
@@ -31,7 +31,7 @@ class FeatureGraph(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """A feature network from maps at ``min_level..max_level`` to maps at the same levels.
 
     Index ``i < max_level - min_level + 1`` means the input map of level ``min_level + i``; larger indices mean
-    ``nodes`` in order. ``outputs[i]`` is the index of the map that leaves at level ``min_level + i``.
+    ``nodes`` in order. ``outputs[i]`` is the index of the output map at level ``min_level + i``.
     """
 
     name: str
@@ -100,7 +100,7 @@ class GraphBuilder:
 
 
 def fpn(low: int, high: int) -> FeatureGraph:
-    """Top-down: every level adds what the coarser level found."""
+    """Top-down: every level adds the coarser level's result."""
     g = GraphBuilder(low, high)
     out = {high: g.node(high, g.input(high))}
     for level in range(high - 1, low - 1, -1):
@@ -121,7 +121,7 @@ def panet(low: int, high: int) -> FeatureGraph:
 
 
 def simplified_panet(low: int, high: int) -> FeatureGraph:
-    """PANet without the nodes that have one input and so fuse nothing."""
+    """PANet without nodes of a single input, which fuse nothing."""
     g = GraphBuilder(low, high)
     down = {high: g.input(high)}
     for level in range(high - 1, low - 1, -1):
@@ -184,11 +184,11 @@ GRAPHS: dict[str, Callable[[int, int], FeatureGraph]] = {
 
 
 def build_graph(name: str, min_level: int, max_level: int) -> FeatureGraph:
-    """The graph called ``name`` on levels ``min_level..max_level``.
+    """The graph named ``name`` on levels ``min_level..max_level``.
 
     Raises:
         UnknownNameError: no graph has that name.
-        ConfigError: the graph cannot stand on these levels.
+        ConfigError: the graph does not support these levels.
     """
     if name not in GRAPHS:
         raise UnknownNameError("feature network", name, GRAPHS)

@@ -1,4 +1,4 @@
-"""Class and box networks: one set of convolutions for all levels, batch norms of each level's own."""
+"""Class and box networks: one set of convolutions for all levels, with separate batch norms for each level."""
 
 from __future__ import annotations
 
@@ -43,6 +43,7 @@ class Head(nn.Module):
             for conv, norms in zip(self.convs, self.norms, strict=True):
                 assert isinstance(norms, nn.ModuleList)
                 x = self.act(norms[level](conv(x)))
+            # Channels last before flattening, so that the rows are in the order of the anchors.
             x = self.predict(x).permute(0, 2, 3, 1)  # (B, H, W, anchors · outputs)
             flat.append(x.reshape(x.shape[0], -1, self.outputs))
         return torch.cat(flat, 1)
@@ -50,7 +51,7 @@ class Head(nn.Module):
     def _init_weights(self) -> None:
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                # Keras' variance scaling, cut at two deviations: 0.88 makes up for the cut. For a depthwise kernel,
+                # Keras' variance scaling, truncated at two deviations: 0.88 corrects for that. For a depthwise kernel,
                 # too, Keras counts every channel as fan in.
                 std = math.sqrt(1 / (math.prod(module.kernel_size) * module.in_channels)) / 0.87962566103423978
                 nn.init.trunc_normal_(module.weight, std=std, a=-2 * std, b=2 * std)
@@ -59,9 +60,10 @@ class Head(nn.Module):
 
 
 def class_head(channels: int, layers: int, levels: int, classes: int, anchors: int, act: Activation) -> Head:
-    """A head of one logit per class, whose every class starts at probability 0.01."""
+    """A head of one logit per class, initialised to probability 0.01 for every class."""
     head = Head(channels, layers, levels, classes, anchors, act)
     bias = head.predict.pointwise.bias
     assert bias is not None
+    # Without this prior, the loss of the many background anchors would dominate the first steps and diverge.
     nn.init.constant_(bias, -math.log((1 - CLASS_PRIOR) / CLASS_PRIOR))
     return head

@@ -11,10 +11,10 @@ from phidet.detections.boxes import IouKind
 
 
 class LossConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What to minimise: ``class + box_weight · box + iou_weight · iou``.
+    """The loss to minimise: ``class + box_weight · box + iou_weight · iou``.
 
-    ``alpha`` weighs the true class against the other classes, ``gamma`` turns easy answers down (arXiv 1708.02002
-    section 3), ``label_smoothing`` moves the wanted 1 and 0 towards ½; ``delta`` is the error, in units of the box
+    ``alpha`` weighs the true class against the other classes, ``gamma`` down-weights easy examples (arXiv 1708.02002
+    section 3), ``label_smoothing`` moves the targets 1 and 0 towards ½; ``delta`` is the error, in units of the box
     code, above which the box loss is linear. ``iou_kind`` adds a loss on decoded boxes.
     """
 

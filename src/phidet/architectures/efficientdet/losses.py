@@ -22,12 +22,12 @@ from phidet.architectures.efficientdet.targets import Targets, assign_targets
 from phidet.core.errors import InputError
 from phidet.detections.boxes import IouKind, decode, elementwise_iou
 
-_CPU_CHUNK = 1 << 17  # logits at a time: what stays in a core's cache
+_CPU_CHUNK = 1 << 17  # logits at a time, such that buffers fit a core's cache
 _DEVICE_CHUNK = 1 << 23  # 32 MiB a buffer
 
 
 class DetectionLoss(NamedTuple):
-    """Scalars; only ``total`` carries the weights of :class:`LossConfig`."""
+    """Scalars; only ``total`` includes the weights of :class:`LossConfig`."""
 
     total: Tensor
     class_loss: Tensor
@@ -73,7 +73,7 @@ def detection_loss(
 def focal_loss(class_logits: Tensor, class_ids: Tensor, config: LossConfig) -> Tensor:
     """Sum over all anchors and classes of ``α_t (1 − p_t)^γ · CE`` (arXiv 1708.02002, equation 5).
 
-    Each class is a yes-or-no question. ``p_t`` is the probability of the right answer to it; label smoothing changes
+    Each class is a binary decision. ``p_t`` is the predicted probability of the true outcome; label smoothing changes
     the cross entropy ``CE`` alone.
 
     Args:
@@ -82,7 +82,7 @@ def focal_loss(class_logits: Tensor, class_ids: Tensor, config: LossConfig) -> T
         config: ``alpha``, ``gamma`` and ``label_smoothing`` count.
 
     Returns:
-        Scalar, float32 or float64. Its gradient exists once, not twice.
+        Scalar, float32 or float64. It can be differentiated once, not twice.
 
     Raises:
         InputError: a class id ≥ C; on accelerators, where looking would have to wait for the device, PyTorch's error.
@@ -110,7 +110,7 @@ def huber_loss(box_deltas: Tensor, targets: Targets, delta: float) -> Tensor:
     """
     predicted = _widen(box_deltas)
     wanted = targets.box_deltas.to(predicted.dtype)
-    # The official code leaves out every wanted number that is exactly 0, to leave out background. That also drops an
+    # The official code masks every target that is exactly 0, to leave out background. That also drops an
     # object in perfect line with its anchor; here the anchor's class says what is background.
     positive = (targets.class_ids >= 0).unsqueeze(-1)
     return F.huber_loss(torch.where(positive, predicted, wanted), wanted, reduction="sum", delta=delta)
@@ -140,10 +140,10 @@ def box_iou_loss(box_deltas: Tensor, targets: Targets, anchors_xyxy: Tensor, kin
 class _FocalSum(torch.autograd.Function):
     """Loss and gradient in one pass, a piece at a time, so that the only large tensor is the gradient itself.
 
-    With s half the smoothing, p = sigmoid(z) and ``f(z) = p^γ · (softplus(z) − s·z)``, an answer that should be no
-    costs (1 − α) f(z), one that should be yes α f(−z). So: turn the sign of the yes logits, take f of all, and
-    weigh. No one-hot target is needed. Moreover ``f′(z) = p^γ · (γ (1 − p) (softplus(z) − s·z) + p − s)``, and
-    ``p^γ = exp(γ (z − softplus(z)))``, which is faster than a power and cannot be 0 · ∞.
+    With s half the smoothing, p = sigmoid(z) and ``f(z) = p^γ · (softplus(z) − s·z)``, a negative logit costs
+    (1 − α) f(z), a positive one α f(−z). So the sign of the positive logits is flipped, f taken of all, and the result
+    weighted; no one-hot target is needed. Also ``f′(z) = p^γ · (γ (1 − p) (softplus(z) − s·z) + p − s)``, and
+    ``p^γ = exp(γ (z − softplus(z)))``, which is faster than a power and never 0 · ∞.
     """
 
     @staticmethod
@@ -173,6 +173,7 @@ class _FocalSum(torch.autograd.Function):
             if smoothing:
                 entropy.sub_(z, alpha=smoothing)
             loss = power * entropy
+            # Everything is summed as if negative; the second sum corrects the few positives from 1 − α to α.
             sums.append((1 - alpha) * loss.sum())
             sums.append((2 * alpha - 1) * torch.where(yes, loss.gather(1, column), 0).sum())
             if gradient is not None:

@@ -20,7 +20,7 @@ from phidet.architectures.efficientdet.heads import Head
 from phidet.architectures.layers import SeparableConv
 from phidet.architectures.program import MaxPool, Predict, Program, ProgramWriter, Scale, Sum, Upsample, fold
 
-if TYPE_CHECKING:  # it is made of this module
+if TYPE_CHECKING:  # circular: that module imports this one
     from phidet.architectures.efficientdet.network import EfficientDet
 
 
@@ -64,7 +64,7 @@ def _node(w: ProgramWriter, node: FusionNode, inputs: list[int], like: int) -> i
     terms: list[int] = []
     for i, (x, level) in enumerate(zip(inputs, node.in_levels, strict=True)):
         if str(i) in node.projections:
-            # The factor rides in the convolution; max-pooling lets it through unless it is negative.
+            # The factor is folded into the convolution; max-pooling commutes with it unless it is negative.
             rides = factors[i] >= 0 or level >= node.level
             x = _project(w, x, node.projections[str(i)], factors[i] if rides else 1.0)
             factors[i] = 1.0 if rides else factors[i]

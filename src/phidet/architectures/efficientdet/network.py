@@ -18,11 +18,11 @@ from phidet.core.errors import InputError
 
 
 class RawOutputs(NamedTuple):
-    """What the network says of every anchor, finest level first, row by row, anchors innermost.
+    """The network's outputs for every anchor, finest level first, row by row, anchors innermost.
 
     Attributes:
         class_logits: (B, A, num_classes), before the sigmoid.
-        box_deltas: (B, A, 4), (ty, tx, th, tw) against the anchors; see :func:`phidet.detections.boxes.decode`.
+        box_deltas: (B, A, 4), (ty, tx, th, tw) relative to the anchors; see :func:`phidet.detections.boxes.decode`.
     """
 
     class_logits: Tensor
@@ -47,7 +47,7 @@ class EfficientDet(Model):
         anchors, act = config.anchors.per_cell, config.activation
         self.class_head = class_head(*shape, config.num_classes, anchors, act)
         self.box_head = Head(*shape, 4, anchors, act)
-        self.to(memory_format=torch.channels_last)  # a third faster on CPUs, and what tensor cores want
+        self.to(memory_format=torch.channels_last)  # a third faster on CPUs, and the layout of tensor cores
 
     def forward(self, images: Tensor) -> RawOutputs:
         """Normalised images (B, 3, H, W), any H and W from the coarsest stride up, to raw outputs.
@@ -61,7 +61,7 @@ class EfficientDet(Model):
         return RawOutputs(self.class_head(maps), self.box_head(maps))
 
     def optimize(self) -> OptimizedNetwork[RawOutputs]:
-        """A copy for inference with everything constant folded: the same answers to rounding, sooner."""
+        """A faster copy for inference with all constants folded; outputs are equal up to rounding."""
         return OptimizedNetwork(compile_program(self), RawOutputs)
 
     def _check_images(self, images: Tensor) -> None:

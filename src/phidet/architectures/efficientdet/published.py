@@ -72,7 +72,7 @@ DETECTOR_NAMES: tuple[str, ...] = tuple(EFFICIENTDETS)
 
 
 class Family(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What stays the same while φ moves: a backbone architecture, the two laws, and the choices around them."""
+    """What is fixed while φ varies: the backbone architecture, the two scaling laws, and further settings."""
 
     name: str = "efficientdet"
     architecture: BackboneArchitecture = "efficientnet"
@@ -99,7 +99,7 @@ FAMILIES: dict[str, Family] = {
         for name in OTHER_BACKBONES
     },
 }
-"""Families that a φ can be given to: the papers' own, the Lite one, and EfficientDet on other backbones."""
+"""Families that φ can scale: the papers' own, the Lite one, and EfficientDet on other backbones."""
 
 
 def family_of(family: object) -> Family:
@@ -117,7 +117,7 @@ def family_of(family: object) -> Family:
 
 
 def detector_config(name: str, class_names: tuple[str, ...] = COCO_CLASS_NAMES) -> ModelConfig:
-    """The published detector called ``name``.
+    """The published detector named ``name``.
 
     Raises:
         UnknownNameError: there is none; the nearest names are in the message.

@@ -1,4 +1,4 @@
-"""The published weight files, by model name: where they lie, how they are checked, and under which licence.
+"""The published weight files, by model name: addresses, checksums and licences.
 
 Nothing is downloaded here; see :mod:`phidet.weights.download`.
 """
@@ -35,7 +35,7 @@ COCO_DETECTORS: dict[str, PublishedFile] = published_files(
 
 
 def detector_file(name: str) -> PublishedFile:
-    """The COCO weights of the published detector called ``name``.
+    """The COCO weights of the published detector named ``name``.
 
     Raises:
         UnknownNameError: none are published under that name; the nearest names are in the message.

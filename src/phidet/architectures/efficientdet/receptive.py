@@ -1,7 +1,7 @@
-"""How much of the input a cell of each level depends on: the theoretical receptive field, in pixels.
+"""The theoretical receptive field of each level's cells, in pixels of the input.
 
 A convolution with kernel k over cells that are j pixels apart widens the field by (k − 1)·j. Squeeze-excite, where a
-backbone has it, lets every cell see the mean of the whole image besides; it is not counted.
+backbone has it, makes every cell depend on the mean of the whole image, too; it is not counted.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def receptive_fields(config: ModelConfig) -> dict[int, tuple[int | None, int]]:
 
 
 def _resampled(field: int, level: int, target: int) -> int:
-    """Pooling by s = 2^(target − level) has a kernel of s + 1; nearest upsampling sees what its source saw."""
+    """Pooling by s = 2^(target − level) has a kernel of s + 1; nearest upsampling keeps the field of its source."""
     return field + 2 ** (target - level) * 2**level if target > level else field
 
 

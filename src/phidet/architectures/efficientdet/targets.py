@@ -1,4 +1,4 @@
-"""Which anchor answers for which object, and what it should say: from ground truth to training targets."""
+"""Assigns objects to anchors and computes the training targets."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from torch import Tensor
 from phidet.core.errors import InputError
 from phidet.detections.boxes import area, encode
 
-_CPU_CHUNK = 1 << 17  # (object, anchor) pairs at a time: what stays in a core's cache
+_CPU_CHUNK = 1 << 17  # (object, anchor) pairs at a time, such that buffers fit a core's cache
 _DEVICE_CHUNK = 1 << 24  # 64 MiB a buffer
 
 
 class Targets(NamedTuple):
-    """What the network should say of every anchor, anchors in the order of
+    """Training targets of every anchor, in the order of
     :func:`phidet.architectures.efficientdet.anchors.generate_anchors`.
 
     Attributes:
         class_ids: (B, A) int64, −1 for background.
-        box_deltas: (B, A, 4) float32, (ty, tx, th, tw) against the anchors; 0 for background.
+        box_deltas: (B, A, 4) float32, (ty, tx, th, tw) relative to the anchors; 0 for background.
         matched: (B, A) int64, index of the object among its image's N, −1 for background.
         num_positives: (B,) int64, anchors of the image that have an object.
     """
@@ -46,7 +46,7 @@ def assign_targets(anchors_xyxy: Tensor, boxes_xyxy: Tensor, class_ids: Tensor, 
         min_iou: in 0…1, exclusive of 0.
 
     Raises:
-        InputError: shapes that do not belong together.
+        InputError: shapes that do not match.
     """
     if boxes_xyxy.ndim != 3 or boxes_xyxy.shape[2] != 4 or class_ids.shape != boxes_xyxy.shape[:2]:
         raise InputError(
@@ -87,6 +87,8 @@ def _match(anchors: Tensor, objects: Tensor, image: Tensor, num_images: int, min
     keep = claimed | (iou >= min_iou)
     row, score, slot = row[keep], score[keep], (image[row] * num_anchors + anchor)[keep]
 
+    # Two scatters in place of an argmax: the highest score of each (image, anchor) slot, then the lowest row that has
+    # it.
     highest = score.new_zeros(num_images * num_anchors).scatter_reduce_(0, slot, score, "amax")
     wins = score == highest[slot]
     owner = torch.full((num_images * num_anchors,), num_objects, device=anchors.device)
@@ -95,7 +97,7 @@ def _match(anchors: Tensor, objects: Tensor, image: Tensor, num_images: int, min
 
 
 def _candidates(anchors: Tensor, objects: Tensor, min_iou: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The few pairs that matter: at least ``min_iou``, or an object's best. Row, anchor, IoU and the row's best IoU.
+    """The few relevant pairs: with at least ``min_iou``, or an object's best. Row, anchor, IoU and the row's best IoU.
 
     A matrix of all pairs would take hundreds of megabytes, so this goes a few real objects at a time.
     """

@@ -1,1 +1,1 @@
-"""What a careful colleague would say about a data set before training on it; no PyTorch."""
+"""Checks a data set before training: finds problems, measures anchors, and gives advice; no PyTorch."""

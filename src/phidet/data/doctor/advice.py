@@ -1,4 +1,4 @@
-"""What to do about what was found: sentences, the most important first."""
+"""Advice on the findings: sentences, the most important first."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ ERRORS = {
     "split unreadable": "{n} cannot be read: {first}",
     "split empty": "{n} without an image that can be used: {first}",
     "image unreadable": "{n} cannot be decoded. Copy them again, convert them, or leave them out with --fix OUT",
-    "image size wrong": "{n} of another size than their labels say, so the boxes are for other pictures. Correct the "
+    "image size wrong": "{n} of another size than their labels say, so the boxes are for other images. Correct the "
     "labels or bring the right images; --fix OUT leaves them out",
 }
-"""Kinds of findings that training stumbles over."""
+"""Kinds of findings that would break training."""
 WARNINGS = {
     "image missing": "{n} missing. Bring the files, or accept training without them",
     "label unreadable": "{n} cannot be read. Correct them: their objects count as background, or their images go",
@@ -49,11 +49,11 @@ NOTES = {
     "image in no split": "Labelled images lie outside the folders of the splits, see above. Move them into one",
     "key points inferred": "Labels are taken for boxes with key points. Say so with kpt_shape in data.yaml, or look at "
     "the boxes in the sheets (--out FOLDER)",
-    "label shared": "{n} shared by images that differ in their endings only. If they are not the same picture, rename "
+    "label shared": "{n} shared by images that differ in their endings only. If they are not the same image, rename "
     "one of them and give it labels of its own",
     "path moved": "Paths in the lists hold only without their first folders. Check in the sheets (--out FOLDER) that "
     "these are the right images",
-    "score unused": "Labels have scores, as detections do. If nobody has looked at them, do",
+    "score unused": "Labels have scores, as detections do. Review them if nobody has",
     "image found by name": "Some images are not where the labels say, and were found by their names. Check in the "
     "sheets (--out FOLDER) that they are the right ones",
 }
@@ -68,7 +68,7 @@ def advise(report: Report, train: str | None, val: str | None) -> list[Advice]:
 
     Args:
         report: with all but the advice.
-        train: the split to train on, ``None`` where it cannot be told.
+        train: the split to train on, ``None`` where it is not known.
         val: the split to validate on.
     """
     own = [split for split in report.splits if not split.made_of]
@@ -83,6 +83,7 @@ def advise(report: Report, train: str | None, val: str | None) -> list[Advice]:
         *_on_objects(own),
         *_on_unused(report.unused_files),
     ]
+    # A stable sort: within a severity, the order above stays, which is by importance.
     order = {"error": 0, "warning": 1, "note": 2}
     return sorted(found, key=lambda advice: order[advice.severity])
 
@@ -107,6 +108,7 @@ def _on_errors(findings: Sequence[Findings]) -> Iterator[Advice]:
 
 def _on_findings(findings: Sequence[Findings], objects: int) -> Iterator[Advice]:
     for group in findings:
+        # A few clipped boxes are drawn by hand; many mean that the format or the image size is wrong.
         if group.kind == "box clipped" and len(group.items) > max(_FEW_CLIPPED, _MANY_CLIPPED * objects):
             yield Advice(
                 "warning",
@@ -137,12 +139,12 @@ def _on_splits(splits: Sequence[SplitFacts], train: str | None, val: str | None)
         yield Advice("error", f"All objects in {train} are crowds, which are never learned. Label single objects.")
     if train is None and splits:
         names = ", ".join(split.name for split in splits)
-        yield Advice("warning", f"Which split to train on cannot be told from the names {names}. Name it for training.")
+        yield Advice("warning", f"The names {names} do not show which split to train on. Name it for training.")
     if val is None and splits:
         yield Advice(
             "warning",
             "There is no split to validate on. Put aside a tenth to a fifth of the images as val, whole scenes or "
-            "videos at a time, so that progress is measured on pictures that were not trained on.",
+            "videos at a time, so that progress is measured on images that were not trained on.",
         )
     for split in splits:
         if split.boxes.total >= _FEWEST_FOR_EXTENT and split.extent < _SMALL_EXTENT:
@@ -161,7 +163,9 @@ def _on_splits(splits: Sequence[SplitFacts], train: str | None, val: str | None)
 
 
 def _on_duplicate_images(groups: Sequence[DuplicateImages]) -> Iterator[Advice]:
+    # Every pair of splits once, however many copies the group has.
     pairs: Counter[tuple[str, str]] = Counter()
+    # Exact and near copies are counted apart: the first are certain leaks, the second need a look.
     near: Counter[tuple[str, str]] = Counter()
     for group in groups:
         (near if group.kind == "near" else pairs).update(combinations(group.splits, 2))
@@ -252,6 +256,7 @@ def _on_coverage(coverage: Coverage, report: Report) -> Iterator[Advice]:
             f"The anchors of {report.model} at {size} meet only {recall:.1%} of the boxes with IoU ≥ 0.5, and no other "
             "anchors or size tried do much better. Look at the boxes in the sheets; cut large images into tiles.",
         )
+    # Objects below one cell of the finest level leave hardly any features to learn from.
     tiny = coverage.smaller_than[str(_SMALL_SIDE)]
     if tiny > coverage.boxes / 50:
         yield Advice(

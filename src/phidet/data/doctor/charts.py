@@ -1,4 +1,4 @@
-"""Histograms of a data set: classes, box sizes, aspects, objects per image, and how anchors meet the boxes."""
+"""Histograms of a data set: classes, box sizes, aspects, objects per image, and anchor recall."""
 
 from __future__ import annotations
 
@@ -44,6 +44,7 @@ def _classes(report: Report) -> Figure:
     axes.hlines(rows, np.min(columns, axis=0), np.max(columns, axis=0), color="#D9D9D9", linewidth=2, zorder=1)
     for i, (split, counts) in enumerate(zip(splits, columns, strict=True)):
         axes.scatter(counts, rows, s=46, color=PALETTE[i % len(PALETTE)], label=split.name, zorder=2, clip_on=False)
+    # Class counts span orders of magnitude, and may be 0, which a plain logarithm cannot show.
     axes.set_xscale("symlog", linthresh=10)
     axes.set_xlim(0, max(10, max(total.values(), default=0)) * 1.3)
     axes.axvline(FEW_OBJECTS, color="#8A8A8A", linestyle=":", linewidth=1.2)
@@ -108,6 +109,7 @@ def _boxes(datasets: Mapping[str, Dataset], network: NetworkView, report: Report
 def _recall(axes: Any, boxes: npt.NDArray[np.float64], network: NetworkView, report: Report) -> None:
     """Share of boxes that an anchor meets, over their size; now, and with the anchors or size that are advised."""
     if len(boxes) > _MOST_BOXES:
+        # A fixed seed: the same data give the same chart.
         boxes = boxes[np.random.default_rng(0).choice(len(boxes), _MOST_BOXES, replace=False)]
     edges = 2.0 ** np.arange(1, np.log2(max(network.image_size_hw)) + 0.5, 0.5)
     centres = np.sqrt(edges[1:] * edges[:-1])
@@ -121,6 +123,7 @@ def _recall(axes: Any, boxes: npt.NDArray[np.float64], network: NetworkView, rep
             height, width = trial.image_size_hw
             lines.append((f"image size {height}×{width}", trial, colour))
     for label, tried, colour in lines:
+        # Bins by size: a mean over all boxes would hide that only small ones are missed.
         met = network.anchors.met(boxes, tried)
         shares = [met[where == i].mean() if (where == i).any() else np.nan for i in range(len(centres))]
         axes.plot(centres, shares, "o-", color=colour, label=label, linewidth=2, markersize=5)
@@ -142,6 +145,7 @@ def _at_input(dataset: Dataset, size_hw: tuple[int, int]) -> npt.NDArray[np.floa
 def _steps(axes: Any, values: Mapping[str, npt.NDArray[Any]], edges: npt.NDArray[Any]) -> None:
     """A histogram for each split, as a share of it."""
     for i, (name, of_split) in enumerate(values.items()):
+        # Clipped into the outermost bins, so that the shares of every split add up to 1.
         shares = np.histogram(np.clip(of_split, edges[0], edges[-1]), edges)[0] / max(1, len(of_split))
         colour = PALETTE[i % len(PALETTE)]
         axes.stairs(shares, edges, color=colour, label=name, linewidth=2)

@@ -1,4 +1,4 @@
-"""Looks at every image once: whether it can be decoded, and what tells it from others."""
+"""Decodes every image once: finds broken ones, and computes hashes for finding duplicates."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from phidet.data.tfrecord_file import ImageSource
 from phidet.images.decode import encoded, encoding, image_size, read_image
 
 THUMBNAIL = 24  # pixels a side
-_STEP = 2  # grey levels between neighbours; less is noise of the encoder, not a feature of the picture
+_STEP = 2  # grey levels between neighbours; less is noise of the encoder, not a feature of the image
 
 _DARK = 16  # of 255: 12 bits that are taken for 16
 _DARK_OF_16_BITS = 64  # of 255: 14 bits that are taken for 16
@@ -32,7 +32,7 @@ class Picture(NamedTuple):
 
 
 class Look(NamedTuple):
-    """What was seen.
+    """The result for one image.
 
     Attributes:
         fault: kind and sentence where the image cannot be used, else ``None``.
@@ -52,10 +52,10 @@ class Look(NamedTuple):
 
 
 def look_at(pictures: Sequence[Picture], decode: bool) -> list[Look]:
-    """Looks at all ``pictures`` with a pool of threads, with a progress bar on a terminal.
+    """Examines all ``pictures`` with a pool of threads, with a progress bar on a terminal.
 
     Args:
-        pictures: what to look at.
+        pictures: the images to examine.
         decode: decode every image; else only read its header and hash the file.
     """
     look: Callable[[Picture], Look] = _decode if decode else _read_header
@@ -72,6 +72,7 @@ def _decode(picture: Picture) -> Look:
     except InputError as error:
         return Look(("image unreadable", str(error)), content)
     height, width = image.shape[:2]
+    # The shape is part of the hash: the same bytes may be another image at another width.
     pixels = hashlib.blake2b(b"%d,%d" % (height, width) + image.tobytes(), digest_size=16).digest()
     dhash, thumbnail = fingerprint(image)
     return Look(
@@ -85,7 +86,7 @@ def _read_header(picture: Picture) -> Look:
         size_hw = image_size(picture.source)
     except InputError as error:
         return Look(("image unreadable", str(error)), content)
-    # Labels may be made on the pixels as stored, where a viewer turns them: only decoding tells.
+    # Labels may be made on the pixels as stored, where a viewer turns them: only decoding shows which.
     turned = size_hw == picture.size_hw[::-1]
     return Look(None if turned else _size_fault(size_hw, picture), content)
 
@@ -99,7 +100,7 @@ def _size_fault(size_hw: tuple[int, int], picture: Picture) -> tuple[str, str] |
 
 
 def _darkness(source: ImageSource, image: npt.NDArray[np.uint8]) -> str | None:
-    """What is the matter with an image that is nearly black, or whose file holds the few bits of a sensor in 16."""
+    """Describes what is wrong with an image that is nearly black, or holds a sensor's 10–14 bits in 16."""
     brightest = int(image.max())
     if brightest > _DARK_OF_16_BITS:
         return None
@@ -121,6 +122,7 @@ def _content_hash(source: ImageSource) -> bytes:
 def fingerprint(image: npt.NDArray[np.uint8]) -> tuple[int, npt.NDArray[np.uint8]]:
     """The 64-bit difference hash and the thumbnail of an (H, W, 3) image."""
     box = Image.Resampling.BOX
+    # One pass over the large image; hash and thumbnail are both made from this small one (72 = 9·8 = 24·3).
     small = Image.fromarray(image).resize((72, 72), box, reducing_gap=2.0)
     grey = np.asarray(small.convert("L").resize((9, 8), box), np.int16)
     bits = np.packbits(grey[:, 1:] - grey[:, :-1] > _STEP)

@@ -1,7 +1,7 @@
-"""Finds pictures that are there more than once: the same file, bytes, pixels, or nearly the same picture.
+"""Finds duplicate images: the same file, bytes, pixels, or nearly the same image.
 
 Near copies are sought by a 64-bit difference hash: two within 5 bits agree wholly in at least one of six parts of it,
-so only pictures that share a part are compared, and what the hash finds is verified on thumbnails.
+so only images that share a part are compared, and what the hash finds is verified on thumbnails.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from phidet.data.doctor.decoding import Look
 
 MOST_BITS = 5
 _PARTS = ((0, 11), (11, 11), (22, 11), (33, 11), (44, 10), (54, 10))  # (first bit, bits): MOST_BITS + 1 of them
-_WINDOW = 512  # of very many pictures that share a part, each is compared with those nearest in brightness
-_PLAIN = 6.0  # standard deviation of grey levels; below it a picture has too little on it to be recognised
+_WINDOW = 512  # of very many images that share a part, each is compared with those nearest in brightness
+_PLAIN = 6.0  # standard deviation of grey levels; below it an image has too little structure to be recognised
 _MEAN_DIFFERENCE, _LARGEST_DIFFERENCE = 4.0, 32.0  # grey levels, of thumbnails
 _ASPECT = 0.02  # of width over height, relative
 _1, _2, _4, _56 = (np.uint64(shift) for shift in (1, 2, 4, 56))
@@ -29,22 +29,22 @@ def same_groups(looks: Sequence[Look]) -> list[list[int]]:
     """Groups of two or more with the same pixels, or, where these were not decoded, the same bytes."""
     found: dict[bytes, list[int]] = defaultdict(list)
     for i, look in enumerate(looks):
-        if look.pixels or (look.content and look.fault is None):  # two broken files are not one picture
+        if look.pixels or (look.content and look.fault is None):  # two broken files are not one image
             found[look.pixels or look.content].append(i)
     return [group for group in found.values() if len(group) > 1]
 
 
 def near_groups(looks: Sequence[Look], sizes_hw: npt.NDArray[np.int32]) -> list[list[int]]:
-    """Groups of two or more that look the same but have not the same pixels.
+    """Groups of two or more near copies, whose pixels differ.
 
     Args:
-        looks: of distinct pictures.
-        sizes_hw: (N, 2) of the pictures; copies keep their aspect.
+        looks: of distinct images.
+        sizes_hw: (N, 2) of the images; copies keep their aspect.
     """
     thumbnails = np.stack([look.thumbnail for look in looks]) if looks else np.zeros((0, 1, 1, 3), np.uint8)
     grey = thumbnails.mean(axis=3)
-    raising_write_errors = np.array([bool(look.pixels) for look in looks], bool) & (grey.std(axis=(1, 2)) >= _PLAIN)
-    indices = np.flatnonzero(raising_write_errors)
+    comparable = np.array([bool(look.pixels) for look in looks], bool) & (grey.std(axis=(1, 2)) >= _PLAIN)
+    indices = np.flatnonzero(comparable)
     hashes = np.array([looks[i].dhash for i in indices.tolist()], np.uint64)
     log_aspects = np.log(sizes_hw[indices, 1] / sizes_hw[indices, 0])
     pairs: set[tuple[int, int]] = set()
@@ -57,7 +57,7 @@ def near_groups(looks: Sequence[Look], sizes_hw: npt.NDArray[np.int32]) -> list[
 
 
 def hamming(a: npt.NDArray[np.uint64], b: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
-    """In how many bits each of ``a`` differs from that of ``b``."""
+    """Hamming distance of each of ``a`` and the corresponding one of ``b``, in bits."""
     x = a ^ b
     x = x - ((x >> _1) & _PAIRS)  # counts in pairs of bits, then in fours, then in bytes, then their sum
     x = (x & _FOURS) + ((x >> _2) & _FOURS)
@@ -72,7 +72,9 @@ def _candidates(
     """Pairs of indices within ``MOST_BITS`` of each other; a pair may come more than once."""
     found = []
     for first, bits in _PARTS:
+        # Pigeonhole principle: of six parts, five differing bits leave at least one unchanged.
         part = (hashes >> np.uint64(first)) & np.uint64((1 << bits) - 1)
+        # Equal parts become neighbours, so candidates are found by comparing with the next ones in the order.
         order = np.lexsort((brightness, part))
         part = part[order]
         live = np.arange(len(order))
@@ -92,6 +94,7 @@ def _look_alike(
     thumbnails: npt.NDArray[np.uint8], a: npt.NDArray[np.int64], b: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.bool_]:
     verdicts = [np.zeros(0, bool)]
+    # In portions, because the differences of all pairs could fill the memory.
     for start in range(0, len(a), 4096):
         part = slice(start, start + 4096)
         off = np.abs(thumbnails[a[part]].astype(np.int16) - thumbnails[b[part]]).reshape(len(a[part]), -1)
@@ -100,11 +103,12 @@ def _look_alike(
 
 
 def _connected(pairs: set[tuple[int, int]]) -> list[list[int]]:
-    """What hangs together, sorted."""
+    """Connected components of the pairs, sorted."""
     parents: dict[int, int] = {}
 
     def root(i: int) -> int:
         while parents.setdefault(i, i) != i:
+            # Union-find with path halving.
             parents[i] = parents[parents[i]]
             i = parents[i]
         return i

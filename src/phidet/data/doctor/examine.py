@@ -25,7 +25,7 @@ from phidet.data.tfrecord_file import RecordImage
 
 
 class Examination(NamedTuple):
-    """The report, and what pictures and a clean copy are made from.
+    """The report, and the data that sheets and a clean copy are made from.
 
     Attributes:
         report: everything that was found.
@@ -51,15 +51,16 @@ def examine(path: Path, network: NetworkView, decode: bool = True, layout: Layou
 
     Args:
         path: as :func:`phidet.data.layouts.open_data` takes it.
-        network: its anchors and input size are what the boxes are held against.
+        network: its anchors and input size are compared with the boxes.
         decode: decode every image; else read headers only, and compare files by their bytes.
         layout: of the data; recognised unless given.
 
     Raises:
-        InputError: there is nothing at ``path``, or nothing that is known.
+        InputError: there is nothing at ``path``, or no known layout.
     """
     folder = open_data(path, layout)
     every, problems = _read(folder)
+    # A split that is the union of others (VOC's trainval) would make every image a duplicate.
     made_of = unions({name: frozenset(_keys(dataset)) for name, dataset in every.items()})
     datasets = {name: dataset for name, dataset in every.items() if name not in made_of}
     train, val = _roles(folder, datasets)
@@ -105,6 +106,7 @@ def _read(folder: DataFolder) -> tuple[dict[str, Dataset], list[tuple[str, Probl
         try:
             dataset = read(None)
         except InputError as error:
+            # Recorded as a finding: one bad split must not hide the report on the others.
             problems.append((name, Problem("split unreadable", name, str(error))))
             continue
         problems += [(name, problem) for problem in dataset.problems]
@@ -128,11 +130,13 @@ def _group(problems: Iterable[tuple[str, Problem]]) -> list[Findings]:
     """Problems by kind, the grave ones first; one that several splits share is one finding."""
     splits: dict[Problem, list[str]] = defaultdict(list)
     for split, problem in problems:
+        # Splits may share a label file, whose problems would be listed once for each of them.
         if split not in splits[problem]:
             splits[problem].append(split)
     kinds: dict[str, list[Finding]] = defaultdict(list)
     for problem, names in splits.items():
         kinds[problem.kind].append(Finding(names, *problem[1:]))
+    # The order of the tables in advice is by severity.
     order = [*ERRORS, *WARNINGS]
     ranks = {kind: order.index(kind) if kind in order else len(order) for kind in kinds}
     return [Findings(kind, kinds[kind]) for kind in sorted(kinds, key=lambda kind: (ranks[kind], kind))]
@@ -150,6 +154,7 @@ def _keys(dataset: Dataset) -> list[tuple[str, int]]:
 
 def _distinct(datasets: Mapping[str, Dataset]) -> tuple[list[_Entry], list[Picture]]:
     """All images of all splits, and the files behind them, each once for each size that labels give it."""
+    # A file is decoded once, however many splits list it; again only where labels give it another size.
     numbers: dict[tuple[tuple[str, int], tuple[int, int]], int] = {}
     entries: list[_Entry] = []
     pictures: list[Picture] = []
@@ -173,7 +178,8 @@ def _duplicate_images(
     exact = same_groups(looks)
     grouped = {i for group in exact for i in group}
     exact += [[i] for i, found in of_picture.items() if i not in grouped and len(found) > 1]
-    copies = {i for group in exact for i in group[1:]}  # near copies are sought among pictures that differ
+    # The first of each exact group stands for all of it in the search for near copies.
+    copies = {i for group in exact for i in group[1:]}  # near copies are sought among images that differ
     different = [i for i in range(len(pictures)) if i not in copies]
     sizes_hw = np.array([pictures[i].size_hw for i in different], np.int32).reshape(-1, 2)
     near = [[different[i] for i in group] for group in near_groups([looks[i] for i in different], sizes_hw)]

@@ -1,4 +1,4 @@
-"""What the doctor found, as plain structs that become JSON as they are."""
+"""The doctor's findings, as plain structs that are written as JSON unchanged."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ Severity = Literal["error", "warning", "note"]
 SameAs = Literal["same file", "same bytes", "same pixels", "near"]
 
 SMALL, MEDIUM = 32.0**2, 96.0**2  # px², COCO's borders between small, medium and large
-COCO_DETECTIONS = 100  # per image; COCO's evaluation counts no more
+COCO_DETECTIONS = 100  # per image: the limit of COCO's evaluation
 
 
 class Spread(msgspec.Struct, frozen=True, kw_only=True):
-    """How values are spread; all zero where there are none. ``low`` and ``high`` are the 5th and 95th percentile."""
+    """Distribution of values; all zero where there are none. ``low`` and ``high`` are the 5th and 95th percentile."""
 
     smallest: float = 0.0
     low: float = 0.0
@@ -105,7 +105,7 @@ class Member(msgspec.Struct, frozen=True, order=True):
 
 
 class DuplicateImages(msgspec.Struct, frozen=True):
-    """Images that are one picture.
+    """Copies of one image.
 
     Attributes:
         kind: by what they are the same; "near" when re-encoded, resized or hardly different.
@@ -132,7 +132,7 @@ class DuplicateBoxes(msgspec.Struct, frozen=True):
 
 
 class ClassFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What is odd about the classes.
+    """Irregularities of the classes.
 
     Attributes:
         names: of all splits, in the order of the first split that has them.
@@ -174,15 +174,15 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Coverage(msgspec.Struct, frozen=True, kw_only=True):
-    """How well the model's anchors meet the boxes, all splits together.
+    """How well the model's anchors match the boxes, all splits together.
 
     Attributes:
-        boxes: how many were looked at; of very many, a sample.
+        boxes: how many were examined; of very many, a sample.
         recall: see :class:`Recall`.
         mean_best_iou: of all boxes.
         smaller_than: boxes whose √area in the input is below 4, 8 and 16 pixels.
         tried: other scales, sizes and aspects.
-        better: those of ``tried`` that are worth a thought, the cheapest first.
+        better: those of ``tried`` that are worth considering, the cheapest first.
     """
 
     boxes: int
@@ -194,7 +194,7 @@ class Coverage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Advice(msgspec.Struct, frozen=True):
-    """One sentence or two: what is the matter, and what to do."""
+    """One sentence or two: the problem, and what to do."""
 
     severity: Severity
     text: str
@@ -205,7 +205,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         path, layout: of the data.
-        model, image_size_hw, anchor_scale: what the boxes are held against.
+        model, image_size_hw, anchor_scale: what the boxes are compared with.
         decoded: whether every image was decoded, or only headers read (``--fast``).
         findings: by kind, what the reader left out or set right, splits it cannot read, and faulty images.
         unused_files: images that no split lists, labels without an image.

@@ -36,8 +36,8 @@ class Fixed(NamedTuple):
 def write_fixed(examination: Examination, out: Path) -> Fixed:
     """Writes what can be used of the data as COCO JSON with its images.
 
-    Left out are images that cannot be decoded or have not the size that their labels say, boxes that are there twice,
-    and exact copies of images. A picture in several splits stays where results are measured, so that they remain
+    Left out are images that cannot be decoded or differ in size from their labels, duplicate boxes,
+    and exact copies of images. An image in several splits stays where results are measured, so that they remain
     comparable, and leaves the split to train on; within a split the first copy stays. Splits that consist of others
     are not written. Classes become those of all splits. Near copies stay: a person should say whether they are copies.
 
@@ -64,6 +64,7 @@ def write_fixed(examination: Examination, out: Path) -> Fixed:
     if not kept:
         raise InputError(f"no image of {examination.report.path} can be used: there is nothing to write")
     written = write_coco(kept, out)
+    # Writing decodes every image, also where the examination did not.
     faulty = len(examination.faulty) + len(written.problems)  # the latter where the examination read headers only
     return Fixed(out, written.images, faulty, len(copies), boxes)
 
@@ -80,6 +81,7 @@ def surplus(examination: Examination) -> frozenset[tuple[str, int]]:
             continue
         members = [(m.split, indices[m.split][m.image]) for m in group.members]
         usable = [member for member in members if member not in examination.faulty]
+        # Evaluation data stay complete; among equals the first one stays, so that the choice is stable.
         keep = min(usable, key=lambda member: (_training(member[0]), usable.index(member)), default=None)
         found |= {member for member in usable if member != keep}
     return frozenset(found)
@@ -94,6 +96,7 @@ def _training(split: str) -> int:
 
 def _clean(dataset: Dataset, indices: list[int], double: dict[str, set[int]], class_names: list[str]) -> Dataset:
     """Some images of a data set, without some boxes, with classes numbered as in ``class_names``."""
+    # Splits may list classes in another order: ids are mapped by name to the common list.
     ids = np.array([class_names.index(name) for name in dataset.class_names], np.int64)
     annotations = []
     for i in indices:
@@ -112,7 +115,7 @@ def _clean(dataset: Dataset, indices: list[int], double: dict[str, set[int]], cl
 
 
 def check_target(data: Path, out: Path) -> None:
-    """Do nothing if a clean copy of ``data`` may be written to ``out``.
+    """Raises unless a clean copy of ``data`` may be written to ``out``.
 
     Raises:
         ConfigError: ``out`` holds something already, or is in the data's folder.
@@ -120,5 +123,6 @@ def check_target(data: Path, out: Path) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"--fix {out}: expected a new or empty folder, and there is something in it; choose another")
     root = (data if data.is_dir() else data.parent).resolve()
+    # A copy inside the data would become part of them at the next examination.
     if out.resolve().is_relative_to(root):
-        raise ConfigError(f"--fix {out} is inside the data at {root}, which stays as it is: choose a folder elsewhere")
+        raise ConfigError(f"--fix {out} is inside the data at {root}, which is not changed: choose a folder elsewhere")

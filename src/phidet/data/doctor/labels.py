@@ -1,4 +1,4 @@
-"""What the labels alone tell: counts, sizes, classes, and boxes that are there twice."""
+"""Statistics from the labels alone: counts, sizes, classes, and duplicate boxes."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ def split_facts(dataset: Dataset, made_of: Sequence[str], size_hw: tuple[int, in
     scales = object_scales(dataset, size_hw)[target]
     by_class = np.bincount(every.class_ids, minlength=len(dataset.class_names)).tolist()
     sizes = np.array([dataset.size_hw(i) for i in range(len(dataset))], np.int64).reshape(-1, 2)
+    # Sizes by frequency: a few unusual sizes often come from thumbnails or wrong exports.
     distinct, frequency = np.unique(sizes, axis=0, return_counts=True)
     order = np.argsort(-frequency, kind="stable")
     return SplitFacts(
@@ -63,7 +64,7 @@ def objects_per_image(dataset: Dataset) -> npt.NDArray[np.int64]:
 
 
 def spread(values: npt.NDArray[np.int64] | npt.NDArray[np.float64]) -> Spread:
-    """How values are spread, to three decimals."""
+    """Distribution of values, to three decimals."""
     if not len(values):
         return Spread()
     low, median, high = np.quantile(values, (0.05, 0.5, 0.95))
@@ -83,7 +84,7 @@ def _bins(areas: npt.NDArray[np.float64]) -> Bins:
 
 
 def class_facts(splits: Sequence[SplitFacts], train: str | None, val: str | None) -> ClassFacts:
-    """What is odd about the classes of some splits."""
+    """Irregularities of the classes of some splits."""
     by_name = {split.name: split for split in splits}
     names = list(dict.fromkeys(name for split in splits for name in split.classes))
     total = {name: sum(split.classes.get(name, 0) for split in splits) for name in names}
@@ -108,6 +109,7 @@ def class_name_twins(names: Iterable[str]) -> list[list[str]]:
     groups: dict[str, list[str]] = defaultdict(list)
     for name in names:
         plain = re.sub(r"[\W_]+", "", name.casefold())
+        # A name of punctuation alone has no plain form and stays by itself.
         groups[plain.removesuffix("s") or name].append(name)
     return [group for group in groups.values() if len(group) > 1]
 
@@ -127,6 +129,7 @@ def duplicate_boxes(dataset: Dataset) -> list[DuplicateBoxes]:
     order = order[np.argsort(group[order], kind="stable")]
     group, boxes = group[order], every.boxes_xyxy[order].astype(np.float64)
     found: list[tuple[int, int, float]] = []
+    # Compares every object with the one `shift` places on, until no group is that long: vectorised pairs per image.
     live, shift = np.arange(len(order)), 1
     while live.size:
         live = live[live < len(order) - shift]
@@ -157,6 +160,7 @@ def unions(members: Mapping[str, frozenset[object]]) -> dict[str, list[str]]:
     """
     found = {}
     for name, images in members.items():
+        # Proper subsets only; together they must be all of it, or images of its own would not be examined.
         parts = [other for other, theirs in members.items() if other != name and theirs and theirs < images]
         if len(parts) > 1 and frozenset().union(*(members[part] for part in parts)) == images:
             found[name] = parts

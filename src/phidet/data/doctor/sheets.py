@@ -1,4 +1,4 @@
-"""Sheets of pictures: samples of every split with their boxes, and what looks wrong."""
+"""Image sheets: samples of every split with their boxes, and suspicious images."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from phidet.images.decode import read_image
 
 SAMPLES = 12
 _MANY, _NAMED = 12, 3  # in an image of more objects, only the largest of each class are named
-SUSPICIOUS = 40  # tiles on the sheet of what looks wrong
+SUSPICIOUS = 40  # tiles on the sheet of suspicious images
 _FAULTS, _PAIRS = 12, 8  # of these; pairs of each kind of duplicates
 _Found = tuple[str, int]  # split and index of an image
 
 
 def write_sheets(examination: Examination, out: Path, seed: int = 0) -> list[Path]:
-    """Writes ``samples-<split>.png`` and, where anything looks wrong, ``suspicious.png``; equal for equal seeds."""
+    """Writes ``samples-<split>.png`` and, if anything is suspicious, ``suspicious.png``; equal for equal seeds."""
     written = []
     for name, dataset in examination.datasets.items():
         faulty = {index for split, index in examination.faulty if split == name}
@@ -50,6 +50,7 @@ def choose_samples(dataset: Dataset, without: set[int], seed: int, most: int = S
     chosen: list[int] = []
     for i in order:
         classes = set(dataset.annotations(i).class_ids.tolist())
+        # A few samples should show as many classes as possible, which plain random draws miss on long-tailed data.
         if classes - shown and len(chosen) < most:
             chosen.append(i)
             shown |= classes
@@ -58,7 +59,7 @@ def choose_samples(dataset: Dataset, without: set[int], seed: int, most: int = S
 
 
 def sample_tile(dataset: Dataset, index: int) -> Tile:
-    """An image with its objects; without a picture where it cannot be decoded."""
+    """A tile of an image with its objects; empty where the image cannot be decoded."""
     found = dataset.annotations(index)
     height, width = dataset.size_hw(index)
     try:
@@ -78,7 +79,7 @@ def _tile(dataset: Dataset, image: npt.NDArray[np.uint8] | None, found: Annotati
     ]
     if len(ids) > (
         _MANY if len(dataset.class_names) > 1 else 0
-    ):  # fifty names would cover what they are about; the colour tells the others
+    ):  # fifty names would hide the image; the colour identifies the others
         legend = class_legend(dataset.class_names)
         named: Counter[str] = Counter()
         for i in np.argsort(-area(found.boxes_xyxy), kind="stable"):
@@ -89,7 +90,7 @@ def _tile(dataset: Dataset, image: npt.NDArray[np.uint8] | None, found: Annotati
 
 
 def _suspicious(examination: Examination) -> Iterator[Tile]:
-    """What training stumbles over, then duplicates side by side, then boxes; a row of four holds pairs whole."""
+    """Faulty images, then duplicates side by side, then boxes; rows of four never split a pair."""
     yield from _even(_fault_tiles(examination))
     groups = examination.report.duplicate_images
     for near in (False, True):

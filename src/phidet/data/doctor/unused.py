@@ -29,6 +29,7 @@ def unused_files(folder: DataFolder, datasets: Sequence[Dataset], mentioned: Ite
     sources = [dataset.source(i) for dataset in datasets for i in range(len(dataset))]
     images = {source.resolve() for source in sources if isinstance(source, Path)}
     named = {file_of(where) for where in mentioned}
+    # By stem, so that the image of a label that was reported is not reported again.
     known = {path.stem for path in named}
     found = [
         path

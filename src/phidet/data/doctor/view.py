@@ -1,4 +1,4 @@
-"""What the doctor needs to know of the network that a data set is meant for."""
+"""The doctor's view of the network that a data set is meant for."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Boxes = npt.NDArray[np.float64]
 
 
 class AnchorView(NamedTuple):
-    """How a network with anchors meets boxes.
+    """How a network's anchors match boxes.
 
     Attributes:
         scale: of the anchors.
@@ -32,7 +32,7 @@ class AnchorView(NamedTuple):
 
 
 class NetworkView(NamedTuple):
-    """A network as the doctor sees it; ``anchors`` is ``None`` where it has none."""
+    """A network's properties for the doctor; ``anchors`` is ``None`` where it has none."""
 
     name: str
     image_size_hw: tuple[int, int]

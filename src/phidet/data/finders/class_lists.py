@@ -1,4 +1,4 @@
-"""``classes.txt``, ``obj.names`` and their like: the names of classes, a line for each, beside YOLO's labels."""
+"""``classes.txt``, ``obj.names`` and similar files: class names, one a line, beside YOLO's labels."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ def read_class_list(path: Path) -> list[str]:
         InputError: it cannot be read, or names no class.
     """
     names = [unicodedata.normalize("NFC", line.strip()) for line in read_text(path).splitlines()]
+    # Trailing empty lines are no classes; those in between keep the ids of what follows.
     while names and not names[-1]:
         names.pop()
     if not names:
@@ -59,6 +60,7 @@ def class_lists(items: Sequence[Item], root: Path, otherwise: Sequence[str] | No
         if otherwise is not None:
             return ClassLists(otherwise)
         return ClassLists([f"class-{i}" for i in range(max(1, count_classes(items)))], assumed=True)
+    # Lists that grew with the labelling are prefixes of the longest one, which then holds for all.
     longest = max(lists.values(), key=len)
     if all(names == longest[: len(names)] for names in lists.values()):
         return ClassLists(longest)

@@ -17,7 +17,7 @@ from phidet.data.readers import coco
 _OTHERS = re.compile("(captions|person_keypoints|stuff|panoptic)_")
 _LISTS = tuple(re.compile(rb'"%s"\s*:\s*\[' % key) for key in (b"images", b"annotations", b"categories"))
 _UNNAMED = ("_annotations.coco", "annotations", "labels")
-"""Names of files that say nothing of a split; Roboflow's among them."""
+"""File names without the name of a split; Roboflow's among them."""
 
 
 def find_coco(path: Path) -> Found | None:
@@ -30,6 +30,7 @@ def find_coco(path: Path) -> Found | None:
         files, root = ([path] if path.suffix.lower() == ".json" else []), path.parent
     else:
         files, root = [followed(file) for file in files_below(path, _is_json, levels=1)], path
+        # The usual place first, so that its files are the ones named as evidence.
         files.sort(key=lambda file: file.parent.name != "annotations")
     found = [file for file in files if coco.is_coco(file)]
     whole = [file for file in found if _holds_lists(file)]
@@ -75,6 +76,7 @@ def _holds_lists(file: Path) -> bool:
     """Whether there are lists of images, annotations and categories in a JSON file, which may be large."""
     try:
         with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            # Searched in the mapped file instead of parsed: COCO's own file has hundreds of megabytes.
             return all(pattern.search(content) for pattern in _LISTS)
     except (OSError, ValueError):  # the latter: an empty file
         return False

@@ -16,7 +16,7 @@ from phidet.data.tfrecord_file import scan
 
 _SHARD = re.compile(r"(.+?)(?:\.(?:tf)?records?)?-\d{5}-of-\d{5}(?:\.(?:tf)?records?)?$", re.IGNORECASE)
 _SUFFIXES = (".tfrecord", ".tfrecords", ".record", ".records", ".tfrec")
-_SAMPLED = 3  # files that are looked into
+_SAMPLED = 3  # files whose content is checked
 
 
 def find_tfrecord(path: Path) -> Found | None:
@@ -45,7 +45,7 @@ def find_tfrecord(path: Path) -> Found | None:
 
 def _split_of(name: str) -> str | None:
     """The split that a file is of by its name; ``None`` where it is not named like a file of records."""
-    stem, suffix = os.path.splitext(name.removesuffix(".gz"))  # which the reader refuses with a word
+    stem, suffix = os.path.splitext(name.removesuffix(".gz"))  # which the reader rejects with a message
     match = _SHARD.match(stem + suffix)
     if match is not None:
         return match[1]

@@ -13,7 +13,7 @@ from phidet.data.listing import files_below, followed, subfolders, visible
 from phidet.data.readers import voc
 from phidet.data.text import unicode_encoding
 
-_SAMPLED = 20  # XML files that are looked into
+_SAMPLED = 20  # XML files whose content is checked
 _HEAD = 4096  # bytes in which an XML file's outermost element begins
 # What may stand before it: declaration, comments, document type.
 _ANNOTATION = re.compile(r"(?:<\?.*?\?>|<!--.*?-->|<!DOCTYPE[^\[>]*(?:\[.*?\])?\s*>|\s)*<annotation[\s>]", re.DOTALL)

@@ -19,19 +19,19 @@ from phidet.data.listing import files_below, followed, is_image, subfolders, vis
 from phidet.data.readers.yolo import ClassLists, Item, KeyPoints, holds_labels, read_yolo
 from phidet.data.text import read_lines
 
-_LABELS_SAMPLED = 100  # label files that are looked into to recognise the layout
+_LABELS_SAMPLED = 100  # label files that are read to recognise the layout
 _LINES_SAMPLED = 20  # of a list of images
 
 
 class _Description(NamedTuple):
-    """What a file or folder says of YOLO data.
+    """A description of YOLO data by a file or folder.
 
     Attributes:
         evidence: the file or folder, for messages.
         root: the data folder, which names of images are relative to.
         splits: of each split, what finds its items.
         class_lists: what finds the names of its classes.
-        key_points: what follows each box, where that is said.
+        key_points: what follows each box, where that is declared.
         report: what says which images belong to no split.
     """
 
@@ -61,6 +61,7 @@ def find_yolo(path: Path) -> Found | None:
             return None if darknet is None else _found(darknet)
         is_list = suffix == ".txt" and _lists_images(path)
         return _found(_of_lists([path], path.parent)) if is_list else None
+    # Explicit descriptions first, folders by convention last.
     yamls, darknets = _descriptions(files_below(path, _may_describe, levels=0))
     found = (
         _only([_of_yaml(described) for described in yamls if described.splits], path)
@@ -96,6 +97,7 @@ def _descriptions(files: Iterable[Path]) -> tuple[list[YoloYaml], list[_Descript
                 darknets.append(_of_darknet(file))
         except InputError as error:
             damaged = damaged or error
+    # A damaged file matters only where no intact one describes the data.
     if damaged is not None and not any(darknets) and not any(found is not None and found.splits for found in yamls):
         raise damaged
     return [found for found in yamls if found is not None], [found for found in darknets if found is not None]
@@ -120,6 +122,7 @@ def _only(descriptions: Sequence[_Description], path: Path) -> Found | None:
         InputError: several do.
     """
     found = [(description, _found(description)) for description in descriptions]
+    # Several descriptions often lie side by side (templates, old copies): those with labels that exist are meant.
     found = [one for one in found if one[1].certain] or found
     if len(found) > 1:
         named = " and ".join(str(description.evidence.relative_to(path)) for description, _ in found)
@@ -136,6 +139,7 @@ def _found(description: _Description) -> Found:
     def reader(split: str) -> Reader:
         def read(names: Sequence[str] | None) -> Dataset:
             files = YoloFiles(description.root)
+            # A new YoloFiles for each read: its problems belong to that split alone.
             items = list(description.splits[split](files))
             if description.report is not None and split == next(iter(description.splits)):  # once, not in every split
                 description.report(files)
@@ -148,6 +152,7 @@ def _found(description: _Description) -> Found:
                 own=own,
                 key_points=description.key_points,
             )
+            # What was assumed about paths comes before problems of single labels.
             dataset.problems[:0] = files.problems
             return dataset
 
@@ -199,7 +204,7 @@ def _of_yaml(described: YoloYaml) -> _Description:
 
 
 def _of_darknet(file: Path) -> _Description | None:
-    """What an ``obj.data`` says: lines ``train = data/train.txt``; ``None`` where the file is about something else."""
+    """Reads an ``obj.data``: lines ``train = data/train.txt``; ``None`` where the file is about something else."""
     try:
         lines = [line.partition("=") for line in read_lines(file)]
     except InputError:
@@ -241,6 +246,7 @@ def _split_lists(path: Path) -> list[Path]:
 
 def _lists_images(file: Path) -> bool:
     lines = read_lines(file)[:_LINES_SAMPLED]
+    # Most lines, because a list may have a few broken ones.
     return sum(map(is_image, lines)) > len(lines) / 2
 
 
@@ -282,6 +288,7 @@ def _from_folders(path: Path, names: Sequence[str] | None) -> Found | None:
     description = _Description(path, path, splits, own, report=lambda files: _report_outside(files, folders))
     if any(item.label is not None for item in _items(description)):
         return _found(description)._replace(evidence="images with labels (*.txt) of the same names")
+    # Images without any labels: not YOLO data, perhaps another layout.
     if next(files_below(path, is_image), None) is not None:
         return None
     labels = next((file for file in files_below(path, _is_text) if "labels" in file.parts and holds_labels(file)), None)
@@ -316,4 +323,5 @@ def _split_folders(path: Path) -> dict[str, Path]:
         found.setdefault(folder.name, own)
     splits = {name: folder for name, folder in found.items() if is_split_name(name)}
     splits = {name: folder for name, folder in splits.items() if any(files_below(folder, is_image))}
+    # No folder has the name of a split: everything is one split.
     return splits or {"all": inside or path}

@@ -1,4 +1,4 @@
-"""Where the images lie that YOLO's folders and lists name, and where their labels do."""
+"""Finds the images that YOLO's folders and lists name, and their labels."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from phidet.data.readers.yolo import Item, could_hold_labels
 from phidet.data.text import read_lines
 from phidet.images.formats import OTHER_EXTENSIONS
 
-_PREFIXED = re.compile(r"[0-9a-f]{8}-(.+)\.txt", re.IGNORECASE)  # as Label Studio names what is uploaded to it
-_SAMPLE = 100  # lines of a list that are looked for to learn what its paths are relative to
+_PREFIXED = re.compile(r"[0-9a-f]{8}-(.+)\.txt", re.IGNORECASE)  # as Label Studio names uploaded files
+_SAMPLE = 100  # lines of a list that are tried to find out what its paths are relative to
 
 
 class _Place(NamedTuple):
@@ -75,6 +75,7 @@ class YoloFiles:
         for i, line in enumerate(lines):
             path = self._as_written(line, places)
             if path is None:
+                # Determined once for the list, from a sample: its paths all come from the same computer.
                 elsewhere = elsewhere or self._place(lines[i : i + _SAMPLE], places)
                 parts = path_parts(line)
                 if elsewhere.skipped <= _most_skipped(parts[:-1]):
@@ -159,6 +160,7 @@ class YoloFiles:
     def _candidates(self, images: Path) -> Iterator[tuple[Path, bool]]:
         """The folders that labels of the images in a folder may lie in, and whether it is that folder itself."""
         parts = images.parts
+        # YOLO's convention: the last "images" in the path becomes "labels"; further up where that leads nowhere.
         wanted = [
             Path(*parts[:i], "labels", *parts[i + 1 :])
             for i in range(len(parts) - 1, -1, -1)
@@ -189,7 +191,7 @@ def _most_skipped(folders: Sequence[str]) -> int:
 
 
 def _is_usual(skipped: Sequence[str], base: Path) -> bool:
-    """Whether leaving out the first folders of a path needs no word: none, or the data folder itself.
+    """Whether leaving out the first folders of a path need not be reported: none, or the data folder itself.
 
     Darknet runs beside a folder ``data``, and CVAT writes its paths whatever the folder is called.
     """

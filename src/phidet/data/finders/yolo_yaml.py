@@ -21,14 +21,14 @@ _KEYS = (re.compile(r"^names\s*:", re.MULTILINE), re.compile(r"^(train|val)\s*:"
 
 
 class YoloYaml(NamedTuple):
-    """What a ``data.yaml`` says.
+    """The content of a ``data.yaml``.
 
     Attributes:
-        file: where it lies.
+        file: its path.
         names: the classes by id; ``None`` where it only says how many there are.
         splits: folders of images and lists of images, as they are written, by split.
         bases: the folders that these are relative to, the likeliest first.
-        key_points: what follows each box in the labels, where it says so.
+        key_points: what follows each box in the labels, where declared.
     """
 
     file: Path
@@ -39,7 +39,7 @@ class YoloYaml(NamedTuple):
 
 
 def read_yolo_yaml(file: Path) -> YoloYaml | None:
-    """What the file says, or ``None`` where it is a YAML file about something else.
+    """Reads the file; ``None`` where it is a YAML file about something else.
 
     Raises:
         InputError: it is about YOLO data by its name or its keys, but is damaged or names classes wrongly.
@@ -58,6 +58,7 @@ def read_yolo_yaml(file: Path) -> YoloYaml | None:
     if not isinstance(content, dict) or not {"names", "nc"} & content.keys():
         found = f"the keys {', '.join(map(str, list(content)[:5]))}" if isinstance(content, dict) else "no keys"
         raise InputError(f"{file} should hold keys like names, train, val, got {found}")
+    # Ultralytics resolves ``path`` against its own settings; here both it and the file's folder are tried.
     base = str(content.get("path") or "").replace("\\", "/")
     return YoloYaml(
         file,
@@ -69,9 +70,10 @@ def read_yolo_yaml(file: Path) -> YoloYaml | None:
 
 
 class _TextLoader(yaml.BaseLoader):
-    """Leaves scalars the text that they are, so that classes may be called on, no, null, 007 or 1e3."""
+    """Keeps scalars as text, so that classes may be called on, no, null, 007 or 1e3."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        # PyYAML silently keeps the last of two equal keys, which would drop a class or a split.
         mapping: dict[Any, Any] = super().construct_mapping(node, deep)
         keys = [self.construct_object(key) for key, _ in node.value]
         twice = next((key for key in keys if keys.count(key) > 1), None) if len(keys) > len(mapping) else None

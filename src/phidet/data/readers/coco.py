@@ -25,7 +25,7 @@ _AREAS_SAMPLED = 100  # objects
 
 
 def is_coco(path: Path) -> bool:
-    """Whether the file begins like COCO JSON; broken ones do too, and their reader says what is wrong."""
+    """Whether the file begins like COCO JSON; for damaged ones, too, the reader then reports what is wrong."""
     try:
         with path.open("rb") as file:
             content = file.read(1 << 16)
@@ -119,6 +119,7 @@ def _categories(content: dict[str, list[Any]], path: Path) -> tuple[dict[Any, st
     for i, category in enumerate(content["categories"]):
         try:
             category_id, name = category["id"], str(category["name"])
+            # A list or object as id would fail later, without the place in the file.
             hash(category_id)
             members[str(category.get("supercategory"))].append((category_id, name))
         except (TypeError, KeyError, AttributeError) as error:
@@ -130,6 +131,7 @@ def _categories(content: dict[str, list[Any]], path: Path) -> tuple[dict[Any, st
         if others or name.strip("_").lower() == "background":
             groups[category_id] = others
     if groups:
+        # A group that has objects of its own is a class after all.
         ids = (a.get("category_id") for a in content["annotations"] if isinstance(a, dict))
         used = {category_id for category_id in ids if isinstance(category_id, Hashable)}
         groups = {i: others for i, others in groups.items() if i not in used}
@@ -142,6 +144,7 @@ def _categories(content: dict[str, list[Any]], path: Path) -> tuple[dict[Any, st
         names[category_id] = name
     if not names:
         raise InputError(f"{path} has no categories: expected at least one class")
+    # By type first: ids may be numbers and text, which do not compare.
     in_order = dict(sorted(names.items(), key=lambda item: (str(type(item[0])), item[0])))
     return in_order, {name: groups[i] for i, name in found if i in groups and i not in names}
 
@@ -186,7 +189,7 @@ class _Image(NamedTuple):
     Attributes:
         where: its index in the file, for messages.
         file_name: as it is written.
-        size_hw: pixels, ``None`` where the file does not tell.
+        size_hw: pixels, ``None`` where the file does not say.
     """
 
     where: str
@@ -195,7 +198,7 @@ class _Image(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The path without what leads out of the data folder: a drive, the root, ways up."""
+        """The path without parts that lead out of the data folder: a drive, the root, ``..``."""
         return "/".join(path_parts(self.file_name)) or self.file_name
 
 
@@ -214,6 +217,7 @@ def _listed(images: Sequence[Any], path: Path, collector: Collector) -> dict[Any
             collector.problem("image repeated", where, f"id {image_id!r} is used more than once; the first one counts")
             continue
         height, width = image.get("height"), image.get("width")
+        # Missing or absurd sizes are read from the image itself instead.
         known = isinstance(height, int) and isinstance(width, int) and 0 < height < 2**31 and 0 < width < 2**31
         found[image_id] = _Image(where, file_name, (height, width) if known else None)
     return found
@@ -254,6 +258,7 @@ def _refuse_corners(read: Sequence[tuple[tuple[int, int], Sequence[RawObject]]],
     many_outside = total >= _FEWEST_FOR_CORNERS and outside >= _OUTSIDE * total
     if not many_outside and not _areas_are_of_corners(raw for _, objects in read for raw in objects):
         return
+    # Rejected rather than converted: a guess about somebody's boxes could be wrong for a few of them.
     corners = [raw for size_hw, objects in read for raw in objects if _fits_as_corners(raw, size_hw)]
     if len(corners) >= _AS_CORNERS * total:
         what = f"{outside} of {total} boxes reach out of their images" if many_outside else "the areas do not fit"

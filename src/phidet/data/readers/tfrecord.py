@@ -36,8 +36,8 @@ _LARGEST_FRACTION = 2.0  # a box may reach out of the image, but not by its whol
 def own_class_names(shards: Sequence[Path], every: Sequence[Path], root: Path) -> list[str]:
     """What the labels 1, 2, … of some shards are called.
 
-    A label map says it, beside the shards or else beside those of other splits or in the data folder; or the class list
-    of TensorFlow Datasets; or the texts in all records.
+    The names come from a label map, beside the shards or else beside those of other splits or in the data folder; from
+    the class list of TensorFlow Datasets; or from the texts in all records.
 
     Args:
         shards: of one split.
@@ -73,7 +73,7 @@ def scan_class_names(shards: Sequence[Path]) -> list[str]:
             try:
                 example = _official(parse_example(payload))
             except InputError:
-                continue  # told when the record is read
+                continue  # reported when the record is read
             labels, texts = example.get(_LABEL, []), example.get(_TEXT, [])
             if not labels:
                 without_label |= {_class_text(text) for text in texts if isinstance(text, bytes) and text}
@@ -145,7 +145,9 @@ def _official(example: dict[str, Value]) -> dict[str, Value]:
     if len(boxes) % 4:
         raise InputError(f"{_TFDS_BOXES} has {len(boxes)} numbers, expected four for each box")
     for start, key in enumerate(("ymin", "xmin", "ymax", "xmax")):
+        # TensorFlow Datasets interleave ymin, xmin, ymax, xmax in one list.
         example[f"image/object/bbox/{key}"] = boxes[start::4]
+    # Their labels count from 0, the official ones from 1.
     example[_LABEL] = [label + 1 for label in labels]
     for theirs, official in _TFDS.items():
         if theirs in example:
@@ -220,6 +222,7 @@ def _objects(
     columns, labels = [_numbers(example, key) for key in _BOX], _whole(example, _LABEL)
     texts = [] if labels else _texts(example, _TEXT)  # some writers give names alone
     lengths = [len(labels) or len(texts), *map(len, columns)]
+    # Lists that do not line up could assign boxes to the wrong classes.
     if len(set(lengths)) > 1:
         raise InputError(f"it has {lengths[0]} labels for {', '.join(map(str, lengths[1:]))} xmin, ymin, xmax, ymax")
     if not lengths[0] and (others := _other_objects(example)):
@@ -228,6 +231,7 @@ def _objects(
     hard = _whole(example, _DIFFICULT)
     for i, (x1, y1, x2, y2) in enumerate(zip(*columns, strict=True)):
         place = f"{where}, object {i + 1}"
+        # Pixels in place of fractions would otherwise become boxes far outside the image.
         if max(x1, y1, x2, y2) > _LARGEST_FRACTION:
             collector.problem("box invalid", place, "expected fractions of the image, 0…1, got pixels; left out")
             continue

@@ -63,6 +63,7 @@ class AnnotationFiles:
         return [self._exact.get(same_name(line)) or self._find(line) for line in read_lines(file)]
 
     def _find(self, line: str) -> Path:
+        # A line may be a name with spaces, a name with a flag, or two paths: tried in this order.
         words = line.split()
         pair = words if all(is_image(word) or is_xml_name(word) for word in words) else []
         names = [_bare(text, self._folder.name) for text in (line, _FLAG.sub("", line), *pair)]
@@ -143,6 +144,7 @@ def _objects(tree: ElementTree.Element, file: Path, collector: Collector) -> Ite
             collector.problem("label unreadable", where, f"{error}; left out")
             continue
         class_name = _text(element, "name")
+        # Tools write 0 and 1, leave the element empty, or leave it out.
         difficult = (element.findtext("difficult") or "0").strip() not in ("0", "")
         yield RawObject(where, (x1, y1, x2, y2), class_name, difficult=difficult)
 
@@ -164,7 +166,7 @@ class _Images:
             file: the annotation file.
             folder: what it calls the folder of its image, which decides only between several images.
             file_name: what it calls its image, which may be empty or a path of another computer.
-            size_hw: of the image as the labels tell it.
+            size_hw: of the image according to the labels.
         """
         if file.parent not in self._places:
             self._places[file.parent] = self._place(file.parent)
@@ -193,6 +195,7 @@ class _Images:
             reason = "" if other is None else f"; {other} is of a format that is not read"
             self._missing(file, f"no image {file.stem} in {IMAGE_FOLDERS[0]} or beside it{reason}")
             return None
+        # That image has an annotation file of its own: taking it here would give it these objects, too.
         if file.with_stem(named[0].stem).is_file():
             self._missing(file, f"no image {file.stem}; <filename> is {named[0].name}, which has labels of its own")
             return None
@@ -211,7 +214,7 @@ class _Images:
         self._collector.problem("image missing", file, f"{what}; left out")
 
     def _in_conflict(self, file: Path, own: Path, named: Path, size_hw: tuple[int, int] | None) -> Path:
-        """The one of two images that the labels are about: its size may tell, else the name of the file does."""
+        """The one of two images that the labels are about: decided by its size, else by the name of the file."""
         chosen = own
         if size_hw is not None and image_size_or_error(own) != size_hw == image_size_or_error(named):
             chosen = named
@@ -229,15 +232,16 @@ def _parsed(file: Path) -> ElementTree.Element:
 
     Unicode is recognised by the content: some tools declare UTF-16 and write UTF-8.
     """
+    # Parsed from text decoded here: expat itself knows few encodings, and trusts wrong declarations.
     content = file.read_bytes()
     declared = _DECLARED.match(content[:_DECLARATION])
     encoding = declared[1].decode() if declared is not None else "utf-8"
     text = decode_text(content, file) if encoding.lower().startswith("utf") else content.decode(encoding)
-    return ElementTree.fromstring(text)  # which takes the declared encoding of a text as no concern of its
+    return ElementTree.fromstring(text)  # of a str, the declared encoding is ignored
 
 
 def _labelled_size(tree: ElementTree.Element) -> tuple[int, int] | None:
-    """(height, width) as the labels tell it; many tools leave it out or write zeros."""
+    """(height, width) according to the labels; many tools leave it out or write zeros."""
     try:
         height, width = _number(tree, "size/height"), _number(tree, "size/width")
     except ValueError:

@@ -2,7 +2,7 @@
 
 A line is ``class x y width height`` (centre, fractions of the image), perhaps followed by a score or by key points; or
 ``class x1 y1 x2 y2 x3 y3 …``, the corners of a polygon or of a rotated box. Nothing in a file says which, so the
-lines of a whole split are looked at together.
+lines of a whole split are interpreted together.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class _Shape(NamedTuple):
 
     Attributes:
         key_points: what follows their boxes; ``None`` where several corners make a polygon.
-        declared: whether the data say so themselves.
+        declared: whether the data declare it.
         scores: whether a fifth number after the class is a score.
     """
 
@@ -142,7 +142,7 @@ def could_hold_labels(path: Path) -> bool:
         words = next((line.split() for line in read_text(path).splitlines() if line.strip()), [])
         return len(words) >= 5 and all(map(math.isfinite, map(float, words[-4:])))
     except InputError:
-        return True  # its reader says what is wrong
+        return True  # its reader reports what is wrong
     except ValueError:
         return False
 
@@ -164,10 +164,11 @@ def read_yolo(
         name: of the split.
         class_names: the classes to read, by name.
         own: what the ids of the labels are called.
-        key_points: what follows each box, where the data say so.
+        key_points: what follows each box, where the data declare it.
     """
     collector = Collector(name, root, class_names)
     with ThreadPoolExecutor() as pool:
+        # Headers and labels are many small files: threads hide the latency of the disk.
         sizes = pool.map(image_size_or_error, [item.image for item in items])
         labels = list(pool.map(_rows, [item.label for item in items]))
     shape = _shape([rows for rows in labels if isinstance(rows, _Rows)], key_points)
@@ -214,6 +215,7 @@ def _shape(labels: Sequence[_Rows], declared: KeyPoints | None) -> _Shape:
     )
     if declared is not None:
         return _Shape(declared, True, scores)
+    # Only lines longer than a box with a score can hold key points or polygons.
     long = [length for length in lengths if length > 5]
     # Key points are equally many for every object; 8 numbers are four corners, which every rotated box has.
     if len(long) != 1 or long[0] == 8:
@@ -263,7 +265,7 @@ def _report_assumptions(
     own: ClassLists,
     collector: Collector,
 ) -> None:
-    """Says once for the split what its labels were taken for without their saying so."""
+    """Reports, once for the split, what was assumed about labels that do not state it."""
     shared: dict[Path, list[str]] = defaultdict(list)
     scored = 0
     for item, rows in zip(items, labels, strict=True):
@@ -311,6 +313,7 @@ def _objects(
         if isinstance(box, str):
             collector.problem("label unreadable", where, f"{box}; left out")
             continue
+        # Slightly above 1 is rounding or a box that reaches out; above 2 it must be pixels.
         if max(box) > 2:
             collector.problem("box invalid", where, "expected fractions of the image, 0…1, got pixels; left out")
             continue
@@ -339,4 +342,5 @@ def _box(values: array[float], shape: _Shape) -> tuple[float, float, float, floa
         )
     if n % 2:
         return f"{n + 1} numbers are neither box nor polygon; if key points follow a box, add kpt_shape to data.yaml"
+    # The box around the polygon: alternating x and y.
     return min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2])

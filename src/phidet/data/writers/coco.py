@@ -59,6 +59,7 @@ def _coco(dataset: Dataset, names: Mapping[int, str]) -> dict[str, Any]:
         images.append({"id": index + 1, "width": width, "height": height, "file_name": name})
         a = dataset.annotations(index)
         for k in range(len(a.class_ids)):
+            # Plain Python numbers, as json rejects NumPy's; shortest_float keeps float32 values short and exact.
             entry = {
                 "id": len(objects) + 1,
                 "image_id": index + 1,

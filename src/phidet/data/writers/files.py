@@ -1,4 +1,4 @@
-"""What all writers of data sets share: folders that appear whole, images that can be decoded, names that are free.
+"""Shared by all writers of data sets: atomic folders, decodable images, unique names.
 
 Encoded images are copied as they are, unless a tool that knows less than phidet would see other pixels: a photo that
 EXIF turns, and in TFRecord what TensorFlow cannot decode, become PNG. An image that cannot be decoded is left out and
@@ -99,6 +99,7 @@ def appearing(out: Path) -> Iterator[Path]:
     try:
         if out.exists() and not (out.is_dir() and not any(out.iterdir())):
             raise ConfigError(f"{out} is there already: name a folder that does not exist, or an empty one")
+        # Not makedirs: a missing parent is more likely a typo than a wish.
         part.mkdir()
         try:
             yield part
@@ -114,9 +115,10 @@ def appearing(out: Path) -> Iterator[Path]:
 def decodable_images(
     dataset: Dataset, order: Sequence[int], problems: list[Problem], *, for_tensorflow: bool
 ) -> Iterator[tuple[int, PreparedImage]]:
-    """Index and bytes of the images that can be decoded; every one is, so that no broken one is handed on."""
+    """Index and bytes of the images that can be decoded; each is decoded first, so that no broken one is written."""
     prepare = partial(_prepared, dataset, for_tensorflow=for_tensorflow)
     with ThreadPoolExecutor() as pool, tqdm(total=len(order), desc=dataset.name, unit="image", disable=None) as bar:
+        # In portions: pool.map would start on all images at once and hold every decoded one until it is written.
         for start in range(0, len(order), _AT_ONCE):
             some = order[start : start + _AT_ONCE]
             for index, found in zip(some, pool.map(prepare, some), strict=True):
@@ -131,6 +133,7 @@ def _prepared(dataset: Dataset, index: int, *, for_tensorflow: bool) -> Prepared
     try:
         source = dataset.source(index)
         image, how = dataset.image(index), encoding(source)
+        # Unchanged bytes wherever possible: encoding again would lose quality and change the fingerprint.
         if how.orientation == 1 and (not for_tensorflow or _plain(how)):
             return PreparedImage(how.format, encoded(source))
         stream = io.BytesIO()
@@ -156,7 +159,7 @@ def copy_images(
         dataset: those that cannot be decoded are left out.
         folder: is made.
         problems: gets what was left out.
-        names: which are free in ``folder``.
+        names: gives out unique names in ``folder``.
         as_text: whether names must be visible, and lines of text: see :func:`text_name`.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -194,7 +197,7 @@ def text_name(name: PurePosixPath) -> PurePosixPath:
 
 
 class FreeNames:
-    """Gives out names of files that no other file or folder has, whatever the case of its letters and Unicode's form.
+    """Gives out unique file names, regardless of case and of Unicode's form.
 
     Args:
         by_stem: whether names that differ in their endings only are one, as the labels of such images are.
@@ -210,11 +213,13 @@ class FreeNames:
         while not self._is_free(path):
             path = flat if number == 1 else flat.with_stem(f"{flat.stem}-{number}")
             number += 1
+        # Folders of the path are taken as well, so that no later file gets the name of one.
         self._taken.update((same_name(str(parent)), False) for parent in path.parents)
         self._taken[self._key(path)] = True
         return str(path)
 
     def _is_free(self, path: PurePosixPath) -> bool:
+        # A file "a" and a file "a/b" cannot both exist.
         in_file = any(self._taken.get(same_name(str(parent))) for parent in path.parents)
         return self._key(path) not in self._taken and not in_file
 

@@ -46,12 +46,14 @@ def write_tfrecord(datasets: Mapping[str, Dataset], out: Path, images_per_shard:
         for split, dataset in datasets.items():
             shards = -(-len(dataset) // images_per_shard)
             kept: list[int] = []
+            # Shard by shard, so that images are decoded in the order in which they are written.
             order = [i for shard in range(shards) for i in range(shard, len(dataset), shards)]
             images = decodable_images(dataset, order, written.problems, for_tensorflow=True)
             upcoming = next(images, None)
             for shard in range(shards):
                 file = Path(f"{split}-{shard:05d}-of-{shards:05d}.tfrecord")
                 with (folder / file).open("wb") as stream:
+                    # One image ahead: broken ones are skipped, so a shard ends where the next index is not its own.
                     while upcoming is not None and upcoming[0] % shards == shard:
                         write_record(stream, make_example(_example(dataset, *upcoming)))
                         kept.append(upcoming[0])

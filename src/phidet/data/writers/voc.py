@@ -84,6 +84,7 @@ class _Images:
         """The stem of an image's files, which are written unless an earlier split had the same image and objects."""
         source = dataset.source(index)
         tree = _annotation(dataset, index)
+        # By source and content: the same image with other objects in another split needs files of its own.
         known = str(source), ElementTree.tostring(tree)
         if known not in self._stems:
             wanted = text_name(file_name(str(dataset.names[index]), index, image_format, source))
@@ -91,6 +92,7 @@ class _Images:
             (self._folder / "JPEGImages" / name).write_bytes(content)
             tree[1].text = name
             ElementTree.indent(tree, "\t")
+            # The image's name, with a suffix where it was taken, is only known now; its element was left empty for it.
             stem = PurePosixPath(name).stem
             file = self._folder / "Annotations" / f"{stem}.xml"
             file.write_bytes(ElementTree.tostring(tree, encoding="utf-8") + b"\n")

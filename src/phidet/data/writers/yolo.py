@@ -65,6 +65,7 @@ def write_yolo(datasets: Mapping[str, Dataset], out: Path) -> Written:
 def _keys(splits: list[str]) -> dict[str, str]:
     """The key of each split in ``data.yaml``."""
     train = first_split(TRAIN_SPLITS, splits) or (splits[0] if len(splits) == 1 else None)
+    # Other tools look for the keys train and val, whatever the splits are called here.
     usual = {train: "train", first_split(VAL_SPLITS, splits): "val"}
     return {usual.get(split, split): split for split in splits}
 
@@ -76,6 +77,7 @@ def _lines(a: Annotations, size_hw: tuple[int, int]) -> str:
     for class_id, crowd, box in zip(a.class_ids.tolist(), a.crowd.tolist(), a.boxes_xyxy.tolist(), strict=True):
         if not crowd:
             x1, y1, x2, y2 = box
+            # repr gives all digits of a float64, so that reading gives back the float32 box.
             values = (x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height
             lines.append(" ".join([str(class_id), *map(repr, values)]) + "\n")
     return "".join(lines)

@@ -1,4 +1,4 @@
-"""What becomes of detections: annotated pictures and videos, crops, and four kinds of text."""
+"""Output formats of detections: annotated images and videos, crops, and four text formats."""
 
 from __future__ import annotations
 
@@ -41,6 +41,7 @@ def open_sinks(kinds: Sequence[str], out: Path, class_names: Sequence[str]) -> l
     try:
         sinks.extend(_SINKS[kind](out, class_names) for kind in dict.fromkeys(kinds))
     except BaseException:
+        # The sinks opened so far hold temporary files, which an unwritable folder must not leave behind.
         for sink in sinks:
             sink.discard()
         raise

@@ -1,4 +1,4 @@
-"""Annotated pictures and videos."""
+"""Annotated images and videos."""
 
 from __future__ import annotations
 
@@ -18,9 +18,13 @@ from phidet.images.sources import Picture, Unusable
 from phidet.images.video_writer import VideoWriter
 
 _VIDEOS = frozenset({".mp4", ".mov", ".mkv"})
-_ABOUT = 2**16  # bytes at either end of a file
-_MADE_BY = "drawn by phidet detect"  # in every file, so that no other is ever written over
-_JPEG = {"quality": 92, "subsampling": 0, "comment": _MADE_BY.encode()}  # colours as sharp as thin frames are
+_ABOUT = 2**16  # bytes at either end of a file, where the formats keep their metadata
+_MADE_BY = "drawn by phidet detect"  # marks every file, so that files of other origin are never overwritten
+_JPEG = {
+    "quality": 92,
+    "subsampling": 0,
+    "comment": _MADE_BY.encode(),
+}  # 0: it blurs thin frames
 _PNG = PngInfo()
 _PNG.add_text("Software", _MADE_BY)
 _FORMATS: dict[str, tuple[str, dict[str, Any], int]] = {  # Pillow's name, settings, longest side in pixels
@@ -33,13 +37,13 @@ _FORMATS: dict[str, tuple[str, dict[str, Any], int]] = {  # Pillow's name, setti
 
 
 def writable_name(name: PurePosixPath, size: tuple[int, int]) -> PurePosixPath:
-    """``name``, with ``.png`` added where its ending is of no format that can hold a picture of that size."""
+    """``name``, with ``.png`` added unless its format can hold an image of that size."""
     _, _, longest = _FORMATS.get(name.suffix.lower(), ("", {}, 0))
     return name if max(size) <= longest else name.with_name(f"{name.name}.png")
 
 
 def encode(picture: Image.Image, name: PurePosixPath) -> bytes:
-    """The file of that :func:`writable_name`."""
+    """The encoded file for a name from :func:`writable_name`."""
     form, settings, _ = _FORMATS[name.suffix.lower()]
     content = io.BytesIO()
     picture.save(content, form, **settings)
@@ -47,17 +51,17 @@ def encode(picture: Image.Image, name: PurePosixPath) -> bytes:
 
 
 def check_ours(path: Path) -> None:
-    """Does nothing if there is no file at ``path``, or one that an earlier run made.
+    """Raises ConfigError unless ``path`` is free or holds a file that an earlier run wrote.
 
     Raises:
-        ConfigError: it is somebody's.
+        ConfigError: the file there was not written by phidet.
     """
     if path.exists() and _MADE_BY.encode() not in _ends_of(path):
-        raise ConfigError(f"{path} is not of an earlier run, and would be overwritten: choose another --out")
+        raise ConfigError(f"{path} was not written by phidet, and would be overwritten: choose another --out")
 
 
 def _ends_of(path: Path) -> bytes:
-    """The first and the last bytes, where formats keep what a file is called."""
+    """The first and the last bytes of a file, where formats keep comments."""
     with raising_write_errors(path), path.open("rb") as file:
         head = file.read(_ABOUT)
         file.seek(max(len(head), path.stat().st_size - _ABOUT))
@@ -65,12 +69,12 @@ def _ends_of(path: Path) -> bytes:
 
 
 class PictureSink:
-    """Pictures and videos with their objects drawn, called as the originals are.
+    """Images and videos with their objects drawn, named like the originals.
 
-    JPEG, PNG and WebP stay what they are; other pictures become PNG, other videos MP4, and their ending is added.
+    JPEG, PNG and WebP keep their format; other images become PNG, other videos MP4, with the ending appended.
 
     Raises:
-        ConfigError: by ``add``, where that would overwrite a file that no earlier run made.
+        ConfigError: by ``add``, if it would overwrite a file that no earlier run wrote.
     """
 
     def __init__(self, out: Path) -> None:
@@ -97,7 +101,7 @@ class PictureSink:
         self._video.write(np.asarray(drawn), picture.time_s or 0.0, picture.duration_s)
 
     def skip(self, unusable: Unusable) -> None:
-        """Cannot be drawn on."""
+        """Writes nothing: there is no image to draw on."""
 
     def keep(self) -> str:
         self._end_video()
@@ -111,7 +115,7 @@ class PictureSink:
 
     def _end_video(self) -> None:
         if self._video is not None:
-            self._video.keep()  # if that fails, it is still there to be discarded
+            self._video.keep()  # if that fails, discard can still delete the temporary file
             self._video = None
             self._videos += 1
 

@@ -1,4 +1,4 @@
-"""What every sink is, and the names of what sinks write."""
+"""The interface of all sinks, and the names of the files that they write."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from typing import Protocol
 from phidet.detections.detections import Detections
 from phidet.images.sources import Picture, Unusable
 
-_LONGEST = 220  # bytes of a name; numbers and endings are added
+_LONGEST = 220  # bytes of a name; numbers and endings are appended
 
 
 class Sink(Protocol):
-    """Takes one picture after the other; what it writes counts once it is kept. Raises PhidetError if it cannot."""
+    """Receives one image after the other and writes an output; ``keep`` makes it final. Raises PhidetError."""
 
     def add(self, picture: Picture, found: Detections) -> None:
-        """One picture, or the next frame of a video."""
+        """Adds an image, or the next frame of a video."""
 
     def skip(self, unusable: Unusable) -> None:
-        """What could not be looked at."""
+        """Notes a source that could not be read."""
 
     def keep(self) -> str:
-        """Ends; says what was written, empty for nothing."""
+        """Finishes; returns a text that says what was written, "" for nothing."""
 
     def discard(self) -> None:
-        """Ends, and leaves no half-written file behind."""
+        """Aborts, and deletes unfinished files."""
 
 
 class Names:
-    """A name for each picture and each video that no other of this run has, whatever the case of its letters.
+    """Unique names for the outputs of one run, compared without case, as some file systems do.
 
-    Of a second ``a.jpg``, from another folder, what is made is called ``a-2.jpg``.
+    The output of a second ``a.jpg``, from another folder, is named ``a-2.jpg``.
     """
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class Names:
         self._previous: Picture | None = None
 
     def of(self, picture: Picture, wanted: PurePosixPath) -> PurePosixPath:
-        """``wanted`` or one like it; the frames of a video, which come one after the other, get the same one."""
+        """``wanted``, or with a number appended if it is taken; consecutive frames of a video share one name."""
         goes_on, self._previous = picture.continues(self._previous), picture
         if goes_on:
             return self._name
@@ -53,20 +53,20 @@ class Names:
         return name
 
     def of_frame(self, picture: Picture) -> PurePosixPath:
-        """A name without ending, of a picture or of one frame: ``a``, or ``clip-000012``."""
+        """A name without ending for an image or one frame: ``a``, or ``clip-000012``."""
         name = self.of(picture, picture.name.with_suffix(""))
         return name if picture.frame is None else name.with_name(f"{name.name}-{picture.frame:06d}")
 
 
 def short_enough(name: PurePosixPath) -> PurePosixPath:
-    """``name``, its stem cut where what is added to it would make it longer than a file's name may be, 255 bytes."""
+    """``name``, its stem cut so that with additions it stays below 255 bytes, the limit of file systems."""
     most = _LONGEST - len(name.suffix.encode("utf-8", "surrogatepass"))
     stem = name.stem.encode("utf-8", "surrogatepass")
     return name if len(stem) <= most else name.with_stem(stem[:most].decode("utf-8", "ignore"))
 
 
 def readable(text: str) -> str:
-    """``text`` on one line and without what a terminal would obey or an encoder refuse."""
+    """``text`` on one line, without terminal control characters and characters that cannot be encoded."""
     return "".join(c if c.isprintable() else "\ufffd" for c in text)
 
 

@@ -1,4 +1,4 @@
-"""COCO's results, and the JSON that says which image each number is."""
+"""COCO's results, and the JSON that maps image ids to files."""
 
 from __future__ import annotations
 
@@ -23,22 +23,21 @@ log = logging.getLogger("phidet")
 class CocoSink:
     """``coco-results.json``, as COCO's tools load it, and ``coco-images.json``, with images and categories.
 
-    ``file_name`` is the name that the annotated picture would have, no other image's; ``source`` is what was looked at.
-    An image's number is the one that its file is called by (COCO's 000000000139.jpg is 139). Others, among them the
-    frames of videos, follow at the end with the numbers that no file is called by, from 1; until then they wait in a
-    file without a name.
+    ``file_name`` is the unique name of the annotated image; ``source`` is where the image came from. An image's id is
+    the number in its file name (COCO's 000000000139.jpg is 139). All others, such as frames of videos, are written at
+    the end with the ids still free, from 1 on; until then they are kept in an unnamed temporary file.
     """
 
     def __init__(self, out: Path, class_names: Sequence[str]) -> None:
         categories = [{"id": c, "name": name} for c, name in enumerate(class_names, start=1)]
         head = b'{"categories": ' + msgspec.json.encode(categories) + b',\n"images": [\n'
-        with ExitStack() as begun:  # what is there already goes, where the next cannot be made
+        with ExitStack() as begun:  # discards the files opened so far if the next one cannot be
             self._results = _List(out / "coco-results.json", b"[\n", b"\n]\n")
             begun.callback(self._results.file.discard)
             self._images = _List(out / "coco-images.json", head, b"\n]}\n")
             begun.callback(self._images.file.discard)
             with raising_write_errors(self._images.file.path):
-                self._waiting = TemporaryFile(dir=out)  # noqa: SIM115 - it goes when it is closed, or with the process
+                self._waiting = TemporaryFile(dir=out)  # noqa: SIM115 - deleted when closed
             begun.pop_all()
         self._names = Names()
         self._taken: set[int] = set()
@@ -56,14 +55,15 @@ class CocoSink:
             self._write(image, found.to_coco(own))
             return
         if own is not None:
-            log.warning("%s is not image %d of the COCO results: one before it is called that, too", picture.name, own)
+            log.warning("%s is not image %d of the COCO results: an earlier image has that number", picture.name, own)
         with raising_write_errors(self._results.file.path):
             self._waiting.write(msgspec.json.encode((image, found.to_coco(0))) + b"\n")
 
     def skip(self, unusable: Unusable) -> None:
-        """Has no number: an image that nobody saw."""
+        """Writes nothing: COCO's results have no place for images that failed."""
 
     def keep(self) -> str:
+        # Only now are all numbers in file names known, so only now can free ones be given out.
         free = (number for number in count(1) if number not in self._taken)
         with raising_write_errors(self._results.file.path):
             self._waiting.seek(0)
@@ -75,7 +75,7 @@ class CocoSink:
         return f"{self._results.keep()}, {self._images.keep()}"
 
     def discard(self) -> None:
-        with suppress(OSError):  # of a full disk, on which it cannot be ended
+        with suppress(OSError):  # closing flushes, which fails on a full disk
             self._waiting.close()
         self._results.file.discard()
         self._images.file.discard()
@@ -87,8 +87,9 @@ class CocoSink:
 
 
 def _own_number(picture: Picture) -> int | None:
-    """The number that the picture's file is called by."""
+    """The image's id by its file name, ``None`` without one."""
     stem = picture.name.stem
+    # Below 16 digits an id stays exact in a float64, which is what JSON readers in JavaScript use.
     number = int(stem) if picture.frame is None and stem.isascii() and stem.isdigit() and len(stem) < 16 else 0
     return number if number > 0 else None
 

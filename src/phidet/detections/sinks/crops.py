@@ -1,4 +1,4 @@
-"""Each object as a picture of its own."""
+"""Each object as an image of its own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from phidet.images.sources import Picture, Unusable
 
 
 class CropSink:
-    """``crops/CLASS/NAME-1.jpg``, …: whole pixels that the box touches, numbered best first."""
+    """``crops/CLASS/NAME-1.jpg``, …: all pixels that the box touches, numbered by descending score."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._names, self._files = folder, Names(), 0
@@ -30,6 +30,7 @@ class CropSink:
             (x1, y1), (x2, y2) = np.floor(box[:2]).astype(int), np.ceil(box[2:]).astype(int)
             if x2 <= x1 or y2 <= y1:
                 continue
+            # A class name may hold slashes or dots, which must not lead out of the folder.
             folder = re.sub(r"[^\w -]+", "_", label).strip() or "_"
             crop = Image.fromarray(picture.image[y1:y2, x1:x2])
             file = writable_name(name.with_name(f"{name.name}-{number}.jpg"), crop.size)
@@ -38,10 +39,10 @@ class CropSink:
             self._files += 1
 
     def skip(self, unusable: Unusable) -> None:
-        """Has no objects."""
+        """Writes nothing: there are no objects."""
 
     def keep(self) -> str:
         return f"{self._folder} ({count(self._files, 'crop')})" if self._files else ""
 
     def discard(self) -> None:
-        """Its files are whole already."""
+        """Nothing to do: finished crops stay."""

@@ -1,4 +1,4 @@
-"""A line for each picture (JSON lines) or for each object (CSV)."""
+"""A line for each image (JSON lines) or for each object (CSV)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ COLUMNS = (
 
 
 def json_line(picture: Picture, found: Detections) -> bytes:
-    """``source``, ``frame`` and ``time_s`` (null for a picture), and what DetectionsJson has."""
+    """``source``, ``frame`` and ``time_s`` (null for a still image), and the keys of DetectionsJson."""
     head: dict[str, Any] = {
         "source": readable(picture.source),
         "frame": picture.frame,
@@ -32,12 +32,12 @@ def json_line(picture: Picture, found: Detections) -> bytes:
 
 
 def error_line(unusable: Unusable) -> bytes:
-    """``source`` and ``error`` of what could not be looked at."""
+    """``source`` and ``error`` of an image that could not be read."""
     return msgspec.json.encode({"source": readable(unusable.source), "error": readable(str(unusable.error))}) + b"\n"
 
 
 class JsonSink:
-    """JSON lines: one document for each picture, frame, or picture that could not be read."""
+    """JSON lines: one document for each image or frame, also for those that could not be read."""
 
     def __init__(self, path: Path) -> None:
         self._file = AtomicFile(path)
@@ -57,7 +57,7 @@ class JsonSink:
 
 
 class CsvSink:
-    """CSV (RFC 4180) with a heading: one line for each object; pixels of the original image."""
+    """CSV (RFC 4180) with a header: one line for each object; boxes in pixels of the original image."""
 
     def __init__(self, path: Path) -> None:
         self._file = AtomicFile(path)
@@ -72,7 +72,7 @@ class CsvSink:
         self._objects += len(found)
 
     def skip(self, unusable: Unusable) -> None:
-        """Has no line: a table of objects."""
+        """Writes nothing: the table lists objects only."""
 
     def keep(self) -> str:
         self._file.keep()

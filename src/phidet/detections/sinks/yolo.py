@@ -1,4 +1,4 @@
-"""YOLO's text: a file for each picture."""
+"""YOLO's text format: a file for each image."""
 
 from __future__ import annotations
 
@@ -24,14 +24,15 @@ CLASSES = "classes.txt"
 class YoloSink:
     """``labels/NAME.txt`` with a line for each object: class, centre x and y, width, height (0…1), score.
 
-    A picture without objects gets an empty file; ``classes.txt`` beside the folder names the classes.
+    An image without objects gets an empty file; ``classes.txt`` beside the folder names the classes.
 
     Raises:
-        ConfigError: there are labels in the folder that are not of an earlier run: somebody's work.
+        ConfigError: the folder has labels that no earlier run wrote, which may be hand-made.
     """
 
     def __init__(self, folder: Path, class_names: Sequence[str]) -> None:
         self._folder, self._names, self._files = folder, Names(), 0
+        # Text files cannot carry a mark of their own, so a file in the folder says that phidet wrote it.
         if not (folder / OURS).is_file() and (next(folder.rglob("*.txt"), None) or (folder.parent / CLASSES).exists()):
             raise ConfigError(
                 f"{folder.parent} has labels that phidet did not write and would overwrite: choose another --out"
@@ -49,16 +50,16 @@ class YoloSink:
         ]
         name = self._names.of_frame(picture)
         if picture.frame is None and name != short_enough(picture.name.with_suffix("")):
-            log.warning("the labels of %s are in %s.txt: another picture has its name", picture.source, name)
+            log.warning("the labels of %s are in %s.txt: another image has that name", picture.source, name)
         path = self._folder / name.with_name(f"{name.name}.txt")
         write_atomic(path, "".join(f"{line}\n" for line in lines).encode())
         self._files += 1
 
     def skip(self, unusable: Unusable) -> None:
-        """Has no file, so that nobody takes it for a picture without objects."""
+        """Writes no file: an empty one would mean an image without objects."""
 
     def keep(self) -> str:
         return f"{self._folder} ({count(self._files, 'file')})"
 
     def discard(self) -> None:
-        """Its files are whole already."""
+        """Nothing to do: finished files stay."""

@@ -1,1 +1,1 @@
-"""How fast a detector is on this machine: latency, throughput, stages, memory."""
+"""Benchmarks of a detector on this machine: latency, throughput, stages, memory."""

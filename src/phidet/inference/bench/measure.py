@@ -1,7 +1,7 @@
 """Times one model on one runtime, in this process.
 
-``python -m phidet.inference.bench.measure REQUEST`` does it in a process of its own, where no other model's memory
-and threads disturb; the request and the answer are JSON.
+``python -m phidet.inference.bench.measure REQUEST`` does so in its own process, undisturbed by another model's memory
+and threads; request and result are JSON.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         model: as for :class:`phidet.inference.detector.Detector`.
-        runtime: which one.
-        threads: of the runtime; ``None`` for its own choice.
-        batches: batch sizes to measure the throughput of.
+        runtime: name of the runtime.
+        threads: of the runtime; ``None`` for its default.
+        batches: batch sizes for the throughput.
         runs: timed runs of each, after three to warm up.
         picture: a photograph; unless given, coloured noise of 640 × 480 pixels as a JPEG.
     """
@@ -48,7 +48,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Times(msgspec.Struct, frozen=True, kw_only=True):
-    """Milliseconds over all runs: the papers give mean and deviation; median and 95 % stay sane on a busy machine."""
+    """Milliseconds over all runs: the papers give mean and deviation; median and 95 % are robust on a busy machine."""
 
     mean: float
     deviation: float
@@ -61,11 +61,11 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         model, runtime, precision: what ran.
-        threads: as asked for.
+        threads: as requested.
         size_hw: the network's input.
-        load_ms: from file to ready.
-        network: batch 1, without anything around it.
-        stages: "decode" a JPEG, "resize" and normalise, "network", "post": one picture, from bytes to boxes.
+        load_ms: time to load the model.
+        network: batch 1, the network alone.
+        stages: "decode" a JPEG, "resize" and normalise, "network", "post": one image, from bytes to boxes.
         images_per_second: by batch size, the network alone.
         memory_mib: peak of the process above what Python and its libraries took before loading; ``None`` where the
             system does not tell.
@@ -84,8 +84,9 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def measure(request: Request) -> Measurement:
-    """Times what ``request`` says."""
+    """Times the model of ``request``."""
     encoded = _encoded(request.picture)
+    # Before loading, so that the difference to the peak is the model's own share.
     before = _memory_mib("VmRSS")
     start = time.perf_counter()
     detector = Detector(request.model, runtime=request.runtime, threads=request.threads)
@@ -140,8 +141,9 @@ def _times(work: Callable[[], object], runs: int) -> Times:
 
 def _encoded(picture: str | None) -> bytes:
     if picture is not None:
-        read_image(Path(picture))  # says what is wrong with it
+        read_image(Path(picture))  # raises InputError if it cannot be decoded
         return Path(picture).read_bytes()
+    # Smooth noise: a JPEG of pixel noise would take much longer to decode than a photograph.
     coarse = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
     stream = io.BytesIO()
     Image.fromarray(coarse).resize((640, 480), Image.Resampling.BICUBIC).save(stream, "JPEG", quality=90)
@@ -149,7 +151,7 @@ def _encoded(picture: str | None) -> bytes:
 
 
 def _memory_mib(key: str) -> float | None:
-    """Resident memory now ("VmRSS") or at its peak ("VmHWM"), where there is /proc."""
+    """Resident memory now ("VmRSS") or at its peak ("VmHWM"); ``None`` on systems without /proc."""
     status = Path("/proc/self/status")
     found = re.search(rf"{key}:\s+(\d+) kB", status.read_text()) if status.is_file() else None
     return None if found is None else int(found[1]) / 1024

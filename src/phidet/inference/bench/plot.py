@@ -15,10 +15,10 @@ RUNTIMES = ("onnxruntime", "openvino", "litert", "torch")
 
 
 def kind_of(path: Path) -> str:
-    """The kind of picture that a path's ending means; PNG without one.
+    """The image format by a path's ending; PNG without one.
 
     Raises:
-        ConfigError: Matplotlib writes no such pictures.
+        ConfigError: Matplotlib does not write that format.
     """
     kind, known = path.suffix[1:].lower() or "png", FigureCanvasAgg.get_supported_filetypes()
     if kind not in known:
@@ -27,7 +27,7 @@ def kind_of(path: Path) -> str:
 
 
 def save_latency_accuracy(points: Sequence[tuple[Measurement, float]], path: Path) -> None:
-    """Writes a picture of (measurement, AP in 0…1)."""
+    """Plots (measurement, AP in 0…1) pairs as an image."""
     figure, axes = new_figure(7.2, 4.6)
     for runtime, colour in zip(RUNTIMES, PALETTE, strict=False):
         of_runtime = [(m, ap) for m, ap in points if m.runtime == runtime]

@@ -1,1 +1,1 @@
-"""Runs exported networks: ONNX Runtime, OpenVINO, or PyTorch where that is installed."""
+"""Runtimes for exported networks: ONNX Runtime, OpenVINO, LiteRT, or PyTorch if installed."""

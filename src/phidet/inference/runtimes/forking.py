@@ -1,8 +1,8 @@
 """Networks in forked processes (``os.fork``, ``multiprocessing`` with "fork", gunicorn's ``--preload``).
 
 A forked child has the memory of a runtime's thread pool, but not its threads, and destroying the pool waits for them
-for ever. So a child keeps the networks that it was born with, and what they own, until it ends. They answer there as
-before, on the thread that calls; a network that is loaded in the child has threads of its own.
+for ever. So a child never frees the networks that it inherited, nor what they own. They work there as
+before, on the calling thread; a network that is loaded in the child has threads of its own.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ _networks: WeakSet[object] = WeakSet()
 
 
 def keep_in_forked_children(network: object) -> None:
-    """Has every child that is forked from now on keep ``network`` alive."""
+    """Keeps ``network`` alive in every child process forked from now on."""
     _networks.add(network)
 
 
 def _keep_all() -> None:
     for network in list(_networks):
+        # A reference that is never given back: even the clean-up at interpreter exit does not destroy the object.
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(network))
 
 

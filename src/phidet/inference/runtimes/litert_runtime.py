@@ -18,16 +18,16 @@ from phidet.detections.boxes import FloatArray
 from phidet.inference.runtimes.network import Outputs
 
 HEADER_FILE, LABELS_FILE = "phidet.json", "labels.txt"
-"""Where a file keeps phidet's header and the names of its classes: TensorFlow Lite's associated files, which are a ZIP
-archive behind the model proper."""
+"""Files with phidet's header and the class names inside a model: TensorFlow Lite's associated files, which are a ZIP
+archive appended to the model."""
 
 
 class LiteRtNetwork:
-    """A network of a ``.tflite`` file that phidet exported. It sees one image at a time, whatever the batch.
+    """A network of a ``.tflite`` file that phidet exported. It runs one image at a time, whatever the batch.
 
     Args:
         path: the file.
-        threads: how many one call may use; left out, one for each core that the process may use.
+        threads: number of threads for one call; by default, one for each core that the process may use.
 
     Raises:
         CheckpointError: the file cannot be read, or is not one of phidet's.
@@ -48,7 +48,7 @@ class LiteRtNetwork:
         try:
             runner = self._idle.get_nowait()
         except Empty:
-            runner = self._runner()  # one for each call under way at once
+            runner = self._runner()  # interpreters are not thread-safe: one for each concurrent call
         answers = [runner(images=np.ascontiguousarray(image.transpose(1, 2, 0))[None]) for image in images]
         self._idle.put(runner)
         return {name: np.concatenate([answer[name] for answer in answers]) for name in self.outputs}

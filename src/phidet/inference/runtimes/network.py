@@ -1,4 +1,4 @@
-"""What every runtime looks like to the detector."""
+"""The interface of all runtimes."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ class Network(Protocol):
 
     @property
     def config(self) -> Any:
-        """Of the architecture that the file names."""
+        """The config of the architecture that the file names."""
 
     @property
     def name(self) -> str:
-        """Of the runtime."""
+        """The name of the runtime."""
 
     def __call__(self, images: FloatArray) -> Outputs:
         """Normalised images (B, 3, H, W) at the config's size → raw outputs."""
 
 
 def wanted_outputs(header: Header, names: Sequence[str], path: Path) -> list[str]:
-    """Which outputs of a file, called ``names``, its architecture decodes.
+    """Those of a file's outputs ``names`` that its architecture decodes.
 
     Raises:
         CheckpointError: one that it needs is missing.

@@ -23,7 +23,7 @@ class OnnxNetwork:
 
     Args:
         path: the file.
-        threads: how many one call may use; left out, one for each core that the process may use.
+        threads: number of threads for one call; by default, one for each core that the process may use.
 
     Raises:
         CheckpointError: the file cannot be read, or is not one of phidet's.
@@ -40,17 +40,18 @@ class OnnxNetwork:
         self.config, self.precision = header
         self.outputs = wanted_outputs(header, [output.name for output in self.session.get_outputs()], path)
         batch = self.session.get_inputs()[0].shape[0]
-        self.fixed_batch = batch if isinstance(batch, int) else None  # made so for a device that needs it
+        self.fixed_batch = batch if isinstance(batch, int) else None  # exported so for a device that needs it
 
     def __call__(self, images: FloatArray) -> Outputs:
         """Normalised images (B, 3, H, W) → raw outputs; in several runs where the file has a fixed batch.
 
         Raises:
-            CheckpointError: ONNX Runtime fails on the file, whose graph somebody changed, or for want of memory.
+            CheckpointError: ONNX Runtime fails, because the graph was edited or memory is short.
         """
         size = self.fixed_batch
         if size is None or len(images) == size:
             return self._run(images)
+        # The last run is filled up with zeros, whose outputs are cut off again.
         missing = -len(images) % size
         padded = np.concatenate([images, np.zeros((missing, *images.shape[1:]), images.dtype)])
         runs = [self._run(padded[start : start + size]) for start in range(0, len(padded), size)]
@@ -64,12 +65,13 @@ class OnnxNetwork:
 
 
 def read_header(path: Path) -> Header:
-    """What an ``.onnx`` file says of itself.
+    """The header of an ``.onnx`` file.
 
     Raises:
         CheckpointError: the file cannot be read, or is not one of phidet's.
     """
     options = session_options(1)
+    # Only the metadata are needed, so the graph is not optimised.
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     return exported_header(_session(path, options).get_modelmeta().custom_metadata_map, path)
 
@@ -93,11 +95,11 @@ def _session(path: Path, options: ort.SessionOptions) -> ort.InferenceSession:
 
 
 def session_options(threads: int | None) -> ort.SessionOptions:
-    """How phidet runs a graph; warnings of the runtime stay out of the user's terminal."""
+    """Session options for phidet's graphs; only errors of the runtime reach the terminal."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or usable_physical_cores()
     options.log_severity_level = 3
-    # Threads that go on spinning after a run take the processor from the next session: two in turns take twice as long.
+    # Threads that keep spinning after a run slow the next session down: two used in turns take twice as long.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     return options
 

@@ -1,4 +1,4 @@
-"""Finds the file that a model's name means, and the runtime that runs it."""
+"""Finds the file for a model's name, and the runtime that runs it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _RUNTIMES: dict[Runtime, tuple[str, str, tuple[str, ...]]] = {
     "litert": ("phidet.inference.runtimes.litert_runtime", "LiteRtNetwork", (".tflite",)),
     "torch": ("phidet.inference.runtimes.torch_runtime", "open_torch", (".safetensors",)),
 }
-"""Runtime → (module, what opens a file, suffixes that it runs); "auto" takes the first that runs a file."""
+"""Runtime → (module, class or function that opens a file, suffixes); "auto" takes the first that runs a file."""
 _EXTRA = {"openvino": "openvino", "litert": "litert", "torch": "train"}
 _NEWER = 60  # seconds; a copied folder's files differ by less
 _PACKAGE = {"openvino": "openvino", "litert": "ai_edge_litert", "torch": "torch"}
@@ -32,13 +32,13 @@ log = logging.getLogger("phidet")
 
 
 def open_network(model: str | Path, runtime: Runtime = "auto", threads: int | None = None) -> Network:
-    """The network that ``model`` means, loaded.
+    """Loads the network that ``model`` refers to.
 
     Args:
         model: a model that comes with phidet ("person"), a file (.onnx, .xml, .tflite, .safetensors), the folder of a
             training run, or the name of a published model that was exported before.
-        runtime: what runs it; "auto" takes what the file is for.
-        threads: how many one call may use; left out, one for each core that the process may use.
+        runtime: its name; "auto" selects it by the file's suffix.
+        threads: number of threads for one call; by default, one for each core that the process may use.
 
     Raises:
         UnknownNameError: no such runtime.
@@ -72,7 +72,7 @@ def runtimes_for(path: Path) -> list[Runtime]:
 
 
 def find_model(model: str | Path, preferred: str = ".onnx") -> Path:
-    """The file that ``model`` means; ``preferred`` is the suffix to take where a run's folder offers several.
+    """The file that ``model`` refers to; ``preferred`` is the suffix chosen if a run's folder has several.
 
     Raises:
         CheckpointError: there is none; the message says how to get it.
@@ -107,7 +107,7 @@ def find_model(model: str | Path, preferred: str = ".onnx") -> Path:
 
 
 def model_file(model: str | Path) -> Path | None:
-    """The file of a trained model that a path means: itself, or the best one of a run's folder; perhaps not there."""
+    """The file of a trained model: the path itself, or the best one of a run's folder; it may not exist."""
     path = Path(model)
     if path.is_dir():
         path = path / "best.safetensors"
@@ -119,6 +119,7 @@ def _in_run(folder: Path, preferred: str) -> Path | None:
     found = next((folder / name for name in names if (folder / name).is_file()), None)
     trained = folder / "best.safetensors"
     if found is not None and found.suffix == ".onnx" and trained.is_file():
+        # An export that is older than the weights beside it would silently run yesterday's model.
         seconds = trained.stat().st_mtime - found.stat().st_mtime
         if seconds > _NEWER:
             log.warning("%s is older than %s: 'phidet export %s' writes it again", found, trained.name, folder)

@@ -16,18 +16,18 @@ from phidet.inference.runtimes.forking import keep_in_forked_children
 from phidet.inference.runtimes.network import Outputs, wanted_outputs
 
 SECTION = "phidet"
-"""Where an IR's runtime information keeps phidet's header."""
+"""Section of an IR's runtime information with phidet's header."""
 
 
 class OpenVinoNetwork:
-    """A network of an ``.xml`` or ``.onnx`` file that phidet exported. Arithmetic is in fp32, or int8 where it says so.
+    """A network of an ``.xml`` or ``.onnx`` file that phidet exported. Arithmetic is fp32, or int8 if quantised.
 
-    It sees one image at a time, whatever the batch: with its batch fixed the plugin moves fewer maps about (D0 takes a
+    It runs one image at a time, whatever the batch: with a fixed batch the plugin copies fewer feature maps (D0 takes a
     sixth less time), and one image keeps all threads busy.
 
     Args:
         path: the file.
-        threads: how many one call may use; left out, one for each core that the process may use.
+        threads: number of threads for one call; by default, one for each core that the process may use.
 
     Raises:
         CheckpointError: the file cannot be read, or is not one of phidet's.
@@ -36,7 +36,7 @@ class OpenVinoNetwork:
     name = "openvino"
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
-        # OpenVINO would take bf16 where the processor has it, and its answers would depend on the machine.
+        # OpenVINO would use bf16 if the processor has it, and results would depend on the machine.
         options: dict[str, object] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
         options["INFERENCE_NUM_THREADS"] = threads or usable_physical_cores()
         try:
@@ -57,10 +57,11 @@ class OpenVinoNetwork:
         try:
             request = self._idle.get_nowait()
         except Empty:
-            request = self.compiled.create_infer_request()  # one for each call under way at once
+            request = self.compiled.create_infer_request()  # one for each concurrent call
         answers = []
         for i in range(len(images)):
             request.infer({"images": images[i : i + 1]}, share_inputs=True)
+            # Copied, since the request's buffers are overwritten by its next run.
             answers.append([request.get_tensor(name).data.copy() for name in self.outputs])
         self._idle.put(request)
         stacked = [np.concatenate(parts) if len(parts) > 1 else parts[0] for parts in zip(*answers, strict=True)]

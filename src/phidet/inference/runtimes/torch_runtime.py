@@ -1,4 +1,4 @@
-"""A ``.safetensors`` model behind the detector, in PyTorch."""
+"""Runs a ``.safetensors`` model in PyTorch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class TorchNetwork:
     """A model on its own device.
 
     Args:
-        model: in whatever mode; it is run for evaluation.
+        model: in any mode; switched to evaluation mode.
         folded: fold its constants first (:meth:`phidet.architectures.model.Model.optimize`), which is faster.
     """
 
@@ -43,8 +43,8 @@ def open_torch(path: Path, threads: int | None = None) -> TorchNetwork:
 
     Args:
         path: the file.
-        threads: PyTorch's number of threads, which is one for the whole process; left out, it stays as it is, unless
-            that is more than there are cores that the process may use.
+        threads: PyTorch's number of threads, a setting of the whole process; by default it stays as it is, unless
+            it exceeds the number of cores that the process may use.
 
     Raises:
         CheckpointError: the file cannot be read.

@@ -41,7 +41,7 @@ class LineWriter(logging.Handler):
             self.left_out += 1
 
     def close(self) -> None:
-        """Gives what waits a while to be written."""
+        """Waits a limited time for the queue to be written."""
         try:
             self._lines.put_nowait(None)
             self._thread.join(_CLOSING_SECONDS)
@@ -54,6 +54,7 @@ class LineWriter(logging.Handler):
 
     def _write_all(self) -> None:
         try:
+            # Straight to the descriptor: a stalled reader must not hold the lock of Python's buffer.
             descriptor: int | None = self.stream.fileno()
         except (OSError, io.UnsupportedOperation):
             descriptor = None
@@ -63,6 +64,7 @@ class LineWriter(logging.Handler):
                     self.stream.write(line)
                     self.stream.flush()
                 else:
+                    # os.write may take a part only, for instance into a pipe that is nearly full.
                     rest = memoryview(line.encode("utf-8", "backslashreplace"))
                     while rest:
                         rest = rest[os.write(descriptor, rest) :]

@@ -76,16 +76,18 @@ def build_app(service: Service) -> Starlette:
         exception_handlers={404: no_route, 405: no_route},
         lifespan=lifespan,
     )
+    # An error that names the path helps more than a redirect, which many clients do not follow for a POST.
     app.router.redirect_slashes = False
     return app
 
 
 def _page(path: str, name: str) -> Route:
-    """A page that may use what stands in it, this server, and nothing else."""
+    """A page whose policy allows only its own inline scripts and styles, and requests to this server."""
     text = files("phidet.serve.http").joinpath("page", name).read_text(encoding="utf-8")
     hashes: dict[str, list[str]] = {"script": [], "style": []}
     for kind, content in _INLINE.findall(text):
         digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        # Hashes instead of 'unsafe-inline': injected scripts do not run.
         hashes[kind].append(f"'sha256-{digest}'")
     policy = (
         f"default-src 'none'; script-src {' '.join(hashes['script'])}; style-src {' '.join(hashes['style'])}; "

@@ -67,7 +67,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._write_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Turns it away where there are too many."""
+        """Rejects the connection if there are too many."""
         super().connection_made(transport)
         if len(self.connections) > self.limits.connections:
             transport.write(_full())
@@ -76,14 +76,14 @@ class BoundedProtocol(HttpToolsProtocol):
         self._head_timer = self._later(self._on_slow)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Its timers go with it."""
+        """Cancels its timers."""
         for timer in (self._head_timer, self._write_timer):
             if timer is not None:
                 timer.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Counts what comes of headers that are not complete."""
+        """Counts the bytes of headers that are not complete yet."""
         if self.transport.is_closing():
             return
         begun_before = self._in_head
@@ -116,14 +116,14 @@ class BoundedProtocol(HttpToolsProtocol):
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """What follows is the body, whose time the application looks after."""
+        """The body follows, whose timeout the application enforces."""
         self._in_head = False
         self._stop_waiting()
         if not self.parser.should_upgrade():
             super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        """The body is here."""
+        """The body is complete."""
         if self.parser.should_upgrade():
             return  # the same head follows once more
         self._in_message = False
@@ -137,18 +137,18 @@ class BoundedProtocol(HttpToolsProtocol):
         return b"\r\n".join([*lines, b"", b""])
 
     def on_response_complete(self) -> None:
-        """The answer is out; what is missing of the request's body has a while to come, for the next one to follow."""
+        """The answer is sent; the rest of the request's body gets limited time, so that the next request can follow."""
         super().on_response_complete()
         if self._in_message and self._head_timer is None and not self.transport.is_closing():
             self._head_timer = self._later(self._on_slow)
 
     def pause_writing(self) -> None:
-        """The client does not read: it has a while to go on."""
+        """The client does not read: it gets limited time to continue."""
         super().pause_writing()
         self._write_timer = self._later(self.transport.abort)
 
     def resume_writing(self) -> None:
-        """It reads again."""
+        """The client reads again."""
         if self._write_timer is not None:
             self._write_timer.cancel()
             self._write_timer = None

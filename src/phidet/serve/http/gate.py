@@ -19,7 +19,7 @@ from phidet.serve.service import Service
 from phidet.serve.wire import error_body
 
 OPEN_PATHS = frozenset({"/", "/docs", "/openapi.json", "/v2/health/live", "/v2/health/ready"})
-"""What answers without the token: pages that hold nothing of the models, and what orchestrators ask."""
+"""Paths that need no token: pages without data of the models, and the health checks of orchestrators."""
 GONE = 499  # the client left; nginx's number, for the log alone
 _LONGEST_PATH = 300
 access_log = logging.getLogger("phidet.access")
@@ -27,7 +27,7 @@ log = logging.getLogger("phidet.serve")
 
 
 class _Answer:
-    """Watches what an application sends, and adds headers to it."""
+    """Records the status of an application's answer, and adds headers to it."""
 
     def __init__(self, send: Send, headers: list[tuple[bytes, bytes]]) -> None:
         self.status = 0
@@ -91,6 +91,7 @@ class Gate:
     async def _answer(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
         seconds = self.service.settings.limits.request_seconds
         try:
+            # The timeout covers reading the body, waiting in the queue, and writing the answer.
             async with asyncio.timeout(seconds):
                 if self.service.settings.cors and scope["method"] == "OPTIONS":
                     await answer.send({"type": "http.response.start", "status": 200, "headers": []})
@@ -108,6 +109,8 @@ class Gate:
         except Exception:
             log.exception("%s %s failed", scope["method"], scope["path"][:_LONGEST_PATH])
             refusal = RefusedError(500, "internal error")
+        # An answer that has begun cannot become an error any more. After these statuses the body was not read to its
+        # end, so the connection cannot carry another request.
         if not answer.status:
             await answer.refuse(refusal, close=refusal.http_status in (408, 413, 504))
 
@@ -117,13 +120,15 @@ class Gate:
             return
         given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
         scheme, _, credentials = given.partition(b" ")
+        # Compared in constant time, so that the token cannot be guessed byte by byte from response times.
         if scheme.lower() != b"bearer" or not hmac.compare_digest(credentials.strip(), token.encode()):
-            raise RefusedError(401, "this server wants its token: Authorization: Bearer TOKEN")
+            raise RefusedError(401, "this server requires its token: Authorization: Bearer TOKEN")
 
     def _note(self, scope: MutableMapping[str, Any], status: int, seconds: float) -> None:
         path = scope["path"]
         api = next((name for name in ("v1", "v2") if path[:4].lower() in (f"/{name}", f"/{name}/")), "other")
         model = scope.get("phidet.model", "")
+        # A label from a request would let clients create metrics without limit.
         known = model if model in self.service.repository.models else ""
         self.service.metrics.requests.labels(api, known, str(status)).inc()
         self.service.metrics.request_seconds.labels(api).observe(seconds)

@@ -42,7 +42,7 @@ _STATISTICS: Schema = {"type": "object", "required": ["model_stats"]}
 _JSON = "application/json"
 _FAILURES = {
     400: "The request cannot be answered as it is.",
-    401: "The server wants its token.",
+    401: "The server requires its token.",
     404: "There is no such model or version.",
     408: "The body did not come in time.",
     413: "The body is too large.",
@@ -56,11 +56,12 @@ _FAILURES = {
 def describe(settings: ServerSettings, sources: Sequence[Source]) -> Schema:
     """The OpenAPI 3.1 description of a server with these settings that serves ``sources``.
 
-    It answers without the token, so where there is one it does not tell the names of models and labels.
+    It needs no token, so where there is one it does not reveal the names of models and labels.
     """
     model = _parameter("model", _one_of([source.name for source in sources], settings), "Name of a model.")
     version = _parameter("version", {"type": "integer", "minimum": 0}, "A version; 0 is the latest.")
     paths: dict[str, Schema] = {}
+    # Paths with labels are described only where the configuration has labels: an enum without values is not valid.
     labels = sorted({name for source in sources for name in source.labels})
     label = _parameter("label", _one_of(labels, settings), "A name that the configuration gave to a version.")
     ways = [("", [model]), ("/versions/{version}", [model, version]), ("/labels/{label}", [model, label])]
@@ -73,16 +74,17 @@ def describe(settings: ServerSettings, sources: Sequence[Source]) -> Schema:
         "/v2": _get("The server", _schema(ServerMetadata)),
         "/v2/health/live": _get("Is it running?", {"type": "object", "required": ["live"]}),
         "/v2/health/ready": _get("Has every model a version that answers?", {"type": "object", "required": ["ready"]}),
-        "/v2/models/stats": _get("What all models have done", _STATISTICS),
+        "/v2/models/stats": _get("Statistics of all models", _STATISTICS),
         "/v2/repository/index": _post("All models and versions", None, _schema(list[IndexEntry])),
     }
     for suffix, parameters in (("", [model]), ("/versions/{version}", [model, version])):
         path = "/v2/models/{model}" + suffix
         paths[path] = _get("Inputs, outputs, class names", _schema(ModelMetadata), parameters, (404,))
         paths[path + "/config"] = _get("Triton's configuration of it", {"type": "object"}, parameters, (404,))
-        paths[path + "/stats"] = _get("What it has done", _STATISTICS, parameters, (404,))
+        paths[path + "/stats"] = _get("Statistics", _STATISTICS, parameters, (404,))
         paths[path + "/ready"] = _get("Does it answer?", {"type": "object", "required": ["ready"]}, parameters, (404,))
         paths[path + "/infer"] = _post("Find objects", _schema(InferRequest), _schema(InferAnswer), parameters, (404,))
+    # Kept at TensorFlow Serving's path, so that its scrape configurations work.
     paths["/monitoring/prometheus/metrics"] = _get("Counters for Prometheus", None)
     description: Schema = {
         "openapi": "3.1.0",
@@ -110,6 +112,7 @@ def _schema(kind: object) -> Schema:
             return inlined(parts[node["$ref"]]) if "$ref" in node else {k: inlined(v) for k, v in node.items()}
         return [inlined(item) for item in node] if isinstance(node, list | tuple) else node
 
+    # Inlined instead of referenced, so that each operation can be read by itself.
     found: Schema = inlined(schema)
     return found
 
@@ -145,13 +148,16 @@ def _operation(summary: str, answer: Schema | None, parameters: list[Schema], fa
     kind, schema = (_JSON, answer) if answer is not None else ("text/plain", _TEXT)
     responses: dict[str, Schema] = {"200": {"description": "The answer.", "content": {kind: {"schema": schema}}}}
     error = {"type": "object", "properties": {"error": _TEXT}, "required": ["error"]}
+    # 401 everywhere, as a token may be required for any path.
     for status in (*failures, 401):
+        # A server that is not ready answers 503 with the same document as when it is, and not with an error.
         schema = {} if status == 503 and answer is not None and "ready" in answer.get("required", ()) else error
         responses[str(status)] = {"description": _FAILURES[status], "content": {_JSON: {"schema": schema}}}
     return {"summary": summary, "parameters": parameters, "responses": responses}
 
 
 def _tensors(batched: bool) -> Schema:
+    # Column form has the batch as one more dimension than row form.
     depth = {name: len(shape) + batched for name, shape in output_shapes(1).items()}
     properties = {}
     for name, lists in depth.items():

@@ -1,4 +1,4 @@
-"""Runs the server until it gets a signal to stop, and then finishes what it has begun."""
+"""Runs the server until it gets a signal to stop, then finishes the requests in progress."""
 
 from __future__ import annotations
 
@@ -54,6 +54,7 @@ def run(settings: ServerSettings, load: Load, host: str, port: int, log_requests
     )
     server = uvicorn.Server(config)
     config.load()
+    # Bound before the models are loaded, so that an address in use is reported at once.
     listening = listen(host, port)
     log.info("phidet serves %s on %s", ", ".join(s.name for s in settings.sources), _address(host, listening))
     with _access_log(log_requests):

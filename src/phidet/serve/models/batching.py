@@ -2,9 +2,10 @@
 
 A free worker takes what waits, up to ``max_batch_size``; so a lone image never waits, and batches grow by themselves
 when there is more work than workers. Only with ``batch_timeout_micros`` > 0 does a worker wait for more images. A
-single request that comes while a worker is free is read, worked on and answered by it (docs/decisions/0011).
+single request that arrives while a worker is free is read, processed and answered by it (docs/decisions/0011).
 
-Requests that would miss their deadline are rejected immediately, so that a slow model works for those who still wait.
+Requests that would miss their deadline are rejected immediately, so that a slow model spends its time on requests
+that can still be answered.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from phidet.serve.models.model import Model
 from phidet.serve.models.statistics import Statistics
 from phidet.serve.refusals import RefusedError, bad_request, overloaded
 
-MAX_QUEUED_BYTES = 1 << 29  # of pixels that wait, whatever the count allows
+MAX_QUEUED_BYTES = 1 << 29  # of queued pixels, in addition to the limit on their number
 _MEMORY = 0.8  # of how long batches took, at every one that was faster
 log = logging.getLogger("phidet.serve")
 T = TypeVar("T")
@@ -67,7 +68,7 @@ class BatchingParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
 
 
 class Answers(NamedTuple):
-    """What was found in the images of one request, and how long they waited and were worked on."""
+    """The detections in the images of one request, and how long these waited and were processed."""
 
     detections: list[Detections]
     queue_seconds: float
@@ -116,7 +117,7 @@ class Batcher:
         """Rejects a request early, before it is read.
 
         Args:
-            deadline: on the monotonic clock; after it an answer is of no use.
+            deadline: on the monotonic clock; after it the answer is no longer wanted.
             wanted: images.
 
         Raises:
@@ -126,11 +127,12 @@ class Batcher:
             raise overloaded(f"the queue of model {self._name} is full ({self.parameters.capacity} images)")
         now = time.monotonic()
         late = now + self._wait(now, wanted) - deadline
-        if self._ends and late > 0:  # where nothing runs, what batches took may be of long ago
+        if self._ends and late > 0:  # with nothing running, the estimate may be outdated
             raise overloaded(f"model {self._name} has more work than time until this request's deadline", late)
 
     def _wait(self, now: float, wanted: int) -> float:
         """Seconds until ``wanted`` more images should be answered."""
+        # The first worker to finish, then whole rounds of batches over all workers.
         rest = 0.0 if self._idle else max(0.0, min(self._ends.values()) - now)
         batches = math.ceil((len(self._queue) + wanted) / self.parameters.max_batch_size)
         return rest + math.ceil(batches / self.parameters.num_batch_threads) * self._batch_seconds
@@ -147,10 +149,12 @@ class Batcher:
             )
         self.check_room(deadline, len(images))
         size = sum(image.nbytes for image in images)
+        # An empty queue takes any request: otherwise one above the limit could never be answered.
         if self._queue and self._queued_bytes + size > MAX_QUEUED_BYTES:
             raise overloaded(f"the queue of model {self._name} is full ({MAX_QUEUED_BYTES >> 20} MiB of pixels)")
         loop = asyncio.get_running_loop()
         now = time.monotonic()
+        # One future per image, since a request's images may end up in different batches.
         answers = [loop.create_future() for _ in images]
         self._queue.extend(
             _Waiting(image, answer, now, deadline) for image, answer in zip(images, answers, strict=True)
@@ -171,7 +175,7 @@ class Batcher:
 
     @property
     def free(self) -> bool:
-        """Whether an image that came now would be worked on at once."""
+        """Whether an image that arrived now would be processed at once."""
         return self._idle > 0 and not self._queue and not self.parameters.batch_timeout_micros
 
     async def alone(self, work: Callable[[Detect], T]) -> T:
@@ -202,6 +206,7 @@ class Batcher:
         while self._queue and self._idle:
             missing = self.parameters.max_batch_size - len(self._queue)
             left = self._queue[0].since + self.parameters.batch_timeout_micros / 1e6 - time.monotonic()
+            # One timer for the oldest entry is enough: it starts whatever waits by then.
             if missing > 0 and left > 0:
                 if self._timer is None:
                     self._timer = asyncio.get_running_loop().call_later(left, self._on_timer)
@@ -211,9 +216,10 @@ class Batcher:
                 self._keep(asyncio.get_running_loop().create_task(self._work(batch, self._begin())))
 
     def _begin(self) -> int:
-        """Gives a worker something to do; returns the number under which ``_end`` takes it back."""
+        """Reserves a worker; returns the number with which ``_end`` releases it."""
         self._idle -= 1
         self._batches += 1
+        # An estimate, from which check_room derives how long a new request would wait.
         self._ends[self._batches] = time.monotonic() + self._batch_seconds
         return self._batches
 
@@ -230,7 +236,8 @@ class Batcher:
         self._start_what_can()
 
     def _next_batch(self) -> list[_Waiting]:
-        """The oldest that are still wanted; shared out when several workers are free."""
+        """The oldest images whose request still waits; divided among the workers that are free."""
+        # Rounded up: with idle workers, two half batches side by side finish before one whole batch.
         size = min(self.parameters.max_batch_size, -(-len(self._queue) // self._idle))
         batch: list[_Waiting] = []
         hopeless = time.monotonic() + self._batch_seconds
@@ -246,7 +253,7 @@ class Batcher:
         return batch
 
     def _count(self, images: int, size: int) -> None:
-        """Notes that so many came into the queue, or left it."""
+        """Counts images that entered the queue, or left it (negative)."""
         self._queued_bytes += size
         self._metrics.queued.labels(self._name).inc(images)
 
@@ -258,7 +265,7 @@ class Batcher:
         outcomes: Sequence[Detections | Exception]
         try:
             outcomes = await asyncio.get_running_loop().run_in_executor(self._threads, self._run, images)
-        except RuntimeError as error:  # the threads have ended: nobody must wait for ever
+        except RuntimeError as error:  # the threads have ended: requests must not wait for ever
             outcomes = [RefusedError(500, f"model {self._name} is being unloaded: {error}")] * len(batch)
         finally:
             self._end(number)
@@ -296,14 +303,15 @@ class Batcher:
             self._start_what_can()
 
     def _note(self, size: int, answered: int, seconds: float) -> None:
-        """What a batch took."""
+        """Records what a batch took."""
         self.statistics.add_batch(size, answered, seconds)
         self._metrics.batch_size.labels(self._name).observe(size)
         self._metrics.batch_seconds.labels(self._name).observe(seconds)
+        # Rises at once and falls slowly: an estimate that is too low lets requests in that then miss their deadline.
         self._batch_seconds = max(seconds, _MEMORY * self._batch_seconds + (1 - _MEMORY) * seconds)
 
     def _run(self, images: list[Pixels]) -> Sequence[Detections | Exception]:
-        """In a worker thread. Where a batch fails, its images are tried one by one: neighbours must not suffer."""
+        """Runs in a worker thread. If a batch fails, its images are tried one by one: a bad image then fails alone."""
         try:
             return self._model.detect(images)
         except Exception as error:

@@ -15,6 +15,7 @@ this changes."""
 
 def version_number(text: str) -> int | None:
     """The version that ``text`` writes, with leading zeros or without; ``None`` where it is none below 2⁶³."""
+    # Checked by length before int(), which is slow, and refused by Python, for thousands of digits.
     digits = text.lstrip("0") or text[-1:]
     if not (digits.isascii() and digits.isdigit()) or len(digits) > len(str(MAX_VERSION)):
         return None
@@ -34,12 +35,12 @@ def version_folders(base_path: Path) -> dict[int, Path]:
 
 
 def fingerprint(folder: Path) -> Fingerprint:
-    """What changes when the files in ``folder`` change."""
+    """A value that changes when the files in ``folder`` change."""
     marks = []
     try:
         for path in sorted(folder.iterdir()):
             stat = path.stat()
             marks.append((path.name, stat.st_size, stat.st_mtime_ns, stat.st_ino))
     except OSError:
-        pass  # it is being removed; the load says so
+        pass  # it is being removed; loading it reports that
     return tuple(marks)

@@ -1,4 +1,4 @@
-"""A loaded model as the server needs it, and the detector behind it."""
+"""The interface of a loaded model for the server, and its implementation by a detector."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class Model(Protocol):
 
     @property
     def max_detections(self) -> int:
-        """No image has more; answers are padded to it."""
+        """Limit of detections in an image; answers are padded to it."""
 
     @property
     def runtime_name(self) -> str:
-        """What runs it."""
+        """Name of the runtime that runs it."""
 
     def detect(self, images: Sequence[Pixels]) -> list[Detections]:
         """One batch of images of any sizes; each answer is the same alone or in a batch."""
@@ -67,6 +67,7 @@ def model_file(version_folder: Path, base_path: Path) -> Path:
     if len(found) != 1:
         names = ", ".join(path.name for path in found) or "none"
         raise CheckpointError(f"{version_folder} must hold one model file ({' or '.join(MODEL_FILES)}), found {names}")
+    # A link could otherwise make the server load files from anywhere on the machine.
     if not found[0].resolve().is_relative_to(base_path.resolve()):
         raise CheckpointError(f"{found[0]} leads out of {base_path}: models are loaded only from their folder")
     return found[0]
@@ -80,6 +81,7 @@ class DetectorModel:
         self._settings = settings
         self.class_names = detector.class_names
         self.image_size_hw = detector.config.image_size_hw
+        # Fixed when the model is loaded: it decides the shapes of all answers.
         self.max_detections = settings.max_detections
         self.runtime_name = detector.runtime_name
 

@@ -1,4 +1,4 @@
-"""Puts a model into a model's folder as its next version, so that a server never sees half of it."""
+"""Puts a model into a model's folder as its next version, so that a server never finds it incomplete."""
 
 from __future__ import annotations
 
@@ -48,18 +48,21 @@ def publish(model: str | Path, base_path: Path) -> Path:
     if source.suffix not in (".onnx", ".xml", ".tflite"):
         raise CheckpointError(f"{source} is not an exported model: 'phidet export {model}' first, then publish that")
     files = [source, *([source.with_suffix(".bin")] if source.suffix == ".xml" else [])]
-    Detector(source).close()  # what is wrong with it is said by its own name
+    Detector(source).close()  # errors name the source file, not its copy
     made = not base_path.exists()
     try:
         base_path.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(base_path)
+        # Inside base_path, hence on the same file system: the final rename is atomic.
         with _unfinished(base_path) as folder:
             for file in files:
                 _copy(file, folder / f"model{file.suffix}")
             _write(folder / CARD, _card(source, folder / f"model{source.suffix}"))
             for text in _texts(source):
                 _copy(text, folder / "card.md")
+            # Names are made durable before the rename, or a power failure could publish an empty version.
             _sync_folder(folder)
+            # mkdtemp makes folders private; the server may run as another user.
             folder.chmod(0o755)
             version = _rename_to_next(folder, base_path)
         _sync_folder(base_path)
@@ -76,6 +79,7 @@ def publish(model: str | Path, base_path: Path) -> Path:
 
 def _rename_to_next(folder: Path, base_path: Path) -> Path:
     while True:
+        # version_folders knows folders only; a file with a number for a name blocks the rename as well.
         taken = [int(entry.name) for entry in base_path.iterdir() if entry.name.isascii() and entry.name.isdigit()]
         number = max([*taken, *version_folders(base_path)], default=0) + 1
         if number > MAX_VERSION:
@@ -100,7 +104,7 @@ def _unfinished(base_path: Path) -> Iterator[Path]:
 
 
 def _remove_abandoned(base_path: Path) -> None:
-    """What publishers left that were killed."""
+    """Removes what killed publishers left behind."""
     for entry in base_path.glob(f"{_UNFINISHED}*"):
         with contextlib.suppress(OSError):
             if time.time() - entry.stat().st_mtime > _ABANDONED_SECONDS:
@@ -108,7 +112,7 @@ def _remove_abandoned(base_path: Path) -> None:
 
 
 def _card(source: Path, copy: Path) -> bytes:
-    """What this version is and where it is from; tries the copy, which may lack what lay beside the source."""
+    """Describes this version and its origin; tries the copy, which may lack files that lay beside the source."""
     try:
         detector = Detector(copy)
         try_out(detector)

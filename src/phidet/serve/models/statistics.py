@@ -1,4 +1,4 @@
-"""What a loaded version has done since it was loaded, as Triton's statistics extension counts it."""
+"""Counts of a loaded version since it was loaded, as in Triton's statistics extension."""
 
 from __future__ import annotations
 
@@ -60,6 +60,7 @@ class Statistics:
 
     def add_request(self, seconds: RequestSeconds) -> None:
         """Notes a request that was answered."""
+        # All parts are counted together, which keeps their counts equal as perf_analyzer expects.
         for name, value in seconds._asdict().items():
             self.requests[name].add(value)
 

@@ -1,4 +1,4 @@
-"""Versions of models in folders: what is there is polled, what is wanted is loaded, what is no longer wanted goes.
+"""Versions of models in folders: polls the folders, loads wanted versions, unloads those no longer wanted.
 
 All state lives on the event loop, so that nothing here needs a lock; folders are read and models loaded in threads.
 """
@@ -64,7 +64,7 @@ class LoadedVersion:
                 self.unused.set()
 
     async def close(self) -> None:
-        """When its last request is done: threads and memory go back."""
+        """Waits for its last request, then releases threads and memory."""
         await self.unused.wait()
         await self.batcher.close()
         await asyncio.to_thread(self.model.close)
@@ -81,17 +81,18 @@ class ServedModel:
     def __init__(self, source: Source, required: bool = True) -> None:
         self.source = source
         self.required = required
-        self.retired = False  # its versions are unloaded, and its folder is looked at no more
-        self.wake = asyncio.Event()  # look at the folder now
+        self.retired = False  # its versions are unloaded, and its folder is no longer polled
+        self.wake = asyncio.Event()  # poll the folder now
         self.available: dict[int, LoadedVersion] = {}
         self.states: dict[int, VersionState] = {}
         self.failed: dict[int, Fingerprint] = {}
         self.warned = False  # that its folder has no version
-        self.settled = False  # all that was there at the beginning is loaded, or cannot be
+        self.settled = False  # all versions of the start are loaded, or have failed
 
     def set_state(self, version: int, state: State, error: str = "") -> None:
         """Notes where ``version`` is; the oldest of those that ended are forgotten beyond ``KEPT``."""
         self.states[version] = VersionState(version, state, error)
+        # Bounded: a folder that gets a version every minute would otherwise fill the memory.
         ended = sorted(v for v, s in self.states.items() if s.state == "END")
         for old in ended[: max(0, len(ended) - KEPT)]:
             del self.states[old]
@@ -102,7 +103,7 @@ class Repository:
     """All served models.
 
     Args:
-        settings: which models, and how often their folders are looked at.
+        settings: which models, and how often their folders are polled.
         load: opens a model file, in a thread.
         metrics: where loads are counted.
     """
@@ -130,7 +131,7 @@ class Repository:
     def find(self, name: str, version: int | None = None, label: str | None = None) -> LoadedVersion:
         """The version to answer with: the one named, the one labelled, or the latest.
 
-        Version 0 is the latest as well, unless there is a version 0: clients made for OpenVINO's server say so.
+        Version 0 is the latest as well, unless there is a version 0: clients made for OpenVINO's server request it so.
 
         Raises:
             RefusedError: 404 with TensorFlow Serving's text; 400 for an unknown label.
@@ -175,7 +176,7 @@ class Repository:
         return None if version == 0 and (model is None or 0 not in model.states) else version
 
     async def start(self) -> None:
-        """Loads what is there and keeps looking for more, until ``close``."""
+        """Loads the versions that exist and polls for more, until ``close``."""
         for model in self.models.values():
             self._begin(model)
 
@@ -199,6 +200,7 @@ class Repository:
                 if model is not None and model.source.base_path == source.base_path:
                     model.source = source
                     model.wake.set()
+            # The configuration changed once more before the successor had a version: it is given up.
             if successor is not None and successor.source is not source:
                 self._retire(self._successors.pop(name))
             if name not in self._successors and self.models[name].source is not source:
@@ -223,19 +225,20 @@ class Repository:
         model.wake.set()
 
     async def _follow(self, model: ServedModel) -> None:
-        """Keeps ``model`` as its source wants it, until it is retired or the server ends."""
+        """Keeps ``model`` as its source specifies, until it is retired or the server ends."""
         name = model.source.name
         try:
             while not model.retired:
                 try:
                     await self.poll(model)
-                except Exception:  # whatever it is, the versions that answer must go on answering
+                except Exception:  # loaded versions must go on answering after any failure
                     log.exception("looking for versions of model %s failed", name)
                 model.settled = True
+                # Only now that the new folder has a version that answers does it take over the name.
                 if model.available and self._successors.get(name) is model:
                     self._retire(self.models[name])
                     self.models[name] = self._successors.pop(name)
-                with contextlib.suppress(TimeoutError):  # polling every 0 seconds is looking once
+                with contextlib.suppress(TimeoutError):  # an interval of 0 seconds polls once
                     async with asyncio.timeout(self._settings.poll_seconds or None):
                         await model.wake.wait()
                 model.wake.clear()
@@ -244,7 +247,7 @@ class Repository:
                 self._unload(model, version)
 
     async def poll(self, model: ServedModel) -> None:
-        """One look at a model's folder: loads what is wanted and new, then unloads what is not wanted any more.
+        """Polls a model's folder once: loads what is wanted and new, then unloads what is no longer wanted.
 
         A folder that has gone, or is empty, changes nothing. The last version that answers goes only when a wanted
         one has taken its place; where none answers, as after a start with a broken latest one, the next older is tried.
@@ -258,6 +261,7 @@ class Repository:
             return
         model.warned = False
         await self._load_missing(model, wanted, found)
+        # Unload only once a wanted version answers: the model must never be without one.
         if any(version in model.available for version in wanted):
             for version in sorted(model.available):
                 if version not in wanted:
@@ -270,6 +274,7 @@ class Repository:
         for version in wanted:
             if version not in model.available:
                 await self._load_version(model, version, found[version])
+        # Nothing answers, as when the latest version is broken at the start: fall back, the newest first.
         older = sorted(set(found) - set(wanted)) if model.source.policy.latest else []
         while not model.available and older:
             version = older.pop()
@@ -278,6 +283,7 @@ class Repository:
     async def _load_version(self, model: ServedModel, version: int, folder: Path) -> None:
         name = model.source.name
         mark = await asyncio.to_thread(fingerprint, folder)
+        # Failed before, and its files are still the same: another try would fail again, at every poll.
         if model.failed.get(version) == mark:
             return
         model.set_state(version, "LOADING")
@@ -299,10 +305,11 @@ class Repository:
         log.info("model %s version %d answers", name, version)
 
     def _open(self, folder: Path, base_path: Path) -> Model:
-        """In a thread. A model that cannot answer must not replace one that can, so it is tried first."""
+        """Runs in a thread. A model that cannot answer must not replace one that can, so it is tried first."""
         model = self._load(model_file(folder, base_path))
         try:
             try_out(model)
+        # Also on cancellation: a loaded model holds threads and memory.
         except BaseException:
             model.close()
             raise

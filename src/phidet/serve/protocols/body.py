@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from phidet.serve.refusals import RefusedError, bad_request, overloaded, too_large
 from phidet.serve.service import Service
 
-DRAINED = 4  # times the limit: so much of a body that is too large is read all the same, that its client hears why
+DRAINED = 4  # times the limit: how much of a too large body is still read, so that its client gets the reason
 MEMBERS = 64
 """Of a gzip body, at most."""
 T = TypeVar("T")
@@ -39,6 +39,7 @@ async def read_body(request: Request, service: Service) -> AsyncIterator[bytes]:
                 service.body_bytes_in_flight -= held - len(chunk)
                 held = 0
                 chunks.clear()
+                # Closing while the client still sends would reset the connection before it reads the 413.
                 await _drain(coming, DRAINED * limit)
                 raise too_large(f"the body is larger than this server's limit of {limit} bytes")
             service.body_bytes_in_flight += len(chunk)
@@ -71,6 +72,7 @@ def inflate(body: bytes, encoding: str, limit: int) -> bytes:
     for _ in range(MEMBERS):  # each of them copies what follows it
         inflater = zlib.decompressobj(_WINDOW[encoding])
         try:
+            # One byte more than allowed tells "exactly at the limit" from "too much", without inflating a bomb.
             inflated += inflater.decompress(body, limit + 1 - len(inflated))
         except zlib.error as error:
             raise bad_request(f"the body is not valid {encoding}: {error}") from error
@@ -95,6 +97,7 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(request.receive())
     try:
+        # With the body read, the next message can only be the disconnect.
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             return task.result()

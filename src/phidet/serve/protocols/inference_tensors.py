@@ -38,7 +38,7 @@ INPUTS = {
 
 
 def _described(**schema: Any) -> msgspec.Meta:
-    """What the API's description says of a value beyond its type; requests are checked by hand, with better words."""
+    """Schema details for the API's description; requests are checked by hand, with clearer messages."""
     return msgspec.Meta(extra_json_schema=schema)
 
 
@@ -91,7 +91,7 @@ class InferAnswer(msgspec.Struct, omit_defaults=True):
 
 
 RAW_REQUEST = InferRequest([InputTensor(ENCODED, [1], "BYTES")], parameters={"binary_data_output": True})
-"""What a request without JSON asks for: all outputs, as bytes."""
+"""The request that stands for one without JSON: all outputs, as bytes."""
 _UNSUPPORTED = {
     "classification": "the answer is not sorted into classes; read detection_classes and detection_scores",
     "shared_memory_": "send tensors in the request, and read them in the answer",
@@ -135,8 +135,10 @@ def read_infer(body: bytes, header_length: str | None, service: Service) -> Pars
     blobs = _split(wanted, body[size:])
     given = wanted.inputs[0]
     shape = given.shape
+    # Checked before the product of the sides, which could overflow or be negative.
     if any(side < 0 for side in shape) or len(shape) > 8:
         raise bad_request(f"input {given.name}: shape {show(shape)} is not possible")
+    # Before anything is decoded: the number of images is the cheapest thing to reject.
     service.check_count(shape[0] if shape else 0)
     budget = service.budget()
     if given.name == ENCODED:
@@ -147,6 +149,7 @@ def read_infer(body: bytes, header_length: str | None, service: Service) -> Pars
 def write_infer(loaded: LoadedVersion, wanted: InferRequest, tensors: Tensors) -> Response:
     """The answer: JSON, or JSON and bytes where the request asked for binary outputs."""
     names = {output.name: output.parameters or {} for output in wanted.outputs or []} or {name: {} for name in tensors}
+    # The request's default holds unless an output says otherwise.
     default = (wanted.parameters or {}).get("binary_data_output") is True
     outputs: list[OutputTensor] = []
     blobs: list[bytes] = []
@@ -154,6 +157,7 @@ def write_infer(loaded: LoadedVersion, wanted: InferRequest, tensors: Tensors) -
         array = tensors[name]
         output = OutputTensor(name, "FP32", list(array.shape))
         if parameters.get("binary_data", default) is True:
+            # Little-endian, as the binary extension prescribes, whatever the machine's own order.
             blobs.append(array.astype("<f4").tobytes())
             output.parameters = {"binary_data_size": len(blobs[-1])}
         else:
@@ -183,7 +187,8 @@ def _check_names(wanted: InferRequest) -> None:
 
 
 def _check_parameters(wanted: InferRequest) -> None:
-    """Refuses what would change the answer and is not done here; parameters that nobody defined are ignored."""
+    """Rejects parameters that would change the answer and are not supported; undefined ones are ignored."""
+    # Parameters may stand on the request, its inputs and its outputs; messages say where.
     for owner, parameters in (
         ("the request", wanted.parameters),
         *((f"input {tensor.name}", tensor.parameters) for tensor in wanted.inputs),
@@ -222,6 +227,7 @@ def _split(wanted: InferRequest, rest: bytes) -> dict[str, bytes]:
 
 def _tensor(given: InputTensor, blob: bytes | None, budget: Budget) -> list[Pixels]:
     array: npt.NDArray[np.uint8]
+    # A view of the body; lists may be nested or flat, as the protocol allows both.
     array = np.frombuffer(blob, np.uint8) if blob is not None else from_lists(given.data or []).reshape(-1)
     if array.size != math.prod(given.shape):
         raise bad_request(f"input {given.name}: {array.size} values do not fill shape {show(given.shape)}")
@@ -243,7 +249,7 @@ def _images(given: InputTensor, blob: bytes | None, budget: Budget) -> list[Pixe
 
 
 def _flat(data: list[Any]) -> list[Any]:
-    """Lists of one element each, as clients write shape (N, 1), are their element."""
+    """Unwraps lists of one element, as clients write shape (N, 1)."""
     return [item[0] if isinstance(item, list) and len(item) == 1 else item for item in data]
 
 

@@ -24,7 +24,7 @@ ReadyState = Literal["READY", "LOADING", "UNLOADING", "UNAVAILABLE"]
 
 
 class ServerMetadata(msgspec.Struct):
-    """What ``/v2`` says."""
+    """The answer of ``/v2``."""
 
     name: str
     version: str
@@ -41,7 +41,7 @@ class IndexEntry(msgspec.Struct):
 
 
 class ModelParameters(msgspec.Struct):
-    """What phidet says of a model beyond the protocol."""
+    """What phidet adds to a model's metadata beyond the protocol."""
 
     class_names: list[str]
     image_size_hw: list[int]
@@ -74,6 +74,7 @@ def routes(service: Service) -> list[Route]:
     async def index(request: Request) -> Response:
         async with read_body(request, service) as body:
             wanted = await service.in_thread(lambda: parse(body)) if body else {}
+        # The body is optional in Triton's protocol.
         only_ready = isinstance(wanted, dict) and wanted.get("ready") is True
         return _json(
             [
@@ -168,8 +169,10 @@ async def _infer(request: Request, service: Service) -> Response:
     name, version = _which(request)
     request.scope["phidet.model"] = name
     loaded = service.repository.find(name, version)
+    # Before the body is read: a full server should not spend its bandwidth on requests that it will reject.
     service.check_room(loaded, deadline)
     length = request.headers.get(HEADER_LENGTH)
+    # The version is fixed here, so that a reload while the body arrives does not take it away.
     with loaded.used():
         request.scope["phidet.version"] = loaded.version
         async with read_body(request, service) as body:
@@ -183,6 +186,7 @@ def _which(request: Request) -> tuple[str, int | None]:
     version = request.path_params.get("version")
     if version is None:
         return request.path_params["model"], None
+    # Out-of-range versions are the client's mistake (400); a version that does not exist is 404.
     number = version_number(version)
     if number is None:
         raise bad_request(f"a version is a number below 2⁶³, got {show(version)}")

@@ -1,4 +1,4 @@
-"""TensorFlow Serving's REST API: paths, bodies, answers and texts of errors as its clients expect them."""
+"""TensorFlow Serving's REST API: paths, bodies, answers and error messages as its clients expect them."""
 
 from __future__ import annotations
 
@@ -69,6 +69,7 @@ async def handle(request: Request, service: Service) -> Response:
     Raises:
         RefusedError: with TensorFlow Serving's status and text.
     """
+    # The raw path: an encoded "/" or ":" in a model's name must not be taken for a separator.
     path = request.scope["raw_path"].decode("ascii", "replace")
     predict = _PREDICT.fullmatch(path) if request.method == "POST" else None
     if predict is not None:
@@ -78,6 +79,7 @@ async def handle(request: Request, service: Service) -> Response:
         raise bad_request(f"Malformed request: {request.method} {path[:SHOWN]}")
     if status[1] is None:
         raise bad_request("Missing model name in request.")
+    # Method and path decide everything before the body is read.
     target = _target(status)
     if status[4] is not None:
         loaded = service.repository.find(*target)
@@ -97,6 +99,7 @@ async def _predict(request: Request, service: Service, target: Target, method: s
         if refusal.http_status == 503:
             raise
         missing = refusal  # a body that is not JSON is the first thing to say
+    # TensorFlow Serving parses the body before it looks for the model, so its error for bad JSON comes first.
     if loaded is None or method != "predict":
         async with read_body(request, service) as body:
             await service.in_thread(lambda: _check_json(body))
@@ -120,10 +123,12 @@ def read_images(body: bytes, service: Service) -> ParsedRequest[Form]:
         raise bad_request(
             f"JSON Value: {show(document)} not formatted correctly. 'signature_name' key must be a string value."
         )
+    # TensorFlow's default signature takes either input; the two named ones take one each.
     names = SIGNATURES.get(signature or DEFAULT_SIGNATURE)
     if names is None:
         raise bad_request(f'Serving signature name: "{signature[:200]}" not found in signature def')
     reader = _Reader(names, service)
+    # Messages are copied from TensorFlow Serving, mistakes included: clients match on them.
     if "instances" in document and "inputs" in document:
         raise bad_request(
             f"JSON Value: {show(document)} Not formatted correctly expecting only one of 'inputs' or 'instances' "
@@ -144,6 +149,7 @@ def read_images(body: bytes, service: Service) -> ParsedRequest[Form]:
 
 def write_answer(form: Form, tensors: Tensors) -> bytes:
     """Column form has each tensor whole, row form one object for each image."""
+    # Numbers are written by write_floats and embedded as raw text, to keep them short and exact.
     if form == "outputs":
         return write({form: {name: _raw(write_floats(array)) for name, array in tensors.items()}})
     count = len(next(iter(tensors.values())))
@@ -177,7 +183,7 @@ def metadata(loaded: LoadedVersion) -> dict[str, Any]:
 
 
 class _Reader:
-    """Values of JSON to pixels, with the words of TensorFlow Serving for what is wrong with them."""
+    """Converts JSON values to pixels, with TensorFlow Serving's error messages."""
 
     def __init__(self, names: tuple[str, ...], service: Service) -> None:
         self.names = names
@@ -185,6 +191,7 @@ class _Reader:
         self.budget = service.budget()
 
     def rows(self, instances: list[Any]) -> list[Pixels]:
+        # The first row decides for all, as in TensorFlow Serving: objects with names, or bare values.
         named = isinstance(instances[0], dict) and not is_b64(instances[0])
         images: list[Pixels] = []
         shape: tuple[int, ...] | None = None
@@ -200,6 +207,7 @@ class _Reader:
             try:
                 image = self.row_image(name, value)
                 if isinstance(value, list):  # numbers; encoded images may differ in size
+                    # Rows of numbers must have one shape, as TensorFlow Serving stacks them into a single tensor.
                     shape = shape or image.shape
                     _check_shape(shape, image.shape)
             except RefusedError as refusal:

@@ -16,7 +16,7 @@ from phidet.serve.models.versions import LoadedVersion
 from phidet.serve.outputs import output_shapes
 
 EXTENSIONS = ("binary_tensor_data", "model_configuration", "statistics")
-"""What ``/v2`` announces."""
+"""The extensions that ``/v2`` announces."""
 
 
 class _BatchStatistics(msgspec.Struct):
@@ -27,7 +27,7 @@ class _BatchStatistics(msgspec.Struct):
 
 
 def model_config(loaded: LoadedVersion, source: Source, settings: ServerSettings) -> dict[str, Any]:
-    """A model in the words of Triton's ``config.pbtxt``; sizes leave out the batch, as they do there.
+    """A model's configuration in the form of Triton's ``config.pbtxt``; sizes leave out the batch, as there.
 
     Both inputs are optional, because a request has one of them. ``reshape`` is for tensors with the batch as their only
     dimension, which the format cannot write otherwise.
@@ -60,7 +60,7 @@ def model_config(loaded: LoadedVersion, source: Source, settings: ServerSettings
 
 
 def model_statistics(loaded: LoadedVersion) -> dict[str, Any]:
-    """What a version has done since it was loaded. There is no cache, so nothing was found in one or missed."""
+    """Statistics of a version since it was loaded. There is no cache, so its hits and misses are 0."""
     statistics = loaded.batcher.statistics
     calls = sorted(statistics.batches.items())
     return {
@@ -81,6 +81,7 @@ def model_statistics(loaded: LoadedVersion) -> dict[str, Any]:
 
 
 def _tensor(name: str, data_type: str, dims: list[int]) -> dict[str, Any]:
+    # The format has no empty shape: a scalar per image is [1], reshaped to [].
     tensor = {"name": name, "data_type": data_type, "dims": dims or [1]}
     return tensor if dims else tensor | {"reshape": {"shape": []}}
 

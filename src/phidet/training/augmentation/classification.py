@@ -1,4 +1,4 @@
-"""Whole pictures for a classifier: cut and resized at random in training, the middle of them in evaluation."""
+"""Random crops of whole images for training a classifier; evaluation uses their centre."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ _MOST_ASPECT = 4 / 3
 def random_window(
     image: npt.NDArray[np.uint8], size_hw: tuple[int, int], zoom: tuple[float, float], rng: np.random.Generator
 ) -> Tensor:
-    """(H, W, 3) → (3, h, w) uint8: a window anywhere, ``zoom`` times smaller than the largest, a little distorted."""
+    """(H, W, 3) → (3, h, w) uint8: a random window, ``zoom`` times smaller than the largest, slightly distorted."""
     height, width = image.shape[:2]
     side = min(height / size_hw[0], width / size_hw[1]) / rng.uniform(*zoom)
+    # Uniform in the logarithm, so that wide and tall windows are equally likely.
     aspect = math.exp(rng.uniform(-1, 1) * math.log(_MOST_ASPECT) / 2)
     window = (
         min(max(1, round(side * size_hw[0] * aspect)), height),
@@ -33,7 +34,7 @@ def random_window(
 
 
 class TrainPictures(TrainImages):
-    """Augmented pictures, each with one object that fills it; ``scale_jitter`` is how far they are zoomed in."""
+    """Augmented images, each with one object that fills it; ``scale_jitter`` is the range of the zoom."""
 
     def __getitem__(self, key: tuple[int, int]) -> Example:
         epoch, index = key
@@ -45,5 +46,6 @@ class TrainPictures(TrainImages):
         sample = Sample(pixels, torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))  # nothing in it can get lost
         example = finish(sample, self.size_hw, self.settings, rng)
         height, width = self.size_hw
+        # The batch format is that of detection: the class is carried by one box that covers the input.
         whole = torch.tensor([[0.0, 0.0, width, height]])
         return example._replace(boxes_xyxy=whole, class_ids=torch.from_numpy(annotations.class_ids[:1].copy()))

@@ -1,4 +1,4 @@
-"""What the network sees in training: images flipped, resized, cut, put together and coloured at random, boxes alike."""
+"""Random augmentation for training: flips, scale jitter, crops, mosaics and colour changes of images and boxes."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def augment(
         image: (H, W, 3) RGB.
         annotations: its objects.
         size_hw: the network's input in pixels.
-        settings: what may happen.
-        rng: the source of chance.
+        settings: which changes, how strong and how likely.
+        rng: the random generator.
     """
     return finish(_window(Labelled(image, annotations), size_hw, size_hw, settings, rng), size_hw, settings, rng)
 
@@ -76,6 +76,7 @@ def mosaic(
     for image, (below, right) in zip(images, ((0, 0), (0, 1), (1, 0), (1, 1)), strict=True):
         room = size_hw[0] - split_y if below else split_y, size_hw[1] - split_x if right else split_x
         part = _window(image, size_hw, room, settings, rng)
+        # A part smaller than its quarter sits at the split point, so that the grey border is outside.
         height, width = part.pixels.shape[1:]
         top, left = split_y if below else split_y - height, split_x if right else split_x - width
         pixels[:, top : top + height, left : left + width] = part.pixels
@@ -93,6 +94,7 @@ def _window(
 ) -> Sample:
     """An image flipped, resized for an input of ``size_hw`` and cut to ``room_hw``."""
     image, annotations = labelled
+    # Crowd regions have no single extent, so they cannot be targets; copies, as from_numpy shares memory.
     real = ~annotations.crowd
     boxes = torch.from_numpy(annotations.boxes_xyxy[real].copy())
     class_ids = torch.from_numpy(annotations.class_ids[real].copy())
@@ -101,6 +103,7 @@ def _window(
     # Scale jitter (1911.09070, section 5.1): a random factor beyond fitting, then a random window.
     scale = fit_scale(image_hw, size_hw) * rng.uniform(*settings.scale_jitter)
     height, width = scaled_size(image_hw, scale)
+    # Where the image is smaller than the window there is nothing to choose.
     top = int(rng.uniform() * max(height - room_hw[0], 0) + 0.5)
     left = int(rng.uniform() * max(width - room_hw[1], 0) + 0.5)
 
@@ -114,7 +117,7 @@ def _window(
 
 
 def finish(sample: Sample, size_hw: tuple[int, int], settings: Augmentation, rng: np.random.Generator) -> Example:
-    """Policy, colours and grid mask on what will be seen, then padding."""
+    """Policy, colours and grid mask on the visible part, then padding."""
     # A resized image lies in memory as (H, W, 3); operations are faster on contiguous channels.
     sample = apply_policy(sample._replace(pixels=sample.pixels.contiguous()), settings, rng)
     pixels = sample.pixels
@@ -140,6 +143,7 @@ def _colour(pixels: Tensor, strength: float, rng: np.random.Generator) -> Tensor
 
 def _grid_mask(pixels: Tensor, rng: np.random.Generator) -> Tensor:
     """A grid of grey squares that hides a quarter of the image (arXiv 2001.04086); its period and phase are random."""
+    # Squares are half a period wide, so a quarter of the area is hidden whatever the period.
     period = rng.uniform(1 / 8, 1 / 2) * min(pixels.shape[1:])
     rows, columns = ((torch.arange(side) / period + rng.uniform()) % 1 < 0.5 for side in pixels.shape[1:])
     return torch.where(rows[:, None] & columns, GREY, pixels).to(torch.uint8)

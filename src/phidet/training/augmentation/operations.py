@@ -18,7 +18,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
-MIN_VISIBLE = 0.2  # of a box's area; what is left of an object below that cannot be told from background
+MIN_VISIBLE = 0.2  # of a box's area; what is left of an object below that is indistinguishable from background
 MIN_SIDE = 1.0  # pixels of the input
 GREY = 128  # of pixels that nothing is known about
 LARGEST_LEVEL = 10.0
@@ -59,6 +59,7 @@ Operation = Callable[[Sample, float, np.random.Generator], Sample]
 def place(pixels: Tensor, moved_xyxy: Tensor, class_ids: Tensor) -> Sample:
     """A sample of (N, 4) boxes that may reach out of the image: cut at its border, left out where little remains."""
     limits = moved_xyxy.new_tensor([pixels.shape[2], pixels.shape[1]] * 2)
+    # The share that is left is measured against the whole moved box, which is why it was not clamped before.
     inside = moved_xyxy.clamp(min=0).minimum(limits)
     sides, whole = inside[:, 2:] - inside[:, :2], moved_xyxy[:, 2:] - moved_xyxy[:, :2]
     kept = (sides.min(1).values >= MIN_SIDE) & (sides.prod(1) >= MIN_VISIBLE * whole.prod(1))
@@ -67,6 +68,7 @@ def place(pixels: Tensor, moved_xyxy: Tensor, class_ids: Tensor) -> Sample:
 
 def move(sample: Sample, transform: Callable[[Any], Any]) -> Sample:
     """The sample after a geometric transform of torchvision, which is called with the image and with the boxes."""
+    # Image and boxes go through the same torchvision call, so that their geometry cannot drift apart.
     pixels: Tensor = transform(sample.pixels)
     if not len(sample.boxes_xyxy):
         return sample._replace(pixels=pixels)
@@ -113,7 +115,7 @@ def _erase(pixels: Tensor, centre_xy: tuple[float, float], half_wh: tuple[float,
 
 
 def _erase_square(pixels: Tensor, half: float, rng: np.random.Generator) -> Tensor:
-    """A grey square anywhere (arXiv 1708.04552)."""
+    """A grey square at a random place (arXiv 1708.04552)."""
     height, width = pixels.shape[1:]
     return _erase(pixels, (rng.uniform(0, width), rng.uniform(0, height)), (half, half))
 
@@ -139,24 +141,26 @@ _AFFINE = partial(F.affine, translate=[0, 0], scale=1.0, fill=[float(GREY)] * 3)
 
 
 def translate(sample: Sample, x: int, y: int) -> Sample:
-    """Moves everything by whole pixels to the right and down."""
+    """Translates everything by whole pixels to the right and down."""
     return move(sample, partial(_shift, x=x, y=y))
 
 
 def _shift(image_or_boxes: Any, x: int, y: int) -> Any:
     height, width = F.get_size(image_or_boxes)
+    # Pad one side and crop the other: a translation without interpolation.
     padded = F.pad(image_or_boxes, [max(x, 0), max(y, 0), max(-x, 0), max(-y, 0)], fill=GREY)
     return F.crop(padded, max(-y, 0), max(-x, 0), height, width)
 
 
 def shear(sample: Sample, slope_x: float, slope_y: float) -> Sample:
     """Moves rows to the right by ``-slope_x`` times their y, or columns down by ``-slope_y`` times their x."""
+    # torchvision shears by angles and about the centre; the official code by slopes and about the corner.
     degrees = [math.degrees(math.atan(slope)) for slope in (slope_x, slope_y)]
     return move(sample, partial(_AFFINE, angle=0.0, shear=degrees, center=[0.0, 0.0]))
 
 
 def rotate(sample: Sample, degrees: float) -> Sample:
-    """Turns everything clockwise about the middle; boxes become those around their turned corners."""
+    """Rotates everything clockwise about the centre; boxes become those around their rotated corners."""
     return move(sample, partial(_AFFINE, angle=degrees, shear=[0.0, 0.0]))
 
 
@@ -197,6 +201,7 @@ def change_in_boxes(
     sample: Sample, change: InBox, level: float, probability: float, rng: np.random.Generator
 ) -> Sample:
     """Each box by itself with a third of the probability, in any order, so that not too many that touch change."""
+    # Samples are never written to: the caller may still hold these pixels.
     pixels = sample.pixels.clone()
     for i in rng.permutation(len(sample.boxes_xyxy)):
         if rng.random() >= probability / 3:

@@ -87,7 +87,7 @@ RANDOM_OPERATIONS = (
     "shear-y",
     "rotate",
 )
-"""What RandAugment draws from, each as likely."""
+"""What RandAugment draws from, with equal probability."""
 
 
 def apply_policy(sample: Sample, settings: Augmentation, rng: np.random.Generator) -> Sample:
@@ -96,12 +96,14 @@ def apply_policy(sample: Sample, settings: Augmentation, rng: np.random.Generato
     if settings.policy == "none":
         return sample
     if settings.policy == "randaugment":
+        # With replacement, as in the paper: an operation may be applied twice.
         drawn = rng.integers(len(RANDOM_OPERATIONS), size=settings.layers)
         steps = tuple((RANDOM_OPERATIONS[i], 1.0, settings.magnitude) for i in drawn)
     else:
         policy = POLICIES[settings.policy]
         steps = policy[int(rng.integers(len(policy)))]
     for name, probability, level in steps:
+        # In boxes, the probability is drawn for each box; elsewhere, once for the image.
         if name in INSIDE:
             sample = change_in_boxes(sample, INSIDE[name], level, probability, rng)
         elif rng.random() < probability:

@@ -1,4 +1,4 @@
-"""A picture of what the network sees: images as they are, and as augmentation makes them."""
+"""A sheet of training images before and after augmentation."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def change_augmentation(settings: Augmentation, changes: Sequence[str]) -> Augme
 
     Raises:
         UnknownNameError: no such field.
-        ConfigError: not KEY=VALUE, or a value that cannot be.
+        ConfigError: not KEY=VALUE, or an invalid value.
     """
     fields: dict[str, object] = msgspec.to_builtins(settings)
     for change in changes:
@@ -36,6 +36,7 @@ def change_augmentation(settings: Augmentation, changes: Sequence[str]) -> Augme
             raise ConfigError(f"expected KEY=VALUE, as in policy=v1, got {change!r}")
         if key not in fields:
             raise UnknownNameError("augmentation key", key, fields)
+        # Values stay text: the lenient conversion below parses numbers by the field's type.
         fields[key] = value.split(",") if "," in value else value
     try:
         return msgspec.convert(fields, Augmentation, strict=False)
@@ -44,9 +45,10 @@ def change_augmentation(settings: Augmentation, changes: Sequence[str]) -> Augme
 
 
 def augmented_sheet(dataset: Dataset, config: NetworkConfig, settings: Augmentation, seed: int) -> Image.Image:
-    """A row for each of some images: as it is, and what the network sees of it in three epochs of a run of ``seed``."""
+    """A row for each of some images: the original, and its augmentations in three epochs of a run of ``seed``."""
     images = TrainImages(dataset, config.image_size_hw, settings, seed)
     tiles = []
+    # The examples come from the loader's own class, so the sheet shows exactly what training gets.
     for index in choose_samples(dataset, set(), seed, IMAGES):
         tiles.append(sample_tile(dataset, index))
         tiles += [

@@ -22,7 +22,8 @@ import numpy as np
 import numpy.typing as npt
 
 from phidet.cli.tables import table
-from phidet.data.dataset import Annotations, Collector, Dataset, RawObject
+from phidet.data.collector import Collector, RawObject
+from phidet.data.dataset import Annotations, Dataset
 from phidet.data.layouts import open_data
 from phidet.detections.detections import Detections
 from phidet.detections.settings import PostprocessSettings

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from phidet.data.dataset import Collector, Dataset, RawObject
+from phidet.data.collector import Collector, RawObject
+from phidet.data.dataset import Dataset
 from phidet.detections.detections import Detections
 
 SIZE = (200, 300)

@@ -18,7 +18,8 @@ from torchvision.transforms.v2 import functional as F
 from phidet.architectures.efficientdet.published import detector_config
 from phidet.cli.main import main
 from phidet.core.errors import ConfigError, UnknownNameError
-from phidet.data.dataset import Annotations, Collector, Dataset, RawObject
+from phidet.data.collector import Collector, RawObject
+from phidet.data.dataset import Annotations, Dataset
 from phidet.data.doctor.sheets import choose_samples
 from phidet.data.hold_out import HELD_OUT, hold_out
 from phidet.data.layouts import open_data

@@ -21,7 +21,8 @@ from metrics_data import a_dataset, detections, nothing, some_detections, thing,
 from phidet.cli.figures import summarise
 from phidet.cli.main import main
 from phidet.core.errors import ConfigError, InputError
-from phidet.data.dataset import Collector, Dataset, RawObject
+from phidet.data.collector import Collector, RawObject
+from phidet.data.dataset import Dataset
 from phidet.data.layouts import open_data
 from phidet.data.summary import summarise_data
 from phidet.detections.detections import Detections

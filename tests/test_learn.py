@@ -18,7 +18,8 @@ from phidet.architectures.efficientdet.decode import NetworkOutputs, postprocess
 from phidet.architectures.efficientdet.network import EfficientDet
 from phidet.core.errors import CheckpointError, ConfigError, TrainingDivergedError, UnknownNameError
 from phidet.core.structs import replace
-from phidet.data.dataset import Annotations, Collector, Dataset, RawObject
+from phidet.data.collector import Collector, RawObject
+from phidet.data.dataset import Annotations, Dataset
 from phidet.detections.boxes import encode
 from phidet.evaluation.measure import COCO_SETTINGS
 from phidet.images.prepare import Preprocess, prepare

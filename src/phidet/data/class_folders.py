@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from phidet.core.errors import InputError
+from phidet.data.collector import Collector, RawObject
 from phidet.data.data_folder import TEST_SPLITS, TRAIN_SPLITS, VAL_SPLITS, DataFolder, Found, Reader, first_split
-from phidet.data.dataset import Collector, Dataset, RawObject
+from phidet.data.dataset import Dataset
 from phidet.data.listing import files_below, followed, is_image, subfolders
 from phidet.images.decode import image_size_or_error
 from phidet.images.formats import other_image

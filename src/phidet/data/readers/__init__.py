@@ -1,1 +1,1 @@
-"""One module per layout on disk; each gives its images and objects to a :class:`phidet.data.dataset.Collector`."""
+"""One module per layout on disk; each gives its images and objects to a :class:`phidet.data.collector.Collector`."""

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from phidet.core.errors import InputError
-from phidet.data.dataset import TOLERANCE, CocoIds, Collector, Dataset, RawObject, box_text
+from phidet.data.collector import TOLERANCE, Collector, RawObject, box_text
+from phidet.data.dataset import CocoIds, Dataset
 from phidet.data.find_images import ImageFinder
 from phidet.data.listing import path_parts
 from phidet.data.text import read_text, unicode_encoding

@@ -12,7 +12,8 @@ from itertools import zip_longest
 from pathlib import Path
 
 from phidet.core.errors import InputError
-from phidet.data.dataset import Collector, Dataset, RawObject
+from phidet.data.collector import Collector, RawObject
+from phidet.data.dataset import Dataset
 from phidet.data.label_map import read_label_map
 from phidet.data.listing import visible
 from phidet.data.text import read_lines

@@ -14,7 +14,8 @@ from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree
 
 from phidet.core.errors import InputError
-from phidet.data.dataset import Collector, Dataset, RawObject
+from phidet.data.collector import Collector, RawObject
+from phidet.data.dataset import Dataset
 from phidet.data.find_images import ImageFinder, name_parts
 from phidet.data.listing import files_below, followed, is_image, same_name
 from phidet.data.text import decode_text, read_lines

@@ -20,7 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from phidet.core.errors import InputError
-from phidet.data.dataset import Collector, Dataset, RawObject
+from phidet.data.collector import Collector, RawObject
+from phidet.data.dataset import Dataset
 from phidet.data.text import read_text
 from phidet.images.decode import image_size_or_error
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
+import numpy.typing as npt
 import torch
 from numpy.typing import NDArray
 
@@ -10,6 +13,7 @@ from conftest import randomise
 from peers import tiny_detector
 from phidet.architectures.backbones.config import BackboneConfig
 from phidet.architectures.efficientdet.config import FeatureNetworkConfig, ModelConfig
+from phidet.architectures.efficientdet.decode import NetworkOutputs
 from phidet.architectures.efficientdet.network import EfficientDet
 from phidet.core.structs import replace
 from phidet.weights.create import create_model
@@ -63,3 +67,11 @@ CONFIGS = {
     "mobilenet": replace(tiny_detector(), {"backbone": BackboneConfig(architecture="mobilenet-v2", width=0.25)}),
     "no layers": replace(tiny_detector(), {"head_layers": 0}),
 }
+
+
+def by_anchor(outputs: Mapping[str, npt.NDArray[np.float32]], model: EfficientDet) -> NetworkOutputs:
+    """What an exported file gives for a batch, (B, cells, …), as rows of anchors, (B, A, …)."""
+    batch = len(outputs["class_logits"])
+    logits = outputs["class_logits"].reshape(batch, -1, model.config.num_classes)
+    best = outputs["best_logits"] if "best_logits" in outputs else logits.max(-1)
+    return NetworkOutputs(best, logits, outputs["box_deltas"].reshape(batch, -1, 4))

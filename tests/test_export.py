@@ -17,7 +17,7 @@ from onnx import numpy_helper
 
 import phidet
 from conftest import off_by
-from export_models import CONFIGS, picture, some_model
+from export_models import CONFIGS, by_anchor, picture, some_model
 from phidet.architectures.efficientdet.config import ModelConfig
 from phidet.cli.main import main
 from phidet.core.errors import CheckpointError, ConfigError, ExportError, InputError, UnknownNameError
@@ -47,7 +47,7 @@ def test_a_folded_copy_and_an_export_say_what_the_model_says(name: str, tmp_path
     path = tmp_path / "model.onnx"
     for channels_last in (False, True):
         onnx.save(build_onnx(model, channels_last=channels_last), path)
-        exported = OnnxNetwork(path, 1)(images.numpy())
+        exported = by_anchor(OnnxNetwork(path, 1)(images.numpy()), model)
         for ours, file in zip(wanted, exported[1:], strict=True):
             assert off_by(torch.from_numpy(file), ours) < 1e-4
         np.testing.assert_array_equal(exported.best_logits, exported.class_logits.max(-1))
@@ -85,7 +85,7 @@ def test_expansions_of_large_maps_are_made_in_parts_that_fit_a_cache(
         monkeypatch.setattr("phidet.export.onnx_graph.CACHE_BYTES", cache)
         graph = onnx.shape_inference.infer_shapes(build_onnx(model))
         onnx.save(graph, tmp_path / "model.onnx")
-        outputs.append(OnnxNetwork(tmp_path / "model.onnx", 1)(images))
+        outputs.append(by_anchor(OnnxNetwork(tmp_path / "model.onnx", 1)(images), model))
         convolutions.append(sum(node.op_type == "Conv" for node in graph.graph.node))
         expanded = {node.input[0] for node in graph.graph.node if node.op_type == "Sigmoid"}
         maps = [value for value in graph.graph.value_info if value.name in expanded]

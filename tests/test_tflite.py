@@ -16,7 +16,7 @@ pytest.importorskip("litert_torch", reason="run in .venv-runtimes", exc_type=Imp
 
 from ai_edge_litert.interpreter import Interpreter
 
-from export_models import CONFIGS, picture, some_model
+from export_models import CONFIGS, by_anchor, picture, some_model
 from phidet.architectures.efficientdet.config import ModelConfig
 from phidet.cli.main import main
 from phidet.core.errors import CheckpointError
@@ -62,7 +62,7 @@ def test_every_kind_of_part_is_translated(name: str, tmp_path: Path) -> None:
     images = torch.randn(2, 3, *model.config.image_size_hw, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         wanted = model(images)
-    found = LiteRtNetwork(tmp_path / "model.tflite", 2)(images.numpy())
+    found = by_anchor(LiteRtNetwork(tmp_path / "model.tflite", 2)(images.numpy()), model)
     np.testing.assert_allclose(found.class_logits, wanted.class_logits.numpy(), atol=1e-3)
     np.testing.assert_allclose(found.box_deltas, wanted.box_deltas.numpy(), atol=1e-3)
 

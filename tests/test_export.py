@@ -319,7 +319,7 @@ def test_pictures_that_are_none(exported: Path) -> None:
         detector(np.zeros((3, 8, 8), np.uint8))
     with pytest.raises(InputError, match=r"float64"):
         detector(np.zeros((8, 8, 3)))  # type: ignore[call-overload]
-    with pytest.raises(InputError, match=r"expected a path, an address, a PIL image or an array"):
+    with pytest.raises(InputError, match=r"expected a path, an address, a Pillow image or an array"):
         detector(3)  # type: ignore[call-overload]
     with pytest.raises(InputError, match=r"there is no image at nowhere.jpg"):
         detector("nowhere.jpg")
@@ -361,7 +361,7 @@ def test_options_that_cannot_be(tmp_path: Path) -> None:
         export(model, tmp_path / "m.onnx", ExportOptions(to="onx"))  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"an onnx file is written as .onnx, got 'm.xml'"):
         export(model, tmp_path / "m.xml")
-    with pytest.raises(ConfigError, match=r"int8 needs pictures"):
+    with pytest.raises(ConfigError, match=r"int8 needs images"):
         export(model, tmp_path / "m.onnx", ExportOptions(precision="int8"))
 
 

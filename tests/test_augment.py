@@ -24,6 +24,7 @@ from phidet.data.doctor.sheets import choose_samples
 from phidet.data.hold_out import HELD_OUT, hold_out
 from phidet.data.layouts import open_data
 from phidet.detections.sheet import GAP, STRIP, TILE_H, TILE_W
+from phidet.training.augmentation import operations
 from phidet.training.augmentation.detection import Labelled, augment, mosaic
 from phidet.training.augmentation.operations import (
     GREY,
@@ -161,6 +162,7 @@ def test_boxes_are_torchvisions_where_nothing_is_cut() -> None:
         torch.testing.assert_close(shear(before, slope, 0.0).boxes_xyxy, theirs.as_subclass(Tensor), atol=1e-3, rtol=0)
 
 
+@pytest.mark.skipif(not operations._CAN_STAY_UNCLAMPED, reason="torchvision before 0.23 clamps boxes on the way")
 def test_what_hardly_remains_is_left_out() -> None:
     pixels, ids = torch.zeros(3, 100, 100, dtype=torch.uint8), torch.tensor([3, 5])
     boxes = torch.tensor([[60.0, 10.0, 70.0, 20.0], [50.0, 10.0, 60.0, 20.0]])

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
-from contextlib import redirect_stderr, redirect_stdout
 from importlib.util import find_spec
-from io import StringIO
+from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -19,6 +16,7 @@ from phidet.architectures.model import Model
 from phidet.architectures.registry import architecture_of
 from phidet.core.errors import ExportError, MissingExtraError
 from phidet.export.onnx_graph import BATCH, OPSET
+from phidet.export.quiet import quiet
 
 _SMALL = 64  # values: biases and constants of shapes gain nothing from fewer bits
 
@@ -41,30 +39,50 @@ def trace_onnx(model: Model, half: bool = False) -> onnx.ModelProto:
     images = torch.zeros(2, 3, *config.image_size_hw)  # two: PyTorch takes a size of one for a constant
     names = list(architecture_of(config).output_shapes(config))
     # The exporter reports its progress on standard output, which belongs to the command's own results.
-    with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
-        warnings.simplefilter("ignore")
-        level = logging.root.manager.disable
-        logging.disable(logging.WARNING)
+    with quiet():
         try:
-            program: Any = torch.onnx.export(
-                named,
-                (images,),
-                input_names=["images"],
-                output_names=names,
-                opset_version=max(OPSET, 18),  # PyTorch's own lowest
-                dynamic_shapes={"images": {0: torch.export.Dim(BATCH)}},
-                dynamo=True,
-            )
-        except Exception as error:  # whatever torch.export raises
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            raise ExportError(f"PyTorch cannot export {config.name} to ONNX: {lines[0]}") from error
-        finally:
-            logging.disable(level)
-    graph: onnx.ModelProto = program.model_proto
+            graph = _export(named, images, names)
+        except Exception:  # PyTorch 2.6 and 2.7 do not go with every onnxscript
+            try:
+                graph = _export_by_trace(named, images, names)
+            except Exception as error:  # whatever PyTorch raises
+                lines = str(error).strip().splitlines() or [type(error).__name__]
+                raise ExportError(f"PyTorch cannot export {config.name} to ONNX: {lines[0]}") from error
     if half:
         _halve(graph)
     onnx.checker.check_model(graph)
     return graph
+
+
+def _export(network: nn.Module, images: Tensor, names: list[str]) -> onnx.ModelProto:
+    """By ``torch.export``."""
+    program: Any = torch.onnx.export(
+        network,
+        (images,),
+        input_names=["images"],
+        output_names=names,
+        opset_version=max(OPSET, 18),  # its own lowest
+        dynamic_shapes={"images": {0: torch.export.Dim(BATCH)}},
+        dynamo=True,
+    )
+    graph: onnx.ModelProto = program.model_proto
+    return graph
+
+
+def _export_by_trace(network: nn.Module, images: Tensor, names: list[str]) -> onnx.ModelProto:
+    """By TorchScript, PyTorch's older way."""
+    file = BytesIO()
+    torch.onnx.export(
+        network,
+        (images,),
+        file,
+        input_names=["images"],
+        output_names=names,
+        opset_version=OPSET,
+        dynamic_axes={name: {0: BATCH} for name in ("images", *names)},
+        dynamo=False,
+    )
+    return onnx.load_from_string(file.getvalue())
 
 
 class _Named(nn.Module):

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import json
-import logging
-import warnings
 import zipfile
 from collections import namedtuple
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +21,7 @@ from phidet.architectures.optimized import OptimizedNetwork
 from phidet.architectures.registry import architecture_of
 from phidet.core.errors import ExportError
 from phidet.core.extras import __version__
+from phidet.export.quiet import quiet
 from phidet.inference.runtimes.litert_runtime import HEADER_FILE, LABELS_FILE
 
 _SIGNATURE = "serving_default"
@@ -37,7 +34,7 @@ def write_tflite(model: Model, header: Header, path: Path, pictures: Sequence[np
         ExportError: litert-torch cannot convert it.
     """
     height, width = model.config.image_size_hw
-    with _quiet():
+    with quiet():
         import litert_torch  # noqa: PLC0415 - slow to import, and prints
 
         try:
@@ -117,16 +114,3 @@ def _prepared(config: NetworkConfig, pictures: Sequence[npt.NDArray[np.uint8]]) 
     for picture in pictures:
         image = architecture_of(config).prepare(config, picture).image
         yield {"images": np.ascontiguousarray(image.transpose(1, 2, 0))[None]}
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silences the converter, which logs its passes, and the warnings of its libraries about one another."""
-    with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
-        warnings.simplefilter("ignore")
-        level = logging.root.manager.disable
-        logging.disable(logging.WARNING)
-        try:
-            yield
-        finally:
-            logging.disable(level)

@@ -71,7 +71,7 @@ def _export(network: nn.Module, images: Tensor, names: list[str]) -> onnx.ModelP
 
 def _export_by_trace(network: nn.Module, images: Tensor, names: list[str]) -> onnx.ModelProto:
     """By TorchScript, PyTorch's older way."""
-    file = BytesIO()
+    file: Any = BytesIO()  # the annotation names paths only, the documentation also files
     torch.onnx.export(
         network,
         (images,),

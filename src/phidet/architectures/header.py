@@ -84,16 +84,15 @@ def from_metadata(metadata: Mapping[str, str], path: Path) -> Header | None:
         )
     try:
         name = _text(metadata, "architecture") if int(version) > 1 else _OF_KIND[_text(metadata, "kind")]
+        text = _text(metadata, "config")
         architecture = architecture_named(name)
     except KeyError as error:
         raise CheckpointError(f"{path} has a header that is not valid: no known {error.args[0]!r}") from error
     except UnknownNameError as error:
         raise CheckpointError(f"{path}: {error}. Is the package that has it installed?") from error
     try:
-        config = from_json(_text(metadata, "config"), architecture.config_type)
+        config = from_json(text, architecture.config_type)
         return Header(config, msgspec.convert(metadata.get("precision", "fp32"), Precision))
-    except KeyError as error:
-        raise CheckpointError(f"{path} has a header that is not valid: no known {error.args[0]!r}") from error
     except (ConfigError, msgspec.ValidationError) as error:
         raise CheckpointError(f"{path} has a header that is not valid: {error}") from error
 

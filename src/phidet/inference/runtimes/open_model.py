@@ -78,7 +78,10 @@ def find_model(model: str | Path, preferred: str = ".onnx") -> Path:
         CheckpointError: there is none; the message says how to get it.
     """
     path = Path(model)
-    named = model in BUNDLED or model in published_names("boxes")
+    if path.suffix and path.is_file():  # no published name: other packages need not be searched for one
+        return path
+    published = model not in BUNDLED and model in published_names("boxes")
+    named = model in BUNDLED or published
     if path.is_dir():
         found = _in_run(path, preferred)
         if found is not None:
@@ -92,7 +95,7 @@ def find_model(model: str | Path, preferred: str = ".onnx") -> Path:
         if bundled.is_file():
             return bundled
         raise CheckpointError(f"this installation lacks its {model} model, {bundled}: reinstall phidet")
-    if model in published_names("boxes"):
+    if published:
         exported = cache_dir() / f"{model}.onnx"
         if exported.is_file():
             return exported

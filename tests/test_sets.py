@@ -162,8 +162,10 @@ def test_the_gradients_of_two_processes_average_to_that_of_one(counts: tuple[int
         return [kept[0] + kept[2], kept[1] + kept[3]]
 
     whole = gradients(slice(0, 2), ALONE)
-    parts: list[list[Tensor]] = []
-    for i in range(2):
-        parts.append(gradients(slice(i, i + 1), Processes(2, lambda _, together=iter(totals()): next(together))))
-    for one, first, second in zip(whole, *parts, strict=True):
+
+    def share(image: int) -> list[Tensor]:
+        together = iter(totals())
+        return gradients(slice(image, image + 1), Processes(2, lambda _: next(together)))
+
+    for one, first, second in zip(whole, share(0), share(1), strict=True):
         torch.testing.assert_close(torch.cat([first, second]) / 2, one, rtol=1e-7, atol=1e-12)

@@ -86,7 +86,7 @@ def minimum_spanning_tree(graph: DetectionGraph) -> Edges:
     """(2, N − c) pairs, the smaller node first, of a spanning tree of least length of each of the c connected parts."""
     lengths = graph.distances[graph.edges[0] < graph.edges[1]]
     order = np.empty(len(lengths))
-    # SciPy takes a weight of zero for no edge, but nodes may lie at one place. Only the order of the lengths decides about
+    # SciPy takes a weight of zero for no edge, but nodes may lie at one place. Only the order of lengths decides about
     # the tree, and their ranks from 1 on have no zeros.
     order[np.argsort(lengths, kind="stable")] = np.arange(1, len(lengths) + 1)
     tree = csgraph.minimum_spanning_tree(DetectionGraph(graph.detections, graph.pairs).adjacency(weights=order)).tocoo()

@@ -176,4 +176,5 @@ def make_board(seed: int, cells: tuple[int, int] = (3, 3), filled: float = 0.85)
 def turned(xy: npt.NDArray[np.float64], degrees: float) -> npt.NDArray[np.float64]:
     """(…, 2) points turned counter-clockwise about the origin, y up."""
     c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
-    return xy @ np.array([[c, s], [-s, c]])
+    rotated: npt.NDArray[np.float64] = xy @ np.array([[c, s], [-s, c]])
+    return rotated

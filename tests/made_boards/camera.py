@@ -32,7 +32,8 @@ class Camera:
         """(…, 2) places in mm → (…, 2) pixels."""
         homogeneous = xy_mm @ self.matrix[:, :2].T + self.matrix[:, 2]
         offset = (homogeneous[..., :2] / homogeneous[..., 2:]) - self._centre
-        return self._centre + offset * (1 + self.k1 * (offset**2).sum(-1, keepdims=True) / self._half**2)
+        pixels: npt.NDArray[np.float64] = offset * (1 + self.k1 * (offset**2).sum(-1, keepdims=True) / self._half**2)
+        return pixels + self._centre
 
     def back(self, pixels: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """(…, 2) pixels → (…, 2) places in mm: the inverse of :meth:`project`, to 1e-9 for |k1| ≤ 0.2."""
@@ -45,7 +46,8 @@ class Camera:
         undistorted = self._centre + self._half * offset / (1 + self.k1 * radius * radius)[..., None]
         inverse = np.linalg.inv(self.matrix)
         homogeneous = undistorted @ inverse[:, :2].T + inverse[:, 2]
-        return homogeneous[..., :2] / homogeneous[..., 2:]
+        places: npt.NDArray[np.float64] = homogeneous[..., :2] / homogeneous[..., 2:]
+        return places
 
     @property
     def _centre(self) -> npt.NDArray[np.float64]:

@@ -46,7 +46,8 @@ def render(scene: Scene, seed: int, *, blur: float | None = None, noise: float |
     sigma = rng.uniform(0.3, 0.9) if blur is None else blur
     image = Image.fromarray(np.clip(seen, 0, 255).astype(np.uint8)).filter(ImageFilter.GaussianBlur(sigma))
     grain = (rng.uniform(2, 7) if noise is None else noise) * rng.standard_normal((height, width, 3), np.float32)
-    return np.clip(np.asarray(image) + grain, 0, 255).astype(np.uint8)
+    pixels: npt.NDArray[np.uint8] = np.clip(np.asarray(image) + grain, 0, 255).astype(np.uint8)
+    return pixels
 
 
 def _sample(
@@ -76,17 +77,18 @@ def _draw_plane(assembly: Assembly, rng: np.random.Generator) -> Image.Image:
     image = Image.new("RGB", size, tuple((rng.integers(30, 130) + rng.integers(-12, 13, 3)).tolist()))
     pen = _Pen(ImageDraw.Draw(image), height)
     mask = np.array([[20, 96, 52], [24, 60, 110], [110, 30, 34], [30, 34, 36], [14, 110, 84]])[rng.integers(5)]
-    board: Colour = tuple(int(v) for v in np.clip(mask + rng.integers(-12, 13, 3), 0, 255))
+    r, g, b = (int(v) for v in np.clip(mask + rng.integers(-12, 13, 3), 0, 255))
+    board: Colour = (r, g, b)
     pen.polygon([(0, 0), (width, 0), (width, height), (0, height)], board)
-    track: Colour = tuple(min(255, int(v * 1.35) + 12) for v in board)
-    _draw_tracks(pen, assembly, track, rng)
+    track = [min(255, int(v * 1.35) + 12) for v in board]
+    _draw_tracks(pen, assembly, (track[0], track[1], track[2]), rng)
     for part in assembly.board.parts:
         # Pads are there whether or not the part is.
         length, _ = SIZES[part.label]
         for end in (-0.42 * length, 0.42 * length):
             pen.rectangle(part.xy, part.rotation, (end - 0.5, -0.6, end + 0.5, 0.6), (190, 170, 110))
-    for part in assembly.mounted:
-        _draw_part(pen, part, rng)
+    for mounted in assembly.mounted:
+        _draw_part(pen, mounted, rng)
     return image.filter(ImageFilter.BoxBlur(0.6))
 
 

@@ -41,7 +41,8 @@ class Scene:
         corners = self.camera.project(np.array(outlines).reshape(-1, 16, 2))
         boxes = np.concatenate([corners.min(1), corners.max(1)], axis=1)
         height, width = self.camera.size_hw
-        return np.clip(boxes, 0, [width, height, width, height])
+        clipped: npt.NDArray[np.float64] = np.clip(boxes, 0, [width, height, width, height])
+        return clipped
 
 
 def outline(label: str, xy: tuple[float, float], rotation: float) -> npt.NDArray[np.float64]:

@@ -81,9 +81,9 @@ def run(args: argparse.Namespace) -> None:
         return
     left = "best.safetensors, last.safetensors, curves.png, metrics.csv"
     print(f"wrote {trained.folder}: {left}" if args.resume is None else f"{trained.folder} holds {left}")
-    if trained.figures:
-        figures = ", ".join(f"{name} {value:.3f}" for name, value in trained.figures.items())
-        print(f"best model on the validation images: {figures}; more in {trained.folder / 'report'}")
+    if trained.metrics:
+        metrics = ", ".join(f"{name} {value:.3f}" for name, value in trained.metrics.items())
+        print(f"best model on the validation images: {metrics}; more in {trained.folder / 'report'}")
 
 
 def _train(args: argparse.Namespace, model: str, settings: RunSettings) -> TrainedRun:

@@ -13,7 +13,7 @@ from phidet.architectures.base import Loss, NetworkConfig, Processes, resolved_l
 from phidet.architectures.batch import Batch
 from phidet.architectures.registry import architecture_of
 from phidet.data.dataset import Dataset
-from phidet.training.augmentation.classification import TrainPictures
+from phidet.training.augmentation.classification import TrainWholeImages
 from phidet.training.evaluate import detect, figures_of
 from phidet.training.loading import EpochSampler, TrainImages, normalise, train_loader
 from phidet.training.recipe import Recipe
@@ -54,7 +54,7 @@ class Task:
 
     def loader(self, recipe: Recipe, seed: int, sampler: EpochSampler, workers: int) -> DataLoader[Any]:
         """Augmented batches; the first field of a batch is its images."""
-        kind = TrainPictures if self.classifies else TrainImages
+        kind = TrainWholeImages if self.classifies else TrainImages
         return train_loader(kind(self.train, self.config.image_size_hw, recipe.augmentation, seed), sampler, workers)
 
     def losses(self, fabric: Fabric, model: Any, batch: Batch, recipe: Recipe) -> dict[str, Tensor]:

@@ -100,7 +100,14 @@ def test_what_is_not_there_or_no_image_is_told_in_its_place(tmp_path: Path) -> N
     (tmp_path / "link.png").symlink_to(tmp_path / "nowhere")
     (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
     items = list(read_sources([str(tmp_path / "no.png"), str(tmp_path), str(tmp_path / "a.png")]))
-    assert [type(i).__name__ for i in items] == ["Unusable", "Picture", "Unusable", "Unusable", "Unusable", "Picture"]
+    assert [type(i).__name__ for i in items] == [
+        "Unusable",
+        "SourceImage",
+        "Unusable",
+        "Unusable",
+        "Unusable",
+        "SourceImage",
+    ]
     assert "there is no file, folder, pattern's match or address" in refusal(tmp_path / "no.png")
     assert "there is no file" in refusal(f"{tmp_path}/*.tiff")
     assert "there are no images or videos that are read in" in refusal(tmp_path / "empty")

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
@@ -43,7 +44,9 @@ def collate(examples: list[Example]) -> Batch:
     """Examples of one input size as a batch."""
     boxes, class_ids = pad_objects([e.boxes_xyxy for e in examples], [e.class_ids for e in examples])
     valid = torch.tensor([e.valid_hw for e in examples])
-    return Batch(torch.stack([e.pixels for e in examples]), valid, boxes, class_ids)
+    given = [e.soft for e in examples if e.soft is not None]
+    soft = pad_sequence(given, batch_first=True) if given else None
+    return Batch(torch.stack([e.pixels for e in examples]), valid, boxes, class_ids, soft)
 
 
 def normalise(batch: Batch, spec: Preprocess) -> Tensor:

@@ -67,7 +67,7 @@ class Task:
             self._loss = self.architecture.loss(self.config, resolved_loss(self.architecture, recipe.loss))
             self._loss.to(fabric.device)
         batch = Batch(*(tensor.to(fabric.device, non_blocking=True) for tensor in batch))
-        outputs = model(normalise(batch, self.config.preprocess))
+        outputs = self.architecture.training_outputs(model, normalise(batch, self.config.preprocess), batch)
         return self._loss(outputs, batch, Processes(fabric.world_size, _total))
 
     def evaluate(self, fabric: Fabric, model: Any, recipe: Recipe, workers: int) -> dict[str, float]:

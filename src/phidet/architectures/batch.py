@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -24,3 +25,9 @@ class Batch(NamedTuple):
     boxes_xyxy: Tensor
     class_ids: Tensor
     soft: Tensor | None = None
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on ``device``."""
+        soft = None if self.soft is None else self.soft.to(device, non_blocking=True)
+        moved = (part.to(device, non_blocking=True) for part in self[:4])
+        return Batch(*moved, soft)

@@ -150,7 +150,7 @@ def collate_eval(items: list[EvalItem]) -> EvalBatch:
     return EvalBatch(images, [item[2] for item in whole], [item[0] for item in whole], broken)
 
 
-def train_loader(images: TrainImages, sampler: EpochSampler, workers: int) -> DataLoader[Example]:
+def train_loader(images: TorchDataset[Example], sampler: EpochSampler, workers: int) -> DataLoader[Example]:
     """Batches of :class:`Batch`; processes live as long as the loader, so set ``sampler.epoch`` before each epoch."""
     return DataLoader(
         images,

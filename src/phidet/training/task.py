@@ -17,6 +17,7 @@ from phidet.training.augmentation.classification import TrainPictures
 from phidet.training.evaluate import detect, figures_of
 from phidet.training.loading import EpochSampler, TrainImages, normalise, train_loader
 from phidet.training.recipe import Recipe
+from phidet.training.teacher import TaughtImages
 
 
 class Task:
@@ -25,13 +26,14 @@ class Task:
     Args:
         config: of the model; its input size and classes.
         train, val: data with the model's classes; for a classifier, images with one object each.
+        teacher: a detector to learn from beside the labels; see :func:`phidet.training.teacher.open_teacher`.
 
     Attributes:
         figures: key of a metric in a row → its title; the first one decides which model is best.
     """
 
-    def __init__(self, config: NetworkConfig, train: Dataset, val: Dataset | None) -> None:
-        self.config, self.train, self.val = config, train, val
+    def __init__(self, config: NetworkConfig, train: Dataset, val: Dataset | None, teacher: str | None = None) -> None:
+        self.config, self.train, self.val, self.teacher = config, train, val, teacher
         self.architecture = architecture_of(config)
         self.classifies = "classes" in self.architecture.says
         self.figures = {"top1": "top-1", "top5": "top-5"} if self.classifies else {"ap": "AP", "ap50": "AP50"}
@@ -55,7 +57,10 @@ class Task:
     def loader(self, recipe: Recipe, seed: int, sampler: EpochSampler, workers: int) -> DataLoader[Any]:
         """Augmented batches; the first field of a batch is its images."""
         kind = TrainPictures if self.classifies else TrainImages
-        return train_loader(kind(self.train, self.config.image_size_hw, recipe.augmentation, seed), sampler, workers)
+        images: Any = kind(self.train, self.config.image_size_hw, recipe.augmentation, seed)
+        if self.teacher is not None:
+            images = TaughtImages(images, self.teacher, self.config.class_names, recipe.teaching)
+        return train_loader(images, sampler, workers)
 
     def losses(self, fabric: Fabric, model: Any, batch: Batch, recipe: Recipe) -> dict[str, Tensor]:
         """Losses of a batch by name; ``loss`` is what is minimised, the others are parts of it.
@@ -66,7 +71,7 @@ class Task:
         if self._loss is None:
             self._loss = self.architecture.loss(self.config, resolved_loss(self.architecture, recipe.loss))
             self._loss.to(fabric.device)
-        batch = Batch(*(tensor.to(fabric.device, non_blocking=True) for tensor in batch))
+        batch = batch.to(fabric.device)
         outputs = self.architecture.training_outputs(model, normalise(batch, self.config.preprocess), batch)
         return self._loss(outputs, batch, Processes(fabric.world_size, _total))
 

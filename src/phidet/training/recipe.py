@@ -95,6 +95,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         batch_norm_momentum: how much of each batch goes into the running statistics, at least; more in a short run.
         augmentation: random changes of the training images.
         loss: settings of the architecture's own loss that differ from its defaults.
+        class_balance: classes on a smaller share of the images than this come more often, see
+            :func:`phidet.training.balance.repeat_factors`; 0 for none.
         teaching: how much a teacher has to say, where there is one.
         patience: evaluations without a better AP after which training stops; ``None`` for never.
         evaluate_every: epochs between evaluations.
@@ -118,6 +120,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     batch_norm_momentum: float = 0.01
     augmentation: Augmentation = Augmentation()
     loss: dict[str, Any] = {}
+    class_balance: float = 0.0
     teaching: Teaching = Teaching()
     patience: int | None = None
     evaluate_every: int = 1
@@ -130,6 +133,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             value = getattr(self, key)
             _require(math.isfinite(value) and value > 0, f"{key} must be a number > 0, got {value}")
         momentum = self.batch_norm_momentum
+        _require(0 <= self.class_balance <= 1, f"class_balance must be in 0…1, got {self.class_balance}")
         _require(0 < momentum <= 1, f"batch_norm_momentum must be in (0, 1], got {momentum}")
         _require(0 <= self.ema_decay < 1, f"ema_decay must be in [0, 1), got {self.ema_decay}")
         _require(self.weight_decay >= 0, f"weight_decay must be ≥ 0, got {self.weight_decay}")

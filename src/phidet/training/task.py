@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch.distributed as dist
 from lightning_fabric import Fabric
 from torch import Tensor
@@ -14,6 +16,7 @@ from phidet.architectures.batch import Batch
 from phidet.architectures.registry import architecture_of
 from phidet.data.dataset import Dataset
 from phidet.training.augmentation.classification import TrainPictures
+from phidet.training.balance import repeat_factors
 from phidet.training.evaluate import detect, figures_of
 from phidet.training.loading import EpochSampler, TrainImages, normalise, train_loader
 from phidet.training.recipe import Recipe
@@ -53,6 +56,10 @@ class Task:
     def num_images(self) -> int:
         """Images to train on."""
         return len(self.train)
+
+    def repeats(self, recipe: Recipe) -> npt.NDArray[np.float64] | None:
+        """How often each image is trained on relative to the others; ``None`` for equally often."""
+        return repeat_factors(self.train, recipe.class_balance) if recipe.class_balance else None
 
     def loader(self, recipe: Recipe, seed: int, sampler: EpochSampler, workers: int) -> DataLoader[Any]:
         """Augmented batches; the first field of a batch is its images."""

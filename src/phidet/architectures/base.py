@@ -216,11 +216,11 @@ class Architecture(ABC, Generic[ConfigT]):
             ConfigError: a value out of range.
         """
 
-    def training_outputs(self, model: Any, images: Tensor, batch: Batch) -> Any:
+    def training_outputs(self, model: Any, images: Tensor, batch: Batch, settings: Mapping[str, Any]) -> Any:
         """What the loss reads: the outputs of ``model``, which may be wrapped for several processes.
 
         Networks that need more than normalised images (B, 3, H, W) in training, such as the objects or what is padding,
-        get it here, in one call of ``model``.
+        get it here, in one call of ``model``. ``settings`` are the loss's, as for :meth:`loss`.
         """
         return model(images)
 

@@ -21,13 +21,14 @@ from phidet.architectures.classifier.published_figures import CLASSIFIERS
 from phidet.architectures.config import default_class_names
 from phidet.architectures.costs import Cost, build_on_meta, count_costs, total
 from phidet.architectures.efficientdet import feature_network
-from phidet.architectures.efficientdet.config import AnchorConfig, FeatureNetworkConfig, ModelConfig
+from phidet.architectures.efficientdet.config import AnchorConfig, ModelConfig
 from phidet.architectures.efficientdet.network import EfficientDet
 from phidet.architectures.efficientdet.published import DETECTOR_NAMES, Family, detector_config
 from phidet.architectures.efficientdet.published_figures import DETECTORS, NECKS
 from phidet.architectures.efficientdet.receptive import backbone_fields, receptive_fields
 from phidet.architectures.efficientdet.report import compare_necks, describe_detector
 from phidet.architectures.efficientdet.scaling import DetectorLaw
+from phidet.architectures.feature_networks.config import FeatureNetworkConfig
 from phidet.architectures.layers import same_padding
 from phidet.architectures.report import describe_network
 from phidet.core.errors import ConfigError, InputError

@@ -17,8 +17,8 @@ import processes
 import test_classify
 from phidet import create_model
 from phidet.architectures.backbones.config import BackboneConfig
-from phidet.architectures.efficientdet.feature_network import FusionNode
 from phidet.architectures.efficientdet.network import EfficientDet
+from phidet.architectures.feature_networks.network import FusionNode
 from phidet.core.structs import replace
 from phidet.data.class_folders import open_class_folders
 from phidet.data.layouts import open_data

@@ -95,6 +95,12 @@ def publisher_of(name: str) -> Architecture[Any] | None:
     return None
 
 
+def publishes(name: str, says: str) -> bool:
+    """Whether there is a published model of that name that predicts ``says`` ("boxes", "classes", …)."""
+    architecture = publisher_of(name)
+    return architecture is not None and says in architecture.says
+
+
 def published_names(says: str | None = None) -> list[str]:
     """Names of all published models; if ``says`` is given, of those that predict it ("boxes", "classes", …)."""
     return [

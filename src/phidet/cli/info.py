@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _draw(name: str, levels: tuple[int, int], out: Path | None) -> None:
     from phidet.architectures.efficientdet.graph_drawing import graph_svg
-    from phidet.architectures.efficientdet.graphs import build_graph
+    from phidet.architectures.feature_networks.graphs import build_graph
 
     svg = graph_svg(build_graph(name, *levels))
     # An SVG on standard output can be piped; the message about a file goes to standard error.

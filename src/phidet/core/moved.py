@@ -24,13 +24,16 @@ _ROOMS = {
 }
 """Packages that moved as they were: old name → new name, without ``phidet.``."""
 _BACKBONES, _EFFICIENTDET = "architectures.backbones", "architectures.efficientdet"
+_FEATURES = "architectures.feature_networks"
 _MODULES: dict[str, tuple[str, ...]] = {
     "anchors": (f"{_EFFICIENTDET}.anchors",),
+    "architectures.efficientdet.feature_network": (f"{_FEATURES}.network",),
+    "architectures.efficientdet.graphs": (f"{_FEATURES}.graphs",),
     "boxes": ("detections.boxes",),
     "coco": ("data.coco_classes",),
     "config": (
         *(f"{_EFFICIENTDET}.config", f"{_BACKBONES}.config", "architectures.classifier.config"),
-        *("architectures.config", "core.structs", "images.prepare"),
+        *(f"{_FEATURES}.config", "architectures.config", "core.structs", "images.prepare"),
     ),
     "cores": ("core.machine",),
     "data.images": ("images.decode",),
@@ -41,7 +44,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "explain": ("evaluation.explain",),
     "export.torch_network": ("inference.runtimes.torch_runtime",),
     "family": (f"{_EFFICIENTDET}.published", f"{_BACKBONES}.published", "architectures.classifier.published"),
-    "graphs": (f"{_EFFICIENTDET}.graphs",),
+    "graphs": (f"{_FEATURES}.graphs",),
     "learn.augment": ("training.augmentation.detection",),
     "learn.detection": ("training.task",),
     "learn.train": ("training.fit",),

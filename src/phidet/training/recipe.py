@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
+from phidet.architectures.base import Architecture
 from phidet.core.errors import ConfigError, UnknownNameError
 
 Optimizer = Literal["sgd", "adamw"]
@@ -167,17 +168,22 @@ def choose_classify_recipe(num_images: int) -> Recipe:
     return replace(CLASSIFY, {"epochs": epochs, "batch_size": batch_size})
 
 
-def recipe_named(name: str, num_images: int) -> Recipe:
-    """``auto`` for :func:`choose_recipe`, or one of :data:`RECIPES`.
+def recipe_named(name: str, num_images: int, architecture: Architecture[Any] | None = None) -> Recipe:
+    """``auto`` for :func:`choose_recipe`, one of :data:`RECIPES`, or one of the architecture's own.
+
+    Where the architecture sets fields of a general recipe otherwise, those are in it.
 
     Raises:
         UnknownNameError: there is none.
     """
-    if name == "auto":
-        return choose_recipe(num_images)
-    if name not in RECIPES:
-        raise UnknownNameError("recipe", name, ["auto", *RECIPES])
-    return RECIPES[name]
+    known = ["auto", *RECIPES, *(architecture.recipe_names if architecture else ())]
+    if name not in known:
+        raise UnknownNameError("recipe", name, known)
+    fields = dict(architecture.recipe_fields(name, num_images)) if architecture else {}
+    general = choose_recipe(num_images) if name == "auto" else RECIPES.get(name)
+    if general is None:
+        general = Recipe(name=name, epochs=fields["epochs"])
+    return replace(general, fields) if fields else general
 
 
 def replace(recipe: Recipe, changes: dict[str, Any]) -> Recipe:

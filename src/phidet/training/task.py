@@ -63,11 +63,13 @@ class Task:
         With several processes, the mean of their gradients is the gradient of the whole batch.
         """
         # Built on first use: only then is the device known.
+        settings = resolved_loss(self.architecture, recipe.loss)
         if self._loss is None:
-            self._loss = self.architecture.loss(self.config, resolved_loss(self.architecture, recipe.loss))
+            self._loss = self.architecture.loss(self.config, settings)
             self._loss.to(fabric.device)
         batch = Batch(*(tensor.to(fabric.device, non_blocking=True) for tensor in batch))
-        outputs = model(normalise(batch, self.config.preprocess))
+        images = normalise(batch, self.config.preprocess)
+        outputs = self.architecture.training_outputs(model, images, batch, settings)
         return self._loss(outputs, batch, Processes(fabric.world_size, _total))
 
     def evaluate(self, fabric: Fabric, model: Any, recipe: Recipe, workers: int) -> dict[str, float]:

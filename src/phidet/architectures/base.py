@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # these need PyTorch
     import torch
     from torch import Tensor, nn
 
+    from phidet.architectures.adversarial import Adversarial
     from phidet.architectures.batch import Batch
     from phidet.architectures.dialect import Dialect
     from phidet.architectures.evidence import ActivationMap
@@ -35,8 +36,9 @@ if TYPE_CHECKING:  # these need PyTorch
     from phidet.architectures.program import GraphWriter, Program
     from phidet.architectures.published_file import PublishedFile
 
-Says: TypeAlias = Literal["boxes", "masks", "panoptic", "classes"]
-"""What a network predicts: boxes of objects, their masks, a class for every pixel, or a class for the whole image."""
+Says: TypeAlias = Literal["boxes", "masks", "panoptic", "classes", "samples"]
+"""What a network predicts: boxes of objects, their masks, a class for every pixel, a class for the whole image; or that
+it makes images: "samples"."""
 
 
 class NetworkConfig(Protocol):
@@ -215,6 +217,14 @@ class Architecture(ABC, Generic[ConfigT]):
         Raises:
             ConfigError: a value out of range.
         """
+
+    def adversarial(self, config: ConfigT, settings: Mapping[str, Any]) -> Adversarial:
+        """What trains a generator; ``settings`` has the fields of :attr:`loss_settings`.
+
+        Raises:
+            ConfigError: the architecture makes no images, or a value is out of range.
+        """
+        raise ConfigError(f"{self.name} networks make no images")
 
     def training_outputs(self, model: Any, images: Tensor, batch: Batch, settings: Mapping[str, Any]) -> Any:
         """What the loss reads: the outputs of ``model``, which may be wrapped for several processes.

@@ -105,7 +105,7 @@ def run(request: Request, settings: RunSettings, start: Start | None = None) -> 
 def carry_out(plan: Plan) -> TrainedRun:
     """Trains what was planned, and reports on the best model."""
     settings, origin, val = plan.settings, plan.origin, plan.data.val
-    task = Task(plan.model.config, *plan.data)
+    task = Task(plan.model.config, *plan.data, plan.origin.request.teacher)
     _log_plan(plan, task)
     last = fit(plan.model, task, plan.recipe, settings, origin)
     # The other processes have no files to read: the best model is on the first one's disk.

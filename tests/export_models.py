@@ -1,4 +1,4 @@
-"""Small models of every kind, to be exported, and pictures to compare them on."""
+"""Small models of every kind, to be exported, and images to compare them on."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from conftest import randomise
 from peers import tiny_detector
 from phidet.architectures.backbones.config import BackboneConfig
-from phidet.architectures.efficientdet.config import FeatureNetworkConfig, ModelConfig
+from phidet.architectures.efficientdet.config import ModelConfig
 from phidet.architectures.efficientdet.decode import NetworkOutputs
 from phidet.architectures.efficientdet.network import EfficientDet
+from phidet.architectures.feature_networks.config import FeatureNetworkConfig
 from phidet.core.structs import replace
 from phidet.weights.create import create_model
 

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from phidet.architectures.backbones.config import BackboneConfig
 from phidet.architectures.classifier.config import ClassifierConfig
-from phidet.architectures.efficientdet.config import FeatureNetworkConfig, ModelConfig
+from phidet.architectures.efficientdet.config import ModelConfig
 from phidet.architectures.efficientdet.published import DETECTOR_NAMES
+from phidet.architectures.feature_networks.config import FeatureNetworkConfig
 
 NAMES = {name: "tf_" + name.replace("-", "_") for name in DETECTOR_NAMES}
 

@@ -18,15 +18,7 @@ from phidet.architectures.backbones.config import BackboneArchitecture, Backbone
 from phidet.architectures.classifier.config import ClassifierConfig
 from phidet.architectures.classifier.published import CLASSIFIER_NAMES, classifier_config
 from phidet.architectures.config import Activation, check_class_names, default_class_names
-from phidet.architectures.efficientdet.config import (
-    ASPECTS_2020,
-    ASPECTS_OFFICIAL,
-    AnchorConfig,
-    FeatureNetworkConfig,
-    Fusion,
-    ModelConfig,
-)
-from phidet.architectures.efficientdet.graphs import GRAPHS, build_graph
+from phidet.architectures.efficientdet.config import ASPECTS_2020, ASPECTS_OFFICIAL, AnchorConfig, ModelConfig
 from phidet.architectures.efficientdet.published import (
     DETECTOR_NAMES,
     FAMILIES,
@@ -34,6 +26,8 @@ from phidet.architectures.efficientdet.published import (
     family_of,
     scaled_detector_config,
 )
+from phidet.architectures.feature_networks.config import FeatureNetworkConfig, Fusion
+from phidet.architectures.feature_networks.graphs import GRAPHS, build_graph
 from phidet.core.errors import ConfigError, UnknownNameError
 from phidet.core.structs import from_json, replace, to_json
 from phidet.data.coco_classes import COCO_CLASS_NAMES
@@ -336,7 +330,7 @@ CORE = (
     "architectures.backbones.scaling",
     "architectures.efficientdet.anchors",
     "architectures.efficientdet.graph_drawing",
-    "architectures.efficientdet.graphs",
+    "architectures.feature_networks.graphs",
     "architectures.efficientdet.published",
     "core.errors",
     "data.coco_classes",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -185,3 +187,25 @@ def test_data_below_a_hidden_folder_are_data(tmp_path: Path) -> None:
     factory.write_text(root / "list.txt", "\n".join(listed))
     factory.data_yaml(root / "data.yaml", train="list.txt")
     factory.check(open_data(root).read("train"))
+
+
+@pytest.mark.parametrize(
+    ("case", "labels", "class_of"),
+    [
+        ("01-labels-beside-in-images", "*.txt", re.compile(r"^(\d+) ", re.MULTILINE)),
+        ("09-voc-subfolders", "Annotations/**/*.xml", re.compile("<name>(.*?)</name>")),
+    ],
+)
+def test_counts_of_the_cases_are_those_of_their_label_files(
+    shared: Path, case: str, labels: str, class_of: re.Pattern[str]
+) -> None:
+    """What these two cases expect differs, and what is right here is in docs/decisions/0022."""
+    data = shared / "cases/train" / case / "data"
+    written = Counter(name for file in data.rglob(labels) for name in class_of.findall(file.read_text()))
+    assert written.total() == 18
+    folder = open_data(data)
+    dataset = folder.read("train" if "train" in folder.splits else folder.splits[0])
+    read = Counter(dataset.all_annotations.class_ids.tolist())
+    names = {name: i for i, name in enumerate(dataset.class_names)} | {str(i): i for i in range(2)}
+    assert read == {names[name]: count for name, count in written.items()}
+    assert (len(dataset), dataset.problems) == (6, [])

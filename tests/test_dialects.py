@@ -30,12 +30,13 @@ from phidet.architectures.backbones.published_files import backbone_file
 from phidet.architectures.classifier.network import Classifier
 from phidet.architectures.classifier.published import classifier_config
 from phidet.architectures.dialect import Config, Dialect
-from phidet.architectures.efficientdet.config import ASPECTS_2020, ASPECTS_OFFICIAL, FeatureNetworkConfig, ModelConfig
+from phidet.architectures.efficientdet.config import ASPECTS_2020, ASPECTS_OFFICIAL, ModelConfig
 from phidet.architectures.efficientdet.dialect_automl import AUTOML
 from phidet.architectures.efficientdet.dialect_effdet import EFFDET
 from phidet.architectures.efficientdet.dialect_zylo117 import ZYLO117
 from phidet.architectures.efficientdet.network import EfficientDet
 from phidet.architectures.efficientdet.published import detector_config, family_of, scaled_detector_config
+from phidet.architectures.feature_networks.config import FeatureNetworkConfig
 from phidet.core.errors import CheckpointError
 from phidet.core.structs import replace
 from phidet.weights.create import local_or_fetched

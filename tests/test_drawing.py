@@ -1,4 +1,4 @@
-"""Pictures of feature networks: what a reader relies on, read back from the SVG alone."""
+"""Images of feature networks: what a reader relies on, read back from the SVG alone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from phidet.architectures.efficientdet.graph_drawing import graph_svg
-from phidet.architectures.efficientdet.graphs import GRAPHS, FeatureGraph, Node, build_graph
+from phidet.architectures.feature_networks.graphs import GRAPHS, FeatureGraph, Node, build_graph
 
 SVG = "{http://www.w3.org/2000/svg}"
 RANGES = {name: [(3, 7)] if name == "nas-fpn" else [(3, 7), (2, 5), (0, 1)] for name in GRAPHS}
@@ -144,8 +144,10 @@ def test_the_same_graph_gives_the_same_document_which_needs_nothing_else(graph: 
 
 
 def test_another_process_draws_the_same() -> None:
-    room = "from phidet.architectures.efficientdet"
-    code = f"{room}.graph_drawing import graph_svg; {room}.graphs import *; print(end=graph_svg(nas_fpn(3, 7)))"
+    code = (
+        "from phidet.architectures.efficientdet.graph_drawing import graph_svg; "
+        "from phidet.architectures.feature_networks.graphs import nas_fpn; print(end=graph_svg(nas_fpn(3, 7)))"
+    )
     env = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONUTF8": "1"}
     text = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, check=True, encoding="utf-8")
     assert text.stdout == graph_svg(build_graph("nas-fpn", 3, 7))
@@ -251,7 +253,7 @@ def inside(one: Box, other: Box) -> bool:
 
 
 @every_graph
-def test_a_picture_can_be_read(graph: FeatureGraph) -> None:
+def test_an_image_can_be_read(graph: FeatureGraph) -> None:
     picture = assert_readable(graph)
     words = words_of(picture)
     for text, box in words:

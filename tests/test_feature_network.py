@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from conftest import randomise
-from phidet.architectures.efficientdet.config import FeatureNetworkConfig, Fusion
-from phidet.architectures.efficientdet.feature_network import FeatureNetwork, FusionNode, Projection, fusion_weights
-from phidet.architectures.efficientdet.graphs import GRAPHS, FeatureGraph, Node
+from phidet.architectures.feature_networks.config import FeatureNetworkConfig, Fusion
+from phidet.architectures.feature_networks.graphs import GRAPHS, FeatureGraph, Node
+from phidet.architectures.feature_networks.network import FeatureNetwork, FusionNode, Projection, fusion_weights
 from phidet.architectures.layers import SameConv2d, SqueezeExcite, activation, same_max_pool, same_padding
 
 CHANNELS = {1: 4, 2: 5, 3: 6, 4: 7, 5: 9}

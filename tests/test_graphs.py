@@ -8,9 +8,9 @@ import torch
 
 from phidet import create_model
 from phidet.architectures.backbones.config import BackboneConfig
-from phidet.architectures.efficientdet.config import FeatureNetworkConfig
-from phidet.architectures.efficientdet.graphs import GRAPHS, FeatureGraph, Node, build_graph
 from phidet.architectures.efficientdet.published import detector_config
+from phidet.architectures.feature_networks.config import FeatureNetworkConfig
+from phidet.architectures.feature_networks.graphs import GRAPHS, FeatureGraph, Node, build_graph
 from phidet.core.errors import ConfigError, UnknownNameError
 from phidet.core.structs import from_json, replace, to_json
 

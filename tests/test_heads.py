@@ -15,9 +15,10 @@ from conftest import randomise
 from phidet import create_model
 from phidet.architectures.backbones.config import BackboneConfig
 from phidet.architectures.efficientdet.anchors import generate_anchors, level_sizes, level_slices
-from phidet.architectures.efficientdet.config import AnchorConfig, FeatureNetworkConfig, ModelConfig
+from phidet.architectures.efficientdet.config import AnchorConfig, ModelConfig
 from phidet.architectures.efficientdet.heads import Head, class_head
 from phidet.architectures.efficientdet.published import detector_config
+from phidet.architectures.feature_networks.config import FeatureNetworkConfig
 from phidet.core.structs import replace
 
 LEVELS = range(3, 6)

@@ -1,4 +1,4 @@
-"""Masks on paper: drawn so that objects are told apart, and files that read back to the same pixels."""
+"""Masks for people: drawn so that objects are told apart, and files that read back to the same pixels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from phidet.detections.draw import colour
 from phidet.detections.draw_masks import draw_masks
 from phidet.detections.masks import Masks
 from phidet.detections.sinks import open_sinks
-from phidet.images.sources import Picture
+from phidet.images.sources import SourceImage
 
 SIZE = (90, 120)
 
@@ -30,10 +30,10 @@ def three(names: tuple[str, ...] = ("cat", "sky")) -> Detections:
     return Detections(boxes, np.array([0.9, 0.8, 0.7]), np.array([0, 1, 0]), names, SIZE, fields)
 
 
-def picture(name: str = "a.jpg") -> Picture:
+def picture(name: str = "a.jpg") -> SourceImage:
     rows, columns = np.mgrid[: SIZE[0], : SIZE[1]]
     pixels = np.stack([rows * 2, columns * 2, rows + columns], axis=-1).astype(np.uint8)
-    return Picture(f"in/{name}", PurePosixPath(name), pixels)
+    return SourceImage(f"in/{name}", PurePosixPath(name), pixels)
 
 
 def save(kind: str, out: Path, found: Detections, *names: str) -> str:

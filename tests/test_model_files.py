@@ -26,9 +26,10 @@ from phidet import create_classifier, create_model, load_model, save_model
 from phidet.architectures.backbones.config import BackboneConfig
 from phidet.architectures.classifier.config import ClassifierConfig
 from phidet.architectures.classifier.network import Classifier
-from phidet.architectures.efficientdet.config import AnchorConfig, FeatureNetworkConfig, ModelConfig
-from phidet.architectures.efficientdet.graphs import FeatureGraph, Node
+from phidet.architectures.efficientdet.config import AnchorConfig, ModelConfig
 from phidet.architectures.efficientdet.network import EfficientDet
+from phidet.architectures.feature_networks.config import FeatureNetworkConfig
+from phidet.architectures.feature_networks.graphs import FeatureGraph, Node
 from phidet.core.errors import CheckpointError
 from phidet.core.structs import replace
 from phidet.images.prepare import Preprocess

@@ -18,7 +18,7 @@ from phidet.architectures.backbones.published import OTHER_BACKBONES
 from phidet.architectures.backbones.scaling import CompoundScaling
 from phidet.architectures.classifier.published import CLASSIFIER_NAMES, classifier_config, scaled_classifier_config
 from phidet.architectures.efficientdet.anchors import generate_anchors
-from phidet.architectures.efficientdet.config import FeatureNetworkConfig, ModelConfig
+from phidet.architectures.efficientdet.config import ModelConfig
 from phidet.architectures.efficientdet.network import EfficientDet, RawOutputs
 from phidet.architectures.efficientdet.published import (
     DETECTOR_NAMES,
@@ -28,6 +28,7 @@ from phidet.architectures.efficientdet.published import (
     scaled_detector_config,
 )
 from phidet.architectures.efficientdet.scaling import DetectorLaw
+from phidet.architectures.feature_networks.config import FeatureNetworkConfig
 from phidet.core.errors import CheckpointError, ConfigError, InputError, UnknownNameError
 from phidet.core.structs import replace
 from phidet.data.coco_classes import COCO_CLASS_NAMES

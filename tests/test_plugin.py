@@ -18,6 +18,8 @@ from phidet.architectures.registry import all_architectures, architecture_named,
 from phidet.cli.main import main
 from phidet.core.errors import ConfigError, UnknownNameError
 from phidet.detections.settings import PostprocessSettings
+from phidet.export.source import load_detector, target_of
+from phidet.inference.runtimes.open_model import find_model
 from phidet.serve.models.model import detector_loader
 from serve_server import PREDICT, b64, encoded, serving, settings_for
 
@@ -141,6 +143,32 @@ save_model(create_model("centre-point-small"), {str(tmp_path / "model.safetensor
     registered.cache_clear()
     with pytest.raises(Exception, match=r"unknown architecture 'centre-point'.*package that has it installed"):
         load_model(tmp_path / "model.safetensors")
+
+
+def test_a_broken_package_does_not_stop_models_of_our_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install(tmp_path / "site", "broken = no_such_module:X")
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    monkeypatch.setenv("PHIDET_CACHE", str(tmp_path / "cache"))
+    registered.cache_clear()
+    try:
+        run = tmp_path / "run"
+        run.mkdir()
+        save_model(create_model("efficientdet-lite0", num_classes=1, image_size=128), run / "best.safetensors")
+        for source, target in (
+            ("efficientdet-lite0", tmp_path / "cache/efficientdet-lite0.onnx"),
+            (str(run), run / "best.onnx"),
+            (str(run / "best.safetensors"), run / "best.onnx"),
+        ):
+            assert target_of(source, ".onnx") == target
+        assert find_model(run) == run / "best.safetensors"
+        assert type(load_detector(run)) is type(load_model(run / "best.safetensors"))
+        # Where no name and no file of ours fits, it may be the broken package's, which is what the user must know.
+        assert main(["export", "centre-point-small"]) == ConfigError.exit_code
+        assert "'broken' of centre-point cannot be loaded" in capsys.readouterr().err
+    finally:
+        registered.cache_clear()
 
 
 def test_what_registers_and_is_none_is_an_error_with_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

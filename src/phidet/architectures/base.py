@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # these need PyTorch
     import torch
     from torch import Tensor, nn
 
+    from phidet.architectures.adversarial import Adversarial
     from phidet.architectures.batch import Batch
     from phidet.architectures.dialect import Dialect
     from phidet.architectures.evidence import ActivationMap
@@ -35,8 +36,9 @@ if TYPE_CHECKING:  # these need PyTorch
     from phidet.architectures.program import GraphWriter, Program
     from phidet.architectures.published_file import PublishedFile
 
-Says: TypeAlias = Literal["boxes", "masks", "panoptic", "classes"]
-"""What a network predicts: boxes of objects, their masks, a class for every pixel, or a class for the whole image."""
+Says: TypeAlias = Literal["boxes", "masks", "panoptic", "classes", "samples"]
+"""What a network predicts: boxes of objects, their masks, a class for every pixel, a class for the whole image; or that
+it makes images: "samples"."""
 
 
 class NetworkConfig(Protocol):
@@ -128,6 +130,7 @@ class Architecture(ABC, Generic[ConfigT]):
         says: what its networks predict.
         published_names: models with a fixed config that users can name.
         loss_settings: the loss's own settings with their defaults, which a recipe may set under ``loss``.
+        recipe_names: training recipes of its own, beside the general ones; see :meth:`recipe_fields`.
     """
 
     name: str
@@ -135,6 +138,7 @@ class Architecture(ABC, Generic[ConfigT]):
     says: frozenset[Says] = frozenset({"boxes"})
     published_names: tuple[str, ...] = ()
     loss_settings: Mapping[str, Any] = MappingProxyType({})
+    recipe_names: tuple[str, ...] = ()
 
     # Without PyTorch
 
@@ -168,7 +172,7 @@ class Architecture(ABC, Generic[ConfigT]):
         """Further lines of ``phidet info`` for a network: (subject, text)."""
         return []
 
-    def published_figures(self, config: ConfigT) -> object | None:
+    def published_metrics(self, config: ConfigT) -> object | None:
         """The metrics that the paper reports for this network; ``None`` if it has none."""
         return None
 
@@ -190,6 +194,16 @@ class Architecture(ABC, Generic[ConfigT]):
         changed: ConfigT = replace(config, {"image_size_hw": size_hw})
         return changed
 
+    def recipe_fields(self, name: str, num_images: int) -> Mapping[str, Any]:
+        """Fields of the training recipe ``name`` that this architecture sets otherwise than the general recipe.
+
+        Args:
+            name: "auto", one of the general recipes, or one of :attr:`recipe_names`, of which all fields without a
+                default are here.
+            num_images: to train on.
+        """
+        return {}
+
     # With PyTorch
 
     @abstractmethod
@@ -203,6 +217,22 @@ class Architecture(ABC, Generic[ConfigT]):
         Raises:
             ConfigError: a value out of range.
         """
+
+    def adversarial(self, config: ConfigT, settings: Mapping[str, Any]) -> Adversarial:
+        """What trains a generator; ``settings`` has the fields of :attr:`loss_settings`.
+
+        Raises:
+            ConfigError: the architecture makes no images, or a value is out of range.
+        """
+        raise ConfigError(f"{self.name} networks make no images")
+
+    def training_outputs(self, model: Any, images: Tensor, batch: Batch, settings: Mapping[str, Any]) -> Any:
+        """What the loss reads: the outputs of ``model``, which may be wrapped for several processes.
+
+        Networks that need more than normalised images (B, 3, H, W) in training, such as the objects or what is padding,
+        get it here, in one call of ``model``. ``settings`` are the loss's, as for :meth:`loss`.
+        """
+        return model(images)
 
     def named_outputs(self, outputs: Any) -> dict[str, Tensor]:
         """The network's outputs by name, from a named tuple or a mapping."""

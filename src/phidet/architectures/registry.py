@@ -17,10 +17,11 @@ from typing import Any
 from phidet.architectures.base import Architecture
 from phidet.architectures.classifier.architecture import CLASSIFIER
 from phidet.architectures.efficientdet.architecture import EFFICIENTDET
+from phidet.architectures.stylegan.architecture import STYLEGAN
 from phidet.core.errors import ConfigError, UnknownNameError
 
 ENTRY_POINTS = "phidet.architectures"
-BUILT_IN: tuple[Architecture[Any], ...] = (EFFICIENTDET, CLASSIFIER)
+BUILT_IN: tuple[Architecture[Any], ...] = (EFFICIENTDET, CLASSIFIER, STYLEGAN)
 
 
 @cache
@@ -92,6 +93,12 @@ def publisher_of(name: str) -> Architecture[Any] | None:
             if name in architecture.published_names:
                 return architecture
     return None
+
+
+def publishes(name: str, says: str) -> bool:
+    """Whether there is a published model of that name that predicts ``says`` ("boxes", "classes", …)."""
+    architecture = publisher_of(name)
+    return architecture is not None and says in architecture.says
 
 
 def published_names(says: str | None = None) -> list[str]:

@@ -121,7 +121,9 @@ def _augmented(config: Any, args: argparse.Namespace) -> None:
         train
     ):  # as a run does: augmentation depends on an image's index in the split
         train, _ = hold_out(train, HELD_OUT, args.seed)
-    settings = change_augmentation(recipe_named(args.recipe, len(train)).augmentation, args.augment)
+    settings = change_augmentation(
+        recipe_named(args.recipe, len(train), architecture_of(config)).augmentation, args.augment
+    )
     out = args.out if args.out is not None else Path()
     try:
         path = write_augmented(train, config, settings, out, args.seed)

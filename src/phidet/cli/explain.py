@@ -73,11 +73,12 @@ def _models_and_image(given: list[str], models: list[str] | None) -> tuple[list[
 
 def _load(name: str) -> Model:
     """A model file, the best one of a run folder, or a published classifier with its ImageNet weights."""
-    from phidet.architectures.registry import published_names
+    from phidet.architectures.registry import publishes
     from phidet.inference.runtimes.open_model import model_file
     from phidet.weights.create import create_classifier
     from phidet.weights.native import load_model
 
-    if name in published_names("classes"):
+    path = model_file(name) or Path(name)
+    if not path.is_file() and publishes(name, "classes"):
         return create_classifier(name, pretrained="imagenet").eval()
-    return load_model(model_file(name) or Path(name))
+    return load_model(path)

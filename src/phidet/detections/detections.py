@@ -20,7 +20,7 @@ from phidet.detections.draw import draw_boxes
 from phidet.detections.draw_masks import draw_masks
 from phidet.detections.fields import Column, Fields, check_fields, equal_fields, field_values, take_fields
 from phidet.detections.masks import FIELD, Masks
-from phidet.images.decode import as_picture
+from phidet.images.decode import as_pil_image
 
 RESERVED = (
     *("box_xyxy", "score", "class_id", "label", "mask"),
@@ -209,18 +209,18 @@ class Detections:
         Raises:
             InputError: it cannot be read, or its size differs from :attr:`image_size_hw`.
         """
-        picture = as_picture(image)
-        if self.image_size_hw is not None and (picture.height, picture.width) != tuple(self.image_size_hw):
+        shown = as_pil_image(image)
+        if self.image_size_hw is not None and (shown.height, shown.width) != tuple(self.image_size_hw):
             height, width = self.image_size_hw
             raise InputError(
-                f"expected the image that was detected on, {width}×{height}, got {picture.width}×{picture.height}"
+                f"expected the image that was detected on, {width}×{height}, got {shown.width}×{shown.height}"
             )
         framed = None
         if self.masks is not None:
-            picture = draw_masks(picture, self.masks, self.class_ids)
+            shown = draw_masks(shown, self.masks, self.class_ids)
             framed = self.masks.areas == 0  # an outline says more than a frame around it
         labels = [f"{d.label} {d.score:.0%}" for d in self]
-        return draw_boxes(picture, self.boxes_xyxy, self.class_ids, labels, framed=framed)
+        return draw_boxes(shown, self.boxes_xyxy, self.class_ids, labels, framed=framed)
 
     def to_coco(self, image_id: int, category_ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
         """COCO's results, best first: ``image_id``, ``category_id``, ``bbox`` (left, top, width, height), ``score``,

@@ -17,7 +17,7 @@ _CASING = 0.75  # of the dark line at its border, which separates objects of one
 
 
 def draw_masks(
-    picture: Image.Image, masks: Masks, class_ids: Sequence[int] | npt.NDArray[np.int64], width: int | None = None
+    image: Image.Image, masks: Masks, class_ids: Sequence[int] | npt.NDArray[np.int64], width: int | None = None
 ) -> Image.Image:
     """A copy of the image with every mask filled and outlined; of overlapping ones the first is on top.
 
@@ -25,13 +25,13 @@ def draw_masks(
     touch are two also where they have one colour.
 
     Args:
-        picture: RGB, of the masks' size.
+        image: RGB, of the masks' size.
         masks: N.
         class_ids: (N,), which select the colours.
         width: of outlines, in pixels; unless given that of frames, less where most masks are small.
     """
     boxes = masks.boxes_xyxy.astype(np.int64)
-    drawn = picture.copy()
+    drawn = image.copy()
     if not boxes.any():
         return drawn
     # One image of the topmost mask of every pixel: edges are then found once, not object by object.
@@ -40,7 +40,7 @@ def draw_masks(
     # Turned, as masks lie in memory column by column; 16 bits are enough for all but odd cases.
     owner = masks.to_ids(dtype=np.uint16 if len(masks) < 2**16 else np.int32)[y1:y2, x1:x2].T
     sides = np.sqrt(np.maximum(masks.areas[boxes.any(1)], 1))
-    width = width or max(1, min(line_width(picture.size), round(float(np.median(sides)) / _SHARE)))
+    width = width or max(1, min(line_width(image.size), round(float(np.median(sides)) / _SHARE)))
     edge = max(1, width // 3)
     border = _border(owner)
     # One byte for each pixel says how it is drawn: a class's colour for the inside, for the line and for the dark edge.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from phidet.architectures.model import Model
-from phidet.architectures.registry import architecture_of, published_names
+from phidet.architectures.registry import architecture_of, publishes
 from phidet.core.errors import CheckpointError, ConfigError
 from phidet.core.files import cache_dir
 from phidet.inference.runtimes.open_model import find_model
@@ -21,7 +21,7 @@ def load_detector(source: str | Path) -> Model:
         ConfigError: it is an export already.
         DownloadError: a published model could not be fetched.
     """
-    if source in published_names("boxes") and not Path(source).exists():
+    if _is_published(source):
         return create_model(str(source), pretrained="coco").eval()
     path = find_model(source, ".safetensors")
     if path.suffix in (".onnx", ".xml", ".tflite"):
@@ -42,7 +42,12 @@ def target_of(source: str | Path, ending: str) -> Path:
     Raises:
         CheckpointError: there is no such model.
     """
-    if source in published_names("boxes") and not Path(source).exists():
+    if _is_published(source):
         return cache_dir() / f"{source}{ending}"
     path = find_model(source, ".safetensors")
     return path.with_name(f"{path.stem}{ending}")
+
+
+def _is_published(source: str | Path) -> bool:
+    # Files come first: a model of one's own must not need the packages of others that might know its name.
+    return not Path(source).exists() and publishes(str(source), "boxes")

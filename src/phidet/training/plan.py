@@ -162,7 +162,7 @@ def _recipe(request: Request, start: Start, num_images: int) -> Recipe:
     if start.classifies and request.recipe == "auto":
         recipe = choose_classify_recipe(num_images)
     else:
-        recipe = recipe_named(request.recipe, num_images)
+        recipe = recipe_named(request.recipe, num_images, start.architecture)
         if start.classifies:
             recipe = replace(recipe, {"batch_norm_momentum": CLASSIFY.batch_norm_momentum})
     recipe = replace(recipe, request.changes)

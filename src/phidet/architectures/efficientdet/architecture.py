@@ -176,7 +176,7 @@ class EfficientDetArchitecture(Architecture[ModelConfig]):
 
     def recomputed_blocks(self, model: nn.Module) -> list[nn.Module]:
         from phidet.architectures.backbones.build import recomputed_blocks
-        from phidet.architectures.efficientdet.feature_network import FusionNode
+        from phidet.architectures.feature_networks.network import FusionNode
 
         return [*recomputed_blocks(model), *(module for module in model.modules() if isinstance(module, FusionNode))]
 

@@ -1,5 +1,6 @@
-"""Feature networks as drawings: a :class:`~phidet.architectures.efficientdet.graphs.FeatureGraph` in, one standalone
-SVG document out.
+"""Feature networks as drawings.
+
+A :class:`~phidet.architectures.feature_networks.graphs.FeatureGraph` in, one standalone SVG document out.
 
 Levels are rows, the coarsest on top; columns lead from the inputs at the left to the outputs at the right. A node
 stands in the first column right of everything that it reads, or directly above or below a map of the next row, so that
@@ -17,7 +18,7 @@ from itertools import count, pairwise
 from typing import NamedTuple
 from xml.sax.saxutils import escape, quoteattr
 
-from phidet.architectures.efficientdet.graphs import FeatureGraph
+from phidet.architectures.feature_networks.graphs import FeatureGraph
 from phidet.detections.draw import shorten
 
 Point = tuple[float, float]

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from phidet.architectures.backbones.build import Backbone, build_backbone
 from phidet.architectures.efficientdet.config import ModelConfig
-from phidet.architectures.efficientdet.feature_network import FeatureNetwork
 from phidet.architectures.efficientdet.heads import Head, class_head
 from phidet.architectures.efficientdet.lower import compile_program
+from phidet.architectures.feature_networks.network import FeatureNetwork
 from phidet.architectures.model import Model
 from phidet.architectures.optimized import OptimizedNetwork
 from phidet.core.errors import InputError

@@ -31,8 +31,9 @@ from phidet.architectures.backbones.published import (
 )
 from phidet.architectures.backbones.scaling import CompoundScaling, check_phi
 from phidet.architectures.config import Activation
-from phidet.architectures.efficientdet.config import AnchorConfig, FeatureNetworkConfig, Fusion, ModelConfig
+from phidet.architectures.efficientdet.config import AnchorConfig, ModelConfig
 from phidet.architectures.efficientdet.scaling import DetectorLaw
+from phidet.architectures.feature_networks.config import FeatureNetworkConfig, Fusion
 from phidet.core.errors import UnknownNameError
 from phidet.data.coco_classes import COCO_CLASS_NAMES
 from phidet.images.prepare import IMAGENET, LITE

@@ -6,15 +6,16 @@ import msgspec
 
 from phidet.architectures.costs import Cost, count_costs, total
 from phidet.architectures.efficientdet.anchors import level_sizes
-from phidet.architectures.efficientdet.config import FeatureNetworkConfig, ModelConfig
-from phidet.architectures.efficientdet.graphs import GRAPHS
+from phidet.architectures.efficientdet.config import ModelConfig
 from phidet.architectures.efficientdet.published import DETECTOR_NAMES, detector_config
-from phidet.architectures.efficientdet.published_figures import (
+from phidet.architectures.efficientdet.published_metrics import (
     DETECTORS,
     NECKS,
     PublishedDetector,
 )
 from phidet.architectures.efficientdet.receptive import receptive_fields
+from phidet.architectures.feature_networks.config import FeatureNetworkConfig
+from phidet.architectures.feature_networks.graphs import GRAPHS
 from phidet.core.errors import ConfigError
 from phidet.core.structs import replace
 from phidet.images.prepare import Preprocess

@@ -13,7 +13,7 @@ from phidet.detections.boxes import clip
 from phidet.detections.detections import Detections
 from phidet.detections.sinks.annotated import check_ours, encode, writable_name
 from phidet.detections.sinks.base import Names, count
-from phidet.images.sources import Picture, Unusable
+from phidet.images.sources import SourceImage, Unusable
 
 
 class CropSink:
@@ -25,9 +25,9 @@ class CropSink:
     def __init__(self, folder: Path) -> None:
         self._folder, self._names, self._files = folder, Names(), 0
 
-    def add(self, picture: Picture, found: Detections) -> None:
-        height, width = picture.image.shape[:2]
-        name = self._names.of_frame(picture)
+    def add(self, item: SourceImage, found: Detections) -> None:
+        height, width = item.image.shape[:2]
+        name = self._names.of_frame(item)
         boxes = clip(found.boxes_xyxy, (height, width))
         crops = [None] * len(found) if found.masks is None else found.masks.crops()
         for number, (box, label, masked) in enumerate(zip(boxes, found.labels, crops, strict=True), start=1):
@@ -39,7 +39,7 @@ class CropSink:
                 continue
             # A class name may hold slashes or dots, which must not lead out of the folder.
             folder = re.sub(r"[^\w -]+", "_", label).strip() or "_"
-            crop = Image.fromarray(picture.image[y1:y2, x1:x2])
+            crop = Image.fromarray(item.image[y1:y2, x1:x2])
             if mask is not None:
                 crop.putalpha(Image.fromarray(mask * np.uint8(255)))
             ending = "jpg" if mask is None else "png"

@@ -16,7 +16,7 @@ from phidet.detections.detections import Detections
 from phidet.detections.masks import Masks
 from phidet.detections.sinks.annotated import check_ours, encode
 from phidet.detections.sinks.base import Names, count, readable
-from phidet.images.sources import Picture, Unusable
+from phidet.images.sources import SourceImage, Unusable
 
 IS_THING = "is_thing"
 """Name of the field that tells countable things (True) from stuff such as sky, where a network finds both."""
@@ -32,11 +32,11 @@ class InstanceSink:
     def __init__(self, folder: Path) -> None:
         self._folder, self._names, self._files = folder, Names(), 0
 
-    def add(self, picture: Picture, found: Detections) -> None:
-        height, width = picture.image.shape[:2]
+    def add(self, item: SourceImage, found: Detections) -> None:
+        height, width = item.image.shape[:2]
         masks = found.masks if found.masks is not None else Masks.empty((height, width))
         ids = masks.to_ids(dtype=np.uint8 if len(masks) < 256 else np.uint16)
-        name = self._names.of_frame(picture)
+        name = self._names.of_frame(item)
         file = name.with_name(f"{name.name}.png")
         check_ours(self._folder / file)
         write_atomic(self._folder / file, encode(Image.fromarray(np.ascontiguousarray(ids)), file))
@@ -66,18 +66,16 @@ class PanopticSink:
         self._annotations: list[dict[str, Any]] = []
         self._stuff: set[int] = set()
 
-    def add(self, picture: Picture, found: Detections) -> None:
-        height, width = picture.image.shape[:2]
-        image_id, name = len(self._images) + 1, self._names.of_frame(picture)
+    def add(self, item: SourceImage, found: Detections) -> None:
+        height, width = item.image.shape[:2]
+        image_id, name = len(self._images) + 1, self._names.of_frame(item)
         file = name.with_name(f"{name.name}.png")
         ids = np.zeros((height, width), np.int32) if found.masks is None else found.masks.to_ids()
         check_ours(self._folder / file)
         write_atomic(self._folder / file, encode(Image.fromarray(id_colours(ids)), file))
         things = np.asarray(found.fields.get(IS_THING, np.ones(len(found), np.bool_)), np.bool_)
         self._stuff |= set(found.class_ids[~things].tolist())
-        self._images.append(
-            {"id": image_id, "width": width, "height": height, "file_name": readable(str(picture.name))}
-        )
+        self._images.append({"id": image_id, "width": width, "height": height, "file_name": readable(str(item.name))})
         self._annotations.append(
             {"image_id": image_id, "file_name": str(file), "segments_info": segments_info(ids, found.class_ids)}
         )

@@ -14,7 +14,7 @@ from phidet.detections.boxes import clip, xyxy_to_cxcywh
 from phidet.detections.detections import Detections
 from phidet.detections.outlines import single_outlines
 from phidet.detections.sinks.base import Names, count, short_enough
-from phidet.images.sources import Picture, Unusable
+from phidet.images.sources import SourceImage, Unusable
 
 log = logging.getLogger("phidet")
 
@@ -44,8 +44,8 @@ class YoloSink:
         write_atomic(folder / OURS, b"Written by phidet detect, which may overwrite what is here.\n")
         write_atomic(folder.parent / CLASSES, "".join(f"{name}\n" for name in class_names).encode())
 
-    def add(self, picture: Picture, found: Detections) -> None:
-        height, width = picture.image.shape[:2]
+    def add(self, item: SourceImage, found: Detections) -> None:
+        height, width = item.image.shape[:2]
         inside = clip(found.boxes_xyxy.astype(np.float64), (height, width))
         rows: list[list[float]]
         if found.masks is None:
@@ -61,9 +61,9 @@ class YoloSink:
             " ".join([str(c), *(f"{v:.6f}" for v in row)])
             for c, row in zip(found.class_ids.tolist(), rows, strict=True)
         ]
-        name = self._names.of_frame(picture)
-        if picture.frame is None and name != short_enough(picture.name.with_suffix("")):
-            log.warning("the labels of %s are in %s.txt: another image has that name", picture.source, name)
+        name = self._names.of_frame(item)
+        if item.frame is None and name != short_enough(item.name.with_suffix("")):
+            log.warning("the labels of %s are in %s.txt: another image has that name", item.source, name)
         path = self._folder / name.with_name(f"{name.name}.txt")
         write_atomic(path, "".join(f"{line}\n" for line in lines).encode())
         self._files += 1

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, cast, get_args
 
-from phidet.architectures.registry import published_names
+from phidet.architectures.registry import published_names, publishes
 from phidet.core.errors import CheckpointError, MissingExtraError, UnknownNameError
 from phidet.core.files import cache_dir
 from phidet.inference.runtimes.network import Network
@@ -80,14 +80,13 @@ def find_model(model: str | Path, preferred: str = ".onnx") -> Path:
     path = Path(model)
     if path.suffix and path.is_file():  # no published name: other packages need not be searched for one
         return path
-    published = model not in BUNDLED and model in published_names("boxes")
+    found = _in_run(path, preferred) if path.is_dir() else None
+    if found is not None:
+        return found
+    published = model not in BUNDLED and publishes(str(model), "boxes")
     named = model in BUNDLED or published
-    if path.is_dir():
-        found = _in_run(path, preferred)
-        if found is not None:
-            return found
-        if not named:  # "person" stays the person model beside a folder of that name, as publishing makes one
-            raise CheckpointError(f"{path} holds no model: expected best.onnx or best.safetensors in a run's folder")
+    if path.is_dir() and not named:  # "person" stays the person model beside a folder of that name, see publish
+        raise CheckpointError(f"{path} holds no model: expected best.onnx or best.safetensors in a run's folder")
     if path.is_file() and not named:
         return path
     if model in BUNDLED:

@@ -2,7 +2,7 @@
 
 A feature network is a short list of nodes. A node stands on a level and fuses one or more earlier maps; the
 maps of the pyramid come first, then the nodes in the order of the list. One executor
-(:mod:`phidet.architectures.efficientdet.feature_network`) runs any graph with any fusion,
+(:mod:`phidet.architectures.feature_networks.network`) runs any graph with any fusion,
 :mod:`phidet.architectures.efficientdet.graph_drawing` draws it, and a
 custom graph is stored inside the model's config. To add one, write a function as below (about ten lines) and
 add it to :data:`GRAPHS`, or pass its result to ``FeatureNetworkConfig(graph=...)``.

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from phidet.architectures.config import Activation
-from phidet.architectures.efficientdet.config import FeatureNetworkConfig, Fusion
-from phidet.architectures.efficientdet.graphs import FeatureGraph, Node
+from phidet.architectures.feature_networks.config import FeatureNetworkConfig, Fusion
+from phidet.architectures.feature_networks.graphs import FeatureGraph, Node
 from phidet.architectures.layers import SeparableConv, activation, batch_norm, same_max_pool
 
 FUSION_EPSILON = 1e-4

@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # these need PyTorch
     import torch
     from torch import Tensor, nn
 
+    from phidet.architectures.adversarial import Adversarial
     from phidet.architectures.batch import Batch
     from phidet.architectures.dialect import Dialect
     from phidet.architectures.evidence import ActivationMap
@@ -37,9 +38,9 @@ if TYPE_CHECKING:  # these need PyTorch
     from phidet.architectures.program import GraphWriter, Program
     from phidet.architectures.published_file import PublishedFile
 
-Says: TypeAlias = Literal["boxes", "masks", "panoptic", "classes", "relations"]
-"""What a network predicts: boxes of objects, their masks, a class for every pixel, a class for the whole image; or of
-detections, not of an image, their relations."""
+Says: TypeAlias = Literal["boxes", "masks", "panoptic", "classes", "samples", "relations"]
+"""What a network predicts: boxes of objects, their masks, a class for every pixel, a class for the whole image; that it
+makes images: "samples"; or "relations" of detections, of which it sees no image."""
 
 
 class NetworkConfig(Protocol):
@@ -203,7 +204,7 @@ class Architecture(ABC, Generic[ConfigT]):
         """Further lines of ``phidet info`` for a network: (subject, text)."""
         return []
 
-    def published_figures(self, config: ConfigT) -> object | None:
+    def published_metrics(self, config: ConfigT) -> object | None:
         """The metrics that the paper reports for this network; ``None`` if it has none."""
         return None
 
@@ -249,11 +250,19 @@ class Architecture(ABC, Generic[ConfigT]):
             ConfigError: a value out of range.
         """
 
-    def training_outputs(self, model: Any, images: Tensor, batch: Batch) -> Any:
+    def adversarial(self, config: ConfigT, settings: Mapping[str, Any]) -> Adversarial:
+        """What trains a generator; ``settings`` has the fields of :attr:`loss_settings`.
+
+        Raises:
+            ConfigError: the architecture makes no images, or a value is out of range.
+        """
+        raise ConfigError(f"{self.name} networks make no images")
+
+    def training_outputs(self, model: Any, images: Tensor, batch: Batch, settings: Mapping[str, Any]) -> Any:
         """What the loss reads: the outputs of ``model``, which may be wrapped for several processes.
 
         Networks that need more than normalised images (B, 3, H, W) in training, such as the objects or what is padding,
-        get it here, in one call of ``model``.
+        get it here, in one call of ``model``. ``settings`` are the loss's, as for :meth:`loss`.
         """
         return model(images)
 

@@ -33,6 +33,8 @@ from phidet.evaluation.coco_figures import evaluate_coco
 from phidet.evaluation.detect_dataset import detect_dataset
 from phidet.inference.detector import Detector
 from phidet.training import fit as training
+from phidet.training import learner as learning
+from phidet.training import optim
 from phidet.training import recipe as recipes
 from phidet.training.about import Request
 from phidet.training.fit import RunSettings
@@ -400,8 +402,8 @@ def test_the_rate_of_every_part_is_its_own() -> None:
     torch.manual_seed(0)
     model = create_model(peers.tiny_detector(CLASSES))
     recipe = training.Recipe(name="x", epochs=1, backbone_rate=0.25)
-    optimizer = training.build_optimizer(model, recipe, torch.device("cpu"))
-    training.set_rate(optimizer, 0.8)
+    optimizer = optim.build_optimizer(model, recipe, torch.device("cpu"))
+    optim.set_rate(optimizer, 0.8)
     rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
     for name, parameter in model.named_parameters():
         assert rates[id(parameter)] == pytest.approx(0.2 if name.startswith("backbone.") else 0.8)
@@ -437,10 +439,10 @@ def test_what_is_frozen_is_what_runs_on_several_gpus(
     model = create_model(replace(config, {"backbone": BackboneConfig(architecture="resnet18", width=0.25)}))
     recipe = recipes.replace(recipes.SMALL, {"freeze": "early"})
     monkeypatch.setattr(
-        training, "share_batch_norms", lambda model, _: torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        learning, "share_batch_norms", lambda model, _: torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
     )
     task = Task(model.config, open_data(data).read("train"), None)
-    learner = training.prepare_learner(Two(), model, task, recipe, settings(tmp_path / "run"))  # type: ignore[arg-type]
+    learner = learning.prepare_learner(Two(), model, task, recipe, settings(tmp_path / "run"))  # type: ignore[arg-type]
     running = set(model.modules())
     assert isinstance(model.backbone.bn1, torch.nn.SyncBatchNorm)  # type: ignore[union-attr]
     assert all(part in running for part in learner.frozen)

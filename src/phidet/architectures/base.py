@@ -172,7 +172,7 @@ class Architecture(ABC, Generic[ConfigT]):
         """Further lines of ``phidet info`` for a network: (subject, text)."""
         return []
 
-    def published_figures(self, config: ConfigT) -> object | None:
+    def published_metrics(self, config: ConfigT) -> object | None:
         """The metrics that the paper reports for this network; ``None`` if it has none."""
         return None
 

@@ -84,9 +84,9 @@ def run(args: argparse.Namespace) -> None:
         return
     left = "best.safetensors, last.safetensors, curves.png, metrics.csv"
     print(f"wrote {trained.folder}: {left}" if args.resume is None else f"{trained.folder} holds {left}")
-    if trained.figures:
-        figures = ", ".join(f"{name} {value:.3f}" for name, value in trained.figures.items())
-        print(f"best model on the validation images: {figures}; more in {trained.folder / 'report'}")
+    if trained.metrics:
+        metrics = ", ".join(f"{name} {value:.3f}" for name, value in trained.metrics.items())
+        print(f"best model on the validation images: {metrics}; more in {trained.folder / 'report'}")
 
 
 def _train(args: argparse.Namespace, model: str, settings: RunSettings) -> TrainedRun:
@@ -103,7 +103,7 @@ def _train(args: argparse.Namespace, model: str, settings: RunSettings) -> Train
             raise ConfigError("say what to train on: phidet train DATA, or --resume RUN")
         start = open_start(model)
         # Checked before the data are read, which takes longer.
-        if (args.task == "classify") != start.classifies:
+        if args.task != start.kind.name:
             raise ConfigError(f"{model} is not for --task {args.task}")
         request = Request(
             data=args.data,

@@ -18,7 +18,7 @@ from phidet.core.errors import ConfigError, InputError, MissingExtraError, Unkno
 from phidet.core.numbers import shortest_float
 from phidet.detections.draw import draw_boxes
 from phidet.detections.fields import Fields, check_fields, equal_fields, field_values, take_fields
-from phidet.images.decode import as_picture
+from phidet.images.decode import as_pil_image
 
 RESERVED = ("box_xyxy", "score", "class_id", "label", "image_id", "category_id", "bbox", "class_name")
 """Names of built-in columns, here or in output formats; no field may have one."""
@@ -196,13 +196,13 @@ class Detections:
         Raises:
             InputError: it cannot be read, or its size differs from :attr:`image_size_hw`.
         """
-        picture = as_picture(image)
-        if self.image_size_hw is not None and (picture.height, picture.width) != tuple(self.image_size_hw):
+        shown = as_pil_image(image)
+        if self.image_size_hw is not None and (shown.height, shown.width) != tuple(self.image_size_hw):
             height, width = self.image_size_hw
             raise InputError(
-                f"expected the image that was detected on, {width}×{height}, got {picture.width}×{picture.height}"
+                f"expected the image that was detected on, {width}×{height}, got {shown.width}×{shown.height}"
             )
-        return draw_boxes(picture, self.boxes_xyxy, self.class_ids, [f"{d.label} {d.score:.0%}" for d in self])
+        return draw_boxes(shown, self.boxes_xyxy, self.class_ids, [f"{d.label} {d.score:.0%}" for d in self])
 
     def to_coco(self, image_id: int, category_ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
         """COCO's results, best first: ``image_id``, ``category_id``, ``bbox`` (left, top, width, height), ``score``,

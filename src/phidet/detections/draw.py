@@ -36,7 +36,7 @@ def colour(class_id: int) -> tuple[int, int, int]:
 
 
 def draw_boxes(
-    picture: Image.Image,
+    image: Image.Image,
     boxes_xyxy: npt.NDArray[np.float32],
     class_ids: Sequence[int] | npt.NDArray[np.int64],
     labels: Sequence[str],
@@ -49,24 +49,24 @@ def draw_boxes(
     inside or below; one that is wider than the image is shortened, and one higher than a quarter of it is left out.
 
     Args:
-        picture: RGB.
+        image: RGB.
         boxes_xyxy: (N, 4) in pixels of the image, clipped to it.
         class_ids: (N,), which select the colours.
         labels: N texts.
         width: of frames, in pixels; :func:`line_width` unless given.
         overlap: whether a label may hide another one; otherwise it is left out.
     """
-    drawn = picture.copy()
+    drawn = image.copy()
     pen = ImageDraw.Draw(drawn, "RGBA")  # this mode blends transparent colours
-    width = width or line_width(picture.size)
-    limit = np.array([picture.width, picture.height] * 2)
+    width = width or line_width(image.size)
+    limit = np.array([image.width, image.height] * 2)
     boxes = [tuple(box) for box in np.clip(boxes_xyxy.astype(np.float64), 0, limit).tolist()]
     seen = [x2 > x1 and y2 > y1 for x1, y1, x2, y2 in boxes]
     order = [i for i in range(len(boxes)) if seen[i]]
     for i in reversed(order):
         draw_frame(pen, boxes[i], colour(int(class_ids[i])), width)
     named = [(boxes[i], labels[i], colour(int(class_ids[i]))) for i in order]
-    _draw_labels(pen, picture.size, named, width, overlap)
+    _draw_labels(pen, image.size, named, width, overlap)
     return drawn
 
 

@@ -23,7 +23,7 @@ from phidet.detections.detections import Detections
 from phidet.detections.fields import join_fields, take_fields
 from phidet.detections.protocol import SupportsDetect
 from phidet.detections.settings import PostprocessSettings
-from phidet.images.decode import Picture, as_pixels
+from phidet.images.decode import ImageLike, as_pixels
 
 OVERLAP = 0.25  # minimum share of a tile's side that its neighbour covers too
 SMALLEST = 64  # pixels
@@ -66,13 +66,13 @@ def tile_rects(size_hw: tuple[int, int], tile: int, overlap: float = OVERLAP) ->
 
 
 def detect_tiled(
-    detector: SupportsDetect, picture: Picture, tile: int, settings: PostprocessSettings | None = None, batch: int = 4
+    detector: SupportsDetect, image: ImageLike, tile: int, settings: PostprocessSettings | None = None, batch: int = 4
 ) -> Detections:
-    """Detects objects in the whole ``picture`` and tile by tile; only in the whole if it fits one tile.
+    """Detects objects in the whole ``image`` and tile by tile; only in the whole if it fits one tile.
 
     Args:
         detector: a :class:`~phidet.inference.detector.Detector`.
-        picture: a path, a PIL image, or (H, W, 3) uint8 RGB.
+        image: a path, a PIL image, or (H, W, 3) uint8 RGB.
         tile: side of the tiles in pixels; with about the model's input size an object is as large for the model as
             in the image.
         settings: of each tile and of the whole; ``iou`` and ``per_class`` decide which boxes of different tiles are one
@@ -87,7 +87,7 @@ def detect_tiled(
     check_tile(tile, settings)
     if not (isinstance(batch, int | np.integer) and batch >= 1):
         raise ConfigError(f"expected a batch of at least 1 tile, got {batch!r}")
-    image = as_pixels(picture)
+    image = as_pixels(image)
     height, width = image.shape[:2]
     whole = detector.detect([image], settings)[0]
     if max(height, width) <= tile:

@@ -28,12 +28,12 @@ class TrainingTask(ABC):
     """What is learned, from what, and how it is measured.
 
     Attributes:
-        figures: key of a metric in a row → its title; the first one decides which model is best.
+        metrics: key of a metric in a row → its title; the first one decides which model is best.
         lower_is_better: whether a lower value of that metric is better.
         loss_falls: whether a loss that ends higher than it began means that the run diverged.
     """
 
-    figures: Mapping[str, str]
+    metrics: Mapping[str, str]
     lower_is_better = False
     loss_falls = True
 
@@ -65,7 +65,7 @@ class TrainingTask(ABC):
 
     @abstractmethod
     def evaluate(self, fabric: Fabric, model: Any, recipe: Recipe, workers: int) -> dict[str, float]:
-        """The ``figures`` of the averaged model, those that are defined."""
+        """The ``metrics`` of the averaged model, those that are defined."""
 
     def sampler(self, recipe: Recipe, seed: int, rank: int, size: int) -> EpochSampler:
         """Which images make the batches of an epoch, for this of several processes."""

@@ -91,7 +91,7 @@ def fit(
     _check_batch(model, sampler.batch_size if recipe.sync_batch_norm else sampler.batch_size // fabric.world_size)
     # The sampler shares out a seeded order by rank: the same batches whatever the number of processes or workers.
     loader = task.loader(recipe, settings.seed, sampler, num_workers(settings))
-    progress = Progress(task.figures, task.lower_is_better)
+    progress = Progress(task.metrics, task.lower_is_better)
     # Only the first process writes; the others read the state in _restore from the same folder.
     if settings.resume:
         _restore(folder, progress, learner, task, recipe, fabric.is_global_zero)
@@ -221,7 +221,7 @@ def _evaluated(fabric: Fabric, model: Model, task: TrainingTask, recipe: Recipe,
 
 def _show(progress: Progress, folder: RunFolder, task: TrainingTask) -> None:
     folder.save_metrics(progress.rows)
-    draw_curves(progress.rows, task.figures, folder.path / "curves.png")
+    draw_curves(progress.rows, task.metrics, folder.path / "curves.png")
 
 
 def _check_batch(model: Model, images: int) -> None:

@@ -10,7 +10,7 @@ class Progress:
     """One row of metrics per epoch, and the best so far.
 
     Args:
-        figures: key of a validation metric → its title; the first one decides which model is best.
+        metrics: key of a validation metric → its title; the first one decides which model is best.
         lower_is_better: whether a lower value of that one is better.
 
     Attributes:
@@ -19,9 +19,9 @@ class Progress:
         since_best: evaluations since then.
     """
 
-    def __init__(self, figures: Mapping[str, str], lower_is_better: bool = False) -> None:
-        self.figures, self.lower_is_better = figures, lower_is_better
-        self.key, self.best_title = next(iter(figures.items()))
+    def __init__(self, metrics: Mapping[str, str], lower_is_better: bool = False) -> None:
+        self.metrics, self.lower_is_better = metrics, lower_is_better
+        self.key, self.best_title = next(iter(metrics.items()))
         self.rows: list[dict[str, float]] = []
         self.best: float | None = None
         self.since_best = 0
@@ -50,7 +50,7 @@ class Progress:
         # The mean over all epochs, evaluation excluded: a rough estimate that does not jump about.
         left = sum(r["seconds"] for r in self.rows) / len(self.rows) * (epochs - self.epoch)
         text = f"epoch {self.epoch}/{epochs}  loss {row['loss']:.4f}"
-        text += "".join(f"  {title} {row[key]:.3f}" for key, title in self.figures.items() if key in row)
+        text += "".join(f"  {title} {row[key]:.3f}" for key, title in self.metrics.items() if key in row)
         return f"{text}  {row['images_per_second']:.1f} images/s  {_clock(left)} left"
 
     def state(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from phidet.architectures.base import Loss, NetworkConfig, Processes, resolved_l
 from phidet.architectures.batch import Batch
 from phidet.architectures.registry import architecture_of
 from phidet.data.dataset import Dataset
-from phidet.training.augmentation.classification import TrainPictures
+from phidet.training.augmentation.classification import TrainWholeImages
 from phidet.training.balance import repeat_factors
 from phidet.training.base import TrainingTask
 from phidet.training.evaluate import detect, figures_of
@@ -31,14 +31,14 @@ class Task(TrainingTask):
         teacher: a detector to learn from beside the labels; see :func:`phidet.training.teacher.open_teacher`.
 
     Attributes:
-        figures: key of a metric in a row → its title; the first one decides which model is best.
+        metrics: key of a metric in a row → its title; the first one decides which model is best.
     """
 
     def __init__(self, config: NetworkConfig, train: Dataset, val: Dataset | None, teacher: str | None = None) -> None:
         self.config, self.train, self.val, self.teacher = config, train, val, teacher
         self.architecture = architecture_of(config)
         self.classifies = "classes" in self.architecture.says
-        self.figures = {"top1": "top-1", "top5": "top-5"} if self.classifies else {"ap": "AP", "ap50": "AP50"}
+        self.metrics = {"top1": "top-1", "top5": "top-5"} if self.classifies else {"ap": "AP", "ap50": "AP50"}
         self._loss: Loss | None = None
 
     @property
@@ -59,7 +59,7 @@ class Task(TrainingTask):
 
     def loader(self, recipe: Recipe, seed: int, sampler: EpochSampler, workers: int) -> DataLoader[Any]:
         """Augmented batches; the first field of a batch is its images."""
-        kind = TrainPictures if self.classifies else TrainImages
+        kind = TrainWholeImages if self.classifies else TrainImages
         images: Any = kind(self.train, self.config.image_size_hw, recipe.augmentation, seed)
         if self.teacher is not None:
             images = TaughtImages(images, self.teacher, self.config.class_names, recipe.teaching)
@@ -77,7 +77,7 @@ class Task(TrainingTask):
         return self._loss(outputs, batch, Processes(fabric.world_size, _total))
 
     def evaluate(self, fabric: Fabric, model: Any, recipe: Recipe, workers: int) -> dict[str, float]:
-        """The ``figures`` on the validation data, those that are defined."""
+        """The ``metrics`` on the validation data, those that are defined."""
         assert self.val is not None
         found = detect(model, self.val, fabric, recipe.batch_size, workers)
         self.val = found.dataset  # what cannot be decoded is named once, not in every epoch

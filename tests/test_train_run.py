@@ -552,14 +552,14 @@ def test_gradients_of_several_steps_are_one_update(data: Path, tiny: Path, tmp_p
     """With ``accumulate`` 2, two steps make one update."""
     changes = {"epochs": 1, **QUICK, "warmup_epochs": 0.0, "optimizer": "sgd", "learning_rate": 1.0}
     updates = []
-    original = training.RunningAverage.update
+    original = optim.RunningAverage.update
 
-    def counted(self: training.RunningAverage, model: torch.nn.Module) -> None:
+    def counted(self: optim.RunningAverage, model: torch.nn.Module) -> None:
         updates.append(1)
         original(self, model)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training.RunningAverage, "update", counted)
+        patch.setattr(optim.RunningAverage, "update", counted)
         one = train(
             data, tiny, splits=(None, "none"), changes=changes | {"accumulate": 2}, settings=settings(tmp_path / "one")
         )

@@ -118,18 +118,18 @@ def test_labels_stay_inside_the_image(
     x, y, w, h = box
     inside = (max(0.0, x), max(0.0, y), min(640.0, x + w), min(480.0, y + h))
     placed = [(40.0 * i, 30.0 * i, 40.0 * i + 200, 30.0 * i + 60) for i in range(others)]
-    left, top = draw._place(inside, label, (640, 480), placed)
+    left, top = draw._place(inside, label, (640, 480), np.array(placed).reshape(-1, 4))
     assert 0 <= left <= left + label[0] <= 640
     assert 0 <= top <= top + label[1] <= 480
 
 
 def test_a_label_gives_way_to_another_one() -> None:
     box = (100.0, 100.0, 300.0, 300.0)
-    first = draw._place(box, (80, 20), (640, 480), [])
+    first = draw._place(box, (80, 20), (640, 480), np.zeros((0, 4)))
     assert first == (100, 80)  # above
-    second = draw._place(box, (80, 20), (640, 480), [(100, 80, 180, 100)])
+    second = draw._place(box, (80, 20), (640, 480), np.array([(100.0, 80.0, 180.0, 100.0)]))
     assert second == (100, 100)  # into the box
-    assert draw._place((100.0, 5.0, 300.0, 300.0), (80, 20), (640, 480), []) == (100, 5)  # no room above
+    assert draw._place((100.0, 5.0, 300.0, 300.0), (80, 20), (640, 480), np.zeros((0, 4))) == (100, 5)  # no room above
 
 
 def test_a_label_wider_than_the_image_is_cut() -> None:

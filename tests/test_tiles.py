@@ -211,6 +211,8 @@ def test_boxes_that_are_looked_up_by_place_merge_as_if_each_was_compared_with_al
     count, size = int(rng.integers(0, 120)), float(rng.integers(100, 3000))
     centres, sides = rng.uniform(0, size, (count, 2)), rng.uniform(1, size * rng.random() + 2, (count, 2))
     corners = rng.integers(0, 8, (count, 2)) * 240.0
+    parts = np.empty(count, object)
+    parts[:] = [(row,) for row in range(count)]
     seen = TileDetections(
         np.concatenate([centres - sides / 2, centres + sides / 2], axis=1).clip(0, size),
         rng.uniform(0, 1, count),
@@ -218,6 +220,7 @@ def test_boxes_that_are_looked_up_by_place_merge_as_if_each_was_compared_with_al
         np.concatenate([corners, corners + 320], axis=1),
         rng.random(count) < 0.4,
         np.arange(count),
+        parts,
     )
     fast = merge(TileDetections(*(column.copy() for column in seen)), iou, per_class)
     with pytest.MonkeyPatch.context() as patch:

@@ -104,7 +104,7 @@ def _train(args: argparse.Namespace, model: str, settings: RunSettings) -> Train
             raise ConfigError("say what to train on: phidet train DATA, or --resume RUN")
         start = open_start(model)
         # Checked before the data are read, which takes longer.
-        if (args.task == "classify") != start.classifies:
+        if args.task != start.kind.name:
             raise ConfigError(f"{model} is not for --task {args.task}")
         request = Request(
             data=args.data,

@@ -9,7 +9,7 @@ An architecture of another package registers under the entry point group ``phide
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
 
@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from phidet.core.errors import ConfigError, UnknownNameError
 from phidet.core.structs import replace
+from phidet.data.dataset import Annotations
 from phidet.data.doctor.view import NetworkView
 from phidet.detections.boxes import FloatArray
 from phidet.detections.detections import Detections
@@ -94,8 +95,26 @@ class Decoder(Protocol):
     ) -> Detections: ...
 
 
+class RelationBatch(Protocol):
+    """Several graphs with what is true of them, for a network that relates detections and for its loss.
+
+    The first field has a value for each graph, as that of other batches has an image.
+    """
+
+    def to(self, device: torch.device) -> RelationBatch:
+        """The same on ``device``."""
+
+    @property
+    def inputs(self) -> tuple[Any, ...]:
+        """The network's arguments."""
+
+
 class Relating(Protocol):
     """Detections as a network's inputs, and its outputs as relations."""
+
+    @property
+    def score(self) -> float:
+        """Detections are taken from this score on."""
 
     def graph(self, detections: Detections) -> DetectionGraph:
         """The graph that the network looks at."""
@@ -106,6 +125,21 @@ class Relating(Protocol):
         Raises:
             InputError: detections that the network was not trained for.
         """
+
+    def example(self, graph: DetectionGraph, truth: Annotations, right: bool | None) -> Any:
+        """What is learned from ``graph``.
+
+        Args:
+            graph: of the detections of an image.
+            truth: its objects; with the field ``group`` also which of them belong together.
+            right: whether the whole is complete and right; ``None`` where that is not known.
+
+        Raises:
+            InputError: detections of another detector.
+        """
+
+    def collate(self, examples: Sequence[Any]) -> RelationBatch:
+        """Examples as a batch. Needs PyTorch."""
 
     def decode(self, graph: DetectionGraph, outputs: Mapping[str, FloatArray]) -> Related:
         """What the outputs for ``graph`` mean.
@@ -199,6 +233,16 @@ class Architecture(ABC, Generic[ConfigT]):
             ConfigError: it does not.
         """
         raise ConfigError(f"{config.name} detects in images: expected a network that relates detections")
+
+    def with_answers(self, config: ConfigT, grouped: bool, judged: bool) -> ConfigT:
+        """``config`` of a network that relates detections, with the answers that can be learned.
+
+        Args:
+            config: of the network.
+            grouped: whether it is known which objects belong together.
+            judged: whether it is known which images show something complete and right.
+        """
+        return config
 
     def summary(self, config: ConfigT) -> list[tuple[str, str]]:
         """Further lines of ``phidet info`` for a network: (subject, text)."""

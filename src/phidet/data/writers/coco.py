@@ -14,12 +14,14 @@ from phidet.core.numbers import shortest_float
 from phidet.data.dataset import Annotations, Dataset
 from phidet.data.tfrecord_file import RecordImage
 from phidet.data.writers.files import FreeNames, Written, appearing, check_splits, copy_images, count_written
+from phidet.detections.graphs.related import GROUP
 
 
 def write_coco(datasets: Mapping[str, Dataset], out: Path, with_images: bool = True) -> Written:
     """Writes ``out/annotations/instances_SPLIT.json`` and the images below ``out/SPLIT/``, as COCO itself lies.
 
-    VOC's difficult objects have ``"difficult": 1``, a key that others ignore.
+    VOC's difficult objects have ``"difficult": 1``, objects of a group its number as ``"group"``, and images that are
+    known to be right or wrong ``"right"``: keys that others ignore.
 
     Args:
         datasets: by the name of the split; all with the same classes.
@@ -56,7 +58,9 @@ def _coco(dataset: Dataset, names: Mapping[int, str]) -> dict[str, Any]:
     objects: list[dict[str, Any]] = []
     for index, name in names.items():
         height, width = dataset.size_hw(index)
-        images.append({"id": index + 1, "width": width, "height": height, "file_name": name})
+        image = {"id": index + 1, "width": width, "height": height, "file_name": name}
+        right = dataset.right.get(str(dataset.names[index]))
+        images.append(image if right is None else image | {"right": right})
         a = dataset.annotations(index)
         for k in range(len(a.class_ids)):
             # Plain Python numbers, as json rejects NumPy's; shortest_float keeps float32 values short and exact.
@@ -68,7 +72,11 @@ def _coco(dataset: Dataset, names: Mapping[int, str]) -> dict[str, Any]:
                 "area": shortest_float(a.areas[k]),
                 "iscrowd": int(a.crowd[k]),
             }
-            objects.append(entry | {"difficult": 1} if a.difficult[k] else entry)
+            if a.difficult[k]:
+                entry["difficult"] = 1
+            if GROUP in a.fields and a.fields[GROUP][k] >= 0:
+                entry["group"] = int(a.fields[GROUP][k])
+            objects.append(entry)
     categories = [{"id": i, "name": name} for i, name in enumerate(dataset.class_names, start=1)]
     return {"images": images, "annotations": objects, "categories": categories}
 

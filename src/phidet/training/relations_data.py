@@ -1,0 +1,109 @@
+"""The detections that a network on detections learns from: made once by a detector and kept, or read from files."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from phidet.core.errors import ConfigError, InputError
+from phidet.data.dataset import Dataset
+from phidet.data.run_images import RunImages
+from phidet.detections.detections import Detections
+from phidet.detections.protocol import SupportsDetect
+from phidet.detections.settings import PostprocessSettings
+from phidet.evaluation.detect_dataset import detect_dataset
+from phidet.evaluation.results_file import ResultsFile, read_results, write_results
+from phidet.training.about import Request
+from phidet.training.run_data import RunData, read_run_data
+from phidet.training.teacher import open_teacher
+
+log = logging.getLogger("phidet")
+
+
+def read_relations_data(request: Request, seed: int, known: RunImages | None) -> RunData:
+    """The labelled images of ``request``, read with the detector's classes.
+
+    Raises:
+        ConfigError: no detector is named.
+        InputError: the data or the detections cannot be used.
+    """
+    names = class_names_of(request)
+    return read_run_data(request, seed, False, known, names)
+
+
+def class_names_of(request: Request) -> tuple[str, ...] | None:
+    """The classes of the request's detector; ``None`` for detections that have the data's own.
+
+    Raises:
+        ConfigError: no detector is named, or several that are not files of detections.
+        InputError: files of detections of different classes.
+    """
+    if not request.detector:
+        raise ConfigError(
+            "a network on detections learns from those of a detector: name its model, or files of detections (.json) "
+            "of these images, with --detector"
+        )
+    files = results_of(request.detector)
+    if files is None:
+        if len(request.detector) > 1:
+            raise ConfigError(f"expected one detector, or files of detections, got {', '.join(request.detector)}")
+        return open_teacher(request.detector[0]).class_names
+    names = {file.class_names for file in files}
+    if len(names) > 1:
+        raise InputError(f"{' and '.join(request.detector)} have detections of different classes")
+    return names.pop()
+
+
+def results_of(detector: Sequence[str]) -> list[ResultsFile] | None:
+    """Files of detections; ``None`` where ``detector`` names a detector.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
+    if not all(is_results(Path(name)) for name in detector):
+        return None
+    return [read_results(Path(name)) for name in detector]
+
+
+def is_results(path: Path) -> bool:
+    """Whether the file holds a list, as COCO's results do; the description of a detector is an object."""
+    if path.suffix.lower() != ".json" or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(64).lstrip()[:1] == b"["
+
+
+def detections_from(files: Sequence[ResultsFile], dataset: Dataset) -> list[Detections]:
+    """The detections in each image of ``dataset``, from files that together have them all.
+
+    Raises:
+        InputError: an image is in none of the files.
+    """
+    found: dict[str, Detections] = {}
+    for file in files:
+        covered, detections = file.detections_of(dataset, others=True)
+        for name, of_image in zip(covered.names, detections, strict=True):
+            # Without a list of its images, a file says nothing of those that it has no detections of.
+            if file.searched is not None or len(of_image) or str(name) not in found:
+                found[str(name)] = of_image
+    missing = [str(name) for name in dataset.names if str(name) not in found]
+    if missing:
+        raise InputError(
+            f"{', '.join(str(file.path) for file in files)}: no detections of {len(missing)} of {len(dataset)} images "
+            f"of {dataset.name!r}, for example {missing[0]}: detect on all of them"
+        )
+    return [found[str(name)] for name in dataset.names]
+
+
+def detect_once(detector: SupportsDetect, dataset: Dataset, path: Path, score: float) -> list[Detections]:
+    """The detections in each image of ``dataset``, which are also written to ``path`` for the next time.
+
+    Raises:
+        InputError: the detector has other classes, or an image cannot be decoded.
+    """
+    readable, found = detect_dataset(detector, dataset, PostprocessSettings(score=score))
+    if len(readable) < len(dataset):
+        raise InputError(f"{len(dataset) - len(readable)} images of {dataset.name!r} cannot be decoded: leave them out")
+    write_results(path, dataset, found)
+    return found

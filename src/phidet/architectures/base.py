@@ -185,6 +185,11 @@ class Architecture(ABC, Generic[ConfigT]):
         height, width = config.image_size_hw
         return -(-height // 32), -(-width // 32)
 
+    def for_classes(self, config: ConfigT, class_names: tuple[str, ...]) -> ConfigT:
+        """``config`` for training on data with these classes."""
+        changed: ConfigT = replace(config, {"class_names": class_names})
+        return changed
+
     def resized(self, config: ConfigT, size_hw: tuple[int, int]) -> ConfigT:
         """``config`` for another input size, (height, width) in pixels.
 

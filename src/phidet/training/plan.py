@@ -14,7 +14,6 @@ from phidet.architectures.base import Architecture, resolved_loss
 from phidet.architectures.model import Model
 from phidet.architectures.registry import architecture_of, published_config
 from phidet.core.errors import ConfigError, InputError
-from phidet.core.structs import replace as replace_config
 from phidet.data.run_images import read_run_images
 from phidet.inference.runtimes.open_model import model_file
 from phidet.training.about import Origin, Request
@@ -173,7 +172,7 @@ def _build(request: Request, start: Start, class_names: tuple[str, ...], recipe:
         # Weights of a whole detector fix anchors and preprocessing; a backbone alone has no say in them.
         if source.architecture is architecture:
             config = fit_to_source(config, source)  # its anchors and preprocessing
-    config = replace_config(config, {"class_names": class_names})
+    config = architecture.for_classes(config, class_names)
     if request.image_size is not None:
         config = architecture.resized(config, parse_image_size(request.image_size))
     if recipe.drop_path is not None:

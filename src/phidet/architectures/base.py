@@ -180,6 +180,10 @@ class Architecture(ABC, Generic[ConfigT]):
         """What ``phidet doctor`` checks a data set against; with anchor coverage if there are anchors."""
         return NetworkView(config.name, config.image_size_hw, None)
 
+    def mask_stride(self, config: ConfigT) -> int | None:
+        """Pixels of the input for one of the masks to learn from, along a side; ``None`` where no masks are learned."""
+        return 1 if self.says & {"masks", "panoptic"} else None
+
     def smallest_map_hw(self, config: ConfigT) -> tuple[int, int]:
         """Height and width of the smallest feature map in training; batch norm needs two values per channel."""
         height, width = config.image_size_hw

@@ -49,7 +49,7 @@ class Annotations(NamedTuple):
         labels = self.fields.get(MASKS)
         return labels if isinstance(labels, MaskLabels) else None
 
-    def take(self, part: slice | npt.NDArray[np.bool_]) -> Annotations:
+    def take(self, part: slice | npt.NDArray[np.bool_] | npt.NDArray[np.int64]) -> Annotations:
         """Some of the objects; views where ``part`` is a slice."""
         return Annotations(
             self.boxes_xyxy[part],

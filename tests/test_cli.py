@@ -60,7 +60,7 @@ def test_info_as_json_says_the_same_and_carries_the_config(capsys: pytest.Captur
 
 
 @needs_pytorch
-def test_info_of_the_family_stands_beside_the_published_figures(capsys: pytest.CaptureFixture[str]) -> None:
+def test_info_of_the_family_stands_beside_the_published_metrics(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "info", "--all")
     assert code == 0
     rows = {line.split()[0]: line.split() for line in out.splitlines() if line.startswith("efficient")}

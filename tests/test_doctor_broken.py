@@ -69,8 +69,8 @@ def test_the_command_prints_each_of_them_with_its_file_and_ends_with_3(
     assert [stem for stem in expected if stem not in out] == []
     assert err == f"phidet: 1 error in {folder} that would break training, named above\n"
     advice = out[out.rindex("error    15 images cannot be decoded") :]
-    assert "LEAKAGE: 1 picture is both in train and in val" in " ".join(advice.split())
-    assert "LEAKAGE? 1 picture in train looks nearly like one in val" in " ".join(advice.split())
+    assert "LEAKAGE: 1 image is both in train and in val" in " ".join(advice.split())
+    assert "LEAKAGE? 1 image in train looks nearly like one in val" in " ".join(advice.split())
     order = [line.split()[0] for line in advice.splitlines() if not line.startswith(" ")]
     assert order == sorted(order, key=["error", "warning", "note"].index)
 

@@ -185,7 +185,7 @@ def test_command_compares_models(tmp_path: Path, capsys: pytest.CaptureFixture[s
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines] == ["tiny", detector().config.name]
     with Image.open(out) as sheet:
-        assert sheet.width == 16 + 3 * 416  # the picture and two models
+        assert sheet.width == 16 + 3 * 416  # the image and two models
         assert sheet.height == 64 + 2 * 360  # two maps of each
     assert main(["explain", "no-such-model", str(tmp_path / "photo.png"), "--out", str(out)]) == 4
     assert "no-such-model" in capsys.readouterr().err

@@ -19,7 +19,7 @@ from metrics_data import (
     truth,
     with_worst,
 )
-from phidet.evaluation.coco_figures import evaluate_coco
+from phidet.evaluation.coco_metrics import evaluate_coco
 from phidet.evaluation.confusion import confusion_matrix
 from phidet.evaluation.curves import best_threshold, pr_curves
 from phidet.evaluation.matching import above, countable, covered, match_all, match_image

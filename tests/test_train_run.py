@@ -29,7 +29,7 @@ from phidet.core.errors import CheckpointError, ConfigError, InputError, Trainin
 from phidet.core.structs import replace
 from phidet.data.hold_out import hold_out, validation_data
 from phidet.data.layouts import open_data
-from phidet.evaluation.coco_figures import evaluate_coco
+from phidet.evaluation.coco_metrics import evaluate_coco
 from phidet.evaluation.detect_dataset import detect_dataset
 from phidet.inference.detector import Detector
 from phidet.training import fit as training
@@ -99,9 +99,9 @@ def test_a_run_leaves_what_its_documentation_says(data: Path, tiny: Path, tmp_pa
 
     rows = json.loads((done.folder / "metrics.json").read_text())
     assert [row["epoch"] for row in rows] == [1, 2]
-    assert done.figures["ap"] == pytest.approx(max(row["ap"] for row in rows))
+    assert done.metrics["ap"] == pytest.approx(max(row["ap"] for row in rows))
     report = json.loads((done.folder / "report" / "report.json").read_text())
-    assert report["coco"]["ap"] == done.figures["ap"]
+    assert report["coco"]["ap"] == done.metrics["ap"]
     assert report["coco"]["images"] == 4
 
 
@@ -539,7 +539,7 @@ def test_without_objects_there_is_nothing_to_learn_or_to_measure(
     empty.write_text(json.dumps(json.loads(empty.read_text()) | {"annotations": []}))
     changes = {"epochs": 2, "patience": 1, **QUICK}
     done = train(data, tiny, changes=changes, settings=settings(tmp_path / "run"))
-    assert done.figures == {}
+    assert done.metrics == {}
     assert "the split val has no objects" in caplog.text
     assert len(json.loads((done.folder / "metrics.json").read_text())) == 2, "and patience is not lost over it"
     with pytest.raises(InputError, match=r"no image of 'val' has an object, so there is nothing to learn"):

@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # these need PyTorch
     import torch
     from torch import Tensor, nn
 
+    from phidet.architectures.adversarial import Adversarial
     from phidet.architectures.batch import Batch
     from phidet.architectures.dialect import Dialect
     from phidet.architectures.evidence import ActivationMap
@@ -35,8 +36,9 @@ if TYPE_CHECKING:  # these need PyTorch
     from phidet.architectures.program import GraphWriter, Program
     from phidet.architectures.published_file import PublishedFile
 
-Says: TypeAlias = Literal["boxes", "masks", "panoptic", "classes"]
-"""What a network predicts: boxes of objects, their masks, a class for every pixel, or a class for the whole image."""
+Says: TypeAlias = Literal["boxes", "masks", "panoptic", "classes", "samples"]
+"""What a network predicts: boxes of objects, their masks, a class for every pixel, a class for the whole image; or that
+it makes images: "samples"."""
 
 
 class NetworkConfig(Protocol):
@@ -170,7 +172,7 @@ class Architecture(ABC, Generic[ConfigT]):
         """Further lines of ``phidet info`` for a network: (subject, text)."""
         return []
 
-    def published_figures(self, config: ConfigT) -> object | None:
+    def published_metrics(self, config: ConfigT) -> object | None:
         """The metrics that the paper reports for this network; ``None`` if it has none."""
         return None
 
@@ -216,11 +218,19 @@ class Architecture(ABC, Generic[ConfigT]):
             ConfigError: a value out of range.
         """
 
-    def training_outputs(self, model: Any, images: Tensor, batch: Batch) -> Any:
+    def adversarial(self, config: ConfigT, settings: Mapping[str, Any]) -> Adversarial:
+        """What trains a generator; ``settings`` has the fields of :attr:`loss_settings`.
+
+        Raises:
+            ConfigError: the architecture makes no images, or a value is out of range.
+        """
+        raise ConfigError(f"{self.name} networks make no images")
+
+    def training_outputs(self, model: Any, images: Tensor, batch: Batch, settings: Mapping[str, Any]) -> Any:
         """What the loss reads: the outputs of ``model``, which may be wrapped for several processes.
 
         Networks that need more than normalised images (B, 3, H, W) in training, such as the objects or what is padding,
-        get it here, in one call of ``model``.
+        get it here, in one call of ``model``. ``settings`` are the loss's, as for :meth:`loss`.
         """
         return model(images)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -15,9 +16,18 @@ class Batch(NamedTuple):
         valid_hw: (B, 2) int64, height and width of each image without padding.
         boxes_xyxy: (B, N, 4) float32 in pixels of the input, padded with 0.
         class_ids: (B, N) int64, padded with −1.
+        soft: (B, N, C) float32 in 0…1, the probability of each class for each object, where a teacher gave them;
+            ``None`` for labels, which are certain. The class id of an object is its most probable class.
     """
 
     pixels: Tensor
     valid_hw: Tensor
     boxes_xyxy: Tensor
     class_ids: Tensor
+    soft: Tensor | None = None
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on ``device``."""
+        soft = None if self.soft is None else self.soft.to(device, non_blocking=True)
+        moved = (part.to(device, non_blocking=True) for part in self[:4])
+        return Batch(*moved, soft)

@@ -14,8 +14,18 @@ DATA_PACKAGES = ("yaml", "google", "google_crc32c", "matplotlib", "faster_coco_e
 SERVE_PACKAGES = ("starlette", "uvicorn", "httptools", "prometheus_client", "pybase64")
 
 
+RELATIONS_PACKAGES = ("networkx", "scipy", "torch_geometric")
+
+
+_EXTRAS = {
+    "train": TRAIN_PACKAGES,
+    "data": DATA_PACKAGES,
+    "serve": SERVE_PACKAGES,
+    "relations": RELATIONS_PACKAGES,
+}
+
+
 def extra_of(module: str) -> str | None:
     """The extra that brings ``module``, ``None`` where none does."""
     package = module.split(".", maxsplit=1)[0]
-    extras = {"train": TRAIN_PACKAGES, "data": DATA_PACKAGES, "serve": SERVE_PACKAGES}
-    return next((extra for extra, packages in extras.items() if package in packages), None)
+    return next((extra for extra, packages in _EXTRAS.items() if package in packages), None)

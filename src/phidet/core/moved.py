@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
+from itertools import product
 from types import ModuleType
 
 _ROOMS = {
@@ -49,9 +50,9 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "learn.detection": ("training.task",),
     "learn.train": ("training.fit",),
     "losses": (f"{_EFFICIENTDET}.losses",),
-    "metrics.coco": ("evaluation.coco_figures",),
+    "metrics.coco": ("evaluation.coco_metrics",),
     "metrics.run": ("evaluation.detect_dataset",),
-    "metrics.voc": ("evaluation.voc_figures",),
+    "metrics.voc": ("evaluation.voc_metrics",),
     "models": ("weights.create",),
     "nms": ("detections.nms", "detections.settings"),
     "nn.detector": (f"{_EFFICIENTDET}.network", "architectures.classifier.network"),
@@ -67,6 +68,16 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "video": ("images.video",),
 }
 """Old module → where its contents are now, without ``phidet.``."""
+
+
+_NAMES: dict[str, tuple[str, ...]] = {
+    "ClassFigures": ("ClassMetrics",),
+    "FIGURES": ("METRICS",),
+    "Picture": ("ImageLike", "SourceImage"),
+    "check_apart": ("check_sources_outside",),
+    "pictures": ("read_sources",),
+}
+"""Names that changed on the way: old → what it may be called where its module is now."""
 
 
 class MovedModules(MetaPathFinder, Loader):
@@ -86,9 +97,9 @@ class MovedModules(MetaPathFinder, Loader):
         found = [import_module(place) for place in places]
 
         def look_up(name: str) -> object:
-            for one in found:
-                if hasattr(one, name):
-                    return getattr(one, name)
+            for one, known in product(found, (name, *_NAMES.get(name, ()))):
+                if hasattr(one, known):
+                    return getattr(one, known)
             raise AttributeError(f"module {module.__name__!r}, now {' and '.join(places)}, has no attribute {name!r}")
 
         module.__dict__["__getattr__"] = look_up

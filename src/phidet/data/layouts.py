@@ -117,7 +117,7 @@ def _find(path: Path, layout: Layout | None) -> tuple[Layout, dict[str, Reader]]
     return next(((name, found.readers) for name, found in candidates.items()), None)
 
 
-def read_pictures(folder: Path) -> Dataset:
+def read_images(folder: Path) -> Dataset:
     """All images below a folder, without objects: for calibration and the like, which need no labels.
 
     Raises:

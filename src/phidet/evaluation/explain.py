@@ -61,12 +61,12 @@ def comparison(
 ) -> Image.Image:
     """A sheet of the image and the maps of each (model name, maps): one model's in rows, several side by side."""
     height, width = image.shape[:2]
-    picture = Tile(name, f"{width}×{height}", image)
+    original = Tile(name, f"{width}×{height}", image)
     columns = [[_tile(image, model, one) for one in found] or [_nothing(model)] for model, found in maps]
     if len(columns) == 1:
-        return draw_sheet(_HEADING, [picture, *columns[0]], columns=min(4, 1 + len(columns[0])))
+        return draw_sheet(_HEADING, [original, *columns[0]], columns=min(4, 1 + len(columns[0])))
     rows = max((len(column) for column in columns), default=1)
-    grid = [[picture], *columns]
+    grid = [[original], *columns]
     tiles = [column[row] if row < len(column) else _EMPTY for row in range(rows) for column in grid]
     return draw_sheet(_HEADING, tiles, columns=len(grid))
 

@@ -96,7 +96,9 @@ def fit(model: NetworkT, task: Task, recipe: Recipe, settings: RunSettings, orig
     averaged = copy.deepcopy(model)
     averaged.to(fabric.device)
     learner = prepare_learner(fabric, model, task, recipe, settings)
-    sampler = EpochSampler(task.num_images, recipe.batch_size, settings.seed, fabric.global_rank, fabric.world_size)
+    sampler = EpochSampler(
+        task.num_images, recipe.batch_size, settings.seed, fabric.global_rank, fabric.world_size, task.repeats(recipe)
+    )
     _check_batch(model, sampler.batch_size if recipe.sync_batch_norm else sampler.batch_size // fabric.world_size)
     # The sampler shares out a seeded order by rank: the same batches whatever the number of processes or workers.
     loader = task.loader(recipe, settings.seed, sampler, num_workers(settings))

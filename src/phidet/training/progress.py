@@ -15,7 +15,7 @@ class Progress:
     """One row of metrics per epoch, and the best so far.
 
     Args:
-        figures: key of a validation metric → its title; the first one decides which model is best.
+        metrics: key of a validation metric → its title; the first one decides which model is best.
 
     Attributes:
         rows: metrics by name; only evaluated epochs have those of the validation.
@@ -23,9 +23,9 @@ class Progress:
         since_best: evaluations since then.
     """
 
-    def __init__(self, figures: Mapping[str, str]) -> None:
-        self.figures = figures
-        self.key, self.best_title = next(iter(figures.items()))
+    def __init__(self, metrics: Mapping[str, str]) -> None:
+        self.metrics = metrics
+        self.key, self.best_title = next(iter(metrics.items()))
         self.rows: list[dict[str, float]] = []
         self.best: float | None = None
         self.since_best = 0
@@ -53,7 +53,7 @@ class Progress:
         # The mean over all epochs, evaluation excluded: a rough estimate that does not jump about.
         left = sum(r["seconds"] for r in self.rows) / len(self.rows) * (epochs - self.epoch)
         text = f"epoch {self.epoch}/{epochs}  loss {row['loss']:.4f}"
-        text += "".join(f"  {title} {row[key]:.3f}" for key, title in self.figures.items() if key in row)
+        text += "".join(f"  {title} {row[key]:.3f}" for key, title in self.metrics.items() if key in row)
         return f"{text}  {row['images_per_second']:.1f} images/s  {_clock(left)} left"
 
     def state(self, model: nn.Module, optimizer: torch.optim.Optimizer, average: RunningAverage) -> dict[str, Any]:

@@ -27,12 +27,17 @@ class TrainedRun(NamedTuple):
     Attributes:
         folder: everything on disk.
         model: the best one, in evaluation mode.
-        figures: metrics of that model on the validation data, by name; empty without such data.
+        metrics: of that model on the validation data, by name; empty without such data.
     """
 
     folder: Path
     model: Model
-    figures: dict[str, float]
+    metrics: dict[str, float]
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """The name of ``metrics`` before the rooms, for scripts that use it."""
+        return self.metrics
 
 
 def train(
@@ -100,7 +105,7 @@ def run(request: Request, settings: RunSettings, start: Start | None = None) -> 
 def carry_out(plan: Plan) -> TrainedRun:
     """Trains what was planned, and reports on the best model."""
     settings, origin, val = plan.settings, plan.origin, plan.data.val
-    task = Task(plan.model.config, *plan.data)
+    task = Task(plan.model.config, *plan.data, plan.origin.request.teacher)
     _log_plan(plan, task)
     last = fit(plan.model, task, plan.recipe, settings, origin)
     # The other processes have no files to read: the best model is on the first one's disk.
@@ -109,12 +114,12 @@ def carry_out(plan: Plan) -> TrainedRun:
     folder = RunFolder(settings.out)
     # The best model is read from disk, so that the report describes exactly the file that users get.
     best = load_model(folder.best) if folder.has_best else last.eval()
-    figures: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     if val is not None:
         # Images that are in both parts make the metrics look too good; the report states their number.
         learned = None if origin.images is None else len(origin.images.copies())
-        figures = report_on(best, val, folder.path / "report", origin.request.data, settings.accelerator, learned)
-    return TrainedRun(settings.out, best, figures)
+        metrics = report_on(best, val, folder.path / "report", origin.request.data, settings.accelerator, learned)
+    return TrainedRun(settings.out, best, metrics)
 
 
 def first_process() -> bool:

@@ -172,14 +172,14 @@ def _on_duplicate_images(groups: Sequence[DuplicateImages]) -> Iterator[Advice]:
     for (a, b), n in pairs.items():
         yield Advice(
             "warning",
-            f"LEAKAGE: {count(n, 'picture')} {'is' if n == 1 else 'are'} both in {a} and in {b}. Results on pictures "
+            f"LEAKAGE: {count(n, 'image')} {'is' if n == 1 else 'are'} both in {a} and in {b}. Results on images "
             "that were trained on say nothing about new ones: take them out of one split; --fix OUT takes them out of "
             "the one to train on.",
         )
     for (a, b), n in near.items():
         yield Advice(
             "warning",
-            f"LEAKAGE? {count(n, 'picture')} in {a} {'looks' if n == 1 else 'look'} nearly like one in {b}. See the "
+            f"LEAKAGE? {count(n, 'image')} in {a} {'looks' if n == 1 else 'look'} nearly like one in {b}. See the "
             "sheet suspicious.png (--out FOLDER); if they are copies or frames of one video, move them into one split.",
         )
     inside = [g for g in groups if len(g.members) > len(g.splits)]
@@ -196,7 +196,7 @@ def _on_duplicate_images(groups: Sequence[DuplicateImages]) -> Iterator[Advice]:
             yield Advice("warning" if kind == "the same" else "note", text)
     differ = [g for g in groups if not g.same_labels and g.kind != "near"]
     if differ:
-        text = f"{count(len(differ), 'picture')} with several copies, labelled differently. Decide which labels hold"
+        text = f"{count(len(differ), 'image')} with several copies, labelled differently. Decide which labels hold"
         yield Advice("warning", f"{text}; the first is {differ[0].members[0].image}.")
 
 

@@ -26,12 +26,14 @@ class Example(NamedTuple):
         valid_hw: height and width of the part that is image; the rest, right and below, is padding.
         boxes_xyxy: (N, 4) float32 in pixels of the input.
         class_ids: (N,) int64.
+        soft: (N, C) float32, probabilities of the classes that a teacher gave; ``None`` without one.
     """
 
     pixels: Tensor
     valid_hw: tuple[int, int]
     boxes_xyxy: Tensor
     class_ids: Tensor
+    soft: Tensor | None = None
 
 
 class Labelled(NamedTuple):

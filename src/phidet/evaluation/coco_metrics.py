@@ -21,14 +21,14 @@ from phidet.detections.boxes import xyxy_to_xywh
 from phidet.detections.detections import Detections
 from phidet.evaluation.matching import check_detections
 
-FIGURES = (
+METRICS = (
     *("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large"),
     *("ar_1", "ar_10", "ar_100", "ar_small", "ar_medium", "ar_large"),
 )
 """The twelve in COCO's order; fields of :class:`CocoReport`."""
 
 
-class ClassFigures(msgspec.Struct, frozen=True, kw_only=True):
+class ClassMetrics(msgspec.Struct, frozen=True, kw_only=True):
     """One class.
 
     Attributes:
@@ -73,7 +73,7 @@ class CocoReport(msgspec.Struct, frozen=True, kw_only=True):
     ar_small: float | None
     ar_medium: float | None
     ar_large: float | None
-    classes: tuple[ClassFigures, ...]
+    classes: tuple[ClassMetrics, ...]
     ar_max: float | None = None
     max_objects: int = 100
 
@@ -117,9 +117,9 @@ def evaluate_coco(dataset: Dataset, detections: Sequence[Detections], max_object
     average += [precision[..., size, most] for size in (1, 2, 3)]
     reached = [recall[..., 0, limits.index(min(limit, max_objects))] for limit in (1, 10, 100)]
     reached += [recall[..., size, most] for size in (1, 2, 3)]
-    figures = {name: _mean(values) for name, values in zip(FIGURES, [*average, *reached], strict=True)}
+    means = {name: _mean(values) for name, values in zip(METRICS, [*average, *reached], strict=True)}
     by_class = tuple(
-        ClassFigures(
+        ClassMetrics(
             name=name,
             objects=int(counts[c]),
             ap=_mean(precision[:, :, c, 0, most]),
@@ -133,7 +133,7 @@ def evaluate_coco(dataset: Dataset, detections: Sequence[Detections], max_object
         classes=by_class,
         ar_max=_mean(recall[..., 0, most]),
         max_objects=max_objects,
-        **figures,
+        **means,
     )
 
 

@@ -64,19 +64,14 @@ def align_detections(
     seen = _locate_sides(nominal, single, size_hw, settings)
     if isinstance(seen, NotLocated):
         return _with(answer, reason=seen.reason, message=seen.text)
-    centres = _centres(single)
-    classes, found_classes = _class_numbers(seen.nominal.labels, single)
-    measured = _measure(seen, centres, classes, found_classes, settings)
+    measured = _measure(seen, single, _centres(single), settings)
     if refine is not None:
         centres = refine(seen.nominal, measured)
-        located = relocate(
-            Points.of(seen.nominal.downward, classes),
-            Points.of(centres, found_classes),
-            seen.located,
-            LocateSettings(settings.least_share, _LEAST_SIGMA, size_hw),
-        )
+        classes, found_classes = _class_numbers(seen.nominal.labels, single)
+        points = Points.of(seen.nominal.downward, classes), Points.of(centres, found_classes)
+        located = relocate(*points, seen.located, LocateSettings(settings.least_share, _LEAST_SIGMA, size_hw))
         seen = _Seen(seen.side, seen.nominal, located)
-        measured = _measure(seen, centres, classes, found_classes, settings)
+        measured = _measure(seen, single, centres, settings)
     parts = judge(seen.nominal, single, measured, settings, size_hw)
     return _with(answer, pose=pose_result(seen.located, seen.nominal, seen.side), parts=tuple(parts))
 
@@ -129,8 +124,9 @@ def _locate(
     )
 
 
-def _measure(seen: _Seen, centres: Floats, classes: Ints, found_classes: Ints, settings: AlignSettings) -> Measured:
+def _measure(seen: _Seen, found: Detections, centres: Floats, settings: AlignSettings) -> Measured:
     """The final pairs, and everything in pixels."""
+    classes, found_classes = _class_numbers(seen.nominal.labels, found)
     located, places = seen.located, seen.nominal.downward
     local = located.pose.local(places)
     scale = np.sqrt(np.abs(np.linalg.det(local)))
@@ -140,10 +136,9 @@ def _measure(seen: _Seen, centres: Floats, classes: Ints, found_classes: Ints, s
     reach = (0.75 * spacing if settings.reach is None else settings.reach) * pixels_per_unit
     near = max(located.gate, tolerance, 4 * located.sigma)
     expected = located.pose.project(places)
-    ours, theirs = assign(
-        expected, classes, centres, found_classes, Radii(max(located.sigma, near / 6), near, max(reach, near))
-    )
-    return Measured(located, ours, theirs, centres, expected, local)
+    radii = Radii(max(located.sigma, near / 6), near, max(reach, near))
+    ours, theirs = assign(expected, classes, centres, found_classes, radii)
+    return Measured(located, ours, theirs, centres, found.boxes_xyxy.astype(np.float64), expected, local)
 
 
 def _class_numbers(labels: Sequence[str], found: Detections) -> tuple[Ints, Ints]:

@@ -94,7 +94,7 @@ class Pose:
                 square = self.k1 * radius**2
                 radius -= (radius * (1 + square) - distance) / np.maximum(1 + 3 * square, 0.1)
         undistorted = distorted / (1 + self.k1 * radius**2)[..., None]
-        inverse: Floats = np.linalg.inv(self.matrix)
+        inverse: Floats = np.asarray(np.linalg.inv(self.matrix), np.float64)
         places: Floats = _homography(inverse, undistorted) * self.frame.spread + self.frame.middle
         return places
 
@@ -175,7 +175,7 @@ def fit_pose(places: Floats, pixels: Floats, start: Pose, kind: PoseKind, *, dis
         if not np.isfinite(information).all() or np.linalg.cond(information) > 1e13:
             return None
         best, least = Pose(pose.kind, pose.matrix, pose.k1, pose.frame, distortion, information), error
-        step: Floats = np.linalg.solve(information, derivative.T @ residuals)
+        step: Floats = np.asarray(np.linalg.solve(information, derivative.T @ residuals), np.float64)
         pose = _moved(pose, step)
         if abs(pose.k1) > _MOST_DISTORTION:
             return None

@@ -8,11 +8,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import map_coordinates, spline_filter
 
-from phidet.core.errors import ConfigError
 from phidet.detections.alignment.nominal import Nominal
 from phidet.detections.alignment.pose import Floats, Pose
 from phidet.detections.alignment.verdicts import Measured
-from phidet.detections.detections import Detections
 
 Image = npt.NDArray[np.uint8]
 _ROOM = 0.25  # of a box's sides, that are looked at around it
@@ -22,19 +20,18 @@ _LEAST_LIKENESS = 0.5  # correlation below which a comparison is not believed
 _FARTHEST = 0.5  # of a box's shorter side, that a place may move; beyond it something else was found
 
 
-def centroid_refiner(image: Image, found: Detections) -> partial[Floats]:
+def centroid_refiner(image: Image) -> partial[Floats]:
     """Refines by the centroid of |intensity − background| in each box; the background is the median around the box.
 
     Independent of the box's own errors, as long as it holds the whole part and little else.
 
     Args:
         image: (H, W, 3) uint8 RGB, that was detected on.
-        found: its detections, in the order of the centres that will be refined.
     """
-    return partial(_centroids, _grey(image), found.boxes_xyxy.astype(np.float64))
+    return partial(_centroids, _grey(image))
 
 
-def template_refiner(image: Image, found: Detections, template: Image, nominal: Nominal) -> partial[Floats]:
+def template_refiner(image: Image, template: Image) -> partial[Floats]:
     """Refines by comparing each part with the image of a right assembly, seen through the pose.
 
     The shift between both is that of least squares, brightness and contrast being free (Lucas and Kanade 1981; Baker
@@ -42,23 +39,16 @@ def template_refiner(image: Image, found: Detections, template: Image, nominal: 
 
     Args:
         image: (H, W, 3) uint8 RGB, that was detected on.
-        found: its detections.
         template: (H, W, 3) uint8 RGB, whose pixels the nominal places are.
-        nominal: the parts on it, with sizes.
-
-    Raises:
-        ConfigError: the nominal list is not of an image.
     """
-    if nominal.unit != "px" or nominal.sizes is None:
-        raise ConfigError("refining by template needs an image of a right assembly as the nominal list")
-    return partial(_templates, _grey(image), spline_filter(_grey(template), order=3))
+    return partial(_templates, spline_filter(_grey(image), order=3), spline_filter(_grey(template), order=3))
 
 
-def _centroids(grey: Floats, boxes: Floats, nominal: Nominal, measured: Measured) -> Floats:
+def _centroids(grey: Floats, nominal: Nominal, measured: Measured) -> Floats:
     refined = measured.centres.copy()
     height, width = grey.shape
     for j in measured.theirs.tolist():
-        x1, y1, x2, y2 = boxes[j]
+        x1, y1, x2, y2 = measured.boxes[j]
         room = _ROOM * np.array([x2 - x1, y2 - y1])
         left, top = max(0, int(x1 - room[0])), max(0, int(y1 - room[1]))
         right, bottom = min(width, int(np.ceil(x2 + room[0]))), min(height, int(np.ceil(y2 + room[1])))
@@ -81,10 +71,9 @@ def _centroids(grey: Floats, boxes: Floats, nominal: Nominal, measured: Measured
     return refined
 
 
-def _templates(grey: Floats, template: Floats, nominal: Nominal, measured: Measured) -> Floats:
-    assert nominal.sizes is not None  # of an image, see template_refiner
+def _templates(image: Floats, template: Floats, nominal: Nominal, measured: Measured) -> Floats:
+    assert nominal.sizes is not None  # the list is of an image
     refined = measured.centres.copy()
-    image = spline_filter(grey, order=3)
     for i, j in zip(measured.ours.tolist(), measured.theirs.tolist(), strict=True):
         expected = measured.expected[i]
         start = measured.centres[j] - expected

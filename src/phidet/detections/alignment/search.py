@@ -116,7 +116,7 @@ class _Triples:
         triples, sides = triples[kept], sides[kept]
         codes = (points.classes[triples] * np.array([classes * classes, classes, 1])).sum(1)
         order = np.argsort(codes, kind="stable")
-        inverses: Floats = np.linalg.inv(sides[order])
+        inverses: Floats = np.asarray(np.linalg.inv(sides[order]), np.float64)
         return cls(triples[order], codes[order], inverses)
 
 

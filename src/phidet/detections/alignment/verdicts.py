@@ -31,6 +31,7 @@ class Measured:
         ours: (K,) numbers of paired parts, rising.
         theirs: (K,) numbers of their detections.
         centres: (M, 2) pixels of all detections.
+        boxes: (M, 4) of all detections, xyxy.
         expected: (N, 2) pixels where the pose puts the parts.
         local: (N, 2, 2) derivatives of pixels by nominal places, y down.
     """
@@ -39,6 +40,7 @@ class Measured:
     ours: Ints
     theirs: Ints
     centres: Floats
+    boxes: Floats
     expected: Floats
     local: Floats
 
@@ -155,7 +157,7 @@ def _rotations(nominal: Nominal, found: Detections, measured: Measured) -> tuple
     long = np.stack([np.cos(angles), np.sin(angles) * (-1 if nominal.y_up else 1)], 1)
     pointing = (measured.local[ours] @ long[:, :, None])[:, :, 0]
     scale = np.sqrt(np.abs(np.linalg.det(measured.local[ours])))[:, None]
-    boxes = found.boxes_xyxy.astype(np.float64)[theirs]
+    boxes = measured.boxes[theirs]
     labels = [
         nominal.labels[i] if found.labels[j] == nominal.labels[i] else ""
         for i, j in zip(ours.tolist(), theirs.tolist(), strict=True)

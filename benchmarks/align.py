@@ -39,7 +39,7 @@ from made_boards import (
 )
 from phidet.cli.tables import or_dash, table
 from phidet.detections.alignment.alignment import align_detections
-from phidet.detections.alignment.nominal import Nominal
+from phidet.detections.alignment.nominal import SIDES, Nominal
 from phidet.detections.alignment.pose import Frame, Pose, fit_pose
 from phidet.detections.alignment.results import Alignment
 from phidet.detections.alignment.settings import AlignSettings
@@ -210,7 +210,7 @@ def nominal_of(board: Board) -> Nominal:
         tuple(board.labels),
         board.places,
         np.array([part.rotation for part in board.parts]),
-        ("top",) * len(board.parts),
+        (SIDES[0],) * len(board.parts),
         "mm",
         y_up=True,
     )

@@ -27,7 +27,6 @@ import numpy.typing as npt
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from made_boards import (
     CLASSES,
-    Board,
     ClutterShares,
     FaultShares,
     Observed,
@@ -37,9 +36,9 @@ from made_boards import (
     mount,
     observe,
 )
+from made_boards.nominal import as_detections, nominal_of_board
 from phidet.cli.tables import or_dash, table
 from phidet.detections.alignment.alignment import align_detections
-from phidet.detections.alignment.nominal import SIDES, Nominal
 from phidet.detections.alignment.pose import Frame, Pose, fit_pose
 from phidet.detections.alignment.results import Alignment
 from phidet.detections.alignment.settings import AlignSettings
@@ -114,7 +113,7 @@ def run_case(case: Case, boards: int) -> Sums:
         camera = make_camera(board.size, seed, case.size_hw, case.kind, k1=case.k1)
         scene = Scene(mount(board, seed, FaultShares(0, 0, 0, 0, 0), scatter=0.0), camera)
         observed = observe(scene, seed)
-        nominal, found = nominal_of(board), detections_of(observed, case.size_hw)
+        nominal, found = nominal_of_board(board), as_detections(observed, case.size_hw)
         before = time.process_time()
         result = align_detections(nominal, found, case.settings)
         sums.seconds.append(time.process_time() - before)
@@ -188,10 +187,10 @@ def unrelated(boards: int, of_another: bool) -> dict[str, int]:
         if of_another:
             camera = make_camera(other.size, seed)
             scene = Scene(mount(other, seed), camera)
-            found = detections_of(observe(scene, seed, ClutterShares()), camera.size_hw)
+            found = as_detections(observe(scene, seed, ClutterShares()), camera.size_hw)
         else:
             found = _random_detections(seed, len(board.parts))
-        result = align_detections(nominal_of(board), found)
+        result = align_detections(nominal_of_board(board), found)
         outcomes["accepted" if result.pose is not None else result.reason] += 1
     return dict(outcomes)
 
@@ -201,25 +200,6 @@ def _random_detections(seed: int, count: int) -> Detections:
     centres = rng.uniform(30, 354, (count, 2))
     boxes = np.concatenate([centres - 8, centres + 8], axis=1).astype(np.float32)
     return Detections(boxes, np.ones(count, np.float32), rng.integers(len(CLASSES), size=count), CLASSES, (384, 384))
-
-
-def nominal_of(board: Board) -> Nominal:
-    """The design as a nominal list."""
-    return Nominal(
-        tuple(part.reference for part in board.parts),
-        tuple(board.labels),
-        board.places,
-        np.array([part.rotation for part in board.parts]),
-        (SIDES[0],) * len(board.parts),
-        "mm",
-        y_up=True,
-    )
-
-
-def detections_of(observed: Observed, size_hw: tuple[int, int]) -> Detections:
-    """Observed boxes as a detector gives them."""
-    boxes, scores = observed.boxes_xyxy.astype(np.float32), observed.scores.astype(np.float32)
-    return Detections(boxes, scores, observed.class_ids, CLASSES, size_hw)
 
 
 def project(result: Alignment, places: Floats) -> Floats:

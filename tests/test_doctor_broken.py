@@ -172,7 +172,7 @@ def test_samples_show_every_class_before_they_show_one_again(tmp_path: Path) -> 
         "train"
     ]
     for seed in range(5):
-        chosen = choose_samples(dataset, {41}, seed, most=6)
+        chosen = choose_samples(dataset, {41}, seed, limit=6)
         shown = [dataset.annotations(i).class_ids.tolist()[0] for i in chosen]
         assert sorted(shown[:3]) == [0, 1 if 40 in chosen else 2, 3]
         assert 41 not in chosen

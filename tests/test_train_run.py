@@ -33,6 +33,8 @@ from phidet.evaluation.coco_metrics import evaluate_coco
 from phidet.evaluation.detect_dataset import detect_dataset
 from phidet.inference.detector import Detector
 from phidet.training import fit as training
+from phidet.training import learner as learning
+from phidet.training import optim
 from phidet.training import recipe as recipes
 from phidet.training.about import Request
 from phidet.training.fit import RunSettings
@@ -400,8 +402,8 @@ def test_the_rate_of_every_part_is_its_own() -> None:
     torch.manual_seed(0)
     model = create_model(peers.tiny_detector(CLASSES))
     recipe = training.Recipe(name="x", epochs=1, backbone_rate=0.25)
-    optimizer = training.build_optimizer(model, recipe, torch.device("cpu"))
-    training.set_rate(optimizer, 0.8)
+    optimizer = optim.build_optimizer(model, recipe, torch.device("cpu"))
+    optim.set_rate(optimizer, 0.8)
     rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
     for name, parameter in model.named_parameters():
         assert rates[id(parameter)] == pytest.approx(0.2 if name.startswith("backbone.") else 0.8)
@@ -437,10 +439,10 @@ def test_what_is_frozen_is_what_runs_on_several_gpus(
     model = create_model(replace(config, {"backbone": BackboneConfig(architecture="resnet18", width=0.25)}))
     recipe = recipes.replace(recipes.SMALL, {"freeze": "early"})
     monkeypatch.setattr(
-        training, "share_batch_norms", lambda model, _: torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        learning, "share_batch_norms", lambda model, _: torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
     )
     task = Task(model.config, open_data(data).read("train"), None)
-    learner = training.prepare_learner(Two(), model, task, recipe, settings(tmp_path / "run"))  # type: ignore[arg-type]
+    learner = learning.prepare_learner(Two(), model, task, recipe, settings(tmp_path / "run"))  # type: ignore[arg-type]
     running = set(model.modules())
     assert isinstance(model.backbone.bn1, torch.nn.SyncBatchNorm)  # type: ignore[union-attr]
     assert all(part in running for part in learner.frozen)
@@ -550,14 +552,14 @@ def test_gradients_of_several_steps_are_one_update(data: Path, tiny: Path, tmp_p
     """With ``accumulate`` 2, two steps make one update."""
     changes = {"epochs": 1, **QUICK, "warmup_epochs": 0.0, "optimizer": "sgd", "learning_rate": 1.0}
     updates = []
-    original = training.RunningAverage.update
+    original = optim.RunningAverage.update
 
-    def counted(self: training.RunningAverage, model: torch.nn.Module) -> None:
+    def counted(self: optim.RunningAverage, model: torch.nn.Module) -> None:
         updates.append(1)
         original(self, model)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training.RunningAverage, "update", counted)
+        patch.setattr(optim.RunningAverage, "update", counted)
         one = train(
             data, tiny, splits=(None, "none"), changes=changes | {"accumulate": 2}, settings=settings(tmp_path / "one")
         )

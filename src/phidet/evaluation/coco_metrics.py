@@ -111,19 +111,19 @@ def evaluate_coco(dataset: Dataset, detections: Sequence[Detections], max_object
         evaluator.evaluate()
         evaluator.accumulate()
         precision, recall = (np.asarray(evaluator.eval[key]) for key in ("precision", "recall"))
-    most = limits.index(max_objects)
+    last = limits.index(max_objects)
     # Size 0 is "all"; IoU thresholds 0 and 5 are 0.50 and 0.75.
-    average = [precision[..., 0, most], precision[0, ..., 0, most], precision[5, ..., 0, most]]
-    average += [precision[..., size, most] for size in (1, 2, 3)]
+    average = [precision[..., 0, last], precision[0, ..., 0, last], precision[5, ..., 0, last]]
+    average += [precision[..., size, last] for size in (1, 2, 3)]
     reached = [recall[..., 0, limits.index(min(limit, max_objects))] for limit in (1, 10, 100)]
-    reached += [recall[..., size, most] for size in (1, 2, 3)]
+    reached += [recall[..., size, last] for size in (1, 2, 3)]
     means = {name: _mean(values) for name, values in zip(METRICS, [*average, *reached], strict=True)}
     by_class = tuple(
         ClassMetrics(
             name=name,
             objects=int(counts[c]),
-            ap=_mean(precision[:, :, c, 0, most]),
-            ap50=_mean(precision[0, :, c, 0, most]),
+            ap=_mean(precision[:, :, c, 0, last]),
+            ap50=_mean(precision[0, :, c, 0, last]),
         )
         for c, name in enumerate(dataset.class_names)
     )
@@ -131,7 +131,7 @@ def evaluate_coco(dataset: Dataset, detections: Sequence[Detections], max_object
         images=len(dataset),
         objects=int(counts.sum()),
         classes=by_class,
-        ar_max=_mean(recall[..., 0, most]),
+        ar_max=_mean(recall[..., 0, last]),
         max_objects=max_objects,
         **means,
     )

@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 import torch.distributed as dist
 
 from phidet.architectures.model import Model
+from phidet.architectures.registry import architecture_of
 from phidet.training.about import Request
+from phidet.training.base import TrainingTask
 from phidet.training.fit import RunSettings, fit
+from phidet.training.kinds import Reported, kind_of
 from phidet.training.plan import Plan, Start, plan_resume, plan_run
-from phidet.training.report import report_on
 from phidet.training.run_folder import RunFolder
-from phidet.training.task import Task
 from phidet.weights.native import load_model
 
 log = logging.getLogger("phidet")
@@ -51,7 +52,7 @@ def train(
     changes: dict[str, Any] | None = None,
     settings: RunSettings | None = None,
 ) -> TrainedRun:
-    """Trains a model on a folder of labelled images.
+    """Trains a model on a folder of labelled images; :func:`run` takes a whole :class:`Request`, with teachers.
 
     Args:
         data, model, pretrained, image_size, recipe: see :class:`Request`.
@@ -104,8 +105,8 @@ def run(request: Request, settings: RunSettings, start: Start | None = None) -> 
 
 def carry_out(plan: Plan) -> TrainedRun:
     """Trains what was planned, and reports on the best model."""
-    settings, origin, val = plan.settings, plan.origin, plan.data.val
-    task = Task(plan.model.config, *plan.data, plan.origin.request.teacher)
+    settings, origin, kind = plan.settings, plan.origin, kind_of(architecture_of(plan.model.config))
+    task = kind.task(plan.model.config, plan.data, origin.request)
     _log_plan(plan, task)
     last = fit(plan.model, task, plan.recipe, settings, origin)
     # The other processes have no files to read: the best model is on the first one's disk.
@@ -114,11 +115,7 @@ def carry_out(plan: Plan) -> TrainedRun:
     folder = RunFolder(settings.out)
     # The best model is read from disk, so that the report describes exactly the file that users get.
     best = load_model(folder.best) if folder.has_best else last.eval()
-    metrics: dict[str, float] = {}
-    if val is not None:
-        # Images that are in both parts make the metrics look too good; the report states their number.
-        learned = None if origin.images is None else len(origin.images.copies())
-        metrics = report_on(best, val, folder.path / "report", origin.request.data, settings.accelerator, learned)
+    metrics = kind.report(Reported(best, plan.data, origin, folder.path / "report", settings.accelerator))
     return TrainedRun(settings.out, best, metrics)
 
 
@@ -132,7 +129,7 @@ def next_folder(root: Path, name: str) -> Path:
     return next(folder for i in count(1) if not (folder := root / f"{name}-{i}").exists())
 
 
-def _log_plan(plan: Plan, task: Task) -> None:
+def _log_plan(plan: Plan, task: TrainingTask) -> None:
     """What is about to happen, before it takes hours."""
     recipe, request = plan.recipe, plan.origin.request
     chosen = f"recipe {recipe.name!r}" + (", chosen for so many images" if request.recipe == "auto" else "")

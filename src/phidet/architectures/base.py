@@ -222,11 +222,7 @@ class Architecture(ABC, Generic[ConfigT]):
         return -(-height // 32), -(-width // 32)
 
     def resized(self, config: ConfigT, size_hw: tuple[int, int]) -> ConfigT:
-        """``config`` for another input size, (height, width) in pixels.
-
-        Raises:
-            ConfigError: the network does not support it.
-        """
+        """``config`` for another input size, (height, width) in pixels; raises ConfigError if that is unsupported."""
         changed: ConfigT = replace(config, {"image_size_hw": size_hw})
         return changed
 

@@ -6,13 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper
 
-from data_factory import coco
+from data_factory import CLASSES, Picture, coco, save_image
 from phidet.architectures.base import Processes
 from phidet.architectures.batch import Batch
 from phidet.architectures.efficientdet.architecture import EFFICIENTDET
@@ -22,6 +23,7 @@ from phidet.architectures.efficientdet.network import RawOutputs
 from phidet.architectures.efficientdet.targets import assign_targets
 from phidet.core.errors import CheckpointError, ConfigError, InputError
 from phidet.core.structs import replace
+from phidet.data.unlabelled import read_unlabelled
 from phidet.detections.boxes import pairwise_iou
 from phidet.detections.detections import Detections
 from phidet.detections.settings import PostprocessSettings
@@ -31,12 +33,12 @@ from phidet.training import fit
 from phidet.training.about import Request
 from phidet.training.augmentation.detection import Example
 from phidet.training.fit import RunSettings
-from phidet.training.loading import EpochSampler
+from phidet.training.loading import EpochSampler, TrainImages
 from phidet.training.plan import plan_run
 from phidet.training.recipe import Teaching
 from phidet.training.run import carry_out, resume, run
 from phidet.training.task import Task
-from phidet.training.teacher import TaughtObjects, class_lookup, objects_of, teach
+from phidet.training.teacher import TaughtImages, TaughtObjects, class_lookup, objects_of, teach
 
 NAMES = ("cat", "dog", "bird")
 ONE = Processes(1, lambda value: value)
@@ -258,6 +260,23 @@ def test_a_run_learns_from_a_teacher_and_goes_on_with_it_to_the_last_bit(
     assert batch.soft.shape == (*batch.class_ids.shape, 3)
     assert torch.isclose(batch.soft[..., 1], torch.tensor(0.7)).sum() == 2  # one in each image
 
+    # Images without labels come after the others, and are learned as the teacher answers.
+    more = tmp_path / "more"
+    save_image(more / "deep" / "five.png", Picture("five.png", (40, 40), ()))
+    (more / "broken.png").write_bytes(b"no image")
+    (more / "five.txt").write_text("0 0.5 0.5 1 1")
+    request = msgspec.structs.replace(request, unlabelled=str(more))
+    plan = plan_run(request, RunSettings(out=tmp_path / "run", workers=0))
+    assert plan.data.train.names.tolist()[4:] == [str(more / "deep" / "five.png")]
+    assert [problem.kind for problem in plan.data.train.problems] == ["image unreadable"]
+    taught = TaughtImages(
+        TrainImages(plan.data.train, (128, 128), plan.recipe.augmentation, 0),
+        str(teacher),
+        CLASSES,
+        plan.recipe.teaching,
+    )
+    assert taught[0, 4].class_ids.tolist() == [1]
+
     whole = carry_out(plan).model.state_dict()
     trained = fit.train_epoch
 
@@ -273,3 +292,18 @@ def test_a_run_learns_from_a_teacher_and_goes_on_with_it_to_the_last_bit(
             run(request, cut)
     resumed = resume(cut.out, cut).model.state_dict()
     assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
+
+
+def test_what_does_not_go_together_is_said_before_the_data_are_read() -> None:
+    settings = RunSettings(out=Path("nowhere"))
+    with pytest.raises(ConfigError, match="learned as empty: name a teacher"):
+        plan_run(Request(data="absent", unlabelled="more"), settings)
+    with pytest.raises(ConfigError, match="is a classifier: leave out the teacher"):
+        plan_run(Request(data="absent", model="efficientnet-lite0", teacher="person"), settings)
+
+
+def test_a_folder_without_images_is_said(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="there is no folder"):
+        read_unlabelled(tmp_path / "absent", NAMES)
+    with pytest.raises(InputError, match="has no image that can be read"):
+        read_unlabelled(tmp_path, NAMES)

@@ -51,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--teacher", metavar="MODEL", help="learn from this detector, too: a model, or another's description (.json)"
     )
+    what.add_argument("--unlabelled", metavar="FOLDER", help="more images, which only the teacher labels")
     how = parser.add_argument_group("how")
     how.add_argument("--recipe", default="auto", metavar="NAME", help="auto, small or paper")
     how.add_argument("--epochs", type=int, metavar="N")
@@ -123,6 +124,7 @@ def _train(args: argparse.Namespace, model: str, settings: RunSettings) -> Train
             recipe=args.recipe,
             changes=_changes(args),
             teacher=args.teacher,
+            unlabelled=args.unlabelled,
         )
         return running.run(request, settings, start)
 
@@ -130,7 +132,7 @@ def _train(args: argparse.Namespace, model: str, settings: RunSettings) -> Train
 def _check_left_out(args: argparse.Namespace) -> None:
     """Raises ConfigError if a resumed run is given options that are part of the run."""
     unset: dict[str, Any] = dict.fromkeys(
-        ("layout", "model", "image_size", "train_split", "val_split", "out", "teacher")
+        ("layout", "model", "image_size", "train_split", "val_split", "out", "teacher", "unlabelled")
     )
     unset |= dict.fromkeys(("epochs", "batch_size", "learning_rate", "precision"))
     unset |= {"recipe": "auto", "seed": 0, "set": [], "pretrained": "backbone", "task": "detect"}

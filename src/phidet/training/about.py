@@ -29,6 +29,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         changes: of the recipe's fields.
         teacher: a detector to learn from beside the labels: a model's name or file, a run's folder, or the description
             (.json) of another project's detector.
+        unlabelled: a folder of images without labels, of which only the teacher's answers are learned.
     """
 
     data: str
@@ -41,6 +42,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     recipe: str = "auto"
     changes: dict[str, Any] = {}
     teacher: str | None = None
+    unlabelled: str | None = None
 
     def with_absolute_paths(self) -> Request:
         """The same request, independent of the current folder."""
@@ -51,8 +53,14 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         teacher = self.teacher
         if teacher is not None and Path(teacher).exists():
             teacher = os.path.abspath(teacher)
-        data = os.path.abspath(self.data)
-        return msgspec.structs.replace(self, data=data, model=model, pretrained=pretrained, teacher=teacher)
+        return msgspec.structs.replace(
+            self,
+            data=os.path.abspath(self.data),
+            model=model,
+            pretrained=pretrained,
+            teacher=teacher,
+            unlabelled=None if self.unlabelled is None else os.path.abspath(self.unlabelled),
+        )
 
 
 class Origin(NamedTuple):

@@ -52,7 +52,7 @@ def train(
     changes: dict[str, Any] | None = None,
     settings: RunSettings | None = None,
 ) -> TrainedRun:
-    """Trains a model on a folder of labelled images.
+    """Trains a model on a folder of labelled images; :func:`run` takes a whole :class:`Request`, with teachers.
 
     Args:
         data, model, pretrained, image_size, recipe: see :class:`Request`.

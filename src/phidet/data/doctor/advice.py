@@ -34,6 +34,7 @@ WARNINGS = {
     "box invalid": "{n} not made of usable numbers. Correct them: until then these objects count as background",
     "box outside": "{n} outside the image. Correct them: until then these objects count as background",
     "box empty": "{n} without area, left out. Draw them again, or delete them",
+    "mask invalid": "{n} that cannot be used; the boxes are. Correct them, or the objects are learned without masks",
     "image dark": "{n} nearly black, as 12 bits of a sensor in a 16-bit file are. Scale their values to all 16 bits",
     "image misnamed": "{n} with labels that name another image. See the list above whether the boxes went to the right "
     "one, and correct <filename> or the name of the file",
@@ -57,7 +58,7 @@ NOTES = {
     "image found by name": "Some images are not where the labels say, and were found by their names. Check in the "
     "sheets (--out FOLDER) that they are the right ones",
 }
-_NOUNS = {"split": "split", "image": "image", "label": "label", "box": "box", "class": "object"}
+_NOUNS = {"split": "split", "image": "image", "label": "label", "box": "box", "class": "object", "mask": "mask"}
 _FEW_CLIPPED, _MANY_CLIPPED = 5, 0.1  # boxes, and of all boxes
 _FEWEST_FOR_EXTENT, _SMALL_EXTENT = 20, 0.6  # boxes, and of the sides of their images
 _SMALL_SIDE = 8  # pixels in the input, the stride of the finest level

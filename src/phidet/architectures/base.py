@@ -255,7 +255,7 @@ class Architecture(ABC, Generic[ConfigT]):
         """
 
     def adversarial(self, config: ConfigT, settings: Mapping[str, Any]) -> Adversarial:
-        """What trains a generator, with the fields of :attr:`loss_settings`; a ConfigError where nothing makes images."""
+        """What trains a generator, from the fields of :attr:`loss_settings`; ConfigError where nothing makes images."""
         raise ConfigError(f"{self.name} networks make no images")
 
     def training_outputs(self, model: Any, images: Tensor, batch: Batch, settings: Mapping[str, Any]) -> Any:

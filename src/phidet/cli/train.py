@@ -20,13 +20,19 @@ _EPILOG = """examples:
   phidet train --resume runs/efficientdet-lite0-1           go on after Ctrl-C, a crash or a power cut
   phidet train /new/place --resume runs/efficientdet-lite0-1     the same, where the data lie elsewhere now
   phidet train flowers --task classify                      a folder with one folder of images for each class
+  phidet train my-photos --task generate                     make images like the objects in them
   phidet train boards --task relations --detector runs/boards-lite0    correct what this detector finds
   torchrun --nproc-per-node 8 -m phidet.cli.main train coco --recipe paper    many devices, or many machines
 
 exit codes: 0 done, 1 diverged or the like, 2 settings, 3 data, 4 weights or disk, 130 interrupted"""
 
 
-_USUAL = {"detect": "efficientdet-lite0", "classify": "efficientnet-lite0", "relations": "relations-attention"}
+_USUAL = {
+    "detect": "efficientdet-lite0",
+    "classify": "efficientnet-lite0",
+    "generate": "stylegan-64-small",
+    "relations": "relations-attention",
+}
 """Task → the model that is trained where none is named."""
 
 
@@ -39,7 +45,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", type=Path, metavar="RUN", help="continue the run in this folder, exactly")
     what = parser.add_argument_group("what to train")
     what.add_argument(
-        "--task", choices=list(_USUAL), default="detect", help="objects, whole images, or relations between detections"
+        "--task",
+        choices=list(_USUAL),
+        default="detect",
+        help="find objects, name images, make images, or relate what a detector finds",
     )
     add_model(what, "published name, model file or run folder (a small one of the task)")
     what.add_argument(

@@ -14,7 +14,6 @@ from phidet.architectures.base import Architecture, resolved_loss
 from phidet.architectures.model import Model
 from phidet.architectures.registry import architecture_of, published_config
 from phidet.core.errors import ConfigError, InputError
-from phidet.core.structs import replace as replace_config
 from phidet.data.run_images import read_run_images
 from phidet.inference.runtimes.open_model import model_file
 from phidet.training.about import Origin, Request
@@ -95,8 +94,7 @@ def plan_run(request: Request, settings: RunSettings, start: Start | None = None
     """
     start = start or open_start(request.model)
     if request.teacher is not None and "boxes" not in start.architecture.says:
-        kind = "classifier" if "classes" in start.architecture.says else f"network for --task {start.kind.name}"
-        raise ConfigError(f"a teacher finds objects, and {request.model} is a {kind}: leave out the teacher")
+        raise ConfigError(f"a teacher finds objects, and {request.model} does not: leave out the teacher")
     if request.detector and "relations" not in start.architecture.says:
         raise ConfigError(f"a detector is for networks that relate its detections, not for {request.model}")
     if request.unlabelled is not None and request.teacher is None:
@@ -182,7 +180,7 @@ def _build(request: Request, start: Start, class_names: tuple[str, ...], recipe:
         # Weights of a whole detector fix anchors and preprocessing; a backbone alone has no say in them.
         if source.architecture is architecture:
             config = fit_to_source(config, source)  # its anchors and preprocessing
-    config = replace_config(config, {"class_names": class_names})
+    config = architecture.for_classes(config, class_names)
     if request.image_size is not None:
         config = architecture.resized(config, parse_image_size(request.image_size))
     if recipe.drop_path is not None:

@@ -60,7 +60,8 @@ class Task(TrainingTask):
     def loader(self, recipe: Recipe, seed: int, sampler: EpochSampler, workers: int) -> DataLoader[Any]:
         """Augmented batches; the first field of a batch is its images."""
         kind = TrainWholeImages if self.classifies else TrainImages
-        images: Any = kind(self.train, self.config.image_size_hw, recipe.augmentation, seed)
+        mask_stride = self.architecture.mask_stride(self.config)
+        images: Any = kind(self.train, self.config.image_size_hw, recipe.augmentation, seed, mask_stride)
         if self.teacher is not None:
             images = TaughtImages(images, self.teacher, self.config.class_names, recipe.teaching)
         return train_loader(images, sampler, workers)

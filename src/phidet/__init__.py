@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from phidet.detections.settings import PostprocessSettings
     from phidet.inference.align import align
     from phidet.inference.detector import Detector
+    from phidet.inference.relations import Relations
     from phidet.training.run import train
     from phidet.weights.convert import convert
     from phidet.weights.create import create_classifier, create_model
@@ -39,6 +40,7 @@ _LAZY = {
     "Detections": "phidet.detections.detections",
     "Detector": "phidet.inference.detector",
     "PostprocessSettings": "phidet.detections.settings",
+    "Relations": "phidet.inference.relations",
     "create_model": "phidet.weights.create",
     "create_classifier": "phidet.weights.create",
     "load_model": "phidet.weights.native",
@@ -53,6 +55,7 @@ __all__ = [
     "MissingExtraError",
     "PhidetError",
     "PostprocessSettings",
+    "Relations",
     "__version__",
     "align",
     "convert",

@@ -119,6 +119,9 @@ class Relating(Protocol):
     def graph(self, detections: Detections) -> DetectionGraph:
         """The graph that the network looks at."""
 
+    def random_graph(self, count: int, seed: int) -> DetectionGraph:
+        """The graph of so many detections at random, for tracing and comparing networks."""
+
     def inputs(self, graph: DetectionGraph) -> Mapping[str, npt.NDArray[Any]]:
         """The network's inputs by name.
 

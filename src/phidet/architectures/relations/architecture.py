@@ -50,6 +50,16 @@ class Relating:
         """The detections from the config's score on, joined by its rule."""
         return detection_graph(detections.filter(self.config.score), self.config.edges)
 
+    def random_graph(self, count: int, seed: int) -> DetectionGraph:
+        """The graph of so many detections at random."""
+        rng, config = np.random.default_rng(seed), self.config
+        places = rng.uniform(0, 400, (count, 2))
+        boxes = np.concatenate((places, places + rng.uniform(10, 80, (count, 2))), axis=1).astype(np.float32)
+        scores = rng.uniform(config.score, 1, count).astype(np.float32)
+        class_ids = rng.integers(config.num_classes, size=count)
+        fields = {name: rng.standard_normal((count, width)) for name, width in config.fields.items()}
+        return self.graph(Detections(boxes, scores, class_ids, config.class_names, (480, 480), fields))
+
     def inputs(self, graph: DetectionGraph) -> dict[str, npt.NDArray[Any]]:
         """``nodes``, ``edges`` and ``edge_features``, as in :mod:`phidet.architectures.relations.features`.
 

@@ -56,6 +56,7 @@ class EfficientDetArchitecture(Architecture[ModelConfig]):
     published_names = DETECTOR_NAMES
     loss_settings = msgspec.structs.asdict(LossConfig())
     optional_outputs = ("best_logits",)
+    learns_soft = True
     predictors = ("class_head.predict.pointwise.",)
     pretrained_words = ("backbone", "coco")
 

@@ -50,6 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fast", action="store_true", help="read headers only; no near copies, no damaged pixels")
     add_out(parser, "FOLDER", "write image sheets and histograms (PNG)")
     parser.add_argument("--fix", type=Path, metavar="OUT", help="write a clean copy (COCO JSON); DATA is not changed")
+    parser.add_argument(
+        "--prelabels", type=Path, metavar="FOLDER", help="compare with what 'phidet label' wrote: what people changed"
+    )
     parser.add_argument("--augmented", action="store_true", help="write augmented.png: augmented training images")
     parser.add_argument("--recipe", default="auto", metavar="NAME", help="whose augmentation to show (auto)")
     parser.add_argument(
@@ -84,6 +87,10 @@ def run(args: argparse.Namespace) -> None:
         print(msgspec.json.format(msgspec.json.encode(report)).decode())
     else:
         print(text(report, max(0, args.limit)))
+    if args.prelabels is not None:
+        from phidet.evaluation.prelabels import compare, read_record
+
+        print(compare(read_record(args.prelabels), list(examination.datasets.values())), file=sys.stderr)
     if args.out is not None:
         _draw(examination, config, args)
     if args.augmented:

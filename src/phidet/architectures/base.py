@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Protocol, TypeAlias, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -212,17 +212,21 @@ class Architecture(ABC, Generic[ConfigT]):
         """What ``phidet doctor`` checks a data set against; with anchor coverage if there are anchors."""
         return NetworkView(config.name, config.image_size_hw, None)
 
+    def mask_stride(self, config: ConfigT) -> int | None:
+        """Pixels of the input for one of the masks to learn from, along a side; ``None`` where no masks are learned."""
+        return 1 if self.says & {"masks", "panoptic"} else None
+
     def smallest_map_hw(self, config: ConfigT) -> tuple[int, int]:
         """Height and width of the smallest feature map in training; batch norm needs two values per channel."""
         height, width = config.image_size_hw
         return -(-height // 32), -(-width // 32)
 
-    def resized(self, config: ConfigT, size_hw: tuple[int, int]) -> ConfigT:
-        """``config`` for another input size, (height, width) in pixels.
+    def for_classes(self, config: ConfigT, class_names: tuple[str, ...]) -> ConfigT:
+        """``config`` for training on data with these classes."""
+        return cast("ConfigT", replace(config, {"class_names": class_names}))
 
-        Raises:
-            ConfigError: the network does not support it.
-        """
+    def resized(self, config: ConfigT, size_hw: tuple[int, int]) -> ConfigT:
+        """``config`` for another input size, (height, width) in pixels; raises ConfigError if that is unsupported."""
         changed: ConfigT = replace(config, {"image_size_hw": size_hw})
         return changed
 
@@ -251,11 +255,7 @@ class Architecture(ABC, Generic[ConfigT]):
         """
 
     def adversarial(self, config: ConfigT, settings: Mapping[str, Any]) -> Adversarial:
-        """What trains a generator; ``settings`` has the fields of :attr:`loss_settings`.
-
-        Raises:
-            ConfigError: the architecture makes no images, or a value is out of range.
-        """
+        """What trains a generator, from the fields of :attr:`loss_settings`; ConfigError where nothing makes images."""
         raise ConfigError(f"{self.name} networks make no images")
 
     def training_outputs(self, model: Any, images: Tensor, batch: Batch, settings: Mapping[str, Any]) -> Any:

@@ -28,7 +28,7 @@ class Task(TrainingTask):
     Args:
         config: of the model; its input size and classes.
         train, val: data with the model's classes; for a classifier, images with one object each.
-        teacher: a detector to learn from beside the labels; see :func:`phidet.training.teacher.open_teacher`.
+        teacher: a detector to learn from beside the labels; see :func:`phidet.inference.described.open_detector`.
 
     Attributes:
         metrics: key of a metric in a row → its title; the first one decides which model is best.
@@ -60,7 +60,8 @@ class Task(TrainingTask):
     def loader(self, recipe: Recipe, seed: int, sampler: EpochSampler, workers: int) -> DataLoader[Any]:
         """Augmented batches; the first field of a batch is its images."""
         kind = TrainWholeImages if self.classifies else TrainImages
-        images: Any = kind(self.train, self.config.image_size_hw, recipe.augmentation, seed)
+        mask_stride = self.architecture.mask_stride(self.config)
+        images: Any = kind(self.train, self.config.image_size_hw, recipe.augmentation, seed, mask_stride)
         if self.teacher is not None:
             images = TaughtImages(images, self.teacher, self.config.class_names, recipe.teaching)
         return train_loader(images, sampler, workers)

@@ -14,7 +14,7 @@ from phidet.architectures.registry import architecture_of, published_config
 from phidet.cli.arguments import add_image_size, add_json, add_layout, add_limit, add_model, add_out
 from phidet.cli.native_noise import without_native_noise
 from phidet.cli.tables import or_dash, table
-from phidet.core.errors import InputError, PhidetError
+from phidet.core.errors import ConfigError, InputError, PhidetError
 from phidet.data.data_folder import LAYOUT_NAMES
 
 if TYPE_CHECKING:
@@ -72,6 +72,8 @@ def run(args: argparse.Namespace) -> None:
         from phidet.data.doctor.fix import check_target
 
         check_target(args.data, args.fix)  # now, not after minutes
+    if args.augment:
+        _check_augment(args)
     config = published_config(args.model, "boxes")
     if args.image_size is not None:
         config = architecture_of(config).resized(config, args.image_size)
@@ -114,6 +116,16 @@ def _draw(examination: Examination, config: Any, args: argparse.Namespace) -> No
         raise PhidetError(f"cannot write to {args.out}: {error.strerror or error}") from error
     for path in written:
         print(f"wrote {path}", file=sys.stderr)
+
+
+def _check_augment(args: argparse.Namespace) -> None:
+    """Raises ConfigError for changes that are wrong, or that nothing would be shown of."""
+    from phidet.training.augmentation.sheet import change_augmentation
+    from phidet.training.recipe import Augmentation
+
+    if not args.augmented:
+        raise ConfigError("--augment belongs to --augmented: phidet doctor DATA --augmented --augment policy=v1")
+    change_augmentation(Augmentation(), args.augment)
 
 
 def _augmented(config: Any, args: argparse.Namespace) -> None:

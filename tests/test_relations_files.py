@@ -148,9 +148,7 @@ def test_mistakes_are_one_message(
 ) -> None:
     with pytest.raises(ConfigError, match="relates detections and looks at no image: detect with a detector, and give"):
         Detector(exported / "best.onnx")
-    with pytest.raises(
-        ConfigError, match="efficientdet-lite0 detects in images"
-    ):
+    with pytest.raises(ConfigError, match="efficientdet-lite0 detects in images"):
         Relations("person")
     save_model(network("gcn").float(), tmp_path / "best.safetensors")
     with pytest.raises(CheckpointError, match=r"is not an export: write one beside it with 'phidet export"):

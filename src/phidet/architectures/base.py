@@ -191,6 +191,7 @@ class Architecture(ABC, Generic[ConfigT]):
         says: what its networks predict.
         published_names: models with a fixed config that users can name.
         loss_settings: the loss's own settings with their defaults, which a recipe may set under ``loss``.
+        learns_soft: whether the loss reads :attr:`Batch.soft`, so that another detector can teach these networks.
         recipe_names: training recipes of its own, beside the general ones; see :meth:`recipe_fields`.
     """
 
@@ -200,6 +201,7 @@ class Architecture(ABC, Generic[ConfigT]):
     published_names: tuple[str, ...] = ()
     loss_settings: Mapping[str, Any] = MappingProxyType({})
     recipe_names: tuple[str, ...] = ()
+    learns_soft: bool = False
 
     # Without PyTorch
 

@@ -128,7 +128,7 @@ def _train(args: argparse.Namespace, model: str, settings: RunSettings) -> Train
         start = open_start(model)
         # Checked before the data are read, which takes longer.
         if args.task != start.kind.name:
-            raise ConfigError(f"{model} is not for --task {args.task}")
+            raise ConfigError(f"{model} is not for --task {args.task}: it needs --task {start.kind.name}")
         request = Request(
             data=args.data,
             layout=args.layout,

@@ -23,12 +23,12 @@ from phidet.detections.detections import Detections
 from phidet.detections.graphs.graph import DetectionGraph, detection_graph
 from phidet.detections.graphs.related import Related
 from phidet.evaluation.relations import auc, f1, label_accuracy, measure_relations, pair_counts
-from phidet.evaluation.results_file import write_results
+from phidet.evaluation.results_file import read_results, write_results
 from phidet.training import fit as training
 from phidet.training.about import Request
 from phidet.training.fit import RunSettings
 from phidet.training.plan import plan_run
-from phidet.training.relations_data import detections_from, results_of
+from phidet.training.relations_data import detections_from
 from phidet.training.run import resume, run
 from relations_data import objects
 
@@ -178,18 +178,25 @@ def test_a_detectors_answers_are_made_once_and_kept(
     assert sum(calls) == 36
     assert main(["train", "--resume", str(out), "--accelerator", "cpu", "--workers", "0"]) == 0
     assert sum(calls) == 36
-    kept = detections_from(results_of([str(out / "detections-val.json")]) or [], open_data(data).read("val"))
+    kept = detections_from(read_results(out / "detections-val.json"), open_data(data).read("val"))
     assert [found.boxes_xyxy.tolist() for found in kept] == [[[10, 10, 22, 22]]] * 12
     assert "relations.json" not in capsys.readouterr().err
 
 
 def test_mistakes_are_one_message(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    train = str(data.parent / "found-train.json")
+    train, val = (str(data.parent / f"found-{split}.json") for split in ("train", "val"))
     for words, message in (
         (["--task", "relations"], "name its model, or files of detections (.json) of these images, with --detector"),
-        (["--task", "relations", "--detector", train], "no detections of 12 of 12 images of 'val', for example 0.png"),
+        (
+            ["--task", "relations", "--detector", train],
+            "two splits that both have an image 0.png: give a file for each",
+        ),
+        (
+            ["--task", "relations", "--detector", val, val],
+            "no detections of 12 of 24 images of 'train', for example 12.png",
+        ),
         (["--detector", train], "a detector is for networks that relate its detections, not for efficientdet-lite0"),
-        (["--task", "relations", "--detector", "a.onnx", "b.onnx"], "expected one detector, or files of detections"),
+        (["--task", "relations", "--detector", "a.onnx", "b.onnx"], "expected one detector, or one or two files of"),
         (["--task", "relations", "--model", "efficientdet-lite0"], "efficientdet-lite0 is not for --task relations"),
         (["--task", "relations", "--detector", train, "--image-size", "64"], "looks at no image"),
     ):
@@ -237,7 +244,7 @@ def test_metrics_of_relations_are_what_is_counted_by_hand() -> None:
 
 def test_the_report_compares_with_the_detector(data: Path) -> None:
     dataset = open_data(data).read("val")
-    before = detections_from(results_of([str(data.parent / "found-val.json")]) or [], dataset)
+    before = detections_from(read_results(data.parent / "found-val.json"), dataset)
     perfect = []
     for index in range(len(dataset)):
         truth = dataset.annotations(index)

@@ -66,7 +66,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="MODEL",
-        help="whose detections to relate: a model, another's description (.json), or files of detections (.json)",
+        help="whose detections to relate: a model, another's description (.json), or detections (.json) of the images "
+        "to train on, and of those to validate on",
     )
     how = parser.add_argument_group("how")
     how.add_argument("--recipe", default="auto", metavar="NAME", help="auto, small or paper")

@@ -30,7 +30,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         teacher: a detector to learn from beside the labels: a model's name or file, a run's folder, or the description
             (.json) of another project's detector.
         unlabelled: a folder of images without labels, of which only the teacher's answers are learned.
-        detector: of a network on detections: the model whose detections it relates, or files of them.
+        detector: of a network on detections: the model whose detections it relates, or files of those of the
+            training and the validation images.
     """
 
     data: str

@@ -45,9 +45,12 @@ def class_names_of(request: Request) -> tuple[str, ...] | None:
             "of these images, with --detector"
         )
     files = results_of(request.detector)
+    if len(request.detector) > (1 if files is None else 2):
+        raise ConfigError(
+            "expected one detector, or one or two files of detections (.json), of the training and the validation "
+            f"images, got {', '.join(request.detector)}"
+        )
     if files is None:
-        if len(request.detector) > 1:
-            raise ConfigError(f"expected one detector, or files of detections, got {', '.join(request.detector)}")
         return open_teacher(request.detector[0]).class_names
     names = {file.class_names for file in files}
     if len(names) > 1:
@@ -74,26 +77,38 @@ def is_results(path: Path) -> bool:
         return file.read(64).lstrip()[:1] == b"["
 
 
-def detections_from(files: Sequence[ResultsFile], dataset: Dataset) -> list[Detections]:
-    """The detections in each image of ``dataset``, from files that together have them all.
+def detections_from(file: ResultsFile, dataset: Dataset) -> list[Detections]:
+    """The detections in each image of ``dataset``, from a file that may also have those of others.
 
     Raises:
-        InputError: an image is in none of the files.
+        InputError: an image is not in the file.
     """
-    found: dict[str, Detections] = {}
-    for file in files:
-        covered, detections = file.detections_of(dataset, others=True)
-        for name, of_image in zip(covered.names, detections, strict=True):
-            # Without a list of its images, a file says nothing of those that it has no detections of.
-            if file.searched is not None or len(of_image) or str(name) not in found:
-                found[str(name)] = of_image
+    covered, detections = file.detections_of(dataset, others=True)
+    found = dict(zip(map(str, covered.names), detections, strict=True))
     missing = [str(name) for name in dataset.names if str(name) not in found]
     if missing:
         raise InputError(
-            f"{', '.join(str(file.path) for file in files)}: no detections of {len(missing)} of {len(dataset)} images "
-            f"of {dataset.name!r}, for example {missing[0]}: detect on all of them"
+            f"{file.path} has no detections of {len(missing)} of {len(dataset)} images of {dataset.name!r}, for example "
+            f"{missing[0]}: detect on all of them, or give a file for each split: --detector TRAIN.json VAL.json"
         )
     return [found[str(name)] for name in dataset.names]
+
+
+def file_of(files: Sequence[ResultsFile], split: int, data: RunData) -> ResultsFile:
+    """The file with the detections of the training images (split 0) or of the validation images (1).
+
+    Raises:
+        InputError: one file for two splits that have images of the same name.
+    """
+    if len(files) > 1 or data.val is None:
+        return files[split]
+    both = set(map(str, data.train.names)) & set(map(str, data.val.names))
+    if both:
+        raise InputError(
+            f"{files[0].path} is for two splits that both have an image {min(both)}: give a file for each: --detector "
+            "TRAIN.json VAL.json"
+        )
+    return files[0]
 
 
 def detect_once(detector: SupportsDetect, dataset: Dataset, path: Path, score: float) -> list[Detections]:

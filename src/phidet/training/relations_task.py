@@ -27,7 +27,8 @@ from phidet.training.evaluate import defined
 from phidet.training.learner import Learner
 from phidet.training.loading import EpochSampler
 from phidet.training.recipe import Recipe
-from phidet.training.relations_data import detect_once, detections_from, results_of
+from phidet.training.relations_data import detect_once, detections_from, file_of, results_of
+from phidet.training.run_data import RunData
 from phidet.training.task import total_over_processes
 from phidet.training.teacher import open_teacher
 
@@ -122,14 +123,15 @@ class RelationsTask(TrainingTask):
             return
         files = results_of(self.request.detector)
         both: list[list[Detections]] = []
-        for name, dataset in (("train", self.train), ("val", self.val)):
+        for split, (name, dataset) in enumerate((("train", self.train), ("val", self.val))):
             path = out / f"detections-{name}.json"
             if dataset is None:
                 both.append([])
             elif files is not None:
-                both.append(detections_from(files, dataset))
+                file = file_of(files, split, RunData(self.train, self.val))
+                both.append(detections_from(file, dataset))
             elif stored and path.is_file():
-                both.append(detections_from([read_results(path)], dataset))
+                both.append(detections_from(read_results(path), dataset))
             else:
                 detector = open_teacher(self.request.detector[0])
                 both.append(detect_once(detector, dataset, path, self.relating.score))

@@ -171,7 +171,7 @@ def test_a_detectors_answers_are_made_once_and_kept(
             return [Detections(box, np.array([0.9]), np.array([0]), NAMES, a.shape[:2]) for a in arrays]
 
     for module in ("relations_data", "relations_task"):
-        monkeypatch.setattr(f"phidet.training.{module}.open_teacher", lambda name: Square())
+        monkeypatch.setattr(f"phidet.training.{module}.open_detector", lambda name: Square())
     words = ["train", str(data), "--task", "relations", "--detector", "square.onnx", "--epochs", "1", *QUICK]
     out = tmp_path / "run"
     assert main([*words, "--out", str(out)]) == 0
@@ -189,11 +189,11 @@ def test_mistakes_are_one_message(data: Path, tmp_path: Path, capsys: pytest.Cap
         (["--task", "relations"], "name its model, or files of detections (.json) of these images, with --detector"),
         (
             ["--task", "relations", "--detector", train],
-            "two splits that both have an image 0.png: give a file for each",
+            "two splits that both have an image 0.png",
         ),
         (
             ["--task", "relations", "--detector", val, val],
-            "no detections of 12 of 24 images of 'train', for example 12.png",
+            "no detections of 12 of 24 images of 'train'",
         ),
         (["--detector", train], "a detector is for networks that relate its detections, not for efficientdet-lite0"),
         (["--task", "relations", "--detector", "a.onnx", "b.onnx"], "expected one detector, or one or two files of"),

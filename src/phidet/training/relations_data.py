@@ -14,9 +14,9 @@ from phidet.detections.protocol import SupportsDetect
 from phidet.detections.settings import PostprocessSettings
 from phidet.evaluation.detect_dataset import detect_dataset
 from phidet.evaluation.results_file import ResultsFile, read_results, write_results
+from phidet.inference.described import open_detector
 from phidet.training.about import Request
 from phidet.training.run_data import RunData, read_run_data
-from phidet.training.teacher import open_teacher
 
 log = logging.getLogger("phidet")
 
@@ -51,7 +51,7 @@ def class_names_of(request: Request) -> tuple[str, ...] | None:
             f"images, got {', '.join(request.detector)}"
         )
     if files is None:
-        return open_teacher(request.detector[0]).class_names
+        return open_detector(request.detector[0]).class_names
     names = {file.class_names for file in files}
     if len(names) > 1:
         raise InputError(f"{' and '.join(request.detector)} have detections of different classes")
@@ -88,8 +88,8 @@ def detections_from(file: ResultsFile, dataset: Dataset) -> list[Detections]:
     missing = [str(name) for name in dataset.names if str(name) not in found]
     if missing:
         raise InputError(
-            f"{file.path} has no detections of {len(missing)} of {len(dataset)} images of {dataset.name!r}, for example "
-            f"{missing[0]}: detect on all of them, or give a file for each split: --detector TRAIN.json VAL.json"
+            f"{file.path} has no detections of {len(missing)} of {len(dataset)} images of {dataset.name!r}, for "
+            f"example {missing[0]}: detect on all of them, or give a file for each split: --detector TRAIN.json VAL.json"
         )
     return [found[str(name)] for name in dataset.names]
 

@@ -21,6 +21,7 @@ from phidet.detections.detections import Detections
 from phidet.detections.graphs.related import Related
 from phidet.evaluation.relations import RelationsReport, measure_relations
 from phidet.evaluation.results_file import read_results
+from phidet.inference.described import open_detector
 from phidet.training.about import Request
 from phidet.training.base import TrainingTask
 from phidet.training.evaluate import defined
@@ -30,7 +31,6 @@ from phidet.training.recipe import Recipe
 from phidet.training.relations_data import detect_once, detections_from, file_of, results_of
 from phidet.training.run_data import RunData
 from phidet.training.task import total_over_processes
-from phidet.training.teacher import open_teacher
 
 if TYPE_CHECKING:
     from phidet.training.fit import RunSettings
@@ -133,7 +133,7 @@ class RelationsTask(TrainingTask):
             elif stored and path.is_file():
                 both.append(detections_from(read_results(path), dataset))
             else:
-                detector = open_teacher(self.request.detector[0])
+                detector = open_detector(self.request.detector[0])
                 both.append(detect_once(detector, dataset, path, self.relating.score))
         self.found = both[0], both[1]
 

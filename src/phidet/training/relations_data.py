@@ -89,7 +89,7 @@ def detections_from(file: ResultsFile, dataset: Dataset) -> list[Detections]:
     if missing:
         raise InputError(
             f"{file.path} has no detections of {len(missing)} of {len(dataset)} images of {dataset.name!r}, for "
-            f"example {missing[0]}: detect on all of them, or give a file for each split: --detector TRAIN.json VAL.json"
+            f"example {missing[0]}: detect on all of them, or give a file for each split (--detector TRAIN VAL)"
         )
     return [found[str(name)] for name in dataset.names]
 

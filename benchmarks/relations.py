@@ -38,7 +38,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from made_boards import CLASSES, ClutterShares, FaultShares, Scene, make_board, make_scene, observe
 from made_boards.nominal import as_detections, nominal_of_board
 from phidet.architectures.registry import architecture_of, published_config
-from phidet.architectures.relations.config import Layer
+from phidet.architectures.relations.config import ANSWERS, Layer
 from phidet.cli.tables import or_dash, table
 from phidet.core.structs import replace
 from phidet.data.dataset import Annotations, Dataset
@@ -89,9 +89,8 @@ def make_boards(seeds: Sequence[int], design: int | None, clutter: ClutterShares
         no = np.zeros(len(boxes), np.bool_)
         class_ids = np.array([CLASSES.index(label) for label in scene.labels], np.int64)
         groups = np.array([part.module for part in scene.assembly.mounted], np.int64)
-        truths.append(
-            Annotations(boxes, class_ids, np.prod(boxes[:, 2:] - boxes[:, :2], axis=1), no, no, {GROUP: groups})
-        )
+        areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
+        truths.append(Annotations(boxes, class_ids, areas, no, no, {GROUP: groups}))
         found.append(as_detections(observe(scene, seed, clutter), SIZE_HW))
         right[str(seed)] = scene.assembly.right
     dataset = Dataset(
@@ -106,31 +105,24 @@ def make_boards(seeds: Sequence[int], design: int | None, clutter: ClutterShares
     return Boards(scenes, dataset, found)
 
 
-def train(layer: str, answers: tuple[str, ...], data: tuple[Boards, Boards], changes: dict[str, Any]) -> Any:
-    """The network that is best on the validation boards, and seconds for an epoch."""
-    config = replace(
-        published_config(
-            f"relations-{layer}",
-        ),
-        {"class_names": CLASSES, "answers": answers},
-    )
-    return _fitted(config, data[0].dataset, data[1].dataset, (data[0].found, data[1].found), changes)
+class Learned(NamedTuple):
+    """Labelled images with the detections in each."""
+
+    dataset: Dataset
+    found: list[Detections]
 
 
-def _fitted(
-    config: Any,
-    train_set: Dataset,
-    val_set: Dataset,
-    found: tuple[list[Detections], list[Detections]],
-    changes: dict[str, Any],
-) -> Any:
+def train(config: Any, data: tuple[Learned, Learned], changes: dict[str, Any]) -> TorchRelations:
+    """A network after the last epoch, trained on the first part of the data and watched on the second."""
     torch.manual_seed(0)
     architecture = architecture_of(config)
-    recipe: Recipe = replace_recipe(recipe_named("auto", len(train_set), architecture), changes)
+    recipe: Recipe = replace_recipe(recipe_named("auto", len(data[0].dataset), architecture), changes)
     with tempfile.TemporaryDirectory() as folder:
-        task = RelationsTask(config, train_set, val_set, Request(data=""), found)
+        found = data[0].found, data[1].found
+        task = RelationsTask(config, data[0].dataset, data[1].dataset, Request(data=""), found)
         settings = RunSettings(out=Path(folder) / "run", workers=0, accelerator="cpu")
-        return fit(architecture.build(config), task, recipe, settings).eval()
+        model = fit(architecture.build(config), task, recipe, settings).eval()
+    return TorchRelations(model, torch.device("cpu"))
 
 
 # What the network says
@@ -168,11 +160,8 @@ def list_row(boards: Boards) -> dict[str, Any]:
     ]
     corrected = [_by_list(found, one) for found, one in zip(boards.found, aligned, strict=True)]
     wrong = np.array([sum(part.verdict != "right" for part in one.parts) if one.pose else 99 for one in aligned])
-    return {
-        "way": "nominal list (align)",
-        **_boxes(boards, corrected),
-        **_verdict(boards, -wrong.astype(float), wrong == 0),
-    }
+    verdict = _verdict(boards, -wrong.astype(np.float64), wrong == 0)
+    return {"way": "nominal list (align)", **_boxes(boards, corrected), **verdict}
 
 
 def group_rows(train_boards: Boards, boards: Boards) -> list[dict[str, Any]]:
@@ -277,9 +266,9 @@ def boards_command(args: argparse.Namespace, design: int | None) -> list[dict[st
         of_this = [detector_row(test), list_row(test), *group_rows(training, test)]
         for layer in args.layers:
             start = time.perf_counter()
-            answers = ("label", "score", "place", "together", "right")
-            model = train(layer, answers, (training, validation), {"epochs": args.epochs})
-            row = network_row(f"network, {layer}", TorchRelations(model, torch.device("cpu")), test)
+            config = replace(published_config(f"relations-{layer}"), {"class_names": CLASSES, "answers": ANSWERS})
+            data = Learned(training.dataset, training.found), Learned(validation.dataset, validation.found)
+            row = network_row(f"network, {layer}", train(config, data, {"epochs": args.epochs}), test)
             of_this.append(row | {"minutes": (time.perf_counter() - start) / 60})
             print(json.dumps(row), file=sys.stderr, flush=True)
         rows += [{"detector": name, **row} for row in of_this]
@@ -290,16 +279,16 @@ def images_command(args: argparse.Namespace) -> list[dict[str, Any]]:
     """AP before and after on a labelled data set."""
     detector = open_detector(args.detector)
     folder = open_data(args.data)
-    sets = [folder.read(split, detector.class_names) for split in (folder.train_split(), folder.val_split())]
+    splits = folder.train_split(), folder.val_split() or ""
+    sets = [folder.read(split, detector.class_names) for split in splits]
     found = []
     for name, dataset in zip(("train", "val"), sets, strict=True):
         kept = args.work / f"found-{name}.json"
         if not kept.is_file():
             detect_once(detector, dataset, kept, args.score)
         found.append(detections_from(read_results(kept), dataset))
-    parts = np.random.default_rng(0).permutation(len(sets[0]))
-    held = sorted(parts[: len(parts) // 10].tolist())
-    learned = sorted(parts[len(parts) // 10 :].tolist())
+    order = np.random.default_rng(0).permutation(len(sets[0]))
+    held, learned = (sorted(part.tolist()) for part in np.split(order, [len(order) // 10]))
     rows = [{"way": "detector", **_coco(sets[1], found[1])}]
     for layer in args.layers:
         config = replace(
@@ -307,9 +296,8 @@ def images_command(args: argparse.Namespace) -> list[dict[str, Any]]:
             {"class_names": detector.class_names, "answers": tuple(args.answers), "score": args.score},
         )
         changes = {"epochs": args.epochs, "loss": {"quality": args.quality}}
-        data = sets[0].subset(learned, "train"), sets[0].subset(held, "held out")
-        both = [found[0][i] for i in learned], [found[0][i] for i in held]
-        relate = TorchRelations(_fitted(config, *data, both, changes), torch.device("cpu"))
+        data = [Learned(sets[0].subset(part, "train"), [found[0][i] for i in part]) for part in (learned, held)]
+        relate = train(config, (data[0], data[1]), changes)
         after = [relate(one).detections for one in found[1]]
         rows.append({"way": f"network, {layer}", **_coco(sets[1], after)})
         print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
@@ -340,17 +328,17 @@ def main() -> None:
     args = parser.parse_args()
     logging.getLogger("phidet").setLevel(logging.WARNING)
     torch.set_num_threads(1)
-    rows = (
-        images_command(args) if args.what == "images" else boards_command(args, 7 if args.what == "product" else None)
-    )
+    designs = {"boards": None, "product": 7}
+    rows = images_command(args) if args.what == "images" else boards_command(args, designs[args.what])
     if args.json:
         print(json.dumps(rows, indent=1))
         return
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    text = [
-        [row.get(c) if isinstance(row.get(c), str) else or_dash(row.get(c), "{:.3f}") for c in columns] for row in rows
-    ]
-    print(table(columns, text))
+    print(table(columns, [[_text(row.get(column)) for column in columns] for row in rows]))
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else or_dash(value, "{:.3f}")
 
 
 if __name__ == "__main__":

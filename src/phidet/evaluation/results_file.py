@@ -17,6 +17,7 @@ import numpy as np
 
 from phidet.core.errors import InputError
 from phidet.core.files import write_atomic
+from phidet.core.structs import in_words
 from phidet.data.dataset import Dataset
 from phidet.detections.detections import Detections
 from phidet.detections.fields import Values
@@ -203,4 +204,5 @@ def _decoded(path: Path, kind: type[T], expected: str) -> T:
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not COCO's results: expected {expected}; {error}") from error
+        said = in_words(error) if isinstance(error, msgspec.ValidationError) else error
+        raise InputError(f"{path} is not COCO's results: expected {expected}; {said}") from error

@@ -28,7 +28,7 @@ class Task(TrainingTask):
     Args:
         config: of the model; its input size and classes.
         train, val: data with the model's classes; for a classifier, images with one object each.
-        teacher: a detector to learn from beside the labels; see :func:`phidet.training.teacher.open_teacher`.
+        teacher: a detector to learn from beside the labels; see :func:`phidet.inference.described.open_detector`.
 
     Attributes:
         metrics: key of a metric in a row → its title; the first one decides which model is best.

@@ -20,6 +20,8 @@ from phidet.core.privacy import disable_usage_reports
 if TYPE_CHECKING:
     from phidet.detections.detections import Detections
     from phidet.detections.settings import PostprocessSettings
+    from phidet.detections.tracking.settings import TrackerSettings
+    from phidet.detections.tracking.tracker import Tracker
     from phidet.inference.detector import Detector
     from phidet.training.run import train
     from phidet.weights.convert import convert
@@ -35,6 +37,8 @@ _LAZY = {
     "Detections": "phidet.detections.detections",
     "Detector": "phidet.inference.detector",
     "PostprocessSettings": "phidet.detections.settings",
+    "Tracker": "phidet.detections.tracking.tracker",
+    "TrackerSettings": "phidet.detections.tracking.settings",
     "create_model": "phidet.weights.create",
     "create_classifier": "phidet.weights.create",
     "load_model": "phidet.weights.native",
@@ -48,6 +52,8 @@ __all__ = [
     "MissingExtraError",
     "PhidetError",
     "PostprocessSettings",
+    "Tracker",
+    "TrackerSettings",
     "__version__",
     "convert",
     "create_classifier",

@@ -18,10 +18,12 @@ from phidet.core.moved import install as keep_old_module_paths
 from phidet.core.privacy import disable_usage_reports
 
 if TYPE_CHECKING:
+    from phidet.detections.alignment.settings import AlignSettings
     from phidet.detections.detections import Detections
     from phidet.detections.settings import PostprocessSettings
     from phidet.detections.tracking.settings import TrackerSettings
     from phidet.detections.tracking.tracker import Tracker
+    from phidet.inference.align import align
     from phidet.inference.detector import Detector
     from phidet.training.run import train
     from phidet.weights.convert import convert
@@ -33,6 +35,8 @@ disable_usage_reports()
 keep_old_module_paths()
 
 _LAZY = {
+    "align": "phidet.inference.align",
+    "AlignSettings": "phidet.detections.alignment.settings",
     "train": "phidet.training.run",
     "Detections": "phidet.detections.detections",
     "Detector": "phidet.inference.detector",
@@ -47,6 +51,7 @@ _LAZY = {
 }
 
 __all__ = [
+    "AlignSettings",
     "Detections",
     "Detector",
     "MissingExtraError",
@@ -55,6 +60,7 @@ __all__ = [
     "Tracker",
     "TrackerSettings",
     "__version__",
+    "align",
     "convert",
     "create_classifier",
     "create_model",

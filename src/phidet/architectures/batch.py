@@ -18,6 +18,9 @@ class Batch(NamedTuple):
         class_ids: (B, N) int64, padded with −1.
         soft: (B, N, C) float32 in 0…1, the probability of each class for each object, where a teacher gave them;
             ``None`` for labels, which are certain. The class id of an object is its most probable class.
+        masks: (B, N, h, w) uint8 at the fraction of the input that :meth:`Architecture.mask_stride` names: 1 where the
+            object is, 0 where it is not, 255 all over for an object that has a box only; ``None`` where the network
+            learns no masks.
     """
 
     pixels: Tensor
@@ -25,9 +28,8 @@ class Batch(NamedTuple):
     boxes_xyxy: Tensor
     class_ids: Tensor
     soft: Tensor | None = None
+    masks: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
         """The batch on ``device``."""
-        soft = None if self.soft is None else self.soft.to(device, non_blocking=True)
-        moved = (part.to(device, non_blocking=True) for part in self[:4])
-        return Batch(*moved, soft)
+        return Batch(*(None if part is None else part.to(device, non_blocking=True) for part in self))  # type: ignore[arg-type]

@@ -10,7 +10,6 @@ import sys
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from itertools import product
 from types import ModuleType
@@ -80,14 +79,20 @@ _NAMES: dict[str, tuple[str, ...]] = {
 """Names that changed on the way: old → what it may be called where its module is now."""
 
 
-class MovedModules(MetaPathFinder, Loader):
-    """Imports the old paths; it is asked only where nothing else has the module."""
+class MovedModules:
+    """Imports the old paths; it is asked only where nothing else has the module.
+
+    A finder and loader by its methods alone: their base classes import a dozen modules, which every start would pay.
+    """
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """A spec for the old paths of phidet's modules, nothing for any other."""
-        return None if not new_places(fullname) else ModuleSpec(fullname, self, is_package=True)
+        return None if not new_places(fullname) else ModuleSpec(fullname, self, is_package=True)  # type: ignore[arg-type]
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        """A plain module will do."""
 
     def exec_module(self, module: ModuleType) -> None:
         """Fills the old module with a look-up in the new ones."""

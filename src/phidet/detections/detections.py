@@ -16,11 +16,8 @@ from PIL import Image
 
 from phidet.core.errors import ConfigError, InputError, MissingExtraError, UnknownNameError
 from phidet.core.numbers import shortest_float
-from phidet.detections.draw import draw_boxes
-from phidet.detections.draw_masks import draw_masks
 from phidet.detections.fields import Column, Fields, check_fields, equal_fields, field_values, take_fields
 from phidet.detections.masks import FIELD, Masks
-from phidet.images.decode import as_pil_image
 
 RESERVED = (
     *("box_xyxy", "score", "class_id", "label", "mask"),
@@ -209,6 +206,11 @@ class Detections:
         Raises:
             InputError: it cannot be read, or its size differs from :attr:`image_size_hw`.
         """
+        # Imported here, as drawing is slow to import and a server never draws.
+        from phidet.detections.draw import draw_boxes  # noqa: PLC0415
+        from phidet.detections.draw_masks import draw_masks  # noqa: PLC0415
+        from phidet.images.decode import as_pil_image  # noqa: PLC0415
+
         shown = as_pil_image(image)
         if self.image_size_hw is not None and (shown.height, shown.width) != tuple(self.image_size_hw):
             height, width = self.image_size_hw

@@ -18,8 +18,10 @@ from phidet.architectures.base import Architecture, NetworkConfig, Placement
 from phidet.architectures.batch import Batch
 from phidet.core.errors import ConfigError, InputError
 from phidet.data.dataset import Dataset
+from phidet.detections.fields import NO_FIELDS
 from phidet.images.prepare import Preprocess
 from phidet.training.augmentation.detection import Example, Labelled, augment, mosaic
+from phidet.training.augmentation.mask_tensors import shrunk, with_masks
 from phidet.training.recipe import Augmentation
 
 log = logging.getLogger("phidet")
@@ -47,7 +49,9 @@ def collate(examples: list[Example]) -> Batch:
     valid = torch.tensor([e.valid_hw for e in examples])
     given = [e.soft for e in examples if e.soft is not None]
     soft = pad_sequence(given, batch_first=True) if given else None
-    return Batch(torch.stack([e.pixels for e in examples]), valid, boxes, class_ids, soft)
+    seen = [e.masks for e in examples if e.masks is not None]
+    masks = pad_sequence(seen, batch_first=True) if seen else None
+    return Batch(torch.stack([e.pixels for e in examples]), valid, boxes, class_ids, soft, masks)
 
 
 def normalise(batch: Batch, spec: Preprocess) -> Tensor:
@@ -100,16 +104,19 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
     def __len__(self) -> int:
         return self.num_images // self.batch_size
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def order(self, number: int) -> npt.NDArray[np.int64]:
+        """The images of a pass over the data, (num_images,)."""
         # NumPy's generator, not PyTorch's: the order stays the same across devices and PyTorch versions.
-        rng = np.random.default_rng((self.seed, self.epoch))
+        rng = np.random.default_rng((self.seed, number))
         if self.repeats is None:
-            order = rng.permutation(self.num_images)
-        else:
-            # Evenly spaced marks on a line on which each image has its share: it comes share times, rounded up or down.
-            ends = np.cumsum(self.repeats / self.repeats.sum() * self.num_images)
-            marks = np.arange(self.num_images) + rng.random()
-            order = rng.permutation(np.minimum(np.searchsorted(ends, marks, side="right"), self.num_images - 1))
+            return rng.permutation(self.num_images)
+        # Evenly spaced marks on a line on which each image has its share: it comes share times, rounded up or down.
+        ends = np.cumsum(self.repeats / self.repeats.sum() * self.num_images)
+        marks = np.arange(self.num_images) + rng.random()
+        return rng.permutation(np.minimum(np.searchsorted(ends, marks, side="right"), self.num_images - 1))
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order = self.order(self.epoch)
         for step in range(len(self)):
             batch = order[step * self.batch_size : (step + 1) * self.batch_size]
             yield [(self.epoch, int(index)) for index in batch[self.rank :: self.world_size]]
@@ -119,10 +126,25 @@ class TrainImages(TorchDataset[Example]):
     """Augmented examples; an image that cannot be decoded is replaced by the next one, and named once.
 
     An example depends on seed, epoch and index alone, whichever process makes it.
+
+    Args:
+        dataset: what to learn from.
+        size_hw: the network's input in pixels.
+        settings: what is changed.
+        seed: of chance.
+        mask_stride: pixels of the input for one of the masks that are learned; ``None`` to leave masks out.
     """
 
-    def __init__(self, dataset: Dataset, size_hw: tuple[int, int], settings: Augmentation, seed: int) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        size_hw: tuple[int, int],
+        settings: Augmentation,
+        seed: int,
+        mask_stride: int | None = None,
+    ) -> None:
         self.dataset, self.size_hw, self.settings, self.seed = dataset, size_hw, settings, seed
+        self.mask_stride = mask_stride
 
     def __getitem__(self, key: tuple[int, int]) -> Example:
         epoch, index = key
@@ -131,8 +153,12 @@ class TrainImages(TorchDataset[Example]):
         if self.settings.mosaic > 0 and rng.random() < self.settings.mosaic:
             # The other three may repeat; the warning is left to their own turn as a main image.
             others = [self._read(int(i), warn=False) for i in rng.integers(len(self.dataset), size=3)]
-            return mosaic([labelled, *others], self.size_hw, self.settings, rng)
-        return augment(*labelled, self.size_hw, self.settings, rng)
+            example = mosaic([labelled, *others], self.size_hw, self.settings, rng)
+        else:
+            example = augment(*labelled, self.size_hw, self.settings, rng)
+        if example.masks is None or self.mask_stride is None:
+            return example
+        return example._replace(masks=shrunk(example.masks, self.mask_stride))
 
     def _read(self, index: int, warn: bool) -> Labelled:
         """Image ``index``, or the first one after it that can be decoded."""
@@ -140,7 +166,12 @@ class TrainImages(TorchDataset[Example]):
         for attempt in range(len(self.dataset)):
             usable = (index + attempt) % len(self.dataset)
             try:
-                return Labelled(self.dataset.image(usable), self.dataset.annotations(usable))
+                annotations = self.dataset.annotations(usable)
+                if self.mask_stride is None:
+                    annotations = annotations._replace(fields=NO_FIELDS)
+                else:
+                    annotations = with_masks(annotations, self.dataset.size_hw(usable))
+                return Labelled(self.dataset.image(usable), annotations)
             except InputError as error:
                 if warn and attempt == 0:
                     log.warning("left out: %s", error)

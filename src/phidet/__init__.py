@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from phidet.detections.alignment.settings import AlignSettings
     from phidet.detections.detections import Detections
     from phidet.detections.settings import PostprocessSettings
+    from phidet.detections.tracking.settings import TrackerSettings
+    from phidet.detections.tracking.tracker import Tracker
     from phidet.inference.align import align
     from phidet.inference.detector import Detector
     from phidet.inference.relations import Relations
@@ -41,6 +43,8 @@ _LAZY = {
     "Detector": "phidet.inference.detector",
     "PostprocessSettings": "phidet.detections.settings",
     "Relations": "phidet.inference.relations",
+    "Tracker": "phidet.detections.tracking.tracker",
+    "TrackerSettings": "phidet.detections.tracking.settings",
     "create_model": "phidet.weights.create",
     "create_classifier": "phidet.weights.create",
     "load_model": "phidet.weights.native",
@@ -56,6 +60,8 @@ __all__ = [
     "PhidetError",
     "PostprocessSettings",
     "Relations",
+    "Tracker",
+    "TrackerSettings",
     "__version__",
     "align",
     "convert",

@@ -23,7 +23,6 @@ EPILOG = """examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``phidet explain``."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EPILOG
     parser.usage = "%(prog)s IMAGE -m MODEL [-m MODEL ...] [options]"
     parser.add_argument("given", nargs="+", metavar="IMAGE", help="an image file")

@@ -50,12 +50,14 @@ def to_ours(foreign: Mapping[str, Tensor], dialect: Dialect, config: Config, mod
     """Foreign tensors, by canonical key, under the names of ``model`` (our names → tensors of the right shape)."""
     ours: dict[str, Tensor] = {}
     missing: list[str] = []
+    # Fillers are keys that a dialect always writes and no computation reads.
     used: set[str] = set(dialect.fillers(config))
     for name, like in model.items():
         slot = dialect.slot(name, config)
         if slot is None:
             continue
         absent = [key for key in slot.keys if key not in foreign]
+        # A dialect may leave out what is always the same, such as a bias before a batch norm.
         if absent and slot.default is not None:
             ours[name] = torch.full(like.shape, slot.default)
         elif absent:
@@ -77,6 +79,7 @@ def to_theirs(model: Mapping[str, Tensor], dialect: Dialect, config: Config) -> 
         slot = dialect.slot(name, config)
         if slot is None:
             raise CheckpointError(f"{dialect.name} format has no key for {name!r} of {config.name}")
+        # Keras stores fusion weights as single numbers, one variable for each.
         parts = tensor.unbind() if slot.layout == "scalars" else (tensor,)
         for key, part in zip(slot.keys, parts, strict=True):
             theirs[key] = _TO_THEIRS[slot.layout](part.detach()).contiguous()
@@ -108,6 +111,7 @@ def mismatch_error(path: object, model: str, problems: Mapping[str, Iterable[str
 def _gather(foreign: Mapping[str, Tensor], slot: Slot) -> Tensor:
     if slot.layout == "scalars":
         scalars = [foreign[key] for key in slot.keys]
+        # A tensor of another shape is passed on as it is, so that the shape check names it.
         wrong = [scalar for scalar in scalars if scalar.numel() != 1]
         return wrong[0][None] if wrong else torch.stack([scalar.reshape(()) for scalar in scalars])
     tensor = foreign[slot.keys[0]]

@@ -217,9 +217,7 @@ def test_files_of_detections_must_be_of_one_detector(data: Path, tmp_path: Path)
     files = (str(data.parent / "found-train.json"), str(other))
     with pytest.raises(InputError, match="have detections of different classes"):
         plan_run(request(data, detector=files), settings(tmp_path / "run"))
-    with pytest.raises(
-        ConfigError, match="a teacher finds objects, and relations-gcn is a network for --task relations"
-    ):
+    with pytest.raises(ConfigError, match="relations networks cannot learn a teacher's uncertain objects"):
         plan_run(request(data, model="relations-gcn", teacher="person"), settings(tmp_path / "run"))
 
 

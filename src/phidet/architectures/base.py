@@ -9,7 +9,7 @@ An architecture of another package registers under the entry point group ``phide
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
 
@@ -37,6 +37,10 @@ if TYPE_CHECKING:  # these need PyTorch
 
 Says: TypeAlias = Literal["boxes", "masks", "panoptic", "classes"]
 """What a network predicts: boxes of objects, their masks, a class for every pixel, or a class for the whole image."""
+
+
+INPUT_NAMES = ("images", "valid_hw")
+"""Of a network's inputs in exported files, in order; the second one is there only where the network takes it."""
 
 
 class NetworkConfig(Protocol):
@@ -71,10 +75,18 @@ class Placement(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """An image as network input: (3, H, W) float32, and where the original lies in it."""
+    """An image as network input.
+
+    Attributes:
+        image: (3, H, W) float32.
+        placement: where the original lies in it.
+        valid_hw: height and width of the part that is image; the rest, right and below, is padding. ``None`` where
+            the network does not ask for it.
+    """
 
     image: FloatArray
     placement: Placement
+    valid_hw: tuple[int, int] | None = None
 
 
 class Decoder(Protocol):
@@ -129,6 +141,9 @@ class Architecture(ABC, Generic[ConfigT]):
         published_names: models with a fixed config that users can name.
         loss_settings: the loss's own settings with their defaults, which a recipe may set under ``loss``.
         recipe_names: training recipes of its own, beside the general ones; see :meth:`recipe_fields`.
+        takes_valid_hw: whether its networks have a second input, ``valid_hw``, (B, 2) int64: height and width of each
+            image without its padding.
+        suppresses: whether duplicates of an object are removed after the network (NMS).
     """
 
     name: str
@@ -137,6 +152,8 @@ class Architecture(ABC, Generic[ConfigT]):
     published_names: tuple[str, ...] = ()
     loss_settings: Mapping[str, Any] = MappingProxyType({})
     recipe_names: tuple[str, ...] = ()
+    takes_valid_hw: bool = False
+    suppresses: bool = True
 
     # Without PyTorch
 
@@ -161,6 +178,26 @@ class Architecture(ABC, Generic[ConfigT]):
         """(H, W, 3) uint8 RGB as network input: scaled to fit, padded right and below, normalised."""
         array, scale = prepare(image, config.image_size_hw, config.preprocess)
         return Prepared(array, Placement(scale, (image.shape[0], image.shape[1])))
+
+    def has_varying_size(self, config: ConfigT) -> bool:
+        """Whether images differ in size as network input; ``config.image_size_hw`` then is only the usual size."""
+        return False
+
+    def resizing(self, config: ConfigT) -> str:
+        """How :meth:`prepare` resizes an image, in words for readers of exported files."""
+        height, width = config.image_size_hw
+        how = "resized bilinearly (half-pixel centres, no antialiasing) by one factor"
+        return f"{how} to fit {height}x{width} (height x width)"
+
+    def network_inputs(self, prepared: Sequence[Prepared]) -> tuple[npt.NDArray[Any], ...]:
+        """Prepared images of one size as what a network is called with: images (B, 3, H, W) float32, and where it
+        takes them their sizes without padding, (B, 2) int64."""
+        # A single image, the usual case, needs no copy: indexing with None makes a view.
+        first = prepared[0].image
+        images = first[None] if len(prepared) == 1 else np.stack([one.image for one in prepared])
+        if not self.takes_valid_hw:
+            return (images,)
+        return images, np.array([one.valid_hw or one.image.shape[1:] for one in prepared], np.int64)
 
     @abstractmethod
     def decoder(self, config: ConfigT) -> Decoder:
@@ -219,10 +256,10 @@ class Architecture(ABC, Generic[ConfigT]):
     def training_outputs(self, model: Any, images: Tensor, batch: Batch, settings: Mapping[str, Any]) -> Any:
         """What the loss reads: the outputs of ``model``, which may be wrapped for several processes.
 
-        Networks that need more than normalised images (B, 3, H, W) in training, such as the objects or what is padding,
+        Networks that need more than normalised images (B, 3, H, W) and what is padding in training, such as the objects,
         get it here, in one call of ``model``. ``settings`` are the loss's, as for :meth:`loss`.
         """
-        return model(images)
+        return model(images, batch.valid_hw) if self.takes_valid_hw else model(images)
 
     def named_outputs(self, outputs: Any) -> dict[str, Tensor]:
         """The network's outputs by name, from a named tuple or a mapping."""
@@ -342,6 +379,17 @@ class Architecture(ABC, Generic[ConfigT]):
             ConfigError: this architecture has no such maps.
         """
         raise ConfigError(f"{self.name} networks cannot be explained: there is no map of evidence for their answers")
+
+
+def by_shape(shapes: Sequence[tuple[int, ...]]) -> list[list[int]]:
+    """Indices of images in groups of one shape, for networks whose input varies in size.
+
+    Only these go through a network together, so that what is found in an image never depends on the others.
+    """
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for i, shape in enumerate(shapes):
+        groups.setdefault(tuple(shape), []).append(i)
+    return list(groups.values())
 
 
 def resolved_loss(architecture: Architecture[Any], settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,11 +16,12 @@ from typing import Any
 
 from phidet.architectures.base import Architecture
 from phidet.architectures.classifier.architecture import CLASSIFIER
+from phidet.architectures.detr.architecture import DETR
 from phidet.architectures.efficientdet.architecture import EFFICIENTDET
 from phidet.core.errors import ConfigError, UnknownNameError
 
 ENTRY_POINTS = "phidet.architectures"
-BUILT_IN: tuple[Architecture[Any], ...] = (EFFICIENTDET, CLASSIFIER)
+BUILT_IN: tuple[Architecture[Any], ...] = (EFFICIENTDET, DETR, CLASSIFIER)
 
 
 @cache

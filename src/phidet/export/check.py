@@ -48,8 +48,8 @@ def compare(model: Model, network: Network, pictures: Sequence[npt.NDArray[np.ui
     reference = TorchNetwork(model, folded=False)
     compared = []
     for picture in pictures:
-        images = architecture.prepare(config, picture).image[None]
-        ours, theirs = ({name: of[0] for name, of in run(images).items()} for run in (reference, network))
+        inputs = architecture.network_inputs([architecture.prepare(config, picture)])
+        ours, theirs = ({name: of[0] for name, of in run(*inputs).items()} for run in (reference, network))
         compared.append(architecture.agreement(config, ours, theirs))
     score, iou = np.mean(compared, axis=0)
     return Agreement(len(pictures), float(score), float(iou))

@@ -12,18 +12,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 
-from phidet.architectures.base import NetworkConfig
+from phidet.architectures.base import INPUT_NAMES, NetworkConfig
 from phidet.architectures.registry import architecture_of
 from phidet.core.errors import InputError
 from phidet.core.numbers import evenly_spaced
 from phidet.data.dataset import Dataset
-from phidet.detections.boxes import FloatArray
 
 CALIBRATION_PICTURES = 64
 """Enough for ranges of maps; more change them by less than their rounding."""
@@ -109,10 +109,14 @@ class _Pictures(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has
     def __init__(self, config: NetworkConfig, pictures: Sequence[npt.NDArray[np.uint8]]) -> None:
         self.coming = self._prepared(config, pictures)
 
-    def get_next(self) -> dict[str, FloatArray] | None:
+    def get_next(self) -> dict[str, npt.NDArray[Any]] | None:
         return next(self.coming, None)
 
     @staticmethod
-    def _prepared(config: NetworkConfig, pictures: Sequence[npt.NDArray[np.uint8]]) -> Iterator[dict[str, FloatArray]]:
+    def _prepared(
+        config: NetworkConfig, pictures: Sequence[npt.NDArray[np.uint8]]
+    ) -> Iterator[dict[str, npt.NDArray[Any]]]:
+        architecture = architecture_of(config)
         for picture in pictures:
-            yield {"images": architecture_of(config).prepare(config, picture).image[None]}
+            inputs = architecture.network_inputs([architecture.prepare(config, picture)])
+            yield dict(zip(INPUT_NAMES, inputs, strict=False))

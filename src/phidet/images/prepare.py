@@ -29,6 +29,19 @@ def scaled_size(image_hw: tuple[int, int], scale: float) -> tuple[int, int]:
     return max(1, int(image_hw[0] * scale + 1e-6)), max(1, int(image_hw[1] * scale + 1e-6))
 
 
+def shorter_side_size(image_hw: tuple[int, int], shorter: int, longest: int | None = None) -> tuple[int, int]:
+    """Height and width of an image resized so that its shorter side is ``shorter`` pixels, or fewer where the longer
+    side would exceed ``longest``; whole pixels as in the official DETR."""
+    height, width = image_hw
+    small, large = min(image_hw), max(image_hw)
+    if longest is not None and large / small * shorter > longest:
+        shorter = max(1, round(longest * small / large))
+    if small == shorter:
+        return image_hw
+    other = max(1, int(shorter * large / small))
+    return (shorter, other) if height <= width else (other, shorter)
+
+
 def resize(image: npt.NDArray[np.uint8], size_hw: tuple[int, int]) -> npt.NDArray[np.float32]:
     """Bilinear, pixel centres at ½, without antialiasing, as ``tf.image.resize``: (H, W, C) → (h, w, C) float32."""
     planes = np.empty((image.shape[2], *size_hw), np.float32)

@@ -12,38 +12,49 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
-from phidet.architectures.base import Architecture, NetworkConfig, Placement
+from phidet.architectures.base import Architecture, NetworkConfig, Placement, by_shape
 from phidet.architectures.batch import Batch
 from phidet.core.errors import ConfigError, InputError
 from phidet.data.dataset import Dataset
 from phidet.images.prepare import Preprocess
-from phidet.training.augmentation.detection import Example, Labelled, augment, mosaic
+from phidet.training.augmentation.detection import Example, Labelled, augment, mosaic, pad_to
 from phidet.training.recipe import Augmentation
 
 log = logging.getLogger("phidet")
+
+
+class EvalPart(NamedTuple):
+    """Images of one size.
+
+    Attributes:
+        inputs: of the network: images (B, 3, H, W) float32, normalised, and what it takes beside them.
+        placements: where each image lies in the input.
+        indices: of the images in the data set.
+    """
+
+    inputs: tuple[Tensor, ...]
+    placements: list[Placement]
+    indices: list[int]
 
 
 class EvalBatch(NamedTuple):
     """Images for evaluation.
 
     Attributes:
-        images: (B, 3, H, W) float32, normalised.
-        placements: where each image lies in the input.
-        indices: of the images in the data set.
+        parts: one, unless the network's input varies in size.
         broken: indices of images that could not be decoded, and why; they are not among the others.
     """
 
-    images: Tensor
-    placements: list[Placement]
-    indices: list[int]
+    parts: list[EvalPart]
     broken: list[tuple[int, str]]
 
 
 def collate(examples: list[Example]) -> Batch:
-    """Examples of one input size as a batch."""
+    """Examples as a batch, padded right and below to the largest of them."""
     boxes, class_ids = pad_objects([e.boxes_xyxy for e in examples], [e.class_ids for e in examples])
     valid = torch.tensor([e.valid_hw for e in examples])
-    return Batch(torch.stack([e.pixels for e in examples]), valid, boxes, class_ids)
+    height, width = (max(e.pixels.shape[axis] for e in examples) for axis in (1, 2))
+    return Batch(torch.stack([pad_to(e.pixels, (height, width)) for e in examples]), valid, boxes, class_ids)
 
 
 def normalise(batch: Batch, spec: Preprocess) -> Tensor:
@@ -91,10 +102,20 @@ class TrainImages(TorchDataset[Example]):
     """Augmented examples; an image that cannot be decoded is replaced by the next one, and named once.
 
     An example depends on seed, epoch and index alone, whichever process makes it.
+
+    Args:
+        dataset: the images.
+        size_hw: the network's input in pixels.
+        settings: of the augmentation.
+        seed: of all that is random.
+        varying: the input's size varies; see :func:`phidet.training.augmentation.detection.augment`.
     """
 
-    def __init__(self, dataset: Dataset, size_hw: tuple[int, int], settings: Augmentation, seed: int) -> None:
+    def __init__(
+        self, dataset: Dataset, size_hw: tuple[int, int], settings: Augmentation, seed: int, varying: bool = False
+    ) -> None:
         self.dataset, self.size_hw, self.settings, self.seed = dataset, size_hw, settings, seed
+        self.varying = varying
 
     def __getitem__(self, key: tuple[int, int]) -> Example:
         epoch, index = key
@@ -104,7 +125,7 @@ class TrainImages(TorchDataset[Example]):
             # The other three may repeat; the warning is left to their own turn as a main image.
             others = [self._read(int(i), warn=False) for i in rng.integers(len(self.dataset), size=3)]
             return mosaic([labelled, *others], self.size_hw, self.settings, rng)
-        return augment(*labelled, self.size_hw, self.settings, rng)
+        return augment(*labelled, self.size_hw, self.settings, rng, self.varying)
 
     def _read(self, index: int, warn: bool) -> Labelled:
         """Image ``index``, or the first one after it that can be decoded."""
@@ -119,8 +140,8 @@ class TrainImages(TorchDataset[Example]):
         raise InputError(f"no image of {self.dataset.name} can be decoded: run 'phidet doctor' on the data")
 
 
-EvalItem = tuple[int, Tensor, Placement] | tuple[int, str]
-"""Index, prepared image and placement; or index and what is wrong with the image."""
+EvalItem = tuple[int, tuple[Tensor, ...], Placement] | tuple[int, str]
+"""Index, the network's inputs for one image and its placement; or index and what is wrong with the image."""
 
 
 class EvalImages(TorchDataset[EvalItem]):
@@ -135,16 +156,19 @@ class EvalImages(TorchDataset[EvalItem]):
         except InputError as error:
             return index, str(error)
         prepared = self.architecture.prepare(self.config, image)
-        return index, torch.from_numpy(prepared.image), prepared.placement
+        inputs = self.architecture.network_inputs([prepared])
+        return index, tuple(torch.from_numpy(array) for array in inputs), prepared.placement
 
 
 def collate_eval(items: list[EvalItem]) -> EvalBatch:
     """Prepared images as a batch, the broken ones set apart."""
-    # A batch may consist of broken images only; an empty tensor keeps its type for the caller.
     whole = [item for item in items if len(item) == 3]
-    images = torch.stack([item[1] for item in whole]) if whole else torch.zeros(0, 3, 1, 1)
-    broken = [item for item in items if len(item) == 2]
-    return EvalBatch(images, [item[2] for item in whole], [item[0] for item in whole], broken)
+    parts = []
+    for group in by_shape([item[1][0].shape for item in whole]):
+        chosen = [whole[i] for i in group]
+        inputs = tuple(torch.cat(arrays) for arrays in zip(*(item[1] for item in chosen), strict=True))
+        parts.append(EvalPart(inputs, [item[2] for item in chosen], [item[0] for item in chosen]))
+    return EvalBatch(parts, [item for item in items if len(item) == 2])
 
 
 def train_loader(images: TrainImages, sampler: EpochSampler, workers: int) -> DataLoader[Example]:

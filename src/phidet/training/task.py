@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from lightning_fabric import Fabric
 from torch import Tensor
@@ -14,6 +15,7 @@ from phidet.architectures.batch import Batch
 from phidet.architectures.registry import architecture_of
 from phidet.data.dataset import Dataset
 from phidet.training.augmentation.classification import TrainPictures
+from phidet.training.augmentation.detection import pad_to
 from phidet.training.evaluate import detect, figures_of
 from phidet.training.loading import EpochSampler, TrainImages, normalise, train_loader
 from phidet.training.recipe import Recipe
@@ -55,7 +57,9 @@ class Task:
     def loader(self, recipe: Recipe, seed: int, sampler: EpochSampler, workers: int) -> DataLoader[Any]:
         """Augmented batches; the first field of a batch is its images."""
         kind = TrainPictures if self.classifies else TrainImages
-        return train_loader(kind(self.train, self.config.image_size_hw, recipe.augmentation, seed), sampler, workers)
+        varying = self.architecture.has_varying_size(self.config)
+        images = kind(self.train, self.config.image_size_hw, recipe.augmentation, seed, varying)
+        return train_loader(images, sampler, workers)
 
     def losses(self, fabric: Fabric, model: Any, batch: Batch, recipe: Recipe) -> dict[str, Tensor]:
         """Losses of a batch by name; ``loss`` is what is minimised, the others are parts of it.
@@ -68,6 +72,8 @@ class Task:
             self._loss = self.architecture.loss(self.config, settings)
             self._loss.to(fabric.device)
         batch = Batch(*(tensor.to(fabric.device, non_blocking=True) for tensor in batch))
+        if self.architecture.has_varying_size(self.config):
+            batch = batch._replace(pixels=pad_to(batch.pixels, _largest(batch.pixels)))
         images = normalise(batch, self.config.preprocess)
         outputs = self.architecture.training_outputs(model, images, batch, settings)
         return self._loss(outputs, batch, Processes(fabric.world_size, _total))
@@ -78,6 +84,15 @@ class Task:
         found = detect(model, self.val, fabric, recipe.batch_size, workers)
         self.val = found.dataset  # what cannot be decoded is named once, not in every epoch
         return figures_of(self.architecture, found)
+
+
+def _largest(pixels: Tensor) -> tuple[int, int]:
+    """Height and width of the largest batch of all processes: how much is padded may show in what a network answers, so
+    that it must not depend on which process an image is in."""
+    size = torch.tensor(pixels.shape[-2:], device=pixels.device)
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.all_reduce(size, dist.ReduceOp.MAX)
+    return int(size[0]), int(size[1])
 
 
 def _total(value: Tensor) -> Tensor:

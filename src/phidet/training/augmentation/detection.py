@@ -13,6 +13,7 @@ from torchvision.transforms.v2 import functional as F
 
 from phidet.data.dataset import Annotations
 from phidet.images.prepare import fit_scale, scaled_size
+from phidet.training.augmentation.multi_scale import multi_scale
 from phidet.training.augmentation.operations import GREY, Sample, move
 from phidet.training.augmentation.policies import apply_policy
 from phidet.training.recipe import Augmentation
@@ -47,6 +48,7 @@ def augment(
     size_hw: tuple[int, int],
     settings: Augmentation,
     rng: np.random.Generator,
+    varying: bool = False,
 ) -> Example:
     """One image and its objects at random; the same ``rng`` state gives the same example.
 
@@ -58,7 +60,11 @@ def augment(
         size_hw: the network's input in pixels.
         settings: which changes, how strong and how likely.
         rng: the random generator.
+        varying: the input's size varies, ``size_hw`` being its limits: multi-scale examples are not padded.
     """
+    if settings.sizes == "multi-scale":
+        sample = multi_scale(_sample(Labelled(image, annotations)), size_hw, settings, rng, varying)
+        return finish(sample, None if varying else size_hw, settings, rng)
     return finish(_window(Labelled(image, annotations), size_hw, size_hw, settings, rng), size_hw, settings, rng)
 
 
@@ -93,12 +99,8 @@ def _window(
     rng: np.random.Generator,
 ) -> Sample:
     """An image flipped, resized for an input of ``size_hw`` and cut to ``room_hw``."""
-    image, annotations = labelled
-    # Crowd regions have no single extent, so they cannot be targets; copies, as from_numpy shares memory.
-    real = ~annotations.crowd
-    boxes = torch.from_numpy(annotations.boxes_xyxy[real].copy())
-    class_ids = torch.from_numpy(annotations.class_ids[real].copy())
-    image_hw = image.shape[0], image.shape[1]
+    sample = _sample(labelled)
+    image_hw = sample.pixels.shape[1], sample.pixels.shape[2]
     flipped = rng.random() < settings.flip
     # Scale jitter (1911.09070, section 5.1): a random factor beyond fitting, then a random window.
     scale = fit_scale(image_hw, size_hw) * rng.uniform(*settings.scale_jitter)
@@ -113,11 +115,23 @@ def _window(
             resized = F.horizontal_flip(resized)
         return F.crop(resized, top, left, min(height, room_hw[0]), min(width, room_hw[1]))
 
-    return move(Sample(torch.from_numpy(image).permute(2, 0, 1), boxes, class_ids), transform)
+    return move(sample, transform)
 
 
-def finish(sample: Sample, size_hw: tuple[int, int], settings: Augmentation, rng: np.random.Generator) -> Example:
-    """Policy, colours and grid mask on the visible part, then padding."""
+def _sample(labelled: Labelled) -> Sample:
+    """The image as it is, with the objects that can be targets."""
+    image, annotations = labelled
+    # Crowd regions have no single extent, so they cannot be targets; copies, as from_numpy shares memory.
+    real = ~annotations.crowd
+    boxes = torch.from_numpy(annotations.boxes_xyxy[real].copy())
+    class_ids = torch.from_numpy(annotations.class_ids[real].copy())
+    return Sample(torch.from_numpy(image).permute(2, 0, 1), boxes, class_ids)
+
+
+def finish(
+    sample: Sample, size_hw: tuple[int, int] | None, settings: Augmentation, rng: np.random.Generator
+) -> Example:
+    """Policy, colours and grid mask on the visible part, then padding to ``size_hw``; none if that is ``None``."""
     # A resized image lies in memory as (H, W, 3); operations are faster on contiguous channels.
     sample = apply_policy(sample._replace(pixels=sample.pixels.contiguous()), settings, rng)
     pixels = sample.pixels
@@ -128,9 +142,18 @@ def finish(sample: Sample, size_hw: tuple[int, int], settings: Augmentation, rng
     if settings.grid_mask > 0 and rng.random() < settings.grid_mask:
         pixels = _grid_mask(pixels, rng)
     height, width = pixels.shape[1:]
-    padded = torch.zeros(3, *size_hw, dtype=torch.uint8)
-    padded[:, :height, :width] = pixels
-    return Example(padded, (height, width), sample.boxes_xyxy, sample.class_ids)
+    pixels = pixels if size_hw is None else pad_to(pixels, size_hw)
+    return Example(pixels, (height, width), sample.boxes_xyxy, sample.class_ids)
+
+
+def pad_to(pixels: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    """(…, h, w) padded right and below with 0 to ``size_hw``."""
+    height, width = pixels.shape[-2:]
+    if (height, width) == size_hw:
+        return pixels
+    padded = pixels.new_zeros((*pixels.shape[:-2], *size_hw))
+    padded[..., :height, :width] = pixels
+    return padded
 
 
 def _colour(pixels: Tensor, strength: float, rng: np.random.Generator) -> Tensor:

@@ -256,8 +256,8 @@ class Architecture(ABC, Generic[ConfigT]):
     def training_outputs(self, model: Any, images: Tensor, batch: Batch, settings: Mapping[str, Any]) -> Any:
         """What the loss reads: the outputs of ``model``, which may be wrapped for several processes.
 
-        Networks that need more than normalised images (B, 3, H, W) and what is padding in training, such as the objects,
-        get it here, in one call of ``model``. ``settings`` are the loss's, as for :meth:`loss`.
+        Networks that need more in training than images (B, 3, H, W), normalised, and what of them is padding, such as
+        the objects, get it here, in one call of ``model``. ``settings`` are the loss's, as for :meth:`loss`.
         """
         return model(images, batch.valid_hw) if self.takes_valid_hw else model(images)
 
@@ -379,6 +379,14 @@ class Architecture(ABC, Generic[ConfigT]):
             ConfigError: this architecture has no such maps.
         """
         raise ConfigError(f"{self.name} networks cannot be explained: there is no map of evidence for their answers")
+
+    def explain_point(self, model: Any, image: npt.NDArray[np.uint8], point_xy: tuple[float, float]) -> ActivationMap:
+        """Where else in the image the network looks from a point, given in pixels of the image.
+
+        Raises:
+            ConfigError: this architecture has no such map, or the point is outside the image.
+        """
+        raise ConfigError(f"{self.name} networks attend from no point: leave out --point")
 
 
 def by_shape(shapes: Sequence[tuple[int, ...]]) -> list[list[int]]:

@@ -186,11 +186,16 @@ class DetrArchitecture(Architecture[DetrConfig]):
         return [*recomputed_blocks(model), *layers]
 
     def explain(
-        self, model: Any, image: npt.NDArray[np.uint8], class_id: int | None, limit: int
+        self, model: Model, image: npt.NDArray[np.uint8], class_id: int | None, limit: int
     ) -> list[ActivationMap]:
         from phidet.architectures.detr.explain import object_maps
 
         return object_maps(model, image, class_id, limit)
+
+    def explain_point(self, model: Model, image: npt.NDArray[np.uint8], point_xy: tuple[float, float]) -> ActivationMap:
+        from phidet.architectures.detr.explain import point_map
+
+        return point_map(model, image, point_xy)
 
 
 _INPUT_SIZES = {

@@ -71,5 +71,6 @@ class SetDecoder:
             kept &= np.isin(found.class_ids, class_ids_of(settings.classes, self.class_names))
         best = np.flatnonzero(kept)
         best = best[np.argsort(-found.scores[best], kind="stable")[: settings.max_detections]]
-        boxes_xyxy, scores, class_ids = (values[best] for values in found)
-        return Detections(boxes_xyxy, scores, class_ids, self.class_names, placement.image_hw)
+        return Detections(
+            found.boxes_xyxy[best], found.scores[best], found.class_ids[best], self.class_names, placement.image_hw
+        )

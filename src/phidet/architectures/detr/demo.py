@@ -28,7 +28,7 @@ class DetrDemo(Model):
         self.config: DetrConfig = config
         size = config.transformer
         backbone = build_backbone(config.backbone)
-        self.backbone = backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.backbone = backbone.to(memory_format=torch.channels_last)
         self.projection = nn.Conv2d(cast("Backbone", backbone).channels[LEVEL], size.width, 1)
         self.positions = LearnedPositions(size.width // 2)
         self.encoder = Encoder(size, final_norm=True)

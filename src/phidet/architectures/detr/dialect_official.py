@@ -1,7 +1,7 @@
 """Detectors as facebookresearch/detr saves them, and its demo of 50 lines.
 
-The released files are ``{"model": state dict, …}``. Names follow the official modules: the backbone is the first part of
-a pair, whose second makes positions and has weights only where they are learned.
+The released files are ``{"model": state dict, …}``. The backbone is the first part of a pair, whose second one makes
+positions and has weights only where they are learned.
 """
 
 from __future__ import annotations

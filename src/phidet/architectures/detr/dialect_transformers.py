@@ -88,8 +88,15 @@ def _canonical(key: str) -> str | None:
     return None if bare.endswith("num_batches_tracked") else bare
 
 
+def _canonical_four(key: str) -> str | None:
+    """5.x saves everything under the names of 4.x but learned positions."""
+    bare = _canonical(key)
+    return bare and bare.replace("model.position_embedding.", "model.backbone.position_embedding.")
+
+
 def _dialect(name: str, five: bool, own_resnet: bool) -> Dialect:
-    return Dialect(name, _recogniser(five, own_resnet), _slots(five, own_resnet), _canonical)
+    canonical = _canonical if five else _canonical_four
+    return Dialect(name, _recogniser(five, own_resnet), _slots(five, own_resnet), canonical)
 
 
 TRANSFORMERS = (

@@ -83,7 +83,7 @@ class Detr(Model):
         freeze_batch_norms(backbone)
         if config.dilation:
             dilate_last_stage(cast("ResNet", backbone))
-        self.backbone = backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.backbone = backbone.to(memory_format=torch.channels_last)
         self.projection = nn.Conv2d(cast("Backbone", backbone).channels[LEVEL], size.width, 1)
         self.positions = LearnedPositions(size.width // 2) if config.position == "learned" else None
         self.encoder = Encoder(size, final_norm=size.pre_norm and size.encoder_layers > 0)

@@ -21,8 +21,8 @@ _PAPER: dict[str, Any] = {
     "freeze": "early",
     "augmentation": {"sizes": "multi-scale", "crop": 0.5, "flip": 0.5},
 }
-"""AdamW with a tenth of the rate for the backbone, gradients clipped to 0.1, the rate divided by ten after two thirds of
-300 epochs (arXiv 2005.12872, section 4 and A.4; the sizes and the crop are the official code's)."""
+"""AdamW with a tenth of the rate for the backbone, gradients clipped to 0.1, the rate divided by ten after two thirds
+of 300 epochs (arXiv 2005.12872, section 4 and A.4; the sizes and the crop are the official code's)."""
 
 
 def recipe_fields(name: str, num_images: int) -> Mapping[str, Any]:

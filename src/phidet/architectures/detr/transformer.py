@@ -63,7 +63,8 @@ class Attention(nn.Module):
         width = x.shape[-1]
         rows = slice(which * width, (which + 1) * width)
         projected = F.linear(x, self.in_proj_weight[rows], self.in_proj_bias[rows])
-        return projected.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        heads: Tensor = projected.reshape(*x.shape[:2], self.heads, width // self.heads)
+        return heads.transpose(1, 2)
 
 
 class FeedForward(nn.Module):
@@ -97,7 +98,8 @@ class EncoderLayer(nn.Module):
         if self.pre_norm:
             y = self.norm1(x)
             x = x + self.dropout(self.self_attention(y + positions, y + positions, y, attended))
-            return x + self.dropout(self.feed_forward(self.norm2(x)))
+            added: Tensor = self.dropout(self.feed_forward(self.norm2(x)))
+            return x + added
         y = x + positions
         x = self.norm1(x + self.dropout(self.self_attention(y, y, x, attended)))
         out: Tensor = self.norm2(x + self.dropout(self.feed_forward(x)))
@@ -129,7 +131,8 @@ class DecoderLayer(nn.Module):
             y = self.norm1(x)
             x = x + self.dropout(self.self_attention(y + queries, y + queries, y))
             x = x + self.dropout(self.cross_attention(self.norm2(x) + queries, keys, memory, attended))
-            return x + self.dropout(self.feed_forward(self.norm3(x)))
+            added: Tensor = self.dropout(self.feed_forward(self.norm3(x)))
+            return x + added
         y = x + queries
         x = self.norm1(x + self.dropout(self.self_attention(y, y, x)))
         x = self.norm2(x + self.dropout(self.cross_attention(x + queries, keys, memory, attended)))

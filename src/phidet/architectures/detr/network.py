@@ -122,7 +122,9 @@ class Detr(Model):
 
     def decode(self, features: Features, memory: Tensor) -> Tensor:
         """(L, B, Q, C), what every decoder layer knows of each object."""
-        queries = self.queries.weight.unsqueeze(0).expand(len(memory), -1, -1)
+        queries = self.queries.weight.unsqueeze(0).expand(
+            memory.shape[0], -1, -1
+        )  # len() would fix the size of exported batches
         keys = memory + features.positions
         known: Tensor = self.decoder(torch.zeros_like(queries), queries, keys, memory, features.attended)
         return known

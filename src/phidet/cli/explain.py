@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from phidet.cli.arguments import add_limit
 from phidet.cli.native_noise import without_native_noise
 from phidet.core.errors import ConfigError
 
@@ -38,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--point", type=_point, metavar="X,Y", help="instead: where a DETR's encoder looks from this pixel"
     )
-    parser.add_argument("--most", type=int, default=3, metavar="N", help="maps of each model (3)")
+    add_limit(parser, 3, "maps of each model")
 
 
 def _point(text: str) -> tuple[float, float]:
@@ -66,7 +67,7 @@ def run(args: argparse.Namespace) -> None:
         if args.point is not None:
             found = [architecture_of(model.config).explain_point(model.eval(), image, args.point)]
         else:
-            found = explain(model, image, args.class_name, args.most)
+            found = explain(model, image, args.class_name, args.limit)
         maps.append((model.config.name, found))
         print(f"{model.config.name}: " + ", ".join(f"{one.label} {one.score:.3f}" for one in found))
     write_atomic_with(args.out, lambda out: comparison(image, path.name, maps).save(out, format="png"))

@@ -15,6 +15,7 @@ _TO_OURS: dict[Layout, Callable[[Tensor], Tensor]] = {
     "same": lambda t: t,
     "scalars": lambda t: t,
     "parts": lambda t: t,
+    "io": lambda t: t.permute(1, 0),
     "hwio": lambda t: t.permute(3, 2, 0, 1),
     "hwc1": lambda t: t.permute(2, 3, 0, 1),
 }
@@ -22,6 +23,7 @@ _TO_THEIRS: dict[Layout, Callable[[Tensor], Tensor]] = {
     "same": lambda t: t,
     "scalars": lambda t: t,
     "parts": lambda t: t,
+    "io": lambda t: t.permute(1, 0),
     "hwio": lambda t: t.permute(2, 3, 1, 0),
     "hwc1": lambda t: t.permute(2, 3, 0, 1),
 }
@@ -121,6 +123,6 @@ def _gather(foreign: Mapping[str, Tensor], slot: Slot) -> Tensor:
         odd = next((part for part in parts if part.shape != parts[0].shape or not part.ndim), None)
         return torch.cat(parts) if odd is None else odd  # the shape check reports it by name
     tensor = foreign[slot.keys[0]]
-    if slot.layout in ("hwio", "hwc1") and tensor.ndim != 4:
+    if slot.layout in ("io", "hwio", "hwc1") and tensor.ndim != (2 if slot.layout == "io" else 4):
         return tensor  # permute would raise; the shape check reports it by name
     return _TO_OURS[slot.layout](tensor)

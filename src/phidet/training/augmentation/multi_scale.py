@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
+from phidet.detections.masks import nearest
 from phidet.images.prepare import fit_scale, scaled_size, shorter_side_size
 from phidet.training.augmentation.operations import Sample
 from phidet.training.recipe import Augmentation
@@ -55,7 +56,11 @@ def resize(sample: Sample, size_hw: tuple[int, int]) -> Sample:
         return sample
     pixels: Tensor = F.resize(sample.pixels, list(size_hw), antialias=True)
     y, x = size_hw[0] / height, size_hw[1] / width
-    return sample._replace(pixels=pixels, boxes_xyxy=sample.boxes_xyxy * torch.tensor([x, y, x, y]))
+    masks = sample.masks
+    if masks is not None:
+        rows, columns = nearest(height, size_hw[0]), nearest(width, size_hw[1])
+        masks = masks[:, torch.from_numpy(rows)][:, :, torch.from_numpy(columns)]
+    return sample._replace(pixels=pixels, boxes_xyxy=sample.boxes_xyxy * torch.tensor([x, y, x, y]), masks=masks)
 
 
 def crop(sample: Sample, top_left: tuple[int, int], size_hw: tuple[int, int]) -> Sample:
@@ -65,7 +70,8 @@ def crop(sample: Sample, top_left: tuple[int, int], size_hw: tuple[int, int]) ->
     inside = moved.clamp(min=0).minimum(torch.tensor([width, height, width, height]))
     kept = (inside[:, 2:] > inside[:, :2]).all(1)
     pixels = sample.pixels[:, top : top + height, left : left + width]
-    return sample._replace(pixels=pixels, boxes_xyxy=inside[kept], class_ids=sample.class_ids[kept])
+    masks = None if sample.masks is None else sample.masks[kept, top : top + height, left : left + width]
+    return Sample(pixels, inside[kept], sample.class_ids[kept], masks)
 
 
 def flip(sample: Sample) -> Sample:
@@ -73,7 +79,8 @@ def flip(sample: Sample) -> Sample:
     width = sample.pixels.shape[2]
     x1, y1, x2, y2 = sample.boxes_xyxy.unbind(1)
     boxes = torch.stack([width - x2, y1, width - x1, y2], 1)
-    return sample._replace(pixels=sample.pixels.flip(2), boxes_xyxy=boxes)
+    masks = None if sample.masks is None else sample.masks.flip(2)
+    return sample._replace(pixels=sample.pixels.flip(2), boxes_xyxy=boxes, masks=masks)
 
 
 def _resized_hw(

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Protocol, T
 import numpy as np
 import numpy.typing as npt
 
+from phidet.architectures.prepared import Placement, Prepared, stacked
 from phidet.core.errors import ConfigError, UnknownNameError
 from phidet.core.structs import replace
 from phidet.data.doctor.view import NetworkView
@@ -24,7 +25,7 @@ from phidet.detections.detections import Detections
 from phidet.detections.graphs.graph import DetectionGraph
 from phidet.detections.graphs.related import Related
 from phidet.detections.settings import PostprocessSettings
-from phidet.images.prepare import Preprocess, prepare
+from phidet.images.prepare import PLAIN_RESIZING, Preprocess, prepare
 
 if TYPE_CHECKING:  # these need PyTorch
     import torch
@@ -41,10 +42,6 @@ if TYPE_CHECKING:  # these need PyTorch
 Says: TypeAlias = Literal["boxes", "masks", "panoptic", "classes", "samples", "relations"]
 """What a network predicts: boxes of objects, their masks, a class for every pixel, a class for the whole image; that it
 makes images: "samples"; or "relations" of detections, of which it sees no image."""
-
-
-INPUT_NAMES = ("images", "valid_hw")
-"""Of a network's inputs in exported files, in order; the second one is there only where the network takes it."""
 
 
 class NetworkConfig(Protocol):
@@ -64,33 +61,6 @@ class NetworkConfig(Protocol):
 
     @property
     def preprocess(self) -> Preprocess: ...
-
-
-class Placement(NamedTuple):
-    """The position and scale of an image in the network's input.
-
-    Attributes:
-        scale: pixels of the input per pixel of the image.
-        image_hw: of the original image.
-    """
-
-    scale: float
-    image_hw: tuple[int, int]
-
-
-class Prepared(NamedTuple):
-    """An image as network input.
-
-    Attributes:
-        image: (3, H, W) float32.
-        placement: where the original lies in it.
-        valid_hw: height and width of the part that is image; the rest, right and below, is padding. ``None`` where
-            the network does not ask for it.
-    """
-
-    image: FloatArray
-    placement: Placement
-    valid_hw: tuple[int, int] | None = None
 
 
 class Decoder(Protocol):
@@ -167,8 +137,7 @@ class Architecture(ABC, Generic[ConfigT]):
         published_names: models with a fixed config that users can name.
         loss_settings: the loss's own settings with their defaults, which a recipe may set under ``loss``.
         recipe_names: training recipes of its own, beside the general ones; see :meth:`recipe_fields`.
-        takes_valid_hw: whether its networks have a second input, ``valid_hw``, (B, 2) int64: height and width of each
-            image without its padding.
+        takes_valid_hw: whether its networks have a second input: the sizes of images without their padding.
         suppresses: whether duplicates of an object are removed after the network (NMS).
     """
 
@@ -211,19 +180,11 @@ class Architecture(ABC, Generic[ConfigT]):
 
     def resizing(self, config: ConfigT) -> str:
         """How :meth:`prepare` resizes an image, in words for readers of exported files."""
-        height, width = config.image_size_hw
-        how = "resized bilinearly (half-pixel centres, no antialiasing) by one factor"
-        return f"{how} to fit {height}x{width} (height x width)"
+        return PLAIN_RESIZING.format(*config.image_size_hw)
 
     def network_inputs(self, prepared: Sequence[Prepared]) -> tuple[npt.NDArray[Any], ...]:
-        """Prepared images of one size as what a network is called with: images (B, 3, H, W) float32, and where it
-        takes them their sizes without padding, (B, 2) int64."""
-        # A single image, the usual case, needs no copy: indexing with None makes a view.
-        first = prepared[0].image
-        images = first[None] if len(prepared) == 1 else np.stack([one.image for one in prepared])
-        if not self.takes_valid_hw:
-            return (images,)
-        return images, np.array([one.valid_hw or one.image.shape[1:] for one in prepared], np.int64)
+        """Prepared images of one size as what a network is called with."""
+        return stacked(prepared)[: 2 if self.takes_valid_hw else 1]
 
     @abstractmethod
     def decoder(self, config: ConfigT) -> Decoder:
@@ -423,23 +384,8 @@ class Architecture(ABC, Generic[ConfigT]):
         raise ConfigError(f"{self.name} networks cannot be explained: there is no map of evidence for their answers")
 
     def explain_point(self, model: Any, image: npt.NDArray[np.uint8], point_xy: tuple[float, float]) -> ActivationMap:
-        """Where else in the image the network looks from a point, given in pixels of the image.
-
-        Raises:
-            ConfigError: this architecture has no such map, or the point is outside the image.
-        """
+        """Where else in the image the network looks from a point in its pixels; raises as :meth:`explain`."""
         raise ConfigError(f"{self.name} networks attend from no point: leave out --point")
-
-
-def by_shape(shapes: Sequence[tuple[int, ...]]) -> list[list[int]]:
-    """Indices of images in groups of one shape, for networks whose input varies in size.
-
-    Only these go through a network together, so that what is found in an image never depends on the others.
-    """
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for i, shape in enumerate(shapes):
-        groups.setdefault(tuple(shape), []).append(i)
-    return list(groups.values())
 
 
 def resolved_loss(architecture: Architecture[Any], settings: Mapping[str, Any]) -> dict[str, Any]:

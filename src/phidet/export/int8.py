@@ -19,7 +19,8 @@ import numpy.typing as npt
 import onnx
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 
-from phidet.architectures.base import INPUT_NAMES, NetworkConfig
+from phidet.architectures.base import NetworkConfig
+from phidet.architectures.prepared import INPUT_NAMES
 from phidet.architectures.registry import architecture_of
 from phidet.core.errors import InputError
 from phidet.core.numbers import evenly_spaced

@@ -12,8 +12,9 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from phidet.architectures.base import INPUT_NAMES, NetworkConfig
+from phidet.architectures.base import NetworkConfig
 from phidet.architectures.model import Model
+from phidet.architectures.prepared import INPUT_NAMES
 from phidet.architectures.registry import architecture_of
 from phidet.core.errors import ExportError, MissingExtraError
 from phidet.export.onnx_graph import BATCH, OPSET

@@ -14,10 +14,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from phidet.architectures.base import INPUT_NAMES, NetworkConfig
+from phidet.architectures.base import NetworkConfig
 from phidet.architectures.header import Header, to_export_metadata
 from phidet.architectures.model import Model
 from phidet.architectures.optimized import OptimizedNetwork
+from phidet.architectures.prepared import INPUT_NAMES
 from phidet.architectures.registry import architecture_of
 from phidet.core.errors import ExportError
 from phidet.core.extras import __version__

@@ -14,6 +14,9 @@ import numpy.typing as npt
 
 from phidet.core.structs import require
 
+PLAIN_RESIZING = "resized bilinearly (half-pixel centres, no antialiasing) by one factor to fit {}x{} (height x width)"
+"""What :func:`prepare` does, for readers of exported files."""
+
 BAND_NUMBERS = 1 << 16
 """Number of float32 values that are resized at once: 256 KiB, which fits a processor's level-2 cache."""
 

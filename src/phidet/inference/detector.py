@@ -13,7 +13,7 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from phidet.architectures.base import by_shape
+from phidet.architectures.prepared import by_shape
 from phidet.architectures.registry import architecture_of
 from phidet.core.errors import ConfigError, InputError
 from phidet.detections.detections import Detections

@@ -14,8 +14,9 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
-from phidet.architectures.base import Architecture, NetworkConfig, Placement, by_shape
+from phidet.architectures.base import Architecture, NetworkConfig
 from phidet.architectures.batch import Batch
+from phidet.architectures.prepared import Placement, by_shape
 from phidet.core.errors import ConfigError, InputError
 from phidet.data.dataset import Dataset
 from phidet.detections.fields import NO_FIELDS

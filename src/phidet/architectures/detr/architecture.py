@@ -15,7 +15,7 @@ import numpy.typing as npt
 from phidet.architectures.backbones.config import backbone_summary
 from phidet.architectures.backbones.published import published_name
 from phidet.architectures.backbones.published_files import backbone_file
-from phidet.architectures.base import Architecture, Decoder, Loss, Prepared
+from phidet.architectures.base import Architecture, Decoder, Loss
 from phidet.architectures.config import default_class_names
 from phidet.architectures.detr.config import DetrConfig
 from phidet.architectures.detr.decode import SetDecoder, answers_of
@@ -25,6 +25,7 @@ from phidet.architectures.detr.published import COCO_91, DETRS, detr_config
 from phidet.architectures.detr.published_files import detector_file
 from phidet.architectures.detr.published_metrics import METRICS, PublishedDetr
 from phidet.architectures.detr.recipes import recipe_fields
+from phidet.architectures.prepared import Prepared
 from phidet.architectures.published_file import PublishedFile
 from phidet.core.errors import CheckpointError, ConfigError
 from phidet.core.structs import replace
@@ -90,7 +91,7 @@ class DetrArchitecture(Architecture[DetrConfig]):
     def decoder(self, config: DetrConfig) -> Decoder:
         return SetDecoder(config.class_names)
 
-    def published_figures(self, config: DetrConfig) -> PublishedDetr | None:
+    def published_metrics(self, config: DetrConfig) -> PublishedDetr | None:
         metrics = METRICS.get(config.name)
         usual = config.name in METRICS and detr_config(config.name, config.class_names) == config
         return metrics if usual and config.num_classes == len(COCO_91) else None

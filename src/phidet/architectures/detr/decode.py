@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from phidet.architectures.base import Placement
+from phidet.architectures.prepared import Placement
 from phidet.core.errors import CheckpointError
 from phidet.detections.boxes import FloatArray, cxcywh_to_xyxy
 from phidet.detections.detections import Detections

@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from phidet.architectures.base import Prepared
 from phidet.architectures.detr.decode import answers_of
 from phidet.architectures.detr.network import DetrOutputs
 from phidet.architectures.detr.prepare import prepare_image
 from phidet.architectures.detr.transformer import Attention
 from phidet.architectures.evidence import ActivationMap, heat_map
 from phidet.architectures.model import Model
+from phidet.architectures.prepared import Prepared
 from phidet.core.errors import ConfigError
 from phidet.detections.boxes import clip
 

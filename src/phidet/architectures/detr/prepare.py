@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from phidet.architectures.base import Placement, Prepared
 from phidet.architectures.detr.config import DetrConfig
+from phidet.architectures.prepared import Placement, Prepared
 from phidet.images.prepare import fit_scale, scaled_size, shorter_side_size
 
 

@@ -48,7 +48,7 @@ def change_augmentation(settings: Augmentation, changes: Sequence[str]) -> Augme
 def augmented_sheet(dataset: Dataset, config: NetworkConfig, settings: Augmentation, seed: int) -> Image.Image:
     """A row for each of some images: the original, and its augmentations in three epochs of a run of ``seed``."""
     varying = architecture_of(config).has_varying_size(config)
-    images = TrainImages(dataset, config.image_size_hw, settings, seed, varying)
+    images = TrainImages(dataset, config.image_size_hw, settings, seed, varying=varying)
     tiles = []
     # The examples come from the loader's own class, so the sheet shows exactly what training gets.
     for index in choose_samples(dataset, set(), seed, IMAGES):

@@ -138,7 +138,6 @@ def test_the_doctor_names_what_is_wrong_with_masks(tmp_path: Path) -> None:
         "mask misplaced": [[50, 40, 60, 40, 60, 47, 50, 47]],
         "": [star(30, 22, 20)],
     }
-    boxes = ([49, 8, 15, 24], [1, 1, 9, 9], [3, 4, 12, 11], [11, 3, 38, 39])
     content["annotations"] = [
         {"id": i, "image_id": 1, "category_id": 1, "bbox": box, "area": 9, "iscrowd": 0, "segmentation": segmentation}
         for i, (segmentation, box) in enumerate(

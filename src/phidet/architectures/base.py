@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Protocol, TypeAlias, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -219,6 +219,10 @@ class Architecture(ABC, Generic[ConfigT]):
         height, width = config.image_size_hw
         return -(-height // 32), -(-width // 32)
 
+    def for_classes(self, config: ConfigT, class_names: tuple[str, ...]) -> ConfigT:
+        """``config`` for training on data with these classes."""
+        return cast("ConfigT", replace(config, {"class_names": class_names}))
+
     def resized(self, config: ConfigT, size_hw: tuple[int, int]) -> ConfigT:
         """``config`` for another input size, (height, width) in pixels; raises ConfigError if that is unsupported."""
         changed: ConfigT = replace(config, {"image_size_hw": size_hw})
@@ -249,11 +253,7 @@ class Architecture(ABC, Generic[ConfigT]):
         """
 
     def adversarial(self, config: ConfigT, settings: Mapping[str, Any]) -> Adversarial:
-        """What trains a generator; ``settings`` has the fields of :attr:`loss_settings`.
-
-        Raises:
-            ConfigError: the architecture makes no images, or a value is out of range.
-        """
+        """What trains a generator, from the fields of :attr:`loss_settings`; ConfigError where nothing makes images."""
         raise ConfigError(f"{self.name} networks make no images")
 
     def training_outputs(self, model: Any, images: Tensor, batch: Batch, settings: Mapping[str, Any]) -> Any:

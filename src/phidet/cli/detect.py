@@ -104,8 +104,9 @@ def run(args: argparse.Namespace) -> None:
     detector = Detector(args.model, runtime=args.runtime, threads=args.threads)
     # Tiles are merged by the same settings, whatever the network.
     unused = [f"--{name}" for name in ("nms", "iou") if getattr(args, name) is not None]
-    if unused and args.tile is None and not detector.architecture.suppresses:
-        print(f"{detector.config.name} suppresses nothing: {' and '.join(unused)} changes nothing", file=sys.stderr)
+    architecture = getattr(detector, "architecture", None)  # whatever else detects has none
+    if unused and args.tile is None and architecture is not None and not architecture.suppresses:
+        print(f"{args.model} suppresses nothing: {' and '.join(unused)} changes nothing", file=sys.stderr)
     # Names can only be checked once the model is open; still before any file is written.
     if args.classes is not None:
         settings = msgspec.structs.replace(settings, classes=_classes(args.classes, detector.class_names))

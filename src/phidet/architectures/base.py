@@ -11,12 +11,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Protocol, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeAlias, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from phidet.architectures.prepared import Placement, Prepared, stacked
+from phidet.architectures.processes import Processes
 from phidet.core.errors import ConfigError, UnknownNameError
 from phidet.core.structs import replace
 from phidet.data.doctor.view import NetworkView
@@ -97,18 +98,6 @@ class Relating(Protocol):
         """
 
 
-class Processes(NamedTuple):
-    """The processes that share a batch.
-
-    Attributes:
-        size: their number.
-        total: sums a tensor over all of them.
-    """
-
-    size: int
-    total: Callable[[Tensor], Tensor]
-
-
 class Loss(Protocol):
     """The training loss of an architecture."""
 
@@ -136,6 +125,7 @@ class Architecture(ABC, Generic[ConfigT]):
         says: what its networks predict.
         published_names: models with a fixed config that users can name.
         loss_settings: the loss's own settings with their defaults, which a recipe may set under ``loss``.
+        learns_soft: whether the loss reads :attr:`Batch.soft`, so that another detector can teach these networks.
         recipe_names: training recipes of its own, beside the general ones; see :meth:`recipe_fields`.
         takes_valid_hw: whether its networks have a second input: the sizes of images without their padding.
         suppresses: whether duplicates of an object are removed after the network (NMS).
@@ -147,6 +137,7 @@ class Architecture(ABC, Generic[ConfigT]):
     published_names: tuple[str, ...] = ()
     loss_settings: Mapping[str, Any] = MappingProxyType({})
     recipe_names: tuple[str, ...] = ()
+    learns_soft: bool = False
     takes_valid_hw: bool = False
     suppresses: bool = True
 

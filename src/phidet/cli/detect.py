@@ -49,7 +49,6 @@ _NMS = {"hard": "hard", "soft": "gaussian", "none": "none"}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``phidet detect``."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EPILOG
     parser.add_argument("sources", nargs="+", metavar="SOURCE", help="images or videos; see below")
     parser.add_argument(

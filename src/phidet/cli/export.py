@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``phidet export``."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = (
         "Every export is run and compared with PyTorch before it is put in place.\n"
         "A published model is downloaded if need be; its export goes into the cache, where 'phidet detect -m' looks."

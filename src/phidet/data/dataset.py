@@ -6,6 +6,7 @@ however many epochs read them. Images are decoded when they are asked for.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -192,6 +193,12 @@ class Dataset:
         )
         part.stuff = self.stuff
         return part
+
+    def renamed(self, names: Sequence[str]) -> Dataset:
+        """The data set with other names of its images, which must be unique."""
+        other = copy.copy(self)
+        other.names = np.array(names, dtype=np.str_)
+        return other
 
     def without(self, broken: Mapping[int, str]) -> Dataset:
         """The data set without some images, which become problems: index → why it cannot be used."""

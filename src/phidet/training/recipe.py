@@ -9,6 +9,7 @@ import msgspec
 
 from phidet.architectures.base import Architecture
 from phidet.core.errors import ConfigError, UnknownNameError
+from phidet.core.structs import in_words
 
 Optimizer = Literal["sgd", "adamw"]
 AugmentationPolicy = Literal["none", "v0", "v1", "v2", "v3", "randaugment"]
@@ -245,7 +246,7 @@ def replace(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
         # Through plain values: the conversion checks the types of the changes and runs __post_init__ again.
         return msgspec.convert(_merged(recipe, msgspec.to_builtins(changes)), Recipe)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"recipe: {error}") from error
+        raise ConfigError(f"recipe: {in_words(error, Recipe)}") from error
 
 
 def _merged(settings: msgspec.Struct, changes: dict[str, Any]) -> dict[str, Any]:

@@ -7,10 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from phidet.architectures.base import Processes
 from phidet.architectures.batch import Batch
 from phidet.architectures.detr.loss_config import DetrLossConfig
 from phidet.architectures.detr.network import DetrOutputs
+from phidet.architectures.processes import Processes
 from phidet.architectures.sets.losses import box_losses, matched_classes, softmax_class_loss, wide
 from phidet.architectures.sets.matching import CostWeights, Matched, match, matching_cost, softmax_class_cost
 from phidet.architectures.sets.targets import SetTargets, num_objects, set_targets

@@ -46,6 +46,7 @@ def _counting(network: nn.Module, counts: dict[str, int]) -> Iterator[None]:
 
     def hook(part: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         if isinstance(module, nn.Conv2d):
+            # weight[0] is the kernel of one output channel, over the input channels of its group.
             each = module.weight[0].numel()  # per output value
             counts[part] += output[0].numel() * each
         elif isinstance(module, nn.Linear):
@@ -86,10 +87,12 @@ def count_costs(config: NetworkConfig, image_size_hw: tuple[int, int] | None = N
     counts = {part: 0 for part, _ in network.named_children()}
     height, width = image_size_hw or config.image_size_hw
     with _counting(network, counts), torch.no_grad():
+        # The pass only computes shapes, from which the hooks count.
         network(torch.empty(1, 3, height, width, device="meta"))
     return {
         part: Cost(parameters=sum(p.numel() for p in child.parameters() if p.requires_grad), multiply_adds=counts[part])
         for part, child in network.named_children()
+        # Parts without weights and multiply-adds are no rows of the table.
         if counts[part] or any(True for _ in child.parameters())
     }
 

@@ -76,12 +76,14 @@ def from_metadata(metadata: Mapping[str, str], path: Path) -> Header | None:
     """
     if metadata.get("format") != "phidet":
         return None
+    # A newer file may mean other things by the same keys: refused, not guessed at.
     version = metadata.get("version", "")
     if not version.isdecimal() or int(version) > VERSION:
         raise CheckpointError(
             f"{path} has format version {version!r}, this phidet reads up to {VERSION}: pip install -U phidet"
         )
     try:
+        # Version 1 knew two kinds of network only, by another key.
         name = _text(metadata, "architecture") if int(version) > 1 else _OF_KIND[_text(metadata, "kind")]
         text = _text(metadata, "config")
         architecture = architecture_named(name)
@@ -90,6 +92,7 @@ def from_metadata(metadata: Mapping[str, str], path: Path) -> Header | None:
     except UnknownNameError as error:
         raise CheckpointError(f"{path}: {error}. Is the package that has it installed?") from error
     try:
+        # The config is checked as strictly as one made in Python: the file may come from anywhere.
         config = from_json(text, architecture.config_type)
         return Header(config, msgspec.convert(metadata.get("precision", "fp32"), Precision))
     except (ConfigError, msgspec.ValidationError) as error:

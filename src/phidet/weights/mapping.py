@@ -52,12 +52,14 @@ def to_ours(foreign: Mapping[str, Tensor], dialect: Dialect, config: Config, mod
     """Foreign tensors, by canonical key, under the names of ``model`` (our names → tensors of the right shape)."""
     ours: dict[str, Tensor] = {}
     missing: list[str] = []
+    # Fillers are keys that a dialect always writes and no computation reads.
     used: set[str] = set(dialect.fillers(config))
     for name, like in model.items():
         slot = dialect.slot(name, config)
         if slot is None:
             continue
         absent = [key for key in slot.keys if key not in foreign]
+        # A dialect may leave out what is always the same, such as a bias before a batch norm.
         if absent and slot.default is not None:
             ours[name] = torch.full(like.shape, slot.default)
         elif absent:
@@ -108,7 +110,7 @@ def mismatch_error(path: object, model: str, problems: Mapping[str, Iterable[str
 
 def _split(tensor: Tensor, slot: Slot) -> tuple[Tensor, ...]:
     """The tensors of the slot's keys, in our layout."""
-    if slot.layout == "scalars":
+    if slot.layout == "scalars":  # Keras stores fusion weights as single numbers, one variable for each
         return tensor.unbind()
     return tensor.chunk(len(slot.keys)) if slot.layout == "parts" else (tensor,)
 
@@ -116,6 +118,7 @@ def _split(tensor: Tensor, slot: Slot) -> tuple[Tensor, ...]:
 def _gather(foreign: Mapping[str, Tensor], slot: Slot) -> Tensor:
     if slot.layout == "scalars":
         scalars = [foreign[key] for key in slot.keys]
+        # A tensor of another shape is passed on as it is, so that the shape check names it.
         wrong = [scalar for scalar in scalars if scalar.numel() != 1]
         return wrong[0][None] if wrong else torch.stack([scalar.reshape(()) for scalar in scalars])
     if slot.layout == "parts":

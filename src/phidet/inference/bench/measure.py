@@ -105,9 +105,11 @@ def measure(request: Request) -> Measurement:
         "network": lambda: network(*inputs),
         "post": lambda: decode(outputs, placement, settings),
     }
+    # One stage after the other instead of whole images in turns: each with warm caches, as in a loop over images.
     times = {name: _times(work, request.runs) for name, work in stages.items()}
     rates = {}
     for batch in request.batches:
+        # The same image many times: convolutions take equally long whatever they see.
         stacked = [np.repeat(array, batch, 0) for array in inputs]
         rates[batch] = batch * 1e3 / _times(lambda stacked=stacked: network(*stacked), request.runs).median  # type: ignore[misc]
     peak = _memory_mib("VmHWM")
@@ -130,6 +132,7 @@ def _times(work: Callable[[], object], runs: int) -> Times:
     for run in range(WARM_UP + runs):
         start = time.perf_counter()
         work()
+        # The first runs allocate memory and choose kernels; later ones do not.
         if run >= WARM_UP:
             taken.append((time.perf_counter() - start) * 1e3)
     return Times(

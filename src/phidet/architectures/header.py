@@ -53,7 +53,6 @@ def to_metadata(config: Any) -> dict[str, str]:
 def to_export_metadata(header: Header, phidet_version: str) -> dict[str, str]:
     """The keys and values of an exported file, written by the phidet of that version."""
     config: NetworkConfig = header.config
-    height, width = config.image_size_hw
     mean, std = (
         ", ".join(f"{v:g}" for v in values) for values in (config.preprocess.mean_rgb, config.preprocess.std_rgb)
     )
@@ -63,10 +62,10 @@ def to_export_metadata(header: Header, phidet_version: str) -> dict[str, str]:
         "phidet_version": phidet_version,
         "class_names": msgspec.json.encode(config.class_names).decode(),
     }
-    if min(height, width) > 0:  # a network on detections has no image
+    if min(config.image_size_hw) > 0:  # a network on detections has no image
         metadata["preprocessing"] = (
-            f"RGB 0-255, resized bilinearly (half-pixel centres, no antialiasing) by one factor to fit "
-            f"{height}x{width} (height x width), then (pixel - ({mean})) / ({std}), padded right and below with 0, NCHW"
+            f"RGB 0-255, {header.architecture.resizing(config)}, then (pixel - ({mean})) / ({std}), padded right and "
+            "below with 0, NCHW"
         )
     return metadata
 

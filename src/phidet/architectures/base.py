@@ -9,7 +9,7 @@ An architecture of another package registers under the entry point group ``phide
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeAlias, TypeVar, cast
 
@@ -18,14 +18,12 @@ import numpy.typing as npt
 
 from phidet.architectures.prepared import Placement, Prepared, stacked
 from phidet.architectures.processes import Processes
+from phidet.architectures.relating import Relating
 from phidet.core.errors import ConfigError, UnknownNameError
 from phidet.core.structs import replace
-from phidet.data.dataset import Annotations
 from phidet.data.doctor.view import NetworkView
 from phidet.detections.boxes import FloatArray
 from phidet.detections.detections import Detections
-from phidet.detections.graphs.graph import DetectionGraph
-from phidet.detections.graphs.related import Related
 from phidet.detections.settings import PostprocessSettings
 from phidet.images.prepare import PLAIN_RESIZING, Preprocess, prepare
 
@@ -76,63 +74,6 @@ class Decoder(Protocol):
     def __call__(
         self, outputs: Mapping[str, FloatArray], placement: Placement, settings: PostprocessSettings
     ) -> Detections: ...
-
-
-class RelationBatch(Protocol):
-    """Several graphs with what is true of them, for a network that relates detections and for its loss.
-
-    The first field has a value for each graph, as that of other batches has an image.
-    """
-
-    def to(self, device: torch.device) -> RelationBatch:
-        """The same on ``device``."""
-
-    @property
-    def inputs(self) -> tuple[Any, ...]:
-        """The network's arguments."""
-
-
-class Relating(Protocol):
-    """Detections as a network's inputs, and its outputs as relations."""
-
-    @property
-    def score(self) -> float:
-        """Detections are taken from this score on."""
-
-    def graph(self, detections: Detections) -> DetectionGraph:
-        """The graph that the network looks at."""
-
-    def random_graph(self, count: int, seed: int) -> DetectionGraph:
-        """The graph of so many detections at random, for tracing and comparing networks."""
-
-    def inputs(self, graph: DetectionGraph) -> Mapping[str, npt.NDArray[Any]]:
-        """The network's inputs by name.
-
-        Raises:
-            InputError: detections that the network was not trained for.
-        """
-
-    def example(self, graph: DetectionGraph, truth: Annotations, right: bool | None) -> Any:
-        """What is learned from ``graph``.
-
-        Args:
-            graph: of the detections of an image.
-            truth: its objects; with the field ``group`` also which of them belong together.
-            right: whether the whole is complete and right; ``None`` where that is not known.
-
-        Raises:
-            InputError: detections of another detector.
-        """
-
-    def collate(self, examples: Sequence[Any]) -> RelationBatch:
-        """Examples as a batch. Needs PyTorch."""
-
-    def decode(self, graph: DetectionGraph, outputs: Mapping[str, FloatArray]) -> Related:
-        """What the outputs for ``graph`` mean.
-
-        Raises:
-            CheckpointError: the outputs are not finite.
-        """
 
 
 class Loss(Protocol):

@@ -87,7 +87,6 @@ def run(args: argparse.Namespace) -> None:
     from phidet.detections.sinks import open_sinks
     from phidet.images.sources import check_sources_outside
     from phidet.inference.detector import Detector
-    from phidet.inference.relations import Relations
     from phidet.inference.tiles import check_tile
 
     # With --json alone the results go to standard output and no files are written.
@@ -106,10 +105,7 @@ def run(args: argparse.Namespace) -> None:
     if args.tile is not None:
         check_tile(args.tile, settings)
     detector = Detector(args.model, runtime=args.runtime, threads=args.threads)
-    relations = None
-    if args.relations is not None:
-        relations = Relations(args.relations)
-        relations.check_detector(detector.class_names)
+    relations = _open_relations(args.relations, detector.class_names)
     # Tiles are merged by the same settings, whatever the network.
     unused = [f"--{name}" for name in ("nms", "iou") if getattr(args, name) is not None]
     architecture = getattr(detector, "architecture", None)  # whatever else detects has none
@@ -139,6 +135,17 @@ def run(args: argparse.Namespace) -> None:
     _keep(sinks, report)
     detector.close()
     report.raise_for_failures()
+
+
+def _open_relations(name: str | None, class_names: tuple[str, ...]) -> Relations | None:
+    """What corrects the detections of a detector of these classes, ``None`` for nothing."""
+    if name is None:
+        return None
+    from phidet.inference.relations import Relations
+
+    relations = Relations(name)
+    relations.check_detector(class_names)
+    return relations
 
 
 def _found(

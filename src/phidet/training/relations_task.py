@@ -12,9 +12,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from phidet.architectures.base import Loss, NetworkConfig, Processes, RelationBatch, resolved_loss
+from phidet.architectures.base import Loss, NetworkConfig, resolved_loss
 from phidet.architectures.model import Model
+from phidet.architectures.processes import Processes
 from phidet.architectures.registry import architecture_of
+from phidet.architectures.relating import RelationBatch
 from phidet.core.files import write_atomic
 from phidet.data.dataset import Dataset
 from phidet.detections.detections import Detections

@@ -42,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser, "a model file, a run's folder, a name, or detections (.json)")
     add_layout(parser)
     add_split(parser)
+    parser.add_argument("--made", action="store_true", help="measure on made images, too, which are refused otherwise")
     parser.add_argument("--score", type=float, metavar="S", help="lowest score that counts, 0…1 (that of the best F1)")
     parser.add_argument("--iou", type=float, metavar="T", help="overlap with which a detection finds an object (0.5)")
     parser.add_argument("--max-objects", type=int, metavar="N", help="limit of detections per image (100)")
@@ -92,7 +93,9 @@ def _detector(args: argparse.Namespace) -> None:
     settings = _settings(args)
     # The detector before the data: its class names decide how the labels are read.
     detector = Detector(args.model, runtime=args.runtime)
-    measured = validation_data(args.model, open_data(args.data, args.layout), detector.class_names, args.split)
+    measured = validation_data(
+        args.model, open_data(args.data, args.layout), detector.class_names, args.split, args.made
+    )
     _warn_of_limit(measured.dataset, settings.max_objects)
     dataset, found = detect_dataset(detector, measured.dataset, settings.postprocess, args.batch)
     evaluation = measure(detector.config.name, str(args.data), dataset, found, settings, measured.trained_on)
@@ -114,7 +117,9 @@ def _results(args: argparse.Namespace) -> None:
         raise ConfigError(f"--save-detections: {args.model} holds detections already: leave it out")
     settings = _settings(args)
     results = read_results(Path(args.model))
-    measured = validation_data(args.model, open_data(args.data, args.layout), results.class_names, args.split)
+    measured = validation_data(
+        args.model, open_data(args.data, args.layout), results.class_names, args.split, args.made
+    )
     dataset, found = results.detections_of(measured.dataset)
     _warn_of_limit(dataset, settings.max_objects)
     evaluation = measure(args.model, str(args.data), dataset, found, settings)

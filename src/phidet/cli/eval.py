@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from phidet.cli.arguments import add_json, add_layout, add_model, add_out, add_runtime, add_split
+from phidet.cli.eval_generator import add_generator_arguments, evaluate_generator, summary
 from phidet.cli.native_noise import without_native_noise
 from phidet.core.errors import ConfigError, InputError
 
@@ -51,17 +52,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, default=8, metavar="N", help="images at a time")
     add_runtime(parser)
     add_json(parser)
+    add_generator_arguments(parser)
 
 
 @without_native_noise()
 def run(args: argparse.Namespace) -> None:
-    """Measures a detector, or a classifier on an image folder."""
+    """Measures a detector, a classifier on an image folder, or a generator."""
     args.model, args.data = _model_and_data(args.given, args.model)
     if args.batch < 1:
         raise ConfigError(f"--batch must be a whole number ≥ 1, got {args.batch}")
     if Path(args.model).suffix == ".json":
         _results(args)
-    elif _is_classifier(args.model):
+    elif _says(args.model, "samples"):
+        _generator(args)
+    elif _says(args.model, "classes"):
         _classifier(args)
     else:
         _detector(args)
@@ -168,7 +172,18 @@ def _say_written(paths: list[Path], as_json: bool) -> None:
             print(f"wrote {path}")
 
 
-def _is_classifier(model: str) -> bool:
+def _generator(args: argparse.Namespace) -> None:
+    import msgspec
+
+    report = evaluate_generator(args)
+    if args.json:
+        print(msgspec.json.format(msgspec.json.encode(report)).decode())
+    else:
+        print(summary(report))
+
+
+def _says(model: str, what: str) -> bool:
+    """Whether a model file's network predicts ``what``."""
     from phidet.inference.runtimes.open_model import model_file
 
     # Read from the header, so that an exported detector is measured without importing PyTorch.
@@ -178,7 +193,7 @@ def _is_classifier(model: str) -> bool:
     from phidet.weights.native import read_header
 
     header = read_header(path)
-    return header is not None and "classes" in header.architecture.says
+    return header is not None and what in header.architecture.says
 
 
 def _classifier(args: argparse.Namespace) -> None:

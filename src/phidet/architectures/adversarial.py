@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from phidet.architectures.adversarial_config import GeneratorConfig
-from phidet.architectures.base import Processes
 from phidet.architectures.model import Model
+from phidet.architectures.processes import Processes
 from phidet.architectures.program import GraphWriter
 
 Augment: TypeAlias = Callable[[Tensor], Tensor]

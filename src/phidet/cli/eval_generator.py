@@ -19,9 +19,7 @@ def add_generator_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``phidet eval`` for generators."""
     group = parser.add_argument_group("of a generator", "distance, precision and recall of samples, path lengths")
     group.add_argument("--samples", type=int, default=2000, metavar="N", help="made images (2000; papers take 50,000)")
-    group.add_argument(
-        "--paths", type=int, default=500, metavar="N", help="pairs for a path length (500; 0 for none)"
-    )
+    group.add_argument("--paths", type=int, default=500, metavar="N", help="pairs for a path length (500; 0 for none)")
     group.add_argument("--features", type=Path, metavar="FILE", help="ONNX: RGB 0-255 to features (EfficientNet-Lite0)")
     group.add_argument("--perception", type=Path, metavar="FILE", help="ONNX: two images to their squared distance")
     group.add_argument("--classifier", metavar="MODEL", help="its classes are the attributes of linear separability")

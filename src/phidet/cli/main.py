@@ -24,6 +24,7 @@ COMMANDS = {
     "train": ("phidet.cli.train", "train a detector or a classifier on your own images"),
     "sample": ("phidet.cli.sample", "draw images from a generator: sheets, mixed styles, films, a page"),
     "synthesize": ("phidet.cli.synthesize", "add made objects to a data set, from a generator or from other images"),
+    "label": ("phidet.cli.label", "pre-label images with a model for labelling tools; rank what to label next"),
     "eval": ("phidet.cli.eval", "measure a model on labelled images: AP, curves, confusion, the worst mistakes"),
     "info": ("phidet.cli.info", "a model's structure, costs and receptive fields; the family; draw a feature network"),
     "convert": ("phidet.cli.convert", "turn weights of other projects into a phidet model file, or back"),
@@ -69,7 +70,12 @@ def build_parser(chosen: str | None) -> Parser:
     parser.add_argument("--version", action="version", version=f"phidet {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
     for name, (module, help_line) in COMMANDS.items():
-        command = commands.add_parser(name, help=help_line, description=help_line[0].upper() + help_line[1:] + ".")
+        command = commands.add_parser(
+            name,
+            help=help_line,
+            description=help_line[0].upper() + help_line[1:] + ".",
+            formatter_class=argparse.RawDescriptionHelpFormatter,  # examples keep their lines
+        )
         # All commands are listed, but only the chosen one gets its arguments.
         command.add_argument("--offline", action="store_true", help="never use the network (as PHIDET_OFFLINE=1)")
         if name == chosen:

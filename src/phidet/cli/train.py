@@ -32,7 +32,6 @@ _USUAL = {"detect": "efficientdet-lite0", "classify": "efficientnet-lite0", "gen
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``phidet train``."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG
     parser.add_argument("data", nargs="?", metavar="DATA", help="a data folder or file, in any layout")
     add_layout(parser)
@@ -112,7 +111,7 @@ def _train(args: argparse.Namespace, model: str, settings: RunSettings) -> Train
         start = open_start(model)
         # Checked before the data are read, which takes longer.
         if args.task != start.kind.name:
-            raise ConfigError(f"{model} is not for --task {args.task}")
+            raise ConfigError(f"{model} is not for --task {args.task}: it needs --task {start.kind.name}")
         request = Request(
             data=args.data,
             layout=args.layout,

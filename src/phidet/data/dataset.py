@@ -6,6 +6,7 @@ however many epochs read them. Images are decoded when they are asked for.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -130,6 +131,7 @@ class Dataset:
         # Sources as two flat arrays instead of objects: forked workers then share the memory without touching counters.
         self._offsets: npt.NDArray[np.int64] = np.array([-1 if r is None else r.offset for r in records], np.int64)
         self._sizes_hw = sizes_hw
+        # Objects of image i are rows starts[i] … starts[i + 1] of the packed arrays.
         self._starts = np.cumsum([0, *(len(a.class_ids) for a in annotations)])
         self._all = _concatenated(annotations)
 
@@ -170,6 +172,7 @@ class Dataset:
             InputError: it cannot be decoded, or its size is not the one that the boxes were made for.
         """
         image = read_image(self.source(index), self.size_hw(index))
+        # Boxes were checked against the labelled size; on an image of another they would lie elsewhere.
         if image.shape[:2] != self.size_hw(index):
             raise InputError(
                 f"{self.names[index]} has {image.shape[1]}×{image.shape[0]} pixels, its labels say "
@@ -192,6 +195,12 @@ class Dataset:
         )
         part.stuff = self.stuff
         return part
+
+    def renamed(self, names: Sequence[str]) -> Dataset:
+        """The data set with other names of its images, which must be unique."""
+        other = copy.copy(self)
+        other.names = np.array(names, dtype=np.str_)
+        return other
 
     def without(self, broken: Mapping[int, str]) -> Dataset:
         """The data set without some images, which become problems: index → why it cannot be used."""

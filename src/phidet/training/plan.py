@@ -93,8 +93,10 @@ def plan_run(request: Request, settings: RunSettings, start: Start | None = None
         CheckpointError, DownloadError: weights that do not fit, or could not be fetched.
     """
     start = start or open_start(request.model)
-    if request.teacher is not None and "boxes" not in start.architecture.says:
-        raise ConfigError(f"a teacher finds objects, and {request.model} does not: leave out the teacher")
+    if request.teacher is not None and not start.architecture.learns_soft:
+        raise ConfigError(
+            f"{start.architecture.name} networks cannot learn a teacher's uncertain objects: leave out the teacher"
+        )
     if request.unlabelled is not None and request.teacher is None:
         raise ConfigError("images without labels would be learned as empty: name a teacher that labels them")
     # Data before the model: the number of images chooses the recipe, and the classes decide the head.

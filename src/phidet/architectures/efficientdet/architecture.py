@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from phidet.architectures.backbones.config import backbone_summary
-from phidet.architectures.backbones.published import BACKBONE_NAMES, backbone_config
+from phidet.architectures.backbones.published import published_name
 from phidet.architectures.backbones.published_files import backbone_file
 from phidet.architectures.base import Architecture, Decoder, Loss
 from phidet.architectures.config import default_class_names
@@ -31,7 +31,7 @@ from phidet.architectures.efficientdet.published import (
 from phidet.architectures.efficientdet.published_files import detector_file
 from phidet.architectures.published_file import PublishedFile
 from phidet.core.errors import CheckpointError, ConfigError
-from phidet.core.structs import replace
+from phidet.core.structs import in_words, replace
 from phidet.data.coco_classes import COCO_CLASS_NAMES
 from phidet.data.doctor.view import NetworkView
 from phidet.detections.boxes import FloatArray, decode, elementwise_iou
@@ -56,6 +56,7 @@ class EfficientDetArchitecture(Architecture[ModelConfig]):
     published_names = DETECTOR_NAMES
     loss_settings = msgspec.structs.asdict(LossConfig())
     optional_outputs = ("best_logits",)
+    learns_soft = True
     predictors = ("class_head.predict.pointwise.",)
     pretrained_words = ("backbone", "coco")
 
@@ -101,7 +102,7 @@ class EfficientDetArchitecture(Architecture[ModelConfig]):
         try:
             return AnchorLoss(config, msgspec.convert(dict(settings), LossConfig))
         except msgspec.ValidationError as error:
-            raise ConfigError(f"loss of {self.name}: {error}") from error
+            raise ConfigError(f"loss of {self.name}: {in_words(error, LossConfig)}") from error
 
     def lower(self, model: EfficientDet) -> Program:
         from phidet.architectures.efficientdet.lower import compile_program
@@ -194,10 +195,9 @@ def _backbone_name(config: ModelConfig, published: str | None) -> str:
     if published in EFFICIENTDETS:
         return EFFICIENTDETS[published].backbone
     own = config.backbone
-    for name in BACKBONE_NAMES:
-        known = backbone_config(name)
-        if (known.architecture, known.width, known.depth) == (own.architecture, own.width, own.depth):
-            return name
+    name = published_name(own)
+    if name is not None:
+        return name
     raise ConfigError(
         f"no published backbone has the size of {config.name}'s ({own.architecture}, width {own.width:g}, depth "
         f"{own.depth:g}): choose a model by name, or start without weights"

@@ -116,7 +116,9 @@ def _read(folder: DataFolder) -> tuple[dict[str, Dataset], list[tuple[str, Probl
         if len(dataset):
             datasets[name] = dataset
         else:
-            problems.append((name, Problem("split empty", name, f"{name} of {folder.path} has no usable image")))
+            problems.append(
+                (name, Problem("split empty", name, f"the split {name} of {folder.path} has no usable image"))
+            )
     return datasets, problems
 
 

@@ -47,10 +47,14 @@ def write_coco(datasets: Mapping[str, Dataset], out: Path, with_images: bool = T
                 names = {i: str(Path(str(dataset.source(i))).absolute()) for i in range(len(dataset))}
             count_written(written, split, dataset, list(names))
             file = Path("annotations", f"instances_{split}.json")
-            content = _coco(dataset, names, written.problems)
-            (folder / file).write_text(json.dumps(content, separators=(",", ":")), encoding="utf-8")
+            (folder / file).write_bytes(coco_json(dataset, names, written.problems))
             written.files.append(file)
     return written
+
+
+def coco_json(dataset: Dataset, names: Mapping[int, str], problems: list[Problem]) -> bytes:
+    """COCO JSON of the images whose indices are in ``names``, under these names; ``problems`` gets what is left out."""
+    return json.dumps(_coco(dataset, names, problems), separators=(",", ":")).encode()
 
 
 def _coco(dataset: Dataset, names: Mapping[int, str], problems: list[Problem]) -> dict[str, Any]:

@@ -108,7 +108,8 @@ def find_model(model: str | Path, preferred: str = ".onnx") -> Path:
         )
     if publisher_of(str(model)) is not None:
         raise CheckpointError(
-            f"{model} has no boxes, only detectors can be used here: name one, such as {BUNDLED[0]} or {published_names('boxes')[0]}"
+            f"{model} has no boxes, only detectors can be used here: name one, such as {BUNDLED[0]} or "
+            f"{published_names('boxes')[0]}"
         )
     raise CheckpointError(
         f"there is no model {str(model)!r}: expected {', '.join(BUNDLED)}, a file (.onnx, .xml, .tflite, "

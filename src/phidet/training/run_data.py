@@ -14,6 +14,7 @@ from phidet.data.dataset import Dataset
 from phidet.data.hold_out import HELD_OUT, hold_out
 from phidet.data.layouts import open_data, read_images
 from phidet.data.listing import files_below, is_image
+from phidet.data.made import refuse_made
 from phidet.data.run_images import RunImages, known_images, read_run_images, restore
 from phidet.data.summary import DataSummary, log_summary, summarise_data
 from phidet.data.unlabelled import join, read_unlabelled
@@ -149,6 +150,7 @@ def _opened(request: Request, classify: bool) -> DataFolder:
 
 def _validation(folder: DataFolder, split: str, train: Dataset, classify: bool) -> Dataset | None:
     val = folder.read(split, train.class_names)
+    refuse_made(val)
     summary = summarise_data(val)
     log_summary(summary, str(folder.path), classify)
     if summary.objects:

@@ -129,7 +129,7 @@ def overhead(base: Path, image: Path, rounds: int, turn: int) -> None:
             served += [cost_of(ask, process.pid) for _ in range(turn)]
             alone += [cost_of(detect, process.pid) for _ in range(turn)]
     served, alone = served[turn:], alone[turn:]
-    print(f"one client, a image of {len(data) / 1000:.0f} kB, {len(alone)} in turns of {turn}: served / in process")
+    print(f"one client, an image of {len(data) / 1000:.0f} kB, {len(alone)} in turns of {turn}: served / in process")
     for name, middle in (("median", statistics.median), ("least", min)):
         for kind in ("wall", "cpu"):
             ours, theirs = (middle([getattr(cost, kind) for cost in costs]) * 1000 for costs in (served, alone))

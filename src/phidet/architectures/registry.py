@@ -17,10 +17,11 @@ from typing import Any
 from phidet.architectures.base import Architecture
 from phidet.architectures.classifier.architecture import CLASSIFIER
 from phidet.architectures.efficientdet.architecture import EFFICIENTDET
+from phidet.architectures.setdet.architecture import SETDET
 from phidet.core.errors import ConfigError, UnknownNameError
 
 ENTRY_POINTS = "phidet.architectures"
-BUILT_IN: tuple[Architecture[Any], ...] = (EFFICIENTDET, CLASSIFIER)
+BUILT_IN: tuple[Architecture[Any], ...] = (EFFICIENTDET, SETDET, CLASSIFIER)
 
 
 @cache

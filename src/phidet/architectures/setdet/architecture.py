@@ -1,0 +1,102 @@
+"""The set predictor behind the interface of architectures."""
+
+# What needs PyTorch is imported when it is called: a deployed detector has none.
+# ruff: noqa: PLC0415
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from phidet.architectures.backbones.config import backbone_summary
+from phidet.architectures.backbones.published_files import backbone_file
+from phidet.architectures.base import Architecture, Decoder, Loss
+from phidet.architectures.published_file import PublishedFile
+from phidet.architectures.setdet.config import SetDetConfig
+from phidet.architectures.setdet.decode import SetDecoding
+from phidet.architectures.setdet.loss_config import LossConfig
+from phidet.architectures.setdet.published import SETDET_NAMES, SETDETS, family_of, named_config, scaled_config
+from phidet.core.errors import ConfigError
+from phidet.core.structs import replace
+from phidet.data.coco_classes import COCO_CLASS_NAMES
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from phidet.architectures.batch import Batch
+    from phidet.architectures.setdet.network import SetDet
+
+
+class SetDetArchitecture(Architecture[SetDetConfig]):
+    """Queries from EfficientDet's maps."""
+
+    name = "setdet"
+    config_type = SetDetConfig
+    published_names = SETDET_NAMES
+    loss_settings = msgspec.structs.asdict(LossConfig())
+    predictors = ("decoder.cell_class.", "decoder.classes.", "decoder.noisy_class.", "dense_head.classes.")
+    pretrained_words = ("backbone",)
+
+    def published_config(self, name: str, class_names: tuple[str, ...] | None = None) -> SetDetConfig:
+        return named_config(name, class_names or COCO_CLASS_NAMES)
+
+    def output_shapes(self, config: SetDetConfig) -> dict[str, tuple[int, ...]]:
+        queries = config.decoder.queries
+        return {"class_logits": (queries, config.num_classes), "boxes_cxcywh": (queries, 4)}
+
+    def decoder(self, config: SetDetConfig) -> Decoder:
+        return SetDecoding(config)
+
+    def build(self, config: SetDetConfig) -> SetDet:
+        from phidet.architectures.setdet.network import SetDet
+
+        return SetDet(config)
+
+    def loss(self, config: SetDetConfig, settings: Mapping[str, Any]) -> Loss:
+        from phidet.architectures.setdet.losses import SetDetLoss
+
+        return SetDetLoss(self._loss_config(settings))
+
+    def training_outputs(self, model: Any, images: Tensor, batch: Batch, settings: Mapping[str, Any]) -> Any:
+        from phidet.architectures.setdet.denoising import Noise
+        from phidet.architectures.setdet.losses import input_targets
+
+        loss = self._loss_config(settings)
+        return model(images, input_targets(batch), Noise(loss.denoising, loss.label_noise, loss.box_noise))
+
+    def _loss_config(self, settings: Mapping[str, Any]) -> LossConfig:
+        try:
+            return msgspec.convert(dict(settings), LossConfig)
+        except msgspec.ValidationError as error:
+            raise ConfigError(f"loss of {self.name}: {error}") from error
+
+    def pretrained_file(self, config: SetDetConfig, start: str, published: str | None) -> PublishedFile | None:
+        return backbone_file(SETDETS[published or config.name][1]) if start == "backbone" else None
+
+    def scaled_config(self, phi: float, family: object) -> SetDetConfig:
+        return scaled_config(phi, family_of(family))
+
+    def with_drop_path(self, config: SetDetConfig, drop_path: float) -> SetDetConfig:
+        return replace(config, {"backbone": replace(config.backbone, {"drop_path": drop_path})})
+
+    def summary(self, config: SetDetConfig) -> list[tuple[str, str]]:
+        network, decoder = config.feature_network, config.decoder
+        return [
+            ("backbone", backbone_summary(config.backbone)),
+            ("encoder", f"{config.encoder_layers} attention layers within level 5"),
+            (
+                "feature network",
+                f"{network.resolved_graph.name}, {network.fusion} fusion, {network.channels} channels, "
+                f"×{network.repeats}",
+            ),
+            (
+                "decoder",
+                f"{decoder.queries} queries of {decoder.width} channels, {decoder.layers} layers, {decoder.heads} heads, "
+                f"{decoder.points} points of each level",
+            ),
+        ]
+
+
+SETDET = SetDetArchitecture()

@@ -1,12 +1,12 @@
-"""Detection against effdet's, in one process and in turns: pictures to boxes, networks, post-processing, int8, eager.
+"""Detection against effdet's, in one process and in turns: images to boxes, networks, post-processing, int8, eager.
 
     python benchmarks/latency.py                                             # D0 at 512 with COCO's 90 classes
     python benchmarks/latency.py --model efficientdet-lite0 --size 320
 
 Both sides have the same weights, seeded. Absolute times are noise on a shared machine, so every pair runs in turns and
 the medians' ratio counts; minima are what the machine can do undisturbed. With --threads 1 the times are the
-processor's own, so that what else runs matters less still. effdet's side of "picture to boxes" starts at
-the prepared input, ours at the picture.
+processor's own, so that what else runs matters less still. effdet's side of "image to boxes" starts at
+the prepared input, ours at the image.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def compare(name: str, size: int, runs: int, threads: int, folder: Path) -> None
     theirs = effdet_model(name, size)
     config = phidet.create_model(name, image_size=size).config
     rng = np.random.default_rng(0)
-    # As large as the input, so that both sides see the same pixels; blobs, as noise is no picture.
+    # As large as the input, so that both sides see the same pixels; blobs, as noise is no image.
     picture = rng.integers(0, 256, (size // 16, size // 16, 3), dtype=np.uint8).repeat(16, 0).repeat(16, 1)
     photo = np.ascontiguousarray(rng.integers(0, 256, (480, 640, 3), dtype=np.uint8))
     prepared = prepare(picture, config.image_size_hw, config.preprocess)[0][None]
@@ -162,7 +162,7 @@ def compare(name: str, size: int, runs: int, threads: int, folder: Path) -> None
     feed = {session.get_inputs()[0].name: prepared}
 
     bench = effdet.DetBenchPredict(theirs)
-    # With the picture's size effdet clips boxes to it before suppression, as phidet does; without, never.
+    # With the image's size effdet clips boxes to it before suppression, as phidet does; without, never.
     info = {"img_scale": torch.ones(1), "img_size": torch.tensor([[size, size]])}
     with torch.inference_mode():
         print(same_detections(bench(images, info)[0], detector.detect([picture], COCO)[0]))

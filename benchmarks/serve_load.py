@@ -1,6 +1,6 @@
 """What serving costs: one client beside ``Detector`` in process, and 64 clients beside the runtime alone.
 
-    python benchmarks/serve_load.py models/person picture.jpg --seconds 60
+    python benchmarks/serve_load.py models/person image.jpg --seconds 60
 
 Overhead: requests and in-process calls take turns, so that a busy machine slows both alike; the medians and their
 ratio count. A turn is ten of a kind: after one, each would find its caches full of the other's. The server has all
@@ -137,7 +137,7 @@ def overhead(base: Path, picture: Path, rounds: int, turn: int) -> None:
 
 
 class Bare(NamedTuple):
-    """The detector in process: pictures a second, and processor seconds for each."""
+    """The detector in process: images a second, and processor seconds for each."""
 
     rate: float
     cpu: float
@@ -189,7 +189,7 @@ def clients(port: int, picture: Path, count: int, seconds: float) -> Load:
 
 
 def load(base: Path, picture: Path, args: argparse.Namespace) -> None:
-    """Many clients, and the same pictures in process before and after."""
+    """Many clients, and the same images in process before and after."""
     before = bare(base, picture, args.batch, args.bare_seconds, args.threads)
     flags = ["--batching_parameters_file", str(args.batching)] if args.batching else []
     with server(base, *flags) as (process, port):

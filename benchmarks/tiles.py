@@ -1,9 +1,9 @@
-"""Small persons found by sliced inference, against looking at the picture as a whole, on mosaics of real pictures.
+"""Small persons found by sliced inference, against looking at the image as a whole, on mosaics of real images.
 
     python benchmarks/tiles.py --data ../shared/data/coco-person                    # the bundled model
     python benchmarks/tiles.py --data ../shared/data/coco-person -m my.onnx --json
 
-A mosaic sets val pictures side by side, so that a person who is large in a picture is small in the mosaic. Each is
+A mosaic sets val images side by side, so that a person who is large in an image is small in the mosaic. Each is
 looked at as a whole and with ``--tile``; an object is found if a detection of at least ``--score`` overlaps it with
 IoU ≥ 0.5, each detection finding one object. Recall says little without the false detections, so they are counted too;
 and AP50, which weighs both at all scores. Crowds are left out, as COCO does.
@@ -28,7 +28,7 @@ from phidet.data.layouts import open_data
 from phidet.detections.detections import Detections
 from phidet.detections.settings import PostprocessSettings
 from phidet.evaluation.matching import countable, match_image
-from phidet.evaluation.voc_figures import evaluate_voc
+from phidet.evaluation.voc_metrics import evaluate_voc
 from phidet.inference.detector import Detector
 from phidet.inference.tiles import detect_tiled
 
@@ -37,14 +37,14 @@ LOWEST = 0.05  # score down to which detections count for AP50
 
 
 class Mosaic(NamedTuple):
-    """Pictures set side by side."""
+    """Images set side by side."""
 
     image: npt.NDArray[np.uint8]
     objects: list[RawObject]
 
 
 def mosaic(dataset: Dataset, indices: list[int], columns: int) -> Mosaic:
-    """The pictures in rows of ``columns``, in cells as large as the largest of them."""
+    """The images in rows of ``columns``, in cells as large as the largest of them."""
     height, width = np.array([dataset.size_hw(i) for i in indices]).max(axis=0)
     rows = -(-len(indices) // columns)
     image = np.full((rows * height, columns * width, 3), 114, np.uint8)

@@ -36,7 +36,8 @@ from timm.utils.model_ema import ModelEmaV2
 import phidet
 from phidet.core.machine import keep_freed_memory
 from phidet.data.layouts import open_data
-from phidet.training.fit import RunSettings, prepare_learner
+from phidet.training.fit import RunSettings
+from phidet.training.learner import prepare_learner
 from phidet.training.loading import EpochSampler
 from phidet.training.recipe import SMALL, replace
 from phidet.training.task import Task

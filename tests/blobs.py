@@ -1,4 +1,4 @@
-"""A detector for tests: it finds what is painted red ("person") and blue ("dog"), exactly, at any size of picture."""
+"""A detector for tests: it finds what is painted red ("person") and blue ("dog"), exactly, at any size of image."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Box = tuple[int, int, int, int]
 
 
 def painted(height: int, width: int, *objects: tuple[Box, int]) -> Pixels:
-    """A grey picture with a rectangle for each object; at most one of each class, for the detector to tell apart."""
+    """A grey image with a rectangle for each object; at most one of each class, for the detector to tell apart."""
     image = np.full((height, width, 3), 120, np.uint8)
     for (x1, y1, x2, y2), class_id in objects:
         image[y1:y2, x1:x2] = COLOURS[class_id]
@@ -44,7 +44,7 @@ class BlobDetector:
         """Nothing to give back."""
 
     def _one(self, image: Pixels, settings: PostprocessSettings) -> Detections:
-        if image.shape == (13, 13, 3):  # what no real detector does: a picture that it refuses
+        if image.shape == (13, 13, 3):  # what no real detector does: an image that it refuses
             raise InputError("expected a luckier picture")
         boxes, class_ids = [], []
         for class_id, colour in enumerate(COLOURS):

@@ -41,7 +41,7 @@ PICTURES = (
 
 
 def pixels(picture: Picture) -> np.ndarray:
-    """Noise that belongs to the picture's name."""
+    """Noise that belongs to the image's name."""
     rng = np.random.default_rng(list(picture.name.encode()))
     return rng.integers(0, 256, (*picture.size_hw, 3), np.uint8)
 

@@ -17,7 +17,7 @@ GOOD = "0 0.5 0.5 0.4 0.4\n"
 
 
 def scene(seed: int, size_wh: tuple[int, int] = (160, 120)) -> Pixels:
-    """A picture with large and small features, different for every seed."""
+    """An image with large and small features, different for every seed."""
     rng = np.random.default_rng(seed)
     coarse = Image.fromarray(rng.integers(0, 256, (5, 6, 3), dtype=np.uint8)).resize(size_wh, Image.Resampling.BICUBIC)
     fine = Image.fromarray(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)).resize(size_wh, Image.Resampling.BILINEAR)

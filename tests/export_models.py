@@ -1,4 +1,4 @@
-"""Small models of every kind, to be exported, and pictures to compare them on."""
+"""Small models of every kind, to be exported, and images to compare them on."""
 
 from __future__ import annotations
 

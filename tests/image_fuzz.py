@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from odd_pictures import chunk, encoded, photo, whole_but_odd
+from odd_images import chunk, encoded, photo, whole_but_odd
 from phidet.core.errors import InputError
 from phidet.images.decode import encoding, image_size, read_image
 from pillow_formats import HAS_AVIF, pillow_files

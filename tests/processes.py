@@ -22,9 +22,10 @@ from phidet.core.structs import replace
 from phidet.data.class_folders import open_class_folders
 from phidet.data.layouts import open_data
 from phidet.evaluation.classification_report import answers_of
-from phidet.evaluation.coco_figures import evaluate_coco
+from phidet.evaluation.coco_metrics import evaluate_coco
 from phidet.training.evaluate import detect
-from phidet.training.fit import RunSettings, prepare_learner, start_engine
+from phidet.training.fit import RunSettings, start_engine
+from phidet.training.learner import prepare_learner
 from phidet.training.loading import EpochSampler
 from phidet.training.recipe import SMALL
 from phidet.training.recipe import replace as change

@@ -34,7 +34,7 @@ MAX_DETECTIONS = 10
 
 
 class StandIn:
-    """Finds two objects in every picture, from its mean brightness; scores tell the version apart.
+    """Finds two objects in every image, from its mean brightness; scores tell the version apart.
 
     Its file holds ``number [seconds]``: the score in thousandths, and how long a batch takes at least.
     """
@@ -85,7 +85,7 @@ def held(model: StandIn) -> Iterator[None]:
 
 
 def expected(image: Pixels, score: float) -> Detections:
-    """What :class:`StandIn` says of a picture."""
+    """What :class:`StandIn` says of an image."""
     height, width = image.shape[:2]
     x = width * float(image.mean()) / 512
     boxes = np.array([[x, height / 4, x + width / 4, height / 2], [0, 0, width, height]], np.float32)

@@ -17,17 +17,17 @@ from phidet.architectures.backbones.config import BackboneConfig
 from phidet.architectures.backbones.scaling import CompoundScaling
 from phidet.architectures.classifier.config import ClassifierConfig
 from phidet.architectures.classifier.published import classifier_config, scaled_classifier_config
-from phidet.architectures.classifier.published_figures import CLASSIFIERS
+from phidet.architectures.classifier.published_metrics import CLASSIFIERS
 from phidet.architectures.config import default_class_names
 from phidet.architectures.costs import Cost, build_on_meta, count_costs, total
-from phidet.architectures.efficientdet import feature_network
 from phidet.architectures.efficientdet.config import AnchorConfig, ModelConfig
 from phidet.architectures.efficientdet.network import EfficientDet
 from phidet.architectures.efficientdet.published import DETECTOR_NAMES, Family, detector_config
-from phidet.architectures.efficientdet.published_figures import DETECTORS, NECKS
+from phidet.architectures.efficientdet.published_metrics import DETECTORS, NECKS
 from phidet.architectures.efficientdet.receptive import backbone_fields, receptive_fields
 from phidet.architectures.efficientdet.report import compare_necks, describe_detector
 from phidet.architectures.efficientdet.scaling import DetectorLaw
+from phidet.architectures.feature_networks import network as feature_network
 from phidet.architectures.feature_networks.config import FeatureNetworkConfig
 from phidet.architectures.layers import same_padding
 from phidet.architectures.report import describe_network
@@ -235,7 +235,7 @@ def test_what_is_said_of_d0() -> None:
     assert report.published is DETECTORS["efficientdet-d0"]
 
 
-def test_published_figures_stand_beside_what_they_were_published_for() -> None:
+def test_published_metrics_stand_beside_what_they_were_published_for() -> None:
     """Another size or other classes: nothing to compare with."""
     d0 = detector_config("efficientdet-d0")
     assert describe_detector(d0, (256, 256)).published is None

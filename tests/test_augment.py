@@ -337,7 +337,7 @@ def test_chance_is_the_seeds_whatever_the_number_of_workers(pictures: Dataset) -
         sampler = EpochSampler(len(pictures), 3, seed)
         sampler.epoch = 1
         loader = train_loader(TrainImages(pictures, (96, 128), EVERYTHING, seed), sampler, workers)
-        return [tuple(batch) for batch in loader]
+        return [tuple(part for part in batch if part is not None) for batch in loader]
 
     alone = batches(5, 0)
     for workers in (1, 2):

@@ -28,7 +28,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_figures_of_a_model(exported: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_metrics_of_a_model(exported: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--runtime", "onnxruntime", "--runs", "3", "--threads", "1", "--batch", "1,2", "--json"]
     assert main(["bench", str(exported), *arguments]) == 0
     (row,) = json.loads(capsys.readouterr().out)
@@ -52,7 +52,7 @@ def test_what_cannot_be_measured(exported: Path, capsys: pytest.CaptureFixture[s
     broken.write_bytes(b"not a model")
     assert main(["bench", str(broken), "--runtime", "onnxruntime"]) == 4
     assert "broken.onnx cannot be loaded" in capsys.readouterr().err
-    assert main(["bench", str(exported), "--picture", "nope.jpg"]) == 3
+    assert main(["bench", str(exported), "--image", "nope.jpg"]) == 3
     assert "there is no image at nope.jpg" in capsys.readouterr().err
     assert main(["bench", str(exported), "--runtime", "torch"]) == 4
     assert "tiny.onnx cannot be run by torch: " in capsys.readouterr().err
@@ -93,7 +93,7 @@ def test_what_ap_is_measured_on_is_looked_at_first(
     assert (tmp_path / "p.png").is_file()
 
 
-def test_the_picture_is_written(tmp_path: Path) -> None:
+def test_the_image_is_written(tmp_path: Path) -> None:
     def measured(runtime: str, precision: str, median: float) -> Measurement:
         times = Times(mean=median, deviation=1.0, median=median, p95=1.3 * median)
         return Measurement(

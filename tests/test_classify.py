@@ -1,4 +1,4 @@
-"""Classification: image folders, figures, pictures, and the same trainer."""
+"""Classification: image folders, figures, images, and the same trainer."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from phidet.evaluation.classification import classification_report
 from phidet.evaluation.classification_report import Answers, answers_of, write_classification
 from phidet.training import recipe as recipes
 from phidet.training.about import Request
-from phidet.training.augmentation.classification import TrainPictures, random_window
+from phidet.training.augmentation.classification import TrainWholeImages, random_window
 from phidet.training.evaluate import detect
 from phidet.training.fit import RunSettings, fit
 from phidet.training.loading import EpochSampler, train_loader
@@ -47,7 +47,7 @@ def read_classes(folder: Path) -> RunData:
 
 
 def write_pictures(folder: Path, per_class: int, seed: int = 0) -> None:
-    """Noisy pictures of one colour for each class, of all shapes."""
+    """Noisy images of one colour for each class, of all shapes."""
     rng = np.random.default_rng(seed)
     for name, colour in zip(CLASSES, COLOURS, strict=True):
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -104,7 +104,7 @@ def test_folders_are_classes_with_splits_and_without(tmp_path: Path) -> None:
     ]
 
 
-def test_a_broken_picture_is_named_and_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_broken_image_is_named_and_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_pictures(tmp_path, 4)
     (tmp_path / "nut" / "2.png").write_bytes(b"no picture")
     (tmp_path / "nut" / "notes.txt").write_text("not meant as a picture")
@@ -122,7 +122,7 @@ def test_a_broken_picture_is_named_and_left_out(tmp_path: Path, caplog: pytest.L
     assert report.summary is not None
     assert [(lost.kind, lost.count) for lost in report.summary.left_out] == [("image unreadable", 2)]
     index = dataset.names.tolist().index("nut/1.png")
-    pictures = TrainPictures(dataset, (48, 64), Augmentation(), 0)
+    pictures = TrainWholeImages(dataset, (48, 64), Augmentation(), 0)
     assert pictures[0, index].class_ids.tolist() == [1]  # the next one takes its place, with its own class
 
 
@@ -150,7 +150,7 @@ def test_each_class_gives_its_share_to_validation(tmp_path: Path) -> None:
     assert split_by_class(dataset, 0.2, seed=4)[1].names.tolist() != val.names.tolist()
 
 
-def test_figures_by_hand() -> None:
+def test_metrics_by_hand() -> None:
     ranked = np.array([[0, 1, 2, 3, 4], [1, 0, 2, 3, 4], [5, 4, 3, 2, 1], [2, 1, 0, 5, 4]])
     report = classification_report(np.array([0, 0, 0, 2]), ranked, "abcdef")
     assert (report.images, report.top1, report.top5) == (4, 0.5, 0.75)  # the third has no 0 among its five
@@ -161,7 +161,7 @@ def test_figures_by_hand() -> None:
     assert (empty.images, empty.top1, empty.top5) == (0, None, None)
 
 
-def test_the_middle_of_a_picture_is_what_imagenet_evaluation_takes() -> None:
+def test_the_middle_of_an_image_is_what_imagenet_evaluation_takes() -> None:
     """224 of 256 pixels of the shorter side, undistorted: a column painted there comes out where it should."""
     image = np.zeros((256, 400, 3), np.uint8)
     image[:, 88:90] = 255  # the window's first two columns: (400 − 224) / 2
@@ -189,7 +189,7 @@ def test_random_windows_lie_inside_and_zoom() -> None:
     assert 100 < max(spans) <= 140
 
 
-def test_pictures_depend_on_seed_and_epoch_alone(tmp_path: Path) -> None:
+def test_images_depend_on_seed_and_epoch_alone(tmp_path: Path) -> None:
     write_pictures(tmp_path, 4)
     dataset = open_class_folders(tmp_path).read("all")
     settings = Augmentation(scale_jitter=(1.0, 2.0), colour=0.2, policy="randaugment")
@@ -197,7 +197,7 @@ def test_pictures_depend_on_seed_and_epoch_alone(tmp_path: Path) -> None:
     def batches(workers: int, epoch: int) -> list[tuple[Tensor, ...]]:
         sampler = EpochSampler(len(dataset), 4, 0)
         sampler.epoch = epoch
-        return [tuple(b) for b in train_loader(TrainPictures(dataset, (48, 64), settings, 0), sampler, workers)]
+        return [tuple(b) for b in train_loader(TrainWholeImages(dataset, (48, 64), settings, 0), sampler, workers)]
 
     first = batches(0, 0)
     for ours, theirs in zip(first, batches(2, 0), strict=True):
@@ -224,7 +224,7 @@ def test_loss_is_smoothed_cross_entropy(tmp_path: Path) -> None:
 
 
 def test_evaluation_sees_what_the_model_says(tmp_path: Path) -> None:
-    """A linear layer set by hand, on top of features of a fixed network, against a loop over the pictures."""
+    """A linear layer set by hand, on top of features of a fixed network, against a loop over the images."""
     write_pictures(tmp_path, 3)
     dataset = open_class_folders(tmp_path).read("all")
     model = tiny()
@@ -255,7 +255,7 @@ def test_answers_are_the_models_best_classes_with_their_probabilities(tmp_path: 
 
 
 def test_the_most_certain_mistakes_come_first(tmp_path: Path) -> None:
-    """Three classes of one colour each: the tiles show which pictures were chosen, in which order."""
+    """Three classes of one colour each: the tiles show which images were chosen, in which order."""
     write_pictures(tmp_path, 2)
     dataset = open_class_folders(tmp_path).read("all")
     class_ids = np.array([0, 0, 1, 1, 2, 2])
@@ -279,7 +279,7 @@ def test_the_most_certain_mistakes_come_first(tmp_path: Path) -> None:
     assert colours(written[5]) == [0, 0, 1, 1, 2, 2]
 
 
-def test_a_report_without_pictures_or_mistakes_is_whole(tmp_path: Path) -> None:
+def test_a_report_without_images_or_mistakes_is_whole(tmp_path: Path) -> None:
     write_pictures(tmp_path, 1)
     dataset = open_class_folders(tmp_path).read("all")
     none = Answers(*(np.zeros(s, np.int64) for s in (0, (0, 3))), np.zeros((0, 3), np.float32))

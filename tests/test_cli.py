@@ -60,7 +60,7 @@ def test_info_as_json_says_the_same_and_carries_the_config(capsys: pytest.Captur
 
 
 @needs_pytorch
-def test_info_of_the_family_stands_beside_the_published_figures(capsys: pytest.CaptureFixture[str]) -> None:
+def test_info_of_the_family_stands_beside_the_published_metrics(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "info", "--all")
     assert code == 0
     rows = {line.split()[0]: line.split() for line in out.splitlines() if line.startswith("efficient")}
@@ -158,7 +158,7 @@ def test_scale_search_shows_the_papers_triple_and_takes_a_measure(
         pytest.param("convert missing.pth out.onnx", 2, ".safetensors", marks=needs_pytorch),
         pytest.param("convert missing.pth out.pth --to caffe", 2, "caffe", marks=needs_pytorch),
         pytest.param("scale-search compound --budget 0", 2, "budget", marks=needs_pytorch),
-        ("scale-search compound --most 0", 2, "--most"),
+        ("scale-search compound --limit 0", 2, "--limit"),
         ("scale-search compound --accuracy nothing", 2, "MODULE:FUNCTION"),
         ("scale-search width --accuracy json:decoder", 2, "not a function"),
     ],

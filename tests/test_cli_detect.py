@@ -20,7 +20,7 @@ from blobs import BLUE, RED, BlobDetector, painted
 from phidet.cli import detect
 from phidet.cli.main import main
 from phidet.detections.draw import colour
-from phidet.images.sources import pictures
+from phidet.images.sources import read_sources
 from phidet.images.video import video_frames
 from phidet.images.video_writer import VideoWriter
 
@@ -51,12 +51,12 @@ def files(folder: str = ".") -> list[str]:
     return sorted(str(p.relative_to(folder)) for p in Path(folder).rglob("*") if p.is_file())
 
 
-def test_one_picture_and_nothing_else_said(capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_image_and_nothing_else_said(capsys: pytest.CaptureFixture[str]) -> None:
     before = Path("photo.png").read_bytes()
     assert main(["detect", "photo.png"]) == 0
     out, err = capsys.readouterr()
     assert out == "photo.png: 1 person, 1 dog\n"
-    assert err == "1 picture, 2 objects; wrote detections (1 picture)\n"
+    assert err == "1 image, 2 objects; wrote detections (1 image)\n"
     assert files() == ["detections/photo.png", "photo.png"]
     assert Path("photo.png").read_bytes() == before
     assert made[0].model == "person"
@@ -68,7 +68,7 @@ def test_one_picture_and_nothing_else_said(capsys: pytest.CaptureFixture[str]) -
 
 def test_everything_at_once_and_where(capsys: pytest.CaptureFixture[str]) -> None:
     photo("in/a/empty.png")
-    args = ["detect", "photo.png", "in", "--out", "far/out", "--save", "pictures,json,coco,yolo,csv,crops"]
+    args = ["detect", "photo.png", "in", "--out", "far/out", "--save", "images,json,coco,yolo,csv,crops"]
     assert main([*args, "-m", "my.onnx", "--batch", "2"]) == 0
     assert files("far/out") == [
         "a/empty.png", "classes.txt", "coco-images.json", "coco-results.json", "crops/dog/photo-2.jpg",
@@ -127,7 +127,7 @@ def test_class_names_with_commas_can_be_asked_for(
     assert "unknown class 'cat'" in capsys.readouterr().err
 
 
-def test_one_bad_picture_is_a_line_and_the_rest_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_bad_image_is_a_line_and_the_rest_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
     for i in range(5):
         photo(f"in/{i}.png", PERSON)
     Path("in/1.png").write_bytes(Path("in/1.png").read_bytes()[:60])
@@ -146,7 +146,7 @@ def test_one_bad_picture_is_a_line_and_the_rest_goes_on(capsys: pytest.CaptureFi
             "missing.png",
         ]
         assert all(reason in line for reason, line in zip(reasons, lines, strict=False))
-        assert lines[4].startswith("3 pictures, 3 objects, 4 errors;")
+        assert lines[4].startswith("3 images, 3 objects, 4 errors;")
         assert lines[5:] == ["phidet: 4 sources could not be used"]
         documents = [json.loads(line) for line in Path("detections/detections.jsonl").read_text().splitlines()]
         assert ["error" in d for d in documents] == [False, True, False, True, False, True, True]
@@ -165,10 +165,10 @@ def test_the_exit_code_is_that_of_all_errors_if_they_share_one(monkeypatch: pyte
     ("args", "message"),
     [
         (["--classes", "cat,persn"], "unknown class 'cat'"),
-        (["--save", "picture"], "unknown kind of output 'picture'. Did you mean pictures"),
+        (["--save", "image"], "unknown kind of output 'image'. Did you mean images"),
         (["--out", "."], "photo.png lies in the folder that is written to"),
         (["--tile", "20"], "expected tiles of at least 64 pixels, got 20"),
-        (["--json", "--out", "x"], "--out needs something to write: --save pictures, for instance"),
+        (["--json", "--out", "x"], "--out needs something to write: --save images, for instance"),
     ],
 )
 def test_settings_that_cannot_be_end_it_before_anything_is_written(
@@ -217,19 +217,19 @@ def test_interrupted_it_keeps_what_is_done(monkeypatch: pytest.MonkeyPatch, caps
         raise KeyboardInterrupt
 
     def detect_once() -> object:
-        [picture] = pictures(["photo.png"])
+        [picture] = read_sources(["photo.png"])
         return picture, BlobDetector().detect([picture.image])[0]  # type: ignore[union-attr]
 
     monkeypatch.setattr("phidet.inference.stream.detect_stream", two_and_stop)
     assert main(["detect", "photo.png", "--save", "json"]) == 130
     assert len(Path("detections/detections.jsonl").read_text().splitlines()) == 2
-    assert "2 pictures, 4 objects" in capsys.readouterr().err
+    assert "2 images, 4 objects" in capsys.readouterr().err
     assert files("detections") == ["detections.jsonl"]
 
 
 @pytest.mark.parametrize("how", ["sigterm", "pipe"])
 def test_ended_from_outside_it_keeps_what_is_done(how: str, tmp_path: Path) -> None:
-    """The real command, on pictures that it cannot be done with at once."""
+    """The real command, on images that it cannot be done with at once."""
     noise = np.random.default_rng(0).integers(0, 255, (480, 640, 3), np.uint8)
     for i in range(400):
         Image.fromarray(noise).save(f"{i:03}.bmp")
@@ -299,7 +299,7 @@ def test_video_becomes_video_and_one_line(capsys: pytest.CaptureFixture[str]) ->
         objects = [PERSON, DOG] if i == 7 else [PERSON]
         writer.write(painted(120, 160, *objects), i / 10)
     writer.keep()
-    assert main(["detect", "clip.mp4", "photo.png", "--batch", "8", "--save", "pictures,yolo,csv"]) == 0
+    assert main(["detect", "clip.mp4", "photo.png", "--batch", "8", "--save", "images,yolo,csv"]) == 0
     assert capsys.readouterr().out == ("clip.mp4: 20 frames, at most 1 person, 1 dog\nphoto.png: 1 person, 1 dog\n")
     assert made[0].batches == [8, 8, 5]
     assert len(list(Path("detections/labels").glob("*.txt"))) == 21
@@ -319,7 +319,7 @@ def test_progress_shows_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch, caps
     times = iter(range(100))
     monkeypatch.setattr(detect.time, "monotonic", lambda: float(next(times)))
     assert main(["detect", "photo.png", "photo.png", "--json"]) == 0
-    assert "\r\033[K1 picture, 1.0 a second" in terminal.getvalue()
+    assert "\r\033[K1 image, 1.0 a second" in terminal.getvalue()
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 
@@ -328,7 +328,7 @@ def test_names_cannot_command_the_terminal(capsys: pytest.CaptureFixture[str]) -
     Path("evil\x1b]0;\x07.png").write_text("no picture")
     undecodable = b"\xff.png".decode("utf-8", "surrogateescape")
     photo(undecodable)
-    assert main(["detect", ".", "--save", "json,csv,pictures,yolo,coco"]) == 3
+    assert main(["detect", ".", "--save", "json,csv,images,yolo,coco"]) == 3
     out, err = capsys.readouterr()
     assert "\x1b" not in out + err
     assert len(out.splitlines()) == 3

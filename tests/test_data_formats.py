@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import data_factory as factory
-from odd_pictures import encoded, photo
+from odd_images import encoded, photo
 from phidet.cli.main import main
 from phidet.data.class_folders import open_class_folders
 from phidet.data.dataset import Dataset

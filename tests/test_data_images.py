@@ -20,7 +20,7 @@ RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (20, 30, 3), np.uint8)
 GREY = RGB[..., 0]
 
-# How a camera stores an upright picture under each orientation: the inverse of what a viewer does.
+# How a camera stores an upright image under each orientation: the inverse of what a viewer does.
 STORED = {
     1: lambda a: a,
     2: lambda a: a[:, ::-1],

@@ -122,7 +122,7 @@ def test_a_display_name_is_the_name_where_each_class_has_its_own(tmp_path: Path)
 
 
 def png(number: int) -> bytes:
-    """A picture of 64×32 pixels, different for every number."""
+    """An image of 64×32 pixels, different for every number."""
     stream = io.BytesIO()
     Image.new("RGB", (64, 32), (number, 0, 0)).save(stream, "PNG")
     return stream.getvalue()

@@ -323,13 +323,13 @@ def test_every_kind_of_image_keeps_its_pixels_and_plain_ones_their_bytes(tmp_pat
         assert isinstance(content, bytes)
         assert content.startswith({b"jpeg": b"\xff\xd8", b"png": b"\x89PNG"}[kind])  # type: ignore[index]
         assert example["image/key/sha256"] == [hashlib.sha256(content).hexdigest().encode()]
-    # An ending that tells what is inside; three pictures do not become one.
+    # An ending that tells what is inside; three images do not become one.
     renamed = [str(found) for found, name in zip(coco.names, images, strict=True) if name in turned]
     assert renamed == ["turned.png", "turned-2.png", "turned-3.png"]
 
 
 def test_labels_made_on_the_stored_pixels_of_a_turned_photo(tmp_path: Path) -> None:
-    """The picture is written the way its boxes mean it, and no longer depends on who reads EXIF."""
+    """The image is written the way its boxes mean it, and no longer depends on who reads EXIF."""
     photo = kinds(tmp_path / "kinds")["turned.png"]
     dataset = made(tmp_path / "in", {"a.png": photo})
     stored = Dataset(

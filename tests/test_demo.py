@@ -54,7 +54,7 @@ def demo(checkout: Path) -> tuple[float, str]:
     return time.monotonic() - start, said
 
 
-def test_the_demo_leaves_an_annotated_picture_in_less_than_two_minutes(checkout: Path, demo: tuple[float, str]) -> None:
+def test_the_demo_leaves_an_annotated_image_in_less_than_two_minutes(checkout: Path, demo: tuple[float, str]) -> None:
     seconds, said = demo
     assert seconds < 120
     assert "demo/grace-hopper.png: " in said

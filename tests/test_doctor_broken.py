@@ -69,8 +69,8 @@ def test_the_command_prints_each_of_them_with_its_file_and_ends_with_3(
     assert [stem for stem in expected if stem not in out] == []
     assert err == f"phidet: 1 error in {folder} that would break training, named above\n"
     advice = out[out.rindex("error    15 images cannot be decoded") :]
-    assert "LEAKAGE: 1 picture is both in train and in val" in " ".join(advice.split())
-    assert "LEAKAGE? 1 picture in train looks nearly like one in val" in " ".join(advice.split())
+    assert "LEAKAGE: 1 image is both in train and in val" in " ".join(advice.split())
+    assert "LEAKAGE? 1 image in train looks nearly like one in val" in " ".join(advice.split())
     order = [line.split()[0] for line in advice.splitlines() if not line.startswith(" ")]
     assert order == sorted(order, key=["error", "warning", "note"].index)
 
@@ -172,7 +172,7 @@ def test_samples_show_every_class_before_they_show_one_again(tmp_path: Path) -> 
         "train"
     ]
     for seed in range(5):
-        chosen = choose_samples(dataset, {41}, seed, most=6)
+        chosen = choose_samples(dataset, {41}, seed, limit=6)
         shown = [dataset.annotations(i).class_ids.tolist()[0] for i in chosen]
         assert sorted(shown[:3]) == [0, 1 if 40 in chosen else 2, 3]
         assert 41 not in chosen

@@ -137,7 +137,7 @@ def with_patch(pixels: Pixels, x: int) -> Pixels:
     return changed
 
 
-def test_near_copies_are_found_and_other_pictures_are_not() -> None:
+def test_near_copies_are_found_and_other_images_are_not() -> None:
     originals = [scene(i, (320, 240)) for i in range(60)]
     pictures = list(originals)
     expected = []
@@ -152,7 +152,7 @@ def test_near_copies_are_found_and_other_pictures_are_not() -> None:
     assert near_groups(*looks_of(pictures)) == expected
 
 
-def test_plain_pictures_are_not_taken_for_copies() -> None:
+def test_plain_images_are_not_taken_for_copies() -> None:
     rng = np.random.default_rng(0)
     plain = [np.full((60, 80, 3), 128, np.uint8) + rng.integers(0, 3, (60, 80, 3), dtype=np.uint8) for _ in range(5)]
     assert near_groups(*looks_of(plain)) == []
@@ -197,8 +197,8 @@ def test_copies_tell_whether_their_labels_agree_and_leave_the_training_split(tmp
     }
     assert surplus(examination) == {("train", 0), ("train", 1), ("train", 3), ("val", 1)}
     texts = " ".join(advice.text for advice in examination.report.advice)
-    assert texts.count("LEAKAGE: 1 picture is both in") == 3
-    assert "1 picture with several copies, labelled differently" in texts
+    assert texts.count("LEAKAGE: 1 image is both in") == 3
+    assert "1 image with several copies, labelled differently" in texts
 
 
 def test_the_clean_copy_has_one_list_of_classes_where_the_splits_had_two(tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ def test_training_on_what_is_validated_on_is_leakage(tmp_path: Path) -> None:
     write(tmp_path / "data.yaml", "names: [cat]\ntrain: images\nval: images\n")
     report = examine(tmp_path, view(LITE0)).report
     assert [(group.kind, group.splits) for group in report.duplicate_images] == [("same file", ["train", "val"])] * 4
-    assert any("LEAKAGE: 4 pictures are both in train and in val" in advice.text for advice in report.advice)
+    assert any("LEAKAGE: 4 images are both in train and in val" in advice.text for advice in report.advice)
 
 
 # ---------------------------------------------------------------- labels

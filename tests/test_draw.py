@@ -16,7 +16,7 @@ from phidet.core.errors import InputError
 from phidet.detections import draw
 from phidet.detections.detections import Detections
 from phidet.detections.draw import PALETTE, colour, draw_boxes, font_size, line_width
-from phidet.images.decode import as_picture
+from phidet.images.decode import as_pil_image
 
 # Linear RGB as people without red and without green cones see it (G. Machado et al., 2009, table 1, severity 1).
 PROTANOPIA = [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]
@@ -78,7 +78,7 @@ def test_ink_is_in_the_box_along_its_sides_and_nowhere_else(height: int, width: 
         assert inked[middle_y, x1 : x1 + edge].all()  # the dark edges show
 
 
-def test_lines_grow_with_the_picture() -> None:
+def test_lines_grow_with_the_image() -> None:
     assert [font_size(size) for size in ((64, 64), (640, 480), (4000, 3000), (20_000, 15_000))] == [11, 13, 82, 160]
     assert [line_width(size) for size in ((64, 64), (640, 480), (1920, 1080), (4000, 3000))] == [1, 2, 6, 15]
 
@@ -91,7 +91,7 @@ def test_labels_of_many_small_boxes_are_smaller_but_legible() -> None:
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 500), (10, 20_000), (3000, 2)])
-def test_pictures_without_room_get_frames_but_no_labels(height: int, width: int) -> None:
+def test_images_without_room_get_frames_but_no_labels(height: int, width: int) -> None:
     picture = Image.new("RGB", (width, height))
     whole = np.array([[0, 0, width, height]], np.float32)
     with_label = draw_boxes(picture, whole, np.array([0]), ["person 90%"])
@@ -104,7 +104,7 @@ def test_what_is_outside_is_not_drawn_and_what_is_half_outside_is_cut() -> None:
     outside = one_box(100, 100, (150, 10, 190, 50), 50)
     assert (outside == 50).all()
     half = one_box(100, 100, (50, -40, 190, 60), 50)
-    assert (half[0, 60:] != 50).any(axis=-1).all()  # its upper side lies on the picture's border
+    assert (half[0, 60:] != 50).any(axis=-1).all()  # its upper side lies on the image's border
 
 
 @given(
@@ -112,27 +112,27 @@ def test_what_is_outside_is_not_drawn_and_what_is_half_outside_is_cut() -> None:
     st.tuples(st.integers(1, 640), st.integers(1, 120)),
     st.integers(0, 8),
 )
-def test_labels_stay_inside_the_picture(
+def test_labels_stay_inside_the_image(
     box: tuple[float, float, float, float], label: tuple[int, int], others: int
 ) -> None:
     x, y, w, h = box
     inside = (max(0.0, x), max(0.0, y), min(640.0, x + w), min(480.0, y + h))
     placed = [(40.0 * i, 30.0 * i, 40.0 * i + 200, 30.0 * i + 60) for i in range(others)]
-    left, top = draw._place(inside, label, (640, 480), placed)
+    left, top = draw._place(inside, label, (640, 480), np.array(placed).reshape(-1, 4))
     assert 0 <= left <= left + label[0] <= 640
     assert 0 <= top <= top + label[1] <= 480
 
 
 def test_a_label_gives_way_to_another_one() -> None:
     box = (100.0, 100.0, 300.0, 300.0)
-    first = draw._place(box, (80, 20), (640, 480), [])
+    first = draw._place(box, (80, 20), (640, 480), np.zeros((0, 4)))
     assert first == (100, 80)  # above
-    second = draw._place(box, (80, 20), (640, 480), [(100, 80, 180, 100)])
+    second = draw._place(box, (80, 20), (640, 480), np.array([(100.0, 80.0, 180.0, 100.0)]))
     assert second == (100, 100)  # into the box
-    assert draw._place((100.0, 5.0, 300.0, 300.0), (80, 20), (640, 480), []) == (100, 5)  # no room above
+    assert draw._place((100.0, 5.0, 300.0, 300.0), (80, 20), (640, 480), np.zeros((0, 4))) == (100, 5)  # no room above
 
 
-def test_a_label_wider_than_the_picture_is_cut() -> None:
+def test_a_label_wider_than_the_image_is_cut() -> None:
     font, text = draw._fitting("a" * 200, 12, 150)
     assert text.endswith("a…")
     assert font.getlength(text) <= 150
@@ -159,22 +159,22 @@ def test_accents_go_before_letters_do(monkeypatch: pytest.MonkeyPatch) -> None:
     assert draw._font_for("ťŕńv", 14)[1] == "trnv"
 
 
-def test_whatever_is_a_picture_becomes_one(tmp_path: Path) -> None:
+def test_whatever_is_an_image_becomes_one(tmp_path: Path) -> None:
     pixels = np.arange(60, dtype=np.uint8).reshape(4, 5, 3)
     path = tmp_path / "a.png"
     Image.fromarray(pixels).save(path)
     for given_ in (pixels, path, str(path), Image.open(path), pixels[:, ::-1][:, ::-1]):
-        assert np.asarray(as_picture(given_)).tolist() == pixels.tolist()
+        assert np.asarray(as_pil_image(given_)).tolist() == pixels.tolist()
     turned = Image.fromarray(pixels)
     exif = turned.getexif()
     exif[0x0112] = 6
     turned.save(tmp_path / "turned.jpg", exif=exif, quality=100)
-    assert as_picture(Image.open(tmp_path / "turned.jpg")).size == (4, 5)
+    assert as_pil_image(Image.open(tmp_path / "turned.jpg")).size == (4, 5)
     with pytest.raises(InputError, match=r"\(height, width, 3\) uint8 RGB, got shape \(4, 5\) uint8"):
-        as_picture(pixels[..., 0])
+        as_pil_image(pixels[..., 0])
 
 
-def test_detections_draw_best_on_top_and_only_on_their_own_picture() -> None:
+def test_detections_draw_best_on_top_and_only_on_their_own_image() -> None:
     box = [10.0, 40.0, 90.0, 90.0]
     found = Detections(np.array([box, box]), np.array([0.5, 0.9]), np.array([0, 1]), ("a", "b"), (100, 100))
     drawn = np.asarray(found.draw(np.full((100, 100, 3), 255, np.uint8)))

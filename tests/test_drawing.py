@@ -1,4 +1,4 @@
-"""Pictures of feature networks: what a reader relies on, read back from the SVG alone."""
+"""Images of feature networks: what a reader relies on, read back from the SVG alone."""
 
 from __future__ import annotations
 
@@ -253,7 +253,7 @@ def inside(one: Box, other: Box) -> bool:
 
 
 @every_graph
-def test_a_picture_can_be_read(graph: FeatureGraph) -> None:
+def test_an_image_can_be_read(graph: FeatureGraph) -> None:
     picture = assert_readable(graph)
     words = words_of(picture)
     for text, box in words:

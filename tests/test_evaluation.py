@@ -18,8 +18,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from metrics_data import a_dataset, detections, nothing, some_detections, thing, truth
-from phidet.cli.figures import summarise
 from phidet.cli.main import main
+from phidet.cli.metrics import summarise
 from phidet.core.errors import ConfigError, InputError
 from phidet.data.collector import Collector, RawObject
 from phidet.data.dataset import Dataset
@@ -27,7 +27,7 @@ from phidet.data.layouts import open_data
 from phidet.data.summary import summarise_data
 from phidet.detections.detections import Detections
 from phidet.evaluation.class_counts import class_counts, together
-from phidet.evaluation.coco_figures import evaluate_coco
+from phidet.evaluation.coco_metrics import evaluate_coco
 from phidet.evaluation.curves import pr_curves
 from phidet.evaluation.measure import MeasureSettings, measure
 from phidet.evaluation.report_tables import write_tables
@@ -162,7 +162,7 @@ def test_more_than_a_hundred_objects_count_where_they_are_asked_for() -> None:
 
 @settings(deadline=None, max_examples=25)
 @given(seeds, st.sampled_from([3, 50, 150, 1000]))
-def test_any_limit_gives_pycocotools_figures(seed: int, limit: int) -> None:
+def test_any_limit_gives_pycocotools_metrics(seed: int, limit: int) -> None:
     dataset = a_dataset(seed, images=3, classes=3, most=30)
     found = some_detections(dataset, seed + 1, most=200, ties=False)
     report = evaluate_coco(dataset, found, limit)

@@ -98,7 +98,7 @@ def test_a_detections_evidence_adds_up_to_its_slope() -> None:
 
 def test_what_is_explained_is_what_is_detected() -> None:
     model, image = detector(), noise((90, 130))
-    found = explain(model, image, most=4)
+    found = explain(model, image, limit=4)
     config = model.config
     prepared, scale = prepare(image, config.image_size_hw, config.preprocess)
     anchors = generate_anchors(config.image_size_hw, config.feature_network.levels, config.anchors)
@@ -113,13 +113,13 @@ def test_what_is_explained_is_what_is_detected() -> None:
         assert one.heat.shape == (90, 130)
         assert one.heat.min() >= 0
         assert one.heat.max() in (0.0, 1.0)
-    only = explain(model, image, "washer", most=2)
+    only = explain(model, image, "washer", limit=2)
     assert {one.label for one in only} == {"washer"}
 
 
 def test_a_class_can_be_asked_for() -> None:
     model, image = classifier(24), noise((70, 90))
-    best = explain(model, image, most=3)
+    best = explain(model, image, limit=3)
     assert sorted(one.label for one in best) == sorted(CLASSES)
     assert sum(one.score for one in best) == pytest.approx(1, abs=1e-5)
     asked = explain(model, image, best[2].label)
@@ -129,7 +129,7 @@ def test_a_class_can_be_asked_for() -> None:
     with pytest.raises(UnknownNameError, match="washer"):
         explain(model, image, "washers")
     with pytest.raises(ConfigError, match="number of maps"):
-        explain(model, image, most=0)
+        explain(model, image, limit=0)
 
 
 def test_imagenets_classes_have_names() -> None:
@@ -162,7 +162,7 @@ def test_photographs_are_named_and_the_heat_is_on_the_object(shared: Path, file:
     dataset = folder.read(folder.splits[0])
     index = next(i for i, name in enumerate(dataset.names.tolist()) if name.endswith(file))
     model = create_classifier("efficientnet-lite0", pretrained="imagenet")
-    best = explain(model, dataset.image(index), most=1)[0]
+    best = explain(model, dataset.image(index), limit=1)[0]
     assert best.label == label
     inside = np.zeros(best.heat.shape, np.bool_)
     for x1, y1, x2, y2 in dataset.annotations(index).boxes_xyxy.astype(int):
@@ -181,11 +181,11 @@ def test_command_compares_models(tmp_path: Path, capsys: pytest.CaptureFixture[s
     save_model(detector(), tmp_path / "run" / "best.safetensors")
     out = tmp_path / "seen.png"
     command = ["explain", str(tmp_path / "one.safetensors"), str(tmp_path / "run"), str(tmp_path / "photo.png")]
-    assert main([*command, "--out", str(out), "--most", "2"]) == 0
+    assert main([*command, "--out", str(out), "--limit", "2"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines] == ["tiny", detector().config.name]
     with Image.open(out) as sheet:
-        assert sheet.width == 16 + 3 * 416  # the picture and two models
+        assert sheet.width == 16 + 3 * 416  # the image and two models
         assert sheet.height == 64 + 2 * 360  # two maps of each
     assert main(["explain", "no-such-model", str(tmp_path / "photo.png"), "--out", str(out)]) == 4
     assert "no-such-model" in capsys.readouterr().err

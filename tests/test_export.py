@@ -161,7 +161,7 @@ def test_an_export_that_ends_in_boxes_does_not_take_the_models_place(
     assert "there is no data at nowhere" in capsys.readouterr().err
 
 
-def test_int8_is_calibrated_on_pictures_without_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_int8_is_calibrated_on_images_without_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_model(some_model(), tmp_path / "best.safetensors")
     (tmp_path / "photos" / "deep").mkdir(parents=True)
     assert main(["export", str(tmp_path), "--int8", "--calibrate", str(tmp_path / "photos")]) == 3
@@ -170,10 +170,10 @@ def test_int8_is_calibrated_on_pictures_without_labels(tmp_path: Path, capsys: p
         PIL.Image.fromarray(picture(90, 120, i)).save(tmp_path / "photos" / "deep" / f"{i}.png")
     main(["export", str(tmp_path), "--int8", "--calibrate", str(tmp_path / "photos")])
     said = "".join(capsys.readouterr())
-    assert "on 3 pictures the best" in said, said
+    assert "on 3 images the best" in said, said
 
 
-def test_weights_that_are_no_numbers_do_not_look_like_an_empty_picture(tmp_path: Path) -> None:
+def test_weights_that_are_no_numbers_do_not_look_like_an_empty_image(tmp_path: Path) -> None:
     model = some_model()
     with torch.no_grad():
         model.class_head.predict.pointwise.bias[0] = float("nan")  # type: ignore[operator,union-attr,index]
@@ -190,7 +190,7 @@ def test_no_number_is_no_agreement() -> None:
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file of a tiny model whose scores are spread, so that pictures have objects."""
+    """A file of a tiny model whose scores are spread, so that images have objects."""
     model = some_model()
     with torch.no_grad():
         model.class_head.predict.pointwise.bias.add_(3.0)  # type: ignore[operator,union-attr]
@@ -203,7 +203,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 LOOSE = PostprocessSettings(score=0.05, max_detections=20)
 
 
-def test_a_picture_alone_is_a_picture_in_a_batch(exported: Path) -> None:
+def test_an_image_alone_is_an_image_in_a_batch(exported: Path) -> None:
     detector = Detector(exported, threads=2)
     pictures = [picture(120, 160), picture(300, 200, 1), picture(77, 500, 2)]
     together = detector(pictures, LOOSE)
@@ -214,7 +214,7 @@ def test_a_picture_alone_is_a_picture_in_a_batch(exported: Path) -> None:
         np.testing.assert_array_equal(alone.class_ids, found.class_ids)
 
 
-def test_boxes_are_in_pixels_of_the_picture_and_inside_it(exported: Path) -> None:
+def test_boxes_are_in_pixels_of_the_image_and_inside_it(exported: Path) -> None:
     small = picture(96, 120)
     large = np.ascontiguousarray(small.repeat(3, 0).repeat(3, 1))
     detector = Detector(exported)
@@ -312,7 +312,7 @@ def test_a_network_that_is_loaded_already() -> None:
     assert Detector(TorchNetwork(model)).class_names == model.config.class_names
 
 
-def test_pictures_that_are_none(exported: Path) -> None:
+def test_images_that_are_none(exported: Path) -> None:
     detector = Detector(exported)
     assert detector([]) == []
     with pytest.raises(InputError, match=r"expected an image as \(height, width, 3\) uint8 RGB, got shape \(3, 8, 8\)"):
@@ -323,7 +323,7 @@ def test_pictures_that_are_none(exported: Path) -> None:
         detector(3)  # type: ignore[call-overload]
     with pytest.raises(InputError, match=r"there is no image at nowhere.jpg"):
         detector("nowhere.jpg")
-    with pytest.raises(InputError, match=r"expected PostprocessSettings, got a str: several pictures go in a list"):
+    with pytest.raises(InputError, match=r"expected PostprocessSettings, got a str: several images go in a list"):
         detector(np.zeros((8, 8, 3), np.uint8), "b.jpg")  # type: ignore[call-overload]
     with pytest.raises(ConfigError, match=r"classes must be a list of names, got the text 'person'"):
         PostprocessSettings(classes="person")  # type: ignore[arg-type]
@@ -365,7 +365,7 @@ def test_options_that_cannot_be(tmp_path: Path) -> None:
         export(model, tmp_path / "m.onnx", ExportOptions(precision="int8"))
 
 
-def test_int8_on_the_users_pictures(shared: Path, tmp_path: Path) -> None:
+def test_int8_on_the_users_images(shared: Path, tmp_path: Path) -> None:
     weights = tmp_path / "tiny.safetensors"
     save_model(some_model(), weights)
     data = str(shared / "data" / "bccd")

@@ -22,7 +22,7 @@ from phidet.detections.fields import join_fields
 from phidet.detections.settings import PostprocessSettings
 from phidet.detections.sinks.coco import CocoSink
 from phidet.detections.sinks.json_csv import CsvSink, JsonSink
-from phidet.images.sources import Picture
+from phidet.images.sources import SourceImage
 from phidet.inference.tiles import detect_tiled
 
 NAMES = ("person", "dog")
@@ -86,7 +86,7 @@ def test_through_json_coco_and_supervision(count: int, seed: int) -> None:
 
 def test_through_sinks(tmp_path: Path) -> None:
     found = tagged(7, 3)
-    picture = Picture("one.png", PurePosixPath("one"), np.zeros((60, 60, 3), np.uint8))
+    picture = SourceImage("one.png", PurePosixPath("one"), np.zeros((60, 60, 3), np.uint8))
     (tmp_path / "coco").mkdir()
     for sink in (JsonSink(tmp_path / "a.jsonl"), CsvSink(tmp_path / "a.csv"), CocoSink(tmp_path / "coco", NAMES)):
         sink.add(picture, found)

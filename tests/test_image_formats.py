@@ -15,13 +15,13 @@ import PIL
 import pytest
 from PIL import Image, ImageFile
 
-from odd_pictures import chunk, encoded, photo, png
+from odd_images import chunk, encoded, photo, png
 from phidet.cli.main import main
 from phidet.core.errors import InputError
 from phidet.images import decoders
 from phidet.images.decode import encoding, image_size, pixels_of, read_image
 from phidet.images.formats import count_left_out, format_of, other_image
-from phidet.images.sources import Picture, Unusable, pictures
+from phidet.images.sources import SourceImage, Unusable, read_sources
 from pillow_formats import DECODED, HAS_AVIF, SIDE, pillow_files
 
 FILES = pillow_files()
@@ -300,7 +300,7 @@ def test_whatever_a_decoder_raises_is_one_line(
     assert message.startswith(f"{path} cannot be decoded as WebP: ")
     assert message.endswith(". Copy it again, convert it, or leave it out")
     assert len(message) < len(str(path)) + 300
-    [item] = pictures([str(path)])
+    [item] = read_sources([str(path)])
     assert isinstance(item, Unusable)
 
 
@@ -368,17 +368,17 @@ def test_a_folder_is_searched_for_every_format_and_what_it_leaves_out_is_counted
     for name in ("c.psd", "d.PSD", "e.NEF", "f.svg", "g.jpg_large", "h", "i.txt", "j.onnx"):
         (tmp_path / name).write_bytes(FILES["JPEG"] if name in ("g.jpg_large", "h") else b"something")
     notes: list[str] = []
-    found = list(pictures([str(tmp_path)], note=notes.append))
+    found = list(read_sources([str(tmp_path)], note=notes.append))
     assert [Path(item.source).suffix[1:] for item in found] == [*sorted(MORE), "heic"]
-    assert {type(item) for item in found if not item.source.endswith("heic")} == {Picture}
+    assert {type(item) for item in found if not item.source.endswith("heic")} == {SourceImage}
     left_out = "6 image files left out: 2 PSD, 2 JPEG without an image's ending, 1 NEF, 1 SVG"
     [note] = notes
     assert note == f"{tmp_path}: {left_out}; phidet reads JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF, JPEG 2000, PPM or HEIC"
 
     notes.clear()
-    assert len(list(pictures([f"{tmp_path}/*"], note=notes.append))) == 7
+    assert len(list(read_sources([f"{tmp_path}/*"], note=notes.append))) == 7
     assert notes == [f"{tmp_path}/*{note[len(str(tmp_path)) :]}"]
-    [item] = pictures([f"{tmp_path}/*.[Pp][Ss][Dd]"], note=notes.append)
+    [item] = read_sources([f"{tmp_path}/*.[Pp][Ss][Dd]"], note=notes.append)
     assert isinstance(item, Unusable)
     assert "matches 2 files or folders, none an image or video that is read: 2 image files left out: 2 PSD" in str(
         item.error
@@ -388,7 +388,7 @@ def test_a_folder_is_searched_for_every_format_and_what_it_leaves_out_is_counted
     only = tmp_path / "only"
     only.mkdir()
     (only / "a.jxl").write_bytes(b"\xff\x0a")
-    [item] = pictures([str(only)], note=notes.append)
+    [item] = read_sources([str(only)], note=notes.append)
     assert isinstance(item, Unusable)
     assert f"no images or videos that are read in {only}: 1 image file left out: 1 JPEG XL, expected JPEG" in str(
         item.error

@@ -1,4 +1,4 @@
-"""COCO's figures against pycocotools, and against what can be worked out by hand."""
+"""COCO's metrics against pycocotools, and against what can be worked out by hand."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from metrics_data import (
     truth,
     with_worst,
 )  # fmt: skip
-from phidet.cli.figures import summarise
+from phidet.cli.metrics import summarise
 from phidet.core.errors import InputError
 from phidet.data.dataset import Dataset
 from phidet.detections.detections import Detections
-from phidet.evaluation.coco_figures import FIGURES, CocoReport, evaluate_coco
+from phidet.evaluation.coco_metrics import METRICS, CocoReport, evaluate_coco
 from phidet.evaluation.measure import measure
 
 seeds = st.integers(0, 2**32 - 1)
@@ -76,7 +76,7 @@ def oracle(dataset: Dataset, found: list[Detections]) -> tuple[list[float], list
 
 
 def figures(report: CocoReport) -> list[float]:
-    return [or_minus(getattr(report, name)) for name in FIGURES]
+    return [or_minus(getattr(report, name)) for name in METRICS]
 
 
 def or_minus(value: float | None) -> float:
@@ -94,7 +94,7 @@ def assert_equal_to_pycocotools(dataset: Dataset, found: list[Detections]) -> Co
 
 @settings(max_examples=60)
 @given(seeds, st.integers(2, 6), st.integers(1, 40), st.booleans())
-def test_the_figures_are_pycocotools(seed: int, classes: int, most: int, ties: bool) -> None:
+def test_the_metrics_are_pycocotools(seed: int, classes: int, most: int, ties: bool) -> None:
     dataset = a_dataset(seed, images=6, classes=classes, most=10, difficult=0.1)
     report = assert_equal_to_pycocotools(dataset, some_detections(dataset, seed + 1, most, ties))
     assert report.classes[-1].ap is None  # a class without objects counts nowhere
@@ -130,11 +130,11 @@ def test_no_objects_leave_every_figure_undefined() -> None:
     dataset = truth([], [], [])
     for found in (some_detections(dataset, 2), nothing(3)):
         report = assert_equal_to_pycocotools(dataset, found)
-        assert all(getattr(report, name) is None for name in FIGURES)
+        assert all(getattr(report, name) is None for name in METRICS)
         assert all(c.ap is None and c.objects == 0 for c in report.classes)
 
 
-def test_crowds_alone_no_images_and_no_classes_have_no_figures() -> None:
+def test_crowds_alone_no_images_and_no_classes_have_no_metrics() -> None:
     crowd = truth([thing((0, 0, 100, 100), crowd=True)])
     assert assert_equal_to_pycocotools(crowd, [detections(((10, 10, 50, 50), 0.9, 0))]).ap is None
     assert evaluate_coco(truth(), []).ap is None
@@ -190,7 +190,7 @@ def test_detections_that_do_not_belong_are_refused() -> None:
         evaluate_coco(dataset, [detections(), detections((box, 0.5, 1), (box, 0.5, 2))])
 
 
-def test_the_summary_shows_all_figures_and_the_best_class_first() -> None:
+def test_the_summary_shows_all_metrics_and_the_best_class_first() -> None:
     dataset = truth([thing((10, 10, 60, 60)), thing((90, 90, 190, 190), "b")], classes=("a", "b", "never"))
     text = summarise(measure("m", "d", dataset, [detections(((90, 90, 190, 190), 0.9, 1))]))
     lines = [line.split() for line in text.splitlines()]

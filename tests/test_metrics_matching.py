@@ -19,7 +19,7 @@ from metrics_data import (
     truth,
     with_worst,
 )
-from phidet.evaluation.coco_figures import evaluate_coco
+from phidet.evaluation.coco_metrics import evaluate_coco
 from phidet.evaluation.confusion import confusion_matrix
 from phidet.evaluation.curves import best_threshold, pr_curves
 from phidet.evaluation.matching import above, countable, covered, match_all, match_image
@@ -201,7 +201,7 @@ def test_each_kind_of_mistake_by_hand() -> None:
     ]
     # One of each kind first, by severity.
     assert [m.kind for m in mistakes] == ["double", "wrong class", "false positive", "missed", "poor box", "missed"]
-    assert worst_mistakes(dataset, found, 0.5, most=2) == mistakes[:2]
+    assert worst_mistakes(dataset, found, 0.5, limit=2) == mistakes[:2]
 
 
 def test_perfect_detections_make_no_mistakes() -> None:
@@ -215,7 +215,7 @@ def test_perfect_detections_make_no_mistakes() -> None:
 def test_mistakes_are_those_of_the_matrix(seed: int) -> None:
     dataset = a_dataset(seed, images=5, difficult=0.1)
     found = some_detections(dataset, seed + 1)
-    mistakes = worst_mistakes(dataset, found, 0.5, most=10_000)
+    mistakes = worst_mistakes(dataset, found, 0.5, limit=10_000)
     count = {kind: sum(m.kind == kind for m in mistakes) for kind in KINDS}
     matrix = confusion_matrix(dataset, found, 0.5)
     assert count["wrong class"] == matrix[:-1, :-1].sum() - np.trace(matrix[:-1, :-1])

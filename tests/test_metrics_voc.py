@@ -21,7 +21,7 @@ from metrics_data import (
 from phidet.core.errors import InputError
 from phidet.data.dataset import Dataset
 from phidet.detections.detections import Detections
-from phidet.evaluation.voc_figures import evaluate_voc
+from phidet.evaluation.voc_metrics import evaluate_voc
 
 A, B, C = (10.0, 10.0, 60.0, 60.0), (100.0, 10.0, 150.0, 60.0), (200.0, 10.0, 250.0, 60.0)
 NOWHERE = (100.0, 120.0, 150.0, 190.0)

@@ -18,7 +18,7 @@ SAMPLES = {
     "phidet.explain": ("explain", "phidet.evaluation.explain"),
     "phidet.learn.recipe": ("Recipe", "phidet.training.recipe"),
     "phidet.learn.train": ("RunSettings", "phidet.training.fit"),
-    "phidet.metrics.coco": ("evaluate_coco", "phidet.evaluation.coco_figures"),
+    "phidet.metrics.coco": ("evaluate_coco", "phidet.evaluation.coco_metrics"),
     "phidet.nms": ("PostprocessSettings", "phidet.detections.settings"),
     "phidet.nn.detector": ("Classifier", "phidet.architectures.classifier.network"),
     "phidet.runtime.onnx_runtime": ("OnnxNetwork", "phidet.inference.runtimes.onnx_runtime"),
@@ -41,6 +41,22 @@ def test_an_old_path_gives_the_very_object_and_names_the_new_one(old: str) -> No
     assert getattr(ours, name) is getattr(theirs, name)
     with pytest.raises(AttributeError, match=f"{old}.*has no attribute 'nothing'"):
         _ = ours.nothing
+
+
+@pytest.mark.parametrize(
+    ("old", "name", "new", "now"),
+    [
+        ("phidet.detector", "Picture", "phidet.images.decode", "ImageLike"),
+        ("phidet.sources", "Picture", "phidet.images.sources", "SourceImage"),
+        ("phidet.sources", "pictures", "phidet.images.sources", "read_sources"),
+        ("phidet.metrics.coco", "ClassFigures", "phidet.evaluation.coco_metrics", "ClassMetrics"),
+    ],
+)
+def test_names_that_changed_are_found_by_their_old_name(old: str, name: str, new: str, now: str) -> None:
+    sys.modules.pop(old, None)
+    with pytest.warns(DeprecationWarning, match=f"{old} has moved"):
+        ours = importlib.import_module(old)
+    assert getattr(ours, name) is getattr(importlib.import_module(new), now)
 
 
 def test_every_new_place_is_there_and_other_names_are_left_alone() -> None:

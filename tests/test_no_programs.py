@@ -19,14 +19,14 @@ from PIL import EpsImagePlugin, Image
 
 import peers
 import phidet
-from odd_pictures import encoded, photo
+from odd_images import encoded, photo
 from phidet import create_classifier, create_model, save_model
 from phidet.cli.main import main
 from phidet.core.errors import InputError
 from phidet.core.structs import replace
 from phidet.data.layouts import open_data
 from phidet.data.tfrecord_file import make_example, write_record
-from phidet.images.decode import as_picture
+from phidet.images.decode import as_pil_image
 from phidet.inference.detector import Detector
 from pillow_formats import DECODED, pillow_files
 from serve_server import serving, settings_for, write_version
@@ -102,7 +102,7 @@ def test_the_recorder_sees_ghostscript(started: list[str], tmp_path: Path) -> No
 def test_detect(started: list[str], data: Path, model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     folder = data / "images/train"
     command = ["detect", "-m", str(model), "--threads", "1", "--out", str(tmp_path / "out"), "--save"]
-    assert main([*command, "json,pictures,crops", str(folder), f"{folder}/*"]) == 3
+    assert main([*command, "json,images,crops", str(folder), f"{folder}/*"]) == 3
     lines = (tmp_path / "out/detections.jsonl").read_text().splitlines()
     assert sum("error" in json.loads(line) for line in lines) == 2 * len(REFUSED)
     assert main([*command, "json", *(str(folder / f"{name}.jpg") for name in REFUSED)]) == 3
@@ -118,7 +118,7 @@ def test_python(started: list[str], data: Path, model: Path) -> None:
                 with pytest.raises(InputError):
                     detector(source)
                 with pytest.raises(InputError):
-                    as_picture(source)
+                    as_pil_image(source)
         with Image.open(io.BytesIO(FILES["EPS"])) as image, pytest.raises(InputError):
             detector(image)
 
@@ -162,7 +162,7 @@ def test_train_evaluate_and_explain(started: list[str], data: Path, tmp_path: Pa
     assert main(["train", str(data), "--model", str(tiny), "--out", str(run), *fast]) == 0
     main(["eval", str(run), str(data), "--out", str(tmp_path / "eval")])
     assert main(["explain", str(tiny), str(data / "images/train/EPS.jpg"), "--out", str(tmp_path / "x.png")]) == 3
-    assert main(["bench", str(tiny), "--picture", str(data / "images/train/EPS.jpg")]) != 0
+    assert main(["bench", str(tiny), "--image", str(data / "images/train/EPS.jpg")]) != 0
 
 
 def test_classification(started: list[str], tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "phidet"
 TRAIN = "--epochs 1 --batch-size 2 --workers 1 --accelerator cpu"
 LINES = {
     "detect": (
-        "detect photo.png -m tiny.onnx --save pictures,json,csv,coco,yolo,crops --out found",
+        "detect photo.png -m tiny.onnx --save images,json,csv,coco,yolo,crops --out found",
         "detect photo.png --json",
         "detect photo.png -m tiny.safetensors --runtime torch --json",
     ),

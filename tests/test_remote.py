@@ -23,7 +23,7 @@ from phidet.core.addresses import without_password
 from phidet.core.errors import DownloadError, InputError
 from phidet.images.decode import as_pixels
 from phidet.images.remote import fetch_image
-from phidet.images.sources import Picture, Unusable, pictures
+from phidet.images.sources import SourceImage, Unusable, read_sources
 
 
 def png(shade: int = 50) -> bytes:
@@ -156,7 +156,7 @@ def with_password(server: Server, path: str, password: str = "s%C3%A9%25cret") -
 
 
 def refusal(address: str) -> str:
-    [item] = pictures([address])
+    [item] = read_sources([address])
     assert isinstance(item, Unusable)
     assert item.source == without_password(address)
     return str(item.error)
@@ -172,8 +172,8 @@ def test_an_image_comes_under_a_plain_name(web: Server) -> None:
         ("to//photo.png", "photo.png"),
         ("%C3%A4%20b.php", "ä_b.php.jpg"),
     ):
-        [found] = pictures([f"{web.address}/{path}"])
-        assert isinstance(found, Picture)
+        [found] = read_sources([f"{web.address}/{path}"])
+        assert isinstance(found, SourceImage)
         assert found.image.max() == 50
         assert str(found.name) == name
 
@@ -249,7 +249,7 @@ def test_a_name_and_a_password_are_used_and_never_shown(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     address = with_password(web, f"/{kind}", "s%C3%A9%25cret" if kind == "basic" else "secret")
-    assert main(["detect", address, "--json", "--save", "pictures,json,coco,csv"]) == 0
+    assert main(["detect", address, "--json", "--save", "images,json,coco,csv"]) == 0
     said = capsys.readouterr()
     assert json.loads(said.out)["source"] == f"{web.address}/{kind}"
     written = b"".join(p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()).decode(errors="replace")
@@ -314,8 +314,8 @@ def test_a_data_address_is_read_without_the_network(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("PHIDET_OFFLINE", "1")
     text = base64.b64encode(png()).decode()
     for address in (f"data:image/png;base64,{text}", "data:image/png," + "".join(f"%{byte:02x}" for byte in png())):
-        [found] = pictures([address])
-        assert isinstance(found, Picture)
+        [found] = read_sources([address])
+        assert isinstance(found, SourceImage)
         assert found.image.max() == 50
         assert (found.source, str(found.name)) == (address[:40] + "…", "data.png")
         assert as_pixels(address).max() == 50

@@ -188,7 +188,7 @@ def test_a_run_goes_on_where_its_data_lie_now(
     assert kept == str(tmp_path / "moved"), "and from now on by itself"
     again = resume(tmp_path / "run", settings(tmp_path / "run"))
     assert peers.same_tensors(whole.model.state_dict(), again.model.state_dict())
-    assert again.figures == whole.figures
+    assert again.metrics == whole.metrics
 
 
 def reorder(data: Path) -> None:

@@ -69,7 +69,7 @@ def test_several_workers_share_what_waits(tmp_path: Path) -> None:
         assert sorted(model_of(server).batches[1:]) == [4, 4]
 
 
-def test_a_picture_on_which_the_model_fails_does_not_take_its_batch_along(tmp_path: Path) -> None:
+def test_an_image_on_which_the_model_fails_does_not_take_its_batch_along(tmp_path: Path) -> None:
     batching = {"max_batch_size": 2, "batch_timeout_micros": 60_000_000}
     bad = {"instances": [b64(encoded(picture(13, 13)))]}
     with one_model(tmp_path, batching=batching) as server, ThreadPoolExecutor(2) as pool:
@@ -134,7 +134,7 @@ def test_who_could_not_be_answered_in_time_is_turned_away_at_once(
         assert server.post(PREDICT, BODY).status == 200
 
 
-def test_more_pictures_than_the_queue_holds_can_never_be_answered(tmp_path: Path) -> None:
+def test_more_images_than_the_queue_holds_can_never_be_answered(tmp_path: Path) -> None:
     with one_model(tmp_path, batching={"max_batch_size": 2, "max_enqueued_batches": 2}) as server:
         reply = server.post(PREDICT, {"instances": [PICTURE] * 5})
         assert (reply.status, reply.error) == (400, "5 images in one request, more than the queue holds (4)")
@@ -194,7 +194,7 @@ def test_a_client_that_leaves_does_not_take_the_worker_along(tmp_path: Path) -> 
 def test_a_client_that_leaves_is_no_error(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Though its picture turns out to be broken when it has left."""
+    """Though its image turns out to be broken when it has left."""
     begun, gone, done = threading.Event(), threading.Event(), threading.Event()
 
     def slow(*_: object) -> None:

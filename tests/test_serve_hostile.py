@@ -91,7 +91,7 @@ def test_pixels_of_a_request_are_counted_before_any_is_decoded() -> None:
         decode(data, budget)
 
 
-def test_many_large_pictures_in_one_request_are_refused(tmp_path: Path) -> None:
+def test_many_large_images_in_one_request_are_refused(tmp_path: Path) -> None:
     write_version(tmp_path / "m", 1, "900")
     limits = {"request_pixels": 1_000}
     with serving(settings_for(tmp_path / "m", limits=limits)) as server:
@@ -130,7 +130,7 @@ def test_a_version_stays_loaded_while_a_body_comes(tmp_path: Path) -> None:
         assert b"0.1," in reply
 
 
-def test_pictures_of_clients_that_left_do_not_fill_the_queue(tmp_path: Path) -> None:
+def test_images_of_clients_that_left_do_not_fill_the_queue(tmp_path: Path) -> None:
     write_version(tmp_path / "m", 1, "900")
     batching = {"max_batch_size": 1, "max_enqueued_batches": 3}
     with serving(settings_for(tmp_path / "m", batching=batching)) as server, ThreadPoolExecutor(1) as pool:

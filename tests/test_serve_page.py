@@ -218,7 +218,7 @@ def test_the_webcam_is_looked_at_until_it_is_stopped(page: Page) -> None:
     assert not page.complaints()
 
 
-def test_a_picture_that_comes_while_the_webcam_is_asked_for_is_what_is_shown(page: Page, file: Path) -> None:
+def test_an_image_that_comes_while_the_webcam_is_asked_for_is_what_is_shown(page: Page, file: Path) -> None:
     page.driver.execute_script("""const ask = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
         navigator.mediaDevices.getUserMedia = (wanted) => new Promise((done) => {
             window.allow = async () => { window.stream = await ask(wanted); done(window.stream); }; })""")
@@ -233,7 +233,7 @@ def test_a_picture_that_comes_while_the_webcam_is_asked_for_is_what_is_shown(pag
     assert page.text("#webcam") == "Webcam"
 
 
-def test_a_picture_ends_the_webcam_and_is_shown(page: Page, file: Path) -> None:
+def test_an_image_ends_the_webcam_and_is_shown(page: Page, file: Path) -> None:
     page.one("#webcam").click()
     page.until(lambda: page.text("#times").endswith("live"))
     page.upload(file)

@@ -84,7 +84,7 @@ PICTURE = b64(encoded(IMAGE))
         {"instances": [PICTURE], "unknown_key": 1},
     ],
 )
-def test_row_form_gives_each_picture_an_object(server: Server, body: object) -> None:
+def test_row_form_gives_each_image_an_object(server: Server, body: object) -> None:
     reply = server.post(PREDICT, body)
     assert reply.status == 200, reply.body
     assert reply.headers["content-type"] == "application/json"
@@ -112,7 +112,7 @@ def test_column_form_gives_each_output_a_tensor(server: Server, inputs: object) 
     check({name: value[0] for name, value in answer.items()}, IMAGE)
 
 
-def test_pictures_of_different_sizes_and_formats_share_a_request(server: Server) -> None:
+def test_images_of_different_sizes_and_formats_share_a_request(server: Server) -> None:
     images = [picture(20, 30, 1), picture(7, 90, 2), picture(64, 5, 3)]
     files = [encoded(images[0]), encoded(images[1], "BMP"), encoded(images[2], "TIFF")]
     reply = server.post(PREDICT, {"instances": [b64(data) for data in files]})
@@ -262,13 +262,13 @@ def test_a_body_that_is_not_json_is_said_before_the_missing_model(server: Server
         (encoded(picture(101, 100)), "the image has 100×101 pixels, more than this server's limit of 10000"),
     ],
 )  # fmt: skip
-def test_pictures_that_cannot_be_read(server: Server, data: bytes, error: str) -> None:
+def test_images_that_cannot_be_read(server: Server, data: bytes, error: str) -> None:
     reply = server.post(PREDICT, {"inputs": b64(data)})
     assert reply.status == 400
     assert reply.error.startswith(error)
 
 
-def test_a_truncated_picture_is_the_clients_mistake(server: Server) -> None:
+def test_a_truncated_image_is_the_clients_mistake(server: Server) -> None:
     whole = encoded(picture(60, 60), "JPEG")
     reply = server.post(PREDICT, {"inputs": b64(whole[: len(whole) // 2])})
     assert reply.status == 400

@@ -30,7 +30,7 @@ def test_small_boxes_lie_on_large_ones() -> None:
         assert (picture[200, 50:54] == colour(4)).all(axis=1).sum() == 2
 
 
-def test_names_stand_apart_and_inside_the_picture() -> None:
+def test_names_stand_apart_and_inside_the_image() -> None:
     black = np.zeros((300, 400, 3), np.uint8)
     boxes = np.array([[10 + 3 * i, 40, 120 + 3 * i, 150] for i in range(8)], np.float32)
     plain = np.asarray(draw_tile(Tile("a", "b", black, boxes, [""] * 8, [0] * 8)))

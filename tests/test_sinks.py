@@ -24,18 +24,18 @@ from phidet.detections.detections import Detections
 from phidet.detections.draw import colour
 from phidet.detections.sinks import KINDS, open_sinks
 from phidet.detections.sinks.base import short_enough
-from phidet.images.sources import Picture, Unusable
+from phidet.images.sources import SourceImage, Unusable
 from phidet.images.video import video_frames
 
 NAMES = ("person", "tram stop", "../etc")
 BOXES = [(10.25, 20.5, 60.0, 70.0), (0.0, 0.0, 99.0, 80.0), (90.0, 75.0, 120.0, 95.0)]
 
 
-def picture(name: str = "a.jpg", frame: int | None = None, seed: int = 0) -> Picture:
+def picture(name: str = "a.jpg", frame: int | None = None, seed: int = 0) -> SourceImage:
     rows, columns = np.mgrid[:80, :100]
     pixels = np.stack([rows * 3, columns * 2, rows + columns + 10 * seed], axis=-1).astype(np.uint8)
     time_s = None if frame is None else frame / 10
-    return Picture(f"in/{name}", PurePosixPath(name), pixels, frame, time_s)
+    return SourceImage(f"in/{name}", PurePosixPath(name), pixels, frame, time_s)
 
 
 def three() -> Detections:
@@ -46,7 +46,7 @@ def nothing() -> Detections:
     return Detections.empty(NAMES, (80, 100))
 
 
-def write(kind: str, out: Path, *items: tuple[Picture, Detections] | Unusable, names: Sequence[str] = NAMES) -> str:
+def write(kind: str, out: Path, *items: tuple[SourceImage, Detections] | Unusable, names: Sequence[str] = NAMES) -> str:
     [sink] = open_sinks([kind], out, names)
     for item in items:
         if isinstance(item, Unusable):
@@ -111,13 +111,13 @@ def test_coco_results_evaluate_to_one_against_the_same_boxes(tmp_path: Path, cap
     assert evaluator.stats[0] == pytest.approx(1.0)
 
 
-def test_coco_without_pictures_is_valid_json(tmp_path: Path) -> None:
+def test_coco_without_images_is_valid_json(tmp_path: Path) -> None:
     write("coco", tmp_path)
     assert json.loads((tmp_path / "coco-results.json").read_text()) == []
     assert json.loads((tmp_path / "coco-images.json").read_text())["images"] == []
 
 
-def test_no_picture_gets_the_number_that_another_file_is_called_by(tmp_path: Path) -> None:
+def test_no_image_gets_the_number_that_another_file_is_called_by(tmp_path: Path) -> None:
     """Whatever came before it; so the results fit annotations that have those numbers."""
     items = [picture("clip.mp4", 0), picture("clip.mp4", 1), picture("(cover).png"), picture("1.png"), picture("3.png")]
     write("coco", tmp_path, *((item, three()) for item in items))
@@ -136,17 +136,17 @@ def test_nothing_is_drawn_over_what_no_earlier_run_drew(name: str, tmp_path: Pat
     if frame is not None:
         pytest.importorskip("av")
     for _ in range(2):  # its own file it may replace
-        write("pictures", tmp_path, (picture(name, frame), three()))
+        write("images", tmp_path, (picture(name, frame), three()))
     (tmp_path / name).write_bytes(b"somebody's")
     with pytest.raises(
         ConfigError, match=rf"{name} was not written by phidet, and would be overwritten: choose another"
     ):
-        write("pictures", tmp_path, (picture(name, frame), three()))
+        write("images", tmp_path, (picture(name, frame), three()))
     assert (tmp_path / name).read_bytes() == b"somebody's"
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
-def test_a_crop_does_not_go_over_somebodys_picture(tmp_path: Path) -> None:
+def test_a_crop_does_not_go_over_somebodys_image(tmp_path: Path) -> None:
     for _ in range(2):
         write("crops", tmp_path, (picture(), three()))
     (tmp_path / "crops" / "person" / "a-1.jpg").write_bytes(b"somebody's")
@@ -163,7 +163,7 @@ def test_a_name_as_long_as_can_be_is_cut(
     write(kind, tmp_path, *((picture(f"{long}.{ending}"), three()) for ending in ("png", "bmp", "jpg")))
     assert kind != "yolo" or len(caplog.records) == 2, "of three with one name, not of the first"
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert len(files) == {"pictures": 3, "yolo": 5, "crops": 9, "coco": 2}.get(kind, 1)
+    assert len(files) == {"images": 3, "yolo": 5, "crops": 9, "coco": 2, "instances": 3, "panoptic": 4}.get(kind, 1)
 
 
 def test_halves_of_letters_can_be_cut() -> None:
@@ -185,7 +185,7 @@ def test_where_results_cannot_wait_nothing_is_left(tmp_path: Path, monkeypatch: 
 
 def test_a_video_that_a_full_disk_cuts_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("av")
-    [sink] = open_sinks(["pictures"], tmp_path, NAMES)
+    [sink] = open_sinks(["images"], tmp_path, NAMES)
     sink.add(picture("v.mp4", 0), three())
 
     def full(descriptor: int) -> None:
@@ -247,8 +247,8 @@ def test_crops_are_the_pixels_that_a_box_touches_in_a_folder_for_each_class(tmp_
         ("photo", "photo.png", "PNG"),
     ],
 )
-def test_annotated_pictures_keep_their_names(name: str, written: str, form: str, tmp_path: Path) -> None:
-    said = write("pictures", tmp_path, (picture(name), three()), BROKEN)
+def test_annotated_images_keep_their_names(name: str, written: str, form: str, tmp_path: Path) -> None:
+    said = write("images", tmp_path, (picture(name), three()), BROKEN)
     [path] = [p for p in tmp_path.rglob("*") if p.is_file()]
     assert path == tmp_path / written
     expected = np.asarray(three().draw(picture().image), np.int16)
@@ -256,19 +256,19 @@ def test_annotated_pictures_keep_their_names(name: str, written: str, form: str,
         assert image.format == form
         lost = np.abs(np.asarray(image, np.int16) - expected).mean()
     assert lost <= {"PNG": 0, "JPEG": 4, "WEBP": 10}[form]  # WebP has one colour for four pixels
-    assert said == f"{tmp_path} (1 picture)"
+    assert said == f"{tmp_path} (1 image)"
 
 
 def test_what_a_format_cannot_hold_becomes_png(tmp_path: Path) -> None:
-    wide = Picture("w.webp", PurePosixPath("w.webp"), np.zeros((2, 17_000, 3), np.uint8))
-    write("pictures", tmp_path, (wide, Detections.empty(NAMES, (2, 17_000))))
+    wide = SourceImage("w.webp", PurePosixPath("w.webp"), np.zeros((2, 17_000, 3), np.uint8))
+    write("images", tmp_path, (wide, Detections.empty(NAMES, (2, 17_000))))
     with Image.open(tmp_path / "w.webp.png") as image:
         assert image.size == (17_000, 2)
 
 
 def test_equal_names_from_several_folders_stay_apart(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     items = [(picture(name, seed=seed), nothing()) for seed, name in enumerate(("a.png", "A.png", "a.png", "a-2.png"))]
-    write("pictures", tmp_path, *items)
+    write("images", tmp_path, *items)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["A-2.png", "a-2-2.png", "a-3.png", "a.png"]
     for seed, name in enumerate(("a.png", "A-2.png", "a-3.png", "a-2-2.png")):
         assert np.array_equal(np.asarray(Image.open(tmp_path / name)), picture(seed=seed).image)
@@ -277,7 +277,7 @@ def test_equal_names_from_several_folders_stay_apart(tmp_path: Path, caplog: pyt
         "the labels of in/b.jpg are in b-2.txt: another image has that name"
     ]
     assert sorted(p.name for p in (tmp_path / "y" / "labels").glob("*.txt")) == ["b-2.txt", "b.txt"]
-    write("pictures", tmp_path / "p", (picture("c.bmp"), nothing()), (picture("c.bmp.png"), nothing()))
+    write("images", tmp_path / "p", (picture("c.bmp"), nothing()), (picture("c.bmp.png"), nothing()))
     assert sorted(p.name for p in (tmp_path / "p").iterdir()) == ["c.bmp-2.png", "c.bmp.png"]
     write("coco", tmp_path / "c", (picture("d.png"), nothing()), (picture("d.png"), nothing()))
     images = json.loads((tmp_path / "c" / "coco-images.json").read_text())["images"]
@@ -288,9 +288,9 @@ def test_equal_names_from_several_folders_stay_apart(tmp_path: Path, caplog: pyt
 def test_videos_are_drawn_on_frame_by_frame(tmp_path: Path) -> None:
     pytest.importorskip("av")
     grey = np.full((80, 100, 3), 90, np.uint8)
-    frames = [Picture("v.avi", PurePosixPath("v.avi"), grey, i, i / 10) for i in range(5)]
-    said = write("pictures", tmp_path, *((f, three()) for f in frames), (picture("z.jpg"), nothing()))
-    assert said == f"{tmp_path} (1 picture and 1 video)"
+    frames = [SourceImage("v.avi", PurePosixPath("v.avi"), grey, i, i / 10) for i in range(5)]
+    said = write("images", tmp_path, *((f, three()) for f in frames), (picture("z.jpg"), nothing()))
+    assert said == f"{tmp_path} (1 image and 1 video)"
     read = list(video_frames(tmp_path / "v.avi.mp4"))
     assert [f.time_s for f in read] == pytest.approx([0, 0.1, 0.2, 0.3, 0.4], abs=1e-3)
     assert np.abs(read[2].image[30:60, 10:14].astype(int) - colour(0)).sum(axis=-1).min() < 120  # the frame's left side
@@ -314,6 +314,6 @@ def test_a_folder_that_cannot_be_written_to_is_told(kind: str, tmp_path: Path) -
 
 
 def test_unknown_kinds_are_refused_before_anything_is_written(tmp_path: Path) -> None:
-    with pytest.raises(UnknownNameError, match=r"unknown kind of output 'picture'\. Did you mean pictures"):
-        open_sinks(["json", "picture"], tmp_path / "out", NAMES)
+    with pytest.raises(UnknownNameError, match=r"unknown kind of output 'image'\. Did you mean images"):
+        open_sinks(["json", "image"], tmp_path / "out", NAMES)
     assert not (tmp_path / "out").exists()

@@ -16,7 +16,7 @@ from PIL import Image
 
 from phidet.core.errors import ConfigError, InputError, MissingExtraError
 from phidet.images import sources
-from phidet.images.sources import Picture, Unusable, check_sources_outside, pictures
+from phidet.images.sources import SourceImage, Unusable, check_sources_outside, read_sources
 
 
 def save(path: Path, shade: int = 0) -> Path:
@@ -35,14 +35,14 @@ def names(*given: str | Path, leave_out: Path | None = None) -> list[str]:
     return [str(item.name) for item in looked_at(*given, leave_out=leave_out)]
 
 
-def looked_at(*given: str | Path, leave_out: Path | None = None) -> list[Picture]:
-    items = list(pictures([str(g) for g in given], leave_out))
-    assert all(isinstance(item, Picture) for item in items), items
-    return [item for item in items if isinstance(item, Picture)]
+def looked_at(*given: str | Path, leave_out: Path | None = None) -> list[SourceImage]:
+    items = list(read_sources([str(g) for g in given], leave_out))
+    assert all(isinstance(item, SourceImage) for item in items), items
+    return [item for item in items if isinstance(item, SourceImage)]
 
 
 def refusal(source: str | Path) -> str:
-    [item] = pictures([str(source)])
+    [item] = read_sources([str(source)])
     assert isinstance(item, Unusable)
     assert item.source == str(source)
     return str(item.error)
@@ -79,10 +79,10 @@ def test_a_pattern_of_any_depth_and_a_name_that_looks_like_one(tmp_path: Path) -
     assert names(f"{tmp_path}/d[1].png") == ["d[1].png"]
 
 
-def test_a_pattern_that_matches_no_picture_is_told(tmp_path: Path) -> None:
+def test_a_pattern_that_matches_no_image_is_told(tmp_path: Path) -> None:
     (tmp_path / "a.txt").touch()
     (tmp_path / "b.png").mkdir()
-    [item] = pictures([str(tmp_path / "*")])
+    [item] = read_sources([str(tmp_path / "*")])
     assert isinstance(item, Unusable)
     assert str(item.error) == f"{tmp_path / '*'} matches 2 files or folders, none an image or video that is read"
 
@@ -93,14 +93,21 @@ def test_any_file_given_by_name_is_tried_whatever_its_ending(tmp_path: Path) -> 
     assert looked_at(path)[0].image.max() == 9
 
 
-def test_what_is_not_there_or_no_picture_is_told_in_its_place(tmp_path: Path) -> None:
+def test_what_is_not_there_or_no_image_is_told_in_its_place(tmp_path: Path) -> None:
     save(tmp_path / "a.png")
     (tmp_path / "b.png").write_bytes(png()[:40])
     (tmp_path / "empty").mkdir()
     (tmp_path / "link.png").symlink_to(tmp_path / "nowhere")
     (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
-    items = list(pictures([str(tmp_path / "no.png"), str(tmp_path), str(tmp_path / "a.png")]))
-    assert [type(i).__name__ for i in items] == ["Unusable", "Picture", "Unusable", "Unusable", "Unusable", "Picture"]
+    items = list(read_sources([str(tmp_path / "no.png"), str(tmp_path), str(tmp_path / "a.png")]))
+    assert [type(i).__name__ for i in items] == [
+        "Unusable",
+        "SourceImage",
+        "Unusable",
+        "Unusable",
+        "Unusable",
+        "SourceImage",
+    ]
     assert "there is no file, folder, pattern's match or address" in refusal(tmp_path / "no.png")
     assert "there is no file" in refusal(f"{tmp_path}/*.tiff")
     assert "there are no images or videos that are read in" in refusal(tmp_path / "empty")
@@ -119,13 +126,13 @@ def test_a_pipe_is_read(tmp_path: Path) -> None:
     thread.join()
 
 
-def test_few_pictures_are_decoded_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_images_are_decoded_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for i in range(40):
         save(tmp_path / f"{i:02d}.png")
     decoded: list[object] = []
     real: Callable[..., object] = sources.read_image
     monkeypatch.setattr(sources, "read_image", lambda source: (decoded.append(source), real(source))[1])
-    stream = pictures([str(tmp_path)])
+    stream = read_sources([str(tmp_path)])
     for taken in range(1, 31):
         next(stream)
         time.sleep(0.002)
@@ -153,12 +160,12 @@ class Input(io.TextIOWrapper):
     """Standard input that holds some bytes."""
 
 
-def test_standard_input_is_one_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_standard_input_is_one_image(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", Input(io.BytesIO(png(5))))
     [found] = looked_at("-")
     assert (found.source, found.name, found.image.max()) == ("-", PurePosixPath("stdin.jpg"), 5)
     monkeypatch.setattr(sys, "stdin", Input(io.BytesIO(b"")))
-    assert refusal("-") == "standard input is empty: expected a picture"
+    assert refusal("-") == "standard input is empty: expected an image"
     monkeypatch.setattr(sys, "stdin", Input(io.BytesIO(b"hello")))
     assert refusal("-").startswith("-: ")
     monkeypatch.setattr(sources, "LARGEST_BYTES", 10)
@@ -172,18 +179,18 @@ def test_standard_input_is_one_picture(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_the_extra_videos_and_cameras_name_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "av", None)
     (tmp_path / "a.mp4").touch()
-    items = list(pictures([str(tmp_path / "a.mp4"), "webcam", str(save(tmp_path / "b.png"))]))
+    items = list(read_sources([str(tmp_path / "a.mp4"), "webcam", str(save(tmp_path / "b.png"))]))
     for item in items[:2]:
         assert isinstance(item, Unusable)
         assert isinstance(item.error, MissingExtraError)
         assert "pip install 'phidet[video]'" in str(item.error)
-    assert isinstance(items[2], Picture)
+    assert isinstance(items[2], SourceImage)
 
 
 def test_a_camera_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("av")
     assert refusal("webcam:97").startswith("cannot read camera webcam:97")
-    [item] = pictures(["webcam:97"])
+    [item] = read_sources(["webcam:97"])
     assert isinstance(item, Unusable)
     assert isinstance(item.error, InputError)
 
@@ -202,7 +209,7 @@ def test_a_link_into_the_folder_that_is_written_to_is_not_followed(tmp_path: Pat
     (photos / "a.jpg").symlink_to(out / "a.jpg")
     with pytest.raises(ConfigError, match="lies in the folder that is written to"):
         check_sources_outside([str(photos / "a.jpg")], out)
-    (found,) = pictures([str(photos)], out)
+    (found,) = read_sources([str(photos)], out)
     assert isinstance(found, Unusable)
     assert "leads into the folder that is written to" in str(found.error)
 
@@ -218,7 +225,8 @@ def test_links_to_folders_are_searched_once(tmp_path: Path) -> None:
     assert [str(item.name) for item in looked_at(str(tmp_path / "in"))] == ["a.png", "again/b.png"]
     save(tmp_path / "out" / "crops" / "mine.png")
     (tmp_path / "in" / "crops").symlink_to(tmp_path / "out" / "crops")
-    found = [item.name for item in pictures([str(tmp_path / "in")], tmp_path / "out") if isinstance(item, Picture)]
+    items = read_sources([str(tmp_path / "in")], tmp_path / "out")
+    found = [item.name for item in items if isinstance(item, SourceImage)]
     assert [str(name) for name in found] == ["a.png", "again/b.png"]
     (tmp_path / "in" / "crops").unlink()
     for pattern in ("**", "**/*", "**/*.png", "**/**/*.png"):

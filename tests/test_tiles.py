@@ -26,7 +26,7 @@ seeds = st.integers(0, 2**32 - 1)
 class Oracle:
     """Finds in a tile the part of each object that the tile shows, if that is large and not a mere sliver.
 
-    The picture's pixels say where the tile lies: red and green are the column and the row in units of 8 pixels.
+    The image's pixels say where the tile lies: red and green are the column and the row in units of 8 pixels.
     """
 
     def __init__(self, *objects: tuple[Box, int], smallest: float = 20, wobble: float = 0.0) -> None:
@@ -103,7 +103,7 @@ def test_an_object_cut_by_borders_is_the_one_that_a_neighbour_shows_whole() -> N
 
 def test_a_sliver_at_a_border_goes_even_where_the_whole_box_is_a_few_pixels_off() -> None:
     class Off(Oracle):
-        """Sees what the whole picture or another tile shows 4 pixels too far down."""
+        """Sees what the whole image or another tile shows 4 pixels too far down."""
 
         def _one(self, array: npt.NDArray[np.uint8]) -> Detections:
             found = super()._one(array)
@@ -116,7 +116,7 @@ def test_a_sliver_at_a_border_goes_even_where_the_whole_box_is_a_few_pixels_off(
     same(detect_tiled(Off(low, smallest=0.0), picture(709, 1364), 346), low, iou=0.7)
 
 
-def test_an_object_that_no_tile_shows_whole_is_what_the_whole_picture_shows() -> None:
+def test_an_object_that_no_tile_shows_whole_is_what_the_whole_image_shows() -> None:
     wide = ((100.0, 100.0, 1300.0, 500.0), 1)
     found = detect_tiled(Oracle(wide), picture(600, 1400), 512)
     same(found, wide)
@@ -125,7 +125,7 @@ def test_an_object_that_no_tile_shows_whole_is_what_the_whole_picture_shows() ->
 
 def test_parts_that_nobody_saw_whole_are_joined_across_several_tiles() -> None:
     class NearSighted(Oracle):
-        """Does not see the object in the whole picture."""
+        """Does not see the object in the whole image."""
 
         def _one(self, array: npt.NDArray[np.uint8]) -> Detections:
             return Detections.empty(NAMES) if array.shape[1] > 512 else super()._one(array)
@@ -135,7 +135,7 @@ def test_parts_that_nobody_saw_whole_are_joined_across_several_tiles() -> None:
     same(found, long)
 
 
-def test_small_objects_are_found_where_the_whole_picture_shows_them_too_small() -> None:
+def test_small_objects_are_found_where_the_whole_image_shows_them_too_small() -> None:
     small = [((x, y, x + 24.0, y + 30.0), 0) for x in (30.0, 500.0, 990.0, 1500.0) for y in (20.0, 700.0)]
     oracle = Oracle(*small)
     assert len(oracle.detect([picture(1000, 1600)])[0]) == 0
@@ -157,7 +157,7 @@ def test_classes_are_apart_unless_suppression_is_across_them() -> None:
     assert len(agnostic) == 1
 
 
-def test_one_tile_is_the_whole_picture_and_costs_one_look() -> None:
+def test_one_tile_is_the_whole_image_and_costs_one_look() -> None:
     oracle = Oracle(((10.0, 10.0, 100.0, 100.0), 0))
     image = picture(400, 500)
     assert detect_tiled(oracle, image, 512) == oracle.detect([image])[0]
@@ -211,6 +211,8 @@ def test_boxes_that_are_looked_up_by_place_merge_as_if_each_was_compared_with_al
     count, size = int(rng.integers(0, 120)), float(rng.integers(100, 3000))
     centres, sides = rng.uniform(0, size, (count, 2)), rng.uniform(1, size * rng.random() + 2, (count, 2))
     corners = rng.integers(0, 8, (count, 2)) * 240.0
+    parts = np.empty(count, object)
+    parts[:] = [(row,) for row in range(count)]
     seen = TileDetections(
         np.concatenate([centres - sides / 2, centres + sides / 2], axis=1).clip(0, size),
         rng.uniform(0, 1, count),
@@ -218,6 +220,7 @@ def test_boxes_that_are_looked_up_by_place_merge_as_if_each_was_compared_with_al
         np.concatenate([corners, corners + 320], axis=1),
         rng.random(count) < 0.4,
         np.arange(count),
+        parts,
     )
     fast = merge(TileDetections(*(column.copy() for column in seen)), iou, per_class)
     with pytest.MonkeyPatch.context() as patch:

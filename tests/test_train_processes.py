@@ -23,7 +23,7 @@ from phidet.core.structs import replace
 from phidet.data.class_folders import open_class_folders
 from phidet.data.layouts import open_data
 from phidet.evaluation.classification_report import answers_of
-from phidet.evaluation.coco_figures import evaluate_coco
+from phidet.evaluation.coco_metrics import evaluate_coco
 from phidet.training.checkpointing import recompute_activations
 from phidet.training.evaluate import detect
 from test_train_run import write_squares
@@ -87,7 +87,7 @@ def test_four_processes_evaluate_to_what_one_does(tmp_path: Path) -> None:
 
 
 def test_four_processes_tell_classes_as_one_does(tmp_path: Path) -> None:
-    """Also where the pictures cannot be shared out evenly, and one of them is broken."""
+    """Also where the images cannot be shared out evenly, and one of them is broken."""
     test_classify.write_pictures(tmp_path, 5)
     (tmp_path / "nut" / "broken.png").write_bytes(b"no picture")
     torchrun(4, "classify", tmp_path)

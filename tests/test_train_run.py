@@ -29,10 +29,12 @@ from phidet.core.errors import CheckpointError, ConfigError, InputError, Trainin
 from phidet.core.structs import replace
 from phidet.data.hold_out import hold_out, validation_data
 from phidet.data.layouts import open_data
-from phidet.evaluation.coco_figures import evaluate_coco
+from phidet.evaluation.coco_metrics import evaluate_coco
 from phidet.evaluation.detect_dataset import detect_dataset
 from phidet.inference.detector import Detector
 from phidet.training import fit as training
+from phidet.training import learner as learning
+from phidet.training import optim
 from phidet.training import recipe as recipes
 from phidet.training.about import Request
 from phidet.training.fit import RunSettings
@@ -99,9 +101,9 @@ def test_a_run_leaves_what_its_documentation_says(data: Path, tiny: Path, tmp_pa
 
     rows = json.loads((done.folder / "metrics.json").read_text())
     assert [row["epoch"] for row in rows] == [1, 2]
-    assert done.figures["ap"] == pytest.approx(max(row["ap"] for row in rows))
+    assert done.metrics["ap"] == pytest.approx(max(row["ap"] for row in rows))
     report = json.loads((done.folder / "report" / "report.json").read_text())
-    assert report["coco"]["ap"] == done.figures["ap"]
+    assert report["coco"]["ap"] == done.metrics["ap"]
     assert report["coco"]["images"] == 4
 
 
@@ -400,8 +402,8 @@ def test_the_rate_of_every_part_is_its_own() -> None:
     torch.manual_seed(0)
     model = create_model(peers.tiny_detector(CLASSES))
     recipe = training.Recipe(name="x", epochs=1, backbone_rate=0.25)
-    optimizer = training.build_optimizer(model, recipe, torch.device("cpu"))
-    training.set_rate(optimizer, 0.8)
+    optimizer = optim.build_optimizer(model, recipe, torch.device("cpu"))
+    optim.set_rate(optimizer, 0.8)
     rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
     for name, parameter in model.named_parameters():
         assert rates[id(parameter)] == pytest.approx(0.2 if name.startswith("backbone.") else 0.8)
@@ -437,10 +439,10 @@ def test_what_is_frozen_is_what_runs_on_several_gpus(
     model = create_model(replace(config, {"backbone": BackboneConfig(architecture="resnet18", width=0.25)}))
     recipe = recipes.replace(recipes.SMALL, {"freeze": "early"})
     monkeypatch.setattr(
-        training, "share_batch_norms", lambda model, _: torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        learning, "share_batch_norms", lambda model, _: torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
     )
     task = Task(model.config, open_data(data).read("train"), None)
-    learner = training.prepare_learner(Two(), model, task, recipe, settings(tmp_path / "run"))  # type: ignore[arg-type]
+    learner = learning.prepare_learner(Two(), model, task, recipe, settings(tmp_path / "run"))  # type: ignore[arg-type]
     running = set(model.modules())
     assert isinstance(model.backbone.bn1, torch.nn.SyncBatchNorm)  # type: ignore[union-attr]
     assert all(part in running for part in learner.frozen)
@@ -539,7 +541,7 @@ def test_without_objects_there_is_nothing_to_learn_or_to_measure(
     empty.write_text(json.dumps(json.loads(empty.read_text()) | {"annotations": []}))
     changes = {"epochs": 2, "patience": 1, **QUICK}
     done = train(data, tiny, changes=changes, settings=settings(tmp_path / "run"))
-    assert done.figures == {}
+    assert done.metrics == {}
     assert "the split val has no objects" in caplog.text
     assert len(json.loads((done.folder / "metrics.json").read_text())) == 2, "and patience is not lost over it"
     with pytest.raises(InputError, match=r"no image of 'val' has an object, so there is nothing to learn"):
@@ -550,14 +552,14 @@ def test_gradients_of_several_steps_are_one_update(data: Path, tiny: Path, tmp_p
     """With ``accumulate`` 2, two steps make one update."""
     changes = {"epochs": 1, **QUICK, "warmup_epochs": 0.0, "optimizer": "sgd", "learning_rate": 1.0}
     updates = []
-    original = training.RunningAverage.update
+    original = optim.RunningAverage.update
 
-    def counted(self: training.RunningAverage, model: torch.nn.Module) -> None:
+    def counted(self: optim.RunningAverage, model: torch.nn.Module) -> None:
         updates.append(1)
         original(self, model)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training.RunningAverage, "update", counted)
+        patch.setattr(optim.RunningAverage, "update", counted)
         one = train(
             data, tiny, splits=(None, "none"), changes=changes | {"accumulate": 2}, settings=settings(tmp_path / "one")
         )

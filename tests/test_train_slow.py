@@ -10,7 +10,7 @@ from lightning_fabric import Fabric
 import peers
 from phidet import create_model, save_model, train
 from phidet.data.layouts import open_data
-from phidet.evaluation.coco_figures import evaluate_coco
+from phidet.evaluation.coco_metrics import evaluate_coco
 from phidet.training import fit as training
 from phidet.training.evaluate import detect
 from phidet.training.fit import RunSettings, fit

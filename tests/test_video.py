@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from phidet.core.errors import InputError, PhidetError
-from phidet.images.sources import Picture, Unusable, pictures
+from phidet.images.sources import SourceImage, Unusable, read_sources
 from phidet.images.video import Frame, video_frames
 from phidet.images.video_writer import VideoWriter
 
@@ -73,11 +73,11 @@ def test_a_damaged_video_gives_the_frames_before_the_damage(tmp_path: Path) -> N
     path = film(tmp_path / "a.mkv", frames=40, height=240, width=320)
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) * 2 // 3])
-    items = list(pictures([str(path)]))
-    assert 0 < sum(isinstance(item, Picture) for item in items) < 40
+    items = list(read_sources([str(path)]))
+    assert 0 < sum(isinstance(item, SourceImage) for item in items) < 40
     path = film(tmp_path / "b.mp4")
     path.write_bytes(path.read_bytes()[:200])  # MP4 says at its end where frames are
-    [item] = pictures([str(path)])
+    [item] = read_sources([str(path)])
     assert isinstance(item, Unusable)
     assert str(item.error).startswith(f"cannot read video {path}")
 
@@ -88,7 +88,7 @@ def test_a_video_that_is_cut_off_says_so_where_its_file_tells_how_long_it_was(tm
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 3 // 5])
     with pytest.raises(InputError, match=r"a\.mkv ends after \d\.\d s of (9|10)\.\d s: it is cut off or damaged"):
         list(video_frames(path))
-    items = list(pictures([str(path)]))
+    items = list(read_sources([str(path)]))
     assert 20 < len(items) < 90, "the frames before the end"
     assert isinstance(items[-1], Unusable)
 

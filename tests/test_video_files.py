@@ -166,7 +166,7 @@ def test_a_file_with_nothing_but_a_cover_is_no_video(tmp_path: Path) -> None:
         container.mux(stream.encode(None))
     with pytest.raises(InputError, match=r"a\.mp4 holds no video$"):
         next(video_frames(path))
-    with pytest.raises(InputError, match=r"a\.mp4 holds no video, only a cover picture$"):
+    with pytest.raises(InputError, match=r"a\.mp4 holds no video, only a cover image$"):
         next(video_frames(with_cover(path)))
 
 

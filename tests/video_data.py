@@ -112,7 +112,7 @@ def with_display_matrix(path: Path, rotation: tuple[int, int, int, int]) -> Path
 
 
 def with_cover(path: Path, before: bool = True) -> Path:
-    """Puts a cover picture, 64 × 64, into an MP4, as iTunes and other taggers do, before or after the tracks."""
+    """Puts a cover image, 64 × 64, into an MP4, as iTunes and other taggers do, before or after the tracks."""
     picture = io.BytesIO()
     Image.new("RGB", (64, 64), (200, 30, 30)).save(picture, "JPEG")
     item = _box(b"ilst", _box(b"covr", _box(b"data", struct.pack(">II", 13, 0) + picture.getvalue())))

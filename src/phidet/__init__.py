@@ -18,8 +18,10 @@ from phidet.core.moved import install as keep_old_module_paths
 from phidet.core.privacy import disable_usage_reports
 
 if TYPE_CHECKING:
+    from phidet.detections.alignment.settings import AlignSettings
     from phidet.detections.detections import Detections
     from phidet.detections.settings import PostprocessSettings
+    from phidet.inference.align import align
     from phidet.inference.detector import Detector
     from phidet.training.run import train
     from phidet.weights.convert import convert
@@ -31,6 +33,8 @@ disable_usage_reports()
 keep_old_module_paths()
 
 _LAZY = {
+    "align": "phidet.inference.align",
+    "AlignSettings": "phidet.detections.alignment.settings",
     "train": "phidet.training.run",
     "Detections": "phidet.detections.detections",
     "Detector": "phidet.inference.detector",
@@ -43,12 +47,14 @@ _LAZY = {
 }
 
 __all__ = [
+    "AlignSettings",
     "Detections",
     "Detector",
     "MissingExtraError",
     "PhidetError",
     "PostprocessSettings",
     "__version__",
+    "align",
     "convert",
     "create_classifier",
     "create_model",

@@ -21,6 +21,8 @@ from phidet.core.structs import replace
 from phidet.data.doctor.view import NetworkView
 from phidet.detections.boxes import FloatArray
 from phidet.detections.detections import Detections
+from phidet.detections.graphs.graph import DetectionGraph
+from phidet.detections.graphs.related import Related
 from phidet.detections.settings import PostprocessSettings
 from phidet.images.prepare import Preprocess, prepare
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:  # these need PyTorch
     import torch
     from torch import Tensor, nn
 
+    from phidet.architectures.adversarial import Adversarial
     from phidet.architectures.batch import Batch
     from phidet.architectures.dialect import Dialect
     from phidet.architectures.evidence import ActivationMap
@@ -35,8 +38,9 @@ if TYPE_CHECKING:  # these need PyTorch
     from phidet.architectures.program import GraphWriter, Program
     from phidet.architectures.published_file import PublishedFile
 
-Says: TypeAlias = Literal["boxes", "masks", "panoptic", "classes"]
-"""What a network predicts: boxes of objects, their masks, a class for every pixel, or a class for the whole image."""
+Says: TypeAlias = Literal["boxes", "masks", "panoptic", "classes", "samples", "relations"]
+"""What a network predicts: boxes of objects, their masks, a class for every pixel, a class for the whole image; that it
+makes images: "samples"; or "relations" of detections, of which it sees no image."""
 
 
 class NetworkConfig(Protocol):
@@ -90,6 +94,27 @@ class Decoder(Protocol):
     ) -> Detections: ...
 
 
+class Relating(Protocol):
+    """Detections as a network's inputs, and its outputs as relations."""
+
+    def graph(self, detections: Detections) -> DetectionGraph:
+        """The graph that the network looks at."""
+
+    def inputs(self, graph: DetectionGraph) -> Mapping[str, npt.NDArray[Any]]:
+        """The network's inputs by name.
+
+        Raises:
+            InputError: detections that the network was not trained for.
+        """
+
+    def decode(self, graph: DetectionGraph, outputs: Mapping[str, FloatArray]) -> Related:
+        """What the outputs for ``graph`` mean.
+
+        Raises:
+            CheckpointError: the outputs are not finite.
+        """
+
+
 class Processes(NamedTuple):
     """The processes that share a batch.
 
@@ -108,10 +133,11 @@ class Loss(Protocol):
     def to(self, device: torch.device) -> None:
         """Moves the loss's tensors to ``device``."""
 
-    def __call__(self, outputs: Any, batch: Batch, processes: Processes) -> dict[str, Tensor]:
+    def __call__(self, outputs: Any, batch: Any, processes: Processes) -> dict[str, Tensor]:
         """Losses by name; ``loss`` is minimised, the others are parts of it.
 
-        ``outputs`` is what the network returned. The mean of the processes' gradients is the gradient of the whole
+        ``outputs`` is what the network returned, ``batch`` what the task's loader gave: of images a
+        :class:`~phidet.architectures.batch.Batch`. The mean of the processes' gradients is the gradient of the whole
         batch.
         """
 
@@ -166,11 +192,19 @@ class Architecture(ABC, Generic[ConfigT]):
     def decoder(self, config: ConfigT) -> Decoder:
         """The decoder of a network of ``config``: from raw outputs to detections."""
 
+    def relating(self, config: ConfigT) -> Relating:
+        """How a network of ``config`` relates detections.
+
+        Raises:
+            ConfigError: it does not.
+        """
+        raise ConfigError(f"{config.name} detects in images: expected a network that relates detections")
+
     def summary(self, config: ConfigT) -> list[tuple[str, str]]:
         """Further lines of ``phidet info`` for a network: (subject, text)."""
         return []
 
-    def published_figures(self, config: ConfigT) -> object | None:
+    def published_metrics(self, config: ConfigT) -> object | None:
         """The metrics that the paper reports for this network; ``None`` if it has none."""
         return None
 
@@ -178,17 +212,17 @@ class Architecture(ABC, Generic[ConfigT]):
         """What ``phidet doctor`` checks a data set against; with anchor coverage if there are anchors."""
         return NetworkView(config.name, config.image_size_hw, None)
 
+    def mask_stride(self, config: ConfigT) -> int | None:
+        """Pixels of the input for one of the masks to learn from, along a side; ``None`` where no masks are learned."""
+        return 1 if self.says & {"masks", "panoptic"} else None
+
     def smallest_map_hw(self, config: ConfigT) -> tuple[int, int]:
         """Height and width of the smallest feature map in training; batch norm needs two values per channel."""
         height, width = config.image_size_hw
         return -(-height // 32), -(-width // 32)
 
     def resized(self, config: ConfigT, size_hw: tuple[int, int]) -> ConfigT:
-        """``config`` for another input size, (height, width) in pixels.
-
-        Raises:
-            ConfigError: the network does not support it.
-        """
+        """``config`` for another input size, (height, width) in pixels; raises ConfigError if that is unsupported."""
         changed: ConfigT = replace(config, {"image_size_hw": size_hw})
         return changed
 
@@ -215,6 +249,14 @@ class Architecture(ABC, Generic[ConfigT]):
         Raises:
             ConfigError: a value out of range.
         """
+
+    def adversarial(self, config: ConfigT, settings: Mapping[str, Any]) -> Adversarial:
+        """What trains a generator; ``settings`` has the fields of :attr:`loss_settings`.
+
+        Raises:
+            ConfigError: the architecture makes no images, or a value is out of range.
+        """
+        raise ConfigError(f"{self.name} networks make no images")
 
     def training_outputs(self, model: Any, images: Tensor, batch: Batch, settings: Mapping[str, Any]) -> Any:
         """What the loss reads: the outputs of ``model``, which may be wrapped for several processes.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -15,9 +16,20 @@ class Batch(NamedTuple):
         valid_hw: (B, 2) int64, height and width of each image without padding.
         boxes_xyxy: (B, N, 4) float32 in pixels of the input, padded with 0.
         class_ids: (B, N) int64, padded with −1.
+        soft: (B, N, C) float32 in 0…1, the probability of each class for each object, where a teacher gave them;
+            ``None`` for labels, which are certain. The class id of an object is its most probable class.
+        masks: (B, N, h, w) uint8 at the fraction of the input that :meth:`Architecture.mask_stride` names: 1 where the
+            object is, 0 where it is not, 255 all over for an object that has a box only; ``None`` where the network
+            learns no masks.
     """
 
     pixels: Tensor
     valid_hw: Tensor
     boxes_xyxy: Tensor
     class_ids: Tensor
+    soft: Tensor | None = None
+    masks: Tensor | None = None
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on ``device``."""
+        return Batch(*(None if part is None else part.to(device, non_blocking=True) for part in self))  # type: ignore[arg-type]

@@ -17,11 +17,13 @@ from typing import Any
 from phidet.architectures.base import Architecture
 from phidet.architectures.classifier.architecture import CLASSIFIER
 from phidet.architectures.efficientdet.architecture import EFFICIENTDET
+from phidet.architectures.relations.architecture import RELATIONS
 from phidet.architectures.setdet.architecture import SETDET
+from phidet.architectures.stylegan.architecture import STYLEGAN
 from phidet.core.errors import ConfigError, UnknownNameError
 
 ENTRY_POINTS = "phidet.architectures"
-BUILT_IN: tuple[Architecture[Any], ...] = (EFFICIENTDET, SETDET, CLASSIFIER)
+BUILT_IN: tuple[Architecture[Any], ...] = (EFFICIENTDET, SETDET, CLASSIFIER, STYLEGAN, RELATIONS)
 
 
 @cache

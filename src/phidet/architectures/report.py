@@ -35,5 +35,5 @@ def describe_network(config: NetworkConfig, input_hw: tuple[int, int] | None = N
         preprocess=config.preprocess,
         parts=parts,
         total=total(parts),
-        published=architecture_of(config).published_figures(config) if size == config.image_size_hw else None,
+        published=architecture_of(config).published_metrics(config) if size == config.image_size_hw else None,
     )

@@ -51,6 +51,12 @@ def add_runtime(parser: Parser, others: tuple[str, ...] = RUNTIMES) -> None:
     parser.add_argument("--runtime", default=others[0], choices=others, help=f"what runs the model ({others[0]})")
 
 
+def add_limit(parser: Parser, default: int, text: str) -> None:
+    """Adds ``--limit``, and ``--most``, its name of before, which scripts may use."""
+    parser.add_argument("--limit", type=int, default=default, metavar="N", help=f"{text} ({default})")
+    parser.add_argument("--most", type=int, dest="limit", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+
+
 def add_json(parser: Parser, what: str = "the results") -> None:
     """Adds ``--json``."""
     parser.add_argument("--json", action="store_true", help=f"print {what} as JSON")

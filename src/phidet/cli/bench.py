@@ -28,7 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, metavar="N", help="of the runtime (one for each usable core)")
     parser.add_argument("--batch", type=_sizes, default=(1, 8), metavar="N,N", help="batches for throughput (1,8)")
     parser.add_argument("--runs", type=int, default=10, metavar="N", help="timed runs of each (10, as in the papers)")
-    parser.add_argument("--picture", metavar="FILE", help="a photograph to time with (noise of 640×480)")
+    parser.add_argument("--image", metavar="FILE", help="a photograph to time with (noise of 640×480)")
+    parser.add_argument("--picture", dest="image", help=argparse.SUPPRESS)  # its earlier name
     parser.add_argument("--eval", type=Path, metavar="DATA", help="also measure AP on this data")
     add_split(parser, "--eval")
     add_layout(parser)
@@ -105,7 +106,7 @@ def _requests(args: argparse.Namespace) -> list[Request]:
                 threads=args.threads,
                 batches=args.batch,
                 runs=args.runs,
-                picture=args.picture,
+                image=args.image,
             )
             for runtime in runtimes
         ]
@@ -152,7 +153,7 @@ def _data(args: argparse.Namespace) -> dict[str, Dataset]:
 
 
 def _ap(measurement: Measurement, data: Mapping[str, Dataset]) -> float | None:
-    from phidet.evaluation.coco_figures import evaluate_coco
+    from phidet.evaluation.coco_metrics import evaluate_coco
     from phidet.evaluation.detect_dataset import detect_dataset
     from phidet.inference.detector import Detector
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from phidet.detections.protocol import SupportsDetect
     from phidet.detections.settings import PostprocessSettings
     from phidet.detections.sinks import Sink
-    from phidet.images.sources import Picture, Unusable
+    from phidet.images.sources import SourceImage, Unusable
 
 OUT = Path("detections")
 EPILOG = """\
@@ -26,7 +26,7 @@ or https address of an image, - for an image on standard input, or webcam (webca
 extra: pip install 'phidet[video]'
 
 what --save writes into the folder of --out:
-  pictures  annotated images and videos, named like the originals (the default)
+  images  annotated images and videos, named like the originals (the default)
   json      detections.jsonl: a JSON document on each line, for each image or frame
   csv       detections.csv: a line for each object
   coco      coco-results.json and coco-images.json
@@ -35,7 +35,7 @@ what --save writes into the folder of --out:
 
 examples:
   phidet detect photo.jpg                                   people, drawn in detections/photo.jpg
-  phidet detect photos --save pictures,csv --score 0.5
+  phidet detect photos --save images,csv --score 0.5
   phidet detect -m runs/mine aerial.tif --tile 640          a model of your own, in tiles of 640 pixels
   phidet detect clip.mp4 --classes person,dog
   cat photo.jpg | phidet detect - --json                    JSON lines on standard output, no files
@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="person (bundled), an export (.onnx, .xml, .tflite), a run's folder, a published name (person)",
     )
     add_out(parser, "FOLDER", f"where to write ({OUT})")
-    parser.add_argument("--save", type=_kinds, metavar="KINDS", help="what to write, separated by commas (pictures)")
+    parser.add_argument("--save", type=_kinds, metavar="KINDS", help="what to write, separated by commas (images)")
     parser.add_argument("--json", action="store_true", help="print JSON lines; write files only if --save says which")
     parser.add_argument("--score", type=_share, default=0.3, metavar="S", help="lowest score, 0…1 (0.3)")
     parser.add_argument(
@@ -89,9 +89,9 @@ def run(args: argparse.Namespace) -> None:
     from phidet.inference.tiles import check_tile
 
     # With --json alone the results go to standard output and no files are written.
-    kinds = args.save if args.save is not None else [] if args.json else ["pictures"]
+    kinds = args.save if args.save is not None else [] if args.json else ["images"]
     if args.out is not None and not kinds:
-        raise ConfigError("--out needs something to write: --save pictures, for instance")
+        raise ConfigError("--out needs something to write: --save images, for instance")
     out = args.out or OUT
     if kinds:
         check_sources_outside(args.sources, out)
@@ -137,14 +137,14 @@ def _look(
     sinks: Sequence[Sink],
     report: Report,
 ) -> None:
-    from phidet.images.sources import Unusable, pictures
+    from phidet.images.sources import Unusable, read_sources
     from phidet.images.video import is_webcam
     from phidet.inference.stream import detect_stream
 
     batch = (
         1 if any(is_webcam(source) for source in args.sources) else args.batch
     )  # a camera's frame must not wait for others
-    for item in detect_stream(detector, pictures(args.sources, out, report.note), settings, batch, args.tile):
+    for item in detect_stream(detector, read_sources(args.sources, out, report.note), settings, batch, args.tile):
         if isinstance(item, Unusable):
             report.failed(item)
             for sink in sinks:
@@ -188,33 +188,33 @@ class Report:
         self.quiet = False
         self._json = json_lines
         self._start = self._shown = time.monotonic()
-        self._pictures = self._objects = 0
-        self._previous: Picture | None = None
+        self._images = self._objects = 0
+        self._previous: SourceImage | None = None
         self._errors: list[PhidetError] = []
         self._progress = sys.stderr.isatty()
         self._video: tuple[str, int, dict[str, int]] | None = None  # source, frames, most of each class in a frame
 
-    def found(self, picture: Picture, found: Detections) -> None:
+    def found(self, item: SourceImage, found: Detections) -> None:
         """Reports an image or frame."""
         from phidet.detections.sinks.json_csv import json_line
 
-        self._pictures += 1
+        self._images += 1
         self._objects += len(found)
         # Frames of a video are summed up in one line, which is printed when the next source begins.
-        if not picture.continues(self._previous):
+        if not item.continues(self._previous):
             self._end_video()
-        self._previous = picture
+        self._previous = item
         if self._json:
             # Flushed for each image, so that a reader of the pipe gets results while a video runs.
-            sys.stdout.buffer.write(json_line(picture, found))
+            sys.stdout.buffer.write(json_line(item, found))
             sys.stdout.buffer.flush()
-        elif picture.frame is None:
-            self._say(f"{picture.source}: {_counts(found.counts())}")
+        elif item.frame is None:
+            self._say(f"{item.source}: {_counts(found.counts())}")
         else:
             most = self._video[2] if self._video else {}
             # The largest number of each class in a single frame: summing over frames would count one object many times.
             most = {**most, **{name: max(n, most.get(name, 0)) for name, n in found.counts().items()}}
-            self._video = (picture.source, picture.frame + 1, most)
+            self._video = (item.source, item.frame + 1, most)
         self._show_progress()
 
     def failed(self, unusable: Unusable) -> None:
@@ -244,11 +244,11 @@ class Report:
         self._end_video()
         self._clear()
         seconds = time.monotonic() - self._start
-        parts = [f"{count(self._pictures, 'picture')}, {count(self._objects, 'object')}"]
+        parts = [f"{count(self._images, 'image')}, {count(self._objects, 'object')}"]
         if self._errors:
             parts[0] += f", {count(len(self._errors), 'error')}"
-        if self._pictures > 1:
-            parts.append(f"{self._pictures / seconds:.1f} pictures a second")
+        if self._images > 1:
+            parts.append(f"{self._images / seconds:.1f} images a second")
         if written:
             parts.append(f"wrote {', '.join(written)}")
         print("; ".join(parts), file=sys.stderr)
@@ -283,7 +283,7 @@ class Report:
         now = time.monotonic()
         if self._progress and now - self._shown > 0.2:
             self._shown = now
-            done = f"{count(self._pictures, 'picture')}, {self._pictures / (now - self._start):.1f} a second"
+            done = f"{count(self._images, 'image')}, {self._images / (now - self._start):.1f} a second"
             print(f"\r\033[K{done}", end="", file=sys.stderr, flush=True)
 
     def _clear(self) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from phidet.architectures.registry import architecture_of, published_config
-from phidet.cli.arguments import add_image_size, add_json, add_layout, add_model, add_out
+from phidet.cli.arguments import add_image_size, add_json, add_layout, add_limit, add_model, add_out
 from phidet.cli.native_noise import without_native_noise
 from phidet.cli.tables import or_dash, table
 from phidet.core.errors import InputError, PhidetError
@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--augment", nargs="+", default=[], metavar="KEY=VALUE", help="changes to it: policy=v1 mosaic=0.5 flip=0"
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="which samples the sheets show (0)")
-    parser.add_argument("--most", type=int, default=3, metavar="N", help="findings of a kind to print (3)")
+    add_limit(parser, 3, "findings of a kind to print")
     add_json(parser, "everything")
 
 
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         print(msgspec.json.format(msgspec.json.encode(report)).decode())
     else:
-        print(text(report, max(0, args.most)))
+        print(text(report, max(0, args.limit)))
     if args.out is not None:
         _draw(examination, config, args)
     if args.augmented:
@@ -144,10 +144,10 @@ def _fix(examination: Examination, out: Path) -> None:
     )
 
 
-def text(report: Report, most: int) -> str:
-    """The report for people, with up to ``most`` findings of each kind."""
+def text(report: Report, limit: int) -> str:
+    """The report for people, with up to ``limit`` findings of each kind."""
     parts = [_head(report), _splits(report), _classes(report), _boxes(report), _anchors(report)]
-    parts += [_findings(report, most), _duplicates(report, most), _advice(report)]
+    parts += [_findings(report, limit), _duplicates(report, limit), _advice(report)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -239,37 +239,37 @@ def _anchors(report: Report) -> str:
     return f"{table(columns, rows)}\n{foot}"
 
 
-def _findings(report: Report, most: int) -> str:
+def _findings(report: Report, limit: int) -> str:
     lines = []
     for group in report.findings:
         lines.append(f"{group.kind}: {len(group.items):,}")
-        lines += [f"  {f.where} ({', '.join(f.splits)}): {f.what}" for f in group.items[:most]]
-        lines += _more(len(group.items), most)
+        lines += [f"  {f.where} ({', '.join(f.splits)}): {f.what}" for f in group.items[:limit]]
+        lines += _more(len(group.items), limit)
     for title, found in (
         ("box twice", [f"{b.image} ({b.split}): {b.class_name}, IoU {b.iou:.2f}" for b in report.duplicate_boxes]),
         ("file used by no split", report.unused_files),
     ):
         if found:
-            lines += [f"{title}: {len(found):,}", *(f"  {line}" for line in found[:most]), *_more(len(found), most)]
+            lines += [f"{title}: {len(found):,}", *(f"  {line}" for line in found[:limit]), *_more(len(found), limit)]
     # Paths relative to the data folder keep the lines readable.
     return "\n".join(lines).replace(f"{report.path.rstrip('/')}/", "")  # where and what both name the file
 
 
-def _duplicates(report: Report, most: int) -> str:
+def _duplicates(report: Report, limit: int) -> str:
     lines = []
     for kind in ("same file", "same bytes", "same pixels", "near"):
         groups = [group for group in report.duplicate_images if group.kind == kind]
         if groups:
             lines.append(f"duplicate images, {kind}: {len(groups):,}")
-            for group in groups[:most]:
+            for group in groups[:limit]:
                 shown = ", ".join(f"{m.image} ({m.split})" for m in group.members[:4])
                 lines.append(f"  {shown}" + (f" and {len(group.members) - 4} more" if len(group.members) > 4 else ""))
-            lines += _more(len(groups), most)
+            lines += _more(len(groups), limit)
     return "\n".join(lines)
 
 
-def _more(total: int, most: int) -> list[str]:
-    return [f"  … {total - most:,} more (--most, --json)"] if total > most else []
+def _more(total: int, limit: int) -> list[str]:
+    return [f"  … {total - limit:,} more (--limit, --json)"] if total > limit else []
 
 
 def _advice(report: Report) -> str:

@@ -143,7 +143,7 @@ def _warn_of_limit(dataset: Dataset, max_objects: int) -> None:
 
 
 def _print(evaluation: Evaluation, title: str, as_json: bool) -> None:
-    from phidet.cli.figures import summarise
+    from phidet.cli.metrics import summarise
 
     if not evaluation.coco.objects:
         raise InputError(f"nothing could be measured on {evaluation.data}: no image with an object was left")
@@ -180,7 +180,7 @@ def _classifier(args: argparse.Namespace) -> None:
     import msgspec
     from lightning_fabric import Fabric
 
-    from phidet.cli.figures import summarise_classification
+    from phidet.cli.metrics import summarise_classification
     from phidet.data.class_folders import open_class_folders
     from phidet.data.hold_out import validation_data
     from phidet.evaluation.classification_report import answers_of, write_classification

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from phidet.cli.arguments import add_limit
 from phidet.cli.native_noise import without_native_noise
 from phidet.core.errors import ConfigError
 
@@ -35,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("explain.png"), metavar="PNG", help="(explain.png)")
     parser.add_argument("--class", dest="class_name", metavar="NAME", help="only this class")
-    parser.add_argument("--most", type=int, default=3, metavar="N", help="maps of each model (3)")
+    add_limit(parser, 3, "maps of each model")
 
 
 @without_native_noise()
@@ -50,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
     maps = []
     for name in models:
         model = _load(name)
-        found = explain(model, image, args.class_name, args.most)
+        found = explain(model, image, args.class_name, args.limit)
         maps.append((model.config.name, found))
         print(f"{model.config.name}: " + ", ".join(f"{one.label} {one.score:.3f}" for one in found))
     write_atomic_with(args.out, lambda out: comparison(image, path.name, maps).save(out, format="png"))

@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _calibration_data(args: argparse.Namespace, class_names: tuple[str, ...]) -> Dataset:
-    from phidet.data.layouts import open_data, read_pictures
+    from phidet.data.layouts import open_data, read_images
 
     try:
         folder = open_data(args.calibrate, args.layout)
@@ -74,14 +74,14 @@ def _calibration_data(args: argparse.Namespace, class_names: tuple[str, ...]) ->
     except InputError:
         if args.layout is not None or not args.calibrate.is_dir():
             raise
-        return read_pictures(args.calibrate)
+        return read_images(args.calibrate)
     return folder.read(folder.train_split(), class_names)
 
 
 def _evaluate(model: Model, exported: Path, split: str, dataset: Dataset) -> None:
     """Prints the metrics of the model, in PyTorch, and of its export."""
     from phidet.cli.tables import or_dash, table
-    from phidet.evaluation.coco_figures import evaluate_coco
+    from phidet.evaluation.coco_metrics import evaluate_coco
     from phidet.evaluation.detect_dataset import detect_dataset
     from phidet.inference.detector import Detector
     from phidet.inference.runtimes.torch_runtime import TorchNetwork

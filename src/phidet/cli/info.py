@@ -180,14 +180,14 @@ def _print_detector(config: ModelConfig, report: DetectorReport) -> None:
     _print_parts(report.parts)
     p = report.published
     if p is not None:
-        figures = [
+        shown = [
             ("parameters", or_dash(p.parameters, "{:,}")),
             ("multiply-adds", or_dash(p.multiply_adds_billion, "{:g}B")),
             ("AP test-dev", or_dash(p.ap_test)),
             ("AP val", or_dash(p.ap_val)),
             ("V100 ms", or_dash(p.v100_ms)),
         ]
-        print("\npublished: " + ", ".join(f"{name} {value}" for name, value in figures if value != "–"))
+        print("\npublished: " + ", ".join(f"{name} {value}" for name, value in shown if value != "–"))
 
 
 def _print_parts(parts: dict[str, Cost]) -> None:
@@ -281,7 +281,7 @@ def _print_family(as_json: bool) -> None:
     print(table([*columns[:-1], "top-1"], rows))
     print(
         "\nParameters include the 90-slot COCO head, or 1,000 classes. Multiply-adds count convolutions and linear\n"
-        "layers; batch norm and biases make up the rest of the published figures. D5's published 130B does not fit\n"
+        "layers; batch norm and biases make up the rest of the published numbers. D5's published 130B does not fit\n"
         "its own family by that count; 135B would. AP, top-1 and ms are the papers', not measured here."
     )
 

@@ -16,6 +16,10 @@ from phidet.core.extras import __version__, extra_of
 
 COMMANDS = {
     "detect": ("phidet.cli.detect", "find objects in images, folders and videos; draw, list or crop them"),
+    "align": (
+        "phidet.cli.align",
+        "compare parts in images with their nominal places: where each is, and what is wrong",
+    ),
     "doctor": ("phidet.cli.doctor", "find problems in a data set before training on it; write a clean copy"),
     "train": ("phidet.cli.train", "train a detector or a classifier on your own images"),
     "eval": ("phidet.cli.eval", "measure a model on labelled images: AP, curves, confusion, the worst mistakes"),

@@ -15,7 +15,7 @@ from phidet.architectures.backbones.config import BackboneArchitecture
 from phidet.architectures.backbones.scaling import CompoundScaling
 from phidet.architectures.efficientdet.published import family_of
 from phidet.architectures.efficientdet.scaling import DetectorLaw
-from phidet.cli.arguments import add_json
+from phidet.cli.arguments import add_json, add_limit
 from phidet.cli.tables import billions, or_dash, table
 from phidet.core.errors import ConfigError
 
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--budget", type=float, default=2.0, metavar="X", help="for compound: α·β²·γ² (2)")
     parser.add_argument("--tolerance", type=float, default=0.1, metavar="X", help="for compound: around it (0.1)")
     parser.add_argument("--step", type=float, default=0.05, metavar="X", help="for compound: of the grid (0.05)")
-    parser.add_argument("--most", type=int, default=20, metavar="N", help="for compound: how many to print (20)")
+    add_limit(parser, 20, "for compound: how many to print")
     parser.add_argument("--family", default="efficientdet", metavar="NAME", help="for width: what φ scales")
     parser.add_argument("--phi", type=float, default=3.0, metavar="φ", help="for width: where to compare (3)")
     parser.add_argument(
@@ -44,8 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Searches and prints the candidates, best first."""
-    if args.most < 1:
-        raise ConfigError(f"--most must be a whole number ≥ 1, got {args.most}")
+    if args.limit < 1:
+        raise ConfigError(f"--limit must be a whole number ≥ 1, got {args.limit}")
     accuracy = _load(args.accuracy) if args.accuracy else None
     found, text = (_compound if args.what == "compound" else _width)(args, accuracy)
     print(msgspec.json.format(msgspec.json.encode(found)).decode() if args.json else text)
@@ -61,12 +61,12 @@ def _compound(args: argparse.Namespace, accuracy: Callable[[Any], float] | None)
     for c in found:
         s, paper = c.scaling, "the paper's" if c.scaling == CompoundScaling() else ""
         # The paper's choice is always shown, for comparison.
-        if len(rows) < args.most or paper:
+        if len(rows) < args.limit or paper:
             factors, cost = f"{s.alpha:.2f}, {s.beta:.2f}, {s.gamma:.2f}", f"{c.measured_cost:.3f}×"
             rows.append((factors, f"{c.law_cost:.3f}", cost, f"{c.parameters:,}", or_dash(c.accuracy, "{:.4g}"), paper))
     order = "most accurate" if accuracy else "measured cost nearest to the budget"
     shown = table(("α, β, γ", "α·β²·γ²", "cost at φ = 1", "parameters", "accuracy", ""), rows)
-    return found, f"{shown}\n\n{len(found)} candidates, {len(rows)} shown (--most), {order} first"
+    return found, f"{shown}\n\n{len(found)} candidates, {len(rows)} shown (--limit), {order} first"
 
 
 def _width(args: argparse.Namespace, accuracy: Callable[[Any], float] | None) -> tuple[Sequence[object], str]:

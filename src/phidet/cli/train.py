@@ -41,6 +41,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_image_size(what)
     what.add_argument("--train-split", metavar="NAME", help="the split to train on (found by name)")
     what.add_argument("--val-split", metavar="NAME", help="the split to validate on, or none (found, or held out)")
+    what.add_argument(
+        "--teacher", metavar="MODEL", help="learn from this detector, too: a model, or another's description (.json)"
+    )
+    what.add_argument("--unlabelled", metavar="FOLDER", help="more images, which only the teacher labels")
     how = parser.add_argument_group("how")
     how.add_argument("--recipe", default="auto", metavar="NAME", help="auto, small or paper")
     how.add_argument("--epochs", type=int, metavar="N")
@@ -81,9 +85,9 @@ def run(args: argparse.Namespace) -> None:
         return
     left = "best.safetensors, last.safetensors, curves.png, metrics.csv"
     print(f"wrote {trained.folder}: {left}" if args.resume is None else f"{trained.folder} holds {left}")
-    if trained.figures:
-        figures = ", ".join(f"{name} {value:.3f}" for name, value in trained.figures.items())
-        print(f"best model on the validation images: {figures}; more in {trained.folder / 'report'}")
+    if trained.metrics:
+        metrics = ", ".join(f"{name} {value:.3f}" for name, value in trained.metrics.items())
+        print(f"best model on the validation images: {metrics}; more in {trained.folder / 'report'}")
 
 
 def _train(args: argparse.Namespace, model: str, settings: RunSettings) -> TrainedRun:
@@ -100,7 +104,7 @@ def _train(args: argparse.Namespace, model: str, settings: RunSettings) -> Train
             raise ConfigError("say what to train on: phidet train DATA, or --resume RUN")
         start = open_start(model)
         # Checked before the data are read, which takes longer.
-        if (args.task == "classify") != start.classifies:
+        if args.task != start.kind.name:
             raise ConfigError(f"{model} is not for --task {args.task}")
         request = Request(
             data=args.data,
@@ -112,13 +116,17 @@ def _train(args: argparse.Namespace, model: str, settings: RunSettings) -> Train
             val_split=args.val_split,
             recipe=args.recipe,
             changes=_changes(args),
+            teacher=args.teacher,
+            unlabelled=args.unlabelled,
         )
         return running.run(request, settings, start)
 
 
 def _check_left_out(args: argparse.Namespace) -> None:
     """Raises ConfigError if a resumed run is given options that are part of the run."""
-    unset: dict[str, Any] = dict.fromkeys(("layout", "model", "image_size", "train_split", "val_split", "out"))
+    unset: dict[str, Any] = dict.fromkeys(
+        ("layout", "model", "image_size", "train_split", "val_split", "out", "teacher", "unlabelled")
+    )
     unset |= dict.fromkeys(("epochs", "batch_size", "learning_rate", "precision"))
     unset |= {"recipe": "auto", "seed": 0, "set": [], "pretrained": "backbone", "task": "detect"}
     given = [name for name, value in unset.items() if getattr(args, name) != value]

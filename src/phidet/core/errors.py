@@ -8,6 +8,8 @@
     ├── DownloadError           exit code 5, HTTP 500: a file that could not be fetched
     ├── MissingExtraError       exit code 6, HTTP 500: an optional part of phidet that is not installed
     ├── ExportError             exit code 7, HTTP 500: an export that differs from its model, or cannot be written
+    ├── NotRightError           exit code 8, HTTP 500: an image that was judged shows a fault
+    ├── NoPoseError             exit code 9, HTTP 500: an image that could not be judged
     ├── TrainingDivergedError   exit code 1, HTTP 500: weights or losses became NaN or infinite
     └── RefusedError            a request to the server, with a status of its own: phidet.serve.refusals
 
@@ -92,3 +94,15 @@ class ExportError(PhidetError):
     """An exported file's outputs differ from those of its model, or it cannot be written."""
 
     exit_code = 7
+
+
+class NotRightError(PhidetError):
+    """An image was compared with what should be on it, and something is not right."""
+
+    exit_code = 8
+
+
+class NoPoseError(PhidetError):
+    """An image could not be compared with what should be on it: where that lies in the image was not found."""
+
+    exit_code = 9

@@ -14,6 +14,9 @@ DATA_PACKAGES = ("yaml", "google", "google_crc32c", "matplotlib", "faster_coco_e
 SERVE_PACKAGES = ("starlette", "uvicorn", "httptools", "prometheus_client", "pybase64")
 
 
+ALIGN_PACKAGES = ("scipy",)
+
+
 RELATIONS_PACKAGES = ("networkx", "scipy", "torch_geometric")
 
 
@@ -21,6 +24,7 @@ _EXTRAS = {
     "train": TRAIN_PACKAGES,
     "data": DATA_PACKAGES,
     "serve": SERVE_PACKAGES,
+    "align": ALIGN_PACKAGES,
     "relations": RELATIONS_PACKAGES,
 }
 

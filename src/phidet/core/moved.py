@@ -10,8 +10,8 @@ import sys
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
+from itertools import product
 from types import ModuleType
 
 _ROOMS = {
@@ -49,9 +49,9 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "learn.detection": ("training.task",),
     "learn.train": ("training.fit",),
     "losses": (f"{_EFFICIENTDET}.losses",),
-    "metrics.coco": ("evaluation.coco_figures",),
+    "metrics.coco": ("evaluation.coco_metrics",),
     "metrics.run": ("evaluation.detect_dataset",),
-    "metrics.voc": ("evaluation.voc_figures",),
+    "metrics.voc": ("evaluation.voc_metrics",),
     "models": ("weights.create",),
     "nms": ("detections.nms", "detections.settings"),
     "nn.detector": (f"{_EFFICIENTDET}.network", "architectures.classifier.network"),
@@ -69,14 +69,30 @@ _MODULES: dict[str, tuple[str, ...]] = {
 """Old module → where its contents are now, without ``phidet.``."""
 
 
-class MovedModules(MetaPathFinder, Loader):
-    """Imports the old paths; it is asked only where nothing else has the module."""
+_NAMES: dict[str, tuple[str, ...]] = {
+    "ClassFigures": ("ClassMetrics",),
+    "FIGURES": ("METRICS",),
+    "Picture": ("ImageLike", "SourceImage"),
+    "check_apart": ("check_sources_outside",),
+    "pictures": ("read_sources",),
+}
+"""Names that changed on the way: old → what it may be called where its module is now."""
+
+
+class MovedModules:
+    """Imports the old paths; it is asked only where nothing else has the module.
+
+    A finder and loader by its methods alone: their base classes import a dozen modules, which every start would pay.
+    """
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """A spec for the old paths of phidet's modules, nothing for any other."""
-        return None if not new_places(fullname) else ModuleSpec(fullname, self, is_package=True)
+        return None if not new_places(fullname) else ModuleSpec(fullname, self, is_package=True)  # type: ignore[arg-type]
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        """A plain module will do."""
 
     def exec_module(self, module: ModuleType) -> None:
         """Fills the old module with a look-up in the new ones."""
@@ -86,9 +102,9 @@ class MovedModules(MetaPathFinder, Loader):
         found = [import_module(place) for place in places]
 
         def look_up(name: str) -> object:
-            for one in found:
-                if hasattr(one, name):
-                    return getattr(one, name)
+            for one, known in product(found, (name, *_NAMES.get(name, ()))):
+                if hasattr(one, known):
+                    return getattr(one, known)
             raise AttributeError(f"module {module.__name__!r}, now {' and '.join(places)}, has no attribute {name!r}")
 
         module.__dict__["__getattr__"] = look_up

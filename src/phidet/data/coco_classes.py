@@ -13,3 +13,6 @@ COCO_CLASS_NAMES: tuple[str, ...] = (
     *("hair drier", "toothbrush"),
 )
 """Index i is COCO's category id i + 1; an ``unused-N`` slot is the id N that COCO never assigned."""
+
+COCO_80: tuple[str, ...] = tuple(name for name in COCO_CLASS_NAMES if not name.startswith("unused-"))
+"""The 80 categories alone, in the same order, as most other detectors have them."""

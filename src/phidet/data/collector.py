@@ -13,7 +13,10 @@ import numpy as np
 
 from phidet.core.errors import InputError
 from phidet.data.dataset import Annotations, Dataset, Problem, _concatenated
+from phidet.data.mask_labels import NO_MASK, MaskLabel, MaskLabels, runs_size_hw
 from phidet.data.tfrecord_file import ImageSource
+from phidet.detections.fields import NO_FIELDS
+from phidet.detections.masks import FIELD as MASKS
 
 
 class RawObject(NamedTuple):
@@ -25,6 +28,7 @@ class RawObject(NamedTuple):
         class_name: as in the label file.
         area: px², ``None`` where the labels have none; an invalid one is ignored.
         crowd, difficult: as in :class:`Annotations`.
+        mask: which pixels belong to it.
     """
 
     where: str
@@ -33,6 +37,7 @@ class RawObject(NamedTuple):
     area: float | None = None
     crowd: bool = False
     difficult: bool = False
+    mask: MaskLabel = NO_MASK
 
 
 SMALLEST_SIDE = 1e-3  # pixels; a box below that is a point or a line, whatever rounding made of it
@@ -109,6 +114,7 @@ class Collector:
             np.array([(b[2] - b[0]) * (b[3] - b[1]) if o.area is None else o.area for b, _, o in kept], np.float32),
             np.array([o.crowd for _, _, o in kept], np.bool_),
             np.array([o.difficult for _, _, o in kept], np.bool_),
+            {MASKS: MaskLabels.of([o.mask for _, _, o in kept])},
         )
         index = self._names.setdefault(name, len(self._sources))
         if index < len(self._sources):
@@ -138,6 +144,8 @@ class Collector:
                 "width and y by the height of each image"
             )
         sizes = np.array(self._sizes, np.int32).reshape(-1, 2)
+        if not any(_labels_of(a).known.any() for a in self._annotations):
+            self._annotations = [a._replace(fields=NO_FIELDS) for a in self._annotations]
         return Dataset(
             self.name,
             self.class_names,
@@ -214,7 +222,18 @@ class Collector:
             return None
         if max(abs(a - b) for a, b in zip(box, o.box_xyxy, strict=True)) > TOLERANCE:
             tell("box clipped", f"box {box_text(o.box_xyxy)} reaches out of {width}×{height} pixels; cut")
+        own_size_hw = runs_size_hw(o.mask)
+        if own_size_hw not in (None, size_hw):
+            own_height, own_width = own_size_hw or size_hw
+            tell("mask invalid", f"its mask has {own_width}×{own_height} pixels, its image {width}×{height}; left out")
+            o = o._replace(mask=NO_MASK)
         return box, class_id, o
+
+
+def _labels_of(annotations: Annotations) -> MaskLabels:
+    labels = annotations.fields[MASKS]
+    assert isinstance(labels, MaskLabels)
+    return labels
 
 
 def _keys(annotations: Annotations) -> Iterator[tuple[float, ...]]:

@@ -10,12 +10,14 @@ from typing import Literal, NamedTuple
 from phidet.core.errors import InputError, UnknownNameError
 from phidet.data.dataset import Dataset
 
-Layout = Literal["coco", "voc", "yolo", "tfrecord", "folders"]
+Layout = Literal["coco", "voc", "yolo", "tfrecord", "panoptic", "masks", "folders"]
 LAYOUT_NAMES: dict[Layout, str] = {
     "coco": "COCO JSON",
     "voc": "Pascal VOC",
     "yolo": "YOLO",
     "tfrecord": "TFRecord",
+    "panoptic": "COCO panoptic",
+    "masks": "folders of masks",
     "folders": "a folder of images for each class",
 }
 """Names of the layouts for messages."""

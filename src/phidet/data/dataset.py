@@ -14,8 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from phidet.core.errors import InputError
+from phidet.data.mask_labels import MaskLabels
 from phidet.data.tfrecord_file import ImageSource, RecordImage
 from phidet.detections.fields import NO_FIELDS, Fields, join_fields, take_fields
+from phidet.detections.masks import FIELD as MASKS
+from phidet.detections.masks import Masks
 from phidet.images.decode import read_image
 
 
@@ -29,7 +32,8 @@ class Annotations(NamedTuple):
             which objects count as small, medium and large.
         crowd: (N,) bool, regions of many objects (COCO's ``iscrowd``): never a target, never a mistake to detect.
         difficult: (N,) bool, hard to see (VOC): a target to train on, neither right nor wrong in VOC's evaluation.
-        fields: more columns by name, one row for each object; see :mod:`phidet.detections.fields`.
+        fields: more columns by name, one row for each object; see :mod:`phidet.detections.fields`. Where labels have
+            masks, "masks" is a :class:`~phidet.data.mask_labels.MaskLabels`.
     """
 
     boxes_xyxy: npt.NDArray[np.float32]
@@ -39,7 +43,13 @@ class Annotations(NamedTuple):
     difficult: npt.NDArray[np.bool_]
     fields: Fields = NO_FIELDS
 
-    def take(self, part: slice | npt.NDArray[np.bool_]) -> Annotations:
+    @property
+    def mask_labels(self) -> MaskLabels | None:
+        """How the objects' masks are labelled; ``None`` where only boxes are."""
+        labels = self.fields.get(MASKS)
+        return labels if isinstance(labels, MaskLabels) else None
+
+    def take(self, part: slice | npt.NDArray[np.bool_] | npt.NDArray[np.int64]) -> Annotations:
         """Some of the objects; views where ``part`` is a slice."""
         return Annotations(
             self.boxes_xyxy[part],
@@ -56,9 +66,9 @@ class Problem(NamedTuple):
 
     Attributes:
         kind: "image missing", "image unreadable", "image misnamed", "image found by name", "image repeated",
-            "label unreadable", "box invalid", "box empty", "box outside", "box clipped", "class unknown",
-            "category ids with gaps", "grouping category"; of YOLO "class names missing", "image hidden", "image in no
-            split", "key points inferred", "label shared", "path moved", "score unused". What
+            "label unreadable", "mask invalid", "box invalid", "box empty", "box outside", "box clipped",
+            "class unknown", "category ids with gaps", "grouping category"; of YOLO "class names missing", "image
+            hidden", "image in no split", "key points inferred", "label shared", "path moved", "score unused". What
             :mod:`phidet.data.doctor.advice` has to say goes by it.
         where: file, and line, index or id in it.
         what: one sentence for the owner of the data.
@@ -94,6 +104,7 @@ class Dataset:
         names: of the images, unique: paths relative to the data folder.
         problems: what the reader left out or set right.
         coco_ids: the ids that the data's own file has; ``None`` for other layouts than COCO JSON.
+        stuff: ids of the classes that are no countable things, such as sky: one segment of each in an image.
     """
 
     def __init__(
@@ -109,6 +120,7 @@ class Dataset:
         coco_ids: CocoIds | None = None,
     ) -> None:
         self.coco_ids = coco_ids
+        self.stuff: frozenset[int] = frozenset()
         self.name, self.class_names, self.problems = name, tuple(class_names), list(problems)
         self.names: npt.NDArray[np.str_] = np.array(names, dtype=np.str_)
         records = [source if isinstance(source, RecordImage) else None for source in sources]
@@ -126,6 +138,15 @@ class Dataset:
     def annotations(self, index: int) -> Annotations:
         """The objects of image ``index``; views, not to be written to."""
         return self._all.take(slice(self._starts[index], self._starts[index + 1]))
+
+    def masks(self, index: int) -> Masks | None:
+        """The pixels of the objects of image ``index``, empty for those without a mask; ``None`` where none has one.
+
+        Raises:
+            InputError: a label image cannot be read, or its size is not the image's.
+        """
+        labels = self.annotations(index).mask_labels
+        return None if labels is None else labels.masks(self.size_hw(index))
 
     @property
     def all_annotations(self) -> Annotations:
@@ -158,7 +179,7 @@ class Dataset:
     def subset(self, indices: Sequence[int], name: str) -> Dataset:
         """A data set of some of the images; problems of single boxes go with their images, others stay."""
         kept = {str(self.names[i]) for i in indices}
-        return Dataset(
+        part = Dataset(
             name,
             self.class_names,
             names=[str(self.names[i]) for i in indices],
@@ -168,6 +189,8 @@ class Dataset:
             problems=[problem for problem in self.problems if problem.image is None or problem.image in kept],
             coco_ids=self.coco_ids,
         )
+        part.stuff = self.stuff
+        return part
 
     def without(self, broken: Mapping[int, str]) -> Dataset:
         """The data set without some images, which become problems: index → why it cannot be used."""

@@ -20,6 +20,8 @@ from phidet.data.data_folder import (
 )
 from phidet.data.dataset import Dataset
 from phidet.data.finders.coco import find_coco
+from phidet.data.finders.masks import find_masks
+from phidet.data.finders.panoptic import find_panoptic
 from phidet.data.finders.tfrecord import find_tfrecord
 from phidet.data.finders.voc import find_voc
 from phidet.data.finders.yolo import find_yolo
@@ -32,12 +34,16 @@ _FINDERS: dict[Layout, Callable[[Path], Found | None]] = {
     "yolo": find_yolo,
     "coco": find_coco,
     "tfrecord": find_tfrecord,
+    "panoptic": find_panoptic,
+    "masks": find_masks,
     "folders": find_class_folders,
 }
-_OF_LAYOUTS = {*TRAIN_SPLITS, *VAL_SPLITS, *TEST_SPLITS, "annotations", "images", "jpegimages", "labels"}
+_OF_LAYOUTS = {*TRAIN_SPLITS, *VAL_SPLITS, *TEST_SPLITS, "annotations", "images", "jpegimages", "labels", "masks"}
 """Names of folders that are a part of a layout, and no wrapping around it."""
-_BY_CONTENT: tuple[Layout, ...] = ("voc", "yolo", "coco", "tfrecord")
+_BY_CONTENT: tuple[Layout, ...] = ("voc", "yolo", "coco", "tfrecord", "panoptic", "masks")
 """Those that are recognised. For folders of images, the user must say that their names are classes."""
+_SECOND: tuple[Layout, ...] = ("panoptic", "masks")
+"""Layouts that may lie beside another one of the same images, which then is taken unless these are asked for."""
 
 
 def open_data(path: str | Path, layout: Layout | None = None) -> DataFolder:
@@ -69,7 +75,8 @@ def open_data(path: str | Path, layout: Layout | None = None) -> DataFolder:
         raise InputError(f"{path} holds no data in the layout {layout} ({LAYOUT_NAMES[layout]})")
     raise InputError(
         f"{path} is in no layout that phidet knows: expected COCO JSON (annotations/*.json), Pascal VOC "
-        "(Annotations/*.xml), YOLO (data.yaml, obj.data, or images/ and labels/), or *.tfrecord. "
+        "(Annotations/*.xml), YOLO (data.yaml, obj.data, or images/ and labels/), *.tfrecord, COCO panoptic "
+        "(annotations/panoptic_*.json), or masks (images/ and masks/CLASS/). "
         "Folders of images for each class are for 'phidet train --task classify'"
     )
 
@@ -105,6 +112,9 @@ def _find(path: Path, layout: Layout | None) -> tuple[Layout, dict[str, Reader]]
             continue
         if found is not None:
             candidates[name] = found
+    # COCO's folder may have its panoptic labels beside the boxes, any data a folder of masks made from them.
+    others = {name: found for name, found in candidates.items() if name not in _SECOND and found.certain}
+    candidates = others or candidates
     # Content beats names: YOLO's folders beside a COCO file, say, do not make the data ambiguous.
     if any(found.certain for found in candidates.values()):
         candidates = {name: found for name, found in candidates.items() if found.certain}
@@ -117,7 +127,7 @@ def _find(path: Path, layout: Layout | None) -> tuple[Layout, dict[str, Reader]]
     return next(((name, found.readers) for name, found in candidates.items()), None)
 
 
-def read_pictures(folder: Path) -> Dataset:
+def read_images(folder: Path) -> Dataset:
     """All images below a folder, without objects: for calibration and the like, which need no labels.
 
     Raises:

@@ -12,10 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal, TypeVar, get_args
 
-import array_api_compat.numpy as numpy_namespace
 import numpy as np
 import numpy.typing as npt
-from array_api_compat import array_namespace
 
 from phidet.core.errors import UnknownNameError
 
@@ -194,14 +192,21 @@ def _floating(*arrays: Any) -> tuple[Any, ...]:
 
 
 def _namespace(*arrays: Any) -> Any:
-    """As ``array_namespace``, but traceable by torch.compile, which that function's caches are not."""
-    # The two usual cases are decided by hand; array_namespace handles the rest and raises for mixed arguments.
+    """As ``array_api_compat.array_namespace``, but traceable by torch.compile, which that function's caches are not."""
     if all(isinstance(array, np.ndarray) for array in arrays):
+        # NumPy follows the array API since 2.1; array_api_compat's wrapper of it would import all of NumPy at once,
+        # which takes as long as everything else that a detector imports.
+        if hasattr(np, "astype"):
+            return np
+        import array_api_compat.numpy as numpy_namespace  # noqa: PLC0415
+
         return numpy_namespace
     if not any(isinstance(array, np.ndarray) for array in arrays) and hasattr(arrays[0], "is_cuda"):
         import array_api_compat.torch as torch_namespace  # noqa: PLC0415 - a tensor was passed, so PyTorch is installed
 
         return torch_namespace
+    from array_api_compat import array_namespace  # noqa: PLC0415 - raises for mixed arguments
+
     return array_namespace(*arrays)
 
 

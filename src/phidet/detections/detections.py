@@ -16,11 +16,13 @@ from PIL import Image
 
 from phidet.core.errors import ConfigError, InputError, MissingExtraError, UnknownNameError
 from phidet.core.numbers import shortest_float
-from phidet.detections.draw import draw_boxes
-from phidet.detections.fields import Fields, check_fields, equal_fields, field_values, take_fields
-from phidet.images.decode import as_picture
+from phidet.detections.fields import Column, Fields, check_fields, equal_fields, field_values, take_fields
+from phidet.detections.masks import FIELD, Masks
 
-RESERVED = ("box_xyxy", "score", "class_id", "label", "image_id", "category_id", "bbox", "class_name")
+RESERVED = (
+    *("box_xyxy", "score", "class_id", "label", "mask"),
+    *("image_id", "category_id", "bbox", "segmentation", "class_name"),
+)
 """Names of built-in columns, here or in output formats; no field may have one."""
 Index = slice | npt.NDArray[np.bool_] | npt.NDArray[np.int64] | list[int]
 
@@ -45,7 +47,8 @@ class DetectionsJson(TypedDict):
     """The JSON of one image's detections; numbers have the fewest digits that give the same float32.
 
     ``image_size_hw`` is [height, width] or null; ``detections`` are best first, each with ``box_xyxy`` in pixels,
-    ``score``, ``class_id``, ``label`` and every field by its name.
+    ``score``, ``class_id``, ``label``, ``mask`` (COCO's compressed runs: ``size`` [height, width] and ``counts``) where
+    there are masks, and every other field by its name.
     """
 
     image_size_hw: list[int] | None
@@ -62,12 +65,12 @@ class Detections:
         class_ids: (N,) int64, 0…C−1.
         names: the C class names of the model; empty if unknown.
         image_size_hw: of the original image.
-        fields: more columns by name, one row for each object: masks, track ids, …; see
+        fields: more columns by name, one row for each object: :attr:`masks`, track ids, …; see
             :mod:`phidet.detections.fields`. Every operation carries them along.
 
     Raises:
         InputError: arrays of different lengths, NaN or infinity, a score outside 0…1, a box of negative size, a
-            class that has no name.
+            class that has no name, masks of another image size.
     """
 
     boxes_xyxy: npt.NDArray[np.float32]
@@ -99,7 +102,8 @@ class Detections:
             object.__setattr__(self, name, ordered)
         ordered_fields = take_fields(fields, order)
         for values in ordered_fields.values():
-            values.flags.writeable = False
+            if not isinstance(values, Column):
+                values.flags.writeable = False
         object.__setattr__(self, "fields", MappingProxyType(ordered_fields))
         object.__setattr__(self, "names", tuple(self.names))
         _check(self)
@@ -114,6 +118,12 @@ class Detections:
     def labels(self) -> list[str]:
         """Name of each object; the class's number if names are unknown."""
         return [self.names[c] if self.names else str(c) for c in self.class_ids.tolist()]
+
+    @property
+    def masks(self) -> Masks | None:
+        """Which pixels belong to each object, from ``fields["masks"]``; ``None`` where only boxes are known."""
+        masks = self.fields.get(FIELD)
+        return masks if isinstance(masks, Masks) else None
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -188,7 +198,7 @@ class Detections:
         return self[kept]
 
     def draw(self, image: Path | str | Image.Image | npt.NDArray[np.uint8]) -> Image.Image:
-        """A copy of ``image`` in RGB with the objects' outlines and labels.
+        """A copy of ``image`` in RGB with the objects' outlines and labels; with their masks if there are any.
 
         Args:
             image: the one that was detected on: a path, a Pillow image, or (H, W, 3) uint8 RGB.
@@ -196,17 +206,27 @@ class Detections:
         Raises:
             InputError: it cannot be read, or its size differs from :attr:`image_size_hw`.
         """
-        picture = as_picture(image)
-        if self.image_size_hw is not None and (picture.height, picture.width) != tuple(self.image_size_hw):
+        # Imported here, as drawing is slow to import and a server never draws.
+        from phidet.detections.draw import draw_boxes  # noqa: PLC0415
+        from phidet.detections.draw_masks import draw_masks  # noqa: PLC0415
+        from phidet.images.decode import as_pil_image  # noqa: PLC0415
+
+        shown = as_pil_image(image)
+        if self.image_size_hw is not None and (shown.height, shown.width) != tuple(self.image_size_hw):
             height, width = self.image_size_hw
             raise InputError(
-                f"expected the image that was detected on, {width}×{height}, got {picture.width}×{picture.height}"
+                f"expected the image that was detected on, {width}×{height}, got {shown.width}×{shown.height}"
             )
-        return draw_boxes(picture, self.boxes_xyxy, self.class_ids, [f"{d.label} {d.score:.0%}" for d in self])
+        framed = None
+        if self.masks is not None:
+            shown = draw_masks(shown, self.masks, self.class_ids)
+            framed = self.masks.areas == 0  # an outline says more than a frame around it
+        labels = [f"{d.label} {d.score:.0%}" for d in self]
+        return draw_boxes(shown, self.boxes_xyxy, self.class_ids, labels, framed=framed)
 
     def to_coco(self, image_id: int, category_ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
         """COCO's results, best first: ``image_id``, ``category_id``, ``bbox`` (left, top, width, height), ``score``,
-        and every field by its name.
+        ``segmentation`` (compressed runs) where there are masks, and every other field by its name.
 
         Args:
             image_id: of the image in the data set's JSON.
@@ -217,7 +237,7 @@ class Detections:
         columns = (categories.tolist(), self.boxes_xyxy, self.scores)
         return [
             {"image_id": int(image_id), "category_id": c, "bbox": _xywh(box), "score": shortest_float(score)} | extra
-            for c, box, score, extra in zip(*columns, self._extra_rows(), strict=True)
+            for c, box, score, extra in zip(*columns, self._extra_rows("segmentation"), strict=True)
         ]
 
     def to_dict(self) -> DetectionsJson:
@@ -231,7 +251,7 @@ class Detections:
                 "label": label,
             }
             | extra
-            for box, score, c, label, extra in zip(*columns, self._extra_rows(), strict=True)
+            for box, score, c, label, extra in zip(*columns, self._extra_rows("mask"), strict=True)
         ]
         size = None if self.image_size_hw is None else [int(side) for side in self.image_size_hw]
         return {"image_size_hw": size, "detections": found}
@@ -241,7 +261,7 @@ class Detections:
         return msgspec.json.encode(self.to_dict()).decode()
 
     def to_supervision(self) -> Any:
-        """A ``supervision.Detections``, with the labels as ``data["class_name"]`` and the fields beside them.
+        """A ``supervision.Detections``: masks as full images, labels as ``data["class_name"]``, fields beside them.
 
         Raises:
             MissingExtraError: the ``supervision`` extra is not installed.
@@ -252,11 +272,13 @@ class Detections:
             if error.name != "supervision":
                 raise
             raise MissingExtraError("Detections.to_supervision", "supervision") from None
+        data = {name: v.copy() for name, v in self.fields.items() if not isinstance(v, Column)}
         return make(
             xyxy=self.boxes_xyxy.copy(),
             confidence=self.scores.copy(),
             class_id=self.class_ids.copy(),
-            data={"class_name": np.array(self.labels, dtype=np.str_), **{k: v.copy() for k, v in self.fields.items()}},
+            mask=None if self.masks is None else self.masks.to_full(),
+            data={"class_name": np.array(self.labels, dtype=np.str_), **data},
         )
 
     def with_fields(self, fields: Fields) -> Detections:
@@ -267,9 +289,12 @@ class Detections:
         """
         return replace(self, fields={**self.fields, **fields})
 
-    def _extra_rows(self) -> list[dict[str, Any]]:
-        """The fields of each object."""
-        columns = {name: field_values(values) for name, values in self.fields.items()}
+    def _extra_rows(self, masks_key: str) -> list[dict[str, Any]]:
+        """The fields of each object; its mask is called ``masks_key``."""
+        columns = {
+            masks_key if isinstance(values, Masks) and name == FIELD else name: field_values(values)
+            for name, values in self.fields.items()
+        }
         return [{name: values[i] for name, values in columns.items()} for i in range(len(self))]
 
     def _class_id(self, wanted: str | int) -> int:
@@ -284,6 +309,9 @@ class Detections:
 
 def _check(found: Detections) -> None:
     boxes, scores, class_ids, names = found.boxes_xyxy, found.scores, found.class_ids, found.names
+    if found.masks is not None and found.image_size_hw not in (None, found.masks.size_hw):
+        (mask_h, mask_w), (height, width) = found.masks.size_hw, found.image_size_hw or (0, 0)
+        raise InputError(f"masks have {mask_w}×{mask_h} pixels, the image {width}×{height}")
     if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
         raise InputError("detections hold NaN or infinity: the network is broken; check its weights or its training")
     if not len(scores):

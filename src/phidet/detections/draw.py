@@ -25,6 +25,7 @@ _OTHER_FONTS = (
 _NO_GLYPH = "\U0010ffff"  # a noncharacter, which no font has a glyph for
 
 Box = tuple[float, float, float, float]
+Boxes = npt.NDArray[np.float64]
 
 
 def colour(class_id: int) -> tuple[int, int, int]:
@@ -36,12 +37,14 @@ def colour(class_id: int) -> tuple[int, int, int]:
 
 
 def draw_boxes(
-    picture: Image.Image,
+    image: Image.Image,
     boxes_xyxy: npt.NDArray[np.float32],
     class_ids: Sequence[int] | npt.NDArray[np.int64],
     labels: Sequence[str],
     width: int | None = None,
+    *,
     overlap: bool = True,
+    framed: npt.NDArray[np.bool_] | None = None,
 ) -> Image.Image:
     """A copy of the image with a framed box and a label for each object; the first ones are drawn on top.
 
@@ -49,24 +52,25 @@ def draw_boxes(
     inside or below; one that is wider than the image is shortened, and one higher than a quarter of it is left out.
 
     Args:
-        picture: RGB.
+        image: RGB.
         boxes_xyxy: (N, 4) in pixels of the image, clipped to it.
         class_ids: (N,), which select the colours.
         labels: N texts.
         width: of frames, in pixels; :func:`line_width` unless given.
         overlap: whether a label may hide another one; otherwise it is left out.
+        framed: (N,), which boxes get a frame; all unless given.
     """
-    drawn = picture.copy()
+    drawn = image.copy()
     pen = ImageDraw.Draw(drawn, "RGBA")  # this mode blends transparent colours
-    width = width or line_width(picture.size)
-    limit = np.array([picture.width, picture.height] * 2)
+    width = width or line_width(image.size)
+    limit = np.array([image.width, image.height] * 2)
     boxes = [tuple(box) for box in np.clip(boxes_xyxy.astype(np.float64), 0, limit).tolist()]
     seen = [x2 > x1 and y2 > y1 for x1, y1, x2, y2 in boxes]
     order = [i for i in range(len(boxes)) if seen[i]]
-    for i in reversed(order):
+    for i in reversed(order if framed is None else [i for i in order if framed[i]]):
         draw_frame(pen, boxes[i], colour(int(class_ids[i])), width)
     named = [(boxes[i], labels[i], colour(int(class_ids[i]))) for i in order]
-    _draw_labels(pen, picture.size, named, width, overlap)
+    _draw_labels(pen, image.size, named, width, overlap)
     return drawn
 
 
@@ -120,7 +124,7 @@ def _draw_labels(
 ) -> None:
     size = font_size(size_wh, [box for box, _, _ in labels])
     pad = max(2, size // 4)
-    placed: list[Box] = []
+    placed = np.empty((len(labels), 4))  # those of the texts so far
     texts: list[tuple[Box, str, ImageFont.FreeTypeFont, tuple[int, int, int]]] = []
     for box, label, rgb in labels:
         # Placed in order of importance, so that the best objects get the best places.
@@ -129,18 +133,19 @@ def _draw_labels(
         wide, high = math.ceil(font.getlength(text)) + 2 * pad, ascent + descent + pad
         if not text or high > size_wh[1] / 4:
             continue
-        x, y = _place(box, (wide, high), size_wh, placed)
+        before = placed[: len(texts)]
+        x, y = _place(box, (wide, high), size_wh, before)
         rect = (x, y, x + wide, y + high)
-        if not overlap and any(_overlap(rect, other) for other in placed):
+        if not overlap and _overlaps(rect, before).any():
             continue
-        placed.append(rect)
-        texts.append((placed[-1], text, font, rgb))
+        placed[len(texts)] = rect
+        texts.append((rect, text, font, rgb))
     for (x1, y1, x2, y2), text, font, rgb in reversed(texts):  # the first ones on top
         pen.rounded_rectangle((x1, y1, x2 - 1, y2 - 1), max(1, pad // 2), rgb, _CASING, max(1, width // 3))
         pen.text((x1 + pad, y1 + pad // 2), text, _ink(rgb), font)
 
 
-def _place(box: Box, label_wh: tuple[int, int], size_wh: tuple[int, int], placed: Sequence[Box]) -> tuple[int, int]:
+def _place(box: Box, label_wh: tuple[int, int], size_wh: tuple[int, int], placed: Boxes) -> tuple[int, int]:
     """The upper left corner of a label: of six places around the box, the one that hides least."""
     (x1, y1, x2, y2), (wide, high) = box, label_wh
     places = [(x1, y1 - high), (x1, y1), (x2 - wide, y1 - high), (x1, y2), (x1, y2 - high), (x2 - wide, y2)]
@@ -149,14 +154,20 @@ def _place(box: Box, label_wh: tuple[int, int], size_wh: tuple[int, int], placed
         left = int(min(max(0, x), size_wh[0] - wide))
         top = int(min(max(0, y), size_wh[1] - high))
         moved = abs(top - y) > 1  # moved back into the image, it covers its own box
-        hidden = sum(_overlap((left, top, left + wide, top + high), other) for other in placed) + moved
+        hidden = float(_overlaps((left, top, left + wide, top + high), placed).sum()) + moved
         if hidden < least:
             best, least = (left, top), hidden
+        if not least:
+            break
     return best
 
 
-def _overlap(a: Box, b: Box) -> float:
-    return max(0, min(a[2], b[2]) - max(a[0], b[0])) * max(0, min(a[3], b[3]) - max(a[1], b[1]))
+def _overlaps(box: Box, others: Boxes) -> npt.NDArray[np.float64]:
+    """(N,) areas that the box has in common with N others."""
+    corners = np.maximum(others[:, :2], box[:2])
+    sides = np.maximum(np.minimum(others[:, 2:], box[2:]) - corners, 0)
+    common: npt.NDArray[np.float64] = sides[:, 0] * sides[:, 1]
+    return common
 
 
 def _ink(rgb: tuple[int, int, int]) -> tuple[int, int, int]:

@@ -1,11 +1,13 @@
 """Optional columns of objects, by name: masks, track ids, anything that an architecture or a user adds.
 
-Each is an array whose first dimension is the objects, of any type; ``object`` arrays hold any JSON values.
-All code that filters, sorts, joins or stores objects carries every field along, also those unknown to it.
+Each is an array whose first dimension is the objects, of any type; ``object`` arrays hold any JSON values. What an
+array holds badly is a :class:`Column`, such as :class:`~phidet.detections.masks.Masks`. All code that filters, sorts,
+joins or stores objects carries every field along, also those unknown to it.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, TypeAlias
@@ -15,20 +17,55 @@ import numpy.typing as npt
 
 from phidet.core.errors import InputError
 
-Fields: TypeAlias = Mapping[str, npt.NDArray[Any]]
+
+class Column(ABC):
+    """Values of objects, one each, that are stored otherwise than as an array; immutable."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __getitem__(self, index: Any) -> Any:
+        """The column of some of the objects, by a slice, a mask or an array of numbers as NumPy takes them."""
+
+    @abstractmethod
+    def __eq__(self, other: object) -> bool: ...
+
+    __hash__ = None  # type: ignore[assignment]  # holds arrays
+
+    @abstractmethod
+    def joined(self, others: Sequence[Any]) -> Any:
+        """One column of this one's objects and those of others of its type.
+
+        Raises:
+            InputError: they do not go together.
+        """
+
+    @abstractmethod
+    def to_list(self) -> list[Any]:
+        """A JSON value for each object."""
+
+
+Values: TypeAlias = npt.NDArray[Any] | Column
+Fields: TypeAlias = Mapping[str, Values]
 NO_FIELDS: Fields = MappingProxyType({})
 
 
-def check_fields(fields: Fields, count: int, reserved: Collection[str]) -> dict[str, npt.NDArray[Any]]:
+def check_fields(fields: Fields, count: int, reserved: Collection[str]) -> dict[str, Values]:
     """``fields`` as arrays of ``count`` rows.
 
     Raises:
         InputError: a name that is taken, or another number of rows.
     """
-    checked: dict[str, npt.NDArray[Any]] = {}
+    checked: dict[str, Values] = {}
     for name, values in fields.items():
         if name in reserved:
             raise InputError(f"a field cannot be called {name!r}: every object has a column of that name already")
+        if isinstance(values, Column):
+            if len(values) != count:
+                raise InputError(f"the field {name!r} has {len(values)} rows: expected {count}, one for each object")
+            checked[name] = values
+            continue
         array = values if isinstance(values, np.ndarray) else _as_array(values)
         if array.ndim < 1 or len(array) != count:
             raise InputError(f"the field {name!r} has shape {array.shape}: expected {count} rows, one for each object")
@@ -36,12 +73,12 @@ def check_fields(fields: Fields, count: int, reserved: Collection[str]) -> dict[
     return checked
 
 
-def take_fields(fields: Fields, index: Any) -> dict[str, npt.NDArray[Any]]:
+def take_fields(fields: Fields, index: Any) -> dict[str, Values]:
     """Some of the rows of every field."""
     return {name: values[index] for name, values in fields.items()}
 
 
-def join_fields(parts: Sequence[tuple[Fields, int]]) -> dict[str, npt.NDArray[Any]]:
+def join_fields(parts: Sequence[tuple[Fields, int]]) -> dict[str, Values]:
     """The rows of several parts, each with its number of objects; parts without objects need not have the fields.
 
     Raises:
@@ -54,7 +91,7 @@ def join_fields(parts: Sequence[tuple[Fields, int]]) -> dict[str, npt.NDArray[An
         lacking = sum(name not in fields for fields in full)
         if lacking:
             raise InputError(f"{lacking} of {len(full)} parts with objects lack the field {name!r}")
-    return {name: np.concatenate([fields[name] for fields in full]) for name in names}
+    return {name: _join([fields[name] for fields in full]) for name in names}
 
 
 def equal_fields(ours: Fields, theirs: Fields) -> bool:
@@ -62,8 +99,10 @@ def equal_fields(ours: Fields, theirs: Fields) -> bool:
     return ours.keys() == theirs.keys() and all(_equal(ours[name], theirs[name]) for name in ours)
 
 
-def field_values(values: npt.NDArray[Any]) -> list[Any]:
+def field_values(values: Values) -> list[Any]:
     """A field as a list of JSON values, one for each object."""
+    if isinstance(values, Column):
+        return values.to_list()
     listed: list[Any] = values.tolist()
     return listed
 
@@ -79,7 +118,17 @@ def _as_array(values: Any) -> npt.NDArray[Any]:
     return array
 
 
-def _equal(ours: npt.NDArray[Any], theirs: npt.NDArray[Any]) -> bool:
+def _join(parts: Sequence[Values]) -> Values:
+    first, *others = parts
+    if isinstance(first, Column) and all(isinstance(part, type(first)) for part in others):
+        joined: Column = first.joined(others)
+        return joined
+    return np.concatenate(parts)  # type: ignore[arg-type]  # refuses what is no array
+
+
+def _equal(ours: Values, theirs: Values) -> bool:
+    if isinstance(ours, Column) or isinstance(theirs, Column):
+        return ours is theirs or bool(ours == theirs)
     if ours.shape != theirs.shape:
         return False
     # array_equal compares the elements of object arrays with ==, which fails where an element is itself an array.

@@ -82,8 +82,8 @@ def draw_sheet(
 
 def draw_tile(tile: Tile) -> Image.Image:
     """One tile with its text, (TILE_H + STRIP, TILE_W)."""
-    picture = Image.new("RGB", (TILE_W, TILE_H + STRIP), PAPER)
-    draw = ImageDraw.Draw(picture)
+    image = Image.new("RGB", (TILE_W, TILE_H + STRIP), PAPER)
+    draw = ImageDraw.Draw(image)
     bottom = TILE_H
     if tile.image is None:
         draw.rectangle((0, 0, TILE_W - 1, TILE_H - 1), "#EFEFEF")
@@ -98,25 +98,25 @@ def draw_tile(tile: Tile) -> Image.Image:
         bottom = size[1]
         fitted = Image.fromarray(tile.image).resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
         fitted = _draw_boxes(fitted, tile, scale)
-        picture.paste(fitted, ((TILE_W - size[0]) // 2, TILE_H - bottom))
+        image.paste(fitted, ((TILE_W - size[0]) // 2, TILE_H - bottom))
     title = _fitted(tile.title, font(15, bold=True), TILE_W)
     draw.text((0, TILE_H + 5), title, ALARM if tile.alarm else INK, font(15, bold=True))
     draw.text((0, TILE_H + 24), _fitted(tile.subtitle, font(13), TILE_W), "#555555", font(13))
-    return picture
+    return image
 
 
 def _fitted(text: str, with_font: ImageFont.FreeTypeFont, width: float) -> str:
     return shorten(text, lambda part: with_font.getlength(part) <= width, end=min(_NAME_END, len(text) // 2))
 
 
-def _draw_boxes(picture: Image.Image, tile: Tile, scale: float) -> Image.Image:
+def _draw_boxes(image: Image.Image, tile: Tile, scale: float) -> Image.Image:
     order = np.argsort(area(tile.boxes_xyxy), kind="stable")  # ascending: the first ones are drawn on top
     colours, labels = ([values[i] for i in order] for values in (tile.colours, tile.labels))
-    picture = draw_boxes(picture, tile.boxes_xyxy[order] * scale, colours, labels, width=2, overlap=False)
-    pen = ImageDraw.Draw(picture)
+    image = draw_boxes(image, tile.boxes_xyxy[order] * scale, colours, labels, width=2, overlap=False)
+    pen = ImageDraw.Draw(image)
     for mark in tile.marks_xyxy:
-        _draw_mark(pen, [value * scale for value in mark], picture.size)
-    return picture
+        _draw_mark(pen, [value * scale for value in mark], image.size)
+    return image
 
 
 def _draw_mark(draw: ImageDraw.ImageDraw, box: list[float], size: tuple[int, int]) -> None:

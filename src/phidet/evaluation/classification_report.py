@@ -74,7 +74,7 @@ def write_classification(folder: Path, report: ClassificationReport, dataset: Da
     wrong = np.flatnonzero(answers.ranked[:, 0] != answers.class_ids)
     # Confident mistakes come first: they are most often wrong labels.
     worst = wrong[np.argsort(-answers.probabilities[wrong, 0], kind="stable")][:_MISTAKES].tolist()
-    count = f"{len(wrong):,} of {len(answers.class_ids):,} pictures"
+    count = f"{len(wrong):,} of {len(answers.class_ids):,} images"
     for name, heading, rows in (
         ("mistakes.png", f"The most certain mistakes; wrong are {count}", worst),
         ("samples.png", f"{dataset.name}, with predictions", evenly_spaced(len(answers.class_ids), _SAMPLES)),

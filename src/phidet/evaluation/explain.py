@@ -22,7 +22,7 @@ from phidet.detections.sheet import Tile, draw_sheet
 
 
 def explain(
-    model: Model, image: npt.NDArray[np.uint8], class_name: str | None = None, most: int = 3
+    model: Model, image: npt.NDArray[np.uint8], class_name: str | None = None, limit: int = 3
 ) -> list[ActivationMap]:
     """Maps of a classifier's best classes, or of a detector's best detections.
 
@@ -30,20 +30,20 @@ def explain(
         model: as loaded; in evaluation mode afterwards.
         image: (H, W, 3) RGB.
         class_name: only this class; of a classifier, even where it is not among the best.
-        most: maximum number of maps.
+        limit: maximum number of maps.
 
     Raises:
         UnknownNameError: the model has no such class.
-        ConfigError: ``most`` is less than 1, or the model's architecture cannot be explained.
+        ConfigError: ``limit`` is less than 1, or the model's architecture cannot be explained.
     """
-    if most < 1:
-        raise ConfigError(f"the number of maps must be ≥ 1, got {most}")
+    if limit < 1:
+        raise ConfigError(f"the number of maps must be ≥ 1, got {limit}")
     architecture = architecture_of(model.config)
     names = architecture.class_names(model.config)
     if class_name is not None and class_name not in names:
         raise UnknownNameError("class", class_name, names)
     class_id = None if class_name is None else names.index(class_name)
-    return architecture.explain(model.eval(), image, class_id, most)
+    return architecture.explain(model.eval(), image, class_id, limit)
 
 
 def overlay(image: npt.NDArray[np.uint8], heat: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
@@ -61,12 +61,12 @@ def comparison(
 ) -> Image.Image:
     """A sheet of the image and the maps of each (model name, maps): one model's in rows, several side by side."""
     height, width = image.shape[:2]
-    picture = Tile(name, f"{width}×{height}", image)
+    original = Tile(name, f"{width}×{height}", image)
     columns = [[_tile(image, model, one) for one in found] or [_nothing(model)] for model, found in maps]
     if len(columns) == 1:
-        return draw_sheet(_HEADING, [picture, *columns[0]], columns=min(4, 1 + len(columns[0])))
+        return draw_sheet(_HEADING, [original, *columns[0]], columns=min(4, 1 + len(columns[0])))
     rows = max((len(column) for column in columns), default=1)
-    grid = [[picture], *columns]
+    grid = [[original], *columns]
     tiles = [column[row] if row < len(column) else _EMPTY for row in range(rows) for column in grid]
     return draw_sheet(_HEADING, tiles, columns=len(grid))
 

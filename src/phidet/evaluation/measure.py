@@ -13,11 +13,11 @@ from phidet.data.summary import DataSummary, summarise_data
 from phidet.detections.detections import Detections
 from phidet.detections.settings import PostprocessSettings
 from phidet.evaluation.class_counts import ClassCounts, class_counts, together
-from phidet.evaluation.coco_figures import CocoReport, evaluate_coco
+from phidet.evaluation.coco_metrics import CocoReport, evaluate_coco
 from phidet.evaluation.confusion import confusion_matrix
 from phidet.evaluation.curves import best_threshold, pr_curves
 from phidet.evaluation.matching import MATCHED
-from phidet.evaluation.voc_figures import evaluate_voc
+from phidet.evaluation.voc_metrics import evaluate_voc
 
 COCO_SETTINGS = PostprocessSettings(score=0.001, multi_class=True)
 """The official evaluation: the best 5,000 (anchor, class) pairs, hard suppression per class, at most 100 boxes."""

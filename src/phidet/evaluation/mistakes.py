@@ -41,15 +41,15 @@ class Mistake(NamedTuple):
 
 
 def worst_mistakes(
-    dataset: Dataset, detections: Sequence[Detections], min_score: float, most: int = 40, min_iou: float = MATCHED
+    dataset: Dataset, detections: Sequence[Detections], min_score: float, limit: int = 40, min_iou: float = MATCHED
 ) -> list[Mistake]:
-    """At most ``most`` mistakes: the worst of each kind, then the second of each, and so on.
+    """At most ``limit`` mistakes: the worst of each kind, then the second of each, and so on.
 
     Args:
         dataset: the ground truth; crowds and difficult objects are no mistakes, found or not.
         detections: one for each image.
         min_score: detections with a lower score are ignored; see :func:`~phidet.evaluation.curves.best_threshold`.
-        most: maximum number of mistakes.
+        limit: maximum number of mistakes.
         min_iou: the overlap with which a detection finds an object, 0…1.
 
     Raises:
@@ -72,9 +72,9 @@ def worst_mistakes(
     turns = [
         (turn, mistake)
         for mistakes in of_kind.values()
-        for turn, mistake in enumerate(sorted(mistakes, key=lambda m: (-m.severity, m.image))[:most])
+        for turn, mistake in enumerate(sorted(mistakes, key=lambda m: (-m.severity, m.image))[:limit])
     ]
-    return [mistake for _, mistake in sorted(turns, key=lambda t: (t[0], -t[1].severity, t[1].image))[:most]]
+    return [mistake for _, mistake in sorted(turns, key=lambda t: (t[0], -t[1].severity, t[1].image))[:limit]]
 
 
 def _of_detections(

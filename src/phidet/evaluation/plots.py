@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from phidet.detections.draw import shorten
-from phidet.evaluation.coco_figures import CocoReport
+from phidet.evaluation.coco_metrics import CocoReport
 from phidet.evaluation.curves import RECALLS, PrCurve
 from phidet.evaluation.matching import MATCHED
 from phidet.images.style import INK, PALETTE, new_figure
@@ -104,7 +104,7 @@ def confusion_figure(matrix: npt.NDArray[np.int64], class_names: Sequence[str]) 
     # Two images on top of each other, each with NaN (transparent) where the other one shows.
     counted = np.full((size, 1), False)
     counted[-1] = objects
-    picture = axes.imshow(np.where(counted, np.nan, shares), cmap="Blues", vmin=0, vmax=1)
+    shown = axes.imshow(np.where(counted, np.nan, shares), cmap="Blues", vmin=0, vmax=1)
     axes.imshow(np.where(counted, shares, np.nan), cmap="Greys", vmin=0, vmax=2)  # counts, not shares: another colour
     totals = [f"{n} ({total:,})" for n, total in zip(rows, sums[:, 0].tolist(), strict=True)]
     axes.set_yticks(range(size), totals, fontsize=font)
@@ -127,7 +127,7 @@ def confusion_figure(matrix: npt.NDArray[np.int64], class_names: Sequence[str]) 
         what += f"; the {len(named)} of {len(class_names):,} classes most often part of a mistake"
     _title(axes, "Confusion matrix", what)
     if not numbers:
-        bar = figure.colorbar(picture, ax=axes, fraction=0.04, pad=0.02, aspect=30, shrink=0.6)
+        bar = figure.colorbar(shown, ax=axes, fraction=0.04, pad=0.02, aspect=30, shrink=0.6)
         bar.outline.set_visible(False)
         _percent(bar.ax.yaxis)
     return figure

@@ -45,11 +45,11 @@ def write_evaluation(
     ):
         written.append(save_figure(figure, folder / name))
     mistakes = worst_mistakes(dataset, detections, score, min_iou=iou)
-    for name, picture in (
+    for name, sheet in (
         ("mistakes.png", draw_mistakes(dataset, detections, mistakes)),
         ("samples.png", draw_samples(dataset, detections, score)),
     ):
-        written.append(write_sheet(picture, folder / name))
+        written.append(write_sheet(sheet, folder / name))
     return written
 
 

@@ -25,34 +25,34 @@ class Agreement(NamedTuple):
     """How close an export is to PyTorch, over the best answers for all images.
 
     Attributes:
-        pictures: how many images were compared.
+        images: how many images were compared.
         score: mean difference of the best class's score, 0…1.
         iou: mean intersection over union of the boxes, 0…1.
     """
 
-    pictures: int
+    images: int
     score: float
     iou: float
 
     def __str__(self) -> str:
         return (
-            f"on {self.pictures} pictures the best scores differ by {self.score:.2g} on average, "
+            f"on {self.images} images the best scores differ by {self.score:.2g} on average, "
             f"their boxes overlap by {self.iou:.4f}"
         )
 
 
-def compare(model: Model, network: Network, pictures: Sequence[npt.NDArray[np.uint8]]) -> Agreement:
+def compare(model: Model, network: Network, images: Sequence[npt.NDArray[np.uint8]]) -> Agreement:
     """How close ``network`` is to ``model`` on images (H, W, 3) uint8."""
     config, architecture = model.config, architecture_of(model.config)
     # Unfolded: folding batch norms is part of what the comparison must catch mistakes in.
     reference = TorchNetwork(model, folded=False)
     compared = []
-    for picture in pictures:
-        images = architecture.prepare(config, picture).image[None]
-        ours, theirs = ({name: of[0] for name, of in run(images).items()} for run in (reference, network))
+    for image in images:
+        prepared = architecture.prepare(config, image).image[None]
+        ours, theirs = ({name: of[0] for name, of in run(prepared).items()} for run in (reference, network))
         compared.append(architecture.agreement(config, ours, theirs))
     score, iou = np.mean(compared, axis=0)
-    return Agreement(len(pictures), float(score), float(iou))
+    return Agreement(len(images), float(score), float(iou))
 
 
 def check_agreement(agreement: Agreement, precision: Precision, path: Path) -> None:

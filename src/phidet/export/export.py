@@ -20,7 +20,7 @@ from phidet.core.errors import ConfigError, ExportError, MissingExtraError, Unkn
 from phidet.core.extras import __version__
 from phidet.data.dataset import Dataset
 from phidet.export.check import Agreement, check_agreement, compare
-from phidet.export.int8 import calibration_pictures, quantise
+from phidet.export.int8 import calibration_images, quantise
 from phidet.export.onnx_file import build_onnx, with_header
 from phidet.export.onnx_nms import build_onnx_with_nms, check_nms
 from phidet.images.decode import read_image
@@ -28,7 +28,7 @@ from phidet.inference.runtimes.open_model import Runtime, open_network
 
 Target = Literal["onnx", "openvino", "tflite"]
 SUFFIXES: dict[Target, str] = {"onnx": ".onnx", "openvino": ".xml", "tflite": ".tflite"}
-CHECKED_PICTURES = 8
+CHECKED_IMAGES = 8
 
 
 class ExportOptions(NamedTuple):
@@ -71,18 +71,18 @@ def export(
     """
     target, options = Path(target), options or ExportOptions()
     _check(options, target, data)
-    pictures = [_portrait()] if data is None else calibration_pictures(data)
+    images = [_portrait()] if data is None else calibration_images(data)
     model = copy.deepcopy(model).cpu().eval()  # the caller's model keeps its device and mode
     with _folder_beside(target) as folder:
         try:
-            made = _make(model, options, folder, target.stem, pictures)
+            made = _make(model, options, folder, target.stem, images)
         except OSError as error:
             raise ExportError(f"cannot write {target}: {error.strerror or error}") from error
         # With NMS in the graph the outputs are final boxes, which are compared as such instead of raw outputs.
         agreement = (
-            check_nms(model, made[0], pictures[:CHECKED_PICTURES])
+            check_nms(model, made[0], images[:CHECKED_IMAGES])
             if options.nms
-            else compare(model, open_network(made[0], _RUNTIME[options.to]), pictures[:CHECKED_PICTURES])
+            else compare(model, open_network(made[0], _RUNTIME[options.to]), images[:CHECKED_IMAGES])
         )
         check_agreement(agreement, options.precision, target)
         size = sum(path.stat().st_size for path in made) / 1e6
@@ -122,21 +122,21 @@ def _make(
     options: ExportOptions,
     folder: Path,
     name: str,
-    pictures: Sequence[npt.NDArray[np.uint8]],
+    images: Sequence[npt.NDArray[np.uint8]],
 ) -> list[Path]:
     half = options.precision == "fp16"
     header = Header(model.config, options.precision)
     if options.to == "tflite":
         from phidet.export.tflite_file import write_tflite  # noqa: PLC0415 - an extra of its own
 
-        return write_tflite(model, header, folder / f"{name}.tflite", pictures)
+        return write_tflite(model, header, folder / f"{name}.tflite", images)
     # OpenVINO and 8-bit kernels run best with channels last; ONNX Runtime in floats has a blocked layout of its own.
     if options.to == "openvino" or options.precision == "int8":
         graph = build_onnx(model, channels_last=True)
     else:
         graph = build_onnx_with_nms(model, half) if options.nms else build_onnx(model, half)
     if options.precision == "int8":
-        graph = with_header(quantise(graph, model.config, pictures, options.to == "openvino"), header)
+        graph = with_header(quantise(graph, model.config, images, options.to == "openvino"), header)
     if options.to == "openvino":
         from phidet.export.openvino_file import write_ir  # noqa: PLC0415 - an extra of its own
 

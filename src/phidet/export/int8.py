@@ -25,7 +25,7 @@ from phidet.core.numbers import evenly_spaced
 from phidet.data.dataset import Dataset
 from phidet.detections.boxes import FloatArray
 
-CALIBRATION_PICTURES = 64
+CALIBRATION_IMAGES = 64
 """Enough for ranges of maps; more change them by less than their rounding."""
 FLOAT_OPERATIONS = ("MatMul", "ReduceMax", "Transpose", "Reshape", "Concat")
 """In ONNX Runtime the predictors, and what makes a network's outputs, stay in fp32: logits span some 20 units, and
@@ -34,28 +34,28 @@ rounding them to 8 bits, in steps of 1/10, changes scores by several percentage 
 log = logging.getLogger("phidet")
 
 
-def calibration_pictures(dataset: Dataset, count: int = CALIBRATION_PICTURES) -> list[npt.NDArray[np.uint8]]:
+def calibration_images(dataset: Dataset, count: int = CALIBRATION_IMAGES) -> list[npt.NDArray[np.uint8]]:
     """Images spread evenly over ``dataset``, decoded; those that cannot be decoded are left out.
 
     Raises:
         InputError: none can be decoded.
     """
-    pictures: list[npt.NDArray[np.uint8]] = []
+    images: list[npt.NDArray[np.uint8]] = []
     for index in evenly_spaced(len(dataset), count):
         try:
-            pictures.append(dataset.image(index))
+            images.append(dataset.image(index))
         except InputError as error:
             log.warning("left out: %s", error)
-    if not pictures:
+    if not images:
         raise InputError(f"no image of {dataset.name!r} can be decoded: run 'phidet doctor' on the data")
-    return pictures
+    return images
 
 
 def quantise(
-    model: onnx.ModelProto, config: NetworkConfig, pictures: Sequence[npt.NDArray[np.uint8]], for_openvino: bool = False
+    model: onnx.ModelProto, config: NetworkConfig, images: Sequence[npt.NDArray[np.uint8]], for_openvino: bool = False
 ) -> onnx.ModelProto:
     """``model``, in fp32 and channels last, with 8-bit convolutions: weights by channel, maps by their range on
-    ``pictures``.
+    ``images``.
     """
     results = architecture_of(config).output_shapes(config)
     # The nodes that produce the outputs stay in fp32, too: their rounding would go straight into scores and boxes.
@@ -78,7 +78,7 @@ def quantise(
             quantize_static(
                 source,
                 target,
-                _Pictures(config, pictures),
+                _Images(config, images),
                 quant_format=QuantFormat.QDQ,
                 per_channel=True,
                 activation_type=QuantType.QUInt8,
@@ -103,16 +103,16 @@ def _quiet() -> Iterator[None]:
         root.setLevel(level)
 
 
-class _Pictures(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
+class _Images(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
     """Feeds prepared images one by one."""
 
-    def __init__(self, config: NetworkConfig, pictures: Sequence[npt.NDArray[np.uint8]]) -> None:
-        self.coming = self._prepared(config, pictures)
+    def __init__(self, config: NetworkConfig, images: Sequence[npt.NDArray[np.uint8]]) -> None:
+        self.coming = self._prepared(config, images)
 
     def get_next(self) -> dict[str, FloatArray] | None:
         return next(self.coming, None)
 
     @staticmethod
-    def _prepared(config: NetworkConfig, pictures: Sequence[npt.NDArray[np.uint8]]) -> Iterator[dict[str, FloatArray]]:
-        for picture in pictures:
-            yield {"images": architecture_of(config).prepare(config, picture).image[None]}
+    def _prepared(config: NetworkConfig, images: Sequence[npt.NDArray[np.uint8]]) -> Iterator[dict[str, FloatArray]]:
+        for image in images:
+            yield {"images": architecture_of(config).prepare(config, image).image[None]}

@@ -106,12 +106,12 @@ def _setting(g: Graph, name: str, kind: int) -> str:
 
 
 def _outputs(g: Graph, boxes: str, by_class: str, found: str) -> list[onnx.ValueInfoProto]:
-    picture_and_candidate = g.add("Gather", [found, g.constant([0, 2], np.int64)], axis=1)
+    image_and_candidate = g.add("Gather", [found, g.constant([0, 2], np.int64)], axis=1)
     scores = g.add("GatherND", [by_class, found])  # (N,)
     every = g.add("Shape", [scores])
     # NonMaxSuppression orders by image and class; TopK over all of them sorts by score.
     _, order = g.add_many("TopK", [scores, every], 2, "scores", axis=0)
-    boxes = g.add("GatherND", [boxes, picture_and_candidate])
+    boxes = g.add("GatherND", [boxes, image_and_candidate])
     g.add("Gather", [boxes, order], "boxes_xyxy", axis=0)
     for name, column in (("class_ids", 1), ("image_ids", 0)):
         of_all = g.add("Gather", [found, g.constant(column, np.int64)], axis=1)
@@ -125,7 +125,7 @@ def _outputs(g: Graph, boxes: str, by_class: str, found: str) -> list[onnx.Value
     ]
 
 
-def check_nms(model: Model, path: Path, pictures: Sequence[npt.NDArray[np.uint8]]) -> Agreement:
+def check_nms(model: Model, path: Path, images: Sequence[npt.NDArray[np.uint8]]) -> Agreement:
     """How close the boxes of the graph at ``path`` are to those of PyTorch and NumPy.
 
     Every reference box is compared with the most similar one of its class. Nothing is suppressed for that: rounding
@@ -135,10 +135,10 @@ def check_nms(model: Model, path: Path, pictures: Sequence[npt.NDArray[np.uint8]
     anchors = generate_anchors(config.image_size_hw, config.feature_network.levels, config.anchors)
     scores: list[float] = []
     ious: list[float] = []
-    for picture in pictures:
-        images = prepare(picture, config.image_size_hw, config.preprocess)[0][None]
+    for image in images:
+        prepared = prepare(image, config.image_size_hw, config.preprocess)[0][None]
         with torch.inference_mode():
-            raw = model.eval()(torch.from_numpy(images))
+            raw = model.eval()(torch.from_numpy(prepared))
         logits, deltas = raw.class_logits[0].float().numpy(), raw.box_deltas[0].float().numpy()
         # The 50th best score of the image as threshold: enough boxes to compare, few enough to be quick.
         least = float(1 / (1 + np.exp(-np.sort(logits.max(1))[-50])))  # so that there is something to compare
@@ -150,11 +150,11 @@ def check_nms(model: Model, path: Path, pictures: Sequence[npt.NDArray[np.uint8]
             "score_threshold": np.array(least - SLACK, np.float32),
             "iou_threshold": np.array(settings.iou, np.float32),
         }
-        found = run_once(path, {"images": images, **numbers, "max_detections_per_class": np.array(1000)})
+        found = run_once(path, {"images": prepared, **numbers, "max_detections_per_class": np.array(1000)})
         overlaps = pairwise_iou(boxes[kept], found["boxes_xyxy"])
         # A box of another class is no match, however well it overlaps.
         overlaps[best.class_ids[kept][:, None] != found["class_ids"]] = 0
         match = overlaps.argmax(1)  # rounding may change the order
         ious += overlaps.max(1).tolist()
         scores += np.abs(found["scores"][match] - wanted).tolist()
-    return Agreement(len(pictures), float(np.mean(scores)), float(np.mean(ious)))
+    return Agreement(len(images), float(np.mean(scores)), float(np.mean(ious)))

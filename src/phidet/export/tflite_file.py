@@ -27,8 +27,8 @@ from phidet.inference.runtimes.litert_runtime import HEADER_FILE, LABELS_FILE
 _SIGNATURE = "serving_default"
 
 
-def write_tflite(model: Model, header: Header, path: Path, pictures: Sequence[npt.NDArray[np.uint8]]) -> list[Path]:
-    """Converts ``model`` and writes it to ``path``, in the precision of ``header``; int8 is calibrated on ``pictures``.
+def write_tflite(model: Model, header: Header, path: Path, images: Sequence[npt.NDArray[np.uint8]]) -> list[Path]:
+    """Converts ``model`` and writes it to ``path``, in the precision of ``header``; int8 is calibrated on ``images``.
 
     Raises:
         ExportError: litert-torch cannot convert it.
@@ -44,7 +44,7 @@ def write_tflite(model: Model, header: Header, path: Path, pictures: Sequence[np
             raise ExportError(f"litert-torch cannot convert this model: {error}") from error
         converted.export(str(path))
         if header.precision != "fp32":
-            _reduce(path, header, pictures)
+            _reduce(path, header, images)
     # TensorFlow Lite's metadata convention: a zip archive behind the flatbuffer, which readers of either ignore.
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(HEADER_FILE, json.dumps(to_export_metadata(header, __version__)))
@@ -82,7 +82,7 @@ class _Functional(OptimizedNetwork[tuple[Tensor, ...]]):
         return total
 
 
-def _reduce(path: Path, header: Header, pictures: Sequence[npt.NDArray[np.uint8]]) -> None:
+def _reduce(path: Path, header: Header, images: Sequence[npt.NDArray[np.uint8]]) -> None:
     """Rewrites the file in fewer bits. In int8 the predictors stay in fp32, as in :mod:`phidet.export.int8`."""
     from ai_edge_quantizer import qtyping, quantizer  # noqa: PLC0415 - slow to import
     from ai_edge_quantizer.algorithm_manager import AlgorithmName  # noqa: PLC0415
@@ -105,12 +105,12 @@ def _reduce(path: Path, header: Header, pictures: Sequence[npt.NDArray[np.uint8]
         for kind in ("INPUT", "OUTPUT", "FULLY_CONNECTED"):
             quantize.update_quantization_recipe(".*", qtyping.TFLOperationName[kind], None, AlgorithmName.NO_QUANTIZE)
         # Static ranges: activations are quantised with what these images produce.
-        ranges = quantize.calibrate({_SIGNATURE: list(_prepared(header.config, pictures))}, num_threads=2)
+        ranges = quantize.calibrate({_SIGNATURE: list(_prepared(header.config, images))}, num_threads=2)
         result = quantize.quantize(ranges, enable_progress_report=False)
     result.export_model(str(path), overwrite=True)
 
 
-def _prepared(config: NetworkConfig, pictures: Sequence[npt.NDArray[np.uint8]]) -> Iterator[dict[str, Any]]:
-    for picture in pictures:
-        image = architecture_of(config).prepare(config, picture).image
-        yield {"images": np.ascontiguousarray(image.transpose(1, 2, 0))[None]}
+def _prepared(config: NetworkConfig, images: Sequence[npt.NDArray[np.uint8]]) -> Iterator[dict[str, Any]]:
+    for image in images:
+        prepared = architecture_of(config).prepare(config, image).image
+        yield {"images": np.ascontiguousarray(prepared.transpose(1, 2, 0))[None]}

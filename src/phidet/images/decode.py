@@ -252,7 +252,7 @@ def _rgb(image: Image.Image, black: int, white: int) -> npt.NDArray[np.uint8]:
     return pixels
 
 
-Picture = str | Path | Image.Image | npt.NDArray[np.uint8]
+ImageLike = str | Path | Image.Image | npt.NDArray[np.uint8]
 """A file's path or address, a Pillow image, or (H, W, 3) uint8 RGB."""
 
 
@@ -302,7 +302,7 @@ def check_pixels(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     return array
 
 
-def as_picture(image: Picture) -> Image.Image:
+def as_pil_image(image: ImageLike) -> Image.Image:
     """A new Pillow image, RGB and upright.
 
     Raises:

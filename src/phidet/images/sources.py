@@ -32,7 +32,7 @@ _WORKERS = 2  # threads that decode ahead
 _AHEAD = 3  # decoded images that wait at most, so that memory stays bounded
 
 
-class Picture(NamedTuple):
+class SourceImage(NamedTuple):
     """One image, or one frame of a video.
 
     Attributes:
@@ -53,7 +53,7 @@ class Picture(NamedTuple):
     duration_s: float | None = None
     colors: Colors | None = None
 
-    def continues(self, previous: Picture | None) -> bool:
+    def continues(self, previous: SourceImage | None) -> bool:
         """Whether it is a later frame of the same video as ``previous``, the image that came before it."""
         if self.frame is None or previous is None or previous.frame is None:
             return False
@@ -103,9 +103,9 @@ def check_sources_outside(sources: Sequence[str], out: Path) -> None:
                 )
 
 
-def pictures(
+def read_sources(
     sources: Sequence[str], leave_out: Path | None = None, note: Callable[[str], None] | None = None
-) -> Iterator[Picture | Unusable]:
+) -> Iterator[SourceImage | Unusable]:
     """The images of all sources, in order; only a few are in memory at a time.
 
     Args:
@@ -119,7 +119,7 @@ def pictures(
         Each image, or an :class:`Unusable` in the place of one that cannot be read.
     """
     pool = ThreadPoolExecutor(_WORKERS)
-    waiting: deque[Future[Picture | Unusable]] = deque()
+    waiting: deque[Future[SourceImage | Unusable]] = deque()
     try:
         # Still images are decoded ahead in threads, but yielded in order; anything else first waits for those before
         # it.
@@ -141,11 +141,11 @@ def pictures(
         pool.shutdown(cancel_futures=True)
 
 
-def _read(still: _Still) -> Picture | Unusable:
+def _read(still: _Still) -> SourceImage | Unusable:
     try:
         content = still.read()
         try:
-            return Picture(still.source, still.name, read_image(content))
+            return SourceImage(still.source, still.name, read_image(content))
         except InputError as error:
             if isinstance(content, bytes):
                 # Bytes have no name of their own, so the message gets the source's.
@@ -155,10 +155,10 @@ def _read(still: _Still) -> Picture | Unusable:
         return Unusable(still.source, error)
 
 
-def _frames(video: _Video) -> Iterator[Picture | Unusable]:
+def _frames(video: _Video) -> Iterator[SourceImage | Unusable]:
     try:
         for frame in video.frames():
-            yield Picture(video.source, video.name, *frame)
+            yield SourceImage(video.source, video.name, *frame)
     except PhidetError as error:
         yield Unusable(video.source, error)
 
@@ -309,7 +309,7 @@ def _of_file(path: Path) -> Path | bytes:
 
 def _standard_input() -> bytes:
     if sys.stdin is None or sys.stdin.isatty():
-        raise InputError("expected a picture on standard input, as in: cat photo.jpg | phidet detect -")
+        raise InputError("expected an image on standard input, as in: cat photo.jpg | phidet detect -")
     return _all_of(sys.stdin.buffer.read(LARGEST_BYTES + 1), "standard input")
 
 
@@ -317,7 +317,7 @@ def _all_of(content: bytes, name: str) -> bytes:
     if len(content) > LARGEST_BYTES:
         raise InputError(f"{name} is larger than {LARGEST_BYTES:,} bytes: write it to a file first")
     if not content:
-        raise InputError(f"{name} is empty: expected a picture")
+        raise InputError(f"{name} is empty: expected an image")
     return content
 
 

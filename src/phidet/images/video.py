@@ -163,7 +163,7 @@ class _Decoder:
     def _choose(self, streams: Sequence[Any]) -> Any:
         videos = [stream for stream in streams if not _is_still(stream)]
         if not videos:
-            raise InputError(f"{self._name} holds no video{', only a cover picture' if streams else ''}")
+            raise InputError(f"{self._name} holds no video{', only a cover image' if streams else ''}")
         if videos[0].codec_context is None:
             raise InputError(f"{self._name} has a codec that the installed PyAV does not decode: convert it to H.264")
         if len(videos) > 1:

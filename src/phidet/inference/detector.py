@@ -17,7 +17,7 @@ from phidet.architectures.registry import architecture_of
 from phidet.core.errors import ConfigError, InputError
 from phidet.detections.detections import Detections
 from phidet.detections.settings import PostprocessSettings
-from phidet.images.decode import Picture, as_pixels, check_pixels
+from phidet.images.decode import ImageLike, as_pixels, check_pixels
 from phidet.inference.runtimes.network import Network, Outputs
 from phidet.inference.runtimes.open_model import Runtime, open_network
 
@@ -65,7 +65,7 @@ class Detector:
         self._decode = self.architecture.decoder(self.config)
 
     @overload
-    def __call__(self, images: Picture, settings: PostprocessSettings | None = None) -> Detections: ...
+    def __call__(self, images: ImageLike, settings: PostprocessSettings | None = None) -> Detections: ...
 
     @overload
     def __call__(
@@ -73,7 +73,7 @@ class Detector:
     ) -> list[Detections]: ...
 
     def __call__(
-        self, images: Picture | list[Any] | tuple[Any, ...], settings: PostprocessSettings | None = None
+        self, images: ImageLike | list[Any] | tuple[Any, ...], settings: PostprocessSettings | None = None
     ) -> Detections | list[Detections]:
         """Detects the objects in one image, or in each of a list.
 
@@ -103,7 +103,7 @@ class Detector:
         settings = PostprocessSettings() if settings is None else settings
         if not isinstance(settings, PostprocessSettings):
             raise InputError(
-                f"expected PostprocessSettings, got a {type(settings).__name__}: several pictures go in a list"
+                f"expected PostprocessSettings, got a {type(settings).__name__}: several images go in a list"
             )
         prepared = [self.architecture.prepare(self.config, check_pixels(array)) for array in arrays]
         # A single image, the usual case, needs no copy: indexing with None makes a view.

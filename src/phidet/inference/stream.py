@@ -8,29 +8,29 @@ from phidet.core.errors import InputError
 from phidet.detections.detections import Detections
 from phidet.detections.protocol import SupportsDetect
 from phidet.detections.settings import PostprocessSettings
-from phidet.images.sources import Picture, Unusable
+from phidet.images.sources import SourceImage, Unusable
 from phidet.inference.tiles import detect_tiled
 
 
 def detect_stream(
     detector: SupportsDetect,
-    items: Iterable[Picture | Unusable],
+    items: Iterable[SourceImage | Unusable],
     settings: PostprocessSettings,
     batch: int = 1,
     tile: int | None = None,
-) -> Iterator[tuple[Picture, Detections] | Unusable]:
+) -> Iterator[tuple[SourceImage, Detections] | Unusable]:
     """Each image with its detections, each unusable item unchanged, in their order.
 
     Args:
         detector: a :class:`~phidet.inference.detector.Detector`.
-        items: from :func:`~phidet.images.sources.pictures`.
+        items: from :func:`~phidet.images.sources.read_sources`.
         settings: thresholds and suppression.
         batch: number of images, or tiles of one image, that go through the network at once.
         tile: side of tiles in pixels, for sliced inference; ``None`` to detect on whole images.
     """
-    waiting: list[Picture] = []
+    waiting: list[SourceImage] = []
     for item in items:
-        if isinstance(item, Picture) and tile is None:
+        if isinstance(item, SourceImage) and tile is None:
             waiting.append(item)
             if len(waiting) < batch:
                 continue
@@ -47,8 +47,8 @@ def detect_stream(
 
 
 def _detect(
-    detector: SupportsDetect, waiting: list[Picture], settings: PostprocessSettings
-) -> Iterator[tuple[Picture, Detections] | Unusable]:
+    detector: SupportsDetect, waiting: list[SourceImage], settings: PostprocessSettings
+) -> Iterator[tuple[SourceImage, Detections] | Unusable]:
     if not waiting:
         return
     try:
@@ -57,14 +57,14 @@ def _detect(
         if len(waiting) == 1:
             yield Unusable(waiting[0].source, error)
             return
-        for picture in waiting:  # find the unusable image of the batch: run them one by one
-            yield from _detect(detector, [picture], settings)
+        for item in waiting:  # find the unusable image of the batch: run them one by one
+            yield from _detect(detector, [item], settings)
 
 
 def _tiled(
-    detector: SupportsDetect, picture: Picture, tile: int, settings: PostprocessSettings, batch: int
-) -> tuple[Picture, Detections] | Unusable:
+    detector: SupportsDetect, item: SourceImage, tile: int, settings: PostprocessSettings, batch: int
+) -> tuple[SourceImage, Detections] | Unusable:
     try:
-        return picture, detect_tiled(detector, picture.image, tile, settings, batch)
+        return item, detect_tiled(detector, item.image, tile, settings, batch)
     except InputError as error:
-        return Unusable(picture.source, error)
+        return Unusable(item.source, error)

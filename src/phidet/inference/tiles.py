@@ -20,10 +20,12 @@ import numpy.typing as npt
 from phidet.core.errors import ConfigError
 from phidet.detections.boxes import area, elementwise_iou
 from phidet.detections.detections import Detections
-from phidet.detections.fields import join_fields, take_fields
+from phidet.detections.fields import Fields, Values, join_fields, take_fields
+from phidet.detections.masks import FIELD as MASKS
+from phidet.detections.masks import Masks
 from phidet.detections.protocol import SupportsDetect
 from phidet.detections.settings import PostprocessSettings
-from phidet.images.decode import Picture, as_pixels
+from phidet.images.decode import ImageLike, as_pixels
 
 OVERLAP = 0.25  # minimum share of a tile's side that its neighbour covers too
 SMALLEST = 64  # pixels
@@ -45,6 +47,7 @@ class TileDetections(NamedTuple):
         rects_xyxy: (N, 4) float64, the tile, in pixels of the whole image.
         cut: (N,) bool, the box ends at a border of its tile that is inside the image.
         rows: (N,) int64, index among the detections of all tiles, from which the fields are taken.
+        parts: (N,) object, tuples of such indices: what the box was joined from, whose masks make up the object's.
     """
 
     boxes_xyxy: npt.NDArray[np.float64]
@@ -53,6 +56,7 @@ class TileDetections(NamedTuple):
     rects_xyxy: npt.NDArray[np.float64]
     cut: npt.NDArray[np.bool_]
     rows: npt.NDArray[np.int64]
+    parts: npt.NDArray[np.object_]
 
 
 def tile_rects(size_hw: tuple[int, int], tile: int, overlap: float = OVERLAP) -> list[Rect]:
@@ -66,13 +70,13 @@ def tile_rects(size_hw: tuple[int, int], tile: int, overlap: float = OVERLAP) ->
 
 
 def detect_tiled(
-    detector: SupportsDetect, picture: Picture, tile: int, settings: PostprocessSettings | None = None, batch: int = 4
+    detector: SupportsDetect, image: ImageLike, tile: int, settings: PostprocessSettings | None = None, batch: int = 4
 ) -> Detections:
-    """Detects objects in the whole ``picture`` and tile by tile; only in the whole if it fits one tile.
+    """Detects objects in the whole ``image`` and tile by tile; only in the whole if it fits one tile.
 
     Args:
         detector: a :class:`~phidet.inference.detector.Detector`.
-        picture: a path, a PIL image, or (H, W, 3) uint8 RGB.
+        image: a path, a PIL image, or (H, W, 3) uint8 RGB.
         tile: side of the tiles in pixels; with about the model's input size an object is as large for the model as
             in the image.
         settings: of each tile and of the whole; ``iou`` and ``per_class`` decide which boxes of different tiles are one
@@ -87,7 +91,7 @@ def detect_tiled(
     check_tile(tile, settings)
     if not (isinstance(batch, int | np.integer) and batch >= 1):
         raise ConfigError(f"expected a batch of at least 1 tile, got {batch!r}")
-    image = as_pixels(picture)
+    image = as_pixels(image)
     height, width = image.shape[:2]
     whole = detector.detect([image], settings)[0]
     if max(height, width) <= tile:
@@ -104,7 +108,7 @@ def detect_tiled(
         found += tiles
         seen += [_seen(f, rect, (height, width)) for f, rect in zip(tiles, group, strict=True)]
     merged = merge(_concatenate(seen), settings.iou, settings.per_class)
-    fields = take_fields(join_fields([(one.fields, len(one)) for one in found]), merged.rows)
+    fields = _merged_fields(found, merged, [(0, 0), *(rect[:2] for rect in rects)], (height, width))
     boxes, scores = merged.boxes_xyxy.astype(np.float32), merged.scores.astype(np.float32)
     objects = Detections(boxes, scores, merged.class_ids, whole.names, (height, width), fields)
     return objects[: settings.max_detections]
@@ -208,6 +212,7 @@ def _join(kept: TileDetections, at: int, other: TileDetections) -> None:
     if other.scores[0] > kept.scores[at]:
         kept.scores[at], kept.rows[at] = other.scores[0], other.rows[0]
     if kept.cut[at]:
+        kept.parts[at] += other.parts[0]
         for ours, theirs in ((kept.boxes_xyxy, other.boxes_xyxy), (kept.rects_xyxy, other.rects_xyxy)):
             ours[at] = np.concatenate(
                 [np.minimum(ours[at, :2], theirs[0, :2]), np.maximum(ours[at, 2:], theirs[0, 2:])]
@@ -234,13 +239,34 @@ def _seen(found: Detections, rect: Rect, size_hw: tuple[int, int]) -> TileDetect
     ]
     rects = np.tile(np.array(rect, np.float64), (len(found), 1))
     cut, rows = np.logical_or.reduce(at_borders), np.arange(len(found))
-    return TileDetections(boxes, found.scores.astype(np.float64), found.class_ids, rects, cut, rows)
+    parts = np.empty(len(found), np.object_)
+    return TileDetections(boxes, found.scores.astype(np.float64), found.class_ids, rects, cut, rows, parts)
 
 
 def _concatenate(parts: Sequence[TileDetections]) -> TileDetections:
     """The detections of all tiles, numbered consecutively."""
     columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
-    return TileDetections(*columns)._replace(rows=np.arange(len(columns[0])))
+    rows = np.arange(len(columns[0]))
+    alone = np.empty(len(rows), np.object_)
+    alone[:] = [(row,) for row in rows.tolist()]
+    return TileDetections(*columns)._replace(rows=rows, parts=alone)
+
+
+def _merged_fields(
+    found: Sequence[Detections], merged: TileDetections, corners_xy: Sequence[tuple[int, int]], size_hw: tuple[int, int]
+) -> dict[str, Values]:
+    """The fields of the merged objects: of each the row of its best part, but of masks the union of all parts."""
+    placed: list[tuple[Fields, int]] = []
+    for one, corner in zip(found, corners_xy, strict=True):
+        moved = {} if one.masks is None else {MASKS: one.masks.moved(corner, size_hw)}
+        placed.append(({**one.fields, **moved}, len(one)))
+    joined = join_fields(placed)
+    fields = take_fields(joined, merged.rows)
+    if isinstance(masks := joined.get(MASKS), Masks):
+        groups = np.repeat(np.arange(len(merged.parts)), [len(part) for part in merged.parts])
+        rows = np.array([row for part in merged.parts for row in part], np.int64)
+        fields[MASKS] = masks[rows].union(groups, len(merged.parts))
+    return fields
 
 
 def _intersection(a_xyxy: npt.NDArray[np.float64], b_xyxy: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -27,6 +27,9 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         train_split, val_split: found by their names unless given; ``val_split`` "none" trains without evaluation.
         recipe: a recipe's name; "auto" chooses by the number of images.
         changes: of the recipe's fields.
+        teacher: a detector to learn from beside the labels: a model's name or file, a run's folder, or the description
+            (.json) of another project's detector.
+        unlabelled: a folder of images without labels, of which only the teacher's answers are learned.
     """
 
     data: str
@@ -38,6 +41,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     val_split: str | None = None
     recipe: str = "auto"
     changes: dict[str, Any] = {}
+    teacher: str | None = None
+    unlabelled: str | None = None
 
     def with_absolute_paths(self) -> Request:
         """The same request, independent of the current folder."""
@@ -45,7 +50,17 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         named = publisher_of(self.model) is not None or not Path(self.model).exists()
         model = self.model if named else os.path.abspath(self.model)
         pretrained = os.path.abspath(self.pretrained) if Path(self.pretrained).is_file() else self.pretrained
-        return msgspec.structs.replace(self, data=os.path.abspath(self.data), model=model, pretrained=pretrained)
+        teacher = self.teacher
+        if teacher is not None and Path(teacher).exists():
+            teacher = os.path.abspath(teacher)
+        return msgspec.structs.replace(
+            self,
+            data=os.path.abspath(self.data),
+            model=model,
+            pretrained=pretrained,
+            teacher=teacher,
+            unlabelled=None if self.unlabelled is None else os.path.abspath(self.unlabelled),
+        )
 
 
 class Origin(NamedTuple):

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from phidet.images.style import INK, PALETTE, save_figure
 
 
-def draw_curves(rows: list[dict[str, float]], figures: Mapping[str, str], path: Path) -> None:
+def draw_curves(rows: list[dict[str, float]], metrics: Mapping[str, str], path: Path) -> None:
     """Losses, validation metrics (key → title, the deciding one first) and learning rate, as a PNG."""
     figure = Figure(figsize=(11, 3.4), layout="constrained")
     loss, quality, rate = figure.subplots(1, 3)
@@ -23,9 +23,9 @@ def draw_curves(rows: list[dict[str, float]], figures: Mapping[str, str], path: 
     loss.set(title="training loss", xlabel="epoch", yscale="log")
     loss.legend(frameon=False)
     # Epochs between two evaluations have no metrics; a line through the evaluated ones alone has no gaps.
-    best_key = next(iter(figures))
+    best_key = next(iter(metrics))
     evaluated = [row for row in rows if best_key in row]
-    for (key, title), colour in zip(figures.items(), (PALETTE[5], PALETTE[1]), strict=False):
+    for (key, title), colour in zip(metrics.items(), (PALETTE[5], PALETTE[1]), strict=False):
         quality.plot([row["epoch"] for row in evaluated], [row[key] for row in evaluated], label=title, color=colour)
     quality.set(title="validation", xlabel="epoch", ylim=(0, 1))
     if evaluated:

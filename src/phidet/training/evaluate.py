@@ -17,7 +17,7 @@ from phidet.data.dataset import Dataset
 from phidet.detections.detections import Detections
 from phidet.detections.settings import PostprocessSettings
 from phidet.evaluation.classification_report import answers_of
-from phidet.evaluation.coco_figures import evaluate_coco
+from phidet.evaluation.coco_metrics import evaluate_coco
 from phidet.evaluation.measure import COCO_SETTINGS
 from phidet.training.loading import EvalImages, eval_loader
 

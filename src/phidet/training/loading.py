@@ -7,8 +7,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
@@ -16,8 +18,10 @@ from phidet.architectures.base import Architecture, NetworkConfig, Placement
 from phidet.architectures.batch import Batch
 from phidet.core.errors import ConfigError, InputError
 from phidet.data.dataset import Dataset
+from phidet.detections.fields import NO_FIELDS
 from phidet.images.prepare import Preprocess
 from phidet.training.augmentation.detection import Example, Labelled, augment, mosaic
+from phidet.training.augmentation.mask_tensors import shrunk, with_masks
 from phidet.training.recipe import Augmentation
 
 log = logging.getLogger("phidet")
@@ -43,7 +47,11 @@ def collate(examples: list[Example]) -> Batch:
     """Examples of one input size as a batch."""
     boxes, class_ids = pad_objects([e.boxes_xyxy for e in examples], [e.class_ids for e in examples])
     valid = torch.tensor([e.valid_hw for e in examples])
-    return Batch(torch.stack([e.pixels for e in examples]), valid, boxes, class_ids)
+    given = [e.soft for e in examples if e.soft is not None]
+    soft = pad_sequence(given, batch_first=True) if given else None
+    seen = [e.masks for e in examples if e.masks is not None]
+    masks = pad_sequence(seen, batch_first=True) if seen else None
+    return Batch(torch.stack([e.pixels for e in examples]), valid, boxes, class_ids, soft, masks)
 
 
 def normalise(batch: Batch, spec: Preprocess) -> Tensor:
@@ -61,9 +69,25 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
 
     The last, smaller batch is left out where there is a full one. With several processes, each takes its part of
     every batch.
+
+    Args:
+        num_images: in the data.
+        batch_size: images of a step, over all processes.
+        seed: of the order.
+        rank, world_size: this process and the number of processes.
+        repeats: how often each image comes relative to the others, (num_images,), on average over epochs; an epoch
+            stays as long. ``None`` for equally often.
     """
 
-    def __init__(self, num_images: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(
+        self,
+        num_images: int,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        repeats: npt.NDArray[np.float64] | None = None,
+    ) -> None:
         if batch_size % world_size:
             raise ConfigError(
                 f"a batch of {batch_size} cannot be shared by {world_size} processes: choose a multiple of {world_size}"
@@ -75,13 +99,21 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
                 "choose a smaller batch, or train in one process"
             )
         self.rank, self.world_size, self.epoch = rank, world_size, 0
+        self.repeats = repeats
 
     def __len__(self) -> int:
         return self.num_images // self.batch_size
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         # NumPy's generator, not PyTorch's: the order stays the same across devices and PyTorch versions.
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.num_images)
+        rng = np.random.default_rng((self.seed, self.epoch))
+        if self.repeats is None:
+            order = rng.permutation(self.num_images)
+        else:
+            # Evenly spaced marks on a line on which each image has its share: it comes share times, rounded up or down.
+            ends = np.cumsum(self.repeats / self.repeats.sum() * self.num_images)
+            marks = np.arange(self.num_images) + rng.random()
+            order = rng.permutation(np.minimum(np.searchsorted(ends, marks, side="right"), self.num_images - 1))
         for step in range(len(self)):
             batch = order[step * self.batch_size : (step + 1) * self.batch_size]
             yield [(self.epoch, int(index)) for index in batch[self.rank :: self.world_size]]
@@ -91,10 +123,25 @@ class TrainImages(TorchDataset[Example]):
     """Augmented examples; an image that cannot be decoded is replaced by the next one, and named once.
 
     An example depends on seed, epoch and index alone, whichever process makes it.
+
+    Args:
+        dataset: what to learn from.
+        size_hw: the network's input in pixels.
+        settings: what is changed.
+        seed: of chance.
+        mask_stride: pixels of the input for one of the masks that are learned; ``None`` to leave masks out.
     """
 
-    def __init__(self, dataset: Dataset, size_hw: tuple[int, int], settings: Augmentation, seed: int) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        size_hw: tuple[int, int],
+        settings: Augmentation,
+        seed: int,
+        mask_stride: int | None = None,
+    ) -> None:
         self.dataset, self.size_hw, self.settings, self.seed = dataset, size_hw, settings, seed
+        self.mask_stride = mask_stride
 
     def __getitem__(self, key: tuple[int, int]) -> Example:
         epoch, index = key
@@ -103,8 +150,12 @@ class TrainImages(TorchDataset[Example]):
         if self.settings.mosaic > 0 and rng.random() < self.settings.mosaic:
             # The other three may repeat; the warning is left to their own turn as a main image.
             others = [self._read(int(i), warn=False) for i in rng.integers(len(self.dataset), size=3)]
-            return mosaic([labelled, *others], self.size_hw, self.settings, rng)
-        return augment(*labelled, self.size_hw, self.settings, rng)
+            example = mosaic([labelled, *others], self.size_hw, self.settings, rng)
+        else:
+            example = augment(*labelled, self.size_hw, self.settings, rng)
+        if example.masks is None or self.mask_stride is None:
+            return example
+        return example._replace(masks=shrunk(example.masks, self.mask_stride))
 
     def _read(self, index: int, warn: bool) -> Labelled:
         """Image ``index``, or the first one after it that can be decoded."""
@@ -112,7 +163,12 @@ class TrainImages(TorchDataset[Example]):
         for attempt in range(len(self.dataset)):
             usable = (index + attempt) % len(self.dataset)
             try:
-                return Labelled(self.dataset.image(usable), self.dataset.annotations(usable))
+                annotations = self.dataset.annotations(usable)
+                if self.mask_stride is None:
+                    annotations = annotations._replace(fields=NO_FIELDS)
+                else:
+                    annotations = with_masks(annotations, self.dataset.size_hw(usable))
+                return Labelled(self.dataset.image(usable), annotations)
             except InputError as error:
                 if warn and attempt == 0:
                     log.warning("left out: %s", error)
@@ -147,7 +203,7 @@ def collate_eval(items: list[EvalItem]) -> EvalBatch:
     return EvalBatch(images, [item[2] for item in whole], [item[0] for item in whole], broken)
 
 
-def train_loader(images: TrainImages, sampler: EpochSampler, workers: int) -> DataLoader[Example]:
+def train_loader(images: TorchDataset[Example], sampler: EpochSampler, workers: int) -> DataLoader[Example]:
     """Batches of :class:`Batch`; processes live as long as the loader, so set ``sampler.epoch`` before each epoch."""
     return DataLoader(
         images,

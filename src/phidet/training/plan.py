@@ -19,8 +19,9 @@ from phidet.data.run_images import read_run_images
 from phidet.inference.runtimes.open_model import model_file
 from phidet.training.about import Origin, Request
 from phidet.training.fit import RunSettings
-from phidet.training.recipe import CLASSIFY, Recipe, choose_classify_recipe, recipe_named, replace
-from phidet.training.run_data import RunData, read_run_data, record_images
+from phidet.training.kinds import Kind, kind_of
+from phidet.training.recipe import Recipe, replace
+from phidet.training.run_data import RunData, record_images
 from phidet.training.run_folder import RunFolder
 from phidet.weights.create import build_from, fit_to_source, open_weights, parse_image_size
 from phidet.weights.load import Source, open_source
@@ -58,9 +59,9 @@ class Start(NamedTuple):
         return architecture_of(self.config)
 
     @property
-    def classifies(self) -> bool:
-        """Whether it is a classifier of whole images."""
-        return "classes" in self.architecture.says
+    def kind(self) -> Kind:
+        """How such models are trained."""
+        return kind_of(self.architecture)
 
 
 def open_start(model: str) -> Start:
@@ -93,8 +94,12 @@ def plan_run(request: Request, settings: RunSettings, start: Start | None = None
         CheckpointError, DownloadError: weights that do not fit, or could not be fetched.
     """
     start = start or open_start(request.model)
+    if request.teacher is not None and start.classifies:
+        raise ConfigError(f"a teacher finds objects, and {request.model} is a classifier: leave out the teacher")
+    if request.unlabelled is not None and request.teacher is None:
+        raise ConfigError("images without labels would be learned as empty: name a teacher that labels them")
     # Data before the model: the number of images chooses the recipe, and the classes decide the head.
-    data = read_run_data(request, settings.seed, start.classifies)
+    data = start.kind.read(request, settings.seed, None)
     recipe = _recipe(request, start, len(data.train))
     model = _build(request, start, data.train.class_names, recipe, settings.seed)
     # Hashing all images takes a while; only the process that writes the run folder needs the record.
@@ -123,7 +128,7 @@ def plan_resume(folder: Path, settings: RunSettings, data: str | Path | None = N
     start = open_start(request.model) if begun is None else Start(begun.config, None, None)
     recipe = _known_loss(about.recipe, start.architecture)
     images = read_run_images(folder)
-    datasets = read_run_data(request, about.seed, start.classifies, images)
+    datasets = start.kind.read(request, about.seed, images)
     model = begun or _build(request, start, datasets.train.class_names, recipe, about.seed)
     # Class ids are positions: other names or another count would silently relabel every object.
     here = len(datasets.train), tuple(datasets.train.class_names)
@@ -158,14 +163,7 @@ def _known_loss(recipe: Recipe, architecture: Architecture[Any]) -> Recipe:
 
 
 def _recipe(request: Request, start: Start, num_images: int) -> Recipe:
-    # Classifiers have their own automatic recipe; a named one is shared, but for what batch norms need.
-    if start.classifies and request.recipe == "auto":
-        recipe = choose_classify_recipe(num_images)
-    else:
-        recipe = recipe_named(request.recipe, num_images, start.architecture)
-        if start.classifies:
-            recipe = replace(recipe, {"batch_norm_momentum": CLASSIFY.batch_norm_momentum})
-    recipe = replace(recipe, request.changes)
+    recipe = replace(start.kind.recipe(request.recipe, num_images, start.architecture), request.changes)
     return replace(recipe, {"loss": resolved_loss(start.architecture, recipe.loss)})  # kept with the run, defaults too
 
 

@@ -1,21 +1,17 @@
-"""How far a run is, how good it was, and what it needs to go on from there."""
+"""How far a run is, and how good it was."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-from torch import nn
-
-from phidet.training.optim import RunningAverage
-
 
 class Progress:
     """One row of metrics per epoch, and the best so far.
 
     Args:
-        figures: key of a validation metric → its title; the first one decides which model is best.
+        metrics: key of a validation metric → its title; the first one decides which model is best.
+        lower_is_better: whether a lower value of that one is better.
 
     Attributes:
         rows: metrics by name; only evaluated epochs have those of the validation.
@@ -23,9 +19,9 @@ class Progress:
         since_best: evaluations since then.
     """
 
-    def __init__(self, figures: Mapping[str, str]) -> None:
-        self.figures = figures
-        self.key, self.best_title = next(iter(figures.items()))
+    def __init__(self, metrics: Mapping[str, str], lower_is_better: bool = False) -> None:
+        self.metrics, self.lower_is_better = metrics, lower_is_better
+        self.key, self.best_title = next(iter(metrics.items()))
         self.rows: list[dict[str, float]] = []
         self.best: float | None = None
         self.since_best = 0
@@ -41,10 +37,11 @@ class Progress:
         if self.key not in row:
             # Without validation every epoch counts as best; between two evaluations none does.
             return self.best is None
-        better = self.best is None or row[self.key] > self.best
+        value = row[self.key]
+        better = self.best is None or (value < self.best if self.lower_is_better else value > self.best)
         self.since_best = 0 if better else self.since_best + 1
         if better:
-            self.best = row[self.key]
+            self.best = value
         return better
 
     def line(self, epochs: int) -> str:
@@ -53,32 +50,16 @@ class Progress:
         # The mean over all epochs, evaluation excluded: a rough estimate that does not jump about.
         left = sum(r["seconds"] for r in self.rows) / len(self.rows) * (epochs - self.epoch)
         text = f"epoch {self.epoch}/{epochs}  loss {row['loss']:.4f}"
-        text += "".join(f"  {title} {row[key]:.3f}" for key, title in self.figures.items() if key in row)
+        text += "".join(f"  {title} {row[key]:.3f}" for key, title in self.metrics.items() if key in row)
         return f"{text}  {row['images_per_second']:.1f} images/s  {_clock(left)} left"
 
-    def state(self, model: nn.Module, optimizer: torch.optim.Optimizer, average: RunningAverage) -> dict[str, Any]:
-        """Tensors and plain values that :meth:`restore` goes on from."""
-        return {
-            "rows": self.rows,
-            "best": self.best,
-            "since_best": self.since_best,
-            "model": model.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "average": average.values,
-            "updates": average.updates,
-        }
+    def state(self) -> dict[str, Any]:
+        """Plain values that :meth:`restore` goes on from."""
+        return {"rows": self.rows, "best": self.best, "since_best": self.since_best}
 
-    def restore(
-        self, state: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer, average: RunningAverage
-    ) -> None:
+    def restore(self, state: dict[str, Any]) -> None:
         """Takes everything back to where ``state`` was saved."""
         self.rows, self.best, self.since_best = state["rows"], state["best"], state["since_best"]
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        # In place: the average's tensors stay on their device.
-        for name, tensor in state["average"].items():
-            average.values[name].copy_(tensor)
-        average.updates = state["updates"]
 
 
 def _clock(seconds: float) -> str:

@@ -56,6 +56,22 @@ class Augmentation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         _require(0 <= self.magnitude <= 10, f"magnitude must be in 0…10, got {self.magnitude}")
 
 
+class Teaching(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a teacher's answers are used, if there is one.
+
+    ``score`` is the lowest probability of its objects that are used. An object and a label that overlap by ``overlap``
+    (IoU) are the same; ``weight`` is then the teacher's share in the target, the rest is the label's.
+    """
+
+    weight: float = 0.5
+    score: float = 0.1
+    overlap: float = 0.5
+
+    def __post_init__(self) -> None:
+        for key in ("weight", "score", "overlap"):
+            _require(0 <= getattr(self, key) <= 1, f"teaching {key} must be in 0…1, got {getattr(self, key)}")
+
+
 class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A way to train.
 
@@ -79,6 +95,9 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         batch_norm_momentum: how much of each batch goes into the running statistics, at least; more in a short run.
         augmentation: random changes of the training images.
         loss: settings of the architecture's own loss that differ from its defaults.
+        class_balance: classes on a smaller share of the images than this come more often, see
+            :func:`phidet.training.balance.repeat_factors`; 0 for none.
+        teaching: how much a teacher has to say, where there is one.
         patience: evaluations without a better AP after which training stops; ``None`` for never.
         evaluate_every: epochs between evaluations.
     """
@@ -101,6 +120,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     batch_norm_momentum: float = 0.01
     augmentation: Augmentation = Augmentation()
     loss: dict[str, Any] = {}
+    class_balance: float = 0.0
+    teaching: Teaching = Teaching()
     patience: int | None = None
     evaluate_every: int = 1
 
@@ -112,6 +133,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             value = getattr(self, key)
             _require(math.isfinite(value) and value > 0, f"{key} must be a number > 0, got {value}")
         momentum = self.batch_norm_momentum
+        _require(0 <= self.class_balance <= 1, f"class_balance must be in 0…1, got {self.class_balance}")
         _require(0 < momentum <= 1, f"batch_norm_momentum must be in (0, 1], got {momentum}")
         _require(0 <= self.ema_decay < 1, f"ema_decay must be in [0, 1), got {self.ema_decay}")
         _require(self.weight_decay >= 0, f"weight_decay must be ≥ 0, got {self.weight_decay}")

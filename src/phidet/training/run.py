@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 import torch.distributed as dist
 
 from phidet.architectures.model import Model
+from phidet.architectures.registry import architecture_of
 from phidet.training.about import Request
+from phidet.training.base import TrainingTask
 from phidet.training.fit import RunSettings, fit
+from phidet.training.kinds import Reported, kind_of
 from phidet.training.plan import Plan, Start, plan_resume, plan_run
-from phidet.training.report import report_on
 from phidet.training.run_folder import RunFolder
-from phidet.training.task import Task
 from phidet.weights.native import load_model
 
 log = logging.getLogger("phidet")
@@ -27,12 +28,17 @@ class TrainedRun(NamedTuple):
     Attributes:
         folder: everything on disk.
         model: the best one, in evaluation mode.
-        figures: metrics of that model on the validation data, by name; empty without such data.
+        metrics: of that model on the validation data, by name; empty without such data.
     """
 
     folder: Path
     model: Model
-    figures: dict[str, float]
+    metrics: dict[str, float]
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """The name of ``metrics`` before the rooms, for scripts that use it."""
+        return self.metrics
 
 
 def train(
@@ -46,7 +52,7 @@ def train(
     changes: dict[str, Any] | None = None,
     settings: RunSettings | None = None,
 ) -> TrainedRun:
-    """Trains a model on a folder of labelled images.
+    """Trains a model on a folder of labelled images; :func:`run` takes a whole :class:`Request`, with teachers.
 
     Args:
         data, model, pretrained, image_size, recipe: see :class:`Request`.
@@ -99,8 +105,8 @@ def run(request: Request, settings: RunSettings, start: Start | None = None) -> 
 
 def carry_out(plan: Plan) -> TrainedRun:
     """Trains what was planned, and reports on the best model."""
-    settings, origin, val = plan.settings, plan.origin, plan.data.val
-    task = Task(plan.model.config, *plan.data)
+    settings, origin, kind = plan.settings, plan.origin, kind_of(architecture_of(plan.model.config))
+    task = kind.task(plan.model.config, plan.data, origin.request)
     _log_plan(plan, task)
     last = fit(plan.model, task, plan.recipe, settings, origin)
     # The other processes have no files to read: the best model is on the first one's disk.
@@ -109,12 +115,8 @@ def carry_out(plan: Plan) -> TrainedRun:
     folder = RunFolder(settings.out)
     # The best model is read from disk, so that the report describes exactly the file that users get.
     best = load_model(folder.best) if folder.has_best else last.eval()
-    figures: dict[str, float] = {}
-    if val is not None:
-        # Images that are in both parts make the metrics look too good; the report states their number.
-        learned = None if origin.images is None else len(origin.images.copies())
-        figures = report_on(best, val, folder.path / "report", origin.request.data, settings.accelerator, learned)
-    return TrainedRun(settings.out, best, figures)
+    metrics = kind.report(Reported(best, plan.data, origin, folder.path / "report", settings.accelerator))
+    return TrainedRun(settings.out, best, metrics)
 
 
 def first_process() -> bool:
@@ -127,7 +129,7 @@ def next_folder(root: Path, name: str) -> Path:
     return next(folder for i in count(1) if not (folder := root / f"{name}-{i}").exists())
 
 
-def _log_plan(plan: Plan, task: Task) -> None:
+def _log_plan(plan: Plan, task: TrainingTask) -> None:
     """What is about to happen, before it takes hours."""
     recipe, request = plan.recipe, plan.origin.request
     chosen = f"recipe {recipe.name!r}" + (", chosen for so many images" if request.recipe == "auto" else "")

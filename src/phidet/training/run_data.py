@@ -14,6 +14,7 @@ from phidet.data.hold_out import HELD_OUT, hold_out
 from phidet.data.layouts import open_data
 from phidet.data.run_images import RunImages, known_images, read_run_images, restore
 from phidet.data.summary import DataSummary, log_summary, summarise_data
+from phidet.data.unlabelled import join, read_unlabelled
 from phidet.evaluation.measure import DEFAULT_SETTINGS
 from phidet.training.about import Request
 
@@ -54,12 +55,16 @@ def read_run_data(request: Request, seed: int, classify: bool, known: RunImages 
     # After both splits were described, so that the log shows what is there before the error.
     if not summary.objects:
         raise InputError(_nothing_to_learn(summary, request.data))
+    if known is not None:
+        train = _with_unlabelled(train, request)  # the record of the run's images has them
     if request.val_split != "none" and val_split is None:
         train, val = _with_held_out(train, request.data, seed, classify, known)
     # The data may have been moved or grown since: images are matched by content, not by path.
     elif known is not None:
         train = restore([known.train], train, [train.name], request.data)[0]
         val = None if val is None else restore([known.val], val, [val.name], request.data)[0]
+    if known is None:
+        train = _with_unlabelled(train, request)
     if val is not None:
         _warn_of_limit(val)
     return RunData(train, val)
@@ -88,6 +93,16 @@ def record_images(data: RunData, model: str) -> RunImages:
             *(len(copies), len(images.val), copies[0]),
         )
     return images
+
+
+def _with_unlabelled(train: Dataset, request: Request) -> Dataset:
+    """``train`` and the images without labels that the teacher shall label."""
+    if request.unlabelled is None:
+        return train
+    more = read_unlabelled(request.unlabelled, train.class_names)
+    left_out = f", {len(more.problems)} left out" if more.problems else ""
+    log.info("unlabelled: %d images%s, for the teacher to label", len(more), left_out)
+    return join(train, more)
 
 
 def _opened(request: Request, classify: bool) -> DataFolder:

@@ -1,4 +1,4 @@
-"""What is learned: data, loss and metrics of a training, the same for every architecture."""
+"""Detection and classification: data, loss and metrics, the same for every architecture."""
 
 from __future__ import annotations
 
@@ -13,67 +13,72 @@ from phidet.architectures.base import Loss, NetworkConfig, Processes, resolved_l
 from phidet.architectures.batch import Batch
 from phidet.architectures.registry import architecture_of
 from phidet.data.dataset import Dataset
-from phidet.training.augmentation.classification import TrainPictures
+from phidet.training.augmentation.classification import TrainWholeImages
+from phidet.training.balance import repeat_factors
+from phidet.training.base import TrainingTask
 from phidet.training.evaluate import detect, figures_of
 from phidet.training.loading import EpochSampler, TrainImages, normalise, train_loader
 from phidet.training.recipe import Recipe
+from phidet.training.teacher import TaughtImages
 
 
-class Task:
-    """Images, loss and metrics: everything :func:`phidet.training.fit.fit` needs to know about what is learned.
+class Task(TrainingTask):
+    """A network that learns to say of an image what its labels say.
 
     Args:
         config: of the model; its input size and classes.
         train, val: data with the model's classes; for a classifier, images with one object each.
+        teacher: a detector to learn from beside the labels; see :func:`phidet.training.teacher.open_teacher`.
 
     Attributes:
-        figures: key of a metric in a row → its title; the first one decides which model is best.
+        metrics: key of a metric in a row → its title; the first one decides which model is best.
     """
 
-    def __init__(self, config: NetworkConfig, train: Dataset, val: Dataset | None) -> None:
-        self.config, self.train, self.val = config, train, val
+    def __init__(self, config: NetworkConfig, train: Dataset, val: Dataset | None, teacher: str | None = None) -> None:
+        self.config, self.train, self.val, self.teacher = config, train, val, teacher
         self.architecture = architecture_of(config)
         self.classifies = "classes" in self.architecture.says
-        self.figures = {"top1": "top-1", "top5": "top-5"} if self.classifies else {"ap": "AP", "ap50": "AP50"}
+        self.metrics = {"top1": "top-1", "top5": "top-5"} if self.classifies else {"ap": "AP", "ap50": "AP50"}
         self._loss: Loss | None = None
 
     @property
     def train_name(self) -> str:
-        """Name of the training data."""
         return self.train.name
 
     @property
     def val_name(self) -> str | None:
-        """Name of the validation data; without it there is no evaluation."""
         return None if self.val is None else self.val.name
 
     @property
     def num_images(self) -> int:
-        """Images to train on."""
         return len(self.train)
+
+    def sampler(self, recipe: Recipe, seed: int, rank: int, size: int) -> EpochSampler:
+        repeats = repeat_factors(self.train, recipe.class_balance) if recipe.class_balance else None
+        return EpochSampler(self.num_images, recipe.batch_size, seed, rank, size, repeats)
 
     def loader(self, recipe: Recipe, seed: int, sampler: EpochSampler, workers: int) -> DataLoader[Any]:
         """Augmented batches; the first field of a batch is its images."""
-        kind = TrainPictures if self.classifies else TrainImages
-        return train_loader(kind(self.train, self.config.image_size_hw, recipe.augmentation, seed), sampler, workers)
+        kind = TrainWholeImages if self.classifies else TrainImages
+        mask_stride = self.architecture.mask_stride(self.config)
+        images: Any = kind(self.train, self.config.image_size_hw, recipe.augmentation, seed, mask_stride)
+        if self.teacher is not None:
+            images = TaughtImages(images, self.teacher, self.config.class_names, recipe.teaching)
+        return train_loader(images, sampler, workers)
 
     def losses(self, fabric: Fabric, model: Any, batch: Batch, recipe: Recipe) -> dict[str, Tensor]:
-        """Losses of a batch by name; ``loss`` is what is minimised, the others are parts of it.
-
-        With several processes, the mean of their gradients is the gradient of the whole batch.
-        """
         # Built on first use: only then is the device known.
         settings = resolved_loss(self.architecture, recipe.loss)
         if self._loss is None:
             self._loss = self.architecture.loss(self.config, settings)
             self._loss.to(fabric.device)
-        batch = Batch(*(tensor.to(fabric.device, non_blocking=True) for tensor in batch))
+        batch = batch.to(fabric.device)
         images = normalise(batch, self.config.preprocess)
         outputs = self.architecture.training_outputs(model, images, batch, settings)
         return self._loss(outputs, batch, Processes(fabric.world_size, _total))
 
     def evaluate(self, fabric: Fabric, model: Any, recipe: Recipe, workers: int) -> dict[str, float]:
-        """The ``figures`` on the validation data, those that are defined."""
+        """The ``metrics`` on the validation data, those that are defined."""
         assert self.val is not None
         found = detect(model, self.val, fabric, recipe.batch_size, workers)
         self.val = found.dataset  # what cannot be decoded is named once, not in every epoch

@@ -14,12 +14,14 @@ from phidet.core.errors import CheckpointError
 _TO_OURS: dict[Layout, Callable[[Tensor], Tensor]] = {
     "same": lambda t: t,
     "scalars": lambda t: t,
+    "io": lambda t: t.permute(1, 0),
     "hwio": lambda t: t.permute(3, 2, 0, 1),
     "hwc1": lambda t: t.permute(2, 3, 0, 1),
 }
 _TO_THEIRS: dict[Layout, Callable[[Tensor], Tensor]] = {
     "same": lambda t: t,
     "scalars": lambda t: t,
+    "io": lambda t: t.permute(1, 0),
     "hwio": lambda t: t.permute(2, 3, 1, 0),
     "hwc1": lambda t: t.permute(2, 3, 0, 1),
 }
@@ -109,6 +111,6 @@ def _gather(foreign: Mapping[str, Tensor], slot: Slot) -> Tensor:
         wrong = [scalar for scalar in scalars if scalar.numel() != 1]
         return wrong[0][None] if wrong else torch.stack([scalar.reshape(()) for scalar in scalars])
     tensor = foreign[slot.keys[0]]
-    if slot.layout in ("hwio", "hwc1") and tensor.ndim != 4:
+    if slot.layout in ("io", "hwio", "hwc1") and tensor.ndim != (2 if slot.layout == "io" else 4):
         return tensor  # permute would raise; the shape check reports it by name
     return _TO_OURS[slot.layout](tensor)

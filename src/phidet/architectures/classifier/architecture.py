@@ -20,7 +20,7 @@ from phidet.architectures.base import Architecture, Decoder, Loss, Placement, Pr
 from phidet.architectures.classifier.config import ClassifierConfig
 from phidet.architectures.classifier.decode import ImageDecoder
 from phidet.architectures.classifier.published import CLASSIFIER_NAMES, classifier_config, scaled_classifier_config
-from phidet.architectures.classifier.published_figures import CLASSIFIERS
+from phidet.architectures.classifier.published_metrics import CLASSIFIERS
 from phidet.architectures.config import default_class_names
 from phidet.architectures.published_file import PublishedFile
 from phidet.core.structs import replace
@@ -57,14 +57,14 @@ class ClassifierArchitecture(Architecture[ClassifierConfig]):
     def summary(self, config: ClassifierConfig) -> list[tuple[str, str]]:
         return [("backbone", backbone_summary(config.backbone))]
 
-    def published_figures(self, config: ClassifierConfig) -> object | None:
+    def published_metrics(self, config: ClassifierConfig) -> object | None:
         return CLASSIFIERS.get(config.name) if config.num_classes == 1000 else None
 
     def output_shapes(self, config: ClassifierConfig) -> dict[str, tuple[int, ...]]:
         return {"class_logits": (config.num_classes,)}
 
     def prepare(self, config: ClassifierConfig, image: npt.NDArray[np.uint8]) -> Prepared:
-        """The middle of the image, as ImageNet is evaluated. Needs PyTorch: its resizing made the published figures."""
+        """The middle of the image, as ImageNet is evaluated. Needs PyTorch: its resizing made the published metrics."""
         from phidet.architectures.classifier.middle import classifier_input
 
         return Prepared(classifier_input(image, config).numpy(), Placement(1.0, (image.shape[0], image.shape[1])))

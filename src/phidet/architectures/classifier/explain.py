@@ -17,7 +17,7 @@ from phidet.images.prepare import scaled_size
 
 
 def classifier_maps(
-    model: Classifier, image: npt.NDArray[np.uint8], names: Sequence[str], wanted: int | None, most: int
+    model: Classifier, image: npt.NDArray[np.uint8], names: Sequence[str], wanted: int | None, limit: int
 ) -> list[ActivationMap]:
     """Maps for the whole image at the model's resolution, without cropping."""
     image_hw = image.shape[0], image.shape[1]
@@ -28,7 +28,7 @@ def classifier_maps(
         evidence = place_evidence(model, normalised(resized, model.config.preprocess))
         logits = evidence.mean((1, 2)) + model.linear.bias
         scores = logits.softmax(0)
-        chosen = scores.topk(min(most, len(scores))).indices.tolist() if wanted is None else [wanted]
+        chosen = scores.topk(min(limit, len(scores))).indices.tolist() if wanted is None else [wanted]
         return [ActivationMap(heat_map(evidence[c], image_hw), names[c], float(scores[c])) for c in chosen]
 
 

@@ -19,7 +19,6 @@ from phidet.architectures.base import Architecture, Decoder, Loss
 from phidet.architectures.config import default_class_names
 from phidet.architectures.efficientdet.anchors import generate_anchors, level_sizes
 from phidet.architectures.efficientdet.config import ASPECTS_2020, ASPECTS_OFFICIAL, ModelConfig
-from phidet.architectures.efficientdet.coverage import anchor_view
 from phidet.architectures.efficientdet.decode import AnchorDecoder, as_outputs, sigmoid
 from phidet.architectures.efficientdet.loss_config import LossConfig
 from phidet.architectures.efficientdet.published import (
@@ -84,6 +83,8 @@ class EfficientDetArchitecture(Architecture[ModelConfig]):
         return AnchorDecoder(config)
 
     def doctor_view(self, config: ModelConfig) -> NetworkView:
+        from phidet.architectures.efficientdet.coverage import anchor_view
+
         return NetworkView(config.name, config.image_size_hw, anchor_view(config))
 
     def smallest_map_hw(self, config: ModelConfig) -> tuple[int, int]:

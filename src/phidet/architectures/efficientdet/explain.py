@@ -19,7 +19,7 @@ from phidet.images.prepare import prepare, scaled_size
 
 
 def detection_maps(
-    model: EfficientDet, image: npt.NDArray[np.uint8], wanted: int | None, most: int
+    model: EfficientDet, image: npt.NDArray[np.uint8], wanted: int | None, limit: int
 ) -> list[ActivationMap]:
     config, image_hw = model.config, (image.shape[0], image.shape[1])
     prepared, scale = prepare(image, config.image_size_hw, config.preprocess)
@@ -33,7 +33,7 @@ def detection_maps(
     anchors_xyxy = generate_anchors(config.image_size_hw, levels, config.anchors)
     height, width = scaled_size(image_hw, scale)
     found = []
-    for anchor, class_id in _best(logits.detach().numpy(), decode(deltas, anchors_xyxy), wanted, most):
+    for anchor, class_id in _best(logits.detach().numpy(), decode(deltas, anchors_xyxy), wanted, limit):
         evidence = gradient_evidence(logits[anchor, class_id], list(maps.values()), config.image_size_hw)
         box = clip(decode(deltas[anchor], anchors_xyxy[anchor]) / np.float32(scale), image_hw)
         x1, y1, x2, y2 = box.tolist()
@@ -43,9 +43,9 @@ def detection_maps(
     return found
 
 
-def _best(logits: Floats, boxes_xyxy: Floats, wanted: int | None, most: int) -> list[tuple[int, int]]:
+def _best(logits: Floats, boxes_xyxy: Floats, wanted: int | None, limit: int) -> list[tuple[int, int]]:
     """Anchors and classes of the best detections after suppression, best first."""
-    settings = PostprocessSettings(score=0.0, max_detections=most)
+    settings = PostprocessSettings(score=0.0, max_detections=limit)
     if wanted is not None:
         logits = logits[:, [wanted]]
     anchors, class_ids, scores = find_candidates(logits.max(1), logits, settings)

@@ -60,7 +60,10 @@ def detection_loss(
         )
     if normalizer is None:
         normalizer = targets.num_positives.sum().float() + 1
-    class_loss = focal_loss(outputs.class_logits, targets.class_ids, config) / normalizer
+    if targets.soft is None:
+        class_loss = focal_loss(outputs.class_logits, targets.class_ids, config) / normalizer
+    else:
+        class_loss = soft_focal_loss(outputs.class_logits, targets, config) / normalizer
     box_loss = huber_loss(outputs.box_deltas, targets, config.delta) / (4 * normalizer)
     iou_loss = torch.zeros_like(box_loss)
     if config.iou_kind is not None:
@@ -97,6 +100,36 @@ def focal_loss(class_logits: Tensor, class_ids: Tensor, config: LossConfig) -> T
     return total
 
 
+def soft_focal_loss(class_logits: Tensor, targets: Targets, config: LossConfig) -> Tensor:
+    """:func:`focal_loss` of uncertain targets q: ``α_q |q − p|^γ · CE``, ``α_q = α q + (1 − α)(1 − q)``.
+
+    The quality focal loss (arXiv 2006.04388, equation 4) with the focal loss's α; the focal loss where q is 0 or 1.
+
+    Args:
+        class_logits: (B, A, C), any floating type.
+        targets: with ``soft``; anchors without an object are background for certain.
+        config: as for :func:`focal_loss`.
+
+    Returns:
+        Scalar, float32 or float64.
+    """
+    assert targets.soft is not None
+    # As if all were background; the few anchors with objects are then corrected.
+    total = focal_loss(class_logits, torch.full_like(targets.class_ids, -1), config)
+    rows = class_logits[targets.class_ids >= 0]  # (P, C)
+    wanted = targets.soft.to(_widen(rows).dtype)
+    corrected = _soft_focal(_widen(rows), wanted, config) - _soft_focal(_widen(rows), torch.zeros_like(wanted), config)
+    return total + corrected.sum()
+
+
+def _soft_focal(logits: Tensor, wanted: Tensor, config: LossConfig) -> Tensor:
+    smoothed = wanted * (1 - config.label_smoothing) + config.label_smoothing / 2
+    entropy = F.softplus(logits) - smoothed * logits
+    weight = config.alpha * wanted + (1 - config.alpha) * (1 - wanted)
+    # The power has no derivative at 0 for γ < 1.
+    return weight * (wanted - logits.sigmoid()).abs().clamp(min=1e-6) ** config.gamma * entropy
+
+
 def huber_loss(box_deltas: Tensor, targets: Targets, delta: float) -> Tensor:
     """Sum over the box code of positive anchors: ``½ e²``, and ``δ (|e| − ½ δ)`` where ``|e| > δ`` (arXiv 1504.08083).
 
@@ -112,8 +145,12 @@ def huber_loss(box_deltas: Tensor, targets: Targets, delta: float) -> Tensor:
     wanted = targets.box_deltas.to(predicted.dtype)
     # The official code masks every target that is exactly 0, to leave out background. That also drops an
     # object in perfect line with its anchor; here the anchor's class says what is background.
-    positive = (targets.class_ids >= 0).unsqueeze(-1)
-    return F.huber_loss(torch.where(positive, predicted, wanted), wanted, reduction="sum", delta=delta)
+    positive = targets.class_ids >= 0
+    answer = torch.where(positive.unsqueeze(-1), predicted, wanted)
+    if targets.certainty is None:
+        return F.huber_loss(answer, wanted, reduction="sum", delta=delta)
+    each = F.huber_loss(answer[positive], wanted[positive], reduction="none", delta=delta).sum(1)  # (P,)
+    return (each * targets.certainty).sum()
 
 
 def box_iou_loss(box_deltas: Tensor, targets: Targets, anchors_xyxy: Tensor, kind: IouKind) -> Tensor:
@@ -133,8 +170,8 @@ def box_iou_loss(box_deltas: Tensor, targets: Targets, anchors_xyxy: Tensor, kin
     anchors = anchors_xyxy[positive[1]]
     answer = decode(_widen(box_deltas[positive]), anchors)
     wanted = decode(targets.box_deltas[positive], anchors)
-    loss: Tensor = (1 - elementwise_iou(answer, wanted, kind)).sum()
-    return loss
+    each: Tensor = 1 - elementwise_iou(answer, wanted, kind)
+    return each.sum() if targets.certainty is None else (each * targets.certainty).sum()
 
 
 class _FocalSum(torch.autograd.Function):
@@ -213,7 +250,11 @@ class AnchorLoss:
 
     def __call__(self, outputs: RawOutputs, batch: Batch, processes: Processes) -> dict[str, Tensor]:
         targets = assign_targets(self.anchors_xyxy, batch.boxes_xyxy, batch.class_ids)
-        positives = processes.total(targets.num_positives.sum().float())
+        if batch.soft is not None:
+            image, anchor = (targets.class_ids >= 0).nonzero(as_tuple=True)
+            targets = targets._replace(soft=batch.soft[image, targets.matched[image, anchor]])
+        found = targets.num_positives if targets.certainty is None else targets.certainty
+        positives = processes.total(found.sum().float())
         # The mean of the processes' gradients is then the gradient of the whole batch.
         normalizer = (positives + 1) / processes.size
         loss = detection_loss(outputs, targets, self.anchors_xyxy, self.settings, normalizer)

@@ -8,7 +8,7 @@ from phidet.architectures.costs import Cost, count_costs, total
 from phidet.architectures.efficientdet.anchors import level_sizes
 from phidet.architectures.efficientdet.config import ModelConfig
 from phidet.architectures.efficientdet.published import DETECTOR_NAMES, detector_config
-from phidet.architectures.efficientdet.published_figures import (
+from phidet.architectures.efficientdet.published_metrics import (
     DETECTORS,
     NECKS,
     PublishedDetector,

@@ -23,12 +23,20 @@ class Targets(NamedTuple):
         box_deltas: (B, A, 4) float32, (ty, tx, th, tw) relative to the anchors; 0 for background.
         matched: (B, A) int64, index of the object among its image's N, −1 for background.
         num_positives: (B,) int64, anchors of the image that have an object.
+        soft: (P, C) float32, the class probabilities of the objects of the P anchors that have one, in their order,
+            where a teacher gave them; ``None`` for labels, which are certain.
     """
 
     class_ids: Tensor
     box_deltas: Tensor
     matched: Tensor
     num_positives: Tensor
+    soft: Tensor | None = None
+
+    @property
+    def certainty(self) -> Tensor | None:
+        """(P,) probability that there is an object, of the most probable class; ``None`` if all are certain."""
+        return None if self.soft is None else self.soft.amax(1)
 
 
 def assign_targets(anchors_xyxy: Tensor, boxes_xyxy: Tensor, class_ids: Tensor, min_iou: float = 0.5) -> Targets:

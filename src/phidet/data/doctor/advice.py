@@ -34,6 +34,7 @@ WARNINGS = {
     "box invalid": "{n} not made of usable numbers. Correct them: until then these objects count as background",
     "box outside": "{n} outside the image. Correct them: until then these objects count as background",
     "box empty": "{n} without area, left out. Draw them again, or delete them",
+    "mask invalid": "{n} that cannot be used; the boxes are. Correct them, or the objects are learned without masks",
     "image dark": "{n} nearly black, as 12 bits of a sensor in a 16-bit file are. Scale their values to all 16 bits",
     "image misnamed": "{n} with labels that name another image. See the list above whether the boxes went to the right "
     "one, and correct <filename> or the name of the file",
@@ -57,7 +58,7 @@ NOTES = {
     "image found by name": "Some images are not where the labels say, and were found by their names. Check in the "
     "sheets (--out FOLDER) that they are the right ones",
 }
-_NOUNS = {"split": "split", "image": "image", "label": "label", "box": "box", "class": "object"}
+_NOUNS = {"split": "split", "image": "image", "label": "label", "box": "box", "class": "object", "mask": "mask"}
 _FEW_CLIPPED, _MANY_CLIPPED = 5, 0.1  # boxes, and of all boxes
 _FEWEST_FOR_EXTENT, _SMALL_EXTENT = 20, 0.6  # boxes, and of the sides of their images
 _SMALL_SIDE = 8  # pixels in the input, the stride of the finest level
@@ -172,14 +173,14 @@ def _on_duplicate_images(groups: Sequence[DuplicateImages]) -> Iterator[Advice]:
     for (a, b), n in pairs.items():
         yield Advice(
             "warning",
-            f"LEAKAGE: {count(n, 'picture')} {'is' if n == 1 else 'are'} both in {a} and in {b}. Results on pictures "
+            f"LEAKAGE: {count(n, 'image')} {'is' if n == 1 else 'are'} both in {a} and in {b}. Results on images "
             "that were trained on say nothing about new ones: take them out of one split; --fix OUT takes them out of "
             "the one to train on.",
         )
     for (a, b), n in near.items():
         yield Advice(
             "warning",
-            f"LEAKAGE? {count(n, 'picture')} in {a} {'looks' if n == 1 else 'look'} nearly like one in {b}. See the "
+            f"LEAKAGE? {count(n, 'image')} in {a} {'looks' if n == 1 else 'look'} nearly like one in {b}. See the "
             "sheet suspicious.png (--out FOLDER); if they are copies or frames of one video, move them into one split.",
         )
     inside = [g for g in groups if len(g.members) > len(g.splits)]
@@ -196,7 +197,7 @@ def _on_duplicate_images(groups: Sequence[DuplicateImages]) -> Iterator[Advice]:
             yield Advice("warning" if kind == "the same" else "note", text)
     differ = [g for g in groups if not g.same_labels and g.kind != "near"]
     if differ:
-        text = f"{count(len(differ), 'picture')} with several copies, labelled differently. Decide which labels hold"
+        text = f"{count(len(differ), 'image')} with several copies, labelled differently. Decide which labels hold"
         yield Advice("warning", f"{text}; the first is {differ[0].members[0].image}.")
 
 

@@ -24,7 +24,7 @@ _DARK = 16  # of 255: 12 bits that are taken for 16
 _DARK_OF_16_BITS = 64  # of 255: 14 bits that are taken for 16
 
 
-class Picture(NamedTuple):
+class ImageFile(NamedTuple):
     """An encoded image, and the size that its labels give it."""
 
     source: ImageSource
@@ -51,50 +51,48 @@ class Look(NamedTuple):
     dark: str | None = None
 
 
-def look_at(pictures: Sequence[Picture], decode: bool) -> list[Look]:
-    """Examines all ``pictures`` with a pool of threads, with a progress bar on a terminal.
+def look_at(files: Sequence[ImageFile], decode: bool) -> list[Look]:
+    """Examines all ``files`` with a pool of threads, with a progress bar on a terminal.
 
     Args:
-        pictures: the images to examine.
+        files: the images to examine.
         decode: decode every image; else only read its header and hash the file.
     """
-    look: Callable[[Picture], Look] = _decode if decode else _read_header
+    look: Callable[[ImageFile], Look] = _decode if decode else _read_header
     with warnings.catch_warnings(), ThreadPoolExecutor() as pool:  # decoding leaves the interpreter's lock
         warnings.simplefilter("ignore")  # of Pillow about odd files; what matters becomes a fault
-        looks = pool.map(look, pictures)
-        return list(tqdm(looks, total=len(pictures), unit=" images", leave=False, disable=None))
+        looks = pool.map(look, files)
+        return list(tqdm(looks, total=len(files), unit=" images", leave=False, disable=None))
 
 
-def _decode(picture: Picture) -> Look:
-    content = _content_hash(picture.source)
+def _decode(file: ImageFile) -> Look:
+    content = _content_hash(file.source)
     try:
-        image = read_image(picture.source, picture.size_hw)
+        image = read_image(file.source, file.size_hw)
     except InputError as error:
         return Look(("image unreadable", str(error)), content)
     height, width = image.shape[:2]
     # The shape is part of the hash: the same bytes may be another image at another width.
     pixels = hashlib.blake2b(b"%d,%d" % (height, width) + image.tobytes(), digest_size=16).digest()
     dhash, thumbnail = fingerprint(image)
-    return Look(
-        _size_fault((height, width), picture), content, pixels, dhash, thumbnail, _darkness(picture.source, image)
-    )
+    return Look(_size_fault((height, width), file), content, pixels, dhash, thumbnail, _darkness(file.source, image))
 
 
-def _read_header(picture: Picture) -> Look:
-    content = _content_hash(picture.source)
+def _read_header(file: ImageFile) -> Look:
+    content = _content_hash(file.source)
     try:
-        size_hw = image_size(picture.source)
+        size_hw = image_size(file.source)
     except InputError as error:
         return Look(("image unreadable", str(error)), content)
     # Labels may be made on the pixels as stored, where a viewer turns them: only decoding shows which.
-    turned = size_hw == picture.size_hw[::-1]
-    return Look(None if turned else _size_fault(size_hw, picture), content)
+    turned = size_hw == file.size_hw[::-1]
+    return Look(None if turned else _size_fault(size_hw, file), content)
 
 
-def _size_fault(size_hw: tuple[int, int], picture: Picture) -> tuple[str, str] | None:
-    if size_hw == picture.size_hw:
+def _size_fault(size_hw: tuple[int, int], file: ImageFile) -> tuple[str, str] | None:
+    if size_hw == file.size_hw:
         return None
-    (height, width), (said_height, said_width) = size_hw, picture.size_hw
+    (height, width), (said_height, said_width) = size_hw, file.size_hw
     what = f"has {width}×{height} pixels, its labels say {said_width}×{said_height}"
     return "image size wrong", what
 

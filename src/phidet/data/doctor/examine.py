@@ -14,7 +14,7 @@ from phidet.core.errors import InputError
 from phidet.data.data_folder import DataFolder, Layout
 from phidet.data.dataset import Dataset, Problem
 from phidet.data.doctor.advice import ERRORS, WARNINGS, advise
-from phidet.data.doctor.decoding import Look, Picture, look_at
+from phidet.data.doctor.decoding import ImageFile, Look, look_at
 from phidet.data.doctor.duplicates import near_groups, same_groups
 from phidet.data.doctor.facts import DuplicateImages, Finding, Findings, Member, Report, SameAs
 from phidet.data.doctor.labels import class_facts, duplicate_boxes, split_facts, unions
@@ -43,7 +43,7 @@ class _Entry(NamedTuple):
 
     split: str
     image: int
-    picture: int
+    file: int
 
 
 def examine(path: Path, network: NetworkView, decode: bool = True, layout: Layout | None = None) -> Examination:
@@ -65,15 +65,15 @@ def examine(path: Path, network: NetworkView, decode: bool = True, layout: Layou
     datasets = {name: dataset for name, dataset in every.items() if name not in made_of}
     train, val = _roles(folder, datasets)
 
-    entries, pictures = _distinct(datasets)
-    looks = look_at(pictures, decode)
-    faults = [(e, looks[e.picture].fault) for e in entries if looks[e.picture].fault is not None]
+    entries, files = _distinct(datasets)
+    looks = look_at(files, decode)
+    faults = [(e, looks[e.file].fault) for e in entries if looks[e.file].fault is not None]
     for e, fault in faults:
         assert fault is not None
         name = str(datasets[e.split].names[e.image])
         problems.append((e.split, Problem(fault[0], name, fault[1], name)))
     for e in entries:
-        dark = looks[e.picture].dark
+        dark = looks[e.file].dark
         if dark is not None:
             name = str(datasets[e.split].names[e.image])
             problems.append((e.split, Problem("image dark", name, dark, name)))
@@ -89,7 +89,7 @@ def examine(path: Path, network: NetworkView, decode: bool = True, layout: Layou
         splits=splits,
         classes=class_facts([split for split in splits if not split.made_of], train, val),
         findings=_group(problems),
-        duplicate_images=_duplicate_images(datasets, entries, pictures, looks),
+        duplicate_images=_duplicate_images(datasets, entries, files, looks),
         duplicate_boxes=[found for dataset in datasets.values() for found in duplicate_boxes(dataset)],
         unused_files=unused_files(folder, list(every.values()), (problem.where for _, problem in problems)),
         coverage=None if network.anchors is None else network.anchors.coverage(list(datasets.values())),
@@ -152,44 +152,44 @@ def _keys(dataset: Dataset) -> list[tuple[str, int]]:
     return [_key(dataset.source(i)) for i in range(len(dataset))]
 
 
-def _distinct(datasets: Mapping[str, Dataset]) -> tuple[list[_Entry], list[Picture]]:
+def _distinct(datasets: Mapping[str, Dataset]) -> tuple[list[_Entry], list[ImageFile]]:
     """All images of all splits, and the files behind them, each once for each size that labels give it."""
     # A file is decoded once, however many splits list it; again only where labels give it another size.
     numbers: dict[tuple[tuple[str, int], tuple[int, int]], int] = {}
     entries: list[_Entry] = []
-    pictures: list[Picture] = []
+    files: list[ImageFile] = []
     for name, dataset in datasets.items():
         for i, key in enumerate(_keys(dataset)):
             size_hw = dataset.size_hw(i)
-            number = numbers.setdefault((key, size_hw), len(pictures))
-            if number == len(pictures):
-                pictures.append(Picture(dataset.source(i), size_hw))
+            number = numbers.setdefault((key, size_hw), len(files))
+            if number == len(files):
+                files.append(ImageFile(dataset.source(i), size_hw))
             entries.append(_Entry(name, i, number))
-    return entries, pictures
+    return entries, files
 
 
 def _duplicate_images(
-    datasets: Mapping[str, Dataset], entries: Sequence[_Entry], pictures: Sequence[Picture], looks: Sequence[Look]
+    datasets: Mapping[str, Dataset], entries: Sequence[_Entry], files: Sequence[ImageFile], looks: Sequence[Look]
 ) -> list[DuplicateImages]:
     """Exact copies, then near ones, those in several splits first."""
-    of_picture: dict[int, list[_Entry]] = defaultdict(list)
+    of_file: dict[int, list[_Entry]] = defaultdict(list)
     for entry in entries:
-        of_picture[entry.picture].append(entry)
+        of_file[entry.file].append(entry)
     exact = same_groups(looks)
     grouped = {i for group in exact for i in group}
-    exact += [[i] for i, found in of_picture.items() if i not in grouped and len(found) > 1]
+    exact += [[i] for i, found in of_file.items() if i not in grouped and len(found) > 1]
     # The first of each exact group stands for all of it in the search for near copies.
     copies = {i for group in exact for i in group[1:]}  # near copies are sought among images that differ
-    different = [i for i in range(len(pictures)) if i not in copies]
-    sizes_hw = np.array([pictures[i].size_hw for i in different], np.int32).reshape(-1, 2)
+    different = [i for i in range(len(files)) if i not in copies]
+    sizes_hw = np.array([files[i].size_hw for i in different], np.int32).reshape(-1, 2)
     near = [[different[i] for i in group] for group in near_groups([looks[i] for i in different], sizes_hw)]
     found = []
     for group in [*exact, *near]:
-        members = [entry for i in group for entry in of_picture[i]]
+        members = [entry for i in group for entry in of_file[i]]
         kind: SameAs = "near"
         if group in exact:
             same_bytes = len({looks[i].content for i in group}) == 1
-            same_file = len({_key(pictures[i].source) for i in group}) == 1
+            same_file = len({_key(files[i].source) for i in group}) == 1
             kind = "same file" if same_file else "same bytes" if same_bytes else "same pixels"
         found.append(
             DuplicateImages(

@@ -109,7 +109,7 @@ class DuplicateImages(msgspec.Struct, frozen=True):
 
     Attributes:
         kind: by what they are the same; "near" when re-encoded, resized or hardly different.
-        members: the images; the first is kept where copies of a picture within one split are removed.
+        members: the images; the first is kept where copies of a image within one split are removed.
         splits: that they are in; more than one means that what is trained on is also measured on.
         same_labels: whether all have equal boxes and classes.
     """

@@ -43,7 +43,7 @@ def write_sheets(examination: Examination, out: Path, seed: int = 0) -> list[Pat
     return written
 
 
-def choose_samples(dataset: Dataset, without: set[int], seed: int, most: int = SAMPLES) -> list[int]:
+def choose_samples(dataset: Dataset, without: set[int], seed: int, limit: int = SAMPLES) -> list[int]:
     """Images drawn at random, those first that show a class which the ones before do not."""
     order = [int(i) for i in np.random.default_rng(seed).permutation(len(dataset)) if int(i) not in without]
     shown: set[int] = set()
@@ -51,11 +51,11 @@ def choose_samples(dataset: Dataset, without: set[int], seed: int, most: int = S
     for i in order:
         classes = set(dataset.annotations(i).class_ids.tolist())
         # A few samples should show as many classes as possible, which plain random draws miss on long-tailed data.
-        if classes - shown and len(chosen) < most:
+        if classes - shown and len(chosen) < limit:
             chosen.append(i)
             shown |= classes
     rest = [i for i in order if i not in set(chosen)]
-    return [*chosen, *rest][:most]
+    return [*chosen, *rest][:limit]
 
 
 def sample_tile(dataset: Dataset, index: int) -> Tile:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from phidet.data.dataset import Dataset
-from phidet.data.doctor.facts import Coverage, Trial
+if TYPE_CHECKING:  # every architecture imports this module, and a detector needs no data set
+    from phidet.data.dataset import Dataset
+    from phidet.data.doctor.facts import Coverage, Trial
 
 Boxes = npt.NDArray[np.float64]
 

@@ -13,6 +13,7 @@ from phidet.data.data_folder import Found, Reader
 from phidet.data.dataset import Dataset
 from phidet.data.listing import files_below, followed
 from phidet.data.readers import coco
+from phidet.data.readers.panoptic import is_panoptic
 
 _OTHERS = re.compile("(captions|person_keypoints|stuff|panoptic)_")
 _LISTS = tuple(re.compile(rb'"%s"\s*:\s*\[' % key) for key in (b"images", b"annotations", b"categories"))
@@ -32,7 +33,7 @@ def find_coco(path: Path) -> Found | None:
         files, root = [followed(file) for file in files_below(path, _is_json, levels=1)], path
         # The usual place first, so that its files are the ones named as evidence.
         files.sort(key=lambda file: file.parent.name != "annotations")
-    found = [file for file in files if coco.is_coco(file)]
+    found = [file for file in files if coco.is_coco(file) and not is_panoptic(file)]
     whole = [file for file in found if _holds_lists(file)]
     if whole:  # what is cut off among them is a split that its reader cannot read; anything else is about other things
         found = [file for file in found if file in whole or _is_cut_off(file)]

@@ -15,6 +15,7 @@ from phidet.data.collector import TOLERANCE, Collector, RawObject, box_text
 from phidet.data.dataset import CocoIds, Dataset
 from phidet.data.find_images import ImageFinder
 from phidet.data.listing import path_parts
+from phidet.data.mask_labels import NO_MASK, MaskLabel, coco_label
 from phidet.data.text import read_text, unicode_encoding
 from phidet.images.decode import image_size
 
@@ -52,7 +53,7 @@ def read_coco(
     Raises:
         InputError: the file is not COCO JSON, or its boxes are fractions or corners.
     """
-    content = _load(path)
+    content = load(path)
     names_by_id, groups = _categories(content, path)
     collector = Collector(name, path, class_names or list(names_by_id.values()), in_pixels=True)
     if class_names is None:
@@ -64,18 +65,18 @@ def read_coco(
         if _whole(ids) and max(ids) - min(ids) >= len(ids):
             collector.problem("category ids with gaps", path, f"ids {_few(ids)} became 0…{len(ids) - 1}, by name")
     objects = _objects(content["annotations"], names_by_id, path, collector)
-    listed = _listed(content["images"], path, collector)
-    for image_id in [i for i in objects if i not in listed]:
+    in_file = listed(content["images"], path, collector)
+    for image_id in [i for i in objects if i not in in_file]:
         lost = objects.pop(image_id)
         count = f"{len(lost)} {'object' if len(lost) == 1 else 'objects'}"
         what = f"image_id {image_id!r} is not among the images; {count} left out"
         collector.problem("label unreadable", lost[0].where, what)
     finder = ImageFinder(folders, name, within or path)
-    sources = _sources(listed.values(), path, finder, collector)
+    sources = find_sources(in_file.values(), path, finder, collector)
     read: list[tuple[tuple[int, int], list[RawObject]]] = []
     names: dict[Path, str] = {}
     names_of_images: dict[Any, str] = {}
-    for image_id, image in listed.items():
+    for image_id, image in in_file.items():
         source = sources.get(image.file_name)
         if source is None:
             continue
@@ -95,7 +96,7 @@ def read_coco(
     return dataset
 
 
-def _load(path: Path) -> dict[str, list[Any]]:
+def load(path: Path) -> dict[str, list[Any]]:
     try:
         content: Any = json.loads(read_text(path))
     except InputError:
@@ -176,6 +177,7 @@ def _objects(
                 area=None if area is None else float(area),
                 crowd=bool(annotation.get("iscrowd", 0)),
                 difficult=bool(annotation.get("difficult", 0)),  # phidet's own key, for data that was VOC's
+                mask=_mask(annotation.get("segmentation"), where, collector),
             )
             found[image_id].append(raw)
         except (TypeError, KeyError, ValueError, AttributeError, OverflowError) as error:
@@ -184,7 +186,18 @@ def _objects(
     return found
 
 
-class _Image(NamedTuple):
+def _mask(segmentation: Any, where: str, collector: Collector) -> MaskLabel:
+    """The mask; tools leave an empty list where there is none."""
+    if not segmentation:
+        return NO_MASK
+    try:
+        return coco_label(segmentation)
+    except InputError as error:
+        collector.problem("mask invalid", where, f"{error}; the object has its box only")
+        return NO_MASK
+
+
+class ListedImage(NamedTuple):
     """An image as it is listed.
 
     Attributes:
@@ -203,9 +216,9 @@ class _Image(NamedTuple):
         return "/".join(path_parts(self.file_name)) or self.file_name
 
 
-def _listed(images: Sequence[Any], path: Path, collector: Collector) -> dict[Any, _Image]:
+def listed(images: Sequence[Any], path: Path, collector: Collector) -> dict[Any, ListedImage]:
     """The images by id."""
-    found: dict[Any, _Image] = {}
+    found: dict[Any, ListedImage] = {}
     for i, image in enumerate(images):
         where = f"{path}, images[{i}]"
         try:
@@ -220,11 +233,13 @@ def _listed(images: Sequence[Any], path: Path, collector: Collector) -> dict[Any
         height, width = image.get("height"), image.get("width")
         # Missing or absurd sizes are read from the image itself instead.
         known = isinstance(height, int) and isinstance(width, int) and 0 < height < 2**31 and 0 < width < 2**31
-        found[image_id] = _Image(where, file_name, (height, width) if known else None)
+        found[image_id] = ListedImage(where, file_name, (height, width) if known else None)
     return found
 
 
-def _sources(images: Collection[_Image], path: Path, finder: ImageFinder, collector: Collector) -> dict[str, Path]:
+def find_sources(
+    images: Collection[ListedImage], path: Path, finder: ImageFinder, collector: Collector
+) -> dict[str, Path]:
     """The image files by the name that is written; those that are not there become problems."""
     exact = {image.file_name: finder.exact(image.file_name) for image in images}
     sources = {name: source for name, source in exact.items() if source is not None}

@@ -18,6 +18,7 @@ from phidet.data.collector import Collector, RawObject
 from phidet.data.dataset import Dataset
 from phidet.data.find_images import ImageFinder, name_parts
 from phidet.data.listing import files_below, followed, is_image, same_name
+from phidet.data.readers.voc_masks import VocMasks
 from phidet.data.text import decode_text, read_lines
 from phidet.images.decode import image_size, image_size_or_error
 from phidet.images.formats import OTHER_EXTENSIONS
@@ -104,12 +105,13 @@ def read_voc(files: Sequence[Path], root: Path, name: str, class_names: Sequence
     """
     collector = Collector(name, root, class_names, in_pixels=True)
     images = _Images(root, collector)
+    masks: dict[Path, VocMasks] = {}
     for file in files:
-        _add(file, root, images, collector)
+        _add(file, root, images, masks, collector)
     return collector.dataset()
 
 
-def _add(file: Path, root: Path, images: _Images, collector: Collector) -> None:
+def _add(file: Path, root: Path, images: _Images, masks: dict[Path, VocMasks], collector: Collector) -> None:
     try:
         tree = _parsed(file)
     except FileNotFoundError:
@@ -133,10 +135,18 @@ def _add(file: Path, root: Path, images: _Images, collector: Collector) -> None:
         collector.problem("image unreadable", source, f"{error}; left out")
         return
     name = str(source.relative_to(root)) if source.is_relative_to(root) else str(source)
-    collector.add(name, source, size_hw, _objects(tree, file, collector))
+    top = _annotations_folder(file.parent).parent
+    if top not in masks:
+        masks[top] = VocMasks(top, collector.class_names)
+    collector.add(name, source, size_hw, _objects(tree, file, masks[top], collector))
 
 
-def _objects(tree: ElementTree.Element, file: Path, collector: Collector) -> Iterator[RawObject]:
+def _annotations_folder(folder: Path) -> Path:
+    """``Annotations``, where that is the folder or above it; else the folder itself."""
+    return next((p for p in (folder, *folder.parents) if p.name.casefold() == ANNOTATIONS.casefold()), folder)
+
+
+def _objects(tree: ElementTree.Element, file: Path, masks: VocMasks, collector: Collector) -> Iterator[RawObject]:
     for i, element in enumerate(tree.iter("object")):
         where = f"{file}, object {i + 1}"
         try:
@@ -147,7 +157,8 @@ def _objects(tree: ElementTree.Element, file: Path, collector: Collector) -> Ite
         class_name = _text(element, "name")
         # Tools write 0 and 1, leave the element empty, or leave it out.
         difficult = (element.findtext("difficult") or "0").strip() not in ("0", "")
-        yield RawObject(where, (x1, y1, x2, y2), class_name, difficult=difficult)
+        mask = masks.of(file.stem, i + 1, class_name, (x1, y1, x2, y2))
+        yield RawObject(where, (x1, y1, x2, y2), class_name, difficult=difficult, mask=mask)
 
 
 class _Images:
@@ -204,7 +215,7 @@ class _Images:
 
     def _place(self, folder: Path) -> tuple[ImageFinder, tuple[str, ...]]:
         """What finds the images of a folder of annotation files, and where that is below ``Annotations``."""
-        root = next((p for p in (folder, *folder.parents) if p.name.casefold() == ANNOTATIONS.casefold()), folder)
+        root = _annotations_folder(folder)
         if root not in self._finders:
             places = [root.parent / IMAGE_FOLDERS[0], root, root.parent / IMAGE_FOLDERS[1], root.parent]
             folders = [place for place in places if place.is_dir()]

@@ -22,6 +22,7 @@ import numpy.typing as npt
 from phidet.core.errors import InputError
 from phidet.data.collector import Collector, RawObject
 from phidet.data.dataset import Dataset
+from phidet.data.mask_labels import NO_MASK, polygons_label
 from phidet.data.text import read_text
 from phidet.images.decode import image_size_or_error
 
@@ -110,11 +111,13 @@ class _Shape(NamedTuple):
         key_points: what follows their boxes; ``None`` where several corners make a polygon.
         declared: whether the data declare it.
         scores: whether a fifth number after the class is a score.
+        rotated: whether every polygon has four corners: rotated boxes, which are no masks.
     """
 
     key_points: KeyPoints | None
     declared: bool
     scores: bool
+    rotated: bool = False
 
 
 def count_classes(items: Sequence[Item]) -> int:
@@ -220,7 +223,7 @@ def _shape(labels: Sequence[_Rows], declared: KeyPoints | None) -> _Shape:
     long = [length for length in lengths if length > 5]
     # Key points are equally many for every object; 8 numbers are four corners, which every rotated box has.
     if len(long) != 1 or long[0] == 8:
-        return _Shape(None, False, scores)
+        return _Shape(None, False, scores, rotated=long == [8])
     lines = [values[1:] for rows in labels for _, values in rows.numbered() if len(values) == long[0] + 1]
     table = np.array(lines, np.float64)
     for numbers in (3, 2):
@@ -322,7 +325,10 @@ def _objects(
         known = 0 <= class_id < len(own_names)
         class_name = own_names[class_id] if known else f"class id {class_id}"
         x1, y1, x2, y2 = box
-        yield RawObject(where, (x1 * width, y1 * height, x2 * width, y2 * height), class_name)
+        mask = NO_MASK
+        if len(numbers) > 6 and shape.key_points is None and not shape.rotated and math.isfinite(sum(numbers)):
+            mask = polygons_label([np.array(numbers[1:]).reshape(-1, 2) * [width, height]])
+        yield RawObject(where, (x1 * width, y1 * height, x2 * width, y2 * height), class_name, mask=mask)
 
 
 def _box(values: array[float], shape: _Shape) -> tuple[float, float, float, float] | str:

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 
 from phidet.detections.detections import Detections
 from phidet.detections.draw import colour, draw_boxes, line_width
-from phidet.images.decode import as_picture
+from phidet.images.decode import as_pil_image
 
 _LINE = (255, 255, 255, 230)
 _CASING = (0, 0, 0, 170)  # a dark edge on both sides, so that lines show on light backgrounds too
@@ -30,7 +30,7 @@ def draw_graph(
         ends_xy: (2, K, 2) both ends of each line, pixels.
         clusters: (N,) numbers of clusters, −1 for none.
     """
-    drawn = as_picture(image).copy()
+    drawn = as_pil_image(image).copy()
     if clusters is not None:
         # Class 2 of the palette is far from grey; nodes without a cluster keep one colour of their own.
         labels = [f"{d.label} {c}" if c >= 0 else d.label for d, c in zip(detections, clusters.tolist(), strict=True)]

@@ -112,7 +112,9 @@ class DetectionGraph:
         found = self.detections
         columns: dict[str, npt.NDArray[Any]]
         columns = {"boxes_xyxy": found.boxes_xyxy, "scores": found.scores, "class_ids": found.class_ids}
-        columns |= {name: values for name, values in found.fields.items() if values.dtype.kind in "iuf"}
+        for name, values in found.fields.items():
+            if isinstance(values, np.ndarray) and values.dtype.kind in "iuf":
+                columns[name] = values
         return _package("torch_geometric.data").Data(
             edge_index=tensor(self.edges.copy()),
             pos=tensor(self.centres.astype(np.float32)),

@@ -14,7 +14,7 @@ from phidet.core.errors import ConfigError
 from phidet.core.files import raising_write_errors, write_atomic
 from phidet.detections.detections import Detections
 from phidet.detections.sinks.base import Names, count
-from phidet.images.sources import Picture, Unusable
+from phidet.images.sources import SourceImage, Unusable
 from phidet.images.video_writer import VideoWriter
 
 _VIDEOS = frozenset({".mp4", ".mov", ".mkv"})
@@ -42,11 +42,11 @@ def writable_name(name: PurePosixPath, size: tuple[int, int]) -> PurePosixPath:
     return name if max(size) <= longest else name.with_name(f"{name.name}.png")
 
 
-def encode(picture: Image.Image, name: PurePosixPath) -> bytes:
+def encode(item: Image.Image, name: PurePosixPath) -> bytes:
     """The encoded file for a name from :func:`writable_name`."""
     form, settings, _ = _FORMATS[name.suffix.lower()]
     content = io.BytesIO()
-    picture.save(content, form, **settings)
+    item.save(content, form, **settings)
     return content.getvalue()
 
 
@@ -68,7 +68,7 @@ def _ends_of(path: Path) -> bytes:
         return head + file.read()
 
 
-class PictureSink:
+class ImageSink:
     """Images and videos with their objects drawn, named like the originals.
 
     JPEG, PNG and WebP keep their format; other images become PNG, other videos MP4, with the ending appended.
@@ -79,33 +79,33 @@ class PictureSink:
 
     def __init__(self, out: Path) -> None:
         self._out, self._names = out, Names()
-        self._pictures = self._videos = 0
+        self._images = self._videos = 0
         self._video: VideoWriter | None = None
-        self._previous: Picture | None = None
+        self._previous: SourceImage | None = None
 
-    def add(self, picture: Picture, found: Detections) -> None:
-        drawn = found.draw(picture.image)
-        if not picture.continues(self._previous):
+    def add(self, item: SourceImage, found: Detections) -> None:
+        drawn = found.draw(item.image)
+        if not item.continues(self._previous):
             self._end_video()
-        self._previous = picture
-        if picture.frame is None:
-            name = self._names.of(picture, writable_name(picture.name, drawn.size))
+        self._previous = item
+        if item.frame is None:
+            name = self._names.of(item, writable_name(item.name, drawn.size))
             check_ours(self._out / name)
             write_atomic(self._out / name, encode(drawn, name))
-            self._pictures += 1
+            self._images += 1
             return
         if self._video is None:
-            path = self._out / self._names.of(picture, _video_name(picture.name))
+            path = self._out / self._names.of(item, _video_name(item.name))
             check_ours(path)
-            self._video = VideoWriter(path, _MADE_BY, picture.colors)
-        self._video.write(np.asarray(drawn), picture.time_s or 0.0, picture.duration_s)
+            self._video = VideoWriter(path, _MADE_BY, item.colors)
+        self._video.write(np.asarray(drawn), item.time_s or 0.0, item.duration_s)
 
     def skip(self, unusable: Unusable) -> None:
         """Writes nothing: there is no image to draw on."""
 
     def keep(self) -> str:
         self._end_video()
-        counts = [(self._pictures, "picture"), (self._videos, "video")]
+        counts = [(self._images, "image"), (self._videos, "video")]
         written = " and ".join(count(n, what) for n, what in counts if n)
         return f"{self._out} ({written})" if written else ""
 

@@ -6,7 +6,7 @@ from pathlib import PurePosixPath
 from typing import Protocol
 
 from phidet.detections.detections import Detections
-from phidet.images.sources import Picture, Unusable
+from phidet.images.sources import SourceImage, Unusable
 
 _LONGEST = 220  # bytes of a name; numbers and endings are appended
 
@@ -14,7 +14,7 @@ _LONGEST = 220  # bytes of a name; numbers and endings are appended
 class Sink(Protocol):
     """Receives one image after the other and writes an output; ``keep`` makes it final. Raises PhidetError."""
 
-    def add(self, picture: Picture, found: Detections) -> None:
+    def add(self, item: SourceImage, found: Detections) -> None:
         """Adds an image, or the next frame of a video."""
 
     def skip(self, unusable: Unusable) -> None:
@@ -36,11 +36,11 @@ class Names:
     def __init__(self) -> None:
         self._taken: set[str] = set()
         self._name = PurePosixPath()
-        self._previous: Picture | None = None
+        self._previous: SourceImage | None = None
 
-    def of(self, picture: Picture, wanted: PurePosixPath) -> PurePosixPath:
+    def of(self, item: SourceImage, wanted: PurePosixPath) -> PurePosixPath:
         """``wanted``, or with a number appended if it is taken; consecutive frames of a video share one name."""
-        goes_on, self._previous = picture.continues(self._previous), picture
+        goes_on, self._previous = item.continues(self._previous), item
         if goes_on:
             return self._name
         wanted = short_enough(wanted)
@@ -52,10 +52,10 @@ class Names:
         self._name = name
         return name
 
-    def of_frame(self, picture: Picture) -> PurePosixPath:
+    def of_frame(self, item: SourceImage) -> PurePosixPath:
         """A name without ending for an image or one frame: ``a``, or ``clip-000012``."""
-        name = self.of(picture, picture.name.with_suffix(""))
-        return name if picture.frame is None else name.with_name(f"{name.name}-{picture.frame:06d}")
+        name = self.of(item, item.name.with_suffix(""))
+        return name if item.frame is None else name.with_name(f"{name.name}-{item.frame:06d}")
 
 
 def short_enough(name: PurePosixPath) -> PurePosixPath:
@@ -71,5 +71,5 @@ def readable(text: str) -> str:
 
 
 def count(number: int, what: str) -> str:
-    """``1 picture``, ``2,000 pictures``."""
+    """``1 image``, ``2,000 images``."""
     return f"{number:,} {what}" + ("" if number == 1 else "s")

@@ -15,7 +15,7 @@ import msgspec
 from phidet.core.files import AtomicFile, raising_write_errors
 from phidet.detections.detections import Detections
 from phidet.detections.sinks.base import Names, readable
-from phidet.images.sources import Picture, Unusable
+from phidet.images.sources import SourceImage, Unusable
 
 log = logging.getLogger("phidet")
 
@@ -42,20 +42,20 @@ class CocoSink:
         self._names = Names()
         self._taken: set[int] = set()
 
-    def add(self, picture: Picture, found: Detections) -> None:
-        own = _own_number(picture)
-        height, width = picture.image.shape[:2]
+    def add(self, item: SourceImage, found: Detections) -> None:
+        own = _own_number(item)
+        height, width = item.image.shape[:2]
         image: dict[str, Any] = {"id": own, "width": width, "height": height}
-        image["file_name"] = readable(str(self._names.of(picture, picture.name)))
-        image["source"] = readable(picture.source)
-        if picture.frame is not None:
-            image["frame"] = picture.frame
+        image["file_name"] = readable(str(self._names.of(item, item.name)))
+        image["source"] = readable(item.source)
+        if item.frame is not None:
+            image["frame"] = item.frame
         if own is not None and own not in self._taken:
             self._taken.add(own)
             self._write(image, found.to_coco(own))
             return
         if own is not None:
-            log.warning("%s is not image %d of the COCO results: an earlier image has that number", picture.name, own)
+            log.warning("%s is not image %d of the COCO results: an earlier image has that number", item.name, own)
         with raising_write_errors(self._results.file.path):
             self._waiting.write(msgspec.json.encode((image, found.to_coco(0))) + b"\n")
 
@@ -86,11 +86,11 @@ class CocoSink:
             self._results.append(result)
 
 
-def _own_number(picture: Picture) -> int | None:
+def _own_number(item: SourceImage) -> int | None:
     """The image's id by its file name, ``None`` without one."""
-    stem = picture.name.stem
+    stem = item.name.stem
     # Below 16 digits an id stays exact in a float64, which is what JSON readers in JavaScript use.
-    number = int(stem) if picture.frame is None and stem.isascii() and stem.isdigit() and len(stem) < 16 else 0
+    number = int(stem) if item.frame is None and stem.isascii() and stem.isdigit() and len(stem) < 16 else 0
     return number if number > 0 else None
 
 

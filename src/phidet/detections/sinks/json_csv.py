@@ -13,7 +13,7 @@ import msgspec
 from phidet.core.files import AtomicFile
 from phidet.detections.detections import Detections
 from phidet.detections.sinks.base import count, readable
-from phidet.images.sources import Picture, Unusable
+from phidet.images.sources import SourceImage, Unusable
 
 COLUMNS = (
     *("source", "frame", "time_s", "class_id", "label", "score", "x1", "y1", "x2", "y2"),
@@ -21,12 +21,12 @@ COLUMNS = (
 )
 
 
-def json_line(picture: Picture, found: Detections) -> bytes:
+def json_line(item: SourceImage, found: Detections) -> bytes:
     """``source``, ``frame`` and ``time_s`` (null for a still image), and the keys of DetectionsJson."""
     head: dict[str, Any] = {
-        "source": readable(picture.source),
-        "frame": picture.frame,
-        "time_s": None if picture.time_s is None else round(picture.time_s, 6),
+        "source": readable(item.source),
+        "frame": item.frame,
+        "time_s": None if item.time_s is None else round(item.time_s, 6),
     }
     return msgspec.json.encode(head | dict(found.to_dict())) + b"\n"
 
@@ -42,8 +42,8 @@ class JsonSink:
     def __init__(self, path: Path) -> None:
         self._file = AtomicFile(path)
 
-    def add(self, picture: Picture, found: Detections) -> None:
-        self._file.write(json_line(picture, found))
+    def add(self, item: SourceImage, found: Detections) -> None:
+        self._file.write(json_line(item, found))
 
     def skip(self, unusable: Unusable) -> None:
         self._file.write(error_line(unusable))
@@ -64,9 +64,9 @@ class CsvSink:
         self._objects = 0
         self._write([COLUMNS])
 
-    def add(self, picture: Picture, found: Detections) -> None:
-        height, width = picture.image.shape[:2]
-        where = (readable(picture.source), *("" if v is None else v for v in (picture.frame, picture.time_s)))
+    def add(self, item: SourceImage, found: Detections) -> None:
+        height, width = item.image.shape[:2]
+        where = (readable(item.source), *("" if v is None else v for v in (item.frame, item.time_s)))
         plain = found.to_dict()["detections"]
         self._write((*where, d["class_id"], d["label"], d["score"], *d["box_xyxy"], width, height) for d in plain)
         self._objects += len(found)

@@ -12,8 +12,9 @@ from phidet.core.errors import ConfigError
 from phidet.core.files import write_atomic
 from phidet.detections.boxes import clip, xyxy_to_cxcywh
 from phidet.detections.detections import Detections
+from phidet.detections.outlines import single_outlines
 from phidet.detections.sinks.base import Names, count, short_enough
-from phidet.images.sources import Picture, Unusable
+from phidet.images.sources import SourceImage, Unusable
 
 log = logging.getLogger("phidet")
 
@@ -23,6 +24,9 @@ CLASSES = "classes.txt"
 
 class YoloSink:
     """``labels/NAME.txt`` with a line for each object: class, centre x and y, width, height (0…1), score.
+
+    Objects with masks are written as outlines, x and y of every corner, without a score, as labels of segments are; one
+    whose mask is empty as its box's corners.
 
     An image without objects gets an empty file; ``classes.txt`` beside the folder names the classes.
 
@@ -40,17 +44,26 @@ class YoloSink:
         write_atomic(folder / OURS, b"Written by phidet detect, which may overwrite what is here.\n")
         write_atomic(folder.parent / CLASSES, "".join(f"{name}\n" for name in class_names).encode())
 
-    def add(self, picture: Picture, found: Detections) -> None:
-        height, width = picture.image.shape[:2]
+    def add(self, item: SourceImage, found: Detections) -> None:
+        height, width = item.image.shape[:2]
         inside = clip(found.boxes_xyxy.astype(np.float64), (height, width))
-        boxes = xyxy_to_cxcywh(inside) / [width, height, width, height]
+        rows: list[list[float]]
+        if found.masks is None:
+            boxes = xyxy_to_cxcywh(inside) / [width, height, width, height]
+            rows = np.column_stack([boxes, found.scores.astype(np.float64)]).tolist()
+        else:
+            rings = [
+                ring if len(ring) else box[[0, 1, 2, 1, 2, 3, 0, 3]].reshape(4, 2)
+                for ring, box in zip(single_outlines(found.masks), inside, strict=True)
+            ]
+            rows = [(ring / [width, height]).reshape(-1).tolist() for ring in rings]
         lines = [
-            " ".join([str(c), *(f"{v:.6f}" for v in box), f"{score:.6f}"])
-            for c, box, score in zip(found.class_ids.tolist(), boxes.tolist(), found.scores.tolist(), strict=True)
+            " ".join([str(c), *(f"{v:.6f}" for v in row)])
+            for c, row in zip(found.class_ids.tolist(), rows, strict=True)
         ]
-        name = self._names.of_frame(picture)
-        if picture.frame is None and name != short_enough(picture.name.with_suffix("")):
-            log.warning("the labels of %s are in %s.txt: another image has that name", picture.source, name)
+        name = self._names.of_frame(item)
+        if item.frame is None and name != short_enough(item.name.with_suffix("")):
+            log.warning("the labels of %s are in %s.txt: another image has that name", item.source, name)
         path = self._folder / name.with_name(f"{name.name}.txt")
         write_atomic(path, "".join(f"{line}\n" for line in lines).encode())
         self._files += 1

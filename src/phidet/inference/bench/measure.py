@@ -36,7 +36,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         threads: of the runtime; ``None`` for its default.
         batches: batch sizes for the throughput.
         runs: timed runs of each, after three to warm up.
-        picture: a photograph; unless given, coloured noise of 640 × 480 pixels as a JPEG.
+        image: a photograph; unless given, coloured noise of 640 × 480 pixels as a JPEG.
     """
 
     model: str
@@ -44,7 +44,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     threads: int | None = None
     batches: tuple[int, ...] = (1, 8)
     runs: int = 10
-    picture: str | None = None
+    image: str | None = None
 
 
 class Times(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,7 +85,7 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
 
 def measure(request: Request) -> Measurement:
     """Times the model of ``request``."""
-    encoded = _encoded(request.picture)
+    encoded = _encoded(request.image)
     # Before loading, so that the difference to the peak is the model's own share.
     before = _memory_mib("VmRSS")
     start = time.perf_counter()
@@ -139,10 +139,10 @@ def _times(work: Callable[[], object], runs: int) -> Times:
     )
 
 
-def _encoded(picture: str | None) -> bytes:
-    if picture is not None:
-        read_image(Path(picture))  # raises InputError if it cannot be decoded
-        return Path(picture).read_bytes()
+def _encoded(image: str | None) -> bytes:
+    if image is not None:
+        read_image(Path(image))  # raises InputError if it cannot be decoded
+        return Path(image).read_bytes()
     # Smooth noise: a JPEG of pixel noise would take much longer to decode than a photograph.
     coarse = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
     stream = io.BytesIO()

@@ -33,7 +33,7 @@ class OnnxNetwork:
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
         self.path = path
-        self.session = _session(path, session_options(threads))
+        self.session = open_session(path, session_options(threads))
         keep_in_forked_children(self)
         metadata = self.session.get_modelmeta().custom_metadata_map
         header = exported_header(metadata, path)
@@ -73,7 +73,7 @@ def read_header(path: Path) -> Header:
     options = session_options(1)
     # Only the metadata are needed, so the graph is not optimised.
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return exported_header(_session(path, options).get_modelmeta().custom_metadata_map, path)
+    return exported_header(open_session(path, options).get_modelmeta().custom_metadata_map, path)
 
 
 def run_once(path: Path, inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
@@ -82,12 +82,17 @@ def run_once(path: Path, inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, np
     Raises:
         CheckpointError: the file cannot be read.
     """
-    session = _session(path, session_options(1))
+    session = open_session(path, session_options(1))
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, dict(inputs)), strict=True))
 
 
-def _session(path: Path, options: ort.SessionOptions) -> ort.InferenceSession:
+def open_session(path: Path, options: ort.SessionOptions) -> ort.InferenceSession:
+    """A session on the processor.
+
+    Raises:
+        CheckpointError: the file cannot be loaded.
+    """
     try:
         return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the classes differ from version to version

@@ -33,7 +33,7 @@ def random_window(
     return cut(image, corner, window, size_hw)
 
 
-class TrainPictures(TrainImages):
+class TrainWholeImages(TrainImages):
     """Augmented images, each with one object that fills it; ``scale_jitter`` is the range of the zoom."""
 
     def __getitem__(self, key: tuple[int, int]) -> Example:

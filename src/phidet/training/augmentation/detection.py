@@ -9,10 +9,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from torchvision.transforms.v2 import functional as F
 
 from phidet.data.dataset import Annotations
+from phidet.detections.masks import FIELD as MASKS
+from phidet.detections.masks import Masks, nearest
 from phidet.images.prepare import fit_scale, scaled_size
+from phidet.training.augmentation.mask_tensors import FITS, UNKNOWN, sampled_masks, tightened
 from phidet.training.augmentation.operations import GREY, Sample, move
 from phidet.training.augmentation.policies import apply_policy
 from phidet.training.recipe import Augmentation
@@ -26,12 +30,17 @@ class Example(NamedTuple):
         valid_hw: height and width of the part that is image; the rest, right and below, is padding.
         boxes_xyxy: (N, 4) float32 in pixels of the input.
         class_ids: (N,) int64.
+        masks: (N, h, w) uint8, at a fraction of the size; see :mod:`phidet.training.augmentation.mask_tensors`;
+            ``None`` where the network learns no masks.
+        soft: (N, C) float32, probabilities of the classes that a teacher gave; ``None`` without one.
     """
 
     pixels: Tensor
     valid_hw: tuple[int, int]
     boxes_xyxy: Tensor
     class_ids: Tensor
+    soft: Tensor | None = None
+    masks: Tensor | None = None
 
 
 class Labelled(NamedTuple):
@@ -72,7 +81,7 @@ def mosaic(
     """
     split_y, split_x = (round(side * rng.uniform(0.25, 0.75)) for side in size_hw)
     pixels = torch.full((3, *size_hw), GREY, dtype=torch.uint8)
-    boxes, class_ids = [], []
+    boxes, class_ids, masks = [], [], []
     for image, (below, right) in zip(images, ((0, 0), (0, 1), (1, 0), (1, 1)), strict=True):
         room = size_hw[0] - split_y if below else split_y, size_hw[1] - split_x if right else split_x
         part = _window(image, size_hw, room, settings, rng)
@@ -82,7 +91,11 @@ def mosaic(
         pixels[:, top : top + height, left : left + width] = part.pixels
         boxes.append(part.boxes_xyxy + part.boxes_xyxy.new_tensor([left, top, left, top]))
         class_ids.append(part.class_ids)
-    return finish(Sample(pixels, torch.cat(boxes), torch.cat(class_ids)), size_hw, settings, rng)
+        if part.masks is not None:
+            around = left, size_hw[1] - left - width, top, size_hw[0] - top - height
+            masks.append(pad(part.masks, around))
+    whole = Sample(pixels, torch.cat(boxes), torch.cat(class_ids), torch.cat(masks) if masks else None)
+    return finish(whole, size_hw, settings, rng)
 
 
 def _window(
@@ -95,9 +108,8 @@ def _window(
     """An image flipped, resized for an input of ``size_hw`` and cut to ``room_hw``."""
     image, annotations = labelled
     # Crowd regions have no single extent, so they cannot be targets; copies, as from_numpy shares memory.
-    real = ~annotations.crowd
-    boxes = torch.from_numpy(annotations.boxes_xyxy[real].copy())
-    class_ids = torch.from_numpy(annotations.class_ids[real].copy())
+    seen = annotations.take(~annotations.crowd)
+    boxes, class_ids = torch.from_numpy(seen.boxes_xyxy.copy()), torch.from_numpy(seen.class_ids.copy())
     image_hw = image.shape[0], image.shape[1]
     flipped = rng.random() < settings.flip
     # Scale jitter (1911.09070, section 5.1): a random factor beyond fitting, then a random window.
@@ -113,7 +125,18 @@ def _window(
             resized = F.horizontal_flip(resized)
         return F.crop(resized, top, left, min(height, room_hw[0]), min(width, room_hw[1]))
 
-    return move(Sample(torch.from_numpy(image).permute(2, 0, 1), boxes, class_ids), transform)
+    pixels = torch.from_numpy(image).permute(2, 0, 1)
+    moved = move(Sample(pixels, boxes, torch.arange(len(boxes))), transform)
+    kept = moved.class_ids.numpy()
+    # Masks are read at the pixels that are seen, which costs less than to scale whole ones.
+    rows, columns = nearest(image_hw[0], height), nearest(image_hw[1], width)[:: -1 if flipped else 1]
+    masks = sampled_masks(seen.take(kept), rows[top : top + room_hw[0]], columns[left : left + room_hw[1]])
+    if masks is not None:
+        whole = seen.fields[MASKS]
+        assert isinstance(whole, Masks)
+        fitted = np.abs(whole.boxes_xyxy - seen.boxes_xyxy).max(1, initial=0)[kept] <= FITS
+        moved = moved._replace(boxes_xyxy=tightened(moved.boxes_xyxy, masks, torch.from_numpy(fitted)), masks=masks)
+    return moved._replace(class_ids=class_ids[moved.class_ids])
 
 
 def finish(sample: Sample, size_hw: tuple[int, int], settings: Augmentation, rng: np.random.Generator) -> Example:
@@ -130,7 +153,12 @@ def finish(sample: Sample, size_hw: tuple[int, int], settings: Augmentation, rng
     height, width = pixels.shape[1:]
     padded = torch.zeros(3, *size_hw, dtype=torch.uint8)
     padded[:, :height, :width] = pixels
-    return Example(padded, (height, width), sample.boxes_xyxy, sample.class_ids)
+    masks = sample.masks
+    if masks is not None:
+        masks = pad(masks, (0, size_hw[1] - width, 0, size_hw[0] - height))
+        # What was not known is not known about the parts that came in from outside the image either.
+        masks[(masks == UNKNOWN).flatten(1).any(1)] = UNKNOWN
+    return Example(padded, (height, width), sample.boxes_xyxy, sample.class_ids, masks=masks)
 
 
 def _colour(pixels: Tensor, strength: float, rng: np.random.Generator) -> Tensor:

@@ -18,6 +18,8 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
+from phidet.training.augmentation.mask_tensors import fit_boxes, tightened
+
 MIN_VISIBLE = 0.2  # of a box's area; what is left of an object below that is indistinguishable from background
 MIN_SIDE = 1.0  # pixels of the input
 GREY = 128  # of pixels that nothing is known about
@@ -40,11 +42,13 @@ class Sample(NamedTuple):
         pixels: (3, H, W) uint8, not to be written to.
         boxes_xyxy: (N, 4) float32 in its pixels, inside it.
         class_ids: (N,) int64.
+        masks: (N, H, W) uint8, see :mod:`phidet.training.augmentation.mask_tensors`; ``None`` where only boxes matter.
     """
 
     pixels: Tensor
     boxes_xyxy: Tensor
     class_ids: Tensor
+    masks: Tensor | None = None
 
     @property
     def longer_side(self) -> int:
@@ -56,25 +60,36 @@ Operation = Callable[[Sample, float, np.random.Generator], Sample]
 """What happens to a sample at a level, by chance where there is a choice."""
 
 
-def place(pixels: Tensor, moved_xyxy: Tensor, class_ids: Tensor) -> Sample:
+def place(pixels: Tensor, moved_xyxy: Tensor, class_ids: Tensor, masks: Tensor | None = None) -> Sample:
     """A sample of (N, 4) boxes that may reach out of the image: cut at its border, left out where little remains."""
     limits = moved_xyxy.new_tensor([pixels.shape[2], pixels.shape[1]] * 2)
     # The share that is left is measured against the whole moved box, which is why it was not clamped before.
     inside = moved_xyxy.clamp(min=0).minimum(limits)
     sides, whole = inside[:, 2:] - inside[:, :2], moved_xyxy[:, 2:] - moved_xyxy[:, :2]
     kept = (sides.min(1).values >= MIN_SIDE) & (sides.prod(1) >= MIN_VISIBLE * whole.prod(1))
-    return Sample(pixels, inside[kept], class_ids[kept])
+    return Sample(pixels, inside[kept], class_ids[kept], None if masks is None else masks[kept])
 
 
 def move(sample: Sample, transform: Callable[[Any], Any]) -> Sample:
-    """The sample after a geometric transform of torchvision, which is called with the image and with the boxes."""
+    """The sample after a geometric transform of torchvision, called with image, boxes and masks."""
     # Image and boxes go through the same torchvision call, so that their geometry cannot drift apart.
     pixels: Tensor = transform(sample.pixels)
     if not len(sample.boxes_xyxy):
-        return sample._replace(pixels=pixels)
+        return sample._replace(
+            pixels=pixels, masks=None if sample.masks is None else pixels.new_zeros(0, *pixels.shape[1:])
+        )
     canvas = sample.pixels.shape[1], sample.pixels.shape[2]
     boxes = tv_tensors.BoundingBoxes(sample.boxes_xyxy, format="XYXY", canvas_size=canvas, **_UNCLAMPED)
-    return place(pixels, transform(boxes).as_subclass(Tensor), sample.class_ids)
+    moved = transform(boxes).as_subclass(Tensor)
+    if sample.masks is None:
+        return place(pixels, moved, sample.class_ids)
+    masks = transform(tv_tensors.Mask(sample.masks)).as_subclass(Tensor)
+    placed = place(pixels, moved, torch.arange(len(moved)), masks)
+    assert placed.masks is not None
+    kept = placed.class_ids
+    fitted = fit_boxes(sample.masks, sample.boxes_xyxy)[kept]
+    boxes_xyxy = tightened(placed.boxes_xyxy, placed.masks, fitted)
+    return placed._replace(boxes_xyxy=boxes_xyxy, class_ids=sample.class_ids[kept])
 
 
 # ---- pixels alone
@@ -137,7 +152,11 @@ def _box_cutout(sample: Sample, level: float, rng: np.random.Generator) -> Sampl
 
 # ---- geometry
 
-_AFFINE = partial(F.affine, translate=[0, 0], scale=1.0, fill=[float(GREY)] * 3)
+
+def _affine(moved: Any, angle: float, shear: list[float], center: list[float] | None = None) -> Any:
+    # Where nothing was, the image is grey and no object is.
+    fill: Any = 0 if isinstance(moved, tv_tensors.Mask) else [float(GREY)] * 3
+    return F.affine(moved, angle, [0, 0], 1.0, shear, fill=fill, center=center)
 
 
 def translate(sample: Sample, x: int, y: int) -> Sample:
@@ -145,10 +164,11 @@ def translate(sample: Sample, x: int, y: int) -> Sample:
     return move(sample, partial(_shift, x=x, y=y))
 
 
-def _shift(image_or_boxes: Any, x: int, y: int) -> Any:
-    height, width = F.get_size(image_or_boxes)
+def _shift(moved: Any, x: int, y: int) -> Any:
+    height, width = F.get_size(moved)
     # Pad one side and crop the other: a translation without interpolation.
-    padded = F.pad(image_or_boxes, [max(x, 0), max(y, 0), max(-x, 0), max(-y, 0)], fill=GREY)
+    fill = 0 if isinstance(moved, tv_tensors.Mask) else GREY
+    padded = F.pad(moved, [max(x, 0), max(y, 0), max(-x, 0), max(-y, 0)], fill=fill)
     return F.crop(padded, max(-y, 0), max(-x, 0), height, width)
 
 
@@ -156,12 +176,12 @@ def shear(sample: Sample, slope_x: float, slope_y: float) -> Sample:
     """Moves rows to the right by ``-slope_x`` times their y, or columns down by ``-slope_y`` times their x."""
     # torchvision shears by angles and about the centre; the official code by slopes and about the corner.
     degrees = [math.degrees(math.atan(slope)) for slope in (slope_x, slope_y)]
-    return move(sample, partial(_AFFINE, angle=0.0, shear=degrees, center=[0.0, 0.0]))
+    return move(sample, partial(_affine, angle=0.0, shear=degrees, center=[0.0, 0.0]))
 
 
 def rotate(sample: Sample, degrees: float) -> Sample:
     """Rotates everything clockwise about the centre; boxes become those around their rotated corners."""
-    return move(sample, partial(_AFFINE, angle=degrees, shear=[0.0, 0.0]))
+    return move(sample, partial(_affine, angle=degrees, shear=[0.0, 0.0]))
 
 
 def _either(level: float, largest: float, rng: np.random.Generator) -> float:
@@ -203,13 +223,20 @@ def change_in_boxes(
     """Each box by itself with a third of the probability, in any order, so that not too many that touch change."""
     # Samples are never written to: the caller may still hold these pixels.
     pixels = sample.pixels.clone()
+    masks = None if sample.masks is None else sample.masks.clone()
     for i in rng.permutation(len(sample.boxes_xyxy)):
         if rng.random() >= probability / 3:
             continue
         x1, y1, x2, y2 = (int(side) for side in sample.boxes_xyxy[int(i)])
         if x2 > x1 and y2 > y1:
+            chance = rng.bit_generator.state
             pixels[:, y1:y2, x1:x2] = change(pixels[:, y1:y2, x1:x2], level, sample.longer_side, rng)
-    return sample._replace(pixels=pixels)
+            if masks is not None and change in _MOVES_INSIDE:
+                # The same chance again, for the masks of everything that is seen in the box.
+                rng.bit_generator.state = chance
+                inside = tv_tensors.Mask(masks[:, y1:y2, x1:x2])
+                masks[:, y1:y2, x1:x2] = change(inside, level, sample.longer_side, rng)
+    return sample._replace(pixels=pixels, masks=masks)
 
 
 def _as_whole(name: str) -> InBox:
@@ -250,3 +277,7 @@ INSIDE: dict[str, InBox] = {
     **{f"{name}-in-boxes": _as_whole(name) for name in ("shear-x", "shear-y", "rotate", "equalize", "solarize")},
 }
 """Operations on what is in the boxes."""
+_MOVES_INSIDE = frozenset(
+    INSIDE[f"{name}-in-boxes"] for name in ("translate-x", "translate-y", "flip", "shear-x", "shear-y", "rotate")
+)
+"""Those that move pixels, and with them masks."""

@@ -21,14 +21,14 @@ from phidet.detections.boxes import xyxy_to_xywh
 from phidet.detections.detections import Detections
 from phidet.evaluation.matching import check_detections
 
-FIGURES = (
+METRICS = (
     *("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large"),
     *("ar_1", "ar_10", "ar_100", "ar_small", "ar_medium", "ar_large"),
 )
 """The twelve in COCO's order; fields of :class:`CocoReport`."""
 
 
-class ClassFigures(msgspec.Struct, frozen=True, kw_only=True):
+class ClassMetrics(msgspec.Struct, frozen=True, kw_only=True):
     """One class.
 
     Attributes:
@@ -73,7 +73,7 @@ class CocoReport(msgspec.Struct, frozen=True, kw_only=True):
     ar_small: float | None
     ar_medium: float | None
     ar_large: float | None
-    classes: tuple[ClassFigures, ...]
+    classes: tuple[ClassMetrics, ...]
     ar_max: float | None = None
     max_objects: int = 100
 
@@ -111,19 +111,19 @@ def evaluate_coco(dataset: Dataset, detections: Sequence[Detections], max_object
         evaluator.evaluate()
         evaluator.accumulate()
         precision, recall = (np.asarray(evaluator.eval[key]) for key in ("precision", "recall"))
-    most = limits.index(max_objects)
+    last = limits.index(max_objects)
     # Size 0 is "all"; IoU thresholds 0 and 5 are 0.50 and 0.75.
-    average = [precision[..., 0, most], precision[0, ..., 0, most], precision[5, ..., 0, most]]
-    average += [precision[..., size, most] for size in (1, 2, 3)]
+    average = [precision[..., 0, last], precision[0, ..., 0, last], precision[5, ..., 0, last]]
+    average += [precision[..., size, last] for size in (1, 2, 3)]
     reached = [recall[..., 0, limits.index(min(limit, max_objects))] for limit in (1, 10, 100)]
-    reached += [recall[..., size, most] for size in (1, 2, 3)]
-    figures = {name: _mean(values) for name, values in zip(FIGURES, [*average, *reached], strict=True)}
+    reached += [recall[..., size, last] for size in (1, 2, 3)]
+    means = {name: _mean(values) for name, values in zip(METRICS, [*average, *reached], strict=True)}
     by_class = tuple(
-        ClassFigures(
+        ClassMetrics(
             name=name,
             objects=int(counts[c]),
-            ap=_mean(precision[:, :, c, 0, most]),
-            ap50=_mean(precision[0, :, c, 0, most]),
+            ap=_mean(precision[:, :, c, 0, last]),
+            ap50=_mean(precision[0, :, c, 0, last]),
         )
         for c, name in enumerate(dataset.class_names)
     )
@@ -131,9 +131,9 @@ def evaluate_coco(dataset: Dataset, detections: Sequence[Detections], max_object
         images=len(dataset),
         objects=int(counts.sum()),
         classes=by_class,
-        ar_max=_mean(recall[..., 0, most]),
+        ar_max=_mean(recall[..., 0, last]),
         max_objects=max_objects,
-        **figures,
+        **means,
     )
 
 

@@ -1,4 +1,4 @@
-"""Pictures that are damaged, or whole but unlike most: what people's folders hold."""
+"""Images that are damaged, or whole but unlike most: what people's folders hold."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def damaged(rng: np.random.Generator) -> Odd:
     return Odd(f"changed.{ending}", bytes(content), "either")
 
 
-def not_pictures(rng: np.random.Generator) -> Iterator[Odd]:
+def not_images(rng: np.random.Generator) -> Iterator[Odd]:
     """Of no format that is read."""
     page = b"<!DOCTYPE html><html>404</html>"
     others = {"empty": b"", "page": page, "pdf": b"%PDF-1.7\n%", "svg": b'<svg xmlns="http://www.w3.org/2000/svg"/>',
@@ -164,11 +164,11 @@ def whole_but_odd(rng: np.random.Generator) -> Iterator[Odd]:
     yield Odd("32bit.tif", encoded(wide, "TIFF"), "error")
 
 
-def odd_pictures(count: int, seed: int) -> list[Odd]:
+def odd_images(count: int, seed: int) -> list[Odd]:
     """``count`` of them, all kinds among them, in random order."""
     rng = np.random.default_rng(seed)
     kinds = [*bombs()]
     while len(kinds) < count * 0.5:
-        kinds += [*whole_but_odd(rng), *not_pictures(rng)]
+        kinds += [*whole_but_odd(rng), *not_images(rng)]
     kinds += [damaged(rng) for _ in range(count - len(kinds))]
     return [kinds[i] for i in rng.permutation(len(kinds))][:count]

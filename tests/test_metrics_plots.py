@@ -1,4 +1,4 @@
-"""Pictures of figures and mistakes: they can be drawn whatever comes, and show what they should."""
+"""Images of figures and mistakes: they can be drawn whatever comes, and show what they should."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image
 from metrics_data import SIZE, a_dataset, detections, nothing, some_detections, thing, truth
 from phidet.data.dataset import Dataset
 from phidet.detections.draw import colour
-from phidet.evaluation.coco_figures import evaluate_coco
+from phidet.evaluation.coco_metrics import evaluate_coco
 from phidet.evaluation.confusion import confusion_matrix
 from phidet.evaluation.curves import pr_curves
 from phidet.evaluation.measure import measure
@@ -41,7 +41,7 @@ def test_every_figure_can_be_drawn(classes: int, tmp_path: Path) -> None:
     assert (len(cells) > 1) == (classes < 30)  # one is the subtitle
 
 
-def test_figures_of_nothing_can_be_drawn(tmp_path: Path) -> None:
+def test_metrics_of_nothing_can_be_drawn(tmp_path: Path) -> None:
     for dataset in (truth([], []), truth([thing((10, 10, 60, 60))], [])):
         found = nothing(2)
         save_figure(pr_figure(pr_curves(dataset, found)), tmp_path / "pr.png")
@@ -49,7 +49,7 @@ def test_figures_of_nothing_can_be_drawn(tmp_path: Path) -> None:
         save_figure(size_figure(evaluate_coco(dataset, found)), tmp_path / "size.png")
 
 
-def test_figures_are_the_same_twice_and_say_their_values(tmp_path: Path) -> None:
+def test_metrics_are_the_same_twice_and_say_their_values(tmp_path: Path) -> None:
     dataset = truth([thing((10, 10, 60, 60)), thing((100, 10, 150, 60))])
     found = [detections(((10, 10, 60, 60), 0.75, 0))]
     first, second = (

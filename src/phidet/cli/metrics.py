@@ -35,7 +35,7 @@ def summarise(evaluation: Evaluation) -> str:
         rows.append((f"{'AP':<11}IoU {evaluation.iou:.2f}", evaluation.ap_at_iou))
     if evaluation.voc_ap50 is not None:
         rows.append((f"{'VOC AP50':<11}IoU 0.50, difficult objects aside", evaluation.voc_ap50))
-    figures = table(("COCO", "figure"), [(label, or_dash(value, "{:.3f}")) for label, value in rows])
+    coco = table(("COCO", "value"), [(label, or_dash(value, "{:.3f}")) for label, value in rows])
     order = sorted(
         range(len(report.classes)), key=lambda c: -1.0 if report.classes[c].ap is None else report.classes[c].ap or 0.0
     )
@@ -44,7 +44,7 @@ def summarise(evaluation: Evaluation) -> str:
     header = ("class", "objects", "right", "false", "missed", "precision", "recall", "F1", "AP", "AP50")
     best = ", that of the best mean F1" if evaluation.score == evaluation.best_score else ""
     return (
-        f"{report.images:,} images, {report.objects:,} objects\n\n{figures}\n\n"
+        f"{report.images:,} images, {report.objects:,} objects\n\n{coco}\n\n"
         f"at score {evaluation.score:.3g}{best}, IoU {evaluation.iou:g}\n"
         + table(header, [(*_counted(counts), *map(_share, aps)) for counts, *aps in lines])
     )

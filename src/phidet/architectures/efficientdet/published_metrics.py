@@ -1,4 +1,4 @@
-"""The figures that the papers and the official repository publish, to stand beside ours."""
+"""The metrics and costs that the papers and the official repository publish, to stand beside ours."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A thousand pictures as they are found in the wild: each gives a result or a line, and no one spoils the others."""
+"""A thousand images as they are found in the wild: each gives a result or a line, and no one spoils the others."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from odd_pictures import Odd, encoded, odd_pictures, photo
+from odd_images import Odd, encoded, odd_images, photo
 from phidet.cli.main import main
 from phidet.detections.sinks.base import readable
 from tiny_model import write_tiny_model
@@ -27,7 +27,7 @@ def look(
     for i, picture in enumerate(odd):
         (folder / f"{i:04d}-{picture.name}").write_bytes(picture.content)
     capfd.readouterr()
-    args = ["detect", str(folder), "-m", str(model), "--save", "json,pictures", "--out", str(folder / "out")]
+    args = ["detect", str(folder), "-m", str(model), "--save", "json,images", "--out", str(folder / "out")]
     code = main([*args, "--max", "5", "--threads", "1"])
     out, err = capfd.readouterr()
     documents = [json.loads(line) for line in (folder / "out" / "detections.jsonl").read_text().splitlines()]
@@ -38,7 +38,7 @@ def look(
 def check(folder: Path, count: int, seed: int, model: Path, capfd: pytest.CaptureFixture[str]) -> None:
     rng = np.random.default_rng(seed)
     normal = encoded(photo(rng, 120, 160), "PNG")
-    odd = odd_pictures(count, seed)
+    odd = odd_images(count, seed)
     for i in range(0, len(odd), 10):
         odd[i : i + 1] = [odd[i], Odd("normal.png", normal, "result", (120, 160))]
     code, documents, lines = look(folder, odd, model, capfd)
@@ -54,7 +54,7 @@ def check(folder: Path, count: int, seed: int, model: Path, capfd: pytest.Captur
     assert lines[:-2] == [f"phidet: {readable(error)}" for error in errors]
     assert lines[-1] == f"phidet: {len(errors)} sources could not be used"
     assert 0.2 * count < len(errors) < 0.8 * count
-    # The pictures between them are as if they were alone.
+    # The images between them are as if they were alone.
     _, [alone], _ = look(folder.with_name("alone"), [Odd("normal.png", normal, "result")], model, capfd)
     assert alone["detections"]
     normals = [d["detections"] for d in documents if str(d["source"]).endswith("normal.png")]
@@ -64,10 +64,10 @@ def check(folder: Path, count: int, seed: int, model: Path, capfd: pytest.Captur
     assert len(drawn) == len(documents) - len(errors)
 
 
-def test_a_hundred_odd_pictures(tmp_path: Path, model: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_hundred_odd_images(tmp_path: Path, model: Path, capfd: pytest.CaptureFixture[str]) -> None:
     check(tmp_path / "in", 120, 0, model, capfd)
 
 
 @pytest.mark.slow
-def test_a_thousand_odd_pictures(tmp_path: Path, model: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_thousand_odd_images(tmp_path: Path, model: Path, capfd: pytest.CaptureFixture[str]) -> None:
     check(tmp_path / "in", 1000, 1, model, capfd)

@@ -1,0 +1,129 @@
+"""Graph networks on detections behind the interface of architectures."""
+
+# What needs PyTorch is imported when it is called.
+# ruff: noqa: PLC0415
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from phidet.architectures.base import Architecture, Decoder, Loss, Prepared
+from phidet.architectures.relations.config import (
+    LOSS_SETTINGS,
+    RELATIONS_NAMES,
+    Answer,
+    RelationsConfig,
+    relations_config,
+)
+from phidet.architectures.relations.decode import relate
+from phidet.architectures.relations.features import EDGE_FEATURES, graph_inputs, node_width
+from phidet.core.errors import ConfigError
+from phidet.detections.boxes import FloatArray
+from phidet.detections.detections import Detections
+from phidet.detections.graphs.graph import DetectionGraph, detection_graph
+from phidet.detections.graphs.related import Related
+
+if TYPE_CHECKING:
+    from phidet.architectures.relations.network import Relations
+
+
+class Relating:
+    """Detections as the inputs of a network of ``config``, and its outputs as what they mean."""
+
+    def __init__(self, config: RelationsConfig) -> None:
+        self.config = config
+
+    def graph(self, detections: Detections) -> DetectionGraph:
+        """The detections from the config's score on, joined by its rule."""
+        return detection_graph(detections.filter(self.config.score), self.config.edges)
+
+    def inputs(self, graph: DetectionGraph) -> dict[str, npt.NDArray[Any]]:
+        """``nodes``, ``edges`` and ``edge_features``, as in :mod:`phidet.architectures.relations.features`.
+
+        Raises:
+            InputError: detections that the network was not trained for.
+        """
+        return graph_inputs(self.config, graph)._asdict()
+
+    def decode(self, graph: DetectionGraph, outputs: Mapping[str, FloatArray]) -> Related:
+        """What the network's outputs for ``graph`` mean.
+
+        Raises:
+            CheckpointError: an output is not finite.
+        """
+        return relate(graph, outputs)
+
+
+class RelationsArchitecture(Architecture[RelationsConfig]):
+    """Layers of PyTorch Geometric on the detections of an image."""
+
+    name = "relations"
+    config_type = RelationsConfig
+    says = frozenset({"relations"})
+    published_names = RELATIONS_NAMES
+    loss_settings = LOSS_SETTINGS
+    takes_foreign_backbones = False
+
+    def published_config(self, name: str, class_names: tuple[str, ...] | None = None) -> RelationsConfig:
+        return relations_config(name, class_names)
+
+    def output_shapes(self, config: RelationsConfig) -> dict[str, tuple[int, ...]]:
+        """Of the config's answers; the first dimension, which is left out, is the nodes, the edges or the graphs."""
+        shapes: dict[Answer, tuple[str, tuple[int, ...]]] = {
+            "label": ("label_logits", (config.num_classes,)),
+            "score": ("score_logits", ()),
+            "place": ("box_deltas", (4,)),
+            "together": ("together_logits", ()),
+            "right": ("right_logits", ()),
+        }
+        return dict(shapes[answer] for answer in config.answers)
+
+    def prepare(self, config: RelationsConfig, image: npt.NDArray[np.uint8]) -> Prepared:
+        raise _no_image(config)
+
+    def decoder(self, config: RelationsConfig) -> Decoder:
+        raise _no_image(config)
+
+    def resized(self, config: RelationsConfig, size_hw: tuple[int, int]) -> RelationsConfig:
+        raise _no_image(config)
+
+    def smallest_map_hw(self, config: RelationsConfig) -> tuple[int, int]:
+        """There are no maps, nor batch norms."""
+        return 2, 2
+
+    def relating(self, config: RelationsConfig) -> Relating:
+        return Relating(config)
+
+    def summary(self, config: RelationsConfig) -> list[tuple[str, str]]:
+        joined = config.edges.kind if config.edges.kind != "nearest" else f"{config.edges.neighbours} nearest"
+        return [
+            ("layers", f"{config.depth} × {config.layer}, {config.width} channels"),
+            ("edges", joined),
+            ("answers", ", ".join(config.answers)),
+            ("sees", f"{node_width(config)} numbers of a detection, {EDGE_FEATURES} of an edge"),
+        ]
+
+    def build(self, config: RelationsConfig) -> Relations:
+        from phidet.architectures.relations.network import Relations
+
+        return Relations(config)
+
+    def loss(self, config: RelationsConfig, settings: Mapping[str, Any]) -> Loss:
+        from phidet.architectures.relations.loss import RelationsLoss
+
+        weights = {key: value for key, value in settings.items() if key != "quality"}
+        return RelationsLoss(settings["quality"], weights)
+
+
+def _no_image(config: RelationsConfig) -> ConfigError:
+    return ConfigError(
+        f"{config.name} relates detections and looks at no image: detect with a detector, and give this network to "
+        "phidet detect --relations, or to phidet.Relations"
+    )
+
+
+RELATIONS = RelationsArchitecture()

@@ -1,0 +1,121 @@
+"""The graph network: nodes and edges → messages along edges → answers about nodes, edges and the graph."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from phidet.architectures.model import Model
+from phidet.architectures.relations.config import RelationsConfig
+from phidet.architectures.relations.features import EDGE_FEATURES, node_width
+from phidet.architectures.relations.layers import build_layers, scatter
+
+_MARGIN = 4.0  # of the detector's own label before training
+
+
+class Relations(Model):
+    """Messages between detections, and a head for each answer.
+
+    What the heads say is added to what the detector said, and the last layers start at zero: an untrained network
+    returns the detections as they are.
+
+    Args:
+        config: what to build; kept as ``config`` and saved with the weights.
+    """
+
+    def __init__(self, config: RelationsConfig) -> None:
+        super().__init__()
+        self.config: RelationsConfig = config
+        width = config.width
+        self.embed = _mlp(node_width(config), width, width)
+        self.embed_edge = _mlp(EDGE_FEATURES, width, width)
+        self.first = Messages(width)
+        self.layers = build_layers(config, width)
+        self.norms = nn.ModuleList([nn.LayerNorm(width) for _ in self.layers])
+        self.margin = nn.Parameter(torch.tensor(_MARGIN))
+        outputs = {"label": config.num_classes, "score": 1, "place": 4}
+        self.heads = nn.ModuleDict({a: _head(2 * width, width, n) for a, n in outputs.items() if a in config.answers})
+        if "together" in config.answers:
+            self.heads["together"] = _head(5 * width, width, 1)
+        if "right" in config.answers:
+            self.heads["right"] = _head(6 * width, width, 1)
+
+    def forward(
+        self, nodes: Tensor, edges: Tensor, edge_features: Tensor, graph: Tensor | None = None, graphs: int = 1
+    ) -> dict[str, Tensor]:
+        """The answers for one graph, or for several as one with parts that are not joined.
+
+        Args:
+            nodes: (N, F), as :class:`~phidet.architectures.relations.features.GraphInputs` has them.
+            edges: (2, E) int64.
+            edge_features: (E, 10).
+            graph: (N,) int64, the graph that each node belongs to; all to one unless given.
+            graphs: number of graphs, G.
+
+        Returns:
+            those of the config's answers, as ``label_logits`` (N, C), ``score_logits`` (N,), ``box_deltas`` (N, 4) as
+            :func:`phidet.detections.boxes.encode` has them in sides of the detected box, ``together_logits`` (E,),
+            and ``right_logits`` (G,).
+        """
+        x = self.embed(nodes)
+        e = self.embed_edge(edge_features)
+        # The first messages carry where each neighbour lies, which most of the layers after it do not see.
+        x = x + self.first(x, edges, e)
+        embedded = x
+        for layer, norm in zip(self.layers, self.norms, strict=True):
+            x = x + torch.relu(norm(layer(x, edges, e)))
+        return self._answers(nodes, torch.cat((x, embedded), dim=1), (edges, e), (graph, graphs))
+
+    def _answers(
+        self, nodes: Tensor, x: Tensor, joined: tuple[Tensor, Tensor], parts: tuple[Tensor | None, int]
+    ) -> dict[str, Tensor]:
+        (edges, e), classes = joined, self.config.num_classes
+        answers: dict[str, Tensor] = {}
+        if "label" in self.heads:
+            answers["label_logits"] = self.margin * nodes[:, :classes] + self.heads["label"](x)
+        if "score" in self.heads:
+            answers["score_logits"] = nodes[:, classes] + self.heads["score"](x)[:, 0]
+        if "place" in self.heads:
+            answers["box_deltas"] = self.heads["place"](x)
+        if "together" in self.heads:
+            ends = torch.cat((x[edges[0]], x[edges[1]], e), dim=1)
+            answers["together_logits"] = self.heads["together"](ends)[:, 0]
+        if "right" in self.heads:
+            answers["right_logits"] = self.heads["right"](_pooled(x, *parts))[:, 0]
+        return answers
+
+
+class Messages(nn.Module):
+    """For each node the mean of a function of itself, its neighbour and the edge between them."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.mlp = _mlp(3 * width, width, width)
+
+    def forward(self, x: Tensor, edges: Tensor, e: Tensor) -> Tensor:
+        """(N, width), (2, E), (E, width) → (N, width)."""
+        messages = self.mlp(torch.cat((x[edges[0]], x[edges[1]], e), dim=1))
+        mean: Tensor = scatter(messages, edges[1], 0, x.shape[0], "mean")
+        return mean
+
+
+def _pooled(x: Tensor, graph: Tensor | None, graphs: int) -> Tensor:
+    """Mean, largest value and sum over the nodes of each graph; zeros for a graph without nodes: (G, 3 · width)."""
+    graph = torch.zeros_like(x[:, 0], dtype=torch.int64) if graph is None else graph
+    # A sum also says how many there are; in units of 16 it is of the mean's order.
+    total = scatter(x, graph, 0, graphs, "sum") / 16
+    mean, largest = scatter(x, graph, 0, graphs, "mean"), scatter(x, graph, 0, graphs, "max")
+    return torch.cat((mean, largest, total), dim=1)
+
+
+def _mlp(before: int, hidden: int, after: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(before, hidden), nn.LayerNorm(hidden), nn.ReLU(), nn.Linear(hidden, after), nn.ReLU()
+    )
+
+
+def _head(before: int, hidden: int, after: int) -> nn.Sequential:
+    last = nn.Linear(hidden, after)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(nn.Linear(before, hidden), nn.ReLU(), last)

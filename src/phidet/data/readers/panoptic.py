@@ -1,0 +1,124 @@
+"""COCO panoptic (cocodataset.org/#format-data): every pixel belongs to one segment, of a thing or of stuff.
+
+The segments of an image are listed in the JSON; a PNG has the id of one at each pixel, as a colour. Things are
+countable and have a segment each; all of one kind of stuff in an image, such as its sky, is one segment.
+"""
+
+from __future__ import annotations
+
+import mmap
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from phidet.core.errors import InputError
+from phidet.data.collector import Collector, RawObject
+from phidet.data.dataset import CocoIds, Dataset
+from phidet.data.find_images import ImageFinder
+from phidet.data.mask_labels import image_label
+from phidet.data.readers import coco
+from phidet.images.decode import image_size
+
+_SEGMENTS = re.compile(rb'"segments_info"\s*:\s*\[')
+
+
+def is_panoptic(file: Path) -> bool:
+    """Whether a JSON file, which may be large, lists segments."""
+    try:
+        with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return _SEGMENTS.search(content) is not None
+    except (OSError, ValueError):  # the latter: an empty file
+        return False
+
+
+def read_panoptic(
+    path: Path, folders: Sequence[Path], masks: Sequence[Path], name: str, class_names: Sequence[str] | None = None
+) -> Dataset:
+    """The images that ``path`` lists, with every segment as an object.
+
+    Args:
+        path: the JSON file.
+        folders: where its images may lie, the likeliest first.
+        masks: where its PNGs may lie.
+        name: of the split.
+        class_names: the classes to read, by name; unless given, the file's categories in the order of their ids.
+
+    Raises:
+        InputError: the file is not COCO panoptic JSON.
+    """
+    content = coco.load(path)
+    names_by_id, things = _categories(content, path)
+    collector = Collector(name, path, class_names or list(names_by_id.values()), in_pixels=True)
+    listed = coco.listed(content["images"], path, collector)
+    sources = coco.find_sources(listed.values(), path, ImageFinder(folders, name, path), collector)
+    names: dict[int, str] = {}
+    for i, annotation in enumerate(content["annotations"]):
+        where = f"{path}, annotations[{i}]"
+        try:
+            image_id, file_name = annotation["image_id"], str(annotation["file_name"])
+            segments = list(annotation["segments_info"])
+            image = listed.get(image_id)
+        except (TypeError, KeyError) as error:
+            what = f"expected image_id, file_name and segments_info ({error!r}); left out"
+            collector.problem("label unreadable", where, what)
+            continue
+        source = None if image is None else sources.get(image.file_name)
+        if image is None or source is None:
+            if image is None:
+                collector.problem("label unreadable", where, f"image_id {image_id!r} is not among the images; left out")
+            continue
+        png = next((folder / file_name for folder in masks if (folder / file_name).is_file()), None)
+        if png is None:
+            collector.problem("label unreadable", where, f"there is no {file_name} beside {path.name}; left out")
+            continue
+        try:
+            size_hw = image.size_hw or image_size(source)
+        except InputError as error:
+            collector.problem("image unreadable", source, f"{error}; left out")
+            continue
+        found = _objects(segments, png, names_by_id, where, collector)
+        names[image_id] = collector.add(image.name, source, size_hw, found)
+    dataset = collector.dataset()
+    dataset.coco_ids = CocoIds(names, names_by_id)
+    dataset.stuff = frozenset(i for i, class_name in enumerate(dataset.class_names) if things.get(class_name) is False)
+    return dataset
+
+
+def _categories(content: dict[str, list[Any]], path: Path) -> tuple[dict[int, str], dict[str, bool]]:
+    """Name by id, in the order of the ids; and whether each name is that of a thing."""
+    names: dict[int, str] = {}
+    things: dict[str, bool] = {}
+    for i, category in enumerate(content["categories"]):
+        try:
+            category_id, name = int(category["id"]), str(category["name"])
+            thing = bool(category.get("isthing", 1))
+        except (TypeError, KeyError, ValueError, AttributeError) as error:
+            raise InputError(f"{path}, categories[{i}]: expected an id and a name, got {category!r}") from error
+        if category_id in names or name in things:
+            raise InputError(f"{path}, categories[{i}]: id {category_id} or name {name!r} occurs twice")
+        names[category_id], things[name] = name, thing
+    if not names:
+        raise InputError(f"{path} has no categories: expected at least one class")
+    return dict(sorted(names.items())), things
+
+
+def _objects(
+    segments: Sequence[Any], png: Path, names_by_id: dict[int, str], where: str, collector: Collector
+) -> Iterator[RawObject]:
+    for k, segment in enumerate(segments):
+        place = f"{where}, segments_info[{k}]"
+        try:
+            x, y, w, h = (float(value) for value in segment["bbox"])
+            category, number = segment["category_id"], int(segment["id"])
+            yield RawObject(
+                place,
+                (x, y, x + w, y + h),
+                names_by_id.get(category, f"category {category!r}"),
+                area=float(segment["area"]) if "area" in segment else None,
+                crowd=bool(segment.get("iscrowd", 0)),
+                mask=image_label(png, number),
+            )
+        except (TypeError, KeyError, ValueError, AttributeError, OverflowError) as error:
+            what = f"expected id, category_id and bbox [x, y, width, height] ({error!r}); left out"
+            collector.problem("label unreadable", place, what)

@@ -1,0 +1,1 @@
+"""Detected parts against nominal ones: the image's pose, places, verdicts. Needs SciPy: extra ``align``."""

@@ -1,0 +1,176 @@
+"""Detections of an image against a nominal list: pose, places, verdicts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import msgspec
+import numpy as np
+
+from phidet.detections.alignment.assign import Radii, assign
+from phidet.detections.alignment.locate import Located, LocateSettings, NotLocated, locate, relocate
+from phidet.detections.alignment.nominal import SIDES, Nominal, Side
+from phidet.detections.alignment.pose import Floats, Frame
+from phidet.detections.alignment.results import Alignment
+from phidet.detections.alignment.search import Ints, Points, SearchSettings
+from phidet.detections.alignment.settings import AlignSettings
+from phidet.detections.alignment.verdicts import Measured, judge, pose_result
+from phidet.detections.boxes import pairwise_iou
+from phidet.detections.detections import Detections
+
+Refine: TypeAlias = Callable[[Nominal, Measured], Floats]
+"""Better centres (M, 2) of detections, given the parts and what was measured with the boxes' centres."""
+_DOUBLED_IOU = 0.6
+_LEAST_SIGMA = 0.05  # px; residuals are not believed to be smaller
+_LEAST_POINTS = 4
+
+
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """A side of the board that has a pose."""
+
+    side: Side
+    nominal: Nominal
+    located: Located
+
+
+def align_detections(
+    nominal: Nominal,
+    found: Detections,
+    settings: AlignSettings | None = None,
+    *,
+    image: str = "",
+    refine: Refine | None = None,
+) -> Alignment:
+    """Finds how the board lies in an image, and where each part is.
+
+    Args:
+        nominal: parts whose labels are classes of the detections (:meth:`Nominal.with_classes`).
+        found: detections of one image, with its size and the class names.
+        settings: what counts as right.
+        image: its name, for the result.
+        refine: improves the centres of the paired detections, for instance from pixels.
+
+    Returns:
+        Without a pose, and with the reason, if none is found that chance does not explain, or two are equally good.
+    """
+    settings = settings or AlignSettings()
+    size_hw = found.image_size_hw or _extent(found)
+    single = _without_doubles(found)
+    answer = Alignment(image=image, unit=nominal.unit, image_size_hw=size_hw, doubled=len(found) - len(single))
+    seen = _locate_sides(nominal, single, size_hw, settings)
+    if isinstance(seen, NotLocated):
+        return _with(answer, reason=seen.reason, message=seen.text)
+    measured = _measure(seen, single, _centres(single), settings)
+    if refine is not None:
+        centres = refine(seen.nominal, measured)
+        classes, found_classes = _class_numbers(seen.nominal.labels, single)
+        points = Points.of(seen.nominal.downward, classes), Points.of(centres, found_classes)
+        located = relocate(*points, seen.located, LocateSettings(settings.least_share, _LEAST_SIGMA, size_hw))
+        seen = _Seen(seen.side, seen.nominal, located)
+        measured = _measure(seen, single, centres, settings)
+    parts = judge(seen.nominal, single, measured, settings, size_hw)
+    return _with(answer, pose=pose_result(seen.located, seen.nominal, seen.side), parts=tuple(parts))
+
+
+def _locate_sides(
+    nominal: Nominal, found: Detections, size_hw: tuple[int, int], settings: AlignSettings
+) -> _Seen | NotLocated:
+    """The side that is seen; the reason if none or both fit."""
+    sides = SIDES if settings.side == "auto" else (settings.side,)
+    answers: list[_Seen | NotLocated] = []
+    for side in sides:
+        one = nominal.on(side)
+        if not len(one) and (settings.side == "auto" and len(one) < len(nominal)):
+            continue
+        located = _locate(one, found, size_hw, settings)
+        answers.append(located if isinstance(located, NotLocated) else _Seen(side, one, located))
+    seen = [one for one in answers if isinstance(one, _Seen)]
+    if len(seen) == 2 and abs(seen[0].located.false_alarms - seen[1].located.false_alarms) < 6:
+        return NotLocated("ambiguous", "the parts of both sides agree equally well: say which side it is")
+    if seen:
+        return min(seen, key=lambda one: one.located.false_alarms)
+    # Two equally good poses of one side say more than nothing found on the other.
+    reasons = [one for one in answers if isinstance(one, NotLocated)]
+    return next((one for one in reasons if one.reason == "ambiguous"), reasons[0])
+
+
+def _locate(
+    nominal: Nominal, found: Detections, size_hw: tuple[int, int], settings: AlignSettings
+) -> Located | NotLocated:
+    if min(len(nominal), len(found)) < _LEAST_POINTS:
+        return NotLocated(
+            "few",
+            f"{len(nominal)} nominal parts and {len(found)} detections: at least {_LEAST_POINTS} of each are needed",
+        )
+    places = nominal.downward
+    classes, found_classes = _class_numbers(nominal.labels, found)
+    searched = SearchSettings(
+        settings.pose,
+        settings.distortion,
+        {"auto": (False, True), "no": (False,), "yes": (True,)}[settings.mirrored],
+        settings.seed,
+        Frame.of(places, size_hw),
+    )
+    return locate(
+        Points.of(places, classes),
+        Points.of(_centres(found), found_classes),
+        max(int(classes.max()), int(found_classes.max())) + 1,
+        searched,
+        LocateSettings(settings.least_share, _LEAST_SIGMA, size_hw),
+    )
+
+
+def _measure(seen: _Seen, found: Detections, centres: Floats, settings: AlignSettings) -> Measured:
+    """The final pairs, and everything in pixels."""
+    classes, found_classes = _class_numbers(seen.nominal.labels, found)
+    located, places = seen.located, seen.nominal.downward
+    local = located.pose.local(places)
+    scale = np.sqrt(np.abs(np.linalg.det(local)))
+    pixels_per_unit = float(np.median(scale))
+    spacing = Points.of(places, classes).spacing
+    tolerance = 0.0 if settings.tolerance is None else settings.tolerance * pixels_per_unit
+    reach = (0.75 * spacing if settings.reach is None else settings.reach) * pixels_per_unit
+    near = max(located.gate, tolerance, 4 * located.sigma)
+    expected = located.pose.project(places)
+    radii = Radii(max(located.sigma, near / 6), near, max(reach, near))
+    ours, theirs = assign(expected, classes, centres, found_classes, radii)
+    return Measured(located, ours, theirs, centres, found.boxes_xyxy.astype(np.float64), expected, local)
+
+
+def _class_numbers(labels: Sequence[str], found: Detections) -> tuple[Ints, Ints]:
+    """Integers for the labels of parts and of detections."""
+    numbers: dict[str, int] = {}
+    ours = [numbers.setdefault(label, len(numbers)) for label in labels]
+    theirs = [numbers.setdefault(label, len(numbers)) for label in found.labels]
+    return np.array(ours, np.int64), np.array(theirs, np.int64)
+
+
+def _without_doubles(found: Detections) -> Detections:
+    """Without detections that cover the same object as one with a higher score, of whatever class."""
+    overlaps = np.triu(pairwise_iou(found.boxes_xyxy, found.boxes_xyxy) > _DOUBLED_IOU, 1)
+    kept = np.ones(len(found), bool)
+    for i in np.flatnonzero(overlaps.any(1)).tolist():
+        if kept[i]:
+            kept &= ~overlaps[i]
+    return found[kept]
+
+
+def _centres(found: Detections) -> Floats:
+    boxes = found.boxes_xyxy.astype(np.float64)
+    centres: Floats = (boxes[:, :2] + boxes[:, 2:]) / 2
+    return centres
+
+
+def _extent(found: Detections) -> tuple[int, int]:
+    """The size of an image that would hold the detections, where its own is not known."""
+    if not len(found):
+        return 1, 1
+    return math.ceil(float(found.boxes_xyxy[:, 3].max())), math.ceil(float(found.boxes_xyxy[:, 2].max()))
+
+
+def _with(answer: Alignment, **changes: object) -> Alignment:
+    return msgspec.structs.replace(answer, **changes)

@@ -1,0 +1,46 @@
+"""What a graph network says of the detections of an image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from phidet.detections.detections import Detections
+from phidet.detections.graphs.edges import connected
+from phidet.detections.graphs.graph import DetectionGraph
+
+
+@dataclass(frozen=True, eq=False)
+class Related:
+    """Corrected detections, and what is known of pairs and of the whole.
+
+    Attributes:
+        graph: its nodes are the corrected detections, best first, with fields of what was changed
+            (``detected_class_id``, ``detected_score``).
+        together: (E,) 0…1 for each edge of ``graph``, the same in both directions: whether the two belong together;
+            ``None`` if the network does not say.
+        right: 0…1, whether the whole is complete and right; ``None`` if the network does not say.
+    """
+
+    graph: DetectionGraph
+    together: npt.NDArray[np.float32] | None = None
+    right: float | None = None
+
+    @property
+    def groups(self) -> npt.NDArray[np.int64] | None:
+        """(N,) number of the group of each detection: those that are joined by pairs with ``together`` above 0.5."""
+        if self.together is None:
+            return None
+        return connected(self.graph.edges[:, self.together > 0.5], len(self.graph))
+
+    @property
+    def detections(self) -> Detections:
+        """The corrected detections; with the field ``group``, and with ``right``, which is the same for all."""
+        found, groups = self.graph.detections, self.groups
+        if groups is not None:
+            found = found.with_fields({"group": groups})
+        if self.right is not None:
+            found = found.with_fields({"right": np.full(len(found), self.right, np.float32)})
+        return found

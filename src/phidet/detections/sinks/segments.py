@@ -1,0 +1,120 @@
+"""Masks as PNG: instances by their number, and panoptic segments as COCO has them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from phidet.core.files import AtomicFile, write_atomic
+from phidet.detections.detections import Detections
+from phidet.detections.masks import Masks
+from phidet.detections.sinks.annotated import check_ours, encode
+from phidet.detections.sinks.base import Names, count, readable
+from phidet.images.sources import SourceImage, Unusable
+
+IS_THING = "is_thing"
+"""Name of the field that tells countable things (True) from stuff such as sky, where a network finds both."""
+
+
+class InstanceSink:
+    """``instances/NAME.png``: the number of the object at each pixel, 1 for the best one, 0 where there is none.
+
+    8 bits, 16 from 256 objects on. Where masks overlap, the better object is on top; an object without a mask is
+    nowhere.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._names, self._files = folder, Names(), 0
+
+    def add(self, item: SourceImage, found: Detections) -> None:
+        height, width = item.image.shape[:2]
+        masks = found.masks if found.masks is not None else Masks.empty((height, width))
+        ids = masks.to_ids(dtype=np.uint8 if len(masks) < 256 else np.uint16)
+        name = self._names.of_frame(item)
+        file = name.with_name(f"{name.name}.png")
+        check_ours(self._folder / file)
+        write_atomic(self._folder / file, encode(Image.fromarray(np.ascontiguousarray(ids)), file))
+        self._files += 1
+
+    def skip(self, unusable: Unusable) -> None:
+        """Writes nothing: there are no objects."""
+
+    def keep(self) -> str:
+        return f"{self._folder} ({count(self._files, 'image')})" if self._files else ""
+
+    def discard(self) -> None:
+        """Nothing to do: finished files stay."""
+
+
+class PanopticSink:
+    """COCO's panoptic format: ``panoptic/NAME.png`` and ``panoptic.json``, which says what each segment is.
+
+    A pixel's colour is its segment's id, R + 256 G + 256² B; 0 belongs to none. Segments do not overlap: the better
+    object keeps the common pixels. Ids of images count from 1.
+    """
+
+    def __init__(self, out: Path, class_names: Sequence[str]) -> None:
+        self._folder, self._names, self._class_names = out / "panoptic", Names(), class_names
+        self._file = AtomicFile(out / "panoptic.json")
+        self._images: list[dict[str, Any]] = []
+        self._annotations: list[dict[str, Any]] = []
+        self._stuff: set[int] = set()
+
+    def add(self, item: SourceImage, found: Detections) -> None:
+        height, width = item.image.shape[:2]
+        image_id, name = len(self._images) + 1, self._names.of_frame(item)
+        file = name.with_name(f"{name.name}.png")
+        ids = np.zeros((height, width), np.int32) if found.masks is None else found.masks.to_ids()
+        check_ours(self._folder / file)
+        write_atomic(self._folder / file, encode(Image.fromarray(id_colours(ids)), file))
+        things = np.asarray(found.fields.get(IS_THING, np.ones(len(found), np.bool_)), np.bool_)
+        self._stuff |= set(found.class_ids[~things].tolist())
+        self._images.append({"id": image_id, "width": width, "height": height, "file_name": readable(str(item.name))})
+        self._annotations.append(
+            {"image_id": image_id, "file_name": str(file), "segments_info": segments_info(ids, found.class_ids)}
+        )
+
+    def skip(self, unusable: Unusable) -> None:
+        """Writes nothing: the format has no place for images that failed."""
+
+    def keep(self) -> str:
+        categories = [
+            {"id": c + 1, "name": name, "isthing": int(c not in self._stuff)}
+            for c, name in enumerate(self._class_names)
+        ]
+        content = {"images": self._images, "annotations": self._annotations, "categories": categories}
+        self._file.write(msgspec.json.encode(content))
+        self._file.keep()
+        return f"{self._file.path}, {self._folder} ({count(len(self._images), 'image')})"
+
+    def discard(self) -> None:
+        self._file.discard()
+
+
+def id_colours(ids: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.uint8]:
+    """(H, W) ids below 2²⁴ as COCO's panoptic colours, (H, W, 3) uint8."""
+    return np.stack([ids >> shift & 255 for shift in (0, 8, 16)], axis=-1).astype(np.uint8)
+
+
+def segments_info(ids: npt.NDArray[np.int32], class_ids: npt.NDArray[np.int64]) -> list[dict[str, Any]]:
+    """COCO's ``segments_info`` of segments 1…N of an image, those that have a pixel; categories count from 1."""
+    seen = np.flatnonzero(np.bincount(ids.reshape(-1), minlength=len(class_ids) + 1)[1:]) + 1
+    masks = Masks.from_ids(ids, seen)
+    return [
+        {
+            "id": segment,
+            "category_id": int(class_ids[segment - 1]) + 1,
+            "iscrowd": 0,
+            "bbox": [int(x1), int(y1), int(x2 - x1), int(y2 - y1)],
+            "area": area,
+        }
+        for segment, (x1, y1, x2, y2), area in zip(
+            seen.tolist(), masks.boxes_xyxy.tolist(), masks.areas.tolist(), strict=True
+        )
+    ]

@@ -23,9 +23,10 @@ from phidet.core.structs import replace
 from phidet.data.coco_classes import COCO_CLASS_NAMES
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from phidet.architectures.batch import Batch
+    from phidet.architectures.program import Program
     from phidet.architectures.setdet.network import SetDet
 
 
@@ -59,6 +60,11 @@ class SetDetArchitecture(Architecture[SetDetConfig]):
 
         return SetDetLoss(self._loss_config(settings))
 
+    def lower(self, model: SetDet) -> Program:
+        from phidet.architectures.setdet.lower import compile_program
+
+        return compile_program(model)
+
     def training_outputs(self, model: Any, images: Tensor, batch: Batch, settings: Mapping[str, Any]) -> Any:
         from phidet.architectures.setdet.denoising import Noise
         from phidet.architectures.setdet.losses import input_targets
@@ -83,19 +89,13 @@ class SetDetArchitecture(Architecture[SetDetConfig]):
 
     def summary(self, config: SetDetConfig) -> list[tuple[str, str]]:
         network, decoder = config.feature_network, config.decoder
+        graph = network.resolved_graph.name
         return [
             ("backbone", backbone_summary(config.backbone)),
             ("encoder", f"{config.encoder_layers} attention layers within level 5"),
-            (
-                "feature network",
-                f"{network.resolved_graph.name}, {network.fusion} fusion, {network.channels} channels, "
-                f"×{network.repeats}",
-            ),
-            (
-                "decoder",
-                f"{decoder.queries} queries of {decoder.width} channels, {decoder.layers} layers, {decoder.heads} heads, "
-                f"{decoder.points} points of each level",
-            ),
+            ("feature network", f"{graph}, {network.fusion} fusion, {network.channels} channels, ×{network.repeats}"),
+            ("decoder", f"{decoder.queries} queries of {decoder.width} channels, {decoder.layers} layers"),
+            ("attention", f"{decoder.heads} heads, {decoder.points} points of each level"),
         ]
 
 

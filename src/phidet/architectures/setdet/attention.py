@@ -73,6 +73,16 @@ class EncoderLayer(nn.Module):
         return out
 
 
+def encode(layers: nn.ModuleList, x: Tensor) -> Tensor:
+    """Encoder layers within a map: (B, width, H, W) → the same shape."""
+    size_hw = x.shape[2], x.shape[3]
+    cells = x.flatten(2).transpose(1, 2)  # (B, H · W, width)
+    positions = sine_positions(size_hw, cells.shape[2], cells)
+    for layer in layers:
+        cells = layer(cells, positions)
+    return cells.transpose(1, 2).unflatten(2, size_hw)
+
+
 class SampledAttention(nn.Module):
     """Each query reads a few points of every level, at offsets from its box that it predicts (arXiv 2010.04159, eq. 3).
 

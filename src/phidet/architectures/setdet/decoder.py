@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from phidet.architectures.setdet.attention import FeedForward, SampledAttention, SelfAttention
-from phidet.architectures.setdet.boxes import BoxHead, cell_boxes, to_logits
+from phidet.architectures.setdet.boxes import BoxHead, cell_boxes, moved, to_logits
 from phidet.architectures.setdet.config import DecoderConfig
 from phidet.architectures.setdet.denoising import DenoisingQueries, Noise, isolation, noisy_queries
 from phidet.architectures.sets.targets import SetTargets
@@ -102,46 +102,52 @@ class SetDecoder(nn.Module):
 
     def forward(self, maps: list[Tensor]) -> Predictions:
         """Maps (B, width, H_l, W_l), finest first → the last layer's answers."""
-        x, boxes, _ = self._choose(maps)
+        cells = torch.cat([x.flatten(2).transpose(1, 2) for x in maps], 1)  # (B, N, width)
+        return self.decide(maps, self.cell(cells))
+
+    def decide(self, maps: list[Tensor], cells: Tensor) -> Predictions:
+        """:meth:`forward` from what the first linear layer makes of the maps' cells, (B, N, width)."""
+        x, logits, _ = self._choose(maps, cells)
         for layer, head in zip(self.layers, self.boxes, strict=True):
-            x = layer(x, self.position(boxes), boxes, maps, None)
-            boxes = (to_logits(boxes) + head(x).float()).sigmoid()
-        return Predictions(self.classes[-1](x), boxes)
+            boxes = logits.sigmoid()
+            x = layer(x, self.position(boxes.to(x.dtype)), boxes, maps, None)
+            logits = moved(logits, head(x))
+        return Predictions(self.classes[-1](x), logits.sigmoid())
 
     def refine(self, maps: list[Tensor], targets: SetTargets, noise: Noise) -> Refinement:
         """All that :meth:`forward` passes through, and beside it what becomes of denoising queries."""
-        x, boxes, chosen = self._choose(maps)
+        cells = torch.cat([x.flatten(2).transpose(1, 2) for x in maps], 1)
+        x, start, chosen = self._choose(maps, self.cell(cells))
         queries, allowed = x.shape[1], None
         denoising = noisy_queries(targets, self.num_classes, noise)
+        reference = start.detach()
         if denoising is not None:
             x = torch.cat((self.noisy_class(denoising.class_ids).to(x.dtype), x), 1)
-            boxes = torch.cat((denoising.boxes_cxcywh.to(boxes.dtype), boxes), 1)
+            reference = torch.cat((to_logits(denoising.boxes_cxcywh).to(reference.dtype), reference), 1)
             allowed = isolation(denoising, queries)
-        logits, answers = [], []
-        reference = boxes = boxes.detach()
+        classes, boxes, before = [], [], reference
         for layer, classify, head in zip(self.layers, self.classes, self.boxes, strict=True):
-            x = layer(x, self.position(reference), reference, maps, allowed)
-            change = head(x).float()
+            at = reference.sigmoid()
+            x = layer(x, self.position(at.to(x.dtype)), at, maps, allowed)
+            change = head(x)
             # The gradient of a layer's boxes reaches the layer before, but no further (arXiv 2203.03605, section 3.5).
-            answers.append((to_logits(boxes) + change).sigmoid())
-            boxes = (to_logits(reference) + change).sigmoid()
-            reference = boxes.detach()
-            logits.append(classify(x))
-        layers = Predictions(torch.stack(logits), torch.stack(answers))
+            boxes.append(moved(before, change).sigmoid())
+            before = moved(reference, change)
+            reference = before.detach()
+            classes.append(classify(x))
+        layers = Predictions(torch.stack(classes), torch.stack(boxes))
         rest = layers.class_logits.shape[2] - queries
         noisy = Predictions(*(values[:, :, :rest] for values in layers)) if denoising is not None else None
         return Refinement(chosen, Predictions(*(values[:, :, rest:] for values in layers)), noisy, denoising)
 
-    def _choose(self, maps: list[Tensor]) -> tuple[Tensor, Tensor, Predictions]:
-        """The best cells as queries (B, Q, width) without gradient, their boxes (B, Q, 4), and what the cells said."""
-        cells = torch.cat([x.flatten(2).transpose(1, 2) for x in maps], 1)  # (B, N, width)
-        cells = self.cell_norm(self.cell(cells))
+    def _choose(self, maps: list[Tensor], cells: Tensor) -> tuple[Tensor, Tensor, Predictions]:
+        """The best cells as queries (B, Q, width) without gradient, their box logits, and what the cells said."""
+        cells = self.cell_norm(cells)
         logits = self.cell_class(cells)  # (B, N, C)
         count = min(self.config.queries, cells.shape[1])
-        best = logits.amax(2).topk(count, 1).indices[..., None]  # (B, Q, 1)
-        start = cell_boxes([(x.shape[2], x.shape[3]) for x in maps], cells)
-        start = start.expand(len(cells), -1, -1).gather(1, best.expand(-1, -1, 4))
-        queries = cells.gather(1, best.expand(-1, -1, cells.shape[2]))
-        boxes = (to_logits(start) + self.cell_box(queries).float()).sigmoid()
-        chosen = Predictions(logits.gather(1, best.expand(-1, -1, logits.shape[2])), boxes)
-        return queries.detach(), boxes, chosen
+        best = logits.amax(2).topk(count, 1).indices  # (B, Q)
+        start = to_logits(cell_boxes([(x.shape[2], x.shape[3]) for x in maps], cells))
+        queries = cells.gather(1, best[..., None].expand(-1, -1, cells.shape[2]))
+        box_logits = moved(start[best], self.cell_box(queries))
+        said = logits.gather(1, best[..., None].expand(-1, -1, logits.shape[2]))
+        return queries.detach(), box_logits, Predictions(said, box_logits.sigmoid())

@@ -77,7 +77,7 @@ class DenseLosses(NamedTuple):
 
 
 def dense_losses(outputs: DenseOutputs, targets: SetTargets, normaliser: Tensor) -> DenseLosses:
-    """Cross entropy with the quality of each cell's box as its class's target, and 1 − GIoU of the cells that learn one.
+    """Cross entropy with the quality of each cell's box as its class's target, and 1 − GIoU of those that learn one.
 
     Args:
         outputs: of the head.
@@ -117,8 +117,8 @@ def assign_cells(outputs: DenseOutputs, objects_xyxy: Tensor, class_ids: Tensor)
         class_ids: (B, G), −1 for padding.
 
     Returns:
-        (B, N) index of the object, −1 for none; (B, N) quality, 0…1: of an object's best cell its overlap, of the others
-        less as they are worse.
+        (B, N) index of the object, −1 for none; (B, N) quality, 0…1: of an object's best cell its overlap, of the
+        others less as they are worse.
     """
     overlaps: Tensor = elementwise_iou(outputs.boxes_xyxy[:, None], objects_xyxy[:, :, None], "iou")  # (B, G, N)
     scores = outputs.class_logits.sigmoid().transpose(1, 2)

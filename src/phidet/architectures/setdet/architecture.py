@@ -50,6 +50,10 @@ class SetDetArchitecture(Architecture[SetDetConfig]):
     def decoder(self, config: SetDetConfig) -> Decoder:
         return SetDecoding(config)
 
+    def recipe_fields(self, name: str, num_images: int) -> Mapping[str, Any]:
+        """Larger batches, at most a tenth of the images, at a rate that suits them; see decision 18."""
+        return {"batch_size": min(16, max(8, num_images // 10)), "learning_rate": 0.004} if name == "auto" else {}
+
     def build(self, config: SetDetConfig) -> SetDet:
         from phidet.architectures.setdet.network import SetDet
 

@@ -14,8 +14,8 @@ class LossConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     chosen cells and of denoising, and ``dense_weight`` times the dense head's.
 
     ``l1_weight`` and ``giou_weight`` are costs of matching as well, beside ``class_cost``. ``quality_power`` is γ of
-    the class loss. ``denoising`` is about how many denoising queries there are for each image, ``label_noise`` the share of
-    them with another label, ``box_noise`` how far off they are, in halves of a box.
+    the class loss. ``denoising`` is about how many denoising queries there are for each image, ``label_noise`` the
+    share of them with another label, ``box_noise`` how far off they are, in halves of a box.
     """
 
     class_weight: float = 1.0

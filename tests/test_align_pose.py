@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from phidet.detections.alignment.pose import KINDS, Floats, Frame, Pose, PoseKind, as_similarity, fit_pose, local_pose
+from phidet.detections.alignment.pose import KINDS, Floats, Frame, Pose, PoseKind, fit_pose, local_pose
 
 SIZE = (600, 800)
 
@@ -66,8 +66,8 @@ def test_derivatives_equal_differences(kind: PoseKind, mirrored: bool) -> None:
 def test_a_fit_finds_the_exact_pose(kind: PoseKind, mirrored: bool, k1: float) -> None:
     true, places = some_pose(kind, k1, mirrored), some_places()
     pixels = true.project(places)
-    # From a similarity at one place only, as the search gives it.
-    start = as_similarity(local_pose(true.local(places[:1])[0], places[0], pixels[0], true.frame))
+    # From the map around one place only, as the search gives it.
+    start = local_pose(true.local(places[:1])[0], places[0], pixels[0], true.frame)
     fitted = fit_pose(places, pixels, start, kind, distortion=bool(k1))
     assert fitted is not None
     assert np.abs(fitted.project(places) - pixels).max() < 1e-6

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
-from typing import get_args
+from typing import Any, get_args
 
 import msgspec
 import numpy as np
@@ -32,6 +32,8 @@ from phidet.core.errors import ConfigError, UnknownNameError
 from phidet.core.structs import from_json, replace, to_json
 from phidet.data.coco_classes import COCO_CLASS_NAMES
 from phidet.images.prepare import IMAGENET, LITE, Preprocess
+from phidet.training.recipe import SMALL
+from phidet.training.recipe import replace as change_recipe
 
 D0 = detector_config("efficientdet-d0")
 factors = st.floats(0.01, 16)
@@ -125,21 +127,21 @@ def changed(path: str, value: object) -> bytes:
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("colour", 1, r"unknown field `colour`"),
-        ("feature_network.repeat", 3, r"unknown field `repeat` - at `\$\.feature_network`"),
-        ("anchors.ratio", 1, r"unknown field `ratio` - at `\$\.anchors`"),
-        ("head_layers", "3", r"Expected `int`, got `str` - at `\$\.head_layers`"),
-        ("head_layers", 2.5, r"Expected `int`, got `float` - at `\$\.head_layers`"),
-        ("image_size_hw", [512], r"of length 2 - at `\$\.image_size_hw`"),
+        ("colour", 1, r"unknown key colour"),
+        ("feature_network.repeat", 3, r"unknown key feature_network\.repeat"),
+        ("anchors.ratio", 1, r"unknown key anchors\.ratio"),
+        ("head_layers", "3", r"head_layers: expected a whole number, got text"),
+        ("head_layers", 2.5, r"head_layers: expected a whole number, got a number"),
+        ("image_size_hw", [512], r"image_size_hw: expected a list of length 2"),
         ("image_size_hw", [64, 512], r"64×512 is smaller than the coarsest stride, 128"),
-        ("activation", "gelu", r"Invalid enum value 'gelu' - at `\$\.activation`"),
-        ("feature_network.fusion", "mean", r"Invalid enum value 'mean' - at `\$\.feature_network\.fusion`"),
+        ("activation", "gelu", r"activation: expected silu, relu6, relu, got 'gelu'"),
+        ("feature_network.fusion", "mean", r"feature_network\.fusion: expected sum, .*, got 'mean'"),
         ("feature_network.graph", "bi-fpn", r"unknown feature network 'bi-fpn'\. Did you mean bifpn"),
-        ("backbone.width", 0, r"backbone width must be in \(0, 16\], got 0.* - at `\$\.backbone`"),
-        ("backbone", {}, r"missing required field `architecture` - at `\$\.backbone`"),
+        ("backbone.width", 0, r"backbone: backbone width must be in \(0, 16\], got 0"),
+        ("backbone", {}, r"backbone\.architecture is missing"),
         ("class_names", [], r"at least one class, got none"),
         ("class_names", ["cat", "dog", "cat"], r"'cat' is both 0 and 2"),
-        ("preprocess.std_rgb", [1, 0, 1], r"std_rgb must be > 0, got .* - at `\$\.preprocess`"),
+        ("preprocess.std_rgb", [1, 0, 1], r"preprocess: std_rgb must be > 0, got "),
     ],
 )
 def test_json_that_does_not_fit(path: str, value: object, message: str) -> None:
@@ -386,3 +388,18 @@ def test_the_public_names_are_there() -> None:
     assert all(getattr(phidet, name) is not None for name in phidet.__all__)
     with pytest.raises(AttributeError, match="has no attribute 'create_modle'"):
         phidet.create_modle  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": "x"}, "recipe: epochs: expected a whole number, got text"),
+        ({"precision": "fp16"}, "recipe: precision: expected 32-true, bf16-mixed, 16-mixed, got 'fp16'"),
+        ({"augmentation": {"policy": "v9"}}, "recipe: augmentation.policy: expected none, v0, .*randaugment, got 'v9'"),
+        ({"augmentation": {"flip": 3.0}}, r"recipe: augmentation: flip must be a probability, got 3\.0$"),
+    ],
+)
+def test_what_does_not_fit_is_said_in_words(changes: dict[str, Any], message: str) -> None:
+    """Not in msgspec's: ``Expected `int`, got `str` - at `$.epochs` ``."""
+    with pytest.raises(ConfigError, match=f"^{message}"):
+        change_recipe(SMALL, changes)

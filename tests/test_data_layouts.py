@@ -238,7 +238,7 @@ def test_what_cannot_be_read_at_all_has_a_clear_text(tmp_path: Path) -> None:
         ("names: []\ntrain: .\n", "has no names"),
         ("names: [cat, dog, cat]\ntrain: .\n", "the class cat is named more than once"),
         ("names: [a\ntrain: .\n", "cannot read"),
-        ("- a\n", "should hold keys"),
+        ("- a\n", "should have the key names"),
     ],
 )
 def test_a_yaml_that_is_wrong(tmp_path: Path, text: str, says: str) -> None:

@@ -387,9 +387,13 @@ def test_names_in_a_yaml_are_the_text_that_is_written(tmp_path: Path, names: str
         ("names: [a]\ntrain: .\nkpt_shape: [0, 3]\n", "kpt_shape should be"),
         ("names: [a]\n", "names no images: expected train: and val:"),
         ("names: [a]\ntrain: " + "x" * 5000 + "\n", "train: there is no"),
-        ("train: .\nval: .\n", "should hold keys like names, train, val, got the keys train, val"),
+        ("train: .\nval: .\n", r"should have the key names \(the classes\) beside train and val, got train, val"),
         ("names: [a]\ntrain: .\nx: " + "[" * 5000 + "\n", "cannot read"),
         ("names: \xff", "cannot read"),
+        (
+            "names: [a]\ntrain: [.\nval: {{\n",
+            r"cannot read .*data\.yaml: line 3, column 4: expected ',' or '\]', but got ':'$",
+        ),
     ],
 )
 def test_yaml_files_that_are_wrong(tmp_path: Path, text: str, says: str) -> None:

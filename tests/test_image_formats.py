@@ -380,7 +380,7 @@ def test_a_folder_is_searched_for_every_format_and_what_it_leaves_out_is_counted
     assert notes == [f"{tmp_path}/*{note[len(str(tmp_path)) :]}"]
     [item] = read_sources([f"{tmp_path}/*.[Pp][Ss][Dd]"], note=notes.append)
     assert isinstance(item, Unusable)
-    assert "matches 2 files or folders, none an image or video that is read: 2 image files left out: 2 PSD" in str(
+    assert "matches 2 files or folders, but no image or video that phidet reads: 2 image files left out: 2 PSD" in str(
         item.error
     )
     assert len(notes) == 1
@@ -390,7 +390,7 @@ def test_a_folder_is_searched_for_every_format_and_what_it_leaves_out_is_counted
     (only / "a.jxl").write_bytes(b"\xff\x0a")
     [item] = read_sources([str(only)], note=notes.append)
     assert isinstance(item, Unusable)
-    assert f"no images or videos that are read in {only}: 1 image file left out: 1 JPEG XL, expected JPEG" in str(
+    assert f"{only} holds no image or video that phidet reads: 1 image file left out: 1 JPEG XL, expected JPEG" in str(
         item.error
     )
 

@@ -226,7 +226,7 @@ def test_configs_that_cannot_be_are_refused(file: Path, change: Callable[[dict[s
         ({"version": "1", "architecture": None, "kind": "classifier"}, "feature_network"),
         ({"config": None}, "config"),
         ({"config": "{"}, "not valid JSON"),
-        ({"config": "[]"}, "Expected `object`, got `array`"),
+        ({"config": "[]"}, "expected keys with values, got a list"),
         ({"version": None}, "version"),
     ],
 )

@@ -277,7 +277,7 @@ def test_a_corrupt_file_on_disk_does_not_replace_what_answers(base: Path, model:
         (["--model_config_file", "nowhere"], "cannot read nowhere: No such file or directory"),
         (["--model_base_path", ".", "--score", "2"], "score must be in 0…1, got 2.0"),
         (["--model_base_path", ".", "--host", "256.0.0.1"],
-         "cannot listen on 256.0.0.1:8501: choose another --rest_api_port or --host"),
+         "cannot listen on 256.0.0.1:8501 (Name or service not known): choose another --rest_api_port or --host"),
     ],
 )  # fmt: skip
 def test_mistakes_on_the_command_line(

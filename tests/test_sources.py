@@ -84,7 +84,7 @@ def test_a_pattern_that_matches_no_image_is_told(tmp_path: Path) -> None:
     (tmp_path / "b.png").mkdir()
     [item] = read_sources([str(tmp_path / "*")])
     assert isinstance(item, Unusable)
-    assert str(item.error) == f"{tmp_path / '*'} matches 2 files or folders, none an image or video that is read"
+    assert str(item.error) == f"{tmp_path / '*'} matches 2 files or folders, but no image or video that phidet reads"
 
 
 def test_any_file_given_by_name_is_tried_whatever_its_ending(tmp_path: Path) -> None:
@@ -108,12 +108,12 @@ def test_what_is_not_there_or_no_image_is_told_in_its_place(tmp_path: Path) -> N
         "Unusable",
         "SourceImage",
     ]
-    assert "there is no file, folder, pattern's match or address" in refusal(tmp_path / "no.png")
-    assert "there is no file" in refusal(f"{tmp_path}/*.tiff")
-    assert "there are no images or videos that are read in" in refusal(tmp_path / "empty")
+    assert "no.png does not exist: expected an image, a video, a folder" in refusal(tmp_path / "no.png")
+    assert "no file matches" in refusal(f"{tmp_path}/*.tiff")
+    assert "holds no image or video that phidet reads" in refusal(tmp_path / "empty")
     assert "there is no image at" in refusal(tmp_path / "link.png")
     assert "cannot read" in refusal(tmp_path / "loop.png")
-    assert "there is no file" in refusal("x" * 5000)
+    assert "does not exist" in refusal("x" * 5000)
     assert "neither a file nor a folder" in refusal("/dev/null")
 
 

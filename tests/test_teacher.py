@@ -8,12 +8,11 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import onnx
 import pytest
 import torch
-from onnx import TensorProto, helper
 
 from data_factory import CLASSES, Picture, coco, save_image
+from described_detector import NAMES, described
 from phidet.architectures.base import Processes
 from phidet.architectures.batch import Batch
 from phidet.architectures.efficientdet.architecture import EFFICIENTDET
@@ -40,7 +39,6 @@ from phidet.training.run import carry_out, resume, run
 from phidet.training.task import Task
 from phidet.training.teacher import TaughtImages, TaughtObjects, class_lookup, objects_of, teach
 
-NAMES = ("cat", "dog", "bird")
 ONE = Processes(1, lambda value: value)
 
 
@@ -150,26 +148,6 @@ def test_less_certain_objects_weigh_less() -> None:
     half = float(loss(outputs, Batch(*shown, torch.tensor([[[0.0, 0.1, 0.5]]])), ONE)["box_loss"])
     # Both are divided by four times (the sum of certainties + 1).
     assert half * (0.5 * positives + 1) == pytest.approx(0.5 * certain * (positives + 1), rel=1e-5)
-
-
-def described(folder: Path, outputs: np.ndarray, **fields: object) -> Path:
-    """A network that returns ``outputs`` whatever it sees, plus 0 times the mean of its input, and its description."""
-    constant = helper.make_node("Constant", [], ["answer"], value=onnx.numpy_helper.from_array(outputs))
-    mean = helper.make_node("ReduceMean", ["pixels"], ["mean"], keepdims=0)
-    zero = helper.make_node("Constant", [], ["zero"], value=onnx.numpy_helper.from_array(np.zeros((), np.float32)))
-    scaled = helper.make_node("Mul", ["mean", "zero"], ["nothing"])
-    added = helper.make_node("Add", ["answer", "nothing"], ["rows"])
-    graph = helper.make_graph(
-        [constant, mean, zero, scaled, added],
-        "foreign",
-        [helper.make_tensor_value_info("pixels", TensorProto.FLOAT, [1, 3, 64, 64])],
-        [helper.make_tensor_value_info("rows", TensorProto.FLOAT, list(outputs.shape))],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-    onnx.save(model, folder / "foreign.onnx")
-    path = folder / "foreign.json"
-    path.write_text(json.dumps({"model": "foreign.onnx", "size_hw": [64, 64], "classes": list(NAMES), **fields}))
-    return path
 
 
 ALL = PostprocessSettings(score=0.05, multi_class=True)
@@ -298,7 +276,7 @@ def test_what_does_not_go_together_is_said_before_the_data_are_read() -> None:
     settings = RunSettings(out=Path("nowhere"))
     with pytest.raises(ConfigError, match="learned as empty: name a teacher"):
         plan_run(Request(data="absent", unlabelled="more"), settings)
-    with pytest.raises(ConfigError, match="is a classifier: leave out the teacher"):
+    with pytest.raises(ConfigError, match="classifier networks cannot learn a teacher's uncertain objects"):
         plan_run(Request(data="absent", model="efficientnet-lite0", teacher="person"), settings)
 
 

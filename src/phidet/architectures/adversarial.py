@@ -5,17 +5,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
+from phidet.architectures.adversarial_config import GeneratorConfig
 from phidet.architectures.base import Processes
 from phidet.architectures.model import Model
 
 Augment: TypeAlias = Callable[[Tensor], Tensor]
 """A random change of images (N, 3, H, W), differentiable: what the discriminator sees instead of them."""
+
+
+class GeneratorModel(Protocol):
+    """A style-based generator, a :class:`phidet.architectures.model.Model`, in PyTorch."""
+
+    config: GeneratorConfig
+    style_average: Tensor
+
+    def styles(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Latents (N, latent_size) and one-hot labels (N, classes) → w for each layer (N, num_layers, style_size)."""
+
+    def render(self, styles: Tensor, noise: Sequence[Tensor]) -> Tensor:
+        """w for each layer, and noise for each (N or 1, 1, H, W) → images (N, 3, R, R), about −1 to 1."""
+
+    def stored_noise(self) -> list[Tensor]:
+        """The noise that is kept with the weights, for each layer (1, 1, H, W)."""
 
 
 class Phase(NamedTuple):
@@ -79,6 +96,10 @@ class Adversarial(Protocol):
     @property
     def discriminator(self) -> nn.Module:
         """Scores images, high for real ones; it is not part of the model file."""
+
+    @property
+    def epoch_images(self) -> int:
+        """Real images shown in an epoch."""
 
     def phase(self, shown: int, batch_size: int, rate: float) -> Phase:
         """The phase after ``shown`` real images.

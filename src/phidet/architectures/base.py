@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Protocol, TypeAlias, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -154,6 +154,7 @@ class Architecture(ABC, Generic[ConfigT]):
         says: what its networks predict.
         published_names: models with a fixed config that users can name.
         loss_settings: the loss's own settings with their defaults, which a recipe may set under ``loss``.
+        learns_soft: whether the loss reads :attr:`Batch.soft`, so that another detector can teach these networks.
         recipe_names: training recipes of its own, beside the general ones; see :meth:`recipe_fields`.
     """
 
@@ -163,6 +164,7 @@ class Architecture(ABC, Generic[ConfigT]):
     published_names: tuple[str, ...] = ()
     loss_settings: Mapping[str, Any] = MappingProxyType({})
     recipe_names: tuple[str, ...] = ()
+    learns_soft: bool = False
 
     # Without PyTorch
 
@@ -221,6 +223,10 @@ class Architecture(ABC, Generic[ConfigT]):
         height, width = config.image_size_hw
         return -(-height // 32), -(-width // 32)
 
+    def for_classes(self, config: ConfigT, class_names: tuple[str, ...]) -> ConfigT:
+        """``config`` for training on data with these classes."""
+        return cast("ConfigT", replace(config, {"class_names": class_names}))
+
     def resized(self, config: ConfigT, size_hw: tuple[int, int]) -> ConfigT:
         """``config`` for another input size, (height, width) in pixels; raises ConfigError if that is unsupported."""
         changed: ConfigT = replace(config, {"image_size_hw": size_hw})
@@ -251,11 +257,7 @@ class Architecture(ABC, Generic[ConfigT]):
         """
 
     def adversarial(self, config: ConfigT, settings: Mapping[str, Any]) -> Adversarial:
-        """What trains a generator; ``settings`` has the fields of :attr:`loss_settings`.
-
-        Raises:
-            ConfigError: the architecture makes no images, or a value is out of range.
-        """
+        """What trains a generator, from the fields of :attr:`loss_settings`; ConfigError where nothing makes images."""
         raise ConfigError(f"{self.name} networks make no images")
 
     def training_outputs(self, model: Any, images: Tensor, batch: Batch, settings: Mapping[str, Any]) -> Any:

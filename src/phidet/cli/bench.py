@@ -38,10 +38,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _sizes(text: str) -> tuple[int, ...]:
-    sizes = tuple(int(word) for word in text.split(","))
-    if min(sizes) < 1:
-        raise ValueError
-    return sizes
+    words = text.split(",")
+    if not all(word.strip().isdecimal() and int(word) > 0 for word in words):
+        raise argparse.ArgumentTypeError(f"expected whole numbers ≥ 1 separated by commas, as in 1,8, got {text!r}")
+    return tuple(map(int, words))
 
 
 def run(args: argparse.Namespace) -> None:

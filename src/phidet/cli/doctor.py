@@ -14,7 +14,7 @@ from phidet.architectures.registry import architecture_of, published_config
 from phidet.cli.arguments import add_image_size, add_json, add_layout, add_limit, add_model, add_out
 from phidet.cli.native_noise import without_native_noise
 from phidet.cli.tables import or_dash, table
-from phidet.core.errors import InputError, PhidetError
+from phidet.core.errors import ConfigError, InputError, PhidetError
 from phidet.data.data_folder import LAYOUT_NAMES
 
 if TYPE_CHECKING:
@@ -50,6 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fast", action="store_true", help="read headers only; no near copies, no damaged pixels")
     add_out(parser, "FOLDER", "write image sheets and histograms (PNG)")
     parser.add_argument("--fix", type=Path, metavar="OUT", help="write a clean copy (COCO JSON); DATA is not changed")
+    parser.add_argument(
+        "--prelabels", type=Path, metavar="FOLDER", help="compare with what 'phidet label' wrote: what people changed"
+    )
     parser.add_argument("--augmented", action="store_true", help="write augmented.png: augmented training images")
     parser.add_argument("--recipe", default="auto", metavar="NAME", help="whose augmentation to show (auto)")
     parser.add_argument(
@@ -69,6 +72,8 @@ def run(args: argparse.Namespace) -> None:
         from phidet.data.doctor.fix import check_target
 
         check_target(args.data, args.fix)  # now, not after minutes
+    if args.augment:
+        _check_augment(args)
     config = published_config(args.model, "boxes")
     if args.image_size is not None:
         config = architecture_of(config).resized(config, args.image_size)
@@ -82,6 +87,10 @@ def run(args: argparse.Namespace) -> None:
         print(msgspec.json.format(msgspec.json.encode(report)).decode())
     else:
         print(text(report, max(0, args.limit)))
+    if args.prelabels is not None:
+        from phidet.evaluation.prelabels import compare, read_record
+
+        print(compare(read_record(args.prelabels), list(examination.datasets.values())), file=sys.stderr)
     if args.out is not None:
         _draw(examination, config, args)
     if args.augmented:
@@ -107,6 +116,16 @@ def _draw(examination: Examination, config: Any, args: argparse.Namespace) -> No
         raise PhidetError(f"cannot write to {args.out}: {error.strerror or error}") from error
     for path in written:
         print(f"wrote {path}", file=sys.stderr)
+
+
+def _check_augment(args: argparse.Namespace) -> None:
+    """Raises ConfigError for changes that are wrong, or that nothing would be shown of."""
+    from phidet.training.augmentation.sheet import change_augmentation
+    from phidet.training.recipe import Augmentation
+
+    if not args.augmented:
+        raise ConfigError("--augment belongs to --augmented: phidet doctor DATA --augmented --augment policy=v1")
+    change_augmentation(Augmentation(), args.augment)
 
 
 def _augmented(config: Any, args: argparse.Namespace) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from phidet.cli.arguments import add_limit
 from phidet.cli.native_noise import without_native_noise
-from phidet.core.errors import ConfigError
+from phidet.core.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     from phidet.architectures.model import Model
@@ -82,4 +82,9 @@ def _load(name: str) -> Model:
     path = model_file(name) or Path(name)
     if not path.is_file() and publishes(name, "classes"):
         return create_classifier(name, pretrained="imagenet").eval()
+    if not path.is_file():
+        raise CheckpointError(
+            f"there is no model {name!r} that can be explained: expected a .safetensors file, the folder of a training "
+            "run, or a published classifier such as efficientnet-b0"
+        )
     return load_model(path)

@@ -94,4 +94,12 @@ def _load(reference: str) -> Callable[[Any], float]:
         raise ConfigError(f"--accuracy {reference}: expected MODULE:FUNCTION that can be imported ({error})") from error
     if not callable(function):
         raise ConfigError(f"--accuracy {reference} is not a function")
-    return function
+
+    def measured(config: Any) -> float:
+        value = function(config)
+        try:
+            return float(value)  # also of NumPy and PyTorch
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"--accuracy {reference} returned {value!r}: expected a number") from error
+
+    return measured

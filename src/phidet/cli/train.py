@@ -20,9 +20,14 @@ _EPILOG = """examples:
   phidet train --resume runs/efficientdet-lite0-1           go on after Ctrl-C, a crash or a power cut
   phidet train /new/place --resume runs/efficientdet-lite0-1     the same, where the data lie elsewhere now
   phidet train flowers --task classify                      a folder with one folder of images for each class
+  phidet train my-photos --task generate                     make images like the objects in them
   torchrun --nproc-per-node 8 -m phidet.cli.main train coco --recipe paper    many devices, or many machines
 
 exit codes: 0 done, 1 diverged or the like, 2 settings, 3 data, 4 weights or disk, 130 interrupted"""
+
+
+_USUAL = {"detect": "efficientdet-lite0", "classify": "efficientnet-lite0", "generate": "stylegan-64-small"}
+"""Task → the model that is trained where none is named."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,8 +38,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_layout(parser)
     parser.add_argument("--resume", type=Path, metavar="RUN", help="continue the run in this folder, exactly")
     what = parser.add_argument_group("what to train")
-    what.add_argument("--task", choices=["detect", "classify"], default="detect", help="objects, or whole images")
-    add_model(what, "published name, model file or run folder (lite0 of the task)")
+    what.add_argument(
+        "--task", choices=list(_USUAL), default="detect", help="find objects, name images, or make images"
+    )
+    add_model(what, "published name, model file or run folder (a small one of the task)")
     what.add_argument(
         "--pretrained", default="backbone", metavar="START", help="backbone (ImageNet), coco, none or a weight file"
     )
@@ -71,7 +78,7 @@ def run(args: argparse.Namespace) -> None:
 
     out = args.resume or args.out
     # Argparse has no default for it, so that --resume can tell whether a model was given.
-    model = args.model or ("efficientnet-lite0" if args.task == "classify" else "efficientdet-lite0")
+    model = args.model or _USUAL[args.task]
     settings = _settings(args, out or running.next_folder(Path("runs"), Path(model).stem))
     try:
         trained = _train(args, model, settings)
@@ -105,7 +112,7 @@ def _train(args: argparse.Namespace, model: str, settings: RunSettings) -> Train
         start = open_start(model)
         # Checked before the data are read, which takes longer.
         if args.task != start.kind.name:
-            raise ConfigError(f"{model} is not for --task {args.task}")
+            raise ConfigError(f"{model} is not for --task {args.task}: it needs --task {start.kind.name}")
         request = Request(
             data=args.data,
             layout=args.layout,

@@ -51,10 +51,14 @@ class UnknownNameError(ConfigError):
         likeness = {k: difflib.SequenceMatcher(None, str(name).lower(), k).ratio() for k in known}
         # The sort is stable, so ties keep the given order: a model family lists its smallest member first.
         near = [k for k in sorted(known, key=lambda k: -likeness[k]) if likeness[k] >= 0.5][:3]
-        hint = f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(known)}."
+        hint = f"Did you mean {_one_of(near)}?" if near else f"Known: {', '.join(known)}."
         super().__init__(f"unknown {kind} {name!r}. {hint}")
         self.name = name
         self.near = near
+
+
+def _one_of(names: list[str]) -> str:
+    return " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 class InputError(PhidetError, ValueError):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar, get_args
+import re
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -39,9 +40,52 @@ def from_json(text: str | bytes, kind: type[ConfigT]) -> ConfigT:
     try:
         return msgspec.json.decode(text, type=kind)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"config does not fit: {error}") from error
+        raise ConfigError(f"config does not fit: {in_words(error, kind)}") from error
     except msgspec.DecodeError as error:
         raise ConfigError(f"config is not valid JSON: {error}") from error
+
+
+_TYPES = {
+    "int": "a whole number",
+    "float": "a number",
+    "str": "text",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "keys with values",
+    "null": "null",
+}
+
+
+def in_words(error: msgspec.ValidationError, kind: type[msgspec.Struct] | None = None) -> str:
+    """What does not fit, for people: ``epochs: expected a whole number, got text``.
+
+    Args:
+        error: msgspec's, which names types as JSON does, and places as ``$.augmentation.flip``.
+        kind: what was to be made, to list the values that are accepted where there are only a few.
+    """
+    message, _, place = str(error).partition(" - at `$")
+    place = place.rstrip("`").lstrip(".")
+    if missing := re.fullmatch("Object missing required field `(.*)`", message):
+        return f"{'.'.join(filter(None, (place, missing[1])))} is missing"
+    if unknown := re.fullmatch("Object contains unknown field `(.*)`", message):
+        return f"unknown key {'.'.join(filter(None, (place, unknown[1])))}"
+    if re.match("Expected `", message):
+        message = re.sub("`(.*?)`", lambda found: " or ".join(_TYPES.get(n, n) for n in found[1].split(" | ")), message)
+        message = message.replace("Expected", "expected", 1)
+    elif value := re.fullmatch("Invalid enum value (.*)", message):
+        choices = _choices(kind, place)
+        message = f"expected {', '.join(map(str, choices))}, got {value[1]}" if choices else f"{value[1]} is not known"
+    return f"{place}: {message}" if place else message
+
+
+def _choices(kind: Any, place: str) -> tuple[object, ...]:
+    """The literals that the field at ``place`` of a struct accepts; none where it is of another type."""
+    for name in place.split("."):
+        if not (isinstance(kind, type) and issubclass(kind, msgspec.Struct)):
+            return ()
+        kind = get_type_hints(kind).get(name)
+    literals = [part for part in (kind, *get_args(kind)) if get_origin(part) is Literal]
+    return get_args(literals[0]) if literals else ()
 
 
 def replace(config: ConfigT, changes: dict[str, Any]) -> ConfigT:

@@ -6,6 +6,7 @@ however many epochs read them. Images are decoded when they are asked for.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -68,7 +69,8 @@ class Problem(NamedTuple):
         kind: "image missing", "image unreadable", "image misnamed", "image found by name", "image repeated",
             "label unreadable", "mask invalid", "box invalid", "box empty", "box outside", "box clipped",
             "class unknown", "category ids with gaps", "grouping category"; of YOLO "class names missing", "image
-            hidden", "image in no split", "key points inferred", "label shared", "path moved", "score unused". What
+            hidden", "image in no split", "key points inferred", "label shared", "path moved", "score unused"; of the
+            doctor "mask empty", "mask misplaced", "mask outside", "mask overlapping". What
             :mod:`phidet.data.doctor.advice` has to say goes by it.
         where: file, and line, index or id in it.
         what: one sentence for the owner of the data.
@@ -191,6 +193,12 @@ class Dataset:
         )
         part.stuff = self.stuff
         return part
+
+    def renamed(self, names: Sequence[str]) -> Dataset:
+        """The data set with other names of its images, which must be unique."""
+        other = copy.copy(self)
+        other.names = np.array(names, dtype=np.str_)
+        return other
 
     def without(self, broken: Mapping[int, str]) -> Dataset:
         """The data set without some images, which become problems: index → why it cannot be used."""

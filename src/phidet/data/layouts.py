@@ -65,7 +65,7 @@ def open_data(path: str | Path, layout: Layout | None = None) -> DataFolder:
     if layout is not None and layout not in get_args(Layout):
         raise UnknownNameError("layout", layout, get_args(Layout))
     if not path.exists():
-        raise InputError(f"there is no data at {path}")
+        raise InputError(f"there is no data at {path}: no such file or folder")
     if layout != "folders":  # where each folder is a class
         path = _unwrapped(path)
     found = _find(path, layout)

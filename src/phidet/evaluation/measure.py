@@ -16,6 +16,7 @@ from phidet.evaluation.class_counts import ClassCounts, class_counts, together
 from phidet.evaluation.coco_metrics import CocoReport, evaluate_coco
 from phidet.evaluation.confusion import confusion_matrix
 from phidet.evaluation.curves import best_threshold, pr_curves
+from phidet.evaluation.mask_metrics import MaskMetrics, measure_masks
 from phidet.evaluation.matching import MATCHED
 from phidet.evaluation.voc_metrics import evaluate_voc
 
@@ -73,6 +74,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
             background; see :func:`~phidet.evaluation.confusion.confusion_matrix`.
         summary: what is in the data, and what was left out of them.
         trained_on: images that the model has learned from; ``None`` where that is not known.
+        masks: metrics of masks; ``None`` where labels or detections have none.
     """
 
     model: str
@@ -89,6 +91,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     confusion: list[list[int]]
     summary: DataSummary
     trained_on: int | None
+    masks: MaskMetrics | None = None
 
 
 def measure(
@@ -131,4 +134,5 @@ def measure(
         confusion=confusion_matrix(dataset, detections, score, settings.iou).tolist(),
         summary=summarise_data(dataset),
         trained_on=trained_on,
+        masks=measure_masks(dataset, detections, score, settings.max_objects),
     )

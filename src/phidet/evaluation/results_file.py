@@ -10,26 +10,31 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
 
 from phidet.core.errors import InputError
 from phidet.core.files import write_atomic
+from phidet.core.structs import in_words
 from phidet.data.dataset import Dataset
 from phidet.detections.detections import Detections
+from phidet.detections.fields import Values
+from phidet.detections.masks import FIELD as MASKS
+from phidet.detections.masks import Masks
 
 T = TypeVar("T")
 
 
 class _Result(msgspec.Struct):
-    """An object; ``bbox`` is left, top, width and height in pixels."""
+    """An object; ``bbox`` is left, top, width and height in pixels, ``segmentation`` its mask as COCO has it."""
 
     image_id: int
     category_id: int
     bbox: tuple[float, float, float, float]
     score: float
+    segmentation: Any = None
 
 
 class _Image(msgspec.Struct):
@@ -130,8 +135,13 @@ class ResultsFile(NamedTuple):
         boxes[:, 2:] += boxes[:, :2]
         scores = np.array([result.score for result in results], np.float64)
         classes = np.array([ids[result.category_id] for result in results], np.int64)
+        size_hw = dataset.size_hw(index)
         try:
-            return Detections(boxes, scores, classes, dataset.class_names, dataset.size_hw(index))  # type: ignore[arg-type]
+            fields: dict[str, Values] = {}
+            if any(result.segmentation is not None for result in results):
+                # An object without a mask among others is one of no pixels.
+                fields[MASKS] = Masks.from_coco([result.segmentation or [] for result in results], size_hw)
+            return Detections(boxes, scores, classes, dataset.class_names, size_hw, fields)  # type: ignore[arg-type]
         except InputError as error:
             raise InputError(f"{self.path}, detections of {dataset.names[index]}: {error}") from error
 
@@ -194,4 +204,5 @@ def _decoded(path: Path, kind: type[T], expected: str) -> T:
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not COCO's results: expected {expected}; {error}") from error
+        said = in_words(error) if isinstance(error, msgspec.ValidationError) else error
+        raise InputError(f"{path} is not COCO's results: expected {expected}; {said}") from error

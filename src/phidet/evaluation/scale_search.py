@@ -106,7 +106,10 @@ def search_width(
 
 def _grid(budget: float, tolerance: float, step: float) -> Iterator[CompoundScaling]:
     if not 0 < step <= 1 or tolerance <= 0 or budget < 1:
-        raise ConfigError(f"expected 0 < step ≤ 1, tolerance > 0, budget ≥ 1, got {step}, {tolerance}, {budget}")
+        raise ConfigError(
+            "expected 0 < step ≤ 1, tolerance > 0 and budget ≥ 1, "
+            f"got step {step}, tolerance {tolerance}, budget {budget}"
+        )
     # No factor can exceed the budget itself, as the others are at least 1: this bounds the grid.
     count = int((budget + tolerance - 1) / step) + 1
     values = [round(1 + i * step, 6) for i in range(count)]

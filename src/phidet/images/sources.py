@@ -189,16 +189,22 @@ def _local(source: str, leave_out: Path | None, note: Callable[[str], None]) -> 
         return
     matches = _matches(source)
     if not matches:
-        yield Unusable(source, InputError(f"there is no file, folder, pattern's match or address {source}"))
+        yield Unusable(source, InputError(_nothing_at(source)))
     files = [p for p in matches if _is_source(p) and not p.is_dir()]  # ** names a folder and what is in it
     left_out = [name for p in matches if p.is_file() and not _is_source(p) and (name := other_image(p))]
     if matches and not files:
-        what = f"{source} matches {len(matches)} files or folders, none an image or video that is read"
+        what = f"{source} matches {len(matches)} files or folders, but no image or video that phidet reads"
         yield Unusable(source, InputError(what + _reason(left_out)))
     elif left_out:
         note(f"{source}: {count_left_out(left_out)}; {_READ}")
     for file in files:
         yield _file(file, PurePosixPath(file.name))
+
+
+def _nothing_at(source: str) -> str:
+    if glob.has_magic(source):
+        return f"no file matches {source}"
+    return f"{source} does not exist: expected an image, a video, a folder, a pattern or an address"
 
 
 def _matches(source: str) -> list[Path]:
@@ -270,7 +276,7 @@ def _folder(folder: Path, leave_out: Path | None, note: Callable[[str], None]) -
         failed.clear()
     yield from failed
     if empty and not failed:
-        what = f"there are no images or videos that are read in {folder}"
+        what = f"{folder} holds no image or video that phidet reads"
         yield Unusable(str(folder), InputError(what + _reason(left_out)))
     elif left_out:
         note(f"{folder}: {count_left_out(left_out)}; {_READ}")

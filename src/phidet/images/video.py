@@ -158,7 +158,8 @@ class _Decoder:
                     yield self._converted(stream, *waiting, None)
         except self._av.FFmpegError as error:
             what = "camera" if self._driver else "video"
-            raise InputError(f"cannot read {what} {self._name}: {error.strerror or error}") from error
+            remedy = "Is it connected, and allowed?" if self._driver else "Copy it again, or convert it"
+            raise InputError(f"cannot read {what} {self._name}: {error.strerror or error}. {remedy}") from error
 
     def _choose(self, streams: Sequence[Any]) -> Any:
         videos = [stream for stream in streams if not _is_still(stream)]

@@ -21,9 +21,11 @@ from phidet.data.coco_classes import COCO_80
 from phidet.detections.boxes import FloatArray, clip
 from phidet.detections.detections import Detections
 from phidet.detections.nms import suppress
+from phidet.detections.protocol import SupportsDetect
 from phidet.detections.settings import PostprocessSettings
 from phidet.images.decode import check_pixels
 from phidet.images.prepare import Preprocess, fit_scale, prepare, resize
+from phidet.inference.detector import Detector
 from phidet.inference.runtimes.onnx_runtime import open_session, session_options
 
 Fit = Literal["corner", "centre", "stretch"]
@@ -196,3 +198,14 @@ class DescribedDetector:
             )
         sizes = np.exp(np.clip(values[:, 2:], -20, 20)) * stride_of
         return np.concatenate([(values[:, :2] + cell) * stride_of, sizes], 1).astype(np.float32)
+
+
+def open_detector(model: str | Path, threads: int | None = None) -> SupportsDetect:
+    """The detector that ``model`` names: any model of phidet, or the description (.json) of another project's.
+
+    Raises:
+        InputError, ConfigError, CheckpointError, MissingExtraError: as the two classes.
+    """
+    if Path(model).suffix.lower() == ".json":
+        return DescribedDetector(model, threads)
+    return Detector(model, threads=threads)

@@ -18,6 +18,7 @@ from phidet.detections.detections import Detections
 from phidet.detections.settings import PostprocessSettings
 from phidet.evaluation.classification_report import answers_of
 from phidet.evaluation.coco_metrics import evaluate_coco
+from phidet.evaluation.mask_metrics import has_masks
 from phidet.evaluation.measure import COCO_SETTINGS
 from phidet.training.loading import EvalImages, eval_loader
 
@@ -107,7 +108,11 @@ def figures_of(architecture: Architecture[Any], found: DatasetDetections) -> dic
         classes = answers_of(*found).report(found.dataset)
         return defined({"top1": classes.top1, "top5": classes.top5})
     boxes = evaluate_coco(*found)
-    return defined({"ap": boxes.ap, "ap50": boxes.ap50})
+    metrics = {"ap": boxes.ap, "ap50": boxes.ap50}
+    if has_masks(*found):
+        masks = evaluate_coco(*found, overlap="segm")
+        metrics |= {"mask_ap": masks.ap, "mask_ap50": masks.ap50}
+    return defined(metrics)
 
 
 def defined(figures: dict[str, float | None]) -> dict[str, float]:

@@ -159,7 +159,10 @@ def start_engine(recipe: Recipe, settings: RunSettings) -> Fabric:
     try:
         fabric = Fabric(accelerator=settings.accelerator, devices=devices, num_nodes=nodes, precision=recipe.precision)
     except (ValueError, RuntimeError, TypeError) as error:  # what Fabric raises for unavailable devices
-        raise ConfigError(f"cannot train on {settings.devices!r} {settings.accelerator!r} devices: {error}") from error
+        raise ConfigError(
+            f"cannot train on {settings.devices!r} {settings.accelerator!r} devices: {str(error).partition('. ')[0]}. "
+            "Leave out --accelerator and --devices to take what this machine has"
+        ) from error
     fabric.launch()
     # glibc gives large freed blocks back to the system, and faulting them in again for every step costs a lot of time.
     if fabric.device.type == "cpu":

@@ -12,12 +12,14 @@ from typing import Any, NamedTuple
 
 from phidet.architectures.base import Architecture, NetworkConfig, Says
 from phidet.architectures.model import Model
-from phidet.data.run_images import RunImages
+from phidet.data.run_images import RunImages, restore
 from phidet.training.about import Origin, Request
 from phidet.training.base import TrainingTask
+from phidet.training.generate_report import report_generator
+from phidet.training.generate_task import GenerateTask
 from phidet.training.recipe import CLASSIFY, Recipe, choose_classify_recipe, recipe_named, replace
 from phidet.training.report import report_on
-from phidet.training.run_data import RunData, read_run_data
+from phidet.training.run_data import RunData, read_generate_data, read_run_data
 from phidet.training.task import Task
 
 
@@ -75,6 +77,12 @@ def _classify_recipe(name: str, num_images: int, architecture: Architecture[Any]
     return replace(recipe_named(name, num_images, architecture), {"batch_norm_momentum": CLASSIFY.batch_norm_momentum})
 
 
+def _generate_data(request: Request, known: RunImages | None) -> RunData:
+    train = read_generate_data(request).train
+    # The data may have been moved or grown since: images are matched by content, not by path.
+    return RunData(train if known is None else restore([known.train], train, [train.name], request.data)[0], None)
+
+
 def _report(run: Reported) -> dict[str, float]:
     val, images = run.data.val, run.origin.images
     if val is None:
@@ -92,6 +100,14 @@ KINDS = (
         recipe_named,
         _labelled_images,
         _report,
+    ),
+    Kind(
+        "generate",
+        "samples",
+        lambda request, seed, known: _generate_data(request, known),
+        recipe_named,
+        lambda config, data, request: GenerateTask(config, data.train),
+        lambda run: report_generator(run.model, run.data.train, run.folder),
     ),
     Kind(
         "classify",

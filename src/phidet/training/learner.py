@@ -68,7 +68,7 @@ class Learner(Protocol):
         """Learns from a batch; returns losses by name, ``loss`` among them.
 
         Raises:
-            TrainingDivergedError: a loss is not finite; the weights are unchanged.
+            TrainingDivergedError: a loss is not finite; the weights must not be saved.
         """
 
     def state(self) -> dict[str, Any]:

@@ -104,16 +104,19 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
     def __len__(self) -> int:
         return self.num_images // self.batch_size
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def order(self, number: int) -> npt.NDArray[np.int64]:
+        """The images of a pass over the data, (num_images,)."""
         # NumPy's generator, not PyTorch's: the order stays the same across devices and PyTorch versions.
-        rng = np.random.default_rng((self.seed, self.epoch))
+        rng = np.random.default_rng((self.seed, number))
         if self.repeats is None:
-            order = rng.permutation(self.num_images)
-        else:
-            # Evenly spaced marks on a line on which each image has its share: it comes share times, rounded up or down.
-            ends = np.cumsum(self.repeats / self.repeats.sum() * self.num_images)
-            marks = np.arange(self.num_images) + rng.random()
-            order = rng.permutation(np.minimum(np.searchsorted(ends, marks, side="right"), self.num_images - 1))
+            return rng.permutation(self.num_images)
+        # Evenly spaced marks on a line on which each image has its share: it comes share times, rounded up or down.
+        ends = np.cumsum(self.repeats / self.repeats.sum() * self.num_images)
+        marks = np.arange(self.num_images) + rng.random()
+        return rng.permutation(np.minimum(np.searchsorted(ends, marks, side="right"), self.num_images - 1))
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order = self.order(self.epoch)
         for step in range(len(self)):
             batch = order[step * self.batch_size : (step + 1) * self.batch_size]
             yield [(self.epoch, int(index)) for index in batch[self.rank :: self.world_size]]

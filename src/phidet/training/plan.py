@@ -14,7 +14,6 @@ from phidet.architectures.base import Architecture, resolved_loss
 from phidet.architectures.model import Model
 from phidet.architectures.registry import architecture_of, published_config
 from phidet.core.errors import ConfigError, InputError
-from phidet.core.structs import replace as replace_config
 from phidet.data.run_images import read_run_images
 from phidet.inference.runtimes.open_model import model_file
 from phidet.training.about import Origin, Request
@@ -94,8 +93,10 @@ def plan_run(request: Request, settings: RunSettings, start: Start | None = None
         CheckpointError, DownloadError: weights that do not fit, or could not be fetched.
     """
     start = start or open_start(request.model)
-    if request.teacher is not None and start.classifies:
-        raise ConfigError(f"a teacher finds objects, and {request.model} is a classifier: leave out the teacher")
+    if request.teacher is not None and not start.architecture.learns_soft:
+        raise ConfigError(
+            f"{start.architecture.name} networks cannot learn a teacher's uncertain objects: leave out the teacher"
+        )
     if request.unlabelled is not None and request.teacher is None:
         raise ConfigError("images without labels would be learned as empty: name a teacher that labels them")
     # Data before the model: the number of images chooses the recipe, and the classes decide the head.
@@ -177,7 +178,7 @@ def _build(request: Request, start: Start, class_names: tuple[str, ...], recipe:
         # Weights of a whole detector fix anchors and preprocessing; a backbone alone has no say in them.
         if source.architecture is architecture:
             config = fit_to_source(config, source)  # its anchors and preprocessing
-    config = replace_config(config, {"class_names": class_names})
+    config = architecture.for_classes(config, class_names)
     if request.image_size is not None:
         config = architecture.resized(config, parse_image_size(request.image_size))
     if recipe.drop_path is not None:

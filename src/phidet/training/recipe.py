@@ -9,6 +9,7 @@ import msgspec
 
 from phidet.architectures.base import Architecture
 from phidet.core.errors import ConfigError, UnknownNameError
+from phidet.core.structs import in_words
 
 Optimizer = Literal["sgd", "adamw"]
 AugmentationPolicy = Literal["none", "v0", "v1", "v2", "v3", "randaugment"]
@@ -29,7 +30,9 @@ class Augmentation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     turns of the colour circle. ``policy`` is AutoAugment's for detection ("v0" to "v3", arXiv 1906.11172), or
     "randaugment" (arXiv 1909.13719): ``layers`` operations, one after the other, each of ``magnitude`` (0–10).
     ``mosaic`` is the probability that three other images share the input, ``grid_mask`` that of a grid of grey squares
-    over it (arXiv 2001.04086).
+    over it (arXiv 2001.04086). Of generators: ``adaptive`` augments what the discriminator sees (arXiv 2006.06676) so
+    that the mean sign of its scores of real images stays there, 0 for not at all; ``adaptive_span`` is the number of
+    images in which the probability may rise from 0 to 1.
     """
 
     scale_jitter: tuple[float, float] = (0.1, 2.0)
@@ -41,6 +44,8 @@ class Augmentation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     magnitude: float = 5.0
     mosaic: float = 0.0
     grid_mask: float = 0.0
+    adaptive: float = 0.0
+    adaptive_span: float = 500_000
 
     def __post_init__(self) -> None:
         low, high = self.scale_jitter
@@ -53,6 +58,8 @@ class Augmentation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         if self.policy not in get_args(AugmentationPolicy):
             raise UnknownNameError("augmentation policy", self.policy, get_args(AugmentationPolicy))
         _require(self.layers >= 1, f"layers must be a whole number ≥ 1, got {self.layers}")
+        _require(0 <= self.adaptive < 1, f"adaptive must be in [0, 1), got {self.adaptive}")
+        _require(self.adaptive_span > 0, f"adaptive_span must be > 0, got {self.adaptive_span}")
         _require(0 <= self.magnitude <= 10, f"magnitude must be in 0…10, got {self.magnitude}")
 
 
@@ -223,7 +230,7 @@ def replace(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
         # Through plain values: the conversion checks the types of the changes and runs __post_init__ again.
         return msgspec.convert(_merged(recipe, msgspec.to_builtins(changes)), Recipe)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"recipe: {error}") from error
+        raise ConfigError(f"recipe: {in_words(error, Recipe)}") from error
 
 
 def _merged(settings: msgspec.Struct, changes: dict[str, Any]) -> dict[str, Any]:

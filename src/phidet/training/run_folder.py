@@ -23,6 +23,7 @@ import torch
 
 from phidet.architectures.model import Model
 from phidet.core.errors import CheckpointError, ConfigError, PhidetError
+from phidet.core.structs import in_words
 from phidet.data.hold_out import RUN
 from phidet.data.run_images import IMAGES, RunImages
 from phidet.training.about import About
@@ -71,6 +72,8 @@ class RunFolder:
             raise CheckpointError(
                 f"there is no run to resume in {self.path}: {RUN} {'is missing' if not path.exists() else error}"
             ) from error
+        except msgspec.ValidationError as error:
+            raise CheckpointError(f"{path} is not the description of a run: {in_words(error, About)}") from error
         except (msgspec.DecodeError, PhidetError) as error:
             raise CheckpointError(f"{path} is damaged: {error}") from error
 

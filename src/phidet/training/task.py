@@ -28,7 +28,7 @@ class Task(TrainingTask):
     Args:
         config: of the model; its input size and classes.
         train, val: data with the model's classes; for a classifier, images with one object each.
-        teacher: a detector to learn from beside the labels; see :func:`phidet.training.teacher.open_teacher`.
+        teacher: a detector to learn from beside the labels; see :func:`phidet.inference.described.open_detector`.
 
     Attributes:
         metrics: key of a metric in a row → its title; the first one decides which model is best.
@@ -39,6 +39,8 @@ class Task(TrainingTask):
         self.architecture = architecture_of(config)
         self.classifies = "classes" in self.architecture.says
         self.metrics = {"top1": "top-1", "top5": "top-5"} if self.classifies else {"ap": "AP", "ap50": "AP50"}
+        if not self.classifies and self.architecture.mask_stride(config) is not None:
+            self.metrics |= {"mask_ap": "mask AP", "mask_ap50": "mask AP50"}
         self._loss: Loss | None = None
 
     @property

@@ -7,7 +7,6 @@ arXiv 2106.05237). They are soft targets: probabilities instead of certain class
 from __future__ import annotations
 
 from functools import cached_property
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -20,23 +19,12 @@ from phidet.detections.boxes import FloatArray, pairwise_iou
 from phidet.detections.detections import Detections
 from phidet.detections.protocol import SupportsDetect
 from phidet.detections.settings import PostprocessSettings
-from phidet.inference.described import DescribedDetector
-from phidet.inference.detector import Detector
+from phidet.inference.described import open_detector
 from phidet.training.augmentation.detection import Example
 from phidet.training.recipe import Teaching
 
 SAME_OBJECT = 0.8
 """IoU from which detections of several classes are taken for one object of uncertain class."""
-
-
-def open_teacher(model: str | Path) -> SupportsDetect:
-    """The detector that ``model`` names: any model of phidet, or the description (.json) of another project's.
-
-    It uses one thread, as several worker processes have one each.
-    """
-    if Path(model).suffix.lower() == ".json":
-        return DescribedDetector(model, threads=1)
-    return Detector(model, threads=1)
 
 
 class TaughtImages(TorchDataset[Example]):
@@ -56,7 +44,7 @@ class TaughtImages(TorchDataset[Example]):
         self, images: TorchDataset[Example], teacher: str, class_names: tuple[str, ...], teaching: Teaching
     ) -> None:
         self.images, self.teacher, self.teaching = images, teacher, teaching
-        self.lookup = class_lookup(open_teacher(teacher).class_names, class_names)
+        self.lookup = class_lookup(open_detector(teacher, threads=1).class_names, class_names)
         self.num_classes = len(class_names)
 
     def __getitem__(self, key: tuple[int, int]) -> Example:
@@ -70,7 +58,7 @@ class TaughtImages(TorchDataset[Example]):
     @cached_property
     def _detector(self) -> SupportsDetect:
         # Opened when first used: in each worker process, as runtimes do not survive a fork.
-        return open_teacher(self.teacher)
+        return open_detector(self.teacher, threads=1)  # each of several processes has one
 
 
 class TaughtObjects(NamedTuple):

@@ -54,8 +54,7 @@ def read_tensors(path: Path) -> RawFile:
     if head.startswith((b"PK\x03\x04", b"\x80")):
         return RawFile(_read_pickle(path), {})
     raise CheckpointError(
-        f"{path} is not a weight file that phidet knows (first bytes {head[:8]!r}): expected .safetensors, "
-        "Keras .h5, or a PyTorch .pth"
+        f"{path} is not a weight file that phidet knows: expected .safetensors, Keras .h5, or a PyTorch .pth"
     )
 
 

@@ -31,7 +31,7 @@ from phidet.architectures.efficientdet.published import (
 from phidet.architectures.efficientdet.published_files import detector_file
 from phidet.architectures.published_file import PublishedFile
 from phidet.core.errors import CheckpointError, ConfigError
-from phidet.core.structs import replace
+from phidet.core.structs import in_words, replace
 from phidet.data.coco_classes import COCO_CLASS_NAMES
 from phidet.data.doctor.view import NetworkView
 from phidet.detections.boxes import FloatArray, decode, elementwise_iou
@@ -56,6 +56,7 @@ class EfficientDetArchitecture(Architecture[ModelConfig]):
     published_names = DETECTOR_NAMES
     loss_settings = msgspec.structs.asdict(LossConfig())
     optional_outputs = ("best_logits",)
+    learns_soft = True
     predictors = ("class_head.predict.pointwise.",)
     pretrained_words = ("backbone", "coco")
 
@@ -101,7 +102,7 @@ class EfficientDetArchitecture(Architecture[ModelConfig]):
         try:
             return AnchorLoss(config, msgspec.convert(dict(settings), LossConfig))
         except msgspec.ValidationError as error:
-            raise ConfigError(f"loss of {self.name}: {error}") from error
+            raise ConfigError(f"loss of {self.name}: {in_words(error, LossConfig)}") from error
 
     def lower(self, model: EfficientDet) -> Program:
         from phidet.architectures.efficientdet.lower import compile_program

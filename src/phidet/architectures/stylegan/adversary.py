@@ -25,6 +25,11 @@ class StyleAdversary:
         self.config, self.settings = config, settings
         self.discriminator = Discriminator(config)
 
+    @property
+    def epoch_images(self) -> int:
+        """Of the settings."""
+        return self.settings.epoch_images
+
     def phase(self, shown: int, batch_size: int, rate: float) -> Phase:
         """By the resolution that is trained; the key is that of the levels between which images are mixed."""
         detail = self.settings.detail(shown, self.config.resolution)

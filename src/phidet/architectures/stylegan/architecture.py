@@ -47,6 +47,22 @@ class StyleGanArchitecture(Architecture[StyleGanConfig]):
         taken = f"of {config.num_classes} classes" if config.labelled else "without classes"
         return [("makes", f"{config.resolution}×{config.resolution} images {taken}, {config.num_layers} style layers")]
 
+    def for_classes(self, config: StyleGanConfig, class_names: tuple[str, ...]) -> StyleGanConfig:
+        """With more than one class, a fresh network takes the class; a trained one stays as it is."""
+        return replace(config, {"class_names": class_names, "labelled": len(class_names) > 1})
+
+    def recipe_fields(self, name: str, num_images: int) -> Mapping[str, Any]:
+        """ "paper" shows 25 million images; "small" and "auto" keep a discriminator from learning few by heart."""
+        if name == "paper":
+            return {"epochs": 2442, "batch_size": 32, "learning_rate": 0.001, "evaluate_every": 10}
+        return {
+            "epochs": 40,
+            "batch_size": 32,
+            "learning_rate": 0.002,
+            "augmentation": {"adaptive": 0.6, "adaptive_span": 100_000},
+            "loss": {"growing": False, "batches": "fixed"},
+        }
+
     def resized(self, config: StyleGanConfig, size_hw: tuple[int, int]) -> StyleGanConfig:
         if size_hw[0] != size_hw[1]:
             raise ConfigError(f"{config.name} makes square images, got {size_hw[0]}×{size_hw[1]}")

@@ -35,6 +35,7 @@ class StyleGanConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         blur: bilinear scaling, by a blur after nearest neighbours.
         fused_scale: whether scaling and convolution are one operation: from 128 pixels on, always or never.
         style_mixing: probability of two latents for one batch of images in training.
+        context: how much longer the sides of training images are than those of the objects that they are cut out for.
         preprocess: of the images.
     """
 
@@ -54,6 +55,7 @@ class StyleGanConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     blur: bool = True
     fused_scale: FusedScale = "auto"
     style_mixing: float = 0.9
+    context: float = 1.25
     preprocess: Preprocess = SIGNED
 
     def __post_init__(self) -> None:
@@ -75,6 +77,7 @@ class StyleGanConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             f"without mapping layers style_size is that of the latents, {width}, got {self.style_size}",
         )
         require(0 <= self.style_mixing <= 1, f"style_mixing must be a probability, got {self.style_mixing}")
+        require(1 <= self.context <= 4, f"context must be in 1…4, got {self.context}")
         require_one_of("fused_scale", self.fused_scale, FusedScale)
 
     @property
@@ -101,6 +104,11 @@ class StyleGanConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     def num_layers(self) -> int:
         """Layers of the generator that take a style: two for each resolution."""
         return 2 * len(self.resolutions)
+
+    @property
+    def noise_sides(self) -> tuple[int, ...]:
+        """Side of the noise of each layer in pixels; empty without noise."""
+        return tuple(side for side in self.resolutions for _ in range(2)) if self.noise else ()
 
     def channels(self, resolution: int) -> int:
         """Channels of the layers at ``resolution``."""

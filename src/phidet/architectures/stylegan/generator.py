@@ -37,6 +37,15 @@ class Generator(Model):
         w: Tensor = self.mapping(latents, labels)
         return w[:, None].expand(-1, self.config.num_layers, -1)
 
+    def render(self, styles: Tensor, noise: Sequence[Tensor]) -> Tensor:
+        """Styles (N, L, style_size), and noise for each layer (N or 1, 1, H, W) → images at the full resolution."""
+        images: Tensor = self.synthesis(styles, noise)
+        return images
+
+    def stored_noise(self) -> list[Tensor]:
+        """The noise that is kept with the weights."""
+        return self.synthesis.stored_noise()
+
     def truncated(self, styles: Tensor, psi: float, cutoff: int | None = None) -> Tensor:
         """Styles moved towards their average (appendix B): w̄ + psi · (w − w̄).
 

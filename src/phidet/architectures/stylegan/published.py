@@ -29,7 +29,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
         "style_size": 128,
         "mapping_layers": 4,
         "mapping_width": 128,
-        "channels_base": 2048,
+        "channels_base": 1024,
         "channels_limit": 128,
     },
 }

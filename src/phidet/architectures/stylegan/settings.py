@@ -31,6 +31,7 @@ class AdversarialSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
         first_resolution: where it starts.
         phase_images: of each phase: a resolution is trained for so many, and the next one fades in over as many.
         batches: images per step: those of the paper for eight devices, or for one, or the recipe's own throughout.
+        epoch_images: of an epoch, after which the model is saved and measured; rounded down to whole batches.
     """
 
     penalty: float = 10.0
@@ -40,6 +41,7 @@ class AdversarialSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     first_resolution: int = 8
     phase_images: int = 600_000
     batches: Batches = "paper"
+    epoch_images: int = 10_240
 
     def __post_init__(self) -> None:
         require(0 <= self.penalty < math.inf, f"penalty must be ≥ 0, got {self.penalty}")
@@ -50,6 +52,7 @@ class AdversarialSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
             f"first_resolution must be a power of two from 4, got {self.first_resolution}",
         )
         require(self.phase_images >= 1, f"phase_images must be a whole number ≥ 1, got {self.phase_images}")
+        require(self.epoch_images >= 1, f"epoch_images must be a whole number ≥ 1, got {self.epoch_images}")
         require_one_of("batches", self.batches, Batches)
 
     def detail(self, shown: int, resolution: int) -> float:

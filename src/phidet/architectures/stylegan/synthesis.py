@@ -86,13 +86,10 @@ class Synthesis(nn.Module):
 
     def draw_noise(self, count: int, generator: torch.Generator | None = None) -> list[Tensor]:
         """Noise of ``count`` images: for each layer (count, 1, H, W) of a standard normal, on the network's device."""
-        if not self.config.noise:
-            return []
         like = next(self.parameters())
         return [
             torch.randn(count, 1, side, side, generator=generator, device=like.device, dtype=like.dtype)
-            for side in self.config.resolutions
-            for _ in range(2)
+            for side in self.config.noise_sides
         ]
 
     def stored_noise(self) -> list[Tensor]:

@@ -35,6 +35,10 @@ WARNINGS = {
     "box outside": "{n} outside the image. Correct them: until then these objects count as background",
     "box empty": "{n} without area, left out. Draw them again, or delete them",
     "mask invalid": "{n} that cannot be used; the boxes are. Correct them, or the objects are learned without masks",
+    "mask empty": "{n} without a pixel in the image. Draw them again, or leave the objects their boxes only",
+    "mask misplaced": "{n} elsewhere than the box of their object. See in the sheets (--out FOLDER) which is right",
+    "mask outside": "{n} reaching out of the image. Check that the labels are of these images and not of larger ones",
+    "mask overlapping": "{n} over one another, and in panoptic labels a pixel has one segment. Correct the ids",
     "image dark": "{n} nearly black, as 12 bits of a sensor in a 16-bit file are. Scale their values to all 16 bits",
     "image misnamed": "{n} with labels that name another image. See the list above whether the boxes went to the right "
     "one, and correct <filename> or the name of the file",

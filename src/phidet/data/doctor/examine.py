@@ -18,6 +18,7 @@ from phidet.data.doctor.decoding import ImageFile, Look, look_at
 from phidet.data.doctor.duplicates import near_groups, same_groups
 from phidet.data.doctor.facts import DuplicateImages, Finding, Findings, Member, Report, SameAs
 from phidet.data.doctor.labels import class_facts, duplicate_boxes, split_facts, unions
+from phidet.data.doctor.masks import mask_problems
 from phidet.data.doctor.unused import unused_files
 from phidet.data.doctor.view import NetworkView
 from phidet.data.layouts import open_data
@@ -77,6 +78,8 @@ def examine(path: Path, network: NetworkView, decode: bool = True, layout: Layou
         if dark is not None:
             name = str(datasets[e.split].names[e.image])
             problems.append((e.split, Problem("image dark", name, dark, name)))
+    if decode:
+        problems += [(name, problem) for name, dataset in datasets.items() for problem in mask_problems(dataset)]
 
     splits = [split_facts(dataset, made_of.get(name, ()), network.image_size_hw) for name, dataset in every.items()]
     report = Report(
@@ -113,7 +116,9 @@ def _read(folder: DataFolder) -> tuple[dict[str, Dataset], list[tuple[str, Probl
         if len(dataset):
             datasets[name] = dataset
         else:
-            problems.append((name, Problem("split empty", name, f"{name} of {folder.path} has no usable image")))
+            problems.append(
+                (name, Problem("split empty", name, f"the split {name} of {folder.path} has no usable image"))
+            )
     return datasets, problems
 
 

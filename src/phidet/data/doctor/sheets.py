@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from phidet.core.errors import InputError
 from phidet.data.dataset import Annotations, Dataset
@@ -17,6 +18,7 @@ from phidet.data.doctor.advice import count
 from phidet.data.doctor.examine import Examination
 from phidet.data.doctor.facts import DuplicateImages
 from phidet.detections.boxes import area
+from phidet.detections.draw_masks import draw_masks
 from phidet.detections.sheet import Tile, class_legend, draw_sheet, write_sheet
 from phidet.images.decode import read_image
 
@@ -64,6 +66,9 @@ def sample_tile(dataset: Dataset, index: int) -> Tile:
     height, width = dataset.size_hw(index)
     try:
         image = dataset.image(index)
+        masks = dataset.masks(index)
+        if masks is not None:
+            image = np.asarray(draw_masks(Image.fromarray(image), masks, found.class_ids))
     except InputError:
         image = None
     return _tile(

@@ -51,13 +51,13 @@ def read_yolo_yaml(file: Path) -> YoloYaml | None:
         content = yaml.load(text, _TextLoader)  # it makes text, lists and dictionaries only
     except (InputError, yaml.YAMLError, RecursionError) as error:
         if meant:
-            raise InputError(f"cannot read {file}: {error}") from error
+            raise InputError(f"cannot read {file}: {_in_one_line(error)}") from error
         return None
     if not meant and not (isinstance(content, dict) and isinstance(content.get("names"), list | dict)):
         return None
     if not isinstance(content, dict) or not {"names", "nc"} & content.keys():
-        found = f"the keys {', '.join(map(str, list(content)[:5]))}" if isinstance(content, dict) else "no keys"
-        raise InputError(f"{file} should hold keys like names, train, val, got {found}")
+        found = ", ".join(map(str, list(content)[:5])) if isinstance(content, dict) else "no keys"
+        raise InputError(f"{file} should have the key names (the classes) beside train and val, got {found}")
     # Ultralytics resolves ``path`` against its own settings; here both it and the file's folder are tried.
     base = str(content.get("path") or "").replace("\\", "/")
     return YoloYaml(
@@ -67,6 +67,13 @@ def read_yolo_yaml(file: Path) -> YoloYaml | None:
         list(dict.fromkeys([file.parent / Path(base).expanduser(), file.parent])),
         _key_points(content, file),
     )
+
+
+def _in_one_line(error: Exception) -> str:
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        mark = error.problem_mark
+        return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
+    return " ".join(str(error).split())
 
 
 class _TextLoader(yaml.BaseLoader):

@@ -11,15 +11,17 @@ import numpy as np
 
 from phidet.core.errors import ConfigError
 from phidet.core.numbers import shortest_float
-from phidet.data.dataset import Annotations, Dataset
+from phidet.data.dataset import Annotations, Dataset, Problem
 from phidet.data.tfrecord_file import RecordImage
 from phidet.data.writers.files import FreeNames, Written, appearing, check_splits, copy_images, count_written
+from phidet.data.writers.masks import readable_or_none, segmentations
 
 
 def write_coco(datasets: Mapping[str, Dataset], out: Path, with_images: bool = True) -> Written:
     """Writes ``out/annotations/instances_SPLIT.json`` and the images below ``out/SPLIT/``, as COCO itself lies.
 
-    VOC's difficult objects have ``"difficult": 1``, a key that others ignore.
+    Masks stay polygons where they are labelled as such; others are compressed run lengths. VOC's difficult objects have
+    ``"difficult": 1``, a key that others ignore.
 
     Args:
         datasets: by the name of the split; all with the same classes.
@@ -45,19 +47,25 @@ def write_coco(datasets: Mapping[str, Dataset], out: Path, with_images: bool = T
                 names = {i: str(Path(str(dataset.source(i))).absolute()) for i in range(len(dataset))}
             count_written(written, split, dataset, list(names))
             file = Path("annotations", f"instances_{split}.json")
-            (folder / file).write_text(json.dumps(_coco(dataset, names), separators=(",", ":")), encoding="utf-8")
+            (folder / file).write_bytes(coco_json(dataset, names, written.problems))
             written.files.append(file)
     return written
 
 
-def _coco(dataset: Dataset, names: Mapping[int, str]) -> dict[str, Any]:
-    """The JSON; ids count from 1."""
+def coco_json(dataset: Dataset, names: Mapping[int, str], problems: list[Problem]) -> bytes:
+    """COCO JSON of the images whose indices are in ``names``, under these names; ``problems`` gets what is left out."""
+    return json.dumps(_coco(dataset, names, problems), separators=(",", ":")).encode()
+
+
+def _coco(dataset: Dataset, names: Mapping[int, str], problems: list[Problem]) -> dict[str, Any]:
+    """The JSON; ids count from 1. Masks that cannot be read are left out and become problems."""
     images: list[dict[str, Any]] = []
     objects: list[dict[str, Any]] = []
     for index, name in names.items():
         height, width = dataset.size_hw(index)
         images.append({"id": index + 1, "width": width, "height": height, "file_name": name})
         a = dataset.annotations(index)
+        masks = readable_or_none(segmentations, dataset, index, problems) or [None] * len(a.class_ids)
         for k in range(len(a.class_ids)):
             # Plain Python numbers, as json rejects NumPy's; shortest_float keeps float32 values short and exact.
             entry = {
@@ -68,7 +76,8 @@ def _coco(dataset: Dataset, names: Mapping[int, str]) -> dict[str, Any]:
                 "area": shortest_float(a.areas[k]),
                 "iscrowd": int(a.crowd[k]),
             }
-            objects.append(entry | {"difficult": 1} if a.difficult[k] else entry)
+            extra = {"difficult": 1} if a.difficult[k] else {}
+            objects.append(entry | extra | ({} if masks[k] is None else {"segmentation": masks[k]}))
     categories = [{"id": i, "name": name} for i, name in enumerate(dataset.class_names, start=1)]
     return {"images": images, "annotations": objects, "categories": categories}
 

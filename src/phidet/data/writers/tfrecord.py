@@ -20,6 +20,7 @@ from phidet.data.writers.files import (
     count_written,
     decodable_images,
 )
+from phidet.data.writers.masks import count_masks, masks_left_out
 
 
 def write_tfrecord(datasets: Mapping[str, Dataset], out: Path, images_per_shard: int = 1000) -> Written:
@@ -60,6 +61,8 @@ def write_tfrecord(datasets: Mapping[str, Dataset], out: Path, images_per_shard:
                         upcoming = next(images, None)
                 written.files.append(file)
             count_written(written, split, dataset, kept)
+            if lost := count_masks(dataset):
+                written.problems.append(masks_left_out(split, "TFRecord", lost, "is written without them"))
         names = next(iter(datasets.values())).class_names
         (folder / "label_map.pbtxt").write_text(label_map(names), encoding="utf-8")
         written.files.append(Path("label_map.pbtxt"))

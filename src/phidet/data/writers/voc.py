@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree
 
 from phidet.core.errors import ConfigError
 from phidet.core.numbers import shortest_float
 from phidet.data.dataset import Dataset, Problem
+from phidet.data.readers.voc_masks import CLASSES, OBJECTS, colour_of
 from phidet.data.writers.files import (
     FreeNames,
+    PreparedImage,
     Written,
     appearing,
     check_splits,
@@ -21,6 +23,7 @@ from phidet.data.writers.files import (
     marks_lost,
     text_name,
 )
+from phidet.data.writers.masks import masks_left_out, readable_or_none, voc_images
 
 _NO_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -28,9 +31,11 @@ _NO_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 def write_voc(datasets: Mapping[str, Dataset], out: Path) -> Written:
     """Writes ``out/JPEGImages/NAME``, ``out/Annotations/NAME.xml`` and ``out/ImageSets/Main/SPLIT.txt``.
 
-    Boxes stand as they are, in pixels, whole numbers without a point. An image that several splits share is written
-    once. Regions of many objects (``iscrowd``) are left out and areas are lost: VOC has no place for them. Nor has it a
-    list of classes, so that those without an object are lost. :attr:`Written.problems` counts all of these.
+    Masks become ``SegmentationObject`` and ``SegmentationClass``, whose numbers ``labelmap.txt`` names; where objects
+    overlap, the smallest keeps the pixels. Boxes stand as they are, in pixels, whole numbers without a point. An image
+    that several splits share is written once. Regions of many objects (``iscrowd``) are left out and areas are lost:
+    VOC has no place for them. Nor has it a list of classes, so that those without an object are lost.
+    :attr:`Written.problems` counts all of these.
 
     Args:
         datasets: by the name of the split; all with the same classes. ``_`` in a name becomes ``-``: VOC takes
@@ -59,12 +64,14 @@ def write_voc(datasets: Mapping[str, Dataset], out: Path) -> Written:
         for split, dataset in datasets.items():
             kept, stems = [], []
             for index, image in decodable_images(dataset, range(len(dataset)), written.problems, for_tensorflow=False):
-                stems.append(images.write(dataset, index, image.format, image.content))
+                stems.append(images.write(dataset, index, image, written.problems))
                 kept.append(index)
             count_written(written, split, dataset, kept, crowd=False)
             written.problems.extend(marks_lost(split, dataset, kept, "VOC", difficult=False))
             (folder / "ImageSets/Main" / lists[split]).write_text("".join(f"{s}\n" for s in stems), encoding="utf-8")
             written.files.append(Path("ImageSets/Main", lists[split]))
+            images.list_segmented(stems, lists[split])
+        images.write_summary(class_names, written.problems)
         occurring = {class_names[c] for dataset in datasets.values() for c in set(dataset.all_annotations.class_ids)}
         missing = [class_name for class_name in class_names if class_name not in occurring]
         if missing:
@@ -79,25 +86,65 @@ class _Images:
     def __init__(self, folder: Path) -> None:
         self._folder, self._names = folder, FreeNames(by_stem=True)
         self._stems: dict[tuple[str, bytes], str] = {}
+        self._segmented: set[str] = set()
+        self._hidden, self._unmasked = 0, 0
 
-    def write(self, dataset: Dataset, index: int, image_format: str, content: bytes) -> str:
+    def write(self, dataset: Dataset, index: int, image: PreparedImage, problems: list[Problem]) -> str:
         """The stem of an image's files, which are written unless an earlier split had the same image and objects."""
         source = dataset.source(index)
         tree = _annotation(dataset, index)
         # By source and content: the same image with other objects in another split needs files of its own.
         known = str(source), ElementTree.tostring(tree)
         if known not in self._stems:
-            wanted = text_name(file_name(str(dataset.names[index]), index, image_format, source))
+            wanted = text_name(file_name(str(dataset.names[index]), index, image.format, source))
             name = self._names.claim(PurePosixPath(wanted.name))  # VOC knows no folders
-            (self._folder / "JPEGImages" / name).write_bytes(content)
+            (self._folder / "JPEGImages" / name).write_bytes(image.content)
             tree[1].text = name
             ElementTree.indent(tree, "\t")
             # The image's name, with a suffix where it was taken, is only known now; its element was left empty for it.
             stem = PurePosixPath(name).stem
+            if self._write_masks(dataset, index, stem, problems):
+                tree[3].text = "1"
             file = self._folder / "Annotations" / f"{stem}.xml"
             file.write_bytes(ElementTree.tostring(tree, encoding="utf-8") + b"\n")
             self._stems[known] = stem
         return self._stems[known]
+
+    def list_segmented(self, stems: Sequence[str], file: str) -> None:
+        """Lists those of a split's images that have masks."""
+        text = "".join(f"{stem}\n" for stem in stems if stem in self._segmented)
+        if text:
+            (self._folder / "ImageSets/Segmentation").mkdir(exist_ok=True)
+            (self._folder / "ImageSets/Segmentation" / file).write_text(text, encoding="utf-8")
+
+    def write_summary(self, class_names: Sequence[str], problems: list[Problem]) -> None:
+        """Writes which number is which class in the label images, and notes what they could not hold."""
+        if self._segmented:
+            colours = [("background", colour_of(0)), *((n, colour_of(i)) for i, n in enumerate(class_names, start=1))]
+            text = "".join(f"{name}:{','.join(map(str, rgb))}::\n" for name, rgb in colours)
+            (self._folder / "labelmap.txt").write_text(text, encoding="utf-8")
+        if self._hidden:
+            what = f"{self._hidden:,} pixels of several objects; VOC gives each to one, here to the smallest"
+            problems.append(Problem("mask overlap lost", "all splits", what))
+        if self._unmasked:
+            why = "has them for all objects of an image or none, and for 254 at most"
+            problems.append(masks_left_out("all splits", "VOC", self._unmasked, why))
+
+    def _write_masks(self, dataset: Dataset, index: int, stem: str, problems: list[Problem]) -> bool:
+        """Writes the label images of an image that has masks; returns whether it has."""
+        labels = dataset.annotations(index).mask_labels
+        if labels is None or not labels.known.any():
+            return False
+        masks = readable_or_none(voc_images, dataset, index, problems)
+        if masks is None:
+            self._unmasked += int(labels.known.sum())
+            return False
+        for name, image in ((OBJECTS, masks.objects), (CLASSES, masks.classes)):
+            (self._folder / name).mkdir(exist_ok=True)
+            image.save(self._folder / name / f"{stem}.png")
+        self._segmented.add(stem)
+        self._hidden += masks.hidden
+        return True
 
 
 def _annotation(dataset: Dataset, index: int) -> ElementTree.Element:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import yaml
 
 from phidet.data.data_folder import TRAIN_SPLITS, VAL_SPLITS, first_split
@@ -18,13 +20,15 @@ from phidet.data.writers.files import (
     count_written,
     marks_lost,
 )
+from phidet.data.writers.masks import outlines_of, readable_or_none
 
 
 def write_yolo(datasets: Mapping[str, Dataset], out: Path) -> Written:
     """Writes ``out/data.yaml``, the images below ``out/images/SPLIT/`` and their labels below ``out/labels/SPLIT/``.
 
-    An image without objects has an empty file. Regions of many objects (``iscrowd``) are left out, marks of difficult
-    objects and areas are lost: YOLO has no place for them, and :attr:`Written.problems` counts them.
+    Masks are written as outlines. An image without objects has an empty file. Regions of many objects (``iscrowd``) are
+    left out, marks of difficult objects and areas are lost: YOLO has no place for them, and :attr:`Written.problems`
+    counts them.
 
     Args:
         datasets: by the name of the split; all with the same classes. ``data.yaml`` calls the split to train on
@@ -49,7 +53,9 @@ def write_yolo(datasets: Mapping[str, Dataset], out: Path) -> Written:
             for index, name in images:
                 file = (folder / labels / name).with_suffix(".txt")
                 file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_text(_lines(dataset.annotations(index), dataset.size_hw(index)), encoding="utf-8")
+                rings = readable_or_none(outlines_of, dataset, index, written.problems)
+                text = _lines(dataset.annotations(index), rings, dataset.size_hw(index))
+                file.write_text(text, encoding="utf-8")
                 kept.append(index)
             count_written(written, split, dataset, kept, crowd=False)
             written.problems.extend(marks_lost(split, dataset, kept, "YOLO", difficult=True))
@@ -70,14 +76,19 @@ def _keys(splits: list[str]) -> dict[str, str]:
     return {usual.get(split, split): split for split in splits}
 
 
-def _lines(a: Annotations, size_hw: tuple[int, int]) -> str:
-    """A line for each object: class, centre, width and height in fractions, in as many digits as give it back."""
+def _lines(a: Annotations, rings: Sequence[npt.NDArray[np.float64] | None] | None, size_hw: tuple[int, int]) -> str:
+    """A line for each object, in fractions, in as many digits as give them back: class and the corners of its outline,
+    or class, centre, width and height where there is none.
+    """
     height, width = size_hw
     lines = []
-    for class_id, crowd, box in zip(a.class_ids.tolist(), a.crowd.tolist(), a.boxes_xyxy.tolist(), strict=True):
+    columns = (a.class_ids.tolist(), a.crowd.tolist(), a.boxes_xyxy.tolist(), rings or [None] * len(a.class_ids))
+    for class_id, crowd, box, ring in zip(*columns, strict=True):
         if not crowd:
             x1, y1, x2, y2 = box
             # repr gives all digits of a float64, so that reading gives back the float32 box.
-            values = (x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height
+            values = [(x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height]
+            if ring is not None:
+                values = (ring / [width, height]).reshape(-1).tolist()
             lines.append(" ".join([str(class_id), *map(repr, values)]) + "\n")
     return "".join(lines)

@@ -26,6 +26,7 @@ Refine: TypeAlias = Callable[[Nominal, Measured], Floats]
 _DOUBLED_IOU = 0.6
 _LEAST_SIGMA = 0.05  # px; residuals are not believed to be smaller
 _LEAST_POINTS = 4
+_OTHER_CLASS = 0.3  # of the median distance of neighbours: so near to a part's place another class is in it
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,7 +137,9 @@ def _measure(seen: _Seen, found: Detections, centres: Floats, settings: AlignSet
     reach = (0.75 * spacing if settings.reach is None else settings.reach) * pixels_per_unit
     near = max(located.gate, tolerance, 4 * located.sigma)
     expected = located.pose.project(places)
-    radii = Radii(max(located.sigma, near / 6), near, max(reach, near))
+    # Another part on the same pads need not have its centre where the right one has it.
+    other = max(near, _OTHER_CLASS * spacing * pixels_per_unit)
+    radii = Radii(max(located.sigma, near / 6), near, other, max(reach, near))
     ours, theirs = assign(expected, classes, centres, found_classes, radii)
     return Measured(located, ours, theirs, centres, found.boxes_xyxy.astype(np.float64), expected, local)
 

@@ -30,11 +30,13 @@ class Radii:
     Attributes:
         sigma: standard deviation of a coordinate.
         near: up to which a detection is in its part's place.
+        other: up to which a detection of another class stands in the part's place.
         reach: up to which a detection of the same class can be the part.
     """
 
     sigma: float
     near: float
+    other: float
     reach: float
 
 
@@ -53,20 +55,20 @@ def assign(expected: Floats, classes: Ints, found: Floats, found_classes: Ints, 
     """
     if not len(expected) or not len(found):
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    reach = max(radii.near, radii.reach)
+    reach = max(radii.near, radii.other, radii.reach)
     near = cKDTree(expected).sparse_distance_matrix(cKDTree(found), reach, output_type="coo_matrix")
     ours, theirs = near.row.astype(np.int64), near.col.astype(np.int64)
     distances = np.linalg.norm(expected[ours] - found[theirs], axis=1)  # a sparse matrix drops distances of zero
-    gains = _UNPAIRED - _costs(distances, classes[ours] == found_classes[theirs], radii, reach)
+    gains = _UNPAIRED - _costs(distances, classes[ours] == found_classes[theirs], radii)
     kept = gains > 0
     return _best_pairs(ours[kept], theirs[kept], gains[kept], len(expected), len(found))
 
 
-def _costs(distances: Floats, same: npt.NDArray[np.bool_], radii: Radii, reach: float) -> Floats:
+def _costs(distances: Floats, same: npt.NDArray[np.bool_], radii: Radii) -> Floats:
     in_place = distances <= radii.near
     inside = np.minimum((distances / radii.sigma) ** 2, _MOVED)
-    moved = _MOVED + (_MOVED_FAR - _MOVED) * (distances / reach) ** 2
-    other = np.where(in_place, _OTHER_CLASS + (distances / max(radii.near, 1e-9)) ** 2, np.inf)
+    moved = np.where(distances <= radii.reach, _MOVED + (_MOVED_FAR - _MOVED) * (distances / radii.reach) ** 2, np.inf)
+    other = np.where(distances <= radii.other, _OTHER_CLASS + (distances / radii.other) ** 2, np.inf)
     costs: Floats = np.where(same, np.where(in_place, inside, moved), other)
     return costs
 

@@ -75,5 +75,5 @@ def _box(part: PartResult, alignment: Alignment) -> tuple[float, float, float, f
         return part.box_xyxy
     boxes = np.array([one.box_xyxy for one in alignment.parts if one.box_xyxy is not None]).reshape(-1, 4)
     half = float(np.median(boxes[:, 2:] - boxes[:, :2])) / 2 if len(boxes) else 8.0
-    x, y = part.expected_px or (0.0, 0.0)
+    x, y = part.expected_px or part.xy_px or (0.0, 0.0)
     return x - half, y - half, x + half, y + half

@@ -15,7 +15,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from phidet.detections.alignment.pose import KINDS, Floats, Pose, PoseKind, as_similarity, fit_pose, local_pose
+from phidet.detections.alignment.pose import KINDS, Floats, Pose, PoseKind, fit_pose
 from phidet.detections.alignment.search import Ints, Points, SearchSettings, count_trials, match, search
 
 Bools: TypeAlias = npt.NDArray[np.bool_]
@@ -104,7 +104,7 @@ def locate(
             f"two poses are as good: {len(best.ours)} and {len(rival.ours)} parts meet a detection of their class, "
             f"{_difference(best.pose, rival.pose)}",
         )
-    return _simplest(nominal, found, best)
+    return _simplest(nominal, found, best, settings.least_sigma)
 
 
 def relocate(nominal: Points, found: Points, before: Located, settings: LocateSettings) -> Located:
@@ -116,7 +116,7 @@ def relocate(nominal: Points, found: Points, before: Located, settings: LocateSe
     refined = None if pose is None else _refined(nominal, found, pose, 0.0, settings)
     if refined is None or refined.share < 0.8 * before.share:
         return before
-    return _simplest(nominal, found, refined)
+    return _simplest(nominal, found, refined, settings.least_sigma)
 
 
 def _refined(nominal: Points, found: Points, pose: Pose, log_trials: float, settings: LocateSettings) -> Located | None:
@@ -208,7 +208,7 @@ def _log_odds(nominal: Points, found: Points, best: Located, other: Located) -> 
     return odds
 
 
-def _simplest(nominal: Points, found: Points, best: Located) -> Located:
+def _simplest(nominal: Points, found: Points, best: Located, least_sigma: float) -> Located:
     """The pose of the kind that explains the residuals with fewest parameters (Schwarz's criterion, 1978)."""
     places, pixels = nominal.places[best.ours], found.places[best.theirs]
     kinds: list[tuple[PoseKind, bool]] = [(kind, False) for kind in KINDS[: KINDS.index(best.pose.kind) + 1]]
@@ -216,8 +216,7 @@ def _simplest(nominal: Points, found: Points, best: Located) -> Located:
         kinds += [(kind, True) for kind, _ in kinds]
     chosen, least = best.pose, np.inf
     for kind, distortion in kinds:
-        start = best.pose if kind == best.pose.kind else _reduced(best.pose, places, pixels, kind)
-        fitted = start and fit_pose(places, pixels, _with_k1(start, distortion), kind, distortion=distortion)
+        fitted = fit_pose(places, pixels, _with_k1(best.pose, distortion), kind, distortion=distortion)
         if fitted is None:
             continue
         count = pixels.size
@@ -226,21 +225,8 @@ def _simplest(nominal: Points, found: Points, best: Located) -> Located:
         if criterion < least:
             chosen, least = fitted, criterion
     lengths = np.linalg.norm(pixels - chosen.project(places), axis=1)
-    sigma = max(1e-6, _corrected(math.sqrt(float((lengths**2).mean()) / 2), len(places), chosen))
+    sigma = max(least_sigma, _corrected(math.sqrt(float((lengths**2).mean()) / 2), len(places), chosen))
     return Located(chosen, best.ours, best.theirs, sigma, best.gate, best.false_alarms, best.share)
-
-
-def _reduced(pose: Pose, places: Floats, pixels: Floats, kind: PoseKind) -> Pose | None:
-    """A pose of a simpler kind to start a fit from: the linear solution for all pairs."""
-    affine = fit_pose(places, pixels, _affine_of(pose, places), "affine")
-    if affine is None or kind == "affine":
-        return affine
-    return as_similarity(affine)
-
-
-def _affine_of(pose: Pose, places: Floats) -> Pose:
-    middle = places.mean(0, keepdims=True)
-    return local_pose(pose.local(middle)[0], middle[0], pose.project(middle)[0], pose.frame)
 
 
 def _with_k1(pose: Pose, distortion: bool) -> Pose:

@@ -93,10 +93,10 @@ class Nominal:
             ConfigError: ``mapping`` names an unknown class, or no label is a class name.
         """
         known = {name.casefold(): name for name in names}
-        folded = {key.casefold(): value for key, value in (mapping or {}).items()}
-        for key, value in folded.items():
+        for key, value in (mapping or {}).items():
             if value.casefold() not in known:
                 raise ConfigError(f"{key}={value}: the model has no class {value!r}; it has {', '.join(names)}")
+        folded = {key.casefold(): value for key, value in (mapping or {}).items()}
         labels = [
             known.get(
                 folded.get(label.casefold(), folded.get(reference.rstrip("0123456789").casefold(), label)).casefold()

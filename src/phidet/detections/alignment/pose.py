@@ -151,14 +151,14 @@ def fit_pose(places: Floats, pixels: Floats, start: Pose, kind: PoseKind, *, dis
     Args:
         places: (N, 2) nominal, y down.
         pixels: (N, 2), of the same parts.
-        start: near the solution, of the same handedness.
+        start: of the same handedness and near the solution; of any kind.
         kind: of the result.
         distortion: whether to fit ``k1`` too; otherwise it stays that of ``start``.
 
     Returns:
         ``None`` if the places do not determine the pose: too few, or on a line.
     """
-    pose = Pose(kind, start.matrix, start.k1, start.frame, fitted_k1=distortion)
+    pose = Pose(kind, _of_kind(start, kind), start.k1, start.frame, fitted_k1=distortion)
     if 2 * len(places) < pose.parameters:
         return None
     best: Pose | None = None
@@ -190,13 +190,17 @@ def local_pose(linear: Floats, place: Floats, pixel: Floats, frame: Frame) -> Po
     return Pose("affine", matrix, 0.0, frame)
 
 
-def as_similarity(pose: Pose) -> Pose:
-    """The similarity nearest to an affine pose at its middle: where a fit of a similarity starts."""
-    a, b = pose.matrix[0, :2], pose.matrix[1, :2]
-    sign = -1.0 if pose.mirrored else 1.0
-    c, s = (a[0] + sign * b[1]) / 2, (b[0] - sign * a[1]) / 2
-    matrix = np.array([[c, -sign * s, pose.matrix[0, 2]], [s, sign * c, pose.matrix[1, 2]], [0, 0, 1.0]])
-    return Pose("similarity", matrix, pose.k1, pose.frame)
+def _of_kind(pose: Pose, kind: PoseKind) -> Floats:
+    """The matrix of a pose of that kind near ``pose``, from which a fit starts."""
+    matrix = pose.matrix.copy()
+    if kind == "homography":
+        return matrix
+    matrix[2, :2] = 0
+    if kind == "similarity":
+        sign = -1.0 if pose.mirrored else 1.0
+        c, s = (matrix[0, 0] + sign * matrix[1, 1]) / 2, (matrix[1, 0] - sign * matrix[0, 1]) / 2
+        matrix[:2, :2] = [[c, -sign * s], [s, sign * c]]
+    return matrix
 
 
 def _moved(pose: Pose, step: Floats) -> Pose:

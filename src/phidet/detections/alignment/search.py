@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.spatial import cKDTree
 
-from phidet.detections.alignment.pose import Floats, Frame, Pose, PoseKind, as_similarity, fit_pose, local_pose
+from phidet.detections.alignment.pose import Floats, Frame, Pose, PoseKind, fit_pose, local_pose
 
 Ints = npt.NDArray[np.int64]
 _TRIPLE_NEIGHBOURS = 8  # of which a triple takes two
@@ -204,11 +204,9 @@ def grow(nominal: Points, found: Points, start: Pose, centre: int, settings: Sea
 def _fit(places: Floats, pixels: Floats, start: Pose, settings: SearchSettings, whole: bool) -> Pose | None:
     """As general a pose as so many matches determine."""
     if settings.kind == "similarity" or len(places) < 4:
-        fitted = fit_pose(places, pixels, as_similarity(start), "similarity")
+        fitted = fit_pose(places, pixels, start, "similarity")
         return fitted if fitted is not None and fitted.mirrored == start.mirrored else None
     kind: PoseKind = "affine" if settings.kind == "affine" or len(places) < 12 else "homography"
-    if start.kind == "homography" and kind == "affine":
-        start = local_pose(start.local(places[:1])[0], places[0], start.project(places[:1])[0], start.frame)
     return fit_pose(places, pixels, start, kind, distortion=settings.distortion and whole and len(places) >= 16)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,9 @@ def open_session(path: Path, options: ort.SessionOptions) -> ort.InferenceSessio
     try:
         return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the classes differ from version to version
-        raise CheckpointError(f"{path} cannot be loaded: {_first_line(error)}") from error
+        raise CheckpointError(
+            f"{path} cannot be loaded: {_first_line(error)}. Copy it again, or export the model again"
+        ) from error
 
 
 def session_options(threads: int | None) -> ort.SessionOptions:
@@ -110,4 +113,6 @@ def session_options(threads: int | None) -> ort.SessionOptions:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    """What ONNX Runtime says, without its numbers and the path, which the message has already."""
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : (\w+) : (Load model from .*? failed: ?)?", "", str(error).strip())
+    return text.splitlines()[0].rstrip(".") if text else type(error).__name__

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, cast, get_args
 
-from phidet.architectures.registry import published_names, publishes
+from phidet.architectures.registry import published_names, publisher_of, publishes
 from phidet.core.errors import CheckpointError, MissingExtraError, UnknownNameError
 from phidet.core.files import cache_dir
 from phidet.inference.runtimes.network import Network
@@ -52,6 +52,10 @@ def open_network(model: str | Path, runtime: Runtime = "auto", threads: int | No
     if runtime == "auto":
         name = next((name for name, (_, _, suffixes) in _RUNTIMES.items() if path.suffix.lower() in suffixes), "auto")
     if name == "auto" or path.suffix.lower() not in _RUNTIMES[name][2]:
+        if path.suffix.lower() in (".pth", ".pt", ".ckpt", ".h5"):
+            raise CheckpointError(
+                f"{path} is not a model file of phidet: 'phidet convert {path} NAME.safetensors' makes one of it"
+            )
         runs = "; ".join(f"{name} runs {' and '.join(suffixes)}" for name, (_, _, suffixes) in _RUNTIMES.items())
         raise CheckpointError(f"{path} cannot be run{'' if name == 'auto' else f' by {name}'}: {runs}")
     if name in _EXTRA and find_spec(_PACKAGE[name]) is None:
@@ -102,6 +106,8 @@ def find_model(model: str | Path, preferred: str = ".onnx") -> Path:
             f"{model} is published but not on this machine: 'phidet export {model}' downloads and converts it once "
             f"(it needs pip install 'phidet[train]'), into {exported}"
         )
+    if publisher_of(str(model)) is not None:
+        raise CheckpointError(f"{model} has no boxes, only detectors can be used here: name one, such as {BUNDLED[0]}")
     raise CheckpointError(
         f"there is no model {str(model)!r}: expected {', '.join(BUNDLED)}, a file (.onnx, .xml, .tflite, "
         f".safetensors), the folder of a training run, or a published name such as {published_names('boxes')[0]}"

@@ -99,7 +99,9 @@ def listen(host: str, port: int) -> socket.socket:
         listening.bind((host, port))
     except OSError as error:
         listening.close()
-        raise ConfigError(f"cannot listen on {host}:{port}: choose another --rest_api_port or --host") from error
+        raise ConfigError(
+            f"cannot listen on {host}:{port} ({error.strerror or error}): choose another --rest_api_port or --host"
+        ) from error
     listening.set_inheritable(True)
     return listening
 

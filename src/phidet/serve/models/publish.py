@@ -67,9 +67,8 @@ def publish(model: str | Path, base_path: Path) -> Path:
             version = _rename_to_next(folder, base_path)
         _sync_folder(base_path)
     except OSError as error:
-        raise CheckpointError(
-            f"cannot publish to {base_path}: {error.strerror or error}. Nothing was changed"
-        ) from error
+        reason = "it is a file, expected a folder" if base_path.is_file() else error.strerror or error
+        raise CheckpointError(f"cannot publish to {base_path}: {reason}. Nothing was changed") from error
     finally:
         if made:
             with contextlib.suppress(OSError):  # a version is in it

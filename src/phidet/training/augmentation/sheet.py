@@ -11,6 +11,7 @@ from PIL import Image
 
 from phidet.architectures.base import NetworkConfig
 from phidet.core.errors import ConfigError, UnknownNameError
+from phidet.core.structs import in_words
 from phidet.data.dataset import Dataset
 from phidet.data.doctor.advice import count
 from phidet.data.doctor.sheets import choose_samples, sample_tile
@@ -41,7 +42,7 @@ def change_augmentation(settings: Augmentation, changes: Sequence[str]) -> Augme
     try:
         return msgspec.convert(fields, Augmentation, strict=False)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"augmentation: {error}") from error
+        raise ConfigError(f"augmentation: {in_words(error, Augmentation)}") from error
 
 
 def augmented_sheet(dataset: Dataset, config: NetworkConfig, settings: Augmentation, seed: int) -> Image.Image:

@@ -1,0 +1,122 @@
+"""``phidet label``."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from phidet.cli.arguments import add_model, add_out
+from phidet.cli.native_noise import without_native_noise
+
+if TYPE_CHECKING:
+    from phidet.data.dataset import Dataset
+    from phidet.detections.detections import Detections
+
+FORMATS = ("coco", "yolo", "cvat", "label-studio")
+EPILOG = """\
+writes into --out, which appears as a whole or not at all:
+  next.csv             the images, those first that are worth most to label next: where the model expects most mistakes
+  prelabels.json       what was written, for 'phidet doctor CORRECTED --prelabels OUT'
+  coco.json            COCO; CVAT imports it, too
+  yolo/                data.yaml, labels and copies of the images
+  cvat.xml             CVAT for images 1.1
+  label-studio.json    tasks with predictions; label-studio.xml is the labelling interface for them
+
+examples:
+  phidet label more-photos -m runs/first --out start --to cvat
+  phidet label more-photos -m yolox.json --out start        another project's detector, see docs/train.md
+  phidet doctor corrected --prelabels start                 what people changed
+
+Images are named by their paths below IMAGES. Label Studio reads them from its own disk: --image-prefix is put before
+each path."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``phidet label``."""
+    from phidet.data.writers.annotation_tools import LOCAL_FILES
+
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = EPILOG
+    parser.add_argument("images", type=Path, metavar="IMAGES", help="a folder of images, searched recursively")
+    add_model(parser, "what finds objects: a model, or the description (.json) of another project's detector")
+    add_out(parser, "FOLDER", "the folder to write; it must not exist, or be empty (prelabels)")
+    parser.add_argument("--to", nargs="+", choices=FORMATS, default=["coco"], help="what to write (coco)")
+    parser.add_argument("--score", type=float, default=0.3, metavar="S", help="lowest score of a pre-label (0.3)")
+    parser.add_argument("--image-prefix", default=LOCAL_FILES, metavar="TEXT", help=f"for label-studio ({LOCAL_FILES})")
+
+
+@without_native_noise()
+def run(args: argparse.Namespace) -> None:
+    """Labels a folder of images, and prints what was written."""
+    from phidet.core.errors import ConfigError
+    from phidet.data.unlabelled import read_unlabelled
+    from phidet.data.writers.files import appearing
+    from phidet.evaluation.detect_dataset import detect_dataset
+    from phidet.evaluation.measure import COCO_SETTINGS
+    from phidet.evaluation.prelabels import expected_mistakes, labelled
+    from phidet.inference.described import open_detector
+
+    if not 0 < args.score <= 1:
+        raise ConfigError(f"--score must be above 0 and at most 1, got {args.score:g}")
+    model = args.model or "person"
+    detector = open_detector(model)
+    images = read_unlabelled(args.images, detector.class_names)
+    out = args.out or Path("prelabels")
+    with appearing(out) as folder:
+        images, detections = detect_dataset(detector, images, COCO_SETTINGS)
+        data = labelled(images.renamed(_relative(images, args.images)), detections, args.score)
+        written = _write(data, folder, args, str(model))
+        mistakes = [expected_mistakes(found) for found in detections]
+        (folder / "next.csv").write_bytes(_ranking(data, mistakes, detections))
+    objects = len(data.all_annotations.class_ids)
+    print(f"found {objects:,} objects in {len(data):,} images, {len(data.problems):,} left out")
+    print(f"wrote {out}: next.csv, {', '.join(written)}")
+
+
+def _relative(images: Dataset, folder: Path) -> list[str]:
+    root = folder.resolve()
+    paths = [Path(str(images.source(i))).resolve() for i in range(len(images))]
+    return [path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix() for path in paths]
+
+
+def _write(data: Dataset, folder: Path, args: argparse.Namespace, model: str) -> list[str]:
+    """Writes the formats that were asked for; returns the names of the files."""
+    import msgspec
+
+    from phidet.data.writers.annotation_tools import cvat_xml, label_studio_config, label_studio_json
+    from phidet.data.writers.coco import coco_json
+    from phidet.data.writers.yolo import write_yolo
+    from phidet.evaluation.prelabels import RECORD, record_of
+
+    files = {RECORD: msgspec.json.encode(record_of(data, model, args.score))}
+    if "coco" in args.to:
+        files["coco.json"] = coco_json(data, dict(enumerate(data.names.tolist())), data.problems)
+    if "cvat" in args.to:
+        files["cvat.xml"] = cvat_xml(data)
+    if "label-studio" in args.to:
+        files["label-studio.json"] = label_studio_json(data, model, args.image_prefix)
+        files["label-studio.xml"] = label_studio_config(data.class_names)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    if "yolo" in args.to:
+        write_yolo({"train": data}, folder / "yolo")
+        return [*files, "yolo"]
+    return list(files)
+
+
+def _ranking(data: Dataset, mistakes: list[float], detections: list[Detections]) -> bytes:
+    """``next.csv``: the image with the most expected mistakes first; of equals, by name."""
+    from phidet.evaluation.prelabels import LOWEST_SCORE
+
+    names = data.names.tolist()
+    order = sorted(range(len(names)), key=lambda i: (-round(mistakes[i], 6), names[i]))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["rank", "image", "expected_mistakes", "prelabels", "detections"])
+    for rank, i in enumerate(order, start=1):
+        count = int((detections[i].scores >= LOWEST_SCORE).sum())
+        writer.writerow([rank, names[i], f"{mistakes[i]:.3f}", len(data.annotations(i).class_ids), count])
+    return text.getvalue().encode("utf-8", "backslashreplace")

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from phidet.detections.alignment.settings import AlignSettings
     from phidet.detections.detections import Detections
     from phidet.detections.settings import PostprocessSettings
+    from phidet.detections.tracking.settings import TrackerSettings
+    from phidet.detections.tracking.tracker import Tracker
     from phidet.inference.align import align
     from phidet.inference.detector import Detector
     from phidet.training.run import train
@@ -39,6 +41,8 @@ _LAZY = {
     "Detections": "phidet.detections.detections",
     "Detector": "phidet.inference.detector",
     "PostprocessSettings": "phidet.detections.settings",
+    "Tracker": "phidet.detections.tracking.tracker",
+    "TrackerSettings": "phidet.detections.tracking.settings",
     "create_model": "phidet.weights.create",
     "create_classifier": "phidet.weights.create",
     "load_model": "phidet.weights.native",
@@ -53,6 +57,8 @@ __all__ = [
     "MissingExtraError",
     "PhidetError",
     "PostprocessSettings",
+    "Tracker",
+    "TrackerSettings",
     "__version__",
     "align",
     "convert",

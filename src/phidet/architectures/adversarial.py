@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from phidet.architectures.adversarial_config import GeneratorConfig
-from phidet.architectures.base import Processes
 from phidet.architectures.model import Model
+from phidet.architectures.processes import Processes
 
 Augment: TypeAlias = Callable[[Tensor], Tensor]
 """A random change of images (N, 3, H, W), differentiable: what the discriminator sees instead of them."""

@@ -49,7 +49,6 @@ _NMS = {"hard": "hard", "soft": "gaussian", "none": "none"}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``phidet detect``."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EPILOG
     parser.add_argument("sources", nargs="+", metavar="SOURCE", help="images or videos; see below")
     parser.add_argument(
@@ -62,10 +61,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--save", type=_kinds, metavar="KINDS", help="what to write, separated by commas (images)")
     parser.add_argument("--json", action="store_true", help="print JSON lines; write files only if --save says which")
     parser.add_argument("--score", type=_share, default=0.3, metavar="S", help="lowest score, 0…1 (0.3)")
-    parser.add_argument(
-        "--iou", type=_share, default=0.5, metavar="T", help="overlap of duplicates, not for soft (0.5)"
-    )
-    parser.add_argument("--nms", choices=_NMS, default="hard", help="suppression of duplicates (hard)")
+    parser.add_argument("--iou", type=_share, metavar="T", help="overlap of duplicates, not for soft (0.5)")
+    parser.add_argument("--nms", choices=_NMS, help="suppression of duplicates (hard)")
     parser.add_argument("--classes", action="append", metavar="A,B", help="only these, by name (all)")
     parser.add_argument("--max", type=_positive, default=100, metavar="N", help="limit of objects in an image (100)")
     parser.add_argument(
@@ -97,13 +94,18 @@ def run(args: argparse.Namespace) -> None:
         check_sources_outside(args.sources, out)
     settings = PostprocessSettings(
         score=args.score,
-        iou=args.iou,
-        nms=_NMS[args.nms],  # type: ignore[arg-type]
+        iou=0.5 if args.iou is None else args.iou,
+        nms=_NMS[args.nms or "hard"],  # type: ignore[arg-type]
         max_detections=args.max,
     )
     if args.tile is not None:
         check_tile(args.tile, settings)
     detector = Detector(args.model, runtime=args.runtime, threads=args.threads)
+    # Tiles are merged by the same settings, whatever the network.
+    unused = [f"--{name}" for name in ("nms", "iou") if getattr(args, name) is not None]
+    architecture = getattr(detector, "architecture", None)  # whatever else detects has none
+    if unused and args.tile is None and architecture is not None and not architecture.suppresses:
+        print(f"{args.model} suppresses nothing: {' and '.join(unused)} changes nothing", file=sys.stderr)
     # Names can only be checked once the model is open; still before any file is written.
     if args.classes is not None:
         settings = msgspec.structs.replace(settings, classes=_classes(args.classes, detector.class_names))

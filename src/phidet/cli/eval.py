@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from phidet.cli.arguments import add_json, add_layout, add_model, add_out, add_runtime, add_split
 from phidet.cli.native_noise import without_native_noise
+from phidet.cli.tables import print_json
 from phidet.core.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
@@ -35,7 +36,6 @@ exit codes: 0 measured, 2 settings, 3 data that cannot be read or measured on, 4
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``phidet eval``."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG
     parser.usage = "%(prog)s DATA -m MODEL [options]"
     parser.add_argument("given", nargs="+", metavar="DATA", help="a data folder or file, in any layout")
@@ -148,9 +148,7 @@ def _print(evaluation: Evaluation, title: str, as_json: bool) -> None:
     if not evaluation.coco.objects:
         raise InputError(f"nothing could be measured on {evaluation.data}: no image with an object was left")
     if as_json:
-        import msgspec
-
-        print(msgspec.json.format(msgspec.json.encode(evaluation)).decode())
+        print_json(evaluation)
     else:
         print(f"{title}\n\n{summarise(evaluation)}")
 
@@ -177,7 +175,6 @@ def _is_classifier(model: str) -> bool:
 
 
 def _classifier(args: argparse.Namespace) -> None:
-    import msgspec
     from lightning_fabric import Fabric
 
     from phidet.cli.metrics import summarise_classification
@@ -203,7 +200,7 @@ def _classifier(args: argparse.Namespace) -> None:
     if not report.images:
         raise InputError(f"nothing could be measured on {args.data}: no image could be decoded")
     if args.json:
-        print(msgspec.json.format(msgspec.json.encode(report)).decode())
+        print_json(report)
     else:
         print(f"{args.model} on {args.data}, split {measured.split}: {summarise_classification(report)}")
     if args.out is not None:

@@ -68,7 +68,12 @@ def build_parser(chosen: str | None) -> Parser:
     parser.add_argument("--version", action="version", version=f"phidet {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
     for name, (module, help_line) in COMMANDS.items():
-        command = commands.add_parser(name, help=help_line, description=help_line[0].upper() + help_line[1:] + ".")
+        command = commands.add_parser(
+            name,
+            help=help_line,
+            description=help_line[0].upper() + help_line[1:] + ".",
+            formatter_class=argparse.RawDescriptionHelpFormatter,  # examples keep their lines
+        )
         # All commands are listed, but only the chosen one gets its arguments.
         command.add_argument("--offline", action="store_true", help="never use the network (as PHIDET_OFFLINE=1)")
         if name == chosen:

@@ -32,7 +32,6 @@ _USUAL = {"detect": "efficientdet-lite0", "classify": "efficientnet-lite0", "gen
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``phidet train``."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG
     parser.add_argument("data", nargs="?", metavar="DATA", help="a data folder or file, in any layout")
     add_layout(parser)

@@ -131,6 +131,7 @@ class Dataset:
         # Sources as two flat arrays instead of objects: forked workers then share the memory without touching counters.
         self._offsets: npt.NDArray[np.int64] = np.array([-1 if r is None else r.offset for r in records], np.int64)
         self._sizes_hw = sizes_hw
+        # Objects of image i are rows starts[i] … starts[i + 1] of the packed arrays.
         self._starts = np.cumsum([0, *(len(a.class_ids) for a in annotations)])
         self._all = _concatenated(annotations)
 
@@ -171,6 +172,7 @@ class Dataset:
             InputError: it cannot be decoded, or its size is not the one that the boxes were made for.
         """
         image = read_image(self.source(index), self.size_hw(index))
+        # Boxes were checked against the labelled size; on an image of another they would lie elsewhere.
         if image.shape[:2] != self.size_hw(index):
             raise InputError(
                 f"{self.names[index]} has {image.shape[1]}×{image.shape[0]} pixels, its labels say "

@@ -48,8 +48,8 @@ def compare(model: Model, network: Network, images: Sequence[npt.NDArray[np.uint
     reference = TorchNetwork(model, folded=False)
     compared = []
     for image in images:
-        prepared = architecture.prepare(config, image).image[None]
-        ours, theirs = ({name: of[0] for name, of in run(prepared).items()} for run in (reference, network))
+        inputs = architecture.network_inputs([architecture.prepare(config, image)])
+        ours, theirs = ({name: of[0] for name, of in run(*inputs).items()} for run in (reference, network))
         compared.append(architecture.agreement(config, ours, theirs))
     score, iou = np.mean(compared, axis=0)
     return Agreement(len(images), float(score), float(iou))

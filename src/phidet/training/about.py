@@ -49,6 +49,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         # A published name wins over a file of the same name; only real paths are made absolute.
         named = publisher_of(self.model) is not None or not Path(self.model).exists()
         model = self.model if named else os.path.abspath(self.model)
+        # "backbone", "coco" and "none" are words, unless there is a file of that name.
         pretrained = os.path.abspath(self.pretrained) if Path(self.pretrained).is_file() else self.pretrained
         teacher = self.teacher
         if teacher is not None and Path(teacher).exists():

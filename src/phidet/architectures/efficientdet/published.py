@@ -125,6 +125,7 @@ def detector_config(name: str, class_names: tuple[str, ...] = COCO_CLASS_NAMES) 
     """
     if name not in EFFICIENTDETS:
         raise UnknownNameError("model", name, DETECTOR_NAMES)
+    # The table is the published one, row by row; the law is not asked, because the family departs from it.
     row = EFFICIENTDETS[name]
     lite = architecture_of(row.backbone) == "efficientnet-lite"
     return ModelConfig(
@@ -150,6 +151,7 @@ def scaled_detector_config(
     Raises:
         ConfigError: ``phi`` is out of range.
     """
+    # Heads, cells and input follow from φ alone; what φ does not decide comes from the family.
     phi = check_phi(phi)
     of = of or FAMILIES["efficientdet"]
     size = of.law.image_size(phi)

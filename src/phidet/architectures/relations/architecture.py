@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from phidet.architectures.base import Architecture, Decoder, Loss, Prepared
+from phidet.architectures.base import Architecture, Decoder, Loss
+from phidet.architectures.prepared import Prepared
 from phidet.architectures.relations.config import (
     LOSS_SETTINGS,
     RELATIONS_NAMES,

@@ -38,15 +38,15 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor, positions: Tensor, allowed: Tensor | None = None) -> Tensor:
         """(B, N, width), positions that broadcast to it, and (N, N) bool, whether a row may read a column."""
-        q, k = self._split(self.query_key(x + positions), 2 * self.heads).chunk(2, 1)
-        read = F.scaled_dot_product_attention(q, k, self._split(self.value(x), self.heads), allowed)
+        q, k = self.split(self.query_key(x + positions), 2 * self.heads).chunk(2, 1)
+        read = F.scaled_dot_product_attention(q, k, self.split(self.value(x), self.heads), allowed)
         out: Tensor = self.out(read.transpose(1, 2).flatten(2))
         return out
 
     @staticmethod
-    def _split(x: Tensor, heads: int) -> Tensor:
+    def split(x: Tensor, heads: int) -> Tensor:
         """(B, N, C) → (B, heads, N, C / heads)."""
-        return x.unflatten(2, (heads, -1)).transpose(1, 2)
+        return x.reshape(x.shape[0], x.shape[1], heads, -1).transpose(1, 2)
 
 
 class FeedForward(nn.Sequential):
@@ -80,7 +80,7 @@ def encode(layers: nn.ModuleList, x: Tensor) -> Tensor:
     positions = sine_positions(size_hw, cells.shape[2], cells)
     for layer in layers:
         cells = layer(cells, positions)
-    return cells.transpose(1, 2).unflatten(2, size_hw)
+    return cells.transpose(1, 2).reshape(x.shape)
 
 
 class SampledAttention(nn.Module):
@@ -99,10 +99,7 @@ class SampledAttention(nn.Module):
 
     def forward(self, queries: Tensor, boxes_cxcywh: Tensor, maps: list[Tensor]) -> Tensor:
         """Queries (B, Q, width), boxes (B, Q, 4) in 0…1 of the maps, maps (B, width, H_l, W_l) → (B, Q, width)."""
-        offsets = self.offsets(queries).unflatten(2, (*self.shape, 2))  # (B, Q, heads, levels, points, 2)
-        weights = self.weights(queries).unflatten(2, (self.shape[0], -1)).softmax(-1).unflatten(3, self.shape[1:])
-        boxes = boxes_cxcywh[:, :, None, None, None]
-        out: Tensor = self.out(sample_maps(maps, boxes[..., :2] + offsets * (boxes[..., 2:] / 2), weights))
+        out: Tensor = self.out(sample_maps(maps, *sampling_points(self, queries, boxes_cxcywh)))
         return out
 
     def _init_weights(self) -> None:
@@ -122,6 +119,19 @@ class SampledAttention(nn.Module):
         nn.init.zeros_(self.out.bias)
 
 
+def sampling_points(attention: SampledAttention, queries: Tensor, boxes_cxcywh: Tensor) -> tuple[Tensor, Tensor]:
+    """Where queries (B, Q, width) with these boxes read, in 0…1 of the maps, and how much each point counts.
+
+    Returns:
+        (B, Q, heads, levels, points, 2) and (B, Q, heads, levels, points).
+    """
+    rows, shape = queries.shape[:2], attention.shape
+    offsets = attention.offsets(queries).view(*rows, *shape, 2)
+    weights = attention.weights(queries).view(*rows, shape[0], -1).softmax(-1).view(*rows, *shape)
+    boxes = boxes_cxcywh[:, :, None, None, None]
+    return boxes[..., :2] + offsets * (boxes[..., 2:] / 2), weights
+
+
 def sample_maps(maps: list[Tensor], points_xy: Tensor, weights: Tensor) -> Tensor:
     """Weighted sums of values read at points of several maps, bilinearly, with zeros outside.
 
@@ -133,12 +143,12 @@ def sample_maps(maps: list[Tensor], points_xy: Tensor, weights: Tensor) -> Tenso
     Returns:
         (B, Q, heads · D).
     """
-    heads = weights.shape[2]
+    batch, queries, heads = weights.shape[:3]
     grids = (points_xy * 2 - 1).permute(3, 0, 2, 1, 4, 5).flatten(1, 2)  # (L, B · heads, Q, P, 2)
     read = [
-        F.grid_sample(x.unflatten(1, (heads, -1)).flatten(0, 1), grid.to(x.dtype), align_corners=False)
+        F.grid_sample(x.reshape(batch * heads, -1, *x.shape[2:]), grid.to(x.dtype), align_corners=False)
         for x, grid in zip(maps, grids, strict=True)
     ]  # L of (B · heads, D, Q, P)
     shares = weights.permute(0, 2, 1, 3, 4).flatten(0, 1).flatten(2)  # (B · heads, Q, L · P)
     total = (torch.cat(read, 3) * shares[:, None]).sum(3)  # (B · heads, D, Q)
-    return total.unflatten(0, (-1, heads)).flatten(1, 2).transpose(1, 2)
+    return total.reshape(batch, -1, queries).transpose(1, 2)

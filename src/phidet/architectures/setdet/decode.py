@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from phidet.architectures.base import Placement
+from phidet.architectures.prepared import Placement
 from phidet.architectures.setdet.config import SetDetConfig
 from phidet.core.errors import CheckpointError
 from phidet.detections.boxes import FloatArray, clip, cxcywh_to_xyxy
@@ -39,10 +39,15 @@ class SetDecoding:
         best = scores[queries, class_ids]
         found = best >= settings.score
         queries, class_ids = queries[found], class_ids[found]
-        height, width = self.config.image_size_hw
-        pixels = cxcywh_to_xyxy(boxes[queries]) * np.array([width, height, width, height], np.float32)
-        boxes_xyxy = clip(pixels / np.float32(placement.scale), placement.image_hw)
+        boxes_xyxy = clip(self.pixels(boxes[queries], placement), placement.image_hw)
         return Detections(boxes_xyxy, best[found], class_ids.astype(np.int64), names, placement.image_hw)
+
+    def pixels(self, boxes_cxcywh: FloatArray, placement: Placement) -> FloatArray:
+        """(N, 4) in 0…1 of the input as xyxy in pixels of the original image, not clipped."""
+        height, width = self.config.image_size_hw
+        inside = cxcywh_to_xyxy(boxes_cxcywh) * np.array([width, height, width, height], np.float32)
+        placed: FloatArray = inside / np.float32(placement.scale)
+        return placed
 
 
 def probabilities(logits: FloatArray) -> FloatArray:

@@ -30,15 +30,19 @@ class Writer:
     def __init__(self, graph: GraphWriter) -> None:
         self.g = graph
 
-    def add(self, kind: str, *inputs: str, **attributes: object) -> str:
-        return self.g.add(kind, inputs, **attributes)
+    def add(self, kind: str, *inputs: str) -> str:
+        """A node without attributes."""
+        return self.g.add(kind, inputs)
+
+    def transpose(self, x: str, *axes: int) -> str:
+        return self.g.add("Transpose", [x], perm=axes)
 
     def reshape(self, x: str, shape: Sequence[int]) -> str:
         return self.add("Reshape", x, self.g.constant(shape, np.int64))
 
     def cells(self, x: Value) -> str:
         """(B, C, H, W) → (B, H · W, C)."""
-        return self.add("Transpose", self.reshape(x.name, [0, x.channels, -1]), perm=[0, 2, 1])
+        return self.transpose(self.reshape(x.name, [0, x.channels, -1]), 0, 2, 1)
 
     def linear(self, x: str, weight: Tensor, bias: Tensor) -> str:
         return self.add("Add", self.add("MatMul", x, self.g.weight(weight.T)), self.g.weight(bias))
@@ -51,7 +55,7 @@ class Writer:
 
     def norm(self, x: str, layer: nn.LayerNorm) -> str:
         weights = self.g.weight(layer.weight), self.g.weight(layer.bias)
-        return self.add("LayerNormalization", x, *weights, axis=-1, epsilon=layer.eps)
+        return self.g.add("LayerNormalization", [x, *weights], axis=-1, epsilon=layer.eps)
 
     def encoder_layer(self, layer: EncoderLayer, x: str, size_hw: tuple[int, int]) -> str:
         """Positions are constants here, and so is what the product makes of them."""
@@ -68,13 +72,13 @@ class Writer:
 
     def heads(self, x: str, rows: int, heads: int) -> str:
         """(B, N, C) → (B, heads, N, C / heads)."""
-        return self.add("Transpose", self.reshape(x, [0, rows, heads, -1]), perm=[0, 2, 1, 3])
+        return self.transpose(self.reshape(x, [0, rows, heads, -1]), 0, 2, 1, 3)
 
     def attend(self, query_key_value: tuple[str, str, str], attention: SelfAttention, rows: int) -> str:
         q, k, v = query_key_value
-        scores = self.add("MatMul", q, self.add("Transpose", k, perm=[0, 1, 3, 2]))
-        read = self.add("MatMul", self.add("Softmax", scores, axis=-1), v)
-        flat = self.reshape(self.add("Transpose", read, perm=[0, 2, 1, 3]), [0, rows, attention.value.out_features])
+        scores = self.add("MatMul", q, self.transpose(k, 0, 1, 3, 2))
+        read = self.add("MatMul", self.g.add("Softmax", [scores], axis=-1), v)
+        flat = self.reshape(self.transpose(read, 0, 2, 1, 3), [0, rows, attention.value.out_features])
         return self.linear(flat, attention.out.weight, attention.out.bias)
 
     def feed_forward(self, x: str, layers: FeedForward, norm: nn.LayerNorm) -> str:
@@ -85,15 +89,15 @@ class Writer:
         config, sizes = decoder.config, [x.size_hw for x in maps]
         queries = min(config.queries, sum(height * width for height, width in sizes))
         flat = [self.reshape(x.name, [0, config.width, -1]) for x in cells]
-        rows = self.add("Transpose", self.add("Concat", *flat, axis=2), perm=[0, 2, 1])  # (B, N, width)
+        rows = self.transpose(self.g.add("Concat", flat, axis=2), 0, 2, 1)  # (B, N, width)
         rows = self.norm(rows, decoder.cell_norm)
         logits = self.linear(rows, decoder.cell_class.weight, decoder.cell_class.bias)
-        scores = self.add("ReduceMax", logits, axes=[2], keepdims=0)
+        scores = self.g.add("ReduceMax", [logits], axes=[2], keepdims=0)
         best = self.g.add_many("TopK", [scores, self.g.constant([queries], np.int64)], 2, axis=1)[1]  # (B, Q)
         index = self.add("Unsqueeze", best, self.g.constant([2], np.int64))
-        x = self.add("GatherND", rows, index, batch_dims=1)
+        x = self.g.add("GatherND", [rows, index], batch_dims=1)
         start = to_logits(cell_boxes(sizes, decoder.cell.weight))
-        starts = self.add("Gather", self.g.constant(start.numpy()), best, axis=0)
+        starts = self.g.add("Gather", [self.g.constant(start.numpy()), best], axis=0)
         box_logits = self.moved(starts, x, decoder.cell_box)
         levels = [  # (B · heads, width / heads, H, W)
             self.reshape(value.name, [-1, config.width // config.heads, *value.size_hw]) for value in maps
@@ -107,7 +111,7 @@ class Writer:
         last = decoder.classes[-1]
         assert isinstance(last, nn.Linear)
         answers = self.linear(x, last.weight, last.bias), self.add("Sigmoid", box_logits)
-        return Value(self.add("Concat", *answers, axis=2), decoder.num_classes + 4, (queries, 1))
+        return Value(self.g.add("Concat", answers, axis=2), decoder.num_classes + 4, (queries, 1))
 
     def moved(self, logits: str, x: str, head: BoxHead) -> str:
         total = self.add("Add", logits, self.layers(x, head))
@@ -144,15 +148,15 @@ class Writer:
         grid = self.heads(self.reshape(grid, [0, rows, -1]), rows, count * heads)  # (B, levels · heads, Q, points · 2)
         grids = self.g.add_many("Split", [grid], count, axis=1) if count > 1 else [grid]
         read = [
-            self.add("GridSample", level, self.reshape(one, [-1, rows, points, 2]), align_corners=0)
+            self.g.add("GridSample", [level, self.reshape(one, [-1, rows, points, 2])], align_corners=0)
             for level, one in zip(levels, grids, strict=True)
         ]  # (B · heads, D, Q, points) each
-        share = self.add("Softmax", self.reshape(share, [0, rows, heads, -1]), axis=-1)
-        share = self.reshape(self.add("Transpose", share, perm=[0, 2, 1, 3]), [-1, 1, rows, count * points])
-        together = self.add("Mul", self.add("Concat", *read, axis=3), share)
-        total = self.add("ReduceSum", together, self.g.constant([3], np.int64), keepdims=0)  # (B · heads, D, Q)
+        share = self.g.add("Softmax", [self.reshape(share, [0, rows, heads, -1])], axis=-1)
+        share = self.reshape(self.transpose(share, 0, 2, 1, 3), [-1, 1, rows, count * points])
+        together = self.add("Mul", self.g.add("Concat", read, axis=3), share)
+        total = self.g.add("ReduceSum", [together, self.g.constant([3], np.int64)], keepdims=0)  # (B · heads, D, Q)
         width = sampling.out.in_features
-        flat = self.add("Transpose", self.reshape(total, [-1, width, rows]), perm=[0, 2, 1])
+        flat = self.transpose(self.reshape(total, [-1, width, rows]), 0, 2, 1)
         return self.linear(flat, sampling.out.weight, sampling.out.bias)
 
 

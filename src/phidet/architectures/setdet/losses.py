@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from phidet.architectures.base import Processes
 from phidet.architectures.batch import Batch
+from phidet.architectures.processes import Processes
 from phidet.architectures.setdet.decoder import Predictions
 from phidet.architectures.setdet.dense import dense_losses
 from phidet.architectures.setdet.loss_config import LossConfig

@@ -118,6 +118,7 @@ def inputs_of(operation: Operation) -> tuple[int, ...]:
 
 def fold(conv: nn.Conv2d, norm: Fold, factor: float = 1.0) -> tuple[Tensor, Tensor]:
     """Weight and bias of ``factor · norm(conv(x))`` as one convolution, folded in fp64."""
+    # In fp64, as the error of folding would otherwise add to that of every layer behind.
     weight = conv.weight.double()
     bias = weight.new_zeros(len(weight)) if conv.bias is None else conv.bias.double()
     if norm is not None:
@@ -149,9 +150,11 @@ class ProgramWriter:
 
     def sequence(self, x: int, layers: Sequence[nn.Module]) -> int:
         """Convolutions, batch norms and rectifiers in a row, nested or not."""
+        # torchvision nests convolution, norm and activation in different ways, but always runs them in this order.
         flat = [m for layer in layers for m in layer.modules() if not any(m.children())]
         for i, layer in enumerate(flat):
             if isinstance(layer, nn.Conv2d):
+                # A norm and an activation directly behind a convolution belong to it and become part of its operation.
                 following = flat[i + 1 : i + 3]
                 norm = following[0] if following and isinstance(following[0], nn.BatchNorm2d) else None
                 after = following[1] if len(following) > 1 and norm is not None else None

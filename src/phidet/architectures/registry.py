@@ -16,13 +16,14 @@ from typing import Any
 
 from phidet.architectures.base import Architecture
 from phidet.architectures.classifier.architecture import CLASSIFIER
+from phidet.architectures.detr.architecture import DETR
 from phidet.architectures.efficientdet.architecture import EFFICIENTDET
 from phidet.architectures.relations.architecture import RELATIONS
 from phidet.architectures.stylegan.architecture import STYLEGAN
 from phidet.core.errors import ConfigError, UnknownNameError
 
 ENTRY_POINTS = "phidet.architectures"
-BUILT_IN: tuple[Architecture[Any], ...] = (EFFICIENTDET, CLASSIFIER, STYLEGAN, RELATIONS)
+BUILT_IN: tuple[Architecture[Any], ...] = (EFFICIENTDET, DETR, CLASSIFIER, STYLEGAN, RELATIONS)
 
 
 @cache

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,9 +13,12 @@ from phidet.cli.report import Report, writing
 from phidet.core.errors import ConfigError
 
 if TYPE_CHECKING:
+    from phidet.detections.detections import Detections
     from phidet.detections.protocol import SupportsDetect
     from phidet.detections.settings import PostprocessSettings
     from phidet.detections.sinks import Sink
+    from phidet.images.sources import SourceImage, Unusable
+    from phidet.inference.relations import Relations
 
 OUT = Path("detections")
 EPILOG = """\
@@ -54,12 +58,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MODEL",
         help="person (bundled), an export (.onnx, .xml, .tflite), a run's folder, a published name (person)",
     )
+    parser.add_argument(
+        "--relations", metavar="FILE", help="correct what is found by relations: an export of --task relations"
+    )
     add_out(parser, "FOLDER", f"where to write ({OUT})")
     parser.add_argument("--save", type=words, metavar="KINDS", help="what to write, separated by commas (images)")
     parser.add_argument("--json", action="store_true", help="print JSON lines; write files only if --save says which")
     parser.add_argument("--score", type=share, default=0.3, metavar="S", help="lowest score, 0…1 (0.3)")
-    parser.add_argument("--iou", type=share, default=0.5, metavar="T", help="overlap of duplicates, not for soft (0.5)")
-    parser.add_argument("--nms", choices=_NMS, default="hard", help="suppression of duplicates (hard)")
+    parser.add_argument("--iou", type=share, metavar="T", help="overlap of duplicates, not for soft (0.5)")
+    parser.add_argument("--nms", choices=_NMS, help="suppression of duplicates (hard)")
     parser.add_argument("--classes", action="append", metavar="A,B", help="only these, by name (all)")
     parser.add_argument("--max", type=positive, default=100, metavar="N", help="limit of objects in an image (100)")
     parser.add_argument(
@@ -91,13 +98,19 @@ def run(args: argparse.Namespace) -> None:
         check_sources_outside(args.sources, out)
     settings = PostprocessSettings(
         score=args.score,
-        iou=args.iou,
-        nms=_NMS[args.nms],  # type: ignore[arg-type]
+        iou=0.5 if args.iou is None else args.iou,
+        nms=_NMS[args.nms or "hard"],  # type: ignore[arg-type]
         max_detections=args.max,
     )
     if args.tile is not None:
         check_tile(args.tile, settings)
     detector = Detector(args.model, runtime=args.runtime, threads=args.threads)
+    relations = _open_relations(args.relations, detector.class_names)
+    # Tiles are merged by the same settings, whatever the network.
+    unused = [f"--{name}" for name in ("nms", "iou") if getattr(args, name) is not None]
+    architecture = getattr(detector, "architecture", None)  # whatever else detects has none
+    if unused and args.tile is None and architecture is not None and not architecture.suppresses:
+        print(f"{args.model} suppresses nothing: {' and '.join(unused)} changes nothing", file=sys.stderr)
     # Names can only be checked once the model is open; still before any file is written.
     if args.classes is not None:
         settings = msgspec.structs.replace(settings, classes=_classes(args.classes, detector.class_names))
@@ -105,19 +118,34 @@ def run(args: argparse.Namespace) -> None:
     sinks = open_sinks(kinds, out, detector.class_names)
     report = Report(args.json)
     with writing(sinks, report), without_native_noise(), ended_by_sigterm():
-        _look(detector, args, settings, out if kinds else None, sinks, report)
+        found = _found(detector, relations, args, settings, report, out if kinds else None)
+        _record(found, sinks, report)
     detector.close()
     report.raise_for_failures()
 
 
-def _look(
+def _open_relations(name: str | None, class_names: tuple[str, ...]) -> Relations | None:
+    """What corrects the detections of a detector of these classes, ``None`` for nothing."""
+    if name is None:
+        return None
+    from phidet.inference.relations import Relations
+
+    relations = Relations(name)
+    relations.check_detector(class_names)
+    return relations
+
+
+def _found(
     detector: SupportsDetect,
+    relations: Relations | None,
     args: argparse.Namespace,
     settings: PostprocessSettings,
-    out: Path | None,
-    sinks: Sequence[Sink],
     report: Report,
-) -> None:
+    out: Path | None,
+) -> Iterator[tuple[SourceImage, Detections] | Unusable]:
+    """What is found in each source, corrected by ``relations``."""
+    import msgspec
+
     from phidet.images.sources import Unusable, read_sources
     from phidet.images.video import is_webcam
     from phidet.inference.stream import detect_stream
@@ -125,7 +153,23 @@ def _look(
     batch = (
         1 if any(is_webcam(source) for source in args.sources) else args.batch
     )  # a camera's frame must not wait for others
-    for item in detect_stream(detector, read_sources(args.sources, out, report.note), settings, batch, args.tile):
+    sources = read_sources(args.sources, out, report.note)
+    if relations is None:
+        yield from detect_stream(detector, sources, settings, batch, args.tile)
+        return
+    # Relations see everything that they were trained with; what the user wants of it is chosen afterwards.
+    seen = msgspec.structs.replace(settings, score=min(settings.score, relations.settings().score), classes=None)
+    for item in detect_stream(detector, sources, seen, batch, args.tile):
+        if isinstance(item, Unusable):
+            yield item
+        else:
+            yield item[0], relations(item[1]).filter(settings.score, settings.classes)
+
+
+def _record(items: Iterable[tuple[SourceImage, Detections] | Unusable], sinks: Sequence[Sink], report: Report) -> None:
+    from phidet.images.sources import Unusable
+
+    for item in items:
         if isinstance(item, Unusable):
             report.failed(item)
             for sink in sinks:

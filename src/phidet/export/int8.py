@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,11 +20,11 @@ import onnx
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 
 from phidet.architectures.base import NetworkConfig
+from phidet.architectures.prepared import INPUT_NAMES
 from phidet.architectures.registry import architecture_of
 from phidet.core.errors import InputError
 from phidet.core.numbers import evenly_spaced
 from phidet.data.dataset import Dataset
-from phidet.detections.boxes import FloatArray
 
 CALIBRATION_IMAGES = 64
 """Enough for ranges of maps; more change them by less than their rounding."""
@@ -109,10 +110,14 @@ class _Images(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has n
     def __init__(self, config: NetworkConfig, images: Sequence[npt.NDArray[np.uint8]]) -> None:
         self.coming = self._prepared(config, images)
 
-    def get_next(self) -> dict[str, FloatArray] | None:
+    def get_next(self) -> dict[str, npt.NDArray[Any]] | None:
         return next(self.coming, None)
 
     @staticmethod
-    def _prepared(config: NetworkConfig, images: Sequence[npt.NDArray[np.uint8]]) -> Iterator[dict[str, FloatArray]]:
+    def _prepared(
+        config: NetworkConfig, images: Sequence[npt.NDArray[np.uint8]]
+    ) -> Iterator[dict[str, npt.NDArray[Any]]]:
+        architecture = architecture_of(config)
         for image in images:
-            yield {"images": architecture_of(config).prepare(config, image).image[None]}
+            inputs = architecture.network_inputs([architecture.prepare(config, image)])
+            yield dict(zip(INPUT_NAMES, inputs, strict=False))

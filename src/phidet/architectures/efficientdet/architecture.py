@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from phidet.architectures.backbones.config import backbone_summary
-from phidet.architectures.backbones.published import BACKBONE_NAMES, backbone_config
+from phidet.architectures.backbones.published import published_name
 from phidet.architectures.backbones.published_files import backbone_file
 from phidet.architectures.base import Architecture, Decoder, Loss
 from phidet.architectures.config import default_class_names
@@ -195,10 +195,9 @@ def _backbone_name(config: ModelConfig, published: str | None) -> str:
     if published in EFFICIENTDETS:
         return EFFICIENTDETS[published].backbone
     own = config.backbone
-    for name in BACKBONE_NAMES:
-        known = backbone_config(name)
-        if (known.architecture, known.width, known.depth) == (own.architecture, own.width, own.depth):
-            return name
+    name = published_name(own)
+    if name is not None:
+        return name
     raise ConfigError(
         f"no published backbone has the size of {config.name}'s ({own.architecture}, width {own.width:g}, depth "
         f"{own.depth:g}): choose a model by name, or start without weights"

@@ -13,6 +13,7 @@ from phidet import Detections, MissingExtraError
 from phidet.core.errors import ConfigError, InputError
 from phidet.detections.graphs import classical
 from phidet.detections.graphs.edges import EdgeKind, EdgeRule, edges_between, symmetric
+from phidet.detections.graphs.frames import join_frames, matches_of
 from phidet.detections.graphs.graph import DetectionGraph, detection_graph
 
 nx = pytest.importorskip("networkx")
@@ -271,3 +272,20 @@ def test_without_the_extra_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(MissingExtraError, match=r"pip install 'phidet\[relations\]'"):
             needs()
     assert detection_graph(graph.detections).edges.size  # the other rules need nothing but NumPy
+
+
+def test_two_frames_are_one_graph_whose_pairs_are_matched_once_each() -> None:
+    first = at((20, 20), (100, 20)).with_fields({"track": np.array([7, 8])})
+    second = at((24, 20), (104, 20), (300, 20)).with_fields({"track": np.array([7, 8, 9])})
+    joined = join_frames(first, second)
+    assert joined.fields["frame"].tolist() == [0, 1, 1, 0, 1]  # by score: 0.9, 0.9, 0.5, 0.1, 0.1
+    assert joined.fields["track"].tolist() == [7, 7, 8, 8, 9]
+    pairs = np.array([[1, 0], [0, 2], [3, 2], [3, 1], [0, 3], [3, 4]]).T
+    together = np.array([0.9, 0.95, 0.8, 0.7, 0.99, 0.4])
+    # 0–2 is the surest pair across frames, so 1 goes to 3; 0–3 are of one frame, and 4 is too unsure.
+    assert matches_of(joined, pairs, together).tolist() == [[0, 3], [2, 1]]
+    assert matches_of(joined, pairs[:, :1], together[:1]).tolist() == [[0], [1]]
+    assert matches_of(joined, pairs[:, :0], together[:0]).shape == (2, 0)
+    with pytest.raises(InputError, match="expected two frames of one video"):
+        join_frames(first, scattered(2, 0))
+    assert len(join_frames(at(), at((5, 5)))) == 1

@@ -102,6 +102,7 @@ class Architecture(ABC, Generic[ConfigT]):
         config_type: a frozen ``msgspec.Struct`` with the fields of :class:`NetworkConfig`.
         says: what its networks predict.
         published_names: models with a fixed config that users can name.
+        family_names: what φ can scale; see :meth:`scaled_config`.
         loss_settings: the loss's own settings with their defaults, which a recipe may set under ``loss``.
         learns_soft: whether the loss reads :attr:`Batch.soft`, so that another detector can teach these networks.
         recipe_names: training recipes of its own, beside the general ones; see :meth:`recipe_fields`.
@@ -113,6 +114,7 @@ class Architecture(ABC, Generic[ConfigT]):
     config_type: type[ConfigT]
     says: frozenset[Says] = frozenset({"boxes"})
     published_names: tuple[str, ...] = ()
+    family_names: tuple[str, ...] = ()
     loss_settings: Mapping[str, Any] = MappingProxyType({})
     recipe_names: tuple[str, ...] = ()
     learns_soft: bool = False

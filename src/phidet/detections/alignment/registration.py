@@ -50,7 +50,9 @@ def register_image(template: Image, image: Image, settings: AlignSettings) -> Lo
     if isinstance(located, NotLocated):
         text = located.text.replace("the parts", "the corners").replace("nominal parts", "corners")
         return NotLocated(located.reason, text.replace("parts", "corners"))
-    return replace(located, pose=refine_pose(located.pose, grey_of(template), grey_of(image)))
+    refined = refine_pose(located.pose, grey_of(template), grey_of(image))
+    # Edges make the pose more certain than the corners did; by how much is left open, and theirs is told.
+    return replace(located, pose=replace(refined, information=located.pose.information))
 
 
 def refine_pose(pose: Pose, template: Floats, image: Floats) -> Pose:

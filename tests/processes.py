@@ -74,8 +74,8 @@ def main() -> None:
     if work == "classify":
         data = open_class_folders(out).read("all")
         answers = detect(test_classify.tiny(), data, fabric, 2, workers=0)
-        figures = answers_of(*answers).report(answers.dataset)
-        (out / f"report-{fabric.global_rank}.json").write_bytes(msgspec.json.encode(figures))
+        metrics = answers_of(*answers).report(answers.dataset)
+        (out / f"report-{fabric.global_rank}.json").write_bytes(msgspec.json.encode(metrics))
         return
     found = detect(model(), open_data(out).read("train"), fabric, batch_size=1, workers=0)
     if fabric.is_global_zero:

@@ -1,4 +1,4 @@
-"""Several processes, less memory: the same gradients, the same figures."""
+"""Several processes, less memory: the same gradients, the same metrics."""
 
 from __future__ import annotations
 

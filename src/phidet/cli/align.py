@@ -45,7 +45,6 @@ that it was not judged; 3 an image or the list cannot be read; 2 settings. Of se
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``phidet align``."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EPILOG
     parser.usage = "%(prog)s NOMINAL IMAGE [IMAGE …] -m MODEL [options]"
     parser.add_argument("nominal", metavar="NOMINAL", help="a list of parts, or an image of a right assembly")

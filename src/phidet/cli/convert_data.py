@@ -21,7 +21,6 @@ SHOWN = 5  # problems of each kind
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``phidet convert-data``."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = (
         "reads: COCO JSON, Pascal VOC, YOLO, TFRecord, recognised by what the files hold\n"
         "The original is not changed; the target is written completely or not at all."

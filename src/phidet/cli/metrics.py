@@ -5,6 +5,7 @@ from __future__ import annotations
 from phidet.cli.tables import or_dash, table
 from phidet.evaluation.class_counts import ClassCounts
 from phidet.evaluation.classification import ClassificationReport
+from phidet.evaluation.mask_metrics import MaskMetrics
 from phidet.evaluation.matching import MATCHED
 from phidet.evaluation.measure import Evaluation
 
@@ -36,6 +37,8 @@ def summarise(evaluation: Evaluation) -> str:
     if evaluation.voc_ap50 is not None:
         rows.append((f"{'VOC AP50':<11}IoU 0.50, difficult objects aside", evaluation.voc_ap50))
     coco = table(("COCO", "value"), [(label, or_dash(value, "{:.3f}")) for label, value in rows])
+    if evaluation.masks is not None:
+        coco += f"\n\n{_masks(evaluation.masks)}"
     order = sorted(
         range(len(report.classes)), key=lambda c: -1.0 if report.classes[c].ap is None else report.classes[c].ap or 0.0
     )
@@ -48,6 +51,20 @@ def summarise(evaluation: Evaluation) -> str:
         f"at score {evaluation.score:.3g}{best}, IoU {evaluation.iou:g}\n"
         + table(header, [(*_counted(counts), *map(_share, aps)) for counts, *aps in lines])
     )
+
+
+def _masks(masks: MaskMetrics) -> str:
+    """COCO's metrics of masks, panoptic quality and the IoU of classes, those that are defined."""
+    rows = [(f"{label:<11}{what}", getattr(masks.coco, name)) for label, name, what in _ROWS]
+    rows.append((f"{'AP':<11}IoU 0.50…0.95, of boundaries, too", masks.boundary_ap))
+    said = table(("masks", "value"), [(label, _share(value)) for label, value in rows])
+    said += f"\n\nat score {masks.score:.3g}: mean IoU of classes {_share(masks.semantic.miou)}, "
+    said += f"{_share(masks.semantic.accuracy)} of the pixels right"
+    if masks.panoptic is not None:
+        kinds = (("all", masks.panoptic.all), ("things", masks.panoptic.things), ("stuff", masks.panoptic.stuff))
+        lines = [(name, *map(_share, (q.pq, q.sq, q.rq)), str(q.classes)) for name, q in kinds]
+        said += "\n\n" + table(("panoptic", "PQ", "SQ", "RQ", "classes"), lines)
+    return said
 
 
 def summarise_classification(report: ClassificationReport) -> str:

@@ -8,7 +8,7 @@ form), and it fails without images or classes (all metrics are ``None`` then).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -19,8 +19,11 @@ from phidet.core.errors import ConfigError
 from phidet.data.dataset import Dataset
 from phidet.detections.boxes import xyxy_to_xywh
 from phidet.detections.detections import Detections
+from phidet.detections.masks import Masks
 from phidet.evaluation.matching import check_detections
 
+Overlap = Literal["bbox", "segm", "boundary"]
+"""What is compared, in COCO's words."""
 METRICS = (
     *("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large"),
     *("ar_1", "ar_10", "ar_100", "ar_small", "ar_medium", "ar_large"),
@@ -78,8 +81,13 @@ class CocoReport(msgspec.Struct, frozen=True, kw_only=True):
     max_objects: int = 100
 
 
-def evaluate_coco(dataset: Dataset, detections: Sequence[Detections], max_objects: int = 100) -> CocoReport:
+def evaluate_coco(
+    dataset: Dataset, detections: Sequence[Detections], max_objects: int = 100, overlap: Overlap = "bbox"
+) -> CocoReport:
     """COCO's metrics for ``detections``, one for each image of ``dataset`` in its order.
+
+    By masks, an object that has a box only is neither right nor wrong, like a crowd, and a detection without a mask is
+    one of no pixels.
 
     Crowds are neither right nor wrong. Difficult objects are ordinary ones: COCO has no such flag. Sizes are those of
     :attr:`Annotations.areas`.
@@ -89,41 +97,51 @@ def evaluate_coco(dataset: Dataset, detections: Sequence[Detections], max_object
         detections: one for each image; of equal scores the earlier ranks higher.
         max_objects: number of best detections of a class used in each image. COCO's official metrics use 100;
             raise it for data with more objects in an image.
+        overlap: what is compared: boxes; masks; or masks and their boundaries, a band along the edge (B. Cheng et al.,
+            arXiv 2103.16562), of which the smaller IoU counts.
 
     Raises:
-        InputError: the detections do not belong to the data set.
+        InputError: the detections do not belong to the data set, or a label image cannot be read.
         ConfigError: ``max_objects`` is below 1.
     """
     if max_objects < 1:
         raise ConfigError(f"max_objects must be a whole number ≥ 1, got {max_objects}")
     check_detections(dataset, detections)
     classes, truth = len(dataset.class_names), dataset.all_annotations
-    counts = np.bincount(truth.class_ids[~truth.crowd], minlength=classes)
+    counted = ~truth.crowd
+    if overlap != "bbox" and truth.mask_labels is not None:
+        counted &= truth.mask_labels.known
+    counts = np.bincount(truth.class_ids[counted], minlength=classes)
+    # COCO reports recall at 1, 10 and 100 whatever the limit, so these are always evaluated.
     limits = sorted({1, 10, 100, max_objects})
     # Laid out as in COCO's tools, −1 where there are no objects: by IoU, recall (precision only), class, size, limit.
     precision = np.full((10, 101, classes, 4, len(limits)), -1.0)
     recall = np.full((10, classes, 4, len(limits)), -1.0)
     if len(dataset) and classes:
         evaluator = COCOeval_faster(
-            _coco(dataset, _objects(dataset)), _coco(dataset, _found(detections)), "bbox", print_function=_silent
+            _coco(dataset, _objects(dataset, overlap)),
+            _coco(dataset, _found(dataset, detections, overlap)),
+            overlap,
+            print_function=_silent,
         )
+        # The columns of the results below, of which those other than recall at 1, 10 and 100 read that of max_objects.
         evaluator.params.maxDets = limits
         evaluator.evaluate()
         evaluator.accumulate()
         precision, recall = (np.asarray(evaluator.eval[key]) for key in ("precision", "recall"))
-    last = limits.index(max_objects)
+    column = limits.index(max_objects)
     # Size 0 is "all"; IoU thresholds 0 and 5 are 0.50 and 0.75.
-    average = [precision[..., 0, last], precision[0, ..., 0, last], precision[5, ..., 0, last]]
-    average += [precision[..., size, last] for size in (1, 2, 3)]
+    average = [precision[..., 0, column], precision[0, ..., 0, column], precision[5, ..., 0, column]]
+    average += [precision[..., size, column] for size in (1, 2, 3)]
     reached = [recall[..., 0, limits.index(min(limit, max_objects))] for limit in (1, 10, 100)]
-    reached += [recall[..., size, last] for size in (1, 2, 3)]
+    reached += [recall[..., size, column] for size in (1, 2, 3)]
     means = {name: _mean(values) for name, values in zip(METRICS, [*average, *reached], strict=True)}
     by_class = tuple(
         ClassMetrics(
             name=name,
             objects=int(counts[c]),
-            ap=_mean(precision[:, :, c, 0, last]),
-            ap50=_mean(precision[0, :, c, 0, last]),
+            ap=_mean(precision[:, :, c, 0, column]),
+            ap50=_mean(precision[0, :, c, 0, column]),
         )
         for c, name in enumerate(dataset.class_names)
     )
@@ -131,7 +149,7 @@ def evaluate_coco(dataset: Dataset, detections: Sequence[Detections], max_object
         images=len(dataset),
         objects=int(counts.sum()),
         classes=by_class,
-        ar_max=_mean(recall[..., 0, last]),
+        ar_max=_mean(recall[..., 0, column]),
         max_objects=max_objects,
         **means,
     )
@@ -149,8 +167,9 @@ def _mean(values: npt.NDArray[np.float64]) -> float | None:
 
 def _coco(dataset: Dataset, annotations: list[dict[str, Any]]) -> COCO:
     coco = COCO(print_function=_silent)
+    sizes_hw = [dataset.size_hw(i) for i in range(len(dataset))]
     coco.dataset = {
-        "images": [{"id": i + 1} for i in range(len(dataset))],
+        "images": [{"id": i + 1, "height": h, "width": w} for i, (h, w) in enumerate(sizes_hw)],
         "categories": [{"id": c + 1, "name": name} for c, name in enumerate(dataset.class_names)],
         "annotations": annotations,
     }
@@ -158,17 +177,37 @@ def _coco(dataset: Dataset, annotations: list[dict[str, Any]]) -> COCO:
     return coco
 
 
-def _objects(dataset: Dataset) -> list[dict[str, Any]]:
+def _objects(dataset: Dataset, overlap: Overlap) -> list[dict[str, Any]]:
     truth = dataset.all_annotations
     images = np.repeat(np.arange(len(dataset)), [len(dataset.annotations(i).areas) for i in range(len(dataset))])
     columns = (images, truth.class_ids, xyxy_to_xywh(truth.boxes_xyxy.astype(np.float64)), truth.areas, truth.crowd)
-    return [
+    objects = [
         {"id": n, "image_id": i + 1, "category_id": c + 1, "bbox": box, "area": area, "iscrowd": int(crowd)}
         for n, (i, c, box, area, crowd) in enumerate(zip(*(column.tolist() for column in columns), strict=True), 1)
     ]
+    if overlap != "bbox":
+        known = np.zeros(len(objects), np.bool_) if truth.mask_labels is None else truth.mask_labels.known
+        masks = [runs for index in range(len(dataset)) for runs in _truth_masks(dataset, index).to_list()]
+        for one, runs, sure in zip(objects, masks, known.tolist(), strict=True):
+            one |= {"segmentation": runs, "iscrowd": one["iscrowd"] if sure else 1}
+    return objects
 
 
-def _found(detections: Sequence[Detections]) -> list[dict[str, Any]]:
+def _truth_masks(dataset: Dataset, index: int) -> Masks:
+    """The masks of an image; of objects that have a box only, the box, in which nothing is wrong."""
+    size_hw, a = dataset.size_hw(index), dataset.annotations(index)
+    masks = dataset.masks(index) or Masks.empty(size_hw, len(a.class_ids))
+    unknown = np.ones(len(masks), np.bool_) if a.mask_labels is None else ~a.mask_labels.known
+    if not unknown.any():
+        return masks
+    corners = [box[[0, 1, 2, 1, 2, 3, 0, 3]].reshape(4, 2).astype(np.float64) for box in a.boxes_xyxy]
+    boxes = Masks.from_polygons(
+        [[ring] if alone else [] for ring, alone in zip(corners, unknown, strict=True)], size_hw
+    )
+    return masks.joined([boxes]).union(np.tile(np.arange(len(masks)), 2), len(masks))
+
+
+def _found(dataset: Dataset, detections: Sequence[Detections], overlap: Overlap) -> list[dict[str, Any]]:
     columns = (
         (i, c, box, score)
         for i, found in enumerate(detections)
@@ -179,7 +218,14 @@ def _found(detections: Sequence[Detections]) -> list[dict[str, Any]]:
             strict=True,
         )
     )
-    return [
+    results = [
         {"id": n, "image_id": i + 1, "category_id": c + 1, "bbox": box, "area": box[2] * box[3], "score": score}
         for n, (i, c, box, score) in enumerate(columns, 1)
     ]
+    if overlap != "bbox":
+        each = [found.masks or Masks.empty(dataset.size_hw(i), len(found)) for i, found in enumerate(detections)]
+        runs = [one for masks in each for one in masks.to_list()]
+        areas = [area for masks in each for area in masks.areas.tolist()]
+        for result, one, area in zip(results, runs, areas, strict=True):
+            result |= {"segmentation": one, "area": area}
+    return results

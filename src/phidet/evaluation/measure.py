@@ -16,6 +16,7 @@ from phidet.evaluation.class_counts import ClassCounts, class_counts, together
 from phidet.evaluation.coco_metrics import CocoReport, evaluate_coco
 from phidet.evaluation.confusion import confusion_matrix
 from phidet.evaluation.curves import best_threshold, pr_curves
+from phidet.evaluation.mask_metrics import MaskMetrics, measure_masks
 from phidet.evaluation.matching import MATCHED
 from phidet.evaluation.voc_metrics import evaluate_voc
 
@@ -51,6 +52,7 @@ class MeasureSettings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def postprocess(self) -> PostprocessSettings:
         """Settings to run a detector with: :data:`COCO_SETTINGS` with ``max_objects``."""
+        # Suppression needs more candidates than it returns, or crowded images would end below the limit.
         candidates = max(COCO_SETTINGS.candidates, 10 * self.max_objects)
         return msgspec.structs.replace(COCO_SETTINGS, max_detections=self.max_objects, candidates=candidates)
 
@@ -73,6 +75,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
             background; see :func:`~phidet.evaluation.confusion.confusion_matrix`.
         summary: what is in the data, and what was left out of them.
         trained_on: images that the model has learned from; ``None`` where that is not known.
+        masks: metrics of masks; ``None`` where labels or detections have none.
     """
 
     model: str
@@ -89,6 +92,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     confusion: list[list[int]]
     summary: DataSummary
     trained_on: int | None
+    masks: MaskMetrics | None = None
 
 
 def measure(
@@ -111,10 +115,12 @@ def measure(
     Raises:
         InputError: the detections do not belong to the data set.
     """
+    # Curves come first: the score threshold of everything that is counted is read off them.
     curves = pr_curves(dataset, detections, settings.iou)
     best_score = best_threshold(curves)
     score = best_score if settings.score is None else settings.score
     classes = class_counts(dataset, detections, score, settings.iou)
+    # Classes without objects have no AP; as 0 they would pull the mean down.
     areas = [float(curve.envelope.mean()) for curve in curves if curve.objects]
     return Evaluation(
         model=model,
@@ -131,4 +137,5 @@ def measure(
         confusion=confusion_matrix(dataset, detections, score, settings.iou).tolist(),
         summary=summarise_data(dataset),
         trained_on=trained_on,
+        masks=measure_masks(dataset, detections, score, settings.max_objects),
     )

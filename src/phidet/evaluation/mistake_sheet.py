@@ -12,6 +12,8 @@ from phidet.core.errors import InputError
 from phidet.data.dataset import Dataset
 from phidet.detections.detections import Detections
 from phidet.detections.draw import colour, draw_frame
+from phidet.detections.draw_masks import draw_masks
+from phidet.detections.masks import Masks
 from phidet.detections.sheet import TILE_H, TILE_W, Tile, draw_sheet
 from phidet.evaluation.mistakes import Mistake
 
@@ -47,7 +49,7 @@ def _tile(dataset: Dataset, found: Detections, mistake: Mistake) -> Tile:
     there = [truth.boxes_xyxy[o] for o in [mistake.object] if o is not None]
     detected = [found.boxes_xyxy[d] for d in [mistake.detection] if d is not None]
     try:
-        image = dataset.image(mistake.image)
+        image = _with_masks(dataset.image(mistake.image), dataset.masks(mistake.image), found.masks, mistake)
     except InputError:
         return Tile(title, name)
     window = _window(np.stack([*there, *detected]).astype(np.float64), dataset.size_hw(mistake.image))
@@ -58,6 +60,18 @@ def _tile(dataset: Dataset, found: Detections, mistake: Mistake) -> Tile:
         for box in boxes:
             draw_frame(pen, _inside(box, window), colour(which), width, dashed=which == TRUTH)
     return Tile(title, name, np.asarray(crop))
+
+
+def _with_masks(
+    image: npt.NDArray[np.uint8], truth: Masks | None, found: Masks | None, mistake: Mistake
+) -> npt.NDArray[np.uint8]:
+    """The image with the masks of the object and of the detection that the mistake is about, the latter on top."""
+    pairs = ((found, mistake.detection, FOUND), (truth, mistake.object, TRUTH))
+    some = [(masks[i : i + 1], which) for masks, i, which in pairs if masks is not None and i is not None]
+    if not some:
+        return image
+    masks = some[0][0].joined([one for one, _ in some[1:]])
+    return np.asarray(draw_masks(Image.fromarray(image), masks, [which for _, which in some]))
 
 
 def _what(dataset: Dataset, found: Detections, mistake: Mistake) -> str:

@@ -14,6 +14,7 @@ from phidet.core.files import write_atomic
 from phidet.core.numbers import evenly_spaced
 from phidet.data.dataset import Dataset
 from phidet.detections.detections import Detections
+from phidet.detections.draw_masks import draw_masks
 from phidet.detections.sheet import Tile, draw_sheet, write_sheet
 from phidet.evaluation.curves import pr_curves
 from phidet.evaluation.measure import Evaluation
@@ -61,6 +62,8 @@ def draw_samples(dataset: Dataset, detections: Sequence[Detections], min_score: 
         labels = [f"{one.label} {one.score:.0%}" for one in found]
         try:
             image = dataset.image(index)
+            if found.masks is not None:
+                image = np.asarray(draw_masks(Image.fromarray(image), found.masks, found.class_ids))
         except InputError:
             image = None  # reported among the problems of the data set
         what = "1 detection" if len(found) == 1 else f"{len(found)} detections"

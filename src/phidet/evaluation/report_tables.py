@@ -28,13 +28,19 @@ def write_tables(folder: Path, evaluation: Evaluation) -> list[Path]:
         PhidetError: a file cannot be written.
     """
     names = [counts.name for counts in evaluation.classes]
-    coco = evaluation.coco
+    coco, masks = evaluation.coco, evaluation.masks
+    columns: dict[str, list[object]] = {
+        "ap": [*(c.ap for c in coco.classes), coco.ap],
+        "ap50": [*(c.ap50 for c in coco.classes), coco.ap50],
+    }
+    if masks is not None:
+        columns["mask_ap"] = [*(c.ap for c in masks.coco.classes), masks.coco.ap]
+        columns["mask_ap50"] = [*(c.ap50 for c in masks.coco.classes), masks.coco.ap50]
+        columns["pixel_iou"] = [*masks.semantic.ious.values(), masks.semantic.miou]
+    if masks is not None and masks.panoptic is not None:
+        columns["pq"] = [*(c.pq for c in masks.panoptic.classes), masks.panoptic.all.pq]
     return [
-        write_classes(
-            folder / "classes.csv",
-            [*evaluation.classes, evaluation.all_classes],
-            {"ap": [*(c.ap for c in coco.classes), coco.ap], "ap50": [*(c.ap50 for c in coco.classes), coco.ap50]},
-        ),
+        write_classes(folder / "classes.csv", [*evaluation.classes, evaluation.all_classes], columns),
         write_confusion(folder / "confusion.csv", np.array(evaluation.confusion, np.int64), names),
     ]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
@@ -20,17 +20,21 @@ from phidet.core.files import write_atomic
 from phidet.core.structs import in_words
 from phidet.data.dataset import Dataset
 from phidet.detections.detections import Detections
+from phidet.detections.fields import Values
+from phidet.detections.masks import FIELD as MASKS
+from phidet.detections.masks import Masks
 
 T = TypeVar("T")
 
 
 class _Result(msgspec.Struct):
-    """An object; ``bbox`` is left, top, width and height in pixels."""
+    """An object; ``bbox`` is left, top, width and height in pixels, ``segmentation`` its mask as COCO has it."""
 
     image_id: int
     category_id: int
     bbox: tuple[float, float, float, float]
     score: float
+    segmentation: Any = None
 
 
 class _Image(msgspec.Struct):
@@ -75,11 +79,12 @@ class ResultsFile(NamedTuple):
             return None
         return tuple(category.name for category in sorted(self.searched.categories, key=lambda c: c.id))
 
-    def detections_of(self, dataset: Dataset) -> tuple[Dataset, list[Detections]]:
+    def detections_of(self, dataset: Dataset, others: bool = False) -> tuple[Dataset, list[Detections]]:
         """The images of ``dataset`` that were processed, and the detections in each.
 
         Args:
             dataset: read with :attr:`class_names`, or with its own where these are not known.
+            others: leave out detections of images that ``dataset`` does not have, instead of refusing them.
 
         Raises:
             InputError: the detections belong to other images or classes, or are invalid.
@@ -87,6 +92,8 @@ class ResultsFile(NamedTuple):
         image_of, class_of = self._names(dataset)
         found: dict[str, list[_Result]] = defaultdict(list)
         for i, result in enumerate(self.results):
+            if others and result.image_id not in image_of:
+                continue
             if result.image_id not in image_of or result.category_id not in class_of:
                 key = "image_id" if result.image_id not in image_of else "category_id"
                 raise InputError(
@@ -131,8 +138,13 @@ class ResultsFile(NamedTuple):
         boxes[:, 2:] += boxes[:, :2]
         scores = np.array([result.score for result in results], np.float64)
         classes = np.array([ids[result.category_id] for result in results], np.int64)
+        size_hw = dataset.size_hw(index)
         try:
-            return Detections(boxes, scores, classes, dataset.class_names, dataset.size_hw(index))  # type: ignore[arg-type]
+            fields: dict[str, Values] = {}
+            if any(result.segmentation is not None for result in results):
+                # An object without a mask among others is one of no pixels.
+                fields[MASKS] = Masks.from_coco([result.segmentation or [] for result in results], size_hw)
+            return Detections(boxes, scores, classes, dataset.class_names, size_hw, fields)  # type: ignore[arg-type]
         except InputError as error:
             raise InputError(f"{self.path}, detections of {dataset.names[index]}: {error}") from error
 

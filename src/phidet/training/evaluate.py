@@ -18,6 +18,7 @@ from phidet.detections.detections import Detections
 from phidet.detections.settings import PostprocessSettings
 from phidet.evaluation.classification_report import answers_of
 from phidet.evaluation.coco_metrics import evaluate_coco
+from phidet.evaluation.mask_metrics import has_masks
 from phidet.evaluation.measure import COCO_SETTINGS
 from phidet.training.loading import EvalImages, eval_loader
 
@@ -89,14 +90,15 @@ def _detect_share(
             for _, problem in batch.broken:
                 log.warning("left out: %s", problem)
             broken |= dict(batch.broken)
-            if len(batch.indices):
+            for part in batch.parts:
                 with fabric.autocast():
-                    outputs = architecture.named_outputs(model(batch.images.to(fabric.device)))
+                    outputs = architecture.named_outputs(model(*(array.to(fabric.device) for array in part.inputs)))
                 # Decoding is NumPy code, which knows no bfloat16, and float16 boxes would lose whole pixels.
                 arrays = {name: values.float().cpu().numpy() for name, values in outputs.items()}
-                for i, (index, placement) in enumerate(zip(batch.indices, batch.placements, strict=True)):
+                for i, (index, placement) in enumerate(zip(part.indices, part.placements, strict=True)):
                     found[index] = decode({name: of[i] for name, of in arrays.items()}, placement, settings)
-            bar.update(len(batch.indices) + len(batch.broken))
+                bar.update(len(part.indices))
+            bar.update(len(batch.broken))
     model.train(was_training)
     return found, broken
 
@@ -107,9 +109,13 @@ def figures_of(architecture: Architecture[Any], found: DatasetDetections) -> dic
         classes = answers_of(*found).report(found.dataset)
         return defined({"top1": classes.top1, "top5": classes.top5})
     boxes = evaluate_coco(*found)
-    return defined({"ap": boxes.ap, "ap50": boxes.ap50})
+    metrics = {"ap": boxes.ap, "ap50": boxes.ap50}
+    if has_masks(*found):
+        masks = evaluate_coco(*found, overlap="segm")
+        metrics |= {"mask_ap": masks.ap, "mask_ap50": masks.ap50}
+    return defined(metrics)
 
 
-def defined(figures: dict[str, float | None]) -> dict[str, float]:
+def defined(metrics: dict[str, float | None]) -> dict[str, float]:
     """Without those that have no value, because there was nothing to measure them on."""
-    return {name: value for name, value in figures.items() if value is not None}
+    return {name: value for name, value in metrics.items() if value is not None}

@@ -104,6 +104,7 @@ def open_source(path: str | Path) -> Source:
     if config is not None:
         return Source(path, raw.tensors, architecture_of(config), config, None)
     try:
+        # Not one of ours: the keys of the tensors tell which project wrote it.
         known = recognise(raw.tensors)
     except CheckpointError as error:
         raise CheckpointError(f"{path} cannot be loaded: {error}") from error
@@ -131,6 +132,7 @@ def load_into(model: Model, source: Source, replace_head: bool = False) -> LoadR
     if not whole and not architecture.takes_foreign_backbones:
         theirs, ours = (_noun(each) for each in (source.architecture, architecture))
         raise CheckpointError(f"{source.path} ({source.kind}) is {theirs}, {model.config.name} is {ours}")
+    # A detector may start from a classifier's backbone: only those tensors are asked for then.
     expected = weights_of(model)
     if not whole:
         expected = {name: tensor for name, tensor in expected.items() if name.startswith("backbone.")}
@@ -142,6 +144,7 @@ def load_into(model: Model, source: Source, replace_head: bool = False) -> LoadR
         name for name in expected if name not in tensors and name not in fresh and not mapped.missing
     ]
     problems = {"missing": missing, "of the wrong shape": check_shapes(tensors, expected)}
+    # A classifier's last layer is left over on purpose; anything else that is left over is a mistake.
     head = set() if whole else _head_keys(source, model.config)
     problems["unexpected"] = [key for key in mapped.unexpected if key not in head]
     if any(problems.values()):

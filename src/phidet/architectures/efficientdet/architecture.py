@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from phidet.architectures.backbones.config import backbone_summary
-from phidet.architectures.backbones.published import BACKBONE_NAMES, backbone_config
+from phidet.architectures.backbones.published import published_name
 from phidet.architectures.backbones.published_files import backbone_file
 from phidet.architectures.base import Architecture, Decoder, Loss
 from phidet.architectures.config import default_class_names
@@ -24,6 +24,7 @@ from phidet.architectures.efficientdet.loss_config import LossConfig
 from phidet.architectures.efficientdet.published import (
     DETECTOR_NAMES,
     EFFICIENTDETS,
+    FAMILIES,
     detector_config,
     family_of,
     scaled_detector_config,
@@ -54,8 +55,10 @@ class EfficientDetArchitecture(Architecture[ModelConfig]):
     name = "efficientdet"
     config_type = ModelConfig
     published_names = DETECTOR_NAMES
+    family_names = tuple(FAMILIES)
     loss_settings = msgspec.structs.asdict(LossConfig())
     optional_outputs = ("best_logits",)
+    learns_soft = True
     predictors = ("class_head.predict.pointwise.",)
     pretrained_words = ("backbone", "coco")
 
@@ -194,10 +197,9 @@ def _backbone_name(config: ModelConfig, published: str | None) -> str:
     if published in EFFICIENTDETS:
         return EFFICIENTDETS[published].backbone
     own = config.backbone
-    for name in BACKBONE_NAMES:
-        known = backbone_config(name)
-        if (known.architecture, known.width, known.depth) == (own.architecture, own.width, own.depth):
-            return name
+    name = published_name(own)
+    if name is not None:
+        return name
     raise ConfigError(
         f"no published backbone has the size of {config.name}'s ({own.architecture}, width {own.width:g}, depth "
         f"{own.depth:g}): choose a model by name, or start without weights"

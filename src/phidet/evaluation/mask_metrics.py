@@ -1,0 +1,62 @@
+"""All metrics of masks in one struct: AP of masks and of their boundaries, panoptic quality, IoU of classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from phidet.data.dataset import Dataset
+from phidet.detections.detections import Detections
+from phidet.evaluation.coco_metrics import CocoReport, evaluate_coco
+from phidet.evaluation.panoptic import PanopticReport, SemanticReport, evaluate_panoptic, evaluate_semantic
+
+
+class MaskMetrics(msgspec.Struct, frozen=True, kw_only=True):
+    """Metrics of masks.
+
+    Attributes:
+        coco: COCO's metrics by the IoU of masks.
+        boundary_ap: AP by the smaller of the IoUs of masks and of their boundaries; ``None`` without objects.
+        panoptic: panoptic quality; ``None`` unless the labels are panoptic.
+        semantic: which class every pixel is given.
+        score: lowest score of the detections used for panoptic quality and classes of pixels.
+    """
+
+    coco: CocoReport
+    boundary_ap: float | None
+    panoptic: PanopticReport | None
+    semantic: SemanticReport
+    score: float
+
+
+def has_masks(dataset: Dataset, detections: Sequence[Detections]) -> bool:
+    """Whether there are masks to measure: in labels, and in every image with detections."""
+    there = [found.masks is not None for found in detections if len(found)]
+    return dataset.all_annotations.mask_labels is not None and bool(there) and all(there)
+
+
+def measure_masks(
+    dataset: Dataset, detections: Sequence[Detections], score: float, max_objects: int = 100
+) -> MaskMetrics | None:
+    """The metrics of the detections' masks, one for each image of ``dataset``; ``None`` unless both have masks.
+
+    Args:
+        dataset: the ground truth.
+        detections: one for each image.
+        score: lowest score of a detection that counts for panoptic quality and classes of pixels.
+        max_objects: maximum number of detections for each image.
+
+    Raises:
+        InputError: a label image cannot be read.
+    """
+    if not has_masks(dataset, detections):
+        return None
+    sure = [found.filter(score) for found in detections]
+    return MaskMetrics(
+        coco=evaluate_coco(dataset, detections, max_objects, "segm"),
+        boundary_ap=evaluate_coco(dataset, detections, max_objects, "boundary").ap,
+        panoptic=evaluate_panoptic(dataset, sure) if dataset.stuff else None,
+        semantic=evaluate_semantic(dataset, sure),
+        score=score,
+    )

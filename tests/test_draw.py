@@ -145,10 +145,10 @@ def test_a_label_wider_than_the_image_is_cut() -> None:
 
 @pytest.mark.parametrize("text", ["Straße", "人物 80%", "Привет", "كلب", "🐕", "\x1b[31m"])
 def test_letters_that_no_font_has_become_plain_ones(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    font, shown = draw._font_for(text, 14)
+    font, shown = draw.font_for(text, 14)
     assert shown == text or "?" in shown
     monkeypatch.setattr(draw, "_OTHER_FONTS", ())
-    font, shown = draw._font_for(text, 14)
+    font, shown = draw.font_for(text, 14)
     assert len(shown) >= len(text) - 1
     assert all(c == "?" or c.isascii() or draw._has(None, c) for c in shown)
     assert font.getname()[0] == "Aileron"
@@ -156,7 +156,7 @@ def test_letters_that_no_font_has_become_plain_ones(text: str, monkeypatch: pyte
 
 def test_accents_go_before_letters_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(draw, "_OTHER_FONTS", ())
-    assert draw._font_for("ťŕńv", 14)[1] == "trnv"
+    assert draw.font_for("ťŕńv", 14)[1] == "trnv"
 
 
 def test_whatever_is_an_image_becomes_one(tmp_path: Path) -> None:

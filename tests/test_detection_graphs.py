@@ -15,6 +15,7 @@ from phidet.detections.graphs import classical
 from phidet.detections.graphs.edges import EdgeKind, EdgeRule, edges_between, symmetric
 from phidet.detections.graphs.frames import join_frames, matches_of
 from phidet.detections.graphs.graph import DetectionGraph, detection_graph
+from phidet.detections.graphs.groups import groups_of
 
 nx = pytest.importorskip("networkx")
 
@@ -289,3 +290,43 @@ def test_two_frames_are_one_graph_whose_pairs_are_matched_once_each() -> None:
     with pytest.raises(InputError, match="expected two frames of one video"):
         join_frames(first, scattered(2, 0))
     assert len(join_frames(at(), at((5, 5)))) == 1
+
+
+def shares(graph: DetectionGraph, of: dict[tuple[int, int], float]) -> np.ndarray:
+    return np.array([of[min(pair), max(pair)] for pair in zip(*graph.edges.tolist(), strict=True)])
+
+
+def test_one_wrong_pair_does_not_join_two_groups() -> None:
+    inner = [(0, 1), (0, 2), (1, 2), (3, 4), (3, 5), (4, 5)]
+    graph = joined(*inner, (2, 3), (1, 3), (2, 4), count=7)
+    sure = dict.fromkeys(inner, 0.9)
+    # Of the three pairs between the groups one is taken for a pair of one group, and the two others outvote it.
+    parted = groups_of(graph.edges, shares(graph, sure | {(2, 3): 0.8, (1, 3): 0.2, (2, 4): 0.3}), 7)
+    assert parted.tolist() == [0, 0, 0, 1, 1, 1, 2]
+    whole = groups_of(graph.edges, shares(graph, sure | {(2, 3): 0.8, (1, 3): 0.4, (2, 4): 0.4}), 7)
+    assert whole.tolist() == [0] * 6 + [1]
+
+
+@given(graphs, st.integers(0, 10**6))
+def test_groups_of_pairs_that_agree_are_the_connected_parts(graph: DetectionGraph, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    classes = rng.integers(0, 3, len(graph))
+    same = classes[graph.edges[0]] == classes[graph.edges[1]]
+    groups = groups_of(graph.edges, np.where(same, 0.9, 0.05), len(graph))
+    parts = DetectionGraph(graph.detections, graph.edges[:, same])
+    np.testing.assert_array_equal(groups, classical.connected_clusters(parts))
+
+
+@given(graphs, st.integers(0, 10**6))
+def test_no_two_groups_would_rather_be_one(graph: DetectionGraph, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    pairs = {pair: float(rng.uniform(0, 1)) for pair in zip(*graph.pairs.tolist(), strict=True)}
+    groups = groups_of(graph.edges, shares(graph, pairs), len(graph))
+    between = np.zeros((len(graph), len(graph)))
+    for (i, j), share in pairs.items():
+        between[groups[i], groups[j]] += np.log(share / (1 - share))
+    between += between.T
+    assert (between[~np.eye(len(graph), dtype=bool)] <= 1e-9).all()
+    # Each group holds together: it is connected by pairs that speak for it or were outvoted only in part.
+    parts = classical.connected_clusters(graph)
+    assert all(len({int(parts[i]) for i in np.flatnonzero(groups == g)}) == 1 for g in set(groups.tolist()))

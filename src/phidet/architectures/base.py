@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -202,7 +202,7 @@ class Architecture(ABC, Generic[ConfigT]):
 
     def for_classes(self, config: ConfigT, class_names: tuple[str, ...]) -> ConfigT:
         """``config`` for training on data with these classes."""
-        return cast("ConfigT", replace(config, {"class_names": class_names}))
+        return replace(config, {"class_names": class_names})
 
     def resized(self, config: ConfigT, size_hw: tuple[int, int]) -> ConfigT:
         """``config`` for another input size, (height, width) in pixels; raises ConfigError if that is unsupported."""

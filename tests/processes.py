@@ -1,6 +1,7 @@
 """What each of several processes does in the tests of training on several devices; started with torchrun.
 
 torchrun --nproc-per-node 2 tests/processes.py gradients OUT
+torchrun --nproc-per-node 2 tests/processes.py detr OUT
 torchrun --nproc-per-node 4 tests/processes.py evaluate OUT
 torchrun --nproc-per-node 4 tests/processes.py classify OUT
 """
@@ -18,6 +19,7 @@ import peers
 import test_classify
 from phidet import create_model
 from phidet.architectures.efficientdet.network import EfficientDet
+from phidet.architectures.registry import architecture_of
 from phidet.core.structs import replace
 from phidet.data.class_folders import open_class_folders
 from phidet.data.layouts import open_data
@@ -27,7 +29,7 @@ from phidet.training.evaluate import detect
 from phidet.training.fit import RunSettings, start_engine
 from phidet.training.learner import prepare_learner
 from phidet.training.loading import EpochSampler
-from phidet.training.recipe import SMALL
+from phidet.training.recipe import SMALL, recipe_named
 from phidet.training.recipe import replace as change
 from phidet.training.task import Task
 
@@ -62,6 +64,27 @@ def gradients(data: Path, processes: int) -> tuple[dict[str, torch.Tensor], dict
     return found, statistics
 
 
+def detr_gradients(data: Path, processes: int) -> dict[str, torch.Tensor]:
+    """Gradients of a DETR on the first batch, whose images differ in size, in 64 bits; without dropout."""
+    from test_detr_dialects import small  # noqa: PLC0415 - the other works need less
+
+    torch.manual_seed(0)
+    config = replace(small(), {"class_names": CLASSES, "image_size_hw": (96, 160)})
+    config = replace(config, {"transformer": replace(config.transformer, {"dropout": 0.0})})
+    network = create_model(config)
+    recipe = change(recipe_named("detr", 8, architecture_of(config)), {"batch_size": BATCH})
+    train = open_data(data).read("train")
+    fabric = Fabric(accelerator="cpu", devices=processes, precision="64-true")
+    fabric.launch()
+    task = Task(config, train, None)
+    learner = prepare_learner(fabric, network, task, recipe, RunSettings(out=data, accelerator="cpu", workers=0))
+    learner.model.train()
+    sampler = EpochSampler(len(train), BATCH, 0, fabric.global_rank, fabric.world_size)
+    batch = next(iter(task.loader(recipe, 0, sampler, 0)))
+    fabric.backward(task.losses(fabric, learner.model, batch, recipe)["loss"])
+    return {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
+
+
 def main() -> None:
     """Does what the command line says; the first process writes what came out."""
     work, out = sys.argv[1], Path(sys.argv[2])
@@ -69,6 +92,11 @@ def main() -> None:
         found, statistics = gradients(out, processes=2)
         if int(torch.distributed.get_rank()) == 0:
             torch.save({"gradients": found, "statistics": statistics}, out / "gradients.pt")
+        return
+    if work == "detr":
+        found = detr_gradients(out, processes=2)
+        if int(torch.distributed.get_rank()) == 0:
+            torch.save({"gradients": found}, out / "gradients.pt")
         return
     fabric = start_engine(SMALL, RunSettings(out=out, accelerator="cpu"))
     if work == "classify":

@@ -15,7 +15,7 @@ pytest.importorskip("torch_geometric")
 
 from torch_geometric.nn import ChebConv, GATv2Conv, GCNConv
 
-from phidet.architectures.base import Processes
+from phidet.architectures.processes import Processes
 from phidet.architectures.registry import architecture_of, published_config
 from phidet.architectures.relations.architecture import RELATIONS
 from phidet.architectures.relations.batch import RelationsBatch, collate

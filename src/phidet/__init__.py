@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from phidet.detections.tracking.tracker import Tracker
     from phidet.inference.align import align
     from phidet.inference.detector import Detector
+    from phidet.inference.relations import Relations
     from phidet.training.run import train
     from phidet.weights.convert import convert
     from phidet.weights.create import create_classifier, create_model
@@ -41,6 +42,7 @@ _LAZY = {
     "Detections": "phidet.detections.detections",
     "Detector": "phidet.inference.detector",
     "PostprocessSettings": "phidet.detections.settings",
+    "Relations": "phidet.inference.relations",
     "Tracker": "phidet.detections.tracking.tracker",
     "TrackerSettings": "phidet.detections.tracking.settings",
     "create_model": "phidet.weights.create",
@@ -57,6 +59,7 @@ __all__ = [
     "MissingExtraError",
     "PhidetError",
     "PostprocessSettings",
+    "Relations",
     "Tracker",
     "TrackerSettings",
     "__version__",

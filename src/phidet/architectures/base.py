@@ -18,13 +18,12 @@ import numpy.typing as npt
 
 from phidet.architectures.prepared import Placement, Prepared, stacked
 from phidet.architectures.processes import Processes
+from phidet.architectures.relating import Relating
 from phidet.core.errors import ConfigError, UnknownNameError
 from phidet.core.structs import replace
 from phidet.data.doctor.view import NetworkView
 from phidet.detections.boxes import FloatArray
 from phidet.detections.detections import Detections
-from phidet.detections.graphs.graph import DetectionGraph
-from phidet.detections.graphs.related import Related
 from phidet.detections.settings import PostprocessSettings
 from phidet.images.prepare import PLAIN_RESIZING, Preprocess, prepare
 
@@ -75,27 +74,6 @@ class Decoder(Protocol):
     def __call__(
         self, outputs: Mapping[str, FloatArray], placement: Placement, settings: PostprocessSettings
     ) -> Detections: ...
-
-
-class Relating(Protocol):
-    """Detections as a network's inputs, and its outputs as relations."""
-
-    def graph(self, detections: Detections) -> DetectionGraph:
-        """The graph that the network looks at."""
-
-    def inputs(self, graph: DetectionGraph) -> Mapping[str, npt.NDArray[Any]]:
-        """The network's inputs by name.
-
-        Raises:
-            InputError: detections that the network was not trained for.
-        """
-
-    def decode(self, graph: DetectionGraph, outputs: Mapping[str, FloatArray]) -> Related:
-        """What the outputs for ``graph`` mean.
-
-        Raises:
-            CheckpointError: the outputs are not finite.
-        """
 
 
 class Loss(Protocol):
@@ -190,6 +168,16 @@ class Architecture(ABC, Generic[ConfigT]):
             ConfigError: it does not.
         """
         raise ConfigError(f"{config.name} detects in images: expected a network that relates detections")
+
+    def with_answers(self, config: ConfigT, grouped: bool, judged: bool) -> ConfigT:
+        """``config`` of a network that relates detections, with the answers that can be learned.
+
+        Args:
+            config: of the network.
+            grouped: whether it is known which objects belong together.
+            judged: whether it is known which images show something complete and right.
+        """
+        return config
 
     def summary(self, config: ConfigT) -> list[tuple[str, str]]:
         """Further lines of ``phidet info`` for a network: (subject, text)."""

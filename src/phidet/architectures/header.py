@@ -56,16 +56,18 @@ def to_export_metadata(header: Header, phidet_version: str) -> dict[str, str]:
     mean, std = (
         ", ".join(f"{v:g}" for v in values) for values in (config.preprocess.mean_rgb, config.preprocess.std_rgb)
     )
-    return {
+    metadata = {
         **to_metadata(config),
         "precision": header.precision,
         "phidet_version": phidet_version,
         "class_names": msgspec.json.encode(config.class_names).decode(),
-        "preprocessing": (
+    }
+    if min(config.image_size_hw) > 0:  # a network on detections has no image
+        metadata["preprocessing"] = (
             f"RGB 0-255, {header.architecture.resizing(config)}, then (pixel - ({mean})) / ({std}), padded right and "
             "below with 0, NCHW"
-        ),
-    }
+        )
+    return metadata
 
 
 def from_metadata(metadata: Mapping[str, str], path: Path) -> Header | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from phidet.detections.settings import PostprocessSettings
     from phidet.detections.sinks import Sink
     from phidet.images.sources import SourceImage, Unusable
+    from phidet.inference.relations import Relations
 
 OUT = Path("detections")
 EPILOG = """\
@@ -56,6 +57,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="person",
         metavar="MODEL",
         help="person (bundled), an export (.onnx, .xml, .tflite), a run's folder, a published name (person)",
+    )
+    parser.add_argument(
+        "--relations", metavar="FILE", help="correct what is found by relations: an export of --task relations"
     )
     add_out(parser, "FOLDER", f"where to write ({OUT})")
     parser.add_argument("--save", type=_kinds, metavar="KINDS", help="what to write, separated by commas (images)")
@@ -101,6 +105,7 @@ def run(args: argparse.Namespace) -> None:
     if args.tile is not None:
         check_tile(args.tile, settings)
     detector = Detector(args.model, runtime=args.runtime, threads=args.threads)
+    relations = _open_relations(args.relations, detector.class_names)
     # Tiles are merged by the same settings, whatever the network.
     unused = [f"--{name}" for name in ("nms", "iou") if getattr(args, name) is not None]
     architecture = getattr(detector, "architecture", None)  # whatever else detects has none
@@ -114,7 +119,8 @@ def run(args: argparse.Namespace) -> None:
     report = Report(args.json)
     try:
         with without_native_noise(), ended_by_sigterm():
-            _look(detector, args, settings, out if kinds else None, sinks, report)
+            found = _found(detector, relations, args, settings, report, out if kinds else None)
+            _record(found, sinks, report)
     except (KeyboardInterrupt, SystemExit):
         _keep(sinks, report)
         raise
@@ -131,14 +137,28 @@ def run(args: argparse.Namespace) -> None:
     report.raise_for_failures()
 
 
-def _look(
+def _open_relations(name: str | None, class_names: tuple[str, ...]) -> Relations | None:
+    """What corrects the detections of a detector of these classes, ``None`` for nothing."""
+    if name is None:
+        return None
+    from phidet.inference.relations import Relations
+
+    relations = Relations(name)
+    relations.check_detector(class_names)
+    return relations
+
+
+def _found(
     detector: SupportsDetect,
+    relations: Relations | None,
     args: argparse.Namespace,
     settings: PostprocessSettings,
-    out: Path | None,
-    sinks: Sequence[Sink],
     report: Report,
-) -> None:
+    out: Path | None,
+) -> Iterator[tuple[SourceImage, Detections] | Unusable]:
+    """What is found in each source, corrected by ``relations``."""
+    import msgspec
+
     from phidet.images.sources import Unusable, read_sources
     from phidet.images.video import is_webcam
     from phidet.inference.stream import detect_stream
@@ -146,7 +166,23 @@ def _look(
     batch = (
         1 if any(is_webcam(source) for source in args.sources) else args.batch
     )  # a camera's frame must not wait for others
-    for item in detect_stream(detector, read_sources(args.sources, out, report.note), settings, batch, args.tile):
+    sources = read_sources(args.sources, out, report.note)
+    if relations is None:
+        yield from detect_stream(detector, sources, settings, batch, args.tile)
+        return
+    # Relations see everything that they were trained with; what the user wants of it is chosen afterwards.
+    seen = msgspec.structs.replace(settings, score=min(settings.score, relations.settings().score), classes=None)
+    for item in detect_stream(detector, sources, seen, batch, args.tile):
+        if isinstance(item, Unusable):
+            yield item
+        else:
+            yield item[0], relations(item[1]).filter(settings.score, settings.classes)
+
+
+def _record(items: Iterable[tuple[SourceImage, Detections] | Unusable], sinks: Sequence[Sink], report: Report) -> None:
+    from phidet.images.sources import Unusable
+
+    for item in items:
         if isinstance(item, Unusable):
             report.failed(item)
             for sink in sinks:

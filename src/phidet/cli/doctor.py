@@ -192,6 +192,7 @@ def _splits(report: Report) -> str:
     for name, counts in (
         ("crowd", [s.crowd for s in report.splits]),
         ("difficult", [s.difficult for s in report.splits]),
+        ("made images", [s.made for s in report.splits]),
     ):
         if any(counts):
             columns.append(name)

@@ -49,6 +49,9 @@ def run(args: argparse.Namespace) -> None:
     precision: Precision = "int8" if args.int8 else "fp16" if args.half else "fp32"
     if args.eval is not None and args.nms:
         raise ConfigError("--eval measures with suppression outside the graph: leave out --nms")
+    if _is_generator(args.model):
+        _export_generator(args)
+        return
     model = load_detector(args.model)
     if args.image_size is not None:
         model.config = architecture_of(model.config).resized(model.config, args.image_size)
@@ -66,6 +69,31 @@ def run(args: argparse.Namespace) -> None:
     print(f"checked: {report.agreement}")
     if measured is not None:
         _evaluate(model, report.paths[0], measured.split, measured.dataset)
+
+
+def _is_generator(model: str) -> bool:
+    from phidet.inference.runtimes.open_model import model_file
+    from phidet.weights.native import read_header
+
+    path = model_file(model)
+    if path is None or not path.is_file() or path.suffix != ".safetensors":
+        return False
+    header = read_header(path)
+    return header is not None and "samples" in header.architecture.says
+
+
+def _export_generator(args: argparse.Namespace) -> None:
+    from phidet.export.generator_file import export_generator
+    from phidet.export.source import target_of
+    from phidet.inference.runtimes.open_model import find_model
+    from phidet.weights.native import load_model
+
+    if args.to != "onnx" or args.int8 or args.nms or args.eval is not None or args.calibrate is not None:
+        raise ConfigError("a generator is exported to ONNX, in 32 bits or with --half: leave out the other options")
+    target = args.out or target_of(args.model, ".onnx")
+    written = export_generator(load_model(find_model(args.model, ".safetensors")), target, args.half)
+    print(f"wrote {' and '.join(str(path) for path in written.paths)}")
+    print(f"checked: images differ from PyTorch's by at most {written.difference} of 255")
 
 
 def _calibration_data(args: argparse.Namespace, class_names: tuple[str, ...]) -> Dataset:

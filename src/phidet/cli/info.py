@@ -126,6 +126,9 @@ def _print(config: Any, args: argparse.Namespace) -> None:
     from phidet.architectures.efficientdet import report
     from phidet.architectures.report import describe_network
 
+    if "relations" in architecture_of(config).says:
+        _print_relations(config, args)
+        return
     found: Any
     show: Callable[[Any, Any], None]
     if args.compare_necks:
@@ -145,6 +148,23 @@ def _print(config: Any, args: argparse.Namespace) -> None:
 def _print_network(config: NetworkConfig, report: NetworkReport) -> None:
     _print_head(config, report.input_hw)
     _print_parts(report.parts)
+
+
+def _print_relations(config: NetworkConfig, args: argparse.Namespace) -> None:
+    """A network on detections: its cost depends on how many there are, so only its parameters are counted."""
+    from phidet.architectures.costs import build_on_meta
+
+    if args.image_size is not None or args.compare_necks:
+        raise ConfigError(f"{config.name} relates detections and looks at no image: leave the other options out")
+    parameters = sum(p.numel() for p in build_on_meta(config).parameters())
+    if args.json:
+        print_json({"name": config.name, "parameters": parameters, "config": config})
+        return
+    print(config.name)
+    print(f"  {'classes':<16} {config.num_classes}: {', '.join(config.class_names[:5])}")
+    for subject, text in architecture_of(config).summary(config):
+        print(f"  {subject:<16} {text}")
+    print(f"  {'parameters':<16} {parameters:,}")
 
 
 def _print_head(config: NetworkConfig, input_hw: tuple[int, int]) -> None:

@@ -106,6 +106,7 @@ class Dataset:
         names: of the images, unique: paths relative to the data folder.
         problems: what the reader left out or set right.
         coco_ids: the ids that the data's own file has; ``None`` for other layouts than COCO JSON.
+        right: name of an image → whether what it shows is complete and right; of images where that is known.
         stuff: ids of the classes that are no countable things, such as sky: one segment of each in an image.
     """
 
@@ -123,6 +124,7 @@ class Dataset:
     ) -> None:
         self.coco_ids = coco_ids
         self.stuff: frozenset[int] = frozenset()
+        self.right: Mapping[str, bool] = {}
         self.name, self.class_names, self.problems = name, tuple(class_names), list(problems)
         self.names: npt.NDArray[np.str_] = np.array(names, dtype=np.str_)
         records = [source if isinstance(source, RecordImage) else None for source in sources]
@@ -193,7 +195,7 @@ class Dataset:
             problems=[problem for problem in self.problems if problem.image is None or problem.image in kept],
             coco_ids=self.coco_ids,
         )
-        part.stuff = self.stuff
+        part.stuff, part.right = self.stuff, self.right
         return part
 
     def renamed(self, names: Sequence[str]) -> Dataset:

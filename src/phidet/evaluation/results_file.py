@@ -79,11 +79,12 @@ class ResultsFile(NamedTuple):
             return None
         return tuple(category.name for category in sorted(self.searched.categories, key=lambda c: c.id))
 
-    def detections_of(self, dataset: Dataset) -> tuple[Dataset, list[Detections]]:
+    def detections_of(self, dataset: Dataset, others: bool = False) -> tuple[Dataset, list[Detections]]:
         """The images of ``dataset`` that were processed, and the detections in each.
 
         Args:
             dataset: read with :attr:`class_names`, or with its own where these are not known.
+            others: leave out detections of images that ``dataset`` does not have, instead of refusing them.
 
         Raises:
             InputError: the detections belong to other images or classes, or are invalid.
@@ -91,6 +92,8 @@ class ResultsFile(NamedTuple):
         image_of, class_of = self._names(dataset)
         found: dict[str, list[_Result]] = defaultdict(list)
         for i, result in enumerate(self.results):
+            if others and result.image_id not in image_of:
+                continue
             if result.image_id not in image_of or result.category_id not in class_of:
                 key = "image_id" if result.image_id not in image_of else "category_id"
                 raise InputError(

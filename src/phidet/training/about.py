@@ -30,6 +30,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         teacher: a detector to learn from beside the labels: a model's name or file, a run's folder, or the description
             (.json) of another project's detector.
         unlabelled: a folder of images without labels, of which only the teacher's answers are learned.
+        detector: of a network on detections: the model whose detections it relates, or files of those of the
+            training and the validation images.
     """
 
     data: str
@@ -43,6 +45,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     changes: dict[str, Any] = {}
     teacher: str | None = None
     unlabelled: str | None = None
+    detector: tuple[str, ...] = ()
 
     def with_absolute_paths(self) -> Request:
         """The same request, independent of the current folder."""
@@ -60,6 +63,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
             model=model,
             pretrained=pretrained,
             teacher=teacher,
+            detector=tuple(os.path.abspath(name) if Path(name).exists() else name for name in self.detector),
             unlabelled=None if self.unlabelled is None else os.path.abspath(self.unlabelled),
         )
 

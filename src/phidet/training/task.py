@@ -85,7 +85,7 @@ class Task(TrainingTask):
             batch = batch._replace(pixels=pad_to(batch.pixels, _largest(batch.pixels)))
         images = normalise(batch, self.config.preprocess)
         outputs = self.architecture.training_outputs(model, images, batch, settings)
-        return self._loss(outputs, batch, Processes(fabric.world_size, _total))
+        return self._loss(outputs, batch, Processes(fabric.world_size, total_over_processes))
 
     def evaluate(self, fabric: Fabric, model: Any, recipe: Recipe, workers: int) -> dict[str, float]:
         """The ``metrics`` on the validation data, those that are defined."""
@@ -104,7 +104,7 @@ def _largest(pixels: Tensor) -> tuple[int, int]:
     return int(size[0]), int(size[1])
 
 
-def _total(value: Tensor) -> Tensor:
+def total_over_processes(value: Tensor) -> Tensor:
     """The sum of ``value`` over all processes."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return value

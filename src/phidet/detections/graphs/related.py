@@ -11,6 +11,9 @@ from phidet.detections.detections import Detections
 from phidet.detections.graphs.edges import connected
 from phidet.detections.graphs.graph import DetectionGraph
 
+GROUP = "group"
+"""Field of objects: those of the same number, 0 or more, belong together; −1 for none."""
+
 
 @dataclass(frozen=True, eq=False)
 class Related:
@@ -40,7 +43,7 @@ class Related:
         """The corrected detections; with the field ``group``, and with ``right``, which is the same for all."""
         found, groups = self.graph.detections, self.groups
         if groups is not None:
-            found = found.with_fields({"group": groups})
+            found = found.with_fields({GROUP: groups})
         if self.right is not None:
             found = found.with_fields({"right": np.full(len(found), self.right, np.float32)})
         return found

@@ -107,7 +107,10 @@ def find_model(model: str | Path, preferred: str = ".onnx") -> Path:
             f"(it needs pip install 'phidet[train]'), into {exported}"
         )
     if publisher_of(str(model)) is not None:
-        raise CheckpointError(f"{model} has no boxes, only detectors can be used here: name one, such as {BUNDLED[0]}")
+        raise CheckpointError(
+            f"{model} has no boxes, only detectors can be used here: name one, such as {BUNDLED[0]} or "
+            f"{published_names('boxes')[0]}"
+        )
     raise CheckpointError(
         f"there is no model {str(model)!r}: expected {', '.join(BUNDLED)}, a file (.onnx, .xml, .tflite, "
         f".safetensors), the folder of a training run, or a published name such as {published_names('boxes')[0]}"

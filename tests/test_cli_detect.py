@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from blobs import BLUE, RED, BlobDetector, painted
-from phidet.cli import detect
+from phidet.cli import report
 from phidet.cli.main import main
 from phidet.detections.draw import colour
 from phidet.images.sources import read_sources
@@ -317,7 +317,7 @@ def test_progress_shows_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch, caps
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     times = iter(range(100))
-    monkeypatch.setattr(detect.time, "monotonic", lambda: float(next(times)))
+    monkeypatch.setattr(report.time, "monotonic", lambda: float(next(times)))
     assert main(["detect", "photo.png", "photo.png", "--json"]) == 0
     assert "\r\033[K1 image, 1.0 a second" in terminal.getvalue()
     assert len(capsys.readouterr().out.splitlines()) == 2

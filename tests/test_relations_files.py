@@ -167,3 +167,16 @@ def test_mistakes_are_one_message(
     with pytest.raises(MissingExtraError, match=r"phidet\[train\]"):
         onnx_relations.relations_onnx(network().float())
     assert phidet.Relations is Relations
+
+
+def test_info_describes_a_network_on_detections(exported: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", str(exported / "best.safetensors"), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["parameters"] == sum(p.numel() for p in network("attention").parameters())
+    assert told["config"]["class_names"] == list(NAMES)
+    assert main(["info", "relations-gcn"]) == 0
+    text = capsys.readouterr().out
+    assert "3 × gcn, 64 channels" in text
+    assert "8 nearest" in text
+    assert main(["info", "relations-gcn", "--image-size", "64"]) == 2
+    assert "looks at no image" in capsys.readouterr().err

@@ -169,6 +169,8 @@ def test_gaps_are_bridged_for_as_long_as_the_settings_say(gap_s: float, same: bo
     for i in range(50):
         tracker.update(found(boxes_at((50 + 4 * i, 100))), i / 25)
     back = 49 / 25 + gap_s
+    for i in range(50, round(back * 25)):
+        tracker.update(found(boxes_at()), i / 25)
     for k in range(2):
         # It has gone on behind something at 100 pixels a second.
         tracked = tracker.update(found(boxes_at((50 + 100 * (back + k / 25), 100))), back + k / 25)
@@ -181,6 +183,11 @@ def test_one_sighting_is_no_track_and_a_second_one_is() -> None:
     assert ids_of(tracker.update(found(boxes_at((300, 300)), 0.7), 0.04)) == []
     assert ids_of(tracker.update(found(boxes_at((100, 100)), 0.7), 0.08)) == [1]
     assert ids_of(Tracker(TrackerSettings(sure=0.7)).update(found(boxes_at((1, 1)), 0.7), 0)) == [1]
+
+
+def test_at_one_frame_in_two_seconds_tracks_are_still_found() -> None:
+    tracked = run(Tracker(), [found(boxes_at((100 + i, 100)), 0.7) for i in range(5)], rate=0.5)
+    assert [ids_of(t) for t in tracked] == [[], [1], [1], [1], [1]]
 
 
 def test_predictions_move_on_and_change_nothing() -> None:

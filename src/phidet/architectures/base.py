@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -102,6 +102,7 @@ class Architecture(ABC, Generic[ConfigT]):
         config_type: a frozen ``msgspec.Struct`` with the fields of :class:`NetworkConfig`.
         says: what its networks predict.
         published_names: models with a fixed config that users can name.
+        family_names: what φ can scale; see :meth:`scaled_config`.
         loss_settings: the loss's own settings with their defaults, which a recipe may set under ``loss``.
         learns_soft: whether the loss reads :attr:`Batch.soft`, so that another detector can teach these networks.
         recipe_names: training recipes of its own, beside the general ones; see :meth:`recipe_fields`.
@@ -114,6 +115,7 @@ class Architecture(ABC, Generic[ConfigT]):
     config_type: type[ConfigT]
     says: frozenset[Says] = frozenset({"boxes"})
     published_names: tuple[str, ...] = ()
+    family_names: tuple[str, ...] = ()
     loss_settings: Mapping[str, Any] = MappingProxyType({})
     recipe_names: tuple[str, ...] = ()
     learns_soft: bool = False
@@ -202,7 +204,7 @@ class Architecture(ABC, Generic[ConfigT]):
 
     def for_classes(self, config: ConfigT, class_names: tuple[str, ...]) -> ConfigT:
         """``config`` for training on data with these classes."""
-        return cast("ConfigT", replace(config, {"class_names": class_names}))
+        return replace(config, {"class_names": class_names})
 
     def resized(self, config: ConfigT, size_hw: tuple[int, int]) -> ConfigT:
         """``config`` for another input size, (height, width) in pixels; raises ConfigError if that is unsupported."""

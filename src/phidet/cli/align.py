@@ -67,6 +67,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="homography",
         help="the most general that is tried; the simplest that explains the places is taken (homography)",
     )
+    pose.add_argument(
+        "--pose-from",
+        choices=("parts", "image"),
+        default="parts",
+        help="image: corners and edges of the image NOMINAL, for models that find little on a right board (parts)",
+    )
     pose.add_argument("--distortion", action="store_true", help="lenses distort: fit one radial coefficient")
     pose.add_argument("--mirrored", choices=("auto", "no", "yes"), default="auto", help="the drawing in images (auto)")
     pose.add_argument("--least-share", type=float, default=0.35, metavar="S", help="of parts to agree, 0…1 (0.35)")
@@ -107,6 +113,7 @@ def run(args: argparse.Namespace) -> None:
     check_sources_outside([args.nominal, *args.sources], out)
     settings = AlignSettings(
         pose=args.pose,
+        pose_from=args.pose_from,
         distortion=args.distortion,
         side=args.side,
         mirrored=args.mirrored,

@@ -13,17 +13,18 @@ import msgspec
 from phidet.architectures.base import NetworkConfig
 from phidet.architectures.config import default_class_names
 from phidet.architectures.efficientdet.config import ModelConfig
-from phidet.architectures.efficientdet.published import (
-    DETECTOR_NAMES,
-    detector_config,
-    family_of,
-    scaled_detector_config,
+from phidet.architectures.efficientdet.published import DETECTOR_NAMES, detector_config
+from phidet.architectures.registry import (
+    architecture_of,
+    family_owner,
+    published_config,
+    published_names,
+    publisher_of,
 )
-from phidet.architectures.registry import architecture_of, published_config, published_names, publisher_of
 from phidet.cli.arguments import add_image_size, add_json, add_out
 from phidet.cli.tables import billions, or_dash, print_json, table
 from phidet.core.errors import ConfigError, PhidetError, UnknownNameError
-from phidet.data.coco_classes import COCO_CLASS_NAMES
+from phidet.core.structs import replace
 
 if TYPE_CHECKING:  # need PyTorch, which drawing a graph must not import
     from phidet.architectures.costs import Cost
@@ -102,7 +103,8 @@ def _config(args: argparse.Namespace) -> Any:
     # Names do not matter for costs, only their number does.
     names = default_class_names(args.num_classes) if args.num_classes is not None else None
     if args.phi is not None:
-        return scaled_detector_config(args.phi, family_of(args.family), names or COCO_CLASS_NAMES)
+        scaled = family_owner(args.family).scaled_config(args.phi, args.family)
+        return scaled if names is None else replace(scaled, {"class_names": names})
     # A published name needs no file; only then is the word taken for a path.
     publisher = publisher_of(args.model)
     if publisher is not None:
@@ -126,8 +128,8 @@ def _print(config: Any, args: argparse.Namespace) -> None:
     from phidet.architectures.efficientdet import report
     from phidet.architectures.report import describe_network
 
-    if "relations" in architecture_of(config).says:
-        _print_relations(config, args)
+    if architecture_of(config).says & {"relations", "samples"}:
+        _print_parameters(config, args)
         return
     found: Any
     show: Callable[[Any, Any], None]
@@ -154,12 +156,12 @@ def _print_network(config: NetworkConfig, report: NetworkReport) -> None:
         print("\npublished: " + ", ".join(said))
 
 
-def _print_relations(config: NetworkConfig, args: argparse.Namespace) -> None:
-    """A network on detections: its cost depends on how many there are, so only its parameters are counted."""
+def _print_parameters(config: NetworkConfig, args: argparse.Namespace) -> None:
+    """A network that takes no image, but detections or latents: its parameters are counted, not its cost."""
     from phidet.architectures.costs import build_on_meta
 
     if args.image_size is not None or args.compare_necks:
-        raise ConfigError(f"{config.name} relates detections and looks at no image: leave the other options out")
+        raise ConfigError(f"{config.name} takes no image: leave the other options out")
     parameters = sum(p.numel() for p in build_on_meta(config).parameters())
     if args.json:
         print_json({"name": config.name, "parameters": parameters, "config": config})

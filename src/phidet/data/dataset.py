@@ -70,8 +70,8 @@ class Problem(NamedTuple):
             "label unreadable", "mask invalid", "box invalid", "box empty", "box outside", "box clipped",
             "class unknown", "category ids with gaps", "grouping category"; of YOLO "class names missing", "image
             hidden", "image in no split", "key points inferred", "label shared", "path moved", "score unused"; of the
-            doctor "mask empty", "mask misplaced", "mask outside", "mask overlapping". What
-            :mod:`phidet.data.doctor.advice` has to say goes by it.
+            doctor "mask empty", "mask misplaced", "mask outside", "mask overlapping". :mod:`phidet.data.doctor.advice`
+            has advice for each.
         where: file, and line, index or id in it.
         what: one sentence for the owner of the data.
         image: name of the image that it is about, where that is in the data set.

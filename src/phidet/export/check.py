@@ -13,6 +13,7 @@ from phidet.architectures.header import Precision
 from phidet.architectures.model import Model
 from phidet.architectures.registry import architecture_of
 from phidet.core.errors import ExportError
+from phidet.detections.sinks.base import count
 from phidet.inference.runtimes.network import Network
 from phidet.inference.runtimes.torch_runtime import TorchNetwork
 
@@ -36,7 +37,7 @@ class Agreement(NamedTuple):
 
     def __str__(self) -> str:
         return (
-            f"on {self.images} images the best scores differ by {self.score:.2g} on average, "
+            f"on {count(self.images, 'image')} the best scores differ by {self.score:.2g} on average, "
             f"their boxes overlap by {self.iou:.4f}"
         )
 

@@ -25,6 +25,7 @@ from phidet.architectures.registry import architecture_of
 from phidet.core.errors import InputError
 from phidet.core.numbers import evenly_spaced
 from phidet.data.dataset import Dataset
+from phidet.export.onnx_graph import OWN
 
 CALIBRATION_IMAGES = 64
 """Enough for ranges of maps; more change them by less than their rounding."""
@@ -59,7 +60,9 @@ def quantise(
     ``images``.
     """
     results = architecture_of(config).output_shapes(config)
-    # The nodes that produce the outputs stay in fp32, too: their rounding would go straight into scores and boxes.
+    # The nodes that produce the outputs stay in fp32, too: their rounding would go straight into scores and boxes. So
+    # does what an architecture writes by itself: coordinates and attention, which 8 bits are too coarse for.
+    own = [n.name for n in model.graph.node if n.name.startswith(OWN)]
     skipped = [n.name for n in model.graph.node if n.op_type in FLOAT_OPERATIONS or n.output[0] in results]
     products = ["Conv", "MatMul"]
     inputs_only = {
@@ -68,7 +71,7 @@ def quantise(
         "TensorQuantOverrides": {
             node.input[0]: [{"quant_type": QuantType.QInt8, "symmetric": True}]
             for node in model.graph.node
-            if node.op_type == "MatMul"
+            if node.op_type == "MatMul" and node.name not in own
         },
     }
     # quantize_static works on files only.
@@ -85,7 +88,7 @@ def quantise(
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
                 op_types_to_quantize=products if for_openvino else None,
-                nodes_to_exclude=[] if for_openvino else skipped,
+                nodes_to_exclude=own if for_openvino else [*skipped, *own],
                 extra_options=inputs_only if for_openvino else {},
                 calibrate_method=CalibrationMethod.MinMax,
             )

@@ -116,6 +116,6 @@ def figures_of(architecture: Architecture[Any], found: DatasetDetections) -> dic
     return defined(metrics)
 
 
-def defined(figures: dict[str, float | None]) -> dict[str, float]:
+def defined(metrics: dict[str, float | None]) -> dict[str, float]:
     """Without those that have no value, because there was nothing to measure them on."""
-    return {name: value for name, value in figures.items() if value is not None}
+    return {name: value for name, value in metrics.items() if value is not None}

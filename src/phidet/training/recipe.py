@@ -115,7 +115,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         loss: settings of the architecture's own loss that differ from its defaults.
         class_balance: classes on a smaller share of the images than this come more often, see
             :func:`phidet.training.balance.repeat_factors`; 0 for none.
-        teaching: how much a teacher has to say, where there is one.
+        teaching: the weight of a teacher, where there is one.
         patience: evaluations without a better AP after which training stops; ``None`` for never.
         evaluate_every: epochs between evaluations.
     """

@@ -49,7 +49,7 @@ class DetrConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     Attributes:
         name: of the model.
-        backbone: any of the house; its map of stride 32 is what the transformer sees.
+        backbone: any of phidet's; its map of stride 32 is what the transformer sees.
         class_names: of the C classes; "no object" is not among them.
         image_size_hw: of the input in pixels.
         input_size: "varying" resizes an image until its shorter side has the smaller number of ``image_size_hw``

@@ -24,6 +24,7 @@ from phidet.architectures.efficientdet.loss_config import LossConfig
 from phidet.architectures.efficientdet.published import (
     DETECTOR_NAMES,
     EFFICIENTDETS,
+    FAMILIES,
     detector_config,
     family_of,
     scaled_detector_config,
@@ -54,6 +55,7 @@ class EfficientDetArchitecture(Architecture[ModelConfig]):
     name = "efficientdet"
     config_type = ModelConfig
     published_names = DETECTOR_NAMES
+    family_names = tuple(FAMILIES)
     loss_settings = msgspec.structs.asdict(LossConfig())
     optional_outputs = ("best_logits",)
     learns_soft = True

@@ -2,7 +2,7 @@
 
 By name (``efficientdet-d3``) comes the published model, exactly. By φ comes the law of
 :mod:`phidet.architectures.backbones.scaling`, exactly. The two agree at φ = 0; from there the published family
-departs from the law by hand:
+departs from the law by manual choices:
 
     backbones    B1…B8 round α^φ and β^φ freely (B1 is depth 1.1, width 1.0 where the law says 1.2, 1.1)
     channels     D2 112 (law 120), D4 224 (law 216), D7 384 (law 520)

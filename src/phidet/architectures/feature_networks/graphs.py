@@ -99,44 +99,45 @@ class GraphBuilder:
         )
 
 
-def _top_down(g: GraphBuilder, top: int) -> dict[int, int]:
-    """Maps by level: ``top`` on the coarsest, then on every level its input and the coarser level's map."""
-    down = {g.max_level: top}
-    for level in range(g.max_level - 1, g.min_level - 1, -1):
-        down[level] = g.node(level, g.input(level), down[level + 1])
-    return down
-
-
-def _bottom_up(g: GraphBuilder, down: dict[int, int]) -> dict[int, int]:
-    """Maps by level: the finest of ``down``, then on every level that of ``down`` and the finer level's map."""
-    out = {g.min_level: down[g.min_level]}
-    for level in range(g.min_level + 1, g.max_level + 1):
-        out[level] = g.node(level, down[level], out[level - 1])
-    return out
-
-
 def fpn(low: int, high: int) -> FeatureGraph:
     """Top-down: every level adds the coarser level's result."""
     g = GraphBuilder(low, high)
-    return g.graph("fpn", _top_down(g, g.node(high, g.input(high))))
+    out = {high: g.node(high, g.input(high))}
+    for level in range(high - 1, low - 1, -1):
+        out[level] = g.node(level, g.input(level), out[level + 1])
+    return g.graph("fpn", out)
 
 
 def panet(low: int, high: int) -> FeatureGraph:
     """Top-down as FPN, then bottom-up over its results."""
     g = GraphBuilder(low, high)
-    return g.graph("panet", _bottom_up(g, _top_down(g, g.node(high, g.input(high)))))
+    down = {high: g.node(high, g.input(high))}
+    for level in range(high - 1, low - 1, -1):
+        down[level] = g.node(level, g.input(level), down[level + 1])
+    out = {low: down[low]}
+    for level in range(low + 1, high + 1):
+        out[level] = g.node(level, down[level], out[level - 1])
+    return g.graph("panet", out)
 
 
 def simplified_panet(low: int, high: int) -> FeatureGraph:
     """PANet without nodes of a single input, which fuse nothing."""
     g = GraphBuilder(low, high)
-    return g.graph("simplified-panet", _bottom_up(g, _top_down(g, g.input(high))))
+    down = {high: g.input(high)}
+    for level in range(high - 1, low - 1, -1):
+        down[level] = g.node(level, g.input(level), down[level + 1])
+    out = {low: down[low]}
+    for level in range(low + 1, high + 1):
+        out[level] = g.node(level, down[level], out[level - 1])
+    return g.graph("simplified-panet", out)
 
 
 def bifpn(low: int, high: int) -> FeatureGraph:
     """Simplified PANet plus an edge from a level's input to its output where a node stands between them."""
     g = GraphBuilder(low, high)
-    down = _top_down(g, g.input(high))
+    down = {high: g.input(high)}
+    for level in range(high - 1, low - 1, -1):
+        down[level] = g.node(level, g.input(level), down[level + 1])
     out = {low: down[low]}
     for level in range(low + 1, high):
         out[level] = g.node(level, g.input(level), down[level], out[level - 1])

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from phidet.detections.detections import Detections
-from phidet.detections.graphs.edges import connected
 from phidet.detections.graphs.graph import DetectionGraph
+from phidet.detections.graphs.groups import groups_of
 
 GROUP = "group"
 """Field of objects: those of the same number, 0 or more, belong together; −1 for none."""
@@ -33,10 +33,10 @@ class Related:
 
     @property
     def groups(self) -> npt.NDArray[np.int64] | None:
-        """(N,) number of the group of each detection: those that are joined by pairs with ``together`` above 0.5."""
+        """(N,) number of the group of each detection, as the pairs agree on it (:func:`groups_of`)."""
         if self.together is None:
             return None
-        return connected(self.graph.edges[:, self.together > 0.5], len(self.graph))
+        return groups_of(self.graph.edges, self.together, len(self.graph))
 
     @property
     def detections(self) -> Detections:

@@ -23,9 +23,9 @@ class TrackerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         sure: score from which a new track gets its id at once; others get one when they are seen a second time.
         overlap: least intersection over union with the predicted box.
         low_overlap: the same for detections below ``high``.
-        lost_s: how long a track that is not seen waits for its object, in seconds.
+        lost_s: how long a track that is not seen waits for its object, in seconds; always until the next frame.
         confirm_s: a track that is not sure gets its id at this age at the earliest, in seconds.
-        tentative_s: how long a track without an id waits for its object, in seconds.
+        tentative_s: how long a track without an id waits for its object, in seconds; always until the next frame.
         measured: standard deviation of detected sides and centres.
         acceleration: of centres: standard deviation of the change of speed in a second, in sides a second.
         growth: the same for width and height.

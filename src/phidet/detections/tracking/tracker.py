@@ -92,7 +92,9 @@ class Tracker:
         tracks = self._tracks.copy()
         tracks["motion"] = motion.state
         waits_s = np.where(tracks["id"] > 0, settings.lost_s, settings.tentative_s)
-        tracks = tracks[time_s - tracks["seen_s"] <= waits_s]
+        # At a low frame rate the next frame comes later than that; each track may at least be seen in it.
+        in_last_frame = tracks["row"] >= 0
+        tracks = tracks[in_last_frame | (time_s - tracks["seen_s"] <= waits_s)]
 
         order = _canonical_order(found)
         good, weak = order[found.scores[order] >= settings.high], order[found.scores[order] < settings.high]

@@ -39,7 +39,7 @@ INPUTS = {
 
 
 def _described(**schema: Any) -> msgspec.Meta:
-    """Schema details for the API's description; requests are checked by hand, with clearer messages."""
+    """Schema details for the API's description; requests are checked in code, with clearer messages."""
     return msgspec.Meta(extra_json_schema=schema)
 
 

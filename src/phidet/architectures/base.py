@@ -360,6 +360,14 @@ class Architecture(ABC, Generic[ConfigT]):
         names: tuple[str, ...] = config.class_names
         return names
 
+    def feature_maps(self, model: Any, images: Tensor) -> Mapping[int, Tensor]:
+        """What the heads see of normalised images (B, 3, H, W): level l → (B, C, H / 2^l, W / 2^l).
+
+        Raises:
+            ConfigError: this architecture has no such maps.
+        """
+        raise ConfigError(f"{self.name} networks have no feature maps to take an appearance from")
+
     def explain(
         self, model: Any, image: npt.NDArray[np.uint8], class_id: int | None, limit: int
     ) -> list[ActivationMap]:

@@ -108,6 +108,7 @@ class Architecture(ABC, Generic[ConfigT]):
         recipe_names: training recipes of its own, beside the general ones; see :meth:`recipe_fields`.
         takes_valid_hw: whether its networks have a second input: the sizes of images without their padding.
         suppresses: whether duplicates of an object are removed after the network (NMS).
+        added_parts: prefixes of tensors that a file may lack altogether, and which then start fresh.
     """
 
     name: str
@@ -120,6 +121,7 @@ class Architecture(ABC, Generic[ConfigT]):
     learns_soft: bool = False
     takes_valid_hw: bool = False
     suppresses: bool = True
+    added_parts: tuple[str, ...] = ()
 
     # Without PyTorch
 
@@ -295,6 +297,10 @@ class Architecture(ABC, Generic[ConfigT]):
     def weights_key(self, config: ConfigT) -> object:
         """A key that is equal for configs whose networks can exchange weights."""
         return replace(config, {"class_names": ("any",)})
+
+    def start_config(self, wanted: ConfigT, held: ConfigT) -> ConfigT:
+        """The config of a network like ``wanted`` that starts from a file of ours with ``held``, of equal key."""
+        return held
 
     @property
     def predictors(self) -> tuple[str, ...]:

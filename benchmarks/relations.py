@@ -195,7 +195,9 @@ def with_list(boards: Boards) -> Boards:
 
 def group_rows(train_boards: Boards, boards: Boards) -> list[dict[str, Any]]:
     """Thresholds that are best on the training boards, and k-means told the number of modules."""
-    few = Boards(train_boards.scenes[:100], train_boards.dataset.subset(range(100), "part"), train_boards.found[:100])
+    some = range(min(100, len(train_boards.found)))
+    part = train_boards.dataset.subset(some, "part")
+    few = Boards(train_boards.scenes[: len(some)], part, train_boards.found[: len(some)])
     rows = []
     for name, grouped in (("pairs nearer than", _near), ("spanning tree cut at", _cut)):
         scores = [or_zero(grouped(few, threshold)) for threshold in THRESHOLDS]

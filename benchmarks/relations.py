@@ -330,10 +330,11 @@ def _networks(layer: str, parts: tuple[Boards, Boards, Boards], epochs: int) -> 
     rows = []
     for name, fields in ((f"network, {layer}", {}), (f"network, {layer}, and list", {"nominal": LISTED})):
         training, validation, test = [with_list(part) for part in parts] if fields else parts
-        changes = {"class_names": CLASSES, "answers": ANSWERS, "fields": fields}
-        config = replace(published_config(f"relations-{layer}"), changes)
+        shape = {"class_names": CLASSES, "answers": ANSWERS, "fields": fields}
+        config = replace(published_config(f"relations-{layer}"), shape)
         data = Learned(training.dataset, training.found), Learned(validation.dataset, validation.found)
-        rows.append(network_row(name, train(config, data, {"epochs": epochs}), test))
+        changes = {"epochs": epochs, "evaluate_every": epochs}
+        rows.append(network_row(name, train(config, data, changes), test))
         print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     return rows
 
@@ -358,7 +359,7 @@ def images_command(args: argparse.Namespace) -> list[dict[str, Any]]:
             published_config(f"relations-{layer}"),
             {"class_names": detector.class_names, "answers": tuple(args.answers), "score": args.score},
         )
-        changes = {"epochs": args.epochs, "loss": {"quality": args.quality}}
+        changes = {"epochs": args.epochs, "evaluate_every": args.epochs, "loss": {"quality": args.quality}}
         data = [Learned(sets[0].subset(part, "train"), [found[0][i] for i in part]) for part in (learned, held)]
         relate = train(config, (data[0], data[1]), changes)
         after = [relate(one).detections for one in found[1]]

@@ -51,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--teacher", metavar="MODEL", help="learn from this detector, too: a model, or another's description (.json)"
     )
+    what.add_argument("--masks", action="store_true", help="learn masks as well as boxes (published EfficientDets)")
     what.add_argument("--unlabelled", metavar="FOLDER", help="more images, which only the teacher labels")
     how = parser.add_argument_group("how")
     how.add_argument("--recipe", default="auto", metavar="NAME", help="auto, small or paper")
@@ -125,6 +126,7 @@ def _train(args: argparse.Namespace, model: str, settings: RunSettings) -> Train
             changes=_changes(args),
             teacher=args.teacher,
             unlabelled=args.unlabelled,
+            masks=args.masks,
         )
         return running.run(request, settings, start)
 
@@ -135,7 +137,7 @@ def _check_left_out(args: argparse.Namespace) -> None:
         ("layout", "model", "image_size", "train_split", "val_split", "out", "teacher", "unlabelled")
     )
     unset |= dict.fromkeys(("epochs", "batch_size", "learning_rate", "precision"))
-    unset |= {"recipe": "auto", "seed": 0, "set": [], "pretrained": "backbone", "task": "detect"}
+    unset |= {"recipe": "auto", "seed": 0, "set": [], "masks": False, "pretrained": "backbone", "task": "detect"}
     given = [name for name, value in unset.items() if getattr(args, name) != value]
     if given:
         flag = "--" + given[0].replace("_", "-")

@@ -108,9 +108,9 @@ def cpu_seconds(process: int) -> float:
     return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
 
 
-def overhead(base: Path, picture: Path, rounds: int, turn: int) -> None:
+def overhead(base: Path, image: Path, rounds: int, turn: int) -> None:
     """One client, alternating with the detector in process."""
-    data = picture.read_bytes()
+    data = image.read_bytes()
     detector = Detector(model_of(base))
     with server(base) as (process, port):
         connection = http.client.HTTPConnection("127.0.0.1", port)
@@ -129,7 +129,7 @@ def overhead(base: Path, picture: Path, rounds: int, turn: int) -> None:
             served += [cost_of(ask, process.pid) for _ in range(turn)]
             alone += [cost_of(detect, process.pid) for _ in range(turn)]
     served, alone = served[turn:], alone[turn:]
-    print(f"one client, a picture of {len(data) / 1000:.0f} kB, {len(alone)} in turns of {turn}: served / in process")
+    print(f"one client, an image of {len(data) / 1000:.0f} kB, {len(alone)} in turns of {turn}: served / in process")
     for name, middle in (("median", statistics.median), ("least", min)):
         for kind in ("wall", "cpu"):
             ours, theirs = (middle([getattr(cost, kind) for cost in costs]) * 1000 for costs in (served, alone))
@@ -143,9 +143,9 @@ class Bare(NamedTuple):
     cpu: float
 
 
-def bare(base: Path, picture: Path, batch: int, seconds: float, threads: int | None) -> Bare:
+def bare(base: Path, image: Path, batch: int, seconds: float, threads: int | None) -> Bare:
     """One batch after another in process, decoding included."""
-    data = picture.read_bytes()
+    data = image.read_bytes()
     detector = Detector(model_of(base), threads=threads)
     detector.detect([read_image(data)] * batch, SETTINGS)
     cpu, begun, count = time.process_time(), time.perf_counter(), 0
@@ -173,9 +173,9 @@ async def client(port: int, request: bytes, end: float, found: Load) -> None:
     writer.close()
 
 
-def clients(port: int, picture: Path, count: int, seconds: float) -> Load:
+def clients(port: int, image: Path, count: int, seconds: float) -> Load:
     """``count`` clients at a time for ``seconds``."""
-    body = json.dumps({"instances": [{"b64": base64.b64encode(picture.read_bytes()).decode()}]}).encode()
+    body = json.dumps({"instances": [{"b64": base64.b64encode(image.read_bytes()).decode()}]}).encode()
     request = f"POST /v1/models/m:predict HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
     found = Load(seconds, 0.0, [], {})
 
@@ -188,29 +188,29 @@ def clients(port: int, picture: Path, count: int, seconds: float) -> Load:
     return found._replace(seconds=time.perf_counter() - begun, cpu=time.process_time() - cpu)
 
 
-def load(base: Path, picture: Path, args: argparse.Namespace) -> None:
+def load(base: Path, image: Path, args: argparse.Namespace) -> None:
     """Many clients, and the same images in process before and after."""
-    before = bare(base, picture, args.batch, args.bare_seconds, args.threads)
+    before = bare(base, image, args.batch, args.bare_seconds, args.threads)
     flags = ["--batching_parameters_file", str(args.batching)] if args.batching else []
     with server(base, *flags) as (process, port):
         memory = [resident_mib(process)]
         with get_context("spawn").Pool(1) as pool:
-            pool.apply(clients, (port, picture, args.clients, min(5.0, args.seconds)))
+            pool.apply(clients, (port, image, args.clients, min(5.0, args.seconds)))
             memory.append(resident_mib(process))
             cpu = cpu_seconds(process.pid)
-            waiting = pool.apply_async(clients, (port, picture, args.clients, args.seconds))
+            waiting = pool.apply_async(clients, (port, image, args.clients, args.seconds))
             while not waiting.ready():
                 waiting.wait(1)
                 memory.append(resident_mib(process))
             found = waiting.get()
             cpu = cpu_seconds(process.pid) - cpu
         batches = batch_sizes(port)
-    after = bare(base, picture, args.batch, args.bare_seconds, args.threads)
+    after = bare(base, image, args.batch, args.bare_seconds, args.threads)
     report(found, memory, batches, args)
     alone = Bare(*(statistics.mean(pair) for pair in zip(before, after, strict=True)))
     rate, each = len(found.latencies) / found.seconds, cpu / len(found.latencies)
-    print(f"  in process, batches of {args.batch}: {before.rate:.1f} pictures a second before, {after.rate:.1f} after")
-    print(f"  served / in process: {rate / alone.rate:.2f} of the pictures a second")
+    print(f"  in process, batches of {args.batch}: {before.rate:.1f} images a second before, {after.rate:.1f} after")
+    print(f"  served / in process: {rate / alone.rate:.2f} of the images a second")
     own = found.cpu / len(found.latencies)
     print(f"  processor ms each: {each * 1e3:.1f} server, {own * 1e3:.1f} clients, {alone.cpu * 1e3:.1f} in process")
     print(f"  in process / served: {alone.cpu / each:.2f} of the processor time")
@@ -231,7 +231,7 @@ def report(found: Load, memory: list[float], batches: float, args: argparse.Name
     rate = len(ordered) / found.seconds
     p50, p95, p99 = (ordered[int(len(ordered) * q)] * 1000 for q in (0.5, 0.95, 0.99))
     print(f"{args.clients} clients, {found.seconds:.0f} s: {len(ordered)} answers, statuses {found.statuses}")
-    print(f"  {rate:.1f} pictures a second in batches of {batches:.1f}; p50 {p50:.0f}, p95 {p95:.0f}, p99 {p99:.0f} ms")
+    print(f"  {rate:.1f} images a second in batches of {batches:.1f}; p50 {p50:.0f}, p95 {p95:.0f}, p99 {p99:.0f} ms")
     idle, warm, most, last = memory[0], memory[1], max(memory), memory[-1]
     print(f"  memory in MiB: {idle:.0f} idle, {warm:.0f} warm, {last:.0f} at the end, {most:.0f} most")
 
@@ -246,7 +246,7 @@ def main() -> None:
     """Reads the command line and measures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("base", type=Path, help="folder of version folders")
-    parser.add_argument("picture", type=Path)
+    parser.add_argument("image", type=Path)
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--bare-seconds", type=float, default=10)
@@ -258,9 +258,9 @@ def main() -> None:
     parser.add_argument("--only", choices=("overhead", "load"))
     args = parser.parse_args()
     if args.only != "load":
-        overhead(args.base, args.picture, args.rounds, args.turn)
+        overhead(args.base, args.image, args.rounds, args.turn)
     if args.only != "overhead":
-        load(args.base, args.picture, args)
+        load(args.base, args.image, args)
 
 
 if __name__ == "__main__":

@@ -114,7 +114,7 @@ def main() -> int:
             counts, wrong = found_by_side(results[way][i].filter(args.score), annotations, shrink)
             hits[way] += counts
             false[way] += wrong
-    figures = {
+    measured = {
         way: {
             "found": hits[way].tolist(),
             "false": false[way],
@@ -124,12 +124,12 @@ def main() -> int:
         for way in ways
     }
     if args.json:
-        json.dump({"mosaics": len(shrinks), "sides": SIDES, "objects": total.tolist(), **figures}, sys.stdout)
+        json.dump({"mosaics": len(shrinks), "sides": SIDES, "objects": total.tolist(), **measured}, sys.stdout)
         return 0
     names = [f"{a:.0f}–{b:.0f} px" if b < 1e9 else f"over {a:.0f} px" for a, b in SIDES]
     rows = [
         [way, *(f"{h} of {t}" for h, t in zip(hits[way], total, strict=True)), str(false[way]),
-         f"{figures[way]['ap50'] or 0:.3f}", f"{figures[way]['seconds']:.2f} s"]
+         f"{measured[way]['ap50'] or 0:.3f}", f"{measured[way]['seconds']:.2f} s"]
         for way in ways
     ]  # fmt: skip
     print(f"{len(shrinks)} mosaics; sizes in the network's input where the whole mosaic fits into it")

@@ -232,7 +232,7 @@ def test_mistakes_are_one_message(detector: TruthDetector, capsys: pytest.Captur
         (["board.csv", "photo.png"], 2, "say which model finds the parts"),
         (["nothing.csv", "photo.png", "-m", "x"], 3, "cannot read nothing.csv"),
         (["board.csv", "photo.png", "-m", "x", "--tolerance", "-1"], 2, "tolerance must be a number > 0"),
-        (["board.csv", "photo.png", "-m", "x", "--refine", "template"], 2, "needs an image of a right assembly"),
+        (["board.csv", "photo.png", "-m", "x", "--refine", "template"], 2, "need an image of a right assembly"),
         (["board.csv", "photo.png", "-m", "x", "-o", "."], 2, "lies in the folder that is written to"),
     ):
         assert main(["align", *arguments]) == code

@@ -446,7 +446,7 @@ def test_accuracy_orders_compound_candidates() -> None:
     ("arguments", "message"),
     [
         ({"budget": 2.0, "tolerance": 1e-6, "step": 0.3}, r"no α, β, γ on a grid of 0\.3 comes within 1e-06"),
-        ({"step": 0.0}, r"expected 0 < step ≤ 1.*got 0\.0"),
+        ({"step": 0.0}, r"expected 0 < step ≤ 1.*got step 0\.0"),
         ({"tolerance": -1.0}, r"tolerance > 0"),
         ({"budget": 0.5}, r"budget ≥ 1"),
     ],

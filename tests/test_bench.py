@@ -1,4 +1,4 @@
-"""``phidet bench``: figures that can be, runtimes that are there, mistakes that are told."""
+"""``phidet bench``: metrics, runtimes that are installed, and messages for mistakes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Classification: image folders, figures, images, and the same trainer."""
+"""Classification: image folders, metrics, images, and the same trainer."""
 
 from __future__ import annotations
 

@@ -165,8 +165,8 @@ def test_scale_search_shows_the_papers_triple_and_takes_a_measure(
         ("bench person --batch x", 2, "expected whole numbers ≥ 1 separated by commas, as in 1,8, got 'x'"),
         ("doctor nowhere --augment flip=1", 2, "--augment belongs to --augmented"),
         pytest.param("doctor . --augmented --augment policy=v9", 2, "policy: expected none, v0", marks=needs_pytorch),
-        ("detect photo.jpg -m efficientnet-b0", 4, "efficientnet-b0 has no boxes, only detectors can be used here"),
-        pytest.param("export efficientnet-b0", 4, "only detectors can be used here", marks=needs_pytorch),
+        ("detect photo.jpg -m efficientnet-b0", 4, "efficientnet-b0 is not a detector: name one"),
+        pytest.param("export efficientnet-b0", 4, "is not a detector: name one", marks=needs_pytorch),
         pytest.param("explain x.jpg -m person", 3, "no image at x.jpg", marks=needs_pytorch),
     ],
 )

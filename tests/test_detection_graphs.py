@@ -13,7 +13,9 @@ from phidet import Detections, MissingExtraError
 from phidet.core.errors import ConfigError, InputError
 from phidet.detections.graphs import classical
 from phidet.detections.graphs.edges import EdgeKind, EdgeRule, edges_between, symmetric
+from phidet.detections.graphs.frames import join_frames, matches_of
 from phidet.detections.graphs.graph import DetectionGraph, detection_graph
+from phidet.detections.graphs.groups import groups_of
 
 nx = pytest.importorskip("networkx")
 
@@ -271,3 +273,60 @@ def test_without_the_extra_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(MissingExtraError, match=r"pip install 'phidet\[relations\]'"):
             needs()
     assert detection_graph(graph.detections).edges.size  # the other rules need nothing but NumPy
+
+
+def test_two_frames_are_one_graph_whose_pairs_are_matched_once_each() -> None:
+    first = at((20, 20), (100, 20)).with_fields({"track": np.array([7, 8])})
+    second = at((24, 20), (104, 20), (300, 20)).with_fields({"track": np.array([7, 8, 9])})
+    joined = join_frames(first, second)
+    assert joined.fields["frame"].tolist() == [0, 1, 1, 0, 1]  # by score: 0.9, 0.9, 0.5, 0.1, 0.1
+    assert joined.fields["track"].tolist() == [7, 7, 8, 8, 9]
+    pairs = np.array([[1, 0], [0, 2], [3, 2], [3, 1], [0, 3], [3, 4]]).T
+    together = np.array([0.9, 0.95, 0.8, 0.7, 0.99, 0.4])
+    # 0–2 is the surest pair across frames, so 1 goes to 3; 0–3 are of one frame, and 4 is too unsure.
+    assert matches_of(joined, pairs, together).tolist() == [[0, 3], [2, 1]]
+    assert matches_of(joined, pairs[:, :1], together[:1]).tolist() == [[0], [1]]
+    assert matches_of(joined, pairs[:, :0], together[:0]).shape == (2, 0)
+    with pytest.raises(InputError, match="expected two frames of one video"):
+        join_frames(first, scattered(2, 0))
+    assert len(join_frames(at(), at((5, 5)))) == 1
+
+
+def shares(graph: DetectionGraph, of: dict[tuple[int, int], float]) -> np.ndarray:
+    return np.array([of[min(pair), max(pair)] for pair in zip(*graph.edges.tolist(), strict=True)])
+
+
+def test_one_wrong_pair_does_not_join_two_groups() -> None:
+    inner = [(0, 1), (0, 2), (1, 2), (3, 4), (3, 5), (4, 5)]
+    graph = joined(*inner, (2, 3), (1, 3), (2, 4), count=7)
+    sure = dict.fromkeys(inner, 0.9)
+    # Of the three pairs between the groups one is taken for a pair of one group, and the two others outvote it.
+    parted = groups_of(graph.edges, shares(graph, sure | {(2, 3): 0.8, (1, 3): 0.2, (2, 4): 0.3}), 7)
+    assert parted.tolist() == [0, 0, 0, 1, 1, 1, 2]
+    whole = groups_of(graph.edges, shares(graph, sure | {(2, 3): 0.8, (1, 3): 0.4, (2, 4): 0.4}), 7)
+    assert whole.tolist() == [0] * 6 + [1]
+
+
+@given(graphs, st.integers(0, 10**6))
+def test_groups_of_pairs_that_agree_are_the_connected_parts(graph: DetectionGraph, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    classes = rng.integers(0, 3, len(graph))
+    same = classes[graph.edges[0]] == classes[graph.edges[1]]
+    groups = groups_of(graph.edges, np.where(same, 0.9, 0.05), len(graph))
+    parts = DetectionGraph(graph.detections, graph.edges[:, same])
+    np.testing.assert_array_equal(groups, classical.connected_clusters(parts))
+
+
+@given(graphs, st.integers(0, 10**6))
+def test_no_two_groups_would_rather_be_one(graph: DetectionGraph, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    pairs = {pair: float(rng.uniform(0, 1)) for pair in zip(*graph.pairs.tolist(), strict=True)}
+    groups = groups_of(graph.edges, shares(graph, pairs), len(graph))
+    between = np.zeros((len(graph), len(graph)))
+    for (i, j), share in pairs.items():
+        between[groups[i], groups[j]] += np.log(share / (1 - share))
+    between += between.T
+    assert (between[~np.eye(len(graph), dtype=bool)] <= 1e-9).all()
+    # Each group holds together: it is connected by pairs that speak for it or were outvoted only in part.
+    parts = classical.connected_clusters(graph)
+    assert all(len({int(parts[i]) for i in np.flatnonzero(groups == g)}) == 1 for g in set(groups.tolist()))

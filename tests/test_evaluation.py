@@ -122,7 +122,7 @@ def test_overlap_decides_what_is_found() -> None:
         assert evaluation.all_classes.true_positives == right
         assert evaluation.ap_at_iou == right
         assert evaluation.confusion[0] == [right, 0, 1 - right]
-        assert evaluation.coco.ap50 == 0, "COCO's figures have their own overlaps"
+        assert evaluation.coco.ap50 == 0, "COCO's metrics have their own overlaps"
 
 
 def test_score_decides_what_counts_and_the_best_is_kept_beside_it() -> None:

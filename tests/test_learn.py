@@ -122,7 +122,7 @@ def test_a_broken_image_is_replaced_in_training_and_set_apart_in_evaluation(squa
     assert torch.equal(images[0, 2].pixels, images[0, 3].pixels)
     config = replace(peers.tiny_detector(CLASSES), {"image_size_hw": (128, 160)})
     batch = next(iter(eval_loader(EvalImages(squares, EFFICIENTDET, config), range(8), 8, 0)))
-    assert batch.indices == [0, 1, 3, 4, 5, 6, 7]
+    assert batch.parts[0].indices == [0, 1, 3, 4, 5, 6, 7]
     assert [index for index, _ in batch.broken] == [2]
     assert "2.png" in batch.broken[0][1]
 

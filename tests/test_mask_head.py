@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from conftest import randomise
-from phidet.architectures.base import Placement, Processes
+from phidet.architectures.base import Processes
 from phidet.architectures.batch import Batch
 from phidet.architectures.efficientdet.architecture import EFFICIENTDET
 from phidet.architectures.efficientdet.config import ModelConfig
@@ -22,6 +22,7 @@ from phidet.architectures.efficientdet.mask_losses import MOST, mask_loss
 from phidet.architectures.efficientdet.network import EfficientDet, MaskedOutputs
 from phidet.architectures.efficientdet.published import detector_config
 from phidet.architectures.efficientdet.targets import Targets
+from phidet.architectures.prepared import Placement
 from phidet.core.errors import CheckpointError, ConfigError
 from phidet.core.structs import replace
 from phidet.detections.masks import Masks

@@ -37,7 +37,7 @@ seeds = st.integers(0, 2**32 - 1)
 
 
 def oracle(dataset: Dataset, found: list[Detections]) -> tuple[list[float], list[float], list[float]]:
-    """pycocotools' twelve figures, its AP by class, its AP50 by class."""
+    """pycocotools' twelve metrics, its AP by class, its AP50 by class."""
     target, results, annotations = COCO(), [], []
     for i in range(len(dataset)):
         a = dataset.annotations(i)
@@ -75,7 +75,7 @@ def oracle(dataset: Dataset, found: list[Detections]) -> tuple[list[float], list
     return list(evaluator.stats), means(precision), means(precision[0])
 
 
-def figures(report: CocoReport) -> list[float]:
+def values(report: CocoReport) -> list[float]:
     return [or_minus(getattr(report, name)) for name in METRICS]
 
 
@@ -86,7 +86,7 @@ def or_minus(value: float | None) -> float:
 def assert_equal_to_pycocotools(dataset: Dataset, found: list[Detections]) -> CocoReport:
     stats, ap, ap50 = oracle(dataset, found)
     report = evaluate_coco(dataset, found)
-    assert figures(report) == pytest.approx(stats, abs=1e-12)
+    assert values(report) == pytest.approx(stats, abs=1e-12)
     assert [or_minus(c.ap) for c in report.classes] == pytest.approx(ap, abs=1e-12)
     assert [or_minus(c.ap50) for c in report.classes] == pytest.approx(ap50, abs=1e-12)
     return report
@@ -166,10 +166,10 @@ def test_a_box_of_iou_0_6_counts_at_three_of_ten_thresholds() -> None:
 def test_order_and_scale_of_scores_do_not_matter_and_a_false_positive_never_helps(seed: int) -> None:
     dataset = a_dataset(seed, images=5)
     found = some_detections(dataset, seed + 1, ties=False)
-    expected = figures(evaluate_coco(dataset, found))
-    assert figures(evaluate_coco(*shuffled(dataset, found, seed))) == pytest.approx(expected, abs=1e-12)
-    assert figures(evaluate_coco(dataset, rescored(found))) == pytest.approx(expected, abs=1e-12)
-    more = figures(evaluate_coco(dataset, with_worst(found, seed)))
+    expected = values(evaluate_coco(dataset, found))
+    assert values(evaluate_coco(*shuffled(dataset, found, seed))) == pytest.approx(expected, abs=1e-12)
+    assert values(evaluate_coco(dataset, rescored(found))) == pytest.approx(expected, abs=1e-12)
+    more = values(evaluate_coco(dataset, with_worst(found, seed)))
     assert all(after <= before + 1e-12 for after, before in zip(more, expected, strict=True))
     assert more[6:] == pytest.approx(expected[6:])  # recall does not see it
 

@@ -1,4 +1,4 @@
-"""Images of figures and mistakes: they can be drawn whatever comes, and show what they should."""
+"""Plots of metrics and sheets of mistakes: they can be drawn whatever comes, and show what they should."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ pytest.importorskip("torch_geometric")
 
 from torch_geometric.nn import ChebConv, GATv2Conv, GCNConv
 
-from phidet.architectures.base import Processes
+from phidet.architectures.processes import Processes
 from phidet.architectures.registry import architecture_of, published_config
 from phidet.architectures.relations.architecture import RELATIONS
 from phidet.architectures.relations.batch import RelationsBatch, collate
@@ -27,8 +27,7 @@ from phidet.architectures.relations.targets import graph_targets, match
 from phidet.core.errors import CheckpointError, ConfigError, InputError, UnknownNameError
 from phidet.detections.boxes import decode, elementwise_iou, encode
 from phidet.detections.detections import Detections
-from phidet.detections.graphs.classical import connected_clusters
-from phidet.detections.graphs.edges import EdgeRule, connected, symmetric
+from phidet.detections.graphs.edges import EdgeRule, symmetric
 from phidet.detections.graphs.graph import DetectionGraph, detection_graph
 from phidet.weights.native import load_model, save_model
 from relations_data import NAMES, SIZE_HW, answers_of, config, detections, graph, network, objects
@@ -303,15 +302,6 @@ def test_answers_correct_detections_and_edges_follow_them_into_the_new_order() -
 def test_answers_that_are_no_numbers_are_refused() -> None:
     with pytest.raises(CheckpointError, match="NaN or infinity in score_logits; check its weights"):
         relate(graph(2, 0), {"score_logits": np.array([0, np.nan], np.float32)})
-
-
-@given(st.integers(0, 12), st.integers(0, 10**6), st.sampled_from([0.02, 0.1, 0.3]))
-def test_groups_are_the_connected_parts(count: int, seed: int, share: float) -> None:
-    rng = np.random.default_rng(seed)
-    pairs = np.argwhere(rng.random((count, count)) < share).T.reshape(2, -1)
-    found = DetectionGraph(detections(count, 0), symmetric(pairs, count))
-    parts = connected(found.edges, count)
-    np.testing.assert_array_equal(parts, connected_clusters(found))
 
 
 # Targets and loss

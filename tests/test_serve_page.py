@@ -134,9 +134,9 @@ def test_boxes_are_the_apis_answer(page: Page, server: Server, file: Path) -> No
     assert page.text("#summary") == "1 × cat, 1 × person"
     assert page.text("#times").startswith("320 × 240 pixels, ")
     assert [item.text.split("\n") for item in page.find("#objects li")] == [["cat", "0.900"], ["person", "0.450"]]
-    picture_at, boxes_at = page.one("#picture").rect, page.one("#boxes").rect
+    image_at, boxes_at = page.one("#image").rect, page.one("#boxes").rect
     for side in ("x", "y", "width", "height"):
-        assert boxes_at[side] == pytest.approx(picture_at[side], abs=1), "the boxes lie on the picture"
+        assert boxes_at[side] == pytest.approx(image_at[side], abs=1), "the boxes lie on the picture"
     assert not page.complaints()
 
 
@@ -214,7 +214,7 @@ def test_the_webcam_is_looked_at_until_it_is_stopped(page: Page) -> None:
     page.one("#webcam").click()
     assert page.text("#webcam") == "Webcam"
     assert page.boxes() == []
-    assert page.text("#summary") == "No picture yet"
+    assert page.text("#summary") == "No image yet"
     assert not page.complaints()
 
 
@@ -228,7 +228,7 @@ def test_an_image_that_comes_while_the_webcam_is_asked_for_is_what_is_shown(page
     page.driver.execute_script("window.allow()")
     ended = "return window.stream ? window.stream.getTracks().every((track) => track.readyState === 'ended') : false"
     page.until(lambda: page.driver.execute_script(ended))
-    assert page.one("#picture").is_displayed()
+    assert page.one("#image").is_displayed()
     assert not page.one("#video").is_displayed()
     assert page.text("#webcam") == "Webcam"
 
@@ -239,7 +239,7 @@ def test_an_image_ends_the_webcam_and_is_shown(page: Page, file: Path) -> None:
     page.upload(file)
     page.until(lambda: "320 × 240 pixels" in page.text("#times") and not page.text("#times").endswith("live"))
     assert len(page.boxes()) == 2
-    assert page.one("#picture").is_displayed()
+    assert page.one("#image").is_displayed()
     assert page.text("#webcam") == "Webcam"
     assert "busy" not in page.one("#stage").get_attribute("class")
 
@@ -283,7 +283,7 @@ def test_everything_can_be_reached_with_the_keyboard_and_has_a_name(page: Page, 
     assert reached == ["model", "API", "file", "webcam", "threshold", "cat", "person", "curl", "copy"]
     names = {name: page.one(f"#{name}").accessible_name for name in ("model", "file", "webcam", "threshold", "copy")}
     assert names == {
-        "model": "Model", "file": "Choose a picture", "webcam": "Webcam", "threshold": "Least score", "copy": "Copy",
+        "model": "Model", "file": "Choose an image", "webcam": "Webcam", "threshold": "Least score", "copy": "Copy",
     }  # fmt: skip
     assert page.one("#boxes").accessible_name == "1 × cat, 1 × person"
     assert page.one("#summary").get_attribute("aria-live") == "polite"
@@ -298,7 +298,7 @@ def test_on_a_phone_nothing_sticks_out(page: Page, file: Path) -> None:
         page.upload(file)
         page.until(lambda: len(page.boxes()) == 2)
         assert page.driver.execute_script("return document.documentElement.scrollWidth") <= 360
-        assert page.one("#picture").rect["width"] > 300
+        assert page.one("#image").rect["width"] > 300
         for name in ("webcam", "copy", "model"):
             assert page.one(f"#{name}").rect["height"] >= 44, "big enough for a finger"
     finally:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from phidet import create_model, load_model, save_model
 from phidet.architectures.adversarial import Chance, Phase
-from phidet.architectures.base import Processes
+from phidet.architectures.processes import Processes
 from phidet.architectures.registry import architecture_named
 from phidet.architectures.stylegan.adversary import StyleAdversary, coarsened
 from phidet.architectures.stylegan.config import StyleGanConfig

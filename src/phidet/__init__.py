@@ -21,8 +21,11 @@ if TYPE_CHECKING:
     from phidet.detections.alignment.settings import AlignSettings
     from phidet.detections.detections import Detections
     from phidet.detections.settings import PostprocessSettings
+    from phidet.detections.tracking.settings import TrackerSettings
+    from phidet.detections.tracking.tracker import Tracker
     from phidet.inference.align import align
     from phidet.inference.detector import Detector
+    from phidet.inference.relations import Relations
     from phidet.training.run import train
     from phidet.weights.convert import convert
     from phidet.weights.create import create_classifier, create_model
@@ -39,6 +42,9 @@ _LAZY = {
     "Detections": "phidet.detections.detections",
     "Detector": "phidet.inference.detector",
     "PostprocessSettings": "phidet.detections.settings",
+    "Relations": "phidet.inference.relations",
+    "Tracker": "phidet.detections.tracking.tracker",
+    "TrackerSettings": "phidet.detections.tracking.settings",
     "create_model": "phidet.weights.create",
     "create_classifier": "phidet.weights.create",
     "load_model": "phidet.weights.native",
@@ -53,6 +59,9 @@ __all__ = [
     "MissingExtraError",
     "PhidetError",
     "PostprocessSettings",
+    "Relations",
+    "Tracker",
+    "TrackerSettings",
     "__version__",
     "align",
     "convert",

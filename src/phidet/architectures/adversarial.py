@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from phidet.architectures.adversarial_config import GeneratorConfig
-from phidet.architectures.base import Processes
 from phidet.architectures.model import Model
+from phidet.architectures.processes import Processes
+from phidet.architectures.program import GraphWriter
 
 Augment: TypeAlias = Callable[[Tensor], Tensor]
 """A random change of images (N, 3, H, W), differentiable: what the discriminator sees instead of them."""
@@ -33,6 +34,12 @@ class GeneratorModel(Protocol):
 
     def stored_noise(self) -> list[Tensor]:
         """The noise that is kept with the weights, for each layer (1, 1, H, W)."""
+
+    def write_mapping(self, graph: GraphWriter) -> str:
+        """Adds the way from "latents" (N, latent_size) and "labels" (N, classes) to w (N, style_size); its name."""
+
+    def write_synthesis(self, graph: GraphWriter) -> str:
+        """Adds the way from "styles" (N, layers, style_size) and "noise0" … (N or 1, 1, H, W) to images; its name."""
 
 
 class Phase(NamedTuple):

@@ -9,22 +9,23 @@ An architecture of another package registers under the entry point group ``phide
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Protocol, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from phidet.architectures.prepared import Placement, Prepared, stacked
+from phidet.architectures.processes import Processes
+from phidet.architectures.relating import Relating
 from phidet.core.errors import ConfigError, UnknownNameError
 from phidet.core.structs import replace
 from phidet.data.doctor.view import NetworkView
 from phidet.detections.boxes import FloatArray
 from phidet.detections.detections import Detections
-from phidet.detections.graphs.graph import DetectionGraph
-from phidet.detections.graphs.related import Related
 from phidet.detections.settings import PostprocessSettings
-from phidet.images.prepare import Preprocess, prepare
+from phidet.images.prepare import PLAIN_RESIZING, Preprocess, prepare
 
 if TYPE_CHECKING:  # these need PyTorch
     import torch
@@ -62,25 +63,6 @@ class NetworkConfig(Protocol):
     def preprocess(self) -> Preprocess: ...
 
 
-class Placement(NamedTuple):
-    """The position and scale of an image in the network's input.
-
-    Attributes:
-        scale: pixels of the input per pixel of the image.
-        image_hw: of the original image.
-    """
-
-    scale: float
-    image_hw: tuple[int, int]
-
-
-class Prepared(NamedTuple):
-    """An image as network input: (3, H, W) float32, and where the original lies in it."""
-
-    image: FloatArray
-    placement: Placement
-
-
 class Decoder(Protocol):
     """From the raw outputs for one image, by name and without the batch dimension, to detections.
 
@@ -92,39 +74,6 @@ class Decoder(Protocol):
     def __call__(
         self, outputs: Mapping[str, FloatArray], placement: Placement, settings: PostprocessSettings
     ) -> Detections: ...
-
-
-class Relating(Protocol):
-    """Detections as a network's inputs, and its outputs as relations."""
-
-    def graph(self, detections: Detections) -> DetectionGraph:
-        """The graph that the network looks at."""
-
-    def inputs(self, graph: DetectionGraph) -> Mapping[str, npt.NDArray[Any]]:
-        """The network's inputs by name.
-
-        Raises:
-            InputError: detections that the network was not trained for.
-        """
-
-    def decode(self, graph: DetectionGraph, outputs: Mapping[str, FloatArray]) -> Related:
-        """What the outputs for ``graph`` mean.
-
-        Raises:
-            CheckpointError: the outputs are not finite.
-        """
-
-
-class Processes(NamedTuple):
-    """The processes that share a batch.
-
-    Attributes:
-        size: their number.
-        total: sums a tensor over all of them.
-    """
-
-    size: int
-    total: Callable[[Tensor], Tensor]
 
 
 class Loss(Protocol):
@@ -153,18 +102,26 @@ class Architecture(ABC, Generic[ConfigT]):
         config_type: a frozen ``msgspec.Struct`` with the fields of :class:`NetworkConfig`.
         says: what its networks predict.
         published_names: models with a fixed config that users can name.
+        family_names: what φ can scale; see :meth:`scaled_config`.
         loss_settings: the loss's own settings with their defaults, which a recipe may set under ``loss``.
         learns_soft: whether the loss reads :attr:`Batch.soft`, so that another detector can teach these networks.
         recipe_names: training recipes of its own, beside the general ones; see :meth:`recipe_fields`.
+        takes_valid_hw: whether its networks have a second input: the sizes of images without their padding.
+        suppresses: whether duplicates of an object are removed after the network (NMS).
+        added_parts: prefixes of tensors that a file may lack altogether, and which then start fresh.
     """
 
     name: str
     config_type: type[ConfigT]
     says: frozenset[Says] = frozenset({"boxes"})
     published_names: tuple[str, ...] = ()
+    family_names: tuple[str, ...] = ()
     loss_settings: Mapping[str, Any] = MappingProxyType({})
     recipe_names: tuple[str, ...] = ()
     learns_soft: bool = False
+    takes_valid_hw: bool = False
+    suppresses: bool = True
+    added_parts: tuple[str, ...] = ()
 
     # Without PyTorch
 
@@ -190,6 +147,18 @@ class Architecture(ABC, Generic[ConfigT]):
         array, scale = prepare(image, config.image_size_hw, config.preprocess)
         return Prepared(array, Placement(scale, (image.shape[0], image.shape[1])))
 
+    def has_varying_size(self, config: ConfigT) -> bool:
+        """Whether images differ in size as network input; ``config.image_size_hw`` then is only the usual size."""
+        return False
+
+    def resizing(self, config: ConfigT) -> str:
+        """How :meth:`prepare` resizes an image, in words for readers of exported files."""
+        return PLAIN_RESIZING.format(*config.image_size_hw)
+
+    def network_inputs(self, prepared: Sequence[Prepared]) -> tuple[npt.NDArray[Any], ...]:
+        """Prepared images of one size as what a network is called with."""
+        return stacked(prepared)[: 2 if self.takes_valid_hw else 1]
+
     @abstractmethod
     def decoder(self, config: ConfigT) -> Decoder:
         """The decoder of a network of ``config``: from raw outputs to detections."""
@@ -201,6 +170,16 @@ class Architecture(ABC, Generic[ConfigT]):
             ConfigError: it does not.
         """
         raise ConfigError(f"{config.name} detects in images: expected a network that relates detections")
+
+    def with_answers(self, config: ConfigT, grouped: bool, judged: bool) -> ConfigT:
+        """``config`` of a network that relates detections, with the answers that can be learned.
+
+        Args:
+            config: of the network.
+            grouped: whether it is known which objects belong together.
+            judged: whether it is known which images show something complete and right.
+        """
+        return config
 
     def summary(self, config: ConfigT) -> list[tuple[str, str]]:
         """Further lines of ``phidet info`` for a network: (subject, text)."""
@@ -225,7 +204,7 @@ class Architecture(ABC, Generic[ConfigT]):
 
     def for_classes(self, config: ConfigT, class_names: tuple[str, ...]) -> ConfigT:
         """``config`` for training on data with these classes."""
-        return cast("ConfigT", replace(config, {"class_names": class_names}))
+        return replace(config, {"class_names": class_names})
 
     def resized(self, config: ConfigT, size_hw: tuple[int, int]) -> ConfigT:
         """``config`` for another input size, (height, width) in pixels; raises ConfigError if that is unsupported."""
@@ -263,10 +242,10 @@ class Architecture(ABC, Generic[ConfigT]):
     def training_outputs(self, model: Any, images: Tensor, batch: Batch, settings: Mapping[str, Any]) -> Any:
         """What the loss reads: the outputs of ``model``, which may be wrapped for several processes.
 
-        Networks that need more than normalised images (B, 3, H, W) in training, such as the objects or what is padding,
-        get it here, in one call of ``model``. ``settings`` are the loss's, as for :meth:`loss`.
+        Networks that need more in training than images (B, 3, H, W), normalised, and what of them is padding, such as
+        the objects, get it here, in one call of ``model``. ``settings`` are the loss's, as for :meth:`loss`.
         """
-        return model(images)
+        return model(images, batch.valid_hw) if self.takes_valid_hw else model(images)
 
     def named_outputs(self, outputs: Any) -> dict[str, Tensor]:
         """The network's outputs by name, from a named tuple or a mapping."""
@@ -318,6 +297,10 @@ class Architecture(ABC, Generic[ConfigT]):
     def weights_key(self, config: ConfigT) -> object:
         """A key that is equal for configs whose networks can exchange weights."""
         return replace(config, {"class_names": ("any",)})
+
+    def start_config(self, wanted: ConfigT, held: ConfigT) -> ConfigT:
+        """The config of a network like ``wanted`` that starts from a file of ours with ``held``, of equal key."""
+        return held
 
     @property
     def predictors(self) -> tuple[str, ...]:
@@ -377,6 +360,14 @@ class Architecture(ABC, Generic[ConfigT]):
         names: tuple[str, ...] = config.class_names
         return names
 
+    def feature_maps(self, model: Any, images: Tensor) -> Mapping[int, Tensor]:
+        """What the heads see of normalised images (B, 3, H, W): level l → (B, C, H / 2^l, W / 2^l).
+
+        Raises:
+            ConfigError: this architecture has no such maps.
+        """
+        raise ConfigError(f"{self.name} networks have no feature maps to take an appearance from")
+
     def explain(
         self, model: Any, image: npt.NDArray[np.uint8], class_id: int | None, limit: int
     ) -> list[ActivationMap]:
@@ -386,6 +377,10 @@ class Architecture(ABC, Generic[ConfigT]):
             ConfigError: this architecture has no such maps.
         """
         raise ConfigError(f"{self.name} networks cannot be explained: there is no map of evidence for their answers")
+
+    def explain_point(self, model: Any, image: npt.NDArray[np.uint8], point_xy: tuple[float, float]) -> ActivationMap:
+        """Where else in the image the network looks from a point in its pixels; raises as :meth:`explain`."""
+        raise ConfigError(f"{self.name} networks attend from no point: leave out --point")
 
 
 def resolved_loss(architecture: Architecture[Any], settings: Mapping[str, Any]) -> dict[str, Any]:

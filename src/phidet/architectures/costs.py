@@ -1,14 +1,15 @@
 """Counts parameters and multiply-adds of a real network, part by part, without computing or allocating anything.
 
 The network is built and run on PyTorch's ``meta`` device, so the count follows the code and cannot drift from it.
-Counted are convolutions and linear layers, as in the papers; fusion, pooling, resampling, batch norm and
-activations are not.
+Counted are convolutions, linear layers and the products of attention, as in the papers; fusion, pooling, resampling,
+batch norm and activations are not.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol, runtime_checkable
 
 import msgspec
 import torch
@@ -31,22 +32,33 @@ class Cost(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+@runtime_checkable
+class CountsMultiplyAdds(Protocol):
+    """A module that multiplies by itself, not through the layers in it."""
+
+    def multiply_adds(self, inputs: tuple[Tensor, ...]) -> int:
+        """Multiply-adds of a forward with these inputs, of one image, without those of the layers in it."""
+
+
 @contextmanager
 def _counting(network: nn.Module, counts: dict[str, int]) -> Iterator[None]:
-    """Adds the multiply-adds of every convolution and linear layer to the count of its part."""
+    """Adds the multiply-adds of every convolution, linear layer and attention to the count of its part."""
 
-    def hook(part: str, module: nn.Module, output: Tensor) -> None:
+    def hook(part: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         if isinstance(module, nn.Conv2d):
+            # weight[0] is the kernel of one output channel, over the input channels of its group.
             each = module.weight[0].numel()  # per output value
             counts[part] += output[0].numel() * each
         elif isinstance(module, nn.Linear):
             counts[part] += output[0].numel() * module.in_features
+        elif isinstance(module, CountsMultiplyAdds):
+            counts[part] += module.multiply_adds(inputs)
 
     handles = [
-        module.register_forward_hook(lambda m, _, out, part=part: hook(part, m, out))
+        module.register_forward_hook(lambda m, inputs, out, part=part: hook(part, m, inputs, out))
         for part, child in network.named_children()
         for module in child.modules()
-        if isinstance(module, nn.Conv2d | nn.Linear)
+        if isinstance(module, nn.Conv2d | nn.Linear | CountsMultiplyAdds)
     ]
     try:
         yield
@@ -75,10 +87,12 @@ def count_costs(config: NetworkConfig, image_size_hw: tuple[int, int] | None = N
     counts = {part: 0 for part, _ in network.named_children()}
     height, width = image_size_hw or config.image_size_hw
     with _counting(network, counts), torch.no_grad():
+        # The pass only computes shapes, from which the hooks count.
         network(torch.empty(1, 3, height, width, device="meta"))
     return {
         part: Cost(parameters=sum(p.numel() for p in child.parameters() if p.requires_grad), multiply_adds=counts[part])
         for part, child in network.named_children()
+        # Parts without weights and multiply-adds are no rows of the table.
         if counts[part] or any(True for _ in child.parameters())
     }
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, NamedTuple
 
-Layout = Literal["same", "io", "hwio", "hwc1", "scalars"]
-"""How a foreign tensor is stored: as ours; IO matrices; HWIO kernels; HWC1 depthwise kernels; one scalar per key."""
+Layout = Literal["same", "io", "hwio", "hwc1", "scalars", "parts"]
+"""How a foreign tensor is stored: as ours; IO matrices; HWIO kernels; HWC1 depthwise kernels; one scalar per key; equal
+parts of its first dimension, one per key."""
 
 Config = Any
 """The config of whichever architecture a dialect belongs to; see :class:`phidet.architectures.base.NetworkConfig`."""

@@ -53,20 +53,21 @@ def to_metadata(config: Any) -> dict[str, str]:
 def to_export_metadata(header: Header, phidet_version: str) -> dict[str, str]:
     """The keys and values of an exported file, written by the phidet of that version."""
     config: NetworkConfig = header.config
-    height, width = config.image_size_hw
     mean, std = (
         ", ".join(f"{v:g}" for v in values) for values in (config.preprocess.mean_rgb, config.preprocess.std_rgb)
     )
-    return {
+    metadata = {
         **to_metadata(config),
         "precision": header.precision,
         "phidet_version": phidet_version,
         "class_names": msgspec.json.encode(config.class_names).decode(),
-        "preprocessing": (
-            f"RGB 0-255, resized bilinearly (half-pixel centres, no antialiasing) by one factor to fit "
-            f"{height}x{width} (height x width), then (pixel - ({mean})) / ({std}), padded right and below with 0, NCHW"
-        ),
     }
+    if min(config.image_size_hw) > 0:  # a network on detections has no image
+        metadata["preprocessing"] = (
+            f"RGB 0-255, {header.architecture.resizing(config)}, then (pixel - ({mean})) / ({std}), padded right and "
+            "below with 0, NCHW"
+        )
+    return metadata
 
 
 def from_metadata(metadata: Mapping[str, str], path: Path) -> Header | None:
@@ -77,12 +78,14 @@ def from_metadata(metadata: Mapping[str, str], path: Path) -> Header | None:
     """
     if metadata.get("format") != "phidet":
         return None
+    # A newer file may mean other things by the same keys: refused, not guessed at.
     version = metadata.get("version", "")
     if not version.isdecimal() or int(version) > VERSION:
         raise CheckpointError(
             f"{path} has format version {version!r}, this phidet reads up to {VERSION}: pip install -U phidet"
         )
     try:
+        # Version 1 knew two kinds of network only, by another key.
         name = _text(metadata, "architecture") if int(version) > 1 else _OF_KIND[_text(metadata, "kind")]
         text = _text(metadata, "config")
         architecture = architecture_named(name)
@@ -91,6 +94,7 @@ def from_metadata(metadata: Mapping[str, str], path: Path) -> Header | None:
     except UnknownNameError as error:
         raise CheckpointError(f"{path}: {error}. Is the package that has it installed?") from error
     try:
+        # The config is checked as strictly as one made in Python: the file may come from anywhere.
         config = from_json(text, architecture.config_type)
         return Header(config, msgspec.convert(metadata.get("precision", "fp32"), Precision))
     except (ConfigError, msgspec.ValidationError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -11,11 +12,13 @@ from torch import Tensor, nn
 from phidet.architectures.config import Activation
 from phidet.architectures.layers import pad_same, same_max_pool
 from phidet.architectures.program import (
+    Columns,
     Conv,
     Gate,
     MaxPool,
     Mean,
     Operation,
+    Own,
     Predict,
     Program,
     Scale,
@@ -48,6 +51,8 @@ class OptimizedNetwork(nn.Module, Generic[OutputsT]):
                     weight = weight.contiguous(memory_format=torch.channels_last)
                 self.register_buffer(f"weight_{i}", weight)
                 self.register_buffer(f"bias_{i}", operation.bias)
+            elif isinstance(operation, Own):
+                self.add_module(f"own_{i}", copy.deepcopy(operation.module))
         # Values are freed after their last use: a program has hundreds, and keeping them all would multiply the memory.
         last_use = {x: i for i, operation in enumerate(program.operations) for x in inputs_of(operation)}
         self.dead_after = [[x for x, last in last_use.items() if last == i] for i in range(len(program.operations))]
@@ -69,7 +74,7 @@ class OptimizedNetwork(nn.Module, Generic[OutputsT]):
                 values[x] = None  # frees its memory
         return self.outputs_type(**{name: values[value] for name, value in self.outputs.items()})
 
-    def _run(self, index: int, operation: Operation, inputs: list[Tensor]) -> Tensor:  # noqa: PLR0911 - one per kind
+    def _run(self, index: int, operation: Operation, inputs: list[Tensor]) -> Tensor:  # noqa: C901, PLR0911 - one per kind
         x = inputs[0]
         if isinstance(operation, Conv):
             padding: int | tuple[int, int] = operation.padding or 0
@@ -85,6 +90,11 @@ class OptimizedNetwork(nn.Module, Generic[OutputsT]):
             return x * operation.factor
         if isinstance(operation, Upsample):
             return self.upsample(x, (inputs[1].shape[-2], inputs[1].shape[-1]))
+        if isinstance(operation, Columns):
+            return x[..., operation.start : operation.stop]
+        if isinstance(operation, Own):
+            own: Tensor = getattr(self, f"own_{index}")(*inputs)
+            return own
         if isinstance(operation, Mean):
             return x.mean((2, 3), keepdim=True)
         if isinstance(operation, Gate):

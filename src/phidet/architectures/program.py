@@ -85,7 +85,22 @@ class Predict(NamedTuple):
     outputs: int
 
 
-Operation = Conv | MaxPool | Scale | Upsample | Sum | Mean | Gate | Predict
+class Columns(NamedTuple):
+    """``x[…, start:stop]``."""
+
+    x: int
+    start: int
+    stop: int
+
+
+class Own(NamedTuple):
+    """Any other computation, of an architecture's own: ``module`` runs in PyTorch and writes itself into graphs."""
+
+    xs: tuple[int, ...]
+    module: GraphModule
+
+
+Operation = Conv | MaxPool | Scale | Upsample | Sum | Mean | Gate | Predict | Columns | Own
 
 
 class Program(NamedTuple):
@@ -95,19 +110,41 @@ class Program(NamedTuple):
     outputs: dict[str, int]
 
 
+class Value(NamedTuple):
+    """A map (B, channels, *size_hw) in a graph, by its name."""
+
+    name: str
+    channels: int
+    size_hw: tuple[int, int]
+
+
 class GraphWriter(Protocol):
-    """What an architecture may use to add outputs to an exported graph; see :class:`phidet.export.onnx_graph.Graph`."""
+    """What an architecture may use to write into an exported graph; see :class:`phidet.export.onnx_graph.Graph`."""
 
     def add(self, kind: str, inputs: Sequence[str], name: str = "", **attributes: Any) -> str:
         """Adds an ONNX node with one output and returns the output's name."""
 
+    def add_many(self, kind: str, inputs: Sequence[str], count: int, name: str = "", **attributes: Any) -> list[str]:
+        """Adds a node with ``count`` outputs and returns their names, of which the first may be chosen."""
+
     def constant(self, values: Any, dtype: Any = ...) -> str:
         """Adds a constant and returns its name."""
+
+    def weight(self, tensor: Tensor) -> str:
+        """Adds a weight, which half precision keeps in 16 bits, and returns its name."""
+
+
+class GraphModule(nn.Module):
+    """A computation in PyTorch and as ONNX nodes; the nodes stay in floats where a graph is quantised."""
+
+    def write(self, graph: GraphWriter, inputs: Sequence[Value]) -> Value:
+        """Adds nodes that compute what :meth:`forward` returns for these maps."""
+        raise NotImplementedError
 
 
 def inputs_of(operation: Operation) -> tuple[int, ...]:
     """The values that ``operation`` reads."""
-    if isinstance(operation, Sum | Predict):
+    if isinstance(operation, Sum | Predict | Own):
         return operation.xs
     if isinstance(operation, Upsample):
         return operation.x, operation.like
@@ -118,6 +155,7 @@ def inputs_of(operation: Operation) -> tuple[int, ...]:
 
 def fold(conv: nn.Conv2d, norm: Fold, factor: float = 1.0) -> tuple[Tensor, Tensor]:
     """Weight and bias of ``factor · norm(conv(x))`` as one convolution, folded in fp64."""
+    # In fp64, as the error of folding would otherwise add to that of every layer behind.
     weight = conv.weight.double()
     bias = weight.new_zeros(len(weight)) if conv.bias is None else conv.bias.double()
     if norm is not None:
@@ -149,9 +187,11 @@ class ProgramWriter:
 
     def sequence(self, x: int, layers: Sequence[nn.Module]) -> int:
         """Convolutions, batch norms and rectifiers in a row, nested or not."""
+        # torchvision nests convolution, norm and activation in different ways, but always runs them in this order.
         flat = [m for layer in layers for m in layer.modules() if not any(m.children())]
         for i, layer in enumerate(flat):
             if isinstance(layer, nn.Conv2d):
+                # A norm and an activation directly behind a convolution belong to it and become part of its operation.
                 following = flat[i + 1 : i + 3]
                 norm = following[0] if following and isinstance(following[0], nn.BatchNorm2d) else None
                 after = following[1] if len(following) > 1 and norm is not None else None

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
+
+from phidet.core.errors import UnknownNameError
 
 
 class PublishedFile(NamedTuple):
@@ -26,6 +29,17 @@ class PublishedFile(NamedTuple):
     def name(self) -> str:
         """Its file name; no two published files share one."""
         return self.url.rpartition("/")[2]
+
+
+def file_of(name: str, files: Mapping[str, PublishedFile], kind: str) -> PublishedFile:
+    """The file of the model of that name; ``kind`` is what the names stand for.
+
+    Raises:
+        UnknownNameError: none is published under that name; the nearest names are in the message.
+    """
+    if name not in files:
+        raise UnknownNameError(kind, name, files)
+    return files[name]
 
 
 def published_files(base_url: str, licence: str, stems: dict[str, str]) -> dict[str, PublishedFile]:

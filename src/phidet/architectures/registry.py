@@ -16,13 +16,15 @@ from typing import Any
 
 from phidet.architectures.base import Architecture
 from phidet.architectures.classifier.architecture import CLASSIFIER
+from phidet.architectures.detr.architecture import DETR
 from phidet.architectures.efficientdet.architecture import EFFICIENTDET
 from phidet.architectures.relations.architecture import RELATIONS
+from phidet.architectures.setdet.architecture import SETDET
 from phidet.architectures.stylegan.architecture import STYLEGAN
 from phidet.core.errors import ConfigError, UnknownNameError
 
 ENTRY_POINTS = "phidet.architectures"
-BUILT_IN: tuple[Architecture[Any], ...] = (EFFICIENTDET, CLASSIFIER, STYLEGAN, RELATIONS)
+BUILT_IN: tuple[Architecture[Any], ...] = (EFFICIENTDET, SETDET, DETR, CLASSIFIER, STYLEGAN, RELATIONS)
 
 
 @cache
@@ -100,6 +102,19 @@ def publishes(name: str, says: str) -> bool:
     """Whether there is a published model of that name that predicts ``says`` ("boxes", "classes", …)."""
     architecture = publisher_of(name)
     return architecture is not None and says in architecture.says
+
+
+def family_owner(family: str) -> Architecture[Any]:
+    """The architecture whose law scales the family of that name.
+
+    Raises:
+        UnknownNameError: none does.
+    """
+    every = all_architectures()
+    for architecture in every:
+        if family in architecture.family_names:
+            return architecture
+    raise UnknownNameError("family", family, [name for architecture in every for name in architecture.family_names])
 
 
 def published_names(says: str | None = None) -> list[str]:

@@ -45,7 +45,6 @@ that it was not judged; 3 an image or the list cannot be read; 2 settings. Of se
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``phidet align``."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EPILOG
     parser.usage = "%(prog)s NOMINAL IMAGE [IMAGE …] -m MODEL [options]"
     parser.add_argument("nominal", metavar="NOMINAL", help="a list of parts, or an image of a right assembly")
@@ -67,6 +66,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("similarity", "affine", "homography"),
         default="homography",
         help="the most general that is tried; the simplest that explains the places is taken (homography)",
+    )
+    pose.add_argument(
+        "--pose-from",
+        choices=("parts", "image"),
+        default="parts",
+        help="image: corners and edges of the image NOMINAL, for models that find little on a right board (parts)",
     )
     pose.add_argument("--distortion", action="store_true", help="lenses distort: fit one radial coefficient")
     pose.add_argument("--mirrored", choices=("auto", "no", "yes"), default="auto", help="the drawing in images (auto)")
@@ -108,6 +113,7 @@ def run(args: argparse.Namespace) -> None:
     check_sources_outside([args.nominal, *args.sources], out)
     settings = AlignSettings(
         pose=args.pose,
+        pose_from=args.pose_from,
         distortion=args.distortion,
         side=args.side,
         mirrored=args.mirrored,

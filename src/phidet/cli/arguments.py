@@ -10,6 +10,8 @@ import argparse
 from pathlib import Path
 from typing import TypeAlias, get_args
 
+from phidet.core.errors import ConfigError
+
 Parser: TypeAlias = argparse.ArgumentParser | argparse._ArgumentGroup
 RUNTIMES = ("auto", "onnxruntime", "openvino", "litert", "torch")
 
@@ -69,3 +71,41 @@ def image_size(text: str) -> tuple[int, int]:
     if len(sides) > 2 or not all(side.isdecimal() and int(side) > 0 for side in sides):
         raise argparse.ArgumentTypeError(f"expected pixels as N or HEIGHTxWIDTH, got {text!r}")
     return int(sides[0]), int(sides[-1])
+
+
+def words_of(text: str) -> list[str]:
+    """Names separated by commas.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    found = [word.strip() for word in text.split(",") if word.strip()]
+    if not found:
+        raise ConfigError(f"expected names separated by commas, got {text!r}")
+    return found
+
+
+def words(text: str) -> list[str]:
+    """:func:`words_of` as the type of an option."""
+    try:
+        return words_of(text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def share(text: str) -> float:
+    """A number in 0…1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number in 0…1, got {text!r}")
+    return value
+
+
+def positive(text: str) -> int:
+    """A whole number ≥ 1."""
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"expected a whole number ≥ 1, got {text!r}")
+    return int(text)

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from phidet.cli.arguments import RUNTIMES, add_json, add_layout, add_runtime, add_split
-from phidet.core.errors import PhidetError
+from phidet.cli.tables import or_dash, print_json, table
+from phidet.core.errors import ConfigError, PhidetError
 
 if TYPE_CHECKING:
     from phidet.data.dataset import Dataset
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``phidet bench``."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = (
         "Every model runs on every installed runtime that can run its file, each in a process of its own.\n"
         "Precisions are files: 'phidet export' makes one in fp16 or int8."
@@ -48,8 +48,6 @@ def run(args: argparse.Namespace) -> None:
     """Measures and prints."""
     import msgspec
 
-    from phidet.core.errors import ConfigError
-
     if args.plot is not None and args.eval is None:
         raise ConfigError("--plot draws AP over latency: say with --eval on which data to measure AP")
     if args.runs < 1:
@@ -57,8 +55,7 @@ def run(args: argparse.Namespace) -> None:
     if args.plot is not None:
         from phidet.inference.bench.plot import kind_of
 
-        # Reject a wrong file ending before the measurement.
-        kind_of(args.plot)  # now, not after minutes
+        kind_of(args.plot)  # rejects a wrong file ending now, not after minutes
     data = {} if args.eval is None else _data(args)
     measured: list[Measurement] = []
     failed: list[PhidetError] = []
@@ -72,7 +69,7 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         # Batch sizes are keys of the throughput: JSON allows strings only.
         rows = [msgspec.to_builtins(m, str_keys=True) | {"ap": value} for m, value in zip(measured, ap, strict=True)]
-        print(msgspec.json.format(msgspec.json.encode(rows)).decode())
+        print_json(rows)
     elif measured:
         _print(measured, ap)
     points = [(m, value) for m, value in zip(measured, ap, strict=True) if value is not None]
@@ -89,7 +86,6 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _requests(args: argparse.Namespace) -> list[Request]:
-    from phidet.core.errors import ConfigError
     from phidet.inference.bench.measure import Request
     from phidet.inference.runtimes.open_model import find_model, runtimes_for
 
@@ -165,8 +161,6 @@ def _ap(measurement: Measurement, data: Mapping[str, Dataset]) -> float | None:
 
 
 def _print(measured: list[Measurement], ap: list[float | None]) -> None:
-    from phidet.cli.tables import or_dash, table
-
     rows = [
         (
             Path(m.model).name,

@@ -10,7 +10,6 @@ from phidet.cli.arguments import add_model
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``phidet convert``."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = (
         "reads: phidet .safetensors; google/automl .h5; effdet, zylo117, timm, lukemelas, torchvision .pth\n"
         "Nothing in a file is executed. The source is not changed; the target is written completely or not at all."

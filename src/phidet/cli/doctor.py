@@ -8,12 +8,10 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from phidet.architectures.registry import architecture_of, published_config
 from phidet.cli.arguments import add_image_size, add_json, add_layout, add_limit, add_model, add_out
 from phidet.cli.native_noise import without_native_noise
-from phidet.cli.tables import or_dash, table
+from phidet.cli.tables import or_dash, print_json, table
 from phidet.core.errors import ConfigError, InputError, PhidetError
 from phidet.data.data_folder import LAYOUT_NAMES
 
@@ -41,7 +39,6 @@ _WIDTH = 110
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``phidet doctor``."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EPILOG
     parser.add_argument("data", type=Path, metavar="DATA", help="a data folder, or its JSON or YAML file")
     add_model(parser, "whose anchors to try (efficientdet-lite0)", default="efficientdet-lite0")
@@ -84,7 +81,7 @@ def run(args: argparse.Namespace) -> None:
     report = examination.report
     # JSON for programs goes to standard output; everything else there would break their parsers.
     if args.json:
-        print(msgspec.json.format(msgspec.json.encode(report)).decode())
+        print_json(report)
     else:
         print(text(report, max(0, args.limit)))
     if args.prelabels is not None:
@@ -195,6 +192,7 @@ def _splits(report: Report) -> str:
     for name, counts in (
         ("crowd", [s.crowd for s in report.splits]),
         ("difficult", [s.difficult for s in report.splits]),
+        ("made images", [s.made for s in report.splits]),
     ):
         if any(counts):
             columns.append(name)

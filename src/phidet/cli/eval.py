@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from phidet.cli.arguments import add_json, add_layout, add_model, add_out, add_runtime, add_split
+from phidet.cli.eval_generator import add_generator_arguments, evaluate_generator, summary
 from phidet.cli.native_noise import without_native_noise
+from phidet.cli.tables import print_json
 from phidet.core.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ examples:
   phidet eval my-photos -m runs/first --out eval              metrics, tables (CSV) and plots
   phidet eval my-photos -m runs/first --score 0.5 --iou 0.3   what a threshold of 0.5 finds, loosely boxed
   phidet eval plates -m runs/first --max-objects 2000         images with more than 100 objects
+  phidet eval MOT17/train --tracks tracks                     HOTA, MOTA, IDF1 of what 'phidet track --save mot' wrote
   phidet eval coco -m runs/first --save-detections found.json, and later: phidet eval coco -m found.json
 
 exit codes: 0 measured, 2 settings, 3 data that cannot be read or measured on, 4 models"""
@@ -35,13 +38,13 @@ exit codes: 0 measured, 2 settings, 3 data that cannot be read or measured on, 4
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``phidet eval``."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG
     parser.usage = "%(prog)s DATA -m MODEL [options]"
     parser.add_argument("given", nargs="+", metavar="DATA", help="a data folder or file, in any layout")
     add_model(parser, "a model file, a run's folder, a name, or detections (.json)")
     add_layout(parser)
     add_split(parser)
+    parser.add_argument("--made", action="store_true", help="measure on made images, too, which are refused otherwise")
     parser.add_argument("--score", type=float, metavar="S", help="lowest score that counts, 0…1 (that of the best F1)")
     parser.add_argument("--iou", type=float, metavar="T", help="overlap with which a detection finds an object (0.5)")
     parser.add_argument("--max-objects", type=int, metavar="N", help="limit of detections per image (100)")
@@ -50,17 +53,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, default=8, metavar="N", help="images at a time")
     add_runtime(parser)
     add_json(parser)
+    add_generator_arguments(parser)
+    parser.add_argument(
+        "--tracks", nargs="?", const="", metavar="FOLDER", help="measure tracks on MOTChallenge's folders: their files"
+    )
 
 
 @without_native_noise()
 def run(args: argparse.Namespace) -> None:
-    """Measures a detector, or a classifier on an image folder."""
+    """Measures a detector, a classifier on an image folder, or a generator."""
+    if args.tracks is not None:
+        from phidet.cli.eval_tracks import measure_tracks
+
+        measure_tracks(args)
+        return
     args.model, args.data = _model_and_data(args.given, args.model)
     if args.batch < 1:
         raise ConfigError(f"--batch must be a whole number ≥ 1, got {args.batch}")
     if Path(args.model).suffix == ".json":
         _results(args)
-    elif _is_classifier(args.model):
+    elif _says(args.model, "samples"):
+        _generator(args)
+    elif _says(args.model, "classes"):
         _classifier(args)
     else:
         _detector(args)
@@ -92,7 +106,9 @@ def _detector(args: argparse.Namespace) -> None:
     settings = _settings(args)
     # The detector before the data: its class names decide how the labels are read.
     detector = Detector(args.model, runtime=args.runtime)
-    measured = validation_data(args.model, open_data(args.data, args.layout), detector.class_names, args.split)
+    measured = validation_data(
+        args.model, open_data(args.data, args.layout), detector.class_names, args.split, args.made
+    )
     _warn_of_limit(measured.dataset, settings.max_objects)
     dataset, found = detect_dataset(detector, measured.dataset, settings.postprocess, args.batch)
     evaluation = measure(detector.config.name, str(args.data), dataset, found, settings, measured.trained_on)
@@ -114,7 +130,9 @@ def _results(args: argparse.Namespace) -> None:
         raise ConfigError(f"--save-detections: {args.model} holds detections already: leave it out")
     settings = _settings(args)
     results = read_results(Path(args.model))
-    measured = validation_data(args.model, open_data(args.data, args.layout), results.class_names, args.split)
+    measured = validation_data(
+        args.model, open_data(args.data, args.layout), results.class_names, args.split, args.made
+    )
     dataset, found = results.detections_of(measured.dataset)
     _warn_of_limit(dataset, settings.max_objects)
     evaluation = measure(args.model, str(args.data), dataset, found, settings)
@@ -148,9 +166,7 @@ def _print(evaluation: Evaluation, title: str, as_json: bool) -> None:
     if not evaluation.coco.objects:
         raise InputError(f"nothing could be measured on {evaluation.data}: no image with an object was left")
     if as_json:
-        import msgspec
-
-        print(msgspec.json.format(msgspec.json.encode(evaluation)).decode())
+        print_json(evaluation)
     else:
         print(f"{title}\n\n{summarise(evaluation)}")
 
@@ -163,7 +179,18 @@ def _say_written(paths: list[Path], as_json: bool) -> None:
             print(f"wrote {path}")
 
 
-def _is_classifier(model: str) -> bool:
+def _generator(args: argparse.Namespace) -> None:
+    import msgspec
+
+    report = evaluate_generator(args)
+    if args.json:
+        print(msgspec.json.format(msgspec.json.encode(report)).decode())
+    else:
+        print(summary(report))
+
+
+def _says(model: str, what: str) -> bool:
+    """Whether a model file's network predicts ``what``."""
     from phidet.inference.runtimes.open_model import model_file
 
     # Read from the header, so that an exported detector is measured without importing PyTorch.
@@ -173,11 +200,10 @@ def _is_classifier(model: str) -> bool:
     from phidet.weights.native import read_header
 
     header = read_header(path)
-    return header is not None and "classes" in header.architecture.says
+    return header is not None and what in header.architecture.says
 
 
 def _classifier(args: argparse.Namespace) -> None:
-    import msgspec
     from lightning_fabric import Fabric
 
     from phidet.cli.metrics import summarise_classification
@@ -203,7 +229,7 @@ def _classifier(args: argparse.Namespace) -> None:
     if not report.images:
         raise InputError(f"nothing could be measured on {args.data}: no image could be decoded")
     if args.json:
-        print(msgspec.json.format(msgspec.json.encode(report)).decode())
+        print_json(report)
     else:
         print(f"{args.model} on {args.data}, split {measured.split}: {summarise_classification(report)}")
     if args.out is not None:

@@ -23,7 +23,6 @@ EPILOG = """examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``phidet explain``."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EPILOG
     parser.usage = "%(prog)s IMAGE -m MODEL [-m MODEL ...] [options]"
     parser.add_argument("given", nargs="+", metavar="IMAGE", help="an image file")
@@ -36,12 +35,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("explain.png"), metavar="PNG", help="(explain.png)")
     parser.add_argument("--class", dest="class_name", metavar="NAME", help="only this class")
+    parser.add_argument(
+        "--point", type=_point, metavar="X,Y", help="instead: where a DETR's encoder looks from this pixel"
+    )
     add_limit(parser, 3, "maps of each model")
+
+
+def _point(text: str) -> tuple[float, float]:
+    """ "120,80" as (120.0, 80.0)."""
+    try:
+        x, y = (float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a pixel as X,Y, got {text!r}") from None
+    return x, y
 
 
 @without_native_noise()
 def run(args: argparse.Namespace) -> None:
     """Draws the maps of all models beside the image."""
+    from phidet.architectures.registry import architecture_of
     from phidet.core.files import write_atomic_with
     from phidet.evaluation.explain import comparison, explain
     from phidet.images.decode import read_image
@@ -51,7 +63,10 @@ def run(args: argparse.Namespace) -> None:
     maps = []
     for name in models:
         model = _load(name)
-        found = explain(model, image, args.class_name, args.limit)
+        if args.point is not None:
+            found = [architecture_of(model.config).explain_point(model.eval(), image, args.point)]
+        else:
+            found = explain(model, image, args.class_name, args.limit)
         maps.append((model.config.name, found))
         print(f"{model.config.name}: " + ", ".join(f"{one.label} {one.score:.3f}" for one in found))
     write_atomic_with(args.out, lambda out: comparison(image, path.name, maps).save(out, format="png"))

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from phidet.cli.arguments import add_layout, add_out, add_split
+from phidet.cli.arguments import add_image_size, add_layout, add_out, add_split
 from phidet.core.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``phidet export``."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = (
         "Every export is run and compared with PyTorch before it is put in place.\n"
         "A published model is downloaded if need be; its export goes into the cache, where 'phidet detect -m' looks."
@@ -30,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--calibrate", type=Path, metavar="DATA", help="images like those that the model will be used on"
     )
     parser.add_argument("--nms", action="store_true", help="decode and suppress inside the graph, for other runtimes")
+    add_image_size(parser)
     parser.add_argument("--eval", type=Path, metavar="DATA", help="report the AP of the export beside the model's")
     add_split(parser, "--eval")
     add_layout(parser)
@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Exports a model, and prints what was written and how close it is to PyTorch."""
     from phidet.architectures.header import Precision
+    from phidet.architectures.registry import architecture_of
     from phidet.cli.signals import ended_by_sigterm
     from phidet.data.hold_out import validation_data
     from phidet.data.layouts import open_data
@@ -48,7 +49,12 @@ def run(args: argparse.Namespace) -> None:
     precision: Precision = "int8" if args.int8 else "fp16" if args.half else "fp32"
     if args.eval is not None and args.nms:
         raise ConfigError("--eval measures with suppression outside the graph: leave out --nms")
+    if _is_generator(args.model):
+        _export_generator(args)
+        return
     model = load_detector(args.model)
+    if args.image_size is not None:
+        model.config = architecture_of(model.config).resized(model.config, args.image_size)
     suffix = SUFFIXES.get(args.to, ".onnx")
     kind = "-int8" if args.int8 else "-nms" if args.nms else ""  # a plain "best.onnx" is what detect finds by default
     target = args.out or target_of(args.model, f"{kind}{suffix}")
@@ -63,6 +69,31 @@ def run(args: argparse.Namespace) -> None:
     print(f"checked: {report.agreement}")
     if measured is not None:
         _evaluate(model, report.paths[0], measured.split, measured.dataset)
+
+
+def _is_generator(model: str) -> bool:
+    from phidet.inference.runtimes.open_model import model_file
+    from phidet.weights.native import read_header
+
+    path = model_file(model)
+    if path is None or not path.is_file() or path.suffix != ".safetensors":
+        return False
+    header = read_header(path)
+    return header is not None and "samples" in header.architecture.says
+
+
+def _export_generator(args: argparse.Namespace) -> None:
+    from phidet.export.generator_file import export_generator
+    from phidet.export.source import target_of
+    from phidet.inference.runtimes.open_model import find_model
+    from phidet.weights.native import load_model
+
+    if args.to != "onnx" or args.int8 or args.nms or args.eval is not None or args.calibrate is not None:
+        raise ConfigError("a generator is exported to ONNX, in 32 bits or with --half: leave out the other options")
+    target = args.out or target_of(args.model, ".onnx")
+    written = export_generator(load_model(find_model(args.model, ".safetensors")), target, args.half)
+    print(f"wrote {' and '.join(str(path) for path in written.paths)}")
+    print(f"checked: images differ from PyTorch's by at most {written.difference} of 255")
 
 
 def _calibration_data(args: argparse.Namespace, class_names: tuple[str, ...]) -> Dataset:

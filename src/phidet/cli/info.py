@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,21 +13,23 @@ import msgspec
 from phidet.architectures.base import NetworkConfig
 from phidet.architectures.config import default_class_names
 from phidet.architectures.efficientdet.config import ModelConfig
-from phidet.architectures.efficientdet.published import (
-    DETECTOR_NAMES,
-    detector_config,
-    family_of,
-    scaled_detector_config,
+from phidet.architectures.efficientdet.published import DETECTOR_NAMES, detector_config
+from phidet.architectures.registry import (
+    architecture_of,
+    family_owner,
+    published_config,
+    published_names,
+    publisher_of,
 )
-from phidet.architectures.registry import architecture_of, published_config, published_names, publisher_of
 from phidet.cli.arguments import add_image_size, add_json, add_out
-from phidet.cli.tables import billions, or_dash, table
+from phidet.cli.tables import billions, or_dash, print_json, table
 from phidet.core.errors import ConfigError, PhidetError, UnknownNameError
-from phidet.data.coco_classes import COCO_CLASS_NAMES
+from phidet.core.structs import replace
 
 if TYPE_CHECKING:  # need PyTorch, which drawing a graph must not import
     from phidet.architectures.costs import Cost
     from phidet.architectures.efficientdet.report import DetectorReport, NeckReport
+    from phidet.architectures.report import NetworkReport
 
 EXAMPLES = """examples:
   phidet info efficientdet-d0                    one model
@@ -41,7 +44,6 @@ EXAMPLES = """examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``phidet info``."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EXAMPLES
     parser.add_argument("model", nargs="?", metavar="MODEL", help="a model's name, or a model file")
     parser.add_argument("--phi", type=float, metavar="φ", help="instead of a name: what the law gives for φ, −2 to 10")
@@ -101,7 +103,8 @@ def _config(args: argparse.Namespace) -> Any:
     # Names do not matter for costs, only their number does.
     names = default_class_names(args.num_classes) if args.num_classes is not None else None
     if args.phi is not None:
-        return scaled_detector_config(args.phi, family_of(args.family), names or COCO_CLASS_NAMES)
+        scaled = family_owner(args.family).scaled_config(args.phi, args.family)
+        return scaled if names is None else replace(scaled, {"class_names": names})
     # A published name needs no file; only then is the word taken for a path.
     publisher = publisher_of(args.model)
     if publisher is not None:
@@ -125,27 +128,49 @@ def _print(config: Any, args: argparse.Namespace) -> None:
     from phidet.architectures.efficientdet import report
     from phidet.architectures.report import describe_network
 
+    if architecture_of(config).says & {"relations", "samples"}:
+        _print_parameters(config, args)
+        return
+    found: Any
+    show: Callable[[Any, Any], None]
     if args.compare_necks:
         if not isinstance(config, ModelConfig):
             raise ConfigError(f"{config.name} has no feature network")
-        necks = report.compare_necks(config)
-        if args.json:
-            _print_json(necks)
-        else:
-            _print_necks(config, necks)
+        found, show = report.compare_necks(config), _print_necks
     elif isinstance(config, ModelConfig):
-        detector = report.describe_detector(config, args.image_size)
-        if args.json:
-            _print_json({**msgspec.structs.asdict(detector), "config": config})
-        else:
-            _print_detector(config, detector)
+        found, show = report.describe_detector(config, args.image_size), _print_detector
     else:
-        network = describe_network(config, args.image_size)
-        if args.json:
-            _print_json({**msgspec.structs.asdict(network), "config": config})
-        else:
-            _print_head(config, network.input_hw)
-            _print_parts(network.parts)
+        found, show = describe_network(config, args.image_size), _print_network
+    if args.json:
+        print_json(found if args.compare_necks else {**msgspec.structs.asdict(found), "config": config})
+    else:
+        show(config, found)
+
+
+def _print_network(config: NetworkConfig, report: NetworkReport) -> None:
+    _print_head(config, report.input_hw)
+    _print_parts(report.parts)
+    if report.published is not None:
+        metrics = msgspec.structs.asdict(report.published)
+        said = [f"{name.replace('_', ' ')} {value:,}" for name, value in metrics.items() if value is not None]
+        print("\npublished: " + ", ".join(said))
+
+
+def _print_parameters(config: NetworkConfig, args: argparse.Namespace) -> None:
+    """A network that takes no image, but detections or latents: its parameters are counted, not its cost."""
+    from phidet.architectures.costs import build_on_meta
+
+    if args.image_size is not None or args.compare_necks:
+        raise ConfigError(f"{config.name} takes no image: leave the other options out")
+    parameters = sum(p.numel() for p in build_on_meta(config).parameters())
+    if args.json:
+        print_json({"name": config.name, "parameters": parameters, "config": config})
+        return
+    print(config.name)
+    print(f"  {'classes':<16} {config.num_classes}: {', '.join(config.class_names[:5])}")
+    for subject, text in architecture_of(config).summary(config):
+        print(f"  {subject:<16} {text}")
+    print(f"  {'parameters':<16} {parameters:,}")
 
 
 def _print_head(config: NetworkConfig, input_hw: tuple[int, int]) -> None:
@@ -239,7 +264,7 @@ def _print_family(as_json: bool) -> None:
     detectors = [describe_detector(detector_config(name)) for name in DETECTOR_NAMES]
     classifiers = [describe_network(published_config(name)) for name in published_names("classes")]
     if as_json:
-        _print_json({"detectors": detectors, "classifiers": classifiers})
+        print_json({"detectors": detectors, "classifiers": classifiers})
         return
     rows = []
     for d in detectors:
@@ -284,7 +309,3 @@ def _print_family(as_json: bool) -> None:
         "layers; batch norm and biases make up the rest of the published numbers. D5's published 130B does not fit\n"
         "its own family by that count; 135B would. AP, top-1 and ms are the papers', not measured here."
     )
-
-
-def _print_json(value: object) -> None:
-    print(msgspec.json.format(msgspec.json.encode(value)).decode())

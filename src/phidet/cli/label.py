@@ -38,7 +38,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``phidet label``."""
     from phidet.data.writers.annotation_tools import LOCAL_FILES
 
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EPILOG
     parser.add_argument("images", type=Path, metavar="IMAGES", help="a folder of images, searched recursively")
     add_model(parser, "what finds objects: a model, or the description (.json) of another project's detector")

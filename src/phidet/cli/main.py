@@ -16,12 +16,15 @@ from phidet.core.extras import __version__, extra_of
 
 COMMANDS = {
     "detect": ("phidet.cli.detect", "find objects in images, folders and videos; draw, list or crop them"),
+    "track": ("phidet.cli.track", "follow objects through videos and streams; count them at lines and in zones"),
     "align": (
         "phidet.cli.align",
         "compare parts in images with their nominal places: where each is, and what is wrong",
     ),
     "doctor": ("phidet.cli.doctor", "find problems in a data set before training on it; write a clean copy"),
     "train": ("phidet.cli.train", "train a detector or a classifier on your own images"),
+    "sample": ("phidet.cli.sample", "draw images from a generator: sheets, mixed styles, films, a page"),
+    "synthesize": ("phidet.cli.synthesize", "add made objects to a data set, from a generator or from other images"),
     "label": ("phidet.cli.label", "pre-label images with a model for labelling tools; rank what to label next"),
     "eval": ("phidet.cli.eval", "measure a model on labelled images: AP, curves, confusion, the worst mistakes"),
     "info": ("phidet.cli.info", "a model's structure, costs and receptive fields; the family; draw a feature network"),
@@ -68,7 +71,12 @@ def build_parser(chosen: str | None) -> Parser:
     parser.add_argument("--version", action="version", version=f"phidet {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
     for name, (module, help_line) in COMMANDS.items():
-        command = commands.add_parser(name, help=help_line, description=help_line[0].upper() + help_line[1:] + ".")
+        command = commands.add_parser(
+            name,
+            help=help_line,
+            description=help_line[0].upper() + help_line[1:] + ".",
+            formatter_class=argparse.RawDescriptionHelpFormatter,  # examples keep their lines
+        )
         # All commands are listed, but only the chosen one gets its arguments.
         command.add_argument("--offline", action="store_true", help="never use the network (as PHIDET_OFFLINE=1)")
         if name == chosen:

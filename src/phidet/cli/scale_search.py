@@ -9,14 +9,12 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any, get_args
 
-import msgspec
-
 from phidet.architectures.backbones.config import BackboneArchitecture
 from phidet.architectures.backbones.scaling import CompoundScaling
 from phidet.architectures.efficientdet.published import family_of
 from phidet.architectures.efficientdet.scaling import DetectorLaw
 from phidet.cli.arguments import add_json, add_limit
-from phidet.cli.tables import billions, or_dash, table
+from phidet.cli.tables import billions, or_dash, print_json, table
 from phidet.core.errors import ConfigError
 
 
@@ -48,7 +46,10 @@ def run(args: argparse.Namespace) -> None:
         raise ConfigError(f"--limit must be a whole number ≥ 1, got {args.limit}")
     accuracy = _load(args.accuracy) if args.accuracy else None
     found, text = (_compound if args.what == "compound" else _width)(args, accuracy)
-    print(msgspec.json.format(msgspec.json.encode(found)).decode() if args.json else text)
+    if args.json:
+        print_json(found)
+    else:
+        print(text)
 
 
 def _compound(args: argparse.Namespace, accuracy: Callable[[Any], float] | None) -> tuple[Sequence[object], str]:

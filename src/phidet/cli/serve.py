@@ -25,7 +25,6 @@ The page to try a model on is at http://localhost:8501/, the API's description a
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``phidet serve``."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EPILOG
     models = parser.add_argument_group("models")
     models.add_argument("--model_name", default="default", metavar="NAME", help="name in the paths (default: default)")

@@ -1,8 +1,10 @@
-"""Tables for the terminal."""
+"""Tables and JSON for the terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+
+import msgspec
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -27,3 +29,8 @@ def billions(count: int) -> str:
 def or_dash(value: object, form: str = "{}") -> str:
     """``value`` formatted, an en dash where there is none."""
     return "–" if value is None else form.format(value)
+
+
+def print_json(value: object) -> None:
+    """Prints a struct, or what is made of them, as JSON with line breaks."""
+    print(msgspec.json.format(msgspec.json.encode(value)).decode())

@@ -21,25 +21,33 @@ _EPILOG = """examples:
   phidet train /new/place --resume runs/efficientdet-lite0-1     the same, where the data lie elsewhere now
   phidet train flowers --task classify                      a folder with one folder of images for each class
   phidet train my-photos --task generate                     make images like the objects in them
+  phidet train boards --task relations --detector runs/boards-lite0    correct what this detector finds
   torchrun --nproc-per-node 8 -m phidet.cli.main train coco --recipe paper    many devices, or many machines
 
 exit codes: 0 done, 1 diverged or the like, 2 settings, 3 data, 4 weights or disk, 130 interrupted"""
 
 
-_USUAL = {"detect": "efficientdet-lite0", "classify": "efficientnet-lite0", "generate": "stylegan-64-small"}
+_USUAL = {
+    "detect": "efficientdet-lite0",
+    "classify": "efficientnet-lite0",
+    "generate": "stylegan-64-small",
+    "relations": "relations-attention",
+}
 """Task → the model that is trained where none is named."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``phidet train``."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG
     parser.add_argument("data", nargs="?", metavar="DATA", help="a data folder or file, in any layout")
     add_layout(parser)
     parser.add_argument("--resume", type=Path, metavar="RUN", help="continue the run in this folder, exactly")
     what = parser.add_argument_group("what to train")
     what.add_argument(
-        "--task", choices=list(_USUAL), default="detect", help="find objects, name images, or make images"
+        "--task",
+        choices=list(_USUAL),
+        default="detect",
+        help="find objects, name images, make images, or relate what a detector finds",
     )
     add_model(what, "published name, model file or run folder (a small one of the task)")
     what.add_argument(
@@ -53,6 +61,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     what.add_argument("--masks", action="store_true", help="learn masks as well as boxes (published EfficientDets)")
     what.add_argument("--unlabelled", metavar="FOLDER", help="more images, which only the teacher labels")
+    what.add_argument(
+        "--detector",
+        nargs="+",
+        default=[],
+        metavar="MODEL",
+        help="whose detections to relate: a model, another's description (.json), or detections (.json) of the images "
+        "to train on, and of those to validate on",
+    )
     how = parser.add_argument_group("how")
     how.add_argument("--recipe", default="auto", metavar="NAME", help="auto, small or paper")
     how.add_argument("--epochs", type=int, metavar="N")
@@ -125,6 +141,7 @@ def _train(args: argparse.Namespace, model: str, settings: RunSettings) -> Train
             recipe=args.recipe,
             changes=_changes(args),
             teacher=args.teacher,
+            detector=tuple(args.detector),
             unlabelled=args.unlabelled,
             masks=args.masks,
         )
@@ -137,7 +154,8 @@ def _check_left_out(args: argparse.Namespace) -> None:
         ("layout", "model", "image_size", "train_split", "val_split", "out", "teacher", "unlabelled")
     )
     unset |= dict.fromkeys(("epochs", "batch_size", "learning_rate", "precision"))
-    unset |= {"recipe": "auto", "seed": 0, "set": [], "masks": False, "pretrained": "backbone", "task": "detect"}
+    unset |= {"recipe": "auto", "seed": 0, "set": [], "pretrained": "backbone", "task": "detect", "detector": []}
+    unset |= {"masks": False}
     given = [name for name, value in unset.items() if getattr(args, name) != value]
     if given:
         flag = "--" + given[0].replace("_", "-")

@@ -15,7 +15,7 @@ from phidet.core.errors import InputError
 from phidet.data.dataset import Annotations, Dataset, Problem, _concatenated
 from phidet.data.mask_labels import NO_MASK, MaskLabel, MaskLabels, runs_size_hw
 from phidet.data.tfrecord_file import ImageSource
-from phidet.detections.fields import NO_FIELDS
+from phidet.detections.graphs.related import GROUP
 from phidet.detections.masks import FIELD as MASKS
 
 
@@ -29,6 +29,7 @@ class RawObject(NamedTuple):
         area: px², ``None`` where the labels have none; an invalid one is ignored.
         crowd, difficult: as in :class:`Annotations`.
         mask: which pixels belong to it.
+        group: number of the group that it belongs to, ``None`` for none.
     """
 
     where: str
@@ -38,6 +39,7 @@ class RawObject(NamedTuple):
     crowd: bool = False
     difficult: bool = False
     mask: MaskLabel = NO_MASK
+    group: int | None = None
 
 
 SMALLEST_SIDE = 1e-3  # pixels; a box below that is a point or a line, whatever rounding made of it
@@ -114,7 +116,10 @@ class Collector:
             np.array([(b[2] - b[0]) * (b[3] - b[1]) if o.area is None else o.area for b, _, o in kept], np.float32),
             np.array([o.crowd for _, _, o in kept], np.bool_),
             np.array([o.difficult for _, _, o in kept], np.bool_),
-            {MASKS: MaskLabels.of([o.mask for _, _, o in kept])},
+            {
+                MASKS: MaskLabels.of([o.mask for _, _, o in kept]),
+                GROUP: np.array([-1 if o.group is None else o.group for _, _, o in kept], np.int64),
+            },
         )
         index = self._names.setdefault(name, len(self._sources))
         if index < len(self._sources):
@@ -144,8 +149,16 @@ class Collector:
                 "width and y by the height of each image"
             )
         sizes = np.array(self._sizes, np.int32).reshape(-1, 2)
+        # A field that says nothing of any object is left out.
+        unused = set()
         if not any(_labels_of(a).known.any() for a in self._annotations):
-            self._annotations = [a._replace(fields=NO_FIELDS) for a in self._annotations]
+            unused.add(MASKS)
+        if not any((np.asarray(a.fields[GROUP]) >= 0).any() for a in self._annotations):
+            unused.add(GROUP)
+        self._annotations = [
+            a._replace(fields={name: values for name, values in a.fields.items() if name not in unused})
+            for a in self._annotations
+        ]
         return Dataset(
             self.name,
             self.class_names,

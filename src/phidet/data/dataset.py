@@ -70,8 +70,8 @@ class Problem(NamedTuple):
             "label unreadable", "mask invalid", "box invalid", "box empty", "box outside", "box clipped",
             "class unknown", "category ids with gaps", "grouping category"; of YOLO "class names missing", "image
             hidden", "image in no split", "key points inferred", "label shared", "path moved", "score unused"; of the
-            doctor "mask empty", "mask misplaced", "mask outside", "mask overlapping". What
-            :mod:`phidet.data.doctor.advice` has to say goes by it.
+            doctor "mask empty", "mask misplaced", "mask outside", "mask overlapping". :mod:`phidet.data.doctor.advice`
+            has advice for each.
         where: file, and line, index or id in it.
         what: one sentence for the owner of the data.
         image: name of the image that it is about, where that is in the data set.
@@ -106,6 +106,7 @@ class Dataset:
         names: of the images, unique: paths relative to the data folder.
         problems: what the reader left out or set right.
         coco_ids: the ids that the data's own file has; ``None`` for other layouts than COCO JSON.
+        right: name of an image → whether what it shows is complete and right; of images where that is known.
         stuff: ids of the classes that are no countable things, such as sky: one segment of each in an image.
     """
 
@@ -123,6 +124,7 @@ class Dataset:
     ) -> None:
         self.coco_ids = coco_ids
         self.stuff: frozenset[int] = frozenset()
+        self.right: Mapping[str, bool] = {}
         self.name, self.class_names, self.problems = name, tuple(class_names), list(problems)
         self.names: npt.NDArray[np.str_] = np.array(names, dtype=np.str_)
         records = [source if isinstance(source, RecordImage) else None for source in sources]
@@ -131,6 +133,7 @@ class Dataset:
         # Sources as two flat arrays instead of objects: forked workers then share the memory without touching counters.
         self._offsets: npt.NDArray[np.int64] = np.array([-1 if r is None else r.offset for r in records], np.int64)
         self._sizes_hw = sizes_hw
+        # Objects of image i are rows starts[i] … starts[i + 1] of the packed arrays.
         self._starts = np.cumsum([0, *(len(a.class_ids) for a in annotations)])
         self._all = _concatenated(annotations)
 
@@ -171,6 +174,7 @@ class Dataset:
             InputError: it cannot be decoded, or its size is not the one that the boxes were made for.
         """
         image = read_image(self.source(index), self.size_hw(index))
+        # Boxes were checked against the labelled size; on an image of another they would lie elsewhere.
         if image.shape[:2] != self.size_hw(index):
             raise InputError(
                 f"{self.names[index]} has {image.shape[1]}×{image.shape[0]} pixels, its labels say "
@@ -191,7 +195,7 @@ class Dataset:
             problems=[problem for problem in self.problems if problem.image is None or problem.image in kept],
             coco_ids=self.coco_ids,
         )
-        part.stuff = self.stuff
+        part.stuff, part.right = self.stuff, self.right
         return part
 
     def renamed(self, names: Sequence[str]) -> Dataset:

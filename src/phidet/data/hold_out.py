@@ -14,6 +14,7 @@ from phidet.core.errors import InputError
 from phidet.data.class_folders import split_by_class
 from phidet.data.data_folder import TRAIN_SPLITS, DataFolder, first_split
 from phidet.data.dataset import Dataset
+from phidet.data.made import made_images, refuse_made
 from phidet.data.run_images import RunImages, places, read_run_images
 from phidet.data.summary import log_summary, summarise_data
 
@@ -34,11 +35,16 @@ def hold_out(dataset: Dataset, share: float, seed: int) -> tuple[Dataset, Datase
     """Two parts of ``dataset`` by chance, the second with ``share`` of the images; order is kept.
 
     Raises:
-        InputError: too few images to spare any.
+        InputError: too few images to spare any, or made images among them, which show real ones of either part.
     """
     if not can_hold_out(dataset):
         raise InputError(
             f"{dataset.name!r} has {len(dataset)} images and no validation split: label more, or say --val-split none"
+        )
+    if made_images(dataset).any():
+        raise InputError(
+            f"{dataset.name!r} has made images and no validation split: made images show real ones, so none can be "
+            "held out; 'phidet synthesize' writes a validation split"
         )
     chosen = np.zeros(len(dataset), bool)
     # A mask keeps the order of the images in both parts.
@@ -62,7 +68,11 @@ class ValidationData(NamedTuple):
 
 
 def validation_data(
-    model: str | Path, folder: DataFolder, class_names: Sequence[str] | None, split: str | None = None
+    model: str | Path,
+    folder: DataFolder,
+    class_names: Sequence[str] | None,
+    split: str | None = None,
+    made: bool = False,
 ) -> ValidationData:
     """Chooses the data to measure a model on; logs their content, what was left out, and overlap with training data.
 
@@ -71,14 +81,16 @@ def validation_data(
         folder: the data.
         class_names: of the model; ``None`` for the data's own.
         split: which; else the validation split, what the model's run held out, or the only one.
+        made: whether made images may be among them.
 
     Raises:
-        InputError: the data cannot be read, have no object of the model's classes, or have several splits of which none
-            is for validation.
+        InputError: the data cannot be read, have no object of the model's classes, have several splits of which none
+            is for validation, or have made images.
         UnknownNameError: no such split.
         CheckpointError: the run's record of its images is damaged.
     """
     found = _choose(model, folder, class_names, split)
+    refuse_made(found.dataset, made)
     summary = summarise_data(found.dataset)
     log_summary(summary, str(folder.path), classify=folder.layout == "folders")
     if not summary.objects:

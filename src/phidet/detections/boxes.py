@@ -30,7 +30,7 @@ _DEGENERATE = 1e-12  # px²; below it a ratio of areas is meaningless, and its g
 def encode(boxes_xyxy: ArrayT, anchors_xyxy: ArrayT) -> ArrayT:
     """Regression targets of the box head at each anchor, (ty, tx, th, tw): the inverse of :func:`decode`.
 
-    ``ty = (y − ya) / ha``, ``th = ln(h / ha)``, x alike, (y, x) being centres: Faster R-CNN (arXiv 1506.01497)
+    ``ty = (y − ya) / ha``, ``th = ln(h / ha)``, likewise for x, (y, x) being centres: Faster R-CNN (arXiv 1506.01497)
     equation 2, in the official code's order and without scale factors.
 
     Args:
@@ -49,7 +49,7 @@ def encode(boxes_xyxy: ArrayT, anchors_xyxy: ArrayT) -> ArrayT:
 
 
 def decode(deltas: ArrayT, anchors_xyxy: ArrayT) -> ArrayT:
-    """Boxes from the box head's outputs: ``y = ty · ha + ya``, ``h = exp(th) · ha``, x alike, (y, x) centres.
+    """Boxes from the box head's outputs: ``y = ty · ha + ya``, ``h = exp(th) · ha``, likewise for x, (y, x) centres.
 
     Args:
         deltas: (…, 4), (ty, tx, th, tw); th and tw are clipped to ±10 (22,026 times the anchor), which no image

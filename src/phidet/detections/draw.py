@@ -182,7 +182,7 @@ def _fitting(text: str, size: int, width: float) -> tuple[ImageFont.FreeTypeFont
 
     The last word, the score, is kept as long as possible.
     """
-    font, text = _font_for(" ".join(text.split()), size)  # a line break would run out of the label
+    font, text = font_for(" ".join(text.split()), size)  # a line break would run out of the label
     score = len(text) - text.rfind(" ") if " " in text else 0
     short = shorten(text, lambda part: font.getlength(part) <= width, score)
     return font, short or shorten(text, lambda part: font.getlength(part) <= width)
@@ -210,7 +210,7 @@ def _font(name: str | None, size: int) -> ImageFont.FreeTypeFont | None:
         return None
 
 
-def _font_for(text: str, size: int) -> tuple[ImageFont.FreeTypeFont, str]:
+def font_for(text: str, size: int) -> tuple[ImageFont.FreeTypeFont, str]:
     """A font and the text as it can show it: unchanged if any font can, else without accents, then with "?"."""
     own = _font(None, size)
     assert own is not None

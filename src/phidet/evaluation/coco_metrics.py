@@ -112,6 +112,7 @@ def evaluate_coco(
     if overlap != "bbox" and truth.mask_labels is not None:
         counted &= truth.mask_labels.known
     counts = np.bincount(truth.class_ids[counted], minlength=classes)
+    # COCO reports recall at 1, 10 and 100 whatever the limit, so these are always evaluated.
     limits = sorted({1, 10, 100, max_objects})
     # Laid out as in COCO's tools, −1 where there are no objects: by IoU, recall (precision only), class, size, limit.
     precision = np.full((10, 101, classes, 4, len(limits)), -1.0)
@@ -123,23 +124,24 @@ def evaluate_coco(
             overlap,
             print_function=_silent,
         )
+        # The columns of the results below, of which those other than recall at 1, 10 and 100 read that of max_objects.
         evaluator.params.maxDets = limits
         evaluator.evaluate()
         evaluator.accumulate()
         precision, recall = (np.asarray(evaluator.eval[key]) for key in ("precision", "recall"))
-    last = limits.index(max_objects)
+    column = limits.index(max_objects)
     # Size 0 is "all"; IoU thresholds 0 and 5 are 0.50 and 0.75.
-    average = [precision[..., 0, last], precision[0, ..., 0, last], precision[5, ..., 0, last]]
-    average += [precision[..., size, last] for size in (1, 2, 3)]
+    average = [precision[..., 0, column], precision[0, ..., 0, column], precision[5, ..., 0, column]]
+    average += [precision[..., size, column] for size in (1, 2, 3)]
     reached = [recall[..., 0, limits.index(min(limit, max_objects))] for limit in (1, 10, 100)]
-    reached += [recall[..., size, last] for size in (1, 2, 3)]
+    reached += [recall[..., size, column] for size in (1, 2, 3)]
     means = {name: _mean(values) for name, values in zip(METRICS, [*average, *reached], strict=True)}
     by_class = tuple(
         ClassMetrics(
             name=name,
             objects=int(counts[c]),
-            ap=_mean(precision[:, :, c, 0, last]),
-            ap50=_mean(precision[0, :, c, 0, last]),
+            ap=_mean(precision[:, :, c, 0, column]),
+            ap50=_mean(precision[0, :, c, 0, column]),
         )
         for c, name in enumerate(dataset.class_names)
     )
@@ -147,7 +149,7 @@ def evaluate_coco(
         images=len(dataset),
         objects=int(counts.sum()),
         classes=by_class,
-        ar_max=_mean(recall[..., 0, last]),
+        ar_max=_mean(recall[..., 0, column]),
         max_objects=max_objects,
         **means,
     )

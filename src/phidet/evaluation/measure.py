@@ -52,6 +52,7 @@ class MeasureSettings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def postprocess(self) -> PostprocessSettings:
         """Settings to run a detector with: :data:`COCO_SETTINGS` with ``max_objects``."""
+        # Suppression needs more candidates than it returns, or crowded images would end below the limit.
         candidates = max(COCO_SETTINGS.candidates, 10 * self.max_objects)
         return msgspec.structs.replace(COCO_SETTINGS, max_detections=self.max_objects, candidates=candidates)
 
@@ -114,10 +115,12 @@ def measure(
     Raises:
         InputError: the detections do not belong to the data set.
     """
+    # Curves come first: the score threshold of everything that is counted is read off them.
     curves = pr_curves(dataset, detections, settings.iou)
     best_score = best_threshold(curves)
     score = best_score if settings.score is None else settings.score
     classes = class_counts(dataset, detections, score, settings.iou)
+    # Classes without objects have no AP; as 0 they would pull the mean down.
     areas = [float(curve.envelope.mean()) for curve in curves if curve.objects]
     return Evaluation(
         model=model,

@@ -79,11 +79,12 @@ class ResultsFile(NamedTuple):
             return None
         return tuple(category.name for category in sorted(self.searched.categories, key=lambda c: c.id))
 
-    def detections_of(self, dataset: Dataset) -> tuple[Dataset, list[Detections]]:
+    def detections_of(self, dataset: Dataset, others: bool = False) -> tuple[Dataset, list[Detections]]:
         """The images of ``dataset`` that were processed, and the detections in each.
 
         Args:
             dataset: read with :attr:`class_names`, or with its own where these are not known.
+            others: leave out detections of images that ``dataset`` does not have, instead of refusing them.
 
         Raises:
             InputError: the detections belong to other images or classes, or are invalid.
@@ -91,16 +92,20 @@ class ResultsFile(NamedTuple):
         image_of, class_of = self._names(dataset)
         found: dict[str, list[_Result]] = defaultdict(list)
         for i, result in enumerate(self.results):
+            if others and result.image_id not in image_of:
+                continue
             if result.image_id not in image_of or result.category_id not in class_of:
                 key = "image_id" if result.image_id not in image_of else "category_id"
                 raise InputError(
                     f"{self.path}, [{i}]: {key} {getattr(result, key)} is not in {dataset.name!r}: are these "
                     "detections of other data, or of another split (--split)?"
                 )
+            # Results come in any order: gathered by image first.
             found[image_of[result.image_id]].append(result)
         searched = set(image_of.values())
         names = [str(name) for name in dataset.names]
         indices = [index for index, name in enumerate(names) if name in searched]
+        # Ids of the file and of the data set may differ; the names of the classes connect them.
         of_dataset = {name: dataset.class_names.index(name) for name in class_of.values()}
         ids = {category: of_dataset[name] for category, name in class_of.items()}
         measured = dataset if len(indices) == len(dataset) else dataset.subset(indices, dataset.name)
@@ -132,6 +137,7 @@ class ResultsFile(NamedTuple):
         self, results: Sequence[_Result], ids: Mapping[int, int], dataset: Dataset, index: int
     ) -> Detections:
         boxes = np.array([result.bbox for result in results], np.float64).reshape(-1, 4)
+        # COCO has left, top, width and height; here it is corners.
         boxes[:, 2:] += boxes[:, :2]
         scores = np.array([result.score for result in results], np.float64)
         classes = np.array([ids[result.category_id] for result in results], np.int64)
@@ -193,6 +199,7 @@ def write_results(path: Path, dataset: Dataset, detections: Sequence[Detections]
             for i, (name, (height, width)) in enumerate(zip(names, sizes, strict=True))
         ],
     )
+    # The images file first: without it the ids of the results have no meaning.
     write_atomic(images_file(path), msgspec.json.encode(searched))
     write_atomic(path, msgspec.json.encode(results))
     return [path, images_file(path)]

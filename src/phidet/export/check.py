@@ -13,6 +13,7 @@ from phidet.architectures.header import Precision
 from phidet.architectures.model import Model
 from phidet.architectures.registry import architecture_of
 from phidet.core.errors import ExportError
+from phidet.detections.sinks.base import count
 from phidet.inference.runtimes.network import Network
 from phidet.inference.runtimes.torch_runtime import TorchNetwork
 
@@ -36,7 +37,7 @@ class Agreement(NamedTuple):
 
     def __str__(self) -> str:
         return (
-            f"on {self.images} images the best scores differ by {self.score:.2g} on average, "
+            f"on {count(self.images, 'image')} the best scores differ by {self.score:.2g} on average, "
             f"their boxes overlap by {self.iou:.4f}"
         )
 
@@ -48,8 +49,8 @@ def compare(model: Model, network: Network, images: Sequence[npt.NDArray[np.uint
     reference = TorchNetwork(model, folded=False)
     compared = []
     for image in images:
-        prepared = architecture.prepare(config, image).image[None]
-        ours, theirs = ({name: of[0] for name, of in run(prepared).items()} for run in (reference, network))
+        inputs = architecture.network_inputs([architecture.prepare(config, image)])
+        ours, theirs = ({name: of[0] for name, of in run(*inputs).items()} for run in (reference, network))
         compared.append(architecture.agreement(config, ours, theirs))
     score, iou = np.mean(compared, axis=0)
     return Agreement(len(images), float(score), float(iou))

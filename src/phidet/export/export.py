@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from phidet.architectures.header import Header, Precision, to_export_metadata
 from phidet.architectures.model import Model
+from phidet.architectures.registry import architecture_of
 from phidet.core.errors import ConfigError, ExportError, MissingExtraError, UnknownNameError
 from phidet.core.extras import __version__
 from phidet.data.dataset import Dataset
@@ -23,6 +24,7 @@ from phidet.export.check import Agreement, check_agreement, compare
 from phidet.export.int8 import calibration_images, quantise
 from phidet.export.onnx_file import build_onnx, with_header
 from phidet.export.onnx_nms import build_onnx_with_nms, check_nms
+from phidet.export.onnx_relations import compare_relations, relations_onnx
 from phidet.images.decode import read_image
 from phidet.inference.runtimes.open_model import Runtime, open_network
 
@@ -71,6 +73,8 @@ def export(
     """
     target, options = Path(target), options or ExportOptions()
     _check(options, target, data)
+    if _relates(model) and (options != ExportOptions() or data is not None):
+        raise ConfigError(f"{model.config.name} relates detections: it is exported as ONNX in fp32, without images")
     images = [_portrait()] if data is None else calibration_images(data)
     model = copy.deepcopy(model).cpu().eval()  # the caller's model keeps its device and mode
     with _folder_beside(target) as folder:
@@ -78,12 +82,7 @@ def export(
             made = _make(model, options, folder, target.stem, images)
         except OSError as error:
             raise ExportError(f"cannot write {target}: {error.strerror or error}") from error
-        # With NMS in the graph the outputs are final boxes, which are compared as such instead of raw outputs.
-        agreement = (
-            check_nms(model, made[0], images[:CHECKED_IMAGES])
-            if options.nms
-            else compare(model, open_network(made[0], _RUNTIME[options.to]), images[:CHECKED_IMAGES])
-        )
+        agreement = _compare(model, made[0], options, images[:CHECKED_IMAGES])
         check_agreement(agreement, options.precision, target)
         size = sum(path.stat().st_size for path in made) / 1e6
         for path in reversed(made):  # an IR's weights before what names them
@@ -124,6 +123,10 @@ def _make(
     name: str,
     images: Sequence[npt.NDArray[np.uint8]],
 ) -> list[Path]:
+    if _relates(model):
+        path = folder / f"{name}.onnx"
+        path.write_bytes(relations_onnx(model).SerializeToString())
+        return [path]
     half = options.precision == "fp16"
     header = Header(model.config, options.precision)
     if options.to == "tflite":
@@ -144,6 +147,19 @@ def _make(
     path = folder / f"{name}.onnx"
     path.write_bytes(graph.SerializeToString())
     return [path]
+
+
+def _compare(model: Model, path: Path, options: ExportOptions, images: Sequence[npt.NDArray[np.uint8]]) -> Agreement:
+    if _relates(model):
+        return compare_relations(model, path)
+    # With NMS in the graph the outputs are final boxes, which are compared as such instead of raw outputs.
+    if options.nms:
+        return check_nms(model, path, images)
+    return compare(model, open_network(path, _RUNTIME[options.to]), images)
+
+
+def _relates(model: Model) -> bool:
+    return "relations" in architecture_of(model.config).says
 
 
 @contextmanager

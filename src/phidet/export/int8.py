@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,11 +20,12 @@ import onnx
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 
 from phidet.architectures.base import NetworkConfig
+from phidet.architectures.prepared import INPUT_NAMES
 from phidet.architectures.registry import architecture_of
 from phidet.core.errors import InputError
 from phidet.core.numbers import evenly_spaced
 from phidet.data.dataset import Dataset
-from phidet.detections.boxes import FloatArray
+from phidet.export.onnx_graph import OWN
 
 CALIBRATION_IMAGES = 64
 """Enough for ranges of maps; more change them by less than their rounding."""
@@ -58,7 +60,9 @@ def quantise(
     ``images``.
     """
     results = architecture_of(config).output_shapes(config)
-    # The nodes that produce the outputs stay in fp32, too: their rounding would go straight into scores and boxes.
+    # The nodes that produce the outputs stay in fp32, too: their rounding would go straight into scores and boxes. So
+    # does what an architecture writes by itself: coordinates and attention, which 8 bits are too coarse for.
+    own = [n.name for n in model.graph.node if n.name.startswith(OWN)]
     skipped = [n.name for n in model.graph.node if n.op_type in FLOAT_OPERATIONS or n.output[0] in results]
     products = ["Conv", "MatMul"]
     inputs_only = {
@@ -67,7 +71,7 @@ def quantise(
         "TensorQuantOverrides": {
             node.input[0]: [{"quant_type": QuantType.QInt8, "symmetric": True}]
             for node in model.graph.node
-            if node.op_type == "MatMul"
+            if node.op_type == "MatMul" and node.name not in own
         },
     }
     # quantize_static works on files only.
@@ -84,7 +88,7 @@ def quantise(
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
                 op_types_to_quantize=products if for_openvino else None,
-                nodes_to_exclude=[] if for_openvino else skipped,
+                nodes_to_exclude=own if for_openvino else [*skipped, *own],
                 extra_options=inputs_only if for_openvino else {},
                 calibrate_method=CalibrationMethod.MinMax,
             )
@@ -109,10 +113,14 @@ class _Images(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has n
     def __init__(self, config: NetworkConfig, images: Sequence[npt.NDArray[np.uint8]]) -> None:
         self.coming = self._prepared(config, images)
 
-    def get_next(self) -> dict[str, FloatArray] | None:
+    def get_next(self) -> dict[str, npt.NDArray[Any]] | None:
         return next(self.coming, None)
 
     @staticmethod
-    def _prepared(config: NetworkConfig, images: Sequence[npt.NDArray[np.uint8]]) -> Iterator[dict[str, FloatArray]]:
+    def _prepared(
+        config: NetworkConfig, images: Sequence[npt.NDArray[np.uint8]]
+    ) -> Iterator[dict[str, npt.NDArray[Any]]]:
+        architecture = architecture_of(config)
         for image in images:
-            yield {"images": architecture_of(config).prepare(config, image).image[None]}
+            inputs = architecture.network_inputs([architecture.prepare(config, image)])
+            yield dict(zip(INPUT_NAMES, inputs, strict=False))

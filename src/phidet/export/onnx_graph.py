@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -30,16 +30,19 @@ from torch import Tensor
 from phidet.architectures.config import Activation
 from phidet.architectures.layers import same_padding
 from phidet.architectures.program import (
+    Columns,
     Conv,
     Gate,
     MaxPool,
     Mean,
     Operation,
+    Own,
     Predict,
     Program,
     Scale,
     Sum,
     Upsample,
+    Value,
     inputs_of,
 )
 
@@ -49,6 +52,8 @@ IR_VERSION = 8
 BATCH = "batch"
 BLOCK = 16
 """Channels that ONNX Runtime keeps together on CPUs with AVX-512; 8 with AVX2."""
+OWN = "own_"
+"""Begins the names of nodes that an architecture writes by itself."""
 CACHE_BYTES = 6 << 20
 """Size that reliably stays in the last-level cache between two operations."""
 
@@ -64,6 +69,7 @@ class Graph:
     def __init__(self, half: bool = False, channels_last: bool = False) -> None:
         self.half = half
         self.channels_last = channels_last
+        self.prefix = ""  # of the names of nodes
         self.nodes: list[onnx.NodeProto] = []
         self.inputs: list[onnx.ValueInfoProto] = []
         self.shapes: list[onnx.ValueInfoProto] = []
@@ -81,7 +87,7 @@ class Graph:
     def _node(
         self, kind: str, inputs: Sequence[str], count: int, name: str, attributes: Mapping[str, Any]
     ) -> list[str]:
-        name = name or f"{kind.lower()}_{len(self.nodes)}"
+        name = name or f"{self.prefix}{kind.lower()}_{len(self.nodes)}"
         outputs = [name, *(f"{name}_{i}" for i in range(1, count))]
         node = helper.make_node(kind, list(inputs), outputs, name=name)
         node.attribute.extend(helper.make_attribute(key, value) for key, value in sorted(attributes.items()))
@@ -105,14 +111,6 @@ class Graph:
         if not self.half:
             return self.constant(values)
         return self.add("Cast", [self.constant(values.astype(np.float16), np.float16)], to=TensorProto.FLOAT)
-
-
-class Value(NamedTuple):
-    """A map in the graph: its name, channels, height and width."""
-
-    name: str
-    channels: int
-    size_hw: tuple[int, int]
 
 
 def write_program(graph: Graph, program: Program, size_hw: tuple[int, int]) -> None:
@@ -163,7 +161,7 @@ def _in_parts(g: Graph, x: Value, expansion: Conv, depthwise: Conv) -> Value:
     return Value(g.add("Concat", [part.name for part in parts], axis=1), channels, parts[0].size_hw)
 
 
-def _write(g: Graph, values: list[Value], operation: Operation, name: str) -> Value:  # noqa: PLR0911 - one per kind
+def _write(g: Graph, values: list[Value], operation: Operation, name: str) -> Value:  # noqa: C901, PLR0911 - one per kind
     if isinstance(operation, Predict):
         return _predict(g, [values[x] for x in operation.xs], operation, name)
     if isinstance(operation, Sum):
@@ -172,7 +170,15 @@ def _write(g: Graph, values: list[Value], operation: Operation, name: str) -> Va
         for term in terms[1:]:
             total = g.add("Add", [total, term.name])
         return terms[0]._replace(name=_activate(g, total, operation.act))
+    if isinstance(operation, Own):
+        g.prefix = OWN
+        written = operation.module.write(g, [values[x] for x in operation.xs])
+        g.prefix = ""
+        return written
     x = values[operation.x]
+    if isinstance(operation, Columns):
+        ends = (g.constant([n], np.int64) for n in (operation.start, operation.stop, -1))
+        return Value(g.add("Slice", [x.name, *ends], name), operation.stop - operation.start, x.size_hw)
     if isinstance(operation, Conv):
         return _conv(g, x, operation)
     if isinstance(operation, MaxPool):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from io import BytesIO
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -12,7 +12,9 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
+from phidet.architectures.base import NetworkConfig
 from phidet.architectures.model import Model
+from phidet.architectures.prepared import INPUT_NAMES
 from phidet.architectures.registry import architecture_of
 from phidet.core.errors import ExportError, MissingExtraError
 from phidet.export.onnx_graph import BATCH, OPSET
@@ -22,7 +24,9 @@ _SMALL = 64  # values: biases and constants of shapes gain nothing from fewer bi
 
 
 def trace_onnx(model: Model, half: bool = False) -> onnx.ModelProto:
-    """The graph of ``model`` for any batch at its config's input size; outputs are named by its architecture.
+    """The graph of ``model`` for any batch; inputs are named by phidet, outputs by its architecture.
+
+    Images have the size of the model's config, or any size where that varies.
 
     Args:
         model: in any mode; it is exported for evaluation.
@@ -36,15 +40,15 @@ def trace_onnx(model: Model, half: bool = False) -> onnx.ModelProto:
         raise MissingExtraError("export of networks without a program", "train")
     config = model.config
     named = _Named(model).eval()
-    images = torch.zeros(2, 3, *config.image_size_hw)  # two: PyTorch takes a size of one for a constant
+    examples = _examples(config)
     names = list(architecture_of(config).output_shapes(config))
     # The exporter reports its progress on standard output, which belongs to the command's own results.
     with quiet():
         try:
-            graph = _export(named, images, names)
+            graph = _export(named, examples, names)
         except Exception:  # PyTorch 2.6 and 2.7 do not go with every onnxscript
             try:
-                graph = _export_by_trace(named, images, names)
+                graph = _export_by_trace(named, examples, names)
             except Exception as error:  # whatever PyTorch raises
                 lines = str(error).strip().splitlines() or [type(error).__name__]
                 raise ExportError(f"PyTorch cannot export {config.name} to ONNX: {lines[0]}") from error
@@ -54,32 +58,56 @@ def trace_onnx(model: Model, half: bool = False) -> onnx.ModelProto:
     return graph
 
 
-def _export(network: nn.Module, images: Tensor, names: list[str]) -> onnx.ModelProto:
+class _Example(NamedTuple):
+    """An input: its name, a value, and the axes whose size is open, by name."""
+
+    name: str
+    value: Tensor
+    axes: dict[int, str]
+
+
+def _examples(config: NetworkConfig) -> list[_Example]:
+    """The inputs of a network of ``config``."""
+    architecture = architecture_of(config)
+    height, width = config.image_size_hw
+    # Two: PyTorch takes a size of one for a constant.
+    images = torch.zeros(2, 3, height, width)
+    axes = {0: BATCH, 2: "height", 3: "width"} if architecture.has_varying_size(config) else {0: BATCH}
+    examples = [_Example(INPUT_NAMES[0], images, axes)]
+    if architecture.takes_valid_hw:
+        examples.append(_Example(INPUT_NAMES[1], torch.tensor([[height, width], [height // 2, width]]), {0: BATCH}))
+    return examples
+
+
+def _export(network: nn.Module, examples: list[_Example], names: list[str]) -> onnx.ModelProto:
     """By ``torch.export``."""
+    sizes: dict[str, Any] = {}
+    for example in examples:
+        sizes |= {name: torch.export.Dim(name, min=1 if name == BATCH else 32) for name in example.axes.values()}
     program: Any = torch.onnx.export(
         network,
-        (images,),
-        input_names=["images"],
+        tuple(example.value for example in examples),
+        input_names=[example.name for example in examples],
         output_names=names,
         opset_version=max(OPSET, 18),  # its own lowest
-        dynamic_shapes={"images": {0: torch.export.Dim(BATCH)}},
+        dynamic_shapes=tuple({axis: sizes[name] for axis, name in example.axes.items()} for example in examples),
         dynamo=True,
     )
     graph: onnx.ModelProto = program.model_proto
     return graph
 
 
-def _export_by_trace(network: nn.Module, images: Tensor, names: list[str]) -> onnx.ModelProto:
+def _export_by_trace(network: nn.Module, examples: list[_Example], names: list[str]) -> onnx.ModelProto:
     """By TorchScript, PyTorch's older way."""
     file: Any = BytesIO()  # the annotation names paths only, the documentation also files
     torch.onnx.export(
         network,
-        (images,),
+        tuple(example.value for example in examples),
         file,
-        input_names=["images"],
+        input_names=[example.name for example in examples],
         output_names=names,
         opset_version=OPSET,
-        dynamic_axes={name: {0: BATCH} for name in ("images", *names)},
+        dynamic_axes={**{name: {0: BATCH} for name in names}, **{one.name: one.axes for one in examples}},
         dynamo=False,
     )
     return onnx.load_from_string(file.getvalue())
@@ -93,8 +121,9 @@ class _Named(nn.Module):
         self.model = model
         self.architecture = architecture_of(model.config)
 
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        outputs = self.architecture.named_outputs(self.model(images))
+    def forward(self, images: Tensor, valid_hw: Tensor | None = None) -> tuple[Tensor, ...]:
+        inputs = (images,) if valid_hw is None else (images, valid_hw)
+        outputs = self.architecture.named_outputs(self.model(*inputs))
         return tuple(outputs[name] for name in self.architecture.output_shapes(self.model.config))
 
 

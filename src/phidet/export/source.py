@@ -27,8 +27,8 @@ def load_detector(source: str | Path) -> Model:
     if path.suffix in (".onnx", ".xml", ".tflite"):
         raise ConfigError(f"{path} is an export already: give the .safetensors file that it was made of")
     model = load_model(path)
-    if "boxes" not in architecture_of(model.config).says:
-        raise CheckpointError(f"{path} is a classifier: only detectors can be exported")
+    if not {"boxes", "relations"} & architecture_of(model.config).says:
+        raise CheckpointError(f"{path} is no detector: only detectors, and networks on detections, can be exported")
     return model
 
 

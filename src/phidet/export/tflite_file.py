@@ -18,6 +18,7 @@ from phidet.architectures.base import NetworkConfig
 from phidet.architectures.header import Header, to_export_metadata
 from phidet.architectures.model import Model
 from phidet.architectures.optimized import OptimizedNetwork
+from phidet.architectures.prepared import INPUT_NAMES
 from phidet.architectures.registry import architecture_of
 from phidet.core.errors import ExportError
 from phidet.core.extras import __version__
@@ -31,15 +32,23 @@ def write_tflite(model: Model, header: Header, path: Path, images: Sequence[npt.
     """Converts ``model`` and writes it to ``path``, in the precision of ``header``; int8 is calibrated on ``images``.
 
     Raises:
-        ExportError: litert-torch cannot convert it.
+        ExportError: litert-torch cannot convert it, or its input varies in size.
     """
+    if architecture_of(model.config).has_varying_size(model.config):
+        raise ExportError(
+            f"TensorFlow Lite files have one input size, and that of {model.config.name} varies: export it with "
+            "--image-size"
+        )
     height, width = model.config.image_size_hw
     with quiet():
         import litert_torch  # noqa: PLC0415 - slow to import, and prints
 
         try:
             network = _ForLiteRt(model).eval()
-            converted = litert_torch.convert(network, sample_kwargs={"images": torch.zeros(1, height, width, 3)})
+            examples = {"images": torch.zeros(1, height, width, 3)}
+            if network.architecture.takes_valid_hw:
+                examples["valid_hw"] = torch.tensor([[height, width]])
+            converted = litert_torch.convert(network, sample_kwargs=examples)
         except Exception as error:  # whatever it or MLIR raises
             raise ExportError(f"litert-torch cannot convert this model: {error}") from error
         converted.export(str(path))
@@ -62,8 +71,9 @@ class _ForLiteRt(nn.Module):
         # A tuple with the names of the outputs takes the place of the network's own result type.
         self.network = model if program is None else _Functional(program, namedtuple("Outputs", program.outputs))
 
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        return self.architecture.named_outputs(self.network(images.permute(0, 3, 1, 2)))
+    def forward(self, images: Tensor, valid_hw: Tensor | None = None) -> dict[str, Tensor]:
+        first = images.permute(0, 3, 1, 2)
+        return self.architecture.named_outputs(self.network(*((first,) if valid_hw is None else (first, valid_hw))))
 
 
 class _Functional(OptimizedNetwork[tuple[Tensor, ...]]):
@@ -111,6 +121,8 @@ def _reduce(path: Path, header: Header, images: Sequence[npt.NDArray[np.uint8]])
 
 
 def _prepared(config: NetworkConfig, images: Sequence[npt.NDArray[np.uint8]]) -> Iterator[dict[str, Any]]:
+    architecture = architecture_of(config)
     for image in images:
-        prepared = architecture_of(config).prepare(config, image).image
-        yield {"images": np.ascontiguousarray(prepared.transpose(1, 2, 0))[None]}
+        first, *others = architecture.network_inputs([architecture.prepare(config, image)])
+        inputs = (np.ascontiguousarray(first.transpose(0, 2, 3, 1)), *others)
+        yield dict(zip(INPUT_NAMES, inputs, strict=False))

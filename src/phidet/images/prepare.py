@@ -14,6 +14,9 @@ import numpy.typing as npt
 
 from phidet.core.structs import require
 
+PLAIN_RESIZING = "resized bilinearly (half-pixel centres, no antialiasing) by one factor to fit {}x{} (height x width)"
+"""What :func:`prepare` does, for readers of exported files."""
+
 BAND_NUMBERS = 1 << 16
 """Number of float32 values that are resized at once: 256 KiB, which fits a processor's level-2 cache."""
 
@@ -27,6 +30,19 @@ def scaled_size(image_hw: tuple[int, int], scale: float) -> tuple[int, int]:
     """Height and width of the resized image, whole pixels, cut off as in the official code, at least 1."""
     # The small term undoes what division lost: 480 · (512 / 640) is 384, whatever floating point makes of it.
     return max(1, int(image_hw[0] * scale + 1e-6)), max(1, int(image_hw[1] * scale + 1e-6))
+
+
+def shorter_side_size(image_hw: tuple[int, int], shorter: int, longest: int | None = None) -> tuple[int, int]:
+    """Height and width of an image resized so that its shorter side is ``shorter`` pixels, or fewer where the longer
+    side would exceed ``longest``; whole pixels as in the official DETR."""
+    height, width = image_hw
+    small, large = min(image_hw), max(image_hw)
+    if longest is not None and large / small * shorter > longest:
+        shorter = max(1, round(longest * small / large))
+    if small == shorter:
+        return image_hw
+    other = max(1, int(shorter * large / small))
+    return (shorter, other) if height <= width else (other, shorter)
 
 
 def resize(image: npt.NDArray[np.uint8], size_hw: tuple[int, int]) -> npt.NDArray[np.float32]:

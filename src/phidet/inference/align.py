@@ -18,6 +18,7 @@ from phidet.data.nominal_file import NominalOptions, read_nominal
 from phidet.detections.alignment.alignment import Refine, align_detections
 from phidet.detections.alignment.nominal import Nominal, nominal_of
 from phidet.detections.alignment.refine import centroid_refiner, template_refiner
+from phidet.detections.alignment.registration import register_image
 from phidet.detections.alignment.results import Alignment
 from phidet.detections.alignment.settings import AlignSettings
 from phidet.detections.detections import Detections
@@ -77,10 +78,13 @@ class Aligner:
             listed = self._read_template(Path(nominal))
         else:
             listed = nominal if isinstance(nominal, Nominal) else read_nominal(Path(nominal), options)
-        self.nominal = listed.with_classes(detector.class_names, classes)
+        self.nominal = listed.with_classes(detector.class_names, classes) if len(listed) else listed
         self.left_out = len(listed) - len(self.nominal)
-        if self.settings.refine == "template" and self._template is None:
-            raise ConfigError("refining by template needs an image of a right assembly as the nominal list")
+        from_image = self.settings.refine == "template" or self.settings.pose_from == "image"
+        if from_image and self._template is None:
+            raise ConfigError(
+                "refining by template, and poses from the image, need an image of a right assembly as the nominal list"
+            )
         most = max(self.postprocess.max_detections, 2 * len(self.nominal))
         self.postprocess = msgspec.structs.replace(self.postprocess, max_detections=most)
 
@@ -101,7 +105,10 @@ class Aligner:
             refine = centroid_refiner(pixels)
         elif self.settings.refine == "template" and self._template is not None:
             refine = template_refiner(pixels, self._template)
-        return align_detections(self.nominal, found, self.settings, image=name, refine=refine)
+        located = None
+        if self.settings.pose_from == "image" and self._template is not None:
+            located = register_image(self._template, pixels, self.settings)
+        return align_detections(self.nominal, found, self.settings, image=name, refine=refine, located=located)
 
     def _detect(self, pixels: Pixels) -> Detections:
         if self._tile is not None:
@@ -114,7 +121,7 @@ class Aligner:
         most = max(self.postprocess.max_detections, 2000)
         self.postprocess = msgspec.structs.replace(self.postprocess, max_detections=most)
         found = self._detect(self._template)
-        if not len(found):
+        if not len(found) and self.settings.pose_from == "parts":
             raise InputError(f"{path}: the model finds no parts on the image of a right assembly")
         return nominal_of(found, str(path))
 

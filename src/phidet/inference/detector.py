@@ -13,6 +13,7 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
+from phidet.architectures.prepared import by_shape
 from phidet.architectures.registry import architecture_of
 from phidet.core.errors import ConfigError, InputError
 from phidet.detections.detections import Detections
@@ -106,13 +107,13 @@ class Detector:
                 f"expected PostprocessSettings, got a {type(settings).__name__}: several images go in a list"
             )
         prepared = [self.architecture.prepare(self.config, check_pixels(array)) for array in arrays]
-        # A single image, the usual case, needs no copy: indexing with None makes a view.
-        first = prepared[0].image
-        outputs = self.network(first[None] if len(prepared) == 1 else np.stack([one.image for one in prepared]))
-        return [
-            self._decode({name: values[i] for name, values in outputs.items()}, one.placement, settings)
-            for i, one in enumerate(prepared)
-        ]
+        found: dict[int, Detections] = {}
+        for indices in by_shape([one.image.shape for one in prepared]):
+            part = [prepared[i] for i in indices]
+            outputs = self.network(*self.architecture.network_inputs(part))
+            for row, (i, one) in enumerate(zip(indices, part, strict=True)):
+                found[i] = self._decode({name: of[row] for name, of in outputs.items()}, one.placement, settings)
+        return [found[i] for i in range(len(arrays))]
 
     def __enter__(self) -> Detector:
         return self
@@ -131,5 +132,5 @@ class _Closed:
     def __init__(self, config: Any, name: str) -> None:
         self.config, self.name = config, name
 
-    def __call__(self, images: npt.NDArray[np.float32]) -> Outputs:
+    def __call__(self, images: npt.NDArray[np.float32], valid_hw: npt.NDArray[np.int64] | None = None) -> Outputs:
         raise InputError("this detector is closed: make a new one")

@@ -86,6 +86,13 @@ class ImageGenerator:
         side = self.config.image_size_hw[0]
         return np.concatenate(parts) if parts else np.zeros((0, side, side, 3), np.uint8)
 
+    def pixels(self, styles: FloatArray, noise_seed: int) -> FloatArray:
+        """Images (N, 3, R, R) fp32 from about 0 to 255, neither rounded nor clamped, all with the same noise."""
+        rng = np.random.default_rng((noise_seed, 1))
+        noise = [rng.standard_normal((1, 1, side, side), np.float32) for side in self.config.noise_sides]
+        images: FloatArray = (self.network.render(styles, noise) + 1) * np.float32(127.5)
+        return images
+
     def sample(self, count: int, seed: int = 0, class_ids: npt.ArrayLike | None = None, psi: float = 1.0) -> Images:
         """``count`` images (N, R, R, 3) uint8 RGB; the same for the same seed."""
         return self.images(self.styles(self.latents(count, seed), class_ids, psi), seed)

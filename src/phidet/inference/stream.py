@@ -32,11 +32,13 @@ def detect_stream(
     for item in items:
         if isinstance(item, SourceImage) and tile is None:
             waiting.append(item)
+            # Whole images are collected until a batch is full; tiles of one image fill batches by themselves.
             if len(waiting) < batch:
                 continue
             yield from _detect(detector, waiting, settings)
             waiting = []
             continue
+        # An unusable item comes after the images before it, so those cannot wait any longer.
         yield from _detect(detector, waiting, settings)
         waiting = []
         if isinstance(item, Unusable):

@@ -31,6 +31,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
             (.json) of another project's detector.
         unlabelled: a folder of images without labels, of which only the teacher's answers are learned.
         masks: whether a published model learns masks as well as boxes.
+        detector: of a network on detections: the model whose detections it relates, or files of those of the
+            training and the validation images.
     """
 
     data: str
@@ -45,12 +47,14 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     teacher: str | None = None
     unlabelled: str | None = None
     masks: bool = False
+    detector: tuple[str, ...] = ()
 
     def with_absolute_paths(self) -> Request:
         """The same request, independent of the current folder."""
         # A published name wins over a file of the same name; only real paths are made absolute.
         named = publisher_of(self.model) is not None or not Path(self.model).exists()
         model = self.model if named else os.path.abspath(self.model)
+        # "backbone", "coco" and "none" are words, unless there is a file of that name.
         pretrained = os.path.abspath(self.pretrained) if Path(self.pretrained).is_file() else self.pretrained
         teacher = self.teacher
         if teacher is not None and Path(teacher).exists():
@@ -61,6 +65,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
             model=model,
             pretrained=pretrained,
             teacher=teacher,
+            detector=tuple(os.path.abspath(name) if Path(name).exists() else name for name in self.detector),
             unlabelled=None if self.unlabelled is None else os.path.abspath(self.unlabelled),
         )
 

@@ -13,8 +13,8 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from phidet.architectures.adversarial import Adversarial, Augment, Chance, Phase
-from phidet.architectures.base import Processes
 from phidet.architectures.model import Model
+from phidet.architectures.processes import Processes
 from phidet.training.augmentation.adaptive import (
     AdaptiveProbability,
     change_images,

@@ -90,14 +90,15 @@ def _detect_share(
             for _, problem in batch.broken:
                 log.warning("left out: %s", problem)
             broken |= dict(batch.broken)
-            if len(batch.indices):
+            for part in batch.parts:
                 with fabric.autocast():
-                    outputs = architecture.named_outputs(model(batch.images.to(fabric.device)))
+                    outputs = architecture.named_outputs(model(*(array.to(fabric.device) for array in part.inputs)))
                 # Decoding is NumPy code, which knows no bfloat16, and float16 boxes would lose whole pixels.
                 arrays = {name: values.float().cpu().numpy() for name, values in outputs.items()}
-                for i, (index, placement) in enumerate(zip(batch.indices, batch.placements, strict=True)):
+                for i, (index, placement) in enumerate(zip(part.indices, part.placements, strict=True)):
                     found[index] = decode({name: of[i] for name, of in arrays.items()}, placement, settings)
-            bar.update(len(batch.indices) + len(batch.broken))
+                bar.update(len(part.indices))
+            bar.update(len(batch.broken))
     model.train(was_training)
     return found, broken
 
@@ -115,6 +116,6 @@ def figures_of(architecture: Architecture[Any], found: DatasetDetections) -> dic
     return defined(metrics)
 
 
-def defined(figures: dict[str, float | None]) -> dict[str, float]:
+def defined(metrics: dict[str, float | None]) -> dict[str, float]:
     """Without those that have no value, because there was nothing to measure them on."""
-    return {name: value for name, value in figures.items() if value is not None}
+    return {name: value for name, value in metrics.items() if value is not None}

@@ -41,24 +41,26 @@ class Lite0Features:
     @torch.inference_mode()
     def __call__(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """(N, H, W, 3) uint8 RGB → (N, 320): the last maps of the backbone, averaged over the image."""
-        parts = [self._maps(images[i : i + _BATCH])[-1].mean((2, 3)) for i in range(0, len(images), _BATCH)]
+        planes = images.transpose(0, 3, 1, 2)
+        parts = [self._levels(planes[i : i + _BATCH])[-1].mean((2, 3)) for i in range(0, len(images), _BATCH)]
         return np.asarray(torch.cat(parts).cpu().numpy(), np.float32)
 
     @torch.inference_mode()
-    def differences(self, a: npt.NDArray[np.uint8], b: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+    def differences(self, a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
         """(N,) squared differences of normalised maps at all levels, averaged over each map and summed over levels.
 
-        After the learned similarity of arXiv 1801.03924, with equal weights.
+        After the learned similarity of arXiv 1801.03924, with equal weights. Images are (N, 3, H, W), from 0 to 255.
         """
         parts = []
         for i in range(0, len(a), _BATCH):
-            pairs = zip(self._maps(a[i : i + _BATCH]), self._maps(b[i : i + _BATCH]), strict=True)
+            pairs = zip(self._levels(a[i : i + _BATCH]), self._levels(b[i : i + _BATCH]), strict=True)
             levels = [(F.normalize(x) - F.normalize(y)).double().square().sum(1).mean((1, 2)) for x, y in pairs]
             parts.append(torch.stack(levels).sum(0))
         return np.asarray(torch.cat(parts).cpu().numpy(), np.float64)
 
-    def _maps(self, images: npt.NDArray[np.uint8]) -> list[Tensor]:
-        pixels = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float()
+    def _levels(self, images: npt.NDArray[Any]) -> list[Tensor]:
+        """Maps of (N, 3, H, W), the finest first."""
+        pixels = torch.from_numpy(np.ascontiguousarray(images)).to(self.device).float()
         pixels = F.interpolate(pixels, (_SIDE, _SIDE), mode="bilinear", antialias=True, align_corners=False)
         maps: dict[int, Tensor] = self.backbone((pixels - self.mean) / self.std)
         return [maps[level] for level in sorted(maps)]

@@ -18,6 +18,8 @@ from phidet.training.base import TrainingTask
 from phidet.training.generate_report import report_generator
 from phidet.training.generate_task import GenerateTask
 from phidet.training.recipe import CLASSIFY, Recipe, choose_classify_recipe, recipe_named, replace
+from phidet.training.relations_data import read_relations_data
+from phidet.training.relations_task import RelationsTask, report_relations, with_known_answers
 from phidet.training.report import report_on
 from phidet.training.run_data import RunData, read_generate_data, read_run_data
 from phidet.training.task import Task
@@ -51,6 +53,7 @@ class Kind(NamedTuple):
         recipe: by name, for a number of images and an architecture.
         task: for a model's config.
         report: writes the report on a finished run, and returns the main metrics by name.
+        adapt: the config for these data, where more than their classes matters.
     """
 
     name: str
@@ -59,6 +62,7 @@ class Kind(NamedTuple):
     recipe: Callable[[str, int, Architecture[Any]], Recipe]
     task: Callable[[NetworkConfig, RunData, Request], TrainingTask]
     report: Callable[[Reported], dict[str, float]]
+    adapt: Callable[[Any, RunData], Any] = lambda config, data: config
 
 
 def kind_of(architecture: Architecture[Any]) -> Kind:
@@ -92,6 +96,14 @@ def _report(run: Reported) -> dict[str, float]:
     return report_on(run.model, val, run.folder, run.origin.request.data, run.accelerator, learned)
 
 
+def _relations_report(run: Reported) -> dict[str, float]:
+    if run.data.val is None:
+        return {}
+    task = RelationsTask(run.model.config, *run.data, run.origin.request)
+    task.open_detections(run.folder.parent, stored=True)
+    return report_relations(task, run.model, run.folder)
+
+
 KINDS = (
     Kind(
         "detect",
@@ -116,6 +128,15 @@ KINDS = (
         _classify_recipe,
         _labelled_images,
         _report,
+    ),
+    Kind(
+        "relations",
+        "relations",
+        read_relations_data,
+        recipe_named,
+        lambda config, data, request: RelationsTask(config, *data, request),
+        _relations_report,
+        lambda config, data: with_known_answers(config, data.train),
     ),
 )
 """The first one is that of architectures which no other kind claims."""

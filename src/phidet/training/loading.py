@@ -14,44 +14,62 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
-from phidet.architectures.base import Architecture, NetworkConfig, Placement
+from phidet.architectures.base import Architecture, NetworkConfig
 from phidet.architectures.batch import Batch
+from phidet.architectures.prepared import Placement, by_shape
 from phidet.core.errors import ConfigError, InputError
 from phidet.data.dataset import Dataset
 from phidet.detections.fields import NO_FIELDS
 from phidet.images.prepare import Preprocess
-from phidet.training.augmentation.detection import Example, Labelled, augment, mosaic
+from phidet.training.augmentation.detection import Example, Labelled, augment, mosaic, pad_masks, pad_to
 from phidet.training.augmentation.mask_tensors import shrunk, with_masks
 from phidet.training.recipe import Augmentation
 
 log = logging.getLogger("phidet")
 
 
+class EvalPart(NamedTuple):
+    """Images of one size.
+
+    Attributes:
+        inputs: of the network: images (B, 3, H, W) float32, normalised, and what it takes beside them.
+        placements: where each image lies in the input.
+        indices: of the images in the data set.
+    """
+
+    inputs: tuple[Tensor, ...]
+    placements: list[Placement]
+    indices: list[int]
+
+
 class EvalBatch(NamedTuple):
     """Images for evaluation.
 
     Attributes:
-        images: (B, 3, H, W) float32, normalised.
-        placements: where each image lies in the input.
-        indices: of the images in the data set.
+        parts: one, unless the network's input varies in size.
         broken: indices of images that could not be decoded, and why; they are not among the others.
     """
 
-    images: Tensor
-    placements: list[Placement]
-    indices: list[int]
+    parts: list[EvalPart]
     broken: list[tuple[int, str]]
 
 
 def collate(examples: list[Example]) -> Batch:
-    """Examples of one input size as a batch."""
+    """Examples as a batch, padded right and below to the largest of them."""
     boxes, class_ids = pad_objects([e.boxes_xyxy for e in examples], [e.class_ids for e in examples])
     valid = torch.tensor([e.valid_hw for e in examples])
     given = [e.soft for e in examples if e.soft is not None]
     soft = pad_sequence(given, batch_first=True) if given else None
     seen = [e.masks for e in examples if e.masks is not None]
-    masks = pad_sequence(seen, batch_first=True) if seen else None
-    return Batch(torch.stack([e.pixels for e in examples]), valid, boxes, class_ids, soft, masks)
+    masks = pad_sequence([pad_masks(m, _largest(seen)) for m in seen], batch_first=True) if seen else None
+    pixels = [e.pixels for e in examples]
+    pixels = [pad_to(p, _largest(pixels)) for p in pixels]
+    return Batch(torch.stack(pixels), valid, boxes, class_ids, soft, masks)
+
+
+def _largest(tensors: Sequence[Tensor]) -> tuple[int, int]:
+    """Height and width that all (…, h, w) fit into."""
+    return max(t.shape[-2] for t in tensors), max(t.shape[-1] for t in tensors)
 
 
 def normalise(batch: Batch, spec: Preprocess) -> Tensor:
@@ -133,6 +151,7 @@ class TrainImages(TorchDataset[Example]):
         settings: what is changed.
         seed: of chance.
         mask_stride: pixels of the input for one of the masks that are learned; ``None`` to leave masks out.
+        varying: the input's size varies; see :func:`phidet.training.augmentation.detection.augment`.
     """
 
     def __init__(
@@ -142,9 +161,10 @@ class TrainImages(TorchDataset[Example]):
         settings: Augmentation,
         seed: int,
         mask_stride: int | None = None,
+        varying: bool = False,
     ) -> None:
         self.dataset, self.size_hw, self.settings, self.seed = dataset, size_hw, settings, seed
-        self.mask_stride = mask_stride
+        self.mask_stride, self.varying = mask_stride, varying
 
     def __getitem__(self, key: tuple[int, int]) -> Example:
         epoch, index = key
@@ -155,7 +175,7 @@ class TrainImages(TorchDataset[Example]):
             others = [self._read(int(i), warn=False) for i in rng.integers(len(self.dataset), size=3)]
             example = mosaic([labelled, *others], self.size_hw, self.settings, rng)
         else:
-            example = augment(*labelled, self.size_hw, self.settings, rng)
+            example = augment(*labelled, self.size_hw, self.settings, rng, self.varying)
         if example.masks is None or self.mask_stride is None:
             return example
         return example._replace(masks=shrunk(example.masks, self.mask_stride))
@@ -178,8 +198,8 @@ class TrainImages(TorchDataset[Example]):
         raise InputError(f"no image of {self.dataset.name} can be decoded: run 'phidet doctor' on the data")
 
 
-EvalItem = tuple[int, Tensor, Placement] | tuple[int, str]
-"""Index, prepared image and placement; or index and what is wrong with the image."""
+EvalItem = tuple[int, tuple[Tensor, ...], Placement] | tuple[int, str]
+"""Index, the network's inputs for one image and its placement; or index and what is wrong with the image."""
 
 
 class EvalImages(TorchDataset[EvalItem]):
@@ -194,16 +214,19 @@ class EvalImages(TorchDataset[EvalItem]):
         except InputError as error:
             return index, str(error)
         prepared = self.architecture.prepare(self.config, image)
-        return index, torch.from_numpy(prepared.image), prepared.placement
+        inputs = self.architecture.network_inputs([prepared])
+        return index, tuple(torch.from_numpy(array) for array in inputs), prepared.placement
 
 
 def collate_eval(items: list[EvalItem]) -> EvalBatch:
     """Prepared images as a batch, the broken ones set apart."""
-    # A batch may consist of broken images only; an empty tensor keeps its type for the caller.
     whole = [item for item in items if len(item) == 3]
-    images = torch.stack([item[1] for item in whole]) if whole else torch.zeros(0, 3, 1, 1)
-    broken = [item for item in items if len(item) == 2]
-    return EvalBatch(images, [item[2] for item in whole], [item[0] for item in whole], broken)
+    parts = []
+    for group in by_shape([item[1][0].shape for item in whole]):
+        chosen = [whole[i] for i in group]
+        inputs = tuple(torch.cat(arrays) for arrays in zip(*(item[1] for item in chosen), strict=True))
+        parts.append(EvalPart(inputs, [item[2] for item in chosen], [item[0] for item in chosen]))
+    return EvalBatch(parts, [item for item in items if len(item) == 2])
 
 
 def train_loader(images: TorchDataset[Example], sampler: EpochSampler, workers: int) -> DataLoader[Example]:

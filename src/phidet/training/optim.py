@@ -14,9 +14,9 @@ from phidet.training.recipe import Recipe
 
 
 def build_optimizer(model: nn.Module, recipe: Recipe, device: torch.device) -> torch.optim.Optimizer:
-    """SGD or AdamW over what is not frozen; weight decay on convolution kernels only, as the paper."""
+    """SGD or AdamW over what is not frozen; weight decay on kernels and matrices only, unless the recipe says all."""
     groups = []
-    # Four groups: the backbone may learn more slowly, and biases and norms take no weight decay.
+    # Four groups: the backbone may learn more slowly, and biases and norms usually take no weight decay.
     for backbone in (True, False):
         parameters = [
             p for name, p in model.named_parameters() if p.requires_grad and name.startswith("backbone.") == backbone
@@ -24,7 +24,7 @@ def build_optimizer(model: nn.Module, recipe: Recipe, device: torch.device) -> t
         factor = recipe.backbone_rate if backbone else 1.0
         for kernels in (True, False):
             part = [p for p in parameters if (p.ndim > 1) == kernels]
-            decay = recipe.weight_decay if kernels else 0.0
+            decay = recipe.weight_decay if kernels or recipe.decay_all else 0.0
             groups.append({"params": part, "weight_decay": decay, "factor": factor})
     rate = peak_rate(recipe)
     # One pass over each tensor, instead of a dozen small operations; gradients scaled for float16 do not allow it.
@@ -44,6 +44,13 @@ def frozen_parts(model: Model, recipe: Recipe) -> list[nn.Module]:
     """The modules whose weights stay fixed."""
     if recipe.freeze == "none":
         return []
+    if recipe.freeze == "detector":
+        detector_parts = getattr(model, "detector_parts", None)
+        parts: list[nn.Module] = [] if detector_parts is None else detector_parts()
+        fixed = {p for part in parts for p in part.parameters()}
+        if not parts or all(p in fixed for p in model.parameters()):
+            raise ConfigError(f"{model.config.name} has no masks to train beside its detector: use another freeze")
+        return parts
     backbone = getattr(model, "backbone", None)
     early_layers = getattr(backbone, "early_layers", None)
     if backbone is None or early_layers is None:
@@ -69,12 +76,15 @@ def peak_rate(recipe: Recipe) -> float:
 
 
 def rate_at(step: int, steps_per_epoch: int, recipe: Recipe) -> float:
-    """The learning rate of update ``step`` (from 0): a linear warm-up, then a cosine to 0."""
+    """The learning rate of update ``step`` (from 0): a linear warm-up, then the recipe's schedule."""
     peak, total = peak_rate(recipe), steps_per_epoch * recipe.epochs
-    # At least one step is left for the cosine, so that a very short run still reaches its peak rate.
+    # At least one step is left behind it, so that a very short run still reaches its peak rate.
     warmup = min(int(recipe.warmup_epochs * steps_per_epoch), total - 1)
     if step < warmup:
         return peak * (0.01 + 0.99 * step / warmup)
+    if recipe.schedule == "step":
+        # Whole epochs, rounded: 2/3 of 300 must not fall in the one before because of a float's last digit.
+        return peak if step < round(recipe.step_at * recipe.epochs) * steps_per_epoch else peak / 10
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(total - warmup, 1)))
 
 

@@ -13,6 +13,8 @@ from phidet.core.structs import in_words
 
 Optimizer = Literal["sgd", "adamw"]
 AugmentationPolicy = Literal["none", "v0", "v1", "v2", "v3", "randaugment"]
+Schedule = Literal["cosine", "step"]
+Sizes = Literal["jitter", "multi-scale"]
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
 
@@ -24,8 +26,10 @@ def _require(condition: bool, message: str) -> None:
 class Augmentation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Random changes of the training images.
 
-    ``scale_jitter`` is the range of the factor, beyond fitting into the input, by which an image is resized before a
-    window of the input's size is cut from it (the paper: 0.1–2). ``flip`` is the probability of a horizontal flip.
+    ``sizes`` is how an image is resized. "jitter" draws a factor from the range ``scale_jitter``, beyond fitting into
+    the input, and then cuts a window of the input's size (EfficientDet: 0.1–2). "multi-scale" draws from eleven sizes
+    between 0.6 and 1 of the input, and with probability ``crop`` takes a random crop of the image first (DETR).
+    ``flip`` is the probability of a horizontal flip.
     ``colour`` is the strength of random brightness, contrast and saturation, 0 for none; ``hue`` that of its shift, in
     turns of the colour circle. ``policy`` is AutoAugment's for detection ("v0" to "v3", arXiv 1906.11172), or
     "randaugment" (arXiv 1909.13719): ``layers`` operations, one after the other, each of ``magnitude`` (0–10).
@@ -35,7 +39,9 @@ class Augmentation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     images in which the probability may rise from 0 to 1.
     """
 
+    sizes: Sizes = "jitter"
     scale_jitter: tuple[float, float] = (0.1, 2.0)
+    crop: float = 0.0
     flip: float = 0.5
     colour: float = 0.0
     hue: float = 0.0
@@ -50,7 +56,9 @@ class Augmentation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     def __post_init__(self) -> None:
         low, high = self.scale_jitter
         _require(0 < low <= high <= 8, f"scale_jitter must be 0 < low ≤ high ≤ 8, got {self.scale_jitter}")
-        for key in ("flip", "mosaic", "grid_mask"):
+        if self.sizes not in get_args(Sizes):
+            raise UnknownNameError("sizes", self.sizes, get_args(Sizes))
+        for key in ("flip", "crop", "mosaic", "grid_mask"):
             value = getattr(self, key)
             _require(0 <= value <= 1, f"{key} must be a probability, got {value}")
         _require(0 <= self.colour <= 1, f"colour must be in 0…1, got {self.colour}")
@@ -88,15 +96,18 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         batch_size: images per step, over all devices.
         optimizer: "sgd" with momentum 0.9, or "adamw".
         learning_rate: for 64 images; scaled linearly with the batch for SGD, with its square root for AdamW.
-        weight_decay: on convolution kernels only.
-        warmup_epochs: over which the rate grows from a hundredth; then it falls to 0 along a cosine.
+        weight_decay: on convolution kernels and matrices, on biases and norms only with ``decay_all``.
+        warmup_epochs: over which the rate grows from a hundredth.
+        schedule: "cosine" lets the rate fall to 0 along a cosine, "step" divides it by ten after the share ``step_at``
+            of all epochs.
         ema_decay: of the running average of weights and statistics, which is what is evaluated and saved.
         clip_norm: largest norm of the gradient.
         accumulate: steps whose gradients are summed before an update.
         precision: of the arithmetic; weights and losses stay in 32 bits.
         drop_path: stochastic depth of the backbone; ``None`` leaves the model's own.
-        freeze: "none"; "early" for the backbone up to level 2, which few images could improve; or "backbone" to
-            train only what comes after it. Statistics of frozen parts stay as they are.
+        freeze: "none"; "early" for the backbone up to level 2, which few images could improve; "backbone" to train
+            only what comes after it; or "detector" to train only what finds masks. Statistics of frozen parts stay as
+            they are.
         backbone_rate: factor of the learning rate for the backbone, which is pretrained already.
         sync_batch_norm: several processes normalise over their images together.
         batch_norm_momentum: how much of each batch goes into the running statistics, at least; more in a short run.
@@ -104,7 +115,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         loss: settings of the architecture's own loss that differ from its defaults.
         class_balance: classes on a smaller share of the images than this come more often, see
             :func:`phidet.training.balance.repeat_factors`; 0 for none.
-        teaching: how much a teacher has to say, where there is one.
+        teaching: the weight of a teacher, where there is one.
         patience: evaluations without a better AP after which training stops; ``None`` for never.
         evaluate_every: epochs between evaluations.
     """
@@ -115,13 +126,16 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     optimizer: Optimizer = "adamw"
     learning_rate: float = 2.4e-3
     weight_decay: float = 0.01
+    decay_all: bool = False
     warmup_epochs: float = 1.0
+    schedule: Schedule = "cosine"
+    step_at: float = 2 / 3
     ema_decay: float = 0.9998
     clip_norm: float = 10.0
     accumulate: int = 1
     precision: Precision = "32-true"
     drop_path: float | None = None
-    freeze: Literal["none", "early", "backbone"] = "none"
+    freeze: Literal["none", "early", "backbone", "detector"] = "none"
     backbone_rate: float = 1.0
     sync_batch_norm: bool = True
     batch_norm_momentum: float = 0.01
@@ -143,6 +157,9 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         _require(0 <= self.class_balance <= 1, f"class_balance must be in 0…1, got {self.class_balance}")
         _require(0 < momentum <= 1, f"batch_norm_momentum must be in (0, 1], got {momentum}")
         _require(0 <= self.ema_decay < 1, f"ema_decay must be in [0, 1), got {self.ema_decay}")
+        if self.schedule not in get_args(Schedule):
+            raise UnknownNameError("schedule", self.schedule, get_args(Schedule))
+        _require(0 < self.step_at <= 1, f"step_at must be in (0, 1], got {self.step_at}")
         _require(self.weight_decay >= 0, f"weight_decay must be ≥ 0, got {self.weight_decay}")
         _require(self.warmup_epochs >= 0, f"warmup_epochs must be ≥ 0, got {self.warmup_epochs}")
 

@@ -14,6 +14,7 @@ from phidet.data.dataset import Dataset
 from phidet.data.hold_out import HELD_OUT, hold_out
 from phidet.data.layouts import open_data, read_images
 from phidet.data.listing import files_below, is_image
+from phidet.data.made import refuse_made
 from phidet.data.run_images import RunImages, known_images, read_run_images, restore
 from phidet.data.summary import DataSummary, log_summary, summarise_data
 from phidet.data.unlabelled import join, read_unlabelled
@@ -35,7 +36,13 @@ class RunData(NamedTuple):
     val: Dataset | None
 
 
-def read_run_data(request: Request, seed: int, classify: bool, known: RunImages | None = None) -> RunData:
+def read_run_data(
+    request: Request,
+    seed: int,
+    classify: bool,
+    known: RunImages | None = None,
+    class_names: tuple[str, ...] | None = None,
+) -> RunData:
     """The data of ``request``; logs what they contain and what was left out.
 
     Args:
@@ -43,13 +50,14 @@ def read_run_data(request: Request, seed: int, classify: bool, known: RunImages 
         seed: of the images that are held out where there is no validation split.
         classify: whether ``request.data`` is an image folder with a folder for each class.
         known: the images that the run began with, wherever they lie now; ``None`` for a new run.
+        class_names: the classes to read; the data's own unless given.
 
     Raises:
         InputError: the data cannot be used, have nothing to learn, or are not those that the run began with.
         ConfigError: names of splits for an image folder.
     """
     folder = _opened(request, classify)
-    train = folder.read(request.train_split or folder.train_split())
+    train = folder.read(request.train_split or folder.train_split(), class_names)
     summary = summarise_data(train)
     log_summary(summary, request.data, classify)
     val_split = None if request.val_split == "none" else request.val_split or folder.val_split()
@@ -142,6 +150,7 @@ def _opened(request: Request, classify: bool) -> DataFolder:
 
 def _validation(folder: DataFolder, split: str, train: Dataset, classify: bool) -> Dataset | None:
     val = folder.read(split, train.class_names)
+    refuse_made(val)
     summary = summarise_data(val)
     log_summary(summary, str(folder.path), classify)
     if summary.objects:

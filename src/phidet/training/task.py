@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from lightning_fabric import Fabric
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from phidet.architectures.base import Loss, NetworkConfig, Processes, resolved_loss
+from phidet.architectures.base import Loss, NetworkConfig, resolved_loss
 from phidet.architectures.batch import Batch
+from phidet.architectures.processes import Processes
 from phidet.architectures.registry import architecture_of
 from phidet.data.dataset import Dataset
 from phidet.training.augmentation.classification import TrainWholeImages
+from phidet.training.augmentation.detection import pad_to
 from phidet.training.balance import repeat_factors
 from phidet.training.base import TrainingTask
 from phidet.training.evaluate import detect, figures_of
@@ -62,8 +65,11 @@ class Task(TrainingTask):
     def loader(self, recipe: Recipe, seed: int, sampler: EpochSampler, workers: int) -> DataLoader[Any]:
         """Augmented batches; the first field of a batch is its images."""
         kind = TrainWholeImages if self.classifies else TrainImages
-        mask_stride = self.architecture.mask_stride(self.config)
-        images: Any = kind(self.train, self.config.image_size_hw, recipe.augmentation, seed, mask_stride)
+        mask_stride, varying = (
+            self.architecture.mask_stride(self.config),
+            self.architecture.has_varying_size(self.config),
+        )
+        images: Any = kind(self.train, self.config.image_size_hw, recipe.augmentation, seed, mask_stride, varying)
         if self.teacher is not None:
             images = TaughtImages(images, self.teacher, self.config.class_names, recipe.teaching)
         return train_loader(images, sampler, workers)
@@ -75,9 +81,11 @@ class Task(TrainingTask):
             self._loss = self.architecture.loss(self.config, settings)
             self._loss.to(fabric.device)
         batch = batch.to(fabric.device)
+        if self.architecture.has_varying_size(self.config):
+            batch = batch._replace(pixels=pad_to(batch.pixels, _largest(batch.pixels)))
         images = normalise(batch, self.config.preprocess)
         outputs = self.architecture.training_outputs(model, images, batch, settings)
-        return self._loss(outputs, batch, Processes(fabric.world_size, _total))
+        return self._loss(outputs, batch, Processes(fabric.world_size, total_over_processes))
 
     def evaluate(self, fabric: Fabric, model: Any, recipe: Recipe, workers: int) -> dict[str, float]:
         """The ``metrics`` on the validation data, those that are defined."""
@@ -87,7 +95,16 @@ class Task(TrainingTask):
         return figures_of(self.architecture, found)
 
 
-def _total(value: Tensor) -> Tensor:
+def _largest(pixels: Tensor) -> tuple[int, int]:
+    """Height and width of the largest batch of all processes: how much is padded may show in what a network answers, so
+    that it must not depend on which process an image is in."""
+    size = torch.tensor(pixels.shape[-2:], device=pixels.device)
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.all_reduce(size, dist.ReduceOp.MAX)
+    return int(size[0]), int(size[1])
+
+
+def total_over_processes(value: Tensor) -> Tensor:
     """The sum of ``value`` over all processes."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return value

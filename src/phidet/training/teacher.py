@@ -34,7 +34,7 @@ class TaughtImages(TorchDataset[Example]):
         images: the augmented examples.
         teacher: name, file, or description of a detector.
         class_names: of the student.
-        teaching: how much the teacher has to say.
+        teaching: the weight of the teacher.
 
     Raises:
         ConfigError: teacher and student have no class in common.

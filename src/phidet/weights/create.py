@@ -15,7 +15,13 @@ from phidet.architectures.efficientdet.architecture import EFFICIENTDET
 from phidet.architectures.efficientdet.published import Family, family_of
 from phidet.architectures.model import Model
 from phidet.architectures.published_file import PublishedFile
-from phidet.architectures.registry import architecture_of, published_config, published_names, publisher_of
+from phidet.architectures.registry import (
+    architecture_of,
+    family_owner,
+    published_config,
+    published_names,
+    publisher_of,
+)
 from phidet.core.errors import CheckpointError, ConfigError, UnknownNameError
 from phidet.core.structs import replace
 from phidet.weights.download import fetch
@@ -43,7 +49,7 @@ def create_model(
             anchor aspects of a foreign file where the config has the default ones.
         phi: instead of a name, the compound coefficient, −2 to 10, whole or not; 0 is D0, −1 is half as expensive.
         family: what ``phi`` scales: a name from ``phidet.architectures.efficientdet.published.FAMILIES``
-            ("efficientdet" unless given) or a ``Family`` of your own.
+            ("efficientdet" unless given), "setdet" or "setdet-lite", or a ``Family`` of your own.
         num_classes: real classes, without background. Left out: those of ``pretrained``, else COCO's 90 slots.
         class_names: their names, in the order of their ids; implies ``num_classes``.
         image_size: input side, or (height, width), in pixels, stored in the config. Any size works in ``forward``.
@@ -58,7 +64,10 @@ def create_model(
         DownloadError: published weights that could not be fetched.
     """
     _check_one_of(model, phi, family, "efficientdet-d0")
-    base = EFFICIENTDET.scaled_config(phi, family) if phi is not None else _config(model, EFFICIENTDET)
+    if phi is not None:
+        base = (family_owner(family) if isinstance(family, str) else EFFICIENTDET).scaled_config(phi, family)
+    else:
+        base = _config(model, EFFICIENTDET)
     if "classes" in architecture_of(base).says:
         _check_type(model, EFFICIENTDET)
         raise ConfigError(f"{base.name!r} is a classifier: use create_classifier({base.name!r}), or a detector's name")
@@ -259,4 +268,4 @@ def fit_to_source(config: Any, source: Source) -> Any:
             f"{source.path} holds {source.config.name}, which is another network than {config.name}: "
             f"load it as it is with phidet.load_model({str(source.path)!r})"
         )
-    return source.config
+    return source.architecture.start_config(config, source.config)

@@ -5,7 +5,7 @@ of the file in ``NAME.part.version``, and the next one requests only the rest. A
 published SHA-256 and then renamed, so ``NAME`` is always complete.
 
 An existing file is used as it is, without network access or checksum: hashing hundreds of megabytes at every start is
-slow, and a file put there by hand is intended. The checksums are the eight digits of the file names; they detect
+slow, and a file that was put there manually is meant. The checksums are the eight digits of the file names; they detect
 damage, while https authenticates the sender.
 """
 
@@ -55,7 +55,7 @@ def fetch(file: PublishedFile, offline: bool | None = None, progress: bool = Tru
         progress: show a progress bar where stderr is a terminal.
 
     Raises:
-        DownloadError: it could not be fetched or written; the message says where to put it by hand.
+        DownloadError: it could not be fetched or written; the message says where to put it manually.
     """
     target = cache_dir() / file.name
     try:

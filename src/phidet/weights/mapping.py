@@ -14,6 +14,7 @@ from phidet.core.errors import CheckpointError
 _TO_OURS: dict[Layout, Callable[[Tensor], Tensor]] = {
     "same": lambda t: t,
     "scalars": lambda t: t,
+    "parts": lambda t: t,
     "io": lambda t: t.permute(1, 0),
     "hwio": lambda t: t.permute(3, 2, 0, 1),
     "hwc1": lambda t: t.permute(2, 3, 0, 1),
@@ -21,6 +22,7 @@ _TO_OURS: dict[Layout, Callable[[Tensor], Tensor]] = {
 _TO_THEIRS: dict[Layout, Callable[[Tensor], Tensor]] = {
     "same": lambda t: t,
     "scalars": lambda t: t,
+    "parts": lambda t: t,
     "io": lambda t: t.permute(1, 0),
     "hwio": lambda t: t.permute(2, 3, 1, 0),
     "hwc1": lambda t: t.permute(2, 3, 0, 1),
@@ -50,12 +52,14 @@ def to_ours(foreign: Mapping[str, Tensor], dialect: Dialect, config: Config, mod
     """Foreign tensors, by canonical key, under the names of ``model`` (our names → tensors of the right shape)."""
     ours: dict[str, Tensor] = {}
     missing: list[str] = []
+    # Fillers are keys that a dialect always writes and no computation reads.
     used: set[str] = set(dialect.fillers(config))
     for name, like in model.items():
         slot = dialect.slot(name, config)
         if slot is None:
             continue
         absent = [key for key in slot.keys if key not in foreign]
+        # A dialect may leave out what is always the same, such as a bias before a batch norm.
         if absent and slot.default is not None:
             ours[name] = torch.full(like.shape, slot.default)
         elif absent:
@@ -77,8 +81,7 @@ def to_theirs(model: Mapping[str, Tensor], dialect: Dialect, config: Config) -> 
         slot = dialect.slot(name, config)
         if slot is None:
             raise CheckpointError(f"{dialect.name} format has no key for {name!r} of {config.name}")
-        parts = tensor.unbind() if slot.layout == "scalars" else (tensor,)
-        for key, part in zip(slot.keys, parts, strict=True):
+        for key, part in zip(slot.keys, _split(tensor, slot), strict=True):
             theirs[key] = _TO_THEIRS[slot.layout](part.detach()).contiguous()
     for key, length in dialect.fillers(config).items():
         theirs[key] = torch.ones(length)
@@ -105,11 +108,23 @@ def mismatch_error(path: object, model: str, problems: Mapping[str, Iterable[str
     return CheckpointError("\n".join(lines))
 
 
+def _split(tensor: Tensor, slot: Slot) -> tuple[Tensor, ...]:
+    """The tensors of the slot's keys, in our layout."""
+    if slot.layout == "scalars":  # Keras stores fusion weights as single numbers, one variable for each
+        return tensor.unbind()
+    return tensor.chunk(len(slot.keys)) if slot.layout == "parts" else (tensor,)
+
+
 def _gather(foreign: Mapping[str, Tensor], slot: Slot) -> Tensor:
     if slot.layout == "scalars":
         scalars = [foreign[key] for key in slot.keys]
+        # A tensor of another shape is passed on as it is, so that the shape check names it.
         wrong = [scalar for scalar in scalars if scalar.numel() != 1]
         return wrong[0][None] if wrong else torch.stack([scalar.reshape(()) for scalar in scalars])
+    if slot.layout == "parts":
+        parts = [foreign[key] for key in slot.keys]
+        odd = next((part for part in parts if part.shape != parts[0].shape or not part.ndim), None)
+        return torch.cat(parts) if odd is None else odd  # the shape check reports it by name
     tensor = foreign[slot.keys[0]]
     if slot.layout in ("io", "hwio", "hwc1") and tensor.ndim != (2 if slot.layout == "io" else 4):
         return tensor  # permute would raise; the shape check reports it by name

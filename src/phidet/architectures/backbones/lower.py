@@ -29,12 +29,15 @@ def _efficientnet(w: ProgramWriter, network: EfficientNet) -> dict[int, int]:
     maps: dict[int, int] = {}
     for i, block in enumerate(network.blocks):
         assert isinstance(block, InvertedResidual)
+        # The first stage of EfficientNet does not expand, so it has no such convolution.
         y = x if block.expand is None else w.conv(x, block.expand.conv, block.expand.bn, act)
         y = w.conv(y, block.depthwise.conv, block.depthwise.bn, act)
         if block.se is not None:
+            # The gate sees the mean of each channel; its sigmoid is part of the operation Gate.
             gate = w.conv(w.add(Mean(y)), block.se.reduce, None, "silu")
             y = w.add(Gate(y, w.conv(gate, block.se.expand, None)))
         y = w.conv(y, block.project.conv, block.project.bn)
+        # Stochastic depth is gone: in inference every block counts fully.
         x = w.sum(y, x) if block.shortcut else y
         if i in network.level_of_block:
             maps[network.level_of_block[i]] = x
@@ -54,6 +57,7 @@ def _resnet(w: ProgramWriter, network: ResNet) -> dict[int, int]:
                 y = w.conv(y, block.conv3, block.bn3)
             else:
                 y = w.conv(y, block.conv2, block.bn2)
+            # Only the first block of a stage changes the shape, and projects its shortcut to it.
             shortcut = x if block.downsample is None else w.sequence(x, [block.downsample])
             x = w.sum(y, shortcut, act="relu")
         maps[level] = x

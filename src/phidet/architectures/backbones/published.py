@@ -63,6 +63,15 @@ def backbone_config(name: str) -> BackboneConfig:
     )
 
 
+def published_name(config: BackboneConfig) -> str | None:
+    """The published backbone that ``config`` is, ``None`` if it is none; stochastic depth may differ."""
+    for name in BACKBONE_NAMES:
+        known = backbone_config(name)
+        if (known.architecture, known.width, known.depth) == (config.architecture, config.width, config.depth):
+            return name
+    return None
+
+
 def efficientnet_row(name: str) -> EfficientNetRow:
     if name not in EFFICIENTNETS:
         raise UnknownNameError("model", name, BACKBONE_NAMES)

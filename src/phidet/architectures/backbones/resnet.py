@@ -28,6 +28,7 @@ class ResNet(nn.Module):
         super().__init__()
         block, layers = RESNET_LAYERS[config.architecture]
         depths = [round_repeats(n * config.depth) for n in layers]
+        # The multipliers act on torchvision's own numbers, so that 1 and 1 give its networks exactly.
         stem, *widths = (round_channels(c * config.width) for c in (64, 64, 128, 256, 512))
         self.conv1 = nn.Conv2d(3, stem, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(stem)
@@ -41,6 +42,7 @@ class ResNet(nn.Module):
         self.channels = dict(enumerate([stem, *outs], start=1))
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
+                # As torchvision initialises them; it matters only where a training starts without weights.
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def early_layers(self) -> list[nn.Module]:

@@ -16,7 +16,7 @@ Rounding of real numbers to sizes, for any real φ:
     input, pixels                   nearest multiple of 32 (the backbone's coarsest stride)
     input of a classifier, pixels   nearest multiple of 4
 
-All of them are monotone in φ. The published models are these laws rounded and capped by hand; they are
+All of them are monotone in φ. The published models are these laws rounded and capped manually; they are
 listed in :mod:`phidet.architectures.efficientdet.published` and reached by name. At φ = 0 law and published model
 agree.
 """

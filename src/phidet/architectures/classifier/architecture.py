@@ -16,12 +16,13 @@ import numpy.typing as npt
 from phidet.architectures.backbones.config import BackboneArchitecture, backbone_summary
 from phidet.architectures.backbones.published_files import backbone_file
 from phidet.architectures.backbones.scaling import CompoundScaling
-from phidet.architectures.base import Architecture, Decoder, Loss, Placement, Prepared
+from phidet.architectures.base import Architecture, Decoder, Loss
 from phidet.architectures.classifier.config import ClassifierConfig
 from phidet.architectures.classifier.decode import ImageDecoder
 from phidet.architectures.classifier.published import CLASSIFIER_NAMES, classifier_config, scaled_classifier_config
 from phidet.architectures.classifier.published_metrics import CLASSIFIERS
 from phidet.architectures.config import default_class_names
+from phidet.architectures.prepared import Placement, Prepared
 from phidet.architectures.published_file import PublishedFile
 from phidet.core.structs import replace
 

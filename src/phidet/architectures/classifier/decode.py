@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from phidet.architectures.base import Placement
 from phidet.architectures.classifier.config import ClassifierConfig
+from phidet.architectures.prepared import Placement
 from phidet.core.errors import CheckpointError
 from phidet.detections.boxes import FloatArray
 from phidet.detections.detections import Detections

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from phidet.architectures.base import Processes
 from phidet.architectures.batch import Batch
+from phidet.architectures.processes import Processes
 from phidet.core.errors import ConfigError
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from phidet.architectures.backbones.config import backbone_summary
-from phidet.architectures.backbones.published import BACKBONE_NAMES, backbone_config
+from phidet.architectures.backbones.published import published_name
 from phidet.architectures.backbones.published_files import backbone_file
 from phidet.architectures.base import Architecture, Decoder, Loss
 from phidet.architectures.config import default_class_names
@@ -25,6 +25,7 @@ from phidet.architectures.efficientdet.mask_config import STRIDE
 from phidet.architectures.efficientdet.published import (
     DETECTOR_NAMES,
     EFFICIENTDETS,
+    FAMILIES,
     detector_config,
     family_of,
     scaled_detector_config,
@@ -55,6 +56,7 @@ class EfficientDetArchitecture(Architecture[ModelConfig]):
     name = "efficientdet"
     config_type = ModelConfig
     published_names = DETECTOR_NAMES
+    family_names = tuple(FAMILIES)
     loss_settings = msgspec.structs.asdict(LossConfig())
     optional_outputs = ("best_logits",)
     learns_soft = True
@@ -194,6 +196,10 @@ class EfficientDetArchitecture(Architecture[ModelConfig]):
 
         return [*recomputed_blocks(model), *(module for module in model.modules() if isinstance(module, FusionNode))]
 
+    def feature_maps(self, model: EfficientDet, images: Tensor) -> Mapping[int, Tensor]:
+        maps = model.feature_network(model.backbone(images))
+        return dict(zip(model.config.feature_network.levels, maps, strict=True))
+
     def explain(
         self, model: EfficientDet, image: npt.NDArray[np.uint8], class_id: int | None, limit: int
     ) -> list[ActivationMap]:
@@ -207,10 +213,9 @@ def _backbone_name(config: ModelConfig, published: str | None) -> str:
     if published in EFFICIENTDETS:
         return EFFICIENTDETS[published].backbone
     own = config.backbone
-    for name in BACKBONE_NAMES:
-        known = backbone_config(name)
-        if (known.architecture, known.width, known.depth) == (own.architecture, own.width, own.depth):
-            return name
+    name = published_name(own)
+    if name is not None:
+        return name
     raise ConfigError(
         f"no published backbone has the size of {config.name}'s ({own.architecture}, width {own.width:g}, depth "
         f"{own.depth:g}): choose a model by name, or start without weights"

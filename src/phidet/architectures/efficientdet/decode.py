@@ -9,10 +9,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from phidet.architectures.base import Placement
 from phidet.architectures.efficientdet.anchors import generate_anchors
 from phidet.architectures.efficientdet.config import ModelConfig
 from phidet.architectures.efficientdet.mask_decode import decode_masks
+from phidet.architectures.prepared import Placement
 from phidet.core.errors import CheckpointError
 from phidet.detections.boxes import FloatArray, clip, decode
 from phidet.detections.detections import Detections

@@ -38,6 +38,7 @@ def _slot(name: str, config: Config) -> Slot | None:
 def _feature_network(path: list[str], config: ModelConfig) -> Slot:
     graph = config.feature_network.resolved_graph
     if path[0] == "coarser":
+        # effdet counts maps from the finest level of the feature network; level 6 is the first that no backbone gives.
         first_coarser = 6 - config.feature_network.min_level
         return _optional_bias(".".join(["fpn.resample", str(first_coarser), "conv", *path[1:]]))
     node = int(path[3])
@@ -45,6 +46,7 @@ def _feature_network(path: list[str], config: ModelConfig) -> Slot:
     if path[4] == "weights":
         return Slot((f"{prefix}.combine.edge_weights",))
     if path[4] == "projections":
+        # Its projections are named by the map that they read, ours by the position among the inputs.
         source = graph.nodes[node].inputs[int(path[5])]
         return _optional_bias(".".join([f"{prefix}.combine.resample.{source}.conv", *path[6:]]))
     if path[4] == "conv":
@@ -53,12 +55,14 @@ def _feature_network(path: list[str], config: ModelConfig) -> Slot:
 
 
 def _optional_bias(key: str) -> Slot:
+    # Files written with redundant_bias=False have no bias where a batch norm follows; zero is the same.
     convolution_bias = key.endswith(".bias") and ".bn." not in key
     return Slot((key,), default=0.0 if convolution_bias else None)
 
 
 def _canonical(key: str) -> str | None:
     bare = drop_wrappers(key)
+    # Files prepared for TorchScript have level and repeat swapped, and no "bn" at the end.
     level_first = _LEVEL_FIRST.fullmatch(bare) if bare else None
     return "{0}.{2}.{1}.bn.{3}".format(*level_first.groups()) if level_first else bare
 

@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from phidet.architectures.base import Processes
 from phidet.architectures.batch import Batch
 from phidet.architectures.efficientdet.anchors import generate_anchors
 from phidet.architectures.efficientdet.config import ModelConfig
@@ -20,6 +19,7 @@ from phidet.architectures.efficientdet.loss_config import LossConfig
 from phidet.architectures.efficientdet.mask_losses import mask_loss
 from phidet.architectures.efficientdet.network import MaskedOutputs, RawOutputs
 from phidet.architectures.efficientdet.targets import Targets, assign_targets
+from phidet.architectures.processes import Processes
 from phidet.core.errors import InputError
 from phidet.detections.boxes import IouKind, decode, elementwise_iou
 

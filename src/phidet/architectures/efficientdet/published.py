@@ -2,7 +2,7 @@
 
 By name (``efficientdet-d3``) comes the published model, exactly. By φ comes the law of
 :mod:`phidet.architectures.backbones.scaling`, exactly. The two agree at φ = 0; from there the published family
-departs from the law by hand:
+departs from the law by manual choices:
 
     backbones    B1…B8 round α^φ and β^φ freely (B1 is depth 1.1, width 1.0 where the law says 1.2, 1.1)
     channels     D2 112 (law 120), D4 224 (law 216), D7 384 (law 520)
@@ -125,6 +125,7 @@ def detector_config(name: str, class_names: tuple[str, ...] = COCO_CLASS_NAMES) 
     """
     if name not in EFFICIENTDETS:
         raise UnknownNameError("model", name, DETECTOR_NAMES)
+    # The table is the published one, row by row; the law is not asked, because the family departs from it.
     row = EFFICIENTDETS[name]
     lite = architecture_of(row.backbone) == "efficientnet-lite"
     return ModelConfig(
@@ -150,6 +151,7 @@ def scaled_detector_config(
     Raises:
         ConfigError: ``phi`` is out of range.
     """
+    # Heads, cells and input follow from φ alone; what φ does not decide comes from the family.
     phi = check_phi(phi)
     of = of or FAMILIES["efficientdet"]
     size = of.law.image_size(phi)

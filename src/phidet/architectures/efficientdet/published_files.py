@@ -5,8 +5,7 @@ Nothing is downloaded here; see :mod:`phidet.weights.download`.
 
 from __future__ import annotations
 
-from phidet.architectures.published_file import PublishedFile, published_files
-from phidet.core.errors import UnknownNameError
+from phidet.architectures.published_file import PublishedFile, file_of, published_files
 
 # effdet's conversions of the official checkpoints. Its second set ("ap", D0 to D5 on AdvProp backbones) expects other
 # pixel values than the models here are given.
@@ -40,6 +39,4 @@ def detector_file(name: str) -> PublishedFile:
     Raises:
         UnknownNameError: none are published under that name; the nearest names are in the message.
     """
-    if name not in COCO_DETECTORS:
-        raise UnknownNameError("COCO-trained detector", name, COCO_DETECTORS)
-    return COCO_DETECTORS[name]
+    return file_of(name, COCO_DETECTORS, "COCO-trained detector")

@@ -22,8 +22,10 @@ def backbone_fields(backbone: nn.Module) -> dict[int, int]:
         if "downsample" in name or not isinstance(module, nn.Conv2d | nn.MaxPool2d):
             continue  # the 1×1 shortcut of a ResNet runs beside the path, not on it
         kernel, stride = _first(module.kernel_size), _first(module.stride)
+        # A kernel of k cells that are jump pixels apart adds (k − 1) · jump pixels.
         field += (kernel - 1) * jump
         jump *= stride
+        # jump is 2^level; a level is overwritten until the last layer that has its stride.
         fields[jump.bit_length() - 1] = field
     return fields
 
@@ -38,13 +40,16 @@ def receptive_fields(config: ModelConfig) -> dict[int, tuple[int | None, int]]:
     graph = network.resolved_graph
     fields: list[int] = []
     for level in network.levels:
+        # Coarser levels are pooled from the one before, by a kernel of three with stride two.
         fields.append(backbone[level] if level in backbone else fields[-1] + 2 * 2 ** (level - 1))
     for _ in range(network.repeats):
         known = list(fields)
         for node in graph.nodes:
             incoming = [_resampled(known[i], graph.level_of(i), node.level) for i in node.inputs]
+            # The 3×3 convolution of the node itself adds two cells of its level.
             known.append(max(incoming) + 2 * 2**node.level)
         fields = [known[i] for i in graph.outputs]
+    # Each layer of a head, and its predictor, is a 3×3 convolution as well.
     heads = 2 * (config.head_layers + 1)
     return {
         level: (backbone.get(level), field + heads * 2**level)

@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from phidet.architectures.base import Architecture, Decoder, Loss, Prepared
+from phidet.architectures.base import Architecture, Decoder, Loss
+from phidet.architectures.prepared import Prepared
 from phidet.architectures.relations.config import (
     LOSS_SETTINGS,
     RELATIONS_NAMES,
@@ -20,14 +21,18 @@ from phidet.architectures.relations.config import (
     relations_config,
 )
 from phidet.architectures.relations.decode import relate
-from phidet.architectures.relations.features import EDGE_FEATURES, graph_inputs, node_width
+from phidet.architectures.relations.features import EDGE_FEATURES, GraphInputs, graph_inputs, node_width
+from phidet.architectures.relations.targets import GraphTargets, graph_targets
 from phidet.core.errors import ConfigError
+from phidet.core.structs import replace
+from phidet.data.dataset import Annotations
 from phidet.detections.boxes import FloatArray
 from phidet.detections.detections import Detections
 from phidet.detections.graphs.graph import DetectionGraph, detection_graph
 from phidet.detections.graphs.related import Related
 
 if TYPE_CHECKING:
+    from phidet.architectures.relations.batch import RelationsBatch
     from phidet.architectures.relations.network import Relations
 
 
@@ -37,9 +42,24 @@ class Relating:
     def __init__(self, config: RelationsConfig) -> None:
         self.config = config
 
+    @property
+    def score(self) -> float:
+        """The config's."""
+        return self.config.score
+
     def graph(self, detections: Detections) -> DetectionGraph:
         """The detections from the config's score on, joined by its rule."""
         return detection_graph(detections.filter(self.config.score), self.config.edges)
+
+    def random_graph(self, count: int, seed: int) -> DetectionGraph:
+        """The graph of so many detections at random."""
+        rng, config = np.random.default_rng(seed), self.config
+        places = rng.uniform(0, 400, (count, 2))
+        boxes = np.concatenate((places, places + rng.uniform(10, 80, (count, 2))), axis=1).astype(np.float32)
+        scores = rng.uniform(config.score, 1, count).astype(np.float32)
+        class_ids = rng.integers(config.num_classes, size=count)
+        fields = {name: rng.standard_normal((count, width)) for name, width in config.fields.items()}
+        return self.graph(Detections(boxes, scores, class_ids, config.class_names, (480, 480), fields))
 
     def inputs(self, graph: DetectionGraph) -> dict[str, npt.NDArray[Any]]:
         """``nodes``, ``edges`` and ``edge_features``, as in :mod:`phidet.architectures.relations.features`.
@@ -48,6 +68,19 @@ class Relating:
             InputError: detections that the network was not trained for.
         """
         return graph_inputs(self.config, graph)._asdict()
+
+    def example(
+        self, graph: DetectionGraph, truth: Annotations, right: bool | None
+    ) -> tuple[GraphInputs, GraphTargets]:
+        """What is learned from ``graph``; without the answer "label", a wrong label is a false detection."""
+        by_class = "label" not in self.config.answers
+        return graph_inputs(self.config, graph), graph_targets(graph, truth, right, by_class)
+
+    def collate(self, examples: Sequence[tuple[GraphInputs, GraphTargets]]) -> RelationsBatch:
+        """Examples as a batch."""
+        from phidet.architectures.relations.batch import collate
+
+        return collate(examples)
 
     def decode(self, graph: DetectionGraph, outputs: Mapping[str, FloatArray]) -> Related:
         """What the network's outputs for ``graph`` mean.
@@ -90,6 +123,17 @@ class RelationsArchitecture(Architecture[RelationsConfig]):
 
     def resized(self, config: RelationsConfig, size_hw: tuple[int, int]) -> RelationsConfig:
         raise _no_image(config)
+
+    def recipe_fields(self, name: str, num_images: int) -> Mapping[str, Any]:
+        """About 30,000 graphs in all, between 10 and 100 epochs; a network of this size needs no more."""
+        fields = {"batch_size": 16, "learning_rate": 8e-3, "weight_decay": 0.01, "ema_decay": 0.999}
+        return fields | {"epochs": min(max(round(30_000 / num_images), 10), 100)} if name == "auto" else {}
+
+    def with_answers(self, config: RelationsConfig, grouped: bool, judged: bool) -> RelationsConfig:
+        """``config`` with the answers "together" and "right" where the data have their truth, and not otherwise."""
+        kept = [answer for answer in config.answers if answer not in ("together", "right")]
+        answers = (*kept, *(["together"] if grouped else []), *(["right"] if judged else []))
+        return replace(config, {"answers": answers})
 
     def smallest_map_hw(self, config: RelationsConfig) -> tuple[int, int]:
         """There are no maps, nor batch norms."""

@@ -33,6 +33,15 @@ class RelationsBatch(NamedTuple):
     box_deltas: Tensor
     together: Tensor
 
+    def to(self, device: torch.device) -> RelationsBatch:
+        """The same on ``device``."""
+        return RelationsBatch(*(tensor.to(device, non_blocking=True) for tensor in self))
+
+    @property
+    def inputs(self) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
+        """The network's arguments."""
+        return self.nodes, self.edges, self.edge_features, self.graph, len(self.right)
+
 
 def collate(examples: Sequence[tuple[GraphInputs, GraphTargets]]) -> RelationsBatch:
     """Graphs with their truth as a batch."""

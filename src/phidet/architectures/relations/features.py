@@ -123,7 +123,9 @@ def _field(graph: DetectionGraph, name: str, width: int) -> npt.NDArray[np.float
         return np.zeros((0, width))  # detectors that find nothing leave fields out
     if name not in fields:
         raise InputError(f"expected detections with the field {name!r}, which the network was trained with")
-    values = fields[name].reshape(count, -1)
-    if values.shape[1] != width or values.dtype.kind not in "iufb":
-        raise InputError(f"expected the field {name!r} as {width} numbers, got {values.shape[1]} {values.dtype}")
+    given = fields[name]
+    values = given.reshape(count, -1) if isinstance(given, np.ndarray) and given.dtype.kind in "iufb" else None
+    if values is None or values.shape[1] != width:
+        got = type(given).__name__ if values is None else f"{values.shape[1]} numbers"
+        raise InputError(f"expected the field {name!r} as {width} numbers, got {got}")
     return values.astype(np.float64)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from phidet.architectures.base import Processes
+from phidet.architectures.processes import Processes
 from phidet.architectures.relations.batch import RelationsBatch
 from phidet.core.errors import ConfigError
 

@@ -118,4 +118,5 @@ def _head(before: int, hidden: int, after: int) -> nn.Sequential:
     last = nn.Linear(hidden, after)
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)
-    return nn.Sequential(nn.Linear(before, hidden), nn.ReLU(), last)
+    # SiLU: behind a zero layer a ReLU's units die before they have learned anything.
+    return nn.Sequential(nn.Linear(before, hidden), nn.SiLU(), last)

@@ -11,10 +11,9 @@ from phidet.data.dataset import Annotations
 from phidet.detections.boxes import encode, pairwise_iou
 from phidet.detections.detections import Detections
 from phidet.detections.graphs.graph import DetectionGraph
+from phidet.detections.graphs.related import GROUP
 
 MATCHED = 0.5  # IoU from which a detection is of an object
-GROUP = "group"
-"""Field of objects: those of the same number, 0 or more, belong together; −1 for none."""
 
 
 class Matches(NamedTuple):

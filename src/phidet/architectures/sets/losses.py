@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from phidet.architectures.base import Processes
+from phidet.architectures.processes import Processes
 from phidet.architectures.sets.matching import Matched
 from phidet.architectures.sets.targets import SetTargets
 from phidet.detections.boxes import cxcywh_to_xyxy, elementwise_iou

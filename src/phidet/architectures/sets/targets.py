@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from phidet.architectures.base import Processes
 from phidet.architectures.batch import Batch
+from phidet.architectures.processes import Processes
 from phidet.detections.boxes import xyxy_to_cxcywh
 
 

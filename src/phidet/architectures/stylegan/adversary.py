@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from phidet.architectures.adversarial import Chance, Phase
-from phidet.architectures.base import Processes
 from phidet.architectures.model import Model
+from phidet.architectures.processes import Processes
 from phidet.architectures.stylegan.config import StyleGanConfig
 from phidet.architectures.stylegan.discriminator import Discriminator
 from phidet.architectures.stylegan.generator import Generator, mixed

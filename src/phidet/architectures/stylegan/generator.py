@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from phidet.architectures.model import Model
+from phidet.architectures.program import GraphWriter
 from phidet.architectures.stylegan.config import StyleGanConfig
+from phidet.architectures.stylegan.graph import write_mapping, write_synthesis
 from phidet.architectures.stylegan.mapping import Mapping
 from phidet.architectures.stylegan.synthesis import Synthesis
 
@@ -45,6 +47,14 @@ class Generator(Model):
     def stored_noise(self) -> list[Tensor]:
         """The noise that is kept with the weights."""
         return self.synthesis.stored_noise()
+
+    def write_mapping(self, graph: GraphWriter) -> str:
+        """Adds the mapping to an ONNX graph."""
+        return write_mapping(graph, self)
+
+    def write_synthesis(self, graph: GraphWriter) -> str:
+        """Adds the synthesis to an ONNX graph."""
+        return write_synthesis(graph, self)
 
     def truncated(self, styles: Tensor, psi: float, cutoff: int | None = None) -> Tensor:
         """Styles moved towards their average (appendix B): w̄ + psi · (w − w̄).

@@ -66,7 +66,7 @@ class ConvolutionUp(Equalised):
     def forward(self, x: Tensor) -> Tensor:
         if not self.fused:
             return F.conv2d(upscale(x), self.scaled_weight, self.scaled_bias, padding=1)
-        kernel = _widened(self.scaled_weight).transpose(0, 1)
+        kernel = widened(self.scaled_weight).transpose(0, 1)
         return F.conv_transpose2d(x, kernel, self.scaled_bias, stride=2, padding=1)
 
 
@@ -77,13 +77,13 @@ class ConvolutionDown(Equalised):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.fused:
-            return F.conv2d(x, _widened(self.scaled_weight) / 4, self.scaled_bias, stride=2, padding=1)
+            return F.conv2d(x, widened(self.scaled_weight) / 4, self.scaled_bias, stride=2, padding=1)
         # The bias after the mean: the sum is the same, over a quarter of the pixels.
         y = downscale(F.conv2d(x, self.scaled_weight, padding=1))
         return y if self.scaled_bias is None else y + self.scaled_bias[:, None, None]
 
 
-def _widened(kernel: Tensor) -> Tensor:
+def widened(kernel: Tensor) -> Tensor:
     """(…, 3, 3) → (…, 4, 4): the sum of the kernel at its four places, as a box of 2×2 pixels spreads it."""
     padded = F.pad(kernel, (1, 1, 1, 1))
     return padded[..., 1:, 1:] + padded[..., :-1, 1:] + padded[..., 1:, :-1] + padded[..., :-1, :-1]

@@ -58,7 +58,7 @@ NOTES = {
     "one of them and give it labels of its own",
     "path moved": "Paths in the lists hold only without their first folders. Check in the sheets (--out FOLDER) that "
     "these are the right images",
-    "score unused": "Labels have scores, as detections do. Review them if nobody has",
+    "score unused": "Labels have scores, as detections do. Review them unless that was done",
     "image found by name": "Some images are not where the labels say, and were found by their names. Check in the "
     "sheets (--out FOLDER) that they are the right ones",
 }
@@ -223,7 +223,7 @@ def _on_classes(classes: ClassFacts, train: str | None, val: str | None) -> Iter
         yield Advice(
             "warning",
             f"{count(len(classes.rare), 'class')} with fewer than 20 objects in {train}: {listed}. Label more of them, "
-            "merge them with a class alike, or expect little.",
+            "merge them with a similar class, or expect low AP.",
         )
     if classes.unmeasured:
         yield Advice(

@@ -52,6 +52,7 @@ class SplitFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         made_of: other splits whose images this one consists of (VOC's trainval); such a split is not compared.
+        made: images that :mod:`phidet.inference.synthesize` made.
         objects: all of them, with crowds and difficult ones.
         classes: objects by class name, in the order of the class ids.
         image_sizes: most frequent first.
@@ -78,6 +79,7 @@ class SplitFacts(msgspec.Struct, frozen=True, kw_only=True):
     boxes_at_input: Bins
     aspects: Spread
     extent: float = 0.0
+    made: int = 0
 
 
 class Finding(msgspec.Struct, frozen=True):

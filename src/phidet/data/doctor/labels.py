@@ -21,6 +21,7 @@ from phidet.data.doctor.facts import (
     SplitFacts,
     Spread,
 )
+from phidet.data.made import made_images
 from phidet.detections.boxes import area, elementwise_iou
 
 SAME_BOX = 0.95  # IoU from which two boxes of a class are one object labelled twice
@@ -55,6 +56,7 @@ def split_facts(dataset: Dataset, made_of: Sequence[str], size_hw: tuple[int, in
         boxes_at_input=_bins(area(boxes * scales[:, None])),
         aspects=spread((boxes[:, 2] - boxes[:, 0]) / (boxes[:, 3] - boxes[:, 1])),
         extent=round(float((boxes[:, 2:] / np.repeat(sizes[:, ::-1], counts, axis=0)[target]).max(initial=0.0)), 3),
+        made=int(made_images(dataset).sum()),
     )
 
 

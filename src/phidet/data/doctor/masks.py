@@ -19,7 +19,7 @@ _AT_ONCE = 64  # images whose masks are made in threads
 
 
 def mask_problems(dataset: Dataset) -> list[Problem]:
-    """The masks of a split that training would stumble over, in the order of the images."""
+    """The masks of a split that would disturb training, in the order of the images."""
     if dataset.all_annotations.mask_labels is None:
         return []
     found: list[Problem] = []

@@ -76,6 +76,7 @@ def read_coco(
     read: list[tuple[tuple[int, int], list[RawObject]]] = []
     names: dict[Path, str] = {}
     names_of_images: dict[Any, str] = {}
+    right: dict[str, bool] = {}
     for image_id, image in in_file.items():
         source = sources.get(image.file_name)
         if source is None:
@@ -89,8 +90,11 @@ def read_coco(
         # One file under two names is one image.
         names[source] = collector.add(names.get(source, image.name), source, size_hw, read[-1][1])
         names_of_images[image_id] = names[source]
+        if image.right is not None:
+            right[names[source]] = image.right
     _refuse_corners(read, collector)
     dataset = collector.dataset()
+    dataset.right = right
     if _whole([*names_of_images, *names_by_id]):
         dataset.coco_ids = CocoIds(names_of_images, names_by_id)
     return dataset
@@ -178,12 +182,18 @@ def _objects(
                 crowd=bool(annotation.get("iscrowd", 0)),
                 difficult=bool(annotation.get("difficult", 0)),  # phidet's own key, for data that was VOC's
                 mask=_mask(annotation.get("segmentation"), where, collector),
+                group=_group(annotation.get("group")),
             )
             found[image_id].append(raw)
         except (TypeError, KeyError, ValueError, AttributeError, OverflowError) as error:
             what = f"expected image_id, category_id and bbox [x, y, width, height] ({error!r}); left out"
             collector.problem("label unreadable", where, what)
     return found
+
+
+def _group(value: Any) -> int | None:
+    """phidet's own key: objects of one number belong together, for instance the parts of a module."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
 
 def _mask(segmentation: Any, where: str, collector: Collector) -> MaskLabel:
@@ -204,11 +214,13 @@ class ListedImage(NamedTuple):
         where: its index in the file, for messages.
         file_name: as it is written.
         size_hw: pixels, ``None`` where the file does not say.
+        right: whether what it shows is complete and right, phidet's own key; ``None`` where the file does not say.
     """
 
     where: str
     file_name: str
     size_hw: tuple[int, int] | None
+    right: bool | None = None
 
     @property
     def name(self) -> str:
@@ -233,7 +245,9 @@ def listed(images: Sequence[Any], path: Path, collector: Collector) -> dict[Any,
         height, width = image.get("height"), image.get("width")
         # Missing or absurd sizes are read from the image itself instead.
         known = isinstance(height, int) and isinstance(width, int) and 0 < height < 2**31 and 0 < width < 2**31
-        found[image_id] = ListedImage(where, file_name, (height, width) if known else None)
+        right = image.get("right")
+        size_hw = (height, width) if known else None
+        found[image_id] = ListedImage(where, file_name, size_hw, bool(right) if right in (0, 1) else None)
     return found
 
 

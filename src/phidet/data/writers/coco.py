@@ -15,13 +15,15 @@ from phidet.data.dataset import Annotations, Dataset, Problem
 from phidet.data.tfrecord_file import RecordImage
 from phidet.data.writers.files import FreeNames, Written, appearing, check_splits, copy_images, count_written
 from phidet.data.writers.masks import readable_or_none, segmentations
+from phidet.detections.graphs.related import GROUP
 
 
 def write_coco(datasets: Mapping[str, Dataset], out: Path, with_images: bool = True) -> Written:
     """Writes ``out/annotations/instances_SPLIT.json`` and the images below ``out/SPLIT/``, as COCO itself lies.
 
     Masks stay polygons where they are labelled as such; others are compressed run lengths. VOC's difficult objects have
-    ``"difficult": 1``, a key that others ignore.
+    ``"difficult": 1``, objects of a group its number as ``"group"``, and images that are known to be right or wrong
+    ``"right"``: keys that others ignore.
 
     Args:
         datasets: by the name of the split; all with the same classes.
@@ -63,7 +65,9 @@ def _coco(dataset: Dataset, names: Mapping[int, str], problems: list[Problem]) -
     objects: list[dict[str, Any]] = []
     for index, name in names.items():
         height, width = dataset.size_hw(index)
-        images.append({"id": index + 1, "width": width, "height": height, "file_name": name})
+        image = {"id": index + 1, "width": width, "height": height, "file_name": name}
+        right = dataset.right.get(str(dataset.names[index]))
+        images.append(image if right is None else image | {"right": right})
         a = dataset.annotations(index)
         masks = readable_or_none(segmentations, dataset, index, problems) or [None] * len(a.class_ids)
         for k in range(len(a.class_ids)):
@@ -76,7 +80,9 @@ def _coco(dataset: Dataset, names: Mapping[int, str], problems: list[Problem]) -
                 "area": shortest_float(a.areas[k]),
                 "iscrowd": int(a.crowd[k]),
             }
-            extra = {"difficult": 1} if a.difficult[k] else {}
+            extra: dict[str, Any] = {"difficult": 1} if a.difficult[k] else {}
+            if GROUP in a.fields and a.fields[GROUP][k] >= 0:
+                extra["group"] = int(a.fields[GROUP][k])
             objects.append(entry | extra | ({} if masks[k] is None else {"segmentation": masks[k]}))
     categories = [{"id": i, "name": name} for i, name in enumerate(dataset.class_names, start=1)]
     return {"images": images, "annotations": objects, "categories": categories}

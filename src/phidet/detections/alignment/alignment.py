@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import msgspec
@@ -45,6 +45,7 @@ def align_detections(
     *,
     image: str = "",
     refine: Refine | None = None,
+    located: Located | NotLocated | None = None,
 ) -> Alignment:
     """Finds how the board lies in an image, and where each part is.
 
@@ -54,6 +55,7 @@ def align_detections(
         settings: what counts as right.
         image: its name, for the result.
         refine: improves the centres of the paired detections, for instance from pixels.
+        located: the pose, where it is known from something else than the parts.
 
     Returns:
         Without a pose, and with the reason, if none is found that chance does not explain, or two are equally good.
@@ -62,19 +64,53 @@ def align_detections(
     size_hw = found.image_size_hw or _extent(found)
     single = _without_doubles(found)
     answer = Alignment(image=image, unit=nominal.unit, image_size_hw=size_hw, doubled=len(found) - len(single))
-    seen = _locate_sides(nominal, single, size_hw, settings)
+    seen = _locate_sides(nominal, single, size_hw, settings) if located is None else _known(nominal, single, located)
     if isinstance(seen, NotLocated):
         return _with(answer, reason=seen.reason, message=seen.text)
     measured = _measure(seen, single, _centres(single), settings)
-    if refine is not None:
+    if refine is not None and len(measured.ours):
         centres = refine(seen.nominal, measured)
-        classes, found_classes = _class_numbers(seen.nominal.labels, single)
-        points = Points.of(seen.nominal.downward, classes), Points.of(centres, found_classes)
-        located = relocate(*points, seen.located, LocateSettings(settings.least_share, _LEAST_SIGMA, size_hw))
-        seen = _Seen(seen.side, seen.nominal, located)
+        if located is None:
+            classes, found_classes = _class_numbers(seen.nominal.labels, single)
+            points = Points.of(seen.nominal.downward, classes), Points.of(centres, found_classes)
+            better = relocate(*points, seen.located, LocateSettings(settings.least_share, _LEAST_SIGMA, size_hw))
+            seen = _Seen(seen.side, seen.nominal, better)
+        else:
+            seen = _scattered(seen, centres[measured.theirs] - measured.expected[measured.ours])
         measured = _measure(seen, single, centres, settings)
     parts = judge(seen.nominal, single, measured, settings, size_hw)
-    return _with(answer, pose=pose_result(seen.located, seen.nominal, seen.side), parts=tuple(parts))
+    pose = pose_result(seen.located, seen.nominal, seen.side)
+    if isinstance(located, Located):
+        pose = msgspec.structs.replace(pose, parts=len(located.ours))
+    return _with(answer, pose=pose, parts=tuple(parts))
+
+
+def _known(nominal: Nominal, found: Detections, located: Located | NotLocated) -> _Seen | NotLocated:
+    """A pose from something else than the parts, with the scatter of the parts' own places."""
+    if isinstance(located, NotLocated):
+        return located
+    nothing = np.zeros(0, np.int64)
+    seen = _Seen(SIDES[0], nominal, replace(located, ours=nothing, theirs=nothing))
+    if min(len(nominal), len(found)) == 0:
+        return seen
+    expected, centres = located.pose.project(nominal.downward), _centres(found)
+    classes, found_classes = _class_numbers(nominal.labels, found)
+    apart = np.linalg.norm(expected[:, None] - centres[None], axis=2)
+    apart[classes[:, None] != found_classes[None]] = np.inf
+    nearest = apart.argmin(axis=1)
+    offsets = centres[nearest] - expected
+    sizes = found.boxes_xyxy[:, 2:] - found.boxes_xyxy[:, :2]
+    # Farther away than half a part, it is not the part.
+    kept = apart.min(axis=1) < 0.5 * float(np.median(sizes))
+    return _scattered(seen, offsets[kept])
+
+
+def _scattered(seen: _Seen, offsets: Floats) -> _Seen:
+    """With the robust standard deviation of parts around their places, which is not that of the pose's corners."""
+    if len(offsets) < _LEAST_POINTS:
+        return seen
+    sigma = max(_LEAST_SIGMA, float(np.median(np.linalg.norm(offsets, axis=1))) / 1.1774)  # of a Rayleigh distribution
+    return _Seen(seen.side, seen.nominal, replace(seen.located, sigma=sigma, gate=3.5 * sigma))
 
 
 def _locate_sides(
@@ -131,8 +167,8 @@ def _measure(seen: _Seen, found: Detections, centres: Floats, settings: AlignSet
     located, places = seen.located, seen.nominal.downward
     local = located.pose.local(places)
     scale = np.sqrt(np.abs(np.linalg.det(local)))
-    pixels_per_unit = float(np.median(scale))
-    spacing = Points.of(places, classes).spacing
+    pixels_per_unit = float(np.median(scale)) if len(scale) else 1.0
+    spacing = Points.of(places, classes).spacing if len(places) > 1 else 0.0
     tolerance = 0.0 if settings.tolerance is None else settings.tolerance * pixels_per_unit
     reach = (0.75 * spacing if settings.reach is None else settings.reach) * pixels_per_unit
     near = max(located.gate, tolerance, 4 * located.sigma)

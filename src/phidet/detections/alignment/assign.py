@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
-from scipy.sparse import coo_array
+from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
@@ -76,7 +76,7 @@ def _costs(distances: Floats, same: npt.NDArray[np.bool_], radii: Radii) -> Floa
 def _best_pairs(ours: Ints, theirs: Ints, gains: Floats, parts: int, detections: int) -> tuple[Ints, Ints]:
     """The pairs with the greatest sum of gains, each number at most once."""
     # Parts that share no detection do not influence each other: many small problems instead of one large one.
-    graph = coo_array((np.ones(len(ours)), (ours, theirs + parts)), shape=(parts + detections,) * 2)
+    graph = coo_matrix((np.ones(len(ours)), (ours, theirs + parts)), shape=(parts + detections,) * 2)
     _, component = connected_components(graph, directed=False)
     order = np.argsort(component[ours], kind="stable")
     groups = np.split(order, np.flatnonzero(np.diff(component[ours][order])) + 1) if len(order) else []

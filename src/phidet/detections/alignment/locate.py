@@ -9,13 +9,14 @@ meetings is measured, with the same pose a few parts' distances aside, since par
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from phidet.detections.alignment.pose import KINDS, Floats, Pose, PoseKind, fit_pose
+from phidet.detections.alignment.rivals import rivals
 from phidet.detections.alignment.search import Ints, Points, SearchSettings, count_trials, match, search
 
 Bools: TypeAlias = npt.NDArray[np.bool_]
@@ -23,7 +24,7 @@ Reason = Literal["few", "none", "ambiguous"]
 MOST_FALSE_ALARMS = 1e-6
 """Largest expected number of poses that chance would give."""
 _LOG_ODDS = math.log(1000)  # of the best pose against the next one
-_LEAST_BATCHES = 2  # searched although a pose is found, so that an equally good one is met too
+_LEAST_BATCHES = 2  # searched although a pose is found, as a better one may be met
 _GATE = 3.5  # standard deviations within which a detection is a part's: a normal 2-vector lies outside in 0.2 %
 _RAYLEIGH_MEDIAN = 1.1774  # median length of a 2-vector of standard normal coordinates
 _ASIDE = 24  # shifts by which the rate of chance meetings is measured
@@ -41,6 +42,7 @@ class Located:
         gate: distance in pixels within which detections were taken as a part's.
         false_alarms: log10 of the expected number of poses as good by chance.
         share: of the parts in view that met a detection of their class.
+        explained: share of all detections that met a part.
     """
 
     pose: Pose
@@ -50,6 +52,7 @@ class Located:
     gate: float
     false_alarms: float
     share: float
+    explained: float
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,8 @@ class LocateSettings:
     """What counts as found.
 
     Attributes:
-        least_share: of the parts in view that must meet a detection of their class, 0…1.
+        least_share: of the parts in view that must meet a detection of their class, and of the detections that must
+            meet a part, 0…1.
         least_sigma: px; below it residuals are not believed to be smaller.
         image_size_hw: parts outside it are not in view.
     """
@@ -96,6 +100,11 @@ def locate(
             break
     if not candidates or not _is_found(candidates[0], settings):
         return NotLocated("none", _why_none(nominal, candidates, settings))
+    for pose in rivals(nominal, found, candidates[0].pose, len(candidates[0].ours), len(searched.mirrored) > 1):
+        refined = _refined(nominal, found, pose, log_trials, settings)
+        if refined is not None:
+            _keep(candidates, refined)
+    candidates.sort(key=lambda one: one.false_alarms)
     best = candidates[0]
     rival = next((one for one in candidates[1:] if _log_odds(nominal, found, best, one) < _LOG_ODDS), None)
     if rival is not None:
@@ -144,7 +153,8 @@ def _refined(nominal: Points, found: Points, pose: Pose, log_trials: float, sett
     free = pose.parameters / 2
     log_tail = _log_tail(len(ours) - free, max(int(view.sum()), len(ours)) - free, rate)
     share = len(ours) / max(int(view.sum()), len(ours))
-    return Located(pose, ours, theirs, sigma, gate, (log_trials + log_tail) / math.log(10), share)
+    evidence = (log_trials + log_tail) / math.log(10)
+    return Located(pose, ours, theirs, sigma, gate, evidence, share, len(ours) / len(found.places))
 
 
 def _chance_rate(nominal: Points, found: Points, pose: Pose, gate: float, view: Bools) -> float:
@@ -174,7 +184,10 @@ def _log_tail(hits: float, trials: float, rate: float) -> float:
 
 
 def _is_found(one: Located, settings: LocateSettings) -> bool:
-    return one.false_alarms <= math.log10(MOST_FALSE_ALARMS) and one.share >= settings.least_share
+    # A pose that leaves most detections without a part is suspicious too: a board that repeats itself, shifted so that
+    # its rest is out of view.
+    agrees = min(one.share, one.explained) >= settings.least_share
+    return agrees and one.false_alarms <= math.log10(MOST_FALSE_ALARMS)
 
 
 def _keep(candidates: list[Located], new: Located) -> None:
@@ -226,7 +239,7 @@ def _simplest(nominal: Points, found: Points, best: Located, least_sigma: float)
             chosen, least = fitted, criterion
     lengths = np.linalg.norm(pixels - chosen.project(places), axis=1)
     sigma = max(least_sigma, _corrected(math.sqrt(float((lengths**2).mean()) / 2), len(places), chosen))
-    return Located(chosen, best.ours, best.theirs, sigma, best.gate, best.false_alarms, best.share)
+    return replace(best, pose=chosen, sigma=sigma)
 
 
 def _with_k1(pose: Pose, distortion: bool) -> Pose:
@@ -260,6 +273,8 @@ def _why_none(nominal: Points, candidates: list[Located], settings: LocateSettin
     best = candidates[0]
     if best.share < settings.least_share:
         needed = f"at least {settings.least_share:.0%} are needed"
+    elif best.explained < settings.least_share:
+        needed = f"and {1 - best.explained:.0%} of the detections meet no part"
     else:
         needed = f"chance would give that {10.0**best.false_alarms:.2g} times"
     return f"at best {len(best.ours)} of the parts in view ({best.share:.0%}) meet a detection of their class; {needed}"

@@ -176,7 +176,7 @@ def fit_pose(places: Floats, pixels: Floats, start: Pose, kind: PoseKind, *, dis
             return None
         best, least = Pose(pose.kind, pose.matrix, pose.k1, pose.frame, distortion, information), error
         step: Floats = np.asarray(np.linalg.solve(information, derivative.T @ residuals), np.float64)
-        pose = _moved(pose, step)
+        pose = moved(pose, step)
         if abs(pose.k1) > _MOST_DISTORTION:
             return None
     return best
@@ -203,7 +203,8 @@ def _of_kind(pose: Pose, kind: PoseKind) -> Floats:
     return matrix
 
 
-def _moved(pose: Pose, step: Floats) -> Pose:
+def moved(pose: Pose, step: Floats) -> Pose:
+    """The pose with (P,) added to its parameters, whose derivatives :meth:`Pose.by_parameters` has."""
     basis = _basis(pose.kind, pose.mirrored)
     matrix = pose.matrix.copy()
     matrix.reshape(-1)[:8] += basis @ step[: basis.shape[1]]

@@ -28,7 +28,7 @@ def centroid_refiner(image: Image) -> partial[Floats]:
     Args:
         image: (H, W, 3) uint8 RGB, that was detected on.
     """
-    return partial(_centroids, _grey(image))
+    return partial(_centroids, grey_of(image))
 
 
 def template_refiner(image: Image, template: Image) -> partial[Floats]:
@@ -41,7 +41,7 @@ def template_refiner(image: Image, template: Image) -> partial[Floats]:
         image: (H, W, 3) uint8 RGB, that was detected on.
         template: (H, W, 3) uint8 RGB, whose pixels the nominal places are.
     """
-    return partial(_templates, spline_filter(_grey(image), order=3), spline_filter(_grey(template), order=3))
+    return partial(_templates, spline_filter(grey_of(image), order=3), spline_filter(grey_of(template), order=3))
 
 
 def _centroids(grey: Floats, nominal: Nominal, measured: Measured) -> Floats:
@@ -130,7 +130,7 @@ def _gradient(coefficients: Floats, pixels: Floats) -> Floats:
     )
 
 
-def _grey(image: Image) -> Floats:
+def grey_of(image: Image) -> Floats:
     """Luma of Rec. 601, 0…255."""
     luma: Floats = image.astype(np.float64) @ np.array([0.299, 0.587, 0.114])
     return luma

@@ -26,7 +26,8 @@ _LEAST_SINE = 0.3  # of a triple's angle; flatter ones give no reliable map
 _TOLERANCE = 0.25  # of the median distance of neighbours, while a pose is not yet known
 _BATCH = 12  # triples of detections that are tried at once
 _MOST_CANDIDATES = 3000  # nominal triples tried for each of them
-_GROWN = 24  # maps of a batch that are grown
+_GROWN = 24  # maps of a batch that are grown,
+_GROWN_EACH = 4  # and of one triple of detections: where structures repeat, each fits in several places
 _STRETCH = (1.25, 1.7)  # largest ratio of scales in two directions: the usual first, then oblique views
 _SCALE_RANGE = 2.5  # how far the median distances of neighbours may differ from the true scale
 
@@ -155,7 +156,7 @@ def search(nominal: Points, found: Points, classes: int, settings: SearchSetting
         good = _plausible(linear, found.spacing / nominal.spacing, stretch, settings.mirrored)
         ours, samples, linear = triples.points[ours[good]], samples[good], linear[good]
         agreeing = _count_agreeing(nominal, found, ours[:, 0], samples[:, 0], linear)
-        best = np.argsort(-agreeing, kind="stable")[:_GROWN]
+        best = _best_of_each(agreeing, samples)
         best = best[agreeing[best] >= 2 + min(3, nominal.neighbours.shape[1] // 4)]
         grown: list[Pose] = []
         for i in best.tolist():
@@ -255,6 +256,17 @@ def _count_agreeing(nominal: Points, found: Points, ours: Ints, theirs: Ints, li
     distances, _ = found.nearest(predicted, nominal.classes[near], _TOLERANCE * found.spacing)
     counted: Ints = np.isfinite(distances).sum(1)
     return counted
+
+
+def _best_of_each(agreeing: Ints, samples: Ints) -> Ints:
+    """Numbers of the maps that agree best, the best first, only a few for each triple of detections."""
+    order = np.argsort(-agreeing, kind="stable")
+    _, triple = np.unique(samples[order], axis=0, return_inverse=True)
+    by_triple = np.argsort(triple, kind="stable")
+    _, starts = np.unique(triple[by_triple], return_index=True)
+    rank = np.empty(len(order), np.int64)
+    rank[by_triple] = np.arange(len(order)) - np.repeat(starts, np.diff(np.r_[starts, len(order)]))
+    return order[rank < _GROWN_EACH][:_GROWN]
 
 
 def _agrees(pose: Pose, start: Pose, nominal: Points, found: Points, centre: int) -> bool:

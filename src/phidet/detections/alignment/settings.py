@@ -13,6 +13,7 @@ from phidet.detections.alignment.pose import PoseKind
 SideChoice = Literal["auto", "top", "bottom"]
 MirrorChoice = Literal["auto", "no", "yes"]
 Refinement = Literal["none", "centroid", "template"]
+PoseSource = Literal["parts", "image"]
 
 
 class AlignSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -20,6 +21,8 @@ class AlignSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     Attributes:
         pose: the most general pose that is tried; the simplest that explains the places is taken.
+        pose_from: "parts", or "image": corners and edges of the image of a right assembly, for models that find little
+            on a right one, such as detectors of defects.
         distortion: whether lenses may distort (one radial coefficient).
         side: which parts of the list are seen; "auto" tries both.
         mirrored: whether the image shows the list's drawing mirrored; "auto" tries both.
@@ -27,7 +30,8 @@ class AlignSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             parts explains, so that one of a hundred right boards has a part called displaced.
         reach: largest deviation up to which a detection is taken for the part, in the unit of the list; ``None``
             for three quarters of the median distance of neighbours.
-        least_share: of the parts in view that must meet a detection of their class, 0…1, for a pose to be believed.
+        least_share: of the parts in view that must meet a detection of their class, and of the detections that must
+            meet a part, 0…1, for a pose to be believed.
         refine: of the places: "none" takes the boxes' centres; "centroid" the centroid of what differs from the
             background in a box; "template" compares with the image of the right assembly.
         partial: whether parts outside the image are no fault.
@@ -38,6 +42,7 @@ class AlignSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """
 
     pose: PoseKind = "homography"
+    pose_from: PoseSource = "parts"
     distortion: bool = False
     side: SideChoice = "auto"
     mirrored: MirrorChoice = "auto"
@@ -52,6 +57,7 @@ class AlignSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         require_one_of("pose", self.pose, PoseKind)
         require_one_of("side", self.side, SideChoice)
         require_one_of("mirrored", self.mirrored, MirrorChoice)
+        require_one_of("pose source", self.pose_from, PoseSource)
         require_one_of("refinement", self.refine, Refinement)
         for name in ("tolerance", "reach"):
             value = getattr(self, name)

@@ -68,20 +68,6 @@ def symmetric(pairs: npt.NDArray[np.int64], count: int) -> Edges:
     return np.stack((codes // count, codes % count)).astype(np.int64)
 
 
-def connected(edges: Edges, count: int) -> npt.NDArray[np.int64]:
-    """(N,) number of the connected part of each of ``count`` nodes, numbered by their first nodes."""
-    # SciPy has this, but a deployed network on detections needs no more than NumPy. Every node takes the smallest
-    # number among itself and its neighbours, then that of the node of this number, until nothing changes.
-    first = np.arange(count)
-    while True:
-        smallest = first.copy()
-        np.minimum.at(smallest, edges[1], first[edges[0]])
-        smallest = smallest[smallest]
-        if np.array_equal(smallest, first):
-            return np.unique(first, return_inverse=True)[1].astype(np.int64)
-        first = smallest
-
-
 def _blocks(count: int) -> Iterator[slice]:
     rows = max(1, _BLOCK // count)
     return (slice(start, start + rows) for start in range(0, count, rows))

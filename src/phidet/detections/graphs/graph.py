@@ -14,10 +14,9 @@ import numpy.typing as npt
 from PIL import Image
 
 from phidet.core.errors import InputError, MissingExtraError
-from phidet.core.extras import extra_of
+from phidet.core.extras import RELATIONS_PACKAGES, extra_of
 from phidet.detections.boxes import elementwise_iou, xyxy_to_cxcywh
 from phidet.detections.detections import Detections
-from phidet.detections.graphs.draw import draw_graph
 from phidet.detections.graphs.edges import EdgeRule, Edges, edges_between
 
 
@@ -141,6 +140,8 @@ class DetectionGraph:
         """
         drawn = self.detections.draw(image) if clusters is None else image
         shown = self.pairs if edges is None else edges
+        from phidet.detections.graphs.draw import draw_graph  # noqa: PLC0415 - slow to import, and rarely needed
+
         return draw_graph(drawn, self.detections, self.centres[shown], clusters)
 
 
@@ -161,7 +162,9 @@ def _package(name: str) -> Any:
             warnings.filterwarnings("ignore", "`torch.jit.script", FutureWarning)
             return import_module(name)
     except ModuleNotFoundError as error:
-        extra = extra_of(error.name or "")
+        missing = (error.name or "").split(".", maxsplit=1)[0]
+        # Other extras bring SciPy, too, but this one brings all that graphs need.
+        extra = "relations" if missing in RELATIONS_PACKAGES else extra_of(missing)
         if extra is None:
             raise
         raise MissingExtraError("graphs of detections", extra) from None

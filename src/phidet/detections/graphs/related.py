@@ -8,8 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from phidet.detections.detections import Detections
-from phidet.detections.graphs.edges import connected
 from phidet.detections.graphs.graph import DetectionGraph
+from phidet.detections.graphs.groups import groups_of
+
+GROUP = "group"
+"""Field of objects: those of the same number, 0 or more, belong together; −1 for none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,17 +33,17 @@ class Related:
 
     @property
     def groups(self) -> npt.NDArray[np.int64] | None:
-        """(N,) number of the group of each detection: those that are joined by pairs with ``together`` above 0.5."""
+        """(N,) number of the group of each detection, as the pairs agree on it (:func:`groups_of`)."""
         if self.together is None:
             return None
-        return connected(self.graph.edges[:, self.together > 0.5], len(self.graph))
+        return groups_of(self.graph.edges, self.together, len(self.graph))
 
     @property
     def detections(self) -> Detections:
         """The corrected detections; with the field ``group``, and with ``right``, which is the same for all."""
         found, groups = self.graph.detections, self.groups
         if groups is not None:
-            found = found.with_fields({"group": groups})
+            found = found.with_fields({GROUP: groups})
         if self.right is not None:
             found = found.with_fields({"right": np.full(len(found), self.right, np.float32)})
         return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -68,23 +69,35 @@ def _ends_of(path: Path) -> bytes:
         return head + file.read()
 
 
+Draw = Callable[[SourceImage, Detections], Image.Image]
+
+
+def _draw(item: SourceImage, found: Detections) -> Image.Image:
+    return found.draw(item.image)
+
+
 class ImageSink:
     """Images and videos with their objects drawn, named like the originals.
 
     JPEG, PNG and WebP keep their format; other images become PNG, other videos MP4, with the ending appended.
 
+    Args:
+        out: the folder.
+        draw: what draws; the boxes and labels of ``Detections.draw`` unless given.
+        finished: called with the path of each video that is written, and with its source.
+
     Raises:
         ConfigError: by ``add``, if it would overwrite a file that no earlier run wrote.
     """
 
-    def __init__(self, out: Path) -> None:
-        self._out, self._names = out, Names()
+    def __init__(self, out: Path, draw: Draw = _draw, finished: Callable[[Path, str], None] | None = None) -> None:
+        self._out, self._names, self._draw, self._finished = out, Names(), draw, finished
         self._images = self._videos = 0
         self._video: VideoWriter | None = None
         self._previous: SourceImage | None = None
 
     def add(self, item: SourceImage, found: Detections) -> None:
-        drawn = found.draw(item.image)
+        drawn = self._draw(item, found)
         if not item.continues(self._previous):
             self._end_video()
         self._previous = item
@@ -116,8 +129,10 @@ class ImageSink:
     def _end_video(self) -> None:
         if self._video is not None:
             self._video.keep()  # if that fails, discard can still delete the temporary file
-            self._video = None
+            path, self._video = self._video.path, None
             self._videos += 1
+            if self._finished is not None and self._previous is not None:
+                self._finished(path, self._previous.source)
 
 
 def _video_name(name: PurePosixPath) -> PurePosixPath:

@@ -60,6 +60,7 @@ class Names:
 
 def short_enough(name: PurePosixPath) -> PurePosixPath:
     """``name``, its stem cut so that with additions it stays below 255 bytes, the limit of file systems."""
+    # In bytes, as file systems count, and cut between characters of UTF-8.
     most = _LONGEST - len(name.suffix.encode("utf-8", "surrogatepass"))
     stem = name.stem.encode("utf-8", "surrogatepass")
     return name if len(stem) <= most else name.with_stem(stem[:most].decode("utf-8", "ignore"))

@@ -32,9 +32,9 @@ class CocoSink:
         categories = [{"id": c, "name": name} for c, name in enumerate(class_names, start=1)]
         head = b'{"categories": ' + msgspec.json.encode(categories) + b',\n"images": [\n'
         with ExitStack() as begun:  # discards the files opened so far if the next one cannot be
-            self._results = _List(out / "coco-results.json", b"[\n", b"\n]\n")
+            self._results = JsonList(out / "coco-results.json", b"[\n", b"\n]\n")
             begun.callback(self._results.file.discard)
-            self._images = _List(out / "coco-images.json", head, b"\n]}\n")
+            self._images = JsonList(out / "coco-images.json", head, b"\n]}\n")
             begun.callback(self._images.file.discard)
             with raising_write_errors(self._images.file.path):
                 self._waiting = TemporaryFile(dir=out)  # noqa: SIM115 - deleted when closed
@@ -94,7 +94,7 @@ def _own_number(item: SourceImage) -> int | None:
     return number if number > 0 else None
 
 
-class _List:
+class JsonList:
     """A JSON list in a file, one entry on a line."""
 
     def __init__(self, path: Path, head: bytes, foot: bytes) -> None:

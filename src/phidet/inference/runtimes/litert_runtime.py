@@ -9,6 +9,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from ai_edge_litert.interpreter import Interpreter
 
 from phidet.architectures.header import Header, exported_header
@@ -43,13 +44,18 @@ class LiteRtNetwork:
         self._idle: SimpleQueue[Any] = SimpleQueue()
         self._idle.put(self._runner())
 
-    def __call__(self, images: FloatArray) -> Outputs:
-        """Normalised images (B, 3, H, W) → raw outputs."""
+    def __call__(self, images: FloatArray, valid_hw: npt.NDArray[np.int64] | None = None) -> Outputs:
+        """Normalised images (B, 3, H, W) → raw outputs; ``valid_hw`` is for files that have an input of that name."""
         try:
             runner = self._idle.get_nowait()
         except Empty:
             runner = self._runner()  # interpreters are not thread-safe: one for each concurrent call
-        answers = [runner(images=np.ascontiguousarray(image.transpose(1, 2, 0))[None]) for image in images]
+        answers = []
+        for i, image in enumerate(images):
+            inputs: dict[str, npt.NDArray[Any]] = {"images": np.ascontiguousarray(image.transpose(1, 2, 0))[None]}
+            if valid_hw is not None:
+                inputs["valid_hw"] = valid_hw[i : i + 1]
+            answers.append(runner(**inputs))
         self._idle.put(runner)
         return {name: np.concatenate([answer[name] for answer in answers]) for name in self.outputs}
 

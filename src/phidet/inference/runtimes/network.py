@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 from phidet.architectures.header import Header
 from phidet.core.errors import CheckpointError
 from phidet.detections.boxes import FloatArray
@@ -25,8 +28,12 @@ class Network(Protocol):
     def name(self) -> str:
         """The name of the runtime."""
 
-    def __call__(self, images: FloatArray) -> Outputs:
-        """Normalised images (B, 3, H, W) at the config's size → raw outputs."""
+    def __call__(self, images: FloatArray, valid_hw: npt.NDArray[np.int64] | None = None) -> Outputs:
+        """Normalised images (B, 3, H, W) at the config's size → raw outputs.
+
+        ``valid_hw``, (B, 2), is the second input of networks that take it; see
+        :meth:`phidet.architectures.base.Architecture.network_inputs`.
+        """
 
 
 def wanted_outputs(header: Header, names: Sequence[str], path: Path) -> list[str]:

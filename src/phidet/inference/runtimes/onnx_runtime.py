@@ -43,24 +43,29 @@ class OnnxNetwork:
         batch = self.session.get_inputs()[0].shape[0]
         self.fixed_batch = batch if isinstance(batch, int) else None  # exported so for a device that needs it
 
-    def __call__(self, images: FloatArray) -> Outputs:
+    def __call__(self, images: FloatArray, valid_hw: npt.NDArray[np.int64] | None = None) -> Outputs:
         """Normalised images (B, 3, H, W) → raw outputs; in several runs where the file has a fixed batch.
+
+        ``valid_hw`` is for files that have an input of that name.
 
         Raises:
             CheckpointError: ONNX Runtime fails, because the graph was edited or memory is short.
         """
+        inputs: dict[str, npt.NDArray[Any]] = {"images": images}
+        if valid_hw is not None:
+            inputs["valid_hw"] = valid_hw
         size = self.fixed_batch
         if size is None or len(images) == size:
-            return self._run(images)
-        # The last run is filled up with zeros, whose outputs are cut off again.
-        missing = -len(images) % size
-        padded = np.concatenate([images, np.zeros((missing, *images.shape[1:]), images.dtype)])
-        runs = [self._run(padded[start : start + size]) for start in range(0, len(padded), size)]
+            return self._run(inputs)
+        # The last run is filled up with the first image, whose outputs are cut off again.
+        rows = np.arange(len(images) + -len(images) % size) % len(images)
+        parts = [rows[start : start + size] for start in range(0, len(rows), size)]
+        runs = [self._run({name: array[part] for name, array in inputs.items()}) for part in parts]
         return {name: np.concatenate([run[name] for run in runs])[: len(images)] for name in self.outputs}
 
-    def _run(self, images: FloatArray) -> Outputs:
+    def _run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> Outputs:
         try:
-            return dict(zip(self.outputs, self.session.run(self.outputs, {"images": images}), strict=True))
+            return dict(zip(self.outputs, self.session.run(self.outputs, dict(inputs)), strict=True))
         except Exception as error:  # the classes differ from version to version
             raise CheckpointError(f"{self.path} cannot be run: {_first_line(error)}") from error
 

@@ -106,11 +106,12 @@ def find_model(model: str | Path, preferred: str = ".onnx") -> Path:
             f"{model} is published but not on this machine: 'phidet export {model}' downloads and converts it once "
             f"(it needs pip install 'phidet[train]'), into {exported}"
         )
+    example = published_names("boxes")[0]
     if publisher_of(str(model)) is not None:
-        raise CheckpointError(f"{model} has no boxes, only detectors can be used here: name one, such as {BUNDLED[0]}")
+        raise CheckpointError(f"{model} is not a detector: name one, such as {BUNDLED[0]} or {example}")
     raise CheckpointError(
         f"there is no model {str(model)!r}: expected {', '.join(BUNDLED)}, a file (.onnx, .xml, .tflite, "
-        f".safetensors), the folder of a training run, or a published name such as {published_names('boxes')[0]}"
+        f".safetensors), the folder of a training run, or a published name such as {example}"
     )
 
 

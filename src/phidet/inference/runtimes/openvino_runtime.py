@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import openvino as ov
 
 from phidet.architectures.header import Header, exported_header
@@ -43,7 +45,7 @@ class OpenVinoNetwork:
             model = ov.Core().read_model(path)
             header = _header(model, path)
             self.config, self.precision = header
-            model.reshape([1, 3, *self.config.image_size_hw])
+            model.reshape(_input_shapes(header, model))
             self.compiled = ov.Core().compile_model(model, "CPU", options)
         except RuntimeError as error:
             raise CheckpointError(f"{path} cannot be loaded: {str(error).strip().splitlines()[-1]}") from error
@@ -52,20 +54,30 @@ class OpenVinoNetwork:
         self._idle: SimpleQueue[ov.InferRequest] = SimpleQueue()
         keep_in_forked_children(self)
 
-    def __call__(self, images: FloatArray) -> Outputs:
-        """Normalised images (B, 3, H, W) → raw outputs."""
+    def __call__(self, images: FloatArray, valid_hw: npt.NDArray[np.int64] | None = None) -> Outputs:
+        """Normalised images (B, 3, H, W) → raw outputs; ``valid_hw`` is for files that have an input of that name."""
         try:
             request = self._idle.get_nowait()
         except Empty:
             request = self.compiled.create_infer_request()  # one for each concurrent call
         answers = []
         for i in range(len(images)):
-            request.infer({"images": images[i : i + 1]}, share_inputs=True)
+            inputs: dict[str, npt.NDArray[Any]] = {"images": images[i : i + 1]}
+            if valid_hw is not None:
+                inputs["valid_hw"] = valid_hw[i : i + 1]
+            request.infer(inputs, share_inputs=True)
             # Copied, since the request's buffers are overwritten by its next run.
             answers.append([request.get_tensor(name).data.copy() for name in self.outputs])
         self._idle.put(request)
         stacked = [np.concatenate(parts) if len(parts) > 1 else parts[0] for parts in zip(*answers, strict=True)]
         return dict(zip(self.outputs, stacked, strict=True))
+
+
+def _input_shapes(header: Header, model: ov.Model) -> dict[str, list[int]]:
+    """One image; its size is left open where it varies from image to image."""
+    varies = header.architecture.has_varying_size(header.config)
+    shapes = {"images": [1, 3, *((-1, -1) if varies else header.config.image_size_hw)], "valid_hw": [1, 2]}
+    return {name: shapes[name] for name in (node.any_name for node in model.inputs)}
 
 
 def _header(model: ov.Model, path: Path) -> Header:

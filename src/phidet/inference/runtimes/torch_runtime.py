@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from phidet.architectures.model import Model
@@ -31,9 +33,10 @@ class TorchNetwork:
         self.model = model.optimize() if folded else model.eval()
 
     @torch.inference_mode()
-    def __call__(self, images: FloatArray) -> Outputs:
-        """Normalised images (B, 3, H, W) → raw outputs."""
-        outputs = self.model(torch.from_numpy(images).to(self.device))
+    def __call__(self, images: FloatArray, valid_hw: npt.NDArray[np.int64] | None = None) -> Outputs:
+        """Normalised images (B, 3, H, W) and, of networks that take it, what of them is image → raw outputs."""
+        inputs = (images,) if valid_hw is None else (images, valid_hw)
+        outputs = self.model(*(torch.from_numpy(array).to(self.device) for array in inputs))
         named = self.architecture.named_outputs(outputs)
         return {name: values.float().cpu().numpy() for name, values in named.items()}
 

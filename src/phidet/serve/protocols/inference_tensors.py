@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from starlette.responses import Response
 
+from phidet.core.structs import in_words
 from phidet.serve.inputs import ENCODED, TENSOR, Budget, Pixels, check_batch, decode, from_lists
 from phidet.serve.models.versions import LoadedVersion
 from phidet.serve.outputs import Tensors, output_shapes
@@ -38,7 +39,7 @@ INPUTS = {
 
 
 def _described(**schema: Any) -> msgspec.Meta:
-    """Schema details for the API's description; requests are checked by hand, with clearer messages."""
+    """Schema details for the API's description; requests are checked in code, with clearer messages."""
     return msgspec.Meta(extra_json_schema=schema)
 
 
@@ -129,7 +130,7 @@ def read_infer(body: bytes, header_length: str | None, service: Service) -> Pars
     try:
         wanted = msgspec.convert(parse(body[:size]), InferRequest)
     except msgspec.ValidationError as error:
-        raise bad_request(f"the request does not follow the protocol: {error}") from error
+        raise bad_request(f"the request does not follow the protocol: {in_words(error, InferRequest)}") from error
     _check_names(wanted)
     _check_parameters(wanted)
     blobs = _split(wanted, body[size:])

@@ -17,6 +17,7 @@ from phidet.detections.masks import FIELD as MASKS
 from phidet.detections.masks import Masks, nearest
 from phidet.images.prepare import fit_scale, scaled_size
 from phidet.training.augmentation.mask_tensors import FITS, UNKNOWN, sampled_masks, tightened
+from phidet.training.augmentation.multi_scale import multi_scale
 from phidet.training.augmentation.operations import GREY, Sample, move
 from phidet.training.augmentation.policies import apply_policy
 from phidet.training.recipe import Augmentation
@@ -56,6 +57,7 @@ def augment(
     size_hw: tuple[int, int],
     settings: Augmentation,
     rng: np.random.Generator,
+    varying: bool = False,
 ) -> Example:
     """One image and its objects at random; the same ``rng`` state gives the same example.
 
@@ -67,7 +69,11 @@ def augment(
         size_hw: the network's input in pixels.
         settings: which changes, how strong and how likely.
         rng: the random generator.
+        varying: the input's size varies, ``size_hw`` being its limits: multi-scale examples are not padded.
     """
+    if settings.sizes == "multi-scale":
+        sample = multi_scale(_sample(Labelled(image, annotations)), size_hw, settings, rng, varying)
+        return finish(sample, None if varying else size_hw, settings, rng)
     return finish(_window(Labelled(image, annotations), size_hw, size_hw, settings, rng), size_hw, settings, rng)
 
 
@@ -139,8 +145,20 @@ def _window(
     return moved._replace(class_ids=class_ids[moved.class_ids])
 
 
-def finish(sample: Sample, size_hw: tuple[int, int], settings: Augmentation, rng: np.random.Generator) -> Example:
-    """Policy, colours and grid mask on the visible part, then padding."""
+def _sample(labelled: Labelled) -> Sample:
+    """The image as it is, with the objects that can be targets."""
+    image, annotations = labelled
+    seen = annotations.take(~annotations.crowd)
+    height, width = image.shape[:2]
+    masks = sampled_masks(seen, nearest(height, height), nearest(width, width))
+    boxes, class_ids = torch.from_numpy(seen.boxes_xyxy.copy()), torch.from_numpy(seen.class_ids.copy())
+    return Sample(torch.from_numpy(image).permute(2, 0, 1), boxes, class_ids, masks)
+
+
+def finish(
+    sample: Sample, size_hw: tuple[int, int] | None, settings: Augmentation, rng: np.random.Generator
+) -> Example:
+    """Policy, colours and grid mask on the visible part, then padding to ``size_hw``; none if that is ``None``."""
     # A resized image lies in memory as (H, W, 3); operations are faster on contiguous channels.
     sample = apply_policy(sample._replace(pixels=sample.pixels.contiguous()), settings, rng)
     pixels = sample.pixels
@@ -151,14 +169,24 @@ def finish(sample: Sample, size_hw: tuple[int, int], settings: Augmentation, rng
     if settings.grid_mask > 0 and rng.random() < settings.grid_mask:
         pixels = _grid_mask(pixels, rng)
     height, width = pixels.shape[1:]
-    padded = torch.zeros(3, *size_hw, dtype=torch.uint8)
-    padded[:, :height, :width] = pixels
-    masks = sample.masks
-    if masks is not None:
-        masks = pad(masks, (0, size_hw[1] - width, 0, size_hw[0] - height))
-        # What was not known is not known about the parts that came in from outside the image either.
-        masks[(masks == UNKNOWN).flatten(1).any(1)] = UNKNOWN
-    return Example(padded, (height, width), sample.boxes_xyxy, sample.class_ids, masks=masks)
+    padded_hw = (height, width) if size_hw is None else size_hw
+    masks = None if sample.masks is None else pad_masks(sample.masks, padded_hw)
+    return Example(pad_to(pixels, padded_hw), (height, width), sample.boxes_xyxy, sample.class_ids, masks=masks)
+
+
+def pad_masks(masks: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    """Masks (N, h, w) padded to ``size_hw``: with 0, those that are not known with what says so."""
+    padded = pad_to(masks, size_hw).clone()
+    # What was not known is not known about the parts that came in from outside the image either.
+    padded[(masks == UNKNOWN).flatten(1).any(1)] = UNKNOWN
+    return padded
+
+
+def pad_to(pixels: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    """(…, h, w) padded right and below with 0 to ``size_hw``."""
+    if tuple(pixels.shape[-2:]) == size_hw:
+        return pixels
+    return pad(pixels, (0, size_hw[1] - pixels.shape[-1], 0, size_hw[0] - pixels.shape[-2]))
 
 
 def _colour(pixels: Tensor, strength: float, rng: np.random.Generator) -> Tensor:

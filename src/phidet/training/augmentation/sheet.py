@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from phidet.architectures.base import NetworkConfig
+from phidet.architectures.registry import architecture_of
 from phidet.core.errors import ConfigError, UnknownNameError
 from phidet.core.structs import in_words
 from phidet.data.dataset import Dataset
@@ -47,7 +48,8 @@ def change_augmentation(settings: Augmentation, changes: Sequence[str]) -> Augme
 
 def augmented_sheet(dataset: Dataset, config: NetworkConfig, settings: Augmentation, seed: int) -> Image.Image:
     """A row for each of some images: the original, and its augmentations in three epochs of a run of ``seed``."""
-    images = TrainImages(dataset, config.image_size_hw, settings, seed)
+    varying = architecture_of(config).has_varying_size(config)
+    images = TrainImages(dataset, config.image_size_hw, settings, seed, varying=varying)
     tiles = []
     # The examples come from the loader's own class, so the sheet shows exactly what training gets.
     for index in choose_samples(dataset, set(), seed, IMAGES):
@@ -79,7 +81,12 @@ def _tile(example: Example, class_names: Sequence[str], config: NetworkConfig, t
 def describe(settings: Augmentation) -> str:
     """What may happen, in a line."""
     low, high = settings.scale_jitter
-    said = [f"size ×{low:g}–{high:g}"]
+    jitters = settings.sizes == "jitter"
+    said = (
+        [f"size ×{low:g}–{high:g}"]
+        if jitters
+        else ["size ×0.6–1", *([f"crop {settings.crop:g}"] * (settings.crop > 0))]
+    )
     values = [(key, getattr(settings, key)) for key in ("flip", "colour", "hue", "mosaic", "grid_mask")]
     said += [f"{key.replace('_', ' ')} {value:g}" for key, value in values if value]
     if settings.policy == "randaugment":

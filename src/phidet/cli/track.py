@@ -1,0 +1,247 @@
+"""``phidet track``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from phidet.cli.arguments import add_out, add_runtime, positive, share, words, words_of
+from phidet.cli.report import Report, writing
+from phidet.core.errors import ConfigError, UnknownNameError
+
+if TYPE_CHECKING:
+    from phidet.detections.detections import Detections
+    from phidet.detections.sinks.counts import CountSink
+    from phidet.detections.tracking.counting import CountSettings
+    from phidet.images.sources import SourceImage, Unusable
+    from phidet.inference.track import TrackSettings
+
+OUT = Path("tracks")
+EPILOG = """\
+SOURCE is a video, a folder or a quoted pattern of videos, or webcam (webcam:1); with --fps, images are the frames of a
+video for each folder. Needs an extra: pip install 'phidet[track]'
+
+what --save writes into the folder of --out:
+  video   the videos with boxes, ids and ways drawn, named like the originals (the default)
+  json    tracks.jsonl: a JSON document on each line, for each frame
+  csv     tracks.csv: a line for each track
+  mot     mot/NAME.txt, as MOTChallenge's tools read it
+  coco    coco-tracks.json and coco-videos.json
+  counts  counts.csv and counts.jsonl, each crossing, arrival and departure with its time; totals.csv
+  heat    heat/NAME.png: where objects spent their time
+
+A line is NAME=x1,y1,x2,y2, a zone has more points; shares of the image where all numbers are 0…1, else pixels. From the
+left of a line's direction to its right is in: a line drawn from left to right counts what comes down the image as in.
+
+examples:
+  phidet track clip.mp4                                     people, drawn in tracks/clip.mp4
+  phidet track clip.mp4 -m runs/mine --save video,mot,csv
+  phidet track street.mp4 --line kerb=0.1,0.6,0.9,0.6 --zone bench=0.1,0.7,0.4,0.7,0.4,0.95,0.1,0.95
+  phidet track clip.mp4 --detect-every 3                    detects on each third frame, with tracks between
+  phidet track MOT17/train/MOT17-02/img1 --fps 30 --save mot
+
+exit code: 0; 3 where a source could not be used, named on standard error, after all others are done. After Ctrl-C or
+SIGTERM the results so far are kept.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``phidet track``."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = EPILOG
+    parser.add_argument("sources", nargs="+", metavar="SOURCE", help="videos; see below")
+    parser.add_argument(
+        *("-m", "--model"), default="person", metavar="MODEL",
+        help="person (bundled), an export (.onnx, .xml, .tflite), a run's folder, a published name (person)",
+    )  # fmt: skip
+    add_out(parser, "FOLDER", f"where to write ({OUT})")
+    parser.add_argument("--save", type=words, metavar="KINDS", help="what to write, separated by commas (video)")
+    parser.add_argument("--json", action="store_true", help="print JSON lines; write files only if --save says which")
+    parser.add_argument("--classes", action="append", metavar="A,B", help="only these, by name (all)")
+    frames = parser.add_argument_group("frames")
+    frames.add_argument("--stride", type=positive, default=1, metavar="N", help="look at every N-th frame (1)")
+    frames.add_argument(
+        "--detect-every", type=positive, default=1, metavar="N", help="detect on every N-th of them (1)"
+    )
+    frames.add_argument("--fps", type=_rate, metavar="R", help="images are frames of a video, at R a second")
+    frames.add_argument("--sound", action="store_true", help="keep the sound in drawn videos")
+    tracks = parser.add_argument_group("tracks")
+    tracks.add_argument("--start", type=share, metavar="S", help="score that begins a track (0.5)")
+    tracks.add_argument("--low", type=share, metavar="S", help="score that goes on with a track (0.1)")
+    tracks.add_argument("--lost", type=_seconds, metavar="SECONDS", help="how long an unseen track waits (1)")
+    tracks.add_argument("--camera-motion", action="store_true", help="the camera moves: estimate how")
+    counts = parser.add_argument_group("counts")
+    counts.add_argument("--line", action="append", default=[], metavar="NAME=x1,y1,x2,y2", help="count who crosses")
+    counts.add_argument("--zone", action="append", default=[], metavar="NAME=x1,y1,…", help="count who is inside")
+    counts.add_argument("--places", type=Path, metavar="FILE", help="lines and zones of a JSON file")
+    counts.add_argument("--anchor", choices=("bottom", "centre"), default="bottom", help="point of a box (bottom)")
+    detector = parser.add_argument_group("detector")
+    detector.add_argument("--iou", type=share, default=0.5, metavar="T", help="overlap of duplicates (0.5)")
+    detector.add_argument("--max", type=positive, default=300, metavar="N", help="limit of objects in a frame (300)")
+    detector.add_argument("--tile", type=positive, metavar="N", help="also detect on tiles of N pixels")
+    add_runtime(detector)
+    detector.add_argument("--threads", type=positive, metavar="N", help="of the runtime (one for each usable core)")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Tracks in every source; prints results and files. Errors of sources come last, with their exit code."""
+    import msgspec
+
+    from phidet.cli.native_noise import without_native_noise
+    from phidet.cli.signals import ended_by_sigterm
+    from phidet.detections.detections import Detections
+    from phidet.detections.settings import PostprocessSettings
+    from phidet.detections.sinks.track_sinks import TrackOutputs
+    from phidet.detections.tracking.assignment import import_solver
+    from phidet.images.sources import Unusable, check_sources_outside
+    from phidet.inference.detector import Detector
+    from phidet.inference.tiles import check_tile
+    from phidet.inference.track import track_stream
+
+    import_solver()
+    settings, counting = _settings(args), _counting(args)
+    kinds = _kinds(args, counting)
+    out = args.out or OUT
+    if kinds:
+        check_sources_outside(args.sources, out)
+    postprocess = PostprocessSettings(score=settings.tracker.low, iou=args.iou, max_detections=args.max)
+    if args.tile is not None:
+        check_tile(args.tile, postprocess)
+    detector = Detector(args.model, runtime=args.runtime, threads=args.threads)
+    if args.classes is not None:
+        names = detector.class_names
+        wanted = [name for text in args.classes for name in ([text] if text in names else words_of(text))]
+        Detections.empty(names).filter(classes=wanted)  # raises for an unknown name before anything is written
+        postprocess = msgspec.structs.replace(postprocess, classes=tuple(wanted))
+    # Opened last: a wrong option must not leave an empty output folder behind.
+    outputs = TrackOutputs(kinds, out, detector.class_names, counting, sound=args.sound)
+    report = TrackReport(args.json, outputs.counts)
+    with writing(outputs.sinks, report), without_native_noise(), ended_by_sigterm():
+        items = _items(args, out if kinds else None, report)
+        for item in track_stream(detector, items, postprocess, settings):
+            if isinstance(item, Unusable):
+                report.failed(item)
+                for sink in outputs.sinks:
+                    sink.skip(item)
+                continue
+            # The counts come first: the drawn frame and the report show them.
+            for sink in outputs.sinks:
+                sink.add(*item)
+            report.found(*item)
+    detector.close()
+    report.raise_for_failures()
+
+
+def _settings(args: argparse.Namespace) -> TrackSettings:
+    from phidet.detections.tracking.settings import TrackerSettings
+    from phidet.inference.track import TrackSettings
+
+    # Options that were not given keep the defaults of TrackerSettings, which are the only place that has them.
+    given: dict[str, Any] = {"start": args.start, "low": args.low, "lost_s": args.lost}
+    given = {name: value for name, value in given.items() if value is not None}
+    if args.start is not None:
+        given["high"] = min(args.start, TrackerSettings().high)
+    tracker = TrackerSettings(**given, camera_motion=args.camera_motion)
+    return TrackSettings(tracker=tracker, stride=args.stride, detect_every=args.detect_every, tile=args.tile)
+
+
+def _counting(args: argparse.Namespace) -> CountSettings | None:
+    from phidet.detections.tracking.counting import CountSettings
+    from phidet.detections.tracking.places import parse_place, read_places
+
+    places = [parse_place(text) for text in (*args.line, *args.zone)]
+    for place, is_line in zip(places, [True] * len(args.line) + [False] * len(args.zone), strict=True):
+        if place.is_line != is_line:
+            raise ConfigError(f"{place.name}: --line has two points, --zone three or more, got {len(place.points)}")
+    if args.places is not None:
+        places += read_places(args.places)
+    if not places:
+        return None
+    waits = _settings(args).tracker.lost_s
+    return CountSettings(places=tuple(places), anchor=args.anchor, forget_s=waits)
+
+
+def _kinds(args: argparse.Namespace, counting: CountSettings | None) -> list[str]:
+    from phidet.detections.sinks.track_sinks import TRACK_KINDS
+
+    # With --json alone the results go to standard output and no files are written.
+    kinds = args.save if args.save is not None else [] if args.json else ["video", *(["counts"] if counting else [])]
+    for kind in kinds:
+        if kind not in TRACK_KINDS:
+            raise UnknownNameError("kind of output", kind, TRACK_KINDS)
+    if args.out is not None and not kinds:
+        raise ConfigError("--out needs something to write: --save video, for instance")
+    if "counts" in kinds and counting is None:
+        raise ConfigError("--save counts needs a line or a zone to count at: --line NAME=x1,y1,x2,y2, --zone, --places")
+    if args.sound and "video" not in kinds:
+        raise ConfigError("--sound needs drawn videos: --save video")
+    return list(dict.fromkeys(kinds))
+
+
+def _items(args: argparse.Namespace, out: Path | None, report: Report) -> Iterator[SourceImage | Unusable]:
+    from phidet.images.ahead import read_ahead
+    from phidet.images.sources import read_sources
+    from phidet.inference.track import as_video
+
+    # In a thread of its own: frames are decoded while the network runs.
+    items = read_ahead(read_sources(args.sources, out, report.note))
+    return items if args.fps is None else as_video(items, args.fps)
+
+
+class TrackReport(Report):
+    """Counts tracks instead of objects in a frame; prints events of lines and zones."""
+
+    before = "tracks of "
+
+    def __init__(self, json_lines: bool, counts: CountSink | None) -> None:
+        super().__init__(json_lines)
+        self._counts = counts
+        self._highest = 0
+
+    def found(self, item: SourceImage, found: Detections) -> None:
+        super().found(item, found)
+        if self._json and self._counts is not None:
+            import msgspec
+
+            from phidet.detections.sinks.counts import event_json
+
+            for event in self._counts.latest:
+                sys.stdout.buffer.write(msgspec.json.encode(event_json(item, event)) + b"\n")
+            sys.stdout.buffer.flush()
+
+    def tally(self, so_far: dict[str, int], found: Detections) -> dict[str, int]:
+        """Tracks of each class: ids rise, so that those above the highest one are new."""
+        import numpy as np
+
+        if not so_far:
+            self._highest = 0
+        tally = dict(so_far)
+        ids = np.asarray(found.fields["track_id"]).tolist()
+        for track_id, label in zip(ids, found.labels, strict=True):
+            if track_id > self._highest:
+                tally[label] = tally.get(label, 0) + 1
+        self._highest = max(self._highest, *ids, 0)
+        return tally
+
+
+def _rate(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 1000:
+        raise argparse.ArgumentTypeError(f"expected frames a second above 0, got {text!r}")
+    return value
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1e6:
+        raise argparse.ArgumentTypeError(f"expected seconds, 0 or more, got {text!r}")
+    return value

@@ -1,0 +1,1 @@
+"""Identities over time: from the detections of each frame to tracks."""

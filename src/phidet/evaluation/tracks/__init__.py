@@ -1,0 +1,1 @@
+"""Measures tracks: HOTA, MOTA, IDF1 and the mistakes behind them."""

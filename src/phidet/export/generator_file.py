@@ -1,0 +1,125 @@
+"""A generator as two ONNX files: from latents to w, and from w to images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from phidet.architectures.adversarial import GeneratorModel
+from phidet.architectures.header import Header
+from phidet.core.errors import ExportError
+from phidet.core.files import write_atomic
+from phidet.export.onnx_file import with_header
+from phidet.export.onnx_graph import BATCH, IR_VERSION, OPSET, Graph
+from phidet.inference.generator import ImageGenerator
+from phidet.inference.runtimes.onnx_generator import OnnxGenerator, mapping_path
+from phidet.inference.runtimes.torch_generator import TorchGenerator
+
+CHECKED = 4
+"""Images that are compared with PyTorch's."""
+TOLERANCE = 2
+"""Grey levels by which an image may differ: rounding of sums that were made in another order."""
+_NOISE = "noise_batch"
+
+
+class GeneratorExport(NamedTuple):
+    """What was written, and by how many grey levels its images differ from PyTorch's at most."""
+
+    paths: list[Path]
+    difference: int
+
+
+def export_generator(model: Any, target: Path, half: bool = False) -> GeneratorExport:
+    """Writes ``target``, from w to images, and beside it ``…-mapping.onnx``, from latents to w.
+
+    The noise of each layer is an input that may be left out; then it is the one that is kept with the weights.
+
+    Args:
+        model: a generator's model.
+        target: ending in .onnx.
+        half: weights in 16 bits, arithmetic in 32.
+
+    Raises:
+        ExportError: the files' images differ from PyTorch's, or cannot be written.
+    """
+    model = model.cpu().eval()
+    network = cast("GeneratorModel", model)
+    files = {target: _synthesis(network, half), mapping_path(target): _mapping(network, half)}
+    for path, graph in files.items():
+        write_atomic(path, graph.SerializeToString())
+    ours, theirs = ImageGenerator(TorchGenerator(model)), ImageGenerator(OnnxGenerator(target))
+    class_ids = np.arange(CHECKED) % network.config.num_classes
+    pairs = [generator.sample(CHECKED, 0, class_ids).astype(np.int16) for generator in (ours, theirs)]
+    difference = int(np.abs(pairs[0] - pairs[1]).max())
+    if difference > (8 if half else TOLERANCE):
+        for path in files:
+            path.unlink()
+        raise ExportError(f"images of {target} differ from PyTorch's by up to {difference} grey levels: not written")
+    return GeneratorExport(list(files), difference)
+
+
+def _mapping(model: GeneratorModel, half: bool) -> onnx.ModelProto:
+    config = model.config
+    graph = _Weights(half)
+    styles = model.write_mapping(graph)
+    average = model.style_average.detach().cpu().numpy()
+    graph.nodes.append(helper.make_node("Identity", [styles], ["styles"]))
+    graph.nodes.append(helper.make_node("Identity", [graph.constant(average)], ["style_average"]))
+    inputs = [helper.make_tensor_value_info("latents", TensorProto.FLOAT, [BATCH, config.latent_size])]
+    if config.labelled:
+        inputs.append(helper.make_tensor_value_info("labels", TensorProto.FLOAT, [BATCH, config.num_classes]))
+    outputs = [
+        helper.make_tensor_value_info("styles", TensorProto.FLOAT, [BATCH, len(average)]),
+        helper.make_tensor_value_info("style_average", TensorProto.FLOAT, [len(average)]),
+    ]
+    return _finish(graph, model, (inputs, outputs), [])
+
+
+def _synthesis(model: GeneratorModel, half: bool) -> onnx.ModelProto:
+    config = model.config
+    graph = _Weights(half)
+    images = model.write_synthesis(graph)
+    graph.nodes.append(helper.make_node("Identity", [images], ["images"]))
+    size = model.style_average.shape[0]
+    inputs = [helper.make_tensor_value_info("styles", TensorProto.FLOAT, [BATCH, config.num_layers, size])]
+    inputs += [
+        helper.make_tensor_value_info(f"noise{i}", TensorProto.FLOAT, [_NOISE, 1, side, side])
+        for i, side in enumerate(config.noise_sides)
+    ]
+    # An input that has a value in the file may be left out.
+    defaults = [numpy_helper.from_array(n.cpu().numpy(), f"noise{i}") for i, n in enumerate(model.stored_noise())]
+    outputs = [helper.make_tensor_value_info("images", TensorProto.FLOAT, [BATCH, 3, *config.image_size_hw])]
+    return _finish(graph, model, (inputs, outputs), defaults)
+
+
+class _Weights(Graph):
+    """A graph that keeps large constants in 16 bits, where that is asked for."""
+
+    def constant(self, values: Any, dtype: type[np.generic] = np.float32) -> str:
+        array = np.asarray(values, dtype)
+        if not self.half or dtype is not np.float32 or array.size < 64:
+            return super().constant(values, dtype)
+        name = super().constant(array.astype(np.float16), np.float16)
+        return self.add("Cast", [name], to=TensorProto.FLOAT)
+
+
+def _finish(
+    graph: Graph,
+    model: GeneratorModel,
+    ends: tuple[Sequence[onnx.ValueInfoProto], Sequence[onnx.ValueInfoProto]],
+    defaults: list[onnx.TensorProto],
+) -> onnx.ModelProto:
+    constants = [*graph.constants.values(), *defaults]
+    proto = helper.make_model(
+        helper.make_graph(graph.nodes, model.config.name, list(ends[0]), list(ends[1]), constants),
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+        producer_name="phidet",
+    )
+    onnx.checker.check_model(proto)
+    return with_header(proto, Header(model.config, "fp16" if graph.half else "fp32"))

@@ -1,0 +1,78 @@
+"""Relations between detections: corrected labels, scores and places, groups, and a verdict; without PyTorch.
+
+>>> relations = Relations("runs/relations-attention-1")
+>>> relations(detector("board.jpg", relations.settings()))
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from phidet.architectures.header import exported_header
+from phidet.core.errors import CheckpointError, ConfigError
+from phidet.detections.detections import Detections
+from phidet.detections.graphs.related import Related
+from phidet.detections.settings import PostprocessSettings
+from phidet.inference.runtimes.onnx_runtime import open_session, session_options
+from phidet.inference.runtimes.open_model import find_model
+
+
+class Relations:
+    """A network on detections, exported with ``phidet export``. Calls from several threads at once are allowed.
+
+    Args:
+        model: the ``.onnx`` file, or the folder of the run that has it.
+        threads: number of threads for one call; such networks are small, and one is usually the fastest.
+
+    Attributes:
+        config: of the network.
+        class_names: of the detector that it was trained for.
+
+    Raises:
+        CheckpointError: there is no such file, or it cannot be used.
+        ConfigError: it is a network on images.
+    """
+
+    def __init__(self, model: str | Path, *, threads: int = 1) -> None:
+        path = find_model(model, ".onnx")
+        if path.suffix.lower() != ".onnx":
+            raise CheckpointError(f"{path} is not an export: write one beside it with 'phidet export {model}'")
+        self._path, self._session = path, open_session(path, session_options(threads))
+        header = exported_header(self._session.get_modelmeta().custom_metadata_map, path)
+        self.config = header.config
+        self._relating = header.architecture.relating(header.config)
+        self.class_names: tuple[str, ...] = self.config.class_names
+        self._outputs = list(header.architecture.output_shapes(header.config))
+
+    def settings(self, max_detections: int = 100) -> PostprocessSettings:
+        """The settings to detect with: from the lowest score that the network looks at."""
+        return PostprocessSettings(score=self._relating.score, max_detections=max_detections)
+
+    def check_detector(self, class_names: tuple[str, ...]) -> None:
+        """Raises ConfigError unless the network was trained for a detector of these classes."""
+        if class_names != self.class_names:
+            raise ConfigError(
+                f"{self._path} relates detections of {', '.join(self.class_names[:5])}, the detector finds "
+                f"{', '.join(class_names[:5])}: give the detector that it was trained with"
+            )
+
+    def __call__(self, detections: Detections) -> Detections:
+        """The corrected detections of an image, best first; with the fields that :class:`Related` describes.
+
+        Raises:
+            InputError: detections that the network was not trained for, or of an image of unknown size.
+        """
+        return self.relate(detections).detections
+
+    def relate(self, detections: Detections) -> Related:
+        """Everything that the network says of the detections of an image.
+
+        Raises:
+            InputError: detections that the network was not trained for, or of an image of unknown size.
+            CheckpointError: the network's answers are not finite.
+        """
+        graph = self._relating.graph(detections)
+        values = self._session.run(self._outputs, dict(self._relating.inputs(graph)))
+        return self._relating.decode(graph, {n: np.asarray(v) for n, v in zip(self._outputs, values, strict=True)})

@@ -1,0 +1,192 @@
+"""Learning relations between detections: of any network that relates them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from phidet.architectures.base import Loss, NetworkConfig, resolved_loss
+from phidet.architectures.model import Model
+from phidet.architectures.processes import Processes
+from phidet.architectures.registry import architecture_of
+from phidet.architectures.relating import RelationBatch
+from phidet.core.files import write_atomic
+from phidet.data.dataset import Dataset
+from phidet.detections.detections import Detections
+from phidet.detections.graphs.related import Related
+from phidet.evaluation.relations import RelationsReport, measure_relations
+from phidet.evaluation.results_file import read_results
+from phidet.inference.described import open_detector
+from phidet.training.about import Request
+from phidet.training.base import TrainingTask
+from phidet.training.evaluate import defined
+from phidet.training.learner import Learner
+from phidet.training.loading import EpochSampler
+from phidet.training.recipe import Recipe
+from phidet.training.relations_data import detect_once, detections_from, file_of, results_of
+from phidet.training.run_data import RunData
+from phidet.training.task import total_over_processes
+
+if TYPE_CHECKING:
+    from phidet.training.fit import RunSettings
+
+_TITLES = {"ap": "AP", "labels": "labels", "groups": "groups", "verdict_auc": "verdicts' AUC"}
+
+
+class RelationsTask(TrainingTask):
+    """A network that learns to say of detections what the labels of their images say.
+
+    Args:
+        config: of the model, with the classes of the detector.
+        train, val: labelled images.
+        request: names the detector, or files of its detections.
+        found: the detections in each image of ``train`` and of ``val``, instead of what the request names.
+    """
+
+    def __init__(
+        self,
+        config: NetworkConfig,
+        train: Dataset,
+        val: Dataset | None,
+        request: Request,
+        found: tuple[list[Detections], list[Detections]] | None = None,
+    ) -> None:
+        self.config, self.train, self.val, self.request = config, train, val, request
+        self.architecture = architecture_of(config)
+        self.relating = self.architecture.relating(config)
+        self.metrics = _TITLES
+        self.found = found
+        self._loss: Loss | None = None
+
+    @property
+    def train_name(self) -> str:
+        return self.train.name
+
+    @property
+    def val_name(self) -> str | None:
+        return None if self.val is None else self.val.name
+
+    @property
+    def num_images(self) -> int:
+        return len(self.train)
+
+    def learner(self, fabric: Fabric, model: Model, recipe: Recipe, settings: RunSettings) -> Learner:
+        """The usual one; before it learns, the detections are there."""
+        # The first process detects and keeps what it found; the others read it.
+        if fabric.is_global_zero:
+            self.open_detections(settings.out, settings.resume)
+        fabric.barrier()
+        self.open_detections(settings.out, stored=True)
+        return super().learner(fabric, model, recipe, settings)
+
+    def loader(self, recipe: Recipe, seed: int, sampler: EpochSampler, workers: int) -> DataLoader[Any]:
+        assert self.found is not None
+        return DataLoader(
+            _Examples(self.train, self.found[0], self.relating),
+            batch_sampler=sampler,
+            collate_fn=self.relating.collate,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+        )
+
+    def losses(self, fabric: Fabric, model: Any, batch: RelationBatch, recipe: Recipe) -> dict[str, Tensor]:
+        if self._loss is None:
+            self._loss = self.architecture.loss(self.config, resolved_loss(self.architecture, recipe.loss))
+            self._loss.to(fabric.device)
+        batch = batch.to(fabric.device)
+        return self._loss(model(*batch.inputs), batch, Processes(fabric.world_size, total_over_processes))
+
+    def evaluate(self, fabric: Fabric, model: Any, recipe: Recipe, workers: int) -> dict[str, float]:
+        report = self.measure(model, fabric.device)
+        return defined({key: getattr(report, key) for key in self.metrics})
+
+    def measure(self, model: Any, device: torch.device) -> RelationsReport:
+        """Metrics of ``model``, in any mode, on the validation images."""
+        assert self.val is not None
+        assert self.found is not None
+        relate = TorchRelations(model, device)
+        return measure_relations(self.val, self.found[1], [relate(found) for found in self.found[1]])
+
+    def open_detections(self, out: Path, stored: bool) -> None:
+        """Makes the detections in both data sets known, unless they are: from files, or by the detector.
+
+        Args:
+            out: the run's folder, where what the detector found is kept.
+            stored: whether it may be there.
+        """
+        if self.found is not None:
+            return
+        files = results_of(self.request.detector)
+        both: list[list[Detections]] = []
+        for split, (name, dataset) in enumerate((("train", self.train), ("val", self.val))):
+            path = out / f"detections-{name}.json"
+            if dataset is None:
+                both.append([])
+            elif files is not None:
+                file = file_of(files, split, RunData(self.train, self.val))
+                both.append(detections_from(file, dataset))
+            elif stored and path.is_file():
+                both.append(detections_from(read_results(path), dataset))
+            else:
+                detector = open_detector(self.request.detector[0])
+                both.append(detect_once(detector, dataset, path, self.relating.score))
+        self.found = both[0], both[1]
+
+
+class TorchRelations:
+    """A network that relates detections, in PyTorch.
+
+    Args:
+        model: in any mode; switched to evaluation mode during a call.
+        device: that it is on.
+    """
+
+    def __init__(self, model: Any, device: torch.device) -> None:
+        self.model, self.device = model, device
+        self.relating = architecture_of(model.config).relating(model.config)
+
+    @torch.inference_mode()
+    def __call__(self, detections: Detections) -> Related:
+        """What the network says of the detections of an image."""
+        was_training = self.model.training
+        self.model.eval()
+        graph = self.relating.graph(detections)
+        inputs = [torch.from_numpy(values).to(self.device) for values in self.relating.inputs(graph).values()]
+        outputs = self.model(*inputs)
+        self.model.train(was_training)
+        return self.relating.decode(graph, {name: values.float().cpu().numpy() for name, values in outputs.items()})
+
+
+class _Examples(TorchDataset[Any]):
+    """What is learned from each image."""
+
+    def __init__(self, dataset: Dataset, found: list[Detections], relating: Any) -> None:
+        self.dataset, self.found, self.relating = dataset, found, relating
+
+    def __getitem__(self, key: tuple[int, int]) -> Any:
+        _, index = key
+        right = self.dataset.right.get(str(self.dataset.names[index]))
+        graph = self.relating.graph(self.found[index])
+        return self.relating.example(graph, self.dataset.annotations(index), right)
+
+
+def with_known_answers(config: Any, train: Dataset) -> Any:
+    """``config`` with the answers whose truth ``train`` has."""
+    grouped = "group" in train.all_annotations.fields
+    judged = len({train.right[name] for name in map(str, train.names) if name in train.right}) > 1
+    return architecture_of(config).with_answers(config, grouped, judged)
+
+
+def report_relations(task: RelationsTask, model: Model, folder: Path) -> dict[str, float]:
+    """Writes ``relations.json`` (:class:`RelationsReport`) into ``folder`` and returns the main metrics."""
+    report = task.measure(model, next(model.parameters()).device)
+    write_atomic(folder / "relations.json", msgspec.json.format(msgspec.json.encode(report)))
+    keys = ("ap", "detector_ap", "labels", "detector_labels", "groups", "verdicts", "verdict_auc")
+    return defined({key: getattr(report, key) for key in keys})

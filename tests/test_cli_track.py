@@ -1,0 +1,258 @@
+"""``phidet track`` from end to end, on made videos with a detector that finds what is painted."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from blobs import BLUE, RED, BlobDetector, painted
+from phidet.cli.main import main
+from phidet.core.errors import ConfigError
+from phidet.detections.draw import colour
+from phidet.images.ahead import read_ahead
+from phidet.images.video import video_frames
+from phidet.images.video_writer import VideoWriter
+
+av = pytest.importorskip("av")
+pytest.importorskip("scipy")
+made: list[BlobDetector] = []
+SIZE = (160, 240)
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def make(*args: Any, runtime: str, threads: int | None) -> BlobDetector:
+        made.append(BlobDetector(*args, runtime=runtime, threads=threads))
+        return made[-1]
+
+    made.clear()
+    monkeypatch.setattr("phidet.inference.detector.Detector", make)
+    monkeypatch.chdir(tmp_path)
+
+
+def down_and_up(i: int) -> list[tuple[tuple[int, int, int, int], int]]:
+    """A person that comes down on the left and a dog that goes up on the right, 4 pixels a frame."""
+    return [((40, 4 * i, 70, 4 * i + 40), RED), ((160, 116 - 4 * i, 190, 156 - 4 * i), BLUE)]
+
+
+def clip(
+    name: str = "clip.mp4", frames: int = 30, objects: Callable[[int], Any] = down_and_up, rate: float = 10
+) -> Path:
+    writer = VideoWriter(Path(name))
+    for i in range(frames):
+        writer.write(painted(*SIZE, *objects(i)), i / rate)
+    writer.keep()
+    return Path(name)
+
+
+def rows(path: str) -> list[dict[str, str]]:
+    with Path(path).open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_video_becomes_a_drawn_one_with_ids_and_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    clip()
+    assert main(["track", "clip.mp4"]) == 0
+    out, err = capsys.readouterr()
+    assert out == "clip.mp4: 30 frames, tracks of 1 person, 1 dog\n"
+    assert err.endswith("wrote tracks (1 video)\n")
+    frames = list(video_frames(Path("tracks/clip.mp4")))
+    assert [round(f.time_s, 2) for f in frames] == [i / 10 for i in range(30)]
+    # Frames of boxes have the colours of ids, 1 for the better detection.
+    edge = frames[20].image[100, 40:44].astype(int)
+    assert (np.abs(edge - colour(1)).max(axis=-1) < 70).any()
+
+
+def test_all_outputs_agree(capsys: pytest.CaptureFixture[str]) -> None:
+    clip()
+    kinds = "json,csv,mot,coco,counts,heat"
+    line = "kerb=0,0.5,1,0.5"
+    assert main(["track", "clip.mp4", "--save", kinds, "--line", line, "--anchor", "centre"]) == 0
+    lines = [json.loads(text) for text in Path("tracks/tracks.jsonl").read_text().splitlines()]
+    assert [entry["frame"] for entry in lines] == list(range(30))
+    assert [[d["track_id"] for d in entry["detections"]] for entry in lines[1:]] == [[1, 2]] * 29
+    mot = np.loadtxt("tracks/mot/clip.txt", delimiter=",")
+    assert mot.shape == (58, 10)
+    person = mot[mot[:, 1] == 1]
+    assert person[:, 0].tolist() == list(range(2, 31))
+    boxes = np.array([entry["detections"][0]["box_xyxy"] for entry in lines[1:]])
+    np.testing.assert_allclose(person[:, 2:4] - 1, boxes[:, :2], atol=0.01)
+    np.testing.assert_allclose(person[:, 4:6], boxes[:, 2:] - boxes[:, :2], atol=0.01)
+    table = rows("tracks/tracks.csv")
+    assert [(r["track_id"], r["label"], r["first_frame"], r["last_frame"], r["frames"]) for r in table] == [
+        ("1", "person", "1", "29", "29"),
+        ("2", "dog", "1", "29", "29"),
+    ]
+    assert float(table[0]["last_y"]) - float(table[0]["first_y"]) == pytest.approx(4 * 28, abs=1.5)
+    results = json.loads(Path("tracks/coco-tracks.json").read_text())
+    about = json.loads(Path("tracks/coco-videos.json").read_text())
+    assert [v["name"] for v in about["videos"]] == ["clip.mp4"]
+    assert [i["frame_index"] for i in about["images"]] == list(range(30))
+    assert [(r["image_id"], r["track_id"], r["category_id"], r["video_id"]) for r in results[:2]] == [
+        (2, 1, 1, 1),
+        (2, 2, 2, 1),
+    ]
+    # Middles at 20 + 4 i and 136 − 4 i, the line at 80, margins of 3.5: the 16th frame is the first beyond.
+    assert [(r["kind"], r["label"], r["frame"], r["time_s"]) for r in rows("tracks/counts.csv")] == [
+        ("in", "person", "16", "1.6"),
+        ("out", "dog", "15", "1.5"),
+    ][::-1]
+    assert [(r["place"], r["label"], r["in"], r["out"]) for r in rows("tracks/totals.csv")] == [
+        ("kerb", "dog", "0", "1"),
+        ("kerb", "person", "1", "0"),
+    ]
+    with Image.open("tracks/heat/clip.png") as heat:
+        assert heat.size == (240, 160)
+    assert "tracks of 1 person, 1 dog" in capsys.readouterr().out
+
+
+def test_every_third_frame_is_detected_on_and_tracks_go_on_between(capsys: pytest.CaptureFixture[str]) -> None:
+    clip(frames=31)
+    assert main(["track", "clip.mp4", "--json", "--detect-every", "3"]) == 0
+    lines = [json.loads(text) for text in capsys.readouterr().out.splitlines()]
+    assert made[0].batches == [1] * 11
+    assert len(lines) == 31
+    for entry in lines[12:]:
+        ((x1, y1, x2, y2),) = (d["box_xyxy"] for d in entry["detections"] if d["track_id"] == 1)
+        np.testing.assert_allclose((x1, y1, x2, y2), (40, 4 * entry["frame"], 70, 4 * entry["frame"] + 40), atol=3)
+
+
+def test_a_stride_leaves_frames_out_and_keeps_their_numbers_and_times(capsys: pytest.CaptureFixture[str]) -> None:
+    clip()
+    assert main(["track", "clip.mp4", "--stride", "2", "--save", "video,json"]) == 0
+    lines = [json.loads(text) for text in Path("tracks/tracks.jsonl").read_text().splitlines()]
+    assert [(entry["frame"], entry["time_s"]) for entry in lines] == [(i, i / 10) for i in range(0, 30, 2)]
+    assert [round(f.time_s, 2) for f in video_frames(Path("tracks/clip.mp4"))] == [i / 10 for i in range(0, 30, 2)]
+    assert "tracks of 1 person, 1 dog" in capsys.readouterr().out
+
+
+def test_each_video_has_tracks_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    clip("a.mp4", 5)
+    clip("b.mp4", 5)
+    assert main(["track", "a.mp4", "b.mp4", "--save", "mot,coco", "--json"]) == 0
+    ids = [[d["track_id"] for d in json.loads(t)["detections"]] for t in capsys.readouterr().out.splitlines()]
+    assert ids == [[], [1, 2], [1, 2], [1, 2], [1, 2]] * 2
+    assert Path("tracks/mot/a.txt").read_bytes() == Path("tracks/mot/b.txt").read_bytes()
+    results = json.loads(Path("tracks/coco-tracks.json").read_text())
+    assert {r["video_id"] for r in results} == {1, 2}
+
+
+def test_images_are_frames_where_their_rate_is_given(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("img1").mkdir()
+    for i in range(6):
+        Image.fromarray(painted(*SIZE, *down_and_up(i))).save(f"img1/{i + 1:06d}.png")
+    assert main(["track", "img1", "--json"]) == 3
+    assert "is a still image: --fps N takes images for the frames of a video" in capsys.readouterr().err
+    assert main(["track", "img1", "--fps", "25", "--save", "mot"]) == 0
+    assert capsys.readouterr().out == "img1: 6 frames, tracks of 1 person, 1 dog\n"
+    assert np.loadtxt("tracks/mot/img1.txt", delimiter=",")[:, 0].tolist() == [2, 2, 3, 3, 4, 4, 5, 5, 6, 6]
+
+
+def test_events_are_printed_with_the_frames(capsys: pytest.CaptureFixture[str]) -> None:
+    clip()
+    assert main(["track", "clip.mp4", "--json", "--zone", "left=0,0,0.5,0,0.5,1,0,1"]) == 0
+    lines = [json.loads(text) for text in capsys.readouterr().out.splitlines()]
+    (entered,) = (entry for entry in lines if "kind" in entry)
+    assert (entered["kind"], entered["place"], entered["label"], entered["time_s"]) == ("enter", "left", "person", 0.1)
+    assert not Path("tracks").exists()
+
+
+def with_sound(path: Path, seconds: float = 3.0) -> None:
+    """Adds a tone to a video."""
+    silent = path.with_name("silent.mp4")
+    path.rename(silent)
+    with av.open(str(silent)) as source, av.open(str(path), "w") as out:
+        picture = source.streams.video[0]
+        copied = out.add_stream_from_template(picture)
+        sound = out.add_stream("aac", rate=48000, layout="mono")
+        for packet in source.demux(picture):
+            if packet.dts is not None:
+                packet.stream = copied
+                out.mux(packet)
+        tone = np.sin(np.arange(int(48000 * seconds)) * 0.06).astype(np.float32)
+        for start in range(0, len(tone) - 1024, 1024):
+            frame = av.AudioFrame.from_ndarray(tone[None, start : start + 1024], format="fltp", layout="mono")
+            frame.sample_rate, frame.pts, frame.time_base = 48000, start, Fraction(1, 48000)
+            out.mux(sound.encode(frame))
+        out.mux(sound.encode(None))
+    silent.unlink()
+
+
+def test_sound_is_kept_on_request(caplog: pytest.LogCaptureFixture) -> None:
+    with_sound(clip())
+    clip("mute.mp4", 5)
+    assert main(["track", "clip.mp4", "mute.mp4", "--sound"]) == 0
+    assert "mute.mp4 has no sound" in caplog.text
+    with av.open("clip.mp4") as source, av.open("tracks/clip.mp4") as drawn, av.open("tracks/mute.mp4") as mute:
+        packets = [
+            [(float(p.pts * p.time_base), bytes(p)) for p in c.demux(audio=0) if p.size] for c in (source, drawn)
+        ]
+        assert len(packets[0]) > 100
+        assert [content for _, content in packets[0]] == [content for _, content in packets[1]]
+        np.testing.assert_allclose(*[[at for at, _ in p] for p in packets], atol=0.001)
+        assert not mute.streams.audio
+    assert len(list(video_frames(Path("tracks/clip.mp4")))) == 30
+    assert sorted(p.name for p in Path("tracks").iterdir()) == ["clip.mp4", "mute.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--save", "movie"], 2, "unknown kind of output 'movie'. Did you mean video or mot?"),
+        (["--save", "counts"], 2, "--save counts needs a line or a zone to count at"),
+        (["--line", "a=0,0,1,1,1,0"], 2, "a: --line has two points, --zone three or more, got 3"),
+        (["--sound", "--save", "mot"], 2, "--sound needs drawn videos"),
+        (["--json", "--out", "x"], 2, "--out needs something to write"),
+        (["--classes", "cow"], 2, "unknown class 'cow'"),
+        (["--low", "0.7"], 2, "low must not be above high"),
+    ],
+)
+def test_mistakes_are_named_before_anything_is_written(
+    options: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clip()
+    assert main(["track", "clip.mp4", *options]) == code
+    assert message in capsys.readouterr().err
+    assert [p.name for p in Path().iterdir()] == ["clip.mp4"]
+
+
+def test_without_scipy_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from phidet.detections.tracking.assignment import import_solver  # noqa: PLC0415
+
+    import_solver.cache_clear()
+    monkeypatch.setitem(sys.modules, "scipy.optimize", None)
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    assert main(["track", "clip.mp4"]) == 6
+    assert "tracking needs packages that are not installed: pip install 'phidet[track]'" in capsys.readouterr().err
+
+
+def test_reading_ahead_changes_nothing_but_who_waits() -> None:
+    assert list(read_ahead(iter(range(100)))) == list(range(100))
+    closed = []
+
+    def endless() -> Any:
+        try:
+            yield from range(10**9)
+        finally:
+            closed.append(True)
+
+    some = read_ahead(endless())
+    assert [next(some) for _ in range(5)] == [0, 1, 2, 3, 4]
+    some.close()  # type: ignore[attr-defined]
+    assert closed == [True]
+
+    def broken() -> Any:
+        yield 1
+        raise ConfigError("no more")
+
+    with pytest.raises(ConfigError, match="no more"):
+        list(read_ahead(broken()))

@@ -184,6 +184,10 @@ class EfficientDetArchitecture(Architecture[ModelConfig]):
 
         return [*recomputed_blocks(model), *(module for module in model.modules() if isinstance(module, FusionNode))]
 
+    def feature_maps(self, model: EfficientDet, images: Tensor) -> Mapping[int, Tensor]:
+        maps = model.feature_network(model.backbone(images))
+        return dict(zip(model.config.feature_network.levels, maps, strict=True))
+
     def explain(
         self, model: EfficientDet, image: npt.NDArray[np.uint8], class_id: int | None, limit: int
     ) -> list[ActivationMap]:

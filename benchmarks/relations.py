@@ -2,6 +2,7 @@
 
     python benchmarks/relations.py boards                         # a design of its own for each board
     python benchmarks/relations.py product                        # many boards of one design
+    python benchmarks/relations.py rendered --data boards --detector runs/boards   # images, and a trained detector
     python benchmarks/relations.py images --data ../shared/data/coco-80 --detector yolox.json --answers score
 
 Boards are made (tests/made_boards) with known faults, and detections simulated from the truth: parts that are missed,
@@ -66,6 +67,7 @@ SIZE_HW = (384, 384)
 TEST_SEED = 1_000_000
 POOR = ClutterShares(missing=0.05, false=0.10, mislabelled=0.10, noise_px=1.0)
 GOOD = ClutterShares(missing=0.005, false=0.005, mislabelled=0.02, noise_px=0.5)
+RENDERED_FAULTS = FaultShares(0.04, 0.04, 0.04, 0.03, 0.03)
 THRESHOLDS = np.linspace(10, 120, 45)  # px
 
 
@@ -77,13 +79,19 @@ class Boards(NamedTuple):
     found: list[Detections]
 
 
-def make_boards(seeds: Sequence[int], design: int | None, clutter: ClutterShares) -> Boards:
-    """A board for each seed, half of them without faults; of one design, or each of its own."""
+def make_boards(
+    seeds: Sequence[int],
+    design: int | None,
+    clutter: ClutterShares,
+    faults: FaultShares | None = None,
+    right_share: float = 0.5,
+) -> Boards:
+    """A board for each seed, some of them without faults; of one design, or each of its own."""
     scenes, truths, found, right = [], [], [], {}
     for seed in seeds:
-        faultless = bool(np.random.default_rng([seed, 7]).random() < 0.5)
+        faultless = bool(np.random.default_rng([seed, 7]).random() < right_share)
         board = make_board(seed if design is None else design)
-        scene = make_scene(board, seed, FaultShares(0, 0, 0, 0, 0) if faultless else None, SIZE_HW)
+        scene = make_scene(board, seed, FaultShares(0, 0, 0, 0, 0) if faultless else faults, SIZE_HW)
         scenes.append(scene)
         boxes = scene.boxes_xyxy.astype(np.float32)
         no = np.zeros(len(boxes), np.bool_)
@@ -275,6 +283,28 @@ def boards_command(args: argparse.Namespace, design: int | None) -> list[dict[st
     return rows
 
 
+def rendered_command(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """A trained detector on rendered boards, as made_boards.write_data_set writes them."""
+    detector = open_detector(args.detector)
+    parts = []
+    for split in ("train", "val"):
+        dataset = open_data(args.data).read(split, detector.class_names)
+        kept = args.work / f"found-{split}.json"
+        if not kept.is_file():
+            detect_once(detector, dataset, kept, args.score)
+        # The scenes are made again from their seeds; what was found in their images is put in the place of chance.
+        seeds = [int(str(name).removeprefix("board-").removesuffix(".png")) for name in dataset.names]
+        boards = make_boards(seeds, None, GOOD, RENDERED_FAULTS, right_share=0.3)
+        parts.append(boards._replace(found=detections_from(read_results(kept), dataset)))
+    training, test = parts
+    rows = [detector_row(test), list_row(test), *group_rows(training, test)]
+    for layer in args.layers:
+        config = replace(published_config(f"relations-{layer}"), {"class_names": CLASSES, "answers": ANSWERS})
+        data = Learned(training.dataset, training.found), Learned(test.dataset, test.found)
+        rows.append(network_row(f"network, {layer}", train(config, data, {"epochs": args.epochs}), test))
+    return rows
+
+
 def images_command(args: argparse.Namespace) -> list[dict[str, Any]]:
     """AP before and after on a labelled data set."""
     detector = open_detector(args.detector)
@@ -312,7 +342,7 @@ def _coco(dataset: Dataset, found: Sequence[Detections]) -> dict[str, Any]:
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["boards", "product", "images"])
+    parser.add_argument("what", choices=["boards", "product", "rendered", "images"])
     parser.add_argument("--layers", nargs="+", default=["attention"], choices=get_args(Layer))
     parser.add_argument("--train", type=int, default=1500, help="boards to train on")
     parser.add_argument("--test", type=int, default=200, help="boards to measure on")
@@ -329,7 +359,9 @@ def main() -> None:
     logging.getLogger("phidet").setLevel(logging.WARNING)
     torch.set_num_threads(1)
     designs = {"boards": None, "product": 7}
-    rows = images_command(args) if args.what == "images" else boards_command(args, designs[args.what])
+    commands = {"rendered": rendered_command, "images": images_command}
+    run = commands.get(args.what, lambda given: boards_command(given, designs[args.what]))
+    rows = run(args)
     if args.json:
         print(json.dumps(rows, indent=1))
         return

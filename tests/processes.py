@@ -1,8 +1,10 @@
 """What each of several processes does in the tests of training on several devices; started with torchrun.
 
 torchrun --nproc-per-node 2 tests/processes.py gradients OUT
+torchrun --nproc-per-node 2 tests/processes.py detr OUT
 torchrun --nproc-per-node 4 tests/processes.py evaluate OUT
 torchrun --nproc-per-node 4 tests/processes.py classify OUT
+torchrun --nproc-per-node 2 tests/processes.py generate OUT
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ import peers
 import test_classify
 from phidet import create_model
 from phidet.architectures.efficientdet.network import EfficientDet
+from phidet.architectures.registry import architecture_of
+from phidet.architectures.stylegan.published import stylegan_config
 from phidet.core.structs import replace
 from phidet.data.class_folders import open_class_folders
 from phidet.data.layouts import open_data
@@ -25,9 +29,10 @@ from phidet.evaluation.classification_report import answers_of
 from phidet.evaluation.coco_metrics import evaluate_coco
 from phidet.training.evaluate import detect
 from phidet.training.fit import RunSettings, start_engine
-from phidet.training.learner import prepare_learner
+from phidet.training.generate_task import GenerateTask
+from phidet.training.learner import Moment, prepare_learner
 from phidet.training.loading import EpochSampler
-from phidet.training.recipe import SMALL
+from phidet.training.recipe import SMALL, recipe_named
 from phidet.training.recipe import replace as change
 from phidet.training.task import Task
 
@@ -62,6 +67,53 @@ def gradients(data: Path, processes: int) -> tuple[dict[str, torch.Tensor], dict
     return found, statistics
 
 
+def detr_gradients(data: Path, processes: int) -> dict[str, torch.Tensor]:
+    """Gradients of a DETR on the first batch, whose images differ in size, in 64 bits; without dropout."""
+    from test_detr_dialects import small  # noqa: PLC0415 - the other works need less
+
+    torch.manual_seed(0)
+    config = replace(small(), {"class_names": CLASSES, "image_size_hw": (96, 160)})
+    config = replace(config, {"transformer": replace(config.transformer, {"dropout": 0.0})})
+    network = create_model(config)
+    recipe = change(recipe_named("detr", 8, architecture_of(config)), {"batch_size": BATCH})
+    train = open_data(data).read("train")
+    fabric = Fabric(accelerator="cpu", devices=processes, precision="64-true")
+    fabric.launch()
+    task = Task(config, train, None)
+    learner = prepare_learner(fabric, network, task, recipe, RunSettings(out=data, accelerator="cpu", workers=0))
+    learner.model.train()
+    sampler = EpochSampler(len(train), BATCH, 0, fabric.global_rank, fabric.world_size)
+    batch = next(iter(task.loader(recipe, 0, sampler, 0)))
+    fabric.backward(task.losses(fabric, learner.model, batch, recipe)["loss"])
+    return {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
+
+
+def generator_steps(data: Path, processes: int) -> dict[str, torch.Tensor]:
+    """How far three augmented steps across two phases have moved the weights of two networks."""
+    fabric = Fabric(accelerator="cpu", devices=processes)
+    fabric.launch()
+    loss = {"epoch_images": 24, "batches": "fixed", "phase_images": 8, "first_resolution": 8}
+    augmentation = {"adaptive": 0.5, "adaptive_span": 100}
+    recipe = change(SMALL, {"batch_size": 8, "loss": loss, "augmentation": augmentation})
+    torch.manual_seed(0)
+    config = stylegan_config("stylegan-16-small", CLASSES)
+    network = create_model(replace(config, {"labelled": True, "class_names": CLASSES, "latent_size": 24}))
+    task = GenerateTask(network.config, open_data(data).read("train"))
+    run = RunSettings(out=data, workers=0)
+    learner = task.learner(fabric, network, recipe, run)
+    # Adam divides by the size of the gradient, which would make rounding of the smallest ones as large as the rate.
+    learner.optimizers = [torch.optim.SGD(each.parameters(), 0.01) for each in (network, learner.discriminator)]
+    assert learner.probability is not None
+    learner.probability.value = 0.5
+    sampler = task.sampler(recipe, 0, fabric.global_rank, fabric.world_size)
+    networks = torch.nn.ModuleList([network, learner.discriminator])
+    before = {name: tensor.clone() for name, tensor in networks.state_dict().items()}
+    for step, batch in enumerate(task.loader(recipe, 0, sampler, 0)):
+        learner.step(batch, Moment(0, step, 3))
+    moved = {name: tensor - before[name] for name, tensor in networks.state_dict().items()}
+    return {**moved, "p": torch.tensor(learner.probability.value)}
+
+
 def main() -> None:
     """Does what the command line says; the first process writes what came out."""
     work, out = sys.argv[1], Path(sys.argv[2])
@@ -69,6 +121,16 @@ def main() -> None:
         found, statistics = gradients(out, processes=2)
         if int(torch.distributed.get_rank()) == 0:
             torch.save({"gradients": found, "statistics": statistics}, out / "gradients.pt")
+        return
+    if work == "detr":
+        found = detr_gradients(out, processes=2)
+        if int(torch.distributed.get_rank()) == 0:
+            torch.save({"gradients": found}, out / "gradients.pt")
+        return
+    if work == "generate":
+        learned = generator_steps(out, processes=2)
+        if int(torch.distributed.get_rank()) == 0:
+            torch.save(learned, out / "learned.pt")
         return
     fabric = start_engine(SMALL, RunSettings(out=out, accelerator="cpu"))
     if work == "classify":

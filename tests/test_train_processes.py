@@ -57,6 +57,18 @@ def torchrun(count: int, work: str, out: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+def test_two_processes_train_a_generator_as_one_does(tmp_path: Path) -> None:
+    data = write_squares(tmp_path / "data")
+    torchrun(2, "generate", data)
+    two = torch.load(data / "learned.pt")
+    one = processes.generator_steps(data, processes=1)
+    assert one["p"] == two["p"]
+    moved = {name: float(tensor.norm()) for name, tensor in one.items() if tensor.norm() > 1e-5}
+    assert len(moved) > 40
+    for name, distance in moved.items():
+        assert float((two[name] - one[name]).norm()) < 1e-2 * distance, name
+
+
 def test_two_processes_with_half_the_batch_give_the_gradients_of_one(tmp_path: Path) -> None:
     """Batch norms, loss normaliser and all: half the batch each, and the same step."""
     write_squares(tmp_path)

@@ -128,8 +128,8 @@ def _print(config: Any, args: argparse.Namespace) -> None:
     from phidet.architectures.efficientdet import report
     from phidet.architectures.report import describe_network
 
-    if "relations" in architecture_of(config).says:
-        _print_relations(config, args)
+    if architecture_of(config).says & {"relations", "samples"}:
+        _print_parameters(config, args)
         return
     found: Any
     show: Callable[[Any, Any], None]
@@ -150,14 +150,18 @@ def _print(config: Any, args: argparse.Namespace) -> None:
 def _print_network(config: NetworkConfig, report: NetworkReport) -> None:
     _print_head(config, report.input_hw)
     _print_parts(report.parts)
+    if report.published is not None:
+        metrics = msgspec.structs.asdict(report.published)
+        said = [f"{name.replace('_', ' ')} {value:,}" for name, value in metrics.items() if value is not None]
+        print("\npublished: " + ", ".join(said))
 
 
-def _print_relations(config: NetworkConfig, args: argparse.Namespace) -> None:
-    """A network on detections: its cost depends on how many there are, so only its parameters are counted."""
+def _print_parameters(config: NetworkConfig, args: argparse.Namespace) -> None:
+    """A network that takes no image, but detections or latents: its parameters are counted, not its cost."""
     from phidet.architectures.costs import build_on_meta
 
     if args.image_size is not None or args.compare_necks:
-        raise ConfigError(f"{config.name} relates detections and looks at no image: leave the other options out")
+        raise ConfigError(f"{config.name} takes no image: leave the other options out")
     parameters = sum(p.numel() for p in build_on_meta(config).parameters())
     if args.json:
         print_json({"name": config.name, "parameters": parameters, "config": config})

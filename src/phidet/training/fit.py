@@ -224,7 +224,7 @@ def _evaluated(fabric: Fabric, model: Model, task: TrainingTask, recipe: Recipe,
 
 def _show(progress: Progress, folder: RunFolder, task: TrainingTask) -> None:
     folder.save_metrics(progress.rows)
-    draw_curves(progress.rows, task.metrics, folder.path / "curves.png")
+    draw_curves(progress.rows, task.metrics, folder.path / "curves.png", task.lower_is_better)
 
 
 def _check_batch(model: Model, images: int) -> None:

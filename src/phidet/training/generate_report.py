@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import torch
 
-from phidet.core.errors import DownloadError
+from phidet.core.errors import CheckpointError, DownloadError
 from phidet.core.files import write_atomic
 from phidet.data.crops import crops_of, read_crops
 from phidet.data.dataset import Dataset
@@ -31,7 +31,7 @@ _SHOWN = 8
 def report_generator(model: Any, train: Dataset, folder: Path, settings: Settings | None = None) -> dict[str, float]:
     """Writes measures and sheets of a generator into ``folder``; returns the main measures by name.
 
-    Without features, whose weights are neither installed nor to be fetched, only sheets are written.
+    Where the weights of the features cannot be had, only sheets are written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     model.eval()
@@ -39,7 +39,7 @@ def report_generator(model: Any, train: Dataset, folder: Path, settings: Setting
     _write_sheets(generator, folder)
     try:
         features = Lite0Features(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    except DownloadError as error:
+    except (CheckpointError, DownloadError) as error:
         log.warning("the generator is not measured: %s", error)
         return {}
     real, class_ids = real_images(generator, train)

@@ -25,10 +25,12 @@ from phidet.training.features import Lite0Features
 log = logging.getLogger("phidet")
 REAL = 5000
 """Real images, at most, that are compared."""
+USUAL = Settings()
+"""How much is measured after a training."""
 _SHOWN = 8
 
 
-def report_generator(model: Any, train: Dataset, folder: Path, settings: Settings | None = None) -> dict[str, float]:
+def report_generator(model: Any, train: Dataset, folder: Path) -> dict[str, float]:
     """Writes measures and sheets of a generator into ``folder``; returns the main measures by name.
 
     Where the weights of the features cannot be had, only sheets are written.
@@ -43,7 +45,7 @@ def report_generator(model: Any, train: Dataset, folder: Path, settings: Setting
         log.warning("the generator is not measured: %s", error)
         return {}
     real, class_ids = real_images(generator, train)
-    report = measure_generator(generator, real, class_ids, (features, features), settings)
+    report = measure_generator(generator, real, class_ids, (features, features), USUAL)
     write_atomic(folder / "generation.json", msgspec.json.format(msgspec.json.encode(report)))
     labels = np.arange(_SHOWN) % generator.config.num_classes if generator.config.labelled else None
     made = generator.sample(_SHOWN, 1, labels)

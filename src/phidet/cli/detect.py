@@ -146,12 +146,13 @@ def _found(
     """What is found in each source, corrected by ``relations``."""
     import msgspec
 
+    from phidet.images.live import is_stream
     from phidet.images.sources import Unusable, read_sources
     from phidet.images.video import is_webcam
     from phidet.inference.stream import detect_stream
 
     batch = (
-        1 if any(is_webcam(source) for source in args.sources) else args.batch
+        1 if any(is_webcam(source) or is_stream(source) for source in args.sources) else args.batch
     )  # a camera's frame must not wait for others
     sources = read_sources(args.sources, out, report.note)
     if relations is None:

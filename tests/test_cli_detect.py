@@ -19,6 +19,7 @@ from PIL import Image
 from blobs import BLUE, RED, BlobDetector, painted
 from phidet.cli import report
 from phidet.cli.main import main
+from phidet.core.extras import DATA_PACKAGES, RELATIONS_PACKAGES, SERVE_PACKAGES, TRAIN_PACKAGES
 from phidet.detections.draw import colour
 from phidet.images.sources import read_sources
 from phidet.images.video import video_frames
@@ -348,3 +349,20 @@ def test_help_starts_quickly_because_it_imports_nothing_heavy() -> None:
     assert "detect" in done.stdout
     code = code.replace("['--help']", "['detect', '--help']")
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+def test_a_detector_needs_and_imports_no_more_than_the_core(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In an installation without extras, whose packages all stand in the way here."""
+    photo("photo.png")
+    extras = (*TRAIN_PACKAGES, *DATA_PACKAGES, *SERVE_PACKAGES, *RELATIONS_PACKAGES, "google.protobuf", "av", "scipy")
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({extras!r}))\n"
+        "from phidet import Detector\n"
+        "slow = {'numpy.f2py', 'PIL.ImageDraw', 'phidet.data.doctor.facts', 'onnxruntime'} & set(sys.modules)\n"
+        "assert not slow, slow\n"
+        "from phidet.cli.main import main\n"
+        "sys.exit(main(['detect', 'photo.png', '--save', 'images,json,csv,yolo,coco,crops']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "1 image" in done.stderr

@@ -15,7 +15,7 @@ import detr_reference as reference
 from phidet.architectures.base import Placement, Processes
 from phidet.architectures.costs import build_on_meta
 from phidet.architectures.detr.architecture import DETR
-from phidet.architectures.detr.decode import SetDecoder, answers_of
+from phidet.architectures.detr.decode import DetrDecoder, answers_of
 from phidet.architectures.detr.loss import DetrLoss
 from phidet.architectures.detr.loss_config import DetrLossConfig
 from phidet.architectures.detr.network import DetrOutputs
@@ -126,7 +126,7 @@ def test_detections_are_the_official_post_processing(seeded: Seeded) -> None:
         np.testing.assert_allclose(found.scores, values["post_scores"][i], rtol=1e-5)
         np.testing.assert_array_equal(found.class_ids, values["post_labels"][i])
         np.testing.assert_allclose(found.boxes_xyxy, values["post_boxes"][i], rtol=1e-5, atol=1e-3)
-        decode = SetDecoder(detr_config("detr-r50").class_names)
+        decode = DetrDecoder(detr_config("detr-r50"))
         every = PostprocessSettings(score=0, max_detections=100)
         outputs = {"class_logits": logits, "boxes_cxcywh": boxes}
         detections = decode(outputs, Placement(1.0, tuple(image_hw)), every)
@@ -136,7 +136,7 @@ def test_detections_are_the_official_post_processing(seeded: Seeded) -> None:
 def test_limits_of_the_decoder() -> None:
     logits = np.array([[3.0, 0, 0], [0, 4.0, 0], [0, 1.0, 5.0]], np.float32)
     boxes = np.full((3, 4), 0.5, np.float32)
-    decode, placement = SetDecoder(("a", "b")), Placement(1.0, (10, 20))
+    decode, placement = DetrDecoder(detr_config("detr-r50", ("a", "b"))), Placement(1.0, (10, 20))
     outputs = {"class_logits": logits, "boxes_cxcywh": boxes}
     # The third query is an object less likely than not, and has the score of its class all the same.
     every = decode(outputs, placement, PostprocessSettings(score=0.01))
@@ -163,7 +163,7 @@ def targets_of(values: dict[str, Any], boxes: str, labels: str, count: int) -> S
 
 def by_official_name(loss: DetrLoss, outputs: DetrOutputs, targets: SetTargets) -> tuple[dict[str, float], Tensor]:
     """Losses under the official names, and what is minimised."""
-    layers = loss.layers(outputs, targets, ALONE)
+    layers = loss.layers(outputs, targets, loss.match(outputs, targets), ALONE)
     named: dict[str, float] = {}
     for i, layer in enumerate(layers):
         suffix = "" if i == len(layers) - 1 else f"_{i}"
@@ -221,7 +221,7 @@ def test_weights_of_the_loss_by_hand() -> None:
     for field, part in (("class_weight", np.log(3)), ("box_weight", 0.2), ("giou_weight", 0.5)):
         weights = {"class_weight": 0.0, "box_weight": 0.0, "giou_weight": 0.0, field: 3.0}
         loss = DetrLoss(2, DetrLossConfig(**weights))  # type: ignore[arg-type]
-        total = loss.weighted(loss.layers(outputs, targets, ALONE)[-1])
+        total = loss.weighted(loss.layers(outputs, targets, loss.match(outputs, targets), ALONE)[-1])
         assert float(total) == pytest.approx(3 * part, rel=1e-5)
 
 
@@ -234,9 +234,7 @@ def test_mistakes_in_the_loss_are_named() -> None:
         DetrLossConfig(box_weight=-1)
     outputs = DetrOutputs(torch.zeros(1, 1, 3), torch.full((1, 1, 4), 0.5), *(torch.zeros(0, 1, 1, n) for n in (3, 4)))
     with pytest.raises(InputError, match="class id 2 among the targets of a network with 2 classes"):
-        DetrLoss(2, DetrLossConfig()).layers(
-            outputs, SetTargets(torch.tensor([[2]]), torch.full((1, 1, 4), 0.5)), ALONE
-        )
+        DetrLoss(2, DetrLossConfig()).match(outputs, SetTargets(torch.tensor([[2]]), torch.full((1, 1, 4), 0.5)))
 
 
 # ---- positions

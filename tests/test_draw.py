@@ -51,9 +51,9 @@ def test_21_classes_have_colours_of_their_own_on_which_text_is_legible() -> None
 
 
 def one_box(height: int, width: int, box: tuple[float, ...], ground: int) -> npt.NDArray[np.uint8]:
-    picture = Image.new("RGB", (width, height), (ground,) * 3)
-    drawn = draw_boxes(picture, np.array([box], np.float32), np.array([0]), [""])
-    assert np.all(np.asarray(picture) == ground)  # the original stays
+    image = Image.new("RGB", (width, height), (ground,) * 3)
+    drawn = draw_boxes(image, np.array([box], np.float32), np.array([0]), [""])
+    assert np.all(np.asarray(image) == ground)  # the original stays
     return np.asarray(drawn)
 
 
@@ -92,11 +92,11 @@ def test_labels_of_many_small_boxes_are_smaller_but_legible() -> None:
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 500), (10, 20_000), (3000, 2)])
 def test_images_without_room_get_frames_but_no_labels(height: int, width: int) -> None:
-    picture = Image.new("RGB", (width, height))
+    image = Image.new("RGB", (width, height))
     whole = np.array([[0, 0, width, height]], np.float32)
-    with_label = draw_boxes(picture, whole, np.array([0]), ["person 90%"])
+    with_label = draw_boxes(image, whole, np.array([0]), ["person 90%"])
     assert with_label.size == (width, height)
-    assert with_label.tobytes() == draw_boxes(picture, whole, np.array([0]), [""]).tobytes()
+    assert with_label.tobytes() == draw_boxes(image, whole, np.array([0]), [""]).tobytes()
     assert np.asarray(with_label).any()
 
 

@@ -56,7 +56,7 @@ class Box(NamedTuple):
         return outside or min(x - self.left, self.right - x, y - self.top, self.bottom - y)
 
 
-class Picture:
+class Drawing:
     """The SVG of a graph as a reader sees it: boxes of maps, lines of edges, words."""
 
     def __init__(self, graph: FeatureGraph) -> None:
@@ -106,10 +106,10 @@ def points_of(path: str) -> list[Point]:
     return points
 
 
-def words_of(picture: Picture, group: ET.Element | None = None, size: float = 14) -> list[tuple[str, Box]]:
+def words_of(drawing: Drawing, group: ET.Element | None = None, size: float = 14) -> list[tuple[str, Box]]:
     """All text with about the room it takes in a wide font: 0.62 of its size a letter, 0.7 if bold."""
     found = []
-    for element in picture.root if group is None else group:
+    for element in drawing.root if group is None else group:
         inner = float(element.get("font-size", size))
         if element.tag == SVG + "text":
             text = element.text or ""
@@ -118,7 +118,7 @@ def words_of(picture: Picture, group: ET.Element | None = None, size: float = 14
             left = x - width / 2 if element.get("text-anchor") == "middle" else x
             found.append((text, Box(left, y - 0.75 * inner, left + width, y + 0.25 * inner)))
         else:
-            found += words_of(picture, element, inner)
+            found += words_of(drawing, element, inner)
     return found
 
 
@@ -155,18 +155,18 @@ def test_another_process_draws_the_same() -> None:
 
 @every_graph
 def test_every_map_and_every_edge_is_drawn_once_under_a_title_of_its_own(graph: FeatureGraph) -> None:
-    picture = Picture(graph)
-    assert set(picture.maps) == set(range(len(graph.levels) + len(graph.nodes)))
-    assert set(picture.edges) == edges_of(graph)
-    names = {index: title_of(group).split(",")[0] for index, group in picture.maps.items()}
+    drawing = Drawing(graph)
+    assert set(drawing.maps) == set(range(len(graph.levels) + len(graph.nodes)))
+    assert set(drawing.edges) == edges_of(graph)
+    names = {index: title_of(group).split(",")[0] for index, group in drawing.maps.items()}
     assert len(set(names.values())) == len(names)
-    for index, group in picture.maps.items():
+    for index, group in drawing.maps.items():
         assert group.findtext(SVG + "text") == names[index]
         assert names[index].startswith(f"P{graph.level_of(index)}")
         assert title_of(group).endswith(f"stride {2 ** graph.level_of(index)}")
-    titles = {title_of(group) for group in picture.edges.values()}
-    assert len(titles) == len(picture.edges)
-    for (a, b, order), group in picture.edges.items():
+    titles = {title_of(group) for group in drawing.edges.values()}
+    assert len(titles) == len(drawing.edges)
+    for (a, b, order), group in drawing.edges.items():
         if b in names:
             rise = graph.level_of(b) - graph.level_of(a)
             kind = "same level" if rise == 0 else "downsample" if rise > 0 else "upsample"
@@ -178,16 +178,16 @@ def test_every_map_and_every_edge_is_drawn_once_under_a_title_of_its_own(graph: 
 
 @every_graph
 def test_colours_and_fills_say_what_the_legend_says(graph: FeatureGraph) -> None:
-    picture = Picture(graph)
-    colours = {kind: {line_colour(e) for e in picture.edges.values() if e.get("data-kind") == kind}
+    drawing = Drawing(graph)
+    colours = {kind: {line_colour(e) for e in drawing.edges.values() if e.get("data-kind") == kind}
                for kind in ("same", "downsample", "upsample", "output")}  # fmt: skip
     used = [colour for kind in colours.values() for colour in kind]
     assert len(used) == len(set(used))
     assert all(len(kind) <= 1 for kind in colours.values())
     assert all(contrast(colour, "#ffffff") >= 3 for colour in used)  # WCAG 2.2, 1.4.11
-    legend = list(picture.root)[-1]
+    legend = list(drawing.root)[-1]
     assert set(used) <= {path.get("stroke") for path in legend.iter(SVG + "path")}
-    fills = {group.find(SVG + "rect").get("fill") for group in picture.maps.values()}  # type: ignore[union-attr]
+    fills = {group.find(SVG + "rect").get("fill") for group in drawing.maps.values()}  # type: ignore[union-attr]
     assert fills <= {rect.get("fill") for rect in legend.iter(SVG + "rect")}
 
 
@@ -207,40 +207,40 @@ def contrast(one: str, other: str) -> float:
     return (light + 0.05) / (dark + 0.05)
 
 
-def assert_readable(graph: FeatureGraph) -> Picture:
+def assert_readable(graph: FeatureGraph) -> Drawing:
     """Levels as rows, left to right, every edge from its source to its target and through nothing else."""
-    picture = Picture(graph)
+    drawing = Drawing(graph)
     heights = {}
-    for index, box in picture.boxes.items():
+    for index, box in drawing.boxes.items():
         centre = (box.top + box.bottom) / 2
         assert heights.setdefault(graph.level_of(index), centre) == centre
     assert sorted(heights.values(), reverse=True) == [heights[level] for level in graph.levels]  # coarse on top
-    for one, other in combinations(picture.boxes.values(), 2):
+    for one, other in combinations(drawing.boxes.values(), 2):
         assert one.right + 10 < other.left or other.right + 10 < one.left or not overlap(one, other, margin=10)
 
-    labels = [box for text, box in words_of(picture) if not any(inside(box, b) for b in picture.boxes.values())]
-    for (a, b, _), line in picture.lines.items():
-        assert picture.boxes[a].distance(line[0]) < 3  # corners are round
+    labels = [box for text, box in words_of(drawing) if not any(inside(box, b) for b in drawing.boxes.values())]
+    for (a, b, _), line in drawing.lines.items():
+        assert drawing.boxes[a].distance(line[0]) < 3  # corners are round
         assert line[0][0] <= line[-1][0]
-        if b in picture.boxes:
-            assert picture.boxes[b].distance(line[-1]) < 3
-            if picture.boxes[a].left == picture.boxes[b].left:  # straight up or down to the next row
+        if b in drawing.boxes:
+            assert drawing.boxes[b].distance(line[-1]) < 3
+            if drawing.boxes[a].left == drawing.boxes[b].left:  # straight up or down to the next row
                 assert abs(graph.level_of(a) - graph.level_of(b)) == 1
                 assert [x for x, _ in line] == pytest.approx([line[0][0]] * len(line))
             else:
-                assert picture.boxes[a].left < picture.boxes[b].left
+                assert drawing.boxes[a].left < drawing.boxes[b].left
         else:
-            assert line[-1][0] > max(box.right for box in picture.boxes.values())
+            assert line[-1][0] > max(box.right for box in drawing.boxes.values())
             assert line[-1][1] == pytest.approx(heights[graph.level_of(a)], abs=1)
-        for index, box in picture.boxes.items():
+        for index, box in drawing.boxes.items():
             if index in (a, b):
                 assert not any(box.holds(point, margin=-4) for point in line)
             else:
                 assert not any(box.holds(point, margin=4) for point in line), (a, b, index)
-        assert all(picture.page.holds(point) for point in line)
+        assert all(drawing.page.holds(point) for point in line)
         assert not any(box.holds(point) for box in labels for point in line)
-    assert all(inside(box, picture.page) for box in picture.boxes.values())
-    return picture
+    assert all(inside(box, drawing.page) for box in drawing.boxes.values())
+    return drawing
 
 
 def overlap(one: Box, other: Box, margin: float = 0) -> bool:
@@ -254,21 +254,21 @@ def inside(one: Box, other: Box) -> bool:
 
 @every_graph
 def test_an_image_can_be_read(graph: FeatureGraph) -> None:
-    picture = assert_readable(graph)
-    words = words_of(picture)
+    drawing = assert_readable(graph)
+    words = words_of(drawing)
     for text, box in words:
-        assert inside(box, picture.page), text
+        assert inside(box, drawing.page), text
     for (text, one), (other_text, other) in combinations(words, 2):
         assert not overlap(one, other), (text, other_text)
-    for group in picture.maps.values():
-        [(text, box)] = words_of(picture, group)
+    for group in drawing.maps.values():
+        [(text, box)] = words_of(drawing, group)
         assert inside(box, box_of(group.find(SVG + "rect"))), text
 
 
 @every_graph
 def test_no_two_edges_run_into_one(graph: FeatureGraph) -> None:
     """Edges may cross; side by side they stay apart, and no two begin or end at one point."""
-    lines = [np.array(line) for line in Picture(graph).lines.values()]
+    lines = [np.array(line) for line in Drawing(graph).lines.values()]
     for one, other in combinations(lines, 2):
         assert math.dist(one[0], other[0]) > 6
         assert math.dist(one[-1], other[-1]) > 6
@@ -307,30 +307,30 @@ def test_a_stack_of_bifpns_as_one_graph_can_be_read() -> None:
         nodes += [Node(node.level, tuple(new[i] for i in node.inputs)) for node in cell.nodes]
         tips = [new[i] for i in cell.outputs]
     graph = FeatureGraph(name="stack", min_level=3, max_level=7, nodes=tuple(nodes), outputs=tuple(tips))
-    picture = assert_readable(graph)
-    assert len({title_of(group) for group in picture.maps.values()}) == 5 + len(nodes)
+    drawing = assert_readable(graph)
+    assert len({title_of(group) for group in drawing.maps.values()}) == 5 + len(nodes)
 
 
 def test_names_are_text_not_markup(tmp_path: Path) -> None:
-    picture = Picture(OWN)
-    assert picture.root.attrib["aria-label"] == 'Feature network my <&> "graph"\ufffd'
-    assert title_of(picture.root) == picture.root.attrib["aria-label"]
-    assert words_of(picture)[0][0] == 'my <&> "graph"\ufffd'
+    drawing = Drawing(OWN)
+    assert drawing.root.attrib["aria-label"] == 'Feature network my <&> "graph"\ufffd'
+    assert title_of(drawing.root) == drawing.root.attrib["aria-label"]
+    assert words_of(drawing)[0][0] == 'my <&> "graph"\ufffd'
     path = tmp_path / "own.svg"
     path.write_text(graph_svg(OWN), encoding="utf-8")
     assert ET.parse(path).getroot().tag == SVG + "svg"
 
 
 def test_a_name_too_long_for_the_headline_is_whole_in_the_title() -> None:
-    picture = Picture(LONE)
-    headline = words_of(picture)[0][0]
+    drawing = Drawing(LONE)
+    headline = words_of(drawing)[0][0]
     assert headline.endswith("x…")
     assert len(headline) < 60
-    assert "x" * 500 in title_of(picture.root)
+    assert "x" * 500 in title_of(drawing.root)
 
 
 def test_a_screen_reader_hears_the_graph() -> None:
-    root = Picture(build_graph("fpn", 3, 5)).root
+    root = Drawing(build_graph("fpn", 3, 5)).root
     assert root.get("role") == "img"
     assert root.findtext(SVG + "desc") == (
         "Levels 3 to 5, 3 nodes, 5 edges. P5′ reads P5 in. P4′ reads P4 in, P5′. P3′ reads P3 in, P4′. "

@@ -24,8 +24,8 @@ def look(
 ) -> tuple[int, list[dict[str, object]], list[str]]:
     """Exit code, what the JSON says of each, and the lines on standard error."""
     folder.mkdir()
-    for i, picture in enumerate(odd):
-        (folder / f"{i:04d}-{picture.name}").write_bytes(picture.content)
+    for i, image in enumerate(odd):
+        (folder / f"{i:04d}-{image.name}").write_bytes(image.content)
     capfd.readouterr()
     args = ["detect", str(folder), "-m", str(model), "--save", "json,images", "--out", str(folder / "out")]
     code = main([*args, "--max", "5", "--threads", "1"])
@@ -45,11 +45,11 @@ def check(folder: Path, count: int, seed: int, model: Path, capfd: pytest.Captur
     assert code == 3
     assert [d["source"] for d in documents] == [str(folder / f"{i:04d}-{o.name}") for i, o in enumerate(odd)]
     errors = [str(d["error"]) for d in documents if "error" in d]
-    for picture, document in zip(odd, documents, strict=True):
-        if picture.fate != "either":
-            assert ("error" in document) == (picture.fate == "error"), (picture.name, document)
-        if picture.size_hw is not None:
-            assert document["image_size_hw"] == list(picture.size_hw), picture.name
+    for image, document in zip(odd, documents, strict=True):
+        if image.fate != "either":
+            assert ("error" in document) == (image.fate == "error"), (image.name, document)
+        if image.size_hw is not None:
+            assert document["image_size_hw"] == list(image.size_hw), image.name
     # One line each, of the words that the file's own error has, then what was done, then the summary.
     assert lines[:-2] == [f"phidet: {readable(error)}" for error in errors]
     assert lines[-1] == f"phidet: {len(errors)} sources could not be used"

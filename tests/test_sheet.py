@@ -12,11 +12,11 @@ from phidet.images.style import font
 def test_boxes_are_drawn_in_their_class_colour_where_they_are() -> None:
     grey = np.full((300, 400, 3), 127, np.uint8)
     tile = Tile("a", "b", grey, np.array([[100, 60, 200, 160]], np.float32), ["cat"], [2])
-    picture = np.asarray(draw_tile(tile))
-    coloured = (picture == colour(2)).all(axis=2)
+    image = np.asarray(draw_tile(tile))
+    coloured = (image == colour(2)).all(axis=2)
     for side in (coloured[110, 100:105], coloured[110, 195:200], coloured[155:160, 150]):
         assert side.sum() == 2
-    assert picture[110, 150].tolist() == [127, 127, 127]
+    assert image[110, 150].tolist() == [127, 127, 127]
     assert not coloured[:, :100].any()
     assert not coloured[:, 200:].any()
 
@@ -25,9 +25,9 @@ def test_small_boxes_lie_on_large_ones() -> None:
     boxes = np.array([[50, 60, 150, 160], [50, 60, 300, 250]], np.float32)
     for order in ([0, 1], [1, 0]):
         tile = Tile("a", "b", np.zeros((300, 400, 3), np.uint8), boxes[order], ["", ""], [3 + i for i in order])
-        picture = np.asarray(draw_tile(tile))
-        assert (picture[110, 50:54] == colour(3)).all(axis=1).sum() == 2
-        assert (picture[200, 50:54] == colour(4)).all(axis=1).sum() == 2
+        image = np.asarray(draw_tile(tile))
+        assert (image[110, 50:54] == colour(3)).all(axis=1).sum() == 2
+        assert (image[200, 50:54] == colour(4)).all(axis=1).sum() == 2
 
 
 def test_names_stand_apart_and_inside_the_image() -> None:

@@ -87,7 +87,7 @@ def test_a_run_leaves_what_its_documentation_says(data: Path, tiny: Path, tmp_pa
     write_squares(data, 4, "val")
     done = train(data, tiny, changes={"epochs": 2, **QUICK}, settings=settings(tmp_path / "run"))
     left = {path.relative_to(done.folder).as_posix() for path in done.folder.rglob("*") if path.is_file()}
-    reported = {f"report/{name}" for name in ("report.json", *TABLES, *(f"{p}.png" for p in PICTURES))}
+    reported = {f"report/{name}" for name in ("report.json", *TABLES, *(f"{p}.png" for p in PLOTS))}
     always = {
         "best.safetensors",
         "last.safetensors",
@@ -108,7 +108,7 @@ def test_a_run_leaves_what_its_documentation_says(data: Path, tiny: Path, tmp_pa
 
 
 TABLES = ("classes.csv", "confusion.csv")
-PICTURES = ("pr", "sizes", "confusion", "mistakes", "samples")
+PLOTS = ("pr", "sizes", "confusion", "mistakes", "samples")
 
 
 def test_without_a_validation_split_some_images_are_held_out_and_without_enough_it_says_so(

@@ -108,6 +108,7 @@ class Architecture(ABC, Generic[ConfigT]):
         recipe_names: training recipes of its own, beside the general ones; see :meth:`recipe_fields`.
         takes_valid_hw: whether its networks have a second input: the sizes of images without their padding.
         suppresses: whether duplicates of an object are removed after the network (NMS).
+        added_parts: prefixes of tensors that a file may lack altogether, and which then start fresh.
     """
 
     name: str
@@ -120,6 +121,7 @@ class Architecture(ABC, Generic[ConfigT]):
     learns_soft: bool = False
     takes_valid_hw: bool = False
     suppresses: bool = True
+    added_parts: tuple[str, ...] = ()
 
     # Without PyTorch
 
@@ -296,6 +298,10 @@ class Architecture(ABC, Generic[ConfigT]):
         """A key that is equal for configs whose networks can exchange weights."""
         return replace(config, {"class_names": ("any",)})
 
+    def start_config(self, wanted: ConfigT, held: ConfigT) -> ConfigT:
+        """The config of a network like ``wanted`` that starts from a file of ours with ``held``, of equal key."""
+        return held
+
     @property
     def predictors(self) -> tuple[str, ...]:
         """Prefixes of the names of tensors whose first dimension depends on the number of classes."""
@@ -353,6 +359,14 @@ class Architecture(ABC, Generic[ConfigT]):
         """Readable names of the classes, also if the config only numbers them."""
         names: tuple[str, ...] = config.class_names
         return names
+
+    def feature_maps(self, model: Any, images: Tensor) -> Mapping[int, Tensor]:
+        """What the heads see of normalised images (B, 3, H, W): level l → (B, C, H / 2^l, W / 2^l).
+
+        Raises:
+            ConfigError: this architecture has no such maps.
+        """
+        raise ConfigError(f"{self.name} networks have no feature maps to take an appearance from")
 
     def explain(
         self, model: Any, image: npt.NDArray[np.uint8], class_id: int | None, limit: int

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy.typing as npt
-
-from phidet.data.dataset import Annotations
-from phidet.detections.boxes import FloatArray
-from phidet.detections.detections import Detections
-from phidet.detections.graphs.graph import DetectionGraph
-from phidet.detections.graphs.related import Related
-
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # every architecture imports this module, and a detector needs neither data sets nor graphs
+    import numpy.typing as npt
     import torch
+
+    from phidet.data.dataset import Annotations
+    from phidet.detections.boxes import FloatArray
+    from phidet.detections.detections import Detections
+    from phidet.detections.graphs.graph import DetectionGraph
+    from phidet.detections.graphs.related import Related
 
 
 class RelationBatch(Protocol):

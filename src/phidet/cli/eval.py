@@ -30,6 +30,7 @@ examples:
   phidet eval my-photos -m runs/first --out eval              metrics, tables (CSV) and plots
   phidet eval my-photos -m runs/first --score 0.5 --iou 0.3   what a threshold of 0.5 finds, loosely boxed
   phidet eval plates -m runs/first --max-objects 2000         images with more than 100 objects
+  phidet eval MOT17/train --tracks tracks                     HOTA, MOTA, IDF1 of what 'phidet track --save mot' wrote
   phidet eval coco -m runs/first --save-detections found.json, and later: phidet eval coco -m found.json
 
 exit codes: 0 measured, 2 settings, 3 data that cannot be read or measured on, 4 models"""
@@ -53,11 +54,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_runtime(parser)
     add_json(parser)
     add_generator_arguments(parser)
+    parser.add_argument(
+        "--tracks", nargs="?", const="", metavar="FOLDER", help="measure tracks on MOTChallenge's folders: their files"
+    )
 
 
 @without_native_noise()
 def run(args: argparse.Namespace) -> None:
     """Measures a detector, a classifier on an image folder, or a generator."""
+    if args.tracks is not None:
+        from phidet.cli.eval_tracks import measure_tracks
+
+        measure_tracks(args)
+        return
     args.model, args.data = _model_and_data(args.given, args.model)
     if args.batch < 1:
         raise ConfigError(f"--batch must be a whole number ≥ 1, got {args.batch}")

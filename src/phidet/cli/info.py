@@ -150,6 +150,10 @@ def _print(config: Any, args: argparse.Namespace) -> None:
 def _print_network(config: NetworkConfig, report: NetworkReport) -> None:
     _print_head(config, report.input_hw)
     _print_parts(report.parts)
+    if report.published is not None:
+        metrics = msgspec.structs.asdict(report.published)
+        said = [f"{name.replace('_', ' ')} {value:,}" for name, value in metrics.items() if value is not None]
+        print("\npublished: " + ", ".join(said))
 
 
 def _print_parameters(config: NetworkConfig, args: argparse.Namespace) -> None:

@@ -2,6 +2,9 @@
 
 A record is its length (8 bytes), the length's checksum (4), the payload, the payload's checksum (4), all little-endian;
 the checksums are CRC-32C, rotated and shifted by a constant.
+
+The packages that read and check records are imported when one is read: data sets of all layouts know this module, and
+with them every architecture, so that a detector would need those packages, too.
 """
 
 from __future__ import annotations
@@ -12,10 +15,6 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
-
-import google_crc32c
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-from google.protobuf.message import DecodeError
 
 from phidet.core.errors import InputError
 
@@ -94,6 +93,8 @@ def parse_example(payload: bytes) -> dict[str, Value]:
     Raises:
         InputError: the payload is not one.
     """
+    from google.protobuf.message import DecodeError  # noqa: PLC0415
+
     example = _example_class()()
     try:
         example.ParseFromString(payload)
@@ -165,6 +166,8 @@ def _refuse_other_files(head: bytes, path: Path) -> None:
 
 
 def _checksum(content: bytes) -> int:
+    import google_crc32c  # noqa: PLC0415
+
     crc = google_crc32c.value(content)
     # TFRecord's masking: a checksum stored inside data that are checksummed themselves would be a weak one.
     masked: int = (((crc >> 15) | (crc << 17)) + _MASK_DELTA) & 0xFFFFFFFF
@@ -174,6 +177,8 @@ def _checksum(content: bytes) -> int:
 @cache
 def _example_class() -> Any:
     """``tf.train.Example``, a map from names to one of three lists; described in code, without a generated module."""
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory  # noqa: PLC0415
+
     file = descriptor_pb2.FileDescriptorProto(name="phidet_example.proto", package="phidet", syntax="proto3")
     field = descriptor_pb2.FieldDescriptorProto
     lists = (("BytesList", field.TYPE_BYTES), ("FloatList", field.TYPE_FLOAT), ("Int64List", field.TYPE_INT64))

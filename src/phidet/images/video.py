@@ -106,18 +106,23 @@ def webcam_frames(source: str) -> Iterator[Frame]:
         InputError: there is no such camera, or it is in use.
         MissingExtraError: the ``video`` extra is not installed.
     """
-    match = _CAMERA.fullmatch(source)
-    which = (match[1] if match else None) or "0"
-    device, driver = {
-        "linux": (f"/dev/video{which}" if which.isdigit() else which, "v4l2"),
-        "darwin": (which, "avfoundation"),
-        "win32": (f"video={which}", "dshow"),
-    }.get(sys.platform, (which, "v4l2"))
+    device, driver = camera_device(source)
     first: float | None = None
     for frame in _Decoder(device, source, driver).frames():
         now = time.monotonic()
         first = now if first is None else first
         yield frame._replace(time_s=now - first)
+
+
+def camera_device(source: str) -> tuple[str, str]:
+    """What FFmpeg opens for ``webcam``, ``webcam:1`` or ``webcam:NAME``, and with which driver."""
+    match = _CAMERA.fullmatch(source)
+    which = (match[1] if match else None) or "0"
+    return {
+        "linux": (f"/dev/video{which}" if which.isdigit() else which, "v4l2"),
+        "darwin": (which, "avfoundation"),
+        "win32": (f"video={which}", "dshow"),
+    }.get(sys.platform, (which, "v4l2"))
 
 
 class _Decoder:

@@ -44,6 +44,13 @@ def frozen_parts(model: Model, recipe: Recipe) -> list[nn.Module]:
     """The modules whose weights stay fixed."""
     if recipe.freeze == "none":
         return []
+    if recipe.freeze == "detector":
+        detector_parts = getattr(model, "detector_parts", None)
+        parts: list[nn.Module] = [] if detector_parts is None else detector_parts()
+        fixed = {p for part in parts for p in part.parameters()}
+        if not parts or all(p in fixed for p in model.parameters()):
+            raise ConfigError(f"{model.config.name} has no masks to train beside its detector: use another freeze")
+        return parts
     backbone = getattr(model, "backbone", None)
     early_layers = getattr(backbone, "early_layers", None)
     if backbone is None or early_layers is None:

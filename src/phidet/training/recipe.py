@@ -105,8 +105,9 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         accumulate: steps whose gradients are summed before an update.
         precision: of the arithmetic; weights and losses stay in 32 bits.
         drop_path: stochastic depth of the backbone; ``None`` leaves the model's own.
-        freeze: "none"; "early" for the backbone up to level 2, which few images could improve; or "backbone" to
-            train only what comes after it. Statistics of frozen parts stay as they are.
+        freeze: "none"; "early" for the backbone up to level 2, which few images could improve; "backbone" to train
+            only what comes after it; or "detector" to train only what finds masks. Statistics of frozen parts stay as
+            they are.
         backbone_rate: factor of the learning rate for the backbone, which is pretrained already.
         sync_batch_norm: several processes normalise over their images together.
         batch_norm_momentum: how much of each batch goes into the running statistics, at least; more in a short run.
@@ -134,7 +135,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     accumulate: int = 1
     precision: Precision = "32-true"
     drop_path: float | None = None
-    freeze: Literal["none", "early", "backbone"] = "none"
+    freeze: Literal["none", "early", "backbone", "detector"] = "none"
     backbone_rate: float = 1.0
     sync_batch_norm: bool = True
     batch_norm_momentum: float = 0.01

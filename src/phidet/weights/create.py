@@ -268,4 +268,4 @@ def fit_to_source(config: Any, source: Source) -> Any:
             f"{source.path} holds {source.config.name}, which is another network than {config.name}: "
             f"load it as it is with phidet.load_model({str(source.path)!r})"
         )
-    return source.config
+    return source.architecture.start_config(config, source.config)

@@ -72,6 +72,7 @@ class LoadReport(NamedTuple):
         part: "all" or "backbone".
         loaded: number of tensors that came from the file.
         fresh: our tensors that keep their random initialisation because the class count differs.
+        added: our tensors that start fresh because the file is of a network without that part.
         ignored: tensors of the file without a place in the model (a classifier's head, a trainer's state).
     """
 
@@ -81,12 +82,15 @@ class LoadReport(NamedTuple):
     loaded: int
     fresh: list[str]
     ignored: list[str]
+    added: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         what = "backbone" if self.part == "backbone" else "all weights"
         text = f"{what} from {self.path} ({self.kind}, {self.loaded} tensors)"
         if self.fresh:
             text += f"; the class predictor starts fresh ({', '.join(self.fresh)})"
+        if self.added:
+            text += f"; {len(self.added)} tensors of a part that the file lacks start fresh ({self.added[0]}, …)"
         if self.ignored:
             text += f"; {len(self.ignored)} other tensors are not used"
         return text
@@ -138,11 +142,13 @@ def load_into(model: Model, source: Source, replace_head: bool = False) -> LoadR
         expected = {name: tensor for name, tensor in expected.items() if name.startswith("backbone.")}
     mapped = _map(source, model.config, expected)
     fresh = _predictors_to_replace(mapped.tensors, expected, model.config, source, replace_head)
+    # A part may be missing as a whole only: half of one is a damaged file.
+    absent = tuple(p for p in architecture.added_parts if not any(name.startswith(p) for name in mapped.tensors))
+    added = tuple(name for name in expected if name.startswith(absent))
     # All problems are collected before anything is copied: an error names them together and leaves the model unchanged.
     tensors = {name: tensor for name, tensor in mapped.tensors.items() if name not in fresh}
-    missing = mapped.missing + [
-        name for name in expected if name not in tensors and name not in fresh and not mapped.missing
-    ]
+    missing = [name for name in mapped.missing if name not in added]
+    missing += [name for name in expected if name not in {*tensors, *fresh, *added} and not missing]
     problems = {"missing": missing, "of the wrong shape": check_shapes(tensors, expected)}
     # A classifier's last layer is left over on purpose; anything else that is left over is a mistake.
     head = set() if whole else _head_keys(source, model.config)
@@ -152,7 +158,7 @@ def load_into(model: Model, source: Source, replace_head: bool = False) -> LoadR
     model.load_state_dict(tensors, strict=False)
     part = "all" if whole else "backbone"
     ignored = [*source.beside, *([] if whole else mapped.unexpected)]
-    return LoadReport(source.path, source.kind, part, len(tensors), fresh, ignored)
+    return LoadReport(source.path, source.kind, part, len(tensors), fresh, ignored, added)
 
 
 def _map(source: Source, config: Any, expected: Mapping[str, Tensor]) -> Mapped:

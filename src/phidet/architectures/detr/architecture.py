@@ -18,7 +18,7 @@ from phidet.architectures.backbones.published_files import backbone_file
 from phidet.architectures.base import Architecture, Decoder, Loss
 from phidet.architectures.config import default_class_names
 from phidet.architectures.detr.config import DetrConfig
-from phidet.architectures.detr.decode import SetDecoder, answers_of
+from phidet.architectures.detr.decode import DetrDecoder, answers_of
 from phidet.architectures.detr.loss_config import DetrLossConfig
 from phidet.architectures.detr.prepare import prepare_image
 from phidet.architectures.detr.published import COCO_91, DETRS, detr_config
@@ -27,7 +27,7 @@ from phidet.architectures.detr.published_metrics import METRICS, PublishedDetr
 from phidet.architectures.detr.recipes import recipe_fields
 from phidet.architectures.prepared import Prepared
 from phidet.architectures.published_file import PublishedFile
-from phidet.core.errors import CheckpointError, ConfigError
+from phidet.core.errors import ConfigError
 from phidet.core.structs import replace
 from phidet.detections.boxes import FloatArray, elementwise_iou
 
@@ -50,10 +50,11 @@ class DetrArchitecture(Architecture[DetrConfig]):
     config_type = DetrConfig
     published_names = tuple(DETRS)
     loss_settings = msgspec.structs.asdict(DetrLossConfig())
-    recipe_names = ("detr",)
+    recipe_names = ("detr", "detr-masks")
     takes_valid_hw = True
     suppresses = False
     predictors = ("class_head.",)
+    added_parts = ("mask_attention.", "mask_head.")
     pretrained_words = ("backbone", "coco")
 
     def published_config(self, name: str, class_names: tuple[str, ...] | None = None) -> DetrConfig:
@@ -72,7 +73,14 @@ class DetrArchitecture(Architecture[DetrConfig]):
         ]
 
     def output_shapes(self, config: DetrConfig) -> dict[str, tuple[int, ...]]:
-        return {"class_logits": (config.queries, config.num_classes + 1), "boxes_cxcywh": (config.queries, 4)}
+        shapes: dict[str, tuple[int, ...]] = {
+            "class_logits": (config.queries, config.num_classes + 1),
+            "boxes_cxcywh": (config.queries, 4),
+        }
+        if config.masks:
+            height, width = config.image_size_hw
+            return {**shapes, "mask_logits": (config.queries, -(-height // 4), -(-width // 4))}
+        return shapes
 
     def has_varying_size(self, config: DetrConfig) -> bool:
         return config.input_size == "varying"
@@ -89,7 +97,7 @@ class DetrArchitecture(Architecture[DetrConfig]):
         return f"{how} to fit {height}x{width} (height x width); valid_hw: height and width without padding"
 
     def decoder(self, config: DetrConfig) -> Decoder:
-        return SetDecoder(config.class_names)
+        return DetrDecoder(config)
 
     def published_metrics(self, config: DetrConfig) -> PublishedDetr | None:
         metrics = METRICS.get(config.name)
@@ -99,6 +107,9 @@ class DetrArchitecture(Architecture[DetrConfig]):
     def resized(self, config: DetrConfig, size_hw: tuple[int, int]) -> DetrConfig:
         """Fixed to that size; the published rule for varying sizes is left."""
         return replace(config, {"image_size_hw": size_hw, "input_size": "fixed"})
+
+    def mask_stride(self, config: DetrConfig) -> int | None:
+        return 1 if config.masks else None
 
     def recipe_fields(self, name: str, num_images: int) -> Mapping[str, Any]:
         return recipe_fields(name, num_images)
@@ -118,7 +129,8 @@ class DetrArchitecture(Architecture[DetrConfig]):
             raise ConfigError(f"loss of {self.name}: {error}") from error
 
     def named_outputs(self, outputs: DetrOutputs) -> dict[str, Tensor]:
-        return {"class_logits": outputs.class_logits, "boxes_cxcywh": outputs.boxes_cxcywh}
+        named = {"class_logits": outputs.class_logits, "boxes_cxcywh": outputs.boxes_cxcywh}
+        return named if outputs.mask_logits is None else {**named, "mask_logits": outputs.mask_logits}
 
     def agreement(
         self, config: DetrConfig, ours: Mapping[str, FloatArray], theirs: Mapping[str, FloatArray]
@@ -130,18 +142,16 @@ class DetrArchitecture(Architecture[DetrConfig]):
         return difference, float(elementwise_iou(other.boxes_xyxy[best], own.boxes_xyxy[best], "iou").mean())
 
     def dialects(self) -> tuple[Dialect, ...]:
-        from phidet.architectures.detr.dialect_official import DEMO, DETR, LISTING
+        from phidet.architectures.detr.dialect_official import DEMO, DETR, LISTING, PANOPTIC
         from phidet.architectures.detr.dialect_transformers import TRANSFORMERS
 
-        return DETR, DEMO, LISTING, *TRANSFORMERS
+        return DETR, PANOPTIC, DEMO, LISTING, *TRANSFORMERS
 
     def adapt_config(self, config: DetrConfig, find: Callable[[str], Tensor | None], dialect: Dialect) -> DetrConfig:
         """Takes the numbers of classes, queries and layers, the kind of positions and of norms from the file."""
         bias = find("class_head.bias")
         if bias is None:
-            if dialect.name.startswith("detr-") == (config.form == "demo"):
-                raise CheckpointError("there is no class predictor")
-            return config  # the file is of the other form, and fits nothing of this one
+            return config  # the file is of another form, the demo's or one with masks; loading says what is missing
         count = bias.numel() - 1
         names = config.class_names if count == config.num_classes else default_class_names(count)
         layers = {
@@ -164,7 +174,14 @@ class DetrArchitecture(Architecture[DetrConfig]):
         """What does not change the weights is left out: stochastic depth, dropout, sizes of the input."""
         backbone = msgspec.structs.replace(config.backbone, drop_path=0.0)
         transformer = msgspec.structs.replace(config.transformer, dropout=0.0)
+        # Nor whether there are masks: their parts may be added to a detector.
         return backbone, transformer, config.queries, config.position, config.dilation, config.form
+
+    def start_config(self, wanted: DetrConfig, held: DetrConfig) -> DetrConfig:
+        """A detector may start a network that adds masks to it."""
+        return (
+            replace(held, {"name": wanted.name, "masks": wanted.masks, "stuff": wanted.stuff}) if wanted.masks else held
+        )
 
     def pretrained_file(self, config: DetrConfig, start: str, published: str | None) -> PublishedFile | None:
         if start == "coco":

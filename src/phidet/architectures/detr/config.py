@@ -62,6 +62,8 @@ class DetrConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         form: "detr", or "demo" for the model of 50 lines in the paper's appendix A.6.
         feature_scale: of the demo's features, to which positions are added: 0.1 in the released weights, 1 in the
             paper's listing.
+        masks: also predict the mask of each object.
+        stuff: names of the classes that are not counted (sky, grass), for panoptic segments.
         preprocess: mean and standard deviation.
     """
 
@@ -76,6 +78,8 @@ class DetrConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     dilation: bool = False
     form: Form = "detr"
     feature_scale: float = 0.1
+    masks: bool = False
+    stuff: tuple[str, ...] = ()
     preprocess: Preprocess = IMAGENET
 
     def __post_init__(self) -> None:
@@ -91,6 +95,11 @@ class DetrConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         require(
             not self.dilation or self.backbone.architecture.startswith("resnet"),
             f"only ResNets can be dilated, not {self.backbone.architecture}: set dilation to false",
+        )
+        require(
+            not self.masks or (self.form == "detr" and self.transformer.width % 128 == 0),
+            f"masks need a transformer width that is a multiple of 128, and not the demo's form; got a width of "
+            f"{self.transformer.width}, form {self.form}",
         )
         check_class_names(self.class_names)
 

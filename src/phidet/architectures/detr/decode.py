@@ -8,10 +8,15 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from phidet.architectures.detr.config import DetrConfig
+from phidet.architectures.detr.panoptic import THRESHOLD, Panoptic, instance_mask, panoptic
+from phidet.architectures.detr.prepare import resized_hw
 from phidet.architectures.prepared import Placement
 from phidet.core.errors import CheckpointError
 from phidet.detections.boxes import FloatArray, cxcywh_to_xyxy
 from phidet.detections.detections import Detections
+from phidet.detections.masks import FIELD as MASKS
+from phidet.detections.masks import Masks
 from phidet.detections.settings import PostprocessSettings, class_ids_of
 
 
@@ -46,11 +51,11 @@ def answers_of(class_logits: FloatArray, boxes_cxcywh: FloatArray, image_hw: tup
     return Answers(boxes, probabilities.max(-1), class_ids.astype(np.int64))
 
 
-class SetDecoder:
-    """The decoder of a network with these classes."""
+class DetrDecoder:
+    """The decoder of a network of ``config``."""
 
-    def __init__(self, class_names: tuple[str, ...]) -> None:
-        self.class_names = class_names
+    def __init__(self, config: DetrConfig) -> None:
+        self.config, self.class_names = config, config.class_names
 
     def __call__(
         self, outputs: Mapping[str, FloatArray], placement: Placement, settings: PostprocessSettings
@@ -71,6 +76,31 @@ class SetDecoder:
             kept &= np.isin(found.class_ids, class_ids_of(settings.classes, self.class_names))
         best = np.flatnonzero(kept)
         best = best[np.argsort(-found.scores[best], kind="stable")[: settings.max_detections]]
-        return Detections(
-            found.boxes_xyxy[best], found.scores[best], found.class_ids[best], self.class_names, placement.image_hw
+        fields = {}
+        if "mask_logits" in outputs:
+            # Only of the objects that are kept, and one by one: a hundred masks at full size would take gigabytes.
+            sizes = self._input_sizes(placement.image_hw)
+            full = (instance_mask(outputs["mask_logits"][i], *sizes, placement.image_hw) for i in best)
+            fields[MASKS] = Masks.from_crops([(0, 0)] * len(best), full, placement.image_hw)
+        boxes_xyxy, scores, class_ids = found.boxes_xyxy[best], found.scores[best], found.class_ids[best]
+        return Detections(boxes_xyxy, scores, class_ids, self.class_names, placement.image_hw, fields)
+
+    def panoptic(
+        self, outputs: Mapping[str, FloatArray], placement: Placement, threshold: float = THRESHOLD
+    ) -> Panoptic:
+        """One segment for every pixel of the image, from the outputs of a network with masks."""
+        padded_hw, valid_hw = self._input_sizes(placement.image_hw)
+        things = np.array([name not in self.config.stuff for name in self.class_names])
+        return panoptic(
+            outputs["class_logits"],
+            outputs["mask_logits"],
+            (padded_hw, valid_hw),
+            placement.image_hw,
+            things,
+            threshold,
         )
+
+    def _input_sizes(self, image_hw: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Height and width of the input with and without padding."""
+        valid_hw = resized_hw(image_hw, self.config)
+        return self.config.image_size_hw if self.config.input_size == "fixed" else valid_hw, valid_hw

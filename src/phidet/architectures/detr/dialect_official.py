@@ -50,6 +50,27 @@ def _slot(name: str, config: Config) -> Slot | None:
     return Slot((key,)) if key else None
 
 
+def _panoptic_slot(name: str, config: Config) -> Slot | None:
+    """The detector behind "detr.", and the parts for masks beside it."""
+    part, path = parse(name)
+    if isinstance(config, DetrConfig) and not config.masks:
+        return None
+    if part == "mask_attention":
+        return Slot((f"bbox_attention.{path[0][0]}_linear.{path[1]}",))
+    if part == "mask_head":
+        return Slot((f"mask_head.{mask_head_key(path)}",))
+    slot = _slot(name, config)
+    return slot and Slot((f"detr.{slot.keys[0]}",))
+
+
+def mask_head_key(path: list[str]) -> str:
+    """The official name of a tensor of the mask head, without the prefix."""
+    if path[0] == "predict":
+        return f"out_lay.{path[1]}"
+    kinds = {"layers": "lay", "norms": "gn", "lateral": "adapter"}
+    return f"{kinds[path[0]]}{int(path[1]) + 1}.{path[2]}"
+
+
 def _demo_slot(name: str, config: Config, listed: bool) -> Slot | None:
     if not isinstance(config, DetrConfig) or config.form != "demo":
         return None
@@ -67,6 +88,10 @@ def _is_official(keys: Iterable[str]) -> bool:
     return {"class_embed.weight", "query_embed.weight", "transformer.decoder.norm.weight"} <= set(keys)
 
 
+def _is_panoptic(keys: Iterable[str]) -> bool:
+    return {"detr.class_embed.weight", "mask_head.lay1.weight"} <= set(keys)
+
+
 def _is_demo(keys: Iterable[str]) -> bool:
     return {"linear_class.weight", "query_pos", "backbone.conv1.weight"} <= set(keys)
 
@@ -76,6 +101,7 @@ def _is_listing(keys: Iterable[str]) -> bool:
 
 
 DETR = Dialect("detr", _is_official, _slot, drop_wrappers)
+PANOPTIC = Dialect("detr-panoptic", _is_panoptic, _panoptic_slot, drop_wrappers)
 DEMO = Dialect("detr-demo", _is_demo, lambda name, config: _demo_slot(name, config, listed=False), drop_wrappers)
 LISTING = Dialect(
     "detr-listing", _is_listing, lambda name, config: _demo_slot(name, config, listed=True), drop_wrappers

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from phidet.architectures.detr.config import DetrConfig
-from phidet.architectures.detr.dialect_official import transformer_key
+from phidet.architectures.detr.dialect_official import mask_head_key, transformer_key
 from phidet.architectures.dialect import Config, Dialect, Slot, parse
 
 _HEADS = {"class_head": "class_labels_classifier", "box_head": "bbox_predictor"}
@@ -56,6 +56,14 @@ def _slots(five: bool, own_resnet: bool) -> Callable[[str, Config], Slot | None]
         if not isinstance(config, DetrConfig) or config.form != "detr" or config.transformer.pre_norm:
             return None
         part, path = parse(name)
+        # A network with masks holds the detector as "detr", and what masks need beside it.
+        inside = "detr." if config.masks else ""
+        if part in ("mask_attention", "mask_head"):
+            return Slot((_mask_key(part, path, five),))
+        slot = detector_slot(part, path, name, config)
+        return slot and slot._replace(keys=tuple(f"{inside}{key}" for key in slot.keys))
+
+    def detector_slot(part: str, path: list[str], name: str, config: DetrConfig) -> Slot | None:
         if part == "backbone":
             if own_resnet and not config.backbone.architecture.startswith("resnet"):
                 return None
@@ -72,6 +80,21 @@ def _slots(five: bool, own_resnet: bool) -> Callable[[str, Config], Slot | None]
     return slot
 
 
+def _mask_key(part: str, path: list[str], five: bool) -> str:
+    """A tensor that masks need; 4.x keeps the official names."""
+    if part == "mask_attention":
+        return f"bbox_attention.{path[0][0]}_{'proj' if five else 'linear'}.{path[1]}"
+    if not five:
+        return f"mask_head.{mask_head_key(path)}"
+    if path[0] == "predict":
+        return f"mask_head.output_conv.{path[1]}"
+    if path[0] == "lateral":
+        return f"mask_head.fpn_stages.{path[1]}.fpn_adapter.{path[2]}"
+    index, kind = int(path[1]), {"layers": "conv", "norms": "norm"}[path[0]]
+    block = f"conv{index + 1}" if index < 2 else f"fpn_stages.{index - 2}.refine"
+    return f"mask_head.{block}.{kind}.{path[2]}"
+
+
 def _backbone_prefix(five: bool) -> str:
     return "model.backbone.model." if five else "model.backbone.conv_encoder.model."
 
@@ -79,7 +102,8 @@ def _backbone_prefix(five: bool) -> str:
 def _recogniser(five: bool, own_resnet: bool) -> Callable[[Iterable[str]], bool]:
     stem = "embedder.embedder.convolution.weight" if own_resnet else "conv1.weight"
     needed = {"class_labels_classifier.weight", f"{_backbone_prefix(five)}{stem}"}
-    return lambda keys: needed <= set(keys)
+    inside = {f"detr.{key}" for key in needed}
+    return lambda keys: needed <= (found := set(keys)) or inside <= found
 
 
 def _canonical(key: str) -> str | None:

@@ -11,14 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from phidet.architectures.detr.decode import answers_of
-from phidet.architectures.detr.network import DetrOutputs
 from phidet.architectures.detr.prepare import prepare_image
 from phidet.architectures.detr.transformer import Attention
 from phidet.architectures.evidence import ActivationMap, heat_map
 from phidet.architectures.model import Model
 from phidet.architectures.prepared import Prepared
 from phidet.core.errors import ConfigError
-from phidet.detections.boxes import clip
+from phidet.detections.boxes import FloatArray, clip
 
 
 class Watched(NamedTuple):
@@ -26,12 +25,13 @@ class Watched(NamedTuple):
 
     Attributes:
         prepared: the image as input.
-        outputs: of the network.
+        class_logits, boxes_cxcywh: what the queries answered, (Q, C + 1) and (Q, 4).
         weights: (N, M), the mean over heads of how much each query attends to each key.
     """
 
     prepared: Prepared
-    outputs: DetrOutputs
+    class_logits: FloatArray
+    boxes_cxcywh: FloatArray
     weights: Tensor
 
 
@@ -40,8 +40,7 @@ def object_maps(model: Model, image: npt.NDArray[np.uint8], class_id: int | None
     layer: Any = model.get_submodule("decoder.layers")[-1]  # type: ignore[index]
     watched = _watch(model, image, layer.cross_attention)
     config, image_hw = model.config, (image.shape[0], image.shape[1])
-    logits, boxes = (values[0].numpy() for values in watched.outputs[:2])
-    found = answers_of(logits, boxes, image_hw)
+    found = answers_of(watched.class_logits, watched.boxes_cxcywh, image_hw)
     order = [int(i) for i in np.argsort(-found.scores, kind="stable")]
     chosen = [i for i in order if class_id is None or found.class_ids[i] == class_id][:limit]
     maps: list[ActivationMap] = []
@@ -94,7 +93,8 @@ def _watch(model: Model, image: npt.NDArray[np.uint8], attention: Attention) -> 
         handle.remove()
     query, key, _, attended = (*seen[0], None)[:4]
     weights = attention.weights(query, key, attended)[0].mean(0)
-    return Watched(prepared, DetrOutputs(*(values.float().cpu() for values in outputs)), weights.float().cpu())
+    logits, boxes = (values[0].float().cpu().numpy() for values in (outputs.class_logits, outputs.boxes_cxcywh))
+    return Watched(prepared, logits, boxes, weights.float().cpu())
 
 
 def _heat(weights: Tensor, prepared: Prepared, stride: int, image_hw: tuple[int, int]) -> npt.NDArray[np.float32]:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from phidet.architectures.batch import Batch
 from phidet.architectures.detr.loss_config import DetrLossConfig
+from phidet.architectures.detr.mask_losses import mask_losses
 from phidet.architectures.detr.network import DetrOutputs
 from phidet.architectures.processes import Processes
 from phidet.architectures.sets.losses import box_losses, matched_classes, softmax_class_loss, wide
@@ -51,34 +52,53 @@ class DetrLoss:
 
     def __call__(self, outputs: DetrOutputs, batch: Batch, processes: Processes) -> dict[str, Tensor]:
         """Losses by name: weighted sums over all layers in ``loss``, the last layer's own parts beside it."""
-        layers = self.layers(outputs, set_targets(batch), processes)
-        last = layers[-1]
+        targets = set_targets(batch)
+        matched = self.match(outputs, targets)
+        layers = self.layers(outputs, targets, matched, processes)
         totals = [self.weighted(layer) for layer in layers]
-        losses = {"loss": torch.stack(totals).sum(), **last._asdict()}
+        losses = {"loss": torch.stack(totals).sum(), **layers[-1]._asdict()}
         if len(layers) > 1:
             losses["auxiliary_loss"] = torch.stack(totals[:-1]).sum()
+        if outputs.mask_logits is not None:
+            focal, dice = self._masks(outputs.mask_logits, batch.masks, matched[-1], num_objects(targets, processes))
+            losses |= {"mask_loss": focal, "dice_loss": dice}
+            losses["loss"] = losses["loss"] + self.config.mask_weight * focal + self.config.dice_weight * dice
         return losses
 
-    def layers(self, outputs: DetrOutputs, targets: SetTargets, processes: Processes) -> list[LayerLoss]:
-        """The loss of every layer, each matched by itself, in order; of the last alone without auxiliary losses."""
-        logits, boxes = outputs.class_logits[None], outputs.boxes_cxcywh[None]
-        if self.config.auxiliary:
-            logits = torch.cat([outputs.auxiliary_logits, logits])
-            boxes = torch.cat([outputs.auxiliary_boxes, boxes])
-        _check_classes(targets.class_ids, self.num_classes)
+    def layers(
+        self, outputs: DetrOutputs, targets: SetTargets, matched: list[Matched], processes: Processes
+    ) -> list[LayerLoss]:
+        """The loss of every layer, in order, over its own pairs of :meth:`match`."""
+        logits, boxes = self._answers(outputs)
         normaliser = num_objects(targets, processes)
-        matched = self.match(logits, boxes, targets)
         return [
             self._layer(answers, targets, pairs, normaliser, processes)
             for *answers, pairs in zip(logits, boxes, matched, strict=True)
         ]
 
-    def match(self, logits: Tensor, boxes_cxcywh: Tensor, targets: SetTargets) -> list[Matched]:
-        """The pairs of every layer; logits (L, B, Q, C + 1), boxes (L, B, Q, 4)."""
-        config = self.config
+    def match(self, outputs: DetrOutputs, targets: SetTargets) -> list[Matched]:
+        """The pairs of every layer, each matched by itself; of the last alone without auxiliary losses."""
+        config, (logits, boxes_cxcywh) = self.config, self._answers(outputs)
+        _check_classes(targets.class_ids, self.num_classes)
         weights = CostWeights(config.class_cost, config.box_cost, config.giou_cost)
         class_cost = softmax_class_cost(wide(logits.detach()), targets.class_ids)
         return match(matching_cost(class_cost, wide(boxes_cxcywh.detach()), targets, weights), targets)
+
+    def _answers(self, outputs: DetrOutputs) -> tuple[Tensor, Tensor]:
+        """Logits (L, B, Q, C + 1) and boxes (L, B, Q, 4) of the layers that learn."""
+        logits, boxes = outputs.class_logits[None], outputs.boxes_cxcywh[None]
+        if not self.config.auxiliary:
+            return logits, boxes
+        return torch.cat([outputs.auxiliary_logits, logits]), torch.cat([outputs.auxiliary_boxes, boxes])
+
+    def _masks(
+        self, mask_logits: Tensor, masks: Tensor | None, matched: Matched, normaliser: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        if masks is None:
+            # A batch without any mask: zero, but through the network, as several processes exchange all gradients.
+            nothing = 0 * mask_logits.sum()
+            return nothing, nothing
+        return mask_losses(mask_logits, masks, matched, normaliser)
 
     def weighted(self, layer: LayerLoss) -> Tensor:
         """What is minimised of one layer."""

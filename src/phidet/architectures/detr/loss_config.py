@@ -12,6 +12,8 @@ from phidet.core.errors import ConfigError
 class DetrLossConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The loss to minimise: ``class_weight · class + box_weight · L1 + giou_weight · GIoU``, of every decoder layer.
 
+    Networks with masks add ``mask_weight · focal + dice_weight · DICE`` of the last one.
+
     ``no_object_weight`` is the weight of a query without an object in the class loss. ``*_cost`` are the weights in the
     matching. ``auxiliary`` adds the losses of all decoder layers but the last.
     """
@@ -19,6 +21,8 @@ class DetrLossConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     class_weight: float = 1.0
     box_weight: float = 5.0
     giou_weight: float = 2.0
+    mask_weight: float = 1.0
+    dice_weight: float = 1.0
     no_object_weight: float = 0.1
     class_cost: float = 1.0
     box_cost: float = 5.0

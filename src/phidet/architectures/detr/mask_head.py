@@ -33,8 +33,9 @@ class MaskAttention(nn.Module):
         Returns:
             (B, Q, 8, N), of sum 1 over all heads and cells of a query together, as the official code has it.
         """
-        q = self.query(known).unflatten(-1, (HEADS, -1)) / math.sqrt(known.shape[-1] / HEADS)
-        k = self.key(memory).unflatten(-1, (HEADS, -1))
+        each = known.shape[-1] // HEADS
+        q = self.query(known).reshape(*known.shape[:2], HEADS, each) / math.sqrt(each)
+        k = self.key(memory).reshape(*memory.shape[:2], HEADS, each)
         logits = torch.einsum("bqhc,bnhc->bqhn", q, k)
         if attended is not None:
             logits = logits.masked_fill(~attended, -math.inf)
@@ -80,15 +81,16 @@ class MaskHead(nn.Module):
         batch, queries = attention.shape[:2]
         # What all objects of an image share goes through the first layer once: a convolution is linear.
         first, channels = self.layers[0], projected.shape[1]
+        assert isinstance(first, nn.Conv2d)
         shared = F.conv2d(projected, first.weight[:, :channels], first.bias, padding=1)
         own = F.conv2d(attention.flatten(0, 1), first.weight[:, channels:], padding=1)
-        x = own.unflatten(0, (batch, queries)) + shared.unsqueeze(1)
+        x = own.reshape(batch, queries, *own.shape[1:]) + shared.unsqueeze(1)
         x = F.relu(self.norms[0](x.flatten(0, 1)))
         x = F.relu(self.norms[1](self.layers[1](x)))
         for lateral, layer, norm, features in zip(self.lateral, self.layers[2:], self.norms[2:], maps, strict=True):
             beside = lateral(features)  # (B, …), the same for all objects
             x = F.interpolate(x, (beside.shape[2], beside.shape[3]))
-            x = (x.unflatten(0, (batch, queries)) + beside.unsqueeze(1)).flatten(0, 1)
+            x = (x.reshape(batch, queries, *x.shape[1:]) + beside.unsqueeze(1)).flatten(0, 1)
             x = F.relu(norm(layer(x)))
         logits: Tensor = self.predict(x)
         return logits.reshape(batch, queries, logits.shape[2], logits.shape[3])

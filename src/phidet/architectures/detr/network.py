@@ -12,6 +12,7 @@ from phidet.architectures.backbones.build import Backbone, build_backbone
 from phidet.architectures.backbones.resnet import ResNet
 from phidet.architectures.detr.backbone import dilate_last_stage, freeze_batch_norms
 from phidet.architectures.detr.config import DetrConfig
+from phidet.architectures.detr.mask_head import MaskAttention, MaskHead
 from phidet.architectures.detr.positions import LearnedPositions, padding_of_cells, sine_positions
 from phidet.architectures.detr.transformer import Decoder, Encoder
 from phidet.architectures.model import Model
@@ -28,12 +29,14 @@ class DetrOutputs(NamedTuple):
         class_logits: (B, Q, C + 1), the last one "no object".
         boxes_cxcywh: (B, Q, 4) in 0…1 of the image without its padding.
         auxiliary_logits, auxiliary_boxes: (L − 1, B, Q, …), the same of every decoder layer but the last.
+        mask_logits: (B, Q, ⌈H / 4⌉, ⌈W / 4⌉), ``None`` where the network predicts no masks.
     """
 
     class_logits: Tensor
     boxes_cxcywh: Tensor
     auxiliary_logits: Tensor
     auxiliary_boxes: Tensor
+    mask_logits: Tensor | None = None
 
 
 class Features(NamedTuple):
@@ -91,6 +94,11 @@ class Detr(Model):
         self.queries = nn.Embedding(config.queries, size.width)
         self.class_head = nn.Linear(size.width, config.num_classes + 1)
         self.box_head = BoxHead(size.width)
+        self.mask_attention = self.mask_head = None
+        if config.masks:
+            channels = cast("Backbone", backbone).channels
+            self.mask_attention = MaskAttention(size.width)
+            self.mask_head = MaskHead(size.width, (channels[4], channels[3], channels[2]))
 
     def forward(self, images: Tensor, valid_hw: Tensor | None = None) -> DetrOutputs:
         """
@@ -103,7 +111,9 @@ class Detr(Model):
         """
         features = self.features(images, valid_hw)
         memory = self.encode(features)
-        return self.answers(self.decode(features, memory))
+        known = self.decode(features, memory)
+        outputs = self.answers(known)
+        return outputs if self.mask_head is None else outputs._replace(mask_logits=self.masks(features, memory, known))
 
     def features(self, images: Tensor, valid_hw: Tensor | None) -> Features:
         """The backbone's maps and the positions of their cells; arguments as of :meth:`forward`."""
@@ -128,6 +138,29 @@ class Detr(Model):
         keys = memory + features.positions
         known: Tensor = self.decoder(torch.zeros_like(queries), queries, keys, memory, features.attended)
         return known
+
+    def masks(self, features: Features, memory: Tensor, known: Tensor) -> Tensor:
+        """Mask logits (B, Q, ⌈H / 4⌉, ⌈W / 4⌉) of what the last decoder layer knows."""
+        assert self.mask_attention is not None
+        assert self.mask_head is not None
+        attention = self.mask_attention(known[-1], memory, features.attended)
+        cells_hw = features.projected.shape[2], features.projected.shape[3]
+        lateral = [features.maps[level] for level in (4, 3, 2)]
+        logits: Tensor = self.mask_head(features.projected, attention.reshape(*attention.shape[:3], *cells_hw), lateral)
+        return logits
+
+    def detector_parts(self) -> list[nn.Module]:
+        """Everything that boxes need: what stays as it is while masks alone are learned."""
+        parts = [
+            self.backbone,
+            self.projection,
+            self.encoder,
+            self.decoder,
+            self.queries,
+            self.class_head,
+            self.box_head,
+        ]
+        return parts if self.positions is None else [*parts, self.positions]
 
     def answers(self, known: Tensor) -> DetrOutputs:
         """Classes and boxes of what :meth:`decode` returned."""

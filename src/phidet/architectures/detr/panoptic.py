@@ -40,31 +40,29 @@ class Panoptic(NamedTuple):
     segments: list[Segment]
 
 
-def instance_masks(
+def instance_mask(
     mask_logits: FloatArray, padded_hw: tuple[int, int], valid_hw: tuple[int, int], image_hw: tuple[int, int]
 ) -> Bools:
-    """The pixels of each of N objects.
+    """The pixels of an object.
 
     Args:
-        mask_logits: (N, h, w), of the padded input.
+        mask_logits: (h, w), of the padded input.
         padded_hw, valid_hw: of the input in pixels, with and without padding.
         image_hw: of the original image.
 
     Returns:
-        (N, H, W) of the original image.
+        (H, W) of the original image.
     """
-    masks = np.empty((len(mask_logits), *image_hw), np.bool_)
     rows, columns = (nearest(valid, size) for valid, size in zip(valid_hw, image_hw, strict=True))
-    for i, logits in enumerate(mask_logits):  # one by one: a hundred at full size would take gigabytes
-        inside = resize_bilinear(logits, padded_hw) > 0  # as a sigmoid above one half
-        masks[i] = inside[rows][:, columns]
-    return masks
+    inside = resize_bilinear(mask_logits, padded_hw) > 0  # as a sigmoid above one half
+    mask: Bools = inside[rows][:, columns]
+    return mask
 
 
 def panoptic(
     class_logits: FloatArray,
     mask_logits: FloatArray,
-    size_hw: tuple[int, int],
+    input_sizes_hw: tuple[tuple[int, int], tuple[int, int]],
     image_hw: tuple[int, int],
     is_thing: Bools,
     threshold: float = THRESHOLD,
@@ -73,8 +71,8 @@ def panoptic(
 
     Args:
         class_logits: (Q, C + 1).
-        mask_logits: (Q, h, w), of the input without padding.
-        size_hw: of the input in pixels.
+        mask_logits: (Q, h, w), of the padded input.
+        input_sizes_hw: of the input in pixels, with and without padding.
         image_hw: of the result.
         is_thing: (C,), whether a class is counted; all of a class that is not is one segment.
         threshold: least score.
@@ -84,9 +82,10 @@ def panoptic(
     class_ids, scores = probabilities.argmax(-1), probabilities.max(-1)
     kept = np.flatnonzero((class_ids != class_logits.shape[-1] - 1) & (scores > threshold))
     classes = class_ids[kept]
-    masks = np.stack([resize_bilinear(mask_logits[i], size_hw) for i in kept]) if len(kept) else None
-    if masks is None:
+    if not len(kept):
         return Panoptic(np.zeros(image_hw, np.int32), [])
+    padded_hw, (height, width) = input_sizes_hw
+    masks = np.stack([resize_bilinear(mask_logits[i], padded_hw)[:height, :width] for i in kept])
     # At first all stuff of a class goes to the first of its queries, …
     leader = np.arange(len(kept))
     for class_id in np.unique(classes[~is_thing[classes]]):
@@ -120,7 +119,8 @@ def resize_bilinear(plane: npt.NDArray[Any], size_hw: tuple[int, int]) -> FloatA
 def nearest(side: int, wanted: int) -> npt.NDArray[np.int64]:
     """For each pixel of the new side the old one, as PyTorch's nearest neighbour, whose scale is in float32."""
     scale = np.float32(side) / np.float32(wanted)
-    return np.minimum(np.floor(np.arange(wanted, dtype=np.float32) * scale).astype(np.int64), side - 1)
+    indices: npt.NDArray[np.int64] = np.floor(np.arange(wanted, dtype=np.float32) * scale).astype(np.int64)
+    return np.minimum(indices, side - 1)
 
 
 def _beside(side: int, wanted: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], FloatArray]:

@@ -13,6 +13,9 @@ DETECTORS: dict[str, PublishedFile] = published_files(
         "detr-r101": "detr-r101-2c7b67e5",
         "detr-r50-dc5": "detr-r50-dc5-f0fb7ef5",
         "detr-r101-dc5": "detr-r101-dc5-a2e86def",
+        "detr-r50-panoptic": "detr-r50-panoptic-00ce5173",
+        "detr-r50-dc5-panoptic": "detr-r50-dc5-panoptic-da08f1b1",
+        "detr-r101-panoptic": "detr-r101-panoptic-40021d53",
         "detr-demo": "detr_demo-da2a99e9",
     },
 )

@@ -26,10 +26,13 @@ of 300 epochs (arXiv 2005.12872, section 4 and A.4; the sizes and the crop are t
 
 
 def recipe_fields(name: str, num_images: int) -> Mapping[str, Any]:
-    """The fields of the recipe "detr" and, with fewer epochs on more images and a smaller batch, of "auto"."""
+    """The fields of the recipes "detr", "detr-masks", and "auto", which has fewer epochs and a smaller batch."""
     if name == "detr":
         return _PAPER
+    if name == "detr-masks":
+        # Masks of a detector that is trained already, which stays as it is (section 4.4).
+        return {**_PAPER, "freeze": "detector", "epochs": 25, "step_at": 0.6}
     if name != "auto":
         return {}
     # About 60,000 images in total: plain DETR learns slowly, and the rate must fall before the end.
-    return {**_PAPER, "batch_size": 8, "epochs": min(max(round(60_000 / num_images), 50), 300)}
+    return {**_PAPER, "name": "detr", "batch_size": 8, "epochs": min(max(round(60_000 / num_images), 50), 300)}

@@ -17,7 +17,6 @@ from phidet.core.errors import InputError, MissingExtraError
 from phidet.core.extras import RELATIONS_PACKAGES, extra_of
 from phidet.detections.boxes import elementwise_iou, xyxy_to_cxcywh
 from phidet.detections.detections import Detections
-from phidet.detections.graphs.draw import draw_graph
 from phidet.detections.graphs.edges import EdgeRule, Edges, edges_between
 
 
@@ -141,6 +140,8 @@ class DetectionGraph:
         """
         drawn = self.detections.draw(image) if clusters is None else image
         shown = self.pairs if edges is None else edges
+        from phidet.detections.graphs.draw import draw_graph  # noqa: PLC0415 - slow to import, and rarely needed
+
         return draw_graph(drawn, self.detections, self.centres[shown], clusters)
 
 

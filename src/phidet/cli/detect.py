@@ -32,7 +32,9 @@ what --save writes into the folder of --out:
   csv       detections.csv: a line for each object
   coco      coco-results.json and coco-images.json
   yolo      labels/NAME.txt and classes.txt
-  crops     crops/CLASS/NAME-1.jpg
+  crops     crops/CLASS/NAME-1.jpg, with masks .png
+  instances instances/NAME.png: the object at each pixel
+  panoptic  panoptic.json, panoptic/NAME.png
 
 examples:
   phidet detect photo.jpg                                   people, drawn in detections/photo.jpg

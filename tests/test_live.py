@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import time
 from collections.abc import Callable
@@ -160,3 +161,19 @@ def test_a_camera_that_lies_about_its_frame_rate_is_not_believed(caplog: pytest.
     without = SourceClock()
     without.begin()
     assert [without.time_of(None, at) for at in (3.0, 3.5)] == [0, 0.5]
+
+
+def test_frames_are_freed_when_they_are_done_with() -> None:
+    """Without the garbage collector: a day of frames would wait for it."""
+    camera = Camera([[(30, SIZE_HW)]])
+    gc.collect()
+    gc.disable()
+    try:
+        with serving_camera(camera) as address:
+            for _ in LiveSource(address, EVERY, wait=Pauses(0)).frames():
+                pass
+        alive = sum(type(thing).__name__ == "VideoFrame" for thing in gc.get_objects())
+    finally:
+        gc.enable()
+    assert camera.sent == 30
+    assert alive <= 3

@@ -23,7 +23,7 @@ from phidet.core.errors import ConfigError, InputError
 from phidet.core.structs import require
 from phidet.core.web import wants_offline
 from phidet.images.live_clock import SourceClock
-from phidet.images.pyav import FrameConverter, colors_of, import_av, square_size, upright
+from phidet.images.pyav import FrameConverter, Upright, colors_of, import_av, square_size
 from phidet.images.video import Frame, camera_device, is_webcam
 
 STREAM_SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "srt", "udp", "rtp")
@@ -127,7 +127,7 @@ class LiveSource:
         self._wait = wait or self._stopped.wait
         self._clock = clock
         self._times = SourceClock()
-        self._converter = FrameConverter(self._av)
+        self._converter, self._upright = FrameConverter(self._av), Upright()
 
     def frames(self) -> Iterator[Frame]:
         """The frames, as they come, until ``close``; of a file behind an address, until its end. Times count from the
@@ -236,7 +236,7 @@ class LiveSource:
 
         def convert() -> Frame:
             size = square_size(frame.width, frame.height, aspect)
-            image: npt.NDArray[np.uint8] = upright(self._converter.to_rgb(frame, size, colors), frame)
+            image: npt.NDArray[np.uint8] = self._upright(self._converter.to_rgb(frame, size, colors), frame)
             return Frame(image, 0, 0.0, None, colors)
 
         return convert

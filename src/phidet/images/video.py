@@ -18,12 +18,12 @@ from phidet.images.cut_off import is_cut_off
 from phidet.images.pyav import (
     Colors,
     FrameConverter,
+    Upright,
     colors_of,
     import_av,
     is_plausible_aspect,
     is_supported_matrix,
     square_size,
-    upright,
 )
 
 EXTENSIONS = frozenset(
@@ -136,7 +136,7 @@ class _Decoder:
     def __init__(self, file: str, name: str, driver: str | None = None) -> None:
         self._av = import_av()
         self._file, self._name, self._driver = file, name, driver
-        self._converter = FrameConverter(self._av)
+        self._converter, self._upright = FrameConverter(self._av), Upright()
         self._warned: set[str] = set()
         self.rate = _USUAL_RATE
         self.end_s: float | None = None
@@ -207,7 +207,7 @@ class _Decoder:
         colors = colors_of(frame, stream.codec_context)
         image = self._converter.to_rgb(frame, square_size(frame.width, frame.height, aspect), colors)
         duration_s = None if duration_s is None else max(0.0, duration_s)
-        return Frame(upright(image, frame), number, time_s, duration_s, colors)
+        return Frame(self._upright(image, frame), number, time_s, duration_s, colors)
 
     def _warn(self, message: str) -> None:
         """Logs a warning once for each video."""

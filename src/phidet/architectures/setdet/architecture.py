@@ -149,7 +149,7 @@ class SetDetArchitecture(Architecture[SetDetConfig]):
         graph = network.resolved_graph.name
         return [
             ("backbone", backbone_summary(config.backbone)),
-            ("encoder", f"{config.encoder_layers} attention layers within level 5"),
+            ("encoder", f"attention within level 5, ×{config.encoder_layers}"),
             ("feature network", f"{graph}, {network.fusion} fusion, {network.channels} channels, ×{network.repeats}"),
             ("decoder", f"{decoder.queries} queries of {decoder.width} channels, {decoder.layers} layers"),
             ("attention", f"{decoder.heads} heads, {decoder.points} points of each level"),

@@ -2,6 +2,7 @@
 
     python benchmarks/relations.py boards                         # a design of its own for each board
     python benchmarks/relations.py product                        # many boards of one design
+    python benchmarks/relations.py rendered --data boards --detector runs/boards   # images, and a trained detector
     python benchmarks/relations.py images --data ../shared/data/coco-80 --detector yolox.json --answers score
 
 Boards are made (tests/made_boards) with known faults, and detections simulated from the truth: parts that are missed,
@@ -25,7 +26,6 @@ import json
 import logging
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -66,6 +66,9 @@ SIZE_HW = (384, 384)
 TEST_SEED = 1_000_000
 POOR = ClutterShares(missing=0.05, false=0.10, mislabelled=0.10, noise_px=1.0)
 GOOD = ClutterShares(missing=0.005, false=0.005, mislabelled=0.02, noise_px=0.5)
+RENDERED_FAULTS = FaultShares(0.04, 0.04, 0.04, 0.03, 0.03)
+LISTED = len(CLASSES) + 4
+"""Numbers that a list says of a detection: nominal class, none, deviation, whether there is a pose, missing parts."""
 THRESHOLDS = np.linspace(10, 120, 45)  # px
 
 
@@ -77,13 +80,19 @@ class Boards(NamedTuple):
     found: list[Detections]
 
 
-def make_boards(seeds: Sequence[int], design: int | None, clutter: ClutterShares) -> Boards:
-    """A board for each seed, half of them without faults; of one design, or each of its own."""
+def make_boards(
+    seeds: Sequence[int],
+    design: int | None,
+    clutter: ClutterShares,
+    faults: FaultShares | None = None,
+    right_share: float = 0.5,
+) -> Boards:
+    """A board for each seed, some of them without faults; of one design, or each of its own."""
     scenes, truths, found, right = [], [], [], {}
     for seed in seeds:
-        faultless = bool(np.random.default_rng([seed, 7]).random() < 0.5)
+        faultless = bool(np.random.default_rng([seed, 7]).random() < right_share)
         board = make_board(seed if design is None else design)
-        scene = make_scene(board, seed, FaultShares(0, 0, 0, 0, 0) if faultless else None, SIZE_HW)
+        scene = make_scene(board, seed, FaultShares(0, 0, 0, 0, 0) if faultless else faults, SIZE_HW)
         scenes.append(scene)
         boxes = scene.boxes_xyxy.astype(np.float32)
         no = np.zeros(len(boxes), np.bool_)
@@ -154,19 +163,41 @@ def detector_row(boards: Boards) -> dict[str, Any]:
 
 def list_row(boards: Boards) -> dict[str, Any]:
     """``phidet.align`` with the design's list."""
-    aligned = [
-        align_detections(nominal_of_board(scene.assembly.board), found)
-        for scene, found in zip(boards.scenes, boards.found, strict=True)
-    ]
+    aligned = _aligned(boards)
     corrected = [_by_list(found, one) for found, one in zip(boards.found, aligned, strict=True)]
     wrong = np.array([sum(part.verdict != "right" for part in one.parts) if one.pose else 99 for one in aligned])
     verdict = _verdict(boards, -wrong.astype(np.float64), wrong == 0)
     return {"way": "nominal list (align)", **_boxes(boards, corrected), **verdict}
 
 
+def _aligned(boards: Boards) -> list[Alignment]:
+    return [
+        align_detections(nominal_of_board(scene.assembly.board), found)
+        for scene, found in zip(boards.scenes, boards.found, strict=True)
+    ]
+
+
+def with_list(boards: Boards) -> Boards:
+    """The detections with a field of what ``phidet.align`` says of each, and of the board as a whole."""
+    found = []
+    for detections, aligned in zip(boards.found, _aligned(boards), strict=True):
+        told = np.zeros((len(detections), LISTED), np.float32)
+        told[:, -1] = sum(part.verdict == "missing" for part in aligned.parts) / 4
+        told[:, -2] = aligned.pose is not None
+        for part in aligned.parts:
+            if part.box_xyxy is not None:
+                index = _detection_of(detections, part.box_xyxy)
+                told[index, CLASSES.index(part.label) if part.label else -4] = 1
+                told[index, -3] = part.deviation or 0.0
+        found.append(detections.with_fields({"nominal": told}))
+    return boards._replace(found=found)
+
+
 def group_rows(train_boards: Boards, boards: Boards) -> list[dict[str, Any]]:
     """Thresholds that are best on the training boards, and k-means told the number of modules."""
-    few = Boards(train_boards.scenes[:100], train_boards.dataset.subset(range(100), "part"), train_boards.found[:100])
+    some = range(min(100, len(train_boards.found)))
+    part = train_boards.dataset.subset(some, "part")
+    few = Boards(train_boards.scenes[: len(some)], part, train_boards.found[: len(some)])
     rows = []
     for name, grouped in (("pairs nearer than", _near), ("spanning tree cut at", _cut)):
         scores = [or_zero(grouped(few, threshold)) for threshold in THRESHOLDS]
@@ -210,11 +241,15 @@ def _by_list(found: Detections, aligned: Alignment) -> Detections:
     for part in aligned.parts:
         if part.box_xyxy is None or not part.label or part.expected_px is None:
             continue
-        index = int(np.abs(found.boxes_xyxy - np.array(part.box_xyxy)).sum(axis=1).argmin())
+        index = _detection_of(found, part.box_xyxy)
         labels[index] = CLASSES.index(part.label)
         centre = (boxes[index, :2] + boxes[index, 2:]) / 2
         boxes[index] += np.tile(np.array(part.expected_px, np.float32) - centre, 2)
     return Detections(boxes, found.scores, labels, found.names, found.image_size_hw)
+
+
+def _detection_of(found: Detections, box_xyxy: tuple[float, float, float, float]) -> int:
+    return int(np.abs(found.boxes_xyxy - np.array(box_xyxy)).sum(axis=1).argmin())
 
 
 # Metrics
@@ -265,13 +300,42 @@ def boards_command(args: argparse.Namespace, design: int | None) -> list[dict[st
         test = make_boards(range(TEST_SEED, TEST_SEED + args.test), design, clutter)
         of_this = [detector_row(test), list_row(test), *group_rows(training, test)]
         for layer in args.layers:
-            start = time.perf_counter()
-            config = replace(published_config(f"relations-{layer}"), {"class_names": CLASSES, "answers": ANSWERS})
-            data = Learned(training.dataset, training.found), Learned(validation.dataset, validation.found)
-            row = network_row(f"network, {layer}", train(config, data, {"epochs": args.epochs}), test)
-            of_this.append(row | {"minutes": (time.perf_counter() - start) / 60})
-            print(json.dumps(row), file=sys.stderr, flush=True)
+            of_this += _networks(layer, (training, validation, test), args.epochs)
         rows += [{"detector": name, **row} for row in of_this]
+    return rows
+
+
+def rendered_command(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """A trained detector on rendered boards, as made_boards.write_data_set writes them."""
+    detector = open_detector(args.detector)
+    parts = []
+    for split in ("train", "val"):
+        dataset = open_data(args.data).read(split, detector.class_names)
+        kept = args.work / f"found-{split}.json"
+        if not kept.is_file():
+            detect_once(detector, dataset, kept, args.score)
+        # The scenes are made again from their seeds; what was found in their images is put in the place of chance.
+        seeds = [int(str(name).removeprefix("board-").removesuffix(".png")) for name in dataset.names]
+        boards = make_boards(seeds, None, GOOD, RENDERED_FAULTS, right_share=0.3)
+        parts.append(boards._replace(found=detections_from(read_results(kept), dataset)))
+    training, test = parts
+    rows = [detector_row(test), list_row(test), *group_rows(training, test)]
+    for layer in args.layers:
+        rows += _networks(layer, (training, test, test), args.epochs)
+    return rows
+
+
+def _networks(layer: str, parts: tuple[Boards, Boards, Boards], epochs: int) -> list[dict[str, Any]]:
+    """A network that sees detections only, and one that also sees what the list says of them."""
+    rows = []
+    for name, fields in ((f"network, {layer}", {}), (f"network, {layer}, and list", {"nominal": LISTED})):
+        training, validation, test = [with_list(part) for part in parts] if fields else parts
+        shape = {"class_names": CLASSES, "answers": ANSWERS, "fields": fields}
+        config = replace(published_config(f"relations-{layer}"), shape)
+        data = Learned(training.dataset, training.found), Learned(validation.dataset, validation.found)
+        changes = {"epochs": epochs, "evaluate_every": epochs}
+        rows.append(network_row(name, train(config, data, changes), test))
+        print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     return rows
 
 
@@ -295,7 +359,7 @@ def images_command(args: argparse.Namespace) -> list[dict[str, Any]]:
             published_config(f"relations-{layer}"),
             {"class_names": detector.class_names, "answers": tuple(args.answers), "score": args.score},
         )
-        changes = {"epochs": args.epochs, "loss": {"quality": args.quality}}
+        changes = {"epochs": args.epochs, "evaluate_every": args.epochs, "loss": {"quality": args.quality}}
         data = [Learned(sets[0].subset(part, "train"), [found[0][i] for i in part]) for part in (learned, held)]
         relate = train(config, (data[0], data[1]), changes)
         after = [relate(one).detections for one in found[1]]
@@ -312,7 +376,7 @@ def _coco(dataset: Dataset, found: Sequence[Detections]) -> dict[str, Any]:
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["boards", "product", "images"])
+    parser.add_argument("what", choices=["boards", "product", "rendered", "images"])
     parser.add_argument("--layers", nargs="+", default=["attention"], choices=get_args(Layer))
     parser.add_argument("--train", type=int, default=1500, help="boards to train on")
     parser.add_argument("--test", type=int, default=200, help="boards to measure on")
@@ -329,7 +393,9 @@ def main() -> None:
     logging.getLogger("phidet").setLevel(logging.WARNING)
     torch.set_num_threads(1)
     designs = {"boards": None, "product": 7}
-    rows = images_command(args) if args.what == "images" else boards_command(args, designs[args.what])
+    commands = {"rendered": rendered_command, "images": images_command}
+    run = commands.get(args.what, lambda given: boards_command(given, designs[args.what]))
+    rows = run(args)
     if args.json:
         print(json.dumps(rows, indent=1))
         return

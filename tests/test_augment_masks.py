@@ -233,6 +233,7 @@ def test_shrinking_by_hand() -> None:
     masks[0, 0, 0] = 0
     assert shrunk(masks, 4)[0].tolist() == [[0, 1]]
     assert shrunk(masks, 1) is masks
+    assert shrunk(masks[:0], 4).shape == (0, 1, 2)
 
 
 def sample(seed: int) -> Sample:

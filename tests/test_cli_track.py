@@ -15,10 +15,13 @@ import pytest
 from PIL import Image
 
 from blobs import BLUE, RED, BlobDetector, painted
+from mjpeg_server import SIZE_HW, Camera, serving_camera
+from phidet.cli.live_status import LiveStatus
 from phidet.cli.main import main
 from phidet.core.errors import ConfigError
 from phidet.detections.draw import colour
 from phidet.images.ahead import read_ahead
+from phidet.images.live import LiveSource
 from phidet.images.video import video_frames
 from phidet.images.video_writer import VideoWriter
 
@@ -256,3 +259,76 @@ def test_reading_ahead_changes_nothing_but_who_waits() -> None:
 
     with pytest.raises(ConfigError, match="no more"):
         list(read_ahead(broken()))
+
+
+def test_a_stream_is_tracked_until_it_is_interrupted(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def limited(self: BlobDetector, arrays: Any, settings: Any = None) -> Any:
+        self.batches.append(len(arrays))
+        if len(self.batches) > 15:
+            raise KeyboardInterrupt
+        return [self._one(array, settings) for array in arrays]
+
+    monkeypatch.setattr(BlobDetector, "detect", limited)
+    monkeypatch.setattr("threading.Event.wait", lambda *_: False)  # between attempts to connect
+    camera = Camera([[(10, SIZE_HW)], [(10, SIZE_HW)]], password="Basic bWU6aHVudGVyMg==")
+    with serving_camera(camera) as address:
+        secret = address.replace("//", "//me:hunter2@")
+        assert main(["track", secret, "--every-frame", "--json", "--save", "json,mot", "--quiet"]) == 130
+    out, err = capsys.readouterr()
+    lines = [json.loads(text) for text in out.splitlines()]
+    assert [entry["frame"] for entry in lines] == list(range(15))
+    assert {entry["source"] for entry in lines} == {address}
+    assert Path("tracks/tracks.jsonl").read_text() == out
+    written = out + err + "".join(str(p) + p.read_text() for p in Path("tracks").rglob("*") if p.is_file())
+    assert "hunter2" not in written
+
+
+def test_a_video_behind_an_address_is_read_to_its_end(capsys: pytest.CaptureFixture[str]) -> None:
+    import functools  # noqa: PLC0415
+    import http.server  # noqa: PLC0415
+    import threading  # noqa: PLC0415
+
+    clip()
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory="."))
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    try:
+        address = f"http://127.0.0.1:{server.server_address[1]}/clip.mp4"
+        assert main(["track", address, "--json", "--quiet", "--every-frame"]) == 0
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+    lines = [json.loads(text) for text in capsys.readouterr().out.splitlines()]
+    assert [(entry["frame"], entry["time_s"]) for entry in lines] == [(i, i / 10) for i in range(30)]
+
+
+def test_a_line_says_what_goes_on() -> None:
+    from phidet.cli.track import TrackReport  # noqa: PLC0415
+
+    live, report = LiveSource("rtsp://me:hunter2@cam/1"), TrackReport(True, None)
+    status = LiveStatus(live, report)
+    assert status.line() == "rtsp://cam/1: no connection, 0 reconnects so far"
+    live.state.connected, live.state.received, live.state.reconnects = True, 25, 1
+    report.looked_at, report.tracks_now, report.tracks_so_far = 8, 1, 12
+    assert status.line() == "rtsp://cam/1: 25 frames a second, 8 looked at, 1 track (12 so far), 1 reconnect"
+    assert status.line() == "rtsp://cam/1: 0 frames a second, 0 looked at, 1 track (12 so far), 1 reconnect"
+
+
+def test_a_stream_is_tracked_alone_and_a_window_needs_a_screen(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["track", "rtsp://u:p@cam/1", "rtsp://cam/2"]) == 2
+    assert "rtsp://cam/1 may never end: track it alone" in capsys.readouterr().err
+    pytest.importorskip("tkinter")
+    clip()
+    monkeypatch.delenv("DISPLAY", raising=False)
+    assert main(["track", "clip.mp4", "--show", "--json"]) == 2
+    assert "--show needs a screen" in capsys.readouterr().err

@@ -519,12 +519,13 @@ def test_mistakes_on_the_command_line(
 
 
 @pytest.mark.parametrize("package", ["yaml", "google", "google_crc32c"])
-def test_without_its_packages_the_message_names_the_extra(package: str) -> None:
+def test_without_its_packages_the_message_names_the_extra(package: str, tmp_path: Path) -> None:
+    factory.tfrecord(tmp_path / "in")
     script = (
         f"import sys\nsys.modules[{package!r}] = None\nfrom phidet.cli.main import main\nsys.exit(main(sys.argv[1:]))"
     )
     words = [sys.executable, "-c", script, "convert-data", "in", "out", "--to", "coco"]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 6
     assert "pip install 'phidet[data]'" in done.stderr
     assert "Traceback" not in done.stderr

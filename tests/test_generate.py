@@ -17,9 +17,10 @@ from phidet import load_model
 from phidet.architectures.registry import architecture_named
 from phidet.architectures.stylegan.published import stylegan_config
 from phidet.cli.main import main
-from phidet.core.errors import ConfigError, InputError
+from phidet.core.errors import ConfigError, DownloadError, InputError
 from phidet.data.crops import crops_of, cut_out, read_crops, whole_images, window_of
 from phidet.data.layouts import open_data, read_images
+from phidet.data.objects import read_objects
 from phidet.evaluation.generation import (
     conditional_entropy,
     frechet_distance,
@@ -31,6 +32,7 @@ from phidet.evaluation.generation import (
     slerp,
 )
 from phidet.inference.generator import open_generator
+from phidet.inference.measure_generator import Settings
 from phidet.training import fit as fitting
 from phidet.training.augmentation.adaptive import AdaptiveProbability, change_images, draw_colour, draw_geometry
 from phidet.training.generate_loading import ShownImages
@@ -125,7 +127,9 @@ def train(data: Path, out: Path, *more: str) -> int:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measures few images after an epoch."""
     monkeypatch.setattr("phidet.training.generate_task.MEASURED", 16)
-    monkeypatch.setattr(GenerateTask, "features", property(lambda self: Pooled()))
+    for module in ("task", "report"):
+        monkeypatch.setattr(f"phidet.training.generate_{module}.Lite0Features", lambda device: Pooled())
+    monkeypatch.setattr("phidet.training.generate_report.USUAL", Settings(samples=16, paths=4))
 
 
 class Pooled:
@@ -137,8 +141,8 @@ class Pooled:
         n, h, w, _ = images.shape
         return images.reshape(n, 4, h // 4, 4, w // 4, 3).mean((2, 4)).reshape(n, -1).astype(np.float32) / 255
 
-    def differences(self, a: npt.NDArray[np.uint8], b: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
-        return np.square(self(a) - self(b)).sum(1).astype(np.float64)
+    def differences(self, a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+        return np.square(a.astype(np.float64) - b).mean((1, 2, 3))
 
 
 def test_a_run_resumes_to_the_last_bit_across_its_phases(
@@ -168,6 +172,8 @@ def test_a_run_resumes_to_the_last_bit_across_its_phases(
         for (name, ours), theirs in zip(first.state_dict().items(), second.state_dict().values(), strict=True):
             assert torch.equal(ours, theirs), name
     assert len(list((tmp_path / "whole" / "samples").glob("*.png"))) == 3
+    report = json.loads((tmp_path / "whole" / "report" / "generation.json").read_text())
+    assert (report["features"], report["made"], report["real"]) == ("pooled", 16, 24)
     # The same seed gives the same images; a class is asked for by its name.
     generator = open_generator(tmp_path / "whole")
     images = generator.sample(3, seed=5, class_ids=generator.class_id("Disc"))
@@ -291,3 +297,48 @@ def test_planes_separate_what_is_linear() -> None:
     assert separability(points, circle[:, None]) > 1.5
     with pytest.raises(InputError, match="same answer for all images"):
         separability(points, np.full((600, 1), 0.9))
+
+
+def test_objects_are_read_from_any_data(data: Path, tmp_path: Path) -> None:
+    assert len(crops_of(read_objects(data))) == 24
+    for i in range(4):
+        folder = tmp_path / "classes" / ("a" if i % 2 else "b")
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(scene(i)[0]).save(folder / f"{i}.png")
+    labelled = read_objects(tmp_path / "classes")
+    assert labelled.class_names == ("a", "b")
+    assert sorted(crop.class_id for crop in crops_of(labelled)) == [0, 0, 1, 1]
+    alone = read_objects(tmp_path / "classes" / "a")
+    assert alone.class_names == ("image",)
+    assert len(crops_of(alone)) == 2
+    (tmp_path / "none").mkdir()
+    with pytest.raises(InputError, match="is in no layout that phidet knows"):
+        read_objects(tmp_path / "none")
+
+
+def test_a_class_that_is_rare_is_shown_more_often(data: Path) -> None:
+    config = stylegan_config("stylegan-16-small", tuple(NAMES))
+    architecture = architecture_named("stylegan")
+    task = GenerateTask(config, open_data(data).read("train").subset(range(12), "train"))
+    task.crops = [crop for crop in task.crops if crop.class_id == 0 or crop.image < 3]  # 12 discs, 3 squares
+    recipe = replace(SMALL, {"batch_size": 8, "loss": {**architecture.loss_settings, "batches": "fixed"}})
+    shown = {}
+    for balance in (0.0, 0.5):
+        sampler = task.sampler(replace(recipe, {"class_balance": balance}), 0, 0, 1)
+        keys = [key for keys in sampler for key in keys]
+        shown[balance] = np.mean([task.crops[index].class_id for _, index in keys])
+    assert shown[0.0] == pytest.approx(0.2, abs=0.01)
+    # Squares are a fifth: they come 0.5 / 0.2 times as often, discs as often as before.
+    assert shown[0.5] == pytest.approx(3 * 2.5 / (12 + 3 * 2.5), abs=0.01)
+
+
+def test_without_features_a_run_goes_on(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: object) -> None:
+        raise DownloadError("no network")
+
+    monkeypatch.setattr("phidet.training.generate_task.Lite0Features", none)
+    monkeypatch.setattr("phidet.training.generate_report.Lite0Features", none)
+    assert train(data, tmp_path / "run", "loss.growing=false", "epochs=1") == 0
+    assert (tmp_path / "run" / "best.safetensors").is_file()
+    assert (tmp_path / "run" / "report" / "mixing.png").is_file()
+    assert not (tmp_path / "run" / "report" / "generation.json").exists()

@@ -177,7 +177,8 @@ def test_made_images_are_told_from_real_ones_in_every_layout(
 def test_what_cannot_be_made_has_one_message(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     base, out = ["synthesize", str(data), "--class"], ["-o", str(tmp_path / "out")]
     for words, what in (
-        (["disc", *out], "name one"),
+        (["disc", "--from", "generator", *out], "name one"),
+        (["disc", "--from", "crops", "-g", "g.onnx", *out], "name one"),
         (["disc", "--from", "crops"], "say where to write"),
         (["dics", "--from", "crops", *out], "Did you mean disc?"),
         (["disc", "--from", "crops", "--count", "0", *out], "--count must be a whole number ≥ 1, got 0"),

@@ -92,12 +92,14 @@ def write_data_set(
             name = scene.assembly.board.name
             Image.fromarray(render(scene, seed)).save(folder / split / f"{name}.png", compress_level=1)
             write_nominal(folder / "nominal" / f"{name}.csv", scene.assembly.board)
-            images.append({"id": seed, "file_name": f"{name}.png", "height": size_hw[0], "width": size_hw[1]})
+            image = {"id": seed, "file_name": f"{name}.png", "height": size_hw[0], "width": size_hw[1]}
+            images.append(image | {"right": scene.assembly.right})
             truths.append(truth(scene, f"{name}.png"))
-            for label, (x1, y1, x2, y2) in zip(scene.labels, scene.boxes_xyxy.tolist(), strict=True):
+            for part, (x1, y1, x2, y2) in zip(scene.assembly.mounted, scene.boxes_xyxy.tolist(), strict=True):
                 box = {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1), "iscrowd": 0}
-                identity = {"id": len(annotations) + 1, "image_id": seed, "category_id": CLASSES.index(label) + 1}
-                annotations.append(identity | box)
+                identity = {"id": len(annotations) + 1, "image_id": seed, "category_id": CLASSES.index(part.label) + 1}
+                group = {"group": part.module} if part.module >= 0 else {}
+                annotations.append(identity | box | group)
         categories = [{"id": i + 1, "name": name} for i, name in enumerate(CLASSES)]
         content = {"images": images, "annotations": annotations, "categories": categories}
         _write_json(folder / "annotations" / f"instances_{split}.json", content)

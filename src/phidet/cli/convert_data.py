@@ -41,6 +41,7 @@ def run(args: argparse.Namespace) -> None:
     from phidet.data.writers.tfrecord import write_tfrecord
     from phidet.data.writers.voc import write_voc
     from phidet.data.writers.yolo import write_yolo
+    from phidet.detections.sinks.base import count as counted
 
     if args.images_per_shard is not None and args.to != "tfrecord":
         raise ConfigError("--images-per-shard belongs to --to tfrecord")
@@ -53,10 +54,11 @@ def run(args: argparse.Namespace) -> None:
         write = {"coco": write_coco, "yolo": write_yolo, "voc": write_voc}[args.to]
         written = write(datasets, args.out)
     more = f" and {len(written.files) - SHOWN:,} more" if len(written.files) > SHOWN else ""
-    print(f"read  {args.data} ({folder.layout}), {len(next(iter(datasets.values())).class_names)} classes")
+    classes = len(next(iter(datasets.values())).class_names)
+    print(f"read  {args.data} ({folder.layout}), {classes} {'class' if classes == 1 else 'classes'}")
     print(f"wrote {args.out} ({args.to}): {', '.join(str(file) for file in written.files[:SHOWN])}{more}")
     for split, images in written.images.items():
-        print(f"      {split}: {images:,} images, {written.objects[split]:,} objects")
+        print(f"      {split}: {counted(images, 'image')}, {counted(written.objects[split], 'object')}")
     # A file that several splits list reports its problems in each of them.
     _print_problems(list(dict.fromkeys([p for d in datasets.values() for p in d.problems] + written.problems)))
 

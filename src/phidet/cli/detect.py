@@ -32,7 +32,9 @@ what --save writes into the folder of --out:
   csv       detections.csv: a line for each object
   coco      coco-results.json and coco-images.json
   yolo      labels/NAME.txt and classes.txt
-  crops     crops/CLASS/NAME-1.jpg
+  crops     crops/CLASS/NAME-1.jpg, with masks .png
+  instances instances/NAME.png: the object at each pixel
+  panoptic  panoptic.json, panoptic/NAME.png
 
 examples:
   phidet detect photo.jpg                                   people, drawn in detections/photo.jpg
@@ -146,12 +148,13 @@ def _found(
     """What is found in each source, corrected by ``relations``."""
     import msgspec
 
+    from phidet.images.live import is_stream
     from phidet.images.sources import Unusable, read_sources
     from phidet.images.video import is_webcam
     from phidet.inference.stream import detect_stream
 
     batch = (
-        1 if any(is_webcam(source) for source in args.sources) else args.batch
+        1 if any(is_webcam(source) or is_stream(source) for source in args.sources) else args.batch
     )  # a camera's frame must not wait for others
     sources = read_sources(args.sources, out, report.note)
     if relations is None:

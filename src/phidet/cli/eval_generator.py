@@ -34,7 +34,7 @@ def evaluate_generator(args: argparse.Namespace) -> GenerationReport:
     """
     import msgspec
 
-    from phidet.data.layouts import open_data
+    from phidet.data.objects import read_objects
     from phidet.inference.generator import open_generator
     from phidet.inference.measure_generator import Settings, latent_separability, measure_generator
     from phidet.training.generate_report import real_images
@@ -42,8 +42,7 @@ def evaluate_generator(args: argparse.Namespace) -> GenerationReport:
     if args.samples < 10 or args.paths < 0:
         raise ConfigError(f"--samples must be ≥ 10 and --paths ≥ 0, got {args.samples} and {args.paths}")
     generator = open_generator(args.model)
-    folder = open_data(args.data, args.layout)
-    real, class_ids = real_images(generator, folder.read(args.split or folder.train_split()))
+    real, class_ids = real_images(generator, read_objects(args.data, args.layout, args.split))
     settings = Settings(samples=args.samples, paths=args.paths, faces=args.faces)
     report = measure_generator(generator, real, class_ids, _measured_by(args), settings)
     if args.classifier is not None:

@@ -108,14 +108,13 @@ def _write_images(generator: ImageGenerator, args: argparse.Namespace, out: Path
 def _write_nearest(generator: ImageGenerator, args: argparse.Namespace, out: Path) -> None:
     import torch
 
-    from phidet.data.layouts import open_data
+    from phidet.data.objects import read_objects
     from phidet.evaluation.generation import nearest_real
     from phidet.inference import sample_sheets as sheets
     from phidet.training.features import Lite0Features
     from phidet.training.generate_report import real_images
 
-    folder = open_data(args.real, args.layout)
-    real, class_ids = real_images(generator, folder.read(folder.train_split()))
+    real, class_ids = real_images(generator, read_objects(args.real, args.layout))
     class_id = generator.class_id(args.class_name)
     if class_id is not None:
         real = real[class_ids == class_id]

@@ -7,9 +7,10 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from phidet.core.errors import ConfigError
+from phidet.core.errors import ConfigError, UnknownNameError
 
 if TYPE_CHECKING:
+    from phidet.serve.camera import Camera
     from phidet.serve.configuration import Limits, Source
     from phidet.serve.models.batching import BatchingParameters
 
@@ -18,6 +19,7 @@ EPILOG = f"""examples:
   phidet publish person models/person
   phidet serve --model_name person --model_base_path models/person
   phidet serve --model_config_file models.config --host 0.0.0.0
+  phidet serve --model_name person --model_base_path models/person --watch door=rtsp://camera.local/1
 
 The page to try a model on is at http://localhost:8501/, the API's description at /docs. Clients must show a token
 (Authorization: Bearer …) when the environment has {TOKEN_VARIABLE}."""
@@ -54,6 +56,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="let pages of other sites use the API",
     )  # fmt: skip
     network.add_argument("--access_log", type=_boolean, nargs="?", const=True, default=True, metavar="BOOL")
+    cameras = parser.add_argument_group("cameras, on the live page at /watch")
+    cameras.add_argument(
+        "--watch", action="append", default=[], metavar="NAME=ADDRESS",
+        help="detect on and track in a camera or stream: webcam, rtsp://…, http://…; may be given several times",
+    )  # fmt: skip
+    cameras.add_argument(
+        "--watch_place", action="append", default=[], metavar="NAME:PLACE=x1,y1,x2,y2",
+        help="count at a line of that camera, with more points in a zone; shares of the image, or pixels",
+    )  # fmt: skip
+    cameras.add_argument("--watch_model", default="", metavar="NAME", help="the model that detects (the first one)")
     limits = parser.add_argument_group("limits of a request")
     limits.add_argument("--max_body_bytes", type=int, metavar="N", help="also when inflated")
     limits.add_argument("--max_image_pixels", type=int, metavar="N")
@@ -80,6 +92,7 @@ def run(args: argparse.Namespace) -> None:
         config_poll_seconds=args.model_config_file_poll_wait_seconds,
         token=None if token is None else token.strip(),  # secrets in files end with a line break
         cors=args.rest_api_enable_cors_support,
+        cameras=_cameras(args),
     )
     postprocess = PostprocessSettings(score=args.score, iou=args.iou, max_detections=args.max_detections)
     load = detector_loader(postprocess, args.runtime, batching.threads_each)
@@ -95,6 +108,30 @@ def _sources(args: argparse.Namespace) -> tuple[Source, ...]:
     if args.model_config_file is not None:
         return read_model_config(args.model_config_file)
     return (Source(args.model_name, args.model_base_path),)
+
+
+def _cameras(args: argparse.Namespace) -> tuple[Camera, ...]:
+    from phidet.core.addresses import without_password
+    from phidet.detections.tracking.assignment import import_solver
+    from phidet.detections.tracking.places import Place, parse_place
+    from phidet.serve.camera import Camera
+
+    addresses: dict[str, str] = {}
+    for text in args.watch:
+        name, _, address = text.partition("=")
+        # An address without a name may have "=" in it, too; its password is not shown.
+        if not name or not address or "://" in name or name in addresses:
+            raise ConfigError(f"expected --watch NAME=ADDRESS, each name once, got {without_password(text)!r}")
+        addresses[name] = address
+    places: dict[str, list[Place]] = {name: [] for name in addresses}
+    for text in args.watch_place:
+        name, _, place = text.partition(":")
+        if name not in places:
+            raise UnknownNameError("camera", name, places)
+        places[name].append(parse_place(place))
+    if addresses:
+        import_solver()  # so that a missing extra is named before anything is served
+    return tuple(Camera(name, addresses[name], args.watch_model, tuple(places[name])) for name in addresses)
 
 
 def _batching(args: argparse.Namespace) -> BatchingParameters:

@@ -18,9 +18,9 @@ objects, whose boxes follow. Made images are called made-by-phidet-…, 'phidet 
 refuses to measure on them. Where the data have no validation split, one is held out before anything is made.
 
 examples:
-  phidet train cells --task generate -o cells-generator       a generator of the objects in the data
-  phidet synthesize cells -g cells-generator --class platelets --count 500 -o more-cells
-  phidet synthesize cells --from crops --class platelets --count 500 -o more-cells     objects of other images"""
+  phidet synthesize cells --class platelets --count 500 -o more-cells         objects of other images
+  phidet train cells --task generate -o cells-generator                       a generator of the objects in the data
+  phidet synthesize cells -g cells-generator --class platelets --count 500 -o more-cells"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,13 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", type=Path, metavar="DATA", help="a data folder or file, in any layout")
     add_layout(parser)
     parser.add_argument("-g", "--generator", metavar="MODEL", help="a generator: a file, or the folder of its run")
-    parser.add_argument(
-        "--from",
-        dest="source",
-        choices=["generator", "crops"],
-        default=None,
-        help="where objects come from (generator)",
-    )
+    sources = ["generator", "crops"]
+    parser.add_argument("--from", dest="source", choices=sources, help="what objects come from (crops without -g)")
     parser.add_argument("--class", dest="class_name", required=True, metavar="NAME", help="of the objects")
     parser.add_argument("--count", type=int, default=500, metavar="N", help="objects to make (500)")
     parser.add_argument("--per-image", type=int, default=3, metavar="N", help="at most in one image (3)")
@@ -54,7 +49,7 @@ def run(args: argparse.Namespace) -> None:
     for name in ("count", "per_image"):
         if getattr(args, name) < 1:
             raise ConfigError(f"--{name.replace('_', '-')} must be a whole number ≥ 1, got {getattr(args, name)}")
-    if (args.source == "crops") == (args.generator is not None):
+    if args.source is not None and (args.source == "generator") != (args.generator is not None):
         raise ConfigError("objects come from a generator (-g MODEL) or from other images (--from crops): name one")
     splits, train = _read(args)
     names = splits[train].class_names

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +17,19 @@ if TYPE_CHECKING:
     from phidet.detections.detections import Detections
     from phidet.detections.sinks.counts import CountSink
     from phidet.detections.tracking.counting import CountSettings
+    from phidet.images.live import LiveSource
     from phidet.images.sources import SourceImage, Unusable
     from phidet.inference.track import TrackSettings
 
 OUT = Path("tracks")
 EPILOG = """\
-SOURCE is a video, a folder or a quoted pattern of videos, or webcam (webcam:1); with --fps, images are the frames of a
-video for each folder. Needs an extra: pip install 'phidet[track]'
+SOURCE is a video, a folder or a quoted pattern of videos, webcam (webcam:1), or an address (rtsp, http, https, …) of a
+camera, a stream or a video; with --fps, images are the frames of a video for each folder. Needs an extra:
+pip install 'phidet[track]'
+
+Of cameras and streams, the newest frame is looked at and those that came in the meantime are left out, but for
+--every-frame. A connection that ends or falls silent is opened again. A name and a password in an address are never
+shown. Files are complete when the command ends (Ctrl-C); --json prints each frame at once.
 
 what --save writes into the folder of --out:
   video   the videos with boxes, ids and ways drawn, named like the originals (the default)
@@ -67,6 +74,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--detect-every", type=positive, default=1, metavar="N", help="detect on every N-th of them (1)"
     )
     frames.add_argument("--fps", type=_rate, metavar="R", help="images are frames of a video, at R a second")
+    frames.add_argument("--every-frame", action="store_true", help="of streams, too, however late (the newest)")
+    frames.add_argument("--silent", type=_seconds, metavar="SECONDS", help="when a stream is opened again (10)")
+    frames.add_argument("--quiet", action="store_true", help="no line a second about a stream")
+    frames.add_argument("--show", action="store_true", help="show the frames in a window")
     frames.add_argument("--sound", action="store_true", help="keep the sound in drawn videos")
     tracks = parser.add_argument_group("tracks")
     tracks.add_argument("--start", type=share, metavar="S", help="score that begins a track (0.5)")
@@ -91,6 +102,7 @@ def run(args: argparse.Namespace) -> None:
     import msgspec
 
     from phidet.cli.native_noise import without_native_noise
+    from phidet.cli.show import Window
     from phidet.cli.signals import ended_by_sigterm
     from phidet.detections.detections import Detections
     from phidet.detections.settings import PostprocessSettings
@@ -110,17 +122,22 @@ def run(args: argparse.Namespace) -> None:
     postprocess = PostprocessSettings(score=settings.tracker.low, iou=args.iou, max_detections=args.max)
     if args.tile is not None:
         check_tile(args.tile, postprocess)
+    live = _live_source(args)
     detector = Detector(args.model, runtime=args.runtime, threads=args.threads)
     if args.classes is not None:
         names = detector.class_names
         wanted = [name for text in args.classes for name in ([text] if text in names else words_of(text))]
         Detections.empty(names).filter(classes=wanted)  # raises for an unknown name before anything is written
         postprocess = msgspec.structs.replace(postprocess, classes=tuple(wanted))
+    window = Window() if args.show else None
     # Opened last: a wrong option must not leave an empty output folder behind.
     outputs = TrackOutputs(kinds, out, detector.class_names, counting, sound=args.sound)
     report = TrackReport(args.json, outputs.counts)
-    with writing(outputs.sinks, report), without_native_noise(), ended_by_sigterm():
-        items = _items(args, out if kinds else None, report)
+    if window is not None:
+        window.drawer = outputs.drawer
+        outputs.sinks.append(window)
+    with writing(outputs.sinks, report), without_native_noise(), ended_by_sigterm(), _status(args, live, report):
+        items = _items(args, out if kinds else None, report, live)
         for item in track_stream(detector, items, postprocess, settings):
             if isinstance(item, Unusable):
                 report.failed(item)
@@ -181,11 +198,37 @@ def _kinds(args: argparse.Namespace, counting: CountSettings | None) -> list[str
     return list(dict.fromkeys(kinds))
 
 
-def _items(args: argparse.Namespace, out: Path | None, report: Report) -> Iterator[SourceImage | Unusable]:
+def _live_source(args: argparse.Namespace) -> LiveSource | None:
+    """The camera or stream among the sources."""
+    from phidet.core.addresses import without_password
+    from phidet.images.live import LiveSettings, LiveSource, is_live
+
+    live = [source for source in args.sources if is_live(source)]
+    if live and len(args.sources) > 1:
+        raise ConfigError(f"{without_password(live[0])} may never end: track it alone")
+    if not live:
+        return None
+    silent = {} if not args.silent else {"silent_s": args.silent}
+    return LiveSource(live[0], LiveSettings(newest=not args.every_frame, **silent))
+
+
+def _status(args: argparse.Namespace, live: LiveSource | None, report: TrackReport) -> AbstractContextManager[object]:
+    from phidet.cli.live_status import LiveStatus
+
+    return nullcontext() if live is None or args.quiet else LiveStatus(live, report)
+
+
+def _items(
+    args: argparse.Namespace, out: Path | None, report: Report, live: LiveSource | None
+) -> Iterator[SourceImage | Unusable]:
     from phidet.images.ahead import read_ahead
     from phidet.images.sources import read_sources
     from phidet.inference.track import as_video
 
+    if live is not None:
+        items = read_sources(args.sources, out, report.note, lambda _: live.frames())
+        # What waits would no longer be the newest frame, which is read in a thread of its own anyway.
+        return read_ahead(items) if args.every_frame else items
     # In a thread of its own: frames are decoded while the network runs.
     items = read_ahead(read_sources(args.sources, out, report.note))
     return items if args.fps is None else as_video(items, args.fps)
@@ -199,10 +242,13 @@ class TrackReport(Report):
     def __init__(self, json_lines: bool, counts: CountSink | None) -> None:
         super().__init__(json_lines)
         self._counts = counts
+        self.looked_at = self.tracks_now = self.tracks_so_far = 0
         self._highest = 0
 
     def found(self, item: SourceImage, found: Detections) -> None:
         super().found(item, found)
+        self.looked_at += 1
+        self.tracks_now = len(found)
         if self._json and self._counts is not None:
             import msgspec
 
@@ -223,6 +269,7 @@ class TrackReport(Report):
         for track_id, label in zip(ids, found.labels, strict=True):
             if track_id > self._highest:
                 tally[label] = tally.get(label, 0) + 1
+                self.tracks_so_far += 1
         self._highest = max(self._highest, *ids, 0)
         return tally
 

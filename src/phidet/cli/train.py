@@ -59,6 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--teacher", metavar="MODEL", help="learn from this detector, too: a model, or another's description (.json)"
     )
+    what.add_argument("--masks", action="store_true", help="learn masks as well as boxes (published EfficientDets)")
     what.add_argument("--unlabelled", metavar="FOLDER", help="more images, which only the teacher labels")
     what.add_argument(
         "--detector",
@@ -142,6 +143,7 @@ def _train(args: argparse.Namespace, model: str, settings: RunSettings) -> Train
             teacher=args.teacher,
             detector=tuple(args.detector),
             unlabelled=args.unlabelled,
+            masks=args.masks,
         )
         return running.run(request, settings, start)
 
@@ -153,6 +155,7 @@ def _check_left_out(args: argparse.Namespace) -> None:
     )
     unset |= dict.fromkeys(("epochs", "batch_size", "learning_rate", "precision"))
     unset |= {"recipe": "auto", "seed": 0, "set": [], "pretrained": "backbone", "task": "detect", "detector": []}
+    unset |= {"masks": False}
     given = [name for name, value in unset.items() if getattr(args, name) != value]
     if given:
         flag = "--" + given[0].replace("_", "-")

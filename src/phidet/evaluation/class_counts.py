@@ -72,6 +72,7 @@ def class_counts(
     objects = np.bincount(truth.class_ids[countable(truth)], minlength=classes)
     counted, right = np.zeros(classes, np.int64), np.zeros(classes, np.int64)
     for found, _, matches in match_all(dataset, detections, min_score, min_iou=min_iou):
+        # Detections on crowds and difficult objects are neither right nor wrong.
         counted += _per_class(found.class_ids[~matches.ignored], classes)
         right += _per_class(found.class_ids[matches.objects >= 0], classes)
     rows = zip(dataset.class_names, objects.tolist(), counted.tolist(), right.tolist(), strict=True)

@@ -57,17 +57,20 @@ def match_image(
     """
     boxes, others = found.boxes_xyxy.astype(np.float64), truth.boxes_xyxy.astype(np.float64)
     ious: npt.NDArray[np.float64] = pairwise_iou(boxes, others)
+    # Only pairs that overlap enough, of one class unless ``across_classes``, can be matches.
     own = found.class_ids[:, None] == truth.class_ids[None, :]
     overlaps = (ious >= min_iou) & (own | across_classes)
     detection, candidate = np.nonzero(overlaps & countable(truth))
     # lexsort's last key is the first criterion: by detection, then own class before others, then falling IoU.
     order = np.lexsort((-ious[detection, candidate], ~own[detection, candidate], detection))
     objects = np.full(len(boxes), -1, np.int64)
+    # Greedy, as COCO and VOC evaluate: the best detection chooses first, and every object is found once.
     taken: set[int] = set()
     for d, o in zip(detection[order].tolist(), candidate[order].tolist(), strict=True):
         if objects[d] < 0 and o not in taken:
             objects[d] = o
             taken.add(o)
+    # Difficult objects may be found by several detections, none of which counts.
     on_difficult = (overlaps & truth.difficult & ~truth.crowd).any(axis=1)
     in_crowd = ((covered(ious, boxes, others) >= min_iou) & own & truth.crowd).any(axis=1)
     return Matches(objects, (objects < 0) & (on_difficult | in_crowd), ious)

@@ -39,8 +39,13 @@ class RelationsReport(msgspec.Struct, frozen=True, kw_only=True):
     verdict_auc: float | None
 
 
-def measure_relations(dataset: Dataset, before: Sequence[Detections], after: Sequence[Related]) -> RelationsReport:
-    """The metrics of what a network made of the detections ``before`` in each image of ``dataset``."""
+def measure_relations(
+    dataset: Dataset, before: Sequence[Detections] | None, after: Sequence[Related]
+) -> RelationsReport:
+    """The metrics of what a network made of the detections ``before`` in each image of ``dataset``.
+
+    Without ``before``, those of the detector are left out, which never change while a network is trained.
+    """
     truths = [dataset.annotations(index) for index in range(len(dataset))]
     corrected = [related.detections for related in after]
     verdicts = [
@@ -53,9 +58,9 @@ def measure_relations(dataset: Dataset, before: Sequence[Detections], after: Seq
     return RelationsReport(
         images=len(dataset),
         ap=evaluate_coco(dataset, corrected).ap,
-        detector_ap=evaluate_coco(dataset, before).ap,
+        detector_ap=None if before is None else evaluate_coco(dataset, before).ap,
         labels=label_accuracy(corrected, truths),
-        detector_labels=label_accuracy(before, truths),
+        detector_labels=None if before is None else label_accuracy(before, truths),
         groups=_groups(corrected, truths),
         verdicts=float(((said > 0.5) == right).mean()) if verdicts else None,
         verdict_auc=auc(said, right),

@@ -35,6 +35,7 @@ def write_evaluation(
     Raises:
         PhidetError: a file cannot be written.
     """
+    # Plots and sheets use the thresholds of the report, so that numbers and images agree.
     score, iou = evaluation.score, evaluation.iou
     write_atomic(folder / "report.json", msgspec.json.format(msgspec.json.encode(evaluation)))
     written = [folder / "report.json", *write_tables(folder, evaluation)]

@@ -100,10 +100,12 @@ class ResultsFile(NamedTuple):
                     f"{self.path}, [{i}]: {key} {getattr(result, key)} is not in {dataset.name!r}: are these "
                     "detections of other data, or of another split (--split)?"
                 )
+            # Results come in any order: gathered by image first.
             found[image_of[result.image_id]].append(result)
         searched = set(image_of.values())
         names = [str(name) for name in dataset.names]
         indices = [index for index, name in enumerate(names) if name in searched]
+        # Ids of the file and of the data set may differ; the names of the classes connect them.
         of_dataset = {name: dataset.class_names.index(name) for name in class_of.values()}
         ids = {category: of_dataset[name] for category, name in class_of.items()}
         measured = dataset if len(indices) == len(dataset) else dataset.subset(indices, dataset.name)
@@ -135,6 +137,7 @@ class ResultsFile(NamedTuple):
         self, results: Sequence[_Result], ids: Mapping[int, int], dataset: Dataset, index: int
     ) -> Detections:
         boxes = np.array([result.bbox for result in results], np.float64).reshape(-1, 4)
+        # COCO has left, top, width and height; here it is corners.
         boxes[:, 2:] += boxes[:, :2]
         scores = np.array([result.score for result in results], np.float64)
         classes = np.array([ids[result.category_id] for result in results], np.int64)
@@ -196,6 +199,7 @@ def write_results(path: Path, dataset: Dataset, detections: Sequence[Detections]
             for i, (name, (height, width)) in enumerate(zip(names, sizes, strict=True))
         ],
     )
+    # The images file first: without it the ids of the results have no meaning.
     write_atomic(images_file(path), msgspec.json.encode(searched))
     write_atomic(path, msgspec.json.encode(results))
     return [path, images_file(path)]

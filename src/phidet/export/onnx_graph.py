@@ -131,7 +131,12 @@ def write_program(graph: Graph, program: Program, size_hw: tuple[int, int]) -> N
             expansion = operation
             values.append(values[operation.x])  # never read: the next operation makes it, in parts
         else:
-            values.append(_write(graph, values, operation, results.get(number, "")))
+            value = _write(graph, values, operation, results.get(number, ""))
+            name = results.get(number, value.name)
+            # Only predictors take the name of an output themselves.
+            if value.name != name:
+                value = value._replace(name=graph.add("Identity", [value.name], name))
+            values.append(value)
 
 
 def _expands(operation: Operation, reader: Operation | None, values: list[Value]) -> TypeGuard[Conv]:

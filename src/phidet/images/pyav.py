@@ -147,16 +147,31 @@ class FrameConverter:
         return self._graph.pull()
 
 
-def upright(image: npt.NDArray[np.uint8], frame: Any) -> npt.NDArray[np.uint8]:
-    """``image``, turned and mirrored to the nearest quarter as the display matrix of its ``frame`` demands.
+class Upright:
+    """Turns and mirrors the frames of a stream to the nearest quarter, as their display matrix demands.
 
-    Read from the matrix itself: PyAV has ``VideoFrame.rotation`` since version 14.2 only, and it leaves mirroring out.
+    The matrix is read of the first frame, and of the first of another size. PyAV ties a frame whose side data were
+    looked at to itself, so that its memory is freed by the garbage collector only, which for thousands of frames is too
+    late.
     """
-    side_data = frame.side_data.get("DISPLAYMATRIX")
-    if side_data is None:
-        return image
+
+    def __init__(self) -> None:
+        self._read_for: tuple[int, int] | None = None
+        self._matrix: bytes | None = None
+
+    def __call__(self, image: npt.NDArray[np.uint8], frame: Any) -> npt.NDArray[np.uint8]:
+        """``image``, the pixels of ``frame``, as it is to be seen."""
+        if self._read_for != (frame.width, frame.height):
+            self._read_for = frame.width, frame.height
+            side_data = frame.side_data.get("DISPLAYMATRIX")
+            self._matrix = None if side_data is None else bytes(side_data)
+        return image if self._matrix is None else _turned(image, self._matrix)
+
+
+def _turned(image: npt.NDArray[np.uint8], matrix: bytes) -> npt.NDArray[np.uint8]:
+    # Read from the matrix itself: PyAV has ``VideoFrame.rotation`` since 14.2 only, and it leaves mirroring out.
     # Rows (a, b, u), (c, d, v), (x, y, w) of ISO/IEC 14496-12, 8.3.2: a pixel at (p, q) is shown at (ap + cq, bp + dq).
-    (a, b, _), (c, d, _) = np.frombuffer(side_data, np.int32).reshape(3, 3)[:2].tolist()
+    (a, b, _), (c, d, _) = np.frombuffer(matrix, np.int32).reshape(3, 3)[:2].tolist()
     # The off-diagonal entries dominate: a quarter turn, which swaps the axes.
     if abs(b) + abs(c) > abs(a) + abs(d):
         image, across, down = image.swapaxes(0, 1), c, b

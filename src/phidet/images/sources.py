@@ -22,6 +22,7 @@ from phidet.core.addresses import is_address, without_password
 from phidet.core.errors import ConfigError, InputError, PhidetError
 from phidet.images.decode import read_image
 from phidet.images.formats import EXTENSIONS, FORMATS, count_left_out, other_image
+from phidet.images.live import LiveSource, is_live, is_stream, live_name
 from phidet.images.pyav import Colors
 from phidet.images.remote import LARGEST_BYTES, fetch_image
 from phidet.images.video import EXTENSIONS as VIDEO_EXTENSIONS
@@ -104,16 +105,21 @@ def check_sources_outside(sources: Sequence[str], out: Path) -> None:
 
 
 def read_sources(
-    sources: Sequence[str], leave_out: Path | None = None, note: Callable[[str], None] | None = None
+    sources: Sequence[str],
+    leave_out: Path | None = None,
+    note: Callable[[str], None] | None = None,
+    open_live: Callable[[str], Iterator[Frame]] | None = None,
 ) -> Iterator[SourceImage | Unusable]:
     """The images of all sources, in order; only a few are in memory at a time.
 
     Args:
         sources: an image or video file; a folder, searched recursively for both, in the order of names; a pattern
             (``**`` is any depth); an http, https or data address of an image; ``-``, one image on standard input;
-            ``webcam`` or ``webcam:1``.
+            ``webcam`` or ``webcam:1``; the rtsp, rtmp, srt or udp address of a stream.
         leave_out: a folder that is not searched: the output folder.
         note: called with a sentence that counts the images of a folder or pattern that are left out.
+        open_live: called with each camera and stream for its frames; where it is given, http and https addresses are
+            streams or videos, too.
 
     Yields:
         Each image, or an :class:`Unusable` in the place of one that cannot be read.
@@ -123,7 +129,7 @@ def read_sources(
     try:
         # Still images are decoded ahead in threads, but yielded in order; anything else first waits for those before
         # it.
-        for entry in (e for source in sources for e in _entries(source, leave_out, note or _ignore)):
+        for entry in (e for source in sources for e in _entries(source, leave_out, note or _ignore, open_live)):
             if isinstance(entry, _Still):
                 waiting.append(pool.submit(_read, entry))
                 if len(waiting) > _AHEAD:
@@ -167,9 +173,18 @@ def _ignore(_: str) -> None:
     pass
 
 
-def _entries(source: str, leave_out: Path | None, note: Callable[[str], None]) -> Iterator[_Entry]:
+def _entries(
+    source: str,
+    leave_out: Path | None,
+    note: Callable[[str], None],
+    open_live: Callable[[str], Iterator[Frame]] | None,
+) -> Iterator[_Entry]:
     if source == "-":
         yield _Still("-", PurePosixPath("stdin.jpg"), _standard_input)
+    elif open_live is not None and is_live(source):
+        yield _Video(without_password(source), live_name(source), partial(open_live, source))
+    elif is_stream(source):
+        yield _Video(without_password(source), live_name(source), partial(_stream_frames, source))
     elif is_webcam(source):
         name = PurePosixPath(re.sub(r"[^\w-]+", "-", source) + ".mp4")
         yield _Video(source, name, partial(webcam_frames, source))
@@ -180,6 +195,10 @@ def _entries(source: str, leave_out: Path | None, note: Callable[[str], None]) -
             yield from _local(source, leave_out, note)
         except OSError as error:
             yield Unusable(source, InputError(f"cannot read {source}: {error.strerror or error}"))
+
+
+def _stream_frames(source: str) -> Iterator[Frame]:
+    return LiveSource(source).frames()
 
 
 def _local(source: str, leave_out: Path | None, note: Callable[[str], None]) -> Iterator[_Entry]:

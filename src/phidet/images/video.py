@@ -18,12 +18,12 @@ from phidet.images.cut_off import is_cut_off
 from phidet.images.pyav import (
     Colors,
     FrameConverter,
+    Upright,
     colors_of,
     import_av,
     is_plausible_aspect,
     is_supported_matrix,
     square_size,
-    upright,
 )
 
 EXTENSIONS = frozenset(
@@ -106,18 +106,23 @@ def webcam_frames(source: str) -> Iterator[Frame]:
         InputError: there is no such camera, or it is in use.
         MissingExtraError: the ``video`` extra is not installed.
     """
-    match = _CAMERA.fullmatch(source)
-    which = (match[1] if match else None) or "0"
-    device, driver = {
-        "linux": (f"/dev/video{which}" if which.isdigit() else which, "v4l2"),
-        "darwin": (which, "avfoundation"),
-        "win32": (f"video={which}", "dshow"),
-    }.get(sys.platform, (which, "v4l2"))
+    device, driver = camera_device(source)
     first: float | None = None
     for frame in _Decoder(device, source, driver).frames():
         now = time.monotonic()
         first = now if first is None else first
         yield frame._replace(time_s=now - first)
+
+
+def camera_device(source: str) -> tuple[str, str]:
+    """What FFmpeg opens for ``webcam``, ``webcam:1`` or ``webcam:NAME``, and with which driver."""
+    match = _CAMERA.fullmatch(source)
+    which = (match[1] if match else None) or "0"
+    return {
+        "linux": (f"/dev/video{which}" if which.isdigit() else which, "v4l2"),
+        "darwin": (which, "avfoundation"),
+        "win32": (f"video={which}", "dshow"),
+    }.get(sys.platform, (which, "v4l2"))
 
 
 class _Decoder:
@@ -131,7 +136,7 @@ class _Decoder:
     def __init__(self, file: str, name: str, driver: str | None = None) -> None:
         self._av = import_av()
         self._file, self._name, self._driver = file, name, driver
-        self._converter = FrameConverter(self._av)
+        self._converter, self._upright = FrameConverter(self._av), Upright()
         self._warned: set[str] = set()
         self.rate = _USUAL_RATE
         self.end_s: float | None = None
@@ -202,7 +207,7 @@ class _Decoder:
         colors = colors_of(frame, stream.codec_context)
         image = self._converter.to_rgb(frame, square_size(frame.width, frame.height, aspect), colors)
         duration_s = None if duration_s is None else max(0.0, duration_s)
-        return Frame(upright(image, frame), number, time_s, duration_s, colors)
+        return Frame(self._upright(image, frame), number, time_s, duration_s, colors)
 
     def _warn(self, message: str) -> None:
         """Logs a warning once for each video."""

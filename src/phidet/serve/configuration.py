@@ -7,7 +7,8 @@ from pathlib import Path
 
 import msgspec
 
-from phidet.core.errors import ConfigError
+from phidet.core.errors import ConfigError, UnknownNameError
+from phidet.serve.camera import Camera
 from phidet.serve.models.batching import BatchingParameters
 
 
@@ -67,7 +68,8 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """All settings of a server.
 
     ``sources`` are what is served at the start; later changes of ``config_file``, where there is one, replace them.
-    Without ``token`` the server is open to all; CORS is off unless ``cors``. An interval of 0 seconds polls once.
+    Without ``token`` the server is open to all; CORS is off unless ``cors``. An interval of 0 seconds polls
+    once. ``cameras`` are watched.
     """
 
     sources: tuple[Source, ...]
@@ -78,9 +80,16 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     config_poll_seconds: float = 1.0
     token: str | None = None
     cors: bool = False
+    cameras: tuple[Camera, ...] = ()
 
     def __post_init__(self) -> None:
         check_names(self.sources)
+        cameras = [camera.name for camera in self.cameras]
+        if len(set(cameras)) != len(cameras):
+            raise ConfigError(f"expected each camera's name once, got {', '.join(cameras)}")
+        for camera in self.cameras:
+            if camera.model and camera.model not in [source.name for source in self.sources]:
+                raise UnknownNameError("model", camera.model, [source.name for source in self.sources])
         # An empty variable in a deployment must not silently open the server to all.
         if self.token is not None and not (self.token.strip() and self.token.isprintable()):
             raise ConfigError(

@@ -20,6 +20,7 @@ from phidet.serve.models.statistics import RequestSeconds
 from phidet.serve.models.versions import LoadedVersion, Repository
 from phidet.serve.outputs import Tensors, to_tensors
 from phidet.serve.refusals import bad_request, overloaded
+from phidet.serve.watch import Watcher
 from phidet.serve.wire import show
 
 T = TypeVar("T")
@@ -58,6 +59,7 @@ class Service:
         self.body_bytes_in_flight = 0
         self._threads = ThreadPoolExecutor(usable_cores(), "decode")
         self._following: asyncio.Task[None] | None = None
+        self.watchers = {camera.name: Watcher(camera, self.repository) for camera in settings.cameras}
 
     async def in_thread(self, work: Callable[[], T]) -> T:
         """Runs what takes longer than a millisecond (JSON, base64, JPEG) beside the event loop."""
@@ -143,6 +145,8 @@ class Service:
     async def start(self) -> None:
         """Loads the models, and follows their folders and the configuration file until ``close``."""
         await self.repository.start()
+        for watcher in self.watchers.values():
+            watcher.start()
         path, seconds = self.settings.config_file, self.settings.config_poll_seconds
         if path is not None and seconds:
             following = follow_model_config(path, seconds, self.settings.sources, self.repository.configure)
@@ -153,6 +157,8 @@ class Service:
         if self._following is not None:
             # First, so that no change of configuration starts a model while the server closes.
             self._following.cancel()
+        for watcher in self.watchers.values():
+            await watcher.close()
         await self.repository.close()
         self._threads.shutdown()
 

@@ -30,6 +30,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         teacher: a detector to learn from beside the labels: a model's name or file, a run's folder, or the description
             (.json) of another project's detector.
         unlabelled: a folder of images without labels, of which only the teacher's answers are learned.
+        masks: whether a published model learns masks as well as boxes.
         detector: of a network on detections: the model whose detections it relates, or files of those of the
             training and the validation images.
     """
@@ -45,6 +46,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     changes: dict[str, Any] = {}
     teacher: str | None = None
     unlabelled: str | None = None
+    masks: bool = False
     detector: tuple[str, ...] = ()
 
     def with_absolute_paths(self) -> Request:

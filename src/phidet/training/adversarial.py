@@ -23,6 +23,7 @@ from phidet.training.augmentation.adaptive import (
 )
 from phidet.training.learner import Moment, check_finite
 from phidet.training.recipe import Recipe
+from phidet.training.task import total_over_processes
 
 _READ = 16  # steps between two looks at the losses on an accelerator, which each wait for it
 
@@ -76,7 +77,7 @@ class TwoNetworks:
         self.discriminator = adversary.discriminator.to(fabric.device)
         self.optimizers = [_adam(network, recipe), _adam(self.discriminator, recipe)]
         self.average = GeneratorAverage(network)
-        self.processes = Processes(fabric.world_size, _total)
+        self.processes = Processes(fabric.world_size, total_over_processes)
         adaptive = recipe.augmentation.adaptive
         self.probability = AdaptiveProbability(adaptive, recipe.augmentation.adaptive_span) if adaptive else None
         self.rate, self.shown, self.steps = 0.0, 0, 0
@@ -200,15 +201,6 @@ class TwoNetworks:
 def _adam(network: nn.Module, recipe: Recipe) -> torch.optim.Adam:
     """Adam without momentum, as generators are trained (arXiv 1710.10196 appendix A)."""
     return torch.optim.Adam(network.parameters(), lr=recipe.learning_rate, betas=(0.0, 0.99), eps=1e-8, foreach=True)
-
-
-def _total(value: Tensor) -> Tensor:
-    """The sum over all processes; no gradient flows through it."""
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return value
-    summed = value.detach().clone()
-    dist.all_reduce(summed)
-    return summed
 
 
 def _mean_gradients(parameters: Iterable[nn.Parameter], processes: int) -> None:

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import torch
 
-from phidet.core.errors import DownloadError
+from phidet.core.errors import CheckpointError, DownloadError
 from phidet.core.files import write_atomic
 from phidet.data.crops import crops_of, read_crops
 from phidet.data.dataset import Dataset
@@ -25,13 +25,15 @@ from phidet.training.features import Lite0Features
 log = logging.getLogger("phidet")
 REAL = 5000
 """Real images, at most, that are compared."""
+USUAL = Settings()
+"""How much is measured after a training."""
 _SHOWN = 8
 
 
-def report_generator(model: Any, train: Dataset, folder: Path, settings: Settings | None = None) -> dict[str, float]:
+def report_generator(model: Any, train: Dataset, folder: Path) -> dict[str, float]:
     """Writes measures and sheets of a generator into ``folder``; returns the main measures by name.
 
-    Without features, whose weights are neither installed nor to be fetched, only sheets are written.
+    Where the weights of the features cannot be had, only sheets are written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     model.eval()
@@ -39,11 +41,11 @@ def report_generator(model: Any, train: Dataset, folder: Path, settings: Setting
     _write_sheets(generator, folder)
     try:
         features = Lite0Features(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    except DownloadError as error:
+    except (CheckpointError, DownloadError) as error:
         log.warning("the generator is not measured: %s", error)
         return {}
     real, class_ids = real_images(generator, train)
-    report = measure_generator(generator, real, class_ids, (features, features), settings)
+    report = measure_generator(generator, real, class_ids, (features, features), USUAL)
     write_atomic(folder / "generation.json", msgspec.json.format(msgspec.json.encode(report)))
     labels = np.arange(_SHOWN) % generator.config.num_classes if generator.config.labelled else None
     made = generator.sample(_SHOWN, 1, labels)

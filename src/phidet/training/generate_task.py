@@ -18,7 +18,7 @@ from phidet.architectures.adversarial_config import GeneratorConfig
 from phidet.architectures.base import NetworkConfig, resolved_loss
 from phidet.architectures.model import Model
 from phidet.architectures.registry import architecture_of
-from phidet.core.errors import ConfigError, DownloadError
+from phidet.core.errors import CheckpointError, ConfigError, DownloadError
 from phidet.core.files import write_atomic_with
 from phidet.data.crops import crops_of
 from phidet.data.dataset import Dataset
@@ -74,10 +74,10 @@ class GenerateTask(TrainingTask):
 
     @cached_property
     def features(self) -> Lite0Features | None:
-        """What compares images; ``None`` where its weights are neither installed nor to be fetched."""
+        """What compares images; ``None`` where its weights cannot be had."""
         try:
             return Lite0Features(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-        except DownloadError as error:
+        except (CheckpointError, DownloadError) as error:
             log.warning("made images are not measured while training: %s", error)
             return None
 

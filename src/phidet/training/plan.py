@@ -14,6 +14,7 @@ from phidet.architectures.base import Architecture, resolved_loss
 from phidet.architectures.model import Model
 from phidet.architectures.registry import architecture_of, published_config
 from phidet.core.errors import ConfigError, InputError
+from phidet.core.structs import in_words
 from phidet.data.run_images import read_run_images
 from phidet.inference.runtimes.open_model import model_file
 from phidet.training.about import Origin, Request
@@ -183,11 +184,31 @@ def _build(request: Request, start: Start, class_names: tuple[str, ...], recipe:
         if source.architecture is architecture:
             config = fit_to_source(config, source)  # its anchors and preprocessing
     config = architecture.for_classes(config, class_names)
+    if request.masks:
+        config = _with_masks(config, architecture)
     if request.image_size is not None:
         config = architecture.resized(config, parse_image_size(request.image_size))
     if recipe.drop_path is not None:
         config = architecture.with_drop_path(config, recipe.drop_path)
     return build_from(config, source, replace_head=True)
+
+
+def _with_masks(config: Any, architecture: Architecture[Any]) -> Any:
+    """``config`` with a head for masks, the usual one unless it has one already.
+
+    Raises:
+        ConfigError: such networks have none.
+    """
+    if "masks" not in type(config).__struct_fields__:
+        raise ConfigError(f"{architecture.name} networks have no head for masks: leave the option out")
+    if config.masks is not None:
+        return config
+    # The type of the settings is the architecture's own: they are made by filling the config in again.
+    fields = {**msgspec.to_builtins(config), "masks": {}}
+    try:
+        return msgspec.convert(fields, type(config))
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"masks: {in_words(error, type(config))}") from error
 
 
 def _pretrained(word: str, architecture: Architecture[Any]) -> str | None:

@@ -104,15 +104,16 @@ class RelationsTask(TrainingTask):
         return self._loss(model(*batch.inputs), batch, Processes(fabric.world_size, total_over_processes))
 
     def evaluate(self, fabric: Fabric, model: Any, recipe: Recipe, workers: int) -> dict[str, float]:
-        report = self.measure(model, fabric.device)
+        report = self.measure(model, fabric.device, compare=False)
         return defined({key: getattr(report, key) for key in self.metrics})
 
-    def measure(self, model: Any, device: torch.device) -> RelationsReport:
-        """Metrics of ``model``, in any mode, on the validation images."""
+    def measure(self, model: Any, device: torch.device, compare: bool = True) -> RelationsReport:
+        """Metrics of ``model``, in any mode, on the validation images; with ``compare`` also those of the detector."""
         assert self.val is not None
         assert self.found is not None
         relate = TorchRelations(model, device)
-        return measure_relations(self.val, self.found[1], [relate(found) for found in self.found[1]])
+        related = [relate(found) for found in self.found[1]]
+        return measure_relations(self.val, self.found[1] if compare else None, related)
 
     def open_detections(self, out: Path, stored: bool) -> None:
         """Makes the detections in both data sets known, unless they are: from files, or by the detector.

@@ -45,4 +45,7 @@ def report_on(
         return defined({"top1": report.top1, "top5": report.top5})
     evaluation = measure(model.config.name, data, *found, trained_on=trained_on)
     write_evaluation(folder, evaluation, *found)
-    return defined({"ap": evaluation.coco.ap, "ap50": evaluation.coco.ap50})
+    metrics = {"ap": evaluation.coco.ap, "ap50": evaluation.coco.ap50}
+    if evaluation.masks is not None:
+        metrics |= {"mask_ap": evaluation.masks.coco.ap, "mask_ap50": evaluation.masks.coco.ap50}
+    return defined(metrics)

@@ -8,13 +8,12 @@ from typing import NamedTuple
 
 from phidet.core.errors import ConfigError, InputError
 from phidet.data.class_folders import open_class_folders, split_by_class
-from phidet.data.crops import whole_images
 from phidet.data.data_folder import DataFolder
 from phidet.data.dataset import Dataset
 from phidet.data.hold_out import HELD_OUT, hold_out
-from phidet.data.layouts import open_data, read_images
-from phidet.data.listing import files_below, is_image
+from phidet.data.layouts import open_data
 from phidet.data.made import refuse_made
+from phidet.data.objects import read_objects
 from phidet.data.run_images import RunImages, known_images, read_run_images, restore
 from phidet.data.summary import DataSummary, log_summary, summarise_data
 from phidet.data.unlabelled import join, read_unlabelled
@@ -81,27 +80,9 @@ def read_run_data(
 
 
 def read_generate_data(request: Request) -> RunData:
-    """Images whose objects a generator learns: a data set's, or whole images of a folder, with or without classes.
-
-    Raises:
-        InputError: the data cannot be used.
-    """
-    path = Path(request.data)
-    try:
-        folder = open_data(path, request.layout)
-    except InputError as error:
-        if not path.is_dir() or request.layout is not None:
-            raise
-        try:
-            folder = open_class_folders(path)
-        except InputError:
-            if not any(True for _ in files_below(path, is_image)):
-                raise error from None
-            train = whole_images(read_images(path))
-            log.info("%s: %d images, each an object of its own", path, len(train))
-            return RunData(train, None)
-    train = folder.read(request.train_split or folder.train_split())
-    log_summary(summarise_data(train), request.data, folder.layout == "folders")
+    """Images whose objects a generator learns; see :func:`phidet.data.objects.read_objects`."""
+    train = read_objects(request.data, request.layout, request.train_split)
+    log_summary(summarise_data(train), request.data, classify=len(train.class_names) == 1)
     return RunData(train, None)
 
 

@@ -73,7 +73,7 @@ class RunFolder:
                 f"there is no run to resume in {self.path}: {RUN} {'is missing' if not path.exists() else error}"
             ) from error
         except msgspec.ValidationError as error:
-            raise CheckpointError(f"{path} is not the description of a run: {in_words(error, About)}") from error
+            raise CheckpointError(f"{path} is damaged, or not of a run: {in_words(error, About)}") from error
         except (msgspec.DecodeError, PhidetError) as error:
             raise CheckpointError(f"{path} is damaged: {error}") from error
 

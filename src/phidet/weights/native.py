@@ -1,7 +1,7 @@
 """phidet's own model file: one ``.safetensors`` with the config inside, so with classes and preprocessing.
 
-Its metadata is the header of :mod:`phidet.architectures.header`. A file of a newer version, with an unknown
-known, or with other tensors than the config builds, is refused.
+Its metadata is the header of :mod:`phidet.architectures.header`. A file of a newer version, with an unknown key,
+or with other tensors than the config builds, is refused.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ def save_model(model: Model, path: str | Path) -> None:
 
 def _with_sorted_header(content: bytes) -> bytes:
     """The file with sorted metadata, so that equal models give equal bytes: safetensors orders it at random."""
+    # A safetensors file is a length of 8 bytes, that much JSON, then the tensors.
     end = 8 + int.from_bytes(content[:8], "little")
     header = msgspec.json.encode(msgspec.json.decode(content[8:end]), order="deterministic")
     header += b" " * (-len(header) % 8)  # the format aligns tensors to 8 bytes
@@ -71,6 +72,7 @@ def load_model(path: str | Path) -> Model:
             f"{path} is not a phidet model file: make one of it with 'phidet convert {path.name} model.safetensors', "
             "or give it as create_model(..., pretrained=...)"
         )
+    # The config alone decides the network; the tensors must then fit it exactly.
     model = architecture_of(config).build(config)
     assign(model, raw.tensors, path)
     return model.eval()
@@ -83,6 +85,7 @@ def read_header(path: Path) -> Header | None:
         CheckpointError: the file cannot be read, is of a newer version, or its header is not valid.
     """
     try:
+        # Only the header is parsed, so that asking a large file what it is costs next to nothing.
         with safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})
     except (SafetensorError, OSError, ValueError) as error:
@@ -115,6 +118,7 @@ def assign(model: Model, tensors: Mapping[str, Tensor], path: Path) -> None:
     expected = weights_of(model)
     missing = [name for name in expected if name not in tensors]
     unexpected = [name for name in tensors if name not in expected]
+    # Shapes are checked beside missing names, so that one message has everything that is wrong.
     known = {name: tensor for name, tensor in tensors.items() if name in expected}
     wrong = check_shapes(known, expected)
     if missing or unexpected or wrong:

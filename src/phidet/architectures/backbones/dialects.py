@@ -28,6 +28,7 @@ def timm_backbone(path: list[str], config: BackboneConfig) -> str | None:
     blocks = blocks_of(config)
     if path[0] != "blocks" or not blocks:
         return None
+    # timm counts stages and repeats, we count blocks: the plan of the network says which is which.
     block = blocks[int(path[1])]
     if path[2] == "se":
         leaf = f"se.conv_{path[3]}"
@@ -59,6 +60,7 @@ def lukemelas_backbone(path: list[str], config: BackboneConfig, wrapped: str = "
     elif path[3] == "conv":
         leaf = f"_{path[2]}_conv{wrapped}"
     else:
+        # Norms keep their number in blocks without expansion, whose first is then left out.
         leaf = {"expand": "_bn0", "depthwise": "_bn1", "project": "_bn2"}[path[2]]
     return f"_blocks.{path[1]}.{leaf}.{path[4]}"
 
@@ -96,6 +98,7 @@ def _torchvision_slot(name: str, config: Config) -> Slot | None:
     if part == "backbone":
         key = ".".join(path)
     elif part == "head":
+        # Only MobileNetV2 has a convolution in its head: the 19th entry of torchvision's features.
         key = ".".join(["features.18", "0" if path[0] == "conv" else "1", *path[1:]])
     elif part == "linear":
         key = f"fc.{path[0]}" if resnet else f"classifier.1.{path[0]}"

@@ -35,4 +35,4 @@ def recipe_fields(name: str, num_images: int) -> Mapping[str, Any]:
     if name != "auto":
         return {}
     # About 60,000 images in total: plain DETR learns slowly, and the rate must fall before the end.
-    return {**_PAPER, "batch_size": 8, "epochs": min(max(round(60_000 / num_images), 50), 300)}
+    return {**_PAPER, "name": "detr", "batch_size": 8, "epochs": min(max(round(60_000 / num_images), 50), 300)}

@@ -21,6 +21,7 @@ from phidet.architectures.efficientdet.anchors import generate_anchors, level_si
 from phidet.architectures.efficientdet.config import ASPECTS_2020, ASPECTS_OFFICIAL, ModelConfig
 from phidet.architectures.efficientdet.decode import AnchorDecoder, as_outputs, sigmoid
 from phidet.architectures.efficientdet.loss_config import LossConfig
+from phidet.architectures.efficientdet.mask_config import STRIDE
 from phidet.architectures.efficientdet.published import (
     DETECTOR_NAMES,
     EFFICIENTDETS,
@@ -75,12 +76,19 @@ class EfficientDetArchitecture(Architecture[ModelConfig]):
             ("feature network", f"{graph}, {network.fusion} fusion, {network.channels} channels, ×{network.repeats}"),
             ("heads", f"{config.head_layers} layers, {config.activation}"),
             ("anchors", per_cell),
+            *([] if config.masks is None else [("masks", f"sums of {config.masks.prototypes} prototypes")]),
         ]
 
     def output_shapes(self, config: ModelConfig) -> dict[str, tuple[int, ...]]:
         per_cell = config.anchors.per_cell
         cells = config.num_anchors // per_cell
-        return {"class_logits": (cells, per_cell * config.num_classes), "box_deltas": (cells, per_cell * 4)}
+        shapes: dict[str, tuple[int, ...]]
+        shapes = {"class_logits": (cells, per_cell * config.num_classes), "box_deltas": (cells, per_cell * 4)}
+        if config.masks is not None:
+            height, width = config.image_size_hw
+            shapes["mask_coefficients"] = cells, per_cell * config.masks.prototypes
+            shapes["prototypes"] = config.masks.prototypes, height // STRIDE, width // STRIDE
+        return shapes
 
     def decoder(self, config: ModelConfig) -> Decoder:
         return AnchorDecoder(config)
@@ -89,6 +97,9 @@ class EfficientDetArchitecture(Architecture[ModelConfig]):
         from phidet.architectures.efficientdet.coverage import anchor_view
 
         return NetworkView(config.name, config.image_size_hw, anchor_view(config))
+
+    def mask_stride(self, config: ModelConfig) -> int | None:
+        return None if config.masks is None else STRIDE
 
     def smallest_map_hw(self, config: ModelConfig) -> tuple[int, int]:
         return level_sizes(config.image_size_hw, [config.feature_network.max_level])[0]
@@ -162,7 +173,8 @@ class EfficientDetArchitecture(Architecture[ModelConfig]):
     def weights_key(self, config: ModelConfig) -> object:
         """Stochastic depth and anchor sizes are left out: they do not change the weights."""
         backbone = msgspec.structs.replace(config.backbone, drop_path=0.0)
-        return backbone, config.feature_network, config.head_layers, config.activation, config.anchors.per_cell
+        anchors, masks = config.anchors.per_cell, config.masks
+        return backbone, config.feature_network, config.head_layers, config.activation, anchors, masks
 
     def pretrained_file(self, config: ModelConfig, start: str, published: str | None) -> PublishedFile | None:
         if start == "coco":

@@ -8,6 +8,7 @@ import msgspec
 
 from phidet.architectures.backbones.config import BackboneConfig
 from phidet.architectures.config import Activation, check_class_names
+from phidet.architectures.efficientdet.mask_config import STRIDE, MaskConfig
 from phidet.architectures.feature_networks.config import FeatureNetworkConfig
 from phidet.core.structs import require, require_one_of
 from phidet.images.prepare import IMAGENET, Preprocess
@@ -42,7 +43,10 @@ class AnchorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A complete detector. ``image_size_hw`` is its intended input size; any other size works as well."""
+    """A complete detector. ``image_size_hw`` is its intended input size; any other size works as well.
+
+    ``masks`` adds a head for the masks of objects.
+    """
 
     name: str
     backbone: BackboneConfig
@@ -53,8 +57,15 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     class_names: tuple[str, ...]
     anchors: AnchorConfig = AnchorConfig()
     preprocess: Preprocess = IMAGENET
+    masks: MaskConfig | None = None
 
     def __post_init__(self) -> None:
+        if self.masks is not None:
+            require(
+                all(side % STRIDE == 0 for side in self.image_size_hw) and self.feature_network.min_level == 3,
+                f"masks need an input whose sides are multiples of {STRIDE} and a feature network from level 3 on, got "
+                f"{self.image_size_hw[0]}×{self.image_size_hw[1]} and level {self.feature_network.min_level}",
+            )
         require_one_of("activation", self.activation, Activation)
         require(self.head_layers >= 0, f"head_layers must be ≥ 0, got {self.head_layers}")
         coarsest = 2**self.feature_network.max_level

@@ -11,10 +11,12 @@ import numpy.typing as npt
 
 from phidet.architectures.efficientdet.anchors import generate_anchors
 from phidet.architectures.efficientdet.config import ModelConfig
+from phidet.architectures.efficientdet.mask_decode import decode_masks
 from phidet.architectures.prepared import Placement
 from phidet.core.errors import CheckpointError
 from phidet.detections.boxes import FloatArray, clip, decode
 from phidet.detections.detections import Detections
+from phidet.detections.masks import FIELD as MASKS
 from phidet.detections.nms import Floats, Ints, suppress
 from phidet.detections.settings import PostprocessSettings, class_ids_of
 
@@ -30,7 +32,14 @@ class AnchorDecoder:
         self, outputs: Mapping[str, FloatArray], placement: Placement, settings: PostprocessSettings
     ) -> Detections:
         named = as_outputs(outputs, self.config.num_classes)
-        return postprocess(named, self.anchors_xyxy, *placement, settings, self.config.class_names)
+        found, anchors = select(named, self.anchors_xyxy, *placement, settings, self.config.class_names)
+        if self.config.masks is None:
+            return found
+        coefficients = outputs["mask_coefficients"].reshape(-1, self.config.masks.prototypes)[anchors]
+        if not (np.isfinite(coefficients).all() and np.isfinite(outputs["prototypes"]).all()):
+            raise CheckpointError("the network returned NaN or infinity; check its weights or its training")
+        masks = decode_masks(outputs["prototypes"], coefficients, found.boxes_xyxy, *placement)
+        return found.with_fields({MASKS: masks})
 
 
 def as_outputs(outputs: Mapping[str, FloatArray], num_classes: int) -> NetworkOutputs:
@@ -94,7 +103,19 @@ def postprocess(
     settings: PostprocessSettings,
     class_names: tuple[str, ...],
 ) -> Detections:
-    """The objects of one image.
+    """The objects of one image; see :func:`select`."""
+    return select(outputs, anchors_xyxy, scale, image_hw, settings, class_names)[0]
+
+
+def select(
+    outputs: NetworkOutputs,
+    anchors_xyxy: Floats,
+    scale: float,
+    image_hw: tuple[int, int],
+    settings: PostprocessSettings,
+    class_names: tuple[str, ...],
+) -> tuple[Detections, Ints]:
+    """The objects of one image, and the anchor that gave each.
 
     Args:
         outputs: of one image: best logits (A,), class logits (A, C) and box deltas (A, 4).
@@ -118,7 +139,10 @@ def postprocess(
         anchors, class_ids, scores = anchors[wanted], class_ids[wanted], scores[wanted]
     boxes = clip(decode(box_deltas[anchors], anchors_xyxy[anchors]) / np.float32(scale), image_hw)
     kept, scores = suppress(boxes, scores, class_ids, settings)
-    return Detections(boxes[kept], scores, class_ids[kept], class_names, image_hw)
+    # Best first already, as detections are, unless soft suppression has lowered a score.
+    order = np.argsort(-scores, kind="stable")
+    kept, scores = kept[order], scores[order]
+    return Detections(boxes[kept], scores, class_ids[kept], class_names, image_hw), anchors[kept]
 
 
 def sigmoid(logits: Floats) -> Floats:

@@ -31,6 +31,7 @@ def _slot(name: str, config: Config) -> Slot | None:
         return _separable(f"{kind}_net/{kind}-predict", path[1:])
     if path[0] == "convs":
         return _separable(f"{kind}_net/{kind}-{path[1]}", path[2:])
+    # Heads share their convolutions between levels and have norms of their own for each.
     level = config.feature_network.min_level + int(path[2])
     return Slot((f"{kind}_net/{kind}-{path[1]}-bn-{level}/{_NORM[path[3]]}",))
 
@@ -47,6 +48,7 @@ def _backbone(path: list[str], config: BackboneConfig) -> Slot | None:
         return _conv(f"{prefix}/se/{'conv2d' if path[3] == 'reduce' else 'conv2d_1'}", path[4])
     expands = blocks_of(config)[int(path[1])].expand != 1
     if path[3] == "bn":
+        # Norms are numbered in the order in which a block uses them.
         order = ["expand", "depthwise", "project"] if expands else ["depthwise", "project"]
         return _norm(f"{prefix}/{_counted(order.index(path[2]))}", path[4])
     if path[2] == "depthwise":
@@ -62,6 +64,7 @@ def _backbone_name(config: BackboneConfig) -> str | None:
     if not blocks_of(config):
         return None
     for name, row in EFFICIENTNETS.items():
+        # The scope is the name of the backbone, which only the published ones have.
         if (row.width, row.depth) == (config.width, config.depth) and name.startswith("efficientnet-lite") == lite:
             return name
     return None
@@ -73,6 +76,7 @@ def _feature_network(path: list[str], config: ModelConfig) -> Slot:
         return _projection("resample_p6", path[1:])
     node = int(path[3])
     prefix = f"fpn_cells/cell_{path[1]}/fnode{node}"
+    # Maps are numbered across inputs and nodes, as in the official graph.
     index = len(graph.levels) + node
     inputs = graph.nodes[node].inputs
     if path[4] == "weights":
@@ -109,6 +113,7 @@ def _separable(prefix: str, path: list[str]) -> Slot:
 
 def _canonical(key: str) -> str | None:
     scopes = key.removesuffix(":0").removesuffix(AVERAGE).split("/")
+    # Keras repeats the first scope in files that it saves itself.
     if len(scopes) > 1 and scopes[0] == scopes[1]:
         scopes = scopes[1:]
     return None if scopes[0] in {"optimizer_weights", "top_level_model_weights"} else "/".join(scopes)

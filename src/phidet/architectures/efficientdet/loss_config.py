@@ -15,7 +15,8 @@ class LossConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     ``alpha`` weighs the true class against the other classes, ``gamma`` down-weights easy examples (arXiv 1708.02002
     section 3), ``label_smoothing`` moves the targets 1 and 0 towards ½; ``delta`` is the error, in units of the box
-    code, above which the box loss is linear. ``iou_kind`` adds a loss on decoded boxes.
+    code, above which the box loss is linear. ``iou_kind`` adds a loss on decoded boxes. ``mask_weight``
+    is that of masks, where the network learns some.
     """
 
     alpha: float = 0.25
@@ -25,6 +26,7 @@ class LossConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     box_weight: float = 50.0
     iou_kind: IouKind | None = None
     iou_weight: float = 1.0
+    mask_weight: float = 1.0
 
     def __post_init__(self) -> None:
         for name, fine, expected in (
@@ -34,6 +36,7 @@ class LossConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             ("delta", 0 < self.delta < math.inf, "> 0"),
             ("box_weight", 0 <= self.box_weight < math.inf, "≥ 0"),
             ("iou_weight", 0 <= self.iou_weight < math.inf, "≥ 0"),
+            ("mask_weight", 0 <= self.mask_weight < math.inf, "≥ 0"),
         ):
             if not fine:
                 raise ConfigError(f"loss {name} must be {expected}, got {getattr(self, name)!r}")

@@ -16,7 +16,8 @@ from phidet.architectures.batch import Batch
 from phidet.architectures.efficientdet.anchors import generate_anchors
 from phidet.architectures.efficientdet.config import ModelConfig
 from phidet.architectures.efficientdet.loss_config import LossConfig
-from phidet.architectures.efficientdet.network import RawOutputs
+from phidet.architectures.efficientdet.mask_losses import mask_loss
+from phidet.architectures.efficientdet.network import MaskedOutputs, RawOutputs
 from phidet.architectures.efficientdet.targets import Targets, assign_targets
 from phidet.architectures.processes import Processes
 from phidet.core.errors import InputError
@@ -248,7 +249,7 @@ class AnchorLoss:
         """Moves the anchors to ``device``."""
         self.anchors_xyxy = self.anchors_xyxy.to(device)
 
-    def __call__(self, outputs: RawOutputs, batch: Batch, processes: Processes) -> dict[str, Tensor]:
+    def __call__(self, outputs: RawOutputs | MaskedOutputs, batch: Batch, processes: Processes) -> dict[str, Tensor]:
         targets = assign_targets(self.anchors_xyxy, batch.boxes_xyxy, batch.class_ids)
         if batch.soft is not None:
             image, anchor = (targets.class_ids >= 0).nonzero(as_tuple=True)
@@ -257,5 +258,12 @@ class AnchorLoss:
         positives = processes.total(found.sum().float())
         # The mean of the processes' gradients is then the gradient of the whole batch.
         normalizer = (positives + 1) / processes.size
-        loss = detection_loss(outputs, targets, self.anchors_xyxy, self.settings, normalizer)
-        return {"loss": loss.total, "class_loss": loss.class_loss, "box_loss": loss.box_loss}
+        raw = RawOutputs(outputs.class_logits, outputs.box_deltas)
+        loss = detection_loss(raw, targets, self.anchors_xyxy, self.settings, normalizer)
+        losses = {"loss": loss.total, "class_loss": loss.class_loss, "box_loss": loss.box_loss}
+        if isinstance(outputs, MaskedOutputs) and batch.masks is not None:
+            of_masks = outputs.mask_coefficients, outputs.prototypes
+            summed, count = mask_loss(*of_masks, targets, batch.masks, batch.boxes_xyxy)
+            losses["mask_loss"] = summed / (processes.total(count) / processes.size).clamp(min=1)
+            losses["loss"] = loss.total + self.settings.mask_weight * losses["mask_loss"]
+        return losses

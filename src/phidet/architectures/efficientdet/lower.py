@@ -10,9 +10,10 @@ from torch import nn
 from phidet.architectures.backbones.lower import lower_backbone
 from phidet.architectures.config import Activation
 from phidet.architectures.efficientdet.heads import Head
+from phidet.architectures.efficientdet.mask_head import LEVELS, Prototypes
 from phidet.architectures.feature_networks.lower import lower_feature_network
 from phidet.architectures.layers import SeparableConv
-from phidet.architectures.program import Predict, Program, ProgramWriter, fold
+from phidet.architectures.program import Predict, Program, ProgramWriter, Upsample, fold
 
 if TYPE_CHECKING:  # circular: that module imports this one
     from phidet.architectures.efficientdet.network import EfficientDet
@@ -26,7 +27,19 @@ def compile_program(model: EfficientDet) -> Program:
     levels = lower_feature_network(writer, model.feature_network, maps)
     class_logits = _head(writer, model.class_head, levels, model.config.activation)
     box_deltas = _head(writer, model.box_head, levels, model.config.activation)
-    return Program(writer.operations, {"class_logits": class_logits, "box_deltas": box_deltas})
+    outputs = {"class_logits": class_logits, "box_deltas": box_deltas}
+    if model.mask_head is not None and model.prototypes is not None:
+        outputs["mask_coefficients"] = _head(writer, model.mask_head, levels, model.config.activation)
+        outputs["prototypes"] = _prototypes(writer, model.prototypes, maps[2], levels, model.config.activation)
+    return Program(writer.operations, outputs)
+
+
+def _prototypes(w: ProgramWriter, head: Prototypes, level2: int, maps: list[int], act: Activation) -> int:
+    x = w.sum(maps[0], *(w.add(Upsample(coarser, maps[0])) for coarser in maps[1:LEVELS]))
+    x = w.conv(w.conv(x, head.coarse.depthwise, None), head.coarse.pointwise, head.coarse_bn, act)
+    x = w.sum(w.add(Upsample(x, level2)), w.conv(level2, head.lateral, head.lateral_bn), act=act)
+    x = w.conv(w.conv(x, head.fine.depthwise, None), head.fine.pointwise, head.fine_bn, act)
+    return w.conv(x, head.predict, None)
 
 
 def _head(w: ProgramWriter, head: Head, maps: list[int], act: Activation) -> int:

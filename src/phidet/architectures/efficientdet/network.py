@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from phidet.architectures.backbones.build import Backbone, build_backbone
 from phidet.architectures.efficientdet.config import ModelConfig
 from phidet.architectures.efficientdet.heads import Head, class_head
 from phidet.architectures.efficientdet.lower import compile_program
+from phidet.architectures.efficientdet.mask_head import Prototypes
 from phidet.architectures.feature_networks.network import FeatureNetwork
 from phidet.architectures.model import Model
 from phidet.architectures.optimized import OptimizedNetwork
@@ -29,8 +30,24 @@ class RawOutputs(NamedTuple):
     box_deltas: Tensor
 
 
+class MaskedOutputs(NamedTuple):
+    """The outputs of a network with masks.
+
+    Attributes:
+        class_logits, box_deltas: as in :class:`RawOutputs`.
+        mask_coefficients: (B, A, K).
+        prototypes: (B, K, H/4, W/4); see :mod:`phidet.architectures.efficientdet.mask_head`.
+    """
+
+    class_logits: Tensor
+    box_deltas: Tensor
+    mask_coefficients: Tensor
+    prototypes: Tensor
+
+
 class EfficientDet(Model):
-    """A detector (arXiv 1911.09070), on any backbone. One forward, one return type, in training and evaluation.
+    """A detector (arXiv 1911.09070), on any backbone. One forward, one return type for a config, in training and
+    evaluation.
 
     Args:
         config: what to build; kept as ``config`` and saved with the weights.
@@ -47,9 +64,15 @@ class EfficientDet(Model):
         anchors, act = config.anchors.per_cell, config.activation
         self.class_head = class_head(*shape, config.num_classes, anchors, act)
         self.box_head = Head(*shape, 4, anchors, act)
+        self.mask_head: Head | None = None
+        self.prototypes: Prototypes | None = None
+        if config.masks is not None:
+            shape = (features.channels, config.masks.layers, len(features.levels))
+            self.mask_head = Head(*shape, config.masks.prototypes, anchors, act)
+            self.prototypes = Prototypes(channels[2], features.channels, config.masks, act)
         self.to(memory_format=torch.channels_last)  # a third faster on CPUs, and the layout of tensor cores
 
-    def forward(self, images: Tensor) -> RawOutputs:
+    def forward(self, images: Tensor) -> RawOutputs | MaskedOutputs:
         """Normalised images (B, 3, H, W), any H and W from the coarsest stride up, to raw outputs.
 
         Raises:
@@ -57,12 +80,16 @@ class EfficientDet(Model):
         """
         if not torch.compiler.is_compiling():
             self._check_images(images)
-        maps = self.feature_network(self.backbone(images.contiguous(memory_format=torch.channels_last)))
-        return RawOutputs(self.class_head(maps), self.box_head(maps))
+        features = self.backbone(images.contiguous(memory_format=torch.channels_last))
+        maps = self.feature_network(features)
+        class_logits, box_deltas = self.class_head(maps), self.box_head(maps)
+        if self.mask_head is None or self.prototypes is None:
+            return RawOutputs(class_logits, box_deltas)
+        return MaskedOutputs(class_logits, box_deltas, self.mask_head(maps), self.prototypes(features[2], maps))
 
-    def optimize(self) -> OptimizedNetwork[RawOutputs]:
+    def optimize(self) -> OptimizedNetwork[Any]:
         """A faster copy for inference with all constants folded; outputs are equal up to rounding."""
-        return OptimizedNetwork(compile_program(self), RawOutputs)
+        return OptimizedNetwork(compile_program(self), RawOutputs if self.mask_head is None else MaskedOutputs)
 
     def _check_images(self, images: Tensor) -> None:
         if images.ndim != 4 or images.shape[1] != 3:

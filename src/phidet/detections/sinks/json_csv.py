@@ -26,6 +26,7 @@ def json_line(item: SourceImage, found: Detections) -> bytes:
     head: dict[str, Any] = {
         "source": readable(item.source),
         "frame": item.frame,
+        # Microseconds: far below the interval of two frames, and free of rounding errors of the division.
         "time_s": None if item.time_s is None else round(item.time_s, 6),
     }
     return msgspec.json.encode(head | dict(found.to_dict())) + b"\n"
@@ -82,6 +83,7 @@ class CsvSink:
         self._file.discard()
 
     def _write(self, rows: Iterable[Iterable[object]]) -> None:
+        # The writer of the csv module quotes fields as RFC 4180 asks, line breaks in names included.
         text = io.StringIO()
         csv.writer(text).writerows(rows)
         self._file.write(text.getvalue().encode())

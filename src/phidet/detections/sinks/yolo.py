@@ -46,6 +46,7 @@ class YoloSink:
 
     def add(self, item: SourceImage, found: Detections) -> None:
         height, width = item.image.shape[:2]
+        # In fp64, so that six digits of a share are exact; readers of YOLO refuse shares outside 0…1.
         inside = clip(found.boxes_xyxy.astype(np.float64), (height, width))
         rows: list[list[float]]
         if found.masks is None:

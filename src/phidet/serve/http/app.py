@@ -19,6 +19,7 @@ from starlette.types import Receive, Scope, Send
 
 from phidet.serve.http.gate import Gate
 from phidet.serve.http.openapi import describe
+from phidet.serve.http.watch import watch_routes
 from phidet.serve.metrics import CONTENT_TYPE
 from phidet.serve.protocols import inference_v2 as v2
 from phidet.serve.protocols import tfserving_rest as tfserving
@@ -66,6 +67,8 @@ def build_app(service: Service) -> Starlette:
         Mount("/v1", app=v1),  # found first
         _page("/", "index.html"),
         _page("/docs", "docs.html"),
+        _page("/watch", "watch.html"),
+        *watch_routes(service),
         Route("/openapi.json", openapi),
         Route(METRICS_PATH, metrics),
         *v2.routes(service),

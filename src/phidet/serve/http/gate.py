@@ -18,7 +18,7 @@ from phidet.serve.refusals import RefusedError, deadline_exceeded
 from phidet.serve.service import Service
 from phidet.serve.wire import error_body
 
-OPEN_PATHS = frozenset({"/", "/docs", "/openapi.json", "/v2/health/live", "/v2/health/ready"})
+OPEN_PATHS = frozenset({"/", "/docs", "/watch", "/openapi.json", "/v2/health/live", "/v2/health/ready"})
 """Paths that need no token: pages without data of the models, and the health checks of orchestrators."""
 GONE = 499  # the client left; nginx's number, for the log alone
 _LONGEST_PATH = 300

@@ -57,6 +57,8 @@ def run(settings: ServerSettings, load: Load, host: str, port: int, log_requests
     # Bound before the models are loaded, so that an address in use is reported at once.
     listening = listen(host, port)
     log.info("phidet serves %s on %s", ", ".join(s.name for s in settings.sources), _address(host, listening))
+    for camera in settings.cameras:
+        log.info("phidet watches %s: %s/watch#%s", camera.name, _address(host, listening), camera.name)
     with _access_log(log_requests):
         server.run(sockets=[listening])
 

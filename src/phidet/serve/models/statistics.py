@@ -66,6 +66,7 @@ class Statistics:
 
     def add_batch(self, size: int, answered: int, seconds: float) -> None:
         """Notes one call of the model with ``size`` images, of which ``answered`` have an answer."""
+        # By the size that ran, including images whose clients have left meanwhile.
         self.batches[size].add(seconds)
         self.images += answered
         self.last_inference = time.time_ns() // 1_000_000

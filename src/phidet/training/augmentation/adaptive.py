@@ -39,7 +39,7 @@ class AdaptiveProbability:
         self._images += images
         if len(self._signs) < _INTERVAL:
             return
-        overfits = float(torch.stack(self._signs).mean()) > self.target
+        overfits = sum(float(sign) for sign in self._signs) / len(self._signs) > self.target
         step = self._images / self.span
         self.value = min(max(self.value + (step if overfits else -step), 0.0), 1.0)
         self._signs, self._images = [], 0

@@ -81,5 +81,5 @@ def shrunk(masks: Tensor, stride: int) -> Tensor:
     cells = masks.reshape(count, height // stride, stride, width // stride, stride)
     object_pixels = (cells == 1).sum((2, 4))
     values = (object_pixels * 2 >= stride * stride).to(torch.uint8)
-    values[masks.reshape(count, -1)[:, :1].reshape(count) == UNKNOWN] = UNKNOWN
+    values[masks[:, 0, 0] == UNKNOWN] = UNKNOWN
     return values

@@ -1,0 +1,57 @@
+"""One line a second about a camera or stream, on standard error."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from phidet.cli.track import TrackReport
+    from phidet.images.live import LiveSource
+
+
+class LiveStatus:
+    """While its block lasts, prints what came, what was looked at and what is tracked, also where nothing comes."""
+
+    def __init__(self, live: LiveSource, report: TrackReport, every_s: float = 1.0) -> None:
+        self._live, self._report, self._every_s = live, report, every_s
+        self._before = (0, 0)
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="live-status", daemon=True)
+
+    def __enter__(self) -> LiveStatus:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.close()
+        self._ended.set()
+        self._thread.join()
+
+    def line(self) -> str:
+        """What happened since the last line."""
+        state, report = self._live.state, self._report
+        now = state.received, report.looked_at
+        came, looked = ((n - b) / self._every_s for n, b in zip(now, self._before, strict=True))
+        self._before = now
+        if not state.connected:
+            return f"{self._live.shown}: no connection, {_times(state.reconnects, 'reconnect')} so far"
+        tracks = f"{_times(report.tracks_now, 'track')} ({report.tracks_so_far:,} so far)"
+        again = f", {_times(state.reconnects, 'reconnect')}" if state.reconnects else ""
+        return f"{self._live.shown}: {came:.0f} frames a second, {looked:.0f} looked at, {tracks}{again}"
+
+    def _run(self) -> None:
+        terminal = sys.stderr.isatty()
+        while not self._ended.wait(self._every_s):
+            # On a terminal each line takes the place of the one before.
+            print(
+                ("\r\033[K" if terminal else "") + self.line(),
+                end="" if terminal else "\n",
+                file=sys.stderr,
+                flush=True,
+            )
+
+
+def _times(number: int, what: str) -> str:
+    return f"{number:,} {what}" + ("" if number == 1 else "s")

@@ -1,0 +1,179 @@
+"""Cameras and streams, against one on HTTP that cuts, freezes and changes its size."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import time
+from collections.abc import Callable
+from itertools import islice
+
+import pytest
+
+from mjpeg_server import SIZE_HW, Camera, number_of, serving_camera
+from phidet.core.errors import ConfigError, InputError
+from phidet.images.live import LiveSettings, LiveSource, is_live, is_stream, live_name
+from phidet.images.live_clock import SourceClock
+
+pytest.importorskip("av")
+LARGE_HW = (96, 128)
+EVERY = LiveSettings(newest=False, silent_s=5.0)
+
+
+class Pauses:
+    """In the place of waiting: notes the pauses, and stops after some."""
+
+    def __init__(self, most: int = 100) -> None:
+        self.seconds: list[float] = []
+        self._most = most
+
+    def __call__(self, seconds: float) -> bool:
+        self.seconds.append(seconds)
+        return len(self.seconds) > self._most
+
+
+class Clock:
+    """Rises by a tenth of a second whenever it is asked."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        self.now += 0.1
+        return self.now
+
+
+def test_a_camera_that_cuts_freezes_and_changes_its_size(caplog: pytest.LogCaptureFixture) -> None:
+    # Cut three times, frozen once, another size in the middle of the last connection.
+    camera = Camera([[(6, SIZE_HW)], [(6, SIZE_HW)], [(6, SIZE_HW)], [(6, SIZE_HW), "freeze"],
+                     [(6, SIZE_HW), (6, LARGE_HW)]])  # fmt: skip
+    pauses = Pauses()
+    with serving_camera(camera) as address:
+        source = LiveSource(address, EVERY, wait=pauses, clock=Clock())
+        frames = list(islice(source.frames(), 36))
+        source.close()
+    assert [number_of(f.image) for f in frames] == list(range(36))  # every frame, once, in order
+    assert [f.number for f in frames] == list(range(36))
+    assert [f.image.shape[:2] for f in frames] == [SIZE_HW] * 30 + [LARGE_HW] * 6
+    assert camera.frozen.is_set()
+    assert source.state.reconnects == 4
+    assert pauses.seconds == [1.0] * 4  # each connection brought something: the pauses begin anew
+    times = [f.time_s for f in frames]
+    assert times[0] == 0
+    assert times == sorted(times)
+    assert caplog.text.count("connecting again in 1 s") == 4
+    assert caplog.text.count("nothing came for 5 s; connecting again in 1 s") == 1
+
+
+def test_pauses_grow_up_to_a_limit() -> None:
+    camera = Camera([[(2, SIZE_HW)]])  # then 503
+    pauses = Pauses(8)
+    with serving_camera(camera) as address:
+        assert len(list(LiveSource(address, EVERY, wait=pauses).frames())) == 2
+    assert pauses.seconds == [1, 2, 4, 8, 16, 30, 30, 30, 30]
+
+
+def test_the_newest_frame_is_what_a_slow_reader_gets() -> None:
+    camera = Camera([[(1, SIZE_HW), "go", (20, SIZE_HW), "end"]])
+    with serving_camera(camera) as address:
+        source = LiveSource(address, LiveSettings(silent_s=60))
+        frames = source.frames()
+        first = next(frames)
+        assert number_of(first.image) == 0
+        camera.event("go").set()
+        until(lambda: source.state.received == 21)  # the reader is busy in the meantime
+        newest = next(frames)
+        assert number_of(newest.image) == 20
+        assert (newest.number, source.state.taken) == (1, 1)
+        camera.event("end").set()
+        source.close()
+        frames.close()  # type: ignore[attr-defined]
+
+
+def until(condition: Callable[[], bool]) -> None:
+    while not condition():
+        time.sleep(0.001)
+
+
+@pytest.mark.parametrize("newest", [True, False])
+def test_what_cannot_be_opened_at_first_is_an_error_without_the_password(
+    newest: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    settings = LiveSettings(newest=newest, silent_s=5)
+    with serving_camera(Camera([], password="Basic bmFtZTpvdGhlcg==")) as address:
+        secret = address.replace("//", "//name:hunter2@")
+        with pytest.raises(InputError, match=r"cannot read http://127\.0\.0\.1:\d+/live: ") as refused:
+            list(LiveSource(secret, settings, wait=Pauses()).frames())
+    pauses = Pauses()
+    with pytest.raises(InputError, match=r"cannot read http://127\.0\.0\.1:\d+/live: Connection refused"):
+        list(LiveSource(secret, settings, wait=pauses).frames())
+    assert pauses.seconds == [1, 2]  # three attempts
+    assert "hunter2" not in str(refused.value) + caplog.text + repr(refused.value.__cause__)
+
+
+def test_the_password_goes_to_the_camera() -> None:
+    camera = Camera([[(3, SIZE_HW)]], password="Basic bmFtZTpodW50ZXIy")
+    with serving_camera(camera) as address:
+        source = LiveSource(address.replace("//", "//name:hunter2@"), EVERY, wait=Pauses(0))
+        assert [number_of(f.image) for f in source.frames()] == [0, 1, 2]
+        assert source.shown == address
+
+
+def test_what_is_no_stream_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="expected a camera or the address of a stream"):
+        LiveSource("file:///etc/passwd")
+    with pytest.raises(InputError, match="cannot read webcam:77"):
+        list(LiveSource("webcam:77", wait=Pauses()).frames())
+    monkeypatch.setenv("PHIDET_OFFLINE", "1")
+    with pytest.raises(InputError, match=r"http://h/x is not read: the network is not to be used"):
+        list(LiveSource("http://u:p@h/x", wait=Pauses()).frames())
+
+
+def test_names_and_kinds_of_sources() -> None:
+    assert [is_stream(s) for s in ("rtsp://h/1", "http://h/1", "webcam", "clip.mp4")] == [True, False, False, False]
+    assert [is_live(s) for s in ("rtsp://h/1", "http://h/1", "webcam", "clip.mp4")] == [True, True, True, False]
+    assert str(live_name("rtsp://me:pw@cam.local:554/h264?ch=1")) == "cam-local-554-h264-ch-1.mp4"
+    assert str(live_name("webcam:1")) == "webcam-1.mp4"
+
+
+def test_times_of_the_source_go_on_over_connections() -> None:
+    clock = SourceClock()
+    clock.begin()
+    # The second frame came late, but was taken in time.
+    assert [clock.time_of(own, at) for own, at in ((500.0, 10.0), (500.04, 10.3), (500.08, 10.31))] == pytest.approx(
+        [0, 0.04, 0.08]
+    )
+    clock.begin()  # cut; the camera's clock begins at zero
+    assert [clock.time_of(own, at) for own, at in ((0.0, 15.0), (0.04, 15.04))] == pytest.approx([5, 5.04])
+    assert clock.time_of(-100.0, 15.2) == pytest.approx(5.2)  # it jumped back
+    assert clock.time_of(-99.9, 15.3) == pytest.approx(5.3)
+
+
+def test_a_camera_that_lies_about_its_frame_rate_is_not_believed(caplog: pytest.LogCaptureFixture) -> None:
+    clock = SourceClock()
+    clock.begin()
+    # It says 25 frames a second and sends 5.
+    times = [clock.time_of(i / 25, i / 5) for i in range(1000)]
+    assert times == sorted(times)
+    assert times[-1] == pytest.approx(999 / 5)
+    assert caplog.text.count("differ from the clock's") == 1
+    without = SourceClock()
+    without.begin()
+    assert [without.time_of(None, at) for at in (3.0, 3.5)] == [0, 0.5]
+
+
+def test_frames_are_freed_when_they_are_done_with() -> None:
+    """Without the garbage collector: a day of frames would wait for it."""
+    camera = Camera([[(30, SIZE_HW)]])
+    gc.collect()
+    gc.disable()
+    try:
+        with serving_camera(camera) as address:
+            for _ in LiveSource(address, EVERY, wait=Pauses(0)).frames():
+                pass
+        alive = sum(type(thing).__name__ == "VideoFrame" for thing in gc.get_objects())
+    finally:
+        gc.enable()
+    assert camera.sent == 30
+    assert alive <= 3

@@ -62,7 +62,7 @@ def align_detections(
     """
     settings = settings or AlignSettings()
     size_hw = found.image_size_hw or _extent(found)
-    single = _without_doubles(found)
+    single = without_doubles(found)
     answer = Alignment(image=image, unit=nominal.unit, image_size_hw=size_hw, doubled=len(found) - len(single))
     seen = _locate_sides(nominal, single, size_hw, settings) if located is None else _known(nominal, single, located)
     if isinstance(seen, NotLocated):
@@ -188,7 +188,7 @@ def _class_numbers(labels: Sequence[str], found: Detections) -> tuple[Ints, Ints
     return np.array(ours, np.int64), np.array(theirs, np.int64)
 
 
-def _without_doubles(found: Detections) -> Detections:
+def without_doubles(found: Detections) -> Detections:
     """Without detections that cover the same object as one with a higher score, of whatever class."""
     overlaps = np.triu(pairwise_iou(found.boxes_xyxy, found.boxes_xyxy) > _DOUBLED_IOU, 1)
     kept = np.ones(len(found), bool)

@@ -21,6 +21,7 @@ from PIL import Image
 
 from phidet.core.errors import CheckpointError
 from phidet.detections.detections import Detections
+from phidet.detections.masks import Masks
 from phidet.serve.configuration import Limits, ServerSettings, Source
 from phidet.serve.http.app import build_app
 from phidet.serve.http.connection import bounded_protocol
@@ -36,7 +37,8 @@ MAX_DETECTIONS = 10
 class StandIn:
     """Finds two objects in every image, from its mean brightness; scores tell the version apart.
 
-    Its file holds ``number [seconds]``: the score in thousandths, and how long a batch takes at least.
+    Its file holds ``number [seconds [masks]]``: the score in thousandths, how long a batch takes at least, and whether
+    objects have masks.
     """
 
     class_names = CLASSES
@@ -50,6 +52,7 @@ class StandIn:
             raise CheckpointError(f"{path} is not a model")
         self.score = int(words[0]) / 1000
         self.seconds = float(words[1]) if len(words) > 1 else 0.0
+        self.has_masks = words[2:] == ["masks"]
         self.batches: list[int] = []
         self.closed = False
         self.at_a_time = [0]  # batches, at each beginning
@@ -67,7 +70,8 @@ class StandIn:
         self.go_on.wait()
         time.sleep(self.seconds)
         self._running.discard(threading.get_ident())
-        return [expected(image, self.score) for image in images]
+        found = [expected(image, self.score) for image in images]
+        return [masked(one) for one in found] if self.has_masks else found
 
     def close(self) -> None:
         assert not self._running, "it was closed while it worked"
@@ -90,6 +94,16 @@ def expected(image: Pixels, score: float) -> Detections:
     x = width * float(image.mean()) / 512
     boxes = np.array([[x, height / 4, x + width / 4, height / 2], [0, 0, width, height]], np.float32)
     return Detections(boxes, np.array([score, score / 2], np.float32), np.array([2, 0]), CLASSES, (height, width))
+
+
+def masked(found: Detections) -> Detections:
+    """The left half of each object's box as its mask."""
+    assert found.image_size_hw is not None
+    halves = found.boxes_xyxy.astype(int)
+    full = np.zeros((len(found), *found.image_size_hw), bool)
+    for mask, (x1, y1, x2, y2) in zip(full, halves, strict=True):
+        mask[y1:y2, x1 : (x1 + x2) // 2] = True
+    return found.with_fields({"masks": Masks.from_full(full)})
 
 
 def write_version(base: Path, version: int | str, content: str) -> Path:

@@ -15,7 +15,7 @@ from phidet import create_model, load_model, save_model
 from phidet.architectures.base import Architecture
 from phidet.architectures.costs import count_costs
 from phidet.architectures.detr.architecture import DETR
-from phidet.architectures.detr.config import DetrConfig, TransformerConfig
+from phidet.architectures.detr.config import DetrConfig, MaskConfig, TransformerConfig
 from phidet.architectures.detr.published import DETRS, detr_config
 from phidet.architectures.detr.transformer import Attention
 from phidet.architectures.efficientdet.architecture import EFFICIENTDET
@@ -264,7 +264,7 @@ def test_products_of_attention_are_counted() -> None:
         ({"queries": 0}, "queries must be a whole number ≥ 1"),
         ({"image_size_hw": (16, 64)}, "16×64 is smaller than the stride"),
         ({"backbone": detr_config("detr-efficientnet-b0").backbone, "dilation": True}, "only ResNets can be dilated"),
-        ({"masks": True}, "masks need a transformer width that is a multiple of 128"),
+        ({"masks": MaskConfig()}, "masks need a transformer width that is a multiple of 128"),
     ],
 )
 def test_mistakes_in_a_config_are_named(changes: dict[str, Any], text: str) -> None:

@@ -26,6 +26,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "phidet"
 
 TRAIN = "--epochs 1 --batch-size 2 --workers 1 --accelerator cpu"
 LINES = {
+    "align": ("align photo.png photo.png -m tiny.onnx --score 0.001 --least-share 0.9 --out aligned",),
     "detect": (
         "detect photo.png -m tiny.onnx --save images,json,csv,coco,yolo,crops --out found",
         "detect photo.png --json",

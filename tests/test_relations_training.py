@@ -121,7 +121,7 @@ def test_answers_are_learned_where_the_data_know_them(data: Path, tmp_path: Path
 def test_a_run_learns_what_only_relations_tell(data: Path, tmp_path: Path) -> None:
     """The part on the left is "left", whatever the detector says of it."""
     write_pairs(data, 160, "train", 1)
-    done = run(request(data, changes={"epochs": 10}), settings(tmp_path / "run"))
+    done = run(request(data, changes={"epochs": 15}), settings(tmp_path / "run"))
     assert {path.name for path in done.folder.iterdir()} >= {"best.safetensors", "run.json", "metrics.csv", "report"}
     report = json.loads((done.folder / "report" / "relations.json").read_text())
     assert report["images"] == 12

@@ -332,3 +332,24 @@ def test_the_api_page_lists_every_path(chromium: Any, server: Server) -> None:
         shown = {element.text for element in chromium.find_elements(By.CSS_SELECTOR, "summary code")}
     assert shown == wanted
     assert not [entry for entry in chromium.get_log("browser") if entry["level"] == "SEVERE"]
+
+
+def test_masks_are_drawn_over_their_boxes_and_can_be_hidden(chromium: Any, tmp_path: Path, file: Path) -> None:
+    for name, content in (("masks", "900 0 masks"), ("plain", "900")):
+        write_version(tmp_path / name, 1, content)
+    sources = tuple(Source(name, tmp_path / name, Policy()) for name in ("masks", "plain"))
+    with serving(settings_for(tmp_path, sources=sources)) as running:
+        page = Page(chromium, running)
+        page.upload(file)
+        page.until(lambda: len(page.boxes()) == 2)
+        script = """return [...document.querySelectorAll('#boxes .mask')].map((m) =>
+            ['x', 'y', 'width', 'height'].map((a) => Number(m.getAttribute(a))))"""
+        places = page.driver.execute_script(script)
+        assert sorted(places) == sorted(box["box"] for box in page.boxes())
+        page.one("#masks").click()
+        assert {mask.value_of_css_property("display") for mask in page.find("#boxes .mask")} == {"none"}
+        assert len(page.boxes()) == 2
+        page.find("#model option")[-1].click()
+        page.until(lambda: not page.find("#boxes .mask"))
+        assert not page.one("#masked").is_displayed()  # nothing to hide
+        assert not page.complaints()

@@ -13,6 +13,7 @@ from phidet.detections import rle
 from phidet.detections.fields import Column
 from phidet.detections.rle import Ints, Runs
 
+_PARTS = 3  # samples in either direction of a cell
 FIELD = "masks"
 """Name of the field of :class:`~phidet.detections.detections.Detections` that holds them."""
 
@@ -265,6 +266,25 @@ class Masks(Column):
             if len(at[0]) and len(at[1]):
                 out[np.ix_(*at)] = crop[np.ix_(rows[at[0]] - y1, columns[at[1]] - x1)]
         return full
+
+    def in_boxes(self, boxes_xyxy: npt.NDArray[np.float32], side: int) -> npt.NDArray[np.float32]:
+        """(N, side, side) float32, the share of the object in each cell of a grid over its box, as in TensorFlow.
+
+        Args:
+            boxes_xyxy: (N, 4) in pixels of the image.
+            side: cells in either direction.
+        """
+        grid = np.zeros((len(self), side, side), np.float32)
+        steps = (np.arange(_PARTS * side) + 0.5) / (_PARTS * side)
+        for out, ((left, top, right, bottom), crop), box in zip(grid, self.crops(), boxes_xyxy, strict=True):
+            x1, y1, x2, y2 = box.tolist()
+            columns = np.floor(x1 + steps * (x2 - x1)).astype(np.int64)
+            rows = np.floor(y1 + steps * (y2 - y1)).astype(np.int64)
+            inside = ((rows >= top) & (rows < bottom))[:, None] & ((columns >= left) & (columns < right))
+            if inside.any():
+                at = np.ix_(np.clip(rows - top, 0, bottom - top - 1), np.clip(columns - left, 0, right - left - 1))
+                out[:] = (crop[at] & inside).reshape(side, _PARTS, side, _PARTS).mean((1, 3))
+        return grid
 
     def moved(self, offset_xy: tuple[int, int], size_hw: tuple[int, int]) -> Masks:
         """In an image of ``size_hw`` in which the upper left corner of this one is at ``offset_xy``; cut to it."""

@@ -124,5 +124,5 @@ def _prepared(config: NetworkConfig, images: Sequence[npt.NDArray[np.uint8]]) ->
     architecture = architecture_of(config)
     for image in images:
         first, *others = architecture.network_inputs([architecture.prepare(config, image)])
-        inputs = (np.ascontiguousarray(first.transpose(0, 2, 3, 1)), *others)
+        inputs = (np.ascontiguousarray(first.transpose(0, 2, 3, 1)), *(other.astype(np.int32) for other in others))
         yield dict(zip(INPUT_NAMES, inputs, strict=False))

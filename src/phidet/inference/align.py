@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from phidet.core.errors import ConfigError, InputError
 from phidet.data.nominal_file import NominalOptions, read_nominal
-from phidet.detections.alignment.alignment import Refine, align_detections
+from phidet.detections.alignment.alignment import Refine, align_detections, without_doubles
 from phidet.detections.alignment.nominal import Nominal, nominal_of
 from phidet.detections.alignment.refine import centroid_refiner, template_refiner
 from phidet.detections.alignment.registration import register_image
@@ -120,7 +120,7 @@ class Aligner:
         # An image does not say how many parts it has, so there is room for many.
         most = max(self.postprocess.max_detections, 2000)
         self.postprocess = msgspec.structs.replace(self.postprocess, max_detections=most)
-        found = self._detect(self._template)
+        found = without_doubles(self._detect(self._template))
         if not len(found) and self.settings.pose_from == "parts":
             raise InputError(f"{path}: the model finds no parts on the image of a right assembly")
         return nominal_of(found, str(path))

@@ -181,4 +181,4 @@ def _at_once(
 
 def _tensors(loaded: LoadedVersion, images: Sequence[Pixels], found: Sequence[Detections]) -> Tensors:
     sizes_hw = [(image.shape[0], image.shape[1]) for image in images]
-    return to_tensors(found, sizes_hw, loaded.model.max_detections)
+    return to_tensors(found, sizes_hw, loaded.model.max_detections, loaded.model.has_masks)

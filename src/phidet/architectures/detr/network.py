@@ -95,7 +95,7 @@ class Detr(Model):
         self.class_head = nn.Linear(size.width, config.num_classes + 1)
         self.box_head = BoxHead(size.width)
         self.mask_attention = self.mask_head = None
-        if config.masks:
+        if config.masks is not None:
             channels = cast("Backbone", backbone).channels
             self.mask_attention = MaskAttention(size.width)
             self.mask_head = MaskHead(size.width, (channels[4], channels[3], channels[2]))

@@ -158,14 +158,14 @@ def _operation(summary: str, answer: Schema | None, parameters: list[Schema], fa
 
 def _tensors(batched: bool) -> Schema:
     # Column form has the batch as one more dimension than row form.
-    depth = {name: len(shape) + batched for name, shape in output_shapes(1).items()}
+    depth = {name: len(shape) + batched for name, shape in output_shapes(1, has_masks=True).items()}
     properties = {}
     for name, lists in depth.items():
         schema: Schema = {"type": "number"}
         for _ in range(lists):
             schema = {"type": "array", "items": schema}
         properties[name] = schema
-    return {"type": "object", "properties": properties, "required": list(properties)}
+    return {"type": "object", "properties": properties, "required": list(output_shapes(1))}
 
 
 _SIGNATURE: Schema = {"type": "string", "enum": ["serving_default", "image_bytes", "input_tensor"]}

@@ -33,6 +33,10 @@ class Model(Protocol):
         """Limit of detections in an image; answers are padded to it."""
 
     @property
+    def has_masks(self) -> bool:
+        """Whether answers have masks."""
+
+    @property
     def runtime_name(self) -> str:
         """Name of the runtime that runs it."""
 
@@ -83,6 +87,7 @@ class DetectorModel:
         self.image_size_hw = detector.config.image_size_hw
         # Fixed when the model is loaded: it decides the shapes of all answers.
         self.max_detections = settings.max_detections
+        self.has_masks = detector.architecture.mask_stride(detector.config) is not None
         self.runtime_name = detector.runtime_name
 
     def detect(self, images: Sequence[Pixels]) -> list[Detections]:

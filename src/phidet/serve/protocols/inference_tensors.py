@@ -59,7 +59,7 @@ class InputTensor(msgspec.Struct):
 class RequestedOutput(msgspec.Struct):
     """An output that a request asks for."""
 
-    name: Annotated[str, _described(enum=list(output_shapes(0)))]
+    name: Annotated[str, _described(enum=list(output_shapes(0, has_masks=True)))]
     parameters: Parameters | None = None
 
 
@@ -155,6 +155,8 @@ def write_infer(loaded: LoadedVersion, wanted: InferRequest, tensors: Tensors) -
     outputs: list[OutputTensor] = []
     blobs: list[bytes] = []
     for name, parameters in names.items():
+        if name not in tensors:
+            raise bad_request(f"{show(loaded.name)} has no output {name}: its answers are boxes only")
         array = tensors[name]
         output = OutputTensor(name, "FP32", list(array.shape))
         if parameters.get("binary_data", default) is True:
@@ -181,7 +183,7 @@ def _check_names(wanted: InferRequest) -> None:
     datatype = INPUTS[given.name].datatype
     if given.datatype != datatype:
         raise bad_request(f"input {given.name} must have datatype {datatype}, got {show(given.datatype)}")
-    known = output_shapes(0)
+    known = output_shapes(0, has_masks=True)
     for output in wanted.outputs or []:
         if output.name not in known:
             raise bad_request(f"unknown output {show(output.name)}: expected one of {', '.join(known)}")

@@ -154,12 +154,13 @@ _READY: dict[str, ReadyState] = {
 def metadata(loaded: LoadedVersion, versions: list[int]) -> ModelMetadata:
     """A model's inputs, outputs and classes, and which of its ``versions`` answer."""
     model = loaded.model
+    shapes = output_shapes(model.max_detections, model.has_masks)
     return ModelMetadata(
         name=loaded.name,
         versions=[str(version) for version in versions],
         platform=f"phidet_{model.runtime_name}",
         inputs=list(INPUTS.values()),
-        outputs=[TensorMetadata(n, "FP32", [-1, *shape]) for n, shape in output_shapes(model.max_detections).items()],
+        outputs=[TensorMetadata(name, "FP32", [-1, *shape]) for name, shape in shapes.items()],
         parameters=ModelParameters(list(model.class_names), list(model.image_size_hw)),
     )
 

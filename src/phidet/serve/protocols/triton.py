@@ -33,7 +33,8 @@ def model_config(loaded: LoadedVersion, source: Source, settings: ServerSettings
     dimension, which the format cannot write otherwise.
     """
     batching = settings.batching
-    tensors = {name: list(shape) for name, shape in output_shapes(loaded.model.max_detections).items()}
+    shapes = output_shapes(loaded.model.max_detections, loaded.model.has_masks)
+    tensors = {name: list(shape) for name, shape in shapes.items()}
     parameters = {
         "class_names": msgspec.json.encode(loaded.model.class_names).decode(),
         "image_size_hw": msgspec.json.encode(loaded.model.image_size_hw).decode(),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import PurePosixPath
 
 import msgspec
@@ -13,6 +14,7 @@ from phidet.core.structs import require
 from phidet.detections.detections import Detections
 from phidet.detections.protocol import SupportsDetect
 from phidet.detections.settings import PostprocessSettings
+from phidet.detections.tracking.external import SupportsTrack
 from phidet.detections.tracking.settings import TrackerSettings
 from phidet.detections.tracking.tracker import Tracker
 from phidet.images.sources import SourceImage, Unusable
@@ -46,6 +48,7 @@ def track_stream(
     items: Iterable[SourceImage | Unusable],
     postprocess: PostprocessSettings,
     settings: TrackSettings,
+    make_tracker: Callable[[], SupportsTrack] | None = None,
 ) -> Iterator[tuple[SourceImage, Detections] | Unusable]:
     """Each frame with its tracked objects (field ``track_id``), each unusable item unchanged, in their order.
 
@@ -56,8 +59,11 @@ def track_stream(
         items: from :func:`~phidet.images.sources.read_sources`; still images by :func:`as_video`.
         postprocess: thresholds and suppression; its score should be as low as the tracker's.
         settings: of the tracker, and which frames are looked at.
+        make_tracker: makes another tracker for each video, such as an
+            :class:`~phidet.detections.tracking.external.ExternalTracker`.
     """
-    tracker = Tracker(settings.tracker)
+    make_tracker = make_tracker or partial(Tracker, settings.tracker)
+    tracker = make_tracker()
     previous: SourceImage | None = None
     looked_at, last_s = 0, 0.0
     for item in items:
@@ -69,7 +75,7 @@ def track_stream(
             yield Unusable(item.source, error)
             continue
         if not item.continues(previous):
-            tracker, looked_at, last_s = Tracker(settings.tracker), 0, 0.0
+            tracker, looked_at, last_s = make_tracker(), 0, 0.0
         previous = item
         if item.frame % settings.stride:
             continue

@@ -48,6 +48,7 @@ def main() -> None:
         one.add_argument("data", type=Path)
     measure.add_argument("-m", "--model", required=True)
     measure.add_argument("--score", type=float, default=0.25)
+    measure.add_argument("--confirm", type=float, help="lowest score that confirms a part in its place (--score)")
     measure.add_argument("--tolerance", type=float, default=0.8, help="mm; parts are displaced by 1.2 to 2.2")
     measure.add_argument("--json", action="store_true")
     args = parser.parse_args()
@@ -86,14 +87,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         aligner = Aligner(
             args.data / "nominal" / f"{truth['board']}.csv",
             detector,
-            AlignSettings(tolerance=args.tolerance),
-            PostprocessSettings(score=args.score),
+            AlignSettings(tolerance=args.tolerance, score=args.score),
+            PostprocessSettings(score=args.score if args.confirm is None else args.confirm),
         )
         pixels = read_image(args.data / "val" / truth["image"])
         found = detector.detect([pixels], aligner.postprocess)[0]
         result = aligner.align(pixels, found)
         listed = Counter(aligner.nominal.labels)
-        whole["by counts"] += (Counter(found.labels) == listed) == truth["right"]
+        whole["by counts"] += (Counter(found.filter(args.score).labels) == listed) == truth["right"]
         whole["no pose"] += result.pose is None
         whole["by places"] += result.right == truth["right"]
         if result.pose is not None:

@@ -173,6 +173,25 @@ def test_detections_of_one_object_count_once() -> None:
     assert {one.reference: one.verdict for one in result.parts if one.verdict != "right"} == {"P2": "wrong label"}
 
 
+def test_weak_detections_confirm_parts_and_nothing_else() -> None:
+    nominal = plan()
+    places, labels = nominal.places.copy(), list(nominal.labels)
+    scores = np.full(24, 0.9)
+    scores[[3, 5, 8]] = 0.15
+    labels[5] = NAMES[(NAMES.index(labels[5]) + 1) % 3]  # another class in its place
+    places[8] += [2.0, 0.0]  # its class, but elsewhere
+    found = seen(np.r_[places, [[30.0, 47.0]]], [*labels, "a"], np.r_[scores, 0.15])
+    for score, faults in (
+        (0.0, {"P5": "wrong label", "P8": "displaced", "": "extra"}),
+        (0.3, {"P5": "missing", "P8": "missing"}),
+    ):
+        result = align_detections(nominal, found, AlignSettings(score=score))
+        assert {one.reference: one.verdict for one in result.parts if one.verdict != "right"} == faults
+    # Without them, P3 is missing too.
+    strong = align_detections(nominal, found.filter(0.3))
+    assert part(strong, "P3").verdict == "missing"
+
+
 def test_the_assignment_is_the_best_of_all() -> None:
     """Against every possible assignment of five parts to five detections."""
     radii = Radii(1.0, 3.0, 4.0, 9.0)

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from lightning_fabric import Fabric
 
 import detr_reference as reference
 from phidet.architectures.batch import Batch
 from phidet.architectures.costs import build_on_meta
 from phidet.architectures.detr.architecture import DETR
-from phidet.architectures.detr.config import DetrConfig, TransformerConfig
+from phidet.architectures.detr.config import DetrConfig, MaskConfig, TransformerConfig
 from phidet.architectures.detr.decode import DetrDecoder
 from phidet.architectures.detr.loss import DetrLoss
 from phidet.architectures.detr.loss_config import DetrLossConfig
@@ -26,14 +27,17 @@ from phidet.architectures.detr.published import COCO_PANOPTIC, detr_config
 from phidet.architectures.prepared import Placement
 from phidet.architectures.processes import Processes
 from phidet.core.errors import ConfigError
+from phidet.data.layouts import open_data
 from phidet.detections.masks import FIELD
 from phidet.detections.settings import PostprocessSettings
-from phidet.training.loading import pad_objects
+from phidet.training.loading import EpochSampler, pad_objects
 from phidet.training.optim import frozen_parts
 from phidet.training.recipe import recipe_named
+from phidet.training.task import Task
 from phidet.weights.create import create_model
 from phidet.weights.native import save_model
 from test_detr_dialects import R18, mapped_back, randomised
+from test_train_run import CLASSES, write_squares
 
 ALONE = Processes(1, lambda value: value)
 SMALL = TransformerConfig(width=128, heads=4, encoder_layers=1, decoder_layers=1, feed_forward=32)
@@ -46,8 +50,7 @@ def small(masks: bool = True) -> DetrConfig:
         class_names=("cat", "sky"),
         transformer=SMALL,
         queries=5,
-        masks=masks,
-        stuff=("sky",),
+        masks=MaskConfig(stuff=("sky",)) if masks else None,
     )
 
 
@@ -116,7 +119,8 @@ def test_things_and_stuff_of_the_published_classes() -> None:
     assert (COCO_PANOPTIC[1], COCO_PANOPTIC[90], COCO_PANOPTIC[92], COCO_PANOPTIC[200]) == (
         *("person", "toothbrush", "banner", "rug-merged"),
     )
-    assert [i for i, name in enumerate(config.class_names) if name not in config.stuff] == list(range(91))
+    assert config.masks is not None
+    assert [i for i, name in enumerate(config.class_names) if name not in config.masks.stuff] == list(range(91))
 
 
 def test_resizing_is_pytorchs() -> None:
@@ -231,3 +235,32 @@ def test_detections_carry_their_masks() -> None:
         (False, 1, 7500),
     ]
     np.testing.assert_array_equal(whole.ids[:, 0], [0] * 50 + [1] * 50)
+
+
+def test_masks_of_labels_reach_the_loss_in_their_places(tmp_path: Path) -> None:
+    """Squares with outlines: at every scale, crop and padding the mask fills the box that is learned."""
+    write_squares(tmp_path, 4)
+    labels = next(tmp_path.rglob("*.json"))
+    content = msgspec.json.decode(labels.read_bytes())
+    for one in content["annotations"]:
+        x, y, width, height = one["bbox"]
+        one["segmentation"] = [[x, y, x + width, y, x + width, y + height, x, y + height]]
+    labels.write_bytes(msgspec.json.encode(content))
+    config = msgspec.structs.replace(small(), class_names=CLASSES, image_size_hw=(64, 96))
+    task = Task(config, open_data(tmp_path).read("train"), None)
+    recipe = recipe_named("detr", 4, DETR)
+    batch = next(iter(task.loader(recipe, 0, EpochSampler(4, 4, 0), 0)))
+    assert batch.masks is not None
+    assert batch.masks.shape[2:] == batch.pixels.shape[2:]
+    seen = 0
+    for boxes, ids, masks in zip(batch.boxes_xyxy, batch.class_ids, batch.masks, strict=True):
+        for box, mask in zip(boxes[ids >= 0], masks[ids >= 0], strict=True):
+            rows, columns = mask.nonzero().unbind(1)
+            edges = torch.stack([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
+            torch.testing.assert_close(edges.float(), box, rtol=0, atol=1.1)
+            seen += 1
+    assert seen >= 3
+    fabric = Fabric(accelerator="cpu", devices=1)
+    losses = task.losses(fabric, create_model(config).train(), batch, recipe)
+    assert float(losses["mask_loss"].detach()) > 0
+    assert 0 < float(losses["dice_loss"].detach()) <= 1

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import gc
 import logging
+import threading
 import time
 from collections.abc import Callable
+from fractions import Fraction
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from itertools import islice
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from mjpeg_server import SIZE_HW, Camera, number_of, serving_camera
 from phidet.core.errors import ConfigError, InputError
 from phidet.images.live import LiveSettings, LiveSource, is_live, is_stream, live_name
 from phidet.images.live_clock import SourceClock
+from video_data import moving
 
 pytest.importorskip("av")
 LARGE_HW = (96, 128)
@@ -177,3 +185,55 @@ def test_frames_are_freed_when_they_are_done_with() -> None:
         gc.enable()
     assert camera.sent == 30
     assert alive <= 3
+
+
+def test_a_playlist_is_read_to_its_end_and_leads_to_no_file(tmp_path: Path) -> None:
+    import av  # noqa: PLC0415
+
+    with av.open(str(tmp_path / "index.m3u8"), "w", format="hls", options={"hls_time": "1"}) as container:
+        stream: Any = container.add_stream("libx264", rate=25)
+        stream.options = {"g": "25", "bf": "0"}
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        for i, frame in enumerate(moving(50)):
+            frame.pts, frame.time_base = i, Fraction(1, 25)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    (segment, *_) = sorted(tmp_path.glob("*.ts"))
+    head = "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n"
+    (tmp_path / "evil.m3u8").write_text(f"{head}file://{segment}\n#EXT-X-ENDLIST\n")
+
+    class Files(SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Files, directory=str(tmp_path)))
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    try:
+        address = f"http://127.0.0.1:{server.server_address[1]}"
+        frames = list(LiveSource(f"{address}/index.m3u8", EVERY, wait=Pauses()).frames())
+        np.testing.assert_allclose([f.time_s for f in frames], np.arange(50) / 25, atol=1e-3)
+        with pytest.raises(InputError, match=r"cannot read http://.*/evil\.m3u8: Invalid data"):
+            list(LiveSource(f"{address}/evil.m3u8", EVERY, wait=Pauses()).frames())
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def test_rtsp_is_read_by_its_own_times_over_connections() -> None:
+    from rtsp_server import serving_rtsp, transport_stream  # noqa: PLC0415 - needs PyAV
+
+    streams = [transport_stream(range(20)), transport_stream(range(20, 40))]
+    with serving_rtsp(streams, "Basic bWU6aHVudGVyMg==") as (address, requests):
+        source = LiveSource(address.replace("//", "//me:hunter2@"), EVERY, wait=Pauses(2))
+        frames = list(source.frames())
+    numbers = [number_of(f.image) for f in frames]
+    # A connection that is cut may take its last frame with it, which nothing ends.
+    assert [n for n in numbers if n not in (19, 39)] == [*range(19), *range(20, 39)]
+    second = numbers.index(20)
+    for part in (frames[:second], frames[second:]):
+        np.testing.assert_allclose(np.diff([f.time_s for f in part]), 0.04, atol=1e-6)
+    assert frames[second].time_s >= frames[second - 1].time_s
+    assert source.shown == address
+    assert "hunter2" not in "".join(requests)

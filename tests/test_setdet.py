@@ -300,6 +300,18 @@ def test_every_weight_learns() -> None:
     assert still == []
 
 
+def test_weights_that_a_batch_does_not_use_have_a_gradient_all_the_same() -> None:
+    # Otherwise several processes, one of which has no objects, would wait for each other.
+    torch.manual_seed(0)
+    model = SetDet(TINY).train()
+    batch = some_batch()
+    empty = batch._replace(boxes_xyxy=batch.boxes_xyxy[:, :0], class_ids=batch.class_ids[:, :0])
+    settings = {**SETDET.loss_settings, "dense_weight": 0.0}
+    outputs = SETDET.training_outputs(model, torch.randn(3, 3, *TINY.image_size_hw), empty, settings)
+    SETDET.loss(TINY, settings)(outputs, empty, ALONE)["loss"].backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None] == []
+
+
 def test_images_without_objects_teach_that_there_is_nothing() -> None:
     torch.manual_seed(0)
     model = SetDet(TINY).train()

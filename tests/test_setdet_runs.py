@@ -21,7 +21,7 @@ from phidet.architectures.setdet.attention import sampling_points, sine_position
 from phidet.architectures.setdet.explain import attention_weights
 from phidet.architectures.setdet.network import SetDet
 from phidet.cli.main import main
-from phidet.core.errors import ConfigError
+from phidet.core.errors import ConfigError, UnknownNameError
 from phidet.core.structs import replace
 from phidet.detections.settings import PostprocessSettings
 from phidet.export.check import compare
@@ -215,4 +215,21 @@ def test_its_own_recipe_is_the_automatic_one() -> None:
 def test_a_published_name_is_a_detector() -> None:
     model = create_model("setdet-lite0", num_classes=2)
     assert architecture_of(model.config) is SETDET
-    assert create_model(phi=0.5, family="setdet").config.name == "setdet-phi0.5"
+    scaled = create_model(phi=0.5, family="setdet-resnet18")
+    assert scaled.config.name == "setdet-resnet18-phi0.5"
+    with pytest.raises(ConfigError, match=r"no published backbone has the size of setdet-resnet18-phi0\.5's"):
+        create_model(scaled.config, pretrained="backbone")
+    with pytest.raises(UnknownNameError, match=r"unknown family 'setdet-lit'\. Did you mean setdet-lite"):
+        create_model(phi=1, family="setdet-lit")
+
+
+def test_weights_go_to_another_size_and_another_number_of_queries(tmp_path: Path) -> None:
+    model = some_model()
+    save_model(model, tmp_path / "m.safetensors")
+    larger = replace(TINY, {"decoder": replace(TINY.decoder, {"queries": 20}), "image_size_hw": (128, 128)})
+    again = create_model(larger, pretrained=tmp_path / "m.safetensors").eval()
+    assert SETDET.weights_key(again.config) == SETDET.weights_key(TINY)
+    with torch.no_grad():
+        assert again(torch.randn(1, 3, 96, 128)).class_logits.shape == (1, 20, 3)
+    for (name, ours), theirs in zip(model.state_dict().items(), again.state_dict().values(), strict=True):
+        assert torch.equal(ours, theirs), name

@@ -6,6 +6,7 @@ import dataclasses
 import sys
 from itertools import permutations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,7 @@ from phidet.core.errors import ConfigError, InputError, MissingExtraError
 from phidet.detections.tracking import assignment
 from phidet.detections.tracking.assignment import assign
 from phidet.detections.tracking.camera import CameraMotion
+from phidet.detections.tracking.external import ExternalTracker
 from phidet.detections.tracking.motion import Motion
 from tracking_data import LEVELS, RATE, Truth, noisy, perfect, score, tud
 
@@ -344,6 +346,41 @@ def test_tracks_survive_a_camera_that_shakes() -> None:
 def test_camera_motion_needs_the_frames() -> None:
     with pytest.raises(InputError, match="camera_motion needs the frame"):
         Tracker(TrackerSettings(camera_motion=True)).update(found(boxes_at()), 0)
+
+
+# Trackers of others.
+
+
+class Overlapping:
+    """In the place of one of the ``trackers`` package: returns the rows backwards, the first one without an id."""
+
+    def update(self, detections: Any) -> Any:
+        backwards = detections[np.arange(len(detections))[::-1]]
+        backwards.tracker_id = np.arange(len(detections))[::-1] * 10 - 1
+        return backwards
+
+
+def test_another_tracker_can_be_used_instead() -> None:
+    pytest.importorskip("supervision")
+    three = found(boxes_at((100, 100), (200, 100), (300, 100)), [0.9, 0.8, 0.7])
+    tracker = ExternalTracker(Overlapping())
+    tracked = tracker.update(three, 0.0)
+    assert ids_of(tracked) == [9, 19]
+    np.testing.assert_array_equal(tracked.boxes_xyxy, three.boxes_xyxy[1:])
+    assert len(tracker.update(found(boxes_at()), 0.04)) == 0
+    with pytest.raises(ConfigError, match="detect on every frame"):
+        tracker.predict(1.0)
+    with pytest.raises(ConfigError, match="expected a tracker with a method update, got a int"):
+        ExternalTracker(1)
+
+
+def test_bytetrack_of_trackers_gives_its_own_ids() -> None:
+    trackers = pytest.importorskip("trackers")
+    tracker = ExternalTracker(trackers.ByteTrackTracker(frame_rate=25.0))
+    frames = [found(boxes_at((100 + 3 * i, 100), (400, 200)), [0.9, 0.8]) for i in range(10)]
+    ids = [ids_of(tracker.update(frame, i / 25)) for i, frame in enumerate(frames)]
+    assert len(ids[-1]) == 2
+    assert ids[2:] == [ids[-1]] * 8
 
 
 # TUD's videos.

@@ -91,6 +91,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     found = parser.add_argument_group("the detector")
     found.add_argument("--score", type=float, default=0.3, metavar="S", help="lowest score, 0…1 (0.3)")
+    found.add_argument(
+        "--confirm",
+        type=float,
+        metavar="S",
+        help="lowest score that confirms a part of its class in its place: what is unsure is not missing (--score)",
+    )
     found.add_argument("--tile", type=int, metavar="N", help="also detect on overlapping tiles of N pixels")
     add_runtime(found)
 
@@ -120,11 +126,14 @@ def run(args: argparse.Namespace) -> None:
         tolerance=args.tolerance,
         reach=args.reach,
         least_share=args.least_share,
+        score=0.0 if args.confirm is None else args.score,
         refine=args.refine,
         partial=args.partial,
         seed=args.seed,
     )
-    postprocess = PostprocessSettings(score=args.score)
+    if args.confirm is not None and not args.confirm <= args.score:
+        raise ConfigError(f"--confirm must be at most --score, {args.score:g}, got {args.confirm:g}")
+    postprocess = PostprocessSettings(score=args.score if args.confirm is None else args.confirm)
     if args.tile is not None:
         check_tile(args.tile, postprocess)
     with without_native_noise(), ended_by_sigterm():

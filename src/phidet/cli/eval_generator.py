@@ -34,17 +34,20 @@ def evaluate_generator(args: argparse.Namespace) -> GenerationReport:
     """
     import msgspec
 
+    from phidet.data.crops import CropImages
     from phidet.data.objects import read_objects
     from phidet.inference.generator import open_generator
     from phidet.inference.measure_generator import Settings, latent_separability, measure_generator
-    from phidet.training.generate_report import real_images
+    from phidet.training.generate_report import REAL
 
     if args.samples < 10 or args.paths < 0:
         raise ConfigError(f"--samples must be ≥ 10 and --paths ≥ 0, got {args.samples} and {args.paths}")
     generator = open_generator(args.model)
-    real, class_ids = real_images(generator, read_objects(args.data, args.layout, args.split))
+    config = generator.config
+    data = read_objects(args.data, args.layout, args.split)
+    real = CropImages(data, config.image_size_hw[0], config.context, REAL)
     settings = Settings(samples=args.samples, paths=args.paths, faces=args.faces)
-    report = measure_generator(generator, real, class_ids, _measured_by(args), settings)
+    report = measure_generator(generator, real, _measured_by(args), settings)
     if args.classifier is not None:
         z, w = latent_separability(generator, _Classifier(args.classifier), args.samples)
         report = msgspec.structs.replace(report, separability_z=z, separability_w=w)

@@ -108,17 +108,13 @@ def _write_images(generator: ImageGenerator, args: argparse.Namespace, out: Path
 def _write_nearest(generator: ImageGenerator, args: argparse.Namespace, out: Path) -> None:
     import torch
 
+    from phidet.data.crops import CropImages
     from phidet.data.objects import read_objects
-    from phidet.evaluation.generation import nearest_real
-    from phidet.inference import sample_sheets as sheets
+    from phidet.inference.sample_sheets import save_sheet
     from phidet.training.features import Lite0Features
-    from phidet.training.generate_report import real_images
+    from phidet.training.generate_report import REAL, nearest_to
 
-    real, class_ids = real_images(generator, read_objects(args.real, args.layout))
-    class_id = generator.class_id(args.class_name)
-    if class_id is not None:
-        real = real[class_ids == class_id]
-    made = generator.sample(min(args.count, 12), args.seed, class_id, args.psi)
-    features = Lite0Features(torch.device("cpu"))
-    nearest = nearest_real(features(real), features(made), min(5, len(real)))
-    sheets.save_sheet(sheets.nearest_sheet(made, real, nearest), out, args.scale)
+    config = generator.config
+    real = CropImages(read_objects(args.real, args.layout), config.image_size_hw[0], config.context, REAL)
+    made = generator.sample(min(args.count, 12), args.seed, generator.class_id(args.class_name), args.psi)
+    save_sheet(nearest_to(made, real, Lite0Features(torch.device("cpu"))), out, args.scale)

@@ -59,7 +59,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--teacher", metavar="MODEL", help="learn from this detector, too: a model, or another's description (.json)"
     )
-    what.add_argument("--masks", action="store_true", help="learn masks as well as boxes (published EfficientDets)")
+    what.add_argument(
+        "--masks", action="store_true", help="learn masks as well as boxes (published EfficientDets and DETRs)"
+    )
     what.add_argument("--unlabelled", metavar="FOLDER", help="more images, which only the teacher labels")
     what.add_argument(
         "--detector",

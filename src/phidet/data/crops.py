@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -31,6 +32,40 @@ def crops_of(dataset: Dataset) -> list[Crop]:
         usable = np.flatnonzero(~objects.crowd & (sides.min(axis=1, initial=np.inf) >= SMALLEST))
         found += [Crop(index, objects.boxes_xyxy[i], int(objects.class_ids[i])) for i in usable]
     return found
+
+
+class CropImages:
+    """Crops that are read when they are needed: of large images, all at once would not fit in memory.
+
+    Args:
+        dataset: the images.
+        size: side of the crops in pixels.
+        context: see :func:`window_of`.
+        limit: so many crops at most, drawn by chance, the same ones each time.
+
+    Attributes:
+        crops: which ones, image by image.
+        class_ids: (N,) their classes.
+    """
+
+    def __init__(self, dataset: Dataset, size: int, context: float, limit: int) -> None:
+        self.dataset, self.size, self.context = dataset, size, context
+        crops = crops_of(dataset)
+        chosen = np.sort(np.random.default_rng(0).permutation(len(crops))[:limit])
+        self.crops = [crops[i] for i in chosen]
+        self.class_ids = np.array([crop.class_id for crop in self.crops], np.int64)
+
+    def __len__(self) -> int:
+        return len(self.crops)
+
+    def take(self, indices: Iterable[int]) -> npt.NDArray[np.uint8]:
+        """Some of them, (N, size, size, 3) uint8 RGB."""
+        return read_crops(self.dataset, [self.crops[i] for i in indices], self.size, self.context)
+
+    def batches(self, count: int = 64) -> Iterator[npt.NDArray[np.uint8]]:
+        """All of them, ``count`` at a time."""
+        for start in range(0, len(self), count):
+            yield self.take(range(start, min(start + count, len(self))))
 
 
 def whole_images(dataset: Dataset) -> Dataset:

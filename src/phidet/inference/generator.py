@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -74,17 +74,20 @@ class ImageGenerator:
             styles: w for each layer.
             noise_seed: of noise for each image; ``None`` takes the one that is stored with the weights for all.
         """
+        side = self.config.image_size_hw[0]
+        parts = list(self.batches(styles, noise_seed))
+        return np.concatenate(parts) if parts else np.zeros((0, side, side, 3), np.uint8)
+
+    def batches(self, styles: FloatArray, noise_seed: int | None = None) -> Iterator[Images]:
+        """:meth:`images`, some at a time: many large ones would not fit in memory."""
         rng = np.random.default_rng((noise_seed or 0, 1))
-        parts = []
         for start in range(0, len(styles), _BATCH):
             part = styles[start : start + _BATCH]
             noise = None
             if noise_seed is not None:
                 shapes = [(len(part), 1, side, side) for side in self.config.noise_sides]
                 noise = [rng.standard_normal(shape, np.float32) for shape in shapes]
-            parts.append(_as_pixels(self.network.render(part, noise)))
-        side = self.config.image_size_hw[0]
-        return np.concatenate(parts) if parts else np.zeros((0, side, side, 3), np.uint8)
+            yield _as_pixels(self.network.render(part, noise))
 
     def pixels(self, styles: FloatArray, noise_seed: int) -> FloatArray:
         """Images (N, 3, R, R) fp32 from about 0 to 255, neither rounded nor clamped, all with the same noise."""

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from phidet.core.errors import CheckpointError
+from phidet.data.crops import CropImages
 from phidet.detections.boxes import FloatArray
 from phidet.evaluation.generation import (
     PATH_STEP,
@@ -138,8 +139,7 @@ class OnnxFeatures:
 
 def measure_generator(
     generator: ImageGenerator,
-    real: Images,
-    class_ids: npt.NDArray[np.int64],
+    real: CropImages,
     by: tuple[Features, Perception],
     settings: Settings | None = None,
 ) -> GenerationReport:
@@ -147,17 +147,17 @@ def measure_generator(
 
     Args:
         generator: what is measured.
-        real: (N, R, R, 3) uint8, at the generator's resolution.
-        class_ids: (N,) of the real images; made ones have classes in the same proportions.
+        real: at the generator's resolution; made images have classes in the same proportions.
         by: features and perception.
         settings: how much; the usual unless given.
     """
     settings = settings or Settings()
     features, perception = by
-    spread = np.sort(class_ids)[np.arange(settings.samples) * len(class_ids) // settings.samples]
+    spread = np.sort(real.class_ids)[np.arange(settings.samples) * len(real) // settings.samples]
     labels = spread if generator.config.labelled else None
-    made = generator.sample(settings.samples, settings.seed, labels)
-    first, second = features(real), features(made)
+    styles = generator.styles(generator.latents(settings.samples, settings.seed), labels)
+    first = np.concatenate([features(batch) for batch in real.batches()])
+    second = np.concatenate([features(batch) for batch in generator.batches(styles, settings.seed)])
     quality = precision_recall(first, second)
     lengths = path_lengths(generator, spread, perception, settings) if settings.paths else None
     return GenerationReport(
@@ -165,7 +165,7 @@ def measure_generator(
         features=features.name,
         perception=perception.name,
         real=len(real),
-        made=len(made),
+        made=len(second),
         distance=frechet_distance(first, second),
         precision=quality.precision,
         recall=quality.recall,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from phidet.core.errors import ConfigError
@@ -94,10 +94,10 @@ def latent_path(generator: ImageGenerator, steps: int, seed: int, class_id: int 
     return image_grid([*generator.images(through_z), *generator.images(through_w)], steps)
 
 
-def nearest_sheet(made: Images, real: Images, nearest: npt.NDArray[np.int64]) -> Images:
+def nearest_sheet(made: Images, nearest: Sequence[Images]) -> Images:
     """Each made image on the left, and the real ones nearest to it, to see whether it was learned by heart."""
-    tiles = [tile for image, others in zip(made, nearest, strict=True) for tile in (image, *real[others])]
-    return image_grid(tiles, 1 + nearest.shape[1])
+    tiles = [tile for image, others in zip(made, nearest, strict=True) for tile in (image, *others)]
+    return image_grid(tiles, 1 + len(nearest[0]))
 
 
 def save_sheet(sheet: Images, path: Path, scale: int = 1) -> Path:

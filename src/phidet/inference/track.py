@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import PurePosixPath
 
 import msgspec
@@ -13,6 +14,7 @@ from phidet.core.structs import require
 from phidet.detections.detections import Detections
 from phidet.detections.protocol import SupportsDetect
 from phidet.detections.settings import PostprocessSettings
+from phidet.detections.tracking.external import SupportsTrack
 from phidet.detections.tracking.settings import TrackerSettings
 from phidet.detections.tracking.tracker import Tracker
 from phidet.images.sources import SourceImage, Unusable
@@ -46,6 +48,7 @@ def track_stream(
     items: Iterable[SourceImage | Unusable],
     postprocess: PostprocessSettings,
     settings: TrackSettings,
+    make_tracker: Callable[[], SupportsTrack] | None = None,
 ) -> Iterator[tuple[SourceImage, Detections] | Unusable]:
     """Each frame with its tracked objects (field ``track_id``), each unusable item unchanged, in their order.
 
@@ -56,8 +59,11 @@ def track_stream(
         items: from :func:`~phidet.images.sources.read_sources`; still images by :func:`as_video`.
         postprocess: thresholds and suppression; its score should be as low as the tracker's.
         settings: of the tracker, and which frames are looked at.
+        make_tracker: makes another tracker for each video, such as an
+            :class:`~phidet.detections.tracking.external.ExternalTracker`.
     """
-    tracker = Tracker(settings.tracker)
+    make_tracker = make_tracker or partial(Tracker, settings.tracker)
+    tracker = make_tracker()
     previous: SourceImage | None = None
     looked_at, last_s = 0, 0.0
     for item in items:
@@ -69,7 +75,7 @@ def track_stream(
             yield Unusable(item.source, error)
             continue
         if not item.continues(previous):
-            tracker, looked_at, last_s = Tracker(settings.tracker), 0, 0.0
+            tracker, looked_at, last_s = make_tracker(), 0, 0.0
         previous = item
         if item.frame % settings.stride:
             continue
@@ -97,10 +103,22 @@ def as_video(items: Iterable[SourceImage | Unusable], rate: float) -> Iterator[S
             continue
         if _folder(item.source) != folder:
             folder, frame = _folder(item.source), 0
-        name = item.name.parent if item.name.parent.name else PurePosixPath(folder.rsplit("/", 1)[-1] or "images")
-        name = name.with_name(re.sub(r"[^\w.-]+", "_", name.name) + ".mp4")
-        yield item._replace(source=folder, name=name, frame=frame, time_s=frame / rate, duration_s=1 / rate)
+        yield item._replace(
+            source=folder, name=_video_name(item, folder), frame=frame, time_s=frame / rate, duration_s=1 / rate
+        )
         frame += 1
+
+
+def _video_name(item: SourceImage, folder: str) -> PurePosixPath:
+    """As the folder is called; as the sequence, where it is MOTChallenge's ``SEQUENCE/img1``."""
+    place = item.name.parent if item.name.parent.name else PurePosixPath(folder)
+    if place.name == "img1":
+        whole = PurePosixPath(folder)
+        place = place.parent if place.parent.name else whole.parent if whole.parent.name else place
+    name = re.sub(r"[^\w.-]+", "_", place.name).strip(".") or "images"
+    # Only what lies below the source keeps its folders.
+    below = place.parent if place in (item.name.parent, item.name.parent.parent) else PurePosixPath()
+    return below / f"{name}.mp4"
 
 
 def _folder(source: str) -> str:

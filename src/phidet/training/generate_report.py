@@ -12,18 +12,18 @@ import torch
 
 from phidet.core.errors import CheckpointError, DownloadError
 from phidet.core.files import write_atomic
-from phidet.data.crops import crops_of, read_crops
+from phidet.data.crops import CropImages
 from phidet.data.dataset import Dataset
 from phidet.evaluation.generation import nearest_real
 from phidet.inference import sample_sheets as sheets
-from phidet.inference.generator import ImageGenerator
-from phidet.inference.measure_generator import GenerationReport, Settings, measure_generator
+from phidet.inference.generator import ImageGenerator, Images
+from phidet.inference.measure_generator import Features, GenerationReport, Settings, measure_generator
 from phidet.inference.runtimes.torch_generator import TorchGenerator
 from phidet.inference.sample_page import write_page
 from phidet.training.features import Lite0Features
 
 log = logging.getLogger("phidet")
-REAL = 5000
+REAL = 50_000
 """Real images, at most, that are compared."""
 USUAL = Settings()
 """How much is measured after a training."""
@@ -44,14 +44,12 @@ def report_generator(model: Any, train: Dataset, folder: Path) -> dict[str, floa
     except (CheckpointError, DownloadError) as error:
         log.warning("the generator is not measured: %s", error)
         return {}
-    real, class_ids = real_images(generator, train)
-    report = measure_generator(generator, real, class_ids, (features, features), USUAL)
+    real = CropImages(train, generator.config.image_size_hw[0], generator.config.context, REAL)
+    report = measure_generator(generator, real, (features, features), USUAL)
     write_atomic(folder / "generation.json", msgspec.json.format(msgspec.json.encode(report)))
     labels = np.arange(_SHOWN) % generator.config.num_classes if generator.config.labelled else None
     made = generator.sample(_SHOWN, 1, labels)
-    sheets.save_sheet(
-        sheets.nearest_sheet(made, real, nearest_real(features(real), features(made), 5)), folder / "nearest.png", 2
-    )
+    sheets.save_sheet(nearest_to(made, real, features), folder / "nearest.png", 2)
     return main_measures(report)
 
 
@@ -60,12 +58,12 @@ def main_measures(report: GenerationReport) -> dict[str, float]:
     return {f"{report.features} distance": report.distance, "precision": report.precision, "recall": report.recall}
 
 
-def real_images(generator: ImageGenerator, dataset: Dataset) -> tuple[Any, Any]:
-    """Crops of ``dataset`` at the generator's resolution, (N, R, R, 3) uint8, and their classes (N,); at most REAL."""
-    crops = crops_of(dataset)
-    chosen = [crops[i] for i in np.random.default_rng(0).permutation(len(crops))[:REAL]]
-    pixels = read_crops(dataset, chosen, generator.config.image_size_hw[0], generator.config.context)
-    return pixels, np.array([crop.class_id for crop in chosen], np.int64)
+def nearest_to(made: Images, real: CropImages, features: Features, count: int = 5) -> Images:
+    """A sheet of made images, each beside the real ones whose features are nearest."""
+    described = np.concatenate([features(batch) for batch in real.batches()])
+    nearest = nearest_real(described, features(made), min(count, len(real)))
+    rows = [real.take(row) for row in nearest.tolist()]
+    return sheets.nearest_sheet(made, rows)
 
 
 def _write_sheets(generator: ImageGenerator, folder: Path) -> None:

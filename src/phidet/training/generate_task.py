@@ -20,7 +20,7 @@ from phidet.architectures.model import Model
 from phidet.architectures.registry import architecture_of
 from phidet.core.errors import CheckpointError, ConfigError, DownloadError
 from phidet.core.files import write_atomic_with
-from phidet.data.crops import crops_of
+from phidet.data.crops import CropImages, crops_of
 from phidet.data.dataset import Dataset
 from phidet.evaluation.generation import frechet_distance
 from phidet.inference.generator import ImageGenerator, image_grid
@@ -85,11 +85,8 @@ class GenerateTask(TrainingTask):
     def real_features(self) -> np.ndarray[Any, np.dtype[np.float32]]:
         """Of the crops, or of some drawn once where there are many."""
         assert self.features is not None
-        order = np.random.default_rng(0).permutation(len(self.crops))[:MEASURED]
-        chosen = [self.crops[i] for i in order]
-        crops = TrainCrops(self.train, chosen, self.config.image_size_hw[0], self.config.context, 0.0, 0)
-        pixels = np.stack([crops[0, i][0].numpy() for i in range(len(chosen))]).transpose(0, 2, 3, 1)
-        return self.features(pixels)
+        crops = CropImages(self.train, self.config.image_size_hw[0], self.config.context, MEASURED)
+        return np.concatenate([self.features(batch) for batch in crops.batches()])
 
     def adversary(self, recipe: Recipe) -> Adversarial:
         """The discriminator and the losses, built once."""
@@ -135,8 +132,10 @@ class GenerateTask(TrainingTask):
     def evaluate(self, fabric: Fabric, model: Any, recipe: Recipe, workers: int) -> dict[str, float]:
         assert self.features is not None
         count = min(MEASURED, max(len(self.crops), 500))
-        made = _generator(model).sample(count, 1, self._class_ids(count) if self.config.labelled else None)
-        return {"distance": frechet_distance(self.real_features, self.features(made))}
+        generator = _generator(model)
+        styles = generator.styles(generator.latents(count, 1), self._class_ids(count) if self.config.labelled else None)
+        made = np.concatenate([self.features(batch) for batch in generator.batches(styles, 1)])
+        return {"distance": frechet_distance(self.real_features, made)}
 
     def _class_ids(self, count: int) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Classes as they occur in the data, spread evenly."""

@@ -77,7 +77,7 @@ class DetrArchitecture(Architecture[DetrConfig]):
             "class_logits": (config.queries, config.num_classes + 1),
             "boxes_cxcywh": (config.queries, 4),
         }
-        if config.masks:
+        if config.masks is not None:
             height, width = config.image_size_hw
             return {**shapes, "mask_logits": (config.queries, -(-height // 4), -(-width // 4))}
         return shapes
@@ -109,7 +109,7 @@ class DetrArchitecture(Architecture[DetrConfig]):
         return replace(config, {"image_size_hw": size_hw, "input_size": "fixed"})
 
     def mask_stride(self, config: DetrConfig) -> int | None:
-        return 1 if config.masks else None
+        return None if config.masks is None else 1
 
     def recipe_fields(self, name: str, num_images: int) -> Mapping[str, Any]:
         return recipe_fields(name, num_images)
@@ -179,9 +179,9 @@ class DetrArchitecture(Architecture[DetrConfig]):
 
     def start_config(self, wanted: DetrConfig, held: DetrConfig) -> DetrConfig:
         """A detector may start a network that adds masks to it."""
-        return (
-            replace(held, {"name": wanted.name, "masks": wanted.masks, "stuff": wanted.stuff}) if wanted.masks else held
-        )
+        if wanted.masks is None:
+            return held
+        return replace(held, {"name": wanted.name, "masks": held.masks or wanted.masks})
 
     def pretrained_file(self, config: DetrConfig, start: str, published: str | None) -> PublishedFile | None:
         if start == "coco":

@@ -44,6 +44,15 @@ class TransformerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
         require(0 <= self.dropout < 1, f"dropout must be in [0, 1), got {self.dropout!r}")
 
 
+class MaskConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Masks of objects.
+
+    ``stuff`` are the names of the classes that are not counted (sky, grass): all of one is a single panoptic segment.
+    """
+
+    stuff: tuple[str, ...] = ()
+
+
 class DetrConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A complete detector.
 
@@ -62,8 +71,7 @@ class DetrConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         form: "detr", or "demo" for the model of 50 lines in the paper's appendix A.6.
         feature_scale: of the demo's features, to which positions are added: 0.1 in the released weights, 1 in the
             paper's listing.
-        masks: also predict the mask of each object.
-        stuff: names of the classes that are not counted (sky, grass), for panoptic segments.
+        masks: also predict the mask of each object; ``None`` for boxes alone.
         preprocess: mean and standard deviation.
     """
 
@@ -78,8 +86,7 @@ class DetrConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     dilation: bool = False
     form: Form = "detr"
     feature_scale: float = 0.1
-    masks: bool = False
-    stuff: tuple[str, ...] = ()
+    masks: MaskConfig | None = None
     preprocess: Preprocess = IMAGENET
 
     def __post_init__(self) -> None:
@@ -97,7 +104,7 @@ class DetrConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             f"only ResNets can be dilated, not {self.backbone.architecture}: set dilation to false",
         )
         require(
-            not self.masks or (self.form == "detr" and self.transformer.width % 128 == 0),
+            self.masks is None or (self.form == "detr" and self.transformer.width % 128 == 0),
             f"masks need a transformer width that is a multiple of 128, and not the demo's form; got a width of "
             f"{self.transformer.width}, form {self.form}",
         )

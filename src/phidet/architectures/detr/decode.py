@@ -90,7 +90,8 @@ class DetrDecoder:
     ) -> Panoptic:
         """One segment for every pixel of the image, from the outputs of a network with masks."""
         padded_hw, valid_hw = self._input_sizes(placement.image_hw)
-        things = np.array([name not in self.config.stuff for name in self.class_names])
+        stuff = () if self.config.masks is None else self.config.masks.stuff
+        things = np.array([name not in stuff for name in self.class_names])
         return panoptic(
             outputs["class_logits"],
             outputs["mask_logits"],

@@ -53,7 +53,7 @@ def _slot(name: str, config: Config) -> Slot | None:
 def _panoptic_slot(name: str, config: Config) -> Slot | None:
     """The detector behind "detr.", and the parts for masks beside it."""
     part, path = parse(name)
-    if isinstance(config, DetrConfig) and not config.masks:
+    if isinstance(config, DetrConfig) and config.masks is None:
         return None
     if part == "mask_attention":
         return Slot((f"bbox_attention.{path[0][0]}_linear.{path[1]}",))

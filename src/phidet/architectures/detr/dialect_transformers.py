@@ -57,7 +57,7 @@ def _slots(five: bool, own_resnet: bool) -> Callable[[str, Config], Slot | None]
             return None
         part, path = parse(name)
         # A network with masks holds the detector as "detr", and what masks need beside it.
-        inside = "detr." if config.masks else ""
+        inside = "" if config.masks is None else "detr."
         if part in ("mask_attention", "mask_head"):
             return Slot((_mask_key(part, path, five),))
         slot = detector_slot(part, path, name, config)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from phidet.architectures.backbones.published import BACKBONE_NAMES, backbone_config
-from phidet.architectures.detr.config import DetrConfig
+from phidet.architectures.detr.config import DetrConfig, MaskConfig
 from phidet.core.errors import UnknownNameError
 from phidet.data.coco_classes import COCO_CLASS_NAMES, COCO_STUFF_NAMES
 from phidet.images.prepare import IMAGENET, LITE
@@ -62,7 +62,6 @@ def detr_config(name: str, class_names: tuple[str, ...] | None = None) -> DetrCo
         position="learned" if row.demo else "sine",
         dilation=row.dilation,
         form="demo" if row.demo else "detr",
-        masks=row.masks,
-        stuff=COCO_PANOPTIC[91:] if row.masks and class_names is None else (),
+        masks=MaskConfig(stuff=COCO_PANOPTIC[91:] if class_names is None else ()) if row.masks else None,
         preprocess=LITE if row.backbone.startswith("efficientnet-lite") else IMAGENET,
     )

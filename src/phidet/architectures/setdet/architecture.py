@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from phidet.architectures.backbones.config import backbone_summary
+from phidet.architectures.backbones.published import published_name
 from phidet.architectures.backbones.published_files import backbone_file
 from phidet.architectures.base import Architecture, Decoder, Loss
 from phidet.architectures.published_file import PublishedFile
@@ -22,7 +23,6 @@ from phidet.architectures.setdet.loss_config import LossConfig
 from phidet.architectures.setdet.published import (
     FAMILIES,
     SETDET_NAMES,
-    SETDETS,
     family_of,
     named_config,
     scaled_config,
@@ -116,7 +116,25 @@ class SetDetArchitecture(Architecture[SetDetConfig]):
             raise ConfigError(f"loss of {self.name}: {error}") from error
 
     def pretrained_file(self, config: SetDetConfig, start: str, published: str | None) -> PublishedFile | None:
-        return backbone_file(SETDETS[published or config.name][1]) if start == "backbone" else None
+        if start != "backbone":
+            return None
+        own = config.backbone
+        name = published_name(own)
+        if name is None:
+            raise ConfigError(
+                f"no published backbone has the size of {config.name}'s ({own.architecture}, width {own.width:g}, "
+                f"depth {own.depth:g}): choose a model by name, or start without weights"
+            )
+        return backbone_file(name)
+
+    def weights_key(self, config: SetDetConfig) -> object:
+        """Stochastic depth and the number of queries are left out: they do not change the weights."""
+        backbone = replace(config.backbone, {"drop_path": 0.0})
+        decoder = replace(config.decoder, {"queries": 1})
+        return backbone, config.encoder_layers, config.feature_network, decoder, config.activation
+
+    def feature_maps(self, model: SetDet, images: Tensor) -> Mapping[int, Tensor]:
+        return dict(zip(model.config.feature_network.levels, model.features(images), strict=True))
 
     def scaled_config(self, phi: float, family: object) -> SetDetConfig:
         return scaled_config(phi, family_of(family))
@@ -149,7 +167,7 @@ class SetDetArchitecture(Architecture[SetDetConfig]):
         graph = network.resolved_graph.name
         return [
             ("backbone", backbone_summary(config.backbone)),
-            ("encoder", f"{config.encoder_layers} attention layers within level 5"),
+            ("encoder", f"attention within level 5, ×{config.encoder_layers}"),
             ("feature network", f"{graph}, {network.fusion} fusion, {network.channels} channels, ×{network.repeats}"),
             ("decoder", f"{decoder.queries} queries of {decoder.width} channels, {decoder.layers} layers"),
             ("attention", f"{decoder.heads} heads, {decoder.points} points of each level"),

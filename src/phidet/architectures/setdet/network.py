@@ -69,14 +69,18 @@ class SetDet(Model):
         """
         if not torch.compiler.is_compiling():
             self._check_images(images)
-        maps = self.backbone(images.contiguous(memory_format=torch.channels_last))
-        maps = {**maps, 5: self.encoder(maps[5])}
-        features = self.feature_network(maps)
+        features = self.features(images)
         memory = [project(x) for project, x in zip(self.memory, features, strict=True)]
         if targets is None:
             return cast("Predictions", self.decoder(memory))
         refinement = self.decoder.refine(memory, targets, noise or Noise())
         return TrainingOutputs(refinement, self.dense_head(features))
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """What the feature network makes of normalised images, one map for each level, finest first."""
+        maps = self.backbone(images.contiguous(memory_format=torch.channels_last))
+        fused: list[Tensor] = self.feature_network({**maps, 5: self.encoder(maps[5])})
+        return fused
 
     def optimize(self) -> OptimizedNetwork[Predictions]:
         """A faster copy for inference with all constants folded; outputs are equal up to rounding."""

@@ -64,7 +64,9 @@ def align_detections(
     size_hw = found.image_size_hw or _extent(found)
     single = without_doubles(found)
     answer = Alignment(image=image, unit=nominal.unit, image_size_hw=size_hw, doubled=len(found) - len(single))
-    seen = _locate_sides(nominal, single, size_hw, settings) if located is None else _known(nominal, single, located)
+    # Detections are sorted by score, so the strong ones have the same numbers among all.
+    strong = single.filter(settings.score)
+    seen = _locate_sides(nominal, strong, size_hw, settings) if located is None else _known(nominal, strong, located)
     if isinstance(seen, NotLocated):
         return _with(answer, reason=seen.reason, message=seen.text)
     measured = _measure(seen, single, _centres(single), settings)
@@ -176,7 +178,8 @@ def _measure(seen: _Seen, found: Detections, centres: Floats, settings: AlignSet
     # Another part on the same pads need not have its centre where the right one has it.
     other = max(near, _OTHER_CLASS * spacing * pixels_per_unit)
     radii = Radii(max(located.sigma, near / 6), near, other, max(reach, near))
-    ours, theirs = assign(expected, classes, centres, found_classes, radii)
+    weak = found.scores < settings.score
+    ours, theirs = assign(expected, classes, centres, found_classes, radii, weak)
     return Measured(located, ours, theirs, centres, found.boxes_xyxy.astype(np.float64), expected, local)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,7 @@ from scipy.spatial import cKDTree
 from phidet.detections.alignment.pose import Floats
 from phidet.detections.alignment.search import Ints
 
+Bools: TypeAlias = npt.NDArray[np.bool_]
 # Costs are of the kind −2 log likelihood: the square of a distance in standard deviations for a part in its place. A
 # part beyond it was moved, a detection of another class in place is another part or a mistake: both are rare, and
 # rarer still is a missing part beside an additional one.
@@ -40,7 +42,9 @@ class Radii:
     reach: float
 
 
-def assign(expected: Floats, classes: Ints, found: Floats, found_classes: Ints, radii: Radii) -> tuple[Ints, Ints]:
+def assign(
+    expected: Floats, classes: Ints, found: Floats, found_classes: Ints, radii: Radii, weak: Bools | None = None
+) -> tuple[Ints, Ints]:
     """Pairs of parts and detections.
 
     Args:
@@ -49,6 +53,7 @@ def assign(expected: Floats, classes: Ints, found: Floats, found_classes: Ints, 
         found: (M, 2) pixels of the detections.
         found_classes: (M,).
         radii: how far a part's detection may be.
+        weak: (M,) detections that can only be a part of their own class in its place; none unless given.
 
     Returns:
         Numbers of parts, rising, and of their detections; each comes at most once.
@@ -59,12 +64,15 @@ def assign(expected: Floats, classes: Ints, found: Floats, found_classes: Ints, 
     near = cKDTree(expected).sparse_distance_matrix(cKDTree(found), reach, output_type="coo_matrix")
     ours, theirs = near.row.astype(np.int64), near.col.astype(np.int64)
     distances = np.linalg.norm(expected[ours] - found[theirs], axis=1)  # a sparse matrix drops distances of zero
-    gains = _UNPAIRED - _costs(distances, classes[ours] == found_classes[theirs], radii)
+    same = classes[ours] == found_classes[theirs]
+    gains = _UNPAIRED - _costs(distances, same, radii)
     kept = gains > 0
+    if weak is not None:
+        kept &= ~weak[theirs] | (same & (distances <= radii.near))
     return _best_pairs(ours[kept], theirs[kept], gains[kept], len(expected), len(found))
 
 
-def _costs(distances: Floats, same: npt.NDArray[np.bool_], radii: Radii) -> Floats:
+def _costs(distances: Floats, same: Bools, radii: Radii) -> Floats:
     in_place = distances <= radii.near
     inside = np.minimum((distances / radii.sigma) ** 2, _MOVED)
     moved = np.where(distances <= radii.reach, _MOVED + (_MOVED_FAR - _MOVED) * (distances / radii.reach) ** 2, np.inf)

@@ -32,6 +32,8 @@ class AlignSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             for three quarters of the median distance of neighbours.
         least_share: of the parts in view that must meet a detection of their class, and of the detections that must
             meet a part, 0…1, for a pose to be believed.
+        score: detections with a lower one only confirm a part of their class in its place, 0…1: they give no pose, no
+            wrong label and no extra part. So a part that the detector is unsure of is not missing.
         refine: of the places: "none" takes the boxes' centres; "centroid" the centroid of what differs from the
             background in a box; "template" compares with the image of the right assembly.
         partial: whether parts outside the image are no fault.
@@ -49,6 +51,7 @@ class AlignSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     tolerance: float | None = None
     reach: float | None = None
     least_share: float = 0.35
+    score: float = 0.0
     refine: Refinement = "none"
     partial: bool = False
     seed: int = 0
@@ -64,4 +67,5 @@ class AlignSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             good = value is None or (math.isfinite(value) and value > 0)
             require(good, f"{name} must be a number > 0, got {value!r}")
         require(0 < self.least_share <= 1, f"least_share must be in (0, 1], got {self.least_share!r}")
+        require(0 <= self.score <= 1, f"score must be in 0…1, got {self.score!r}")
         require(self.seed >= 0, f"seed must be ≥ 0, got {self.seed!r}")

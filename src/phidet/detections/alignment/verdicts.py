@@ -83,7 +83,8 @@ def judge(
             rotation_deviation=None if np.isnan(turned[k]) else float(turned[k]) if misfit[k] >= _MISFIT else 0.0,
         )
     parts = [results.get(i) or _unpaired(nominal, measured, i, size_hw, settings) for i in range(len(nominal))]
-    extra = sorted(set(range(len(found))) - set(measured.theirs.tolist()))
+    strong = np.flatnonzero(found.scores >= settings.score).tolist()
+    extra = sorted(set(strong) - set(measured.theirs.tolist()))
     places = measured.located.pose.back(measured.centres) * flip
     return [part for part in parts if part is not None] + [
         PartResult(

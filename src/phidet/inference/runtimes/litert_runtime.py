@@ -54,7 +54,7 @@ class LiteRtNetwork:
         for i, image in enumerate(images):
             inputs: dict[str, npt.NDArray[Any]] = {"images": np.ascontiguousarray(image.transpose(1, 2, 0))[None]}
             if valid_hw is not None:
-                inputs["valid_hw"] = valid_hw[i : i + 1]
+                inputs["valid_hw"] = valid_hw[i : i + 1].astype(np.int32)  # the only whole numbers there
             answers.append(runner(**inputs))
         self._idle.put(runner)
         return {name: np.concatenate([answer[name] for answer in answers]) for name in self.outputs}

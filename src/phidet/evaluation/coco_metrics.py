@@ -89,8 +89,8 @@ def evaluate_coco(
     By masks, an object that has a box only is neither right nor wrong, like a crowd, and a detection without a mask is
     one of no pixels.
 
-    Only things count where labels are panoptic. Crowds are neither right nor wrong. Difficult objects are ordinary ones:
-    COCO has no such flag. Sizes are those of :attr:`Annotations.areas`.
+    Only things count where labels are panoptic. Crowds are neither right nor wrong. Difficult objects are ordinary
+    ones: COCO has no such flag. Sizes are those of :attr:`Annotations.areas`.
 
     Args:
         dataset: the ground truth.

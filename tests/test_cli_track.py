@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
+import threading
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -272,6 +273,19 @@ def test_reading_ahead_changes_nothing_but_who_waits() -> None:
     some.close()  # type: ignore[attr-defined]
     assert closed == [True]
 
+    come, waiting = threading.Event(), threading.Event()
+
+    def silent() -> Any:
+        yield 1
+        waiting.set()
+        come.wait()  # a camera that is down
+
+    items = read_ahead(silent(), stop=come.set)
+    assert next(items) == 1
+    waiting.wait()
+    items.close()  # type: ignore[attr-defined]
+    assert come.is_set()
+
     def broken() -> Any:
         yield 1
         raise ConfigError("no more")
@@ -307,7 +321,6 @@ def test_a_stream_is_tracked_until_it_is_interrupted(
 def test_a_video_behind_an_address_is_read_to_its_end(capsys: pytest.CaptureFixture[str]) -> None:
     import functools  # noqa: PLC0415
     import http.server  # noqa: PLC0415
-    import threading  # noqa: PLC0415
 
     clip()
 

@@ -15,11 +15,11 @@ import numpy as np
 from PIL import Image
 
 from phidet.core.errors import PhidetError
-from phidet.detections.detections import Detections
+from phidet.detections.detections import TRACK_ID, Detections
 from phidet.detections.tracking.counting import Counter, CountSettings
 from phidet.detections.tracking.places import Place
 from phidet.detections.tracking.settings import TrackerSettings
-from phidet.detections.tracking.tracker import TRACK_ID, Tracker
+from phidet.detections.tracking.tracker import Tracker
 from phidet.images.live import LiveSettings, LiveSource
 from phidet.images.video import Frame
 from phidet.serve.camera import Camera

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
+import threading
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -160,6 +161,25 @@ def test_images_are_frames_where_their_rate_is_given(capsys: pytest.CaptureFixtu
     assert np.loadtxt("tracks/mot/img1.txt", delimiter=",")[:, 0].tolist() == [2, 2, 3, 3, 4, 4, 5, 5, 6, 6]
 
 
+@pytest.mark.parametrize(
+    ("sources", "names"),
+    [
+        (["photos"], ["photos"]),
+        (["."], ["A", "B", "images", "photos"]),
+        (["photos/1.png"], ["photos"]),
+        (["one.png"], ["images"]),
+        (["train"], ["A", "B"]),
+        (["train/A/img1", "train/B/img1"], ["A", "B"]),
+    ],
+)
+def test_videos_of_images_are_called_as_their_folders(sources: list[str], names: list[str]) -> None:
+    for name in ("photos/1.png", "train/A/img1/1.png", "train/B/img1/1.png", "one.png"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(painted(*SIZE)).save(name)
+    assert main(["track", *sources, "--fps", "10", "--save", "mot"]) == 0
+    assert sorted(p.stem for p in Path("tracks/mot").rglob("*.txt")) == names
+
+
 def test_events_are_printed_with_the_frames(capsys: pytest.CaptureFixture[str]) -> None:
     clip()
     assert main(["track", "clip.mp4", "--json", "--zone", "left=0,0,0.5,0,0.5,1,0,1"]) == 0
@@ -253,6 +273,19 @@ def test_reading_ahead_changes_nothing_but_who_waits() -> None:
     some.close()  # type: ignore[attr-defined]
     assert closed == [True]
 
+    come, waiting = threading.Event(), threading.Event()
+
+    def silent() -> Any:
+        yield 1
+        waiting.set()
+        come.wait()  # a camera that is down
+
+    items = read_ahead(silent(), stop=come.set)
+    assert next(items) == 1
+    waiting.wait()
+    items.close()  # type: ignore[attr-defined]
+    assert come.is_set()
+
     def broken() -> Any:
         yield 1
         raise ConfigError("no more")
@@ -288,7 +321,6 @@ def test_a_stream_is_tracked_until_it_is_interrupted(
 def test_a_video_behind_an_address_is_read_to_its_end(capsys: pytest.CaptureFixture[str]) -> None:
     import functools  # noqa: PLC0415
     import http.server  # noqa: PLC0415
-    import threading  # noqa: PLC0415
 
     clip()
 

@@ -26,7 +26,7 @@ from phidet.detections.settings import PostprocessSettings
 from phidet.export.export import ExportOptions, export
 from phidet.inference.detector import Detector
 from phidet.inference.runtimes.torch_runtime import TorchNetwork
-from test_detr_dialects import R18, small
+from test_detr_dialects import R18, randomised, small
 from test_train_run import CLASSES, write_squares
 
 EVERY = PostprocessSettings(score=0)
@@ -109,6 +109,19 @@ def test_other_architectures_get_images_alone() -> None:
     prepared = EFFICIENTDET.prepare(config, photographs(((50, 60),))[0])
     assert [array.shape for array in EFFICIENTDET.network_inputs([prepared])] == [(1, 3, 320, 320)]
     assert not Architecture.takes_valid_hw
+
+
+@pytest.mark.parametrize("name", ["detr-resnet50", "detr-r50", "detr-mobilenet-v2", "detr-efficientnet-lite0"])
+def test_folded_batch_norms_answer_the_same(name: str) -> None:
+    """Also dilated, and where some convolutions pad by themselves."""
+    backbone = detr_config("detr-r50-dc5" if name == "detr-resnet50" else name).backbone
+    model: Any = randomised(small(backbone=backbone, dilation=name == "detr-resnet50")).double()
+    images, sizes = torch.randn(2, 3, 64, 96, dtype=torch.float64), torch.tensor([[64, 96], [40, 70]])
+    with torch.no_grad():
+        folded = model.optimize()(images, sizes)
+        torch.testing.assert_close(folded.class_logits, model(images, sizes).class_logits, rtol=0, atol=1e-9)
+    names = sum(type(module).__name__ == "FrozenBatchNorm2d" for module in model.optimize().modules())
+    assert names == 0 or "efficientnet" in name
 
 
 # ---- attention

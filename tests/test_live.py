@@ -219,3 +219,21 @@ def test_a_playlist_is_read_to_its_end_and_leads_to_no_file(tmp_path: Path) -> N
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def test_rtsp_is_read_by_its_own_times_over_connections() -> None:
+    from rtsp_server import serving_rtsp, transport_stream  # noqa: PLC0415 - needs PyAV
+
+    streams = [transport_stream(range(20)), transport_stream(range(20, 40))]
+    with serving_rtsp(streams, "Basic bWU6aHVudGVyMg==") as (address, requests):
+        source = LiveSource(address.replace("//", "//me:hunter2@"), EVERY, wait=Pauses(2))
+        frames = list(source.frames())
+    numbers = [number_of(f.image) for f in frames]
+    # A connection that is cut may take its last frame with it, which nothing ends.
+    assert [n for n in numbers if n not in (19, 39)] == [*range(19), *range(20, 39)]
+    second = numbers.index(20)
+    for part in (frames[:second], frames[second:]):
+        np.testing.assert_allclose(np.diff([f.time_s for f in part]), 0.04, atol=1e-6)
+    assert frames[second].time_s >= frames[second - 1].time_s
+    assert source.shown == address
+    assert "hunter2" not in "".join(requests)

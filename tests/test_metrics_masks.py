@@ -375,3 +375,14 @@ def test_panoptic_labels_have_panoptic_quality() -> None:
         *("all", "things", "stuff")
     ]  # fmt: skip
     msgspec.json.encode(evaluation)
+
+
+def test_ap_of_panoptic_labels_is_that_of_things() -> None:
+    dataset = a_dataset(3, images=10)
+    found = some_detections(dataset, 1)
+    everything = evaluate_coco(dataset, found, overlap="segm")
+    dataset.stuff = frozenset({1})
+    things = evaluate_coco(dataset, found, overlap="segm")
+    assert things.ap == everything.classes[0].ap != everything.ap
+    assert things.classes[1].ap is None
+    assert things.objects == everything.classes[0].objects

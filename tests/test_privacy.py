@@ -32,6 +32,7 @@ LINES = {
         "detect photo.png --json",
         "detect photo.png -m tiny.safetensors --runtime torch --json",
     ),
+    "track": ("track photo.png --fps 5 -m tiny.onnx --save video,json,csv,mot,coco,heat --out tracks",),
     "doctor": ("doctor data --out doctor",),
     "train": (
         f"train data --model tiny.safetensors --val-split none --out run {TRAIN}",

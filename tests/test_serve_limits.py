@@ -194,7 +194,7 @@ def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def test_pages_use_nothing_from_outside(attacked: Server) -> None:
-    for path in ("/", "/docs"):
+    for path in ("/", "/docs", "/watch"):
         reply = attacked.get(path)
         policy = dict(part.strip().split(" ", 1) for part in reply.headers["content-security-policy"].split(";"))
         assert policy["default-src"] == "'none'"

@@ -234,10 +234,12 @@ def test_images_of_a_batch_do_not_see_each_other() -> None:
     objects, ids = random_objects(5, 8, 128, seed=3)
     order = torch.tensor([3, 0, 4, 2, 1])
     together, permuted = assign_targets(anchors, objects, ids), assign_targets(anchors, objects[order], ids[order])
-    for whole, part in zip(together, permuted, strict=True):
+    for whole, part in zip(together[:4], permuted[:4], strict=True):
         assert torch.equal(whole[order], part)
     for i in range(5):
-        for whole, part in zip(together, assign_targets(anchors, objects[i : i + 1], ids[i : i + 1]), strict=True):
+        for whole, part in zip(
+            together[:4], assign_targets(anchors, objects[i : i + 1], ids[i : i + 1])[:4], strict=True
+        ):
             assert torch.equal(whole[i : i + 1], part)
 
 
@@ -247,7 +249,7 @@ def test_the_chunk_size_does_not_show(chunk: int, monkeypatch: pytest.MonkeyPatc
     objects, ids = random_objects(3, 30, 128, seed=5)
     expected = assign_targets(anchors, objects, ids)
     monkeypatch.setattr(targets, "_CPU_CHUNK", chunk)
-    for before, after in zip(expected, assign_targets(anchors, objects, ids), strict=True):
+    for before, after in zip(expected[:4], assign_targets(anchors, objects, ids)[:4], strict=True):
         assert torch.equal(before, after)
 
 

@@ -31,6 +31,7 @@ from phidet.inference.described import DescribedDetector
 from phidet.training import fit
 from phidet.training.about import Request
 from phidet.training.augmentation.detection import Example
+from phidet.training.augmentation.mask_tensors import UNKNOWN
 from phidet.training.fit import RunSettings
 from phidet.training.loading import EpochSampler, TrainImages
 from phidet.training.plan import plan_run
@@ -285,3 +286,19 @@ def test_a_folder_without_images_is_said(tmp_path: Path) -> None:
         read_unlabelled(tmp_path / "absent", NAMES)
     with pytest.raises(InputError, match="has no image that can be read"):
         read_unlabelled(tmp_path, NAMES)
+
+
+def test_objects_that_a_teacher_adds_have_no_known_mask() -> None:
+    plain = example(BOXES, [2, 0])
+    masks = torch.zeros(2, 16, 24, dtype=torch.uint8)
+    masks[0, 2:5, 2:5] = 1
+    answers = found([[0.0, 44.0, 20.0, 62.0]], [[0.1, 0.3, 0]])
+    taught = teach(plain._replace(masks=masks), answers, 3, Teaching())
+    assert taught.masks is not None
+    assert torch.equal(taught.masks[:2], masks)
+    assert (taught.masks[2] == UNKNOWN).all()
+    assert len(taught.masks) == len(taught.boxes_xyxy)
+    alone = teach(example([], [])._replace(masks=masks[:0]), answers, 3, Teaching())
+    assert alone.masks is not None
+    assert (alone.masks == UNKNOWN).all()
+    assert alone.masks.shape == (1, 16, 24)

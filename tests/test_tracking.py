@@ -203,6 +203,16 @@ def test_predictions_move_on_and_change_nothing() -> None:
     assert tracker.predict(24 / 25 + 0.1) == ahead
 
 
+def test_drawn_tracks_have_their_ids(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Any] = []
+    monkeypatch.setattr("phidet.detections.draw.draw_boxes", lambda image, *args, **_: given.append(args[2]) or image)
+    tracker = Tracker()
+    for i in range(2):
+        tracked = tracker.update(found(boxes_at((100, 100), (300, 300)), [0.9, 0.8], [0, 1]), i / 25)
+    tracked.draw(np.zeros((*SIZE_HW, 3), np.uint8))
+    assert given == [["person 1", "dog 2"]]
+
+
 def test_a_stream_that_changes_its_size_keeps_its_tracks() -> None:
     tracker = Tracker()
     for i in range(10):

@@ -49,8 +49,8 @@ def _tracker(args: argparse.Namespace) -> Callable[[Video], Rows]:
     """What tracks pedestrians in the images of a sequence, with the settings of ``phidet track``."""
     import numpy as np
 
+    from phidet.detections.detections import TRACK_ID
     from phidet.detections.settings import PostprocessSettings
-    from phidet.detections.tracking.tracker import TRACK_ID
     from phidet.evaluation.tracks.motchallenge import Rows
     from phidet.images.sources import Unusable, read_sources
     from phidet.inference.detector import Detector

@@ -228,7 +228,7 @@ def _items(
     if live is not None:
         items = read_sources(args.sources, out, report.note, lambda _: live.frames())
         # What waits would no longer be the newest frame, which is read in a thread of its own anyway.
-        return read_ahead(items) if args.every_frame else items
+        return read_ahead(items, stop=live.close) if args.every_frame else items
     # In a thread of its own: frames are decoded while the network runs.
     items = read_ahead(read_sources(args.sources, out, report.note))
     return items if args.fps is None else as_video(items, args.fps)

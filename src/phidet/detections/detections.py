@@ -24,6 +24,8 @@ RESERVED = (
     *("image_id", "category_id", "bbox", "segmentation", "class_name"),
 )
 """Names of built-in columns, here or in output formats; no field may have one."""
+TRACK_ID = "track_id"
+"""Name of the field that a tracker adds: which track each object belongs to."""
 Index = slice | npt.NDArray[np.bool_] | npt.NDArray[np.int64] | list[int]
 
 
@@ -222,6 +224,9 @@ class Detections:
             shown = draw_masks(shown, self.masks, self.class_ids)
             framed = self.masks.areas == 0  # an outline says more than a frame around it
         labels = [f"{d.label} {d.score:.0%}" for d in self]
+        ids = self.fields.get(TRACK_ID)
+        if ids is not None:  # what follows an object over time says more than its score in one frame
+            labels = [f"{label} {i}" for label, i in zip(self.labels, field_values(ids), strict=True)]
         return draw_boxes(shown, self.boxes_xyxy, self.class_ids, labels, framed=framed)
 
     def to_coco(self, image_id: int, category_ids: Sequence[int] | None = None) -> list[dict[str, Any]]:

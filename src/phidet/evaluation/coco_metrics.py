@@ -89,8 +89,8 @@ def evaluate_coco(
     By masks, an object that has a box only is neither right nor wrong, like a crowd, and a detection without a mask is
     one of no pixels.
 
-    Crowds are neither right nor wrong. Difficult objects are ordinary ones: COCO has no such flag. Sizes are those of
-    :attr:`Annotations.areas`.
+    Only things count where labels are panoptic. Crowds are neither right nor wrong. Difficult objects are ordinary
+    ones: COCO has no such flag. Sizes are those of :attr:`Annotations.areas`.
 
     Args:
         dataset: the ground truth.
@@ -111,7 +111,9 @@ def evaluate_coco(
     counted = ~truth.crowd
     if overlap != "bbox" and truth.mask_labels is not None:
         counted &= truth.mask_labels.known
+    stuff = sorted(dataset.stuff)
     counts = np.bincount(truth.class_ids[counted], minlength=classes)
+    counts[stuff] = 0
     # COCO reports recall at 1, 10 and 100 whatever the limit, so these are always evaluated.
     limits = sorted({1, 10, 100, max_objects})
     # Laid out as in COCO's tools, −1 where there are no objects: by IoU, recall (precision only), class, size, limit.
@@ -128,7 +130,9 @@ def evaluate_coco(
         evaluator.params.maxDets = limits
         evaluator.evaluate()
         evaluator.accumulate()
-        precision, recall = (np.asarray(evaluator.eval[key]) for key in ("precision", "recall"))
+        precision, recall = (np.array(evaluator.eval[key]) for key in ("precision", "recall"))
+        # Classes are measured one by one, so that stuff, which has no instances, is left out of the means here.
+        precision[:, :, stuff], recall[:, stuff] = -1, -1
     column = limits.index(max_objects)
     # Size 0 is "all"; IoU thresholds 0 and 5 are 0.50 and 0.75.
     average = [precision[..., 0, column], precision[0, ..., 0, column], precision[5, ..., 0, column]]

@@ -68,8 +68,12 @@ class _ForLiteRt(nn.Module):
         super().__init__()
         self.architecture = architecture_of(model.config)
         program = self.architecture.lower(model)
-        # A tuple with the names of the outputs takes the place of the network's own result type.
-        self.network = model if program is None else _Functional(program, namedtuple("Outputs", program.outputs))
+        if program is None:
+            # litert-torch takes weights that lie in memory as channels last for weights of another layout.
+            self.network = model.optimize().to(memory_format=torch.contiguous_format)
+        else:
+            # A tuple with the names of the outputs takes the place of the network's own result type.
+            self.network = _Functional(program, namedtuple("Outputs", program.outputs))
 
     def forward(self, images: Tensor, valid_hw: Tensor | None = None) -> dict[str, Tensor]:
         first = images.permute(0, 3, 1, 2)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
-from queue import Queue
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from queue import Empty, Queue
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
 _AHEAD = 3  # frames of 1080p have 6 MB each
+_PATIENCE_S = 0.05
 
 
 class _End(Generic[T]):
@@ -18,28 +20,18 @@ class _End(Generic[T]):
         self.error = error
 
 
-def read_ahead(items: Iterable[T], limit: int = _AHEAD) -> Iterator[T]:
-    """``items`` in their order, up to ``limit`` of them made before they are asked for; raises what ended them."""
+def read_ahead(items: Iterable[T], limit: int = _AHEAD, stop: Callable[[], None] | None = None) -> Iterator[T]:
+    """``items`` in their order, up to ``limit`` of them made before they are asked for; raises what ended them.
+
+    Args:
+        items: what is made, in another thread.
+        limit: how many may wait.
+        stop: called when the reader leaves: ends items that may not come for long, such as frames of a camera, whose
+            thread is then not waited for.
+    """
     queue: Queue[T | _End[T]] = Queue(limit)
     stopped = threading.Event()
-
-    def make() -> None:
-        error: BaseException | None = None
-        iterator = iter(items)
-        try:
-            for item in iterator:
-                queue.put(item)
-                if stopped.is_set():
-                    break
-        except BaseException as raised:  # raised again by the reader
-            error = raised
-        finally:
-            close = getattr(iterator, "close", None)
-            if close is not None:
-                close()  # here, since a generator is closed by the thread that runs it
-            queue.put(_End(error))
-
-    thread = threading.Thread(target=make, name="read-ahead", daemon=True)
+    thread = threading.Thread(target=_make, args=(items, queue, stopped), name="read-ahead", daemon=True)
     thread.start()
     try:
         while not isinstance(item := queue.get(), _End):
@@ -47,9 +39,31 @@ def read_ahead(items: Iterable[T], limit: int = _AHEAD) -> Iterator[T]:
         if item.error is not None:
             raise item.error
     finally:
-        # The reader may leave early: what waits is taken out until the thread has seen that.
         stopped.set()
+        if stop is not None:
+            stop()
+        # The reader may leave early: what waits is taken out until the thread has seen that.
         while thread.is_alive():
-            if not queue.empty():
-                queue.get()
-            thread.join(0.01)
+            with suppress(Empty):
+                queue.get_nowait()
+            thread.join(_PATIENCE_S)
+            if stop is not None:
+                break
+
+
+def _make(items: Iterable[T], queue: Queue[T | _End[T]], stopped: threading.Event) -> None:
+    error: BaseException | None = None
+    iterator = iter(items)
+    try:
+        for item in iterator:
+            queue.put(item)
+            if stopped.is_set():
+                break
+    except BaseException as raised:  # raised again by the reader
+        error = raised
+    finally:
+        close = getattr(iterator, "close", None)
+        if close is not None:
+            close()  # here, since a generator is closed by the thread that runs it
+        if not stopped.is_set():
+            queue.put(_End(error))

@@ -103,10 +103,22 @@ def as_video(items: Iterable[SourceImage | Unusable], rate: float) -> Iterator[S
             continue
         if _folder(item.source) != folder:
             folder, frame = _folder(item.source), 0
-        name = item.name.parent if item.name.parent.name else PurePosixPath(folder.rsplit("/", 1)[-1] or "images")
-        name = name.with_name(re.sub(r"[^\w.-]+", "_", name.name) + ".mp4")
-        yield item._replace(source=folder, name=name, frame=frame, time_s=frame / rate, duration_s=1 / rate)
+        yield item._replace(
+            source=folder, name=_video_name(item, folder), frame=frame, time_s=frame / rate, duration_s=1 / rate
+        )
         frame += 1
+
+
+def _video_name(item: SourceImage, folder: str) -> PurePosixPath:
+    """As the folder is called; as the sequence, where it is MOTChallenge's ``SEQUENCE/img1``."""
+    place = item.name.parent if item.name.parent.name else PurePosixPath(folder)
+    if place.name == "img1":
+        whole = PurePosixPath(folder)
+        place = place.parent if place.parent.name else whole.parent if whole.parent.name else place
+    name = re.sub(r"[^\w.-]+", "_", place.name).strip(".") or "images"
+    # Only what lies below the source keeps its folders.
+    below = place.parent if place in (item.name.parent, item.name.parent.parent) else PurePosixPath()
+    return below / f"{name}.mp4"
 
 
 def _folder(source: str) -> str:

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from phidet.core.machine import usable_cores
 from phidet.detections.detections import Detections
@@ -20,8 +20,10 @@ from phidet.serve.models.statistics import RequestSeconds
 from phidet.serve.models.versions import LoadedVersion, Repository
 from phidet.serve.outputs import Tensors, to_tensors
 from phidet.serve.refusals import bad_request, overloaded
-from phidet.serve.watch import Watcher
 from phidet.serve.wire import show
+
+if TYPE_CHECKING:
+    from phidet.serve.watch import Watcher
 
 T = TypeVar("T")
 W = TypeVar("W")
@@ -59,7 +61,11 @@ class Service:
         self.body_bytes_in_flight = 0
         self._threads = ThreadPoolExecutor(usable_cores(), "decode")
         self._following: asyncio.Task[None] | None = None
-        self.watchers = {camera.name: Watcher(camera, self.repository) for camera in settings.cameras}
+        self.watchers: dict[str, Watcher] = {}
+        if settings.cameras:
+            from phidet.serve.watch import Watcher  # noqa: PLC0415 - drawing, tracking and streams, for cameras only
+
+            self.watchers = {camera.name: Watcher(camera, self.repository) for camera in settings.cameras}
 
     async def in_thread(self, work: Callable[[], T]) -> T:
         """Runs what takes longer than a millisecond (JSON, base64, JPEG) beside the event loop."""

@@ -15,11 +15,11 @@ import numpy as np
 from PIL import Image
 
 from phidet.core.errors import PhidetError
-from phidet.detections.detections import Detections
+from phidet.detections.detections import TRACK_ID, Detections
 from phidet.detections.tracking.counting import Counter, CountSettings
 from phidet.detections.tracking.places import Place
 from phidet.detections.tracking.settings import TrackerSettings
-from phidet.detections.tracking.tracker import TRACK_ID, Tracker
+from phidet.detections.tracking.tracker import Tracker
 from phidet.images.live import LiveSettings, LiveSource
 from phidet.images.video import Frame
 from phidet.serve.camera import Camera
@@ -53,8 +53,8 @@ class Watcher:
         self._changed: asyncio.Event | None = None
         self._sequence, self._body = 0, b""
         self._viewed_until = 0.0
-        self._rate = 0.0
-        self._begun_s = time.monotonic()
+        self._begun_s = self._looked_s = time.monotonic()
+        self._interval_s = 1.0  # between frames that are looked at, a running mean
         self._before_s = self._last_s = 0.0  # where the present source's times begin, and of the last frame
 
     def start(self) -> None:
@@ -104,7 +104,6 @@ class Watcher:
             self._before_s = max(self._last_s, time.monotonic() - self._begun_s)
 
     def _look(self, frame: Frame) -> None:
-        begun = time.monotonic()
         assert self._loop is not None
         detecting = asyncio.run_coroutine_threadsafe(self._detect(frame), self._loop)
         try:
@@ -119,7 +118,9 @@ class Watcher:
         tracked = self._tracker.update(found, self._last_s)
         self._counter.update(tracked, self._last_s, (height, width))
         body = self._encoded(frame, tracked) if time.monotonic() < self._viewed_until else b""
-        self._rate = 0.9 * self._rate + 0.1 / max(1e-3, time.monotonic() - begun)
+        now = time.monotonic()
+        self._interval_s += 0.1 * (now - self._looked_s - self._interval_s)
+        self._looked_s = now
         if not self._stopped.is_set():
             self._loop.call_soon_threadsafe(self._publish, body)
 
@@ -160,7 +161,7 @@ class Watcher:
             "name": self.camera.name,
             "connected": state.connected,
             "reconnects": state.reconnects,
-            "frames_per_second": round(self._rate, 1),
+            "frames_per_second": round(1 / max(1e-3, self._interval_s), 1),
         }
 
     def _place(self, place: Place, size_hw: tuple[int, int]) -> dict[str, Any]:

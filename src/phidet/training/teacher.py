@@ -21,6 +21,7 @@ from phidet.detections.protocol import SupportsDetect
 from phidet.detections.settings import PostprocessSettings
 from phidet.inference.described import open_detector
 from phidet.training.augmentation.detection import Example
+from phidet.training.augmentation.mask_tensors import with_unknown
 from phidet.training.recipe import Teaching
 
 SAME_OBJECT = 0.8
@@ -129,7 +130,8 @@ def teach(example: Example, found: TaughtObjects, num_classes: int, teaching: Te
     if not len(boxes):
         return example._replace(soft=labels)
     if not len(labels):
-        return example._replace(boxes_xyxy=boxes, class_ids=soft.argmax(1), soft=soft)
+        masks = with_unknown(example.masks, len(boxes))
+        return example._replace(boxes_xyxy=boxes, class_ids=soft.argmax(1), soft=soft, masks=masks)
     overlaps = pairwise_iou(example.boxes_xyxy, boxes)  # (N, M)
     best, which = overlaps.max(1)
     mixed = torch.lerp(labels, soft[which], teaching.weight)
@@ -139,4 +141,5 @@ def teach(example: Example, found: TaughtObjects, num_classes: int, teaching: Te
         boxes_xyxy=torch.cat([example.boxes_xyxy, boxes[alone]]),
         class_ids=torch.cat([example.class_ids, soft[alone].argmax(1)]),
         soft=torch.cat([labels, soft[alone]]),
+        masks=with_unknown(example.masks, int(alone.sum())),
     )

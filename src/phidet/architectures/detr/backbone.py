@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
@@ -31,3 +33,23 @@ def dilate_last_stage(backbone: ResNet) -> None:
                 conv.stride = (1, 1)
                 if i > 0 and conv.kernel_size == (3, 3):
                     conv.dilation = conv.padding = (2, 2)
+
+
+def fold_frozen_norms(module: nn.Module) -> None:
+    """Takes every frozen batch norm into the convolution in front of it; the answers are equal up to rounding.
+
+    Convolutions that pad by themselves have no place for a bias, and keep their norm.
+    """
+    children = list(module.named_children())
+    for (_, conv), (name, norm) in pairwise(children):
+        if type(conv) is nn.Conv2d and isinstance(norm, FrozenBatchNorm2d):
+            scale = norm.weight.double() * (norm.running_var.double() + norm.eps).rsqrt()
+            bias = norm.bias.double() - norm.running_mean.double() * scale
+            if conv.bias is not None:
+                bias = bias + conv.bias.double() * scale
+            weight = conv.weight.double() * scale.reshape(-1, 1, 1, 1)
+            conv.weight = nn.Parameter(weight.to(conv.weight.dtype), requires_grad=False)
+            conv.bias = nn.Parameter(bias.to(conv.weight.dtype), requires_grad=False)
+            setattr(module, name, nn.Identity())
+    for _, child in children:
+        fold_frozen_norms(child)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import NamedTuple, cast
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from phidet.architectures.backbones.build import Backbone, build_backbone
 from phidet.architectures.backbones.resnet import ResNet
-from phidet.architectures.detr.backbone import dilate_last_stage, freeze_batch_norms
+from phidet.architectures.detr.backbone import dilate_last_stage, fold_frozen_norms, freeze_batch_norms
 from phidet.architectures.detr.config import DetrConfig
 from phidet.architectures.detr.mask_head import MaskAttention, MaskHead
 from phidet.architectures.detr.positions import LearnedPositions, padding_of_cells, sine_positions
@@ -114,6 +115,12 @@ class Detr(Model):
         known = self.decode(features, memory)
         outputs = self.answers(known)
         return outputs if self.mask_head is None else outputs._replace(mask_logits=self.masks(features, memory, known))
+
+    def optimize(self) -> nn.Module:
+        """A copy for inference with batch norms folded into convolutions; same inputs and outputs, up to rounding."""
+        copied = copy.deepcopy(self).eval()
+        fold_frozen_norms(copied.backbone)
+        return copied
 
     def features(self, images: Tensor, valid_hw: Tensor | None) -> Features:
         """The backbone's maps and the positions of their cells; arguments as of :meth:`forward`."""

@@ -20,7 +20,9 @@ from phidet.detections.alignment.search import Points, SearchSettings
 from phidet.detections.alignment.settings import AlignSettings
 
 Image = npt.NDArray[np.uint8]
-_GRADIENT, _WINDOW = 3.0, 4.0  # standard deviations in pixels: of the derivative's filter, of a corner's surroundings
+# Standard deviations in pixels, of the derivative's filter and of a corner's surroundings: the usual first, then finer
+# and coarser corners, for images whose texture is of another size.
+_SCALES = ((3.0, 4.0), (2.0, 2.7), (4.5, 6.0))
 _LEAST_CORNER = 1e-4  # of the squared contrast: the smaller eigenvalue of the structure tensor at a corner
 _MOST_CORNERS = 600
 _LEAST_CORNERS = 8
@@ -36,8 +38,25 @@ def register_image(template: Image, image: Image, settings: AlignSettings) -> Lo
 
     ``ours`` and ``theirs`` of the result are corners, ``sigma`` the standard deviation of their distances.
     """
-    ours, our_kinds = _corners(grey_of(template))
-    theirs, their_kinds = _corners(grey_of(image))
+    greys = grey_of(template), grey_of(image)
+    answers: list[NotLocated] = []
+    for scale in _SCALES:
+        located = _by_corners(*greys, scale, settings)
+        if isinstance(located, Located):
+            refined = refine_pose(located.pose, *greys)
+            # Edges make the pose more certain than the corners did; by how much is left open, and theirs is told.
+            return replace(located, pose=replace(refined, information=located.pose.information))
+        answers.append(located)
+    # That a pose is ambiguous says more than that other corners show none.
+    return next((one for one in answers if one.reason == "ambiguous"), answers[0])
+
+
+def _by_corners(
+    template: Floats, image: Floats, scale: tuple[float, float], settings: AlignSettings
+) -> Located | NotLocated:
+    """The pose that brings corners to corners, of grey images."""
+    ours, our_kinds = _corners(template, *scale)
+    theirs, their_kinds = _corners(image, *scale)
     size_hw = image.shape[0], image.shape[1]
     if min(len(ours), len(theirs)) < _LEAST_CORNERS:
         text = f"{len(ours)} corners in the image of a right assembly and {len(theirs)} in this one: too few"
@@ -50,9 +69,7 @@ def register_image(template: Image, image: Image, settings: AlignSettings) -> Lo
     if isinstance(located, NotLocated):
         text = located.text.replace("the parts", "the corners").replace("nominal parts", "corners")
         return NotLocated(located.reason, text.replace("parts", "corners"))
-    refined = refine_pose(located.pose, grey_of(template), grey_of(image))
-    # Edges make the pose more certain than the corners did; by how much is left open, and theirs is told.
-    return replace(located, pose=replace(refined, information=located.pose.information))
+    return located
 
 
 def refine_pose(pose: Pose, template: Floats, image: Floats) -> Pose:
@@ -92,19 +109,19 @@ def refine_pose(pose: Pose, template: Floats, image: Floats) -> Pose:
     return pose
 
 
-def _corners(grey: Floats) -> tuple[Floats, npt.NDArray[np.int64]]:
+def _corners(grey: Floats, fine: float, window: float) -> tuple[Floats, npt.NDArray[np.int64]]:
     """(N, 2) pixels of corners to a fraction of a pixel, and (N,) whether their surroundings are rather bright.
 
     Strong ones of the structure tensor's smaller eigenvalue (Shi and Tomasi 1994), moved to the point that all edges
     around it run through (Förstner and Gülch 1987).
     """
-    x = gaussian_filter(grey, _GRADIENT, order=(0, 1))
-    y = gaussian_filter(grey, _GRADIENT, order=(1, 0))
-    xx, xy, yy = (gaussian_filter(product, _WINDOW) for product in (x * x, x * y, y * y))
+    x = gaussian_filter(grey, fine, order=(0, 1))
+    y = gaussian_filter(grey, fine, order=(1, 0))
+    xx, xy, yy = (gaussian_filter(product, window) for product in (x * x, x * y, y * y))
     strength = (xx + yy) / 2 - np.hypot((xx - yy) / 2, xy)
     low, high = np.percentile(grey, [2, 98])
     peaks = (strength == maximum_filter(strength, 11)) & (strength > _LEAST_CORNER * (high - low) ** 2)
-    room = int(3 * _WINDOW)
+    room = int(3 * window)
     peaks[:room] = peaks[-room:] = False
     peaks[:, :room] = peaks[:, -room:] = False
     rows, columns = np.nonzero(peaks)
@@ -113,7 +130,7 @@ def _corners(grey: Floats) -> tuple[Floats, npt.NDArray[np.int64]]:
     # Σ w ∇∇ᵀ (corner − pixel) = 0 over the surroundings, in filtered images: Σ w ∇∇ᵀ and Σ w ∇∇ᵀ pixel.
     heights, widths = np.mgrid[: grey.shape[0], : grey.shape[1]] + 0.5
     along = [
-        gaussian_filter(one, _WINDOW)[rows, columns]
+        gaussian_filter(one, window)[rows, columns]
         for one in (
             x * x * widths + x * y * heights,
             x * y * widths + y * y * heights,
@@ -121,8 +138,8 @@ def _corners(grey: Floats) -> tuple[Floats, npt.NDArray[np.int64]]:
     ]
     tensor = np.stack([np.stack([xx, xy], -1), np.stack([xy, yy], -1)], -2)[rows, columns]
     corners = np.linalg.solve(tensor, np.stack(along, -1)[:, :, None])[:, :, 0]
-    near = np.abs(corners - np.stack([columns, rows], 1) - 0.5).max(1, initial=0) < _WINDOW
-    bright = gaussian_filter(grey, 2 * _WINDOW)[rows, columns] > (low + high) / 2
+    near = np.abs(corners - np.stack([columns, rows], 1) - 0.5).max(1, initial=0) < window
+    bright = gaussian_filter(grey, 2 * window)[rows, columns] > (low + high) / 2
     return corners[near], bright[near].astype(np.int64)
 
 

@@ -14,10 +14,9 @@ import numpy as np
 
 from phidet.core.files import AtomicFile
 from phidet.detections.boxes import xyxy_to_xywh
-from phidet.detections.detections import Detections
+from phidet.detections.detections import TRACK_ID, Detections
 from phidet.detections.sinks.base import Names, count, readable
 from phidet.detections.sinks.coco import JsonList
-from phidet.detections.tracking.tracker import TRACK_ID
 from phidet.images.sources import SourceImage, Unusable
 
 

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from phidet.core.structs import require, require_one_of
-from phidet.detections.detections import Detections
+from phidet.detections.detections import TRACK_ID, Detections
 from phidet.detections.tracking.places import (
     Place,
     check_names,
@@ -32,7 +32,6 @@ from phidet.detections.tracking.places import (
     is_inside,
     side_of_line,
 )
-from phidet.detections.tracking.tracker import TRACK_ID
 
 Anchor = Literal["bottom", "centre"]
 Kind = Literal["in", "out", "enter", "leave"]

@@ -13,8 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from phidet.core.errors import ConfigError
-from phidet.detections.detections import Detections
-from phidet.detections.tracking.tracker import TRACK_ID
+from phidet.detections.detections import TRACK_ID, Detections
 
 _ROW = "phidet_row"
 

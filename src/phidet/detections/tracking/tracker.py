@@ -24,14 +24,12 @@ import numpy.typing as npt
 from phidet.core.errors import ConfigError, InputError
 from phidet.core.files import write_atomic
 from phidet.detections.boxes import pairwise_iou
-from phidet.detections.detections import Detections
+from phidet.detections.detections import TRACK_ID, Detections
 from phidet.detections.tracking.assignment import assign, import_solver
 from phidet.detections.tracking.camera import CameraMotion, CameraState
 from phidet.detections.tracking.motion import Motion
 from phidet.detections.tracking.settings import TrackerSettings
 
-TRACK_ID = "track_id"
-"""Name of the field of ids in :class:`Detections`."""
 Indices = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Table = npt.NDArray[np.void]

@@ -132,7 +132,8 @@ class Gate:
         known = model if model in self.service.repository.models else ""
         self.service.metrics.requests.labels(api, known, str(status)).inc()
         self.service.metrics.request_seconds.labels(api).observe(seconds)
-        if not access_log.isEnabledFor(logging.INFO):
+        # A viewer of the live page asks for each frame.
+        if not access_log.isEnabledFor(logging.INFO) or (path.startswith("/watch/") and status == 200):
             return
         entry = {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),

@@ -72,6 +72,13 @@ def tight_boxes(masks: Tensor) -> tuple[Tensor, Tensor]:
     return torch.stack(sides, 1).float(), columns.any(1)
 
 
+def with_unknown(masks: Tensor | None, count: int) -> Tensor | None:
+    """The masks and those of ``count`` more objects, of which only boxes are known."""
+    if masks is None:
+        return None
+    return torch.cat([masks, masks.new_full((count, *masks.shape[1:]), UNKNOWN)])
+
+
 def shrunk(masks: Tensor, stride: int) -> Tensor:
     """(N, H, W) masks at a fraction of the size: the object where it has at least half of the pixels of a cell."""
     if stride == 1:

@@ -27,9 +27,9 @@ import onnxruntime as ort
 import torch
 from torch import Tensor, nn
 
-from phidet.architectures.base import Placement
 from phidet.architectures.header import Header
 from phidet.architectures.model import Model
+from phidet.architectures.prepared import Placement
 from phidet.detections.boxes import pairwise_iou
 from phidet.detections.detections import Detections
 from phidet.detections.settings import PostprocessSettings

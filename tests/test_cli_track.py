@@ -195,7 +195,9 @@ def with_sound(path: Path, seconds: float = 3.0) -> None:
     path.rename(silent)
     with av.open(str(silent)) as source, av.open(str(path), "w") as out:
         picture = source.streams.video[0]
-        copied = out.add_stream_from_template(picture)
+        # PyAV 13 calls it otherwise.
+        template = getattr(out, "add_stream_from_template", None)
+        copied = template(picture) if template else out.add_stream(template=picture)
         sound = out.add_stream("aac", rate=48000, layout="mono")
         for packet in source.demux(picture):
             if packet.dts is not None:

@@ -130,6 +130,16 @@ def test_doctor_counts_what_people_changed(images: Path, tmp_path: Path, capsys:
     assert "of 4 pre-labels 1 (25%) were kept, 1 moved, 1 given another class, 1 removed; 1 objects were added" in said
 
 
+def test_where_nothing_is_found_there_are_files_without_objects(images: Path, tmp_path: Path) -> None:
+    out = label(images, tmp_path, "--to", "coco", "yolo", "cvat", "label-studio", "--score", "0.99")
+    assert json.loads((out / "coco.json").read_text())["annotations"] == []
+    assert [task["predictions"][0]["result"] for task in json.loads((out / "label-studio.json").read_text())] == [
+        [],
+        [],
+    ]
+    assert [image.scores for image in read_record(out).images] == [[], []]
+
+
 def test_mistakes_are_said(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = label(images, tmp_path)
     before = sorted(out.rglob("*"))

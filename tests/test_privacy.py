@@ -14,8 +14,10 @@ import pytest
 from PIL import Image
 
 import data_factory
+import doctor_data
 import export_models
 import test_classify
+import test_synthesize
 from network_trace import STRACE, Trace, trace
 from phidet.cli.main import COMMANDS, main
 from phidet.weights.native import save_model
@@ -38,6 +40,9 @@ LINES = {
         f"train data --model tiny.safetensors --val-split none --out run {TRAIN}",
         f"train folders --task classify --model classifier.safetensors --out classes {TRAIN}",
     ),
+    "sample": ("sample generator.safetensors --out grid.png",),
+    "synthesize": ("synthesize scenes --from crops --class square --count 2 --out made",),
+    "label": ("label data/train -m tiny.onnx --to coco yolo cvat label-studio --out labels",),
     "eval": ("eval tiny.onnx data --out eval",),
     "info": ("info tiny.safetensors", "info --graph bifpn --out bifpn.svg"),
     "convert": ("convert tiny.safetensors tiny.pth --to effdet",),
@@ -82,10 +87,16 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "home").mkdir()
     save_model(export_models.some_model(), folder / "tiny.safetensors")
     save_model(test_classify.tiny(), folder / "classifier.safetensors")
+    save_model(test_synthesize.network(), folder / "generator.safetensors")
     assert main(["export", str(folder / "tiny.safetensors")]) == 0
     assert main(["publish", str(folder / "tiny.onnx"), str(folder / "served")]) == 0
     Image.fromarray(export_models.picture(128, 160)).save(folder / "photo.png")
     data_factory.coco(folder / "data")
+    scenes = {
+        "train": [test_synthesize.scene(i) for i in range(8)],
+        "val": [test_synthesize.scene(i) for i in range(20, 24)],
+    }
+    doctor_data.coco(folder / "scenes", scenes, test_synthesize.NAMES)
     label = folder / "data" / "annotations" / "instances_train.json"
     label.write_text(label.read_text().replace('"ant"', '"bolt"'))
     test_classify.write_pictures(folder / "folders", 4)

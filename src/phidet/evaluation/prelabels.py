@@ -84,7 +84,7 @@ def record_of(dataset: Dataset, model: str, score: float) -> Record:
         boxes = [(box[0], box[1], box[2], box[3]) for box in a.boxes_xyxy.tolist()]
         names = [dataset.class_names[c] for c in a.class_ids.tolist()]
         images.append(
-            PreLabel(str(dataset.names[i]), known or "", boxes, names, np.asarray(a.fields["score"]).tolist())
+            PreLabel(str(dataset.names[i]), known or "", boxes, names, np.asarray(a.fields.get("score", ())).tolist())
         )
     return Record(model, score, images)
 

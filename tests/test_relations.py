@@ -11,6 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import peers  # noqa: F401 - effdet scripts functions, which fails once torch_geometric is imported
+
 pytest.importorskip("torch_geometric")
 
 from torch_geometric.nn import ChebConv, GATv2Conv, GCNConv

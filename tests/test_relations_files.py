@@ -13,6 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
+import peers  # noqa: F401 - effdet scripts functions, which fails once torch_geometric is imported
+
 pytest.importorskip("torch_geometric")
 
 import phidet

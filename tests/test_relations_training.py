@@ -12,6 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
+import peers  # noqa: F401 - effdet scripts functions, which fails once torch_geometric is imported
+
 pytest.importorskip("torch_geometric")
 
 from phidet import load_model

@@ -152,7 +152,7 @@ def test_wrong_names_get_the_nearest(foreign: Path, tmp_path: Path) -> None:
         convert(foreign, tmp_path / "x.safetensors", "efficientdet-lite9")
     with pytest.raises(UnknownNameError, match="unknown model 'efficientnet-b0'"):
         convert(foreign, tmp_path / "x.safetensors", "efficientnet-b0")
-    with pytest.raises(UnknownNameError, match=r"unknown dialect to write 'efdet'\. Did you mean effdet or"):
+    with pytest.raises(UnknownNameError, match=r"unknown dialect to write 'efdet'\. Did you mean effdet, "):
         convert(foreign, tmp_path / "x.pth", LITE0, to="efdet")
     with pytest.raises(UnknownNameError, match="unknown dialect to write 'automl'"):
         convert(foreign, tmp_path / "x.h5", LITE0, to="automl")

@@ -138,7 +138,7 @@ def test_batching_parameter_files(tmp_path: Path) -> None:
         ("max_batch_size { value: 0 }", "max_batch_size must be 1 or more, got 0"),
         ("max_batch_size { value: 1.5 }", "FILE, line 1, column 25: Couldn't parse integer: 1.5"),
         ("\nbatch_size { value: 1 }",
-         ("unknown field on line 2 of FILE: 'batch_size'. Did you mean max_batch_size or allowed_batch_sizes or "
+         ("unknown field on line 2 of FILE: 'batch_size'. Did you mean max_batch_size, allowed_batch_sizes or "
           "max_execution_batch_size?")),
         ("max_batch_size { }", "FILE: expected max_batch_size { value: NUMBER }"),
     ],

@@ -198,7 +198,7 @@ def test_what_a_description_gets_wrong_is_said(tmp_path: Path) -> None:
     grid = np.zeros((1, 4, 7), np.float32)
     with pytest.raises(CheckpointError, match=r"returns 4 rows, and strides .* at 64×64 have 84 cells"):
         DescribedDetector(described(tmp_path, grid, boxes="grid")).detect([image])
-    with pytest.raises(ConfigError, match=r"foreign\.json: .*unknown field `colour`"):
+    with pytest.raises(ConfigError, match=r"foreign\.json: .*unknown key colour"):
         DescribedDetector(described(tmp_path, rows, colour="bgr"))
     with pytest.raises(InputError, match=r"the description .* cannot be read: No such file"):
         DescribedDetector(tmp_path / "absent.json")

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch.nn.functional as F
 from torch import Tensor
 
+from phidet.core.errors import ConfigError
 from phidet.images.prepare import Preprocess
 
 
@@ -26,6 +27,14 @@ class ActivationMap(NamedTuple):
     label: str
     score: float
     box_xyxy: tuple[float, float, float, float] | None = None
+
+
+def check_point(point_xy: tuple[float, float], image: npt.NDArray[np.uint8]) -> None:
+    """Raises ConfigError unless the point, in pixels, is inside the image (H, W, 3)."""
+    height, width = image.shape[:2]
+    x, y = point_xy
+    if not (0 <= x < width and 0 <= y < height):
+        raise ConfigError(f"the point {x:g},{y:g} is outside the image of {width}×{height} pixels (x,y)")
 
 
 def normalised(pixels: Tensor, spec: Preprocess) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from phidet.architectures.model import Model
+from phidet.data.dataset import Dataset
 from phidet.training.learner import Learner, prepare_learner
 from phidet.training.loading import EpochSampler
 from phidet.training.recipe import Recipe
@@ -28,29 +29,32 @@ class TrainingTask(ABC):
     """What is learned, from what, and how it is measured.
 
     Attributes:
+        train, val: labelled images, where that is what the task learns from.
         metrics: key of a metric in a row → its title; the first one decides which model is best.
         lower_is_better: whether a lower value of that metric is better.
         loss_falls: whether a loss that ends higher than it began means that the run diverged.
     """
 
+    train: Dataset
+    val: Dataset | None
     metrics: Mapping[str, str]
     lower_is_better = False
     loss_falls = True
 
     @property
-    @abstractmethod
     def train_name(self) -> str:
         """Name of the training data."""
+        return self.train.name
 
     @property
-    @abstractmethod
     def val_name(self) -> str | None:
         """Name of the data that the model is measured on; without them there is no evaluation."""
+        return None if self.val is None else self.val.name
 
     @property
-    @abstractmethod
     def num_images(self) -> int:
         """Images to train on."""
+        return len(self.train)
 
     @abstractmethod
     def loader(self, recipe: Recipe, seed: int, sampler: EpochSampler, workers: int) -> DataLoader[Any]:

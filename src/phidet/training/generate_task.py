@@ -61,16 +61,8 @@ class GenerateTask(TrainingTask):
         self._crops: TrainCrops | None = None
 
     @property
-    def train_name(self) -> str:
-        return self.train.name
-
-    @property
     def val_name(self) -> str | None:
         return f"{self.train.name}, {len(self.crops)} objects" if self.features is not None else None
-
-    @property
-    def num_images(self) -> int:
-        return len(self.train)
 
     @cached_property
     def features(self) -> Lite0Features | None:

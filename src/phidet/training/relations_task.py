@@ -65,18 +65,6 @@ class RelationsTask(TrainingTask):
         self.found = found
         self._loss: Loss | None = None
 
-    @property
-    def train_name(self) -> str:
-        return self.train.name
-
-    @property
-    def val_name(self) -> str | None:
-        return None if self.val is None else self.val.name
-
-    @property
-    def num_images(self) -> int:
-        return len(self.train)
-
     def learner(self, fabric: Fabric, model: Model, recipe: Recipe, settings: RunSettings) -> Learner:
         """The usual one; before it learns, the detections are there."""
         # The first process detects and keeps what it found; the others read it.

@@ -46,18 +46,6 @@ class Task(TrainingTask):
             self.metrics |= {"mask_ap": "mask AP", "mask_ap50": "mask AP50"}
         self._loss: Loss | None = None
 
-    @property
-    def train_name(self) -> str:
-        return self.train.name
-
-    @property
-    def val_name(self) -> str | None:
-        return None if self.val is None else self.val.name
-
-    @property
-    def num_images(self) -> int:
-        return len(self.train)
-
     def sampler(self, recipe: Recipe, seed: int, rank: int, size: int) -> EpochSampler:
         repeats = repeat_factors(self.train, recipe.class_balance) if recipe.class_balance else None
         return EpochSampler(self.num_images, recipe.batch_size, seed, rank, size, repeats)

@@ -13,7 +13,7 @@ from torch import Tensor
 from phidet.architectures.detr.decode import answers_of
 from phidet.architectures.detr.prepare import prepare_image
 from phidet.architectures.detr.transformer import Attention
-from phidet.architectures.evidence import ActivationMap, heat_map
+from phidet.architectures.evidence import ActivationMap, check_point, heat_map
 from phidet.architectures.model import Model
 from phidet.architectures.prepared import Prepared
 from phidet.core.errors import ConfigError
@@ -60,10 +60,9 @@ def point_map(model: Model, image: npt.NDArray[np.uint8], point_xy: tuple[float,
     Raises:
         ConfigError: the point is outside the image, or the network has no encoder layer.
     """
+    check_point(point_xy, image)
     height, width = image.shape[:2]
     x, y = point_xy
-    if not (0 <= x < width and 0 <= y < height):
-        raise ConfigError(f"the point {x:g},{y:g} is outside the image of {width}×{height} pixels (x,y)")
     layers: Any = model.get_submodule("encoder.layers")
     if not len(layers):
         raise ConfigError(f"{model.config.name} has no encoder layer, so nothing attends from a point")

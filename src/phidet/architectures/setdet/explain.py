@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from phidet.architectures.evidence import ActivationMap, heat_map
+from phidet.architectures.evidence import ActivationMap, check_point, heat_map
 from phidet.architectures.prepared import Placement, Prepared
 from phidet.architectures.setdet.attention import SampledAttention, SelfAttention, sampling_points
 from phidet.architectures.setdet.decode import SetDecoding, probabilities
@@ -69,10 +69,9 @@ def point_map(model: SetDet, image: npt.NDArray[np.uint8], point_xy: tuple[float
     Raises:
         ConfigError: the point is outside the image, or the network has no encoder layer.
     """
+    check_point(point_xy, image)
     height, width = image.shape[:2]
     x, y = point_xy
-    if not (0 <= x < width and 0 <= y < height):
-        raise ConfigError(f"the point {x:g},{y:g} is outside the image of {width}×{height} pixels (x,y)")
     if not len(model.encoder.layers):
         raise ConfigError(f"{model.config.name} has no encoder layer, so nothing attends from a point")
     layer: Any = model.encoder.layers[-1]

@@ -181,4 +181,4 @@ def test_info_describes_a_network_on_detections(exported: Path, capsys: pytest.C
     assert "3 × gcn, 64 channels" in text
     assert "8 nearest" in text
     assert main(["info", "relations-gcn", "--image-size", "64"]) == 2
-    assert "looks at no image" in capsys.readouterr().err
+    assert "relations-gcn takes no image: leave the other options out" in capsys.readouterr().err

@@ -23,7 +23,7 @@ from phidet.images.live import LiveSettings, LiveSource, is_live, is_stream, liv
 from phidet.images.live_clock import SourceClock
 from video_data import moving
 
-pytest.importorskip("av")
+av = pytest.importorskip("av")
 LARGE_HW = (96, 128)
 EVERY = LiveSettings(newest=False, silent_s=5.0)
 
@@ -221,6 +221,7 @@ def test_a_playlist_is_read_to_its_end_and_leads_to_no_file(tmp_path: Path) -> N
         thread.join()
 
 
+@pytest.mark.skipif(int(av.__version__.split(".")[0]) < 18, reason="PyAV before 18 crashes on RTSP, and is refused")
 def test_rtsp_is_read_by_its_own_times_over_connections() -> None:
     from rtsp_server import serving_rtsp, transport_stream  # noqa: PLC0415 - needs PyAV
 
@@ -237,3 +238,9 @@ def test_rtsp_is_read_by_its_own_times_over_connections() -> None:
     assert frames[second].time_s >= frames[second - 1].time_s
     assert source.shown == address
     assert "hunter2" not in "".join(requests)
+
+
+def test_rtsp_is_refused_where_pyav_would_crash(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(av, "__version__", "17.0.0")
+    with pytest.raises(ConfigError, match=r"reading rtsp://camera\.local/1 needs PyAV 18 or newer, here is 17\.0\.0"):
+        list(LiveSource("rtsp://NAME:SECRET@camera.local/1", EVERY, wait=Pauses()).frames())

@@ -30,6 +30,9 @@ STREAM_SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "srt", "udp", "rtp")
 """What is a stream whatever it is used for; http and https may be one, or an image or a file."""
 _SCHEMES = (*STREAM_SCHEMES, "http", "https")
 # What a playlist may lead to: never a file of this machine.
+_RTSP = ("rtsp:", "rtsps:")
+_AV_FOR_RTSP = 18
+"""13 to 17 end in a segmentation fault when they open our test server's stream."""
 _ALLOWED = "crypto,http,https,httpproxy,rtmp,rtmps,rtp,rtsp,srt,srtp,tcp,tls,udp"
 # Formats whose frames have no times of their own; FFmpeg invents them from a guessed frame rate.
 _TIMELESS = frozenset({"mpjpeg", "mjpeg", "h264", "hevc", "m4v", "image2pipe", "rawvideo"})
@@ -200,6 +203,11 @@ class LiveSource:
         """Yields the frames of one connection; returns whether it was a file, which has come to its end."""
         if not is_webcam(self._source) and wants_offline():
             raise InputError(f"{self.shown} is not read: the network is not to be used (--offline, or PHIDET_OFFLINE)")
+        if self._source.lower().startswith(_RTSP) and int(self._av.__version__.split(".")[0]) < _AV_FOR_RTSP:
+            raise ConfigError(
+                f"reading {self.shown} needs PyAV {_AV_FOR_RTSP} or newer, here is {self._av.__version__}, which crashes "
+                "on RTSP: pip install --upgrade av"
+            )
         file, driver, options = _how_to_open(self._source)
         limits = (self.settings.silent_s, self.settings.silent_s)
         with self._av.open(
@@ -277,7 +285,7 @@ def _how_to_open(source: str) -> tuple[str, str | None, dict[str, str]]:
         device, driver = camera_device(source)
         return device, driver, {}
     options = {"protocol_whitelist": _ALLOWED, "analyzeduration": "1000000"}
-    if source.lower().startswith(("rtsp:", "rtsps:")):
+    if source.lower().startswith(_RTSP):
         options["rtsp_transport"] = "tcp"  # packets that are lost on the way would tear frames
     if source.lower().startswith("http"):
         options["user_agent"] = "phidet"

@@ -205,8 +205,8 @@ class LiveSource:
             raise InputError(f"{self.shown} is not read: the network is not to be used (--offline, or PHIDET_OFFLINE)")
         if self._source.lower().startswith(_RTSP) and int(self._av.__version__.split(".")[0]) < _AV_FOR_RTSP:
             raise ConfigError(
-                f"reading {self.shown} needs PyAV {_AV_FOR_RTSP} or newer, here is {self._av.__version__}, which crashes "
-                "on RTSP: pip install --upgrade av"
+                f"reading {self.shown} needs PyAV {_AV_FOR_RTSP} or newer, here is {self._av.__version__}, which "
+                "crashes on RTSP: pip install --upgrade av"
             )
         file, driver, options = _how_to_open(self._source)
         limits = (self.settings.silent_s, self.settings.silent_s)

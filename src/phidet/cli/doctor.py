@@ -117,11 +117,11 @@ def _draw(examination: Examination, config: Any, args: argparse.Namespace) -> No
 
 def _check_augment(args: argparse.Namespace) -> None:
     """Raises ConfigError for changes that are wrong, or that nothing would be shown of."""
-    from phidet.training.augmentation.sheet import change_augmentation
-    from phidet.training.recipe import Augmentation
-
     if not args.augmented:
         raise ConfigError("--augment belongs to --augmented: phidet doctor DATA --augmented --augment policy=v1")
+    from phidet.training.augmentation.sheet import change_augmentation  # needs PyTorch
+    from phidet.training.recipe import Augmentation
+
     change_augmentation(Augmentation(), args.augment)
 
 

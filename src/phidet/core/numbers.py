@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 
 def shortest_float(value: np.float32) -> float:
@@ -15,3 +16,11 @@ def shortest_float(value: np.float32) -> float:
 def evenly_spaced(length: int, most: int) -> list[int]:
     """At most ``most`` of the indices 0 … ``length`` − 1, evenly spaced, in rising order; empty if ``length`` is 0."""
     return np.linspace(0, length - 1, min(most, length)).round().astype(int).tolist() if length else []
+
+
+def sigmoid(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """1 / (1 + e^−x), without overflow."""
+    # The exponent is never positive, so exp cannot overflow; each sign has its own equivalent formula.
+    small = np.exp(-np.abs(logits))
+    values: npt.NDArray[np.float32] = np.where(logits >= 0, 1 / (1 + small), small / (1 + small)).astype(np.float32)
+    return values

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from phidet.core.errors import CheckpointError, ConfigError, InputError
+from phidet.core.numbers import sigmoid
 from phidet.core.structs import from_json, require, require_one_of
 from phidet.data.coco_classes import COCO_80
 from phidet.detections.boxes import FloatArray, clip
@@ -173,7 +174,7 @@ class DescribedDetector:
         probabilities = values[:, extra:] * 1
         objectness = values[:, 4:5]
         if about.logits:
-            probabilities, objectness = 1 / (1 + np.exp(-probabilities)), 1 / (1 + np.exp(-objectness))
+            probabilities, objectness = sigmoid(probabilities), sigmoid(objectness)
         if about.objectness:
             probabilities = probabilities * objectness
         boxes = self._from_grid(values[:, :4]) if about.boxes == "grid" else values[:, :4]

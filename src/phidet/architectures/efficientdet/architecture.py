@@ -19,7 +19,7 @@ from phidet.architectures.base import Architecture, Decoder, Loss
 from phidet.architectures.config import default_class_names
 from phidet.architectures.efficientdet.anchors import generate_anchors, level_sizes
 from phidet.architectures.efficientdet.config import ASPECTS_2020, ASPECTS_OFFICIAL, ModelConfig
-from phidet.architectures.efficientdet.decode import AnchorDecoder, as_outputs, sigmoid
+from phidet.architectures.efficientdet.decode import AnchorDecoder, as_outputs
 from phidet.architectures.efficientdet.loss_config import LossConfig
 from phidet.architectures.efficientdet.mask_config import STRIDE
 from phidet.architectures.efficientdet.published import (
@@ -33,6 +33,7 @@ from phidet.architectures.efficientdet.published import (
 from phidet.architectures.efficientdet.published_files import detector_file
 from phidet.architectures.published_file import PublishedFile
 from phidet.core.errors import CheckpointError, ConfigError
+from phidet.core.numbers import sigmoid
 from phidet.core.structs import in_words, replace
 from phidet.data.coco_classes import COCO_CLASS_NAMES
 from phidet.data.doctor.view import NetworkView

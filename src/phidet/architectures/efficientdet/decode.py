@@ -14,6 +14,7 @@ from phidet.architectures.efficientdet.config import ModelConfig
 from phidet.architectures.efficientdet.mask_decode import decode_masks
 from phidet.architectures.prepared import Placement
 from phidet.core.errors import CheckpointError
+from phidet.core.numbers import sigmoid
 from phidet.detections.boxes import FloatArray, clip, decode
 from phidet.detections.detections import Detections
 from phidet.detections.masks import FIELD as MASKS
@@ -143,14 +144,6 @@ def select(
     order = np.argsort(-scores, kind="stable")
     kept, scores = kept[order], scores[order]
     return Detections(boxes[kept], scores, class_ids[kept], class_names, image_hw), anchors[kept]
-
-
-def sigmoid(logits: Floats) -> Floats:
-    """1 / (1 + e^−x), without overflow."""
-    # The exponent is never positive, so exp cannot overflow; each sign has its own equivalent formula.
-    small = np.exp(-np.abs(logits))
-    values: Floats = np.where(logits >= 0, 1 / (1 + small), small / (1 + small)).astype(np.float32)
-    return values
 
 
 def _logit(score: float) -> float:

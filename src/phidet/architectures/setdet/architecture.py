@@ -18,7 +18,7 @@ from phidet.architectures.backbones.published_files import backbone_file
 from phidet.architectures.base import Architecture, Decoder, Loss
 from phidet.architectures.published_file import PublishedFile
 from phidet.architectures.setdet.config import SetDetConfig
-from phidet.architectures.setdet.decode import SetDecoding, probabilities
+from phidet.architectures.setdet.decode import SetDecoding
 from phidet.architectures.setdet.loss_config import LossConfig
 from phidet.architectures.setdet.published import (
     FAMILIES,
@@ -28,6 +28,7 @@ from phidet.architectures.setdet.published import (
     scaled_config,
 )
 from phidet.core.errors import ConfigError
+from phidet.core.numbers import sigmoid
 from phidet.core.structs import replace
 from phidet.data.coco_classes import COCO_CLASS_NAMES
 from phidet.detections.boxes import FloatArray, cxcywh_to_xyxy, pairwise_iou
@@ -93,7 +94,7 @@ class SetDetArchitecture(Architecture[SetDetConfig]):
 
         Not row by row: a set has no order, and rounding moves what is chosen from similar cells to other rows.
         """
-        own, other = probabilities(ours["class_logits"]), probabilities(theirs["class_logits"])
+        own, other = sigmoid(ours["class_logits"]), sigmoid(theirs["class_logits"])
         best = np.argsort(-own.max(1), kind="stable")[:COMPARED]
         classes = own[best].argmax(1)
         boxes, others = (cxcywh_to_xyxy(outputs["boxes_cxcywh"]) for outputs in (ours, theirs))

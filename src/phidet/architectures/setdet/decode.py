@@ -9,6 +9,7 @@ import numpy as np
 from phidet.architectures.prepared import Placement
 from phidet.architectures.setdet.config import SetDetConfig
 from phidet.core.errors import CheckpointError
+from phidet.core.numbers import sigmoid
 from phidet.detections.boxes import FloatArray, clip, cxcywh_to_xyxy
 from phidet.detections.detections import Detections
 from phidet.detections.settings import PostprocessSettings, class_ids_of
@@ -28,7 +29,7 @@ class SetDecoding:
         if not (np.isfinite(logits).all() and np.isfinite(boxes).all()):
             raise CheckpointError("the network returned NaN or infinity; check its weights or its training")
         names = self.config.class_names
-        scores = probabilities(logits)
+        scores = sigmoid(logits)
         if settings.classes is not None:
             others = np.setdiff1d(np.arange(len(names)), class_ids_of(settings.classes, names))
             scores[:, others] = -1  # a query may then speak for its best class among the wanted ones
@@ -48,10 +49,3 @@ class SetDecoding:
         inside = cxcywh_to_xyxy(boxes_cxcywh) * np.array([width, height, width, height], np.float32)
         placed: FloatArray = inside / np.float32(placement.scale)
         return placed
-
-
-def probabilities(logits: FloatArray) -> FloatArray:
-    """1 / (1 + e^−x), without overflow."""
-    small = np.exp(-np.abs(logits))
-    values: FloatArray = np.where(logits >= 0, 1 / (1 + small), small / (1 + small)).astype(np.float32)
-    return values

@@ -13,10 +13,11 @@ from torch import Tensor
 from phidet.architectures.evidence import ActivationMap, check_point, heat_map
 from phidet.architectures.prepared import Placement, Prepared
 from phidet.architectures.setdet.attention import SampledAttention, SelfAttention, sampling_points
-from phidet.architectures.setdet.decode import SetDecoding, probabilities
+from phidet.architectures.setdet.decode import SetDecoding
 from phidet.architectures.setdet.decoder import Predictions
 from phidet.architectures.setdet.network import SetDet
 from phidet.core.errors import ConfigError
+from phidet.core.numbers import sigmoid
 from phidet.detections.boxes import clip
 from phidet.images.prepare import prepare, scaled_size
 
@@ -47,7 +48,7 @@ def object_maps(model: SetDet, image: npt.NDArray[np.uint8], class_id: int | Non
     points_xy, weights = sampling_points(layer.sampling, queries, boxes)  # (1, Q, heads, levels, points, …)
     config, image_hw = model.config, (image.shape[0], image.shape[1])
     logits, answers = (values[0].numpy() for values in watched.outputs)
-    decoding, scores = SetDecoding(config), probabilities(logits)
+    decoding, scores = SetDecoding(config), sigmoid(logits)
     scores = scores.max(1) if class_id is None else scores[:, class_id]
     maps: list[ActivationMap] = []
     for query in np.argsort(-scores, kind="stable")[:limit]:

@@ -71,7 +71,7 @@ class Camera:
 
     def _feed(self, source: Any, inside: deque[int], ended: threading.Event) -> None:
         gst, size, sent = self.gst, (0, 0), 0
-        due = time.monotonic()
+        begun = due = time.monotonic()
         while not ended.is_set():
             due = max(due + 1 / self.rate, time.monotonic() - 1)
             time.sleep(max(0.0, due - time.monotonic()))
@@ -82,7 +82,9 @@ class Camera:
                 text = f"video/x-raw,format=I420,width={size[0]},height={size[1]},framerate={RATE}/1"
                 source.set_property("caps", gst.Caps.from_string(text))
             buffer = gst.Buffer.new_wrapped(marked(self._number, *size, self._texture))
-            buffer.pts = buffer.dts = sent * gst.SECOND // RATE
+            # A camera that lies counts frames; another one looks at its clock.
+            time_s = sent / RATE if self.rate != RATE else time.monotonic() - begun
+            buffer.pts = buffer.dts = int(time_s * gst.SECOND)
             buffer.duration = gst.SECOND // RATE
             inside.append(self._number)
             self._number, sent = self._number + 1, sent + 1

@@ -7,8 +7,9 @@ Needs GStreamer's RTSP server and its bindings for the system's Python (``rtsp_c
 readers follow it all the time: this process with the bundled detector and a tracker, which reads the number of each
 frame from its pixels; and ``phidet track`` as a user starts it. What is printed:
 
-- age: how many frames the camera had sent after the one that the reader is given, when it is given it, and how long ago
-  it was sent.
+- age: how many frames had been decoded after the one that the reader is given, when it is given it; how many the camera
+  had sent, which is one more, since FFmpeg knows the end of a frame of H.264 by the beginning of the next; and how long
+  ago it was sent.
 - memory: resident, of both processes, in the quarters of the time.
 - connections after the first one; times by the source beside those of the clock.
 """
@@ -67,7 +68,7 @@ def main() -> None:
         command = [str(Path(sys.executable).with_name("phidet")), "track", address, *options, str(out / "o")]
         log = stack.enter_context((out / "log").open("w+"))
         user = stack.enter_context(running(command, stdout=log, stderr=log))
-        source = LiveSource(address)
+        source = Noted(address)
         sent: dict[int, float] = {}
         threading.Thread(target=note_sent, args=(camera.stdout, sent), daemon=True).start()
         orders = threading.Thread(target=order, args=(camera.stdin, args.seconds, source), daemon=True)
@@ -76,7 +77,7 @@ def main() -> None:
         memory.start()
         report(follow(source), sent)
         memory.join()
-        user.send_signal(2)
+        user.terminate()  # SIGINT is ignored by what a shell starts in the background
         user.wait(60)
         log.seek(0)
         about_user(log.read(), out / "o")
@@ -95,7 +96,7 @@ def running(command: list[str], **options: Any) -> Iterator[Any]:
             process.kill()
 
 
-def order(camera: Any, seconds: float, source: LiveSource) -> None:
+def order(camera: Any, seconds: float, source: Noted) -> None:
     """Gives the faults at their times, and ends the reader."""
     begun = time.monotonic()
     for share, what in (*FAULTS, LIES):
@@ -110,6 +111,19 @@ def note_sent(lines: Any, sent: dict[int, float]) -> None:
     for line in lines:
         _, number, seconds = line.split()
         sent[int(number)] = float(seconds)
+
+
+class Noted(LiveSource):
+    """Notes which of the decoded frames, by its number from 1, has which time."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__(address)
+        self.order: dict[float, int] = {}
+
+    def _arrivals(self) -> Iterator[Any]:
+        for arrival in super()._arrivals():
+            self.order[arrival.time_s] = self.state.received
+            yield arrival
 
 
 class Memory(threading.Thread):
@@ -129,14 +143,15 @@ class Memory(threading.Thread):
             time.sleep(1)
 
 
-def follow(source: LiveSource) -> dict[str, npt.NDArray[np.float64]]:
+def follow(source: Noted) -> dict[str, npt.NDArray[np.float64]]:
     """Detects and tracks on each frame that the source gives; what was noted of it."""
     notes: list[tuple[float, ...]] = []
 
     def noted() -> Iterator[SourceImage | Unusable]:
         for frame in source.frames():
             now = time.monotonic()
-            notes.append((now, number_of(frame), frame.time_s, frame.image.shape[0]))
+            decoded = source.state.received - source.order[frame.time_s]
+            notes.append((now, number_of(frame), frame.time_s, frame.image.shape[0], decoded))
             yield SourceImage(source.shown, PurePosixPath("camera.mp4"), frame.image, frame.number, frame.time_s)
 
     with Detector("person") as detector:
@@ -145,7 +160,7 @@ def follow(source: LiveSource) -> dict[str, npt.NDArray[np.float64]]:
     print(f"{source.state.received} frames came, {source.state.taken} were looked at, "
           f"{source.state.reconnects} connections after the first one")  # fmt: skip
     columns = np.array(notes).T
-    return dict(zip(("now", "number", "time", "height"), columns, strict=True))
+    return dict(zip(("now", "number", "time", "height", "decoded"), columns, strict=True))
 
 
 def number_of(frame: Frame) -> int:
@@ -161,8 +176,9 @@ def report(notes: dict[str, npt.NDArray[np.float64]], sent: dict[int, float]) ->
     newer = np.searchsorted(at, notes["now"]) - np.searchsorted(numbers, notes["number"], side="right")
     print(f"age of a frame when it is given: median {np.median(age):.0f} ms, 99 % below "
           f"{np.percentile(age, 99):.0f} ms, at most {age.max():.0f} ms")  # fmt: skip
-    print("frames that the camera had sent after it: " + ", ".join(
-        f"{int(n)}: {np.mean(newer == n):.2%}" for n in np.unique(newer)))  # fmt: skip
+    for what, counts in (("been decoded", notes["decoded"]), ("left the camera", newer)):
+        shares = ", ".join(f"{int(n)}: {np.mean(counts == n):.1%}" for n in np.unique(counts))
+        print(f"frames that had {what} after it: {shares}")
     print(f"heights seen: {np.unique(notes['height']).astype(int).tolist()}; numbers never fall: "
           f"{bool((np.diff(notes['number']) > 0).all())}; longest gap {np.diff(notes['now']).max():.1f} s")  # fmt: skip
     apart = (notes["time"] - notes["time"][0]) - (notes["now"] - notes["now"][0])

@@ -87,8 +87,9 @@ class Detector:
             UnknownNameError: ``settings.classes`` names a class that the model does not know.
         """
         if isinstance(images, list | tuple):
-            return self.detect([as_pixels(image) for image in images], settings)
-        return self.detect([as_pixels(images)], settings)[0]
+            found = self.detect([as_pixels(image) for image in images], settings)
+            return [one.of_image(image) for one, image in zip(found, images, strict=True)]
+        return self.detect([as_pixels(images)], settings)[0].of_image(images)
 
     def detect(
         self, arrays: Sequence[npt.NDArray[np.uint8]], settings: PostprocessSettings | None = None

@@ -67,6 +67,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_out(parser, "FOLDER", f"where to write ({OUT})")
     parser.add_argument("--save", type=words, metavar="KINDS", help="what to write, separated by commas (images)")
     parser.add_argument("--json", action="store_true", help="print JSON lines; write files only if --save says which")
+    add_postprocessing(parser)
+    add_runtime(parser)
+    parser.add_argument("--threads", type=positive, metavar="N", help="of the runtime (one for each usable core)")
+
+
+def add_postprocessing(parser: argparse.ArgumentParser) -> None:
+    """Adds what decides which objects are found, and how many images go through the network at once."""
     parser.add_argument("--score", type=share, default=0.3, metavar="S", help="lowest score, 0…1 (0.3)")
     parser.add_argument("--iou", type=share, metavar="T", help="overlap of duplicates, not for soft (0.5)")
     parser.add_argument("--nms", choices=_NMS, help="suppression of duplicates (hard)")
@@ -76,29 +83,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tile", type=positive, metavar="N", help="also detect on overlapping tiles of N pixels, for small objects"
     )
     parser.add_argument("--batch", type=positive, default=1, metavar="N", help="images, or tiles, at once (1)")
-    add_runtime(parser)
-    parser.add_argument("--threads", type=positive, metavar="N", help="of the runtime (one for each usable core)")
 
 
-def run(args: argparse.Namespace) -> None:
-    """Detects on every source; prints results and files. Errors of sources come last, with their exit code."""
-    import msgspec
+def postprocessing(args: argparse.Namespace) -> PostprocessSettings:
+    """The settings of :func:`add_postprocessing`, but for the classes, whose names only the model knows.
 
-    from phidet.cli.native_noise import without_native_noise
-    from phidet.cli.signals import ended_by_sigterm
+    Raises:
+        ConfigError: they do not go with tiles.
+    """
     from phidet.detections.settings import PostprocessSettings
-    from phidet.detections.sinks import open_sinks
-    from phidet.images.sources import check_sources_outside
-    from phidet.inference.detector import Detector
     from phidet.inference.tiles import check_tile
 
-    # With --json alone the results go to standard output and no files are written.
-    kinds = args.save if args.save is not None else [] if args.json else ["images"]
-    if args.out is not None and not kinds:
-        raise ConfigError("--out needs something to write: --save images, for instance")
-    out = args.out or OUT
-    if kinds:
-        check_sources_outside(args.sources, out)
     settings = PostprocessSettings(
         score=args.score,
         iou=0.5 if args.iou is None else args.iou,
@@ -107,6 +102,27 @@ def run(args: argparse.Namespace) -> None:
     )
     if args.tile is not None:
         check_tile(args.tile, settings)
+    return settings
+
+
+def run(args: argparse.Namespace) -> None:
+    """Detects on every source; prints results and files. Errors of sources come last, with their exit code."""
+    import msgspec
+
+    from phidet.cli.native_noise import without_native_noise
+    from phidet.cli.signals import ended_by_sigterm
+    from phidet.detections.sinks import open_sinks
+    from phidet.images.sources import check_sources_outside
+    from phidet.inference.detector import Detector
+
+    # With --json alone the results go to standard output and no files are written.
+    kinds = args.save if args.save is not None else [] if args.json else ["images"]
+    if args.out is not None and not kinds:
+        raise ConfigError("--out needs something to write: --save images, for instance")
+    out = args.out or OUT
+    if kinds:
+        check_sources_outside(args.sources, out)
+    settings = postprocessing(args)
     detector = Detector(args.model, runtime=args.runtime, threads=args.threads)
     relations = _open_relations(args.relations, detector.class_names)
     # Tiles are merged by the same settings, whatever the network.
@@ -116,7 +132,7 @@ def run(args: argparse.Namespace) -> None:
         print(f"{args.model} suppresses nothing: {' and '.join(unused)} changes nothing", file=sys.stderr)
     # Names can only be checked once the model is open; still before any file is written.
     if args.classes is not None:
-        settings = msgspec.structs.replace(settings, classes=_classes(args.classes, detector.class_names))
+        settings = msgspec.structs.replace(settings, classes=classes_of(args.classes, detector.class_names))
     # Opened last: a wrong option must not leave an empty output folder behind.
     sinks = open_sinks(kinds, out, detector.class_names)
     report = Report(args.json)
@@ -184,7 +200,7 @@ def _record(items: Iterable[tuple[SourceImage, Detections] | Unusable], sinks: S
                 sink.add(*item)
 
 
-def _classes(given: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
+def classes_of(given: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
     """Names of classes: a word of the command line is one that the model knows, or several separated by commas."""
     from phidet.detections.detections import Detections
 

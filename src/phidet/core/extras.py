@@ -30,6 +30,7 @@ _EXTRAS = {
     "serve": SERVE_PACKAGES,
     "align": ALIGN_PACKAGES,
     "relations": RELATIONS_PACKAGES,
+    "batch": ("daft", "fsspec"),
     **{extra: (package,) for package, extra in TABLE_PACKAGES.items()},
 }
 

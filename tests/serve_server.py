@@ -22,6 +22,7 @@ from PIL import Image
 from phidet.core.errors import CheckpointError
 from phidet.detections.detections import Detections
 from phidet.detections.masks import Masks
+from phidet.detections.thresholds import Thresholds
 from phidet.serve.configuration import Limits, ServerSettings, Source
 from phidet.serve.http.app import build_app
 from phidet.serve.http.connection import bounded_protocol
@@ -45,6 +46,7 @@ class StandIn:
     image_size_hw = (64, 64)
     max_detections = MAX_DETECTIONS
     runtime_name = "standin"
+    thresholds: Thresholds | None = None
 
     def __init__(self, path: Path) -> None:
         words = path.read_text().split()

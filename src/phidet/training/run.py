@@ -17,7 +17,7 @@ from phidet.training.fit import RunSettings, fit
 from phidet.training.kinds import Reported, kind_of
 from phidet.training.plan import Plan, Start, plan_resume, plan_run
 from phidet.training.run_folder import RunFolder
-from phidet.weights.native import load_model
+from phidet.weights.native import load_model, store_thresholds
 
 log = logging.getLogger("phidet")
 
@@ -115,7 +115,10 @@ def carry_out(plan: Plan) -> TrainedRun:
     folder = RunFolder(settings.out)
     # The best model is read from disk, so that the report describes exactly the file that users get.
     best = load_model(folder.best) if folder.has_best else last.eval()
+    stored = best.thresholds
     metrics = kind.report(Reported(best, plan.data, origin, folder.path / "report", settings.accelerator))
+    if folder.has_best and best.thresholds is not None and best.thresholds != stored:
+        store_thresholds(folder.best, best.thresholds)
     return TrainedRun(settings.out, best, metrics)
 
 

@@ -77,7 +77,7 @@ def find_candidates(best_logits: Floats, class_logits: Floats, settings: Postpro
         class_logits: (A, C).
         settings: ``score``, ``candidates``, ``multi_class``.
     """
-    least = _logit(settings.score)
+    least = _logit(settings.least_score)
     anchors = np.flatnonzero(best_logits >= least) if least > -math.inf else np.arange(len(best_logits))
     anchors = anchors[_largest(best_logits[anchors], settings.candidates)]
     num_classes = class_logits.shape[1]
@@ -92,7 +92,7 @@ def find_candidates(best_logits: Floats, class_logits: Floats, settings: Postpro
         best = best[_largest(pairs[best], settings.candidates)]
         anchors, class_ids, logits = anchors[best // num_classes], best % num_classes, pairs[best]
     scores = sigmoid(logits)
-    good = scores >= settings.score
+    good = scores >= settings.least_score
     return Candidates(anchors[good], class_ids[good], scores[good])
 
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from starlette.responses import Response
 
 from phidet.core.structs import in_words
+from phidet.detections.thresholds import Thresholds
 from phidet.serve.inputs import ENCODED, TENSOR, Budget, Pixels, check_batch, decode, from_lists
 from phidet.serve.models.versions import LoadedVersion
 from phidet.serve.outputs import Tensors, output_shapes
@@ -101,7 +102,9 @@ _UNSUPPORTED = {
 """First letters of Triton's parameters, and what to do instead."""
 
 
-def read_infer(body: bytes, header_length: str | None, service: Service) -> ParsedRequest[InferRequest]:
+def read_infer(
+    body: bytes, header_length: str | None, service: Service, loaded: LoadedVersion
+) -> ParsedRequest[InferRequest]:
     """The request and its images.
 
     Args:
@@ -109,6 +112,7 @@ def read_infer(body: bytes, header_length: str | None, service: Service) -> Pars
             encoded image and nothing else where that is 0 (Triton's raw binary request).
         header_length: the header of that name.
         service: for the limits.
+        loaded: the model that answers.
 
     Raises:
         RefusedError: 400.
@@ -133,6 +137,7 @@ def read_infer(body: bytes, header_length: str | None, service: Service) -> Pars
         raise bad_request(f"the request does not follow the protocol: {in_words(error, InferRequest)}") from error
     _check_names(wanted)
     _check_parameters(wanted)
+    score = _score(wanted, loaded)
     blobs = _split(wanted, body[size:])
     given = wanted.inputs[0]
     shape = given.shape
@@ -143,8 +148,8 @@ def read_infer(body: bytes, header_length: str | None, service: Service) -> Pars
     service.check_count(shape[0] if shape else 0)
     budget = service.budget()
     if given.name == ENCODED:
-        return ParsedRequest(_images(given, blobs.get(ENCODED), budget), wanted)
-    return ParsedRequest(_tensor(given, blobs.get(TENSOR), budget), wanted)
+        return ParsedRequest(_images(given, blobs.get(ENCODED), budget), wanted, score)
+    return ParsedRequest(_tensor(given, blobs.get(TENSOR), budget), wanted, score)
 
 
 def write_infer(loaded: LoadedVersion, wanted: InferRequest, tensors: Tensors) -> Response:
@@ -203,6 +208,20 @@ def _check_parameters(wanted: InferRequest) -> None:
                 raise bad_request(f"{owner}: the parameter {name} is not supported: {reason}")
             if name in ("binary_data", "binary_data_output") and not isinstance(value, bool | None):
                 raise bad_request(f"{owner}: the parameter {name} must be true or false, got {show(value)}")
+
+
+def _score(wanted: InferRequest, loaded: LoadedVersion) -> float | Thresholds | None:
+    """The parameter "score" of a request: the least score of an object, or "auto" for those that the model stores."""
+    score = (wanted.parameters or {}).get("score")
+    if score is None:
+        return None
+    if score == "auto":
+        if loaded.model.thresholds is None:
+            raise bad_request(f"the parameter score: model {loaded.name} stores no thresholds, expected a number")
+        return loaded.model.thresholds
+    if isinstance(score, bool | str) or not 0 <= score <= 1:
+        raise bad_request(f'the parameter score must be in 0…1, or "auto", got {show(score)}')
+    return float(score)
 
 
 def _raw_image(body: bytes, budget: Budget) -> Pixels:

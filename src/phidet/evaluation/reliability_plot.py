@@ -13,7 +13,7 @@ _GRID = "#EDEDED"
 
 def reliability_figure(reliability: Reliability | None) -> Figure:
     """Precision over score, bin by bin, beside the diagonal on which scores are probabilities; below it the counts."""
-    figure, axes = new_figure(6.0, 5.4)
+    figure, axes = new_figure(6.4, 5.4)
     bins = [] if reliability is None else [b for b in reliability.bins if b.detections]
     axes.plot([0, 1], [0, 1], color=INK, linewidth=1, linestyle=(0, (4, 3)), zorder=2)
     most = max((b.detections for b in bins), default=1)
@@ -29,10 +29,10 @@ def reliability_figure(reliability: Reliability | None) -> Figure:
         axes.plot([b.low, b.high], [b.score, b.score], color=PALETTE[4], linewidth=2.4, zorder=4)
     if not bins:
         axes.text(0.5, 0.5, "no detections", ha="center", va="center", color="#B0B0B0", fontsize=16)
+    ece = None if reliability is None else reliability.ece
+    title = "Reliability of scores" if ece is None else f"Reliability of scores: calibration error {ece:.3f}"
+    axes.set_title(title, loc="left", pad=21, fontsize=13, weight="bold", color=INK)
     said = "bars: share that is right; lines: mean score; numbers: detections"
-    if reliability is not None and reliability.ece is not None:
-        said = f"expected calibration error {reliability.ece:.3f}; " + said
-    axes.set_title("Reliability of scores", loc="left", pad=21, fontsize=13, weight="bold", color=INK)
     axes.annotate(
         said, (0, 1), (0, 5), xycoords="axes fraction", textcoords="offset points", fontsize=9.5, color="#555555"
     )

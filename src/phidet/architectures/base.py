@@ -19,6 +19,7 @@ import numpy.typing as npt
 from phidet.architectures.prepared import Placement, Prepared, stacked
 from phidet.architectures.processes import Processes
 from phidet.architectures.relating import Relating
+from phidet.architectures.rows import PredictorRows
 from phidet.core.errors import ConfigError, UnknownNameError
 from phidet.core.structs import replace
 from phidet.data.doctor.view import NetworkView
@@ -307,6 +308,10 @@ class Architecture(ABC, Generic[ConfigT]):
         """Prefixes of the names of tensors whose first dimension depends on the number of classes."""
         return ()
 
+    def predictor_rows(self, name: str, config: ConfigT) -> PredictorRows | None:
+        """How rows of a tensor of :attr:`predictors` belong to classes; ``None`` where they do not go on by name."""
+        return None
+
     @property
     def extra_head(self) -> tuple[str, ...]:
         """Names of tensors that another architecture with the same backbone does not use."""
@@ -357,8 +362,7 @@ class Architecture(ABC, Generic[ConfigT]):
 
     def class_names(self, config: ConfigT) -> tuple[str, ...]:
         """Readable names of the classes, also if the config only numbers them."""
-        names: tuple[str, ...] = config.class_names
-        return names
+        return tuple(config.class_names)
 
     def feature_maps(self, model: Any, images: Tensor) -> Mapping[int, Tensor]:
         """What the heads see of normalised images (B, 3, H, W): level l → (B, C, H / 2^l, W / 2^l).

@@ -51,7 +51,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_model(what, "published name, model file or run folder (a small one of the task)")
     what.add_argument(
-        "--pretrained", default="backbone", metavar="START", help="backbone (ImageNet), coco, none or a weight file"
+        "--pretrained",
+        default="auto",
+        metavar="START",
+        help="coco, backbone (ImageNet), none or a weight file (coco where that can be had, else backbone)",
     )
     add_image_size(what)
     what.add_argument("--train-split", metavar="NAME", help="the split to train on (found by name)")
@@ -156,7 +159,7 @@ def _check_left_out(args: argparse.Namespace) -> None:
         ("layout", "model", "image_size", "train_split", "val_split", "out", "teacher", "unlabelled")
     )
     unset |= dict.fromkeys(("epochs", "batch_size", "learning_rate", "precision"))
-    unset |= {"recipe": "auto", "seed": 0, "set": [], "pretrained": "backbone", "task": "detect", "detector": []}
+    unset |= {"recipe": "auto", "seed": 0, "set": [], "pretrained": "auto", "task": "detect", "detector": []}
     unset |= {"masks": False}
     given = [name for name, value in unset.items() if getattr(args, name) != value]
     if given:

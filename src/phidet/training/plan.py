@@ -13,7 +13,7 @@ import torch
 from phidet.architectures.base import Architecture, resolved_loss
 from phidet.architectures.model import Model
 from phidet.architectures.registry import architecture_of, published_config
-from phidet.core.errors import ConfigError, InputError
+from phidet.core.errors import ConfigError, DownloadError, InputError, UnknownNameError
 from phidet.core.structs import in_words
 from phidet.data.run_images import read_run_images
 from phidet.inference.runtimes.open_model import model_file
@@ -23,7 +23,7 @@ from phidet.training.kinds import Kind, kind_of
 from phidet.training.recipe import Recipe, replace
 from phidet.training.run_data import RunData, record_images
 from phidet.training.run_folder import RunFolder
-from phidet.weights.create import build_from, fit_to_source, open_weights, parse_image_size
+from phidet.weights.create import build_from, fit_to_source, open_weights, parse_image_size, weights_path
 from phidet.weights.load import Source, open_source
 from phidet.weights.native import load_model
 
@@ -105,6 +105,7 @@ def plan_run(request: Request, settings: RunSettings, start: Start | None = None
     # Data before the model: the number of images chooses the recipe, and the classes decide the head.
     data = start.kind.read(request, settings.seed, None)
     start = start._replace(config=start.kind.adapt(start.config, data))
+    request = choose_start(request, start)
     recipe = _recipe(request, start, len(data.train))
     model = _build(request, start, data.train.class_names, recipe, settings.seed)
     # Hashing all images takes a while; only the process that writes the run folder needs the record.
@@ -183,6 +184,7 @@ def _build(request: Request, start: Start, class_names: tuple[str, ...], recipe:
         # Weights of a whole detector fix anchors and preprocessing; a backbone alone has no say in them.
         if source.architecture is architecture:
             config = fit_to_source(config, source)  # its anchors and preprocessing
+    held_names = config.class_names
     config = architecture.for_classes(config, class_names)
     if request.masks:
         config = _with_masks(config, architecture)
@@ -190,7 +192,7 @@ def _build(request: Request, start: Start, class_names: tuple[str, ...], recipe:
         config = architecture.resized(config, parse_image_size(request.image_size))
     if recipe.drop_path is not None:
         config = architecture.with_drop_path(config, recipe.drop_path)
-    return build_from(config, source, replace_head=True)
+    return build_from(config, source, replace_head=True, held_names=held_names)
 
 
 def _with_masks(config: Any, architecture: Architecture[Any]) -> Any:
@@ -209,6 +211,27 @@ def _with_masks(config: Any, architecture: Architecture[Any]) -> Any:
         return msgspec.convert(fields, type(config))
     except msgspec.ValidationError as error:
         raise ConfigError(f"masks: {in_words(error, type(config))}") from error
+
+
+def choose_start(request: Request, start: Start) -> Request:
+    """``request`` with a word for where its model starts, in place of "auto"; the choice is logged.
+
+    Detection weights are the better start, so they come first, and the backbone's where those cannot be had.
+    """
+    if request.pretrained != "auto":
+        return request
+    architecture, why = start.architecture, ""
+    if start.source is None and "coco" in architecture.pretrained_words:
+        try:
+            path = weights_path("coco", architecture, start.config, start.published)
+        except (DownloadError, UnknownNameError, ConfigError) as error:
+            why = f", because those of COCO cannot be had: {str(error).partition('. Or bring')[0]}"
+        else:
+            log.info("%s starts from detection weights of COCO, %s (pretrained: coco)", request.model, path)
+            return msgspec.structs.replace(request, pretrained="coco")
+    if start.source is None and architecture.pretrained_words:
+        log.info("%s starts from ImageNet weights of its backbone (pretrained: backbone)%s", request.model, why)
+    return msgspec.structs.replace(request, pretrained="backbone")
 
 
 def _pretrained(word: str, architecture: Architecture[Any]) -> str | None:

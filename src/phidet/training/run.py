@@ -45,7 +45,7 @@ def train(
     data: str | Path,
     model: str | Path = "efficientdet-lite0",
     *,
-    pretrained: str | Path = "backbone",
+    pretrained: str | Path = "auto",
     image_size: int | tuple[int, int] | None = None,
     splits: tuple[str | None, str | None] = (None, None),
     recipe: str = "auto",

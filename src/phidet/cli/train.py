@@ -76,6 +76,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     how = parser.add_argument_group("how")
     how.add_argument("--recipe", default="auto", metavar="NAME", help="auto, small or paper")
+    how.add_argument(
+        "--augment", metavar="MODULE:FUNCTION", help="change training images by a function of your own (docs/train.md)"
+    )
     how.add_argument("--epochs", type=int, metavar="N")
     how.add_argument("--batch-size", type=int, metavar="N", help="images per step, over all devices")
     how.add_argument("--learning-rate", type=float, metavar="RATE", help="for 64 images")
@@ -123,12 +126,14 @@ def _train(args: argparse.Namespace, model: str, settings: RunSettings) -> Train
     from phidet.cli.signals import ended_by_sigterm
     from phidet.training import run as running
     from phidet.training.about import Request
+    from phidet.training.augmentation.own import imported
     from phidet.training.plan import open_start
 
+    own = None if args.augment is None else imported(args.augment)
     with ended_by_sigterm():
         if args.resume is not None:
             _check_left_out(args)
-            return running.resume(args.resume, settings, args.data)
+            return running.resume(args.resume, settings, args.data, own)
         if args.data is None:
             raise ConfigError("say what to train on: phidet train DATA, or --resume RUN")
         start = open_start(model)
@@ -150,7 +155,7 @@ def _train(args: argparse.Namespace, model: str, settings: RunSettings) -> Train
             unlabelled=args.unlabelled,
             masks=args.masks,
         )
-        return running.run(request, settings, start)
+        return running.run(request, settings, start, own)
 
 
 def _check_left_out(args: argparse.Namespace) -> None:

@@ -11,11 +11,11 @@ from contextlib import contextmanager
 import uvicorn
 
 from phidet.core.errors import ConfigError
+from phidet.serve.calls import access_log
 from phidet.serve.configuration import ServerSettings
 from phidet.serve.http.access_log import LineWriter
 from phidet.serve.http.app import build_app
 from phidet.serve.http.connection import bounded_protocol
-from phidet.serve.http.gate import access_log
 from phidet.serve.models.model import Load
 from phidet.serve.service import Service
 

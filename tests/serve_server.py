@@ -25,7 +25,7 @@ from phidet.detections.masks import Masks
 from phidet.serve.configuration import Limits, ServerSettings, Source
 from phidet.serve.http.app import build_app
 from phidet.serve.http.connection import bounded_protocol
-from phidet.serve.http.server import listen
+from phidet.serve.http.listening import listen
 from phidet.serve.inputs import Pixels
 from phidet.serve.models.batching import BatchingParameters
 from phidet.serve.service import Service

@@ -52,7 +52,8 @@ def reflection(names: Sequence[str]) -> Methods:
         found = response(original_request=request, valid_host=request.host)
         try:
             if kind == "list_services":
-                found.list_services_response.service.extend({"name": name} for name in names)
+                for name in names:
+                    found.list_services_response.service.add(name=name)
             elif kind == "file_by_filename":
                 _add_file(found, pool().FindFileByName(request.file_by_filename))
             elif kind == "file_containing_symbol":

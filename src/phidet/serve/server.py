@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from phidet.serve.grpc.server import GrpcServer
 
 GRACE_SECONDS = 30
+_DRAIN_STEP_S = 0.1
 log = logging.getLogger("phidet.serve")
 
 
@@ -81,6 +82,7 @@ class Server(uvicorn.Server):
 
     Attributes:
         grpc: the server for gRPC, while it runs.
+        draining_until: when it stops to answer, on the monotonic clock, once it has had a signal to stop.
     """
 
     def __init__(self, service: Service, network: Network) -> None:
@@ -105,6 +107,7 @@ class Server(uvicorn.Server):
             config.ssl = network.certificate.context
         super().__init__(config)
         self.grpc: GrpcServer | None = None
+        self.draining_until = 0.0
         self._service = service
         self._network = network
 
@@ -138,11 +141,10 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Says that the server is not ready, goes on for a while, then finishes what has begun."""
         self._service.draining = True
-        drained = self._network.drain_seconds
+        self.draining_until = time.monotonic() + self._network.drain_seconds
         # A second signal, which sets force_exit, ends it at once.
-        while drained > 0 and not self.force_exit:
-            await asyncio.sleep(min(drained, 0.1))
-            drained -= 0.1
+        while time.monotonic() < self.draining_until and not self.force_exit:
+            await asyncio.sleep(_DRAIN_STEP_S)
         self._service.stopping.set()
         begun = time.monotonic()
         if self.grpc is not None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypedDict, overload
+from typing import Any, NamedTuple, NotRequired, TypedDict, overload
 
 import msgspec
 import numpy as np
@@ -50,11 +50,12 @@ class DetectionsJson(TypedDict):
 
     ``image_size_hw`` is [height, width] or null; ``detections`` are best first, each with ``box_xyxy`` in pixels,
     ``score``, ``class_id``, ``label``, ``mask`` (COCO's compressed runs: ``size`` [height, width] and ``counts``) where
-    there are masks, and every other field by its name.
+    there are masks, and every other field by its name. ``segments`` are alike, where the network finds some.
     """
 
     image_size_hw: list[int] | None
     detections: list[dict[str, Any]]
+    segments: NotRequired[list[dict[str, Any]]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,6 +70,9 @@ class Detections:
         image_size_hw: of the original image.
         fields: more columns by name, one row for each object: :attr:`masks`, track ids, …; see
             :mod:`phidet.detections.fields`. Every operation carries them along.
+        segments: what each pixel of the image belongs to, where the network says that: segments with masks that do not
+            overlap, whose field "is_thing" tells countable things from stuff such as sky. Filtering objects leaves
+            them as they are. See :func:`phidet.detections.segments.label_map`.
 
     Raises:
         InputError: arrays of different lengths, NaN or infinity, a score outside 0…1, a box of negative size, a
@@ -81,6 +85,7 @@ class Detections:
     names: tuple[str, ...] = ()
     image_size_hw: tuple[int, int] | None = field(default=None)
     fields: Fields = field(default_factory=dict)
+    segments: Detections | None = field(default=None)
 
     def __post_init__(self) -> None:
         boxes, scores, given = (np.asarray(a) for a in (self.boxes_xyxy, self.scores, self.class_ids))
@@ -162,6 +167,7 @@ class Detections:
             and np.array_equal(self.class_ids, other.class_ids)
             and (self.names, self.image_size_hw) == (other.names, other.image_size_hw)
             and equal_fields(self.fields, other.fields)
+            and self.segments == other.segments
         )
 
     __hash__ = None  # type: ignore[assignment]  # holds arrays
@@ -170,7 +176,7 @@ class Detections:
         columns = self.boxes_xyxy, self.scores, self.class_ids
         # Frozen dataclasses with slots and read-only mappings cannot be pickled as they are: pickling goes through the
         # constructor.
-        return Detections, (*columns, self.names, self.image_size_hw, dict(self.fields))
+        return Detections, (*columns, self.names, self.image_size_hw, dict(self.fields), self.segments)
 
     def __repr__(self) -> str:
         found = ", ".join(f"{count} {label}" for label, count in self.counts().items())
@@ -200,7 +206,7 @@ class Detections:
         return self[kept]
 
     def draw(self, image: Path | str | Image.Image | npt.NDArray[np.uint8]) -> Image.Image:
-        """A copy of ``image`` in RGB with the objects' outlines and labels; with their masks if there are any.
+        """A copy of ``image`` in RGB with the objects' outlines and labels; with masks, or segments, if there are any.
 
         Args:
             image: the one that was detected on: a path, a Pillow image, or (H, W, 3) uint8 RGB.
@@ -220,7 +226,10 @@ class Detections:
                 f"expected the image that was detected on, {width}×{height}, got {shown.width}×{shown.height}"
             )
         framed = None
-        if self.masks is not None:
+        if self.segments is not None and self.segments.masks is not None:
+            # Every pixel has its colour already, so that objects get their frames and labels only.
+            shown = draw_masks(shown, self.segments.masks, self.segments.class_ids)
+        elif self.masks is not None:
             shown = draw_masks(shown, self.masks, self.class_ids)
             framed = self.masks.areas == 0  # an outline says more than a frame around it
         labels = [f"{d.label} {d.score:.0%}" for d in self]
@@ -247,8 +256,15 @@ class Detections:
 
     def to_dict(self) -> DetectionsJson:
         """What :meth:`to_json` writes, as plain lists, dictionaries and numbers."""
+        size = None if self.image_size_hw is None else [int(side) for side in self.image_size_hw]
+        written: DetectionsJson = {"image_size_hw": size, "detections": self._rows()}
+        if self.segments is not None:
+            written["segments"] = self.segments._rows()
+        return written
+
+    def _rows(self) -> list[dict[str, Any]]:
         columns = (self.boxes_xyxy, self.scores, self.class_ids.tolist(), self.labels)
-        found = [
+        return [
             {
                 "box_xyxy": [shortest_float(v) for v in box],
                 "score": shortest_float(score),
@@ -258,8 +274,6 @@ class Detections:
             | extra
             for box, score, c, label, extra in zip(*columns, self._extra_rows("mask"), strict=True)
         ]
-        size = None if self.image_size_hw is None else [int(side) for side in self.image_size_hw]
-        return {"image_size_hw": size, "detections": found}
 
     def to_json(self) -> str:
         """One line of JSON (:class:`DetectionsJson`)."""

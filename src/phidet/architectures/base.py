@@ -25,7 +25,7 @@ from phidet.data.doctor.view import NetworkView
 from phidet.detections.boxes import FloatArray
 from phidet.detections.detections import Detections
 from phidet.detections.settings import PostprocessSettings
-from phidet.images.prepare import PLAIN_RESIZING, Preprocess, prepare
+from phidet.images.prepare import PLAIN_RESIZING, Preprocess, fit_scale, prepare, scaled_size
 
 if TYPE_CHECKING:  # these need PyTorch
     import torch
@@ -146,6 +146,17 @@ class Architecture(ABC, Generic[ConfigT]):
         """(H, W, 3) uint8 RGB as network input: scaled to fit, padded right and below, normalised."""
         array, scale = prepare(image, config.image_size_hw, config.preprocess)
         return Prepared(array, Placement(scale, (image.shape[0], image.shape[1])))
+
+    def needed_hw(self, config: ConfigT, image_hw: tuple[int, int]) -> tuple[int, int]:
+        """The least height and width at which :meth:`prepare` may be given an image of ``image_hw`` pixels.
+
+        An image that is decoded smaller is as good as a whole one as long as it is not enlarged again. An architecture
+        whose :meth:`prepare` does something else than to scale images to fit returns what that needs.
+        """
+        if self.has_varying_size(config):
+            return image_hw
+        height, width = scaled_size(image_hw, min(1.0, fit_scale(image_hw, config.image_size_hw)))
+        return height, width
 
     def has_varying_size(self, config: ConfigT) -> bool:
         """Whether images differ in size as network input; ``config.image_size_hw`` then is only the usual size."""

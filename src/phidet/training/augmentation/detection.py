@@ -51,6 +51,15 @@ class Labelled(NamedTuple):
     annotations: Annotations
 
 
+def needed_hw(image_hw: tuple[int, int], size_hw: tuple[int, int], settings: Augmentation) -> tuple[int, int]:
+    """The least height and width at which an image of ``image_hw`` pixels may be decoded for :func:`augment` and
+    :func:`mosaic`: as large as it may be resized to."""
+    if settings.sizes == "multi-scale":
+        return image_hw
+    height, width = scaled_size(image_hw, min(1.0, fit_scale(image_hw, size_hw) * max(settings.scale_jitter)))
+    return height, width
+
+
 def augment(
     image: npt.NDArray[np.uint8],
     annotations: Annotations,

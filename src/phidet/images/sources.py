@@ -18,13 +18,12 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 import numpy.typing as npt
 
-from phidet.core.addresses import is_address, without_password
+from phidet.core.addresses import LARGEST_BYTES, is_address, without_password
 from phidet.core.errors import ConfigError, InputError, PhidetError
 from phidet.images.decode import Decoded, Needed, pixels_in_memory, read_image, read_reduced, size_of
 from phidet.images.formats import EXTENSIONS, FORMATS, count_left_out, other_image
 from phidet.images.live import LiveSource, is_live, is_stream, live_name
 from phidet.images.pyav import Colors
-from phidet.images.remote import LARGEST_BYTES, fetch_image
 from phidet.images.video import EXTENSIONS as VIDEO_EXTENSIONS
 from phidet.images.video import Frame, is_webcam, video_frames, webcam_frames
 
@@ -219,12 +218,18 @@ def _entries(
         name = PurePosixPath(re.sub(r"[^\w-]+", "-", source) + ".mp4")
         yield _Video(source, name, partial(webcam_frames, source))
     elif is_address(source):
-        yield _Still(without_password(source), _name_of_address(source), partial(fetch_image, source))
+        yield _Still(without_password(source), _name_of_address(source), partial(_fetch, source))
     else:
         try:
             yield from _local(source, leave_out, note)
         except OSError as error:
             yield Unusable(source, InputError(f"cannot read {source}: {error.strerror or error}"))
+
+
+def _fetch(source: str) -> bytes:
+    from phidet.images.remote import fetch_image  # noqa: PLC0415 - slow to import, and rarely needed
+
+    return fetch_image(source)
 
 
 def _stream_frames(source: str) -> Iterator[Frame]:

@@ -32,6 +32,7 @@ what --save writes into the folder of --out:
   csv       detections.csv: a line for each object
   coco      coco-results.json and coco-images.json
   yolo      labels/NAME.txt and classes.txt
+  parquet   detections.parquet: a row for each image
   crops     crops/CLASS/NAME-1.jpg, with masks .png
   instances instances/NAME.png: the object at each pixel
   panoptic  panoptic.json, panoptic/NAME.png

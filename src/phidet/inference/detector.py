@@ -94,8 +94,9 @@ class Detector:
             UnknownNameError: ``settings.classes`` names a class that the model does not know.
         """
         if isinstance(images, list | tuple):
-            return self.detect([as_decoded(image, self.needed_hw) for image in images], settings)
-        return self.detect([as_decoded(images, self.needed_hw)], settings)[0]
+            found = self.detect([as_decoded(image, self.needed_hw) for image in images], settings)
+            return [one.of_image(image) for one, image in zip(found, images, strict=True)]
+        return self.detect([as_decoded(images, self.needed_hw)], settings)[0].of_image(images)
 
     def needed_hw(self, image_hw: tuple[int, int]) -> tuple[int, int]:
         """The least height and width that an image of ``image_hw`` pixels may be decoded at for this detector."""

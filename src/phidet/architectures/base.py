@@ -25,7 +25,7 @@ from phidet.data.doctor.view import NetworkView
 from phidet.detections.boxes import FloatArray
 from phidet.detections.detections import Detections
 from phidet.detections.settings import PostprocessSettings
-from phidet.images.prepare import PLAIN_RESIZING, Preprocess, fit_scale, prepare, scaled_size
+from phidet.images.prepare import PLAIN_RESIZING, Preprocess, needed_to_fit, prepare
 
 if TYPE_CHECKING:  # these need PyTorch
     import torch
@@ -148,15 +148,8 @@ class Architecture(ABC, Generic[ConfigT]):
         return Prepared(array, Placement(scale, (image.shape[0], image.shape[1])))
 
     def needed_hw(self, config: ConfigT, image_hw: tuple[int, int]) -> tuple[int, int]:
-        """The least height and width at which :meth:`prepare` may be given an image of ``image_hw`` pixels.
-
-        An image that is decoded smaller is as good as a whole one as long as it is not enlarged again. An architecture
-        whose :meth:`prepare` does something else than to scale images to fit returns what that needs.
-        """
-        if self.has_varying_size(config):
-            return image_hw
-        height, width = scaled_size(image_hw, min(1.0, fit_scale(image_hw, config.image_size_hw)))
-        return height, width
+        """The least height and width that an image of ``image_hw`` pixels may be decoded at for :meth:`prepare`."""
+        return image_hw if self.has_varying_size(config) else needed_to_fit(image_hw, config.image_size_hw)
 
     def has_varying_size(self, config: ConfigT) -> bool:
         """Whether images differ in size as network input; ``config.image_size_hw`` then is only the usual size."""

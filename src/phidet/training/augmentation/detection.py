@@ -15,7 +15,7 @@ from torchvision.transforms.v2 import functional as F
 from phidet.data.dataset import Annotations
 from phidet.detections.masks import FIELD as MASKS
 from phidet.detections.masks import Masks, nearest
-from phidet.images.prepare import fit_scale, scaled_size
+from phidet.images.prepare import fit_scale, needed_to_fit, scaled_size
 from phidet.training.augmentation.mask_tensors import FITS, UNKNOWN, sampled_masks, tightened
 from phidet.training.augmentation.multi_scale import multi_scale
 from phidet.training.augmentation.operations import GREY, Sample, move
@@ -56,8 +56,7 @@ def needed_hw(image_hw: tuple[int, int], size_hw: tuple[int, int], settings: Aug
     :func:`mosaic`: as large as it may be resized to."""
     if settings.sizes == "multi-scale":
         return image_hw
-    height, width = scaled_size(image_hw, min(1.0, fit_scale(image_hw, size_hw) * max(settings.scale_jitter)))
-    return height, width
+    return needed_to_fit(image_hw, size_hw, max(settings.scale_jitter))
 
 
 def augment(

@@ -30,6 +30,7 @@ from phidet.evaluation.panoptic import evaluate_panoptic
 from phidet.export.export import ExportOptions, export
 from phidet.inference.detector import Detector
 from phidet.inference.runtimes.torch_runtime import TorchNetwork
+from phidet.training.heads import with_heads
 from phidet.weights.native import save_model
 from test_detr_commands import photographs, tiny
 from test_detr_panoptic import SMALL
@@ -186,6 +187,17 @@ def test_exports_have_pytorchs_masks_and_segments(options: ExportOptions, least:
         assert (np.diag(one.masks.iou(other.masks))[seen] >= least).all()
         assert (label_map(one) == label_map(other)).mean() >= least
     assert compared > 10
+
+
+def test_the_labels_say_which_classes_are_stuff() -> None:
+    config = masked().config
+    assert config.masks == MaskConfig(stuff=CLASSES[:1])
+    assert with_heads(config, [], [CLASSES[1]]).masks == MaskConfig(stuff=CLASSES[1:2])
+    assert with_heads(config, [], []) == config
+    plain = replace(config, {"masks": None})
+    assert with_heads(plain, ["masks"], [CLASSES[2]]).masks == MaskConfig(stuff=CLASSES[2:])
+    with pytest.raises(ConfigError, match="detr networks have no head for the class of every pixel"):
+        with_heads(config, ["semantic"], [])
 
 
 # ---- files, commands

@@ -20,12 +20,17 @@ ALIGN_PACKAGES = ("scipy",)
 RELATIONS_PACKAGES = ("networkx", "scipy", "torch_geometric")
 
 
+TABLE_PACKAGES = {"pandas": "pandas", "pyarrow": "arrow", "polars": "polars"}
+"""Each of these is an extra of its own: people have one of them, and are not asked for the others."""
+
+
 _EXTRAS = {
     "train": TRAIN_PACKAGES,
     "data": DATA_PACKAGES,
     "serve": SERVE_PACKAGES,
     "align": ALIGN_PACKAGES,
     "relations": RELATIONS_PACKAGES,
+    **{extra: (package,) for package, extra in TABLE_PACKAGES.items()},
 }
 
 

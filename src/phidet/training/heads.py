@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import msgspec
@@ -9,29 +10,27 @@ import msgspec
 from phidet.architectures.registry import architecture_of
 from phidet.core.errors import ConfigError
 from phidet.core.structs import in_words
-from phidet.data.dataset import Dataset
-from phidet.training.about import Request
 
-_KINDS = {"masks": "masks", "semantic": "the class of every pixel"}
+KINDS = {"masks": "masks", "semantic": "the class of every pixel"}
+"""Field of a config → what its head finds."""
 
 
-def with_heads(config: Any, request: Request, data: Dataset) -> Any:
-    """``config`` with the heads that ``request`` asks for, the usual ones unless it has some already.
+def with_heads(config: Any, wanted: Collection[str], stuff: Sequence[str]) -> Any:
+    """``config`` with the heads ``wanted``, of :data:`KINDS`, the usual ones unless it has some already.
 
-    Where labels say which classes are stuff, such as sky, so does the config.
+    Where labels say which classes are ``stuff``, such as sky, so does the config.
 
     Raises:
         ConfigError: such networks have none.
     """
     name = architecture_of(config).name
-    for head, what in _KINDS.items():
-        if getattr(request, head) and head not in type(config).__struct_fields__:
+    for head, what in KINDS.items():
+        if head in wanted and head not in type(config).__struct_fields__:
             raise ConfigError(f"{name} networks have no head for {what}: leave the option out")
-        if getattr(request, head) and getattr(config, head) is None:
+        if head in wanted and getattr(config, head) is None:
             config = _filled(config, head, {})
         settings = getattr(config, head, None)
-        if data.stuff and "stuff" in getattr(type(settings), "__struct_fields__", ()):
-            stuff = [data.class_names[i] for i in sorted(data.stuff)]
+        if stuff and "stuff" in getattr(type(settings), "__struct_fields__", ()):
             config = _filled(config, head, {**msgspec.to_builtins(settings), "stuff": stuff})
     return config
 

@@ -19,6 +19,7 @@ from phidet.data.run_images import read_run_images
 from phidet.inference.runtimes.open_model import model_file
 from phidet.training.about import Origin, Request
 from phidet.training.fit import RunSettings
+from phidet.training.heads import KINDS as HEADS
 from phidet.training.heads import with_heads
 from phidet.training.kinds import Kind, kind_of
 from phidet.training.recipe import Recipe, replace
@@ -107,7 +108,7 @@ def plan_run(request: Request, settings: RunSettings, start: Start | None = None
     data = start.kind.read(request, settings.seed, None)
     start = start._replace(config=start.kind.adapt(start.config, data))
     recipe = _recipe(request, start, len(data.train))
-    model = _build(request, start, data.train.class_names, recipe, settings.seed)
+    model = _build(request, start, data.train, recipe, settings.seed)
     # Hashing all images takes a while; only the process that writes the run folder needs the record.
     images = record_images(data, request.model) if _leads() else None
     return Plan(model, data, recipe, settings, Origin(request.with_absolute_paths(), images))
@@ -185,7 +186,8 @@ def _build(request: Request, start: Start, data: Dataset, recipe: Recipe, seed: 
         if source.architecture is architecture:
             config = fit_to_source(config, source)  # its anchors and preprocessing
     config = architecture.for_classes(config, data.class_names)
-    config = with_heads(config, request, data)
+    stuff = [data.class_names[i] for i in sorted(data.stuff)]
+    config = with_heads(config, [head for head in HEADS if getattr(request, head)], stuff)
     if request.image_size is not None:
         config = architecture.resized(config, parse_image_size(request.image_size))
     if recipe.drop_path is not None:

@@ -26,6 +26,10 @@ ALIGN_PACKAGES = ("scipy",)
 RELATIONS_PACKAGES = ("networkx", "scipy", "torch_geometric")
 
 
+TABLE_PACKAGES = {"pandas": "pandas", "pyarrow": "arrow", "polars": "polars"}
+"""Each of these is an extra of its own: people have one of them, and are not asked for the others."""
+
+
 _EXTRAS = {
     "train": TRAIN_PACKAGES,
     "data": DATA_PACKAGES,
@@ -34,6 +38,7 @@ _EXTRAS = {
     "otel": TRACE_PACKAGES,
     "align": ALIGN_PACKAGES,
     "relations": RELATIONS_PACKAGES,
+    **{extra: (package,) for package, extra in TABLE_PACKAGES.items()},
 }
 
 

@@ -87,11 +87,13 @@ async def _infer(request: Any, call: Call, service: Service) -> Any:
     loaded = service.repository.find(request.model_name, inference.parse_version(request.model_version or None))
     with loaded.used():
         call.version = loaded.version
-        codec = RequestCodec(lambda: _read(request, service), lambda wanted, tensors: _write(loaded, wanted, tensors))
+        codec = RequestCodec(
+            lambda: _read(request, service, loaded), lambda wanted, tensors: _write(loaded, wanted, tensors)
+        )
         return await service.answer(call, loaded, codec, request.ByteSize())
 
 
-def _read(request: Any, service: Service) -> ParsedRequest[InferRequest]:
+def _read(request: Any, service: Service, loaded: LoadedVersion) -> ParsedRequest[InferRequest]:
     """The request, as it would have come in JSON, and its images."""
     wanted = InferRequest(
         inputs=[InputTensor(i.name, list(i.shape), i.datatype, _parameters(i.parameters)) for i in request.inputs],
@@ -100,7 +102,7 @@ def _read(request: Any, service: Service) -> ParsedRequest[InferRequest]:
         outputs=[RequestedOutput(o.name, _parameters(o.parameters)) for o in request.outputs] or None,
     )
     given = check_request(wanted, service)
-    contents, budget = request.inputs[0].contents, service.budget()
+    contents, budget = request.inputs[0].contents, service.budget(loaded)
     values = contents.bytes_contents if given.name == ENCODED else contents.uint_contents
     if request.raw_input_contents:
         if len(request.raw_input_contents) != 1 or contents.ByteSize():

@@ -8,7 +8,8 @@ import msgspec
 from starlette.responses import Response
 
 from phidet.core.structs import in_words
-from phidet.serve.inputs import ENCODED, Budget, Pixels, decode, from_lists
+from phidet.images.decode import Decoded
+from phidet.serve.inputs import ENCODED, Budget, decode, from_lists
 from phidet.serve.models.versions import LoadedVersion
 from phidet.serve.outputs import Tensors
 from phidet.serve.protocols.inference_tensors import (
@@ -51,7 +52,9 @@ RAW_REQUEST = InferRequest([InputTensor(ENCODED, [1], "BYTES")], parameters={"bi
 """The request that stands for one without JSON: all outputs, as bytes."""
 
 
-def read_infer(body: bytes, header_length: str | None, service: Service) -> ParsedRequest[InferRequest]:
+def read_infer(
+    body: bytes, header_length: str | None, service: Service, loaded: LoadedVersion
+) -> ParsedRequest[InferRequest]:
     """The request and its images.
 
     Args:
@@ -59,6 +62,7 @@ def read_infer(body: bytes, header_length: str | None, service: Service) -> Pars
             encoded image and nothing else where that is 0 (Triton's raw binary request).
         header_length: the header of that name.
         service: for the limits.
+        loaded: the model, which says how large it needs images.
 
     Raises:
         RefusedError: 400.
@@ -74,7 +78,7 @@ def read_infer(body: bytes, header_length: str | None, service: Service) -> Pars
             raise bad_request(f"{HEADER_LENGTH} must be a length of at most the body's {size} bytes")
         size = int(header_length)
         if size == 0:
-            return ParsedRequest([_raw_image(body, service.budget())], RAW_REQUEST)
+            return ParsedRequest([_raw_image(body, service.budget(loaded))], RAW_REQUEST)
     elif body.lstrip()[:1] not in (b"", b"{"):
         raise bad_request(f"the body is no JSON object; to send one image as it is, add the header {HEADER_LENGTH}: 0")
     try:
@@ -83,7 +87,7 @@ def read_infer(body: bytes, header_length: str | None, service: Service) -> Pars
         raise bad_request(f"the request does not follow the protocol: {in_words(error, InferRequest)}") from error
     given = check_request(wanted, service)
     blobs = _split(wanted, body[size:])
-    budget = service.budget()
+    budget = service.budget(loaded)
     if given.name in blobs:
         return ParsedRequest(images_in_bytes(given, blobs[given.name], budget), wanted)
     data = given.data or []
@@ -118,7 +122,7 @@ def write_infer(loaded: LoadedVersion, wanted: InferRequest, tensors: Tensors) -
     )
 
 
-def _raw_image(body: bytes, budget: Budget) -> Pixels:
+def _raw_image(body: bytes, budget: Budget) -> Decoded:
     try:
         return decode(body, budget)
     except RefusedError as refusal:

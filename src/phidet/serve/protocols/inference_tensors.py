@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import msgspec
 import numpy as np
 
+from phidet.images.decode import Decoded
 from phidet.serve.inputs import ENCODED, TENSOR, Budget, Pixels, check_batch, decode
 from phidet.serve.models.versions import LoadedVersion
 from phidet.serve.outputs import Tensors, output_shapes
@@ -93,7 +95,7 @@ def check_request(wanted: InferRequest, service: Service) -> InputTensor:
     return given
 
 
-def encoded_images(given: InputTensor, encoded: list[bytes], budget: Budget) -> list[Pixels]:
+def encoded_images(given: InputTensor, encoded: list[bytes], budget: Budget) -> Sequence[Decoded]:
     """The images in the strings of an input.
 
     Raises:
@@ -104,7 +106,7 @@ def encoded_images(given: InputTensor, encoded: list[bytes], budget: Budget) -> 
     return [decode(data, budget) for data in encoded]
 
 
-def images_of_numbers(given: InputTensor, values: Pixels, budget: Budget) -> list[Pixels]:
+def images_of_numbers(given: InputTensor, values: Pixels, budget: Budget) -> Sequence[Decoded]:
     """The images in the numbers of an input, flat.
 
     Raises:
@@ -122,7 +124,7 @@ def images_of_numbers(given: InputTensor, values: Pixels, budget: Budget) -> lis
     return images
 
 
-def images_in_bytes(given: InputTensor, blob: bytes, budget: Budget) -> list[Pixels]:
+def images_in_bytes(given: InputTensor, blob: bytes, budget: Budget) -> Sequence[Decoded]:
     """The images of an input whose data are bytes: Triton's binary tensors, over HTTP and over gRPC.
 
     Raises:

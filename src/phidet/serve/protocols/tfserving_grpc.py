@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from phidet.core.errors import ConfigError
+from phidet.images.decode import Decoded
 from phidet.serve.calls import Call
 from phidet.serve.config_files import read_sources
-from phidet.serve.inputs import ENCODED, Pixels, check_batch, decode, from_numbers
+from phidet.serve.inputs import ENCODED, check_batch, decode, from_numbers
 from phidet.serve.messages import message
 from phidet.serve.models.versions import LoadedVersion
 from phidet.serve.outputs import Tensors, output_shapes
@@ -83,11 +84,11 @@ def _read_images(request: Any, loaded: LoadedVersion, service: Service) -> Parse
                 f"{{{','.join(known)}}}."
             )
     return ParsedRequest(
-        _images(given[0], request.inputs[given[0]], service), list(request.output_filter) or list(known)
+        _images(given[0], request.inputs[given[0]], service, loaded), list(request.output_filter) or list(known)
     )
 
 
-def _images(name: str, tensor: Any, service: Service) -> list[Pixels]:
+def _images(name: str, tensor: Any, service: Service, loaded: LoadedVersion) -> Sequence[Decoded]:
     shape = [dim.size for dim in tensor.tensor_shape.dim]
     # Checked before the product of the sides, which could overflow or be negative.
     if tensor.tensor_shape.unknown_rank or any(side < 0 for side in shape) or len(shape) > _MAX_RANK:
@@ -100,7 +101,7 @@ def _images(name: str, tensor: Any, service: Service) -> list[Pixels]:
         encoded = list(tensor.string_val)
         if len(encoded) != math.prod(shape):
             raise bad_request(f"input {name}: {len(encoded)} strings do not fill shape {show(shape)}")
-        budget = service.budget()
+        budget = service.budget(loaded)
         return [decode(data, budget) for data in encoded]
     if kind != "DT_UINT8" or name == ENCODED:
         wanted = "DT_STRING" if name == ENCODED else "DT_UINT8 or DT_STRING"
@@ -113,7 +114,7 @@ def _images(name: str, tensor: Any, service: Service) -> list[Pixels]:
         images = check_batch(values.reshape(shape), name)
     except ValueError as error:  # without pixels, but with sides that no array has
         raise bad_request(f"input {name}: shape {show(shape)} is not possible") from error
-    budget = service.budget()
+    budget = service.budget(loaded)
     for image in images:
         budget.take(image.shape[0], image.shape[1])
     return images

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from phidet.cli.arguments import add_out, add_runtime, positive, share, share_or_auto, words, words_of
+from phidet.cli.arguments import add_exact, add_out, add_runtime, positive, share, share_or_auto, words, words_of
 from phidet.cli.report import Report, writing
 from phidet.core.errors import ConfigError
 
@@ -32,9 +32,11 @@ what --save writes into the folder of --out:
   csv       detections.csv: a line for each object
   coco      coco-results.json and coco-images.json
   yolo      labels/NAME.txt and classes.txt
+  parquet   detections.parquet: a row for each image
   crops     crops/CLASS/NAME-1.jpg, with masks .png
   instances instances/NAME.png: the object at each pixel
-  panoptic  panoptic.json, panoptic/NAME.png
+  panoptic  panoptic.json, panoptic/NAME.png: COCO's segments
+  semantic  semantic/NAME.png: the class at each pixel
 
 examples:
   phidet detect photo.jpg                                   people, drawn in detections/photo.jpg
@@ -74,6 +76,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="lowest score, 0…1, or auto: the model's own (0.3)",
     )
+    parser.add_argument(
+        "--segment-score", type=share, metavar="S", help="lowest score of a segment, 0…1 (what is usual of the network)"
+    )
     parser.add_argument("--iou", type=share, metavar="T", help="overlap of duplicates, not for soft (0.5)")
     parser.add_argument("--nms", choices=_NMS, help="suppression of duplicates (hard)")
     parser.add_argument("--classes", action="append", metavar="A,B", help="only these, by name (all)")
@@ -82,6 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tile", type=positive, metavar="N", help="also detect on overlapping tiles of N pixels, for small objects"
     )
     parser.add_argument("--batch", type=positive, default=1, metavar="N", help="images, or tiles, at once (1)")
+    add_exact(parser)
     add_runtime(parser)
     parser.add_argument("--threads", type=positive, metavar="N", help="of the runtime (one for each usable core)")
 
@@ -111,10 +117,11 @@ def run(args: argparse.Namespace) -> None:
         iou=0.5 if args.iou is None else args.iou,
         nms=_NMS[args.nms or "hard"],  # type: ignore[arg-type]
         max_detections=args.max,
+        segment_score=args.segment_score,
     )
     if args.tile is not None:
         check_tile(args.tile, settings)
-    detector = Detector(args.model, runtime=args.runtime, threads=args.threads)
+    detector = Detector(args.model, runtime=args.runtime, threads=args.threads, exact=args.exact)
     if args.score == "auto":
         stored_thresholds(detector, args.model)
     if args.relations is not None and args.score == "auto":
@@ -163,12 +170,14 @@ def _found(
     from phidet.images.live import is_stream
     from phidet.images.sources import Unusable, read_sources
     from phidet.images.video import is_webcam
-    from phidet.inference.stream import detect_stream
+    from phidet.inference.stream import detect_stream, needed_by
 
     batch = (
         1 if any(is_webcam(source) or is_stream(source) for source in args.sources) else args.batch
     )  # a camera's frame must not wait for others
-    sources = read_sources(args.sources, out, report.note)
+    # Tiles are cut from all pixels.
+    needed = None if args.tile is not None else needed_by(detector)
+    sources = read_sources(args.sources, out, report.note, needed=needed)
     if relations is None:
         yield from detect_stream(detector, sources, settings, batch, args.tile)
         return

@@ -14,18 +14,31 @@ DATA_PACKAGES = ("yaml", "google", "google_crc32c", "matplotlib", "faster_coco_e
 SERVE_PACKAGES = ("starlette", "uvicorn", "httptools", "prometheus_client", "pybase64")
 
 
+GRPC_PACKAGES = ("grpc",)
+
+
+TRACE_PACKAGES = ("opentelemetry",)
+
+
 ALIGN_PACKAGES = ("scipy",)
 
 
 RELATIONS_PACKAGES = ("networkx", "scipy", "torch_geometric")
 
 
+TABLE_PACKAGES = {"pandas": "pandas", "pyarrow": "arrow", "polars": "polars"}
+"""Each of these is an extra of its own: people have one of them, and are not asked for the others."""
+
+
 _EXTRAS = {
     "train": TRAIN_PACKAGES,
     "data": DATA_PACKAGES,
     "serve": SERVE_PACKAGES,
+    "grpc": GRPC_PACKAGES,
+    "otel": TRACE_PACKAGES,
     "align": ALIGN_PACKAGES,
     "relations": RELATIONS_PACKAGES,
+    **{extra: (package,) for package, extra in TABLE_PACKAGES.items()},
 }
 
 

@@ -28,6 +28,7 @@ from phidet.training.augmentation.detection import (
     Labelled,
     finish,
     joined,
+    needed_hw,
     pad_masks,
     pad_to,
     padded_hw,
@@ -222,6 +223,9 @@ class TrainImages(TorchDataset[Example]):
             return joined([labelled, *others], self.size_hw, settings, rng)
         return windowed(labelled, self.size_hw, settings, rng, self.varying)
 
+    def _needed_hw(self, image_hw: tuple[int, int]) -> tuple[int, int]:
+        return needed_hw(image_hw, self.size_hw, self.settings)
+
     def _read(self, index: int, warn: bool) -> Labelled:
         """Image ``index``, or the first one after it that can be decoded."""
         # A replacement keeps batches full and the sampler's order the same on every process.
@@ -229,11 +233,13 @@ class TrainImages(TorchDataset[Example]):
             usable = (index + attempt) % len(self.dataset)
             try:
                 annotations = self.dataset.annotations(usable)
-                if self.mask_stride is None:
-                    annotations = annotations._replace(fields=NO_FIELDS)
-                else:
+                if self.mask_stride is not None:
                     annotations = with_masks(annotations, self.dataset.size_hw(usable))
-                return Labelled(self.dataset.image(usable), annotations)
+                    return Labelled(self.dataset.image(usable), annotations)
+                # Large photographs are decoded no larger than they may be seen, and boxes follow.
+                image = self.dataset.reduced(usable, self._needed_hw)
+                boxes = annotations.boxes_xyxy / np.float32(image.factor)
+                return Labelled(image.pixels, annotations._replace(boxes_xyxy=boxes, fields=NO_FIELDS))
             except InputError as error:
                 if warn and attempt == 0:
                     log.warning("left out: %s", error)

@@ -86,6 +86,9 @@ class DetrArchitecture(Architecture[DetrConfig]):
     def has_varying_size(self, config: DetrConfig) -> bool:
         return config.input_size == "varying"
 
+    def needed_hw(self, config: DetrConfig, image_hw: tuple[int, int]) -> tuple[int, int]:
+        return image_hw  # decoding takes a hundredth of the network's time, and its masks follow each pixel
+
     def prepare(self, config: DetrConfig, image: npt.NDArray[np.uint8]) -> Prepared:
         return prepare_image(image, config)
 
@@ -111,6 +114,9 @@ class DetrArchitecture(Architecture[DetrConfig]):
 
     def mask_stride(self, config: DetrConfig) -> int | None:
         return None if config.masks is None else 1
+
+    def finds_segments(self, config: DetrConfig) -> bool:
+        return config.masks is not None
 
     def recipe_fields(self, name: str, num_images: int) -> Mapping[str, Any]:
         return recipe_fields(name, num_images)

@@ -30,14 +30,14 @@ class Hook(MetaPathFinder):
         run = spec.loader.exec_module
         def exec_module(module):
             run(module)
-            read = module.read_image
-            def counted(content):
+            read = module.read_reduced
+            def counted(content, needed):
                 line = b"%d %s\\n" % (os.getpid(), content[-8:])
                 file = os.open(LOG, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
                 os.write(file, line)
                 os.close(file)
-                return read(content)
-            module.read_image = counted
+                return read(content, needed)
+            module.read_reduced = counted
         spec.loader.exec_module = exec_module
         return spec
 

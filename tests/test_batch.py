@@ -54,10 +54,19 @@ def encoded(number: int) -> bytes:
     return file.getvalue()
 
 
+class Blobs(BlobDetector):
+    """In the place of :class:`phidet.Detector`."""
+
+    def __init__(
+        self, model: Any = "person", *, runtime: str = "auto", threads: int | None = None, exact: bool = False
+    ) -> None:
+        super().__init__(model, runtime=runtime, threads=threads)
+
+
 @pytest.fixture(autouse=True)
 def blob_detector(monkeypatch: pytest.MonkeyPatch) -> None:
     """In this process, what detects is exact and quick."""
-    monkeypatch.setattr(worker, "Detector", BlobDetector)
+    monkeypatch.setattr(worker, "Detector", Blobs)
 
 
 def serial(model: Model, jobs: Sequence[Job], resources: Resources) -> Iterator[Done]:

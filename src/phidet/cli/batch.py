@@ -7,8 +7,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from phidet.cli.arguments import add_runtime, positive
-from phidet.cli.detect import add_postprocessing, classes_of, postprocessing
+from phidet.cli.arguments import add_exact, add_runtime, positive, share, share_or_auto, words_of
 from phidet.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -47,7 +46,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MODEL",
         help="person (bundled), an export (.onnx, .xml, .tflite), a run's folder, a published name (person)",
     )
-    add_postprocessing(parser)
+    parser.add_argument("--score", type=share_or_auto, default=0.3, metavar="S", help="lowest score, or auto (0.3)")
+    parser.add_argument("--iou", type=share, default=0.5, metavar="T", help="overlap of duplicates (0.5)")
+    parser.add_argument("--classes", action="append", metavar="A,B", help="only these, by name (all)")
+    parser.add_argument("--max", type=positive, default=100, metavar="N", help="limit of objects in an image (100)")
+    parser.add_argument("--tile", type=positive, metavar="N", help="also detect on overlapping tiles of N pixels")
+    parser.add_argument("--batch", type=positive, default=1, metavar="N", help="images, or tiles, at once (1)")
+    add_exact(parser)
     add_runtime(parser)
     table = parser.add_argument_group("input")
     table.add_argument("--id", metavar="COLUMN", help="column of the id (found by name)")
@@ -96,15 +101,25 @@ def run(args: argparse.Namespace) -> None:
 def _model(args: argparse.Namespace) -> Model:
     import msgspec
 
+    from phidet.detections.settings import PostprocessSettings, class_ids_of
+    from phidet.detections.thresholds import stored_thresholds
     from phidet.inference.batch.run import Model
     from phidet.inference.detector import Detector
+    from phidet.inference.tiles import check_tile
 
-    settings = postprocessing(args)
-    if args.classes is not None:
+    settings = PostprocessSettings(score=args.score, iou=args.iou, max_detections=args.max)
+    if args.tile is not None:
+        check_tile(args.tile, settings)
+    if args.classes is not None or args.score == "auto":
         with Detector(args.model, runtime=args.runtime, threads=1) as detector:
             names = detector.class_names
-        settings = msgspec.structs.replace(settings, classes=classes_of(args.classes, names))
-    return Model(model=args.model, runtime=args.runtime, settings=settings, tile=args.tile)
+            if args.score == "auto":
+                stored_thresholds(detector, args.model)  # raises where it has none
+        given = args.classes or []
+        wanted = [name for text in given for name in ([text] if text in names else words_of(text))]
+        class_ids_of(tuple(wanted), names)  # raises for an unknown name before anything is done
+        settings = msgspec.structs.replace(settings, classes=tuple(wanted) or None)
+    return Model(model=args.model, runtime=args.runtime, settings=settings, tile=args.tile, exact=args.exact)
 
 
 def _say(pending: Pending, resources: Resources) -> None:

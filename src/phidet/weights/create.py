@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -55,7 +56,8 @@ def create_model(
         image_size: input side, or (height, width), in pixels, stored in the config. Any size works in ``forward``.
         pretrained: a weight file of any known dialect, "backbone" for a published ImageNet backbone, or "coco" for the
             published detector. Only the last two may download, into ``phidet.core.files.cache_dir()``.
-        replace_head: start a fresh class predictor where the file has another number of classes.
+        replace_head: keep the rows of the class predictor for classes that the file has under the same name, and start
+            the others fresh.
 
     Raises:
         UnknownNameError: no such name; the nearest ones are in the message.
@@ -96,7 +98,7 @@ def create_classifier(
         class_names: their names; implies ``num_classes``.
         image_size: input side, or (height, width), in pixels; the model's own unless given.
         pretrained: a weight file of any known dialect, or "imagenet" for the published weights.
-        replace_head: start a fresh last layer where the file has another number of classes.
+        replace_head: as for :func:`create_model`, of the last layer.
 
     Raises:
         UnknownNameError, ConfigError, CheckpointError, DownloadError: as :func:`create_model`.
@@ -134,9 +136,10 @@ def _create(base: Any, model: object, wanted: _Wanted) -> Model:
     """A model of ``base``, adapted to its weights and to what was asked for."""
     architecture, published = architecture_of(base), model if isinstance(model, str) else None
     source = None if wanted.pretrained is None else open_weights(wanted.pretrained, base, published)
-    config, names = base, wanted.names
+    config, names, held = base, wanted.names, None
     if source is not None and source.architecture is architecture:
         fitted = fit_to_source(base, source)
+        held = fitted.class_names
         if model is None or published is not None:
             config = fitted
         elif source.config is None:  # the caller's config, except for settings that the weights were trained with
@@ -147,18 +150,20 @@ def _create(base: Any, model: object, wanted: _Wanted) -> Model:
         config = replace(config, {"class_names": names})
     if wanted.image_size is not None:
         config = architecture.resized(config, parse_image_size(wanted.image_size))
-    return build_from(config, source, wanted.replace_head)
+    return build_from(config, source, wanted.replace_head, held)
 
 
-def build_from(config: Any, source: Source | None, replace_head: bool = False) -> Model:
-    """A network of ``config`` as it is, with the weights of ``source``, or fresh ones.
+def build_from(
+    config: Any, source: Source | None, replace_head: bool = False, held_names: Sequence[str] | None = None
+) -> Model:
+    """A network of ``config`` as it is, with the weights of ``source``, or fresh ones; see :func:`load_into`.
 
     Raises:
         CheckpointError: weights that do not fit.
     """
     network = architecture_of(config).build(config)
     if source is not None:
-        _log_loaded(config.name, load_into(network, source, replace_head))
+        _log_loaded(config.name, load_into(network, source, replace_head, held_names))
     return network
 
 
@@ -204,7 +209,8 @@ def local_or_fetched(file: PublishedFile) -> Path:
 
 def _log_loaded(name: str, report: LoadReport) -> None:
     """Logs what was loaded; as a warning, which is shown by default, if a predictor starts fresh."""
-    log.log(logging.WARNING if report.fresh else logging.INFO, "%s: %s", name, report)
+    fresh = report.fresh or (report.carried is not None and report.carried.fresh)
+    log.log(logging.WARNING if fresh else logging.INFO, "%s: %s", name, report)
 
 
 def parse_image_size(size: int | tuple[int, int]) -> tuple[int, int]:

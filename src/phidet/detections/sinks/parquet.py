@@ -41,7 +41,7 @@ class ParquetSink:
         self._writer: Any = None
 
     def add(self, item: SourceImage, found: Detections) -> None:
-        height, width = item.image.shape[:2]
+        height, width = item.size_hw
         time_s = None if item.time_s is None else round(item.time_s, 6)
         self._append(_Row(readable(item.source), item.frame, time_s, (height, width), found, None))
 

@@ -13,11 +13,11 @@ from typing import IO, Any, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
+from phidet.core.addresses import LARGEST_BYTES
 from phidet.core.errors import ConfigError, InputError
 from phidet.core.optional import optional_package
 from phidet.detections.parquet import pyarrow
 from phidet.images.formats import EXTENSIONS
-from phidet.images.remote import LARGEST_BYTES
 from phidet.inference.batch.places import Place, files_below, folder_of, open_file, place_of, read_bytes
 
 Kind = Literal["parquet", "lance", "tar", "images"]

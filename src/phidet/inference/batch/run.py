@@ -47,6 +47,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     runtime: Runtime = "auto"
     settings: PostprocessSettings = PostprocessSettings()
     tile: int | None = None
+    exact: bool = False
 
 
 class About(msgspec.Struct, frozen=True, kw_only=True):
@@ -211,8 +212,9 @@ class PartWorker:
     def __init__(self, model: str, threads: int, batch: int) -> None:
         m = msgspec.json.decode(model, type=Model)
         self._worker = BatchWorker(
-            m.model, m.settings, runtime=m.runtime, threads=threads, batch=batch, tile=m.tile, version=m.version
-        )
+            m.model, m.settings, runtime=m.runtime, threads=threads, batch=batch, tile=m.tile, exact=m.exact,
+            version=m.version,
+        )  # fmt: skip
 
     def __call__(self, job: str) -> str:
         """JSON of a :class:`Done` for JSON of a :class:`Job`."""

@@ -23,12 +23,12 @@ from phidet.detections.detections import Detections
 from phidet.detections.parquet import objects_column, pyarrow, size_columns, with_names
 from phidet.detections.settings import PostprocessSettings
 from phidet.detections.sinks.base import readable
-from phidet.images.decode import read_image
+from phidet.images.decode import Needed, read_reduced
 from phidet.images.sources import SourceImage, Unusable
 from phidet.inference.batch.parts import Columns, Content, Part, Wanted, chunks, columns_of, contents_of, read_content
 from phidet.inference.detector import Detector
 from phidet.inference.runtimes.open_model import Runtime, find_model
-from phidet.inference.stream import detect_stream
+from phidet.inference.stream import detect_stream, needed_by
 from phidet.inference.tiles import check_tile
 
 ABOUT = "phidet.part"
@@ -65,6 +65,7 @@ class BatchWorker:
         threads: of one call of the network.
         batch: images, or tiles of one image, that go through the network at once.
         tile: side of tiles in pixels, ``None`` for whole images.
+        exact: decode all pixels of large JPEGs, also where the network sees a fraction of them.
         version: the model's, as :func:`model_version` gives it; another file of that name is then refused.
 
     Raises:
@@ -80,9 +81,11 @@ class BatchWorker:
         threads: int = 1,
         batch: int = 1,
         tile: int | None = None,
+        exact: bool = False,
         version: str | None = None,
     ) -> None:
         self.model, self.runtime, self.threads, self.batch, self.tile = str(model), runtime, threads, batch, tile
+        self.exact = exact
         self.settings = settings or PostprocessSettings()
         if tile is not None:
             check_tile(tile, self.settings)
@@ -108,7 +111,7 @@ class BatchWorker:
                     "same file to all machines"
                 )
             self._version = found
-            self._detector = Detector(self.model, runtime=self.runtime, threads=self.threads)
+            self._detector = Detector(self.model, runtime=self.runtime, threads=self.threads, exact=self.exact)
         return self._detector
 
     @property
@@ -146,7 +149,9 @@ class BatchWorker:
             contents: encoded images, their addresses, or errors, which are passed on.
             base: where paths without an address begin.
         """
-        read = partial(_read, base=base)
+        # Tiles are cut from all pixels.
+        needed = None if self.tile is not None else needed_by(self.detector)
+        read = partial(_read, base=base, needed=needed)
         for item in detect_stream(self.detector, _in_order(contents, read), self.settings, self.batch, self.tile):
             yield item.error if isinstance(item, Unusable) else item[1]
 
@@ -211,13 +216,13 @@ def model_version(model: str, runtime: Runtime = "auto") -> str:
     return digest.hexdigest()[:16]
 
 
-def _read(content: Content, base: str) -> SourceImage | Unusable:
+def _read(content: Content, base: str, needed: Needed | None) -> SourceImage | Unusable:
     """The decoded image."""
     if isinstance(content, PhidetError):
         return Unusable("", content)
     try:
         encoded = content if isinstance(content, bytes) else read_content(content, base)
-        return SourceImage("", PurePosixPath("image"), read_image(encoded))
+        return SourceImage("", PurePosixPath("image"), read_reduced(encoded, needed))
     except PhidetError as error:
         return Unusable("", error)
 

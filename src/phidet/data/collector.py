@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from phidet.core.errors import InputError
+from phidet.core.words import count
 from phidet.data.dataset import Annotations, Dataset, Problem, _concatenated
 from phidet.data.mask_labels import NO_MASK, MaskLabel, MaskLabels, runs_size_hw
 from phidet.data.tfrecord_file import ImageSource
@@ -171,27 +172,21 @@ class Collector:
 
     def _merge(self, index: int, name: str, size_hw: tuple[int, int], later: Annotations) -> None:
         """Merges a later entry of the same image into it."""
-        count = len(later.class_ids)
-        if size_hw != self._sizes[index]:  # the boxes are of another image, or of a resized copy
-            height, width = self._sizes[index]
-            what = (
-                f"listed more than once, first with {width}×{height} pixels, then with {size_hw[1]}×{size_hw[0]}: "
-                f"{count} {'object' if count == 1 else 'objects'} of the later entry left out"
-            )
-            self.problem("image repeated", name, what)
-            return
-        first = self._annotations[index]
+        first, listed = self._annotations[index], count(len(later.class_ids), "object")
         # Compared by class and box, so that a file that is listed twice does not double its objects.
         present = set(_keys(first))
         fresh = later.take(np.array([key not in present for key in _keys(later)], np.bool_))
-        added = len(fresh.class_ids)
-        if not added:
-            self.problem("image repeated", name, "listed more than once, with the same objects: used once")
-            return
-        self._annotations[index] = _concatenated([first, fresh])
-        objects, are = ("object", "is") if count == 1 else ("objects", "are")
-        what = f"listed more than once: {added} of the {count} {objects} of the later entry {are} new and added"
-        self.problem("image repeated", name, what)
+        if size_hw != self._sizes[index]:  # the boxes are of another image, or of a resized copy
+            (height, width), (later_height, later_width) = self._sizes[index], size_hw
+            what = f", first with {width}×{height} pixels, then with {later_width}×{later_height}: {listed} of the "
+            what += "later entry left out"
+        elif not len(fresh.class_ids):
+            what = ", with the same objects: used once"
+        else:
+            self._annotations[index] = _concatenated([first, fresh])
+            are = "is" if len(later.class_ids) == 1 else "are"
+            what = f": {len(fresh.class_ids)} of the {listed} of the later entry {are} new and added"
+        self.problem("image repeated", name, f"listed more than once{what}")
 
     def _class_id(self, class_name: str) -> int | None:
         """``None`` where the class is not one of the classes."""

@@ -74,17 +74,8 @@ def whole_images(dataset: Dataset) -> Dataset:
     for index in range(len(dataset)):
         height, width = dataset.size_hw(index)
         box = np.array([[0, 0, width, height]], np.float32)
-        no, area = np.zeros(1, np.bool_), np.array([height * width], np.float32)
-        annotations.append(Annotations(box, np.zeros(1, np.int64), area, no, no))
-    return Dataset(
-        dataset.name,
-        ("image",),
-        names=dataset.names.tolist(),
-        sources=[dataset.source(index) for index in range(len(dataset))],
-        annotations=annotations,
-        sizes_hw=np.array([dataset.size_hw(index) for index in range(len(dataset))], np.int32),
-        problems=dataset.problems,
-    )
+        annotations.append(Annotations.of_boxes(box, np.zeros(1, np.int64)))
+    return dataset.relabelled(annotations, ("image",))
 
 
 def window_of(box_xyxy: npt.NDArray[np.float32], image_hw: tuple[int, int], context: float) -> tuple[float, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -41,7 +41,7 @@ class Found(NamedTuple):
     """
 
     evidence: str
-    readers: dict[str, Reader]
+    readers: Mapping[str, Reader]
     certain: bool = True
 
 
@@ -56,7 +56,7 @@ class DataFolder(NamedTuple):
 
     path: Path
     layout: Layout
-    readers: dict[str, Reader]
+    readers: Mapping[str, Reader]
 
     @property
     def splits(self) -> tuple[str, ...]:

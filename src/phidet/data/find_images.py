@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 from urllib.parse import unquote
 
+from phidet.core.words import few
 from phidet.data.data_folder import is_split_name
 from phidet.data.listing import files_below, followed, is_image, path_parts, same_name
 
@@ -91,7 +92,7 @@ class ImageFinder:
         reasons: dict[str, str] = {}
         for name, paths in candidates.items():
             if len(paths) > 1:
-                reasons[name] = f"{len(paths)} images could be it, {_few(paths)}"
+                reasons[name] = f"{len(paths)} images could be it, {few(paths, 2)}"
             elif paths and len(claims[paths[0]]) > 1:
                 reasons[name] = f"{paths[0]} could be it, but {len(claims[paths[0]])} names could mean that image"
             elif paths:
@@ -169,10 +170,6 @@ def _shared(path: Sequence[str], wanted: Sequence[str]) -> int:
             break
         count += 1
     return count
-
-
-def _few(items: Sequence[object]) -> str:
-    return ", ".join(map(str, items[:2])) + (", …" if len(items) > 2 else "")
 
 
 def _is_file(path: Path) -> bool:

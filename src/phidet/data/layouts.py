@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import get_args
 
@@ -92,7 +92,7 @@ def _unwrapped(path: Path) -> Path:
     return path
 
 
-def _find(path: Path, layout: Layout | None) -> tuple[Layout, dict[str, Reader]] | None:
+def _find(path: Path, layout: Layout | None) -> tuple[Layout, Mapping[str, Reader]] | None:
     """The layout that fits, and its readers; ``None`` where none does.
 
     Raises:

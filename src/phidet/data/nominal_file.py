@@ -29,32 +29,12 @@ _COLUMNS: dict[str, tuple[str, ...]] = {
     "value": ("val", "value", "comment"),
     "package": ("package", "footprint", "pattern", "outline", "devicepackage"),
     "x": (
-        "posx",
-        "midx",
-        "centerx",
-        "centrex",
-        "xcenter",
-        "x",
-        "xloc",
-        "locationx",
-        "xpos",
-        "xcoord",
-        "xlocation",
-        "refx",
+        *("posx", "midx", "centerx", "centrex", "xcenter", "x"),
+        *("xloc", "locationx", "xpos", "xcoord", "xlocation", "refx"),
     ),
     "y": (
-        "posy",
-        "midy",
-        "centery",
-        "centrey",
-        "ycenter",
-        "y",
-        "yloc",
-        "locationy",
-        "ypos",
-        "ycoord",
-        "ylocation",
-        "refy",
+        *("posy", "midy", "centery", "centrey", "ycenter", "y"),
+        *("yloc", "locationy", "ypos", "ycoord", "ylocation", "refy"),
     ),
     "rotation": ("rot", "rotation", "angle", "orientation", "rotate", "rotationdeg"),
     "side": ("side", "layer", "tb", "boardside", "mountside", "boardlayer", "mountingside"),
@@ -122,6 +102,10 @@ class _Table:
     rows: tuple[tuple[int, tuple[str, ...]], ...]
     unit: Unit | None
 
+    def place(self, line: int, column: int) -> str:
+        """A cell, for messages."""
+        return f"{self.path}:{line}: column {column + 1} ({self.header[column]})"
+
 
 def read_nominal(path: Path, options: NominalOptions | None = None) -> Nominal:
     """The parts of a list, with places in the file's unit and y upwards, unless JSON says otherwise.
@@ -183,9 +167,11 @@ def _read_table(path: Path, options: NominalOptions) -> _Table:
             cells = _split(line.lstrip("#*; "), separator)
             columns = _recognise(cells)
             if {"x", "y"} <= columns.keys():
-                unit = _unit_of(cells[columns["x"]]) or unit
+                if "reference" not in columns:
+                    missing = "no column for the parts' names (Ref, Designator)"
+                    raise InputError(f"{path}:{number + 1}: {missing} among {', '.join(cells)}")
                 rows = _rows(path, lines[number + 1 :], number + 2, (separator, len(cells)))
-                return _Table(path, cells, _checked(path, number + 1, cells, columns), rows, unit)
+                return _Table(path, cells, columns, rows, _unit_of(cells[columns["x"]]) or unit)
     return _eagle(path, lines, unit)
 
 
@@ -249,12 +235,6 @@ def _recognise(cells: Sequence[str]) -> dict[str, int]:
     }
 
 
-def _checked(path: Path, line: int, cells: Sequence[str], columns: dict[str, int]) -> dict[str, int]:
-    if "reference" not in columns:
-        raise InputError(f"{path}:{line}: no column for the parts' names (Ref, Designator) among {', '.join(cells)}")
-    return columns
-
-
 def _unit_of(column: str) -> Unit | None:
     said = _UNIT_OF_COLUMN.search(column)
     return _UNITS.get(said[1].lower()) if said else None
@@ -280,8 +260,7 @@ def _label_column(table: _Table, wanted: str | None) -> int:
 def _part(table: _Table, line: int, cells: tuple[str, ...], label: int) -> _Part:
     def cell(column: int) -> str:
         if column >= len(cells):
-            name = table.header[column]
-            raise InputError(f"{table.path}:{line}: column {column + 1} ({name}) is missing: the line has {len(cells)}")
+            raise InputError(f"{table.place(line, column)} is missing: the line has {len(cells)}")
         return cells[column]
 
     def number(meaning: str) -> float:
@@ -305,15 +284,14 @@ def _part(table: _Table, line: int, cells: tuple[str, ...], label: int) -> _Part
 def _number(table: _Table, line: int, column: int, text: str) -> float:
     """A number with a point or a comma, and perhaps a unit behind it."""
     found = _NUMBER.fullmatch(text)
-    where = f"{table.path}:{line}: column {column + 1} ({table.header[column]})"
     if found is None:
-        raise InputError(f"{where}: expected a number, got {text!r}")
+        raise InputError(f"{table.place(line, column)}: expected a number, got {text!r}")
     value = float(found[1].replace(",", "."))
     suffix = found[2].lower().strip('"') or ("in" if found[2] else "")
     if suffix in ("", "deg"):
         return value
     if suffix not in _UNITS:
-        raise InputError(f"{where}: expected mm, mil or in after the number, got {text!r}")
+        raise InputError(f"{table.place(line, column)}: expected mm, mil or in after the number, got {text!r}")
     # All in the unit that the file says, millimetres unless it does.
     millimetres = {"mm": 1.0, "mil": 0.0254, "inch": 25.4}
     return value * millimetres[_UNITS[suffix]] / millimetres[table.unit or "mm"]
@@ -322,7 +300,5 @@ def _number(table: _Table, line: int, column: int, text: str) -> float:
 def _side(table: _Table, line: int, text: str) -> Side:
     side = _SIDES.get(re.sub(r"[^a-z0-9]", "", text.lower()))
     if side is None:
-        column = table.columns["side"]
-        where = f"{table.path}:{line}: column {column + 1} ({table.header[column]})"
-        raise InputError(f"{where}: expected top or bottom, got {text!r}")
+        raise InputError(f"{table.place(line, table.columns['side'])}: expected top or bottom, got {text!r}")
     return side

@@ -42,6 +42,7 @@ def frechet_distance(real: npt.ArrayLike, made: npt.ArrayLike) -> float:
     # The root of a product of two covariances has the eigenvalues of this symmetric matrix.
     root = _root(first)
     values = np.linalg.eigvalsh(root @ second @ root)
+    # Of few images the covariances are singular, and rounding makes eigenvalues of 0 slightly negative.
     cross = np.sqrt(values.clip(min=0)).sum()
     return float(np.square(a.mean(0) - b.mean(0)).sum() + np.trace(first) + np.trace(second) - 2 * cross)
 
@@ -109,6 +110,7 @@ def path_length(distances: npt.ArrayLike) -> float:
     Those below the 1st and above the 99th percentile are left out, the percentiles themselves being distances.
     """
     values = np.asarray(distances, np.float64)
+    # A path that happens to cross from one object to another says nothing about the usual one.
     low = np.percentile(values, 1, method="lower")
     high = np.percentile(values, 99, method="higher")
     return float(values[(values >= low) & (values <= high)].mean())
@@ -119,6 +121,7 @@ def conditional_entropy(table: npt.ArrayLike) -> float:
     joint = np.asarray(table, np.float64)
     joint = joint / joint.sum()
     sides = joint.sum(1, keepdims=True)
+    # 0 · log 0 is 0: the limit, which floating point does not know.
     with np.errstate(divide="ignore", invalid="ignore"):
         bits = np.where(joint > 0, joint * np.log2(joint / sides), 0.0)
     return float(-bits.sum())
@@ -138,6 +141,7 @@ def separability(latents: npt.ArrayLike, probabilities: npt.ArrayLike, share: fl
     points, answers = np.asarray(latents, np.float64), np.asarray(probabilities, np.float64)
     total = 0.0
     for attribute in answers.T:
+        # The labels are a classifier's, and near 0.5 they are chance.
         certain = np.argsort(-np.abs(attribute - 0.5), kind="stable")[: max(2, round(share * len(attribute)))]
         labels = attribute[certain] > 0.5
         if labels.all() or not labels.any():
@@ -152,6 +156,7 @@ def linear_classifier(points: FloatArray, labels: npt.NDArray[np.bool_], steps: 
 
     It minimises ½‖(v, b)‖² + Σ max(0, 1 − y (v·x + b))², as the usual linear support vector classifiers do.
     """
+    # The bias is the weight of a coordinate that is always 1, and is kept small with the others, as liblinear does.
     x = np.concatenate([points, np.ones((len(points), 1))], 1)
     y = np.where(labels, 1.0, -1.0)
     v = np.zeros(x.shape[1])
@@ -159,6 +164,7 @@ def linear_classifier(points: FloatArray, labels: npt.NDArray[np.bool_], steps: 
         margin = 1 - y * (x @ v)
         active = margin > 0
         gradient = v - 2 * x[active].T @ (y[active] * margin[active])
+        # The gradient is a sum over the points, and so is its rounding.
         if np.abs(gradient).max() < 1e-6 * len(x):
             break
         hessian = np.eye(len(v)) + 2 * x[active].T @ x[active]

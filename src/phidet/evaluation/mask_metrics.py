@@ -52,6 +52,7 @@ def measure_masks(
     """
     if not has_masks(dataset, detections):
         return None
+    # Panoptic quality and classes of pixels have no ranking: each pixel gets one answer, by detections above a score.
     sure = [found.filter(score) for found in detections]
     return MaskMetrics(
         coco=evaluate_coco(dataset, detections, max_objects, "segm"),

@@ -50,11 +50,12 @@ def _tile(dataset: Dataset, found: Detections, mistake: Mistake) -> Tile:
     detected = [found.boxes_xyxy[d] for d in [mistake.detection] if d is not None]
     try:
         image = _with_masks(dataset.image(mistake.image), dataset.masks(mistake.image), found.masks, mistake)
-    except InputError:
+    except InputError:  # damaged since it was looked at: the mistake is listed without its image
         return Tile(title, name)
     window = _window(np.stack([*there, *detected]).astype(np.float64), dataset.size_hw(mistake.image))
     crop = _crop(image, window)
     pen = ImageDraw.Draw(crop, "RGBA")
+    # The boxes that the mistake is about come last, on top of the others.
     others = np.delete(truth.boxes_xyxy, [] if mistake.object is None else mistake.object, axis=0)
     for boxes, which, width in ((others, TRUTH, 2), (detected, FOUND, 3), (there, TRUTH, 3)):
         for box in boxes:

@@ -112,6 +112,7 @@ def _missed(
         return
     own = found.class_ids[:, None] == truth.class_ids[None, :]
     near = own & (pairwise_iou(found.boxes_xyxy, truth.boxes_xyxy) >= min_iou)
+    # An object that a detection just below the threshold shows is nearly found: missing it weighs less.
     faint = np.where(near, found.scores[:, None], 0.0).max(axis=0, initial=0.0)
     size = np.minimum(1.0, np.sqrt(truth.areas.astype(np.float64)) / _LARGE)
     for o in np.flatnonzero(unclaimed).tolist():

@@ -13,7 +13,7 @@ from phidet.architectures.header import Precision
 from phidet.architectures.model import Model
 from phidet.architectures.registry import architecture_of
 from phidet.core.errors import ExportError
-from phidet.detections.sinks.base import count
+from phidet.core.words import count
 from phidet.inference.runtimes.network import Network
 from phidet.inference.runtimes.torch_runtime import TorchNetwork
 

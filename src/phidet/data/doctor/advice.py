@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import combinations
 
+from phidet.core.words import count, few
 from phidet.data.doctor.facts import (
     COCO_DETECTIONS,
     Advice,
@@ -91,18 +92,6 @@ def advise(report: Report, train: str | None, val: str | None) -> list[Advice]:
     # A stable sort: within a severity, the order above stays, which is by importance.
     order = {"error": 0, "warning": 1, "note": 2}
     return sorted(found, key=lambda advice: order[advice.severity])
-
-
-def count(n: int, noun: str) -> str:
-    """ "1 box", "2 boxes"."""
-    plural = noun + ("es" if noun.endswith(("x", "s")) else "s")
-    return f"{n:,} {noun if n == 1 else plural}"
-
-
-def few(names: Sequence[str], most: int = 5) -> str:
-    """The first names, and how many more there are."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
 
 
 def _on_errors(findings: Sequence[Findings]) -> Iterator[Advice]:

@@ -20,9 +20,6 @@ _WINDOW = 512  # of very many images that share a part, each is compared with th
 _PLAIN = 6.0  # standard deviation of grey levels; below it an image has too little structure to be recognised
 _MEAN_DIFFERENCE, _LARGEST_DIFFERENCE = 4.0, 32.0  # grey levels, of thumbnails
 _ASPECT = 0.02  # of width over height, relative
-_1, _2, _4, _56 = (np.uint64(shift) for shift in (1, 2, 4, 56))
-_PAIRS, _FOURS, _BYTES = np.uint64(0x5555555555555555), np.uint64(0x3333333333333333), np.uint64(0x0F0F0F0F0F0F0F0F)
-_SUM = np.uint64(0x0101010101010101)
 
 
 def same_groups(looks: Sequence[Look]) -> list[list[int]]:
@@ -58,11 +55,7 @@ def near_groups(looks: Sequence[Look], sizes_hw: npt.NDArray[np.int32]) -> list[
 
 def hamming(a: npt.NDArray[np.uint64], b: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
     """Hamming distance of each of ``a`` and the corresponding one of ``b``, in bits."""
-    x = a ^ b
-    x = x - ((x >> _1) & _PAIRS)  # counts in pairs of bits, then in fours, then in bytes, then their sum
-    x = (x & _FOURS) + ((x >> _2) & _FOURS)
-    x = (x + (x >> _4)) & _BYTES
-    counts: npt.NDArray[np.int64] = ((x * _SUM) >> _56).astype(np.int64)
+    counts: npt.NDArray[np.int64] = np.unpackbits((a ^ b).view(np.uint8).reshape(-1, 8), axis=1).sum(1, np.int64)
     return counts
 
 

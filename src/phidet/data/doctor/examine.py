@@ -68,16 +68,10 @@ def examine(path: Path, network: NetworkView, decode: bool = True, layout: Layou
 
     entries, files = _distinct(datasets)
     looks = look_at(files, decode)
-    faults = [(e, looks[e.file].fault) for e in entries if looks[e.file].fault is not None]
-    for e, fault in faults:
-        assert fault is not None
-        name = str(datasets[e.split].names[e.image])
-        problems.append((e.split, Problem(fault[0], name, fault[1], name)))
     for e in entries:
-        dark = looks[e.file].dark
-        if dark is not None:
-            name = str(datasets[e.split].names[e.image])
-            problems.append((e.split, Problem("image dark", name, dark, name)))
+        look, name = looks[e.file], str(datasets[e.split].names[e.image])
+        found = [look.fault, None if look.dark is None else ("image dark", look.dark)]
+        problems += [(e.split, Problem(one[0], name, one[1], name)) for one in found if one is not None]
     if decode:
         problems += [(name, problem) for name, dataset in datasets.items() for problem in mask_problems(dataset)]
 
@@ -99,7 +93,8 @@ def examine(path: Path, network: NetworkView, decode: bool = True, layout: Layou
         advice=[],
     )
     report = msgspec.structs.replace(report, advice=advise(report, train, val))
-    return Examination(report, datasets, frozenset((e.split, e.image) for e, _ in faults))
+    faulty = frozenset((e.split, e.image) for e in entries if looks[e.file].fault is not None)
+    return Examination(report, datasets, faulty)
 
 
 def _read(folder: DataFolder) -> tuple[dict[str, Dataset], list[tuple[str, Problem]]]:
@@ -116,9 +111,8 @@ def _read(folder: DataFolder) -> tuple[dict[str, Dataset], list[tuple[str, Probl
         if len(dataset):
             datasets[name] = dataset
         else:
-            problems.append(
-                (name, Problem("split empty", name, f"the split {name} of {folder.path} has no usable image"))
-            )
+            what = f"the split {name} of {folder.path} has no usable image"
+            problems.append((name, Problem("split empty", name, what)))
     return datasets, problems
 
 
@@ -148,13 +142,12 @@ def _group(problems: Iterable[tuple[str, Problem]]) -> list[Findings]:
 
 
 def _key(source: Path | RecordImage) -> tuple[str, int]:
-    return (
-        (str(source.path.resolve()), source.offset) if isinstance(source, RecordImage) else (str(source.resolve()), 0)
-    )
+    path, offset = (source.path, source.offset) if isinstance(source, RecordImage) else (source, 0)
+    return str(path.resolve()), offset
 
 
 def _keys(dataset: Dataset) -> list[tuple[str, int]]:
-    return [_key(dataset.source(i)) for i in range(len(dataset))]
+    return list(map(_key, dataset.sources))
 
 
 def _distinct(datasets: Mapping[str, Dataset]) -> tuple[list[_Entry], list[ImageFile]]:

@@ -104,16 +104,7 @@ def _clean(dataset: Dataset, indices: list[int], double: dict[str, set[int]], cl
         keep = np.array([j not in double.get(str(dataset.names[i]), ()) for j in range(len(found.areas))], bool)
         kept = found.take(keep)
         annotations.append(kept._replace(class_ids=ids[kept.class_ids]))
-    clean = Dataset(
-        dataset.name,
-        class_names,
-        names=[str(dataset.names[i]) for i in indices],
-        sources=[dataset.source(i) for i in indices],
-        annotations=annotations,
-        sizes_hw=np.array([dataset.size_hw(i) for i in indices], np.int32).reshape(-1, 2),
-    )
-    clean.right = dataset.right
-    return clean
+    return dataset.subset(indices, dataset.name).relabelled(annotations, class_names)
 
 
 def check_target(data: Path, out: Path) -> None:

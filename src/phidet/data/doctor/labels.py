@@ -31,14 +31,14 @@ FEW_OBJECTS = 20
 def split_facts(dataset: Dataset, made_of: Sequence[str], size_hw: tuple[int, int]) -> SplitFacts:
     """Counts and sizes of one split, its boxes also as they are in an input of ``size_hw``."""
     every = dataset.all_annotations
-    counts = objects_per_image(dataset)
+    counts = dataset.counts
     target = ~every.crowd
     boxes = every.boxes_xyxy[target].astype(np.float64)
     scales = object_scales(dataset, size_hw)[target]
     by_class = np.bincount(every.class_ids, minlength=len(dataset.class_names)).tolist()
-    sizes = np.array([dataset.size_hw(i) for i in range(len(dataset))], np.int64).reshape(-1, 2)
+    sizes_wh = np.repeat(dataset.sizes_hw[:, ::-1], counts, axis=0)
     # Sizes by frequency: a few unusual sizes often come from thumbnails or wrong exports.
-    distinct, frequency = np.unique(sizes, axis=0, return_counts=True)
+    distinct, frequency = np.unique(dataset.sizes_hw, axis=0, return_counts=True)
     order = np.argsort(-frequency, kind="stable")
     return SplitFacts(
         name=dataset.name,
@@ -55,14 +55,9 @@ def split_facts(dataset: Dataset, made_of: Sequence[str], size_hw: tuple[int, in
         boxes=_bins(area(boxes)),
         boxes_at_input=_bins(area(boxes * scales[:, None])),
         aspects=spread((boxes[:, 2] - boxes[:, 0]) / (boxes[:, 3] - boxes[:, 1])),
-        extent=round(float((boxes[:, 2:] / np.repeat(sizes[:, ::-1], counts, axis=0)[target]).max(initial=0.0)), 3),
+        extent=round(float((boxes[:, 2:] / sizes_wh[target]).max(initial=0.0)), 3),
         made=int(made_images(dataset).sum()),
     )
-
-
-def objects_per_image(dataset: Dataset) -> npt.NDArray[np.int64]:
-    """(N,) numbers of objects."""
-    return np.array([len(dataset.annotations(i).class_ids) for i in range(len(dataset))], np.int64)
 
 
 def spread(values: npt.NDArray[np.int64] | npt.NDArray[np.float64]) -> Spread:
@@ -123,9 +118,8 @@ def duplicate_boxes(dataset: Dataset) -> list[DuplicateBoxes]:
     group, one distance after the other.
     """
     every = dataset.all_annotations
-    counts = objects_per_image(dataset)
-    images = np.repeat(np.arange(len(dataset)), counts)
-    starts = np.cumsum(counts) - counts
+    images = np.repeat(np.arange(len(dataset)), dataset.counts)
+    starts = np.cumsum(dataset.counts) - dataset.counts
     group = images * len(dataset.class_names) + every.class_ids
     order = np.flatnonzero(~every.crowd)
     order = order[np.argsort(group[order], kind="stable")]
@@ -177,6 +171,4 @@ def fit_scales(sizes_hw: npt.NDArray[np.int32], size_hw: tuple[int, int]) -> npt
 
 def object_scales(dataset: Dataset, size_hw: tuple[int, int]) -> npt.NDArray[np.float64]:
     """The factor from image to input, for every object of a data set."""
-    sizes = np.array([dataset.size_hw(i) for i in range(len(dataset))], np.int32).reshape(-1, 2)
-    counts = [len(dataset.annotations(i).class_ids) for i in range(len(dataset))]
-    return np.repeat(fit_scales(sizes, size_hw), counts)
+    return np.repeat(fit_scales(dataset.sizes_hw, size_hw), dataset.counts)

@@ -26,7 +26,7 @@ def unused_files(folder: DataFolder, datasets: Sequence[Dataset], mentioned: Ite
     """
     if folder.path.is_file() or folder.layout == "tfrecord":
         return []
-    sources = [dataset.source(i) for dataset in datasets for i in range(len(dataset))]
+    sources = (source for dataset in datasets for source in dataset.sources)
     images = {source.resolve() for source in sources if isinstance(source, Path)}
     named = {file_of(where) for where in mentioned}
     # By stem, so that the image of a label that was reported is not reported again.

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from phidet.core.errors import InputError
-from phidet.data.data_folder import Found, Reader
+from phidet.data.data_folder import Found
 from phidet.data.dataset import Dataset
 from phidet.data.listing import files_below, followed
 from phidet.data.readers import tfrecord
@@ -32,15 +33,12 @@ def find_tfrecord(path: Path) -> Found | None:
     if not every:
         return None
 
-    def reader(split: str) -> Reader:
-        def read(names: Sequence[str] | None) -> Dataset:
-            own = tfrecord.own_class_names(shards[split], every, base)
-            return tfrecord.read_tfrecord(shards[split], path, split, class_names=names or own, own_names=own)
-
-        return read
+    def read(split: str, names: Sequence[str] | None) -> Dataset:
+        own = tfrecord.own_class_names(shards[split], every, base)
+        return tfrecord.read_tfrecord(shards[split], path, split, class_names=names or own, own_names=own)
 
     certain = any(map(_holds_record, every[:_SAMPLED]))
-    return Found(str(every[0].relative_to(base)), {split: reader(split) for split in shards}, certain)
+    return Found(str(every[0].relative_to(base)), {split: partial(read, split) for split in shards}, certain)
 
 
 def _split_of(name: str) -> str | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from phidet.core.errors import InputError
+from phidet.core.words import count
 from phidet.data.collector import TOLERANCE, Collector, RawObject, box_text
 from phidet.data.dataset import CocoIds, Dataset
 from phidet.data.find_images import ImageFinder
@@ -68,8 +69,7 @@ def read_coco(
     in_file = listed(content["images"], path, collector)
     for image_id in [i for i in objects if i not in in_file]:
         lost = objects.pop(image_id)
-        count = f"{len(lost)} {'object' if len(lost) == 1 else 'objects'}"
-        what = f"image_id {image_id!r} is not among the images; {count} left out"
+        what = f"image_id {image_id!r} is not among the images; {count(len(lost), 'object')} left out"
         collector.problem("label unreadable", lost[0].where, what)
     finder = ImageFinder(folders, name, within or path)
     sources = find_sources(in_file.values(), path, finder, collector)

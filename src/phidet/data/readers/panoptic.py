@@ -6,7 +6,6 @@ countable and have a segment each; all of one kind of stuff in an image, such as
 
 from __future__ import annotations
 
-import mmap
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from phidet.data.dataset import CocoIds, Dataset
 from phidet.data.find_images import ImageFinder
 from phidet.data.mask_labels import image_label
 from phidet.data.readers import coco
+from phidet.data.text import contains
 from phidet.images.decode import image_size
 
 _SEGMENTS = re.compile(rb'"segments_info"\s*:\s*\[')
@@ -25,11 +25,7 @@ _SEGMENTS = re.compile(rb'"segments_info"\s*:\s*\[')
 
 def is_panoptic(file: Path) -> bool:
     """Whether a JSON file, which may be large, lists segments."""
-    try:
-        with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            return _SEGMENTS.search(content) is not None
-    except (OSError, ValueError):  # the latter: an empty file
-        return False
+    return contains(file, _SEGMENTS)
 
 
 def read_panoptic(

@@ -56,7 +56,7 @@ class Measurement:
 
     def __init__(self) -> None:
         metrics = _import_metrics()
-        quiet = {"PRINT_CONFIG": False}
+        quiet = {"PRINT_CONFIG": False}  # else it prints to standard output
         self._metrics = {"hota": metrics.HOTA(), "clear": metrics.CLEAR(quiet), "identity": metrics.Identity(quiet)}
         self._sequences: dict[str, dict[str, Any]] = {}
         self._counts: dict[str, tuple[int, int, int]] = {}
@@ -102,6 +102,7 @@ def _import_metrics() -> Any:
     try:
         return import_module("trackeval.metrics")
     except ModuleNotFoundError as error:
+        # Installed, but something that it needs is not: another message than the missing extra.
         if (error.name or "").split(".")[0] != "trackeval":
             raise
         raise MissingExtraError("measuring tracks", "track-eval") from None
@@ -113,6 +114,7 @@ def _data(truth: tuple[Ids, Boxes], found: tuple[Ids, Boxes]) -> dict[str, Any]:
     if len(frames) != 1:
         raise InputError(f"truth and tracks differ in their number of frames: {sorted(frames)}")
     data: dict[str, Any] = {"num_timesteps": frames.pop()}
+    # TrackEval uses ids as indices of matrices, so they must run from 0 without gaps.
     for side, ids in (("gt", truth[0]), ("tracker", found[0])):
         for number, frame in enumerate(ids):
             if len(np.unique(frame)) != len(frame):

@@ -71,6 +71,7 @@ class DetrDecoder:
         if not (np.isfinite(logits).all() and np.isfinite(boxes).all()):
             raise CheckpointError("the network returned NaN or infinity; check its weights or its training")
         found = answers_of(logits, boxes, placement.image_hw)
+        # Of the original's answers nothing else is dropped: every query is an object with some score.
         kept = found.scores >= settings.score
         if settings.classes is not None:
             kept &= np.isin(found.class_ids, class_ids_of(settings.classes, self.class_names))

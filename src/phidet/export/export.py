@@ -19,6 +19,7 @@ from phidet.architectures.model import Model
 from phidet.architectures.registry import architecture_of
 from phidet.core.errors import ConfigError, ExportError, MissingExtraError, UnknownNameError
 from phidet.core.extras import __version__
+from phidet.core.files import raising_write_errors
 from phidet.data.dataset import Dataset
 from phidet.export.check import Agreement, check_agreement, compare
 from phidet.export.int8 import calibration_images, quantise
@@ -78,10 +79,8 @@ def export(
     images = [_portrait()] if data is None else calibration_images(data)
     model = copy.deepcopy(model).cpu().eval()  # the caller's model keeps its device and mode
     with _folder_beside(target) as folder:
-        try:
+        with raising_write_errors(target, ExportError):
             made = _make(model, options, folder, target.stem, images)
-        except OSError as error:
-            raise ExportError(f"cannot write {target}: {error.strerror or error}") from error
         agreement = _compare(model, made[0], options, images[:CHECKED_IMAGES])
         check_agreement(agreement, options.precision, target)
         size = sum(path.stat().st_size for path in made) / 1e6
@@ -117,11 +116,7 @@ def _check(options: ExportOptions, target: Path, data: Dataset | None) -> None:
 
 
 def _make(
-    model: Model,
-    options: ExportOptions,
-    folder: Path,
-    name: str,
-    images: Sequence[npt.NDArray[np.uint8]],
+    model: Model, options: ExportOptions, folder: Path, name: str, images: Sequence[npt.NDArray[np.uint8]]
 ) -> list[Path]:
     if _relates(model):
         path = folder / f"{name}.onnx"
@@ -165,24 +160,20 @@ def _relates(model: Model) -> bool:
 @contextmanager
 def _folder_beside(target: Path) -> Iterator[Path]:
     """A temporary folder beside ``target``, on the same disk, so that files can be renamed into place."""
-    try:
+    with raising_write_errors(target, ExportError):
         target.parent.mkdir(parents=True, exist_ok=True)
         folder = TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.")
-    except OSError as error:
-        raise ExportError(f"cannot write {target}: {error.strerror or error}") from error
     with folder:
         yield Path(folder.name)
 
 
 def _move(path: Path, folder: Path) -> None:
     """Moves a finished file into place atomically: it is on the same disk already."""
-    try:
+    with raising_write_errors(folder / path.name, ExportError):
         with path.open("rb") as file:
             # The content must be on disk before the name is: otherwise a crash could leave an empty file.
             os.fsync(file.fileno())
         path.replace(folder / path.name)
-    except OSError as error:
-        raise ExportError(f"cannot write {folder / path.name}: {error.strerror or error}") from error
 
 
 def _portrait() -> npt.NDArray[np.uint8]:

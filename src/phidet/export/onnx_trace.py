@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from io import BytesIO
 from typing import Any, NamedTuple
 
@@ -16,9 +15,8 @@ from phidet.architectures.base import NetworkConfig
 from phidet.architectures.model import Model
 from phidet.architectures.prepared import INPUT_NAMES
 from phidet.architectures.registry import architecture_of
-from phidet.core.errors import ExportError, MissingExtraError
 from phidet.export.onnx_graph import BATCH, OPSET
-from phidet.export.quiet import quiet
+from phidet.export.quiet import exporting
 
 _SMALL = 64  # values: biases and constants of shapes gain nothing from fewer bits
 
@@ -36,22 +34,15 @@ def trace_onnx(model: Model, half: bool = False) -> onnx.ModelProto:
         MissingExtraError: PyTorch's exporter lacks onnxscript.
         ExportError: it cannot translate the network.
     """
-    if find_spec("onnxscript") is None:
-        raise MissingExtraError("export of networks without a program", "train")
     config = model.config
     named = _Named(model).eval()
     examples = _examples(config)
     names = list(architecture_of(config).output_shapes(config))
-    # The exporter reports its progress on standard output, which belongs to the command's own results.
-    with quiet():
+    with exporting(config.name):
         try:
             graph = _export(named, examples, names)
         except Exception:  # PyTorch 2.6 and 2.7 do not go with every onnxscript
-            try:
-                graph = _export_by_trace(named, examples, names)
-            except Exception as error:  # whatever PyTorch raises
-                lines = str(error).strip().splitlines() or [type(error).__name__]
-                raise ExportError(f"PyTorch cannot export {config.name} to ONNX: {lines[0]}") from error
+            graph = _export_by_trace(named, examples, names)
     if half:
         _halve(graph)
     onnx.checker.check_model(graph)

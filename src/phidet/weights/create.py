@@ -135,6 +135,7 @@ def _create(base: Any, model: object, wanted: _Wanted) -> Model:
     architecture, published = architecture_of(base), model if isinstance(model, str) else None
     source = None if wanted.pretrained is None else open_weights(wanted.pretrained, base, published)
     config, names = base, wanted.names
+    # Weights of another architecture are its backbone: they say nothing about classes or anchors.
     if source is not None and source.architecture is architecture:
         fitted = fit_to_source(base, source)
         if model is None or published is not None:
@@ -181,6 +182,7 @@ def weights_path(
         ConfigError: something else, or a word of another architecture.
         DownloadError: published weights that could not be fetched.
     """
+    # A word goes before a file of that name; ./coco still means the file.
     words = architecture.pretrained_words
     if isinstance(pretrained, str) and pretrained in words:
         file = architecture.pretrained_file(config, pretrained, published)
@@ -213,6 +215,7 @@ def parse_image_size(size: int | tuple[int, int]) -> tuple[int, int]:
     Raises:
         ConfigError: not one or two whole numbers ≥ 1.
     """
+    # A bool is an int for Python, and True would be a size of 1.
     sides = size if isinstance(size, tuple | list) else (size, size)
     if len(sides) != 2 or any(isinstance(s, bool) or not isinstance(s, int) or s < 1 for s in sides):
         raise ConfigError(f"image_size must be a whole number or (height, width) in pixels, got {size!r}")
@@ -224,7 +227,7 @@ def _config(model: object, usual: Architecture[Any]) -> Any:
     if not isinstance(model, str):
         try:
             architecture_of(model)
-        except ConfigError:
+        except ConfigError:  # says that no architecture knows this type; here it is said what was expected
             _check_type(model, usual)
         return model
     if publisher_of(model) is None:

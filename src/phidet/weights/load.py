@@ -14,7 +14,7 @@ from phidet.architectures.model import Model
 from phidet.architectures.registry import architecture_of
 from phidet.core.errors import CheckpointError
 from phidet.weights.dialects import known_dialects
-from phidet.weights.mapping import Mapped, check_shapes, mismatch_error, to_ours, weights_of
+from phidet.weights.mapping import check_shapes, mismatch_error, same_names, to_ours, weights_of
 from phidet.weights.native import read_config
 from phidet.weights.read import read_tensors, recognise
 
@@ -47,6 +47,7 @@ class Source(NamedTuple):
         """The tensor named ``name`` in phidet, in the file's own layout; ``None`` if the file has none."""
         if self.dialect is None:
             return self.tensors.get(name)
+        # Of several keys the first is enough: what is asked for is how many rows a predictor has.
         slot = self.dialect.slot(name, config)
         return self.tensors.get(slot.keys[0]) if slot else None
 
@@ -134,13 +135,17 @@ def load_into(model: Model, source: Source, replace_head: bool = False) -> LoadR
     architecture = architecture_of(model.config)
     whole = architecture is source.architecture
     if not whole and not architecture.takes_foreign_backbones:
-        theirs, ours = (_noun(each) for each in (source.architecture, architecture))
+        both = (source.architecture, architecture)
+        theirs, ours = ("a classifier" if "classes" in each.says else "a detector" for each in both)
         raise CheckpointError(f"{source.path} ({source.kind}) is {theirs}, {model.config.name} is {ours}")
     # A detector may start from a classifier's backbone: only those tensors are asked for then.
     expected = weights_of(model)
     if not whole:
         expected = {name: tensor for name, tensor in expected.items() if name.startswith("backbone.")}
-    mapped = _map(source, model.config, expected)
+    if source.dialect is None:
+        mapped = same_names(source.tensors, expected)
+    else:
+        mapped = to_ours(source.tensors, source.dialect, model.config, expected)
     fresh = _predictors_to_replace(mapped.tensors, expected, model.config, source, replace_head)
     # A part may be missing as a whole only: half of one is a damaged file.
     absent = tuple(p for p in architecture.added_parts if not any(name.startswith(p) for name in mapped.tensors))
@@ -155,23 +160,11 @@ def load_into(model: Model, source: Source, replace_head: bool = False) -> LoadR
     problems["unexpected"] = [key for key in mapped.unexpected if key not in head]
     if any(problems.values()):
         raise mismatch_error(f"{source.path} ({source.kind})", model.config.name, problems)
+    # Not strict: the counters of batch norms, fresh predictors and added parts are not among the tensors.
     model.load_state_dict(tensors, strict=False)
     part = "all" if whole else "backbone"
     ignored = [*source.beside, *([] if whole else mapped.unexpected)]
     return LoadReport(source.path, source.kind, part, len(tensors), fresh, ignored, added)
-
-
-def _map(source: Source, config: Any, expected: Mapping[str, Tensor]) -> Mapped:
-    if source.dialect is not None:
-        return to_ours(source.tensors, source.dialect, config, expected)
-    ours = {name: tensor for name, tensor in source.tensors.items() if name in expected}
-    missing = [name for name in expected if name not in ours]
-    return Mapped(ours, missing, [name for name in source.tensors if name not in expected])
-
-
-def _noun(architecture: Architecture[Any]) -> str:
-    """A network of that architecture in a message."""
-    return "a classifier" if "classes" in architecture.says else "a detector"
 
 
 def _head_keys(source: Source, config: Any) -> set[str]:

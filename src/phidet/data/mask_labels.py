@@ -260,8 +260,5 @@ def segmentation_of(label: MaskLabel) -> Any:
     if label.kind == Kind.POLYGONS:
         return [ring.reshape(-1).tolist() for ring in rings_of(label)]
     if label.kind == Kind.RUNS:
-        return {
-            "size": list(_SIZE.unpack_from(label.content)),
-            "counts": label.content[_SIZE.size :].decode("ascii"),
-        }
+        return {"size": list(_SIZE.unpack_from(label.content)), "counts": label.content[_SIZE.size :].decode("ascii")}
     return None

@@ -57,11 +57,7 @@ def compare(model: Model, network: Network, images: Sequence[npt.NDArray[np.uint
 
 
 def check_agreement(agreement: Agreement, precision: Precision, path: Path) -> None:
-    """Raises unless the export is as close as its precision allows.
-
-    Raises:
-        ExportError: the difference is larger.
-    """
+    """Raises ExportError unless the export is as close as its precision allows."""
     score, iou = BOUNDS[precision]
     if not (agreement.score <= score and agreement.iou >= iou):  # nor NaN
         raise ExportError(

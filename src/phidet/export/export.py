@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import copy
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
@@ -26,6 +23,7 @@ from phidet.export.int8 import calibration_images, quantise
 from phidet.export.onnx_file import build_onnx, with_header
 from phidet.export.onnx_nms import build_onnx_with_nms, check_nms
 from phidet.export.onnx_relations import compare_relations, relations_onnx
+from phidet.export.place import folder_beside, put_in_place
 from phidet.images.decode import read_image
 from phidet.inference.runtimes.open_model import Runtime, open_network
 
@@ -78,15 +76,13 @@ def export(
         raise ConfigError(f"{model.config.name} relates detections: it is exported as ONNX in fp32, without images")
     images = [_portrait()] if data is None else calibration_images(data)
     model = copy.deepcopy(model).cpu().eval()  # the caller's model keeps its device and mode
-    with _folder_beside(target) as folder:
+    with folder_beside(target) as folder:
         with raising_write_errors(target, ExportError):
             made = _make(model, options, folder, target.stem, images)
         agreement = _compare(model, made[0], options, images[:CHECKED_IMAGES])
         check_agreement(agreement, options.precision, target)
         size = sum(path.stat().st_size for path in made) / 1e6
-        for path in reversed(made):  # an IR's weights before what names them
-            _move(path, target.parent)
-        return ExportReport([target.parent / path.name for path in made], size, agreement)
+        return ExportReport(put_in_place(made, target.parent), size, agreement)
 
 
 _RUNTIME: dict[Target, Runtime] = {"onnx": "onnxruntime", "openvino": "openvino", "tflite": "litert"}
@@ -155,25 +151,6 @@ def _compare(model: Model, path: Path, options: ExportOptions, images: Sequence[
 
 def _relates(model: Model) -> bool:
     return "relations" in architecture_of(model.config).says
-
-
-@contextmanager
-def _folder_beside(target: Path) -> Iterator[Path]:
-    """A temporary folder beside ``target``, on the same disk, so that files can be renamed into place."""
-    with raising_write_errors(target, ExportError):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        folder = TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.")
-    with folder:
-        yield Path(folder.name)
-
-
-def _move(path: Path, folder: Path) -> None:
-    """Moves a finished file into place atomically: it is on the same disk already."""
-    with raising_write_errors(folder / path.name, ExportError):
-        with path.open("rb") as file:
-            # The content must be on disk before the name is: otherwise a crash could leave an empty file.
-            os.fsync(file.fileno())
-        path.replace(folder / path.name)
 
 
 def _portrait() -> npt.NDArray[np.uint8]:

@@ -36,14 +36,14 @@ rounding them to 8 bits, in steps of 1/10, changes scores by several percentage 
 log = logging.getLogger("phidet")
 
 
-def calibration_images(dataset: Dataset, count: int = CALIBRATION_IMAGES) -> list[npt.NDArray[np.uint8]]:
+def calibration_images(dataset: Dataset) -> list[npt.NDArray[np.uint8]]:
     """Images spread evenly over ``dataset``, decoded; those that cannot be decoded are left out.
 
     Raises:
         InputError: none can be decoded.
     """
     images: list[npt.NDArray[np.uint8]] = []
-    for index in evenly_spaced(len(dataset), count):
+    for index in evenly_spaced(len(dataset), CALIBRATION_IMAGES):
         try:
             images.append(dataset.image(index))
         except InputError as error:

@@ -15,13 +15,7 @@ from phidet.architectures.efficientdet.architecture import EFFICIENTDET
 from phidet.architectures.efficientdet.published import Family, family_of
 from phidet.architectures.model import Model
 from phidet.architectures.published_file import PublishedFile
-from phidet.architectures.registry import (
-    architecture_of,
-    family_owner,
-    published_config,
-    published_names,
-    publisher_of,
-)
+from phidet.architectures.registry import architecture_of, family_owner, published_config, published_names, publisher_of
 from phidet.core.errors import CheckpointError, ConfigError, UnknownNameError
 from phidet.core.structs import replace
 from phidet.weights.download import fetch

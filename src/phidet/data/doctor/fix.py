@@ -108,11 +108,7 @@ def _clean(dataset: Dataset, indices: list[int], double: dict[str, set[int]], cl
 
 
 def check_target(data: Path, out: Path) -> None:
-    """Raises unless a clean copy of ``data`` may be written to ``out``.
-
-    Raises:
-        ConfigError: ``out`` holds something already, or is in the data's folder.
-    """
+    """Raises ConfigError unless a clean copy of ``data`` may be written to ``out``: new or empty, and outside of it."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"--fix {out}: expected a new or empty folder, and there is something in it; choose another")
     root = (data if data.is_dir() else data.parent).resolve()

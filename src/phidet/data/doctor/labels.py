@@ -64,15 +64,9 @@ def spread(values: npt.NDArray[np.int64] | npt.NDArray[np.float64]) -> Spread:
     """Distribution of values, to three decimals."""
     if not len(values):
         return Spread()
-    low, median, high = np.quantile(values, (0.05, 0.5, 0.95))
-    return Spread(
-        smallest=round(float(values.min()), 3),
-        low=round(float(low), 3),
-        median=round(float(median), 3),
-        mean=round(float(values.mean()), 3),
-        high=round(float(high), 3),
-        largest=round(float(values.max()), 3),
-    )
+    smallest, low, median, high, largest = (round(q, 3) for q in np.quantile(values, (0, 0.05, 0.5, 0.95, 1)).tolist())
+    mean = round(float(values.mean()), 3)
+    return Spread(smallest=smallest, low=low, median=median, mean=mean, high=high, largest=largest)
 
 
 def _bins(areas: npt.NDArray[np.float64]) -> Bins:

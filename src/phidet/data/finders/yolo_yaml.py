@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -59,12 +60,12 @@ def read_yolo_yaml(file: Path) -> YoloYaml | None:
         found = ", ".join(map(str, list(content)[:5])) if isinstance(content, dict) else "no keys"
         raise InputError(f"{file} should have the key names (the classes) beside train and val, got {found}")
     # Ultralytics resolves ``path`` against its own settings; here both it and the file's folder are tried.
-    base = str(content.get("path") or "").replace("\\", "/")
+    base = os.path.expanduser(str(content.get("path") or "").replace("\\", "/"))
     return YoloYaml(
         file,
         _class_names(content, file) if "names" in content else None,
         {key: entries for key, value in content.items() if _is_split(key, value) and (entries := _entries(value))},
-        list(dict.fromkeys([file.parent / Path(base).expanduser(), file.parent])),
+        list(dict.fromkeys([file.parent / base, file.parent])),
         _key_points(content, file),
     )
 

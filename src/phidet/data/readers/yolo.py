@@ -263,11 +263,7 @@ def _are_key_points(table: npt.NDArray[np.float64], numbers: int) -> bool:
 
 
 def _report_assumptions(
-    items: Sequence[Item],
-    labels: Sequence[_Rows | InputError],
-    shape: _Shape,
-    own: ClassLists,
-    collector: Collector,
+    items: Sequence[Item], labels: Sequence[_Rows | InputError], shape: _Shape, own: ClassLists, collector: Collector
 ) -> None:
     """Reports, once for the split, what was assumed about labels that do not state it."""
     shared: dict[Path, list[str]] = defaultdict(list)
@@ -299,12 +295,7 @@ def _report_assumptions(
 
 
 def _objects(
-    file: Path | None,
-    rows: _Rows,
-    shape: _Shape,
-    size_hw: tuple[int, int],
-    own: ClassLists,
-    collector: Collector,
+    file: Path | None, rows: _Rows, shape: _Shape, size_hw: tuple[int, int], own: ClassLists, collector: Collector
 ) -> Iterator[RawObject]:
     height, width = size_hw
     own_names = () if file is None else own.of(file)

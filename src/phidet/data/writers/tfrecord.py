@@ -12,14 +12,7 @@ from phidet.core.errors import ConfigError
 from phidet.data.dataset import Dataset
 from phidet.data.label_map import label_map
 from phidet.data.tfrecord_file import Value, make_example, write_record
-from phidet.data.writers.files import (
-    PreparedImage,
-    Written,
-    appearing,
-    check_splits,
-    count_written,
-    decodable_images,
-)
+from phidet.data.writers.files import PreparedImage, Written, appearing, check_splits, count_written, decodable_images
 from phidet.data.writers.masks import count_masks, masks_left_out
 
 
@@ -29,15 +22,11 @@ def write_tfrecord(datasets: Mapping[str, Dataset], out: Path, images_per_shard:
     Image i goes to shard i mod NN, as there. ``image/object/difficult`` is only in records that need it.
 
     Args:
-        datasets: by the name of the split; all with the same classes.
-        out: a folder that does not exist, or is empty. It appears as a whole or not at all.
+        datasets, out: as :func:`~phidet.data.writers.coco.write_coco` takes them.
         images_per_shard: at most so many images in a file.
 
     Raises:
-        ConfigError: ``out`` is not empty, a split's name is no file name, the classes differ between the splits, or
-            ``images_per_shard`` is below 1.
-        InputError: no image of a split can be decoded.
-        PhidetError: the disk is full or not writable; nothing is left behind.
+        ConfigError, InputError, PhidetError: as there, or where ``images_per_shard`` is below 1.
     """
     check_splits(datasets)
     if images_per_shard < 1:

@@ -38,15 +38,12 @@ def write_voc(datasets: Mapping[str, Dataset], out: Path) -> Written:
     :attr:`Written.problems` counts all of these.
 
     Args:
-        datasets: by the name of the split; all with the same classes. ``_`` in a name becomes ``-``: VOC takes
-            ``cat_train.txt`` for a list of one class.
-        out: a folder that does not exist, or is empty. It appears as a whole or not at all.
+        datasets, out: as :func:`~phidet.data.writers.coco.write_coco` takes them. ``_`` in the name of a split becomes
+            ``-``: VOC takes ``cat_train.txt`` for a list of one class.
 
     Raises:
-        ConfigError: ``out`` is not empty, a split's name is no file name or that of another one, the classes differ
-            between the splits, or the name of one cannot be written in XML.
-        InputError: no image of a split can be decoded.
-        PhidetError: the disk is full or not writable; nothing is left behind.
+        ConfigError, InputError, PhidetError: as there, or where two splits would get one name, or the name of a class
+            cannot be written in XML.
     """
     check_splits(datasets)
     lists = {split: f"{split.replace('_', '-')}.txt" for split in datasets}

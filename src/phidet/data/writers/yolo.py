@@ -31,14 +31,11 @@ def write_yolo(datasets: Mapping[str, Dataset], out: Path) -> Written:
     counts them.
 
     Args:
-        datasets: by the name of the split; all with the same classes. ``data.yaml`` calls the split to train on
-            ``train`` and the one to validate on ``val``, as YOLO's tools want it.
-        out: a folder that does not exist, or is empty. It appears as a whole or not at all.
+        datasets, out: as :func:`~phidet.data.writers.coco.write_coco` takes them. ``data.yaml`` calls the split to
+            train on ``train`` and the one to validate on ``val``, as YOLO's tools want it.
 
     Raises:
-        ConfigError: ``out`` is not empty, a split's name is no file name, or the classes differ between the splits.
-        InputError: no image of a split can be decoded.
-        PhidetError: the disk is full or not writable; nothing is left behind.
+        ConfigError, InputError, PhidetError: as there.
     """
     check_splits(datasets)
     written = Written({}, {}, [], [])

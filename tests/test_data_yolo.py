@@ -323,7 +323,8 @@ def test_an_entry_that_is_not_there(tmp_path: Path) -> None:
 
 def test_a_path_in_the_home_of_somebody_who_is_not_here(tmp_path: Path) -> None:
     factory.yolo(tmp_path / "images", tmp_path / "labels")
-    factory.data_yaml(tmp_path / "data.yaml", train="images", path="~nobody-of-that-name/data")
+    with factory.data_yaml(tmp_path / "data.yaml", train="images").open("a") as file:
+        file.write("\npath: ~nobody-of-that-name/data\n")
     factory.check(open_data(tmp_path).read("train"))
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 def count(number: int, noun: str) -> str:
     """``1 image``, ``2,000 images``, ``3 boxes``."""
+    # The nouns of phidet's messages need no other rule: class, box.
     plural = "es" if noun.endswith(("s", "x")) else "s"
     return f"{number:,} {noun}" + ("" if number == 1 else plural)
 

@@ -44,6 +44,7 @@ def find_class_folders(path: Path) -> Found:
     splits = {p.name: p for p in subfolders(path) if p.name.casefold() in _SPLITS and _classes(p)} or {"all": path}
     first = first_split(TRAIN_SPLITS, tuple(splits)) or next(iter(splits))
     own = _classes(splits[first])
+    # A single folder is more likely one of images, or of a layout that was not recognised, than a class.
     if len(own) < 2:
         found = f"only {own[0]!r}" if own else "none"
         raise InputError(

@@ -203,6 +203,7 @@ class Collector:
             self.problems.append(Problem(kind, o.where, what, image, o.box_xyxy if finite else None))
 
         self._objects += 1
+        # The class first: of a class that was not asked for, nothing else matters.
         class_id = self._class_id(o.class_name)
         if class_id is None:
             tell("class unknown", f"class {o.class_name!r} is not one of the classes; left out")
@@ -230,6 +231,8 @@ class Collector:
             return None
         if max(abs(a - b) for a, b in zip(box, o.box_xyxy, strict=True)) > TOLERANCE:
             tell("box clipped", f"box {box_text(o.box_xyxy)} reaches out of {width}×{height} pixels; cut")
+        # Run lengths are numbers of pixels, and of another size of image they show nonsense; polygons are cut with the
+        # box.
         own_size_hw = runs_size_hw(o.mask)
         if own_size_hw not in (None, size_hw):
             own_height, own_width = own_size_hw or size_hw

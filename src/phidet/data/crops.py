@@ -51,6 +51,7 @@ class CropImages:
     def __init__(self, dataset: Dataset, size: int, context: float, limit: int) -> None:
         self.dataset, self.size, self.context = dataset, size, context
         crops = crops_of(dataset)
+        # Sorted, so that the crops of an image lie together and it is decoded once.
         chosen = np.sort(np.random.default_rng(0).permutation(len(crops))[:limit])
         self.crops = [crops[i] for i in chosen]
         self.class_ids = np.array([crop.class_id for crop in self.crops], np.int64)
@@ -94,6 +95,7 @@ def window_of(box_xyxy: npt.NDArray[np.float32], image_hw: tuple[int, int], cont
     """
     height, width = image_hw
     x1, y1, x2, y2 = (float(value) for value in box_xyxy)
+    # Within a pixel, as labels of whole images are rounded in any way.
     if x1 <= 1 and y1 <= 1 and x2 >= width - 1 and y2 >= height - 1:
         side = min(height, width)
         left, top = (width - side) // 2, (height - side) // 2
@@ -113,6 +115,7 @@ def cut_out(image: npt.NDArray[np.uint8], window_xyxy: tuple[float, ...], size: 
         part = image[max(0, int(y1) - bottom - 1) :, max(0, int(x1) - right - 1) :]
         x1, y1, x2, y2 = (x1 - (width - part.shape[1]), y1 - (height - part.shape[0]),
                           x2 - (width - part.shape[1]), y2 - (height - part.shape[0]))  # fmt: skip
+        # Mirrored and not black, which a generator would learn to make.
         image = np.pad(part, ((top, bottom), (left, right), (0, 0)), mode="symmetric")
         x1, y1, x2, y2 = x1 + left, y1 + top, x2 + left, y2 + top
     box = (max(x1, 0.0), max(y1, 0.0), min(x2, image.shape[1]), min(y2, image.shape[0]))

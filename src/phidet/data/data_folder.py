@@ -28,6 +28,7 @@ Reader = Callable[[Sequence[str] | None], Dataset]
 TRAIN_SPLITS = ("train", "trainval", "training", "train2017")
 VAL_SPLITS = ("val", "valid", "validation", "val2017")
 TEST_SPLITS = ("test", "testing", "test2017")
+# What follows the name is a number or begins with a sign: train2, val_night, test-dev; not trains or valley.
 _SPLIT_NAME = re.compile(rf"({'|'.join((*TRAIN_SPLITS, *VAL_SPLITS, *TEST_SPLITS))})(\d+|[_\-. ].+)?", re.IGNORECASE)
 
 

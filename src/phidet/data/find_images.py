@@ -48,6 +48,7 @@ class ImageFinder:
 
     def exact(self, name: str) -> Path | None:
         """The image at the path ``name`` below one of the folders, which may be written as on Windows."""
+        # As written first: elsewhere than on Windows a backslash may be part of a name.
         for spelling in dict.fromkeys((name, name.replace("\\", "/"))):
             for folder in self.folders:
                 if _is_file(folder / spelling):
@@ -115,6 +116,7 @@ class ImageFinder:
                 fitting = [path for path, rank in zip(fitting, ranks, strict=True) if rank == max(ranks)]
             if fitting:
                 found = [folder / path for path in fitting]
+                # Asked of the system first: links as text are rare, and telling one takes reading it.
                 return [path if os.path.isfile(path) else followed(path) for path in found]
         return []
 
@@ -156,6 +158,7 @@ def _plain(name: str) -> str:
 
 def _spellings(file_name: str, whole: str) -> list[str]:
     """Possible spellings of a file's name, the likeliest first."""
+    # Tools of the web quote names in paths, and may have done so or not with the same name beside the labels.
     spellings = [file_name]
     if "%" in whole:
         spellings.append(unquote(file_name))

@@ -44,6 +44,7 @@ def _digest(file: BinaryIO) -> str:
     # The size is part of the digest: sampled parts alone could agree for files of different lengths.
     digest = hashlib.blake2b(size.to_bytes(8, "little"), digest_size=8)
     for part in range(1 if whole else _PARTS):
+        # The last part ends with the file.
         file.seek((size - _PART) * part // (_PARTS - 1))
         digest.update(file.read(size if whole else _PART))
     return digest.hexdigest()

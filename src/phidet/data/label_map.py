@@ -41,6 +41,7 @@ def read_label_map(path: Path) -> list[str]:
     if not items or len(items) != sum(item.id >= 1 for item in content.item) or max(items) > len(items) + 10_000:
         raise InputError(f"{path} should name each label 1, 2, … once: item {{ id: 1 name: 'cat' }}")
     names = {label: item.name or f"class-{label - 1}" for label, item in items.items()}
+    # Open Images has codes such as /m/01g317 as names.
     shown = {label: item.display_name or names[label] for label, item in items.items()}
     if len(set(shown.values())) == len(shown):
         names = shown

@@ -122,6 +122,7 @@ def _grouped(problems: Sequence[Problem]) -> list[ProblemGroup]:
 
 def log_summary(summary: DataSummary, data: str, classify: bool = False) -> None:
     """Logs :meth:`DataSummary.line`, then each kind of problem with its first example, and classes without objects."""
+    # One line always; details are of what the user may want to correct.
     log.info("%s", summary.line(classify))
     groups = (*summary.left_out, *summary.notes)
     for group in groups[:_LINES]:

@@ -141,6 +141,7 @@ def _on_splits(splits: Sequence[SplitFacts], train: str | None, val: str | None)
             "videos at a time, so that progress is measured on images that were not trained on.",
         )
     for split in splits:
+        # Boxes in percent, or of smaller copies of the images, all lie in the upper left part.
         if split.boxes.total >= _FEWEST_FOR_EXTENT and split.extent < _SMALL_EXTENT:
             yield Advice(
                 "warning",
@@ -176,6 +177,7 @@ def _on_duplicate_images(groups: Sequence[DuplicateImages]) -> Iterator[Advice]:
             f"LEAKAGE? {count(n, 'image')} in {a} {'looks' if n == 1 else 'look'} nearly like one in {b}. See the "
             "sheet suspicious.png (--out FOLDER); if they are copies or frames of one video, move them into one split.",
         )
+    # More copies than splits: at least two of them are in one split.
     inside = [g for g in groups if len(g.members) > len(g.splits)]
     for kind, some in (
         ("the same", [g for g in inside if g.kind != "near"]),

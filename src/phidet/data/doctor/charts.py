@@ -38,6 +38,7 @@ def _classes(report: Report) -> Figure:
     splits = [split for split in report.splits if not split.made_of]
     total = {name: sum(split.classes.get(name, 0) for split in splits) for name in report.classes.names}
     names = sorted(total, key=lambda name: -total[name])
+    # The most frequent and the rarest classes: what is special is at the ends.
     shown = names if len(names) <= MOST_CLASSES else [*names[: MOST_CLASSES // 2], *names[-MOST_CLASSES // 2 :]]
     figure, axes = new_figure(9, 1.6 + 0.22 * len(shown))
     rows = np.arange(len(shown))
@@ -66,6 +67,7 @@ def _boxes(datasets: Mapping[str, Dataset], network: NetworkView, report: Report
     scaled = {name: boxes for name, boxes in scaled.items() if len(boxes)}
     size = size_text(network.image_size_hw)
 
+    # Four bins from each size to its double, in which networks double their strides.
     edges = 2.0 ** np.arange(0, np.log2(max(network.image_size_hw)) + 0.5, 0.25)
     _steps(sizes, {name: np.sqrt(area(boxes)) for name, boxes in scaled.items()}, edges)
     sizes.set_xscale("log", base=2)

@@ -40,9 +40,11 @@ def near_groups(looks: Sequence[Look], sizes_hw: npt.NDArray[np.int32]) -> list[
     """
     thumbnails = np.stack([look.thumbnail for look in looks]) if looks else np.zeros((0, 1, 1, 3), np.uint8)
     grey = thumbnails.mean(axis=3)
+    # Of plain images, such as empty walls, any two look the same.
     comparable = np.array([bool(look.pixels) for look in looks], bool) & (grey.std(axis=(1, 2)) >= _PLAIN)
     indices = np.flatnonzero(comparable)
     hashes = np.array([looks[i].dhash for i in indices.tolist()], np.uint64)
+    # Copies are resized, not squeezed; logarithms, so that it does not matter which of two is the copy.
     log_aspects = np.log(sizes_hw[indices, 1] / sizes_hw[indices, 0])
     pairs: set[tuple[int, int]] = set()
     for a, b in _candidates(hashes, grey[indices].mean(axis=(1, 2))):

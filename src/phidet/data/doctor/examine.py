@@ -118,6 +118,7 @@ def _read(folder: DataFolder) -> tuple[dict[str, Dataset], list[tuple[str, Probl
 
 def _roles(folder: DataFolder, datasets: Mapping[str, Dataset]) -> tuple[str | None, str | None]:
     """The splits to train and to validate on, among those that can be read."""
+    # Of splits that cannot be read none is trained on, and advice on the others should still be given.
     left = folder._replace(readers={name: folder.readers[name] for name in datasets})
     try:
         return left.train_split(), left.val_split()

@@ -81,6 +81,7 @@ def class_facts(splits: Sequence[SplitFacts], train: str | None, val: str | None
     total = {name: sum(split.classes.get(name, 0) for split in splits) for name in names}
     trained = by_name[train].classes if train in by_name else None
     measured = by_name[val].classes if val in by_name else None
+    # Classes without any object are named once, as unused, and not again as rare or untrained.
     used = [name for name in names if total[name]]
     return ClassFacts(
         names=names,

@@ -96,6 +96,7 @@ def _suspicious(examination: Examination) -> Iterator[Tile]:
     """Faulty images, then duplicates side by side, then boxes; rows of four never split a pair."""
     yield from _even(_fault_tiles(examination))
     groups = examination.report.duplicate_images
+    # Certain copies before likely ones, in case there is no place for all.
     for near in (False, True):
         some = [group for group in groups if (group.kind == "near") == near]
         for group in some[:_PAIRS]:
@@ -106,6 +107,7 @@ def _suspicious(examination: Examination) -> Iterator[Tile]:
 def _even(tiles: Iterator[Tile]) -> Iterator[Tile]:
     shown = list(islice(tiles, _FAULTS))
     yield from shown
+    # Rows have four tiles: with an even number before them, pairs stay side by side.
     if len(shown) % 2:
         yield Tile("", "", np.full((1, 1, 3), 255, np.uint8))
 

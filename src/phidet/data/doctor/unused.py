@@ -24,6 +24,7 @@ def unused_files(folder: DataFolder, datasets: Sequence[Dataset], mentioned: Ite
         datasets: its splits.
         mentioned: ``where`` of the problems; what is named there is not named again.
     """
+    # A file names what it wants of a folder that may hold more; a TFRecord holds its images itself.
     if folder.path.is_file() or folder.layout == "tfrecord":
         return []
     sources = (source for dataset in datasets for source in dataset.sources)

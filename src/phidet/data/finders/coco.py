@@ -38,11 +38,13 @@ def find_coco(path: Path) -> Found | None:
     splits: dict[str, Path] = {}
     readers: dict[str, Reader] = {}
     for file in found:
+        # COCO names its files by split; Roboflow gives all the same name, in a folder for each split.
         split = file.parent.name if file.stem in _UNNAMED else file.stem.removeprefix("instances_")
         if _OTHERS.match(split) and file.with_name(_OTHERS.sub("instances_", file.name)).is_file():
             continue  # COCO's captions and keypoints are of the images that the instances are of
         add_split(splits, split, file)
         base = root.parent if path.is_file() and file.parent.name == "annotations" else root
+        # Where the images of COCO, Roboflow, Label Studio and CVAT lie, the likeliest first.
         folders = [base / split, base / "images" / split, file.parent, file.parent / "images", base / "images", base]
         readers[split] = partial(_read, file, folders, split, None if path.is_file() else path)
     if not splits:
@@ -81,5 +83,6 @@ def _read(file: Path, folders: Sequence[Path], split: str, within: Path | None, 
 def _is_cut_off(file: Path) -> bool:
     """Whether a file that begins with a brace does not end with one."""
     with file.open("rb") as stream:
+        # Tools end a file with line breaks; a copy that was cut off may be filled with zeros.
         stream.seek(-min(file.stat().st_size, 64), os.SEEK_END)
         return not stream.read().rstrip(b"\0 \t\r\n").endswith(b"}")

@@ -23,6 +23,7 @@ def find_masks(path: Path) -> Found | None:
         images, masks = top / IMAGES, top / MASKS
         if not (images.is_dir() and masks.is_dir()):
             continue
+        # masks/train/CLASS and masks/CLASS look alike: folders that are all called as splits are taken for splits.
         below = subfolders(masks)
         if top == path and below and all(is_split_name(folder.name) for folder in below):
             splits |= {folder.name: (images / folder.name, folder) for folder in below}

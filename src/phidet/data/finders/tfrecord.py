@@ -26,6 +26,7 @@ def find_tfrecord(path: Path) -> Found | None:
     files = [path] if path.is_file() else [followed(file) for file in files_below(path, _is_shard, levels=1)]
     shards: dict[str, list[Path]] = {}
     for file in files:
+        # Shards in a folder of their own are of the split that the folder is called.
         own = _split_of(file.name)
         if own is not None:
             shards.setdefault(own if file.parent == base else file.parent.name, []).append(file)

@@ -63,6 +63,7 @@ def _of_roots(roots: Sequence[Path]) -> dict[str, list[Path]]:
                 lists.setdefault(file.stem, []).extend(annotations[root].listed(file))
     if lists:
         return lists
+    # VOC2007 and VOC2012 are years with lists in each; train/ and val/ without lists are splits.
     if len(roots) > 1 and all(is_split_name(root.name) for root in roots):
         return {root.name: annotations[root].files for root in roots}
     return {"all": [file for root in roots for file in annotations[root].files]}

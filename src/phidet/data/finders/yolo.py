@@ -243,6 +243,7 @@ def _from_folders(path: Path, names: Sequence[str] | None) -> Found | None:
     folders = _split_folders(path)
     splits = {split: methodcaller("in_folder", folder) for split, folder in folders.items()}
     report = partial(_report_outside, folders)
+    # Only YOLO's folders may have other images beside their splits; descriptions say themselves what is in them.
     description = _Description(path, path, splits, otherwise=names, report=report)
     if any(item.label is not None for item in description.items()):
         return description.found()._replace(evidence="images with labels (*.txt) of the same names")

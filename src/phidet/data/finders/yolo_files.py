@@ -137,6 +137,7 @@ class YoloFiles:
                 # Captions and notes have the names of images, too.
                 if found is not None and not (is_beside and not could_hold_labels(found)):
                     return followed(found)
+        # Last, as it takes listing folders: files that are called as the image are the usual case.
         return self._prefixed_labels(image.parent).get(same_name(image.stem))
 
     def _prefixed_labels(self, images: Path) -> dict[str, Path]:
@@ -167,6 +168,7 @@ class YoloFiles:
             if parts[i].casefold() == "images"
         ]
         wanted += [images, images / "labels"]
+        # labels/ beside the data's other folders, with the same folders in it, whatever those of images are called.
         if images.is_relative_to(self.root):
             wanted.append(self.root / "labels" / images.relative_to(self.root))
         for folder in dict.fromkeys(wanted):
@@ -202,5 +204,6 @@ def _names_hidden(line: str, root: Path) -> bool:
     """Whether a path leads to a hidden file; the folders above the data may be hidden."""
     path = Path(line.replace("\\", "/"))
     if path.is_absolute() or has_drive(line):
+        # Outside the data only the name counts: the data themselves may lie below ~/.cache.
         path = path.relative_to(root) if path.is_relative_to(root) else Path(path.name)
     return any(is_hidden(part) for part in path.parts if part not in (".", ".."))

@@ -45,6 +45,7 @@ def read_yolo_yaml(file: Path) -> YoloYaml | None:
     Raises:
         InputError: it is about YOLO data by its name or its keys, but is damaged or names classes wrongly.
     """
+    # A YAML file of that name or with those keys is meant as YOLO's: its mistakes are reported. Others are passed over.
     meant = file.stem.casefold() in _USUAL_STEMS
     try:
         text = read_text(file)
@@ -111,6 +112,7 @@ def _class_names(content: dict[str, Any], file: Path) -> list[str]:
 
 def _by_id(names: dict[Any, Any], file: Path) -> list[Any]:
     """Names in the order of their ids; some write ``0: cat``, others ``cat: 0``."""
+    # Of ids that are names, too (0: 0), the first reading is right in either case.
     for pairs in (names.items(), [(value, key) for key, value in names.items()]):
         if all(isinstance(i, str) and i.strip().isdecimal() for i, _ in pairs):
             by_id = {int(i): name for i, name in pairs}

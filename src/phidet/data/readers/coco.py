@@ -67,6 +67,7 @@ def read_coco(
             collector.problem("category ids with gaps", path, f"ids {_few(ids)} became 0…{len(ids) - 1}, by name")
     objects = _objects(content["annotations"], names_by_id, path, collector)
     in_file = listed(content["images"], path, collector)
+    # Objects of images that the file does not list: of another split, or of a file that was edited by hand.
     for image_id in [i for i in objects if i not in in_file]:
         lost = objects.pop(image_id)
         what = f"image_id {image_id!r} is not among the images; {count(len(lost), 'object')} left out"
@@ -95,6 +96,7 @@ def read_coco(
     _refuse_corners(read, collector)
     dataset = collector.dataset()
     dataset.right = right
+    # Ids that are text cannot stand in COCO's results, so that there is nothing to keep them for.
     if _whole([*names_of_images, *names_by_id]):
         dataset.coco_ids = CocoIds(names_of_images, names_by_id)
     return dataset

@@ -64,6 +64,7 @@ def read_panoptic(
             if image is None:
                 collector.problem("label unreadable", where, f"image_id {image_id!r} is not among the images; left out")
             continue
+        # The PNG is named by the JSON, but the folder that holds it is not.
         png = next((folder / file_name for folder in masks if (folder / file_name).is_file()), None)
         if png is None:
             collector.problem("label unreadable", where, f"there is no {file_name} beside {path.name}; left out")
@@ -77,6 +78,7 @@ def read_panoptic(
         names[image_id] = collector.add(image.name, source, size_hw, found)
     dataset = collector.dataset()
     dataset.coco_ids = CocoIds(names, names_by_id)
+    # Unless the JSON says that a class is stuff, it is a thing: things are also measured one by one.
     dataset.stuff = frozenset(i for i, class_name in enumerate(dataset.class_names) if things.get(class_name) is False)
     return dataset
 

@@ -53,6 +53,7 @@ def own_class_names(shards: Sequence[Path], every: Sequence[Path], root: Path) -
     """
     folders = [shard.parent for shard in (*shards, *every)]
     for folder in dict.fromkeys([*folders, root, root / "annotations"]):
+        # In folders of data sets there may be thousands of shards: one listing finds both kinds of files.
         names = sorted(path.name for path in visible(folder)) if folder.is_dir() else []
         maps = [name for name in names if _LABEL_MAP.search(name)]
         if maps:
@@ -198,6 +199,7 @@ def _unique_name(names: Sequence[str], source: RecordImage, image: bytes, collec
     earlier = collector.source(names[0])
     if earlier is None or encoded(earlier) == image:
         return names[0]
+    # Told apart by the number or path in the set that it comes from, else by its place in the shard.
     file_name = names[0].rsplit("/", 1)[-1]
     longer = [f"{prefix}/{file_name}" for prefix in (*names[1:], place, f"{source.path}@{source.offset}")]
     return next(name for name in longer if collector.source(name) is None)
@@ -251,5 +253,6 @@ def _other_objects(example: dict[str, Value]) -> list[str]:
     """Features that are about objects in another spelling, where those that are known are missing."""
     if not _KNOWN.isdisjoint(example):
         return []
+    # An image that only seems to have no objects would be learned as background.
     words = ("object", "bbox", "bndbox", "box")
     return [key for key, values in example.items() if values and any(word in key.lower() for word in words)]

@@ -96,5 +96,6 @@ def _xywh(a: Annotations, k: int) -> list[float]:
 
 
 def _side(start: float, end: np.float32) -> float:
+    # Readers compute x + width in float64; the short form is used only where that gives the very side again.
     side = round(shortest_float(end) - start, 4)
     return side if np.float32(start + side) == end else float(end) - start

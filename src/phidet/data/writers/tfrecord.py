@@ -61,6 +61,7 @@ def write_tfrecord(datasets: Mapping[str, Dataset], out: Path, images_per_shard:
 def _example(dataset: Dataset, index: int, image: PreparedImage) -> dict[str, Value]:
     height, width = dataset.size_hw(index)
     a = dataset.annotations(index)
+    # In float64, so that reading, which multiplies in float64 too, gives back the same float32.
     x1, y1, x2, y2 = (a.boxes_xyxy.astype(np.float64) / [width, height, width, height]).T
     features: dict[str, Value] = {
         "image/height": [height],

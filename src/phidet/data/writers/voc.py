@@ -69,6 +69,7 @@ def write_voc(datasets: Mapping[str, Dataset], out: Path) -> Written:
             written.files.append(Path("ImageSets/Main", lists[split]))
             images.list_segmented(stems, lists[split])
         images.write_summary(class_names, written.problems)
+        # Classes are known from the objects only, so one without an object would be gone when the data are read.
         occurring = {class_names[c] for dataset in datasets.values() for c in set(dataset.all_annotations.class_ids)}
         missing = [class_name for class_name in class_names if class_name not in occurring]
         if missing:

@@ -58,6 +58,7 @@ def write_yolo(datasets: Mapping[str, Dataset], out: Path) -> Written:
             written.problems.extend(marks_lost(split, dataset, kept, "YOLO", difficult=True))
             written.files.append(labels)
         content = {key: f"images/{split}" for key, split in _keys(list(datasets)).items()}
+        # With their numbers: a list would be as right, but people edit these files by hand.
         names = dict(enumerate(next(iter(datasets.values())).class_names))
         text = yaml.safe_dump(content | {"names": names}, sort_keys=False, allow_unicode=True)
         (folder / "data.yaml").write_text(text, encoding="utf-8")

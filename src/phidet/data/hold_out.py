@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 
 from phidet.core.errors import InputError
+from phidet.core.words import few
 from phidet.data.class_folders import split_by_class
 from phidet.data.data_folder import TRAIN_SPLITS, DataFolder, first_split
 from phidet.data.dataset import Dataset
@@ -94,11 +95,10 @@ def validation_data(
     summary = summarise_data(found.dataset)
     log_summary(summary, str(folder.path), classify=folder.layout == "folders")
     if not summary.objects:
-        names = found.dataset.class_names
         others = "; ".join(f"{group.what} ({group.count:,})" for group in summary.left_out[:3])
         raise InputError(
             f"nothing can be measured on {folder.path}, {found.split}: it has no object of the classes of {model} "
-            f"({', '.join(names[:5])}{' …' if len(names) > 5 else ''})"
+            f"({few(found.dataset.class_names)})"
             + (", crowd regions aside" if summary.crowds else "")
             + (f". {others}. Names of classes must be equal, capital letters included" if others else "")
         )

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
-from phidet.core.words import count
+from phidet.core.words import count, few
 from phidet.data.dataset import Dataset, Problem
 
 log = logging.getLogger("phidet")
@@ -138,5 +138,4 @@ def log_summary(summary: DataSummary, data: str, classify: bool = False) -> None
 
 def some_of(names: Sequence[str], of: int) -> str:
     """The first of ``names``, after how many there are of how many: "2 of 3 classes: ant, bee"."""
-    shown = ", ".join(names[:_NAMES]) + (" …" if len(names) > _NAMES else "")
-    return f"{len(names):,} of {count(of, 'class')}: {shown}"
+    return f"{len(names):,} of {count(of, 'class')}: {few(names, _NAMES)}"

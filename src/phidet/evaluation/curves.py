@@ -77,6 +77,7 @@ def pr_curves(dataset: Dataset, detections: Sequence[Detections], min_iou: float
         right.append(matches.objects[counts] >= 0)
     truth = dataset.all_annotations
     objects = np.bincount(truth.class_ids[countable(truth)], minlength=len(dataset.class_names))
+    # In float64, as thresholds are: a score that was written as text must be equal to itself.
     joined, classes, hits = np.concatenate(scores).astype(np.float64), np.concatenate(class_ids), np.concatenate(right)
     return [
         _curve(name, int(objects[c]), joined[classes == c], hits[classes == c])

@@ -48,6 +48,7 @@ def explain(
 
 def overlay(image: npt.NDArray[np.uint8], heat: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
     """An (H, W, 3) image overlaid with an (H, W) heat map in 0…1: grey where it is 0, coloured above."""
+    # Lightened as well, so that the map's colours also show on dark images.
     grey = image.astype(np.float32).mean(2, keepdims=True).repeat(3, 2) * 0.7 + 40
     # The darkest quarter of the colour map is skipped: it would read as shadow.
     colour = matplotlib.colormaps["inferno"](0.25 + 0.75 * heat)[..., :3] * 255
@@ -65,6 +66,7 @@ def comparison(
     columns = [[_tile(image, model, one) for one in found] or [_nothing(model)] for model, found in maps]
     if len(columns) == 1:
         return draw_sheet(_HEADING, [original, *columns[0]], columns=min(4, 1 + len(columns[0])))
+    # A column for each model, filled up with empty tiles: sheets are drawn row by row.
     rows = max((len(column) for column in columns), default=1)
     grid = [[original], *columns]
     tiles = [column[row] if row < len(column) else _EMPTY for row in range(rows) for column in grid]

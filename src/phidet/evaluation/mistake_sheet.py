@@ -112,6 +112,7 @@ def _crop(image: npt.NDArray[np.uint8], window: _Box) -> Image.Image:
     x1, y1, x2, y2 = (round(value) for value in _inside(np.array(part), window))
     crop = Image.new("RGB", (TILE_W, TILE_H), _GREY)
     size = max(1, x2 - x1), max(1, y2 - y1)
+    # Only the part inside the image: Pillow would fill the rest with black, which could be the image's own.
     crop.paste(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC, box=part), (x1, y1))
     return crop
 

@@ -56,6 +56,7 @@ def worst_mistakes(
         InputError: the detections do not belong to the data set.
     """
     of_kind: dict[Kind, list[Mistake]] = {kind: [] for kind in KINDS}
+    # Across classes, so that a detection of a wrong class is told from a detection of nothing.
     matched = match_all(dataset, detections, min_score, across_classes=True, min_iou=min_iou)
     for i, (found, truth, matches) in enumerate(matched):
         numbers = np.flatnonzero(detections[i].scores >= min_score)

@@ -126,6 +126,7 @@ def confusion_figure(matrix: npt.NDArray[np.int64], class_names: Sequence[str]) 
 
 def _most_confused(matrix: npt.NDArray[np.int64], count: int) -> list[int]:
     """The classes that a matrix shows, in their order."""
+    # Classes that are never confused would fill the figure with empty rows.
     wrong = matrix - np.diag(matrix.diagonal())
     mistakes = (wrong.sum(axis=0) + wrong.sum(axis=1))[:count]
     return sorted(np.argsort(-mistakes, kind="stable")[:_MOST_CLASSES].tolist())

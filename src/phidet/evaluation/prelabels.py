@@ -150,6 +150,7 @@ def _compared(before: PreLabel, after: Annotations, class_names: tuple[str, ...]
         if old not in matched and new not in taken:
             matched[int(old)] = int(new)
             taken.add(int(new))
+    # What is kept, moved or renamed is matched; the rest of either side was removed or added.
     same_class = {old: before.class_names[old] == class_names[after.class_ids[new]] for old, new in matched.items()}
     kept = sum(same_class[old] and bool(overlaps[old, new] >= UNTOUCHED) for old, new in matched.items())
     moved = sum(same_class.values()) - kept

@@ -92,6 +92,8 @@ class ResultsFile(NamedTuple):
         image_of, class_of = self._names(dataset)
         found: dict[str, list[_Result]] = defaultdict(list)
         for i, result in enumerate(self.results):
+            # Detections of all splits may lie in one file; without being asked for, they are more likely the wrong
+            # file.
             if others and result.image_id not in image_of:
                 continue
             if result.image_id not in image_of or result.category_id not in class_of:
@@ -108,6 +110,7 @@ class ResultsFile(NamedTuple):
         # Ids of the file and of the data set may differ; the names of the classes connect them.
         of_dataset = {name: dataset.class_names.index(name) for name in class_of.values()}
         ids = {category: of_dataset[name] for category, name in class_of.items()}
+        # An image that was not processed is not measured: it would count as one in which nothing was found.
         measured = dataset if len(indices) == len(dataset) else dataset.subset(indices, dataset.name)
         return measured, [self._detections(found[names[i]], ids, dataset, i) for i in indices]
 

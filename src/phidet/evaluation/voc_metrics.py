@@ -100,6 +100,7 @@ def _precision_recall(right: npt.NDArray[np.bool_], objects: int) -> tuple[Float
 
 def _whole_area(right: npt.NDArray[np.bool_], objects: int) -> float:
     precision, recall = _precision_recall(right, objects)
+    # Recall rises at right detections only, by one object each.
     return float((precision * np.diff(recall, prepend=0.0)).sum())
 
 

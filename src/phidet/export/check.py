@@ -52,6 +52,7 @@ def compare(model: Model, network: Network, images: Sequence[npt.NDArray[np.uint
         inputs = architecture.network_inputs([architecture.prepare(config, image)])
         ours, theirs = ({name: of[0] for name, of in run(*inputs).items()} for run in (reference, network))
         compared.append(architecture.agreement(config, ours, theirs))
+    # Means, as a single box may jump without any mistake where two answers are nearly equal.
     score, iou = np.mean(compared, axis=0)
     return Agreement(len(images), float(score), float(iou))
 

@@ -74,6 +74,7 @@ def export(
     _check(options, target, data)
     if _relates(model) and (options != ExportOptions() or data is not None):
         raise ConfigError(f"{model.config.name} relates detections: it is exported as ONNX in fp32, without images")
+    # A photograph, as random pixels give scores so low that any two networks agree on them.
     images = [_portrait()] if data is None else calibration_images(data)
     model = copy.deepcopy(model).cpu().eval()  # the caller's model keeps its device and mode
     with folder_beside(target) as folder:

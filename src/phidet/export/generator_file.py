@@ -56,6 +56,7 @@ def export_generator(model: Any, target: Path, half: bool = False) -> GeneratorE
             with raising_write_errors(target, ExportError):
                 path.write_bytes(graph.SerializeToString())
         ours, theirs = ImageGenerator(TorchGenerator(model)), ImageGenerator(OnnxGenerator(made[0]))
+        # As many classes as there are images to compare: each has weights of its own.
         class_ids = np.arange(CHECKED) % network.config.num_classes
         pairs = [generator.sample(CHECKED, 0, class_ids).astype(np.int16) for generator in (ours, theirs)]
         difference = int(np.abs(pairs[0] - pairs[1]).max())
@@ -71,6 +72,7 @@ def _mapping(model: GeneratorModel, half: bool) -> onnx.ModelProto:
     graph = _Weights(half)
     styles = model.write_mapping(graph)
     average = model.style_average.detach().cpu().numpy()
+    # Gives the output its name, whatever the network's last node is called.
     graph.nodes.append(helper.make_node("Identity", [styles], ["styles"]))
     graph.nodes.append(helper.make_node("Identity", [graph.constant(average)], ["style_average"]))
     inputs = [helper.make_tensor_value_info("latents", TensorProto.FLOAT, [BATCH, config.latent_size])]

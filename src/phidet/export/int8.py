@@ -64,6 +64,7 @@ def quantise(
     # does what an architecture writes by itself: coordinates and attention, which 8 bits are too coarse for.
     own = [n.name for n in model.graph.node if n.name.startswith(OWN)]
     skipped = [n.name for n in model.graph.node if n.op_type in FLOAT_OPERATIONS or n.output[0] in results]
+    # For OpenVINO only: all that it computes in 8 bits.
     products = ["Conv", "MatMul"]
     inputs_only = {
         "OpTypesToExcludeOutputQuantization": products,

@@ -34,6 +34,7 @@ def relations_onnx(model: Model) -> onnx.ModelProto:
     """
     config, architecture = model.config, architecture_of(model.config)
     relating = architecture.relating(config)
+    # Any graph that has edges will do, as both sizes are open.
     inputs = {n: torch.from_numpy(v) for n, v in relating.inputs(relating.random_graph(7, seed=0)).items()}
     nodes, edges = torch.export.Dim("nodes"), torch.export.Dim("edges")
     names = list(architecture.output_shapes(config))

@@ -66,6 +66,7 @@ def _examples(config: NetworkConfig) -> list[_Example]:
     axes = {0: BATCH, 2: "height", 3: "width"} if architecture.has_varying_size(config) else {0: BATCH}
     examples = [_Example(INPUT_NAMES[0], images, axes)]
     if architecture.takes_valid_hw:
+        # Two different sizes: what both images have in common could be taken for a constant.
         examples.append(_Example(INPUT_NAMES[1], torch.tensor([[height, width], [height // 2, width]]), {0: BATCH}))
     return examples
 
@@ -74,6 +75,7 @@ def _export(network: nn.Module, examples: list[_Example], names: list[str]) -> o
     """By ``torch.export``."""
     sizes: dict[str, Any] = {}
     for example in examples:
+        # Below the stride of the last map, 32 pixels, nothing would be left of an image.
         sizes |= {name: torch.export.Dim(name, min=1 if name == BATCH else 32) for name in example.axes.values()}
     program: Any = torch.onnx.export(
         network,

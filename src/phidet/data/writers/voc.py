@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 
 from phidet.core.errors import ConfigError
 from phidet.core.numbers import shortest_float
+from phidet.core.words import few
 from phidet.data.dataset import Dataset, Problem
 from phidet.data.readers.voc_masks import CLASSES, OBJECTS, colour_of
 from phidet.data.writers.files import (
@@ -73,7 +74,7 @@ def write_voc(datasets: Mapping[str, Dataset], out: Path) -> Written:
         occurring = {class_names[c] for dataset in datasets.values() for c in set(dataset.all_annotations.class_ids)}
         missing = [class_name for class_name in class_names if class_name not in occurring]
         if missing:
-            what = f"{len(missing):,} classes without an object ({', '.join(missing[:5])}); VOC has no list of classes"
+            what = f"{len(missing):,} classes without an object ({few(missing)}); VOC has no list of classes"
             written.problems.append(Problem("class not kept", "all splits", what))
     return written
 

@@ -78,6 +78,7 @@ class Measurement:
             key: metric.combine_sequences({name: each[key] for name, each in self._sequences.items()})
             for key, metric in self._metrics.items()
         }
+        # Ids are of one sequence: tracks of several are added up, never joined.
         boxes, true_tracks, tracks = (sum(column) for column in zip(*self._counts.values(), strict=True))
         return _summary(results, (boxes, true_tracks, tracks))
 

@@ -56,6 +56,7 @@ def find_mistakes(frames: Frames) -> list[TrackMistake]:
             similarity += np.where((overlaps >= _OVERLAP) & going_on, 1000.0, 0.0)
         for row, column in zip(*assign(similarity, _OVERLAP), strict=True):
             true_id, track_id = int(true_ids[row]), int(ids[column])
+            # A track that begins is no mistake: as if it had been there in the frame before.
             before_id, before = last.get(true_id, (track_id, frame - 1))
             if before_id != track_id:
                 mistakes.append(TrackMistake("switch", frame, before, true_id, (before_id, track_id)))
@@ -127,6 +128,7 @@ def _cell(
     x1, y1, x2, y2 = window.round().tolist()
     # Pillow fills what lies outside the image with black.
     cell = Image.fromarray(image).crop((x1, y1, x2, y2)).resize((_CELL, _CELL), Image.Resampling.BILINEAR)
+    # Text with an outline can be read on any image.
     pen = ImageDraw.Draw(cell, "RGBA")
     font = ImageFont.load_default(12)
     origin = np.tile(window[:2], 2)

@@ -77,6 +77,7 @@ def read_sequences(folder: Path) -> list[Video]:
     Raises:
         InputError: there is none, or a file of one is damaged.
     """
+    # The folder itself, or those below it: MOT17/train has one for each sequence. Some data come without gt/.
     files = [folder / "gt" / "gt.txt", folder / "gt.txt"]
     files = [file for file in files if file.is_file()] or sorted(folder.glob("**/gt/gt.txt"))
     files = files or sorted(folder.glob("**/gt.txt"))
@@ -152,6 +153,7 @@ def read_results(place: Path, name: str) -> Rows:
     """
     if place.is_file():
         return read_rows(place)
+    # TrackEval keeps results in the folder as they are, phidet below mot/.
     found = [file for file in (place / f"{name}.txt", place / "mot" / f"{name}.txt") if file.is_file()]
     if not found:
         raise InputError(

@@ -77,6 +77,7 @@ def write_tracks_report(out: Path, evaluation: TrackEvaluation, measured: Sequen
     for each in measured:
         if not each.video.images or not each.mistakes:
             continue
+        # From the whole video, and not from its beginning only.
         shown = [each.mistakes[i] for i in evenly_spaced(len(each.mistakes), _STRIPS)]
         sheet = draw_strips(each.frames, shown, lambda frame, video=each.video: read_image(video.images[frame]))  # type: ignore[misc]
         path = out / "mistakes" / f"{each.video.name}.png"

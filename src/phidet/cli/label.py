@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
     """Labels a folder of images, and prints what was written."""
     from phidet.core.errors import ConfigError
     from phidet.data.unlabelled import read_unlabelled
-    from phidet.data.writers.files import appearing
+    from phidet.data.writers.files import atomic_folder
     from phidet.evaluation.detect_dataset import detect_dataset
     from phidet.evaluation.measure import COCO_SETTINGS
     from phidet.evaluation.prelabels import expected_mistakes, labelled
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> None:
     detector = open_detector(model)
     images = read_unlabelled(args.images, detector.class_names)
     out = args.out or Path("prelabels")
-    with appearing(out) as folder:
+    with atomic_folder(out) as folder:
         images, detections = detect_dataset(detector, images, COCO_SETTINGS)
         data = labelled(images.renamed(_relative(images, args.images)), detections, args.score)
         written = _write(data, folder, args, str(model))

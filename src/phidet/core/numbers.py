@@ -13,9 +13,9 @@ def shortest_float(value: np.float32) -> float:
     return float(str(value))
 
 
-def evenly_spaced(length: int, most: int) -> list[int]:
-    """At most ``most`` of the indices 0 … ``length`` − 1, evenly spaced, in rising order; empty if ``length`` is 0."""
-    return np.linspace(0, length - 1, min(most, length)).round().astype(int).tolist() if length else []
+def evenly_spaced(length: int, limit: int) -> list[int]:
+    """At most ``limit`` of the indices 0 … ``length`` − 1, evenly spaced, in rising order; empty if ``length`` is 0."""
+    return np.linspace(0, length - 1, min(limit, length)).round().astype(int).tolist() if length else []
 
 
 def sigmoid(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""Checks images and objects of every layout once, the same way"""
+"""Checks images and objects of every layout, each once and in the same way."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ def class_counts(
     return tuple(counts_of(*row) for row in rows)
 
 
-def together(classes: Sequence[ClassCounts]) -> ClassCounts:
+def sum_counts(classes: Sequence[ClassCounts]) -> ClassCounts:
     """All classes as one: every object and every detection weighs the same (micro-averaged)."""
     rows = [(c.objects, c.detections, c.true_positives) for c in classes]
     return counts_of("all classes", *(sum(row[i] for row in rows) for i in range(3)))

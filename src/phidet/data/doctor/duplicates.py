@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from phidet.data.doctor.decoding import Look
+from phidet.data.doctor.decoding import ImageCheck
 
 MOST_BITS = 5
 _PARTS = ((0, 11), (11, 11), (22, 11), (33, 11), (44, 10), (54, 10))  # (first bit, bits): MOST_BITS + 1 of them
@@ -22,28 +22,28 @@ _MEAN_DIFFERENCE, _LARGEST_DIFFERENCE = 4.0, 32.0  # grey levels, of thumbnails
 _ASPECT = 0.02  # of width over height, relative
 
 
-def same_groups(looks: Sequence[Look]) -> list[list[int]]:
+def same_groups(checks: Sequence[ImageCheck]) -> list[list[int]]:
     """Groups of two or more with the same pixels, or, where these were not decoded, the same bytes."""
     found: dict[bytes, list[int]] = defaultdict(list)
-    for i, look in enumerate(looks):
-        if look.pixels or (look.content and look.fault is None):  # two broken files are not one image
-            found[look.pixels or look.content].append(i)
+    for i, check in enumerate(checks):
+        if check.pixels or (check.content and check.fault is None):  # two broken files are not one image
+            found[check.pixels or check.content].append(i)
     return [group for group in found.values() if len(group) > 1]
 
 
-def near_groups(looks: Sequence[Look], sizes_hw: npt.NDArray[np.int32]) -> list[list[int]]:
+def near_groups(checks: Sequence[ImageCheck], sizes_hw: npt.NDArray[np.int32]) -> list[list[int]]:
     """Groups of two or more near copies, whose pixels differ.
 
     Args:
-        looks: of distinct images.
+        checks: of distinct images.
         sizes_hw: (N, 2) of the images; copies keep their aspect.
     """
-    thumbnails = np.stack([look.thumbnail for look in looks]) if looks else np.zeros((0, 1, 1, 3), np.uint8)
+    thumbnails = np.stack([check.thumbnail for check in checks]) if checks else np.zeros((0, 1, 1, 3), np.uint8)
     grey = thumbnails.mean(axis=3)
     # Of plain images, such as empty walls, any two look the same.
-    comparable = np.array([bool(look.pixels) for look in looks], bool) & (grey.std(axis=(1, 2)) >= _PLAIN)
+    comparable = np.array([bool(check.pixels) for check in checks], bool) & (grey.std(axis=(1, 2)) >= _PLAIN)
     indices = np.flatnonzero(comparable)
-    hashes = np.array([looks[i].dhash for i in indices.tolist()], np.uint64)
+    hashes = np.array([checks[i].dhash for i in indices.tolist()], np.uint64)
     # Copies are resized, not squeezed; logarithms, so that it does not matter which of two is the copy.
     log_aspects = np.log(sizes_hw[indices, 1] / sizes_hw[indices, 0])
     pairs: set[tuple[int, int]] = set()

@@ -47,7 +47,7 @@ def write_fixed(examination: Examination, out: Path) -> Fixed:
         PhidetError: it cannot be written.
     """
     check_target(Path(examination.report.path), out)
-    copies = surplus(examination)
+    copies = redundant_copies(examination)
     double = defaultdict(set)
     for found in examination.report.duplicate_boxes:
         double[found.split, found.image].add(found.second)
@@ -69,7 +69,7 @@ def write_fixed(examination: Examination, out: Path) -> Fixed:
     return Fixed(out, written.images, faulty, len(copies), boxes)
 
 
-def surplus(examination: Examination) -> frozenset[tuple[str, int]]:
+def redundant_copies(examination: Examination) -> frozenset[tuple[str, int]]:
     """Exact copies to leave out, as (split, index): in every group all but one that can be used."""
     indices = {
         name: {image: i for i, image in enumerate(dataset.names.tolist())}

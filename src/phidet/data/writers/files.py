@@ -88,7 +88,7 @@ def count_written(written: Written, split: str, dataset: Dataset, kept: Sequence
 
 
 @contextmanager
-def appearing(out: Path) -> Iterator[Path]:
+def atomic_folder(out: Path) -> Iterator[Path]:
     """A folder beside ``out`` that takes its place at the end, or vanishes.
 
     Raises:

@@ -12,7 +12,14 @@ from phidet.core.errors import ConfigError
 from phidet.data.dataset import Dataset
 from phidet.data.label_map import label_map
 from phidet.data.tfrecord_file import Value, make_example, write_record
-from phidet.data.writers.files import PreparedImage, Written, appearing, check_splits, count_written, decodable_images
+from phidet.data.writers.files import (
+    PreparedImage,
+    Written,
+    atomic_folder,
+    check_splits,
+    count_written,
+    decodable_images,
+)
 from phidet.data.writers.masks import count_masks, masks_left_out
 
 
@@ -32,7 +39,7 @@ def write_tfrecord(datasets: Mapping[str, Dataset], out: Path, images_per_shard:
     if images_per_shard < 1:
         raise ConfigError(f"images_per_shard must be at least 1, got {images_per_shard}")
     written = Written({}, {}, [], [])
-    with appearing(out) as folder:
+    with atomic_folder(out) as folder:
         for split, dataset in datasets.items():
             shards = -(-len(dataset) // images_per_shard)
             kept: list[int] = []

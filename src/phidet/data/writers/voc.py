@@ -16,7 +16,7 @@ from phidet.data.writers.files import (
     FreeNames,
     PreparedImage,
     Written,
-    appearing,
+    atomic_folder,
     check_splits,
     count_written,
     decodable_images,
@@ -55,7 +55,7 @@ def write_voc(datasets: Mapping[str, Dataset], out: Path) -> Written:
         if _NO_XML.search(class_name) or class_name != class_name.strip():
             raise ConfigError(f"the class name {class_name!r} cannot be written in XML: rename the class first")
     written = Written({}, {}, [], [])
-    with appearing(out) as folder:
+    with atomic_folder(out) as folder:
         for name in ("JPEGImages", "Annotations", "ImageSets/Main"):
             (folder / name).mkdir(parents=True)
         images = _Images(folder)

@@ -14,7 +14,7 @@ from phidet.data.dataset import Annotations, Dataset
 from phidet.data.writers.files import (
     FreeNames,
     Written,
-    appearing,
+    atomic_folder,
     check_splits,
     copy_images,
     count_written,
@@ -39,7 +39,7 @@ def write_yolo(datasets: Mapping[str, Dataset], out: Path) -> Written:
     """
     check_splits(datasets)
     written = Written({}, {}, [], [])
-    with appearing(out) as folder:
+    with atomic_folder(out) as folder:
         for split, dataset in datasets.items():
             kept = []
             labels = Path("labels", split)

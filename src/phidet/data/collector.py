@@ -149,24 +149,18 @@ class Collector:
                 f"(0…1), for example {box_text(first.box_xyxy)} (x1, y1, x2, y2); expected pixels. Multiply x by the "
                 "width and y by the height of each image"
             )
-        sizes = np.array(self._sizes, np.int32).reshape(-1, 2)
         # A field that says nothing of any object is left out.
-        unused = set()
-        if not any(_labels_of(a).known.any() for a in self._annotations):
-            unused.add(MASKS)
-        if not any((np.asarray(a.fields[GROUP]) >= 0).any() for a in self._annotations):
-            unused.add(GROUP)
-        self._annotations = [
-            a._replace(fields={name: values for name, values in a.fields.items() if name not in unused})
-            for a in self._annotations
-        ]
+        masks = any(a.mask_labels is not None and a.mask_labels.known.any() for a in self._annotations)
+        groups = any((np.asarray(a.fields[GROUP]) >= 0).any() for a in self._annotations)
+        used = {name for name, is_used in ((MASKS, masks), (GROUP, groups)) if is_used}
+        annotations = [a._replace(fields={n: v for n, v in a.fields.items() if n in used}) for a in self._annotations]
         return Dataset(
             self.name,
             self.class_names,
             names=list(self._names),
             sources=self._sources,
-            annotations=self._annotations,
-            sizes_hw=sizes,
+            annotations=annotations,
+            sizes_hw=np.array(self._sizes, np.int32).reshape(-1, 2),
             problems=self.problems,
         )
 
@@ -239,12 +233,6 @@ class Collector:
             tell("mask invalid", f"its mask has {own_width}×{own_height} pixels, its image {width}×{height}; left out")
             o = o._replace(mask=NO_MASK)
         return box, class_id, o
-
-
-def _labels_of(annotations: Annotations) -> MaskLabels:
-    labels = annotations.fields[MASKS]
-    assert isinstance(labels, MaskLabels)
-    return labels
 
 
 def _keys(annotations: Annotations) -> Iterator[tuple[float, ...]]:

@@ -19,7 +19,7 @@ from phidet.architectures.registry import architecture_of, family_owner, publish
 from phidet.core.errors import CheckpointError, ConfigError, UnknownNameError
 from phidet.core.structs import replace
 from phidet.weights.download import fetch
-from phidet.weights.load import LoadReport, Source, load_into, open_source
+from phidet.weights.load import Source, load_into, open_source
 
 log = logging.getLogger("phidet")
 
@@ -153,7 +153,9 @@ def build_from(config: Any, source: Source | None, replace_head: bool = False) -
     """
     network = architecture_of(config).build(config)
     if source is not None:
-        _log_loaded(config.name, load_into(network, source, replace_head))
+        report = load_into(network, source, replace_head)
+        # A warning is shown by default: a predictor that starts fresh finds nothing before it is trained.
+        log.log(logging.WARNING if report.fresh else logging.INFO, "%s: %s", config.name, report)
     return network
 
 
@@ -196,11 +198,6 @@ def local_or_fetched(file: PublishedFile) -> Path:
         for path in sorted(Path(folder, "models").glob("*.pth")):
             return path
     return fetch(file)
-
-
-def _log_loaded(name: str, report: LoadReport) -> None:
-    """Logs what was loaded; as a warning, which is shown by default, if a predictor starts fresh."""
-    log.log(logging.WARNING if report.fresh else logging.INFO, "%s: %s", name, report)
 
 
 def parse_image_size(size: int | tuple[int, int]) -> tuple[int, int]:

@@ -6,6 +6,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -92,15 +93,18 @@ class YoloFiles:
         Where only the end of a path holds here, :attr:`problems` says so.
         """
         found = self._as_written(text, bases)
+        if found is not None:
+            return found
+        # The longest end that is there: the shorter it is, the likelier it is another folder of that name.
         parts = path_parts(text)
         most = min(_most_skipped(parts), len(parts) - 1)
-        for skipped, base in ((skipped, base) for skipped in range(most + 1) for base in bases):
-            if found is not None:
-                break
+        for skipped, base in product(range(most + 1), bases):
             found = self._names.find(base.joinpath(*parts[skipped:]))
-            if found is not None and not _is_usual(parts[:skipped], base):
-                self.problems.append(Problem("path moved", text, f"is not there; {found} is taken instead"))
-        return found
+            if found is not None:
+                if not _is_usual(parts[:skipped], base):
+                    self.problems.append(Problem("path moved", text, f"is not there; {found} is taken instead"))
+                return found
+        return None
 
     def item(self, image: Path) -> Item:
         """An image with its labels."""

@@ -25,7 +25,7 @@ from phidet.data.doctor.view import NetworkView
 from phidet.detections.boxes import FloatArray
 from phidet.detections.detections import Detections
 from phidet.detections.settings import PostprocessSettings
-from phidet.images.prepare import PLAIN_RESIZING, Preprocess, prepare
+from phidet.images.prepare import PLAIN_RESIZING, Preprocess, needed_to_fit, prepare
 
 if TYPE_CHECKING:  # these need PyTorch
     import torch
@@ -146,6 +146,10 @@ class Architecture(ABC, Generic[ConfigT]):
         """(H, W, 3) uint8 RGB as network input: scaled to fit, padded right and below, normalised."""
         array, scale = prepare(image, config.image_size_hw, config.preprocess)
         return Prepared(array, Placement(scale, (image.shape[0], image.shape[1])))
+
+    def needed_hw(self, config: ConfigT, image_hw: tuple[int, int]) -> tuple[int, int]:
+        """The least height and width that an image of ``image_hw`` pixels may be decoded at for :meth:`prepare`."""
+        return image_hw if self.has_varying_size(config) else needed_to_fit(image_hw, config.image_size_hw)
 
     def has_varying_size(self, config: ConfigT) -> bool:
         """Whether images differ in size as network input; ``config.image_size_hw`` then is only the usual size."""

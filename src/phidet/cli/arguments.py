@@ -53,6 +53,12 @@ def add_runtime(parser: Parser, others: tuple[str, ...] = RUNTIMES) -> None:
     parser.add_argument("--runtime", default=others[0], choices=others, help=f"what runs the model ({others[0]})")
 
 
+def add_exact(parser: Parser) -> None:
+    """Adds ``--exact``."""
+    text = "decode all pixels of large JPEGs; otherwise as many as the network sees, several times as fast"
+    parser.add_argument("--exact", action="store_true", help=text)
+
+
 def add_limit(parser: Parser, default: int, text: str) -> None:
     """Adds ``--limit``, and ``--most``, its name of before, which scripts may use."""
     parser.add_argument("--limit", type=int, default=default, metavar="N", help=f"{text} ({default})")

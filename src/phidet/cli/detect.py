@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from phidet.cli.arguments import add_out, add_runtime, positive, share, words, words_of
+from phidet.cli.arguments import add_exact, add_out, add_runtime, positive, share, words, words_of
 from phidet.cli.report import Report, writing
 from phidet.core.errors import ConfigError
 
@@ -32,6 +32,7 @@ what --save writes into the folder of --out:
   csv       detections.csv: a line for each object
   coco      coco-results.json and coco-images.json
   yolo      labels/NAME.txt and classes.txt
+  parquet   detections.parquet: a row for each image
   crops     crops/CLASS/NAME-1.jpg, with masks .png
   instances instances/NAME.png: the object at each pixel
   panoptic  panoptic.json, panoptic/NAME.png
@@ -75,6 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tile", type=positive, metavar="N", help="also detect on overlapping tiles of N pixels, for small objects"
     )
     parser.add_argument("--batch", type=positive, default=1, metavar="N", help="images, or tiles, at once (1)")
+    add_exact(parser)
     add_runtime(parser)
     parser.add_argument("--threads", type=positive, metavar="N", help="of the runtime (one for each usable core)")
 
@@ -106,7 +108,7 @@ def run(args: argparse.Namespace) -> None:
     )
     if args.tile is not None:
         check_tile(args.tile, settings)
-    detector = Detector(args.model, runtime=args.runtime, threads=args.threads)
+    detector = Detector(args.model, runtime=args.runtime, threads=args.threads, exact=args.exact)
     relations = _open_relations(args.relations, detector.class_names)
     # Tiles are merged by the same settings, whatever the network.
     unused = [f"--{name}" for name in ("nms", "iou") if getattr(args, name) is not None]
@@ -151,12 +153,14 @@ def _found(
     from phidet.images.live import is_stream
     from phidet.images.sources import Unusable, read_sources
     from phidet.images.video import is_webcam
-    from phidet.inference.stream import detect_stream
+    from phidet.inference.stream import detect_stream, needed_by
 
     batch = (
         1 if any(is_webcam(source) or is_stream(source) for source in args.sources) else args.batch
     )  # a camera's frame must not wait for others
-    sources = read_sources(args.sources, out, report.note)
+    # Tiles are cut from all pixels.
+    needed = None if args.tile is not None else needed_by(detector)
+    sources = read_sources(args.sources, out, report.note, needed=needed)
     if relations is None:
         yield from detect_stream(detector, sources, settings, batch, args.tile)
         return

@@ -51,6 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_out(parser, "DIR", "write metrics, tables and plots here")
     parser.add_argument("--save-detections", type=Path, metavar="FILE", help="write what was detected: COCO's results")
     parser.add_argument("--batch", type=int, default=8, metavar="N", help="images at a time")
+    parser.add_argument(
+        "--scaled", action="store_true", help="decode large JPEGs as detect does, not all pixels as the protocol says"
+    )
     add_runtime(parser)
     add_json(parser)
     add_generator_arguments(parser)
@@ -110,7 +113,8 @@ def _detector(args: argparse.Namespace) -> None:
         args.model, open_data(args.data, args.layout), detector.class_names, args.split, args.made
     )
     _warn_of_limit(measured.dataset, settings.max_objects)
-    dataset, found = detect_dataset(detector, measured.dataset, settings.postprocess, args.batch)
+    needed = detector.needed_hw if args.scaled else None
+    dataset, found = detect_dataset(detector, measured.dataset, settings.postprocess, args.batch, needed)
     evaluation = measure(detector.config.name, str(args.data), dataset, found, settings, measured.trained_on)
     _print(evaluation, f"{args.model} on {args.data}, split {measured.split}, {detector.runtime_name}", args.json)
     if args.save_detections is not None:

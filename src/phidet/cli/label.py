@@ -57,6 +57,7 @@ def run(args: argparse.Namespace) -> None:
     from phidet.evaluation.measure import COCO_SETTINGS
     from phidet.evaluation.prelabels import expected_mistakes, labelled
     from phidet.inference.described import open_detector
+    from phidet.inference.stream import needed_by
 
     if not 0 < args.score <= 1:
         raise ConfigError(f"--score must be above 0 and at most 1, got {args.score:g}")
@@ -65,7 +66,7 @@ def run(args: argparse.Namespace) -> None:
     images = read_unlabelled(args.images, detector.class_names)
     out = args.out or Path("prelabels")
     with atomic_folder(out) as folder:
-        images, detections = detect_dataset(detector, images, COCO_SETTINGS)
+        images, detections = detect_dataset(detector, images, COCO_SETTINGS, needed=needed_by(detector))
         data = labelled(images.renamed(_relative(images, args.images)), detections, args.score)
         written = _write(data, folder, args, str(model))
         mistakes = [expected_mistakes(found) for found in detections]

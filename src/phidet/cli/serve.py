@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from phidet.cli.arguments import add_exact
 from phidet.core.errors import ConfigError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     answers.add_argument("--score", type=float, default=0.05, help="least score of an object (default: 0.05)")
     answers.add_argument("--iou", type=float, default=0.5, help="overlap that makes a duplicate (default: 0.5)")
     answers.add_argument("--max_detections", type=int, default=100, metavar="N", help="length of answers")
+    add_exact(answers)
     answers.add_argument("--runtime", default="auto", choices=("auto", "onnxruntime", "openvino", "litert"))
     batching = parser.add_argument_group("batching")
     batching.add_argument("--enable_batching", type=_boolean, nargs="?", const=True, default=True, metavar="BOOL")
@@ -95,7 +97,7 @@ def run(args: argparse.Namespace) -> None:
         cameras=_cameras(args),
     )
     postprocess = PostprocessSettings(score=args.score, iou=args.iou, max_detections=args.max_detections)
-    load = detector_loader(postprocess, args.runtime, batching.threads_each)
+    load = detector_loader(postprocess, args.runtime, batching.threads_each, args.exact)
     serve(settings, load, args.host, args.rest_api_port, args.access_log)
 
 

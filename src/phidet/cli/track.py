@@ -35,6 +35,7 @@ what --save writes into the folder of --out:
   video   the videos with boxes, ids and ways drawn, named like the originals (the default)
   json    tracks.jsonl: a JSON document on each line, for each frame
   csv     tracks.csv: a line for each track
+  parquet tracks.parquet: a row for each frame
   mot     mot/NAME.txt, as MOTChallenge's tools read it
   coco    coco-tracks.json and coco-videos.json
   counts  counts.csv and counts.jsonl, each crossing, arrival and departure with its time; totals.csv

@@ -8,6 +8,9 @@ _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://|data:[^,]*,")
 _AUTHORITY = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)([^/?#]*)(.*)", re.DOTALL)
 _SHOWN = 40  # characters of a data address
 
+LARGEST_BYTES = 64 * 2**20
+"""Of an image that comes from an address or a pipe."""
+
 
 def is_address(text: str) -> bool:
     """Whether ``text`` is an address, ``scheme://…`` or ``data:…,…``, rather than a path."""

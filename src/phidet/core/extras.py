@@ -9,6 +9,9 @@ DATA_PACKAGES = ("yaml", "google", "google_crc32c", "matplotlib", "faster_coco_e
 SERVE_PACKAGES = ("starlette", "uvicorn", "httptools", "prometheus_client", "pybase64")
 ALIGN_PACKAGES = ("scipy",)
 RELATIONS_PACKAGES = ("networkx", "scipy", "torch_geometric")
+TABLE_PACKAGES = {"pandas": "pandas", "pyarrow": "arrow", "polars": "polars"}
+"""Each of these is an extra of its own: people have one of them, and are not asked for the others."""
+
 # scipy is in two extras: the first that has a package is the one that a message names.
 _EXTRAS = {
     "train": TRAIN_PACKAGES,
@@ -16,6 +19,7 @@ _EXTRAS = {
     "serve": SERVE_PACKAGES,
     "align": ALIGN_PACKAGES,
     "relations": RELATIONS_PACKAGES,
+    **{extra: (package,) for package, extra in TABLE_PACKAGES.items()},
 }
 
 

@@ -21,7 +21,7 @@ from phidet.detections.boxes import area
 from phidet.detections.fields import NO_FIELDS, Fields, join_fields, take_fields
 from phidet.detections.masks import FIELD as MASKS
 from phidet.detections.masks import Masks
-from phidet.images.decode import read_image
+from phidet.images.decode import Needed, Reduced, read_reduced
 
 
 class Annotations(NamedTuple):
@@ -192,11 +192,19 @@ class Dataset:
         Raises:
             InputError: it cannot be decoded, or its size is not the one that the boxes were made for.
         """
-        image = read_image(self.source(index), self.size_hw(index))
+        return self.reduced(index, None).pixels
+
+    def reduced(self, index: int, needed: Needed | None) -> Reduced:
+        """Image ``index``, decoded as small as what is ``needed`` allows.
+
+        Raises:
+            InputError: as :meth:`image`.
+        """
+        image = read_reduced(self.source(index), needed, self.size_hw(index))
         # Boxes were checked against the labelled size; on an image of another they would lie elsewhere.
-        if image.shape[:2] != self.size_hw(index):
+        if image.size_hw != self.size_hw(index):
             raise InputError(
-                f"{self.names[index]} has {image.shape[1]}×{image.shape[0]} pixels, its labels say "
+                f"{self.names[index]} has {image.size_hw[1]}×{image.size_hw[0]} pixels, its labels say "
                 f"{self.sizes_hw[index, 1]}×{self.sizes_hw[index, 0]}: correct the labels, or bring the right image"
             )
         return image

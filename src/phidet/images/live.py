@@ -21,7 +21,6 @@ import numpy.typing as npt
 from phidet.core.addresses import is_address, without_password
 from phidet.core.errors import ConfigError, InputError
 from phidet.core.structs import require
-from phidet.core.web import wants_offline
 from phidet.images.live_clock import SourceClock
 from phidet.images.pyav import FrameConverter, Upright, colors_of, import_av, square_size
 from phidet.images.video import Frame, camera_device, is_webcam
@@ -201,6 +200,8 @@ class LiveSource:
 
     def _connection(self) -> Any:
         """Yields the frames of one connection; returns whether it was a file, which has come to its end."""
+        from phidet.core.web import wants_offline  # noqa: PLC0415 - slow to import, and rarely needed
+
         if not is_webcam(self._source) and wants_offline():
             raise InputError(f"{self.shown} is not read: the network is not to be used (--offline, or PHIDET_OFFLINE)")
         if self._source.lower().startswith(_RTSP) and int(self._av.__version__.split(".")[0]) < _AV_FOR_RTSP:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from phidet.core.errors import InputError
-from phidet.images.decode import read_image
+from phidet.images.decode import Decoded, Needed, read_reduced
 from phidet.serve.refusals import RefusedError, bad_request
 from phidet.serve.wire import kind_of, show
 
@@ -29,10 +29,11 @@ class Budget:
     Args:
         each: for one image.
         together: for all of them.
+        needed: what of an image of some size the model needs; ``None`` for all of it. It does not change what counts.
     """
 
-    def __init__(self, each: int, together: int) -> None:
-        self._each = each
+    def __init__(self, each: int, together: int, needed: Needed | None = None) -> None:
+        self._each, self.needed = each, needed
         self._together = self._left = together
 
     def take(self, height: int, width: int) -> None:
@@ -54,16 +55,17 @@ class Budget:
             )
 
 
-def decode(data: bytes, budget: Budget) -> Pixels:
-    """The image in ``data``.
+def decode(data: bytes, budget: Budget) -> Decoded:
+    """The image in ``data``, as much of it as the model needs.
 
     Raises:
         RefusedError: 400: not an image that phidet reads, damaged, or over ``budget``.
     """
     try:
-        return read_image(data, check_size=budget.take)
+        image = read_reduced(data, budget.needed, check_size=budget.take)
     except InputError as error:
         raise bad_request(str(error)) from error
+    return image.pixels if image.factor == 1 else image
 
 
 def from_lists(value: list[Any]) -> Pixels:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from phidet.core.machine import usable_cores
 from phidet.detections.detections import Detections
+from phidet.images.decode import Decoded, size_of
 from phidet.serve.config_files import follow_model_config
 from phidet.serve.configuration import ServerSettings
-from phidet.serve.inputs import Budget, Pixels
+from phidet.serve.inputs import Budget
 from phidet.serve.metrics import Metrics
 from phidet.serve.models.batching import Detect
 from phidet.serve.models.model import Load
@@ -35,7 +36,7 @@ SMALL_BODY = 1 << 20
 class ParsedRequest(NamedTuple, Generic[W]):
     """The images of a request, and what its protocol needs of it to write the answer."""
 
-    images: list[Pixels]
+    images: Sequence[Decoded]
     wanted: W
 
 
@@ -134,9 +135,10 @@ class Service:
         )
         return answer
 
-    def budget(self) -> Budget:
-        """The pixels of one request."""
-        return Budget(self.settings.limits.image_pixels, self.settings.limits.request_pixels)
+    def budget(self, loaded: LoadedVersion | None = None) -> Budget:
+        """The pixels of one request; for the model ``loaded``, images are decoded as large as it needs them."""
+        limits, needed = self.settings.limits, getattr(None if loaded is None else loaded.model, "needed_hw", None)
+        return Budget(limits.image_pixels, limits.request_pixels, needed)
 
     def check_count(self, count: int) -> None:
         """Refuses requests with no image or too many.
@@ -185,6 +187,6 @@ def _at_once(
     return request, (answer, RequestSeconds(end - begun, 0.0, decoded - begun, detected - decoded, end - detected))
 
 
-def _tensors(loaded: LoadedVersion, images: Sequence[Pixels], found: Sequence[Detections]) -> Tensors:
-    sizes_hw = [(image.shape[0], image.shape[1]) for image in images]
+def _tensors(loaded: LoadedVersion, images: Sequence[Decoded], found: Sequence[Detections]) -> Tensors:
+    sizes_hw = [size_of(image) for image in images]
     return to_tensors(found, sizes_hw, loaded.model.max_detections, loaded.model.has_masks)

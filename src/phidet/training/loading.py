@@ -21,7 +21,7 @@ from phidet.core.errors import ConfigError, InputError
 from phidet.data.dataset import Dataset
 from phidet.detections.fields import NO_FIELDS
 from phidet.images.prepare import Preprocess
-from phidet.training.augmentation.detection import Example, Labelled, augment, mosaic, pad_masks, pad_to
+from phidet.training.augmentation.detection import Example, Labelled, augment, mosaic, needed_hw, pad_masks, pad_to
 from phidet.training.augmentation.mask_tensors import shrunk, with_masks
 from phidet.training.recipe import Augmentation
 
@@ -180,6 +180,9 @@ class TrainImages(TorchDataset[Example]):
             return example
         return example._replace(masks=shrunk(example.masks, self.mask_stride))
 
+    def _needed_hw(self, image_hw: tuple[int, int]) -> tuple[int, int]:
+        return needed_hw(image_hw, self.size_hw, self.settings)
+
     def _read(self, index: int, warn: bool) -> Labelled:
         """Image ``index``, or the first one after it that can be decoded."""
         # A replacement keeps batches full and the sampler's order the same on every process.
@@ -187,11 +190,13 @@ class TrainImages(TorchDataset[Example]):
             usable = (index + attempt) % len(self.dataset)
             try:
                 annotations = self.dataset.annotations(usable)
-                if self.mask_stride is None:
-                    annotations = annotations._replace(fields=NO_FIELDS)
-                else:
+                if self.mask_stride is not None:
                     annotations = with_masks(annotations, self.dataset.size_hw(usable))
-                return Labelled(self.dataset.image(usable), annotations)
+                    return Labelled(self.dataset.image(usable), annotations)
+                # Large photographs are decoded no larger than they may be seen, and boxes follow.
+                image = self.dataset.reduced(usable, self._needed_hw)
+                boxes = annotations.boxes_xyxy / np.float32(image.factor)
+                return Labelled(image.pixels, annotations._replace(boxes_xyxy=boxes, fields=NO_FIELDS))
             except InputError as error:
                 if warn and attempt == 0:
                     log.warning("left out: %s", error)

@@ -70,6 +70,9 @@ class ClassifierArchitecture(Architecture[ClassifierConfig]):
 
         return Prepared(classifier_input(image, config).numpy(), Placement(1.0, (image.shape[0], image.shape[1])))
 
+    def needed_hw(self, config: ClassifierConfig, image_hw: tuple[int, int]) -> tuple[int, int]:
+        return image_hw
+
     def decoder(self, config: ClassifierConfig) -> Decoder:
         return ImageDecoder(config)
 

@@ -85,6 +85,9 @@ class DetrArchitecture(Architecture[DetrConfig]):
     def has_varying_size(self, config: DetrConfig) -> bool:
         return config.input_size == "varying"
 
+    def needed_hw(self, config: DetrConfig, image_hw: tuple[int, int]) -> tuple[int, int]:
+        return image_hw  # decoding takes a hundredth of the network's time, and its masks follow each pixel
+
     def prepare(self, config: DetrConfig, image: npt.NDArray[np.uint8]) -> Prepared:
         return prepare_image(image, config)
 

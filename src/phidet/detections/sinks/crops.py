@@ -27,7 +27,7 @@ class CropSink:
         self._folder, self._names, self._files = folder, Names(), 0
 
     def add(self, item: SourceImage, found: Detections) -> None:
-        height, width = item.image.shape[:2]
+        height, width = item.size_hw
         name = self._names.of_frame(item)
         boxes = clip(found.boxes_xyxy, (height, width))
         crops = [None] * len(found) if found.masks is None else found.masks.crops()

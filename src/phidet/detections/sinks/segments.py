@@ -34,7 +34,7 @@ class InstanceSink:
         self._folder, self._names, self._files = folder, Names(), 0
 
     def add(self, item: SourceImage, found: Detections) -> None:
-        height, width = item.image.shape[:2]
+        height, width = item.size_hw
         masks = found.masks if found.masks is not None else Masks.empty((height, width))
         ids = masks.to_ids(dtype=np.uint8 if len(masks) < 256 else np.uint16)
         name = self._names.of_frame(item)
@@ -68,7 +68,7 @@ class PanopticSink:
         self._stuff: set[int] = set()
 
     def add(self, item: SourceImage, found: Detections) -> None:
-        height, width = item.image.shape[:2]
+        height, width = item.size_hw
         image_id, name = len(self._images) + 1, self._names.of_frame(item)
         file = name.with_name(f"{name.name}.png")
         ids = np.zeros((height, width), np.int32) if found.masks is None else found.masks.to_ids()

@@ -85,7 +85,7 @@ class CocoVideoSink:
         self._image_id = 0
 
     def add(self, item: SourceImage, found: Detections) -> None:
-        height, width = item.image.shape[:2]
+        height, width = item.size_hw
         if not item.continues(self._previous):
             name = readable(str(self._names.of(item, item.name)))
             video = {"id": len(self._videos) + 1, "name": name, "source": readable(item.source)}

@@ -46,7 +46,7 @@ class YoloSink:
         write_atomic(folder.parent / CLASSES, "".join(f"{name}\n" for name in class_names).encode())
 
     def add(self, item: SourceImage, found: Detections) -> None:
-        height, width = item.image.shape[:2]
+        height, width = item.size_hw
         # In fp64, so that six digits of a share are exact; readers of YOLO refuse shares outside 0…1.
         inside = clip(found.boxes_xyxy.astype(np.float64), (height, width))
         rows: list[list[float]]

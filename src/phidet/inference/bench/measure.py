@@ -20,7 +20,7 @@ from PIL import Image
 
 from phidet.core.errors import PhidetError
 from phidet.detections.settings import PostprocessSettings
-from phidet.images.decode import read_image
+from phidet.images.decode import read_image, read_reduced
 from phidet.inference.detector import Detector
 from phidet.inference.runtimes.open_model import Runtime
 
@@ -93,14 +93,14 @@ def measure(request: Request) -> Measurement:
     network, config = detector.network, detector.config
     load_ms = (time.perf_counter() - start) * 1e3
 
-    pixels = read_image(encoded)
+    pixels = read_reduced(encoded, detector.needed_hw).pixels
     architecture, settings = detector.architecture, PostprocessSettings()
     prepared = architecture.prepare(config, pixels)
     inputs, placement = architecture.network_inputs([prepared]), prepared.placement
     outputs = {name: array[0] for name, array in network(*inputs).items()}
     decode = architecture.decoder(config)
     stages: dict[str, Callable[[], object]] = {
-        "decode": lambda: read_image(encoded),
+        "decode": lambda: read_reduced(encoded, detector.needed_hw),
         "resize": lambda: architecture.prepare(config, pixels),
         "network": lambda: network(*inputs),
         "post": lambda: decode(outputs, placement, settings),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -12,7 +13,8 @@ import numpy.typing as npt
 from starlette.responses import Response
 
 from phidet.core.structs import in_words
-from phidet.serve.inputs import ENCODED, TENSOR, Budget, Pixels, check_batch, decode, from_lists
+from phidet.images.decode import Decoded
+from phidet.serve.inputs import ENCODED, TENSOR, Budget, check_batch, decode, from_lists
 from phidet.serve.models.versions import LoadedVersion
 from phidet.serve.outputs import Tensors, output_shapes
 from phidet.serve.refusals import RefusedError, bad_request
@@ -101,7 +103,9 @@ _UNSUPPORTED = {
 """First letters of Triton's parameters, and what to do instead."""
 
 
-def read_infer(body: bytes, header_length: str | None, service: Service) -> ParsedRequest[InferRequest]:
+def read_infer(
+    body: bytes, header_length: str | None, service: Service, loaded: LoadedVersion
+) -> ParsedRequest[InferRequest]:
     """The request and its images.
 
     Args:
@@ -109,6 +113,7 @@ def read_infer(body: bytes, header_length: str | None, service: Service) -> Pars
             encoded image and nothing else where that is 0 (Triton's raw binary request).
         header_length: the header of that name.
         service: for the limits.
+        loaded: the model, which says how large it needs images.
 
     Raises:
         RefusedError: 400.
@@ -124,7 +129,7 @@ def read_infer(body: bytes, header_length: str | None, service: Service) -> Pars
             raise bad_request(f"{HEADER_LENGTH} must be a length of at most the body's {size} bytes")
         size = int(header_length)
         if size == 0:
-            return ParsedRequest([_raw_image(body, service.budget())], RAW_REQUEST)
+            return ParsedRequest([_raw_image(body, service.budget(loaded))], RAW_REQUEST)
     elif body.lstrip()[:1] not in (b"", b"{"):
         raise bad_request(f"the body is no JSON object; to send one image as it is, add the header {HEADER_LENGTH}: 0")
     try:
@@ -141,7 +146,7 @@ def read_infer(body: bytes, header_length: str | None, service: Service) -> Pars
         raise bad_request(f"input {given.name}: shape {show(shape)} is not possible")
     # Before anything is decoded: the number of images is the cheapest thing to reject.
     service.check_count(shape[0] if shape else 0)
-    budget = service.budget()
+    budget = service.budget(loaded)
     if given.name == ENCODED:
         return ParsedRequest(_images(given, blobs.get(ENCODED), budget), wanted)
     return ParsedRequest(_tensor(given, blobs.get(TENSOR), budget), wanted)
@@ -205,7 +210,7 @@ def _check_parameters(wanted: InferRequest) -> None:
                 raise bad_request(f"{owner}: the parameter {name} must be true or false, got {show(value)}")
 
 
-def _raw_image(body: bytes, budget: Budget) -> Pixels:
+def _raw_image(body: bytes, budget: Budget) -> Decoded:
     try:
         return decode(body, budget)
     except RefusedError as refusal:
@@ -228,7 +233,7 @@ def _split(wanted: InferRequest, rest: bytes) -> dict[str, bytes]:
     return blobs
 
 
-def _tensor(given: InputTensor, blob: bytes | None, budget: Budget) -> list[Pixels]:
+def _tensor(given: InputTensor, blob: bytes | None, budget: Budget) -> Sequence[Decoded]:
     array: npt.NDArray[np.uint8]
     # A view of the body; lists may be nested or flat, as the protocol allows both.
     array = np.frombuffer(blob, np.uint8) if blob is not None else from_lists(given.data or []).reshape(-1)
@@ -244,7 +249,7 @@ def _tensor(given: InputTensor, blob: bytes | None, budget: Budget) -> list[Pixe
     return images
 
 
-def _images(given: InputTensor, blob: bytes | None, budget: Budget) -> list[Pixels]:
+def _images(given: InputTensor, blob: bytes | None, budget: Budget) -> Sequence[Decoded]:
     encoded = _strings(blob) if blob is not None else [_from_text(item) for item in _flat(given.data or [])]
     if len(encoded) != math.prod(given.shape):
         raise bad_request(f"input {given.name}: {len(encoded)} values do not fill shape {show(given.shape)}")

@@ -178,7 +178,8 @@ async def _infer(request: Request, service: Service) -> Response:
         request.scope["phidet.version"] = loaded.version
         async with read_body(request, service) as body:
             codec = RequestCodec(
-                lambda: read_infer(body, length, service), lambda wanted, tensors: write_infer(loaded, wanted, tensors)
+                lambda: read_infer(body, length, service, loaded),
+                lambda wanted, tensors: write_infer(loaded, wanted, tensors),
             )
             return await while_connected(request, service.answer(loaded, codec, len(body), deadline))
 

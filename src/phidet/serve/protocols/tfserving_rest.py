@@ -12,6 +12,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from phidet.images.decode import Decoded, Reduced
 from phidet.serve.inputs import ENCODED, TENSOR, Pixels, check_batch, decode, from_lists
 from phidet.serve.models.folders import version_number
 from phidet.serve.models.versions import LoadedVersion, Repository, State
@@ -107,11 +108,11 @@ async def _predict(request: Request, service: Service, target: Target, method: s
     with loaded.used():  # from here on, however long the body takes
         request.scope["phidet.version"] = loaded.version
         async with read_body(request, service) as body:
-            codec = RequestCodec(lambda: read_images(body, service), write_answer)
+            codec = RequestCodec(lambda: read_images(body, service, loaded), write_answer)
             return await while_connected(request, service.answer(loaded, codec, len(body), deadline))
 
 
-def read_images(body: bytes, service: Service) -> ParsedRequest[Form]:
+def read_images(body: bytes, service: Service, loaded: LoadedVersion) -> ParsedRequest[Form]:
     """The images in the body of a predict request, row form or column form.
 
     Raises:
@@ -127,7 +128,7 @@ def read_images(body: bytes, service: Service) -> ParsedRequest[Form]:
     names = SIGNATURES.get(signature or DEFAULT_SIGNATURE)
     if names is None:
         raise bad_request(f'Serving signature name: "{signature[:200]}" not found in signature def')
-    reader = _Reader(names, service)
+    reader = _Reader(names, service, loaded)
     # Messages are copied from TensorFlow Serving, mistakes included: clients match on them.
     if "instances" in document and "inputs" in document:
         raise bad_request(
@@ -185,15 +186,15 @@ def metadata(loaded: LoadedVersion) -> dict[str, Any]:
 class _Reader:
     """Converts JSON values to pixels, with TensorFlow Serving's error messages."""
 
-    def __init__(self, names: tuple[str, ...], service: Service) -> None:
+    def __init__(self, names: tuple[str, ...], service: Service, loaded: LoadedVersion) -> None:
         self.names = names
         self.service = service
-        self.budget = service.budget()
+        self.budget = service.budget(loaded)
 
-    def rows(self, instances: list[Any]) -> list[Pixels]:
+    def rows(self, instances: list[Any]) -> Sequence[Decoded]:
         # The first row decides for all, as in TensorFlow Serving: objects with names, or bare values.
         named = isinstance(instances[0], dict) and not is_b64(instances[0])
-        images: list[Pixels] = []
+        images: list[Decoded] = []
         shape: tuple[int, ...] | None = None
         for i, instance in enumerate(instances):
             if (isinstance(instance, dict) and not is_b64(instance)) != named:
@@ -206,7 +207,7 @@ class _Reader:
             value = instance[name] if named else instance
             try:
                 image = self.row_image(name, value)
-                if isinstance(value, list):  # numbers; encoded images may differ in size
+                if not isinstance(image, Reduced) and isinstance(value, list):  # encoded images may differ in size
                     # Rows of numbers must have one shape, as TensorFlow Serving stacks them into a single tensor.
                     shape = shape or image.shape
                     _check_shape(shape, image.shape)
@@ -228,14 +229,14 @@ class _Reader:
             )
         return next(iter(instance))
 
-    def row_image(self, name: str, value: Any) -> Pixels:
+    def row_image(self, name: str, value: Any) -> Decoded:
         """One image: an encoded one, or lists (H, W, 3)."""
         if is_b64(value):
             return decode(from_b64(value["b64"]), self.budget)
         array = self.numbers(name, value)
         return self.batch(array[None], name)[0]
 
-    def column(self, value: Any) -> list[Pixels]:
+    def column(self, value: Any) -> Sequence[Decoded]:
         if isinstance(value, dict) and not is_b64(value):
             name = next((name for name in self.names if name in value), None)
             if name is None:

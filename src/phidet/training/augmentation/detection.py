@@ -15,7 +15,7 @@ from torchvision.transforms.v2 import functional as F
 from phidet.data.dataset import Annotations
 from phidet.detections.masks import FIELD as MASKS
 from phidet.detections.masks import Masks, nearest
-from phidet.images.prepare import fit_scale, scaled_size
+from phidet.images.prepare import fit_scale, needed_to_fit, scaled_size
 from phidet.training.augmentation.mask_tensors import FITS, UNKNOWN, sampled_masks, tightened
 from phidet.training.augmentation.multi_scale import multi_scale
 from phidet.training.augmentation.operations import GREY, Sample, move
@@ -49,6 +49,14 @@ class Labelled(NamedTuple):
 
     image: npt.NDArray[np.uint8]
     annotations: Annotations
+
+
+def needed_hw(image_hw: tuple[int, int], size_hw: tuple[int, int], settings: Augmentation) -> tuple[int, int]:
+    """The least height and width at which an image of ``image_hw`` pixels may be decoded for :func:`augment` and
+    :func:`mosaic`: as large as it may be resized to."""
+    if settings.sizes == "multi-scale":
+        return image_hw
+    return needed_to_fit(image_hw, size_hw, max(settings.scale_jitter))
 
 
 def augment(

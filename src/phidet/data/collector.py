@@ -225,8 +225,7 @@ class Collector:
             return None
         if max(abs(a - b) for a, b in zip(box, o.box_xyxy, strict=True)) > TOLERANCE:
             tell("box clipped", f"box {box_text(o.box_xyxy)} reaches out of {width}×{height} pixels; cut")
-        # Run lengths are numbers of pixels, and of another size of image they show nonsense; polygons are cut with the
-        # box.
+        # Run lengths that were made for another size of image show nonsense; polygons are cut at its border.
         own_size_hw = runs_size_hw(o.mask)
         if own_size_hw not in (None, size_hw):
             own_height, own_width = own_size_hw or size_hw

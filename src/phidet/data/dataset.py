@@ -223,7 +223,7 @@ class Dataset:
         """The same images with other objects, one entry for each, of other classes."""
         other = copy.copy(self)
         other.class_names, other.problems = tuple(class_names), list(self.problems)
-        # These name the classes that were.
+        # Both refer to the classes that the data had before.
         other.coco_ids, other.stuff = None, frozenset()
         other._hold(annotations)
         return other

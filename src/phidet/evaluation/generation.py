@@ -78,8 +78,7 @@ def _covered(centres: FloatArray, points: FloatArray, neighbours: int) -> float:
 
 def squared_distances(a: FloatArray, b: FloatArray) -> FloatArray:
     """(N, D) and (M, D) → (N, M)."""
-    # Rounding may make the distance of a point to itself slightly negative, and the balls around points need it to be
-    # 0.
+    # Rounding may make the distance of a point to itself slightly negative.
     squares: FloatArray = np.square(a).sum(1)[:, None] + np.square(b).sum(1) - 2 * (a @ b.T)
     return squares.clip(min=0)
 
@@ -96,8 +95,8 @@ def slerp(a: npt.ArrayLike, b: npt.ArrayLike, t: npt.ArrayLike) -> FloatArray:
     With fp32, the angle between two nearly equal directions would be noise.
     """
     first, second = (_directions(np.asarray(latents, np.float64)) for latents in (a, b))
-    # The part of the second direction across the first: both together span the plane of the rotation.
     angle = np.arccos((first * second).sum(-1, keepdims=True).clip(-1, 1)) * np.asarray(t, np.float64)
+    # The part of the second direction across the first: both span the plane of the rotation.
     across = _directions(second - (first * second).sum(-1, keepdims=True) * first)
     return _directions(first * np.cos(angle) + across * np.sin(angle))
 

@@ -102,8 +102,7 @@ def _darkness(source: ImageSource, image: npt.NDArray[np.uint8]) -> str | None:
     brightest = int(image.max())
     if brightest > _DARK_OF_16_BITS:
         return None
-    # Bits that a sensor lacks leave an image dark by a known factor, up to 64 of 255; one that is dark in 8 bits is
-    # just dark.
+    # Sensors of 10 to 14 bits leave 16-bit files dark by a known factor; an image of 8 bits is just dark.
     if encoding(source).bits == 16:
         return (
             f"nearly black: no pixel is brighter than {brightest} of 255. Its 16 bits look like the 10, 12 or 14 bits "

@@ -54,7 +54,6 @@ def _task(dataset: Dataset, index: int, model: str, prefix: str) -> dict[str, An
     result = []
     for k, (box, class_id) in enumerate(zip(a.boxes_xyxy.tolist(), a.class_ids.tolist(), strict=True)):
         x1, y1, x2, y2 = box
-        # Label Studio's percentages do not depend on the size at which an image is shown.
         place = {"x": x1 / width, "y": y1 / height, "width": (x2 - x1) / width, "height": (y2 - y1) / height}
         result.append(
             {

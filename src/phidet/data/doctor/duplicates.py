@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from phidet.core.numbers import equal_pairs
 from phidet.data.doctor.decoding import ImageCheck
 
 MOST_BITS = 5
@@ -66,22 +67,15 @@ def _candidates(
 ) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
     """Pairs of indices within ``MOST_BITS`` of each other; a pair may come more than once."""
     found = []
-    for first, bits in _PARTS:
+    for start, bits in _PARTS:
         # Pigeonhole principle: of six parts, five differing bits leave at least one unchanged.
-        part = (hashes >> np.uint64(first)) & np.uint64((1 << bits) - 1)
-        # Equal parts become neighbours, so candidates are found by comparing with the next ones in the order.
+        part = (hashes >> np.uint64(start)) & np.uint64((1 << bits) - 1)
+        # Equal parts become neighbours, and among them images of like brightness.
         order = np.lexsort((brightness, part))
-        part = part[order]
-        live = np.arange(len(order))
-        for shift in range(1, _WINDOW + 1):
-            live = live[live < len(order) - shift]
-            live = live[part[live] == part[live + shift]]
-            if not live.size:
-                break
-            a, b = order[live], order[live + shift]
+        for first, second in equal_pairs(part[order], _WINDOW):
+            a, b = order[first], order[second]
             close = hamming(hashes[a], hashes[b]) <= MOST_BITS
-            if close.any():
-                found.append((np.minimum(a, b)[close], np.maximum(a, b)[close]))
+            found.append((np.minimum(a, b)[close], np.maximum(a, b)[close]))
     return found
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from phidet.core.numbers import equal_pairs
 from phidet.data.dataset import Dataset
 from phidet.data.doctor.facts import (
     COCO_DETECTIONS,
@@ -107,29 +108,20 @@ def class_name_twins(names: Iterable[str]) -> list[list[str]]:
 
 
 def duplicate_boxes(dataset: Dataset) -> list[DuplicateBoxes]:
-    """Pairs of boxes of one class in one image with IoU > 0.95, crowds left out.
-
-    All images at once: objects are sorted by image and class, and each is compared with those that follow it in its
-    group, one distance after the other.
-    """
+    """Pairs of boxes of one class in one image with IoU > 0.95, crowds left out."""
     every = dataset.all_annotations
     images = np.repeat(np.arange(len(dataset)), dataset.counts)
     starts = np.cumsum(dataset.counts) - dataset.counts
     group = images * len(dataset.class_names) + every.class_ids
+    # All images at once: sorted by image and class, only objects of one group are compared.
     order = np.flatnonzero(~every.crowd)
     order = order[np.argsort(group[order], kind="stable")]
     group, boxes = group[order], every.boxes_xyxy[order].astype(np.float64)
     found: list[tuple[int, int, float]] = []
-    # Compares every object with the one `shift` places on, until no group is that long: vectorised pairs per image.
-    live, shift = np.arange(len(order)), 1
-    while live.size:
-        live = live[live < len(order) - shift]
-        live = live[group[live] == group[live + shift]]
-        ious = elementwise_iou(boxes[live], boxes[live + shift], "iou")
-        same = np.flatnonzero(ious > SAME_BOX)
-        first, second = order[live[same]], order[live[same] + shift]
-        found += zip(first.tolist(), second.tolist(), ious[same].tolist(), strict=True)
-        shift += 1
+    for first, second in equal_pairs(group, len(group)):
+        ious = elementwise_iou(boxes[first], boxes[second], "iou")
+        same = ious > SAME_BOX
+        found += zip(order[first[same]].tolist(), order[second[same]].tolist(), ious[same].tolist(), strict=True)
     return [
         DuplicateBoxes(
             dataset.name,

@@ -137,7 +137,7 @@ class Collector:
         return None if index is None else self._sources[index]
 
     def dataset(self) -> Dataset:
-        """Everything that was added.
+        """The data set of all that was added.
 
         Raises:
             InputError: most boxes are fractions of the image where pixels were expected.
@@ -183,7 +183,7 @@ class Collector:
         self.problem("image repeated", name, f"listed more than once{what}")
 
     def _class_id(self, class_name: str) -> int | None:
-        """``None`` where the class is not one of the classes."""
+        """The class id; ``None`` where the class is not one of the classes."""
         found = self._ids.get(class_name)
         return found if found is not None else self._ids.get(unicodedata.normalize("NFC", class_name))
 

@@ -60,11 +60,11 @@ class CropImages:
         return len(self.crops)
 
     def take(self, indices: Iterable[int]) -> npt.NDArray[np.uint8]:
-        """Some of them, (N, size, size, 3) uint8 RGB."""
+        """The crops of these indices, (N, size, size, 3) uint8 RGB."""
         return read_crops(self.dataset, [self.crops[i] for i in indices], self.size, self.context)
 
     def batches(self, count: int = 64) -> Iterator[npt.NDArray[np.uint8]]:
-        """All of them, ``count`` at a time."""
+        """All crops, ``count`` at a time."""
         for start in range(0, len(self), count):
             yield self.take(range(start, min(start + count, len(self))))
 

@@ -18,7 +18,7 @@ PATH_STEP = 1e-4
 
 
 class PrecisionRecall(NamedTuple):
-    """Of made images, both from 0 to 1.
+    """Precision and recall of made images, both 0…1.
 
     Attributes:
         precision: share of made images that lie among the real ones: how good they are.
@@ -54,7 +54,7 @@ def _root(matrix: FloatArray) -> FloatArray:
 
 
 def precision_recall(real: npt.ArrayLike, made: npt.ArrayLike, neighbours: int = 3) -> PrecisionRecall:
-    """Precision and recall (arXiv 1904.06991): a point counts that lies in a ball around any of the others.
+    """Precision and recall (arXiv 1904.06991): the shares of points in a ball around any point of the other kind.
 
     Args:
         real, made: (N, D) and (M, D) features.
@@ -84,7 +84,7 @@ def squared_distances(a: FloatArray, b: FloatArray) -> FloatArray:
 
 
 def nearest_real(real: npt.ArrayLike, made: npt.ArrayLike, count: int = 3) -> npt.NDArray[np.int64]:
-    """Indices of the real images nearest to each made one, (M, count), to see whether it was learned by heart."""
+    """Indices of the real images nearest to each made one, (M, count), to see whether it was memorised."""
     distances = squared_distances(np.asarray(made, np.float64), np.asarray(real, np.float64))
     return np.argsort(distances, axis=1, kind="stable")[:, :count].astype(np.int64)
 

@@ -73,7 +73,7 @@ class Measurement:
         return _summary(self._sequences[name], self._counts[name])
 
     def combined(self) -> TrackMetrics:
-        """Of all sequences together."""
+        """The metrics of all sequences together."""
         results = {
             key: metric.combine_sequences({name: each[key] for name, each in self._sequences.items()})
             for key, metric in self._metrics.items()

@@ -45,7 +45,7 @@ class Rows(NamedTuple):
     distracts: npt.NDArray[np.bool_]
 
     def of_frame(self, frame: int) -> Rows:
-        """Those of one frame."""
+        """The boxes of one frame."""
         chosen = slice(*np.searchsorted(self.frames, (frame, frame + 1)).tolist())
         frames, ids, boxes, counts, distracts = self
         return Rows(frames[chosen], ids[chosen], boxes[chosen], counts[chosen], distracts[chosen])

@@ -33,10 +33,11 @@ def write_tables(folder: Path, evaluation: Evaluation) -> list[Path]:
         "ap": [*(c.ap for c in coco.classes), coco.ap],
         "ap50": [*(c.ap50 for c in coco.classes), coco.ap50],
     }
-    if masks is not None:
-        # Of masks beside boxes: a class whose boxes are good and masks are not is what people look for here.
+    if masks is not None and masks.coco is not None:
+        # Beside those of boxes: a class whose boxes are good and masks are not is what people look for here.
         columns["mask_ap"] = [*(c.ap for c in masks.coco.classes), masks.coco.ap]
         columns["mask_ap50"] = [*(c.ap50 for c in masks.coco.classes), masks.coco.ap50]
+    if masks is not None:
         columns["pixel_iou"] = [*masks.semantic.ious.values(), masks.semantic.miou]
     if masks is not None and masks.panoptic is not None:
         columns["pq"] = [*(c.pq for c in masks.panoptic.classes), masks.panoptic.all.pq]

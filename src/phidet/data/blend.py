@@ -60,10 +60,10 @@ def membrane(values: FloatArray) -> FloatArray:
     source[:, -1] += values[1:-1, -1]
     # Sines diagonalise it (the discrete sine transform, as matrices: pieces are small).
     rows, columns = _sines(height), _sines(width)
-    spectrum = np.einsum("ij,jkc,kl->ilc", rows, source, columns)
+    spectrum = np.einsum("ij,jkc,kl->ilc", rows, source, columns, optimize=True)  # not all indices in one loop
     scale = _eigenvalues(height)[:, None] + _eigenvalues(width)[None, :]
     result = values.copy()
-    result[1:-1, 1:-1] = np.einsum("ij,jkc,kl->ilc", rows, spectrum / scale[:, :, None], columns)
+    result[1:-1, 1:-1] = np.einsum("ij,jkc,kl->ilc", rows, spectrum / scale[:, :, None], columns, optimize=True)
     return result
 
 

@@ -50,6 +50,14 @@ class PrCurve(NamedTuple):
         return None if self.best is None else float(self.scores[self.best])
 
     @property
+    def threshold(self) -> float | None:
+        """The same between that score and the next lower one, so that rounding elsewhere changes nothing."""
+        if self.best is None:
+            return None
+        lower = self.scores[self.best + 1] if self.best + 1 < len(self.scores) else 0.0
+        return float((self.scores[self.best] + lower) / 2)
+
+    @property
     def envelope(self) -> npt.NDArray[np.float64]:
         """(101,) the best precision with at least recall 0, 0.01 … 1; their mean is AP at that IoU (COCO's AP50)."""
         # Running maximum from the right: the best precision at this recall or any higher one; 0 where it is never

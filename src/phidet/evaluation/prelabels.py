@@ -18,6 +18,8 @@ from phidet.data.dataset import Annotations, Dataset
 from phidet.data.fingerprint import fingerprints
 from phidet.detections.boxes import pairwise_iou
 from phidet.detections.detections import Detections
+from phidet.detections.settings import Score
+from phidet.detections.thresholds import Thresholds
 
 RECORD = "prelabels.json"
 LOWEST_SCORE = 0.05
@@ -42,15 +44,15 @@ class Record(msgspec.Struct, frozen=True):
     """All pre-labels of a folder, to compare corrected labels with."""
 
     model: str
-    score: float
+    score: Score
     images: list[PreLabel]
 
 
-def labelled(images: Dataset, detections: Sequence[Detections], score: float) -> Dataset:
+def labelled(images: Dataset, detections: Sequence[Detections], score: float | Thresholds) -> Dataset:
     """``images`` with the detections of at least ``score`` as objects; their scores are the field ``score``."""
     annotations = []
     for found in detections:
-        kept = found[found.scores >= score]
+        kept = found[score.kept(found) if isinstance(score, Thresholds) else found.scores >= score]
         annotations.append(Annotations.of_boxes(kept.boxes_xyxy, kept.class_ids, {"score": kept.scores}))
     return images.relabelled(annotations, images.class_names)
 
@@ -65,7 +67,7 @@ def expected_mistakes(found: Detections) -> float:
     return float(np.minimum(scores, 1 - scores).sum())
 
 
-def record_of(dataset: Dataset, model: str, score: float) -> Record:
+def record_of(dataset: Dataset, model: str, score: Score) -> Record:
     """The pre-labels of ``dataset``, see :func:`labelled`."""
     images = []
     for i, known in enumerate(fingerprints(dataset)):

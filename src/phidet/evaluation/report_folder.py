@@ -22,6 +22,7 @@ from phidet.evaluation.measure import Evaluation
 from phidet.evaluation.mistake_sheet import draw_mistakes
 from phidet.evaluation.mistakes import worst_mistakes
 from phidet.evaluation.plots import confusion_figure, pr_figure, size_figure
+from phidet.evaluation.reliability_plot import reliability_figure
 from phidet.evaluation.report_tables import write_tables
 from phidet.images.style import save_figure
 
@@ -31,7 +32,7 @@ _SAMPLES = 12
 def write_evaluation(
     folder: Path, evaluation: Evaluation, dataset: Dataset, detections: Sequence[Detections]
 ) -> list[Path]:
-    """Writes report.json, its tables as CSV, and as images curves, confusion, AP by size, mistakes and samples.
+    """Writes report.json, its tables as CSV, and images: curves, confusion, reliability, AP by size, mistakes, samples.
 
     Raises:
         PhidetError: a file cannot be written.
@@ -45,6 +46,7 @@ def write_evaluation(
         ("pr.png", pr_figure(pr_curves(dataset, detections, iou), iou)),
         ("sizes.png", size_figure(evaluation.coco)),
         ("confusion.png", confusion_figure(matrix, dataset.class_names)),
+        ("reliability.png", reliability_figure(evaluation.reliability)),
     ):
         written.append(save_figure(figure, folder / name))
     mistakes = worst_mistakes(dataset, detections, score, min_iou=iou)

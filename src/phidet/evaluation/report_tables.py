@@ -33,6 +33,8 @@ def write_tables(folder: Path, evaluation: Evaluation) -> list[Path]:
         "ap": [*(c.ap for c in coco.classes), coco.ap],
         "ap50": [*(c.ap50 for c in coco.classes), coco.ap50],
     }
+    if evaluation.thresholds is not None:
+        columns["threshold"] = [*evaluation.thresholds.scores, None]
     if masks is not None and masks.coco is not None:
         # Beside those of boxes: a class whose boxes are good and masks are not is what people look for here.
         columns["mask_ap"] = [*(c.ap for c in masks.coco.classes), masks.coco.ap]

@@ -120,7 +120,7 @@ def _make(
         path.write_bytes(relations_onnx(model).SerializeToString())
         return [path]
     half = options.precision == "fp16"
-    header = Header(model.config, options.precision)
+    header = Header(model.config, options.precision, model.thresholds)
     if options.to == "tflite":
         from phidet.export.tflite_file import write_tflite  # noqa: PLC0415 - an extra of its own
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ from phidet.architectures.dialect import Dialect
 from phidet.architectures.model import Model
 from phidet.architectures.registry import architecture_of
 from phidet.core.errors import CheckpointError
+from phidet.weights.class_rows import Carried, carry, fits, same_classes
 from phidet.weights.dialects import known_dialects
 from phidet.weights.mapping import check_shapes, mismatch_error, same_names, to_ours, weights_of
 from phidet.weights.native import read_config
@@ -75,6 +76,7 @@ class LoadReport(NamedTuple):
         fresh: our tensors that keep their random initialisation because the class count differs.
         added: our tensors that start fresh because the file is of a network without that part.
         ignored: tensors of the file without a place in the model (a classifier's head, a trainer's state).
+        carried: which classes of the predictor go on from the file's, where those have other names or another order.
     """
 
     path: Path
@@ -84,10 +86,13 @@ class LoadReport(NamedTuple):
     fresh: list[str]
     ignored: list[str]
     added: tuple[str, ...] = ()
+    carried: Carried | None = None
 
     def __str__(self) -> str:
         what = "backbone" if self.part == "backbone" else "all weights"
         text = f"{what} from {self.path} ({self.kind}, {self.loaded} tensors)"
+        if self.carried is not None:
+            text += f"; {self.carried}"
         if self.fresh:
             text += f"; the class predictor starts fresh ({', '.join(self.fresh)})"
         if self.added:
@@ -123,11 +128,20 @@ def open_source(path: str | Path) -> Source:
     return Source(path, known.tensors, architecture, None, dialect, tuple(known.beside))
 
 
-def load_into(model: Model, source: Source, replace_head: bool = False) -> LoadReport:
+def load_into(
+    model: Model, source: Source, replace_head: bool = False, held_names: Sequence[str] | None = None
+) -> LoadReport:
     """Copies the weights of ``source`` into ``model``.
 
     A model takes all of a file of its own architecture, and a detector only the backbone of a classifier's file. A
-    predictor for another number of classes is replaced by a fresh one only with ``replace_head``.
+    predictor for other classes is replaced only with ``replace_head``: where the file's classes are known, its rows go
+    on for classes of the same name (:func:`phidet.weights.class_rows.same_classes`), and the others start fresh.
+
+    Args:
+        model: is changed.
+        source: the file.
+        replace_head: whether the model's classes may be others than the file's.
+        held_names: the file's classes; ``None`` to go by their number alone.
 
     Raises:
         CheckpointError: tensors are missing, left over, or of the wrong shape. The model is unchanged then.
@@ -146,6 +160,7 @@ def load_into(model: Model, source: Source, replace_head: bool = False) -> LoadR
         mapped = same_names(source.tensors, expected)
     else:
         mapped = to_ours(source.tensors, source.dialect, model.config, expected)
+    carried = _carry_rows(mapped.tensors, model, held_names) if whole and replace_head and held_names else None
     fresh = _predictors_to_replace(mapped.tensors, expected, model.config, source, replace_head)
     # A part may be missing as a whole only: half of one is a damaged file.
     absent = tuple(p for p in architecture.added_parts if not any(name.startswith(p) for name in mapped.tensors))
@@ -164,7 +179,27 @@ def load_into(model: Model, source: Source, replace_head: bool = False) -> LoadR
     model.load_state_dict(tensors, strict=False)
     part = "all" if whole else "backbone"
     ignored = [*source.beside, *([] if whole else mapped.unexpected)]
-    return LoadReport(source.path, source.kind, part, len(tensors), fresh, ignored, added)
+    return LoadReport(source.path, source.kind, part, len(tensors), fresh, ignored, added, carried)
+
+
+def _carry_rows(tensors: dict[str, Tensor], model: Model, held_names: Sequence[str]) -> Carried | None:
+    """Puts rows of class predictors among ``tensors`` where the model has them; ``None`` if they stay as they are."""
+    config, architecture, ours = model.config, architecture_of(model.config), weights_of(model)
+    wanted = config.class_names
+    if tuple(held_names) == tuple(wanted):
+        return None
+    matches = same_classes(held_names, wanted)
+    pairs = tuple((name, held_names[at]) for name, at in zip(wanted, matches, strict=True) if at is not None)
+    carried = Carried(pairs, tuple(name for name, at in zip(wanted, matches, strict=True) if at is None))
+    for name in [name for name in tensors if name.startswith(architecture.predictors)]:
+        rows = architecture.predictor_rows(name, config)
+        if rows is None or not fits(tensors[name], ours[name], rows, (len(held_names), len(wanted))):
+            return None
+        if pairs:
+            tensors[name] = carry(tensors[name], ours[name], rows, matches)
+        elif tensors[name].shape == ours[name].shape:
+            tensors[name] = ours[name].clone()  # as many classes, and all others
+    return carried
 
 
 def _head_keys(source: Source, config: Any) -> set[str]:

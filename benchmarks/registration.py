@@ -41,13 +41,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--boards", type=int, default=100)
+    parser.add_argument("--first", type=int, default=0, help="seed of the first board's warp")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     outcomes: Counter[str] = Counter()
     errors: list[float] = []
     moved: list[float] = []
     apart: list[float] = []
-    for seed, path in enumerate(sorted((args.data / "images" / "test").glob("*.jpg"))[: args.boards]):
+    paths = sorted((args.data / "images" / "test").glob("*.jpg"))[: args.boards]
+    for seed, path in enumerate(paths, args.first):
         outcome, error, places, shift = run_board(args.data, path, seed)
         outcomes[outcome] += 1
         if outcome == "registered":

@@ -48,6 +48,40 @@ R2,0805,44.5mm,-40.25mm,0mm,0mm,1mm,1mm,B,0.00,10k
 EAGLE = """C1 41.5925 -39.37 90 100n C0805
 R2   44.50 -40.25   0 10k R 0805
 """
+ALTIUM_COLUMNS = """Designator Comment          Layer       Footprint     Center-X(mm) Center-Y(mm) Rotation Description
+C1         100n             TopLayer    CAP 0805      41.5925      -39.3700     90       Chip capacitor
+R2         10k              BottomLayer               44.5000      -40.2500     0
+"""
+PROTEL = """Designator Footprint               Mid X         Mid Y         Ref X         Ref Y TB      Rotation Comment
+
+C1         0805                41.5925mm      -39.37mm         0mm         0mm  T         90.00 100n
+R2         0805                 1751.9685mil   -1584.6457mil   0mm         0mm  B          0.00 10k
+"""
+EAGLE_PARTS = """Partlist
+
+Exported from board.brd at 01/02/24 12:34
+
+Part     Value          Package      Library   Position (mil)          Orientation
+
+C1       100n           C0805        rcl       (1637.5 -1550)          R90
+R2       10k            R0805        rcl       (1751.9685 -1584.6457)  MR0
+"""
+FUSION = """C1,41.5925,-39.37,R90,100n,C0805
+R2,44.5,-40.25,MR0,10k,R0805
+"""
+PADS = """PartType,PartDecal,RefDes,Layer,Orient.,X (um),Y (um)
+100n,C0805,C1,1,90°,41592.5,\u221239370
+10k,R0805,R2,2,0,44500,-40250
+"""
+ALLEGRO = """REFDES,COMP_DEVICE_TYPE,SYM_NAME,SYM_X,SYM_Y,SYM_ROTATE,SYM_MIRROR
+C1,100n,C0805,41.5925,-39.37,90,NO
+R2,10k,R0805,44.5,-40.25,0,YES
+"""
+GEDA = """# X,Y in mm.
+# RefDes, Description, Value, X, Y, rotation, top/bottom
+C1,"C0805","100n",41.5925,-39.37,90,top
+R2,"R0805","10k",44.5,-40.25,0,bottom
+"""
 SPANISH = """\ufeffDesignator;Comment;Center-X(mm);Center-Y(mm);Layer;Rotation
 C1;100n;41,5925;-39,37;Top;90
 R2;10k;44,5;-40,25;Bottom;0
@@ -76,7 +110,15 @@ def read(tmp_path: Path, text: str, name: str = "board.csv", options: NominalOpt
         (KICAD_POS, "board-top.pos", "mm", 1.0),
         (ALTIUM, "Pick Place for board.csv", "mil", 0.0254),
         (ALTIUM_SUFFIXES, "old.csv", "mm", 1.0),
+        (ALTIUM_COLUMNS, "Pick Place for board.txt", "mm", 1.0),
+        (PROTEL, "protel.txt", "mm", 1.0),
         (EAGLE, "board.mnt", "mm", 1.0),
+        (EAGLE_PARTS, "partlist.txt", "mil", 0.0254),
+        (FUSION, "PnP_board.csv", "mm", 1.0),
+        (FUSION.replace(",", ";").replace(".", ","), "PnP_board.csv", "mm", 1.0),
+        (PADS, "pads.csv", "mm", 1.0),
+        (ALLEGRO, "place_txt.csv", "mm", 1.0),
+        (GEDA, "board.xy", "mm", 1.0),
         (SPANISH, "decimal commas.csv", "mm", 1.0),
         (SPANISH.replace(";", "\t"), "tabs.txt", "mm", 1.0),
         (SCREAMING, "centroid.csv", "inch", 25.4),
@@ -103,6 +145,8 @@ def test_encodings_of_windows_programs(tmp_path: Path) -> None:
         path = tmp_path / f"{encoding}.csv"
         path.write_text(KICAD_CSV, encoding=encoding)
         assert read_nominal(path).references == ("C1", "R2")
+    path.write_text(KICAD_CSV.replace("100n", "0.1µF ±10 %"), encoding="cp1252")
+    assert read_nominal(path).labels == ("0.1µF ±10 %", "10k")
 
 
 def test_labels_come_from_the_column_that_is_asked_for(tmp_path: Path) -> None:
@@ -111,7 +155,19 @@ def test_labels_come_from_the_column_that_is_asked_for(tmp_path: Path) -> None:
     assert read(tmp_path, with_class, options=NominalOptions(label_column="package")).labels == ("0805",)
     with pytest.raises(InputError, match="no column 'Kind'; it has Ref, Val, Package, X, Y, Class"):
         read(tmp_path, with_class, options=NominalOptions(label_column="Kind"))
-    assert read(tmp_path, "Ref,X,Y,Val\nC1,1,2,x\n", options=NominalOptions(unit="mil")).unit == "mil"
+
+
+def test_a_unit_is_that_of_the_list_and_where_it_says_none_the_one_given(tmp_path: Path) -> None:
+    mil = NominalOptions(unit="mil")
+    for text, unit, place in (
+        ("Ref,X,Y,Val\nC1,100,200,x\n", "mil", (100, 200)),
+        ("Ref,X,Y,Val\nC1,2.54mm,200,x\n", "mil", (100, 200)),
+        ("Ref,X (mm),Y (mm),Val\nC1,2.54,200mil,x\n", "mm", (2.54, 5.08)),
+        ("# Unit = inch\nRef,X,Y,Val\nC1,0.1,25.4mm,x\n", "inch", (0.1, 1)),
+    ):
+        nominal = read(tmp_path, text, options=mil)
+        assert nominal.unit == unit
+        assert nominal.places[0] == pytest.approx(place)
 
 
 def test_what_is_not_said_is_unknown(tmp_path: Path) -> None:
@@ -137,7 +193,10 @@ def test_what_is_not_said_is_unknown(tmp_path: Path) -> None:
         ("Ref,Val,X,Y,Side\nC1,a,1,2,left\n", r"board.csv:2: column 5 \(Side\): expected top or bottom, got 'left'"),
         ("Ref,Val,X,Y\nC1,a,1,2\n\nC1,a,3,4\n", "board.csv:4: the reference 'C1' comes twice, first in line 2"),
         ("Ref,Val,X,Y\n,a,1,2\n", "board.csv:2: the part has no name"),
-        ("# Ref Val X Y Rot\nC1 a 1\n", r"board.csv:2: column 5 \(Rot\) is missing: the line has 3"),
+        ("# Ref Val X Y Rot\nC1 a 1\n", r"board.csv:2: column 4 \(Y\) is missing: the line has 3"),
+        ("Ref,Val,X (yd),Y (yd)\nC1,a,1,2\n", r"board.csv:1: column 'X \(yd\)': expected a unit .* got 'yd'"),
+        ("Ref,Val,X,Y,Rot\nC1,a,1,2,90mm\n", r"column 5 \(Rot\): expected degrees, got '90mm'"),
+        ("Ref;Val;X;Y\nC1;a;1.637,50;2\n", r"board.csv:2: column 3 \(X\): expected a number, got '1.637,50'"),
     ],
 )
 def test_a_broken_list_is_said_with_file_line_and_column(tmp_path: Path, text: str, message: str) -> None:

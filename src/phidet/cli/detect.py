@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from phidet.cli.arguments import add_out, add_runtime, positive, share, words, words_of
+from phidet.cli.arguments import add_exact, add_out, add_runtime, positive, share, share_or_auto, words, words_of
 from phidet.cli.report import Report, writing
 from phidet.core.errors import ConfigError
 
@@ -32,13 +32,16 @@ what --save writes into the folder of --out:
   csv       detections.csv: a line for each object
   coco      coco-results.json and coco-images.json
   yolo      labels/NAME.txt and classes.txt
+  parquet   detections.parquet: a row for each image
   crops     crops/CLASS/NAME-1.jpg, with masks .png
   instances instances/NAME.png: the object at each pixel
-  panoptic  panoptic.json, panoptic/NAME.png
+  panoptic  panoptic.json, panoptic/NAME.png: COCO's segments
+  semantic  semantic/NAME.png: the class at each pixel
 
 examples:
   phidet detect photo.jpg                                   people, drawn in detections/photo.jpg
   phidet detect photos --save images,csv --score 0.5
+  phidet detect photos -m runs/mine --score auto            each class from its best score on the validation data
   phidet detect -m runs/mine aerial.tif --tile 640          a model of your own, in tiles of 640 pixels
   phidet detect clip.mp4 --classes person,dog
   cat photo.jpg | phidet detect - --json                    JSON lines on standard output, no files
@@ -66,7 +69,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_out(parser, "FOLDER", f"where to write ({OUT})")
     parser.add_argument("--save", type=words, metavar="KINDS", help="what to write, separated by commas (images)")
     parser.add_argument("--json", action="store_true", help="print JSON lines; write files only if --save says which")
-    parser.add_argument("--score", type=share, default=0.3, metavar="S", help="lowest score, 0…1 (0.3)")
+    parser.add_argument(
+        "--score",
+        type=share_or_auto,
+        default=0.3,
+        metavar="S",
+        help="lowest score, 0…1, or auto: the model's own (0.3)",
+    )
+    parser.add_argument(
+        "--segment-score", type=share, metavar="S", help="lowest score of a segment, 0…1 (what is usual of the network)"
+    )
     parser.add_argument("--iou", type=share, metavar="T", help="overlap of duplicates, not for soft (0.5)")
     parser.add_argument("--nms", choices=_NMS, help="suppression of duplicates (hard)")
     parser.add_argument("--classes", action="append", metavar="A,B", help="only these, by name (all)")
@@ -75,6 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tile", type=positive, metavar="N", help="also detect on overlapping tiles of N pixels, for small objects"
     )
     parser.add_argument("--batch", type=positive, default=1, metavar="N", help="images, or tiles, at once (1)")
+    add_exact(parser)
     add_runtime(parser)
     parser.add_argument("--threads", type=positive, metavar="N", help="of the runtime (one for each usable core)")
 
@@ -87,6 +100,7 @@ def run(args: argparse.Namespace) -> None:
     from phidet.cli.signals import ended_by_sigterm
     from phidet.detections.settings import PostprocessSettings
     from phidet.detections.sinks import open_sinks
+    from phidet.detections.thresholds import stored_thresholds
     from phidet.images.sources import check_sources_outside
     from phidet.inference.detector import Detector
     from phidet.inference.tiles import check_tile
@@ -103,10 +117,15 @@ def run(args: argparse.Namespace) -> None:
         iou=0.5 if args.iou is None else args.iou,
         nms=_NMS[args.nms or "hard"],  # type: ignore[arg-type]
         max_detections=args.max,
+        segment_score=args.segment_score,
     )
     if args.tile is not None:
         check_tile(args.tile, settings)
-    detector = Detector(args.model, runtime=args.runtime, threads=args.threads)
+    detector = Detector(args.model, runtime=args.runtime, threads=args.threads, exact=args.exact)
+    if args.score == "auto":
+        stored_thresholds(detector, args.model)
+    if args.relations is not None and args.score == "auto":
+        raise ConfigError("--relations changes the scores that the model's thresholds are of: give --score a number")
     relations = _open_relations(args.relations, detector.class_names)
     # Tiles are merged by the same settings, whatever the network.
     unused = [f"--{name}" for name in ("nms", "iou") if getattr(args, name) is not None]
@@ -151,22 +170,25 @@ def _found(
     from phidet.images.live import is_stream
     from phidet.images.sources import Unusable, read_sources
     from phidet.images.video import is_webcam
-    from phidet.inference.stream import detect_stream
+    from phidet.inference.stream import detect_stream, needed_by
 
     batch = (
         1 if any(is_webcam(source) or is_stream(source) for source in args.sources) else args.batch
     )  # a camera's frame must not wait for others
-    sources = read_sources(args.sources, out, report.note)
+    # Tiles are cut from all pixels.
+    needed = None if args.tile is not None else needed_by(detector)
+    sources = read_sources(args.sources, out, report.note, needed=needed)
     if relations is None:
         yield from detect_stream(detector, sources, settings, batch, args.tile)
         return
     # Relations see everything that they were trained with; what the user wants of it is chosen afterwards.
-    seen = msgspec.structs.replace(settings, score=min(settings.score, relations.settings().score), classes=None)
+    least = settings.least_score
+    seen = msgspec.structs.replace(settings, score=min(least, relations.settings().least_score), classes=None)
     for item in detect_stream(detector, sources, seen, batch, args.tile):
         if isinstance(item, Unusable):
             yield item
         else:
-            yield item[0], relations(item[1]).filter(settings.score, settings.classes)
+            yield item[0], relations(item[1]).filter(least, settings.classes)
 
 
 def _record(items: Iterable[tuple[SourceImage, Detections] | Unusable], sinks: Sequence[Sink], report: Report) -> None:

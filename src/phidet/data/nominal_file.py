@@ -1,17 +1,13 @@
 """Nominal lists: centroid and pick-and-place files as KiCad, Altium, Eagle and others write them, and JSON.
 
-Text files are read line by line: lines before the header and comments may say the unit; the header is the first line
-with columns for x and y, in any of the usual spellings, separated by commas, semicolons, tabs or spaces. Eagle's lists
-have no header: name, x, y, angle, value, package. JSON is a list of parts, or an object with ``unit``, ``y`` ("up" or
-"down") and ``parts``; a part has ``reference``, ``label``, ``x``, ``y``, ``rotation``, ``side``.
+Text files are tables (:mod:`phidet.data.nominal_table`). JSON is a list of parts, or an object with ``unit``, ``y``
+("up" or "down") and ``parts``; a part has ``reference``, ``label``, ``x``, ``y``, ``rotation``, ``side``.
 """
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -19,62 +15,22 @@ import msgspec
 import numpy as np
 
 from phidet.core.errors import InputError
+from phidet.data.nominal_table import MILLIMETRES, UNITS, NominalTable, Unit, read_table
 from phidet.data.text import read_text
 from phidet.detections.alignment.nominal import Nominal, Side
 
-Unit = Literal["mm", "mil", "inch"]
-_COLUMNS: dict[str, tuple[str, ...]] = {
-    "reference": ("ref", "refdes", "reference", "designator", "name", "part", "component", "refdesignator", "item"),
-    "label": ("class", "label", "type", "kind"),
-    "value": ("val", "value", "comment"),
-    "package": ("package", "footprint", "pattern", "outline", "devicepackage"),
-    "x": (
-        "posx",
-        "midx",
-        "centerx",
-        "centrex",
-        "xcenter",
-        "x",
-        "xloc",
-        "locationx",
-        "xpos",
-        "xcoord",
-        "xlocation",
-        "refx",
-    ),
-    "y": (
-        "posy",
-        "midy",
-        "centery",
-        "centrey",
-        "ycenter",
-        "y",
-        "yloc",
-        "locationy",
-        "ypos",
-        "ycoord",
-        "ylocation",
-        "refy",
-    ),
-    "rotation": ("rot", "rotation", "angle", "orientation", "rotate", "rotationdeg"),
-    "side": ("side", "layer", "tb", "boardside", "mountside", "boardlayer", "mountingside"),
-}
-"""Meaning → spellings of a column's name without case, spaces, signs and units; the first that a file has counts."""
 _SIDES: dict[str, Side] = {
     **dict.fromkeys(("top", "t", "toplayer", "fcu", "front", "f", "componentside", "toptype", "tople", "1"), "top"),
     **dict.fromkeys(("bottom", "bot", "b", "bottomlayer", "bcu", "back", "solderside", "2"), "bottom"),
+    # Of a column that says whether a part is mirrored.
+    **dict.fromkeys(("no", "n", "false"), "top"),
+    **dict.fromkeys(("yes", "y", "true"), "bottom"),
 }
-_UNITS: dict[str, Unit] = {
-    **dict.fromkeys(("mm", "millimeter", "millimeters", "millimetre", "millimetres", "metric"), "mm"),
-    **dict.fromkeys(("mil", "mils", "thou"), "mil"),
-    **dict.fromkeys(("in", "inch", "inches", "imperial"), "inch"),
-}
-_UNIT_LINE = re.compile(r"\bunits?\b(?:\s+used)?\s*[:=,;]?\s*\"?([a-z]+)", re.IGNORECASE)
-_UNIT_OF_COLUMN = re.compile(r"[(\[]\s*([a-z]+)\s*[)\]]", re.IGNORECASE)
-_NUMBER = re.compile(r"\s*([-+]?(?:\d+(?:[.,]\d*)?|[.,]\d+)(?:e[-+]?\d+)?)\s*([a-z\"]*)\s*", re.IGNORECASE)
-_COMMENTS = ("#", "*", "//", "%")
-_SEPARATORS = (";", "\t", ",", None)  # None: runs of spaces
-_EAGLE = ("reference", "x", "y", "rotation", "value", "package")
+_NUMBER = re.compile(r"\s*([-+]?(?:\d+(?:[.,]\d*)?|[.,]\d+)(?:e[-+]?\d+)?)\s*([a-zµ\"]*)\s*", re.IGNORECASE)
+_PLACE = re.compile(r"\(\s*(\S+?)[,;]?\s+(\S+?)\s*\)")
+"""Both coordinates in one column, as in Eagle's part lists."""
+_ROTATION = re.compile(r"([SMR]*)(.*?)\s*(?:°|deg)?", re.IGNORECASE)
+"""Eagle's "MR90" is turned and on the bottom side; S spins text only."""
 
 
 class NominalOptions(NamedTuple):
@@ -104,25 +60,6 @@ class _List(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     y: Literal["up", "down"] = "up"
 
 
-@dataclass(frozen=True)
-class _Table:
-    """A file's columns and rows.
-
-    Attributes:
-        path: for messages.
-        header: names as they stand there.
-        columns: meaning → number of its column.
-        rows: number of the line, from 1, and its cells.
-        unit: that the file says, or ``None``.
-    """
-
-    path: Path
-    header: tuple[str, ...]
-    columns: dict[str, int]
-    rows: tuple[tuple[int, tuple[str, ...]], ...]
-    unit: Unit | None
-
-
 def read_nominal(path: Path, options: NominalOptions | None = None) -> Nominal:
     """The parts of a list, with places in the file's unit and y upwards, unless JSON says otherwise.
 
@@ -133,16 +70,16 @@ def read_nominal(path: Path, options: NominalOptions | None = None) -> Nominal:
     options = options or NominalOptions()
     if path.suffix.lower() == ".json":
         return _read_json(path, options)
-    table = _read_table(path, options)
+    table = read_table(path)
     label = _label_column(table, options.label_column)
-    parts = [_part(table, line, cells, label) for line, cells in table.rows]
+    parts = [_part(table, line, cells, (label, _unit(table, options))) for line, cells in table.rows]
     lines: dict[str, int] = {}
     for (line, _), part in zip(table.rows, parts, strict=True):
         if part.reference in lines:
             first = lines[part.reference]
             raise InputError(f"{path}:{line}: the reference {part.reference!r} comes twice, first in line {first}")
         lines[part.reference] = line
-    return _nominal(path, parts, options.unit or table.unit or "mm", y_up=True)
+    return _nominal(path, parts, _unit(table, options), y_up=True)
 
 
 def _read_json(path: Path, options: NominalOptions) -> Nominal:
@@ -172,95 +109,12 @@ def _nominal(path: Path, parts: Sequence[_Part], unit: str, y_up: bool) -> Nomin
     )
 
 
-def _read_table(path: Path, options: NominalOptions) -> _Table:
-    lines = read_text(path).splitlines()
-    unit: Unit | None = None
-    for number, line in enumerate(lines):
-        said = _UNIT_LINE.search(line)
-        if said and said[1].lower() in _UNITS:
-            unit = _UNITS[said[1].lower()]
-        for separator in _SEPARATORS:
-            cells = _split(line.lstrip("#*; "), separator)
-            columns = _recognise(cells)
-            if {"x", "y"} <= columns.keys():
-                unit = _unit_of(cells[columns["x"]]) or unit
-                rows = _rows(path, lines[number + 1 :], number + 2, (separator, len(cells)))
-                return _Table(path, cells, _checked(path, number + 1, cells, columns), rows, unit)
-    return _eagle(path, lines, unit)
+def _unit(table: NominalTable, options: NominalOptions) -> Unit:
+    """The unit of the places as they are returned."""
+    return table.unit[0] if table.unit else options.unit or "mm"
 
 
-def _eagle(path: Path, lines: Sequence[str], unit: Unit | None) -> _Table:
-    """A list without a header, whose lines all begin with a name and three numbers."""
-    rows = tuple(
-        (number, _split(line, None)) for number, line in enumerate(lines, 1) if line.strip() and not _is_comment(line)
-    )
-    good = rows and all(len(cells) >= 4 and all(map(_NUMBER.fullmatch, cells[1:4])) for _, cells in rows)
-    if not good:
-        shown = next((line.strip() for line in lines if line.strip()), "")[:80]
-        raise InputError(
-            f"{path}: no header with columns for x and y, as in 'Ref,Val,Package,PosX,PosY,Rot,Side'; "
-            + (f"the file begins {shown!r}" if shown else "the file is empty")
-        )
-    width = len(_EAGLE)
-    # The last column may hold spaces; what is missing at the end is empty.
-    padded = tuple((n, (*c[: width - 1], " ".join(c[width - 1 :]), *[""] * (width - len(c)))) for n, c in rows)
-    return _Table(path, _EAGLE, {name: i for i, name in enumerate(_EAGLE)}, padded, unit)
-
-
-def _rows(
-    path: Path, lines: Sequence[str], first: int, layout: tuple[str | None, int]
-) -> tuple[tuple[int, tuple[str, ...]], ...]:
-    separator, width = layout
-    rows = []
-    for number, line in enumerate(lines, first):
-        if not line.strip() or _is_comment(line):
-            continue
-        cells = _split(line, separator)
-        if len(cells) < width and separator is not None:
-            raise InputError(f"{path}:{number}: {len(cells)} columns, expected {width} as in the header")
-        rows.append((number, cells))
-    if not rows:
-        raise InputError(f"{path} has a header, but no parts")
-    return tuple(rows)
-
-
-def _split(line: str, separator: str | None) -> tuple[str, ...]:
-    """Cells without quotes and the spaces around them."""
-    if separator is None:
-        return tuple(cell.strip("\"'") for cell in re.findall(r'"[^"]*"|\S+', line))
-    return tuple(cell.strip() for cell in next(csv.reader([line], delimiter=separator, skipinitialspace=True), []))
-
-
-def _is_comment(line: str) -> bool:
-    return line.lstrip().startswith(_COMMENTS)
-
-
-def _plain(name: str) -> str:
-    """A column's name as :data:`_COLUMNS` spells it."""
-    return re.sub(r"[^a-z]", "", _UNIT_OF_COLUMN.sub("", name.lower()))
-
-
-def _recognise(cells: Sequence[str]) -> dict[str, int]:
-    plain = [_plain(cell) for cell in cells]
-    return {
-        meaning: plain.index(spelling)
-        for meaning, spellings in _COLUMNS.items()
-        if (spelling := next((one for one in spellings if one in plain), None)) is not None
-    }
-
-
-def _checked(path: Path, line: int, cells: Sequence[str], columns: dict[str, int]) -> dict[str, int]:
-    if "reference" not in columns:
-        raise InputError(f"{path}:{line}: no column for the parts' names (Ref, Designator) among {', '.join(cells)}")
-    return columns
-
-
-def _unit_of(column: str) -> Unit | None:
-    said = _UNIT_OF_COLUMN.search(column)
-    return _UNITS.get(said[1].lower()) if said else None
-
-
-def _label_column(table: _Table, wanted: str | None) -> int:
+def _label_column(table: NominalTable, wanted: str | None) -> int:
     """The number of the column with the parts' labels.
 
     Raises:
@@ -277,49 +131,68 @@ def _label_column(table: _Table, wanted: str | None) -> int:
     raise InputError(f"{table.path}: no column for the parts' labels (Class, Val) among {', '.join(table.header)}")
 
 
-def _part(table: _Table, line: int, cells: tuple[str, ...], label: int) -> _Part:
+def _part(table: NominalTable, line: int, cells: tuple[str, ...], said: tuple[int, Unit]) -> _Part:
+    """A row as a part; ``said`` is the column of its label, and the unit of its place."""
+    label, unit = said
+
     def cell(column: int) -> str:
         if column >= len(cells):
             name = table.header[column]
             raise InputError(f"{table.path}:{line}: column {column + 1} ({name}) is missing: the line has {len(cells)}")
         return cells[column]
 
-    def number(meaning: str) -> float:
-        column = table.columns[meaning]
-        return _number(table, line, column, cell(column))
+    def optional(meaning: str) -> str:
+        return cell(table.columns[meaning]) if meaning in table.columns else ""
 
     reference = cell(table.columns["reference"])
     if not reference:
         raise InputError(f"{table.path}:{line}: the part has no name")
-    rotation = cell(table.columns["rotation"]) if "rotation" in table.columns else ""
+    x, y = cell(table.columns["x"]), cell(table.columns["y"])
+    if table.columns["x"] == table.columns["y"] and (both := _PLACE.fullmatch(x)):
+        x, y = both[1], both[2]
+    turned = _ROTATION.fullmatch(optional("rotation"))
+    marks, degrees = (turned[1], turned[2]) if turned else ("", optional("rotation"))
+    mirrored: Side = "bottom" if "m" in marks.lower() else "top"
     return _Part(
         reference,
         cell(label),
-        number("x"),
-        number("y"),
-        number("rotation") if rotation else None,
-        _side(table, line, cell(table.columns["side"])) if "side" in table.columns else "top",
+        _number(table, (line, "x"), x, unit),
+        _number(table, (line, "y"), y, unit),
+        _number(table, (line, "rotation"), degrees, None) if degrees else None,
+        _side(table, line, optional("side")) if "side" in table.columns else mirrored,
     )
 
 
-def _number(table: _Table, line: int, column: int, text: str) -> float:
-    """A number with a point or a comma, and perhaps a unit behind it."""
-    found = _NUMBER.fullmatch(text)
+def _number(table: NominalTable, place: tuple[int, str], text: str, unit: Unit | None) -> float:
+    """A number with a point or a comma, and perhaps a unit behind it; lengths in ``unit``.
+
+    Args:
+        table: that it stands in.
+        place: line and meaning of the column, for messages.
+        text: of the cell.
+        unit: to return a length in; ``None`` for a number that is none.
+    """
+    line, meaning = place
+    column = table.columns[meaning]
+    found = _NUMBER.fullmatch(text.replace("−", "-"))  # a minus sign, which some programs write for the hyphen
     where = f"{table.path}:{line}: column {column + 1} ({table.header[column]})"
     if found is None:
         raise InputError(f"{where}: expected a number, got {text!r}")
     value = float(found[1].replace(",", "."))
     suffix = found[2].lower().strip('"') or ("in" if found[2] else "")
-    if suffix in ("", "deg"):
+    if unit is None and not suffix:
         return value
-    if suffix not in _UNITS:
+    if unit is None:
+        raise InputError(f"{where}: expected degrees, got {text!r}")
+    if not suffix:
+        return value * (table.unit[1] if table.unit else 1.0)
+    if suffix not in UNITS:
         raise InputError(f"{where}: expected mm, mil or in after the number, got {text!r}")
-    # All in the unit that the file says, millimetres unless it does.
-    millimetres = {"mm": 1.0, "mil": 0.0254, "inch": 25.4}
-    return value * millimetres[_UNITS[suffix]] / millimetres[table.unit or "mm"]
+    own, factor = UNITS[suffix]
+    return value * factor * MILLIMETRES[own] / MILLIMETRES[unit]
 
 
-def _side(table: _Table, line: int, text: str) -> Side:
+def _side(table: NominalTable, line: int, text: str) -> Side:
     side = _SIDES.get(re.sub(r"[^a-z0-9]", "", text.lower()))
     if side is None:
         column = table.columns["side"]

@@ -21,7 +21,6 @@ import numpy.typing as npt
 from phidet.core.addresses import is_address, without_password
 from phidet.core.errors import ConfigError, InputError
 from phidet.core.structs import require
-from phidet.core.web import wants_offline
 from phidet.images.live_backlog import keep_up
 from phidet.images.live_clock import SourceClock
 from phidet.images.pyav import FrameConverter, Upright, colors_of, import_av, square_size
@@ -199,6 +198,8 @@ class LiveSource:
 
     def _connection(self) -> Any:
         """Yields the frames of one connection; returns whether it was a file, which has come to its end."""
+        from phidet.core.web import wants_offline  # noqa: PLC0415 - slow to import, and rarely needed
+
         if not is_webcam(self._source) and wants_offline():
             raise InputError(f"{self.shown} is not read: the network is not to be used (--offline, or PHIDET_OFFLINE)")
         file, driver, options = _how_to_open(self._source)

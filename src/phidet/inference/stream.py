@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
 
 from phidet.core.errors import InputError
 from phidet.detections.detections import Detections
 from phidet.detections.protocol import SupportsDetect
 from phidet.detections.settings import PostprocessSettings
+from phidet.images.decode import Needed
 from phidet.images.sources import SourceImage, Unusable
 from phidet.inference.tiles import detect_tiled
+
+
+def needed_by(detector: SupportsDetect) -> Needed | None:
+    """What ``detector`` needs of an image of some size; ``None`` where it does not say so, and takes whole images."""
+    return getattr(detector, "needed_hw", None)
 
 
 def detect_stream(
@@ -53,8 +63,10 @@ def _detect(
 ) -> Iterator[tuple[SourceImage, Detections] | Unusable]:
     if not waiting:
         return
+    # Smaller ones are there only if the detector said that it takes them.
+    seen = cast("list[npt.NDArray[np.uint8]]", [p.seen for p in waiting])
     try:
-        yield from zip(waiting, detector.detect([p.image for p in waiting], settings), strict=True)
+        yield from zip(waiting, detector.detect(seen, settings), strict=True)
     except InputError as error:
         if len(waiting) == 1:
             yield Unusable(waiting[0].source, error)

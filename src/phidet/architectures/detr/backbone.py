@@ -30,6 +30,7 @@ def dilate_last_stage(backbone: ResNet) -> None:
     for i, block in enumerate(backbone.layer4):
         for conv in block.modules():
             if isinstance(conv, nn.Conv2d):
+                # Of the shortcut as well, which has the same stride.
                 conv.stride = (1, 1)
                 if i > 0 and conv.kernel_size == (3, 3):
                     conv.dilation = conv.padding = (2, 2)

@@ -32,6 +32,8 @@ def transformer_key(name: str) -> str | None:
     part, path = parse(name)
     if part not in ("encoder", "decoder"):
         return None
+    # Tensors of encoder and decoder have the official names but for the attentions and the wrapper of the two linear
+    # layers.
     renamed = {"self_attention": "self_attn", "cross_attention": "multihead_attn"}
     return ".".join(["transformer", part, *(renamed.get(p, p) for p in path if p != "feed_forward")])
 

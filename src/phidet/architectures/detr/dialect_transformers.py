@@ -90,6 +90,7 @@ def _mask_key(part: str, path: list[str], five: bool) -> str:
         return f"mask_head.output_conv.{path[1]}"
     if path[0] == "lateral":
         return f"mask_head.fpn_stages.{path[1]}.fpn_adapter.{path[2]}"
+    # Two convolutions, then three refinements, each after one of the backbone's maps was added.
     index, kind = int(path[1]), {"layers": "conv", "norms": "norm"}[path[0]]
     block = f"conv{index + 1}" if index < 2 else f"fpn_stages.{index - 2}.refine"
     return f"mask_head.{block}.{kind}.{path[2]}"

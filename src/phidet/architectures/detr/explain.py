@@ -69,6 +69,7 @@ def point_map(model: Model, image: npt.NDArray[np.uint8], point_xy: tuple[float,
     watched = _watch(model, image, layers[-1].self_attention)
     stride, prepared = model.config.stride, watched.prepared
     assert prepared.valid_hw is not None
+    # The cell under the point: the image without its padding fills the first cells of each direction.
     row, column = (
         int(at / side * cells / stride)
         for at, side, cells in zip((y, x), (height, width), prepared.valid_hw, strict=True)
@@ -90,6 +91,7 @@ def _watch(model: Model, image: npt.NDArray[np.uint8], attention: Attention) -> 
         )
     finally:
         handle.remove()
+    # The last argument is left out where nothing is padding.
     query, key, _, attended = (*seen[0], None)[:4]
     weights = attention.weights(query, key, attended)[0].mean(0)
     logits, boxes = (values[0].float().cpu().numpy() for values in (outputs.class_logits, outputs.boxes_cxcywh))

@@ -54,6 +54,7 @@ class DetrLoss:
         """Losses by name: weighted sums over all layers in ``loss``, the last layer's own parts beside it."""
         targets = set_targets(batch)
         matched = self.match(outputs, targets)
+        # Every layer is matched by itself, so each learns from pairs of its own (section 3.2).
         layers = self.layers(outputs, targets, matched, processes)
         totals = [self.weighted(layer) for layer in layers]
         losses = {"loss": torch.stack(totals).sum(), **layers[-1]._asdict()}

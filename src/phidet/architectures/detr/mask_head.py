@@ -89,6 +89,7 @@ class MaskHead(nn.Module):
         x = F.relu(self.norms[1](self.layers[1](x)))
         for lateral, layer, norm, features in zip(self.lateral, self.layers[2:], self.norms[2:], maps, strict=True):
             beside = lateral(features)  # (B, …), the same for all objects
+            # Nearest neighbour, as the official code does.
             x = F.interpolate(x, (beside.shape[2], beside.shape[3]))
             x = (x.reshape(batch, queries, *x.shape[1:]) + beside.unsqueeze(1)).flatten(0, 1)
             x = F.relu(norm(layer(x)))

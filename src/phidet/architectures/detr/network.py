@@ -150,6 +150,7 @@ class Detr(Model):
         """Mask logits (B, Q, ⌈H / 4⌉, ⌈W / 4⌉) of what the last decoder layer knows."""
         assert self.mask_attention is not None
         assert self.mask_head is not None
+        # Masks come from the last layer alone, as the official code has it: they cost more than all boxes.
         attention = self.mask_attention(known[-1], memory, features.attended)
         cells_hw = features.projected.shape[2], features.projected.shape[3]
         lateral = [features.maps[level] for level in (4, 3, 2)]
@@ -185,6 +186,7 @@ def place_cells(
     """Features with the positions of their cells, and which of them are padding."""
     batch, channels, height, width = projected.shape
     if valid_hw is None:
+        # Without padding one set of positions serves the whole batch, and attention without a mask is faster.
         padding = torch.zeros(1, height, width, dtype=torch.bool, device=projected.device)
         attended = None
     else:

@@ -49,6 +49,7 @@ def best_ious(
     grids = zip(level_sizes(size_hw, levels), level_slices(size_hw, levels, config), strict=True)
     for (rows, columns), part in grids:
         grid = anchors[part].reshape(rows, columns, config.per_cell, 4)
+        # The cell that holds the centre; boxes whose centre is beyond the last cell belong to that one.
         row = np.clip(np.floor(centres[:, 1] * rows / size_hw[0]), 0, rows - 1).astype(int)
         column = np.clip(np.floor(centres[:, 0] * columns / size_hw[1]), 0, columns - 1).astype(int)
         for shape in range(config.per_cell):
@@ -88,6 +89,7 @@ def examine_coverage(datasets: Sequence[Dataset], config: ModelConfig) -> Covera
     sides = np.sqrt(area(scaled))
 
     def trial(what: str, anchors: AnchorConfig, factor: float = 1.0) -> Trial:
+        # Rounded to multiples of 64, as sizes of inputs usually are.
         tried_size = int(round(size[0] * factor / 64) * 64), int(round(size[1] * factor / 64) * 64)
         ratio = min(tried_size[0] / size[0], tried_size[1] / size[1]) if factor != 1 else 1.0
         tried_hw = tried_size if factor != 1 else size
@@ -160,7 +162,9 @@ def _better(
     """Suggestions in order of cost: other anchors are free, a larger input costs its area."""
     if recall.all is None or recall.all >= ENOUGH:
         return []
+    # Of equally good scales the one nearest to the present is suggested.
     best = max(by_scale, key=lambda t: (t.recall.all or 0, -abs(t.anchor_scale - scale)))
+    # The smallest input that is good enough; where none is, the one that comes nearest.
     aim = min(ENOUGH, max(t.recall.all or 0 for t in by_size))
     larger = next(t for t in by_size if (t.recall.all or 0) >= aim)
     return [trial for trial in (best, by_aspects[0], larger) if (trial.recall.all or 0) >= recall.all + _WORTH]

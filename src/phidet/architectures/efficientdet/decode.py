@@ -77,10 +77,11 @@ def find_candidates(best_logits: Floats, class_logits: Floats, settings: Postpro
         class_logits: (A, C).
         settings: ``score``, ``candidates``, ``multi_class``.
     """
-    least = _logit(settings.score)
+    least = _logit(settings.least_score)
     anchors = np.flatnonzero(best_logits >= least) if least > -math.inf else np.arange(len(best_logits))
     anchors = anchors[_largest(best_logits[anchors], settings.candidates)]
     num_classes = class_logits.shape[1]
+    # One class for each anchor: its best one, whose logit is known already.
     if not settings.multi_class or num_classes == 1:
         class_ids = class_logits[anchors].argmax(1) if num_classes > 1 else np.zeros(len(anchors), np.int64)
         logits = best_logits[anchors]
@@ -91,8 +92,9 @@ def find_candidates(best_logits: Floats, class_logits: Floats, settings: Postpro
         best = np.flatnonzero(pairs >= least)
         best = best[_largest(pairs[best], settings.candidates)]
         anchors, class_ids, logits = anchors[best // num_classes], best % num_classes, pairs[best]
+    # Probabilities of the few that are left; the threshold of logits above let a little too much through.
     scores = sigmoid(logits)
-    good = scores >= settings.score
+    good = scores >= settings.least_score
     return Candidates(anchors[good], class_ids[good], scores[good])
 
 
@@ -138,6 +140,7 @@ def select(
     if settings.classes is not None:
         wanted = np.isin(class_ids, class_ids_of(settings.classes, class_names))
         anchors, class_ids, scores = anchors[wanted], class_ids[wanted], scores[wanted]
+    # Only candidates are decoded: at most ``settings.candidates`` of, say, D0's 49,104 anchors.
     boxes = clip(decode(box_deltas[anchors], anchors_xyxy[anchors]) / np.float32(scale), image_hw)
     kept, scores = suppress(boxes, scores, class_ids, settings)
     # Best first already, as detections are, unless soft suppression has lowered a score.

@@ -77,6 +77,8 @@ def _columns(graph: FeatureGraph) -> list[int]:
     """The column of each map, then of the outputs."""
     columns = [0 for _ in graph.levels]
     for node in graph.nodes:
+        # Right of all maps of its own level, which would lie below it; and right of what it reads, unless that is the
+        # next level's, which an upright line reaches.
         row = [column + 1 for i, column in enumerate(columns) if graph.level_of(i) == node.level]
         read = [columns[i] + (abs(graph.level_of(i) - node.level) != 1) for i in node.inputs]
         columns.append(max(row + read))
@@ -92,6 +94,7 @@ def _layout(graph: FeatureGraph) -> _Layout:
             upright[edge.source, edge.target].append(edge)
         else:
             across.append(edge)
+    # All nodes are as high as the one with the most edges at one side needs.
     busiest = Counter([(e.source, "out") for e in across] + [(e.target, "in") for e in across]).most_common(1)[0][1]
     height = max(NODE_HEIGHT, PORT * busiest + 10)
     step = max(STEP, STEP_PER_INPUT * max((len(node.inputs) for node in graph.nodes), default=0))
@@ -121,6 +124,7 @@ def _passes(edges: list[_Edge], centres: list[Point], height: float, step: float
         while (x := x + step) < last:
             straight = start + (end - start) * (x - centres[edge.source][0]) / (last - centres[edge.source][0])
             nodes = [node_y for node_x, node_y in centres if node_x == x]
+            # From the straight way outwards, until there is room between the nodes and the other edges of this column.
             y = next(
                 y
                 for k in count()

@@ -39,6 +39,7 @@ def decode_masks(
             crops.append(np.zeros((len(rows), len(columns)), np.bool_))
             continue
         top, left = int(rows[0]), int(columns[0])
+        # One row and column more, as the last pixels lie between two prototypes' cells.
         part = prototypes[:, top : int(rows[-1]) + 2, left : int(columns[-1]) + 2]
         logits = np.tensordot(weights, part, 1)
         crops.append(_bilinear(logits, rows - top, columns - left) > 0)

@@ -44,12 +44,15 @@ def mask_loss(
         image, anchor, owner = image[chosen], anchor[chosen], owner[chosen]
     count = torch.tensor(float(len(image)), device=masks.device)
     if not len(image):
+        # Zero, but through the network: several processes wait for the gradients of all weights.
         return (coefficients.sum() + prototypes.sum()).float() * 0, count
+    # In float32 from here on: sums over thousands of pixels lose their small parts in half precision.
     maps = prototypes.float()
     # Image by image, in whose order the anchors are: prototypes for each anchor would be a hundred times as large.
     of_image = [coefficients[i, anchor[image == i]].float() for i in range(len(maps))]
     logits = torch.cat([(c @ m.flatten(1)).unflatten(1, m.shape[1:]) for c, m in zip(of_image, maps, strict=True)])
     wanted = (masks[image, owner] == 1).float()
+    # What lies outside of the box is cut off in the end, so nothing is learned there.
     inside = _inside(boxes_xyxy[image, owner] / STRIDE, logits.shape[1:])
     entropy = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none") * inside
     area = inside.sum((1, 2)).clamp(min=1)

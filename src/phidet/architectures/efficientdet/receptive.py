@@ -19,6 +19,7 @@ def backbone_fields(backbone: nn.Module) -> dict[int, int]:
     field, jump = 1, 1
     fields: dict[int, int] = {}
     for name, module in backbone.named_modules():
+        # Modules come in the order in which they run, but for the shortcuts of ResNets.
         if "downsample" in name or not isinstance(module, nn.Conv2d | nn.MaxPool2d):
             continue  # the 1×1 shortcut of a ResNet runs beside the path, not on it
         kernel, stride = _first(module.kernel_size), _first(module.stride)

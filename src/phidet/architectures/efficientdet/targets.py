@@ -63,6 +63,8 @@ def assign_targets(anchors_xyxy: Tensor, boxes_xyxy: Tensor, class_ids: Tensor, 
         )
     with torch.no_grad():
         anchors, boxes = anchors_xyxy.float(), boxes_xyxy.float()
+        # Padding and boxes without area are dropped at once: what follows runs over the real objects of the whole batch
+        # in one list, so that images with many objects do not make the others pay.
         image, index = ((class_ids >= 0) & (area(boxes) > 0)).nonzero(as_tuple=True)  # both (G,), row by row
         objects = boxes[image, index]
         owner = _match(anchors, objects, image, class_ids.shape[0], min_iou)  # (B, A), rows of objects, or −1
@@ -70,6 +72,7 @@ def assign_targets(anchors_xyxy: Tensor, boxes_xyxy: Tensor, class_ids: Tensor, 
         positive = owner >= 0
         where = positive.nonzero(as_tuple=True)  # (P,) images, (P,) anchors
         rows = owner[where]
+        # Background is the default, and the few positive anchors are written over it.
         ids = torch.full_like(owner, -1)
         ids[where] = class_ids[image, index][rows]
         matched = torch.full_like(owner, -1)
@@ -86,6 +89,7 @@ def _match(anchors: Tensor, objects: Tensor, image: Tensor, num_images: int, min
         return torch.full((num_images, num_anchors), -1, device=anchors.device)
     row, anchor, iou, best = _candidates(anchors, objects, min_iou)  # all (K,)
 
+    # Of equal overlaps the first anchor is claimed, as the official code's argmax does.
     first = torch.full_like(image, num_anchors)  # (G,), the anchor that each object claims
     at_best = iou == best
     first.scatter_reduce_(0, row[at_best], anchor[at_best], "amin")
@@ -122,6 +126,7 @@ def _candidates(anchors: Tensor, objects: Tensor, min_iou: float) -> tuple[Tenso
         overlap *= torch.minimum(bottom, y2).sub_(torch.maximum(top, y1)).clamp_(min=0)
         iou = overlap.div_((area(chunk)[:, None] + anchor_area).sub_(overlap))  # (g, A)
         best = iou.amax(1)
+        # An object's best anchor passes however small its overlap; with no overlap at all, nothing does.
         threshold = torch.where(best > 0, best.clamp(max=min_iou), torch.inf)
         row, anchor = (iou >= threshold[:, None]).nonzero(as_tuple=True)
         found.append((row + start, anchor, iou[row, anchor], best[row]))

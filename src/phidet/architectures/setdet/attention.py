@@ -144,11 +144,13 @@ def sample_maps(maps: list[Tensor], points_xy: Tensor, weights: Tensor) -> Tenso
         (B, Q, heads · D).
     """
     batch, queries, heads = weights.shape[:3]
+    # Heads go into the batch, so that each reads its own channels; grid_sample counts from −1 to 1.
     grids = (points_xy * 2 - 1).permute(3, 0, 2, 1, 4, 5).flatten(1, 2)  # (L, B · heads, Q, P, 2)
     read = [
         F.grid_sample(x.reshape(batch * heads, -1, *x.shape[2:]), grid.to(x.dtype), align_corners=False)
         for x, grid in zip(maps, grids, strict=True)
     ]  # L of (B · heads, D, Q, P)
+    # Weights of a query sum to one over all levels, so one product over the points of all of them.
     shares = weights.permute(0, 2, 1, 3, 4).flatten(0, 1).flatten(2)  # (B · heads, Q, L · P)
     total = (torch.cat(read, 3) * shares[:, None]).sum(3)  # (B · heads, D, Q)
     return total.reshape(batch, -1, queries).transpose(1, 2)

@@ -33,12 +33,13 @@ class SetDecoding:
         if settings.classes is not None:
             others = np.setdiff1d(np.arange(len(names)), class_ids_of(settings.classes, names))
             scores[:, others] = -1  # a query may then speak for its best class among the wanted ones
+        # One class for each query; the others fall behind everything that any threshold lets through.
         if not settings.multi_class:
             scores = np.where(scores == scores.max(1, keepdims=True), scores, -1)
         order = np.argsort(-scores, axis=None, kind="stable")[: settings.max_detections]
         queries, class_ids = np.unravel_index(order, scores.shape)
         best = scores[queries, class_ids]
-        found = best >= settings.score
+        found = best >= settings.least_score
         queries, class_ids = queries[found], class_ids[found]
         boxes_xyxy = clip(self.pixels(boxes[queries], placement), placement.image_hw)
         return Detections(boxes_xyxy, best[found], class_ids.astype(np.int64), names, placement.image_hw)

@@ -138,12 +138,15 @@ class SetDecoder(nn.Module):
             reference = before.detach()
             classes.append(classify(x))
         layers = Predictions(torch.stack(classes), torch.stack(boxes))
+        # Denoising queries stand in front of those that find objects.
         rest = layers.class_logits.shape[2] - queries
         noisy = Predictions(*(values[:, :, :rest] for values in layers)) if denoising is not None else None
         return Refinement(chosen, Predictions(*(values[:, :, rest:] for values in layers)), noisy, denoising)
 
     def _choose(self, maps: list[Tensor], cells: Tensor) -> tuple[Tensor, Tensor, Predictions]:
         """The best cells as queries (B, Q, width) without gradient, their box logits, and what the cells said."""
+        # Every cell says what it might be; the best become queries. As queries they are detached: the maps learn from
+        # what the cells say themselves, and from what the layers read in them, not through the choice.
         cells = self.cell_norm(cells)
         logits = self.cell_class(cells)  # (B, N, C)
         count = min(self.config.queries, cells.shape[1])

@@ -49,6 +49,7 @@ def noisy_queries(targets: SetTargets, num_classes: int, noise: Noise) -> Denois
     objects = targets.class_ids.shape[1]
     if not objects or not noise.queries:
         return None
+    # Crowded images get fewer groups, so that their number of queries, and the memory, stay about the same.
     groups = max(1, noise.queries // objects)
     ids = targets.class_ids.repeat(1, 2 * groups)  # (B, G · 2 · N)
     padding = ids < 0
@@ -60,6 +61,7 @@ def noisy_queries(targets: SetTargets, num_classes: int, noise: Noise) -> Denois
     shift = torch.rand((*boxes.shape[:2], 4), device=ids.device) + far[:, None]
     sign = torch.randint(2, shift.shape, device=ids.device) * 2 - 1
     halves = boxes[..., 2:].repeat(1, 1, 2) / 2
+    # Corners move one by one, and may pass each other where the shift is large: then they are put in order again.
     corners = torch.cat((boxes[..., :2] - boxes[..., 2:] / 2, boxes[..., :2] + boxes[..., 2:] / 2), -1)
     corners = (corners + sign * shift * halves * noise.box).clamp(0, 1)
     low, high = torch.minimum(corners[..., :2], corners[..., 2:]), torch.maximum(corners[..., :2], corners[..., 2:])
@@ -75,6 +77,7 @@ def isolation(denoising: DenoisingQueries, queries: int) -> Tensor:
     noisy = denoising.class_ids.shape[1]
     size = 2 * denoising.objects
     device = denoising.class_ids.device
+    # −1 stands for the queries that find objects: they read each other, and all groups read them.
     group = torch.arange(noisy + queries, device=device) // size
     group = torch.where(torch.arange(noisy + queries, device=device) < noisy, group, -1)
     return (group[:, None] == group[None, :]) | (group[None, :] < 0)

@@ -124,15 +124,18 @@ def assign_cells(outputs: DenseOutputs, objects_xyxy: Tensor, class_ids: Tensor)
     scores = outputs.class_logits.sigmoid().transpose(1, 2)
     scores = scores.gather(1, class_ids.clamp(min=0)[..., None].expand(-1, -1, scores.shape[2]))  # (B, G, N)
     fit = scores**CLASS_POWER * overlaps**OVERLAP_POWER
+    # Only cells whose centre is within the box may learn it: others would have to guess at what they do not see.
     x, y = outputs.centres_xy.unbind(-1)
     x1, y1, x2, y2 = objects_xyxy[..., None].unbind(2)  # (B, G, 1) each
     inside = (x > x1) & (x < x2) & (y > y1) & (y < y2) & (class_ids >= 0)[..., None]
     fit = torch.where(inside, fit + 1e-9, 0)  # cells inside that overlap nothing yet still come before those outside
     best = fit.topk(min(CANDIDATES, fit.shape[2]), 2)
     learns = torch.zeros_like(inside).scatter_(2, best.indices, best.values > 0)
+    # A cell that several objects want learns the one that it overlaps most.
     overlap, owner = torch.where(learns, overlaps, -1).max(1)  # (B, N)
     learns &= owner[:, None] == torch.arange(learns.shape[1], device=owner.device)[:, None]
     fit = torch.where(learns, fit, 0)
     top = torch.where(learns, overlaps, 0).amax(2, keepdim=True)
+    # Scaled so that an object's best cell has its overlap as target, which makes scores comparable with overlaps.
     quality = fit / fit.amax(2, keepdim=True).clamp(min=1e-12) * top
     return torch.where(overlap >= 0, owner, -1), quality.amax(1)

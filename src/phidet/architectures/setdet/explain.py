@@ -79,6 +79,7 @@ def point_map(model: SetDet, image: npt.NDArray[np.uint8], point_xy: tuple[float
     watched = _watch(model, image, layer.attention)
     weights = attention_weights(layer.attention, *watched.inputs[:2])[0].mean(0)  # (N, N)
     size_hw, scale = model.config.image_size_hw, watched.prepared.placement.scale
+    # The map of level 5, in which the encoder attends.
     rows, columns = -(-size_hw[0] // 32), -(-size_hw[1] // 32)
     row, column = int(y * scale / size_hw[0] * rows), int(x * scale / size_hw[1] * columns)
     seen = weights[row * columns + column].reshape(1, 1, rows, columns)

@@ -62,6 +62,8 @@ class Writer:
         attention, cells = layer.attention, size_hw[0] * size_hw[1]
         query_key, value = scaled_query_key(attention), attention.value
         width = value.out_features
+        # What the positions add to queries and keys does not depend on the image, so it is one constant beside the
+        # bias.
         positions = sine_positions(size_hw, width, query_key.weight)
         rest = torch.cat((query_key(positions), value.bias.expand(cells, -1)), 1)  # (N, 3 · width)
         product = self.add("MatMul", x, self.g.weight(torch.cat((query_key.weight, value.weight)).T))
@@ -94,6 +96,7 @@ class Writer:
         logits = self.linear(rows, decoder.cell_class.weight, decoder.cell_class.bias)
         scores = self.g.add("ReduceMax", [logits], axes=[2], keepdims=0)
         best = self.g.add_many("TopK", [scores, self.g.constant([queries], np.int64)], 2, axis=1)[1]  # (B, Q)
+        # GatherND with a batch dimension: each image has its own best cells.
         index = self.add("Unsqueeze", best, self.g.constant([2], np.int64))
         x = self.g.add("GatherND", [rows, index], batch_dims=1)
         start = to_logits(cell_boxes(sizes, decoder.cell.weight))

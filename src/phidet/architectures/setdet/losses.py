@@ -93,9 +93,11 @@ class SetDetLoss:
         logits, boxes = wide(answers.class_logits), wide(answers.boxes_cxcywh)
         pair = matched.images, matched.queries
         objects = targets.boxes_cxcywh[matched.images, matched.objects].to(boxes.dtype)
+        # The overlap is a target here, not something to learn: no gradient goes through it.
         overlap: Tensor = elementwise_iou(cxcywh_to_xyxy(boxes[pair].detach()), cxcywh_to_xyxy(objects), "iou")
         ids = targets.class_ids[matched.images, matched.objects]
         qualities = torch.zeros_like(logits)
+        # At least a little, so that a matched query whose box misses still counts as one that should answer.
         qualities[(*pair, ids)] = overlap.clamp(min=1e-4)
         l1, giou = box_losses(boxes, targets, matched, normaliser)
         return quality_loss(logits, qualities, self.settings.quality_power) / normaliser, l1, giou
@@ -105,6 +107,7 @@ def denoised(targets: SetTargets, groups: int) -> Matched:
     """The pairs that are known beforehand: the near queries of every group and the objects that they were made from."""
     images, objects = (targets.class_ids >= 0).nonzero(as_tuple=True)
     size = 2 * targets.class_ids.shape[1]
+    # In each group, the first half is near its objects; the second is too far off and should say nothing.
     starts = torch.arange(groups, device=objects.device) * size
     queries = (objects[:, None] + starts).flatten()
     return Matched(images.repeat_interleave(groups), queries, objects.repeat_interleave(groups))

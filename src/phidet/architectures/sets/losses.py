@@ -59,6 +59,7 @@ def softmax_class_loss(logits: Tensor, classes: Tensor, no_object_weight: float,
     values = wide(logits)
     weights = torch.where(classes == values.shape[-1] - 1, no_object_weight, 1.0).to(values.dtype)
     entropy = F.cross_entropy(values.flatten(0, 1), classes.flatten(), reduction="none")
+    # Divided by the weights of all processes, and times their number, as their gradients are averaged.
     return (entropy * weights.flatten()).sum() * processes.size / processes.total(weights.sum())
 
 

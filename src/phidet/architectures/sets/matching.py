@@ -109,6 +109,7 @@ def match(costs: Tensor, targets: SetTargets) -> list[Matched]:
         for image, (cost, count) in enumerate(zip(of_layer, counts, strict=True)):
             queries, objects = linear_sum_assignment(cost[:, :count])
             rows += [(image, int(query), int(one)) for query, one in zip(queries, objects, strict=True)]
+        # Reshaped, as a batch without objects has no pairs.
         columns = torch.tensor(rows, dtype=torch.int64).reshape(-1, 3).to(costs.device)
         layers.append(Matched(*columns.unbind(1)))
     return layers

@@ -34,7 +34,7 @@ class AnchorDecoder:
     ) -> Detections:
         named = as_outputs(outputs, self.config.num_classes)
         found, anchors = select(named, self.anchors_xyxy, *placement, settings, self.config.class_names)
-        if self.config.masks is None:
+        if self.config.masks is None or not settings.masks:
             return found
         coefficients = outputs["mask_coefficients"].reshape(-1, self.config.masks.prototypes)[anchors]
         if not (np.isfinite(coefficients).all() and np.isfinite(outputs["prototypes"]).all()):

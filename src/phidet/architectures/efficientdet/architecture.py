@@ -32,6 +32,7 @@ from phidet.architectures.efficientdet.published import (
 )
 from phidet.architectures.efficientdet.published_files import detector_file
 from phidet.architectures.published_file import PublishedFile
+from phidet.architectures.rows import PredictorRows
 from phidet.core.errors import CheckpointError, ConfigError
 from phidet.core.numbers import sigmoid
 from phidet.core.structs import in_words, replace
@@ -191,6 +192,11 @@ class EfficientDetArchitecture(Architecture[ModelConfig]):
         """A detector may start a network that adds masks, or the class of every pixel, to it."""
         added = {head: getattr(held, head) or getattr(wanted, head) for head in ("masks", "semantic")}
         return replace(held, added)
+
+    def predictor_rows(self, name: str, config: ModelConfig) -> PredictorRows:
+        if name.startswith("semantic."):
+            return PredictorRows(others=1)  # the background
+        return PredictorRows(groups=config.anchors.per_cell)
 
     def pretrained_file(self, config: ModelConfig, start: str, published: str | None) -> PublishedFile | None:
         if start == "coco":

@@ -1,4 +1,4 @@
-"""From the logits of classes to segments, of each class one, or with masks of things one for every pixel; no PyTorch."""
+"""From the logits of classes to segments: one of each class, or with masks of things one for every pixel; no torch."""
 
 from __future__ import annotations
 

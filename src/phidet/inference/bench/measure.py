@@ -130,7 +130,7 @@ def measure(request: Request) -> Measurement:
         for name, masks in (("boxes", False), ("masks", True)):
             # Whatever their scores, so that as many masks are made on any image, by any network.
             best = PostprocessSettings(score=0, masks=masks)
-            decoding[name] = _decoding(lambda best=best: decode(outputs, placement, best), request.runs)  # type: ignore[misc]
+            decoding[name] = _decoding(lambda best=best: detector.decode(outputs, placement, best), request.runs)  # type: ignore[misc]
     return Measurement(
         model=request.model,
         runtime=detector.runtime_name,

@@ -59,6 +59,12 @@ def add_exact(parser: Parser) -> None:
     parser.add_argument("--exact", action="store_true", help=text)
 
 
+def add_precision(parser: Parser) -> None:
+    """Adds ``--precision``."""
+    text = "bf16: compute in bfloat16, in OpenVINO (in what the file has)"
+    parser.add_argument("--precision", choices=("file", "bf16"), default="file", help=text)
+
+
 def add_limit(parser: Parser, default: int, text: str) -> None:
     """Adds ``--limit``, and ``--most``, its name of before, which scripts may use."""
     parser.add_argument("--limit", type=int, default=default, metavar="N", help=f"{text} ({default})")

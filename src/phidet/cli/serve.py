@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from phidet.cli.arguments import add_exact
+from phidet.cli.arguments import add_exact, add_precision
 from phidet.core.errors import ConfigError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     answers.add_argument("--iou", type=float, default=0.5, help="overlap that makes a duplicate (default: 0.5)")
     answers.add_argument("--max_detections", type=int, default=100, metavar="N", help="length of answers")
     add_exact(answers)
+    add_precision(answers)
     answers.add_argument("--runtime", default="auto", choices=("auto", "onnxruntime", "openvino", "litert"))
     batching = parser.add_argument_group("batching")
     batching.add_argument("--enable_batching", type=_boolean, nargs="?", const=True, default=True, metavar="BOOL")
@@ -81,7 +82,7 @@ def run(args: argparse.Namespace) -> None:
     from phidet.detections.settings import PostprocessSettings
     from phidet.serve.configuration import ServerSettings
     from phidet.serve.http.server import run as serve
-    from phidet.serve.models.model import detector_loader
+    from phidet.serve.models.model import Running, detector_loader
 
     token = os.environ.get(TOKEN_VARIABLE)
     batching = _batching(args)
@@ -97,7 +98,8 @@ def run(args: argparse.Namespace) -> None:
         cameras=_cameras(args),
     )
     postprocess = PostprocessSettings(score=args.score, iou=args.iou, max_detections=args.max_detections)
-    load = detector_loader(postprocess, args.runtime, batching.threads_each, args.exact)
+    running = Running(args.runtime, batching.threads_each, batching.num_batch_threads, args.precision, args.exact)
+    load = detector_loader(postprocess, running)
     serve(settings, load, args.host, args.rest_api_port, args.access_log)
 
 

@@ -17,6 +17,7 @@ from phidet.core.machine import usable_physical_cores
 from phidet.detections.boxes import FloatArray
 from phidet.inference.runtimes.forking import keep_in_forked_children
 from phidet.inference.runtimes.network import Outputs, wanted_outputs
+from phidet.inference.runtimes.options import RunOptions
 
 
 class OnnxNetwork:
@@ -68,6 +69,11 @@ class OnnxNetwork:
             return dict(zip(self.outputs, self.session.run(self.outputs, dict(inputs)), strict=True))
         except Exception as error:  # the classes differ from version to version
             raise CheckpointError(f"{self.path} cannot be run: {_first_line(error)}") from error
+
+
+def open_onnx(path: Path, options: RunOptions) -> OnnxNetwork:
+    """The network in ``path``; raises as :class:`OnnxNetwork`."""
+    return OnnxNetwork(path, options.threads)
 
 
 def read_header(path: Path) -> Header:

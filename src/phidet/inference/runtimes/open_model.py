@@ -11,37 +11,39 @@ from pathlib import Path
 from typing import Literal, cast, get_args
 
 from phidet.architectures.registry import published_names, publisher_of, publishes
-from phidet.core.errors import CheckpointError, MissingExtraError, UnknownNameError
+from phidet.core.errors import CheckpointError, ConfigError, MissingExtraError, UnknownNameError
 from phidet.core.files import cache_dir
 from phidet.inference.runtimes.network import Network
+from phidet.inference.runtimes.options import RunOptions
 
 Runtime = Literal["auto", "onnxruntime", "openvino", "litert", "torch"]
 BUNDLED = ("person",)
 """Models that come with phidet."""
 _RUNTIMES: dict[Runtime, tuple[str, str, tuple[str, ...]]] = {
-    "onnxruntime": ("phidet.inference.runtimes.onnx_runtime", "OnnxNetwork", (".onnx",)),
-    "openvino": ("phidet.inference.runtimes.openvino_runtime", "OpenVinoNetwork", (".onnx", ".xml")),
-    "litert": ("phidet.inference.runtimes.litert_runtime", "LiteRtNetwork", (".tflite",)),
+    "onnxruntime": ("phidet.inference.runtimes.onnx_runtime", "open_onnx", (".onnx",)),
+    "openvino": ("phidet.inference.runtimes.openvino_runtime", "open_openvino", (".onnx", ".xml")),
+    "litert": ("phidet.inference.runtimes.litert_runtime", "open_litert", (".tflite",)),
     "torch": ("phidet.inference.runtimes.torch_runtime", "open_torch", (".safetensors",)),
 }
-"""Runtime → (module, class or function that opens a file, suffixes); "auto" takes the first that runs a file."""
+"""Runtime → (module, function that opens a file, suffixes); "auto" takes the first that runs a file."""
 _EXTRA = {"openvino": "openvino", "litert": "litert", "torch": "train"}
 _NEWER = 60  # seconds; a copied folder's files differ by less
 _PACKAGE = {"openvino": "openvino", "litert": "ai_edge_litert", "torch": "torch"}
 log = logging.getLogger("phidet")
 
 
-def open_network(model: str | Path, runtime: Runtime = "auto", threads: int | None = None) -> Network:
+def open_network(model: str | Path, runtime: Runtime = "auto", options: RunOptions = RunOptions()) -> Network:  # noqa: B008 - immutable
     """Loads the network that ``model`` refers to.
 
     Args:
         model: a model that comes with phidet ("person"), a file (.onnx, .xml, .tflite, .safetensors), the folder of a
             training run, or the name of a published model that was exported before.
         runtime: its name; "auto" selects it by the file's suffix.
-        threads: number of threads for one call; by default, one for each core that the process may use.
+        options: how to run it.
 
     Raises:
         UnknownNameError: no such runtime.
+        ConfigError: what is asked for is not what the runtime or this machine has.
         CheckpointError: there is no such model, or its file cannot be used.
         MissingExtraError: the runtime is not installed.
     """
@@ -49,7 +51,9 @@ def open_network(model: str | Path, runtime: Runtime = "auto", threads: int | No
         raise UnknownNameError("runtime", runtime, get_args(Runtime))
     path = find_model(model, ".safetensors" if runtime == "torch" else ".onnx")
     name: Runtime = runtime
-    if runtime == "auto":
+    if options.arithmetic == "bf16":
+        name = _with_bf16(runtime, path)
+    elif runtime == "auto":
         name = next((name for name, (_, _, suffixes) in _RUNTIMES.items() if path.suffix.lower() in suffixes), "auto")
     if name == "auto" or path.suffix.lower() not in _RUNTIMES[name][2]:
         if path.suffix.lower() in (".pth", ".pt", ".ckpt", ".h5"):
@@ -62,8 +66,21 @@ def open_network(model: str | Path, runtime: Runtime = "auto", threads: int | No
         raise MissingExtraError(f"running {path.name} on {name}", _EXTRA[name])
     module, kind, _ = _RUNTIMES[name]
     # By name, so that nothing here depends on PyTorch.
-    make = cast("Callable[[Path, int | None], Network]", getattr(import_module(module), kind))
-    return make(path, threads)
+    make = cast("Callable[[Path, RunOptions], Network]", getattr(import_module(module), kind))
+    return make(path, options)
+
+
+def _with_bf16(runtime: Runtime, path: Path) -> Runtime:
+    """The runtime that computes in bf16.
+
+    Raises:
+        ConfigError: another one is asked for, or the file is for another one.
+    """
+    if runtime not in ("auto", "openvino") or path.suffix.lower() not in _RUNTIMES["openvino"][2]:
+        raise ConfigError(
+            f"only OpenVINO computes in bf16, with a file that ends in .onnx or .xml, got {path.name} on {runtime}"
+        )
+    return "openvino"
 
 
 def runtimes_for(path: Path) -> list[Runtime]:

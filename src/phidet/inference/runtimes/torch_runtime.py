@@ -13,6 +13,7 @@ from phidet.architectures.registry import architecture_of
 from phidet.core.machine import usable_physical_cores
 from phidet.detections.boxes import FloatArray
 from phidet.inference.runtimes.network import Outputs
+from phidet.inference.runtimes.options import RunOptions
 from phidet.weights.native import load_model
 
 
@@ -41,17 +42,17 @@ class TorchNetwork:
         return {name: values.float().cpu().numpy() for name, values in named.items()}
 
 
-def open_torch(path: Path, threads: int | None = None) -> TorchNetwork:
+def open_torch(path: Path, options: RunOptions) -> TorchNetwork:
     """The model of a ``.safetensors`` file, on the CPU.
 
     Args:
         path: the file.
-        threads: PyTorch's number of threads, a setting of the whole process; by default it stays as it is, unless
-            it exceeds the number of cores that the process may use.
+        options: how to run it. The number of threads is a setting of the whole process; by default it stays as it is,
+            unless it exceeds the number of cores that the process may use.
 
     Raises:
         CheckpointError: the file cannot be read.
     """
     model = load_model(path)
-    torch.set_num_threads(threads or min(torch.get_num_threads(), usable_physical_cores()))
+    torch.set_num_threads(options.threads or min(torch.get_num_threads(), usable_physical_cores()))
     return TorchNetwork(model)

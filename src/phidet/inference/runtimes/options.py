@@ -1,0 +1,22 @@
+"""How a network is run: what every runtime is asked for."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+Arithmetic = Literal["file", "bf16"]
+"""In what numbers a network computes: in those of its file (fp32, or int8 where it is quantised), or bfloat16."""
+
+
+class RunOptions(NamedTuple):
+    """How a network is run.
+
+    Attributes:
+        threads: number of threads for one call; ``None`` for one for each core that the process may use.
+        at_once: number of calls that may come at a time, from as many threads.
+        arithmetic: "bf16" where the runtime and the processor have it: half the bytes, and the range of fp32.
+    """
+
+    threads: int | None = None
+    at_once: int = 1
+    arithmetic: Arithmetic = "file"

@@ -61,8 +61,8 @@ def add_exact(parser: Parser) -> None:
 
 def add_precision(parser: Parser) -> None:
     """Adds ``--precision``."""
-    text = "bf16: compute in bfloat16, in OpenVINO (in what the file has)"
-    parser.add_argument("--precision", choices=("file", "bf16"), default="file", help=text)
+    text = "file: as the file; bf16: in bfloat16, in OpenVINO (what 'bench --best --keep' chose, else file)"
+    parser.add_argument("--precision", choices=("auto", "file", "bf16"), default="auto", help=text)
 
 
 def add_limit(parser: Parser, default: int, text: str) -> None:

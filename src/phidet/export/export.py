@@ -26,7 +26,8 @@ from phidet.export.onnx_file import build_onnx, with_header
 from phidet.export.onnx_nms import build_onnx_with_nms, check_nms
 from phidet.export.onnx_relations import compare_relations, relations_onnx
 from phidet.images.decode import read_image
-from phidet.inference.runtimes.open_model import Runtime, open_network
+from phidet.inference.runtimes.open_model import open_network
+from phidet.inference.runtimes.options import Runtime
 
 Target = Literal["onnx", "openvino", "tflite"]
 SUFFIXES: dict[Target, str] = {"onnx": ".onnx", "openvino": ".xml", "tflite": ".tflite"}

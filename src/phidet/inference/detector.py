@@ -20,8 +20,8 @@ from phidet.detections.detections import Detections
 from phidet.detections.settings import PostprocessSettings
 from phidet.images.decode import Decoded, ImageLike, Reduced, as_decoded, check_pixels
 from phidet.inference.runtimes.network import Network, Outputs
-from phidet.inference.runtimes.open_model import Runtime, open_network
-from phidet.inference.runtimes.options import Arithmetic, RunOptions
+from phidet.inference.runtimes.open_model import open_network
+from phidet.inference.runtimes.options import Arithmetic, RunOptions, Runtime
 
 MAX_THREADS = 1024
 
@@ -36,7 +36,7 @@ class Detector:
         runtime: "auto" selects it by the file: ONNX Runtime, OpenVINO, LiteRT, or PyTorch.
         threads: number of threads for one call; by default, one for each core that the process may use.
         precision: "file" for that of the file, or "bf16" to compute in bfloat16, which takes two thirds of the time, in
-            OpenVINO on processors that have it.
+            OpenVINO on processors that have it. "auto": what ``phidet bench --best --keep`` chose, else "file".
         at_once: number of calls that will come at a time, from as many threads, each with ``threads`` of its own.
         exact: decode all pixels of every file, also where the network sees a fraction of them.
 
@@ -59,7 +59,7 @@ class Detector:
         *,
         runtime: Runtime = "auto",
         threads: int | None = None,
-        precision: Arithmetic = "file",
+        precision: Arithmetic = "auto",
         at_once: int = 1,
         exact: bool = False,
     ) -> None:

@@ -8,15 +8,15 @@ from importlib import import_module
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import cast, get_args
 
 from phidet.architectures.registry import published_names, publisher_of, publishes
 from phidet.core.errors import CheckpointError, ConfigError, MissingExtraError, UnknownNameError
 from phidet.core.files import cache_dir
+from phidet.inference.runtimes.kept import kept_choice, kept_path
 from phidet.inference.runtimes.network import Network
-from phidet.inference.runtimes.options import RunOptions
+from phidet.inference.runtimes.options import RunOptions, Runtime
 
-Runtime = Literal["auto", "onnxruntime", "openvino", "litert", "torch"]
 BUNDLED = ("person",)
 """Models that come with phidet."""
 _RUNTIMES: dict[Runtime, tuple[str, str, tuple[str, ...]]] = {
@@ -50,6 +50,8 @@ def open_network(model: str | Path, runtime: Runtime = "auto", options: RunOptio
     if runtime not in get_args(Runtime):
         raise UnknownNameError("runtime", runtime, get_args(Runtime))
     path = find_model(model, ".safetensors" if runtime == "torch" else ".onnx")
+    if runtime == "auto" and options.arithmetic == "auto":
+        runtime, options = _as_kept(path, options)
     name: Runtime = runtime
     if options.arithmetic == "bf16":
         name = _with_bf16(runtime, path)
@@ -68,6 +70,16 @@ def open_network(model: str | Path, runtime: Runtime = "auto", options: RunOptio
     # By name, so that nothing here depends on PyTorch.
     make = cast("Callable[[Path, RunOptions], Network]", getattr(import_module(module), kind))
     return make(path, options)
+
+
+def _as_kept(path: Path, options: RunOptions) -> tuple[Runtime, RunOptions]:
+    """What was found to be the fastest for the file on this machine, and kept."""
+    kept = kept_choice(path)
+    if kept is None:
+        return "auto", options
+    log.info("%s runs on %s as %s says", path, kept.runtime, kept_path(path))
+    options = options._replace(arithmetic=kept.precision, threads=options.threads or kept.threads)
+    return kept.runtime, options
 
 
 def _with_bf16(runtime: Runtime, path: Path) -> Runtime:

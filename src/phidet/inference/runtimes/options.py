@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-Arithmetic = Literal["file", "bf16"]
-"""In what numbers a network computes: in those of its file (fp32, or int8 where it is quantised), or bfloat16."""
+Arithmetic = Literal["auto", "file", "bf16"]
+"""In what numbers a network computes: in those of its file (fp32, or int8 where it is quantised), or in bfloat16.
+"auto" is what ``phidet bench --best --keep`` chose for the file on this machine, else that of the file."""
+
+
+Runtime = Literal["auto", "onnxruntime", "openvino", "litert", "torch"]
 
 
 class RunOptions(NamedTuple):
@@ -19,4 +23,4 @@ class RunOptions(NamedTuple):
 
     threads: int | None = None
     at_once: int = 1
-    arithmetic: Arithmetic = "file"
+    arithmetic: Arithmetic = "auto"

@@ -11,8 +11,7 @@ from phidet.detections.detections import Detections
 from phidet.detections.settings import PostprocessSettings
 from phidet.images.decode import Decoded
 from phidet.inference.detector import Detector
-from phidet.inference.runtimes.open_model import Runtime
-from phidet.inference.runtimes.options import Arithmetic
+from phidet.inference.runtimes.options import Arithmetic, Runtime
 
 MODEL_FILES = ("*.onnx", "*.xml", "*.tflite")
 """What a version folder may hold: ONNX, OpenVINO with the ``.bin`` beside it, or TFLite. None runs code when read."""
@@ -114,7 +113,7 @@ class Running(NamedTuple):
     runtime: Runtime = "auto"
     threads: int | None = None
     at_once: int = 1
-    precision: Arithmetic = "file"
+    precision: Arithmetic = "auto"
     exact: bool = False
 
 

@@ -17,8 +17,8 @@ from phidet.core.errors import InputError
 from phidet.data.dataset import Dataset
 from phidet.data.layouts import open_data
 from phidet.data.mask_labels import Kind, MaskLabels
-from phidet.data.readers.voc_masks import colour_of
 from phidet.detections.masks import Masks
+from phidet.images.label_image import palette_colour
 
 HW = (48, 64)
 Full = npt.NDArray[np.bool_]
@@ -193,7 +193,7 @@ def voc(root: Path, discs: list[Full], names: list[str]) -> None:
 
 def palette_png(path: Path, values: npt.NDArray[np.uint8], coloured: bool) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    table = np.array([colour_of(i) for i in range(256)], np.uint8)
+    table = np.array([palette_colour(i) for i in range(256)], np.uint8)
     if coloured:
         Image.fromarray(table[values]).save(path)
         return
@@ -203,7 +203,7 @@ def palette_png(path: Path, values: npt.NDArray[np.uint8], coloured: bool) -> No
 
 
 def test_the_palette_is_vocs() -> None:
-    assert [colour_of(i) for i in (0, 1, 2, 3, 8, 15, 255)] == [
+    assert [palette_colour(i) for i in (0, 1, 2, 3, 8, 15, 255)] == [
         *((0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0)),
         *((64, 0, 0), (192, 128, 128), (224, 224, 192)),
     ]

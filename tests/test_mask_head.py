@@ -30,7 +30,7 @@ from phidet.detections.settings import PostprocessSettings
 from phidet.export.onnx_file import build_onnx
 from phidet.training.about import Request
 from phidet.training.fit import RunSettings
-from phidet.training.plan import _with_masks
+from phidet.training.heads import with_heads
 from phidet.weights.native import load_model, save_model
 
 ALONE = Processes(1, lambda value: value)
@@ -171,8 +171,9 @@ def test_settings_that_cannot_be_are_refused() -> None:
         replace(config(), {"image_size_hw": (130, 130)})
     with pytest.raises(ConfigError, match="prototypes must be ≥ 1, got 0"):
         MaskConfig(prototypes=0)
-    assert _with_masks(config(None), EFFICIENTDET).masks == MaskConfig()
-    assert _with_masks(config(), EFFICIENTDET) == config()
+    assert with_heads(config(None), ["masks"], ()).masks == MaskConfig()
+    assert with_heads(config(), ["masks"], ()) == config()
+    assert with_heads(config(None), [], ["b"]) == config(None)
     assert Request(data="d").masks is False
     assert RunSettings(out=Path("r"))
 

@@ -13,7 +13,7 @@ import yaml
 
 from phidet.cli import serve
 from phidet.serve.http.app import METRICS_PATH
-from phidet.serve.http.server import GRACE_SECONDS
+from phidet.serve.server import GRACE_SECONDS
 
 ROOT = Path(__file__).parents[1]
 

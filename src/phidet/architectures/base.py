@@ -109,6 +109,7 @@ class Architecture(ABC, Generic[ConfigT]):
         takes_valid_hw: whether its networks have a second input: the sizes of images without their padding.
         suppresses: whether duplicates of an object are removed after the network (NMS).
         added_parts: prefixes of tensors that a file may lack altogether, and which then start fresh.
+        optional_outputs: names of further outputs that a file may have, which the decoder then uses.
     """
 
     name: str
@@ -122,6 +123,7 @@ class Architecture(ABC, Generic[ConfigT]):
     takes_valid_hw: bool = False
     suppresses: bool = True
     added_parts: tuple[str, ...] = ()
+    optional_outputs: tuple[str, ...] = ()
 
     # Without PyTorch
 
@@ -136,11 +138,6 @@ class Architecture(ABC, Generic[ConfigT]):
     @abstractmethod
     def output_shapes(self, config: ConfigT) -> dict[str, tuple[int, ...]]:
         """Names and shapes, without the batch dimension, of what a network of ``config`` returns in exported files."""
-
-    @property
-    def optional_outputs(self) -> tuple[str, ...]:
-        """Names of further outputs that a file may have, which the decoder then uses."""
-        return ()
 
     def prepare(self, config: ConfigT, image: npt.NDArray[np.uint8]) -> Prepared:
         """(H, W, 3) uint8 RGB as network input: scaled to fit, padded right and below, normalised."""
@@ -200,6 +197,10 @@ class Architecture(ABC, Generic[ConfigT]):
     def mask_stride(self, config: ConfigT) -> int | None:
         """Pixels of the input for one of the masks to learn from, along a side; ``None`` where no masks are learned."""
         return 1 if self.says & {"masks", "panoptic"} else None
+
+    def finds_segments(self, config: ConfigT) -> bool:
+        """Whether a network of ``config`` says what every pixel belongs to; see :attr:`Detections.segments`."""
+        return False
 
     def smallest_map_hw(self, config: ConfigT) -> tuple[int, int]:
         """Height and width of the smallest feature map in training; batch norm needs two values per channel."""

@@ -37,7 +37,8 @@ what --save writes into the folder of --out:
   parquet   detections.parquet: a row for each image
   crops     crops/CLASS/NAME-1.jpg, with masks .png
   instances instances/NAME.png: the object at each pixel
-  panoptic  panoptic.json, panoptic/NAME.png
+  panoptic  panoptic.json, panoptic/NAME.png: COCO's segments
+  semantic  semantic/NAME.png: the class at each pixel
 
 examples:
   phidet detect photo.jpg                                   people, drawn in detections/photo.jpg
@@ -70,6 +71,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--save", type=words, metavar="KINDS", help="what to write, separated by commas (images)")
     parser.add_argument("--json", action="store_true", help="print JSON lines; write files only if --save says which")
     parser.add_argument("--score", type=share, default=0.3, metavar="S", help="lowest score, 0…1 (0.3)")
+    parser.add_argument(
+        "--segment-score", type=share, metavar="S", help="lowest score of a segment, 0…1 (what is usual of the network)"
+    )
     parser.add_argument("--iou", type=share, metavar="T", help="overlap of duplicates, not for soft (0.5)")
     parser.add_argument("--nms", choices=_NMS, help="suppression of duplicates (hard)")
     parser.add_argument("--classes", action="append", metavar="A,B", help="only these, by name (all)")
@@ -108,6 +112,7 @@ def run(args: argparse.Namespace) -> None:
         iou=0.5 if args.iou is None else args.iou,
         nms=_NMS[args.nms or "hard"],  # type: ignore[arg-type]
         max_detections=args.max,
+        segment_score=args.segment_score,
     )
     if args.tile is not None:
         check_tile(args.tile, settings)

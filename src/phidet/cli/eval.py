@@ -46,6 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_split(parser)
     parser.add_argument("--made", action="store_true", help="measure on made images, too, which are refused otherwise")
     parser.add_argument("--score", type=float, metavar="S", help="lowest score that counts, 0…1 (that of the best F1)")
+    parser.add_argument(
+        "--segment-score", type=float, metavar="S", help="lowest score of a segment, 0…1 (what is usual of the network)"
+    )
     parser.add_argument("--iou", type=float, metavar="T", help="overlap with which a detection finds an object (0.5)")
     parser.add_argument("--max-objects", type=int, metavar="N", help="limit of detections per image (100)")
     add_out(parser, "DIR", "write metrics, tables and plots here")
@@ -150,7 +153,7 @@ def _settings(args: argparse.Namespace) -> MeasureSettings:
     from phidet.evaluation.measure import MeasureSettings
 
     # Options that were not given keep the defaults of MeasureSettings, which are the only place that has them.
-    given = {key: getattr(args, key) for key in ("score", "iou", "max_objects")}
+    given = {key: getattr(args, key) for key in ("score", "iou", "max_objects", "segment_score")}
     return MeasureSettings(**{key: value for key, value in given.items() if value is not None})
 
 
@@ -168,7 +171,7 @@ def _warn_of_limit(dataset: Dataset, max_objects: int) -> None:
 def _print(evaluation: Evaluation, title: str, as_json: bool) -> None:
     from phidet.cli.metrics import summarise
 
-    if not evaluation.coco.objects:
+    if not evaluation.coco.objects and evaluation.masks is None:  # stuff alone has no AP, but a panoptic quality
         raise InputError(f"nothing could be measured on {evaluation.data}: no image with an object was left")
     if as_json:
         print_json(evaluation)
@@ -220,7 +223,7 @@ def _classifier(args: argparse.Namespace) -> None:
     from phidet.weights.native import load_model
 
     # Options without effect are rejected: silently ignoring them would suggest that they were applied.
-    unused = ("score", "iou", "max_objects", "save_detections")
+    unused = ("score", "iou", "max_objects", "segment_score", "save_detections")
     given = next((name for name in unused if getattr(args, name) is not None), None)
     if given is not None:
         raise ConfigError(

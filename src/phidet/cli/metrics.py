@@ -55,10 +55,13 @@ def summarise(evaluation: Evaluation) -> str:
 
 def _masks(masks: MaskMetrics) -> str:
     """COCO's metrics of masks, panoptic quality and the IoU of classes, those that are defined."""
-    rows = [(f"{label:<11}{what}", getattr(masks.coco, name)) for label, name, what in _ROWS]
-    rows.append((f"{'AP':<11}IoU 0.50…0.95, of boundaries, too", masks.boundary_ap))
-    said = table(("masks", "value"), [(label, _share(value)) for label, value in rows])
-    said += f"\n\nat score {masks.score:.3g}: mean IoU of classes {_share(masks.semantic.miou)}, "
+    said = ""
+    if masks.coco is not None:
+        rows = [(f"{label:<11}{what}", getattr(masks.coco, name)) for label, name, what in _ROWS]
+        rows.append((f"{'AP':<11}IoU 0.50…0.95, of boundaries, too", masks.boundary_ap))
+        said = table(("masks", "value"), [(label, _share(value)) for label, value in rows]) + "\n\n"
+    said += "segments: " if masks.score is None else f"at score {masks.score:.3g}: "
+    said += f"mean IoU of classes {_share(masks.semantic.miou)}, "
     said += f"{_share(masks.semantic.accuracy)} of the pixels right"
     if masks.panoptic is not None:
         kinds = (("all", masks.panoptic.all), ("things", masks.panoptic.things), ("stuff", masks.panoptic.stuff))

@@ -14,6 +14,12 @@ DATA_PACKAGES = ("yaml", "google", "google_crc32c", "matplotlib", "faster_coco_e
 SERVE_PACKAGES = ("starlette", "uvicorn", "httptools", "prometheus_client", "pybase64")
 
 
+GRPC_PACKAGES = ("grpc",)
+
+
+TRACE_PACKAGES = ("opentelemetry",)
+
+
 ALIGN_PACKAGES = ("scipy",)
 
 
@@ -28,6 +34,8 @@ _EXTRAS = {
     "train": TRAIN_PACKAGES,
     "data": DATA_PACKAGES,
     "serve": SERVE_PACKAGES,
+    "grpc": GRPC_PACKAGES,
+    "otel": TRACE_PACKAGES,
     "align": ALIGN_PACKAGES,
     "relations": RELATIONS_PACKAGES,
     **{extra: (package,) for package, extra in TABLE_PACKAGES.items()},

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, cast
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, cast
 
 import msgspec
 import numpy as np
@@ -30,11 +30,12 @@ class DetectionsJson(TypedDict):
 
     ``image_size_hw`` is [height, width] or null; ``detections`` are best first, each with ``box_xyxy`` in pixels,
     ``score``, ``class_id``, ``label``, ``mask`` (COCO's compressed runs: ``size`` [height, width] and ``counts``) where
-    there are masks, and every other field by its name.
+    there are masks, and every other field by its name. ``segments`` are alike, where the network finds some.
     """
 
     image_size_hw: list[int] | None
     detections: list[dict[str, Any]]
+    segments: NotRequired[list[dict[str, Any]]]
 
 
 class Convertible:
@@ -58,6 +59,8 @@ class Convertible:
         def labels(self) -> list[str]: ...
         @property
         def masks(self) -> Masks | None: ...
+        @property
+        def segments(self) -> Detections | None: ...
         def __len__(self) -> int: ...
 
     # Ways out
@@ -80,8 +83,15 @@ class Convertible:
 
     def to_dict(self) -> DetectionsJson:
         """What :meth:`to_json` writes, as plain lists, dictionaries and numbers."""
+        size = None if self.image_size_hw is None else [int(side) for side in self.image_size_hw]
+        written: DetectionsJson = {"image_size_hw": size, "detections": self._rows()}
+        if self.segments is not None:
+            written["segments"] = self.segments._rows()
+        return written
+
+    def _rows(self) -> list[dict[str, Any]]:
         columns = (self.boxes_xyxy, self.scores, self.class_ids.tolist(), self.labels)
-        found = [
+        return [
             {
                 "box_xyxy": [shortest_float(v) for v in box],
                 "score": shortest_float(score),
@@ -91,8 +101,6 @@ class Convertible:
             | extra
             for box, score, c, label, extra in zip(*columns, self._extra_rows("mask"), strict=True)
         ]
-        size = None if self.image_size_hw is None else [int(side) for side in self.image_size_hw]
-        return {"image_size_hw": size, "detections": found}
 
     def to_json(self) -> str:
         """One line of JSON (:class:`DetectionsJson`)."""

@@ -61,6 +61,9 @@ class Detections(Convertible):
         image_size_hw: of the original image.
         fields: more columns by name, one row for each object: :attr:`masks`, track ids, …; see
             :mod:`phidet.detections.fields`. Every operation carries them along.
+        segments: what each pixel of the image belongs to, where the network says that: segments with masks that do not
+            overlap, whose field "is_thing" tells countable things from stuff such as sky. Filtering objects leaves
+            them as they are. See :func:`phidet.detections.segments.label_map`.
         image_ref: returns the image that was detected on, or ``None`` where it is gone; neither compared nor pickled.
 
     Raises:
@@ -74,6 +77,7 @@ class Detections(Convertible):
     names: tuple[str, ...] = ()
     image_size_hw: tuple[int, int] | None = field(default=None)
     fields: Fields = field(default_factory=dict)
+    segments: Detections | None = field(default=None)
     image_ref: Callable[[], ImageLike | None] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -171,6 +175,7 @@ class Detections(Convertible):
             and np.array_equal(self.class_ids, other.class_ids)
             and (self.names, self.image_size_hw) == (other.names, other.image_size_hw)
             and equal_fields(self.fields, other.fields)
+            and self.segments == other.segments
         )
 
     __hash__ = None  # type: ignore[assignment]  # holds arrays
@@ -179,7 +184,7 @@ class Detections(Convertible):
         columns = self.boxes_xyxy, self.scores, self.class_ids
         # Frozen dataclasses with slots and read-only mappings cannot be pickled as they are: pickling goes through the
         # constructor.
-        return Detections, (*columns, self.names, self.image_size_hw, dict(self.fields))
+        return Detections, (*columns, self.names, self.image_size_hw, dict(self.fields), self.segments)
 
     def __repr__(self) -> str:
         found = ", ".join(f"{count} {label}" for label, count in self.counts().items())
@@ -209,7 +214,7 @@ class Detections(Convertible):
         return self[kept]
 
     def draw(self, image: Path | str | Image.Image | npt.NDArray[np.uint8]) -> Image.Image:
-        """A copy of ``image`` in RGB with the objects' outlines and labels; with their masks if there are any.
+        """A copy of ``image`` in RGB with the objects' outlines and labels; with masks, or segments, if there are any.
 
         Args:
             image: the one that was detected on: a path, a Pillow image, or (H, W, 3) uint8 RGB.
@@ -229,7 +234,10 @@ class Detections(Convertible):
                 f"expected the image that was detected on, {width}×{height}, got {shown.width}×{shown.height}"
             )
         framed = None
-        if self.masks is not None:
+        if self.segments is not None and self.segments.masks is not None:
+            # Every pixel has its colour already, so that objects get their frames and labels only.
+            shown = draw_masks(shown, self.segments.masks, self.segments.class_ids)
+        elif self.masks is not None:
             shown = draw_masks(shown, self.masks, self.class_ids)
             framed = self.masks.areas == 0  # an outline says more than a frame around it
         labels = [f"{d.label} {d.score:.0%}" for d in self]

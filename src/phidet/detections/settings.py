@@ -29,6 +29,9 @@ class PostprocessSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
         candidates: number of top-scoring (anchor, class) pairs passed to NMS.
         max_detections: maximum number of objects for each image.
         classes: only objects of these classes, by name; ``None`` for all.
+        segment_score: lowest score of an object that becomes a segment, where a network says what every pixel belongs
+            to; ``None`` for the network's usual one.
+        segments: whether it is asked what every pixel belongs to, where the network can say that.
     """
 
     score: float = 0.3
@@ -40,12 +43,18 @@ class PostprocessSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     candidates: int = 5000
     max_detections: int = 100
     classes: tuple[str, ...] | None = None
+    segment_score: float | None = None
+    segments: bool = True
 
     def __post_init__(self) -> None:
         for name in ("score", "iou"):
             value = getattr(self, name)
             if not (isinstance(value, _NUMBER) and 0 <= value <= 1):
                 raise ConfigError(f"{name} must be in 0…1, got {value!r}")
+        if self.segment_score is not None and not (
+            isinstance(self.segment_score, _NUMBER) and 0 <= self.segment_score <= 1
+        ):
+            raise ConfigError(f"segment_score must be in 0…1, got {self.segment_score!r}")
         if self.nms not in get_args(NmsKind):
             raise UnknownNameError("nms", self.nms, get_args(NmsKind))
         if not (isinstance(self.sigma, _NUMBER) and math.isfinite(self.sigma) and self.sigma > 0):

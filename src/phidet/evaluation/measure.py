@@ -32,6 +32,7 @@ class MeasureSettings(msgspec.Struct, frozen=True, kw_only=True):
             ``None`` for the one with the highest mean F1. AP uses all scores.
         iou: overlap from which a detection matches an object, for the same, in (0, 1]. COCO's metrics have their own.
         max_objects: maximum number of detections for each image. COCO's official metrics use 100.
+        segment_score: lowest score of an object that becomes a segment; ``None`` for the network's usual one.
 
     Raises:
         ConfigError: a value out of its range.
@@ -40,6 +41,7 @@ class MeasureSettings(msgspec.Struct, frozen=True, kw_only=True):
     score: float | None = None
     iou: float = MATCHED
     max_objects: int = 100
+    segment_score: float | None = None
 
     def __post_init__(self) -> None:
         if self.score is not None and not 0 <= self.score <= 1:
@@ -54,7 +56,8 @@ class MeasureSettings(msgspec.Struct, frozen=True, kw_only=True):
         """Settings to run a detector with: :data:`COCO_SETTINGS` with ``max_objects``."""
         # Suppression needs more candidates than it returns, or crowded images would end below the limit.
         candidates = max(COCO_SETTINGS.candidates, 10 * self.max_objects)
-        return msgspec.structs.replace(COCO_SETTINGS, max_detections=self.max_objects, candidates=candidates)
+        changes = {"max_detections": self.max_objects, "candidates": candidates, "segment_score": self.segment_score}
+        return msgspec.structs.replace(COCO_SETTINGS, **changes)
 
 
 DEFAULT_SETTINGS = MeasureSettings()

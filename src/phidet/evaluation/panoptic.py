@@ -99,9 +99,10 @@ class _Sums(NamedTuple):
 
 
 def evaluate_panoptic(dataset: Dataset, detections: Sequence[Detections]) -> PanopticReport:
-    """Panoptic quality of ``detections`` with masks, one for each image of ``dataset``, whose labels are panoptic.
+    """Panoptic quality of ``detections``, one for each image of ``dataset``, whose labels are panoptic.
 
-    Where detected masks overlap, the better one keeps the common pixels.
+    That of their segments where a network finds them; else of their masks, of which the better one keeps the pixels
+    that several have.
 
     Raises:
         InputError: a label image cannot be read.
@@ -141,7 +142,7 @@ def panoptic_quality(
 
 
 def evaluate_semantic(dataset: Dataset, detections: Sequence[Detections]) -> SemanticReport:
-    """IoU of classes, pixel by pixel, of ``detections`` with masks, one for each image of ``dataset``.
+    """IoU of classes, pixel by pixel, of ``detections`` with segments or masks, one for each image of ``dataset``.
 
     Pixels of crowds do not count, nor do those without a segment in panoptic labels; in other labels these are the
     background. Where masks overlap, the first one is on top.
@@ -177,11 +178,13 @@ def evaluate_semantic(dataset: Dataset, detections: Sequence[Detections]) -> Sem
 def _pairs(dataset: Dataset, detections: Sequence[Detections]) -> Iterator[tuple[Segments, Segments]]:
     for index, found in enumerate(detections):
         size_hw, a = dataset.size_hw(index), dataset.annotations(index)
-        masks, detected = dataset.masks(index), found.masks
+        # Of a network that finds objects only, their masks are the segments.
+        whole = found if found.segments is None else found.segments
+        masks, detected = dataset.masks(index), whole.masks
         truth_ids = (Masks.empty(size_hw) if masks is None else masks).to_ids()
         found_ids = (Masks.empty(size_hw) if detected is None else detected).to_ids()
-        crowd = np.zeros(len(found), np.bool_)
-        yield Segments(truth_ids, a.class_ids, a.crowd), Segments(found_ids, found.class_ids, crowd)
+        crowd = np.zeros(len(whole), np.bool_)
+        yield Segments(truth_ids, a.class_ids, a.crowd), Segments(found_ids, whole.class_ids, crowd)
 
 
 def _add_image(sums: _Sums, truth: Segments, found: Segments) -> None:

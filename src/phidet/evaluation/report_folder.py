@@ -63,8 +63,9 @@ def draw_samples(dataset: Dataset, detections: Sequence[Detections], min_score: 
         labels = [f"{one.label} {one.score:.0%}" for one in found]
         try:
             image = dataset.image(index)
-            if found.masks is not None:
-                image = np.asarray(draw_masks(Image.fromarray(image), found.masks, found.class_ids))
+            shown = found if found.segments is None else found.segments
+            if shown.masks is not None:
+                image = np.asarray(draw_masks(Image.fromarray(image), shown.masks, shown.class_ids))
         except InputError:
             image = None  # reported among the problems of the data set
         what = "1 detection" if len(found) == 1 else f"{len(found)} detections"

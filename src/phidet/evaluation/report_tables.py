@@ -33,9 +33,10 @@ def write_tables(folder: Path, evaluation: Evaluation) -> list[Path]:
         "ap": [*(c.ap for c in coco.classes), coco.ap],
         "ap50": [*(c.ap50 for c in coco.classes), coco.ap50],
     }
-    if masks is not None:
+    if masks is not None and masks.coco is not None:
         columns["mask_ap"] = [*(c.ap for c in masks.coco.classes), masks.coco.ap]
         columns["mask_ap50"] = [*(c.ap50 for c in masks.coco.classes), masks.coco.ap50]
+    if masks is not None:
         columns["pixel_iou"] = [*masks.semantic.ious.values(), masks.semantic.miou]
     if masks is not None and masks.panoptic is not None:
         columns["pq"] = [*(c.pq for c in masks.panoptic.classes), masks.panoptic.all.pq]

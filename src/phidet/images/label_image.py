@@ -10,6 +10,18 @@ from PIL import Image
 
 from phidet.images.decoders import UnsupportedImageError, open_image
 
+
+def palette_colour(number: int) -> tuple[int, int, int]:
+    """RGB of a number in VOC's palette: its bits, the lowest first, become the highest bits of R, G, B in turn."""
+    red = green = blue = 0
+    for bit in range(7, -1, -1):
+        red, green, blue = (c | (number >> i & 1) << bit for i, c in enumerate((red, green, blue)))
+        number >>= 3
+    return red, green, blue
+
+
+PALETTE = bytes(value for number in range(256) for value in palette_colour(number))
+"""Of label images of 8 bits: numbers that lie side by side have colours that do not."""
 _LOSSY = frozenset({"JPEG", "MPO", "HEIF", "AVIF"})
 
 

@@ -69,7 +69,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     ``sources`` are what is served at the start; later changes of ``config_file``, where there is one, replace them.
     Without ``token`` the server is open to all; CORS is off unless ``cors``. An interval of 0 seconds polls
-    once. ``cameras`` are watched.
+    once. ``cameras`` are watched. Below ``reload_root`` clients may choose what is served; without it they may not.
     """
 
     sources: tuple[Source, ...]
@@ -81,6 +81,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     token: str | None = None
     cors: bool = False
     cameras: tuple[Camera, ...] = ()
+    reload_root: Path | None = None
 
     def __post_init__(self) -> None:
         check_names(self.sources)

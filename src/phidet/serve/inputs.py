@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
@@ -91,6 +92,19 @@ def from_lists(value: list[Any]) -> Pixels:
     except ValueError:
         wrong = next(number for number in level if not 0 <= number <= 255)
         raise bad_request(f"JSON Value: {show(wrong)} Type: Number is out of range for type: {_UINT8}") from None
+
+
+def from_numbers(values: Sequence[int]) -> Pixels:
+    """A flat list of integers 0…255 as an array.
+
+    Raises:
+        RefusedError: 400: one of them is out of range.
+    """
+    try:
+        return np.frombuffer(bytes(values), np.uint8)
+    except ValueError:
+        wrong = next(number for number in values if not 0 <= number <= 255)
+        raise bad_request(f"the value {wrong} is out of range for type: {_UINT8}") from None
 
 
 def check_batch(array: Pixels, name: str) -> list[Pixels]:

@@ -1,4 +1,4 @@
-"""What both protocols share: from a request's images to tensors, on the version chosen when the request arrived."""
+"""What all protocols share: from a request's images to tensors, on the version chosen when the request arrived."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 from phidet.core.machine import usable_cores
 from phidet.detections.detections import Detections
 from phidet.images.decode import Decoded, size_of
+from phidet.serve.calls import Call, Calls
 from phidet.serve.config_files import follow_model_config
 from phidet.serve.configuration import ServerSettings
 from phidet.serve.inputs import Budget
@@ -59,7 +60,10 @@ class Service:
         self.settings = settings
         self.metrics = Metrics()
         self.repository = Repository(settings, load, self.metrics)
+        self.calls = Calls(settings, self.metrics, self.repository)
         self.body_bytes_in_flight = 0
+        self.draining = False  # the server will stop: it answers, and says that it is not ready
+        self.stopping = asyncio.Event()  # it takes nothing new
         self._threads = ThreadPoolExecutor(usable_cores(), "decode")
         self._following: asyncio.Task[None] | None = None
         self.watchers: dict[str, Watcher] = {}
@@ -68,13 +72,24 @@ class Service:
 
             self.watchers = {camera.name: Watcher(camera, self.repository) for camera in settings.cameras}
 
+    @property
+    def ready(self) -> bool:
+        """Every model answers, and the server is not about to stop."""
+        return self.repository.ready and not self.draining
+
     async def in_thread(self, work: Callable[[], T]) -> T:
         """Runs what takes longer than a millisecond (JSON, base64, JPEG) beside the event loop."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
-    def deadline(self) -> float:
-        """The deadline of a request that arrives now, on the monotonic clock."""
-        return time.monotonic() + self.settings.limits.request_seconds
+    def count_body(self, size: int) -> None:
+        """Counts ``size`` bytes of a request that are here; whoever calls it subtracts them again.
+
+        Raises:
+            RefusedError: 503: all requests together have too many.
+        """
+        self.body_bytes_in_flight += size
+        if self.body_bytes_in_flight > self.settings.limits.bodies_in_flight_bytes:
+            raise overloaded("too many large requests at a time")
 
     def check_room(self, loaded: LoadedVersion, deadline: float) -> None:
         """Before a body is read: rejects a request that would meet a full queue or wait for too long.
@@ -87,32 +102,34 @@ class Service:
         if loaded.working >= loaded.batcher.parameters.capacity + loaded.batcher.parameters.max_batch_size:
             raise overloaded(f"model {loaded.name} has {loaded.working} requests in flight")
 
-    async def answer(self, loaded: LoadedVersion, codec: RequestCodec[W, T], body_bytes: int, deadline: float) -> T:
+    async def answer(self, call: Call, loaded: LoadedVersion, codec: RequestCodec[W, T], body_bytes: int) -> T:
         """The answer to a request whose body is here.
 
         Raises:
             RefusedError: what reading raises, 503 no room, 500 the model failed.
         """
-        self.check_room(loaded, deadline)  # others may have come while the body did
-        begun = time.monotonic()
+        self.check_room(loaded, call.deadline)  # others may have come while the body did
+        call.answering = begun = time.monotonic()
         loaded.working += 1
         try:
-            return await self._answer(loaded, codec, body_bytes, deadline)
+            answer, call.seconds = await self._answer(loaded, codec, body_bytes, call.deadline)
+            loaded.batcher.statistics.add_request(call.seconds)
+            return answer
         except Exception:
             loaded.batcher.statistics.fail.add(time.monotonic() - begun)
             raise
         finally:
             loaded.working -= 1
 
-    async def _answer(self, loaded: LoadedVersion, codec: RequestCodec[W, T], body_bytes: int, deadline: float) -> T:
+    async def _answer(
+        self, loaded: LoadedVersion, codec: RequestCodec[W, T], body_bytes: int, deadline: float
+    ) -> tuple[T, RequestSeconds]:
         begun = time.monotonic()
         # The only request: reading, detecting and writing in one worker saves two hand-overs between threads.
         if loaded.working == 1 and body_bytes <= SMALL_BODY and loaded.batcher.free:
             request, done = await loaded.batcher.alone(lambda detect: _at_once(loaded, codec, detect))
             if done is not None:
-                answer, seconds = done
-                loaded.batcher.statistics.add_request(seconds)
-                return answer
+                return done
         else:
             request = await self.in_thread(codec.read)
         decoded = time.monotonic()
@@ -124,20 +141,17 @@ class Service:
         else:
             answer = await self.in_thread(lambda: codec.write(request.wanted, tensors))
         end = time.monotonic()
-        loaded.batcher.statistics.add_request(
-            RequestSeconds(
-                success=end - begun,
-                queue=found.queue_seconds,
-                compute_input=decoded - begun,
-                compute_infer=found.compute_seconds,
-                compute_output=end - detected,
-            )
+        return answer, RequestSeconds(
+            success=end - begun,
+            queue=found.queue_seconds,
+            compute_input=decoded - begun,
+            compute_infer=found.compute_seconds,
+            compute_output=end - detected,
         )
-        return answer
 
-    def budget(self, loaded: LoadedVersion | None = None) -> Budget:
-        """The pixels of one request; for the model ``loaded``, images are decoded as large as it needs them."""
-        limits, needed = self.settings.limits, getattr(None if loaded is None else loaded.model, "needed_hw", None)
+    def budget(self, loaded: LoadedVersion) -> Budget:
+        """The pixels of one request; images are decoded as large as the model needs them."""
+        limits, needed = self.settings.limits, getattr(loaded.model, "needed_hw", None)
         return Budget(limits.image_pixels, limits.request_pixels, needed)
 
     def check_count(self, count: int) -> None:

@@ -31,6 +31,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
             (.json) of another project's detector.
         unlabelled: a folder of images without labels, of which only the teacher's answers are learned.
         masks: whether a published model learns masks as well as boxes.
+        semantic: whether it learns the class of every pixel.
         detector: of a network on detections: the model whose detections it relates, or files of those of the
             training and the validation images.
     """
@@ -47,6 +48,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     teacher: str | None = None
     unlabelled: str | None = None
     masks: bool = False
+    semantic: bool = False
     detector: tuple[str, ...] = ()
 
     def with_absolute_paths(self) -> Request:

@@ -14,11 +14,13 @@ from phidet.architectures.base import Architecture, resolved_loss
 from phidet.architectures.model import Model
 from phidet.architectures.registry import architecture_of, published_config
 from phidet.core.errors import ConfigError, InputError
-from phidet.core.structs import in_words
+from phidet.data.dataset import Dataset
 from phidet.data.run_images import read_run_images
 from phidet.inference.runtimes.open_model import model_file
 from phidet.training.about import Origin, Request
 from phidet.training.fit import RunSettings
+from phidet.training.heads import KINDS as HEADS
+from phidet.training.heads import with_heads
 from phidet.training.kinds import Kind, kind_of
 from phidet.training.recipe import Recipe, replace
 from phidet.training.run_data import RunData, record_images
@@ -106,7 +108,7 @@ def plan_run(request: Request, settings: RunSettings, start: Start | None = None
     data = start.kind.read(request, settings.seed, None)
     start = start._replace(config=start.kind.adapt(start.config, data))
     recipe = _recipe(request, start, len(data.train))
-    model = _build(request, start, data.train.class_names, recipe, settings.seed)
+    model = _build(request, start, data.train, recipe, settings.seed)
     # Hashing all images takes a while; only the process that writes the run folder needs the record.
     images = record_images(data, request.model) if _leads() else None
     return Plan(model, data, recipe, settings, Origin(request.with_absolute_paths(), images))
@@ -135,7 +137,7 @@ def plan_resume(folder: Path, settings: RunSettings, data: str | Path | None = N
     images = read_run_images(folder)
     datasets = start.kind.read(request, about.seed, images)
     start = start._replace(config=start.kind.adapt(start.config, datasets))
-    model = begun or _build(request, start, datasets.train.class_names, recipe, about.seed)
+    model = begun or _build(request, start, datasets.train, recipe, about.seed)
     # Class ids are positions: other names or another count would silently relabel every object.
     here = len(datasets.train), tuple(datasets.train.class_names)
     if here != (about.num_images, tuple(model.config.class_names)):
@@ -173,8 +175,8 @@ def _recipe(request: Request, start: Start, num_images: int) -> Recipe:
     return replace(recipe, {"loss": resolved_loss(start.architecture, recipe.loss)})  # kept with the run, defaults too
 
 
-def _build(request: Request, start: Start, class_names: tuple[str, ...], recipe: Recipe, seed: int) -> Model:
-    """The model for these classes, with the weights that it starts from."""
+def _build(request: Request, start: Start, data: Dataset, recipe: Recipe, seed: int) -> Model:
+    """The model for the classes of ``data``, with the weights that it starts from."""
     torch.manual_seed(seed)  # of fresh weights, in every process the same
     architecture, config, source = start.architecture, start.config, start.source
     pretrained = _pretrained(request.pretrained, architecture)
@@ -183,32 +185,14 @@ def _build(request: Request, start: Start, class_names: tuple[str, ...], recipe:
         # Weights of a whole detector fix anchors and preprocessing; a backbone alone has no say in them.
         if source.architecture is architecture:
             config = fit_to_source(config, source)  # its anchors and preprocessing
-    config = architecture.for_classes(config, class_names)
-    if request.masks:
-        config = _with_masks(config, architecture)
+    config = architecture.for_classes(config, data.class_names)
+    stuff = [data.class_names[i] for i in sorted(data.stuff)]
+    config = with_heads(config, [head for head in HEADS if getattr(request, head)], stuff)
     if request.image_size is not None:
         config = architecture.resized(config, parse_image_size(request.image_size))
     if recipe.drop_path is not None:
         config = architecture.with_drop_path(config, recipe.drop_path)
     return build_from(config, source, replace_head=True)
-
-
-def _with_masks(config: Any, architecture: Architecture[Any]) -> Any:
-    """``config`` with a head for masks, the usual one unless it has one already.
-
-    Raises:
-        ConfigError: such networks have none.
-    """
-    if "masks" not in type(config).__struct_fields__:
-        raise ConfigError(f"{architecture.name} networks have no head for masks: leave the option out")
-    if config.masks is not None:
-        return config
-    # The type of the settings is the architecture's own: they are made by filling the config in again.
-    fields = {**msgspec.to_builtins(config), "masks": {}}
-    try:
-        return msgspec.convert(fields, type(config))
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"masks: {in_words(error, type(config))}") from error
 
 
 def _pretrained(word: str, architecture: Architecture[Any]) -> str | None:

@@ -46,6 +46,9 @@ def report_on(
     evaluation = measure(model.config.name, data, *found, trained_on=trained_on)
     write_evaluation(folder, evaluation, *found)
     metrics = {"ap": evaluation.coco.ap, "ap50": evaluation.coco.ap50}
-    if evaluation.masks is not None:
-        metrics |= {"mask_ap": evaluation.masks.coco.ap, "mask_ap50": evaluation.masks.coco.ap50}
+    masks = evaluation.masks
+    if masks is not None and masks.coco is not None:
+        metrics |= {"mask_ap": masks.coco.ap, "mask_ap50": masks.coco.ap50}
+    if masks is not None and masks.score is None:
+        metrics |= {"miou": masks.semantic.miou} | ({} if masks.panoptic is None else {"pq": masks.panoptic.all.pq})
     return defined(metrics)

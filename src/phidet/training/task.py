@@ -44,6 +44,8 @@ class Task(TrainingTask):
         self.metrics = {"top1": "top-1", "top5": "top-5"} if self.classifies else {"ap": "AP", "ap50": "AP50"}
         if not self.classifies and self.architecture.mask_stride(config) is not None:
             self.metrics |= {"mask_ap": "mask AP", "mask_ap50": "mask AP50"}
+        if not self.classifies and self.architecture.finds_segments(config):
+            self.metrics |= {"pq": "PQ", "miou": "mIoU"}
         self._loss: Loss | None = None
 
     def sampler(self, recipe: Recipe, seed: int, rank: int, size: int) -> EpochSampler:

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 from phidet.core.errors import ConfigError
 from phidet.core.numbers import shortest_float
 from phidet.data.dataset import Dataset, Problem
-from phidet.data.readers.voc_masks import CLASSES, OBJECTS, colour_of
+from phidet.data.readers.voc_masks import CLASSES, OBJECTS
 from phidet.data.writers.files import (
     FreeNames,
     PreparedImage,
@@ -24,6 +24,7 @@ from phidet.data.writers.files import (
     text_name,
 )
 from phidet.data.writers.masks import masks_left_out, readable_or_none, voc_images
+from phidet.images.label_image import palette_colour
 
 _NO_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -120,7 +121,7 @@ class _Images:
     def write_summary(self, class_names: Sequence[str], problems: list[Problem]) -> None:
         """Writes which number is which class in the label images, and notes what they could not hold."""
         if self._segmented:
-            colours = [("background", colour_of(0)), *((n, colour_of(i)) for i, n in enumerate(class_names, start=1))]
+            colours = [(name, palette_colour(i)) for i, name in enumerate(("background", *class_names))]
             text = "".join(f"{name}:{','.join(map(str, rgb))}::\n" for name, rgb in colours)
             (self._folder / "labelmap.txt").write_text(text, encoding="utf-8")
         if self._hidden:

@@ -12,7 +12,7 @@ from phidet.detections.sinks.coco import CocoSink
 from phidet.detections.sinks.crops import CropSink
 from phidet.detections.sinks.json_csv import CsvSink, JsonSink
 from phidet.detections.sinks.parquet import ParquetSink
-from phidet.detections.sinks.segments import InstanceSink, PanopticSink
+from phidet.detections.sinks.segments import InstanceSink, PanopticSink, SemanticSink
 from phidet.detections.sinks.yolo import YoloSink
 
 _SINKS: dict[str, Callable[[Path, Sequence[str]], Sink]] = {
@@ -25,6 +25,7 @@ _SINKS: dict[str, Callable[[Path, Sequence[str]], Sink]] = {
     "crops": lambda out, _: CropSink(out / "crops"),
     "instances": lambda out, _: InstanceSink(out / "instances"),
     "panoptic": PanopticSink,
+    "semantic": lambda out, class_names: SemanticSink(out / "semantic", class_names),
 }
 """Kind of output → what makes its sink in a folder, for the model's classes."""
 KINDS = tuple(_SINKS)

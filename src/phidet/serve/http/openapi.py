@@ -11,9 +11,10 @@ from phidet.core.extras import __version__
 from phidet.images.formats import FORMATS
 from phidet.serve.configuration import ServerSettings, Source
 from phidet.serve.outputs import output_shapes
-from phidet.serve.protocols.inference_tensors import InferAnswer, InferRequest
-from phidet.serve.protocols.inference_v2 import IndexEntry, ModelMetadata, ServerMetadata
-from phidet.serve.protocols.tfserving_rest import ModelStatus
+from phidet.serve.protocols.inference import IndexEntry, ModelMetadata, ServerMetadata
+from phidet.serve.protocols.inference_json import InferAnswer
+from phidet.serve.protocols.inference_tensors import InferRequest
+from phidet.serve.protocols.tfserving import ModelStatus
 
 Schema = dict[str, Any]
 

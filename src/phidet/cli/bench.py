@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from phidet.cli.arguments import RUNTIMES, add_json, add_layout, add_precision, add_runtime, add_split
+from phidet.cli.arguments import RUNTIMES, add_device, add_json, add_layout, add_precision, add_runtime, add_split
 from phidet.cli.bench_best import add_best, find_best
 from phidet.cli.tables import or_dash, print_json, table
 from phidet.core.errors import ConfigError, PhidetError
@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_layout(parser)
     parser.add_argument("--plot", type=Path, metavar="PNG", help="draw AP over latency; needs --eval")
     add_precision(parser)
+    add_device(parser)
     add_best(parser)
     add_json(parser)
 
@@ -113,6 +114,7 @@ def _requests(args: argparse.Namespace) -> list[Request]:
                 model=model,
                 runtime=runtime,
                 threads=args.threads,
+                device=args.device,
                 precision="bf16" if args.precision == "bf16" else "file",
                 batches=args.batch,
                 runs=args.runs,

@@ -8,7 +8,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from phidet.cli.arguments import add_exact, add_out, add_precision, add_runtime, positive, share, words, words_of
+from phidet.cli.arguments import (
+    add_device,
+    add_exact,
+    add_out,
+    add_precision,
+    add_runtime,
+    positive,
+    share,
+    words,
+    words_of,
+)
+from phidet.cli.published import add_download, ensure_published
 from phidet.cli.report import Report, writing
 from phidet.core.errors import ConfigError
 
@@ -82,8 +93,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tile", type=positive, metavar="N", help="also detect on overlapping tiles of N pixels, for small objects"
     )
     parser.add_argument("--batch", type=positive, default=1, metavar="N", help="images, or tiles, at once (1)")
+    add_download(parser)
     add_exact(parser)
     add_precision(parser)
+    add_device(parser)
     add_runtime(parser)
     parser.add_argument("--threads", type=positive, metavar="N", help="of the runtime for an image (by the sources)")
 
@@ -116,12 +129,14 @@ def run(args: argparse.Namespace) -> None:
     )
     if args.tile is not None:
         check_tile(args.tile, settings)
+    ensure_published(args.model, args.download)
     threads, at_once = _threads(args)
     detector = Detector(
         args.model,
         runtime=args.runtime,
         threads=threads,
         precision=args.precision,
+        device=args.device,
         at_once=max(1, at_once),
         exact=args.exact,
     )
@@ -157,6 +172,8 @@ def _threads(args: argparse.Namespace) -> tuple[int | None, int]:
 
     if any(is_webcam(source) or is_stream(source) for source in args.sources):
         return args.threads, 0  # a camera's frame must not wait for the next one
+    if args.device != "cpu":
+        return args.threads, 1  # the GPU works on one batch after the other; images are prepared meanwhile
     if len(args.sources) == 1 and is_one_image(args.sources[0]):
         return args.threads or idle_cores(), 1
     threads = args.threads or 1

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from phidet.cli.arguments import add_exact, add_precision
+from phidet.cli.arguments import add_device, add_exact, add_precision
 from phidet.core.errors import ConfigError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     answers.add_argument("--max_detections", type=int, default=100, metavar="N", help="length of answers")
     add_exact(answers)
     add_precision(answers)
+    add_device(answers)
     answers.add_argument("--runtime", default="auto", choices=("auto", "onnxruntime", "openvino", "litert"))
     batching = parser.add_argument_group("batching")
     batching.add_argument("--enable_batching", type=_boolean, nargs="?", const=True, default=True, metavar="BOOL")
@@ -111,7 +112,9 @@ def run(args: argparse.Namespace) -> None:
         reload_root=args.reload_config_root,
     )
     postprocess = PostprocessSettings(score=args.score, iou=args.iou, max_detections=args.max_detections)
-    running = Running(args.runtime, batching.threads_each, batching.num_batch_threads, args.precision, args.exact)
+    running = Running(
+        args.runtime, batching.threads_each, batching.num_batch_threads, args.precision, args.device, args.exact
+    )
     load = detector_loader(postprocess, running)
     serve(settings, load, _network(args), args.access_log)
 

@@ -21,7 +21,7 @@ from phidet.core.errors import ConfigError, ExportError, MissingExtraError, Unkn
 from phidet.core.extras import __version__
 from phidet.data.dataset import Dataset
 from phidet.export.check import Agreement, check_agreement, compare
-from phidet.export.int8 import calibration_images, quantise
+from phidet.export.int8 import calibration_images, quantise, runtime_advice
 from phidet.export.onnx_file import build_onnx, with_header
 from phidet.export.onnx_nms import build_onnx_with_nms, check_nms
 from phidet.export.onnx_relations import compare_relations, relations_onnx
@@ -49,11 +49,12 @@ class ExportOptions(NamedTuple):
 
 
 class ExportReport(NamedTuple):
-    """What was written and how near it is to PyTorch."""
+    """What was written and how near it is to PyTorch; advice on how to run it, "" for none."""
 
     paths: list[Path]
     megabytes: float
     agreement: Agreement
+    advice: str = ""
 
 
 def export(
@@ -85,10 +86,11 @@ def export(
             raise ExportError(f"cannot write {target}: {error.strerror or error}") from error
         agreement = _compare(model, made[0], options, images[:CHECKED_IMAGES])
         check_agreement(agreement, options.precision, target)
+        advice = runtime_advice(made[0]) if options.precision == "int8" and options.to == "onnx" else ""
         size = sum(path.stat().st_size for path in made) / 1e6
         for path in reversed(made):  # an IR's weights before what names them
             _move(path, target.parent)
-        return ExportReport([target.parent / path.name for path in made], size, agreement)
+        return ExportReport([target.parent / path.name for path in made], size, agreement, advice)
 
 
 _RUNTIME: dict[Target, Runtime] = {"onnx": "onnxruntime", "openvino": "openvino", "tflite": "litert"}

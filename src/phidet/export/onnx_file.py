@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import onnx
 from onnx import TensorProto, helper
 
 from phidet.architectures.base import NetworkConfig
 from phidet.architectures.header import Header, Precision, to_export_metadata
-from phidet.architectures.model import Model
 from phidet.architectures.registry import architecture_of
 from phidet.core.extras import __version__
 from phidet.export.onnx_graph import BATCH, IR_VERSION, OPSET, Graph, write_program
-from phidet.export.onnx_trace import trace_onnx
+
+if TYPE_CHECKING:
+    from phidet.architectures.model import Model
+    from phidet.architectures.program import Program
 
 
 def build_onnx(model: Model, half: bool = False, channels_last: bool = False) -> onnx.ModelProto:
@@ -30,12 +34,22 @@ def build_onnx(model: Model, half: bool = False, channels_last: bool = False) ->
     program = architecture.lower(model)
     # An architecture without a program of its own is traced by PyTorch instead.
     if program is None:
+        from phidet.export.onnx_trace import trace_onnx  # noqa: PLC0415 - PyTorch, which programs do without
+
         return with_header(trace_onnx(model, half), Header(config, precision))
+    return program_onnx(program, config, half, channels_last)
+
+
+def program_onnx(
+    program: Program, config: NetworkConfig, half: bool = False, channels_last: bool = False
+) -> onnx.ModelProto:
+    """A network's program as ONNX; arguments and result as of :func:`build_onnx`."""
+    architecture = architecture_of(config)
     graph = Graph(half, channels_last)
     write_program(graph, program, config.image_size_hw)
     shapes = {**architecture.extend_graph(graph, config), **architecture.output_shapes(config)}
     outputs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [BATCH, *shape]) for n, shape in shapes.items()]
-    return finish(graph, config, outputs, precision)
+    return finish(graph, config, outputs, "fp16" if half else "fp32")
 
 
 def finish(

@@ -21,7 +21,7 @@ from phidet.detections.settings import PostprocessSettings
 from phidet.images.decode import Decoded, ImageLike, Reduced, as_decoded, check_pixels
 from phidet.inference.runtimes.network import Network, Outputs
 from phidet.inference.runtimes.open_model import open_network
-from phidet.inference.runtimes.options import Arithmetic, RunOptions, Runtime
+from phidet.inference.runtimes.options import Arithmetic, Device, RunOptions, Runtime
 
 MAX_THREADS = 1024
 
@@ -37,6 +37,7 @@ class Detector:
         threads: number of threads for one call; by default, one for each core that the process may use.
         precision: "file" for that of the file, or "bf16" to compute in bfloat16, which takes two thirds of the time, in
             OpenVINO on processors that have it. "auto": what ``phidet bench --best --keep`` chose, else "file".
+        device: "cpu"; or "cuda" or "tensorrt" (in fp16), in ONNX Runtime or PyTorch.
         at_once: number of calls that will come at a time, from as many threads, each with ``threads`` of its own.
         exact: decode all pixels of every file, also where the network sees a fraction of them.
 
@@ -60,6 +61,7 @@ class Detector:
         runtime: Runtime = "auto",
         threads: int | None = None,
         precision: Arithmetic = "auto",
+        device: Device = "cpu",
         at_once: int = 1,
         exact: bool = False,
     ) -> None:
@@ -67,8 +69,10 @@ class Detector:
             raise ConfigError(f"threads must be a whole number from 1 to {MAX_THREADS}, got {threads!r}")
         if precision not in get_args(Arithmetic):
             raise UnknownNameError("precision", precision, get_args(Arithmetic))
+        if device not in get_args(Device):
+            raise UnknownNameError("device", device, get_args(Device))
         if isinstance(model, str | Path):
-            self.network = open_network(model, runtime, RunOptions(threads, at_once, precision))
+            self.network = open_network(model, runtime, RunOptions(threads, at_once, precision, device))
         elif hasattr(model, "config") and callable(model):
             self.network = model
         else:

@@ -22,7 +22,7 @@ from phidet.core.errors import PhidetError
 from phidet.detections.settings import PostprocessSettings
 from phidet.images.decode import read_image, read_reduced
 from phidet.inference.detector import Detector
-from phidet.inference.runtimes.options import Arithmetic, Runtime
+from phidet.inference.runtimes.options import Arithmetic, Device, Runtime
 
 WARM_UP = 3
 
@@ -34,7 +34,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         model: as for :class:`phidet.inference.detector.Detector`.
         runtime: name of the runtime.
         threads: of the runtime; ``None`` for its default.
-        precision: see :class:`phidet.inference.detector.Detector`.
+        precision, device: see :class:`phidet.inference.detector.Detector`.
         batches: batch sizes for the throughput.
         runs: timed runs of each, after three to warm up.
         image: a photograph; unless given, coloured noise of 640 × 480 pixels as a JPEG.
@@ -44,6 +44,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     runtime: Runtime = "auto"
     threads: int | None = None
     precision: Arithmetic = "file"
+    device: Device = "cpu"
     batches: tuple[int, ...] = (1, 8)
     runs: int = 10
     image: str | None = None
@@ -91,7 +92,13 @@ def measure(request: Request) -> Measurement:
     # Before loading, so that the difference to the peak is the model's own share.
     before = _memory_mib("VmRSS")
     start = time.perf_counter()
-    detector = Detector(request.model, runtime=request.runtime, threads=request.threads, precision=request.precision)
+    detector = Detector(
+        request.model,
+        runtime=request.runtime,
+        threads=request.threads,
+        precision=request.precision,
+        device=request.device,
+    )
     network, config = detector.network, detector.config
     load_ms = (time.perf_counter() - start) * 1e3
 

@@ -53,6 +53,8 @@ def open_network(model: str | Path, runtime: Runtime = "auto", options: RunOptio
     if runtime == "auto" and options.arithmetic == "auto":
         runtime, options = _as_kept(path, options)
     name: Runtime = runtime
+    if options.device != "cpu":
+        _check_device(options, runtime)
     if options.arithmetic == "bf16":
         name = _with_bf16(runtime, path)
     elif runtime == "auto":
@@ -80,6 +82,13 @@ def _as_kept(path: Path, options: RunOptions) -> tuple[Runtime, RunOptions]:
     log.info("%s runs on %s as %s says", path, kept.runtime, kept_path(path))
     options = options._replace(arithmetic=kept.precision, threads=options.threads or kept.threads)
     return kept.runtime, options
+
+
+def _check_device(options: RunOptions, runtime: Runtime) -> None:
+    """Raises ConfigError where the runtime, or the arithmetic, is one of processors only."""
+    if runtime in ("openvino", "litert") or options.arithmetic == "bf16":
+        what = "bf16" if options.arithmetic == "bf16" else runtime
+        raise ConfigError(f"{what} is for processors: leave it out for {options.device}, or leave out {options.device}")
 
 
 def _with_bf16(runtime: Runtime, path: Path) -> Runtime:
@@ -132,8 +141,8 @@ def find_model(model: str | Path, preferred: str = ".onnx") -> Path:
         if exported.is_file():
             return exported
         raise CheckpointError(
-            f"{model} is published but not on this machine: 'phidet export {model}' downloads and converts it once "
-            f"(it needs pip install 'phidet[train]'), into {exported}"
+            f"{model} is published but not on this machine: 'phidet export {model}' downloads and converts it once, "
+            f"into {exported} (EfficientDets need pip install 'phidet[published]', others 'phidet[train]')"
         )
     example = published_names("boxes")[0]
     if publisher_of(str(model)) is not None:

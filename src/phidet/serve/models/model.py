@@ -11,7 +11,7 @@ from phidet.detections.detections import Detections
 from phidet.detections.settings import PostprocessSettings
 from phidet.images.decode import Decoded
 from phidet.inference.detector import Detector
-from phidet.inference.runtimes.options import Arithmetic, Runtime
+from phidet.inference.runtimes.options import Arithmetic, Device, Runtime
 
 MODEL_FILES = ("*.onnx", "*.xml", "*.tflite")
 """What a version folder may hold: ONNX, OpenVINO with the ``.bin`` beside it, or TFLite. None runs code when read."""
@@ -107,13 +107,14 @@ class Running(NamedTuple):
         runtime: name of the runtime.
         threads: of one batch.
         at_once: batches at a time.
-        precision, exact: see :class:`phidet.inference.detector.Detector`.
+        precision, device, exact: see :class:`phidet.inference.detector.Detector`.
     """
 
     runtime: Runtime = "auto"
     threads: int | None = None
     at_once: int = 1
     precision: Arithmetic = "auto"
+    device: Device = "cpu"
     exact: bool = False
 
 
@@ -126,6 +127,7 @@ def detector_loader(settings: PostprocessSettings, running: Running) -> Load:
             runtime=running.runtime,
             threads=running.threads,
             precision=running.precision,
+            device=running.device,
             at_once=running.at_once,
             exact=running.exact,
         )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from phidet.architectures.base import Architecture
+from phidet.architectures.header import Header
 from phidet.architectures.published_file import PublishedFile
 from phidet.architectures.registry import published_names, publisher_of
 from phidet.architectures.weights import Weights
@@ -80,7 +81,7 @@ def network_of(path: Path, name: str, half: bool = False) -> bytes:
     if program is None:
         raise MissingExtraError(f"converting {name}, which takes PyTorch,", "train")
     weights.check_all_used()
-    return bytes(program_onnx(program, config, half).SerializeToString())
+    return bytes(program_onnx(program, Header(config, "fp16" if half else "fp32")).SerializeToString())
 
 
 def _weights_of(path: Path, architecture: Architecture[Any], config: Any) -> tuple[DialectArrays, Any]:

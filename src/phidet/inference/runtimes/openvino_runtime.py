@@ -56,7 +56,7 @@ class OpenVinoNetwork:
         try:
             model = core.read_model(path)
             header = _header(model, path)
-            self.config, precision = header
+            self.config, precision, self.thresholds = header
             self.precision = "bf16" if arithmetic == "bf16" else precision
             model.reshape(_input_shapes(header, model))
             self.compiled = core.compile_model(model, "CPU", options)

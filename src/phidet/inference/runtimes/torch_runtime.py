@@ -39,7 +39,7 @@ class TorchNetwork:
     def __init__(self, model: Model, folded: bool = True) -> None:
         self._graphs: dict[tuple[tuple[int, ...], ...], CudaGraph] = {}
         self._lock = threading.Lock()
-        self.config = model.config
+        self.config, self.thresholds = model.config, model.thresholds
         self.architecture = architecture_of(model.config)
         self.device = next(model.parameters()).device
         self.model = model.optimize() if folded else model.eval()

@@ -5,15 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from phidet.architectures.backbones.lower import lower_backbone
 from phidet.architectures.config import Activation
 from phidet.architectures.efficientdet.heads import Head
 from phidet.architectures.efficientdet.lower_arrays import lower_head
 from phidet.architectures.efficientdet.mask_head import LEVELS, Prototypes
+from phidet.architectures.efficientdet.semantic_head import SemanticHead
 from phidet.architectures.feature_networks.lower import lower_feature_network
 from phidet.architectures.module_arrays import ModuleArrays
-from phidet.architectures.program import Program, ProgramWriter, Upsample
+from phidet.architectures.program import Beside, Program, ProgramWriter, Upsample
 from phidet.architectures.weights import Weights
 
 if TYPE_CHECKING:  # circular: that module imports this one
@@ -33,7 +35,17 @@ def compile_program(model: EfficientDet) -> Program:
     if model.mask_head is not None and model.prototypes is not None:
         outputs["mask_coefficients"] = _head(writer, model.mask_head, levels, model.config.activation)
         outputs["prototypes"] = _prototypes(writer, model.prototypes, maps[2], levels, model.config.activation)
+    if model.semantic is not None:
+        outputs["semantic_logits"] = _semantic(writer, model.semantic, levels, maps[2], model.config.activation)
     return Program(writer.operations, outputs)
+
+
+def _semantic(w: ProgramWriter, head: SemanticHead, maps: list[int], level2: int, act: Activation) -> int:
+    x = maps[-1]
+    for conv, norm, finer in zip(head.convs, head.norms, reversed(maps[:-1]), strict=True):
+        assert isinstance(norm, nn.BatchNorm2d)
+        x = w.add(Beside((w.transposed(x, finer, conv, norm, act), finer)))
+    return w.transposed(x, level2, head.predict, None)
 
 
 def _prototypes(w: ProgramWriter, head: Prototypes, level2: int, maps: list[int], act: Activation) -> int:

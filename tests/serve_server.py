@@ -21,6 +21,7 @@ from PIL import Image
 from phidet.core.errors import CheckpointError
 from phidet.detections.detections import Detections
 from phidet.detections.masks import Masks
+from phidet.detections.thresholds import Thresholds
 from phidet.serve.configuration import Limits, ServerSettings, Source
 from phidet.serve.http.listening import listen
 from phidet.serve.inputs import Pixels
@@ -46,6 +47,7 @@ class StandIn:
     image_size_hw = (64, 64)
     max_detections = MAX_DETECTIONS
     runtime_name = "standin"
+    thresholds: Thresholds | None = None
 
     def __init__(self, path: Path) -> None:
         words = path.read_text().split()

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from phidet.architectures.prepared import Placement, Prepared, stacked
 from phidet.architectures.processes import Processes
 from phidet.architectures.relating import Relating
+from phidet.architectures.rows import PredictorRows
 from phidet.core.errors import ConfigError, UnknownNameError
 from phidet.core.structs import replace
 from phidet.data.doctor.view import NetworkView
@@ -109,6 +110,8 @@ class Architecture(ABC, Generic[ConfigT]):
         takes_valid_hw: whether its networks have a second input: the sizes of images without their padding.
         suppresses: whether duplicates of an object are removed after the network (NMS).
         added_parts: prefixes of tensors that a file may lack altogether, and which then start fresh.
+        predictors: prefixes of tensors whose first dimension depends on the number of classes.
+        extra_head: tensors that another architecture with the same backbone does not use.
         optional_outputs: names of further outputs that a file may have, which the decoder then uses.
     """
 
@@ -123,6 +126,8 @@ class Architecture(ABC, Generic[ConfigT]):
     takes_valid_hw: bool = False
     suppresses: bool = True
     added_parts: tuple[str, ...] = ()
+    predictors: tuple[str, ...] = ()
+    extra_head: tuple[str, ...] = ()
     optional_outputs: tuple[str, ...] = ()
 
     # Without PyTorch
@@ -307,15 +312,9 @@ class Architecture(ABC, Generic[ConfigT]):
         """The config of a network like ``wanted`` that starts from a file of ours with ``held``, of equal key."""
         return held
 
-    @property
-    def predictors(self) -> tuple[str, ...]:
-        """Prefixes of the names of tensors whose first dimension depends on the number of classes."""
-        return ()
-
-    @property
-    def extra_head(self) -> tuple[str, ...]:
-        """Names of tensors that another architecture with the same backbone does not use."""
-        return ()
+    def predictor_rows(self, name: str, config: ConfigT) -> PredictorRows | None:
+        """How rows of a tensor of :attr:`predictors` belong to classes; ``None`` where they do not go on by name."""
+        return None
 
     @property
     def takes_foreign_backbones(self) -> bool:
@@ -362,8 +361,7 @@ class Architecture(ABC, Generic[ConfigT]):
 
     def class_names(self, config: ConfigT) -> tuple[str, ...]:
         """Readable names of the classes, also if the config only numbers them."""
-        names: tuple[str, ...] = config.class_names
-        return names
+        return tuple(config.class_names)
 
     def feature_maps(self, model: Any, images: Tensor) -> Mapping[int, Tensor]:
         """What the heads see of normalised images (B, 3, H, W): level l → (B, C, H / 2^l, W / 2^l).

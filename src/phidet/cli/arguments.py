@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 
 from phidet.core.errors import ConfigError
 
@@ -108,6 +108,11 @@ def share(text: str) -> float:
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"expected a number in 0…1, got {text!r}")
     return value
+
+
+def share_or_auto(text: str) -> float | Literal["auto"]:
+    """A number in 0…1, or "auto" for the thresholds that the model stores."""
+    return "auto" if text == "auto" else share(text)
 
 
 def positive(text: str) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from phidet.cli.arguments import RUNTIMES, add_json, add_layout, add_runtime, add_split
+from phidet.cli.arguments import RUNTIMES, add_json, add_layout, add_runtime, add_split, share_or_auto
 from phidet.cli.tables import or_dash, print_json, table
 from phidet.core.errors import ConfigError, PhidetError
 
@@ -28,6 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, metavar="N", help="of the runtime (one for each usable core)")
     parser.add_argument("--batch", type=_sizes, default=(1, 8), metavar="N,N", help="batches for throughput (1,8)")
     parser.add_argument("--runs", type=int, default=10, metavar="N", help="timed runs of each (10, as in the papers)")
+    parser.add_argument(
+        "--score", type=share_or_auto, default=0.3, metavar="S",
+        help="lowest score of what post-processing is timed on, or auto: the model's own (0.3)",
+    )  # fmt: skip
     parser.add_argument("--image", metavar="FILE", help="a photograph to time with (noise of 640×480)")
     parser.add_argument("--picture", dest="image", help=argparse.SUPPRESS)  # its earlier name
     parser.add_argument("--eval", type=Path, metavar="DATA", help="also measure AP on this data")
@@ -102,6 +106,7 @@ def _requests(args: argparse.Namespace) -> list[Request]:
                 threads=args.threads,
                 batches=args.batch,
                 runs=args.runs,
+                score=args.score,
                 image=args.image,
             )
             for runtime in runtimes

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from phidet.cli.arguments import add_exact, add_out, add_runtime, positive, share, words, words_of
+from phidet.cli.arguments import add_exact, add_out, add_runtime, positive, share, share_or_auto, words, words_of
 from phidet.cli.report import Report, writing
 from phidet.core.errors import ConfigError
 
@@ -41,6 +41,7 @@ what --save writes into the folder of --out:
 examples:
   phidet detect photo.jpg                                   people, drawn in detections/photo.jpg
   phidet detect photos --save images,csv --score 0.5
+  phidet detect photos -m runs/mine --score auto            each class from its best score on the validation data
   phidet detect -m runs/mine aerial.tif --tile 640          a model of your own, in tiles of 640 pixels
   phidet detect clip.mp4 --classes person,dog
   cat photo.jpg | phidet detect - --json                    JSON lines on standard output, no files
@@ -68,7 +69,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_out(parser, "FOLDER", f"where to write ({OUT})")
     parser.add_argument("--save", type=words, metavar="KINDS", help="what to write, separated by commas (images)")
     parser.add_argument("--json", action="store_true", help="print JSON lines; write files only if --save says which")
-    parser.add_argument("--score", type=share, default=0.3, metavar="S", help="lowest score, 0…1 (0.3)")
+    parser.add_argument(
+        "--score",
+        type=share_or_auto,
+        default=0.3,
+        metavar="S",
+        help="lowest score, 0…1, or auto: the model's own (0.3)",
+    )
     parser.add_argument(
         "--segment-score", type=share, metavar="S", help="lowest score of a segment, 0…1 (what is usual of the network)"
     )
@@ -93,6 +100,7 @@ def run(args: argparse.Namespace) -> None:
     from phidet.cli.signals import ended_by_sigterm
     from phidet.detections.settings import PostprocessSettings
     from phidet.detections.sinks import open_sinks
+    from phidet.detections.thresholds import stored_thresholds
     from phidet.images.sources import check_sources_outside
     from phidet.inference.detector import Detector
     from phidet.inference.tiles import check_tile
@@ -114,6 +122,10 @@ def run(args: argparse.Namespace) -> None:
     if args.tile is not None:
         check_tile(args.tile, settings)
     detector = Detector(args.model, runtime=args.runtime, threads=args.threads, exact=args.exact)
+    if args.score == "auto":
+        stored_thresholds(detector, args.model)
+    if args.relations is not None and args.score == "auto":
+        raise ConfigError("--relations changes the scores that the model's thresholds are of: give --score a number")
     relations = _open_relations(args.relations, detector.class_names)
     # Tiles are merged by the same settings, whatever the network.
     unused = [f"--{name}" for name in ("nms", "iou") if getattr(args, name) is not None]
@@ -170,12 +182,13 @@ def _found(
         yield from detect_stream(detector, sources, settings, batch, args.tile)
         return
     # Relations see everything that they were trained with; what the user wants of it is chosen afterwards.
-    seen = msgspec.structs.replace(settings, score=min(settings.score, relations.settings().score), classes=None)
+    least = settings.least_score
+    seen = msgspec.structs.replace(settings, score=min(least, relations.settings().least_score), classes=None)
     for item in detect_stream(detector, sources, seen, batch, args.tile):
         if isinstance(item, Unusable):
             yield item
         else:
-            yield item[0], relations(item[1]).filter(settings.score, settings.classes)
+            yield item[0], relations(item[1]).filter(least, settings.classes)
 
 
 def _record(items: Iterable[tuple[SourceImage, Detections] | Unusable], sinks: Sequence[Sink], report: Report) -> None:

@@ -15,7 +15,9 @@ from phidet.core.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     from phidet.data.dataset import Dataset
+    from phidet.detections.thresholds import Thresholds
     from phidet.evaluation.measure import Evaluation, MeasureSettings
+    from phidet.inference.detector import Detector
 
 log = logging.getLogger("phidet")
 
@@ -29,6 +31,7 @@ those of one score (--score; the one with the best mean F1) and one overlap (--i
 examples:
   phidet eval my-photos -m runs/first --out eval              metrics, tables (CSV) and plots
   phidet eval my-photos -m runs/first --score 0.5 --iou 0.3   what a threshold of 0.5 finds, loosely boxed
+  phidet eval my-photos -m runs/first --store-thresholds      the best score of each class, for --score auto
   phidet eval plates -m runs/first --max-objects 2000         images with more than 100 objects
   phidet eval MOT17/train --tracks tracks                     HOTA, MOTA, IDF1 of what 'phidet track --save mot' wrote
   phidet eval coco -m runs/first --save-detections found.json, and later: phidet eval coco -m found.json
@@ -53,6 +56,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-objects", type=int, metavar="N", help="limit of detections per image (100)")
     add_out(parser, "DIR", "write metrics, tables and plots here")
     parser.add_argument("--save-detections", type=Path, metavar="FILE", help="write what was detected: COCO's results")
+    parser.add_argument(
+        "--store-thresholds", action="store_true",
+        help="find the best score of each class and store it in the model file, for --score auto",
+    )  # fmt: skip
     parser.add_argument("--batch", type=int, default=8, metavar="N", help="images at a time")
     parser.add_argument(
         "--scaled", action="store_true", help="decode large JPEGs as detect does, not all pixels as the protocol says"
@@ -74,6 +81,8 @@ def run(args: argparse.Namespace) -> None:
         measure_tracks(args)
         return
     args.model, args.data = _model_and_data(args.given, args.model)
+    if args.store_thresholds and (Path(args.model).suffix == ".json" or not Path(args.model).exists()):
+        raise ConfigError(f"--store-thresholds writes into a model file of your own, which {args.model} is not")
     if args.batch < 1:
         raise ConfigError(f"--batch must be a whole number ≥ 1, got {args.batch}")
     if Path(args.model).suffix == ".json":
@@ -101,6 +110,8 @@ def _model_and_data(given: list[str], model: str | None) -> tuple[str, Path]:
 
 
 def _detector(args: argparse.Namespace) -> None:
+    import msgspec
+
     from phidet.data.hold_out import validation_data
     from phidet.data.layouts import open_data
     from phidet.evaluation.detect_dataset import detect_dataset
@@ -119,11 +130,47 @@ def _detector(args: argparse.Namespace) -> None:
     needed = detector.needed_hw if args.scaled else None
     dataset, found = detect_dataset(detector, measured.dataset, settings.postprocess, args.batch, needed)
     evaluation = measure(detector.config.name, str(args.data), dataset, found, settings, measured.trained_on)
+    if args.store_thresholds:
+        evaluation = msgspec.structs.replace(evaluation, thresholds=_thresholds(args, detector, dataset))
     _print(evaluation, f"{args.model} on {args.data}, split {measured.split}, {detector.runtime_name}", args.json)
+    if evaluation.thresholds is not None:
+        _say_written([_store(args.model, evaluation.thresholds)], args.json)
     if args.save_detections is not None:
         _say_written(write_results(args.save_detections, dataset, found), args.json)
     if args.out is not None:
         _say_written(write_evaluation(args.out, evaluation, dataset, found), args.json)
+
+
+def _thresholds(args: argparse.Namespace, detector: Detector, dataset: Dataset) -> Thresholds:
+    from phidet.evaluation.detect_dataset import detect_dataset
+    from phidet.evaluation.thresholds import THRESHOLD_SETTINGS, best_thresholds
+
+    found = best_thresholds(*detect_dataset(detector, dataset, THRESHOLD_SETTINGS, args.batch))
+    if found is None:
+        raise InputError(f"{args.model} detects nothing right in {dataset.name!r}, so that no score is better than any")
+    if "test" in dataset.name.lower():
+        log.warning(
+            "thresholds found on %r make later metrics of single scores on it too good: use validation data",
+            dataset.name,
+        )
+    return found
+
+
+def _store(model: str, thresholds: Thresholds) -> Path:
+    from phidet.inference.runtimes.open_model import find_model
+
+    path = find_model(model)
+    if path.suffix.lower() == ".safetensors":
+        from phidet.weights.native import store_thresholds as store
+    elif path.suffix.lower() == ".onnx":
+        from phidet.export.onnx_file import store_thresholds as store
+    else:
+        raise ConfigError(
+            f"{path} got what it stores when it was exported: store thresholds in the .safetensors file that it was "
+            "made of, and export that again"
+        )
+    store(path, thresholds)
+    return path
 
 
 def _results(args: argparse.Namespace) -> None:
@@ -222,8 +269,8 @@ def _classifier(args: argparse.Namespace) -> None:
     from phidet.weights.native import load_model
 
     # Options without effect are rejected: silently ignoring them would suggest that they were applied.
-    unused = ("score", "iou", "max_objects", "segment_score", "save_detections")
-    given = next((name for name in unused if getattr(args, name) is not None), None)
+    unused = ("score", "iou", "max_objects", "segment_score", "save_detections", "store_thresholds")
+    given = next((name for name in unused if getattr(args, name) not in (None, False)), None)
     if given is not None:
         raise ConfigError(
             f"--{given.replace('_', '-')} is for detectors, and {args.model} is a classifier: leave it out"

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from phidet.cli.arguments import add_exact
+from phidet.cli.arguments import add_exact, share_or_auto
 from phidet.core.errors import ConfigError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -46,7 +46,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="let clients choose by HandleReloadConfigRequest which models below FOLDER are served (default: not)",
     )  # fmt: skip
     answers = parser.add_argument_group("answers")
-    answers.add_argument("--score", type=float, default=0.05, help="least score of an object (default: 0.05)")
+    answers.add_argument(
+        "--score", type=share_or_auto, default=0.05,
+        help="least score of an object, or auto: the best of each class that the models store (default: 0.05)",
+    )  # fmt: skip
     answers.add_argument("--iou", type=float, default=0.5, help="overlap that makes a duplicate (default: 0.5)")
     answers.add_argument("--max_detections", type=int, default=100, metavar="N", help="length of answers")
     add_exact(answers)

@@ -66,6 +66,7 @@ def polygons_label(rings: Iterable[Sequence[float] | npt.NDArray[np.float64]]) -
         parts.append(values)
     if not parts:
         raise InputError("a mask has no polygon")
+    # How many rings, how many coordinates each, then all coordinates.
     head = np.array([len(parts), *map(len, parts)], np.int64)
     return MaskLabel(Kind.POLYGONS, head.tobytes() + b"".join(values.tobytes() for values in parts))
 
@@ -84,6 +85,7 @@ def coco_label(segmentation: Any) -> MaskLabel:
         height, width = (int(side) for side in segmentation["size"])
         counts = segmentation["counts"]
         text = counts.encode("ascii") if isinstance(counts, str) else rle.encode_text(np.asarray(counts, np.int64))
+        # Decoded once to see that it fits its size: later there would be no place in a file to name.
         rle.from_counts([rle.decode_text(text)], [(height, width)])
         return MaskLabel(Kind.RUNS, _SIZE.pack(height, width) + text)
     except (KeyError, TypeError, ValueError, OverflowError, struct.error) as error:
@@ -165,6 +167,7 @@ class MaskLabels(Column):
     __hash__ = None
 
     def __reduce__(self) -> tuple[Any, ...]:
+        # Without what lies outside a view: a worker should get the labels of its images, not of the whole data set.
         whole = self[np.arange(len(self))]
         return MaskLabels, (whole.kinds, whole.starts, whole.content)
 
@@ -186,6 +189,7 @@ class MaskLabels(Column):
         Raises:
             InputError: a mask of another size, or a label image that cannot be read.
         """
+        # Kind by kind, as each is made for many objects at once; the order of the objects is restored at the end.
         rows: dict[Kind, list[int]] = defaultdict(list)
         for row, kind in enumerate(self.kinds.tolist()):
             rows[Kind(kind)].append(row)
@@ -221,6 +225,7 @@ def _within(masks: Masks, boxes: Sequence[tuple[float, ...] | None]) -> Masks:
     for ((left, top, _, _), crop), box in zip(masks.crops(), boxes, strict=True):
         x1, y1, x2, y2 = 0, 0, crop.shape[1], crop.shape[0]
         if box is not None:
+            # Every pixel that the box touches.
             x1, y1 = max(math.floor(box[0]) - left, 0), max(math.floor(box[1]) - top, 0)
             x2, y2 = max(math.ceil(box[2]) - left, 0), max(math.ceil(box[3]) - top, 0)
         corners.append((left + x1, top + y1))
@@ -260,8 +265,5 @@ def segmentation_of(label: MaskLabel) -> Any:
     if label.kind == Kind.POLYGONS:
         return [ring.reshape(-1).tolist() for ring in rings_of(label)]
     if label.kind == Kind.RUNS:
-        return {
-            "size": list(_SIZE.unpack_from(label.content)),
-            "counts": label.content[_SIZE.size :].decode("ascii"),
-        }
+        return {"size": list(_SIZE.unpack_from(label.content)), "counts": label.content[_SIZE.size :].decode("ascii")}
     return None

@@ -12,12 +12,14 @@ from phidet.data.dataset import Dataset
 from phidet.data.summary import DataSummary, summarise_data
 from phidet.detections.detections import Detections
 from phidet.detections.settings import PostprocessSettings
-from phidet.evaluation.class_counts import ClassCounts, class_counts, together
+from phidet.detections.thresholds import Thresholds
+from phidet.evaluation.class_counts import ClassCounts, class_counts, sum_counts
 from phidet.evaluation.coco_metrics import CocoReport, evaluate_coco
 from phidet.evaluation.confusion import confusion_matrix
 from phidet.evaluation.curves import best_threshold, pr_curves
 from phidet.evaluation.mask_metrics import MaskMetrics, measure_masks
 from phidet.evaluation.matching import MATCHED
+from phidet.evaluation.reliability import Reliability, measure_reliability
 from phidet.evaluation.voc_metrics import evaluate_voc
 
 COCO_SETTINGS = PostprocessSettings(score=0.001, multi_class=True)
@@ -79,6 +81,9 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
         summary: what is in the data, and what was left out of them.
         trained_on: images that the model has learned from; ``None`` where that is not known.
         masks: metrics of masks; ``None`` where labels or detections have none.
+        reliability: how often detections of a score are right.
+        thresholds: the best score of each class, where they were looked for; see
+            :func:`~phidet.evaluation.thresholds.best_thresholds`.
     """
 
     model: str
@@ -96,6 +101,8 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     summary: DataSummary
     trained_on: int | None
     masks: MaskMetrics | None = None
+    reliability: Reliability | None = None
+    thresholds: Thresholds | None = None
 
 
 def measure(
@@ -135,10 +142,11 @@ def measure(
         score=score,
         iou=settings.iou,
         ap_at_iou=float(np.mean(areas)) if areas else None,
-        all_classes=together(classes),
+        all_classes=sum_counts(classes),
         classes=classes,
         confusion=confusion_matrix(dataset, detections, score, settings.iou).tolist(),
         summary=summarise_data(dataset),
         trained_on=trained_on,
         masks=measure_masks(dataset, detections, score, settings.max_objects),
+        reliability=measure_reliability(dataset, detections, settings.iou),
     )

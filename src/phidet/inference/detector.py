@@ -6,18 +6,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from phidet.architectures.prepared import Prepared, by_shape
+from phidet.architectures.prepared import Placement, Prepared, by_shape
 from phidet.architectures.registry import architecture_of
 from phidet.core.errors import ConfigError, InputError
+from phidet.detections.boxes import FloatArray
 from phidet.detections.detections import Detections
 from phidet.detections.settings import PostprocessSettings
+from phidet.detections.thresholds import Thresholds, above_thresholds, stored_thresholds
 from phidet.images.decode import Decoded, ImageLike, Reduced, as_decoded, check_pixels
 from phidet.inference.runtimes.network import Network, Outputs
 from phidet.inference.runtimes.open_model import Runtime, open_network
@@ -42,6 +45,8 @@ class Detector:
         runtime_name: name of the runtime.
         network: the loaded network.
         architecture: prepares its images and decodes its outputs.
+        thresholds: the best score of each class, where the model stores them; ``PostprocessSettings(score="auto")``
+            uses them.
 
     Raises:
         CheckpointError: there is no such model, or its file cannot be used.
@@ -70,6 +75,8 @@ class Detector:
         self.architecture = architecture_of(self.config)
         self.class_names: tuple[str, ...] = self.config.class_names
         self.runtime_name = self.network.name
+        self.thresholds: Thresholds | None = getattr(self.network, "thresholds", None)
+        self._named = str(model) if isinstance(model, str | Path) else self.config.name
         self._decode = self.architecture.decoder(self.config)
 
     @overload
@@ -92,6 +99,7 @@ class Detector:
         Raises:
             InputError: an image that cannot be read, or an array of another shape or dtype.
             UnknownNameError: ``settings.classes`` names a class that the model does not know.
+            ConfigError: the score is "auto", and the model stores no thresholds.
         """
         if isinstance(images, list | tuple):
             found = self.detect([as_decoded(image, self.needed_hw) for image in images], settings)
@@ -124,8 +132,23 @@ class Detector:
             part = [prepared[i] for i in indices]
             outputs = self.network(*self.architecture.network_inputs(part))
             for row, (i, one) in enumerate(zip(indices, part, strict=True)):
-                found[i] = self._decode({name: of[row] for name, of in outputs.items()}, one.placement, settings)
+                found[i] = self.decode({name: of[row] for name, of in outputs.items()}, one.placement, settings)
         return [found[i] for i in range(len(arrays))]
+
+    def decode(
+        self, outputs: Mapping[str, FloatArray], placement: Placement, settings: PostprocessSettings
+    ) -> Detections:
+        """From the raw outputs for one image, by name and without the batch dimension, to detections."""
+        if not isinstance(settings.score, str):
+            return self._decode(outputs, placement, settings)
+        return above_thresholds(
+            partial(self._decode, outputs, placement), settings, stored_thresholds(self, self._named)
+        )
+
+    def check(self, settings: PostprocessSettings) -> None:
+        """Raises ConfigError if the score is "auto" and the model stores no thresholds."""
+        if isinstance(settings.score, str):
+            stored_thresholds(self, self._named)
 
     def _prepare(self, image: Decoded) -> Prepared:
         if not isinstance(image, Reduced):

@@ -6,10 +6,11 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from phidet.core.machine import usable_cores
 from phidet.detections.detections import Detections
+from phidet.detections.thresholds import Thresholds
 from phidet.images.decode import Decoded, size_of
 from phidet.serve.calls import Call, Calls, Notes
 from phidet.serve.config_files import follow_model_config
@@ -35,10 +36,14 @@ SMALL_BODY = 1 << 20
 
 
 class ParsedRequest(NamedTuple, Generic[W]):
-    """The images of a request, and what its protocol needs of it to write the answer."""
+    """The images of a request, what its protocol needs of it to write the answer, and the least score of an object.
+
+    The score is a number or those of the classes; it only leaves out what the server's own score would leave in.
+    """
 
     images: Sequence[Decoded]
     wanted: W
+    score: float | Thresholds | None = None
 
 
 class RequestCodec(NamedTuple, Generic[W, T]):
@@ -135,7 +140,7 @@ class Service:
         decoded = time.monotonic()
         found = await loaded.batcher.detect(request.images, deadline)
         detected = time.monotonic()
-        tensors = _tensors(loaded, request.images, found.detections)
+        tensors = _tensors(loaded, request, found.detections)
         if len(request.images) == 1:  # written faster than it is passed to a thread and back
             answer = codec.write(request.wanted, tensors)
         else:
@@ -206,11 +211,15 @@ def _at_once(
     decoded = time.monotonic()
     found = [detect(request.images[0])]
     detected = time.monotonic()
-    answer = codec.write(request.wanted, _tensors(loaded, request.images, found))
+    answer = codec.write(request.wanted, _tensors(loaded, request, found))
     end = time.monotonic()
     return request, (answer, RequestSeconds(end - begun, 0.0, decoded - begun, detected - decoded, end - detected))
 
 
-def _tensors(loaded: LoadedVersion, images: Sequence[Decoded], found: Sequence[Detections]) -> Tensors:
-    sizes_hw = [size_of(image) for image in images]
+def _tensors(loaded: LoadedVersion, request: ParsedRequest[Any], found: Sequence[Detections]) -> Tensors:
+    sizes_hw = [size_of(image) for image in request.images]
+    if isinstance(request.score, Thresholds):
+        found = [one[request.score.kept(one)] for one in found]
+    elif request.score is not None:
+        found = [one.filter(score=request.score) for one in found]
     return to_tensors(found, sizes_hw, loaded.model.max_detections, loaded.model.has_masks)

@@ -17,6 +17,7 @@ from phidet.architectures.registry import architecture_of
 from phidet.data.dataset import Dataset
 from phidet.training.augmentation.classification import TrainWholeImages
 from phidet.training.augmentation.detection import pad_to
+from phidet.training.augmentation.own import OwnAugmentation
 from phidet.training.balance import repeat_factors
 from phidet.training.base import TrainingTask
 from phidet.training.evaluate import detect, figures_of
@@ -47,6 +48,10 @@ class Task(TrainingTask):
         if not self.classifies and self.architecture.finds_segments(config):
             self.metrics |= {"pq": "PQ", "miou": "mIoU"}
         self._loss: Loss | None = None
+        self._own: OwnAugmentation | None = None
+
+    def augment_with(self, own: OwnAugmentation) -> None:
+        self._own = own
 
     def sampler(self, recipe: Recipe, seed: int, rank: int, size: int) -> EpochSampler:
         repeats = repeat_factors(self.train, recipe.class_balance) if recipe.class_balance else None
@@ -60,6 +65,9 @@ class Task(TrainingTask):
             self.architecture.has_varying_size(self.config),
         )
         images: Any = kind(self.train, self.config.image_size_hw, recipe.augmentation, seed, mask_stride, varying)
+        images.own, images.epochs = self._own, recipe.epochs
+        if self._own is not None:
+            images[0, 0]  # so that a mistake in the user's function is found here and not in another process
         if self.teacher is not None:
             images = TaughtImages(images, self.teacher, self.config.class_names, recipe.teaching)
         return train_loader(images, sampler, workers)

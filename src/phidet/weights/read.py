@@ -71,6 +71,7 @@ def _read_hdf5(path: Path) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
 
     def collect(key: str, item: object) -> None:
+        # Keras stores texts as well, such as the version and the config.
         if isinstance(item, h5py.Dataset) and np.issubdtype(item.dtype, np.number):
             tensors[key] = torch.from_numpy(np.array(item))
 
@@ -122,17 +123,20 @@ def _module_state(module: Placeholder) -> dict[str, TensorRecord]:
     """The ``state_dict()`` of a pickled ``torch.nn.Module``, without running its code."""
     state: dict[str, TensorRecord] = {}
     pending = [("", module)]
+    # A loop and not a recursion, with an end: a crafted pickle may have modules that contain themselves.
     for _ in range(_MAX_MODULES):
         if not pending:
             return state
         prefix, module = pending.pop()
         parts = module.attributes
+        # state_dict() leaves these out, and so would the dialects not know them.
         hidden = parts.get("_non_persistent_buffers_set")
         for group in ("_parameters", "_buffers"):
             for name, value in _items(parts.get(group)):
                 if isinstance(value, TensorRecord) and not (isinstance(hidden, set) and name in hidden):
                     state[f"{prefix}{name}"] = value
         children = [(f"{prefix}{name}.", child) for name, child in _items(parts.get("_modules"))]
+        # Reversed on a stack: the order of state_dict(), in which the first children come first.
         pending += [(name, child) for name, child in reversed(children) if isinstance(child, Placeholder)]
     raise CheckpointError(f"a model of more than {_MAX_MODULES} parts")
 
@@ -192,6 +196,7 @@ def _is_average(key: str) -> bool:
 
 
 def _check_one_set(canonical: dict[str, list[str]]) -> None:
+    # An average beside the plain weights is expected, and used. Two of a kind leave open which one is meant.
     for keys in canonical.values():
         alike = [key for key in keys if _is_average(key) == _is_average(keys[-1])]
         if len(alike) > 1:

@@ -74,7 +74,7 @@ class Placeholder(dict[Any, Any], metaclass=_Fixed):
     def __hash__(self) -> int:  # type: ignore[override] # keys of dictionaries may be objects of any class
         return id(self)
 
-    # What pickles call on containers other than dictionaries.
+    # What pickles call on containers other than dictionaries: lists and sets of a class of their own.
     def append(self, _: object) -> None:
         """Does nothing."""
 
@@ -107,6 +107,7 @@ class TensorRecord(Placeholder):
 
     def __init__(self, storage: Storage, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> None:
         super().__init__()
+        # bool is an int, and a subclass of int could bring code: type(n) is exact.
         if not isinstance(storage, Storage) or not all(type(n) is int and n >= 0 for n in (offset, *size, *stride)):
             raise pickle.UnpicklingError("a tensor is not made of numbers of the file")
         self.storage, self.offset, self.size, self.stride = storage, offset, tuple(size), tuple(stride)
@@ -173,6 +174,7 @@ class _Unpickler(pickle.Unpickler):
         dtype, key, _, numel, *view = rest
         if kind != "storage" or not isinstance(dtype, torch.dtype) or type(numel) is not int:
             raise pickle.UnpicklingError(f"it refers to {kind!r}")
+        # Files without an archive list their storages by key, without types: those are known from the references.
         root = Storage(dtype, str(key), numel)
         self.storages.setdefault(root.key, root)
         return root._replace(start=view[0][1]) if view and view[0] else root  # views: PyTorch 0.x
@@ -194,7 +196,7 @@ class TorchFile(NamedTuple):
         storage = record.storage
         data = self.read_bytes(storage)
         numbers = torch.frombuffer(data, dtype=record.dtype) if data else torch.empty(0, dtype=record.dtype)
-        if self.swapped:
+        if self.swapped:  # written on a machine of the other byte order
             numbers.untyped_storage().byteswap(record.dtype)  # type: ignore[no-untyped-call]
         return torch.as_strided(numbers, record.size, record.stride, record.offset + storage.start)
 
@@ -226,6 +228,7 @@ def _open_archive(archive: zipfile.ZipFile) -> TorchFile:
         if info.CRC == 0:  # was not computed: torch.serialization.set_crc32_options(False)
             del info.CRC
 
+    # The size is checked before anything is unpacked: a small archive may claim, and unpack to, terabytes.
     def read(name: str, size: int) -> bytes:
         info = archive.getinfo(names[name])
         if info.file_size != size:
@@ -261,6 +264,7 @@ def _open_pickles(file: IO[bytes]) -> TorchFile:
     system, _ = load()
     content, storages = load()
     keys, _ = load()
+    # Behind the pickles, each storage is its number of elements and its bytes: skipped here, and read on demand.
     places: dict[str, tuple[int, int]] = {}
     for key in keys:
         (count,) = struct.unpack("<q", file.read(8))

@@ -27,6 +27,7 @@ from phidet.architectures.detr.published_metrics import METRICS, PublishedDetr
 from phidet.architectures.detr.recipes import recipe_fields
 from phidet.architectures.prepared import Prepared
 from phidet.architectures.published_file import PublishedFile
+from phidet.architectures.rows import PredictorRows
 from phidet.core.errors import ConfigError
 from phidet.core.structs import replace
 from phidet.detections.boxes import FloatArray, elementwise_iou
@@ -188,6 +189,9 @@ class DetrArchitecture(Architecture[DetrConfig]):
         if wanted.masks is None:
             return held
         return replace(held, {"name": wanted.name, "masks": held.masks or wanted.masks})
+
+    def predictor_rows(self, name: str, config: DetrConfig) -> PredictorRows:
+        return PredictorRows(others=1)  # "no object"
 
     def pretrained_file(self, config: DetrConfig, start: str, published: str | None) -> PublishedFile | None:
         if start == "coco":

@@ -73,7 +73,7 @@ class DetrDecoder:
             raise CheckpointError("the network returned NaN or infinity; check its weights or its training")
         found = answers_of(logits, boxes, placement.image_hw)
         # Of the original's answers nothing else is dropped: every query is an object with some score.
-        kept = found.scores >= settings.score
+        kept = found.scores >= settings.least_score
         if settings.classes is not None:
             kept &= np.isin(found.class_ids, class_ids_of(settings.classes, self.class_names))
         best = np.flatnonzero(kept)

@@ -32,6 +32,7 @@ from phidet.architectures.efficientdet.published import (
 )
 from phidet.architectures.efficientdet.published_files import detector_file
 from phidet.architectures.published_file import PublishedFile
+from phidet.architectures.rows import PredictorRows
 from phidet.core.errors import CheckpointError, ConfigError
 from phidet.core.numbers import sigmoid
 from phidet.core.structs import in_words, replace
@@ -62,6 +63,7 @@ class EfficientDetArchitecture(Architecture[ModelConfig]):
     optional_outputs = ("best_logits",)
     learns_soft = True
     predictors = ("class_head.predict.pointwise.",)
+    added_parts = ("mask_head.", "prototypes.")
     pretrained_words = ("backbone", "coco")
 
     def published_config(self, name: str, class_names: tuple[str, ...] | None = None) -> ModelConfig:
@@ -176,6 +178,9 @@ class EfficientDetArchitecture(Architecture[ModelConfig]):
         backbone = msgspec.structs.replace(config.backbone, drop_path=0.0)
         anchors, masks = config.anchors.per_cell, config.masks
         return backbone, config.feature_network, config.head_layers, config.activation, anchors, masks
+
+    def predictor_rows(self, name: str, config: ModelConfig) -> PredictorRows:
+        return PredictorRows(groups=config.anchors.per_cell)
 
     def pretrained_file(self, config: ModelConfig, start: str, published: str | None) -> PublishedFile | None:
         if start == "coco":

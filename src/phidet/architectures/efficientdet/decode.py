@@ -77,7 +77,7 @@ def find_candidates(best_logits: Floats, class_logits: Floats, settings: Postpro
         class_logits: (A, C).
         settings: ``score``, ``candidates``, ``multi_class``.
     """
-    least = _logit(settings.score)
+    least = _logit(settings.least_score)
     anchors = np.flatnonzero(best_logits >= least) if least > -math.inf else np.arange(len(best_logits))
     anchors = anchors[_largest(best_logits[anchors], settings.candidates)]
     num_classes = class_logits.shape[1]
@@ -94,7 +94,7 @@ def find_candidates(best_logits: Floats, class_logits: Floats, settings: Postpro
         anchors, class_ids, logits = anchors[best // num_classes], best % num_classes, pairs[best]
     # Probabilities of the few that are left; the threshold of logits above let a little too much through.
     scores = sigmoid(logits)
-    good = scores >= settings.score
+    good = scores >= settings.least_score
     return Candidates(anchors[good], class_ids[good], scores[good])
 
 

@@ -15,7 +15,7 @@ from phidet.data.tfrecord_file import Value, make_example, write_record
 from phidet.data.writers.files import (
     PreparedImage,
     Written,
-    appearing,
+    atomic_folder,
     check_splits,
     count_written,
     decodable_images,
@@ -29,21 +29,17 @@ def write_tfrecord(datasets: Mapping[str, Dataset], out: Path, images_per_shard:
     Image i goes to shard i mod NN, as there. ``image/object/difficult`` is only in records that need it.
 
     Args:
-        datasets: by the name of the split; all with the same classes.
-        out: a folder that does not exist, or is empty. It appears as a whole or not at all.
+        datasets, out: as :func:`~phidet.data.writers.coco.write_coco` takes them.
         images_per_shard: at most so many images in a file.
 
     Raises:
-        ConfigError: ``out`` is not empty, a split's name is no file name, the classes differ between the splits, or
-            ``images_per_shard`` is below 1.
-        InputError: no image of a split can be decoded.
-        PhidetError: the disk is full or not writable; nothing is left behind.
+        ConfigError, InputError, PhidetError: as there, or where ``images_per_shard`` is below 1.
     """
     check_splits(datasets)
     if images_per_shard < 1:
         raise ConfigError(f"images_per_shard must be at least 1, got {images_per_shard}")
     written = Written({}, {}, [], [])
-    with appearing(out) as folder:
+    with atomic_folder(out) as folder:
         for split, dataset in datasets.items():
             shards = -(-len(dataset) // images_per_shard)
             kept: list[int] = []
@@ -72,6 +68,7 @@ def write_tfrecord(datasets: Mapping[str, Dataset], out: Path, images_per_shard:
 def _example(dataset: Dataset, index: int, image: PreparedImage) -> dict[str, Value]:
     height, width = dataset.size_hw(index)
     a = dataset.annotations(index)
+    # In float64, so that reading, which multiplies in float64 too, gives back the same float32.
     x1, y1, x2, y2 = (a.boxes_xyxy.astype(np.float64) / [width, height, width, height]).T
     features: dict[str, Value] = {
         "image/height": [height],

@@ -13,8 +13,9 @@ from PIL.PngImagePlugin import PngInfo
 
 from phidet.core.errors import ConfigError
 from phidet.core.files import raising_write_errors, write_atomic
+from phidet.core.words import count
 from phidet.detections.detections import Detections
-from phidet.detections.sinks.base import Names, count
+from phidet.detections.sinks.base import Names
 from phidet.images.sources import SourceImage, Unusable
 from phidet.images.video_writer import VideoWriter
 

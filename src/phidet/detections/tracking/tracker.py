@@ -95,7 +95,8 @@ class Tracker:
         tracks = tracks[in_last_frame | (time_s - tracks["seen_s"] <= waits_s)]
 
         order = _canonical_order(found)
-        good, weak = order[found.scores[order] >= settings.high], order[found.scores[order] < settings.high]
+        is_good, begins = self._reached(found)
+        good, weak = order[is_good[order]], order[~is_good[order]]
         weak = weak[found.scores[weak] >= settings.low]
         matches = _Matches(found, tracks)
         # Tracks without an id come last: they may be mistakes, which must not take a detection from an object.
@@ -108,7 +109,7 @@ class Tracker:
         tracks["motion"][seen] = (
             Motion(tracks["motion"][seen]).correct(found.boxes_xyxy[tracks["row"][seen]], settings).state
         )
-        new = good[~matches.taken[good] & (found.scores[good] >= settings.start)]
+        new = good[~matches.taken[good] & begins[good]]
         tracks = np.concatenate((tracks, _begun(found, new, time_s, settings)))
         self._confirm(tracks, time_s)
         self._tracks, self._time_s = tracks, time_s
@@ -179,6 +180,20 @@ class Tracker:
         if not math.isfinite(time_s) or (self._time_s is not None and time_s < self._time_s):
             raise InputError(f"expected the time of a later frame than {self._time_s} s, got {time_s}")
         return 0.0 if self._time_s is None else time_s - self._time_s
+
+    def _reached(self, found: Detections) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+        """(N,) which detections are matched first, and (N,) which may begin a track.
+
+        Raises:
+            InputError: a class beyond those of ``class_scores``.
+        """
+        own = self.settings.class_scores
+        if own is None:
+            return found.scores >= self.settings.high, found.scores >= self.settings.start
+        if len(found) and found.class_ids.max() >= len(own):
+            raise InputError(f"class_scores has {len(own)} classes, got an object of class {found.class_ids.max()}")
+        reached = found.scores >= np.array(own, np.float64)[found.class_ids]
+        return reached, reached
 
     def _predicted(
         self, seconds: float, size_hw: tuple[int, int] | None, image: npt.NDArray[np.uint8] | None

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from phidet.core.errors import PhidetError
-from phidet.detections.settings import PostprocessSettings
+from phidet.detections.settings import PostprocessSettings, Score
 from phidet.images.decode import read_image, read_reduced
 from phidet.inference.detector import Detector
 from phidet.inference.runtimes.open_model import Runtime
@@ -36,6 +36,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         threads: of the runtime; ``None`` for its default.
         batches: batch sizes for the throughput.
         runs: timed runs of each, after three to warm up.
+        score: of the detections, which decides how much is suppressed.
         image: a photograph; unless given, coloured noise of 640 × 480 pixels as a JPEG.
     """
 
@@ -44,6 +45,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     threads: int | None = None
     batches: tuple[int, ...] = (1, 8)
     runs: int = 10
+    score: Score = 0.3
     image: str | None = None
 
 
@@ -94,16 +96,16 @@ def measure(request: Request) -> Measurement:
     load_ms = (time.perf_counter() - start) * 1e3
 
     pixels = read_reduced(encoded, detector.needed_hw).pixels
-    architecture, settings = detector.architecture, PostprocessSettings()
+    architecture, settings = detector.architecture, PostprocessSettings(score=request.score)
+    detector.check(settings)
     prepared = architecture.prepare(config, pixels)
     inputs, placement = architecture.network_inputs([prepared]), prepared.placement
     outputs = {name: array[0] for name, array in network(*inputs).items()}
-    decode = architecture.decoder(config)
     stages: dict[str, Callable[[], object]] = {
         "decode": lambda: read_reduced(encoded, detector.needed_hw),
         "resize": lambda: architecture.prepare(config, pixels),
         "network": lambda: network(*inputs),
-        "post": lambda: decode(outputs, placement, settings),
+        "post": lambda: detector.decode(outputs, placement, settings),
     }
     # One stage after the other instead of whole images in turns: each with warm caches, as in a loop over images.
     times = {name: _times(work, request.runs) for name, work in stages.items()}

@@ -38,7 +38,7 @@ class LiteRtNetwork:
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
         header = _header(path)
-        self.config, self.precision = header
+        self.config, self.precision, self.thresholds = header
         self.outputs = list(header.architecture.output_shapes(header.config))
         self.path, self.threads = path, threads or usable_physical_cores()
         self._idle: SimpleQueue[Any] = SimpleQueue()

@@ -38,7 +38,7 @@ class OnnxNetwork:
         keep_in_forked_children(self)
         metadata = self.session.get_modelmeta().custom_metadata_map
         header = exported_header(metadata, path)
-        self.config, self.precision = header
+        self.config, self.precision, self.thresholds = header
         self.outputs = wanted_outputs(header, [output.name for output in self.session.get_outputs()], path)
         batch = self.session.get_inputs()[0].shape[0]
         self.fixed_batch = batch if isinstance(batch, int) else None  # exported so for a device that needs it

@@ -44,7 +44,7 @@ class OpenVinoNetwork:
         try:
             model = ov.Core().read_model(path)
             header = _header(model, path)
-            self.config, self.precision = header
+            self.config, self.precision, self.thresholds = header
             model.reshape(_input_shapes(header, model))
             self.compiled = ov.Core().compile_model(model, "CPU", options)
         except RuntimeError as error:

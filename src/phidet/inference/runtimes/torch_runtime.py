@@ -27,7 +27,7 @@ class TorchNetwork:
     name = "torch"
 
     def __init__(self, model: Model, folded: bool = True) -> None:
-        self.config = model.config
+        self.config, self.thresholds = model.config, model.thresholds
         self.architecture = architecture_of(model.config)
         self.device = next(model.parameters()).device
         self.model = model.optimize() if folded else model.eval()

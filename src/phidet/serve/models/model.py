@@ -9,6 +9,7 @@ from typing import Protocol
 from phidet.core.errors import CheckpointError
 from phidet.detections.detections import Detections
 from phidet.detections.settings import PostprocessSettings
+from phidet.detections.thresholds import Thresholds
 from phidet.images.decode import Decoded
 from phidet.inference.detector import Detector
 from phidet.inference.runtimes.open_model import Runtime
@@ -39,6 +40,10 @@ class Model(Protocol):
     @property
     def runtime_name(self) -> str:
         """Name of the runtime that runs it."""
+
+    @property
+    def thresholds(self) -> Thresholds | None:
+        """The best score of each class, where the model stores them."""
 
     def detect(self, images: Sequence[Decoded]) -> list[Detections]:
         """One batch of images of any sizes; each answer is the same alone or in a batch."""
@@ -89,6 +94,8 @@ class DetectorModel:
         self.max_detections = settings.max_detections
         self.has_masks = detector.architecture.mask_stride(detector.config) is not None
         self.runtime_name = detector.runtime_name
+        self.thresholds = detector.thresholds
+        detector.check(settings)
         self.needed_hw = detector.needed_hw
 
     def detect(self, images: Sequence[Decoded]) -> list[Detections]:

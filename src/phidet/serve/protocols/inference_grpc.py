@@ -20,6 +20,7 @@ from phidet.serve.protocols.inference_tensors import (
     encoded_images,
     images_in_bytes,
     images_of_numbers,
+    least_score,
     outputs_of,
 )
 from phidet.serve.protocols.rpc import Answer, Method, Methods, filled, now
@@ -101,16 +102,16 @@ def _read(request: Any, service: Service, loaded: LoadedVersion) -> ParsedReques
         parameters=_parameters(request.parameters),
         outputs=[RequestedOutput(o.name, _parameters(o.parameters)) for o in request.outputs] or None,
     )
-    given = check_request(wanted, service)
+    given, score = check_request(wanted, service), least_score(wanted, loaded)
     contents, budget = request.inputs[0].contents, service.budget(loaded)
     values = contents.bytes_contents if given.name == ENCODED else contents.uint_contents
     if request.raw_input_contents:
         if len(request.raw_input_contents) != 1 or contents.ByteSize():
             raise bad_request(f"input {given.name}: expected its data once, as raw_input_contents or as contents")
-        return ParsedRequest(images_in_bytes(given, request.raw_input_contents[0], budget), wanted)
+        return ParsedRequest(images_in_bytes(given, request.raw_input_contents[0], budget), wanted, score)
     if given.name == ENCODED:
-        return ParsedRequest(encoded_images(given, list(values), budget), wanted)
-    return ParsedRequest(images_of_numbers(given, from_numbers(values), budget), wanted)
+        return ParsedRequest(encoded_images(given, list(values), budget), wanted, score)
+    return ParsedRequest(images_of_numbers(given, from_numbers(values), budget), wanted, score)
 
 
 def _write(loaded: LoadedVersion, wanted: InferRequest, tensors: Tensors) -> Any:

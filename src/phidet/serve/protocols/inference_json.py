@@ -20,6 +20,7 @@ from phidet.serve.protocols.inference_tensors import (
     encoded_images,
     images_in_bytes,
     images_of_numbers,
+    least_score,
     outputs_of,
 )
 from phidet.serve.refusals import RefusedError, bad_request
@@ -85,16 +86,16 @@ def read_infer(
         wanted = msgspec.convert(parse(body[:size]), InferRequest)
     except msgspec.ValidationError as error:
         raise bad_request(f"the request does not follow the protocol: {in_words(error, InferRequest)}") from error
-    given = check_request(wanted, service)
+    given, score = check_request(wanted, service), least_score(wanted, loaded)
     blobs = _split(wanted, body[size:])
     budget = service.budget(loaded)
     if given.name in blobs:
-        return ParsedRequest(images_in_bytes(given, blobs[given.name], budget), wanted)
+        return ParsedRequest(images_in_bytes(given, blobs[given.name], budget), wanted, score)
     data = given.data or []
     # Lists may be nested or flat, as the protocol allows both.
     if given.name == ENCODED:
-        return ParsedRequest(encoded_images(given, [_from_text(item) for item in _flat(data)], budget), wanted)
-    return ParsedRequest(images_of_numbers(given, from_lists(data).reshape(-1), budget), wanted)
+        return ParsedRequest(encoded_images(given, [_from_text(item) for item in _flat(data)], budget), wanted, score)
+    return ParsedRequest(images_of_numbers(given, from_lists(data).reshape(-1), budget), wanted, score)
 
 
 def write_infer(loaded: LoadedVersion, wanted: InferRequest, tensors: Tensors) -> Response:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import msgspec
 import numpy as np
 
+from phidet.detections.thresholds import Thresholds
 from phidet.images.decode import Decoded
 from phidet.serve.inputs import ENCODED, TENSOR, Budget, Pixels, check_batch, decode
 from phidet.serve.models.versions import LoadedVersion
@@ -176,6 +177,24 @@ def _check_parameters(wanted: InferRequest) -> None:
                 raise bad_request(f"{owner}: the parameter {name} is not supported: {reason}")
             if name in ("binary_data", "binary_data_output") and not isinstance(value, bool | None):
                 raise bad_request(f"{owner}: the parameter {name} must be true or false, got {show(value)}")
+
+
+def least_score(wanted: InferRequest, loaded: LoadedVersion) -> float | Thresholds | None:
+    """The parameter "score" of a request: the least score of an object, or "auto" for those that the model stores.
+
+    Raises:
+        RefusedError: 400.
+    """
+    score = (wanted.parameters or {}).get("score")
+    if score is None:
+        return None
+    if score == "auto":
+        if loaded.model.thresholds is None:
+            raise bad_request(f"the parameter score: model {loaded.name} stores no thresholds, expected a number")
+        return loaded.model.thresholds
+    if isinstance(score, bool | str) or not 0 <= score <= 1:
+        raise bad_request(f'the parameter score must be in 0…1, or "auto", got {show(score)}')
+    return float(score)
 
 
 def _strings(blob: bytes) -> list[bytes]:

@@ -44,6 +44,8 @@ class TrainWholeImages(TrainImages):
         if rng.random() < self.settings.flip:
             pixels = pixels.flip(2)
         sample = Sample(pixels, torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))  # nothing in it can get lost
+        if self.own is not None:
+            sample = self.own(sample, self.size_hw, len(self.dataset.class_names), rng)
         example = finish(sample, self.size_hw, self.settings, rng)
         height, width = self.size_hw
         # The batch format is that of detection: the class is carried by one box that covers the input.

@@ -147,6 +147,24 @@ def test_the_server_contacts_nobody(runtime: str, work: Path) -> None:
     check_nothing_was_sent(trace([sys.executable, script, str(work / "served"), runtime], work / "home"), work / "home")
 
 
+def test_the_server_contacts_nobody_but_a_collector_that_it_is_told(work: Path) -> None:
+    """With gRPC, and with variables that would send traces elsewhere if they were heeded."""
+    for package in ("grpc", "opentelemetry"):
+        pytest.importorskip(package, reason="no grpcio or opentelemetry here: pip install 'phidet[grpc,otel]'")
+    command = [sys.executable, str(Path(__file__).with_name("serve_and_stop.py")), str(work / "served"), "onnxruntime"]
+    variables = {
+        "OTEL_TRACES_EXPORTER": "otlp",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://variable.phidet.example:4318",
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://variable.phidet.example:4318",
+    }
+    with reserved_port() as port:
+        check_nothing_was_sent(trace([*command, "--port", str(port)], work / "home", **variables), work / "home")
+        told = ("--port", str(port), "--trace_address", "http://collector.phidet.example:4318")
+        result = trace([*command, *told], work / "home", NO_PROXY="*", **variables)
+    assert result.done.returncode == 0, result.done.stderr
+    assert result.contacts == {"collector.phidet.example"}
+
+
 def test_training_on_several_devices_contacts_nobody(work: Path) -> None:
     line = f"train data --model tiny.safetensors --val-split none --out two {TRAIN} --devices 2"
     with reserved_port() as port:  # Lightning would ask for a free one, and use it a while later

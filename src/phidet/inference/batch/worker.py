@@ -223,7 +223,8 @@ def _read(content: Content, base: str, needed: Needed | None) -> SourceImage | U
         return Unusable("", content)
     try:
         encoded = content if isinstance(content, bytes) else read_content(content, base)
-        return SourceImage("", PurePosixPath("image"), read_reduced(encoded, needed))
+        seen = read_reduced(encoded, needed)
+        return SourceImage("", PurePosixPath("image"), seen.pixels if seen.factor == 1 else seen)
     except PhidetError as error:
         return Unusable("", error)
 

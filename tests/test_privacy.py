@@ -34,6 +34,7 @@ LINES = {
         "detect photo.png --json",
         "detect photo.png -m tiny.safetensors --runtime torch --json",
     ),
+    "batch": ("batch data/train batched -m tiny.onnx --part-size 2 --workers 1",),
     "track": ("track photo.png --fps 5 -m tiny.onnx --save video,json,csv,mot,coco,heat --out tracks",),
     "doctor": ("doctor data --out doctor",),
     "train": (

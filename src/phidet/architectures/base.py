@@ -203,9 +203,9 @@ class Architecture(ABC, Generic[ConfigT]):
         """Pixels of the input for one of the masks to learn from, along a side; ``None`` where no masks are learned."""
         return 1 if self.says & {"masks", "panoptic"} else None
 
-    def finds_segments(self, config: ConfigT) -> bool:
-        """Whether a network of ``config`` says what every pixel belongs to; see :attr:`Detections.segments`."""
-        return False
+    def finds(self, config: ConfigT) -> frozenset[str]:
+        """What a network of ``config`` finds beside boxes: "masks" of objects, "segments" of all the image."""
+        return frozenset() if self.mask_stride(config) is None else frozenset({"masks"})
 
     def smallest_map_hw(self, config: ConfigT) -> tuple[int, int]:
         """Height and width of the smallest feature map in training; batch norm needs two values per channel."""

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 from torch import Tensor, nn
 
 from phidet.architectures.config import Activation
-from phidet.architectures.layers import SameConv2d
+from phidet.architectures.layers import SameConv2d, TransposedConv
 
 Fold = nn.BatchNorm2d | None
 
@@ -30,6 +30,25 @@ class Conv(NamedTuple):
     padding: int | None
     groups: int
     act: Activation | None
+
+
+class Transposed(NamedTuple):
+    """Transposed convolution of 3×3 and stride 2, cut to height and width of the value ``like``; bias, activation.
+
+    ``weight`` is (out, in, 3, 3); see :class:`phidet.architectures.layers.TransposedConv`.
+    """
+
+    x: int
+    like: int
+    weight: Tensor
+    bias: Tensor
+    act: Activation | None
+
+
+class Beside(NamedTuple):
+    """Maps of one size side by side: their channels one after the other."""
+
+    xs: tuple[int, ...]
 
 
 class MaxPool(NamedTuple):
@@ -100,7 +119,7 @@ class Own(NamedTuple):
     module: GraphModule
 
 
-Operation = Conv | MaxPool | Scale | Upsample | Sum | Mean | Gate | Predict | Columns | Own
+Operation = Conv | Transposed | Beside | MaxPool | Scale | Upsample | Sum | Mean | Gate | Predict | Columns | Own
 
 
 class Program(NamedTuple):
@@ -144,9 +163,9 @@ class GraphModule(nn.Module):
 
 def inputs_of(operation: Operation) -> tuple[int, ...]:
     """The values that ``operation`` reads."""
-    if isinstance(operation, Sum | Predict | Own):
+    if isinstance(operation, Sum | Predict | Own | Beside):
         return operation.xs
-    if isinstance(operation, Upsample):
+    if isinstance(operation, Upsample | Transposed):
         return operation.x, operation.like
     if isinstance(operation, Gate):
         return operation.x, operation.gate
@@ -181,6 +200,10 @@ class ProgramWriter:
         assert isinstance(conv, nn.Conv2d)
         padding = None if isinstance(conv, SameConv2d) else int(conv.padding[0])
         return self.add(Conv(x, *fold(conv, norm, factor), conv.stride[0], padding, conv.groups, act))
+
+    def transposed(self, x: int, like: int, conv: nn.Module, norm: Fold, act: Activation | None = None) -> int:
+        assert isinstance(conv, TransposedConv)
+        return self.add(Transposed(x, like, *fold(conv, norm), act))
 
     def sum(self, *xs: int, act: Activation | None = None) -> int:
         return self.add(Sum(xs, (1.0,) * len(xs), act))

@@ -187,3 +187,16 @@ def _print(measured: list[Measurement], ap: list[float | None]) -> None:
             ("model", "runtime", "weights", *network, "decode", "resize", "post", "images/s (batch)", "MiB", "AP"), rows
         )
     )
+    masked = [
+        (
+            Path(m.model).name,
+            m.runtime,
+            *(f"{m.decoding[kind].times.median:.1f}" for kind in ("boxes", "masks")),
+            *(f"{m.decoding[kind].memory_mib:.1f}" for kind in ("boxes", "masks")),
+        )
+        for m in measured
+        if m.decoding
+    ]
+    if masked:
+        header = ("post, 100 objects", "runtime", "boxes, ms", "masks, ms", "boxes, MiB", "masks, MiB")
+        print(f"\n{table(header, masked)}")

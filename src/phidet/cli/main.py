@@ -16,6 +16,7 @@ from phidet.core.extras import __version__, extra_of
 
 COMMANDS = {
     "detect": ("phidet.cli.detect", "find objects in images, folders and videos; draw, list or crop them"),
+    "batch": ("phidet.cli.batch", "detect in images by the million: resumable, on one machine or on a cluster"),
     "track": ("phidet.cli.track", "follow objects through videos and streams; count them at lines and in zones"),
     "align": (
         "phidet.cli.align",

@@ -65,6 +65,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--masks", action="store_true", help="learn masks as well as boxes (published EfficientDets and DETRs)"
     )
+    what.add_argument(
+        "--semantic", action="store_true", help="learn the class of every pixel (published EfficientDets)"
+    )
     what.add_argument("--unlabelled", metavar="FOLDER", help="more images, which only the teacher labels")
     what.add_argument(
         "--detector",
@@ -154,6 +157,7 @@ def _train(args: argparse.Namespace, model: str, settings: RunSettings) -> Train
             detector=tuple(args.detector),
             unlabelled=args.unlabelled,
             masks=args.masks,
+            semantic=args.semantic,
         )
         return running.run(request, settings, start, own)
 
@@ -165,7 +169,7 @@ def _check_left_out(args: argparse.Namespace) -> None:
     )
     unset |= dict.fromkeys(("epochs", "batch_size", "learning_rate", "precision"))
     unset |= {"recipe": "auto", "seed": 0, "set": [], "pretrained": "auto", "task": "detect", "detector": []}
-    unset |= {"masks": False}
+    unset |= {"masks": False, "semantic": False}
     given = [name for name, value in unset.items() if getattr(args, name) != value]
     if given:
         flag = "--" + given[0].replace("_", "-")

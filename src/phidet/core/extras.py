@@ -23,6 +23,7 @@ _EXTRAS = {
     "otel": TRACE_PACKAGES,
     "align": ALIGN_PACKAGES,
     "relations": RELATIONS_PACKAGES,
+    "batch": ("daft", "fsspec"),
     **{extra: (package,) for package, extra in TABLE_PACKAGES.items()},
 }
 

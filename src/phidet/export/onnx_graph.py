@@ -30,6 +30,7 @@ from torch import Tensor
 from phidet.architectures.config import Activation
 from phidet.architectures.layers import same_padding
 from phidet.architectures.program import (
+    Beside,
     Columns,
     Conv,
     Gate,
@@ -41,6 +42,7 @@ from phidet.architectures.program import (
     Program,
     Scale,
     Sum,
+    Transposed,
     Upsample,
     Value,
     inputs_of,
@@ -167,7 +169,8 @@ def _in_parts(g: Graph, x: Value, expansion: Conv, depthwise: Conv) -> Value:
     return Value(g.add("Concat", [part.name for part in parts], axis=1), channels, parts[0].size_hw)
 
 
-def _write(g: Graph, values: list[Value], operation: Operation, name: str) -> Value:  # noqa: C901, PLR0911 - one per kind
+# One branch for each kind of operation.
+def _write(g: Graph, values: list[Value], operation: Operation, name: str) -> Value:  # noqa: C901, PLR0911, PLR0912
     if isinstance(operation, Predict):
         return _predict(g, [values[x] for x in operation.xs], operation, name)
     if isinstance(operation, Sum):
@@ -181,7 +184,13 @@ def _write(g: Graph, values: list[Value], operation: Operation, name: str) -> Va
         written = operation.module.write(g, [values[x] for x in operation.xs])
         g.prefix = ""
         return written
+    if isinstance(operation, Beside):
+        maps = [values[x] for x in operation.xs]
+        beside = g.add("Concat", [x.name for x in maps], axis=1)
+        return Value(beside, sum(x.channels for x in maps), maps[0].size_hw)
     x = values[operation.x]
+    if isinstance(operation, Transposed):
+        return _transposed(g, x, operation, values[operation.like].size_hw)
     if isinstance(operation, Columns):
         ends = (g.constant([n], np.int64) for n in (operation.start, operation.stop, -1))
         return Value(g.add("Slice", [x.name, *ends], name), operation.stop - operation.start, x.size_hw)
@@ -219,6 +228,16 @@ def _conv(g: Graph, x: Value, conv: Conv) -> Value:
     if conv.bias.any() and not bias_inside:
         name = g.add("Add", [name, g.weight(conv.bias[:, None, None])])
     return Value(_activate(g, name, conv.act), len(conv.weight), size)
+
+
+def _transposed(g: Graph, x: Value, conv: Transposed, size_hw: tuple[int, int]) -> Value:
+    # Of the 2n + 1 pixels along a side the last ones are cut off.
+    cut = [2 * old + 1 - new for old, new in zip(x.size_hw, size_hw, strict=True)]
+    inputs = [x.name, g.weight(conv.weight.transpose(0, 1).contiguous())]
+    if conv.bias.any():
+        inputs.append(g.constant(conv.bias.detach().cpu().numpy()))
+    name = g.add("ConvTranspose", inputs, kernel_shape=[3, 3], strides=[2, 2], pads=[0, 0, *cut])
+    return Value(_activate(g, name, conv.act), len(conv.weight), size_hw)
 
 
 def _activate(g: Graph, x: str, act: Activation | None) -> str:

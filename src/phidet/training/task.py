@@ -43,9 +43,9 @@ class Task(TrainingTask):
         self.architecture = architecture_of(config)
         self.classifies = "classes" in self.architecture.says
         self.metrics = {"top1": "top-1", "top5": "top-5"} if self.classifies else {"ap": "AP", "ap50": "AP50"}
-        if not self.classifies and self.architecture.mask_stride(config) is not None:
+        if "masks" in self.architecture.finds(config):
             self.metrics |= {"mask_ap": "mask AP", "mask_ap50": "mask AP50"}
-        if not self.classifies and self.architecture.finds_segments(config):
+        if "segments" in self.architecture.finds(config):
             self.metrics |= {"pq": "PQ", "miou": "mIoU"}
         self._loss: Loss | None = None
         self._own: OwnAugmentation | None = None

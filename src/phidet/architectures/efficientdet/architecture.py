@@ -62,8 +62,8 @@ class EfficientDetArchitecture(Architecture[ModelConfig]):
     loss_settings = msgspec.structs.asdict(LossConfig())
     optional_outputs = ("best_logits",)
     learns_soft = True
-    predictors = ("class_head.predict.pointwise.",)
-    added_parts = ("mask_head.", "prototypes.")
+    predictors = ("class_head.predict.pointwise.", "semantic.predict.")
+    added_parts = ("mask_head.", "prototypes.", "semantic.")
     pretrained_words = ("backbone", "coco")
 
     def published_config(self, name: str, class_names: tuple[str, ...] | None = None) -> ModelConfig:
@@ -80,6 +80,7 @@ class EfficientDetArchitecture(Architecture[ModelConfig]):
             ("heads", f"{config.head_layers} layers, {config.activation}"),
             ("anchors", per_cell),
             *([] if config.masks is None else [("masks", f"sums of {config.masks.prototypes} prototypes")]),
+            *([] if config.semantic is None else [("pixels", "a class for each, by transposed convolutions")]),
         ]
 
     def output_shapes(self, config: ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -91,6 +92,9 @@ class EfficientDetArchitecture(Architecture[ModelConfig]):
             height, width = config.image_size_hw
             shapes["mask_coefficients"] = cells, per_cell * config.masks.prototypes
             shapes["prototypes"] = config.masks.prototypes, height // STRIDE, width // STRIDE
+        if config.semantic is not None:
+            height, width = config.image_size_hw
+            shapes["semantic_logits"] = config.num_classes + 1, height // STRIDE, width // STRIDE
         return shapes
 
     def decoder(self, config: ModelConfig) -> Decoder:
@@ -102,7 +106,11 @@ class EfficientDetArchitecture(Architecture[ModelConfig]):
         return NetworkView(config.name, config.image_size_hw, anchor_view(config))
 
     def mask_stride(self, config: ModelConfig) -> int | None:
-        return None if config.masks is None else STRIDE
+        return None if config.masks is None and config.semantic is None else STRIDE
+
+    def finds(self, config: ModelConfig) -> frozenset[str]:
+        kinds = (("masks", config.masks), ("segments", config.semantic))
+        return frozenset(name for name, head in kinds if head is not None)
 
     def smallest_map_hw(self, config: ModelConfig) -> tuple[int, int]:
         return level_sizes(config.image_size_hw, [config.feature_network.max_level])[0]
@@ -174,12 +182,20 @@ class EfficientDetArchitecture(Architecture[ModelConfig]):
         )
 
     def weights_key(self, config: ModelConfig) -> object:
-        """Stochastic depth and anchor sizes are left out: they do not change the weights."""
+        """Stochastic depth and anchor sizes are left out: they do not change the weights. Nor whether pixels are told
+        apart: those parts may be added to a detector."""
         backbone = msgspec.structs.replace(config.backbone, drop_path=0.0)
-        anchors, masks = config.anchors.per_cell, config.masks
-        return backbone, config.feature_network, config.head_layers, config.activation, anchors, masks
+        anchors = config.anchors.per_cell
+        return backbone, config.feature_network, config.head_layers, config.activation, anchors
+
+    def start_config(self, wanted: ModelConfig, held: ModelConfig) -> ModelConfig:
+        """A detector may start a network that adds masks, or the class of every pixel, to it."""
+        added = {head: getattr(held, head) or getattr(wanted, head) for head in ("masks", "semantic")}
+        return replace(held, added)
 
     def predictor_rows(self, name: str, config: ModelConfig) -> PredictorRows:
+        if name.startswith("semantic."):
+            return PredictorRows(others=1)  # the background
         return PredictorRows(groups=config.anchors.per_cell)
 
     def pretrained_file(self, config: ModelConfig, start: str, published: str | None) -> PublishedFile | None:

@@ -11,9 +11,10 @@ from phidet.architectures.backbones.lower import lower_backbone
 from phidet.architectures.config import Activation
 from phidet.architectures.efficientdet.heads import Head
 from phidet.architectures.efficientdet.mask_head import LEVELS, Prototypes
+from phidet.architectures.efficientdet.semantic_head import SemanticHead
 from phidet.architectures.feature_networks.lower import lower_feature_network
 from phidet.architectures.layers import SeparableConv
-from phidet.architectures.program import Predict, Program, ProgramWriter, Upsample, fold
+from phidet.architectures.program import Beside, Predict, Program, ProgramWriter, Upsample, fold
 
 if TYPE_CHECKING:  # circular: that module imports this one
     from phidet.architectures.efficientdet.network import EfficientDet
@@ -31,7 +32,17 @@ def compile_program(model: EfficientDet) -> Program:
     if model.mask_head is not None and model.prototypes is not None:
         outputs["mask_coefficients"] = _head(writer, model.mask_head, levels, model.config.activation)
         outputs["prototypes"] = _prototypes(writer, model.prototypes, maps[2], levels, model.config.activation)
+    if model.semantic is not None:
+        outputs["semantic_logits"] = _semantic(writer, model.semantic, levels, maps[2], model.config.activation)
     return Program(writer.operations, outputs)
+
+
+def _semantic(w: ProgramWriter, head: SemanticHead, maps: list[int], level2: int, act: Activation) -> int:
+    x = maps[-1]
+    for conv, norm, finer in zip(head.convs, head.norms, reversed(maps[:-1]), strict=True):
+        assert isinstance(norm, nn.BatchNorm2d)
+        x = w.add(Beside((w.transposed(x, finer, conv, norm, act), finer)))
+    return w.transposed(x, level2, head.predict, None)
 
 
 def _prototypes(w: ProgramWriter, head: Prototypes, level2: int, maps: list[int], act: Activation) -> int:

@@ -21,7 +21,7 @@ from phidet.images.video_writer import VideoWriter
 
 _VIDEOS = frozenset({".mp4", ".mov", ".mkv"})
 _ABOUT = 2**16  # bytes at either end of a file, where the formats keep their metadata
-_MADE_BY = "drawn by phidet detect"  # marks every file, so that files of other origin are never overwritten
+_MADE_BY = "drawn by phidet"  # marks every file, so that files of other origin are never overwritten
 _JPEG = {
     "quality": 92,
     "subsampling": 0,

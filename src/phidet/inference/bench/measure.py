@@ -11,6 +11,7 @@ import re
 import statistics
 import sys
 import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -58,6 +59,13 @@ class Times(msgspec.Struct, frozen=True, kw_only=True):
     p95: float
 
 
+class Decoding(msgspec.Struct, frozen=True, kw_only=True):
+    """From the network's outputs to detections: time, and arrays at their largest, in MiB."""
+
+    times: Times
+    memory_mib: float
+
+
 class Measurement(msgspec.Struct, frozen=True, kw_only=True):
     """One model on one runtime.
 
@@ -71,6 +79,7 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
         images_per_second: by batch size, the network alone.
         memory_mib: peak of the process above what Python and its libraries took before loading; ``None`` where the
             system does not tell.
+        decoding: of networks with masks, what "boxes" alone and "masks" as well cost for the 100 best objects.
     """
 
     model: str
@@ -83,6 +92,7 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
     stages: dict[str, Times]
     images_per_second: dict[int, float]
     memory_mib: float | None
+    decoding: dict[str, Decoding] = {}
 
 
 def measure(request: Request) -> Measurement:
@@ -115,6 +125,12 @@ def measure(request: Request) -> Measurement:
         stacked = [np.repeat(array, batch, 0) for array in inputs]
         rates[batch] = batch * 1e3 / _times(lambda stacked=stacked: network(*stacked), request.runs).median  # type: ignore[misc]
     peak = _memory_mib("VmHWM")
+    decoding = {}
+    if "masks" in architecture.finds(config):
+        for name, masks in (("boxes", False), ("masks", True)):
+            # Whatever their scores, so that as many masks are made on any image, by any network.
+            best = PostprocessSettings(score=0, masks=masks)
+            decoding[name] = _decoding(lambda best=best: detector.decode(outputs, placement, best), request.runs)  # type: ignore[misc]
     return Measurement(
         model=request.model,
         runtime=detector.runtime_name,
@@ -126,7 +142,17 @@ def measure(request: Request) -> Measurement:
         stages=times,
         images_per_second=rates,
         memory_mib=None if peak is None or before is None else peak - before,
+        decoding=decoding,
     )
+
+
+def _decoding(work: Callable[[], object], runs: int) -> Decoding:
+    times = _times(work, runs)
+    tracemalloc.start()  # knows NumPy's arrays; after the times, which it would spoil
+    work()
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return Decoding(times=times, memory_mib=most / 2**20)
 
 
 def _times(work: Callable[[], object], runs: int) -> Times:

@@ -92,7 +92,7 @@ class DetectorModel:
         self.image_size_hw = detector.config.image_size_hw
         # Fixed when the model is loaded: it decides the shapes of all answers.
         self.max_detections = settings.max_detections
-        self.has_masks = detector.architecture.mask_stride(detector.config) is not None
+        self.has_masks = "masks" in detector.architecture.finds(detector.config)
         self.runtime_name = detector.runtime_name
         self.thresholds = detector.thresholds
         detector.check(settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -47,7 +48,7 @@ def export_generator(model: Any, target: Path, half: bool = False) -> GeneratorE
     Raises:
         ExportError: the files' images differ from PyTorch's, or cannot be written; what was there stays.
     """
-    model = model.cpu().eval()
+    model = copy.deepcopy(model).cpu().eval()  # the caller's model keeps its device and mode
     network = cast("GeneratorModel", model)
     with folder_beside(target) as folder:
         made = [folder / target.name, mapping_path(folder / target.name)]

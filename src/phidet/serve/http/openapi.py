@@ -95,7 +95,7 @@ def describe(settings: ServerSettings, sources: Sequence[Source]) -> Schema:
             "description": "TensorFlow Serving's REST API (/v1) and the Open Inference Protocol (/v2). Boxes are ymin, "
             "xmin, ymax, xmax as parts of the image's height and width; classes count from 1.",
         },
-        "servers": [{"url": "/"}],
+        "servers": [{"url": settings.prefix or "/"}],
         "paths": paths,
     }
     if settings.token:

@@ -27,7 +27,8 @@ from phidet.images.decode import Needed, read_reduced
 from phidet.images.sources import SourceImage, Unusable
 from phidet.inference.batch.parts import Columns, Content, Part, Wanted, chunks, columns_of, contents_of, read_content
 from phidet.inference.detector import Detector
-from phidet.inference.runtimes.open_model import Runtime, find_model
+from phidet.inference.runtimes.open_model import find_model
+from phidet.inference.runtimes.options import Runtime
 from phidet.inference.stream import detect_stream, needed_by
 from phidet.inference.tiles import check_tile
 

@@ -113,7 +113,7 @@ def test_time_ends_it_between_runs(model: str, tmp_path: Path, monkeypatch: pyte
     seen: Seen = []
     pretend(monkeypatch, seen)
     clock = iter(range(0, 10**6, 50))  # seconds; each look at it takes 50
-    monkeypatch.setattr(tuning.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(tuning, "monotonic", lambda: float(next(clock)))
     found = tune(Request(data="d", model=model), RunSettings(out=tmp_path / "t"), Budget(runs=9, minutes=2), SEARCH)
     assert len(seen) == len(found.tried) == 2
     for wrong in ({"runs": 0}, {"minutes": 0.0}):

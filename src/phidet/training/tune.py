@@ -8,9 +8,9 @@ run for each; everything resumes from there.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -180,11 +180,11 @@ def _search(record: TuneRecord, settings: RunSettings, budget: Budget, augment: 
     study = _open_study(folder, record.seed)
     if not study.trials:
         study.enqueue_trial({field.key: _nearest(field, _field_of(own, field.key)) for field in fields})
-    begun_s = time.monotonic()
+    begun_s = monotonic()
     left = [trial for trial in study.trials if trial.state == optuna.trial.TrialState.RUNNING]  # stopped in the middle
     metric = "ap"
     while left or len(study.trials) < budget.runs or any(t.state.name == "WAITING" for t in study.trials):
-        if budget.minutes is not None and time.monotonic() - begun_s > 60 * budget.minutes:
+        if budget.minutes is not None and monotonic() - begun_s > 60 * budget.minutes:
             log.info("the time is over: --resume %s goes on", folder)
             break
         if left:
@@ -272,9 +272,8 @@ def _open_study(folder: Path, seed: int) -> Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     # A journal is one file that only grows: no server, no database, and a run that is killed leaves it whole.
     storage = JournalStorage(JournalFileBackend(str(folder / STUDY)))
-    study: optuna.study.Study = optuna.create_study(
-        storage=storage, study_name="phidet", direction="maximize", load_if_exists=True
-    )
+    how = {"study_name": "phidet", "direction": "maximize", "load_if_exists": True}
+    study: Study = optuna.create_study(storage=storage, **how)
     study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials), n_startup_trials=4)
     return study
 

@@ -13,12 +13,13 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from phidet.architectures.batch import Batch
-from phidet.architectures.efficientdet.anchors import generate_anchors
+from phidet.architectures.efficientdet.anchors import generate_anchors, level_sizes
 from phidet.architectures.efficientdet.config import ModelConfig
+from phidet.architectures.efficientdet.dynamic import atss, task_aligned
 from phidet.architectures.efficientdet.loss_config import LossConfig
 from phidet.architectures.efficientdet.mask_losses import mask_loss
 from phidet.architectures.efficientdet.network import MaskedOutputs, RawOutputs
-from phidet.architectures.efficientdet.targets import Targets, assign_targets
+from phidet.architectures.efficientdet.targets import Targets, assign_targets, objects_of, targets_of
 from phidet.architectures.processes import Processes
 from phidet.core.errors import InputError
 from phidet.detections.boxes import IouKind, decode, elementwise_iou
@@ -244,16 +245,22 @@ class AnchorLoss:
         self.settings = settings
         levels = config.feature_network.levels
         self.anchors_xyxy = torch.from_numpy(generate_anchors(config.image_size_hw, levels, config.anchors).copy())
+        self.per_cell = config.anchors.per_cell
+        self.anchors_of_level = [h * w * self.per_cell for h, w in level_sizes(config.image_size_hw, levels)]
 
     def to(self, device: torch.device) -> None:
         """Moves the anchors to ``device``."""
         self.anchors_xyxy = self.anchors_xyxy.to(device)
 
     def __call__(self, outputs: RawOutputs | MaskedOutputs, batch: Batch, processes: Processes) -> dict[str, Tensor]:
-        targets = assign_targets(self.anchors_xyxy, batch.boxes_xyxy, batch.class_ids)
+        targets, quality = self._assigned(outputs, batch)
         if batch.soft is not None:
             image, anchor = (targets.class_ids >= 0).nonzero(as_tuple=True)
             targets = targets._replace(soft=batch.soft[image, targets.matched[image, anchor]])
+        if quality is not None:
+            ids = targets.class_ids[targets.class_ids >= 0]
+            certain = F.one_hot(ids, outputs.class_logits.shape[-1]).to(quality.dtype)
+            targets = targets._replace(soft=quality[:, None] * (certain if targets.soft is None else targets.soft))
         found = targets.num_positives if targets.certainty is None else targets.certainty
         positives = processes.total(found.sum().float())
         # The mean of the processes' gradients is then the gradient of the whole batch.
@@ -267,3 +274,27 @@ class AnchorLoss:
             losses["mask_loss"] = summed / (processes.total(count) / processes.size).clamp(min=1)
             losses["loss"] = loss.total + self.settings.mask_weight * losses["mask_loss"]
         return losses
+
+    @torch.no_grad()
+    def _assigned(self, outputs: RawOutputs | MaskedOutputs, batch: Batch) -> tuple[Targets, Tensor | None]:
+        """Targets, and of each anchor that has an object, (P,), how good its class shall say that it is."""
+        how, anchors = self.settings.assignment, self.anchors_xyxy
+        if how == "iou" and not self.settings.quality:
+            return assign_targets(anchors, batch.boxes_xyxy, batch.class_ids), None
+        answers = decode(_widen(outputs.box_deltas), anchors)  # (B, A, 4)
+        if how == "task":
+            objects = objects_of(batch.boxes_xyxy, batch.class_ids)
+            owner, quality = task_aligned(anchors, answers, _widen(outputs.class_logits).sigmoid(), objects)
+            return targets_of(owner, anchors.float(), objects), quality[owner >= 0]
+        if how == "atss":
+            objects = objects_of(batch.boxes_xyxy, batch.class_ids)
+            owner = atss(anchors, self.anchors_of_level, self.per_cell, objects)
+            targets = targets_of(owner, anchors.float(), objects)
+        else:
+            targets = assign_targets(anchors, batch.boxes_xyxy, batch.class_ids)
+        if not self.settings.quality:
+            return targets, None
+        at = (targets.class_ids >= 0).nonzero(as_tuple=True)
+        wanted = batch.boxes_xyxy[at[0], targets.matched[at]].to(answers.dtype)
+        quality = elementwise_iou(answers[at], wanted, "iou")
+        return targets, quality

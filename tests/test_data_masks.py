@@ -338,6 +338,19 @@ def test_masks_that_fit_no_image_are_named(tmp_path: Path) -> None:
     assert any("holds labels in lossy JPEG, which changes them: save them as PNG" in p.what for p in problems)
 
 
+def test_images_that_differ_in_their_endings_only_share_their_masks(tmp_path: Path) -> None:
+    for name in ("a.jpg", "a.png"):
+        image(tmp_path / "images" / name)
+    (tmp_path / "masks/cat").mkdir(parents=True)
+    Image.fromarray(disc(20, 20, 12).astype(np.uint8)).save(tmp_path / "masks/cat/a.png")
+    dataset = open_data(tmp_path).read("all")
+    assert dataset.names.tolist() == ["images/a.jpg", "images/a.png"]
+    assert np.array_equal(full_of(dataset, 0), full_of(dataset, 1))
+    assert [(p.kind, p.where, p.what.partition(":")[0]) for p in dataset.problems] == [
+        ("label shared", str(tmp_path / "images/a.jpg"), "its masks are also those of a.png")
+    ]
+
+
 def test_a_label_image_of_another_size_is_named_when_it_is_read(tmp_path: Path) -> None:
     panoptic(tmp_path)
     Image.new("RGB", (10, 10)).save(tmp_path / "annotations/panoptic_val/7.png")

@@ -163,7 +163,8 @@ def test_a_network_with_masks_is_saved_with_them_and_one_without_as_before(tmp_p
     plain = EFFICIENTDET.build(config(None)).eval()
     assert plain(image)._fields == ("class_logits", "box_deltas")
     assert "masks" not in dict(EFFICIENTDET.summary(config(None)))
-    assert EFFICIENTDET.weights_key(config(None)) != EFFICIENTDET.weights_key(config())
+    assert EFFICIENTDET.start_config(config(), config(None)) == config()  # masks are added to a detector
+    assert EFFICIENTDET.start_config(config(None), config()) == config()  # and kept where a file has them
 
 
 def test_settings_that_cannot_be_are_refused() -> None:

@@ -139,11 +139,14 @@ def masked(**changes: Any) -> Any:
 
 def test_settings_say_whether_and_from_which_score_there_are_segments() -> None:
     detector, image = Detector(TorchNetwork(masked())), photographs()[0]
-    every, none = PostprocessSettings(score=0, segment_score=0), PostprocessSettings(score=0, segments=False)
+    every, none = PostprocessSettings(score=0, segment_score=0), PostprocessSettings(score=0, masks=False)
     all_of_them = detector(image, every).segments
     assert all_of_them is not None
     assert len(all_of_them) > 0
-    assert detector(image, none).segments is None
+    without = detector(image, none)
+    assert without.segments is None
+    assert without.masks is None
+    assert (without.boxes_xyxy == detector(image, every).boxes_xyxy).all()
     nothing = detector(image, msgspec.structs.replace(every, segment_score=1.0)).segments
     assert nothing is not None
     assert not len(nothing)

@@ -7,7 +7,16 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from phidet.cli.arguments import add_json, add_layout, add_model, add_out, add_runtime, add_split
+from phidet.cli.arguments import (
+    add_device,
+    add_json,
+    add_layout,
+    add_model,
+    add_out,
+    add_precision,
+    add_runtime,
+    add_split,
+)
 from phidet.cli.eval_generator import add_generator_arguments, evaluate_generator, summary
 from phidet.cli.native_noise import without_native_noise
 from phidet.cli.tables import print_json
@@ -65,6 +74,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--scaled", action="store_true", help="decode large JPEGs as detect does, not all pixels as the protocol says"
     )
+    add_precision(parser)
+    add_device(parser)
     add_runtime(parser)
     add_json(parser)
     add_generator_arguments(parser)
@@ -123,7 +134,7 @@ def _detector(args: argparse.Namespace) -> None:
 
     settings = _settings(args)
     # The detector before the data: its class names decide how the labels are read.
-    detector = Detector(args.model, runtime=args.runtime)
+    detector = Detector(args.model, runtime=args.runtime, precision=args.precision, device=args.device)
     measured = validation_data(
         args.model, open_data(args.data, args.layout), detector.class_names, args.split, args.made
     )

@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> None:
     """Labels a folder of images, and prints what was written."""
     from phidet.core.errors import ConfigError
     from phidet.data.unlabelled import read_unlabelled
-    from phidet.data.writers.files import appearing
+    from phidet.data.writers.files import atomic_folder
     from phidet.detections.thresholds import stored_thresholds
     from phidet.evaluation.detect_dataset import detect_dataset
     from phidet.evaluation.measure import COCO_SETTINGS
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> None:
     score = stored_thresholds(detector, model) if args.score == "auto" else args.score
     images = read_unlabelled(args.images, detector.class_names)
     out = args.out or Path("prelabels")
-    with appearing(out) as folder:
+    with atomic_folder(out) as folder:
         images, detections = detect_dataset(detector, images, COCO_SETTINGS, needed=needed_by(detector))
         data = labelled(images.renamed(_relative(images, args.images)), detections, score)
         written = _write(data, folder, args, str(model))

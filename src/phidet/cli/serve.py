@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from phidet.cli.arguments import add_exact, share_or_auto
+from phidet.cli.arguments import add_device, add_exact, add_precision, share_or_auto
 from phidet.core.errors import ConfigError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -53,6 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     answers.add_argument("--iou", type=float, default=0.5, help="overlap that makes a duplicate (default: 0.5)")
     answers.add_argument("--max_detections", type=int, default=100, metavar="N", help="length of answers")
     add_exact(answers)
+    add_precision(answers)
+    add_device(answers)
     answers.add_argument("--runtime", default="auto", choices=("auto", "onnxruntime", "openvino", "litert"))
     batching = parser.add_argument_group("batching")
     batching.add_argument("--enable_batching", type=_boolean, nargs="?", const=True, default=True, metavar="BOOL")
@@ -61,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     network.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     network.add_argument("--rest_api_port", type=int, default=8501, metavar="PORT", help="(default: 8501)")
     network.add_argument("--port", type=int, metavar="PORT", help="also serve gRPC, usually on 8500 (default: off)")
+    network.add_argument("--prefix", default="", metavar="/PATH", help="path that a proxy has before all others")
     network.add_argument("--tls_cert", "--tls-cert", type=Path, metavar="FILE", help="PEM: TLS for HTTP and gRPC")
     network.add_argument("--tls_key", "--tls-key", type=Path, metavar="FILE", help="PEM, without a password")
     network.add_argument("--rest_api_timeout_in_ms", type=int, default=30000, metavar="MS", help="for a request")
@@ -73,6 +76,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="after SIGTERM, answer for so long without being ready, until load balancers have noticed (default: 0)",
     )  # fmt: skip
     network.add_argument("--access_log", type=_boolean, nargs="?", const=True, default=True, metavar="BOOL")
+    network.add_argument(
+        "--trace_address",
+        metavar="URL",
+        help="send OpenTelemetry traces (OTLP over HTTP) to this collector (default: off)",
+    )
+    network.add_argument("--trace_share", type=float, default=1.0, metavar="X", help="of the requests (default: 1)")
     cameras = parser.add_argument_group("cameras, on the live page at /watch")
     cameras.add_argument(
         "--watch", action="append", default=[], metavar="NAME=ADDRESS",
@@ -95,7 +104,7 @@ def run(args: argparse.Namespace) -> None:
     """Serves until SIGTERM or SIGINT."""
     from phidet.detections.settings import PostprocessSettings
     from phidet.serve.configuration import ServerSettings
-    from phidet.serve.models.model import detector_loader
+    from phidet.serve.models.model import Running, detector_loader
     from phidet.serve.server import run as serve
 
     token = os.environ.get(TOKEN_VARIABLE)
@@ -111,9 +120,15 @@ def run(args: argparse.Namespace) -> None:
         cors=args.rest_api_enable_cors_support,
         cameras=_cameras(args),
         reload_root=args.reload_config_root,
+        prefix=args.prefix.rstrip("/"),
+        trace_address=args.trace_address,
+        trace_share=args.trace_share,
     )
     postprocess = PostprocessSettings(score=args.score, iou=args.iou, max_detections=args.max_detections)
-    load = detector_loader(postprocess, args.runtime, batching.threads_each, args.exact)
+    running = Running(
+        args.runtime, batching.threads_each, batching.num_batch_threads, args.precision, args.device, args.exact
+    )
+    load = detector_loader(postprocess, running)
     serve(settings, load, _network(args), args.access_log)
 
 

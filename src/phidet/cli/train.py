@@ -67,6 +67,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--masks", action="store_true", help="learn masks as well as boxes (published EfficientDets and DETRs)"
     )
+    what.add_argument(
+        "--semantic", action="store_true", help="learn the class of every pixel (published EfficientDets)"
+    )
     what.add_argument("--unlabelled", metavar="FOLDER", help="more images, which only the teacher labels")
     what.add_argument(
         "--detector",
@@ -201,6 +204,7 @@ def request_of(args: argparse.Namespace, model: str) -> Request:
         detector=tuple(args.detector),
         unlabelled=args.unlabelled,
         masks=args.masks,
+        semantic=args.semantic,
     )
 
 
@@ -211,7 +215,7 @@ def check_left_out(args: argparse.Namespace) -> None:
     )
     unset |= dict.fromkeys(("epochs", "batch_size", "learning_rate", "precision"))
     unset |= {"recipe": "auto", "seed": 0, "set": [], "pretrained": "auto", "task": "detect", "detector": []}
-    unset |= {"masks": False}
+    unset |= {"masks": False, "semantic": False}
     given = [name for name, value in unset.items() if getattr(args, name) != value]
     if given:
         flag = "--" + given[0].replace("_", "-")

@@ -35,5 +35,6 @@ def has_password_in_path(url: str) -> bool:
     match = _AUTHORITY.fullmatch(url)
     if match is None or "@" in match[2] or "@" not in match[3]:
         return False
+    # The brackets of an IPv6 address hold colons, too.
     port = re.sub(r"^\[.*\]", "", match[2]).partition(":")[2]
     return bool(port) and not port.isdecimal()

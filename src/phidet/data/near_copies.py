@@ -10,7 +10,7 @@ import numpy as np
 from phidet.core.errors import InputError
 from phidet.data.data_folder import DataFolder
 from phidet.data.dataset import Dataset
-from phidet.data.doctor.decoding import ImageFile, look_at
+from phidet.data.doctor.decoding import ImageFile, check_images
 from phidet.data.doctor.duplicates import near_groups
 from phidet.data.run_images import RunImages
 
@@ -40,7 +40,7 @@ def near_copies(measured: Dataset, learned: Dataset) -> NearCopies:
     both = (measured, learned)
     files = [ImageFile(data.source(i), data.size_hw(i)) for data in both for i in range(len(data))]
     names = [str(name) for data in both for name in data.names.tolist()]
-    looks = look_at(files, decode=True)
+    looks = check_images(files, decode=True)
     sizes_hw = np.array([file.size_hw for file in files], np.int32).reshape(-1, 2)
     found: list[tuple[str, str]] = []
     for group in near_groups(looks, sizes_hw):

@@ -34,7 +34,7 @@ class PostprocessSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
         classes: only objects of these classes, by name; ``None`` for all.
         segment_score: lowest score of an object that becomes a segment, where a network says what every pixel belongs
             to; ``None`` for the network's usual one.
-        segments: whether it is asked what every pixel belongs to, where the network can say that.
+        masks: whether masks and segments are made, where the network finds some; without them boxes come sooner.
     """
 
     score: Score = 0.3
@@ -47,7 +47,7 @@ class PostprocessSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     max_detections: int = 100
     classes: tuple[str, ...] | None = None
     segment_score: float | None = None
-    segments: bool = True
+    masks: bool = True
 
     def __post_init__(self) -> None:
         for name in ("score", "iou"):

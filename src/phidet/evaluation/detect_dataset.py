@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import cast
 
@@ -47,13 +46,13 @@ def detect_dataset(
     check_classes(detector.class_names, dataset)
     broken: dict[int, str] = {}
     found: list[Detections] = []
-    shown = None if sys.stderr.isatty() else True
-    with ThreadPoolExecutor(2) as pool, tqdm(total=len(dataset), desc="detect", unit="image", disable=shown) as bar:
+    with ThreadPoolExecutor(2) as pool, tqdm(total=len(dataset), desc="detect", unit="image", disable=None) as bar:
         batches = [range(i, min(i + batch_size, len(dataset))) for i in range(0, len(dataset), batch_size)]
         # Two batches are decoded ahead while the detector works: more would only take memory.
         coming = [pool.submit(_read, dataset, batch, needed) for batch in batches[:2]]
         for i in range(len(batches)):
             images = coming.pop(0).result()
+            # Left out of the data set as well: as an image in which nothing is found it would lower the metrics.
             broken |= {index: image for index, image in images if isinstance(image, str)}
             if i + 2 < len(batches):
                 coming.append(pool.submit(_read, dataset, batches[i + 2], needed))
@@ -67,11 +66,7 @@ def detect_dataset(
 
 
 def check_classes(class_names: tuple[str, ...], dataset: Dataset) -> None:
-    """Raises InputError unless ``class_names``, those of a model, are the classes of ``dataset``.
-
-    Raises:
-        InputError: the names differ.
-    """
+    """Raises InputError unless ``class_names``, those of a model, are the classes of ``dataset``."""
     if class_names != dataset.class_names:
         raise InputError(
             f"the model has {len(class_names)} classes ({', '.join(class_names[:5])} …), {dataset.name!r} was read "

@@ -60,6 +60,7 @@ def measure_masks(
     objects, pixels = has_masks(dataset, detections), has_segments(dataset, detections)
     if not (objects or pixels):
         return None
+    # Panoptic quality and classes of pixels have no ranking: each pixel gets one answer, by detections above a score.
     sure = [found.filter(score) for found in detections]
     return MaskMetrics(
         coco=evaluate_coco(dataset, detections, max_objects, "segm") if objects else None,

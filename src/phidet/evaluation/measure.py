@@ -13,7 +13,7 @@ from phidet.data.summary import DataSummary, summarise_data
 from phidet.detections.detections import Detections
 from phidet.detections.settings import PostprocessSettings
 from phidet.detections.thresholds import Thresholds
-from phidet.evaluation.class_counts import ClassCounts, class_counts, together
+from phidet.evaluation.class_counts import ClassCounts, class_counts, sum_counts
 from phidet.evaluation.coco_metrics import CocoReport, evaluate_coco
 from phidet.evaluation.confusion import confusion_matrix
 from phidet.evaluation.curves import best_threshold, pr_curves
@@ -145,7 +145,7 @@ def measure(
         score=score,
         iou=settings.iou,
         ap_at_iou=float(np.mean(areas)) if areas else None,
-        all_classes=together(classes),
+        all_classes=sum_counts(classes),
         classes=classes,
         confusion=confusion_matrix(dataset, detections, score, settings.iou).tolist(),
         summary=summarise_data(dataset),

@@ -12,6 +12,7 @@ from PIL import Image
 from phidet.core.errors import InputError
 from phidet.core.files import write_atomic
 from phidet.core.numbers import evenly_spaced
+from phidet.core.words import count
 from phidet.data.dataset import Dataset
 from phidet.detections.detections import Detections
 from phidet.detections.draw_masks import draw_masks
@@ -70,6 +71,6 @@ def draw_samples(dataset: Dataset, detections: Sequence[Detections], min_score: 
                 image = np.asarray(draw_masks(Image.fromarray(image), shown.masks, shown.class_ids))
         except InputError:
             image = None  # reported among the problems of the data set
-        what = "1 detection" if len(found) == 1 else f"{len(found)} detections"
-        tiles.append(Tile(str(dataset.names[index]), what, image, found.boxes_xyxy, labels, found.class_ids.tolist()))
+        name, what = str(dataset.names[index]), count(len(found), "detection")
+        tiles.append(Tile(name, what, image, found.boxes_xyxy, labels, found.class_ids.tolist()))
     return draw_sheet(f"{dataset.name}: detections with a score of at least {min_score:.2f}", tiles)

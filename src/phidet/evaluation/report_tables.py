@@ -36,6 +36,7 @@ def write_tables(folder: Path, evaluation: Evaluation) -> list[Path]:
     if evaluation.thresholds is not None:
         columns["threshold"] = [*evaluation.thresholds.scores, None]
     if masks is not None and masks.coco is not None:
+        # Beside those of boxes: a class whose boxes are good and masks are not is what people look for here.
         columns["mask_ap"] = [*(c.ap for c in masks.coco.classes), masks.coco.ap]
         columns["mask_ap50"] = [*(c.ap50 for c in masks.coco.classes), masks.coco.ap50]
     if masks is not None:
@@ -89,5 +90,6 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
     writer.writerows([f"{cell:.6g}" if isinstance(cell, float) else cell for cell in row] for row in rows)
+    # Names of classes and files may not be UTF-8; spreadsheets take a readable form.
     write_atomic(path, text.getvalue().encode("utf-8", "backslashreplace"))
     return path

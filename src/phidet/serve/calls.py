@@ -7,6 +7,7 @@ import json
 import logging
 import time
 from datetime import UTC, datetime
+from typing import Protocol
 
 import msgspec
 
@@ -50,6 +51,16 @@ class Call(msgspec.Struct, eq=False):
     quiet: bool = False
 
 
+class Notes(Protocol):
+    """What is told of every request when it has ended: traces, where there are any."""
+
+    def note(self, call: Call, status: int | str) -> None:
+        """A request that was answered with ``status``."""
+
+    def close(self) -> None:
+        """The server ends."""
+
+
 class Calls:
     """The requests of one server.
 
@@ -57,9 +68,13 @@ class Calls:
         settings: token and limits.
         metrics: where requests are counted.
         repository: which names of models are known.
+        traces: where requests are noted, too.
     """
 
-    def __init__(self, settings: ServerSettings, metrics: Metrics, repository: Repository) -> None:
+    def __init__(
+        self, settings: ServerSettings, metrics: Metrics, repository: Repository, traces: Notes | None = None
+    ) -> None:
+        self.traces = traces
         self._settings = settings
         self._metrics = metrics
         self._repository = repository
@@ -92,6 +107,8 @@ class Calls:
         self._metrics.in_flight.dec()
         self._metrics.requests.labels(call.api, known, str(status)).inc()
         self._metrics.request_seconds.labels(call.api).observe(seconds)
+        if self.traces is not None:
+            self.traces.note(call, status)
         if call.quiet or not access_log.isEnabledFor(logging.INFO):
             return
         entry: dict[str, object] = {

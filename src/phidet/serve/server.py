@@ -65,7 +65,7 @@ def run(settings: ServerSettings, load: Load, network: Network, log_requests: bo
     server = Server(Service(settings, load), network)
     # Bound before the models are loaded, so that an address in use is reported at once.
     listening = listen(network.host, network.rest_port)
-    address = _address(network, listening)
+    address = _address(network, listening) + settings.prefix
     log.info("phidet serves %s on %s", ", ".join(s.name for s in settings.sources), address)
     for camera in settings.cameras:
         log.info("phidet watches %s: %s/watch#%s", camera.name, address, camera.name)

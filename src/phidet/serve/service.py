@@ -12,7 +12,7 @@ from phidet.core.machine import usable_cores
 from phidet.detections.detections import Detections
 from phidet.detections.thresholds import Thresholds
 from phidet.images.decode import Decoded, size_of
-from phidet.serve.calls import Call, Calls
+from phidet.serve.calls import Call, Calls, Notes
 from phidet.serve.config_files import follow_model_config
 from phidet.serve.configuration import ServerSettings
 from phidet.serve.inputs import Budget
@@ -65,7 +65,7 @@ class Service:
         self.settings = settings
         self.metrics = Metrics()
         self.repository = Repository(settings, load, self.metrics)
-        self.calls = Calls(settings, self.metrics, self.repository)
+        self.calls = Calls(settings, self.metrics, self.repository, _traces(settings))
         self.body_bytes_in_flight = 0
         self.draining = False  # the server will stop: it answers, and says that it is not ready
         self.stopping = asyncio.Event()  # it takes nothing new
@@ -188,6 +188,16 @@ class Service:
             await watcher.close()
         await self.repository.close()
         self._threads.shutdown()
+        if self.calls.traces is not None:
+            await asyncio.to_thread(self.calls.traces.close)
+
+
+def _traces(settings: ServerSettings) -> Notes | None:
+    if settings.trace_address is None:
+        return None
+    from phidet.serve.tracing import Traces  # noqa: PLC0415 - an extra
+
+    return Traces(settings.trace_address, settings.trace_share)
 
 
 def _at_once(
@@ -212,4 +222,4 @@ def _tensors(loaded: LoadedVersion, request: ParsedRequest[Any], found: Sequence
         found = [one[request.score.kept(one)] for one in found]
     elif request.score is not None:
         found = [one.filter(score=request.score) for one in found]
-    return to_tensors(found, sizes_hw, loaded.model.max_detections, loaded.model.has_masks)
+    return to_tensors(found, sizes_hw, loaded.model.max_detections, loaded.model.finds)

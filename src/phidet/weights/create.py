@@ -16,17 +16,11 @@ from phidet.architectures.efficientdet.architecture import EFFICIENTDET
 from phidet.architectures.efficientdet.published import Family, family_of
 from phidet.architectures.model import Model
 from phidet.architectures.published_file import PublishedFile
-from phidet.architectures.registry import (
-    architecture_of,
-    family_owner,
-    published_config,
-    published_names,
-    publisher_of,
-)
+from phidet.architectures.registry import architecture_of, family_owner, published_config, published_names, publisher_of
 from phidet.core.errors import CheckpointError, ConfigError, UnknownNameError
 from phidet.core.structs import replace
 from phidet.weights.download import fetch
-from phidet.weights.load import LoadReport, Source, load_into, open_source
+from phidet.weights.load import Source, load_into, open_source
 
 log = logging.getLogger("phidet")
 
@@ -137,6 +131,7 @@ def _create(base: Any, model: object, wanted: _Wanted) -> Model:
     architecture, published = architecture_of(base), model if isinstance(model, str) else None
     source = None if wanted.pretrained is None else open_weights(wanted.pretrained, base, published)
     config, names, held = base, wanted.names, None
+    # Weights of another architecture are its backbone: they say nothing about classes or anchors.
     if source is not None and source.architecture is architecture:
         fitted = fit_to_source(base, source)
         held = fitted.class_names
@@ -163,7 +158,10 @@ def build_from(
     """
     network = architecture_of(config).build(config)
     if source is not None:
-        _log_loaded(config.name, load_into(network, source, replace_head, held_names))
+        report = load_into(network, source, replace_head, held_names)
+        fresh = report.fresh or (report.carried is not None and report.carried.fresh)
+        # A warning is shown by default: a predictor that starts fresh finds nothing before it is trained.
+        log.log(logging.WARNING if fresh else logging.INFO, "%s: %s", config.name, report)
     return network
 
 
@@ -186,6 +184,7 @@ def weights_path(
         ConfigError: something else, or a word of another architecture.
         DownloadError: published weights that could not be fetched.
     """
+    # A word goes before a file of that name; ./coco still means the file.
     words = architecture.pretrained_words
     if isinstance(pretrained, str) and pretrained in words:
         file = architecture.pretrained_file(config, pretrained, published)
@@ -207,18 +206,13 @@ def local_or_fetched(file: PublishedFile) -> Path:
     return fetch(file)
 
 
-def _log_loaded(name: str, report: LoadReport) -> None:
-    """Logs what was loaded; as a warning, which is shown by default, if a predictor starts fresh."""
-    fresh = report.fresh or (report.carried is not None and report.carried.fresh)
-    log.log(logging.WARNING if fresh else logging.INFO, "%s: %s", name, report)
-
-
 def parse_image_size(size: int | tuple[int, int]) -> tuple[int, int]:
     """An input size as (height, width) in pixels.
 
     Raises:
         ConfigError: not one or two whole numbers ≥ 1.
     """
+    # A bool is an int for Python, and True would be a size of 1.
     sides = size if isinstance(size, tuple | list) else (size, size)
     if len(sides) != 2 or any(isinstance(s, bool) or not isinstance(s, int) or s < 1 for s in sides):
         raise ConfigError(f"image_size must be a whole number or (height, width) in pixels, got {size!r}")
@@ -230,7 +224,7 @@ def _config(model: object, usual: Architecture[Any]) -> Any:
     if not isinstance(model, str):
         try:
             architecture_of(model)
-        except ConfigError:
+        except ConfigError:  # says that no architecture knows this type; here it is said what was expected
             _check_type(model, usual)
         return model
     if publisher_of(model) is None:

@@ -15,7 +15,7 @@ from phidet.architectures.registry import architecture_of
 from phidet.core.errors import CheckpointError
 from phidet.weights.class_rows import Carried, carry, fits, same_classes
 from phidet.weights.dialects import known_dialects
-from phidet.weights.mapping import Mapped, check_shapes, mismatch_error, to_ours, weights_of
+from phidet.weights.mapping import check_shapes, mismatch_error, same_names, to_ours, weights_of
 from phidet.weights.native import read_config
 from phidet.weights.read import read_tensors, recognise
 
@@ -48,6 +48,7 @@ class Source(NamedTuple):
         """The tensor named ``name`` in phidet, in the file's own layout; ``None`` if the file has none."""
         if self.dialect is None:
             return self.tensors.get(name)
+        # Of several keys the first is enough: what is asked for is how many rows a predictor has.
         slot = self.dialect.slot(name, config)
         return self.tensors.get(slot.keys[0]) if slot else None
 
@@ -148,13 +149,17 @@ def load_into(
     architecture = architecture_of(model.config)
     whole = architecture is source.architecture
     if not whole and not architecture.takes_foreign_backbones:
-        theirs, ours = (_noun(each) for each in (source.architecture, architecture))
+        both = (source.architecture, architecture)
+        theirs, ours = ("a classifier" if "classes" in each.says else "a detector" for each in both)
         raise CheckpointError(f"{source.path} ({source.kind}) is {theirs}, {model.config.name} is {ours}")
     # A detector may start from a classifier's backbone: only those tensors are asked for then.
     expected = weights_of(model)
     if not whole:
         expected = {name: tensor for name, tensor in expected.items() if name.startswith("backbone.")}
-    mapped = _map(source, model.config, expected)
+    if source.dialect is None:
+        mapped = same_names(source.tensors, expected)
+    else:
+        mapped = to_ours(source.tensors, source.dialect, model.config, expected)
     carried = _carry_rows(mapped.tensors, model, held_names) if whole and replace_head and held_names else None
     fresh = _predictors_to_replace(mapped.tensors, expected, model.config, source, replace_head)
     # A part may be missing as a whole only: half of one is a damaged file.
@@ -170,6 +175,7 @@ def load_into(
     problems["unexpected"] = [key for key in mapped.unexpected if key not in head]
     if any(problems.values()):
         raise mismatch_error(f"{source.path} ({source.kind})", model.config.name, problems)
+    # Not strict: the counters of batch norms, fresh predictors and added parts are not among the tensors.
     model.load_state_dict(tensors, strict=False)
     part = "all" if whole else "backbone"
     ignored = [*source.beside, *([] if whole else mapped.unexpected)]
@@ -194,19 +200,6 @@ def _carry_rows(tensors: dict[str, Tensor], model: Model, held_names: Sequence[s
         elif tensors[name].shape == ours[name].shape:
             tensors[name] = ours[name].clone()  # as many classes, and all others
     return carried
-
-
-def _map(source: Source, config: Any, expected: Mapping[str, Tensor]) -> Mapped:
-    if source.dialect is not None:
-        return to_ours(source.tensors, source.dialect, config, expected)
-    ours = {name: tensor for name, tensor in source.tensors.items() if name in expected}
-    missing = [name for name in expected if name not in ours]
-    return Mapped(ours, missing, [name for name in source.tensors if name not in expected])
-
-
-def _noun(architecture: Architecture[Any]) -> str:
-    """A network of that architecture in a message."""
-    return "a classifier" if "classes" in architecture.says else "a detector"
 
 
 def _head_keys(source: Source, config: Any) -> set[str]:

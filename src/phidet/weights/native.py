@@ -23,7 +23,7 @@ from phidet.core.errors import CheckpointError, PhidetError
 from phidet.core.files import write_atomic
 from phidet.core.structs import to_json
 from phidet.detections.thresholds import Thresholds
-from phidet.weights.mapping import check_shapes, mismatch_error, weights_of
+from phidet.weights.mapping import check_shapes, mismatch_error, same_names, weights_of
 from phidet.weights.read import RawFile, read_tensors
 
 
@@ -140,12 +140,9 @@ def assign(model: Model, tensors: Mapping[str, Tensor], path: Path) -> None:
         CheckpointError: a tensor is missing, unexpected or of another shape.
     """
     expected = weights_of(model)
-    missing = [name for name in expected if name not in tensors]
-    unexpected = [name for name in tensors if name not in expected]
+    known, missing, unexpected = same_names(tensors, expected)
     # Shapes are checked beside missing names, so that one message has everything that is wrong.
-    known = {name: tensor for name, tensor in tensors.items() if name in expected}
-    wrong = check_shapes(known, expected)
-    if missing or unexpected or wrong:
-        problems = {"missing": missing, "unexpected": unexpected, "of the wrong shape": wrong}
+    problems = {"missing": missing, "unexpected": unexpected, "of the wrong shape": check_shapes(known, expected)}
+    if any(problems.values()):
         raise mismatch_error(path, model.config.name, problems)
-    model.load_state_dict(dict(known), strict=False)
+    model.load_state_dict(known, strict=False)  # not strict: the counters of batch norms are not stored

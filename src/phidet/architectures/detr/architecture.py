@@ -115,8 +115,8 @@ class DetrArchitecture(Architecture[DetrConfig]):
     def mask_stride(self, config: DetrConfig) -> int | None:
         return None if config.masks is None else 1
 
-    def finds_segments(self, config: DetrConfig) -> bool:
-        return config.masks is not None
+    def finds(self, config: DetrConfig) -> frozenset[str]:
+        return frozenset() if config.masks is None else frozenset({"masks", "segments"})
 
     def recipe_fields(self, name: str, num_images: int) -> Mapping[str, Any]:
         return recipe_fields(name, num_images)

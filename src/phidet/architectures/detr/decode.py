@@ -79,15 +79,16 @@ class DetrDecoder:
         best = np.flatnonzero(kept)
         best = best[np.argsort(-found.scores[best], kind="stable")[: settings.max_detections]]
         fields = {}
-        if "mask_logits" in outputs:
+        segments = None
+        if "mask_logits" in outputs and settings.masks:
             if not np.isfinite(outputs["mask_logits"]).all():
                 raise CheckpointError("the network returned NaN or infinity; check its weights or its training")
             # Only of the objects that are kept, and one by one: a hundred masks at full size would take gigabytes.
             sizes = self._input_sizes(placement.image_hw)
             full = (instance_mask(outputs["mask_logits"][i], *sizes, placement.image_hw) for i in best)
             fields[MASKS] = Masks.from_crops([(0, 0)] * len(best), full, placement.image_hw)
+            segments = self._segments(outputs, placement, settings)
         boxes_xyxy, scores, class_ids = found.boxes_xyxy[best], found.scores[best], found.class_ids[best]
-        segments = self._segments(outputs, placement, settings) if fields and settings.segments else None
         return Detections(boxes_xyxy, scores, class_ids, self.class_names, placement.image_hw, fields, segments)
 
     def _segments(

@@ -20,10 +20,11 @@ class LossConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     ``alpha`` weighs the true class against the other classes, ``gamma`` down-weights easy examples (arXiv 1708.02002
     section 3), ``label_smoothing`` moves the targets 1 and 0 towards ½; ``delta`` is the error, in units of the box
     code, above which the box loss is linear. ``iou_kind`` adds a loss on decoded boxes. ``mask_weight``
-    is that of masks, where the network learns some. ``assignment`` says which anchors learn an object: "iou", the
-    paper's fixed overlap; "atss", by the statistics of each object's anchors (arXiv 1912.02424); or "task", by what the
-    network answers (arXiv 2108.07755), always with ``quality``. With ``quality`` a class learns the IoU of the answered
-    box instead of 1 (quality focal loss, arXiv 2006.04388), and boxes weigh by it.
+    is that of masks, ``semantic_weight`` that of the classes of pixels, where the network learns some.
+    ``assignment`` says which anchors learn an object: "iou", the paper's fixed overlap; "atss", by the statistics of each
+    object's anchors (arXiv 1912.02424); or "task", by what the network answers (arXiv 2108.07755), always with
+    ``quality``. With ``quality`` a class learns the IoU of the answered box instead of 1 (quality focal loss, arXiv
+    2006.04388), and boxes weigh by it.
     """
 
     alpha: float = 0.25
@@ -34,6 +35,7 @@ class LossConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     iou_kind: IouKind | None = None
     iou_weight: float = 1.0
     mask_weight: float = 1.0
+    semantic_weight: float = 1.0
     assignment: Assignment = "iou"
     quality: bool = False
 
@@ -47,6 +49,7 @@ class LossConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             ("box_weight", 0 <= self.box_weight < math.inf, "≥ 0"),
             ("iou_weight", 0 <= self.iou_weight < math.inf, "≥ 0"),
             ("mask_weight", 0 <= self.mask_weight < math.inf, "≥ 0"),
+            ("semantic_weight", 0 <= self.semantic_weight < math.inf, "≥ 0"),
         ):
             if not fine:
                 raise ConfigError(f"loss {name} must be {expected}, got {getattr(self, name)!r}")

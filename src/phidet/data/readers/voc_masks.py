@@ -62,6 +62,7 @@ def _class_numbers(
     root: Path, class_names: Sequence[str]
 ) -> tuple[Mapping[str, int], Mapping[str, tuple[int, int, int]]]:
     """Number and colour of each class: those of CVAT's ``labelmap.txt``, of VOC, or in the order of the names."""
+    # Data of some of VOC's own classes keep VOC's numbers; any others are numbered by name, as tools do.
     names: Sequence[str] = NAMES if set(class_names) <= set(NAMES) else sorted(class_names)
     numbers = {name: number for number, name in enumerate(names, start=1)}
     colours = {name: palette_colour(number) for name, number in numbers.items()}

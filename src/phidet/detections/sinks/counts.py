@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from phidet.core.files import AtomicFile, write_atomic, write_atomic_with
+from phidet.core.words import count
 from phidet.detections.detections import Detections
-from phidet.detections.sinks.base import Names, count, readable
+from phidet.detections.sinks.base import Names, readable
 from phidet.detections.tracking.counting import Anchor, Counter, CountEvent, CountSettings, anchors_of
 from phidet.detections.tracking.heat_map import HeatMap
 from phidet.images.sources import SourceImage, Unusable

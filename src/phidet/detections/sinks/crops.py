@@ -9,10 +9,11 @@ import numpy as np
 from PIL import Image
 
 from phidet.core.files import write_atomic
+from phidet.core.words import count
 from phidet.detections.boxes import clip
 from phidet.detections.detections import Detections
 from phidet.detections.sinks.annotated import check_ours, encode, writable_name
-from phidet.detections.sinks.base import Names, count
+from phidet.detections.sinks.base import Names
 from phidet.images.sources import SourceImage, Unusable
 
 

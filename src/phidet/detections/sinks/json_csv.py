@@ -11,8 +11,9 @@ from typing import Any
 import msgspec
 
 from phidet.core.files import AtomicFile
+from phidet.core.words import count
 from phidet.detections.detections import Detections
-from phidet.detections.sinks.base import count, readable
+from phidet.detections.sinks.base import readable
 from phidet.images.sources import SourceImage, Unusable
 
 COLUMNS = (

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from phidet.core.files import AtomicFile, raising_write_errors
+from phidet.core.words import count
 from phidet.detections.detections import Detections
 from phidet.detections.parquet import objects_column, pyarrow, size_columns, with_names
-from phidet.detections.sinks.base import count, readable
+from phidet.detections.sinks.base import readable
 from phidet.images.sources import SourceImage, Unusable
 
 _ROWS = 1_024  # that wait to be written together

@@ -13,11 +13,12 @@ import numpy.typing as npt
 from PIL import Image
 
 from phidet.core.files import AtomicFile, write_atomic
+from phidet.core.words import count
 from phidet.detections.detections import Detections
 from phidet.detections.masks import Masks
 from phidet.detections.segments import label_map, things_of
 from phidet.detections.sinks.annotated import check_ours, encode
-from phidet.detections.sinks.base import Names, count, readable
+from phidet.detections.sinks.base import Names, readable
 from phidet.images.label_image import PALETTE
 from phidet.images.sources import SourceImage, Unusable
 

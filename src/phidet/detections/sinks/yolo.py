@@ -10,10 +10,11 @@ import numpy as np
 
 from phidet.core.errors import ConfigError
 from phidet.core.files import write_atomic
+from phidet.core.words import count
 from phidet.detections.boxes import clip, xyxy_to_cxcywh
 from phidet.detections.detections import Detections
 from phidet.detections.outlines import single_outlines
-from phidet.detections.sinks.base import Names, count, short_enough
+from phidet.detections.sinks.base import Names, short_enough
 from phidet.images.sources import SourceImage, Unusable
 
 log = logging.getLogger("phidet")

@@ -45,8 +45,8 @@ class TrackerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     lost_s: float = 1.0
     confirm_s: float = 0.0
     tentative_s: float = 0.15
-    measured: float = 0.1
-    acceleration: float = 0.7
+    measured: float = 0.07
+    acceleration: float = 1.2
     growth: float = 0.1
     first_speed: float = 1.0
     camera_motion: bool = False

@@ -98,7 +98,7 @@ class Tracker:
         is_good, begins = self._reached(found)
         good, weak = order[is_good[order]], order[~is_good[order]]
         weak = weak[found.scores[weak] >= settings.low]
-        matches = _Matches(found, tracks)
+        matches = _Matches(found, tracks, seconds)
         # Tracks without an id come last: they may be mistakes, which must not take a detection from an object.
         for group in (np.flatnonzero(tracks["id"] > 0), np.flatnonzero(tracks["id"] == 0)):
             matches.add(group, good, settings.overlap)
@@ -239,8 +239,12 @@ def _begun(found: Detections, rows: Indices, time_s: float, settings: TrackerSet
 class _Matches:
     """Pairs of tracks and detections, found in several stages."""
 
-    def __init__(self, found: Detections, tracks: Table) -> None:
-        overlaps = pairwise_iou(Motion(tracks["motion"]).boxes_xyxy, found.boxes_xyxy.astype(np.float64))
+    def __init__(self, found: Detections, tracks: Table, seconds: float) -> None:
+        # At a low frame rate a box need not meet the one before at all. So both grow by the way that is uncertain, as
+        # with buffered IoU (arXiv 2211.14317), whose margin is fixed; here it is nothing at 25 frames a second.
+        motion = Motion(tracks["motion"])
+        reach = motion.reach(seconds)[:, None]
+        overlaps = pairwise_iou(motion.boxes_xyxy[:, None] + reach, found.boxes_xyxy.astype(np.float64) + reach)[:, 0]
         same_class = tracks["class_id"][:, None] == found.class_ids[None, :]
         self._similarity: Floats = np.where(same_class, overlaps, 0.0)
         self._matched = np.zeros(len(tracks), np.bool_)

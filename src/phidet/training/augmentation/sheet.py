@@ -13,8 +13,8 @@ from phidet.architectures.base import NetworkConfig
 from phidet.architectures.registry import architecture_of
 from phidet.core.errors import ConfigError, UnknownNameError
 from phidet.core.structs import in_words
+from phidet.core.words import count
 from phidet.data.dataset import Dataset
-from phidet.data.doctor.advice import count
 from phidet.data.doctor.sheets import choose_samples, sample_tile
 from phidet.detections.sheet import Tile, class_legend, draw_sheet, write_sheet
 from phidet.training.augmentation.detection import Example

@@ -21,8 +21,8 @@ class LossConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     section 3), ``label_smoothing`` moves the targets 1 and 0 towards ½; ``delta`` is the error, in units of the box
     code, above which the box loss is linear. ``iou_kind`` adds a loss on decoded boxes. ``mask_weight``
     is that of masks, ``semantic_weight`` that of the classes of pixels, where the network learns some.
-    ``assignment`` says which anchors learn an object: "iou", the paper's fixed overlap; "atss", by the statistics of each
-    object's anchors (arXiv 1912.02424); or "task", by what the network answers (arXiv 2108.07755), always with
+    ``assignment`` says which anchors learn an object: "iou", the paper's fixed overlap; "atss", by the statistics of
+    each object's anchors (arXiv 1912.02424); or "task", by what the network answers (arXiv 2108.07755), always with
     ``quality``. With ``quality`` a class learns the IoU of the answered box instead of 1 (quality focal loss, arXiv
     2006.04388), and boxes weigh by it.
     """

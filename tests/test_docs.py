@@ -63,7 +63,7 @@ def _notebooks() -> Iterator[ParameterSet]:
         yield pytest.param(path, id=path.stem, marks=marks)
 
 
-@pytest.mark.parametrize("path", _notebooks())
+@pytest.mark.parametrize("path", list(_notebooks()))
 def test_a_notebook_runs_from_its_first_cell_to_its_last(path: Path, tmp_path: Path) -> None:
     nbclient = pytest.importorskip("nbclient", reason="run in .venv-docs")
     pytest.importorskip("ipykernel", reason="run in .venv-docs")

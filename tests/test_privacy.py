@@ -51,6 +51,8 @@ LINES = {
     "bench": ("bench tiny.onnx --runs 1 --batch 1",),
     "export": ("export tiny.safetensors -o a.onnx", "export tiny.safetensors --int8 --calibrate data -o b.onnx"),
     "explain": ("explain tiny.safetensors photo.png",),
+    "env": ("env",),
+    "completion": ("completion bash",),
     "publish": ("publish tiny.onnx published",),
     "scale-search": ("scale-search compound --step 0.5 --tolerance 0.5",),
 }

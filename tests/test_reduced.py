@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -58,6 +58,7 @@ def test_a_pixel_is_the_mean_of_those_that_it_stands_for(orientation: int, heigh
             assert factor == 8 // least
 
 
+@settings(max_examples=40)
 @given(
     st.tuples(st.integers(16, 700), st.integers(16, 700)),
     st.tuples(st.integers(32, 128), st.integers(32, 128)),
@@ -233,3 +234,92 @@ def test_training_sees_the_same_objects_at_the_same_places(large: Path) -> None:
         assert small.valid_hw == large_one.valid_hw
         assert np.abs(small.boxes_xyxy.numpy() - large_one.boxes_xyxy.numpy()).max(initial=0) < 0.01
         assert np.abs(small.pixels.numpy().astype(int) - large_one.pixels.numpy()).mean() < 4
+
+
+@needs_pytorch
+def test_images_stay_in_memory_within_a_bound() -> None:
+    from phidet.training.image_cache import ImageCache  # noqa: PLC0415
+
+    decoded: list[int] = []
+
+    def image(index: int, side: int = 10) -> Reduced:
+        decoded.append(index)
+        return Reduced(np.full((side, side, 3), index, np.uint8), 1, (side, side))
+
+    cache = ImageCache(700)  # two of 300 bytes, not three
+    for _ in range(2):
+        for index in range(3):
+            assert (cache.get(index, lambda index=index: image(index)).pixels == index).all()  # type: ignore[misc]
+    assert decoded == [0, 1, 2, 2]
+    assert cache.bytes == 600
+    for _ in range(2):
+        cache.get(3, lambda: image(3, side=5))  # a smaller one still fits
+    assert decoded == [0, 1, 2, 2, 3]
+
+
+@needs_pytorch
+def test_examples_do_not_depend_on_what_is_in_memory(large: Path) -> None:
+    from phidet.data.dataset import Annotations, Dataset  # noqa: PLC0415
+    from phidet.training.image_cache import ImageCache  # noqa: PLC0415
+    from phidet.training.loading import TrainImages  # noqa: PLC0415
+    from phidet.training.recipe import Augmentation  # noqa: PLC0415
+
+    height, width = read_image(large).shape[:2]
+    none = np.zeros(1, np.bool_)
+    boxes = np.array([[10, 20, width / 2, height / 2]], np.float32)
+    objects = Annotations(boxes, np.zeros(1, np.int64), np.ones(1, np.float32), none, none)
+    sizes = np.array([[height, width]], np.int32)
+    data = Dataset("d", ("person",), names=["a"], sources=[large], annotations=[objects], sizes_hw=sizes)
+    settings = Augmentation(scale_jitter=(0.5, 1.5), mosaic=0.5, colour=0.4, flip=0.5)
+    plain, cached = (TrainImages(data, (128, 128), settings, seed=0) for _ in range(2))
+    cached.cache = ImageCache(2**30)
+    for epoch in range(8):
+        assert (plain[epoch, 0].pixels == cached[epoch, 0].pixels).all()
+        assert (plain[epoch, 0].boxes_xyxy == cached[epoch, 0].boxes_xyxy).all()
+    assert cached.cache.bytes > 0
+
+
+@needs_pytorch
+def test_classifiers_see_windows_of_all_pixels(large: Path) -> None:
+    from phidet.data.dataset import Annotations, Dataset  # noqa: PLC0415
+    from phidet.training.augmentation.classification import TrainWholeImages  # noqa: PLC0415
+    from phidet.training.recipe import Augmentation  # noqa: PLC0415
+
+    size = size_of(read_image(large))
+    none = np.zeros(1, np.bool_)
+    whole = Annotations(
+        np.array([[0, 0, *size[::-1]]], np.float32), np.zeros(1, np.int64), np.ones(1, np.float32), none, none
+    )
+    data = Dataset("d", ("a",), names=["a"], sources=[large], annotations=[whole], sizes_hw=np.array([size], np.int32))
+    images = TrainWholeImages(data, (64, 64), Augmentation(), seed=0)
+    assert images._read(0, warn=False).image.shape[:2] == size
+
+
+def test_evaluation_decodes_all_pixels_unless_it_is_asked_not_to(large: Path) -> None:
+    pytest.importorskip("tqdm")
+    from phidet.data.dataset import Annotations, Dataset  # noqa: PLC0415
+    from phidet.detections.detections import Detections  # noqa: PLC0415
+    from phidet.evaluation.detect_dataset import detect_dataset  # noqa: PLC0415
+
+    class Notes:
+        class_names = ("person",)
+
+        def __init__(self) -> None:
+            self.seen: list[Decoded] = []
+
+        def detect(self, arrays: Any, settings: Any = None) -> list[Detections]:
+            self.seen += arrays
+            return [Detections.empty(("person",), size_of(array)) for array in arrays]
+
+    size = size_of(read_image(large))
+    none, one = np.zeros(1, np.bool_), np.ones(1, np.float32)
+    objects = Annotations(np.array([[0, 0, 9, 9]], np.float32), np.zeros(1, np.int64), one, none, none)
+    sizes = np.array([size], np.int32)
+    data = Dataset("d", ("person",), names=["a"], sources=[large], annotations=[objects], sizes_hw=sizes)
+    notes = Notes()
+    detect_dataset(notes, data)
+    detect_dataset(notes, data, needed=half)
+    assert isinstance(notes.seen[0], np.ndarray)
+    assert notes.seen[0].shape[:2] == size
+    assert isinstance(notes.seen[1], Reduced)
+    assert notes.seen[1].factor == 2

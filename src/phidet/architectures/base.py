@@ -1,9 +1,8 @@
 """The interface of an architecture; everything outside ``architectures/`` uses networks only through it.
 
-An :class:`Architecture` defines its networks, how images are prepared and how outputs are decoded. The first half of
-it works without PyTorch, as deployed detectors need it. Methods that need PyTorch import it when they are called.
-An architecture of another package registers under the entry point group ``phidet.architectures``; see
-:mod:`phidet.architectures.registry` and ``docs/architecture.md``.
+An :class:`Architecture` defines its networks, how images are prepared and how outputs are decoded. Its first half works
+without PyTorch, as deployed detectors need it; the other methods import it when they are called. Other packages
+register theirs: :mod:`phidet.architectures.registry`, ``docs/architecture.md``.
 """
 
 from __future__ import annotations
@@ -39,6 +38,7 @@ if TYPE_CHECKING:  # these need PyTorch
     from phidet.architectures.model import Model
     from phidet.architectures.program import GraphWriter, Program
     from phidet.architectures.published_file import PublishedFile
+    from phidet.architectures.weights import Weights
 
 Says: TypeAlias = Literal["boxes", "masks", "panoptic", "classes", "samples", "relations"]
 """What a network predicts: boxes of objects, their masks, a class for every pixel, a class for the whole image; that it
@@ -170,11 +170,7 @@ class Architecture(ABC, Generic[ConfigT]):
         """The decoder of a network of ``config``: from raw outputs to detections."""
 
     def relating(self, config: ConfigT) -> Relating:
-        """How a network of ``config`` relates detections.
-
-        Raises:
-            ConfigError: it does not.
-        """
+        """How a network of ``config`` relates detections; ConfigError where it does not."""
         raise ConfigError(f"{config.name} detects in images: expected a network that relates detections")
 
     def with_answers(self, config: ConfigT, grouped: bool, judged: bool) -> ConfigT:
@@ -260,6 +256,10 @@ class Architecture(ABC, Generic[ConfigT]):
     def named_outputs(self, outputs: Any) -> dict[str, Tensor]:
         """The network's outputs by name, from a named tuple or a mapping."""
         return dict(outputs) if isinstance(outputs, Mapping) else dict(outputs._asdict())
+
+    def lower_arrays(self, config: ConfigT, weights: Weights) -> Program | None:
+        """A network's operations from its weights, without PyTorch; ``None`` where only :meth:`lower` makes them."""
+        return None
 
     def lower(self, model: Any) -> Program | None:
         """``model`` as operations for other runtimes; ``None`` to use the general exporter."""

@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from phidet.architectures.config import Activation
+from phidet.architectures.padding import same_padding
+from phidet.architectures.weights import BN_EPSILON
 
-BN_EPSILON = 1e-3
 BN_MOMENTUM = 0.01  # in PyTorch's definition: 1 − TensorFlow's 0.99
 
 
@@ -23,12 +24,6 @@ def activation(name: Activation) -> nn.Module:
 def batch_norm(channels: int) -> nn.BatchNorm2d:
     """Batch normalisation with the constants of the official code, backbone included."""
     return nn.BatchNorm2d(channels, eps=BN_EPSILON, momentum=BN_MOMENTUM)
-
-
-def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """(before, after) padding of TensorFlow's "SAME": the output has ⌈size / stride⌉ cells, the odd one goes after."""
-    total = max((math.ceil(size / stride) - 1) * stride + kernel - size, 0)
-    return total // 2, total - total // 2
 
 
 def pad_same(x: Tensor, kernel: int, stride: int) -> tuple[Tensor, tuple[int, int]]:

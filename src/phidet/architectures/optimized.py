@@ -48,11 +48,11 @@ class OptimizedNetwork(nn.Module, Generic[OutputsT]):
         self.operations = program.operations
         for i, operation in enumerate(program.operations):
             if isinstance(operation, Conv | Transposed | Predict):  # as buffers they go with the module to devices
-                weight = operation.weight
+                weight = torch.as_tensor(operation.weight)
                 if weight.ndim == 4:
                     weight = weight.contiguous(memory_format=torch.channels_last)
                 self.register_buffer(f"weight_{i}", weight)
-                self.register_buffer(f"bias_{i}", operation.bias)
+                self.register_buffer(f"bias_{i}", torch.as_tensor(operation.bias))
             elif isinstance(operation, Own):
                 self.add_module(f"own_{i}", copy.deepcopy(operation.module))
         # Values are freed after their last use: a program has hundreds, and keeping them all would multiply the memory.

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from importlib import import_module
-from importlib.metadata import entry_points
 from typing import Any, cast
 
 from phidet.architectures.base import Architecture
@@ -38,6 +37,8 @@ def registered() -> tuple[Architecture[Any], ...]:
     Raises:
         ConfigError: one of them cannot be loaded, is something else, or has a name that is taken.
     """
+    from importlib.metadata import entry_points  # noqa: PLC0415 - slow to import, and rarely needed
+
     found: list[Architecture[Any]] = []
     for entry in entry_points(group=ENTRY_POINTS):
         origin = f"the architecture {entry.name!r} of {entry.dist.name if entry.dist else entry.value}"

@@ -59,6 +59,18 @@ def add_exact(parser: Parser) -> None:
     parser.add_argument("--exact", action="store_true", help=text)
 
 
+def add_precision(parser: Parser) -> None:
+    """Adds ``--precision``."""
+    text = "file: as the file; bf16: in bfloat16, in OpenVINO (what 'bench --best --keep' chose, else file)"
+    parser.add_argument("--precision", choices=("auto", "file", "bf16"), default="auto", help=text)
+
+
+def add_device(parser: Parser) -> None:
+    """Adds ``--device``."""
+    text = "cuda or tensorrt (fp16): on an NVIDIA GPU, where the runtime reaches one (cpu)"
+    parser.add_argument("--device", choices=("cpu", "cuda", "tensorrt"), default="cpu", help=text)
+
+
 def add_limit(parser: Parser, default: int, text: str) -> None:
     """Adds ``--limit``, and ``--most``, its name of before, which scripts may use."""
     parser.add_argument("--limit", type=int, default=default, metavar="N", help=f"{text} ({default})")

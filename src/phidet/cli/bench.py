@@ -8,7 +8,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from phidet.cli.arguments import RUNTIMES, add_json, add_layout, add_runtime, add_split, share_or_auto
+from phidet.cli.arguments import (
+    RUNTIMES,
+    add_device,
+    add_json,
+    add_layout,
+    add_precision,
+    add_runtime,
+    add_split,
+    share_or_auto,
+)
+from phidet.cli.bench_best import add_best, find_best
 from phidet.cli.tables import or_dash, print_json, table
 from phidet.core.errors import ConfigError, PhidetError
 
@@ -38,6 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_split(parser, "--eval")
     add_layout(parser)
     parser.add_argument("--plot", type=Path, metavar="PNG", help="draw AP over latency; needs --eval")
+    add_precision(parser)
+    add_device(parser)
+    add_best(parser)
     add_json(parser)
 
 
@@ -52,14 +65,10 @@ def run(args: argparse.Namespace) -> None:
     """Measures and prints."""
     import msgspec
 
-    if args.plot is not None and args.eval is None:
-        raise ConfigError("--plot draws AP over latency: say with --eval on which data to measure AP")
-    if args.runs < 1:
-        raise ConfigError(f"--runs must be a whole number ≥ 1, got {args.runs}")
-    if args.plot is not None:
-        from phidet.inference.bench.plot import kind_of
-
-        kind_of(args.plot)  # rejects a wrong file ending now, not after minutes
+    if args.best:
+        find_best(args)
+        return
+    _check(args)
     data = {} if args.eval is None else _data(args)
     measured: list[Measurement] = []
     failed: list[PhidetError] = []
@@ -89,13 +98,27 @@ def run(args: argparse.Namespace) -> None:
         raise summary
 
 
+def _check(args: argparse.Namespace) -> None:
+    if args.keep or args.within is not None:
+        raise ConfigError("--keep and --within go with --best")
+    if args.plot is not None and args.eval is None:
+        raise ConfigError("--plot draws AP over latency: say with --eval on which data to measure AP")
+    if args.runs < 1:
+        raise ConfigError(f"--runs must be a whole number ≥ 1, got {args.runs}")
+    if args.plot is not None:
+        from phidet.inference.bench.plot import kind_of
+
+        kind_of(args.plot)  # rejects a wrong file ending now, not after minutes
+
+
 def _requests(args: argparse.Namespace) -> list[Request]:
     from phidet.inference.bench.measure import Request
     from phidet.inference.runtimes.open_model import find_model, runtimes_for
+    from phidet.inference.runtimes.options import Runtime
 
     requests = []
     for model in args.models:
-        runtimes = runtimes_for(find_model(model))
+        runtimes: list[Runtime] = ["openvino"] if args.precision == "bf16" else runtimes_for(find_model(model))
         # A runtime that is asked for explicitly is tried even where it does not suit the file, and then says why.
         if args.runtime != "all":
             runtimes = [args.runtime]
@@ -104,6 +127,8 @@ def _requests(args: argparse.Namespace) -> list[Request]:
                 model=model,
                 runtime=runtime,
                 threads=args.threads,
+                device=args.device,
+                precision="bf16" if args.precision == "bf16" else "file",
                 batches=args.batch,
                 runs=args.runs,
                 score=args.score,
@@ -157,11 +182,13 @@ def _ap(measurement: Measurement, data: Mapping[str, Dataset]) -> float | None:
     from phidet.evaluation.coco_metrics import evaluate_coco
     from phidet.evaluation.detect_dataset import detect_dataset
     from phidet.inference.detector import Detector
+    from phidet.inference.runtimes.options import Arithmetic
 
     # Already reported as failed when its classes were read.
     if measurement.model not in data:
         return None
-    with Detector(measurement.model, runtime=measurement.runtime) as detector:  # type: ignore[arg-type]
+    precision: Arithmetic = "bf16" if measurement.precision == "bf16" else "file"
+    with Detector(measurement.model, runtime=measurement.runtime, precision=precision) as detector:  # type: ignore[arg-type]
         return evaluate_coco(*detect_dataset(detector, data[measurement.model])).ap
 
 

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from phidet.cli.arguments import add_exact, share_or_auto
+from phidet.cli.arguments import add_device, add_exact, add_precision, share_or_auto
 from phidet.core.errors import ConfigError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -53,6 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     answers.add_argument("--iou", type=float, default=0.5, help="overlap that makes a duplicate (default: 0.5)")
     answers.add_argument("--max_detections", type=int, default=100, metavar="N", help="length of answers")
     add_exact(answers)
+    add_precision(answers)
+    add_device(answers)
     answers.add_argument("--runtime", default="auto", choices=("auto", "onnxruntime", "openvino", "litert"))
     batching = parser.add_argument_group("batching")
     batching.add_argument("--enable_batching", type=_boolean, nargs="?", const=True, default=True, metavar="BOOL")
@@ -102,7 +104,7 @@ def run(args: argparse.Namespace) -> None:
     """Serves until SIGTERM or SIGINT."""
     from phidet.detections.settings import PostprocessSettings
     from phidet.serve.configuration import ServerSettings
-    from phidet.serve.models.model import detector_loader
+    from phidet.serve.models.model import Running, detector_loader
     from phidet.serve.server import run as serve
 
     token = os.environ.get(TOKEN_VARIABLE)
@@ -123,7 +125,10 @@ def run(args: argparse.Namespace) -> None:
         trace_share=args.trace_share,
     )
     postprocess = PostprocessSettings(score=args.score, iou=args.iou, max_detections=args.max_detections)
-    load = detector_loader(postprocess, args.runtime, batching.threads_each, args.exact)
+    running = Running(
+        args.runtime, batching.threads_each, batching.num_batch_threads, args.precision, args.device, args.exact
+    )
+    load = detector_loader(postprocess, running)
     serve(settings, load, _network(args), args.access_log)
 
 

@@ -24,6 +24,7 @@ _EXTRAS = {
     "align": ALIGN_PACKAGES,
     "relations": RELATIONS_PACKAGES,
     "batch": ("daft", "fsspec"),
+    "completion": ("shtab",),
     **{extra: (package,) for package, extra in TABLE_PACKAGES.items()},
 }
 

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from phidet.core.errors import InputError
+from phidet.data.tfrecord_file import parse_example, read_record
 from phidet.detections import rle
 from phidet.detections.fields import Column
 from phidet.detections.masks import Masks
@@ -26,6 +27,9 @@ from phidet.images.label_image import read_label_image
 _SIZE = struct.Struct("<II")
 _BOX = struct.Struct("<4d")
 _VALUE = struct.Struct("<q")
+_PLACE = struct.Struct("<qq")
+IN_RECORD = "image/object/mask"
+"""Name of the feature of a TFRecord that holds a PNG for each object; empty for one without a mask."""
 
 
 class Kind(IntEnum):
@@ -37,6 +41,7 @@ class Kind(IntEnum):
     VALUE = 3  # the pixels of an image that hold a value
     NONZERO = 4  # the pixels of an image that are not 0
     VALUE_IN_BOX = 5  # the pixels of an image that hold a value, and lie in a box
+    RECORD = 6  # the pixels of an image in a TFRecord file that are not 0
 
 
 class MaskLabel(NamedTuple):
@@ -106,6 +111,18 @@ def image_label(file: Path, value: int | None = None, within_xyxy: Sequence[floa
     if within_xyxy is None:
         return MaskLabel(Kind.VALUE, _VALUE.pack(value) + path)
     return MaskLabel(Kind.VALUE_IN_BOX, _BOX.pack(*within_xyxy) + _VALUE.pack(value) + path)
+
+
+def record_label(file: Path, offset: int, number: int) -> MaskLabel:
+    """The pixels that are not 0 of a mask in a TFRecord file.
+
+    Args:
+        file: the file.
+        offset: where the record of the image starts.
+        number: of the object in the record, from 0.
+    """
+    path = str(file).encode("utf-8", "surrogateescape")
+    return MaskLabel(Kind.RECORD, _PLACE.pack(offset, number) + path)
 
 
 class MaskLabels(Column):
@@ -216,6 +233,15 @@ class MaskLabels(Column):
         for row in rows[Kind.NONZERO]:
             parts.append(Masks.from_full(_label_image(self.label(row).content, size_hw)[None]))
             order.append(row)
+        # A record, which holds all masks of its image, is read once.
+        records: dict[tuple[bytes, int], list[Any]] = {}
+        for row in rows[Kind.RECORD]:
+            content = self.label(row).content
+            (offset, number), path = _PLACE.unpack_from(content), content[_PLACE.size :]
+            if (path, offset) not in records:
+                records[path, offset] = _encoded_masks(path, offset)
+            parts.append(Masks.from_full(_decoded_mask(records[path, offset], number, path, size_hw)[None]))
+            order.append(row)
         return parts[0].joined(parts[1:])[np.argsort(order)]
 
 
@@ -235,13 +261,32 @@ def _within(masks: Masks, boxes: Sequence[tuple[float, ...] | None]) -> Masks:
 
 def _label_image(path: bytes, size_hw: tuple[int, int]) -> npt.NDArray[np.int32]:
     file = Path(path.decode("utf-8", "surrogateescape"))
-    image = read_label_image(file)
+    return _of_size(read_label_image(file), str(file), size_hw)
+
+
+def _of_size(image: npt.NDArray[np.int32], where: str, size_hw: tuple[int, int]) -> npt.NDArray[np.int32]:
     if image.shape != tuple(size_hw):
         raise InputError(
-            f"{file} has {image.shape[1]}×{image.shape[0]} pixels, its image {size_hw[1]}×{size_hw[0]}: masks have the "
-            "size of their image"
+            f"{where} has {image.shape[1]}×{image.shape[0]} pixels, its image {size_hw[1]}×{size_hw[0]}: masks have "
+            "the size of their image"
         )
     return image
+
+
+def _encoded_masks(path: bytes, offset: int) -> list[Any]:
+    record = read_record(Path(path.decode("utf-8", "surrogateescape")), offset)
+    return parse_example(record).get(IN_RECORD, [])
+
+
+def _decoded_mask(masks: Sequence[Any], number: int, path: bytes, size_hw: tuple[int, int]) -> npt.NDArray[np.int32]:
+    where = f"{path.decode('utf-8', 'replace')}, mask {number + 1}"
+    if not (number < len(masks) and isinstance(masks[number], bytes)):
+        raise InputError(f"{where}: there is none any more")
+    try:
+        image = read_label_image(masks[number])
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
+    return _of_size(image, where, size_hw)
 
 
 def rings_of(label: MaskLabel) -> list[npt.NDArray[np.float64]]:

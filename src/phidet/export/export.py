@@ -19,13 +19,14 @@ from phidet.core.extras import __version__
 from phidet.core.files import raising_write_errors
 from phidet.data.dataset import Dataset
 from phidet.export.check import Agreement, check_agreement, compare
-from phidet.export.int8 import calibration_images, quantise
+from phidet.export.int8 import calibration_images, quantise, runtime_advice
 from phidet.export.onnx_file import build_onnx, with_header
 from phidet.export.onnx_nms import build_onnx_with_nms, check_nms
 from phidet.export.onnx_relations import compare_relations, relations_onnx
 from phidet.export.place import folder_beside, put_in_place
 from phidet.images.decode import read_image
-from phidet.inference.runtimes.open_model import Runtime, open_network
+from phidet.inference.runtimes.open_model import open_network
+from phidet.inference.runtimes.options import Runtime
 
 Target = Literal["onnx", "openvino", "tflite"]
 SUFFIXES: dict[Target, str] = {"onnx": ".onnx", "openvino": ".xml", "tflite": ".tflite"}
@@ -47,11 +48,12 @@ class ExportOptions(NamedTuple):
 
 
 class ExportReport(NamedTuple):
-    """What was written and how near it is to PyTorch."""
+    """What was written and how near it is to PyTorch; advice on how to run it, "" for none."""
 
     paths: list[Path]
     megabytes: float
     agreement: Agreement
+    advice: str = ""
 
 
 def export(
@@ -82,8 +84,9 @@ def export(
             made = _make(model, options, folder, target.stem, images)
         agreement = _compare(model, made[0], options, images[:CHECKED_IMAGES])
         check_agreement(agreement, options.precision, target)
+        advice = runtime_advice(made[0]) if options.precision == "int8" and options.to == "onnx" else ""
         size = sum(path.stat().st_size for path in made) / 1e6
-        return ExportReport(put_in_place(made, target.parent), size, agreement)
+        return ExportReport(put_in_place(made, target.parent), size, agreement, advice)
 
 
 _RUNTIME: dict[Target, Runtime] = {"onnx": "onnxruntime", "openvino": "openvino", "tflite": "litert"}

@@ -18,17 +18,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-import torch
 from onnx import TensorProto, helper, numpy_helper
-from torch import Tensor
 
 from phidet.architectures.config import Activation
-from phidet.architectures.layers import same_padding
+from phidet.architectures.padding import same_padding
 from phidet.architectures.program import (
     Beside,
     Columns,
@@ -47,6 +45,9 @@ from phidet.architectures.program import (
     Value,
     inputs_of,
 )
+
+if TYPE_CHECKING:
+    from phidet.architectures.program import Constant
 
 OPSET = 17
 """ONNX 1.12 of 2022: every runtime in use reads it."""
@@ -107,16 +108,22 @@ class Graph:
             self.constants[name] = numpy_helper.from_array(array, name)
         return self._by_content[key]
 
-    def weight(self, tensor: Tensor) -> str:
+    def weight(self, tensor: Constant) -> str:
         """A weight, fp32 to those who use it."""
-        values = tensor.detach().cpu().numpy()
+        values = tensor if isinstance(tensor, np.ndarray) else tensor.detach().cpu().numpy()
         if not self.half:
             return self.constant(values)
         return self.add("Cast", [self.constant(values.astype(np.float16), np.float16)], to=TensorProto.FLOAT)
 
 
+def floats(name: str, shape: Sequence[int | str]) -> onnx.ValueInfoProto:
+    """An input or output in fp32; sizes that are open are names."""
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+
+
 def write_program(graph: Graph, program: Program, size_hw: tuple[int, int]) -> None:
     """Adds the program's operations. In comes "images", of ``size_hw`` pixels; out go the program's outputs."""
+    graph.inputs.append(floats("images", [BATCH, 3, *size_hw]))
     values = [Value("images", 3, size_hw)]
     results = {number: name for name, number in program.outputs.items()}
     # An expansion can be written in parts only if nothing else reads its map.
@@ -263,7 +270,7 @@ def _resized(g: Graph, x: Value, wanted: tuple[int, int]) -> Value:
         kept = g.add("Slice", [g.add("Shape", [x.name]), *(g.constant([n], np.int64) for n in (0, 2))])
         shape = g.add("Concat", [kept, g.constant(wanted, np.int64)], axis=0)
         name = g.add("Resize", [x.name, "", "", shape], **modes)
-    g.shapes.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [BATCH, x.channels, *wanted]))
+    g.shapes.append(floats(name, [BATCH, x.channels, *wanted]))
     return Value(name, x.channels, wanted)
 
 
@@ -280,7 +287,7 @@ def _predict(g: Graph, xs: list[Value], operation: Predict, name: str) -> Value:
     side_by_side = g.add("Concat", flat, axis=2)  # (B, C, cells)
     # The bias is a weight of a channel of ones: adding it afterwards would go over the largest array again.
     with_ones = g.add("Pad", [side_by_side, g.constant([0, 0, 0, 0, 1, 0], np.int64), g.constant(1.0)])
-    weight = torch.cat((operation.weight, operation.bias[:, None]), 1).T
+    weight = np.concatenate([np.asarray(operation.weight), np.asarray(operation.bias)[:, None]], 1).T
     name = g.add("MatMul", [g.add("Transpose", [with_ones], perm=[0, 2, 1]), g.weight(weight)], name)
     return Value(name, outputs, (cells, 1))
 

@@ -25,7 +25,7 @@ PALETTE = bytes(value for number in range(256) for value in palette_colour(numbe
 _LOSSY = frozenset({"JPEG", "MPO", "HEIF", "AVIF"})
 
 
-def read_label_image(source: Path) -> npt.NDArray[np.int32]:
+def read_label_image(source: Path | bytes) -> npt.NDArray[np.int32]:
     """(H, W) int32, the values as they are stored: of a palette the indices, of colours R + 256 G + 256² B.
 
     Raises:

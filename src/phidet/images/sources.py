@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from phidet.core.addresses import LARGEST_BYTES, is_address, without_password
 from phidet.core.errors import ConfigError, InputError, PhidetError
+from phidet.core.machine import usable_cores
 from phidet.images.decode import Decoded, Needed, pixels_in_memory, read_image, read_reduced, size_of
 from phidet.images.formats import EXTENSIONS, FORMATS, count_left_out, other_image
 from phidet.images.live import LiveSource, is_live, is_stream, live_name
@@ -28,8 +29,8 @@ from phidet.images.video import EXTENSIONS as VIDEO_EXTENSIONS
 from phidet.images.video import Frame, is_webcam, video_frames, webcam_frames
 
 _READ = f"phidet reads {FORMATS}"
-_WORKERS = 2  # threads that decode ahead
-_AHEAD = 3  # decoded images that wait at most, so that memory stays bounded
+_WORKERS = min(8, max(2, usable_cores() // 2))  # threads that decode ahead: a network takes longer than an image
+_AHEAD = _WORKERS + 1  # decoded images that wait at most, so that memory stays bounded
 
 
 class SourceImage(NamedTuple):
@@ -57,11 +58,7 @@ class SourceImage(NamedTuple):
 
     @property
     def image(self) -> npt.NDArray[np.uint8]:
-        """The whole image, (H, W, 3) uint8 RGB, decoded now if it was not before.
-
-        Raises:
-            InputError: it cannot be read any more.
-        """
+        """The whole image, (H, W, 3) uint8 RGB, decoded now if it was not; InputError where that fails meanwhile."""
         return pixels_in_memory(self.seen) if self.again is None else self.again()
 
     @property
@@ -117,6 +114,14 @@ def check_sources_outside(sources: Sequence[str], out: Path) -> None:
                     f"{source} lies in the folder that is written to, {out}, where it could be overwritten: choose "
                     "another folder with --out"
                 )
+
+
+def is_one_image(source: str) -> bool:
+    """Whether ``source`` is one still image, as far as its name tells."""
+    if source == "-" or (is_address(source) and not is_stream(source)):
+        return True
+    path = Path(source)
+    return not path.is_dir() and path.suffix.lower() not in VIDEO_EXTENSIONS and (path.exists() or not _matches(source))
 
 
 def read_sources(

@@ -9,21 +9,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, get_args, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from phidet.architectures.prepared import Placement, Prepared, by_shape
 from phidet.architectures.registry import architecture_of
-from phidet.core.errors import ConfigError, InputError
+from phidet.core.errors import ConfigError, InputError, UnknownNameError
 from phidet.detections.boxes import FloatArray
 from phidet.detections.detections import Detections
 from phidet.detections.settings import PostprocessSettings
 from phidet.detections.thresholds import Thresholds, above_thresholds, stored_thresholds
 from phidet.images.decode import Decoded, ImageLike, Reduced, as_decoded, check_pixels
 from phidet.inference.runtimes.network import Network, Outputs
-from phidet.inference.runtimes.open_model import Runtime, open_network
+from phidet.inference.runtimes.open_model import open_network
+from phidet.inference.runtimes.options import Arithmetic, Device, RunOptions, Runtime
 
 MAX_THREADS = 1024
 
@@ -37,6 +38,10 @@ class Detector:
             already.
         runtime: "auto" selects it by the file: ONNX Runtime, OpenVINO, LiteRT, or PyTorch.
         threads: number of threads for one call; by default, one for each core that the process may use.
+        precision: "file" for that of the file, or "bf16" to compute in bfloat16, which takes two thirds of the time, in
+            OpenVINO on processors that have it. "auto": what ``phidet bench --best --keep`` chose, else "file".
+        device: "cpu"; or "cuda" or "tensorrt" (in fp16), in ONNX Runtime or PyTorch.
+        at_once: number of calls that will come at a time, from as many threads, each with ``threads`` of its own.
         exact: decode all pixels of every file, also where the network sees a fraction of them.
 
     Attributes:
@@ -51,7 +56,7 @@ class Detector:
     Raises:
         CheckpointError: there is no such model, or its file cannot be used.
         MissingExtraError: its runtime is not installed.
-        ConfigError: not a model, or an invalid number of threads.
+        ConfigError: not a model, an invalid number of threads, or a precision that this machine does not have.
     """
 
     def __init__(
@@ -60,12 +65,19 @@ class Detector:
         *,
         runtime: Runtime = "auto",
         threads: int | None = None,
+        precision: Arithmetic = "auto",
+        device: Device = "cpu",
+        at_once: int = 1,
         exact: bool = False,
     ) -> None:
         if threads is not None and not (isinstance(threads, int) and 1 <= threads <= MAX_THREADS):
             raise ConfigError(f"threads must be a whole number from 1 to {MAX_THREADS}, got {threads!r}")
+        if precision not in get_args(Arithmetic):
+            raise UnknownNameError("precision", precision, get_args(Arithmetic))
+        if device not in get_args(Device):
+            raise UnknownNameError("device", device, get_args(Device))
         if isinstance(model, str | Path):
-            self.network = open_network(model, runtime, threads)
+            self.network = open_network(model, runtime, RunOptions(threads, at_once, precision, device))
         elif hasattr(model, "config") and callable(model):
             self.network = model
         else:
@@ -126,6 +138,7 @@ class Detector:
             raise InputError(
                 f"expected PostprocessSettings, got a {type(settings).__name__}: several images go in a list"
             )
+        # Images of one shape go through the network together; each answer goes back to its image's place.
         prepared = [self._prepare(array) for array in arrays]
         found: dict[int, Detections] = {}
         for indices in by_shape([one.image.shape for one in prepared]):
@@ -151,6 +164,7 @@ class Detector:
             stored_thresholds(self, self._named)
 
     def _prepare(self, image: Decoded) -> Prepared:
+        # Boxes are found in the smaller image, and the placement takes them to the whole one.
         if not isinstance(image, Reduced):
             return self.architecture.prepare(self.config, check_pixels(image))
         prepared = self.architecture.prepare(self.config, image.pixels)

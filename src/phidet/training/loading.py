@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -39,6 +40,7 @@ from phidet.training.augmentation.mask_tensors import shrunk, with_masks
 from phidet.training.augmentation.mixing import mixed, paste_objects
 from phidet.training.augmentation.operations import Sample
 from phidet.training.augmentation.own import OwnAugmentation
+from phidet.training.image_cache import ImageCache
 from phidet.training.recipe import Augmentation
 
 log = logging.getLogger("phidet")
@@ -173,6 +175,7 @@ class TrainImages(TorchDataset[Example]):
 
     Attributes:
         own: an augmentation of the user's own, which comes before policies and colours; ``None`` for none.
+        cache: of decoded images; of none unless another one is set.
         epochs: of the run, the last of which may be plain ones; ``None`` where that is not known.
     """
 
@@ -190,6 +193,7 @@ class TrainImages(TorchDataset[Example]):
     ) -> None:
         self.dataset, self.size_hw, self.settings, self.seed = dataset, size_hw, settings, seed
         self.mask_stride, self.varying = mask_stride, varying
+        self.cache = ImageCache(0)
 
     def __getitem__(self, key: tuple[int, int]) -> Example:
         epoch, index = key
@@ -237,7 +241,7 @@ class TrainImages(TorchDataset[Example]):
                     annotations = with_masks(annotations, self.dataset.size_hw(usable))
                     return Labelled(self.dataset.image(usable), annotations)
                 # Large photographs are decoded no larger than they may be seen, and boxes follow.
-                image = self.dataset.reduced(usable, self._needed_hw)
+                image = self.cache.get(usable, partial(self.dataset.reduced, usable, self._needed_hw))
                 boxes = annotations.boxes_xyxy / np.float32(image.factor)
                 return Labelled(image.pixels, annotations._replace(boxes_xyxy=boxes, fields=NO_FIELDS))
             except InputError as error:

@@ -21,6 +21,7 @@ from phidet.training.augmentation.own import OwnAugmentation
 from phidet.training.balance import repeat_factors
 from phidet.training.base import TrainingTask
 from phidet.training.evaluate import detect, figures_of
+from phidet.training.image_cache import CACHE_BYTES, ImageCache
 from phidet.training.loading import EpochSampler, TrainImages, normalise, train_loader
 from phidet.training.recipe import Recipe
 from phidet.training.teacher import TaughtImages
@@ -66,6 +67,7 @@ class Task(TrainingTask):
         )
         images: Any = kind(self.train, self.config.image_size_hw, recipe.augmentation, seed, mask_stride, varying)
         images.own, images.epochs = self._own, recipe.epochs
+        images.cache = ImageCache(CACHE_BYTES // max(1, workers))  # each process has its own
         if self._own is not None:
             images[0, 0]  # so that a mistake in the user's function is found here and not in another process
         if self.teacher is not None:

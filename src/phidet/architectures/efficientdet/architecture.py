@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from phidet.architectures.efficientdet.network import EfficientDet
     from phidet.architectures.evidence import ActivationMap
     from phidet.architectures.program import GraphWriter, Program
+    from phidet.architectures.weights import Weights
 
 COMPARED = 100
 """Number of an image's top-scoring anchors on which an export is compared with PyTorch: those become detections."""
@@ -128,6 +130,13 @@ class EfficientDetArchitecture(Architecture[ModelConfig]):
         except msgspec.ValidationError as error:
             raise ConfigError(f"loss of {self.name}: {in_words(error, LossConfig)}") from error
 
+    def lower_arrays(self, config: ModelConfig, weights: Weights) -> Program | None:
+        from phidet.architectures.efficientdet.lower_arrays import lower_detector
+
+        on_efficientnet = config.backbone.architecture.startswith("efficientnet")
+        boxes_only = config.masks is None and config.semantic is None
+        return lower_detector(weights, config) if on_efficientnet and boxes_only else None
+
     def lower(self, model: EfficientDet) -> Program:
         from phidet.architectures.efficientdet.lower import compile_program
 
@@ -164,9 +173,10 @@ class EfficientDetArchitecture(Architecture[ModelConfig]):
     def adapt_config(self, config: ModelConfig, find: Callable[[str], Tensor | None], dialect: Dialect) -> ModelConfig:
         """Takes the class count from the file, and the anchor aspects from its dialect."""
         bias, per_cell = find("class_head.predict.pointwise.bias"), config.anchors.per_cell
-        if bias is None or bias.numel() % per_cell:
+        outputs = 0 if bias is None else math.prod(bias.shape)  # of a tensor, or an array
+        if not outputs or outputs % per_cell:
             raise CheckpointError(f"there is no class predictor for {per_cell} anchors per cell")
-        count = bias.numel() // per_cell
+        count = outputs // per_cell
         names = config.class_names if count == config.num_classes else default_class_names(count)
         anchors = config.anchors
         if dialect.anchors_2020 and anchors.aspects_wh == ASPECTS_OFFICIAL:

@@ -132,7 +132,8 @@ class EfficientDet(Model):
 
     def optimize(self) -> OptimizedNetwork[Any]:
         """A faster copy for inference with all constants folded; outputs are equal up to rounding."""
-        return OptimizedNetwork(compile_program(self), self.outputs_type)
+        folded = OptimizedNetwork(compile_program(self), self.outputs_type)
+        return folded.to(next(self.parameters()).device)
 
     def _check_images(self, images: Tensor) -> None:
         if images.ndim != 4 or images.shape[1] != 3:

@@ -18,6 +18,7 @@ from phidet.data.collector import Collector, RawObject
 from phidet.data.dataset import Dataset
 from phidet.data.label_map import read_label_map
 from phidet.data.listing import visible
+from phidet.data.mask_labels import IN_RECORD, NO_MASK, record_label
 from phidet.data.text import read_lines
 from phidet.data.tfrecord_file import ENCODED_IMAGE, RecordImage, Value, parse_example, scan
 from phidet.images.decode import encoded, image_size
@@ -119,7 +120,7 @@ def read_tfrecord(
                 continue
             try:
                 image_name = _unique_name(_names(example), source, image, collector)
-                objects = list(_objects(example, size, own_names, where, collector))
+                objects = list(_objects(example, source, size, own_names, collector))
             except InputError as error:  # an image without its objects would teach that there are none
                 collector.problem("label unreadable", where, f"{error}; left out")
                 continue
@@ -211,7 +212,11 @@ def _size(example: dict[str, Value], source: RecordImage) -> tuple[int, int]:
 
 
 def _objects(
-    example: dict[str, Value], size_hw: tuple[int, int], own_names: Sequence[str], where: str, collector: Collector
+    example: dict[str, Value],
+    record: RecordImage,
+    size_hw: tuple[int, int],
+    own_names: Sequence[str],
+    collector: Collector,
 ) -> Iterator[RawObject]:
     """The objects of a record.
 
@@ -228,9 +233,11 @@ def _objects(
     if not lengths[0] and (others := _other_objects(example)):
         raise InputError(f"it has no {_BOX[0]}, but {few(sorted(others), 8)}, which phidet does not know")
     areas, crowds, groups = _values(example, _AREA, float), _values(example, _CROWD, int), _values(example, _GROUP, int)
-    hard = _values(example, _DIFFICULT, int)
+    hard, masks = _values(example, _DIFFICULT, int), _values(example, IN_RECORD, bytes)
+    if masks and len(masks) != lengths[0]:
+        raise InputError(f"it has {lengths[0]} objects and {len(masks)} values of {IN_RECORD}")
     for i, (x1, y1, x2, y2) in enumerate(zip(*columns, strict=True)):
-        place = f"{where}, object {i + 1}"
+        place = f"{record.path}, byte {record.offset}, object {i + 1}"
         # Pixels in place of fractions would otherwise become boxes far outside the image.
         if max(x1, y1, x2, y2) > _LARGEST_FRACTION:
             collector.problem("box invalid", place, "expected fractions of the image, 0…1, got pixels; left out")
@@ -242,6 +249,7 @@ def _objects(
             area=areas[i] if i < len(areas) else None,
             crowd=any(bool(flags[i]) for flags in (crowds, groups) if i < len(flags)),
             difficult=bool(hard[i]) if i < len(hard) else False,
+            mask=record_label(record.path, record.offset, i) if masks and masks[i] else NO_MASK,
         )
 
 

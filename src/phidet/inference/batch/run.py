@@ -30,7 +30,8 @@ from phidet.inference.batch.places import (
     write_whole,
 )
 from phidet.inference.batch.worker import ABOUT, BatchWorker, PartAbout, model_version
-from phidet.inference.runtimes.open_model import BUNDLED, Runtime
+from phidet.inference.runtimes.open_model import BUNDLED
+from phidet.inference.runtimes.options import Runtime
 
 log = logging.getLogger("phidet")
 ABOUT_FILE, LOCK_FILE = "_phidet.json", "_lock"

@@ -27,7 +27,8 @@ from phidet.images.decode import Needed, read_reduced
 from phidet.images.sources import SourceImage, Unusable
 from phidet.inference.batch.parts import Columns, Content, Part, Wanted, chunks, columns_of, contents_of, read_content
 from phidet.inference.detector import Detector
-from phidet.inference.runtimes.open_model import Runtime, find_model
+from phidet.inference.runtimes.open_model import find_model
+from phidet.inference.runtimes.options import Runtime
 from phidet.inference.stream import detect_stream, needed_by
 from phidet.inference.tiles import check_tile
 
@@ -222,7 +223,8 @@ def _read(content: Content, base: str, needed: Needed | None) -> SourceImage | U
         return Unusable("", content)
     try:
         encoded = content if isinstance(content, bytes) else read_content(content, base)
-        return SourceImage("", PurePosixPath("image"), read_reduced(encoded, needed))
+        seen = read_reduced(encoded, needed)
+        return SourceImage("", PurePosixPath("image"), seen.pixels if seen.factor == 1 else seen)
     except PhidetError as error:
         return Unusable("", error)
 

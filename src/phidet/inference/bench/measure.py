@@ -23,7 +23,7 @@ from phidet.core.errors import PhidetError
 from phidet.detections.settings import PostprocessSettings, Score
 from phidet.images.decode import read_image, read_reduced
 from phidet.inference.detector import Detector
-from phidet.inference.runtimes.open_model import Runtime
+from phidet.inference.runtimes.options import Arithmetic, Device, Runtime
 
 WARM_UP = 3
 
@@ -35,6 +35,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         model: as for :class:`phidet.inference.detector.Detector`.
         runtime: name of the runtime.
         threads: of the runtime; ``None`` for its default.
+        precision, device: see :class:`phidet.inference.detector.Detector`.
         batches: batch sizes for the throughput.
         runs: timed runs of each, after three to warm up.
         score: of the detections, which decides how much is suppressed.
@@ -44,6 +45,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     runtime: Runtime = "auto"
     threads: int | None = None
+    precision: Arithmetic = "file"
+    device: Device = "cpu"
     batches: tuple[int, ...] = (1, 8)
     runs: int = 10
     score: Score = 0.3
@@ -101,7 +104,13 @@ def measure(request: Request) -> Measurement:
     # Before loading, so that the difference to the peak is the model's own share.
     before = _memory_mib("VmRSS")
     start = time.perf_counter()
-    detector = Detector(request.model, runtime=request.runtime, threads=request.threads)
+    detector = Detector(
+        request.model,
+        runtime=request.runtime,
+        threads=request.threads,
+        precision=request.precision,
+        device=request.device,
+    )
     network, config = detector.network, detector.config
     load_ms = (time.perf_counter() - start) * 1e3
 
@@ -175,6 +184,11 @@ def _encoded(image: str | None) -> bytes:
     if image is not None:
         read_image(Path(image))  # raises InputError if it cannot be decoded
         return Path(image).read_bytes()
+    return sample_image()
+
+
+def sample_image() -> bytes:
+    """Coloured noise of 640 × 480 pixels as a JPEG."""
     # Smooth noise: a JPEG of pixel noise would take much longer to decode than a photograph.
     coarse = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
     stream = io.BytesIO()

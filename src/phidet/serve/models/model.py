@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from phidet.core.errors import CheckpointError
 from phidet.detections.detections import Detections
@@ -12,7 +12,7 @@ from phidet.detections.settings import PostprocessSettings
 from phidet.detections.thresholds import Thresholds
 from phidet.images.decode import Decoded
 from phidet.inference.detector import Detector
-from phidet.inference.runtimes.open_model import Runtime
+from phidet.inference.runtimes.options import Arithmetic, Device, Runtime
 
 MODEL_FILES = ("*.onnx", "*.xml", "*.tflite")
 """What a version folder may hold: ONNX, OpenVINO with the ``.bin`` beside it, or TFLite. None runs code when read."""
@@ -34,8 +34,8 @@ class Model(Protocol):
         """Limit of detections in an image; answers are padded to it."""
 
     @property
-    def has_masks(self) -> bool:
-        """Whether answers have masks."""
+    def finds(self) -> frozenset[str]:
+        """What answers have beside boxes: "masks", "segments"."""
 
     @property
     def runtime_name(self) -> str:
@@ -92,7 +92,7 @@ class DetectorModel:
         self.image_size_hw = detector.config.image_size_hw
         # Fixed when the model is loaded: it decides the shapes of all answers.
         self.max_detections = settings.max_detections
-        self.has_masks = "masks" in detector.architecture.finds(detector.config)
+        self.finds = detector.architecture.finds(detector.config)
         self.runtime_name = detector.runtime_name
         self.thresholds = detector.thresholds
         detector.check(settings)
@@ -107,10 +107,37 @@ class DetectorModel:
         self._detector.close()
 
 
-def detector_loader(settings: PostprocessSettings, runtime: Runtime, threads: int, exact: bool = False) -> Load:
-    """What opens model files for the server: ``threads`` is how many one batch may use, ``exact`` as in `Detector`."""
+class Running(NamedTuple):
+    """How the server has its models run.
+
+    Attributes:
+        runtime: name of the runtime.
+        threads: of one batch.
+        at_once: batches at a time.
+        precision, device, exact: see :class:`phidet.inference.detector.Detector`.
+    """
+
+    runtime: Runtime = "auto"
+    threads: int | None = None
+    at_once: int = 1
+    precision: Arithmetic = "auto"
+    device: Device = "cpu"
+    exact: bool = False
+
+
+def detector_loader(settings: PostprocessSettings, running: Running) -> Load:
+    """What opens model files for the server."""
 
     def load(path: Path) -> Model:
-        return DetectorModel(Detector(path, runtime=runtime, threads=threads, exact=exact), settings)
+        detector = Detector(
+            path,
+            runtime=running.runtime,
+            threads=running.threads,
+            precision=running.precision,
+            device=running.device,
+            at_once=running.at_once,
+            exact=running.exact,
+        )
+        return DetectorModel(detector, settings)
 
     return load

@@ -36,6 +36,9 @@ def random_window(
 class TrainWholeImages(TrainImages):
     """Augmented images, each with one object that fills it; ``scale_jitter`` is the range of the zoom."""
 
+    def _needed_hw(self, image_hw: tuple[int, int]) -> tuple[int, int]:
+        return image_hw  # the window may be a small part of it
+
     def __getitem__(self, key: tuple[int, int]) -> Example:
         epoch, index = key
         rng = np.random.default_rng((self.seed, epoch, index))

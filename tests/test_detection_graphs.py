@@ -283,10 +283,10 @@ def test_two_frames_are_one_graph_whose_pairs_are_matched_once_each() -> None:
     assert joined.fields["track"].tolist() == [7, 7, 8, 8, 9]
     pairs = np.array([[1, 0], [0, 2], [3, 2], [3, 1], [0, 3], [3, 4]]).T
     together = np.array([0.9, 0.95, 0.8, 0.7, 0.99, 0.4])
-    # 0–2 is the surest pair across frames, so 1 goes to 3; 0–3 are of one frame, and 4 is too unsure.
-    assert matches_of(joined, pairs, together).tolist() == [[0, 3], [2, 1]]
-    assert matches_of(joined, pairs[:, :1], together[:1]).tolist() == [[0], [1]]
-    assert matches_of(joined, pairs[:, :0], together[:0]).shape == (2, 0)
+    # 0–2 and 3–1 are surer together than 0–1 and 3–2; 0–3 are of one frame, and 4 is too unsure.
+    assert matches_of(joined.fields["frame"], pairs, together).tolist() == [[0, 3], [2, 1]]
+    assert matches_of(joined.fields["frame"], pairs[:, :1], together[:1]).tolist() == [[0], [1]]
+    assert matches_of(joined.fields["frame"], pairs[:, :0], together[:0]).shape == (2, 0)
     with pytest.raises(InputError, match="expected two frames of one video"):
         join_frames(first, scattered(2, 0))
     assert len(join_frames(at(), at((5, 5)))) == 1

@@ -181,6 +181,10 @@ class Architecture(ABC, Generic[ConfigT]):
         """
         return config
 
+    def with_fields(self, config: ConfigT, fields: Mapping[str, int]) -> ConfigT:
+        """``config`` of a network that relates detections, which also sees these fields: name → numbers for each."""
+        return config
+
     def summary(self, config: ConfigT) -> list[tuple[str, str]]:
         """Further lines of ``phidet info`` for a network: (subject, text)."""
         return []

@@ -71,6 +71,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="whose detections to relate: a model, another's description (.json), or detections (.json) of the images "
         "to train on, and of those to validate on",
     )
+    what.add_argument(
+        "--appearance", action="store_true", help="relations also see what the detector's feature maps hold in a box"
+    )
     how = parser.add_argument_group("how")
     how.add_argument("--recipe", default="auto", metavar="NAME", help="auto, small or paper")
     how.add_argument("--epochs", type=int, metavar="N")
@@ -146,6 +149,7 @@ def _train(args: argparse.Namespace, model: str, settings: RunSettings) -> Train
             detector=tuple(args.detector),
             unlabelled=args.unlabelled,
             masks=args.masks,
+            appearance=args.appearance,
         )
         return running.run(request, settings, start)
 
@@ -157,7 +161,7 @@ def _check_left_out(args: argparse.Namespace) -> None:
     )
     unset |= dict.fromkeys(("epochs", "batch_size", "learning_rate", "precision"))
     unset |= {"recipe": "auto", "seed": 0, "set": [], "pretrained": "backbone", "task": "detect", "detector": []}
-    unset |= {"masks": False}
+    unset |= {"masks": False, "appearance": False}
     given = [name for name, value in unset.items() if getattr(args, name) != value]
     if given:
         flag = "--" + given[0].replace("_", "-")

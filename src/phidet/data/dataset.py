@@ -107,6 +107,8 @@ class Dataset:
         problems: what the reader left out or set right.
         coco_ids: the ids that the data's own file has; ``None`` for other layouts than COCO JSON.
         right: name of an image → whether what it shows is complete and right; of images where that is known.
+        frames: name of an image → the video that it is a frame of, and its number there; only where the objects of
+            such images have identities, which are then their groups: those of one number are one object.
         stuff: ids of the classes that are no countable things, such as sky: one segment of each in an image.
     """
 
@@ -125,6 +127,7 @@ class Dataset:
         self.coco_ids = coco_ids
         self.stuff: frozenset[int] = frozenset()
         self.right: Mapping[str, bool] = {}
+        self.frames: Mapping[str, tuple[str, int]] = {}
         self.name, self.class_names, self.problems = name, tuple(class_names), list(problems)
         self.names: npt.NDArray[np.str_] = np.array(names, dtype=np.str_)
         records = [source if isinstance(source, RecordImage) else None for source in sources]
@@ -195,7 +198,7 @@ class Dataset:
             problems=[problem for problem in self.problems if problem.image is None or problem.image in kept],
             coco_ids=self.coco_ids,
         )
-        part.stuff, part.right = self.stuff, self.right
+        part.stuff, part.right, part.frames = self.stuff, self.right, self.frames
         return part
 
     def renamed(self, names: Sequence[str]) -> Dataset:

@@ -33,6 +33,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         masks: whether a published model learns masks as well as boxes.
         detector: of a network on detections: the model whose detections it relates, or files of those of the
             training and the validation images.
+        appearance: whether such a network also sees what the detector's feature maps hold in each box.
     """
 
     data: str
@@ -48,6 +49,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     unlabelled: str | None = None
     masks: bool = False
     detector: tuple[str, ...] = ()
+    appearance: bool = False
 
     def with_absolute_paths(self) -> Request:
         """The same request, independent of the current folder."""

@@ -100,11 +100,13 @@ def plan_run(request: Request, settings: RunSettings, start: Start | None = None
         )
     if request.detector and "relations" not in start.architecture.says:
         raise ConfigError(f"a detector is for networks that relate its detections, not for {request.model}")
+    if request.appearance and "relations" not in start.architecture.says:
+        raise ConfigError(f"an appearance is for networks that relate detections, not for {request.model}")
     if request.unlabelled is not None and request.teacher is None:
         raise ConfigError("images without labels would be learned as empty: name a teacher that labels them")
     # Data before the model: the number of images chooses the recipe, and the classes decide the head.
     data = start.kind.read(request, settings.seed, None)
-    start = start._replace(config=start.kind.adapt(start.config, data))
+    start = start._replace(config=start.kind.adapt(start.config, data, request))
     recipe = _recipe(request, start, len(data.train))
     model = _build(request, start, data.train.class_names, recipe, settings.seed)
     # Hashing all images takes a while; only the process that writes the run folder needs the record.
@@ -134,7 +136,7 @@ def plan_resume(folder: Path, settings: RunSettings, data: str | Path | None = N
     recipe = _known_loss(about.recipe, start.architecture)
     images = read_run_images(folder)
     datasets = start.kind.read(request, about.seed, images)
-    start = start._replace(config=start.kind.adapt(start.config, datasets))
+    start = start._replace(config=start.kind.adapt(start.config, datasets, request))
     model = begun or _build(request, start, datasets.train.class_names, recipe, about.seed)
     # Class ids are positions: other names or another count would silently relabel every object.
     here = len(datasets.train), tuple(datasets.train.class_names)

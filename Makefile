@@ -5,7 +5,9 @@ BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 RUNTIME_TESTS := tests/test_openvino.py tests/test_tflite.py tests/test_privacy.py tests/test_compatibility.py
 
-.PHONY: demo test test-slow test-lowest clients runtimes browser tracer check format clean
+PROTOS := src/phidet/serve/protos
+
+.PHONY: demo test test-slow test-lowest protos clients runtimes browser tracer check format clean
 
 demo: $(VENV)/.installed-core  ## install the core, and find the person in a portrait: demo/detections/
 	mkdir -p demo
@@ -47,6 +49,10 @@ check: $(VENV)/.installed-dev  ## lint, format, types, import contracts
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+protos: $(VENV)/.installed-dev  ## compile the server's protobuf messages after a change of their .proto files
+	$(BIN)/python -m grpc_tools.protoc --proto_path $(PROTOS) --include_imports \
+	  --descriptor_set_out $(PROTOS)/messages.binpb $(PROTOS)/*.proto
 
 format: $(VENV)/.installed-dev  ## rewrite the files as `make check` wants them
 	$(BIN)/ruff check --fix

@@ -1,6 +1,6 @@
 """Serves a folder of versions from the command line, asks it once, and stops it: what the test of privacy watches.
 
-python tests/serve_and_stop.py BASE RUNTIME
+python tests/serve_and_stop.py BASE RUNTIME [OPTION…]
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from serve_server import BODY, PREDICT
 
 
 def main() -> None:
-    base, runtime = Path(sys.argv[1]), sys.argv[2]
-    with command_line_server(base, "--runtime", runtime, stdout=subprocess.DEVNULL) as (process, port):
+    base, runtime, *options = sys.argv[1:]
+    with command_line_server(Path(base), "--runtime", runtime, *options, stdout=subprocess.DEVNULL) as (process, port):
         for path in ("/", "/docs", "/monitoring/prometheus/metrics", "/v2/models/m"):
             client(port).get(path)
         assert client(port).post(PREDICT, BODY).status == 200

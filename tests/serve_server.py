@@ -16,22 +16,24 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import uvicorn
 from PIL import Image
 
 from phidet.core.errors import CheckpointError
 from phidet.detections.detections import Detections
 from phidet.detections.masks import Masks
+from phidet.detections.thresholds import Thresholds
 from phidet.serve.configuration import Limits, ServerSettings, Source
-from phidet.serve.http.app import build_app
-from phidet.serve.http.connection import bounded_protocol
-from phidet.serve.http.server import listen
+from phidet.serve.http.listening import listen
 from phidet.serve.inputs import Pixels
 from phidet.serve.models.batching import BatchingParameters
+from phidet.serve.server import Network
+from phidet.serve.server import Server as Engine
 from phidet.serve.service import Service
 
 CLASSES = ("person", "dog", "cat")
 MAX_DETECTIONS = 10
+HTTP = Network()
+"""No gRPC; the tests' servers are on free ports whatever it says."""
 
 
 class StandIn:
@@ -45,6 +47,7 @@ class StandIn:
     image_size_hw = (64, 64)
     max_detections = MAX_DETECTIONS
     runtime_name = "standin"
+    thresholds: Thresholds | None = None
 
     def __init__(self, path: Path) -> None:
         words = path.read_text().split()
@@ -136,7 +139,8 @@ class Server:
     """A running server."""
 
     loop: asyncio.AbstractEventLoop
-    engine: uvicorn.Server
+    engine: Engine
+    grpc_port: int = 0
 
     def __init__(self, service: Service, port: int) -> None:
         self.service = service
@@ -217,16 +221,13 @@ def until_closed(connection: socket.socket) -> bytes:
 
 
 @contextlib.contextmanager
-def serving(settings: ServerSettings, load: Callable[[Path], Any] = StandIn, ready: bool = True) -> Iterator[Server]:
-    """Runs a server until the block is left; waits for all models first, if ``ready``."""
+def serving(
+    settings: ServerSettings, load: Callable[[Path], Any] = StandIn, ready: bool = True, network: Network = HTTP
+) -> Iterator[Server]:
+    """Runs a server until the block is left; waits for all models first, if ``ready``. HTTP gets a free port."""
     service = Service(settings, load)
-    config = uvicorn.Config(
-        build_app(service), port=0, http=bounded_protocol(settings.limits), ws="none", lifespan="on", log_config=None,
-        access_log=False, server_header=False, timeout_graceful_shutdown=10, backlog=512,
-    )  # fmt: skip
-    config.load()
     listener = listen("127.0.0.1", 0)
-    server = uvicorn.Server(config)
+    server = Engine(service, network)
     running = Server(service, listener.getsockname()[1])
     running.engine = server
 
@@ -238,8 +239,10 @@ def serving(settings: ServerSettings, load: Callable[[Path], Any] = StandIn, rea
     thread.start()
     try:
         until(lambda: server.started)
+        if server.grpc is not None:
+            running.grpc_port = server.grpc.port
         if ready:
-            until(running.is_ready)
+            until(lambda: service.ready)
         yield running
     finally:
         server.should_exit = True
@@ -286,9 +289,9 @@ BODY = {"instances": [PICTURE]}
 
 
 @contextlib.contextmanager
-def one_model(folder: Path, content: str = "900", **changes: Any) -> Iterator[Server]:
+def one_model(folder: Path, content: str = "900", network: Network = HTTP, **changes: Any) -> Iterator[Server]:
     write_version(folder / "m", 1, content)
-    with serving(settings_for(folder / "m", **changes)) as server:
+    with serving(settings_for(folder / "m", **changes), network=network) as server:
         yield server
 
 

@@ -11,7 +11,9 @@ import torch
 import data_factory
 from conftest import randomise
 from peers import tiny_detector
+from phidet.architectures.efficientdet.mask_config import MaskConfig
 from phidet.cli.main import main
+from phidet.core.structs import replace
 from phidet.export.onnx_file import build_onnx
 from phidet.inference.bench.measure import Measurement, Times
 from phidet.inference.bench.plot import save_latency_accuracy
@@ -39,6 +41,23 @@ def test_metrics_of_a_model(exported: Path, capsys: pytest.CaptureFixture[str]) 
     assert set(row["images_per_second"]) == {"1", "2"}
     assert row["images_per_second"]["1"] < 1e5
     assert 1 < row["memory_mib"] < 2000
+    assert row["decoding"] == {}  # no masks
+
+
+def test_masks_are_measured_beside_boxes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(0)
+    model = create_model(replace(tiny_detector(), {"masks": MaskConfig(prototypes=8, channels=8, layers=0)}))
+    randomise(model)
+    path = tmp_path / "masks.onnx"
+    path.write_bytes(build_onnx(model).SerializeToString())
+    words = ["bench", str(path), "--runtime", "onnxruntime", "--runs", "3", "--batch", "1"]
+    assert main([*words, "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    boxes, masks = row["decoding"]["boxes"], row["decoding"]["masks"]
+    assert masks["times"]["median"] > boxes["times"]["median"] > 0
+    assert masks["memory_mib"] > boxes["memory_mib"] > 0
+    assert main(words) == 0
+    assert "masks, MiB" in capsys.readouterr().out
 
 
 def test_what_cannot_be_measured(exported: Path, capsys: pytest.CaptureFixture[str]) -> None:

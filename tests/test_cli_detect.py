@@ -31,7 +31,7 @@ made: list[BlobDetector] = []
 
 @pytest.fixture(autouse=True)
 def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def make(*args: Any, runtime: str, threads: int | None) -> BlobDetector:
+    def make(*args: Any, runtime: str, threads: int | None, **_: object) -> BlobDetector:
         made.append(BlobDetector(*args, runtime=runtime, threads=threads))
         return made[-1]
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
+import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -13,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageGrab, features
 
 from blobs import BLUE, RED, BlobDetector, painted
 from mjpeg_server import SIZE_HW, Camera, serving_camera
@@ -226,6 +228,9 @@ def test_sound_is_kept_on_request(caplog: pytest.LogCaptureFixture) -> None:
         np.testing.assert_allclose(*[[at for at, _ in p] for p in packets], atol=0.001)
         assert not mute.streams.audio
     assert len(list(video_frames(Path("tracks/clip.mp4")))) == 30
+    for name in ("clip.mp4", "mute.mp4"):
+        content = Path("tracks", name).read_bytes()
+        assert content.index(b"moov") < content.index(b"mdat"), "browsers could not play it before its end has come"
     assert sorted(p.name for p in Path("tracks").iterdir()) == ["clip.mp4", "mute.mp4"]
 
 
@@ -366,3 +371,38 @@ def test_a_stream_is_tracked_alone_and_a_window_needs_a_screen(
     monkeypatch.delenv("DISPLAY", raising=False)
     assert main(["track", "clip.mp4", "--show", "--json"]) == 2
     assert "--show needs a screen" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(
+    shutil.which("Xvfb") is None or not features.check("xcb"), reason="no Xvfb here: apt-get install xvfb"
+)
+def test_a_window_shows_the_tracks(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tkinter")
+    from phidet.cli.show import Window  # noqa: PLC0415
+
+    clip()
+    shots: list[Any] = []
+    add = Window.add
+
+    def add_and_look(self: Window, item: Any, found: Any) -> None:
+        add(self, item, found)
+        self._root.update()
+        if item.frame == 20:
+            shots.append(ImageGrab.grab(xdisplay=screen))
+            self._root.event_generate("<q>")
+
+    monkeypatch.setattr(Window, "add", add_and_look)
+    with subprocess.Popen(["Xvfb", "-displayfd", "1", "-screen", "0", "320x200x24", "-nolisten", "tcp"],
+                          stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:  # fmt: skip
+        try:
+            assert server.stdout is not None
+            screen = ":" + server.stdout.readline().strip()
+            monkeypatch.setenv("DISPLAY", screen)
+            # The key q ends it, as Ctrl-C does.
+            assert main(["track", "clip.mp4", "--show", "--json"]) == 130
+        finally:
+            server.terminate()
+    (shot,) = shots
+    pixels = np.asarray(shot.convert("RGB")).astype(int)
+    for number in (1, 2):
+        assert (np.abs(pixels - colour(number)).max(axis=-1) < 70).sum() > 20

@@ -218,3 +218,16 @@ def test_a_heat_map_is_hot_where_the_time_was_spent() -> None:
     assert abs(x - 600) <= 4
     assert abs(y - 100) <= 4
     assert drawn.getpixel((400, 250)) == (90, 90, 90)  # where nobody was, the image is seen
+
+
+@pytest.mark.parametrize("size_hw", [(1080, 1920), (60, 80), (8, 10)])
+def test_the_scale_of_a_heat_map_is_the_time_that_was_spent(
+    size_hw: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scales: list[float] = []
+    monkeypatch.setattr("phidet.detections.tracking.heat_map._draw_scale", lambda _, most_s: scales.append(most_s))
+    heat = HeatMap()
+    for _ in range(100):
+        heat.add(np.array([[size_hw[1] / 2, size_hw[0] / 2]]), 0.1, size_hw)  # one object stands still for ten seconds
+    heat.draw(np.zeros((*size_hw, 3), np.uint8))
+    assert scales == [pytest.approx(10.0, rel=0.02)]

@@ -17,8 +17,8 @@ from phidet.core.errors import InputError
 from phidet.data.dataset import Dataset
 from phidet.data.layouts import open_data
 from phidet.data.mask_labels import Kind, MaskLabels
-from phidet.data.readers.voc_masks import colour_of
 from phidet.detections.masks import Masks
+from phidet.images.label_image import palette_colour
 
 HW = (48, 64)
 Full = npt.NDArray[np.bool_]
@@ -193,7 +193,7 @@ def voc(root: Path, discs: list[Full], names: list[str]) -> None:
 
 def palette_png(path: Path, values: npt.NDArray[np.uint8], coloured: bool) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    table = np.array([colour_of(i) for i in range(256)], np.uint8)
+    table = np.array([palette_colour(i) for i in range(256)], np.uint8)
     if coloured:
         Image.fromarray(table[values]).save(path)
         return
@@ -203,7 +203,7 @@ def palette_png(path: Path, values: npt.NDArray[np.uint8], coloured: bool) -> No
 
 
 def test_the_palette_is_vocs() -> None:
-    assert [colour_of(i) for i in (0, 1, 2, 3, 8, 15, 255)] == [
+    assert [palette_colour(i) for i in (0, 1, 2, 3, 8, 15, 255)] == [
         *((0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0)),
         *((64, 0, 0), (192, 128, 128), (224, 224, 192)),
     ]
@@ -336,6 +336,19 @@ def test_masks_that_fit_no_image_are_named(tmp_path: Path) -> None:
     )  # fmt: skip
     assert any("there is no image c in" in p.what for p in problems)
     assert any("holds labels in lossy JPEG, which changes them: save them as PNG" in p.what for p in problems)
+
+
+def test_images_that_differ_in_their_endings_only_share_their_masks(tmp_path: Path) -> None:
+    for name in ("a.jpg", "a.png"):
+        image(tmp_path / "images" / name)
+    (tmp_path / "masks/cat").mkdir(parents=True)
+    Image.fromarray(disc(20, 20, 12).astype(np.uint8)).save(tmp_path / "masks/cat/a.png")
+    dataset = open_data(tmp_path).read("all")
+    assert dataset.names.tolist() == ["images/a.jpg", "images/a.png"]
+    assert np.array_equal(full_of(dataset, 0), full_of(dataset, 1))
+    assert [(p.kind, p.where, p.what.partition(":")[0]) for p in dataset.problems] == [
+        ("label shared", str(tmp_path / "images/a.jpg"), "its masks are also those of a.png")
+    ]
 
 
 def test_a_label_image_of_another_size_is_named_when_it_is_read(tmp_path: Path) -> None:

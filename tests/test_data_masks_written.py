@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from pycocotools.coco import COCO
 
+from phidet.core.errors import InputError
 from phidet.data.collector import Collector, RawObject
 from phidet.data.dataset import Dataset
 from phidet.data.doctor.masks import mask_problems
 from phidet.data.layouts import open_data
 from phidet.data.mask_labels import NO_MASK, MaskLabel, MaskLabels, coco_label, polygons_label
+from phidet.data.tfrecord_file import make_example, parse_example, scan, write_record
 from phidet.data.writers.coco import write_coco
 from phidet.data.writers.tfrecord import write_tfrecord
 from phidet.data.writers.voc import write_voc
@@ -112,11 +116,59 @@ def test_what_a_layout_cannot_hold_is_counted(tmp_path: Path) -> None:
     written = write_voc({"train": dataset}, tmp_path / "voc")
     assert ("mask left out", "6") in [(p.kind, p.what.split()[0]) for p in written.problems]
     assert not (tmp_path / "voc/SegmentationObject").exists()
-    written = write_tfrecord({"train": dataset}, tmp_path / "records")
-    assert [(p.kind, p.what.split()[0]) for p in written.problems] == [("mask left out", "6")]
 
 
-@pytest.mark.parametrize("write", [write_coco, write_yolo, write_voc])
+def test_records_hold_a_png_for_each_object(tmp_path: Path) -> None:
+    dataset = made(tmp_path / "in", *stars(), NO_MASK, crowd=2)
+    written = write_tfrecord({"train": dataset}, tmp_path / "out", images_per_shard=1)
+    assert not written.problems
+    again = open_data(tmp_path / "out").read("train")
+    labels = again.all_annotations.mask_labels
+    assert labels is not None
+    assert labels.known.tolist() == [True, True, True, False] * 2
+    assert len(labels.content) < 8 * 300  # where masks lie, not their pixels
+    for index in range(2):
+        assert again.masks(index) == dataset.masks(index)
+    # As TensorFlow's detection tools have it: a PNG of the image's size, 0 and 1.
+    example = parse_example(next(payload for _, payload in scan(tmp_path / "out" / written.files[0])))
+    pngs = example["image/object/mask"]
+    assert [len(png) > 0 for png in pngs] == [True, True, True, False]  # type: ignore[arg-type]
+    with Image.open(io.BytesIO(pngs[2])) as file:  # type: ignore[arg-type]
+        assert (file.mode, file.size) == ("L", HW[::-1])
+        masks = dataset.masks(0)
+        assert masks is not None
+        assert np.array_equal(np.asarray(file), masks.to_full()[2])
+
+
+def test_records_without_masks_are_as_before(tmp_path: Path) -> None:
+    write_tfrecord({"train": made(tmp_path / "in", NO_MASK)}, tmp_path / "out")
+    (file,) = (tmp_path / "out").glob("*.tfrecord")
+    assert all("image/object/mask" not in parse_example(payload) for _, payload in scan(file))
+
+
+def test_masks_of_a_record_that_do_not_go_with_it_are_named(tmp_path: Path) -> None:
+    dataset = made(tmp_path / "in", *stars()[:2])
+    write_tfrecord({"train": dataset}, tmp_path / "out")
+    (file,) = (tmp_path / "out").glob("*.tfrecord")
+    records = [parse_example(payload) for _, payload in scan(file)]
+    small = io.BytesIO()
+    Image.new("L", (3, 2), 1).save(small, "PNG")
+    records[0]["image/object/mask"] = records[0]["image/object/mask"][:1]  # of two objects
+    records[1]["image/object/mask"] = [small.getvalue(), b"no image"]
+    with file.open("wb") as stream:
+        for record in records:
+            write_record(stream, make_example(record))
+    read = open_data(tmp_path / "out").read("train")
+    assert [p.what for p in read.problems] == ["it has 2 objects and 1 values of image/object/mask; left out"]
+    with pytest.raises(InputError, match=r"mask 1 has 3×2 pixels, its image 64×48"):
+        read.masks(0)
+    labels = read.annotations(0).mask_labels
+    assert labels is not None
+    with pytest.raises(InputError, match="mask 2: the content"):
+        labels[1:2].masks(HW)
+
+
+@pytest.mark.parametrize("write", [write_coco, write_yolo, write_voc, write_tfrecord])
 def test_a_label_image_that_is_gone_costs_the_masks_not_the_boxes(write: object, tmp_path: Path) -> None:
     panoptic(tmp_path / "in")
     dataset = open_data(tmp_path / "in").read("val")

@@ -321,6 +321,13 @@ def test_an_entry_that_is_not_there(tmp_path: Path) -> None:
         folder.read("val")
 
 
+def test_a_path_in_the_home_of_somebody_who_is_not_here(tmp_path: Path) -> None:
+    factory.yolo(tmp_path / "images", tmp_path / "labels")
+    with factory.data_yaml(tmp_path / "data.yaml", train="images").open("a") as file:
+        file.write("\npath: ~nobody-of-that-name/data\n")
+    factory.check(open_data(tmp_path).read("train"))
+
+
 def test_a_list_in_another_encoding_is_not_passed_over(tmp_path: Path) -> None:
     factory.yolo(tmp_path / "images", tmp_path / "labels")
     (tmp_path / "train.txt").write_bytes("images/Kühe.png\n".encode("latin-1"))

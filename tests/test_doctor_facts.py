@@ -21,11 +21,11 @@ from phidet.architectures.efficientdet.coverage import best_ious, examine_covera
 from phidet.architectures.efficientdet.published import detector_config
 from phidet.cli.main import main
 from phidet.core.structs import replace
-from phidet.data.doctor.decoding import Look, fingerprint
+from phidet.data.doctor.decoding import ImageCheck, fingerprint
 from phidet.data.doctor.duplicates import MOST_BITS, hamming, near_groups
 from phidet.data.doctor.examine import examine
 from phidet.data.doctor.facts import Bins, Recall
-from phidet.data.doctor.fix import surplus, write_fixed
+from phidet.data.doctor.fix import redundant_copies, write_fixed
 from phidet.data.doctor.labels import class_name_twins, fit_scales, unions
 from phidet.detections.boxes import pairwise_iou
 
@@ -125,9 +125,9 @@ def test_small_boxes_bring_the_suggestion_of_smaller_anchors_and_a_larger_input(
 # ---------------------------------------------------------------- copies
 
 
-def looks_of(pictures: list[Pixels]) -> tuple[list[Look], np.ndarray]:
-    looks = [Look(None, b"%d" % i, b"%d" % i, *fingerprint(pixels)) for i, pixels in enumerate(pictures)]
-    return looks, np.array([pixels.shape[:2] for pixels in pictures], np.int32)
+def checks_of(pictures: list[Pixels]) -> tuple[list[ImageCheck], np.ndarray]:
+    checks = [ImageCheck(None, b"%d" % i, b"%d" % i, *fingerprint(pixels)) for i, pixels in enumerate(pictures)]
+    return checks, np.array([pixels.shape[:2] for pixels in pictures], np.int32)
 
 
 def with_patch(pixels: Pixels, x: int) -> Pixels:
@@ -149,13 +149,13 @@ def test_near_copies_are_found_and_other_images_are_not() -> None:
         pictures += [originals[i][:, ::-1].copy(), with_patch(originals[i], 60), with_patch(originals[i], 200)]
         pictures.append(originals[i][:, :240].copy())  # a crop
         pictures.append(np.asarray(255 - originals[i]))
-    assert near_groups(*looks_of(pictures)) == expected
+    assert near_groups(*checks_of(pictures)) == expected
 
 
 def test_plain_images_are_not_taken_for_copies() -> None:
     rng = np.random.default_rng(0)
     plain = [np.full((60, 80, 3), 128, np.uint8) + rng.integers(0, 3, (60, 80, 3), dtype=np.uint8) for _ in range(5)]
-    assert near_groups(*looks_of(plain)) == []
+    assert near_groups(*checks_of(plain)) == []
 
 
 def test_every_pair_within_five_bits_is_compared() -> None:
@@ -166,8 +166,8 @@ def test_every_pair_within_five_bits_is_compared() -> None:
         if i % 4:
             hashes[i] = hashes[i - 1] ^ np.bitwise_or.reduce(np.uint64(1) << flips.astype(np.uint64), initial=0)
     thumbnail = np.arange(24 * 24 * 3, dtype=np.uint8).reshape(24, 24, 3)
-    looks = [Look(None, b"x", b"%d" % i, int(h), thumbnail) for i, h in enumerate(hashes)]
-    found = {pair for group in near_groups(looks, np.full((300, 2), 9, np.int32)) for pair in combinations(group, 2)}
+    checks = [ImageCheck(None, b"x", b"%d" % i, int(h), thumbnail) for i, h in enumerate(hashes)]
+    found = {pair for group in near_groups(checks, np.full((300, 2), 9, np.int32)) for pair in combinations(group, 2)}
     direct = {
         (i, j) for i, j in combinations(range(300), 2) if (int(hashes[i]) ^ int(hashes[j])).bit_count() <= MOST_BITS
     }
@@ -195,7 +195,7 @@ def test_copies_tell_whether_their_labels_agree_and_leave_the_training_split(tmp
         ("train-2.png", "train-3.png"): ("same bytes", True),
         ("test-1.png", "val-1.png"): ("same bytes", True),
     }
-    assert surplus(examination) == {("train", 0), ("train", 1), ("train", 3), ("val", 1)}
+    assert redundant_copies(examination) == {("train", 0), ("train", 1), ("train", 3), ("val", 1)}
     texts = " ".join(advice.text for advice in examination.report.advice)
     assert texts.count("LEAKAGE: 1 image is both in") == 3
     assert "1 image with several copies, labelled differently" in texts

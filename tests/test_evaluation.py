@@ -26,7 +26,7 @@ from phidet.data.dataset import Dataset
 from phidet.data.layouts import open_data
 from phidet.data.summary import summarise_data
 from phidet.detections.detections import Detections
-from phidet.evaluation.class_counts import class_counts, together
+from phidet.evaluation.class_counts import class_counts, sum_counts
 from phidet.evaluation.coco_metrics import evaluate_coco
 from phidet.evaluation.curves import pr_curves
 from phidet.evaluation.measure import MeasureSettings, measure
@@ -91,7 +91,7 @@ def test_counts_by_hand() -> None:
         0,
     )
     assert (never.objects, never.detections, never.precision, never.recall, never.f1) == (0, 0, None, None, None)
-    whole = together((first, second, never))
+    whole = sum_counts((first, second, never))
     assert (whole.objects, whole.detections, whole.true_positives) == (3, 4, 2)
     assert (whole.precision, whole.recall, whole.f1) == (0.5, 2 / 3, 4 / 7)
     assert class_counts(dataset, found, min_score=0.2)[2].precision == 0

@@ -26,6 +26,7 @@ from phidet.detections.boxes import pairwise_iou
 from phidet.detections.settings import PostprocessSettings
 from phidet.export.check import Agreement, check_agreement
 from phidet.export.export import ExportOptions, export
+from phidet.export.int8 import runtime_advice
 from phidet.export.onnx_file import build_onnx
 from phidet.export.source import target_of
 from phidet.inference.detector import Detector
@@ -363,6 +364,12 @@ def test_options_that_cannot_be(tmp_path: Path) -> None:
         export(model, tmp_path / "m.xml")
     with pytest.raises(ConfigError, match=r"int8 needs images"):
         export(model, tmp_path / "m.onnx", ExportOptions(precision="int8"))
+
+
+@pytest.mark.parametrize(("name", "said"), [("tiny", True), ("lite", False)])
+def test_int8_of_silu_networks_names_the_runtime_to_take(name: str, said: bool, tmp_path: Path) -> None:
+    (tmp_path / "m.onnx").write_bytes(build_onnx(some_model(CONFIGS[name])).SerializeToString())
+    assert ("--to openvino --int8" in runtime_advice(tmp_path / "m.onnx")) == said
 
 
 def test_int8_on_the_users_images(shared: Path, tmp_path: Path) -> None:

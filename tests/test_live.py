@@ -6,13 +6,13 @@ import gc
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -20,6 +20,7 @@ import pytest
 from mjpeg_server import SIZE_HW, Camera, number_of, serving_camera
 from phidet.core.errors import ConfigError, InputError
 from phidet.images.live import LiveSettings, LiveSource, is_live, is_stream, live_name
+from phidet.images.live_backlog import keep_up
 from phidet.images.live_clock import SourceClock
 from video_data import moving
 
@@ -221,7 +222,6 @@ def test_a_playlist_is_read_to_its_end_and_leads_to_no_file(tmp_path: Path) -> N
         thread.join()
 
 
-@pytest.mark.skipif(int(av.__version__.split(".")[0]) < 18, reason="PyAV before 18 crashes on RTSP, and is refused")
 def test_rtsp_is_read_by_its_own_times_over_connections() -> None:
     from rtsp_server import serving_rtsp, transport_stream  # noqa: PLC0415 - needs PyAV
 
@@ -240,7 +240,38 @@ def test_rtsp_is_read_by_its_own_times_over_connections() -> None:
     assert "hunter2" not in "".join(requests)
 
 
-def test_rtsp_is_refused_where_pyav_would_crash(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(av, "__version__", "17.0.0")
-    with pytest.raises(ConfigError, match=r"reading rtsp://camera\.local/1 needs PyAV 18 or newer, here is 17\.0\.0"):
-        list(LiveSource("rtsp://NAME:SECRET@camera.local/1", EVERY, wait=Pauses()).frames())
+class SimulatedClock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Packet(NamedTuple):
+    sent_s: float
+    is_keyframe: bool
+
+
+@pytest.mark.parametrize("group", [1, 50])
+@pytest.mark.parametrize(("decoding_s", "busy"), [(0.03, False), (0.1, True), (0.6, True)])
+def test_a_decoder_that_is_too_slow_leaves_frames_out(decoding_s: float, busy: bool, group: int) -> None:
+    clock = SimulatedClock()
+
+    def sent() -> Iterator[Packet]:
+        for i in range(25 * 60):
+            clock.now = max(clock.now, i / 25) + 1e-4  # waits for what is not sent yet
+            yield Packet(i / 25, i % group == 0)
+
+    decoded, ages = [], []
+    for packet in keep_up(sent(), clock):
+        clock.now += decoding_s
+        decoded.append(packet)
+        ages.append(clock.now - packet.sent_s)
+    assert (len(decoded) < 25 * 60) == busy
+    # Noticed after a second, and the frame that is decoded then.
+    assert max(ages) < 1.1 + 2 * decoding_s
+    times = [packet.sent_s for packet in decoded]
+    assert max(b - a for a, b in pairwise([0.0, *times, 60.0])) < 1.1 + 2 * decoding_s + group / 25
+    for one, other in pairwise(decoded):
+        assert other.is_keyframe or other.sent_s - one.sent_s == pytest.approx(0.04)

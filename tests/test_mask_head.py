@@ -30,7 +30,7 @@ from phidet.detections.settings import PostprocessSettings
 from phidet.export.onnx_file import build_onnx
 from phidet.training.about import Request
 from phidet.training.fit import RunSettings
-from phidet.training.plan import _with_masks
+from phidet.training.heads import with_heads
 from phidet.weights.native import load_model, save_model
 
 ALONE = Processes(1, lambda value: value)
@@ -163,7 +163,8 @@ def test_a_network_with_masks_is_saved_with_them_and_one_without_as_before(tmp_p
     plain = EFFICIENTDET.build(config(None)).eval()
     assert plain(image)._fields == ("class_logits", "box_deltas")
     assert "masks" not in dict(EFFICIENTDET.summary(config(None)))
-    assert EFFICIENTDET.weights_key(config(None)) != EFFICIENTDET.weights_key(config())
+    assert EFFICIENTDET.start_config(config(), config(None)) == config()  # masks are added to a detector
+    assert EFFICIENTDET.start_config(config(None), config()) == config()  # and kept where a file has them
 
 
 def test_settings_that_cannot_be_are_refused() -> None:
@@ -171,8 +172,9 @@ def test_settings_that_cannot_be_are_refused() -> None:
         replace(config(), {"image_size_hw": (130, 130)})
     with pytest.raises(ConfigError, match="prototypes must be ≥ 1, got 0"):
         MaskConfig(prototypes=0)
-    assert _with_masks(config(None), EFFICIENTDET).masks == MaskConfig()
-    assert _with_masks(config(), EFFICIENTDET) == config()
+    assert with_heads(config(None), ["masks"], ()).masks == MaskConfig()
+    assert with_heads(config(), ["masks"], ()) == config()
+    assert with_heads(config(None), [], ["b"]) == config(None)
     assert Request(data="d").masks is False
     assert RunSettings(out=Path("r"))
 

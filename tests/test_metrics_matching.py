@@ -22,7 +22,7 @@ from metrics_data import (
 from phidet.evaluation.coco_metrics import evaluate_coco
 from phidet.evaluation.confusion import confusion_matrix
 from phidet.evaluation.curves import best_threshold, pr_curves
-from phidet.evaluation.matching import above, countable, covered, match_all, match_image
+from phidet.evaluation.matching import countable, covered, match_all, match_image
 from phidet.evaluation.mistakes import KINDS, Mistake, worst_mistakes
 
 A, B, C = (10.0, 10.0, 60.0, 60.0), (100.0, 10.0, 150.0, 60.0), (200.0, 10.0, 250.0, 60.0)
@@ -229,5 +229,6 @@ def test_mistakes_are_those_of_the_matrix(seed: int) -> None:
     assert len(set(mistakes)) == len(mistakes)
 
 
-def test_above_keeps_the_threshold_itself() -> None:
-    assert above(detections((A, 0.5, 0), (B, 0.25, 1)), 0.5).class_ids.tolist() == [0]
+def test_detections_of_the_threshold_itself_count() -> None:
+    ((seen, _, _),) = match_all(truth([thing(A)]), [detections((A, 0.5, 0), (B, 0.25, 0))], 0.5)
+    assert seen.scores.tolist() == [0.5]

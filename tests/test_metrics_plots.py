@@ -82,7 +82,7 @@ def test_a_report_on_nothing_is_whole(tmp_path: Path) -> None:
     none = truth([thing((10, 10, 60, 60))]).subset([], "none")
     written = write_evaluation(tmp_path, measure("m", "d", none, []), none, [])
     assert {path.name for path in written} == {path.name for path in tmp_path.iterdir()}
-    assert len(written) == 8
+    assert len(written) == 9
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from conftest import off_by, randomise
 from phidet import create_classifier, create_model, save_model
 from phidet.architectures.backbones.build import build_backbone
 from phidet.architectures.backbones.config import BackboneConfig
-from phidet.architectures.backbones.efficientnet import plan_blocks
+from phidet.architectures.backbones.plan import plan_blocks
 from phidet.architectures.backbones.published import OTHER_BACKBONES
 from phidet.architectures.backbones.scaling import CompoundScaling
 from phidet.architectures.classifier.published import CLASSIFIER_NAMES, classifier_config, scaled_classifier_config

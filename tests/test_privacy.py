@@ -34,6 +34,7 @@ LINES = {
         "detect photo.png --json",
         "detect photo.png -m tiny.safetensors --runtime torch --json",
     ),
+    "batch": ("batch data/train batched -m tiny.onnx --part-size 2 --workers 1",),
     "track": ("track photo.png --fps 5 -m tiny.onnx --save video,json,csv,mot,coco,heat --out tracks",),
     "doctor": ("doctor data --out doctor",),
     "train": (
@@ -50,6 +51,8 @@ LINES = {
     "bench": ("bench tiny.onnx --runs 1 --batch 1",),
     "export": ("export tiny.safetensors -o a.onnx", "export tiny.safetensors --int8 --calibrate data -o b.onnx"),
     "explain": ("explain tiny.safetensors photo.png",),
+    "env": ("env",),
+    "completion": ("completion bash",),
     "publish": ("publish tiny.onnx published",),
     "scale-search": ("scale-search compound --step 0.5 --tolerance 0.5",),
 }
@@ -142,6 +145,24 @@ def test_the_server_contacts_nobody(runtime: str, work: Path) -> None:
         pytest.skip("run in .venv-runtimes")
     script = str(Path(__file__).with_name("serve_and_stop.py"))
     check_nothing_was_sent(trace([sys.executable, script, str(work / "served"), runtime], work / "home"), work / "home")
+
+
+def test_the_server_contacts_nobody_but_a_collector_that_it_is_told(work: Path) -> None:
+    """With gRPC, and with variables that would send traces elsewhere if they were heeded."""
+    for package in ("grpc", "opentelemetry"):
+        pytest.importorskip(package, reason="no grpcio or opentelemetry here: pip install 'phidet[grpc,otel]'")
+    command = [sys.executable, str(Path(__file__).with_name("serve_and_stop.py")), str(work / "served"), "onnxruntime"]
+    variables = {
+        "OTEL_TRACES_EXPORTER": "otlp",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://variable.phidet.example:4318",
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://variable.phidet.example:4318",
+    }
+    with reserved_port() as port:
+        check_nothing_was_sent(trace([*command, "--port", str(port)], work / "home", **variables), work / "home")
+        told = ("--port", str(port), "--trace_address", "http://collector.phidet.example:4318")
+        result = trace([*command, *told], work / "home", NO_PROXY="*", **variables)
+    assert result.done.returncode == 0, result.done.stderr
+    assert result.contacts == {"collector.phidet.example"}
 
 
 def test_training_on_several_devices_contacts_nobody(work: Path) -> None:

@@ -108,7 +108,7 @@ def test_who_could_not_be_answered_in_time_is_turned_away_at_once(
 ) -> None:
     """A batch of one takes 30 s and a request may take 100 s, so two can wait, though the queue holds 50."""
     clock = Clock()
-    for module in ("models.batching", "service"):
+    for module in ("models.batching", "service", "calls"):
         monkeypatch.setattr(f"phidet.serve.{module}.time", clock)
 
     class HalfAMinute(StandIn):

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,15 @@ import numpy as np
 import pytest
 
 from phidet.serve.configuration import Policy, Source
-from serve_server import Server, encoded, picture, serving, settings_for, write_version
+from phidet.serve.server import Network
+from serve_server import HTTP, Server, encoded, picture, serving, settings_for, write_version
 from test_serve_tfserving import check
 
 ROOT = Path(__file__).parents[1]
 CLIENTS = ROOT / ".venv-clients" / "bin"
 IMAGE = picture(48, 64)
 
+needs_grpc = pytest.mark.skipif(find_spec("grpc") is None, reason="no grpcio here: pip install 'phidet[grpc]'")
 needs_clients = pytest.mark.skipif(not CLIENTS.is_dir(), reason="no clients here: make clients")
 
 
@@ -29,7 +32,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     base = tmp_path_factory.mktemp("m")
     write_version(base, 7, "800")
     write_version(base, 9, "900")
-    with serving(settings_for(base, sources=(Source("m", base, Policy()),))) as running:
+    network = Network(grpc_port=0) if find_spec("grpc") else HTTP
+    with serving(settings_for(base, sources=(Source("m", base, Policy()),)), network=network) as running:
         yield running
 
 
@@ -42,7 +46,8 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_client(name: str, server: Server, file: Path) -> Any:
-    command = [str(CLIENTS / "python"), str(ROOT / "tests" / "clients" / name), f"127.0.0.1:{server.port}", str(file)]
+    port = server.grpc_port if name.endswith("_grpc.py") else server.port
+    command = [str(CLIENTS / "python"), str(ROOT / "tests" / "clients" / name), f"127.0.0.1:{port}", str(file)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -85,6 +90,57 @@ def test_tritonclient(server: Server, file: Path) -> None:
     assert said["model"]["versions"] == ["7", "9"]
     assert said["index"][0] == {"name": "m", "version": "7", "state": "READY", "reason": ""}
     assert said["missing"] == "Servable not found for request: Latest(nothing)"
+
+
+@needs_clients
+@needs_grpc
+def test_ovmsclient_over_grpc_gets_what_http_says(server: Server, file: Path) -> None:
+    said, wanted = run_client("ovms_grpc.py", server, file), run_client("ovms.py", server, file)
+    # Numbers are float32 in both; those of JSON are read as float64, so they are compared as float32, bit for bit.
+    assert said["answers"].keys() == wanted["answers"].keys()
+    for name, answer in wanted["answers"].items():
+        assert_same(said["answers"][name], answer)
+    assert said["status"] == wanted["status"]
+    assert said["status_of_7"] == wanted["status_of_7"]
+    assert said["metadata"]["model_version"] == 9
+    assert said["metadata"]["inputs"]["input_tensor"]["dtype"] == "DT_UINT8"
+    assert "Servable not found for request: Latest(nothing)" in said["missing"]
+    assert "is not an image that can be read" in said["invalid"]
+    assert "must be DT_UINT8 or DT_STRING, got DT_FLOAT" in said["floats"]
+
+
+@needs_clients
+@needs_grpc
+def test_tritonclient_over_grpc_gets_what_http_says(server: Server, file: Path) -> None:
+    said, wanted = run_client("triton_grpc.py", server, file), run_client("triton.py", server, file)
+    latest = wanted["answers"]["binary"]
+    for name, answer in said["answers"].items():
+        chosen = {"detection_boxes": latest["detection_boxes"]}
+        over_http = {"version": wanted["answers"]["version"], "chosen": chosen}.get(name, latest)
+        assert_same(answer, over_http)
+    assert said["id"] == "r1"
+    assert "is not an image that can be read" in said["stream"].pop(3)["error"]
+    assert [answer.pop("id") for answer in said["stream"]] == ["0", "1", "2", "4", "5"]
+    assert len(said["asyncio"]) == 8 + 3
+    for answer in [*said["stream"], *said["asyncio"]]:
+        assert_same(answer, latest)
+    assert (said["live"], said["ready"], said["model_ready"]) == (True, True, [True, True])
+    assert said["server"] == wanted["server"]
+    assert said["model"]["versions"] == wanted["model"]["versions"]
+    assert said["config"]["config"]["max_batch_size"] == wanted["config"]["max_batch_size"]
+    assert said["statistics"]["model_stats"][0]["version"] == "7"
+    assert said["index"]["models"][0] == {"name": "m", "version": "7", "state": "READY"}
+    assert said["missing"] == ["StatusCode.NOT_FOUND", "Servable not found for request: Latest(nothing)"]
+    assert said["invalid"][0] == said["refused"][0] == "StatusCode.INVALID_ARGUMENT"
+    assert said["refused"][1].startswith("output detection_scores: the parameter classification is not supported")
+    assert said["load"][0] == "StatusCode.UNIMPLEMENTED"
+
+
+def assert_same(found: Any, wanted: Any) -> None:
+    """Arrays by name, equal to the last bit of float32."""
+    assert found.keys() == wanted.keys()
+    for name, value in wanted.items():
+        assert np.array(found[name], np.float32).tobytes() == np.array(value, np.float32).tobytes(), name
 
 
 @needs_clients

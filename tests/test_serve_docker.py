@@ -13,7 +13,7 @@ import yaml
 
 from phidet.cli import serve
 from phidet.serve.http.app import METRICS_PATH
-from phidet.serve.http.server import GRACE_SECONDS
+from phidet.serve.server import GRACE_SECONDS
 
 ROOT = Path(__file__).parents[1]
 
@@ -38,7 +38,7 @@ def arguments(words: list[str]) -> argparse.Namespace:
 
 def test_the_image_has_the_server_and_no_pytorch() -> None:
     (install,) = [rest for word, rest in instructions() if word == "RUN" and "pip install" in rest]
-    assert re.search(r"pip install --no-cache-dir '\.\[serve\]'$", install)
+    assert re.search(r"pip install --no-cache-dir '\.\[serve,grpc,otel\]'$", install)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     installed = [*project["dependencies"], *project["optional-dependencies"]["serve"]]
     names = {re.split(r"[\[<>=]", requirement)[0] for requirement in installed}
@@ -68,7 +68,7 @@ def test_it_starts_the_server_with_flags_that_exist() -> None:
     assert (program, command) == ("phidet", "serve")
     args = arguments([*flags, *json.loads(stage["CMD"])])
     assert args.host == "0.0.0.0"
-    assert stage["EXPOSE"] == str(args.rest_api_port)
+    assert stage["EXPOSE"] == f"{args.port} {args.rest_api_port}"
     assert args.model_base_path.is_relative_to(stage["VOLUME"])
     assert f"http://127.0.0.1:{args.rest_api_port}/v2/health/ready" in stage["HEALTHCHECK"]
 
@@ -78,7 +78,7 @@ def test_compose() -> None:
     server, prometheus = services["phidet"], services["prometheus"]
     args = arguments(server["command"])
     assert all(port.startswith("127.0.0.1:") for service in services.values() for port in service["ports"])
-    assert server["ports"] == [f"127.0.0.1:{args.rest_api_port}:{args.rest_api_port}"]
+    assert server["ports"] == [f"127.0.0.1:{port}:{port}" for port in (args.rest_api_port, args.port)]
     assert server["volumes"] == ["./models:/models:ro"]
     assert args.model_base_path.is_relative_to("/models")
     assert server["read_only"] is True

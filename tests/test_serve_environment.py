@@ -32,7 +32,7 @@ def test_a_blank_token_is_refused(
 
 def test_a_token_may_end_with_a_line_break_as_files_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept: list[ServerSettings] = []
-    monkeypatch.setattr("phidet.serve.http.server.run", lambda settings, *_: kept.append(settings))
+    monkeypatch.setattr("phidet.serve.server.run", lambda settings, *_: kept.append(settings))
     for variable, token in ((" secret \n", "secret"), (None, None)):
         if variable is None:
             monkeypatch.delenv("PHIDET_SERVE_TOKEN")

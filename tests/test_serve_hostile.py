@@ -15,7 +15,7 @@ import pytest
 from phidet.core.errors import ConfigError
 from phidet.serve.configuration import Source
 from phidet.serve.http.connection import BoundedProtocol
-from phidet.serve.http.server import listen
+from phidet.serve.http.listening import listen
 from phidet.serve.inputs import Budget, decode
 from phidet.serve.refusals import RefusedError
 from phidet.serve.wire import parse

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from phidet.detections.thresholds import Thresholds
 from phidet.serve.configuration import Policy, Source
 from serve_server import (
     CLASSES,
@@ -128,6 +129,35 @@ def test_parameters_that_ask_for_nothing_or_that_nobody_defined(server: Server) 
     )
     request["inputs"][0]["parameters"] = {"shared_memory_region": None, "content_type": "image/png"}
     assert server.post(INFER, request).json["outputs"][0]["data"] == [2.0]
+
+
+def test_a_request_says_from_which_score_objects_count(server: Server) -> None:
+    def count(**parameters: Any) -> float:
+        request = body(outputs=[{"name": "num_detections"}], parameters=parameters)
+        found: float = server.post(INFER, request).json["outputs"][0]["data"][0]
+        return found
+
+    model = model_of(server)
+    scores = outputs(server.post(INFER, body(parameters={"binary_data_output": True})))["detection_scores"]
+    assert scores[0] > scores[1] > 0
+    between = (scores[0] + scores[1]) / 2
+    assert (count(), count(score=0), count(score=between), count(score=1)) == (2, 2, 1, 0)
+    assert count(score=None) == 2
+
+    # The two objects are of classes 2 and 0.
+    try:
+        model.thresholds = Thresholds(
+            scores=(scores[1] / 2, 1.0, 1.0), measured=(True, True, False), data="val", images=1, iou=0.5
+        )
+        assert count(score="auto") == 1
+        request = body(outputs=[{"name": "detection_classes"}], parameters={"score": "auto"})
+        assert server.post(INFER, request).json["outputs"][0]["data"][:2] == [1.0, 0.0], "class 0, counted from 1"
+    finally:
+        model.thresholds = None
+    for score, reason in (("auto", "stores no thresholds"), (2, "in 0…1"), (True, "in 0…1"), ("low", "in 0…1")):
+        reply = server.post(INFER, body(parameters={"score": score}))
+        assert reply.status == 400
+        assert reason in reply.error
 
 
 # Configuration

@@ -245,9 +245,19 @@ def test_an_export_that_differs_is_not_written(tmp_path: Path, monkeypatch: pyte
         return str(graph.add("Mul", [real(self, graph), graph.constant(0.5)]))
 
     monkeypatch.setattr(Generator, "write_synthesis", without_style)
-    with pytest.raises(ExportError, match=r"differ from PyTorch's by up to \d+ grey levels"):
-        export_generator(network(), tmp_path / "g.onnx")
+
+    def export_refused() -> None:
+        with pytest.raises(ExportError, match=r"differ from PyTorch's by up to \d+ grey levels"):
+            export_generator(network(), tmp_path / "g.onnx")
+
+    export_refused()
     assert not list(tmp_path.iterdir())
+    # What an earlier export left stays.
+    earlier = {tmp_path / name: name.encode() for name in ("g.onnx", "g-mapping.onnx")}
+    for path, content in earlier.items():
+        path.write_bytes(content)
+    export_refused()
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == earlier
 
 
 def test_mixing_takes_layers_from_two_images(tmp_path: Path) -> None:

@@ -192,6 +192,21 @@ def test_at_one_frame_in_two_seconds_tracks_are_still_found() -> None:
     assert [ids_of(t) for t in tracked] == [[], [1], [1], [1], [1]]
 
 
+def test_at_a_low_frame_rate_boxes_need_not_meet() -> None:
+    """Two walkers, more than their width a frame: what is not known of their speeds is bridged."""
+
+    def at(i: int, rate: float) -> Detections:
+        return found(boxes_at((50 + 50 * i / rate, 100), (600 - 50 * i / rate, 300)), [0.9, 0.8])
+
+    slow = [ids_of(t) for t in run(Tracker(), [at(i, 1.0) for i in range(10)], rate=1.0)]
+    assert slow == [[], *([[1, 2]] * 9)]
+    # At a high one nobody moves so far: a box that is a width away is another object.
+    tracker = Tracker()
+    for i in range(3):
+        tracker.update(at(0, 25.0), i / 25)
+    assert ids_of(tracker.update(at(1, 1.0), 3 / 25)) == []
+
+
 def test_predictions_move_on_and_change_nothing() -> None:
     tracker = Tracker()
     for i in range(25):

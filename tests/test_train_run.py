@@ -108,7 +108,7 @@ def test_a_run_leaves_what_its_documentation_says(data: Path, tiny: Path, tmp_pa
 
 
 TABLES = ("classes.csv", "confusion.csv")
-PLOTS = ("pr", "sizes", "confusion", "mistakes", "samples")
+PLOTS = ("pr", "sizes", "confusion", "reliability", "mistakes", "samples")
 
 
 def test_without_a_validation_split_some_images_are_held_out_and_without_enough_it_says_so(

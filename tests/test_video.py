@@ -12,6 +12,7 @@ from phidet.core.errors import InputError, PhidetError
 from phidet.images.sources import SourceImage, Unusable, read_sources
 from phidet.images.video import Frame, video_frames
 from phidet.images.video_writer import VideoWriter
+from video_data import quadrants
 
 pytest.importorskip("av")
 
@@ -75,8 +76,8 @@ def test_a_damaged_video_gives_the_frames_before_the_damage(tmp_path: Path) -> N
     path.write_bytes(whole[: len(whole) * 2 // 3])
     items = list(read_sources([str(path)]))
     assert 0 < sum(isinstance(item, SourceImage) for item in items) < 40
-    path = film(tmp_path / "b.mp4")
-    path.write_bytes(path.read_bytes()[:200])  # MP4 says at its end where frames are
+    path = quadrants(tmp_path / "b.mp4")
+    path.write_bytes(path.read_bytes()[:200])  # an MP4 that says at its end where frames are
     [item] = read_sources([str(path)])
     assert isinstance(item, Unusable)
     assert str(item.error).startswith(f"cannot read video {path}")

@@ -27,6 +27,7 @@ def here(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         for name in names:
             shutil.copy(source / folder / f"{name}{suffix}", target / folder)
     shutil.copy(source / "JPEGImages" / f"{names[0]}.jpg", tmp_path / "photo.jpg")
+    monkeypatch.setenv("PHIDET_OFFLINE", "1")  # from ImageNet weights, which an installed package has
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

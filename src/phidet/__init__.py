@@ -20,6 +20,7 @@ from phidet.core.privacy import disable_usage_reports
 if TYPE_CHECKING:
     from phidet.detections.alignment.settings import AlignSettings
     from phidet.detections.detections import Detections
+    from phidet.detections.results import ImageResult, read_results
     from phidet.detections.settings import PostprocessSettings
     from phidet.detections.tracking.settings import TrackerSettings
     from phidet.detections.tracking.tracker import Tracker
@@ -41,6 +42,7 @@ _LAZY = {
     "train": "phidet.training.run",
     "Detections": "phidet.detections.detections",
     "Detector": "phidet.inference.detector",
+    "ImageResult": "phidet.detections.results",
     "PostprocessSettings": "phidet.detections.settings",
     "Relations": "phidet.inference.relations",
     "Tracker": "phidet.detections.tracking.tracker",
@@ -50,12 +52,14 @@ _LAZY = {
     "load_model": "phidet.weights.native",
     "save_model": "phidet.weights.native",
     "convert": "phidet.weights.convert",
+    "read_results": "phidet.detections.results",
 }
 
 __all__ = [
     "AlignSettings",
     "Detections",
     "Detector",
+    "ImageResult",
     "MissingExtraError",
     "PhidetError",
     "PostprocessSettings",
@@ -68,6 +72,7 @@ __all__ = [
     "create_classifier",
     "create_model",
     "load_model",
+    "read_results",
     "save_model",
     "train",
 ]

@@ -1,9 +1,8 @@
 """The interface of an architecture; everything outside ``architectures/`` uses networks only through it.
 
-An :class:`Architecture` defines its networks, how images are prepared and how outputs are decoded. The first half of
-it works without PyTorch, as deployed detectors need it. Methods that need PyTorch import it when they are called.
-An architecture of another package registers under the entry point group ``phidet.architectures``; see
-:mod:`phidet.architectures.registry` and ``docs/architecture.md``.
+An :class:`Architecture` defines its networks, how images are prepared and how outputs are decoded. Its first half works
+without PyTorch, as deployed detectors need it; the other methods import it when they are called. Other packages
+register theirs: :mod:`phidet.architectures.registry`, ``docs/architecture.md``.
 """
 
 from __future__ import annotations
@@ -19,13 +18,14 @@ import numpy.typing as npt
 from phidet.architectures.prepared import Placement, Prepared, stacked
 from phidet.architectures.processes import Processes
 from phidet.architectures.relating import Relating
+from phidet.architectures.rows import PredictorRows
 from phidet.core.errors import ConfigError, UnknownNameError
 from phidet.core.structs import replace
 from phidet.data.doctor.view import NetworkView
 from phidet.detections.boxes import FloatArray
 from phidet.detections.detections import Detections
 from phidet.detections.settings import PostprocessSettings
-from phidet.images.prepare import PLAIN_RESIZING, Preprocess, prepare
+from phidet.images.prepare import PLAIN_RESIZING, Preprocess, needed_to_fit, prepare
 
 if TYPE_CHECKING:  # these need PyTorch
     import torch
@@ -38,6 +38,7 @@ if TYPE_CHECKING:  # these need PyTorch
     from phidet.architectures.model import Model
     from phidet.architectures.program import GraphWriter, Program
     from phidet.architectures.published_file import PublishedFile
+    from phidet.architectures.weights import Weights
 
 Says: TypeAlias = Literal["boxes", "masks", "panoptic", "classes", "samples", "relations"]
 """What a network predicts: boxes of objects, their masks, a class for every pixel, a class for the whole image; that it
@@ -109,6 +110,9 @@ class Architecture(ABC, Generic[ConfigT]):
         takes_valid_hw: whether its networks have a second input: the sizes of images without their padding.
         suppresses: whether duplicates of an object are removed after the network (NMS).
         added_parts: prefixes of tensors that a file may lack altogether, and which then start fresh.
+        predictors: prefixes of tensors whose first dimension depends on the number of classes.
+        extra_head: tensors that another architecture with the same backbone does not use.
+        optional_outputs: names of further outputs that a file may have, which the decoder then uses.
     """
 
     name: str
@@ -122,6 +126,9 @@ class Architecture(ABC, Generic[ConfigT]):
     takes_valid_hw: bool = False
     suppresses: bool = True
     added_parts: tuple[str, ...] = ()
+    predictors: tuple[str, ...] = ()
+    extra_head: tuple[str, ...] = ()
+    optional_outputs: tuple[str, ...] = ()
 
     # Without PyTorch
 
@@ -137,15 +144,14 @@ class Architecture(ABC, Generic[ConfigT]):
     def output_shapes(self, config: ConfigT) -> dict[str, tuple[int, ...]]:
         """Names and shapes, without the batch dimension, of what a network of ``config`` returns in exported files."""
 
-    @property
-    def optional_outputs(self) -> tuple[str, ...]:
-        """Names of further outputs that a file may have, which the decoder then uses."""
-        return ()
-
     def prepare(self, config: ConfigT, image: npt.NDArray[np.uint8]) -> Prepared:
         """(H, W, 3) uint8 RGB as network input: scaled to fit, padded right and below, normalised."""
         array, scale = prepare(image, config.image_size_hw, config.preprocess)
         return Prepared(array, Placement(scale, (image.shape[0], image.shape[1])))
+
+    def needed_hw(self, config: ConfigT, image_hw: tuple[int, int]) -> tuple[int, int]:
+        """The least height and width that an image of ``image_hw`` pixels may be decoded at for :meth:`prepare`."""
+        return image_hw if self.has_varying_size(config) else needed_to_fit(image_hw, config.image_size_hw)
 
     def has_varying_size(self, config: ConfigT) -> bool:
         """Whether images differ in size as network input; ``config.image_size_hw`` then is only the usual size."""
@@ -164,11 +170,7 @@ class Architecture(ABC, Generic[ConfigT]):
         """The decoder of a network of ``config``: from raw outputs to detections."""
 
     def relating(self, config: ConfigT) -> Relating:
-        """How a network of ``config`` relates detections.
-
-        Raises:
-            ConfigError: it does not.
-        """
+        """How a network of ``config`` relates detections; ConfigError where it does not."""
         raise ConfigError(f"{config.name} detects in images: expected a network that relates detections")
 
     def with_answers(self, config: ConfigT, grouped: bool, judged: bool) -> ConfigT:
@@ -200,6 +202,10 @@ class Architecture(ABC, Generic[ConfigT]):
     def mask_stride(self, config: ConfigT) -> int | None:
         """Pixels of the input for one of the masks to learn from, along a side; ``None`` where no masks are learned."""
         return 1 if self.says & {"masks", "panoptic"} else None
+
+    def finds(self, config: ConfigT) -> frozenset[str]:
+        """What a network of ``config`` finds beside boxes: "masks" of objects, "segments" of all the image."""
+        return frozenset() if self.mask_stride(config) is None else frozenset({"masks"})
 
     def smallest_map_hw(self, config: ConfigT) -> tuple[int, int]:
         """Height and width of the smallest feature map in training; batch norm needs two values per channel."""
@@ -255,6 +261,10 @@ class Architecture(ABC, Generic[ConfigT]):
         """The network's outputs by name, from a named tuple or a mapping."""
         return dict(outputs) if isinstance(outputs, Mapping) else dict(outputs._asdict())
 
+    def lower_arrays(self, config: ConfigT, weights: Weights) -> Program | None:
+        """A network's operations from its weights, without PyTorch; ``None`` where only :meth:`lower` makes them."""
+        return None
+
     def lower(self, model: Any) -> Program | None:
         """``model`` as operations for other runtimes; ``None`` to use the general exporter."""
         return None
@@ -306,15 +316,9 @@ class Architecture(ABC, Generic[ConfigT]):
         """The config of a network like ``wanted`` that starts from a file of ours with ``held``, of equal key."""
         return held
 
-    @property
-    def predictors(self) -> tuple[str, ...]:
-        """Prefixes of the names of tensors whose first dimension depends on the number of classes."""
-        return ()
-
-    @property
-    def extra_head(self) -> tuple[str, ...]:
-        """Names of tensors that another architecture with the same backbone does not use."""
-        return ()
+    def predictor_rows(self, name: str, config: ConfigT) -> PredictorRows | None:
+        """How rows of a tensor of :attr:`predictors` belong to classes; ``None`` where they do not go on by name."""
+        return None
 
     @property
     def takes_foreign_backbones(self) -> bool:
@@ -361,8 +365,7 @@ class Architecture(ABC, Generic[ConfigT]):
 
     def class_names(self, config: ConfigT) -> tuple[str, ...]:
         """Readable names of the classes, also if the config only numbers them."""
-        names: tuple[str, ...] = config.class_names
-        return names
+        return tuple(config.class_names)
 
     def feature_maps(self, model: Any, images: Tensor) -> Mapping[int, Tensor]:
         """What the heads see of normalised images (B, 3, H, W): level l → (B, C, H / 2^l, W / 2^l).

@@ -45,14 +45,14 @@ def _counting(network: nn.Module, counts: dict[str, int]) -> Iterator[None]:
     """Adds the multiply-adds of every convolution, linear layer and attention to the count of its part."""
 
     def hook(part: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, CountsMultiplyAdds):
+            counts[part] += module.multiply_adds(inputs)
+        elif isinstance(module, nn.Conv2d):
             # weight[0] is the kernel of one output channel, over the input channels of its group.
             each = module.weight[0].numel()  # per output value
             counts[part] += output[0].numel() * each
         elif isinstance(module, nn.Linear):
             counts[part] += output[0].numel() * module.in_features
-        elif isinstance(module, CountsMultiplyAdds):
-            counts[part] += module.multiply_adds(inputs)
 
     handles = [
         module.register_forward_hook(lambda m, inputs, out, part=part: hook(part, m, inputs, out))

@@ -2,9 +2,9 @@
 
 A ``.safetensors`` and an ONNX file keep these keys in their metadata, an OpenVINO file in its runtime information, a
 TFLite file in an associated file: ``format`` = "phidet", ``version``, ``architecture``, ``config`` (JSON: classes,
-preprocessing, input size, …); an export's ``precision``; and, for readers other than phidet, ``phidet_version``,
-``class_names`` (JSON) and ``preprocessing``. Files of version 1 have ``kind`` ("detector" or "classifier") instead of
-``architecture``.
+preprocessing, input size, …), ``thresholds`` (JSON, where they were measured); an export's ``precision``; and, for
+readers other than phidet, ``phidet_version``, ``class_names`` (JSON) and ``preprocessing``. Files of version 1 have
+``kind`` ("detector" or "classifier") instead of ``architecture``.
 """
 
 from __future__ import annotations
@@ -18,21 +18,25 @@ import msgspec
 from phidet.architectures.base import Architecture, NetworkConfig
 from phidet.architectures.registry import architecture_named, architecture_of
 from phidet.core.errors import CheckpointError, ConfigError, UnknownNameError
-from phidet.core.structs import from_json
+from phidet.core.structs import from_json, require, to_json
+from phidet.detections.thresholds import Thresholds
 
 VERSION = 2
+THRESHOLDS = "thresholds"
+"""The key of the stored thresholds."""
 Precision: TypeAlias = Literal["fp32", "fp16", "int8"]
-KEYS = frozenset({"format", "version", "kind", "architecture", "config"})
+KEYS = frozenset({"format", "version", "kind", "architecture", "config", "thresholds"})
 """Of a model file; exported files have more."""
 _OF_KIND = {"detector": "efficientdet", "classifier": "classifier"}
 """Architecture of each ``kind`` of version 1."""
 
 
 class Header(NamedTuple):
-    """The config, and the number format of the weights."""
+    """The config, the number format of the weights, and the best threshold of each class where that was measured."""
 
     config: Any
     precision: Precision = "fp32"
+    thresholds: Thresholds | None = None
 
     @property
     def architecture(self) -> Architecture[Any]:
@@ -40,13 +44,15 @@ class Header(NamedTuple):
         return architecture_of(self.config)
 
 
-def to_metadata(config: Any) -> dict[str, str]:
+def to_metadata(config: Any, thresholds: Thresholds | None = None) -> dict[str, str]:
     """The keys and values of every model file."""
+    measured = {} if thresholds is None else {THRESHOLDS: to_json(thresholds)}
     return {
         "format": "phidet",
         "version": str(VERSION),
         "architecture": architecture_of(config).name,
         "config": msgspec.json.encode(config).decode(),
+        **measured,
     }
 
 
@@ -57,7 +63,7 @@ def to_export_metadata(header: Header, phidet_version: str) -> dict[str, str]:
         ", ".join(f"{v:g}" for v in values) for values in (config.preprocess.mean_rgb, config.preprocess.std_rgb)
     )
     metadata = {
-        **to_metadata(config),
+        **to_metadata(config, header.thresholds),
         "precision": header.precision,
         "phidet_version": phidet_version,
         "class_names": msgspec.json.encode(config.class_names).decode(),
@@ -96,7 +102,8 @@ def from_metadata(metadata: Mapping[str, str], path: Path) -> Header | None:
     try:
         # The config is checked as strictly as one made in Python: the file may come from anywhere.
         config = from_json(text, architecture.config_type)
-        return Header(config, msgspec.convert(metadata.get("precision", "fp32"), Precision))
+        precision = msgspec.convert(metadata.get("precision", "fp32"), Precision)
+        return Header(config, precision, _thresholds(metadata, config))
     except (ConfigError, msgspec.ValidationError) as error:
         raise CheckpointError(f"{path} has a header that is not valid: {error}") from error
 
@@ -114,6 +121,18 @@ def exported_header(metadata: Mapping[str, str], path: Path) -> Header:
             "Export one with 'phidet export MODEL'"
         )
     return header
+
+
+def _thresholds(metadata: Mapping[str, str], config: NetworkConfig) -> Thresholds | None:
+    """Those in a header, which older files do not have."""
+    if THRESHOLDS not in metadata:
+        return None
+    thresholds = from_json(metadata[THRESHOLDS], Thresholds)
+    require(
+        len(thresholds.scores) == config.num_classes,
+        f"{len(thresholds.scores)} thresholds for {config.num_classes} classes",
+    )
+    return thresholds
 
 
 def _text(metadata: Mapping[str, str], key: str) -> str:

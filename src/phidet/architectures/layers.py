@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from phidet.architectures.config import Activation
+from phidet.architectures.padding import same_padding
+from phidet.architectures.weights import BN_EPSILON
 
-BN_EPSILON = 1e-3
 BN_MOMENTUM = 0.01  # in PyTorch's definition: 1 − TensorFlow's 0.99
 
 
@@ -23,12 +24,6 @@ def activation(name: Activation) -> nn.Module:
 def batch_norm(channels: int) -> nn.BatchNorm2d:
     """Batch normalisation with the constants of the official code, backbone included."""
     return nn.BatchNorm2d(channels, eps=BN_EPSILON, momentum=BN_MOMENTUM)
-
-
-def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """(before, after) padding of TensorFlow's "SAME": the output has ⌈size / stride⌉ cells, the odd one goes after."""
-    total = max((math.ceil(size / stride) - 1) * stride + kernel - size, 0)
-    return total // 2, total - total // 2
 
 
 def pad_same(x: Tensor, kernel: int, stride: int) -> tuple[Tensor, tuple[int, int]]:
@@ -69,6 +64,31 @@ def _traced_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
     """:func:`same_padding` for kernels that are no smaller than their stride, where it is never negative."""
     total = ((size + stride - 1) // stride - 1) * stride + kernel - size
     return total // 2, total - total // 2
+
+
+class TransposedConv(nn.Conv2d):
+    """A transposed convolution of 3×3 and stride 2, cut at the right and below to the wanted size, as TensorFlow's with
+    "SAME" padding: pixel (2i, 2j) has its centre under that of cell (i, j)'s first weight.
+
+    The weight is (out, in, 3, 3), as a convolution's.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, bias: bool = False) -> None:
+        super().__init__(in_channels, out_channels, 3, 2, bias=bias)
+
+    def forward(self, x: Tensor, size_hw: tuple[int, int]) -> Tensor:  # type: ignore[override]
+        """(B, in, h, w) → (B, out, *size_hw); a side of the size is twice the map's, or one less."""
+        return enlarged(x, self.weight, self.bias, size_hw)
+
+    def multiply_adds(self, inputs: tuple[Tensor, ...]) -> int:
+        """For one image: every cell is multiplied by all weights."""
+        return inputs[0][0, 0].numel() * self.weight.numel()
+
+
+def enlarged(x: Tensor, weight: Tensor, bias: Tensor | None, size_hw: tuple[int, int]) -> Tensor:
+    """What :class:`TransposedConv` computes."""
+    whole = F.conv_transpose2d(x, weight.transpose(0, 1), bias, stride=2)
+    return whole[:, :, : size_hw[0], : size_hw[1]]
 
 
 def same_max_pool(x: Tensor, stride: int) -> Tensor:

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from phidet.architectures.config import Activation
-from phidet.architectures.layers import pad_same, same_max_pool
+from phidet.architectures.layers import enlarged, pad_same, same_max_pool
 from phidet.architectures.program import (
+    Beside,
     Columns,
     Conv,
     Gate,
@@ -23,6 +24,7 @@ from phidet.architectures.program import (
     Program,
     Scale,
     Sum,
+    Transposed,
     Upsample,
     inputs_of,
 )
@@ -45,12 +47,12 @@ class OptimizedNetwork(nn.Module, Generic[OutputsT]):
         self.outputs, self.outputs_type = program.outputs, outputs_type
         self.operations = program.operations
         for i, operation in enumerate(program.operations):
-            if isinstance(operation, Conv | Predict):  # as buffers they follow the module to devices and types
-                weight = operation.weight
+            if isinstance(operation, Conv | Transposed | Predict):  # as buffers they go with the module to devices
+                weight = torch.as_tensor(operation.weight)
                 if weight.ndim == 4:
                     weight = weight.contiguous(memory_format=torch.channels_last)
                 self.register_buffer(f"weight_{i}", weight)
-                self.register_buffer(f"bias_{i}", operation.bias)
+                self.register_buffer(f"bias_{i}", torch.as_tensor(operation.bias))
             elif isinstance(operation, Own):
                 self.add_module(f"own_{i}", copy.deepcopy(operation.module))
         # Values are freed after their last use: a program has hundreds, and keeping them all would multiply the memory.
@@ -74,7 +76,7 @@ class OptimizedNetwork(nn.Module, Generic[OutputsT]):
                 values[x] = None  # frees its memory
         return self.outputs_type(**{name: values[value] for name, value in self.outputs.items()})
 
-    def _run(self, index: int, operation: Operation, inputs: list[Tensor]) -> Tensor:  # noqa: C901, PLR0911 - one per kind
+    def _run(self, index: int, operation: Operation, inputs: list[Tensor]) -> Tensor:  # noqa: C901, PLR0911, PLR0912
         x = inputs[0]
         if isinstance(operation, Conv):
             padding: int | tuple[int, int] = operation.padding or 0
@@ -82,6 +84,13 @@ class OptimizedNetwork(nn.Module, Generic[OutputsT]):
             if operation.padding is None:
                 x, padding = pad_same(x, weight.shape[-1], operation.stride)
             return _activate(F.conv2d(x, weight, bias, operation.stride, padding, 1, operation.groups), operation.act)
+        if isinstance(operation, Transposed):
+            size_hw = inputs[1].shape[-2], inputs[1].shape[-1]
+            return _activate(
+                enlarged(x, getattr(self, f"weight_{index}"), getattr(self, f"bias_{index}"), size_hw), operation.act
+            )
+        if isinstance(operation, Beside):
+            return torch.cat(inputs, 1)
         if isinstance(operation, MaxPool):
             if operation.padding is None:
                 return same_max_pool(x, operation.stride)

@@ -25,6 +25,10 @@ class Placement(NamedTuple):
     scale: float
     image_hw: tuple[int, int]
 
+    def enlarged(self, factor: int, image_hw: tuple[int, int]) -> Placement:
+        """Of the whole image of ``image_hw`` pixels, where this is of one decoded ``factor`` times smaller."""
+        return Placement(self.scale / factor, image_hw)
+
 
 class Prepared(NamedTuple):
     """An image as network input.

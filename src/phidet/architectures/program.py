@@ -10,26 +10,49 @@ A value is identified by its number: 0 is the images, and the operation at index
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
-
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 from phidet.architectures.config import Activation
-from phidet.architectures.layers import SameConv2d
+from phidet.architectures.weights import Array, Weights, fold_arrays
 
-Fold = nn.BatchNorm2d | None
+if TYPE_CHECKING:  # a program can be made without PyTorch, from arrays
+    from torch import Tensor, nn
+
+    from phidet.architectures.graph_module import GraphModule
+
+    Fold: TypeAlias = nn.BatchNorm2d | None
+    Constant: TypeAlias = Tensor | Array
 
 
 class Conv(NamedTuple):
     """Convolution, bias, activation. ``padding`` is a number for every side, or ``None`` for TensorFlow's "SAME"."""
 
     x: int
-    weight: Tensor
-    bias: Tensor
+    weight: Constant
+    bias: Constant
     stride: int
     padding: int | None
     groups: int
     act: Activation | None
+
+
+class Transposed(NamedTuple):
+    """Transposed convolution of 3×3 and stride 2, cut to height and width of the value ``like``; bias, activation.
+
+    ``weight`` is (out, in, 3, 3); see :class:`phidet.architectures.layers.TransposedConv`.
+    """
+
+    x: int
+    like: int
+    weight: Tensor
+    bias: Tensor
+    act: Activation | None
+
+
+class Beside(NamedTuple):
+    """Maps of one size side by side: their channels one after the other."""
+
+    xs: tuple[int, ...]
 
 
 class MaxPool(NamedTuple):
@@ -80,8 +103,8 @@ class Predict(NamedTuple):
     """Maps (B, C, H_l, W_l) → (B, Σ H_l·W_l·anchors, outputs) by one product; ``weight`` is (anchors·outputs, C)."""
 
     xs: tuple[int, ...]
-    weight: Tensor
-    bias: Tensor
+    weight: Constant
+    bias: Constant
     outputs: int
 
 
@@ -100,7 +123,7 @@ class Own(NamedTuple):
     module: GraphModule
 
 
-Operation = Conv | MaxPool | Scale | Upsample | Sum | Mean | Gate | Predict | Columns | Own
+Operation = Conv | Transposed | Beside | MaxPool | Scale | Upsample | Sum | Mean | Gate | Predict | Columns | Own
 
 
 class Program(NamedTuple):
@@ -130,23 +153,15 @@ class GraphWriter(Protocol):
     def constant(self, values: Any, dtype: Any = ...) -> str:
         """Adds a constant and returns its name."""
 
-    def weight(self, tensor: Tensor) -> str:
+    def weight(self, tensor: Constant) -> str:
         """Adds a weight, which half precision keeps in 16 bits, and returns its name."""
-
-
-class GraphModule(nn.Module):
-    """A computation in PyTorch and as ONNX nodes; the nodes stay in floats where a graph is quantised."""
-
-    def write(self, graph: GraphWriter, inputs: Sequence[Value]) -> Value:
-        """Adds nodes that compute what :meth:`forward` returns for these maps."""
-        raise NotImplementedError
 
 
 def inputs_of(operation: Operation) -> tuple[int, ...]:
     """The values that ``operation`` reads."""
-    if isinstance(operation, Sum | Predict | Own):
+    if isinstance(operation, Sum | Predict | Own | Beside):
         return operation.xs
-    if isinstance(operation, Upsample):
+    if isinstance(operation, Upsample | Transposed):
         return operation.x, operation.like
     if isinstance(operation, Gate):
         return operation.x, operation.gate
@@ -167,6 +182,20 @@ def fold(conv: nn.Conv2d, norm: Fold, factor: float = 1.0) -> tuple[Tensor, Tens
     return (weight * factor).float(), (bias * factor).float()
 
 
+class Kernel(NamedTuple):
+    """How a convolution moves over a map, and whether it has a bias; ``padding`` as in :class:`Conv`."""
+
+    stride: int = 1
+    padding: int | None = 0
+    depthwise: bool = False
+    bias: bool = False
+
+
+POINTWISE = Kernel(bias=True)
+DEPTHWISE = Kernel(padding=1, depthwise=True)
+"""Those of a separable convolution of 3×3."""
+
+
 class ProgramWriter:
     """Collects operations; each method returns the number of its result."""
 
@@ -177,16 +206,54 @@ class ProgramWriter:
         self.operations.append(operation)
         return len(self.operations)
 
+    def folded(
+        self, x: int, conv: Weights, norm: Weights | None, act: Activation | None = None, kernel: Kernel = POINTWISE
+    ) -> int:
+        """A convolution from arrays."""
+        return self.scaled(x, conv, norm, 1.0, act, kernel)
+
+    def scaled(
+        self,
+        x: int,
+        conv: Weights,
+        norm: Weights | None,
+        factor: float,
+        act: Activation | None = None,
+        kernel: Kernel = POINTWISE,
+    ) -> int:
+        """:meth:`folded`, times a number."""
+        weight, bias = fold_arrays(conv, norm, factor, kernel.bias)
+        groups = len(weight) if kernel.depthwise else 1
+        return self.add(Conv(x, weight, bias, kernel.stride, kernel.padding, groups, act))
+
+    def separable(self, x: int, conv: Weights, norm: Weights | None, act: Activation | None = None) -> int:
+        """Depthwise 3×3, then pointwise, from arrays."""
+        return self.folded(
+            self.folded(x, conv.part("depthwise"), None, None, DEPTHWISE), conv.part("pointwise"), norm, act
+        )
+
     def conv(self, x: int, conv: nn.Module, norm: Fold, act: Activation | None = None, factor: float = 1.0) -> int:
+        from torch import nn  # noqa: PLC0415 - a module was given, so PyTorch is here
+
+        from phidet.architectures.layers import SameConv2d  # noqa: PLC0415
+
         assert isinstance(conv, nn.Conv2d)
         padding = None if isinstance(conv, SameConv2d) else int(conv.padding[0])
         return self.add(Conv(x, *fold(conv, norm, factor), conv.stride[0], padding, conv.groups, act))
+
+    def transposed(self, x: int, like: int, conv: nn.Module, norm: Fold, act: Activation | None = None) -> int:
+        from phidet.architectures.layers import TransposedConv  # noqa: PLC0415 - a module was given, so PyTorch is here
+
+        assert isinstance(conv, TransposedConv)
+        return self.add(Transposed(x, like, *fold(conv, norm), act))
 
     def sum(self, *xs: int, act: Activation | None = None) -> int:
         return self.add(Sum(xs, (1.0,) * len(xs), act))
 
     def sequence(self, x: int, layers: Sequence[nn.Module]) -> int:
         """Convolutions, batch norms and rectifiers in a row, nested or not."""
+        from torch import nn  # noqa: PLC0415
+
         # torchvision nests convolution, norm and activation in different ways, but always runs them in this order.
         flat = [m for layer in layers for m in layer.modules() if not any(m.children())]
         for i, layer in enumerate(flat):
@@ -207,4 +274,6 @@ def _number(sides: int | tuple[int, ...]) -> int:
 
 
 def _rectifier(layer: nn.Module | None) -> Activation | None:
+    from torch import nn  # noqa: PLC0415
+
     return "relu6" if isinstance(layer, nn.ReLU6) else "relu" if isinstance(layer, nn.ReLU) else None

@@ -9,22 +9,25 @@ Another package adds one in its ``pyproject.toml``; the object is an instance of
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
-from importlib.metadata import entry_points
-from typing import Any
+from importlib import import_module
+from typing import Any, cast
 
 from phidet.architectures.base import Architecture
-from phidet.architectures.classifier.architecture import CLASSIFIER
-from phidet.architectures.detr.architecture import DETR
-from phidet.architectures.efficientdet.architecture import EFFICIENTDET
-from phidet.architectures.relations.architecture import RELATIONS
-from phidet.architectures.setdet.architecture import SETDET
-from phidet.architectures.stylegan.architecture import STYLEGAN
 from phidet.core.errors import ConfigError, UnknownNameError
 
 ENTRY_POINTS = "phidet.architectures"
-BUILT_IN: tuple[Architecture[Any], ...] = (EFFICIENTDET, SETDET, DETR, CLASSIFIER, STYLEGAN, RELATIONS)
+BUILT_IN: dict[str, str] = {
+    "efficientdet": "EFFICIENTDET",
+    "setdet": "SETDET",
+    "detr": "DETR",
+    "classifier": "CLASSIFIER",
+    "stylegan": "STYLEGAN",
+    "relations": "RELATIONS",
+}
+"""Name of an architecture, and of its folder here → the object in its module ``architecture``. Imported when they are
+asked for: a detector needs one of them, and the others would take a tenth of the time of ``phidet detect``."""
 
 
 @cache
@@ -34,6 +37,8 @@ def registered() -> tuple[Architecture[Any], ...]:
     Raises:
         ConfigError: one of them cannot be loaded, is something else, or has a name that is taken.
     """
+    from importlib.metadata import entry_points  # noqa: PLC0415 - slow to import, and rarely needed
+
     found: list[Architecture[Any]] = []
     for entry in entry_points(group=ENTRY_POINTS):
         origin = f"the architecture {entry.name!r} of {entry.dist.name if entry.dist else entry.value}"
@@ -43,23 +48,29 @@ def registered() -> tuple[Architecture[Any], ...]:
             raise ConfigError(f"{origin} cannot be loaded: {type(error).__name__}: {error}") from error
         if not isinstance(architecture, Architecture):
             raise ConfigError(f"{origin} is a {type(architecture).__name__}, expected an instance of Architecture")
-        if architecture.name in {other.name for other in (*BUILT_IN, *found)}:
+        if architecture.name in {*BUILT_IN, *(other.name for other in found)}:
             raise ConfigError(f"{origin} is called {architecture.name!r}, as another architecture: rename one of them")
         found.append(architecture)
     return tuple(found)
 
 
-def _built_in() -> tuple[Architecture[Any], ...]:
-    return BUILT_IN
+@cache
+def _load(name: str) -> Architecture[Any]:
+    module = import_module(f"{__package__}.{name}.architecture")
+    return cast("Architecture[Any]", getattr(module, BUILT_IN[name]))
 
 
-_SOURCES: tuple[Callable[[], tuple[Architecture[Any], ...]], ...] = (_built_in, registered)
+def _built_in() -> Iterator[Architecture[Any]]:
+    return map(_load, BUILT_IN)
+
+
+_SOURCES: tuple[Callable[[], Iterable[Architecture[Any]]], ...] = (_built_in, registered)
 """In this order: the entry points of installed packages are loaded only if no built-in architecture matches."""
 
 
 def all_architectures() -> tuple[Architecture[Any], ...]:
     """phidet's own first, then those of other packages."""
-    return (*BUILT_IN, *registered())
+    return (*_built_in(), *registered())
 
 
 def architecture_named(name: str) -> Architecture[Any]:
@@ -68,10 +79,11 @@ def architecture_named(name: str) -> Architecture[Any]:
     Raises:
         UnknownNameError: there is none; it may need a package that is not installed.
     """
-    for known in _SOURCES:
-        for architecture in known():
-            if architecture.name == name:
-                return architecture
+    if name in BUILT_IN:
+        return _load(name)
+    for architecture in registered():
+        if architecture.name == name:
+            return architecture
     raise UnknownNameError("architecture", name, [architecture.name for architecture in all_architectures()])
 
 

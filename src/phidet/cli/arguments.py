@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 
 from phidet.core.errors import ConfigError
 
@@ -51,6 +51,24 @@ def add_image_size(parser: Parser) -> None:
 def add_runtime(parser: Parser, others: tuple[str, ...] = RUNTIMES) -> None:
     """Adds ``--runtime``; the first of ``others`` is the default."""
     parser.add_argument("--runtime", default=others[0], choices=others, help=f"what runs the model ({others[0]})")
+
+
+def add_exact(parser: Parser) -> None:
+    """Adds ``--exact``."""
+    text = "decode all pixels of large JPEGs; otherwise as many as the network sees, several times as fast"
+    parser.add_argument("--exact", action="store_true", help=text)
+
+
+def add_precision(parser: Parser) -> None:
+    """Adds ``--precision``."""
+    text = "file: as the file; bf16: in bfloat16, in OpenVINO (what 'bench --best --keep' chose, else file)"
+    parser.add_argument("--precision", choices=("auto", "file", "bf16"), default="auto", help=text)
+
+
+def add_device(parser: Parser) -> None:
+    """Adds ``--device``."""
+    text = "cuda or tensorrt (fp16): on an NVIDIA GPU, where the runtime reaches one (cpu)"
+    parser.add_argument("--device", choices=("cpu", "cuda", "tensorrt"), default="cpu", help=text)
 
 
 def add_limit(parser: Parser, default: int, text: str) -> None:
@@ -102,6 +120,11 @@ def share(text: str) -> float:
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"expected a number in 0…1, got {text!r}")
     return value
+
+
+def share_or_auto(text: str) -> float | Literal["auto"]:
+    """A number in 0…1, or "auto" for the thresholds that the model stores."""
+    return "auto" if text == "auto" else share(text)
 
 
 def positive(text: str) -> int:

@@ -8,7 +8,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from phidet.cli.arguments import RUNTIMES, add_json, add_layout, add_runtime, add_split
+from phidet.cli.arguments import (
+    RUNTIMES,
+    add_device,
+    add_json,
+    add_layout,
+    add_precision,
+    add_runtime,
+    add_split,
+    share_or_auto,
+)
+from phidet.cli.bench_best import add_best, find_best
 from phidet.cli.tables import or_dash, print_json, table
 from phidet.core.errors import ConfigError, PhidetError
 
@@ -28,12 +38,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, metavar="N", help="of the runtime (one for each usable core)")
     parser.add_argument("--batch", type=_sizes, default=(1, 8), metavar="N,N", help="batches for throughput (1,8)")
     parser.add_argument("--runs", type=int, default=10, metavar="N", help="timed runs of each (10, as in the papers)")
+    parser.add_argument(
+        "--score", type=share_or_auto, default=0.3, metavar="S",
+        help="lowest score of what post-processing is timed on, or auto: the model's own (0.3)",
+    )  # fmt: skip
     parser.add_argument("--image", metavar="FILE", help="a photograph to time with (noise of 640×480)")
     parser.add_argument("--picture", dest="image", help=argparse.SUPPRESS)  # its earlier name
     parser.add_argument("--eval", type=Path, metavar="DATA", help="also measure AP on this data")
     add_split(parser, "--eval")
     add_layout(parser)
     parser.add_argument("--plot", type=Path, metavar="PNG", help="draw AP over latency; needs --eval")
+    add_precision(parser)
+    add_device(parser)
+    add_best(parser)
     add_json(parser)
 
 
@@ -48,14 +65,10 @@ def run(args: argparse.Namespace) -> None:
     """Measures and prints."""
     import msgspec
 
-    if args.plot is not None and args.eval is None:
-        raise ConfigError("--plot draws AP over latency: say with --eval on which data to measure AP")
-    if args.runs < 1:
-        raise ConfigError(f"--runs must be a whole number ≥ 1, got {args.runs}")
-    if args.plot is not None:
-        from phidet.inference.bench.plot import kind_of
-
-        kind_of(args.plot)  # rejects a wrong file ending now, not after minutes
+    if args.best:
+        find_best(args)
+        return
+    _check(args)
     data = {} if args.eval is None else _data(args)
     measured: list[Measurement] = []
     failed: list[PhidetError] = []
@@ -85,13 +98,27 @@ def run(args: argparse.Namespace) -> None:
         raise summary
 
 
+def _check(args: argparse.Namespace) -> None:
+    if args.keep or args.within is not None:
+        raise ConfigError("--keep and --within go with --best")
+    if args.plot is not None and args.eval is None:
+        raise ConfigError("--plot draws AP over latency: say with --eval on which data to measure AP")
+    if args.runs < 1:
+        raise ConfigError(f"--runs must be a whole number ≥ 1, got {args.runs}")
+    if args.plot is not None:
+        from phidet.inference.bench.plot import kind_of
+
+        kind_of(args.plot)  # rejects a wrong file ending now, not after minutes
+
+
 def _requests(args: argparse.Namespace) -> list[Request]:
     from phidet.inference.bench.measure import Request
     from phidet.inference.runtimes.open_model import find_model, runtimes_for
+    from phidet.inference.runtimes.options import Runtime
 
     requests = []
     for model in args.models:
-        runtimes = runtimes_for(find_model(model))
+        runtimes: list[Runtime] = ["openvino"] if args.precision == "bf16" else runtimes_for(find_model(model))
         # A runtime that is asked for explicitly is tried even where it does not suit the file, and then says why.
         if args.runtime != "all":
             runtimes = [args.runtime]
@@ -100,8 +127,11 @@ def _requests(args: argparse.Namespace) -> list[Request]:
                 model=model,
                 runtime=runtime,
                 threads=args.threads,
+                device=args.device,
+                precision="bf16" if args.precision == "bf16" else "file",
                 batches=args.batch,
                 runs=args.runs,
+                score=args.score,
                 image=args.image,
             )
             for runtime in runtimes
@@ -152,11 +182,13 @@ def _ap(measurement: Measurement, data: Mapping[str, Dataset]) -> float | None:
     from phidet.evaluation.coco_metrics import evaluate_coco
     from phidet.evaluation.detect_dataset import detect_dataset
     from phidet.inference.detector import Detector
+    from phidet.inference.runtimes.options import Arithmetic
 
     # Already reported as failed when its classes were read.
     if measurement.model not in data:
         return None
-    with Detector(measurement.model, runtime=measurement.runtime) as detector:  # type: ignore[arg-type]
+    precision: Arithmetic = "bf16" if measurement.precision == "bf16" else "file"
+    with Detector(measurement.model, runtime=measurement.runtime, precision=precision) as detector:  # type: ignore[arg-type]
         return evaluate_coco(*detect_dataset(detector, data[measurement.model])).ap
 
 
@@ -182,3 +214,16 @@ def _print(measured: list[Measurement], ap: list[float | None]) -> None:
             ("model", "runtime", "weights", *network, "decode", "resize", "post", "images/s (batch)", "MiB", "AP"), rows
         )
     )
+    masked = [
+        (
+            Path(m.model).name,
+            m.runtime,
+            *(f"{m.decoding[kind].times.median:.1f}" for kind in ("boxes", "masks")),
+            *(f"{m.decoding[kind].memory_mib:.1f}" for kind in ("boxes", "masks")),
+        )
+        for m in measured
+        if m.decoding
+    ]
+    if masked:
+        header = ("post, 100 objects", "runtime", "boxes, ms", "masks, ms", "boxes, MiB", "masks, MiB")
+        print(f"\n{table(header, masked)}")

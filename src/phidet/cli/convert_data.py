@@ -36,12 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 @without_native_noise()
 def run(args: argparse.Namespace) -> None:
     """Converts a data set, and prints what was written and what was left out."""
+    from phidet.core.words import count as counted
     from phidet.data.layouts import open_data
     from phidet.data.writers.coco import write_coco
     from phidet.data.writers.tfrecord import write_tfrecord
     from phidet.data.writers.voc import write_voc
     from phidet.data.writers.yolo import write_yolo
-    from phidet.detections.sinks.base import count as counted
 
     if args.images_per_shard is not None and args.to != "tfrecord":
         raise ConfigError("--images-per-shard belongs to --to tfrecord")

@@ -6,9 +6,21 @@ import argparse
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from phidet.cli.arguments import add_out, add_runtime, positive, share, words, words_of
+from phidet.cli.arguments import (
+    add_device,
+    add_exact,
+    add_out,
+    add_precision,
+    add_runtime,
+    positive,
+    share,
+    share_or_auto,
+    words,
+    words_of,
+)
+from phidet.cli.published import add_download, ensure_published
 from phidet.cli.report import Report, writing
 from phidet.core.errors import ConfigError
 
@@ -21,6 +33,8 @@ if TYPE_CHECKING:
     from phidet.inference.relations import Relations
 
 OUT = Path("detections")
+MOST_AT_ONCE = 16
+"""Images that go through the network at a time: decoding them and writing answers is not faster than that."""
 EPILOG = """\
 SOURCE is an image or a video, a folder (searched recursively), a quoted pattern ('photos/**/*.jpg'), the http
 or https address of an image, - for an image on standard input, or webcam (webcam:1). Videos and webcams need an
@@ -32,13 +46,16 @@ what --save writes into the folder of --out:
   csv       detections.csv: a line for each object
   coco      coco-results.json and coco-images.json
   yolo      labels/NAME.txt and classes.txt
+  parquet   detections.parquet: a row for each image
   crops     crops/CLASS/NAME-1.jpg, with masks .png
   instances instances/NAME.png: the object at each pixel
-  panoptic  panoptic.json, panoptic/NAME.png
+  panoptic  panoptic.json, panoptic/NAME.png: COCO's segments
+  semantic  semantic/NAME.png: the class at each pixel
 
 examples:
   phidet detect photo.jpg                                   people, drawn in detections/photo.jpg
   phidet detect photos --save images,csv --score 0.5
+  phidet detect photos -m runs/mine --score auto            each class from its best score on the validation data
   phidet detect -m runs/mine aerial.tif --tile 640          a model of your own, in tiles of 640 pixels
   phidet detect clip.mp4 --classes person,dog
   cat photo.jpg | phidet detect - --json                    JSON lines on standard output, no files
@@ -66,7 +83,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_out(parser, "FOLDER", f"where to write ({OUT})")
     parser.add_argument("--save", type=words, metavar="KINDS", help="what to write, separated by commas (images)")
     parser.add_argument("--json", action="store_true", help="print JSON lines; write files only if --save says which")
-    parser.add_argument("--score", type=share, default=0.3, metavar="S", help="lowest score, 0…1 (0.3)")
+    parser.add_argument(
+        "--score",
+        type=share_or_auto,
+        default=0.3,
+        metavar="S",
+        help="lowest score, 0…1, or auto: the model's own (0.3)",
+    )
+    parser.add_argument(
+        "--segment-score", type=share, metavar="S", help="lowest score of a segment, 0…1 (what is usual of the network)"
+    )
     parser.add_argument("--iou", type=share, metavar="T", help="overlap of duplicates, not for soft (0.5)")
     parser.add_argument("--nms", choices=_NMS, help="suppression of duplicates (hard)")
     parser.add_argument("--classes", action="append", metavar="A,B", help="only these, by name (all)")
@@ -75,8 +101,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tile", type=positive, metavar="N", help="also detect on overlapping tiles of N pixels, for small objects"
     )
     parser.add_argument("--batch", type=positive, default=1, metavar="N", help="images, or tiles, at once (1)")
+    add_download(parser)
+    add_exact(parser)
+    add_precision(parser)
+    add_device(parser)
     add_runtime(parser)
-    parser.add_argument("--threads", type=positive, metavar="N", help="of the runtime (one for each usable core)")
+    parser.add_argument("--threads", type=positive, metavar="N", help="of the runtime for an image (by the sources)")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -87,6 +117,7 @@ def run(args: argparse.Namespace) -> None:
     from phidet.cli.signals import ended_by_sigterm
     from phidet.detections.settings import PostprocessSettings
     from phidet.detections.sinks import open_sinks
+    from phidet.detections.thresholds import stored_thresholds
     from phidet.images.sources import check_sources_outside
     from phidet.inference.detector import Detector
     from phidet.inference.tiles import check_tile
@@ -103,10 +134,25 @@ def run(args: argparse.Namespace) -> None:
         iou=0.5 if args.iou is None else args.iou,
         nms=_NMS[args.nms or "hard"],  # type: ignore[arg-type]
         max_detections=args.max,
+        segment_score=args.segment_score,
     )
     if args.tile is not None:
         check_tile(args.tile, settings)
-    detector = Detector(args.model, runtime=args.runtime, threads=args.threads)
+    ensure_published(args.model, args.download)
+    threads, at_once = _threads(args)
+    detector = Detector(
+        args.model,
+        runtime=args.runtime,
+        threads=threads,
+        precision=args.precision,
+        device=args.device,
+        at_once=max(1, at_once),
+        exact=args.exact,
+    )
+    if args.score == "auto":
+        stored_thresholds(detector, args.model)
+    if args.relations is not None and args.score == "auto":
+        raise ConfigError("--relations changes the scores that the model's thresholds are of: give --score a number")
     relations, finder = _open_relations(args, detector)
     # Tiles are merged by the same settings, whatever the network.
     unused = [f"--{name}" for name in ("nms", "iou") if getattr(args, name) is not None]
@@ -120,10 +166,39 @@ def run(args: argparse.Namespace) -> None:
     sinks = open_sinks(kinds, out, detector.class_names)
     report = Report(args.json)
     with writing(sinks, report), without_native_noise(), ended_by_sigterm():
-        found = _found(finder, relations, args, settings, report, out if kinds else None)
+        found = _found(finder, relations, args, settings, _Reading(report, out if kinds else None, at_once))
         _record(found, sinks, report)
     detector.close()
     report.raise_for_failures()
+
+
+def _threads(args: argparse.Namespace) -> tuple[int | None, int]:
+    """Threads of the network for one call, and the number of calls at a time; 0 for one when its answer is asked for.
+
+    Several images on one thread each are faster than one after the other on all: no thread waits for another one at
+    the end of every layer, and images are prepared meanwhile.
+    """
+    from phidet.core.machine import idle_cores, usable_physical_cores
+    from phidet.images.live import is_stream
+    from phidet.images.sources import is_one_image
+    from phidet.images.video import is_webcam
+
+    if any(is_webcam(source) or is_stream(source) for source in args.sources):
+        return args.threads, 0  # a camera's frame must not wait for the next one
+    if args.device != "cpu":
+        return args.threads, 1  # the GPU works on one batch after the other; images are prepared meanwhile
+    if len(args.sources) == 1 and is_one_image(args.sources[0]):
+        return args.threads or idle_cores(), 1
+    threads = args.threads or 1
+    return threads, min(MOST_AT_ONCE, max(1, usable_physical_cores() // threads))
+
+
+class _Reading(NamedTuple):
+    """Where notes on sources go, the folder that is not read, and how many calls of the detector run at a time."""
+
+    report: Report
+    out: Path | None
+    at_once: int
 
 
 def _open_relations(args: argparse.Namespace, detector: SupportsDetect) -> tuple[Relations | None, SupportsDetect]:
@@ -146,31 +221,29 @@ def _found(
     relations: Relations | None,
     args: argparse.Namespace,
     settings: PostprocessSettings,
-    report: Report,
-    out: Path | None,
+    reading: _Reading,
 ) -> Iterator[tuple[SourceImage, Detections] | Unusable]:
     """What is found in each source, corrected by ``relations``."""
     import msgspec
 
-    from phidet.images.live import is_stream
     from phidet.images.sources import Unusable, read_sources
-    from phidet.images.video import is_webcam
-    from phidet.inference.stream import detect_stream
+    from phidet.inference.stream import detect_stream, needed_by
 
-    batch = (
-        1 if any(is_webcam(source) or is_stream(source) for source in args.sources) else args.batch
-    )  # a camera's frame must not wait for others
-    sources = read_sources(args.sources, out, report.note)
+    batch = args.batch if reading.at_once else 1  # a camera's frame must not wait for others
+    # Tiles are cut from all pixels.
+    needed = None if args.tile is not None else needed_by(detector)
+    sources = read_sources(args.sources, reading.out, reading.report.note, needed=needed)
     if relations is None:
-        yield from detect_stream(detector, sources, settings, batch, args.tile)
+        yield from detect_stream(detector, sources, settings, batch, args.tile, reading.at_once)
         return
     # Relations see everything that they were trained with; what the user wants of it is chosen afterwards.
-    seen = msgspec.structs.replace(settings, score=min(settings.score, relations.settings().score), classes=None)
-    for item in detect_stream(detector, sources, seen, batch, args.tile):
+    least = settings.least_score
+    seen = msgspec.structs.replace(settings, score=min(least, relations.settings().least_score), classes=None)
+    for item in detect_stream(detector, sources, seen, batch, args.tile, reading.at_once):
         if isinstance(item, Unusable):
             yield item
         else:
-            yield item[0], relations(item[1]).filter(settings.score, settings.classes)
+            yield item[0], relations(item[1]).filter(least, settings.classes)
 
 
 def _record(items: Iterable[tuple[SourceImage, Detections] | Unusable], sinks: Sequence[Sink], report: Report) -> None:

@@ -53,7 +53,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--augmented", action="store_true", help="write augmented.png: augmented training images")
     parser.add_argument("--recipe", default="auto", metavar="NAME", help="whose augmentation to show (auto)")
     parser.add_argument(
-        "--augment", nargs="+", default=[], metavar="KEY=VALUE", help="changes to it: policy=v1 mosaic=0.5 flip=0"
+        "--augment",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="changes to it: policy=v1 mosaic=0.5 flip=0, or a function of your own: MODULE:FUNCTION",
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="which samples the sheets show (0)")
     add_limit(parser, 3, "findings of a kind to print")

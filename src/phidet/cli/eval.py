@@ -7,7 +7,16 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from phidet.cli.arguments import add_json, add_layout, add_model, add_out, add_runtime, add_split
+from phidet.cli.arguments import (
+    add_device,
+    add_json,
+    add_layout,
+    add_model,
+    add_out,
+    add_precision,
+    add_runtime,
+    add_split,
+)
 from phidet.cli.eval_generator import add_generator_arguments, evaluate_generator, summary
 from phidet.cli.native_noise import without_native_noise
 from phidet.cli.tables import print_json
@@ -15,7 +24,9 @@ from phidet.core.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     from phidet.data.dataset import Dataset
+    from phidet.detections.thresholds import Thresholds
     from phidet.evaluation.measure import Evaluation, MeasureSettings
+    from phidet.inference.detector import Detector
 
 log = logging.getLogger("phidet")
 
@@ -29,6 +40,7 @@ those of one score (--score; the one with the best mean F1) and one overlap (--i
 examples:
   phidet eval my-photos -m runs/first --out eval              metrics, tables (CSV) and plots
   phidet eval my-photos -m runs/first --score 0.5 --iou 0.3   what a threshold of 0.5 finds, loosely boxed
+  phidet eval my-photos -m runs/first --store-thresholds      the best score of each class, for --score auto
   phidet eval plates -m runs/first --max-objects 2000         images with more than 100 objects
   phidet eval MOT17/train --tracks tracks                     HOTA, MOTA, IDF1 of what 'phidet track --save mot' wrote
   phidet eval coco -m runs/first --save-detections found.json, and later: phidet eval coco -m found.json
@@ -46,11 +58,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_split(parser)
     parser.add_argument("--made", action="store_true", help="measure on made images, too, which are refused otherwise")
     parser.add_argument("--score", type=float, metavar="S", help="lowest score that counts, 0…1 (that of the best F1)")
+    parser.add_argument(
+        "--segment-score", type=float, metavar="S", help="lowest score of a segment, 0…1 (what is usual of the network)"
+    )
     parser.add_argument("--iou", type=float, metavar="T", help="overlap with which a detection finds an object (0.5)")
     parser.add_argument("--max-objects", type=int, metavar="N", help="limit of detections per image (100)")
     add_out(parser, "DIR", "write metrics, tables and plots here")
     parser.add_argument("--save-detections", type=Path, metavar="FILE", help="write what was detected: COCO's results")
+    parser.add_argument(
+        "--store-thresholds", action="store_true",
+        help="find the best score of each class and store it in the model file, for --score auto",
+    )  # fmt: skip
     parser.add_argument("--batch", type=int, default=8, metavar="N", help="images at a time")
+    parser.add_argument(
+        "--scaled", action="store_true", help="decode large JPEGs as detect does, not all pixels as the protocol says"
+    )
+    add_precision(parser)
+    add_device(parser)
     add_runtime(parser)
     add_json(parser)
     add_generator_arguments(parser)
@@ -68,6 +92,8 @@ def run(args: argparse.Namespace) -> None:
         measure_tracks(args)
         return
     args.model, args.data = _model_and_data(args.given, args.model)
+    if args.store_thresholds and (Path(args.model).suffix == ".json" or not Path(args.model).exists()):
+        raise ConfigError(f"--store-thresholds writes into a model file of your own, which {args.model} is not")
     if args.batch < 1:
         raise ConfigError(f"--batch must be a whole number ≥ 1, got {args.batch}")
     if Path(args.model).suffix == ".json":
@@ -95,6 +121,8 @@ def _model_and_data(given: list[str], model: str | None) -> tuple[str, Path]:
 
 
 def _detector(args: argparse.Namespace) -> None:
+    import msgspec
+
     from phidet.data.hold_out import validation_data
     from phidet.data.layouts import open_data
     from phidet.evaluation.detect_dataset import detect_dataset
@@ -105,18 +133,55 @@ def _detector(args: argparse.Namespace) -> None:
 
     settings = _settings(args)
     # The detector before the data: its class names decide how the labels are read.
-    detector = Detector(args.model, runtime=args.runtime)
+    detector = Detector(args.model, runtime=args.runtime, precision=args.precision, device=args.device)
     measured = validation_data(
         args.model, open_data(args.data, args.layout), detector.class_names, args.split, args.made
     )
     _warn_of_limit(measured.dataset, settings.max_objects)
-    dataset, found = detect_dataset(detector, measured.dataset, settings.postprocess, args.batch)
+    needed = detector.needed_hw if args.scaled else None
+    dataset, found = detect_dataset(detector, measured.dataset, settings.postprocess, args.batch, needed)
     evaluation = measure(detector.config.name, str(args.data), dataset, found, settings, measured.trained_on)
+    if args.store_thresholds:
+        evaluation = msgspec.structs.replace(evaluation, thresholds=_thresholds(args, detector, dataset))
     _print(evaluation, f"{args.model} on {args.data}, split {measured.split}, {detector.runtime_name}", args.json)
+    if evaluation.thresholds is not None:
+        _say_written([_store(args.model, evaluation.thresholds)], args.json)
     if args.save_detections is not None:
         _say_written(write_results(args.save_detections, dataset, found), args.json)
     if args.out is not None:
         _say_written(write_evaluation(args.out, evaluation, dataset, found), args.json)
+
+
+def _thresholds(args: argparse.Namespace, detector: Detector, dataset: Dataset) -> Thresholds:
+    from phidet.evaluation.detect_dataset import detect_dataset
+    from phidet.evaluation.thresholds import THRESHOLD_SETTINGS, best_thresholds
+
+    found = best_thresholds(*detect_dataset(detector, dataset, THRESHOLD_SETTINGS, args.batch))
+    if found is None:
+        raise InputError(f"{args.model} detects nothing right in {dataset.name!r}, so that no score is better than any")
+    if "test" in dataset.name.lower():
+        log.warning(
+            "thresholds found on %r make later metrics of single scores on it too good: use validation data",
+            dataset.name,
+        )
+    return found
+
+
+def _store(model: str, thresholds: Thresholds) -> Path:
+    from phidet.inference.runtimes.open_model import find_model
+
+    path = find_model(model)
+    if path.suffix.lower() == ".safetensors":
+        from phidet.weights.native import store_thresholds as store
+    elif path.suffix.lower() == ".onnx":
+        from phidet.export.onnx_file import store_thresholds as store
+    else:
+        raise ConfigError(
+            f"{path} got what it stores when it was exported: store thresholds in the .safetensors file that it was "
+            "made of, and export that again"
+        )
+    store(path, thresholds)
+    return path
 
 
 def _results(args: argparse.Namespace) -> None:
@@ -145,7 +210,7 @@ def _settings(args: argparse.Namespace) -> MeasureSettings:
     from phidet.evaluation.measure import MeasureSettings
 
     # Options that were not given keep the defaults of MeasureSettings, which are the only place that has them.
-    given = {key: getattr(args, key) for key in ("score", "iou", "max_objects")}
+    given = {key: getattr(args, key) for key in ("score", "iou", "max_objects", "segment_score")}
     return MeasureSettings(**{key: value for key, value in given.items() if value is not None})
 
 
@@ -163,7 +228,7 @@ def _warn_of_limit(dataset: Dataset, max_objects: int) -> None:
 def _print(evaluation: Evaluation, title: str, as_json: bool) -> None:
     from phidet.cli.metrics import summarise
 
-    if not evaluation.coco.objects:
+    if not evaluation.coco.objects and evaluation.masks is None:  # stuff alone has no AP, but a panoptic quality
         raise InputError(f"nothing could be measured on {evaluation.data}: no image with an object was left")
     if as_json:
         print_json(evaluation)
@@ -215,8 +280,8 @@ def _classifier(args: argparse.Namespace) -> None:
     from phidet.weights.native import load_model
 
     # Options without effect are rejected: silently ignoring them would suggest that they were applied.
-    unused = ("score", "iou", "max_objects", "save_detections")
-    given = next((name for name in unused if getattr(args, name) is not None), None)
+    unused = ("score", "iou", "max_objects", "segment_score", "save_detections", "store_thresholds")
+    given = next((name for name in unused if getattr(args, name) not in (None, False)), None)
     if given is not None:
         raise ConfigError(
             f"--{given.replace('_', '-')} is for detectors, and {args.model} is a classifier: leave it out"

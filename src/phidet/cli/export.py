@@ -38,6 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Exports a model, and prints what was written and how close it is to PyTorch."""
+    if _without_pytorch(args):
+        return
     from phidet.architectures.header import Precision
     from phidet.architectures.registry import architecture_of
     from phidet.cli.signals import ended_by_sigterm
@@ -67,8 +69,28 @@ def run(args: argparse.Namespace) -> None:
         report = export(model, target, ExportOptions(args.to, precision, args.nms), data)
     print(f"wrote {' and '.join(str(path) for path in report.paths)} ({report.megabytes:.1f} MB, {precision})")
     print(f"checked: {report.agreement}")
+    if report.advice:
+        print(f"note: {report.advice}")
     if measured is not None:
         _evaluate(model, report.paths[0], measured.split, measured.dataset)
+
+
+def _without_pytorch(args: argparse.Namespace) -> bool:
+    """Whether PyTorch is not here, and a published model was converted without it."""
+    from importlib.util import find_spec
+
+    if find_spec("torch") is not None or Path(args.model).exists():
+        return False
+    from phidet.export.published import published_detector, write_published
+
+    published = published_detector(args.model)
+    others = (args.to != "onnx", args.int8, args.nms, args.eval is not None, args.image_size is not None)
+    if published is None or any(others):
+        return False
+    if args.out is not None:
+        published = published._replace(target=args.out)
+    print(f"wrote {write_published(published, args.half)} (not compared with PyTorch, which is not installed)")
+    return True
 
 
 def _is_generator(model: str) -> bool:

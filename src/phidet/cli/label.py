@@ -8,7 +8,7 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from phidet.cli.arguments import add_model, add_out
+from phidet.cli.arguments import add_model, add_out, share_or_auto
 from phidet.cli.native_noise import without_native_noise
 
 if TYPE_CHECKING:
@@ -43,7 +43,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser, "what finds objects: a model, or the description (.json) of another project's detector")
     add_out(parser, "FOLDER", "the folder to write; it must not exist, or be empty (prelabels)")
     parser.add_argument("--to", nargs="+", choices=FORMATS, default=["coco"], help="what to write (coco)")
-    parser.add_argument("--score", type=float, default=0.3, metavar="S", help="lowest score of a pre-label (0.3)")
+    parser.add_argument(
+        "--score", type=share_or_auto, default=0.3, metavar="S",
+        help="lowest score of a pre-label, or auto: the model's own for each class (0.3)",
+    )  # fmt: skip
     parser.add_argument("--image-prefix", default=LOCAL_FILES, metavar="TEXT", help=f"for label-studio ({LOCAL_FILES})")
 
 
@@ -52,21 +55,24 @@ def run(args: argparse.Namespace) -> None:
     """Labels a folder of images, and prints what was written."""
     from phidet.core.errors import ConfigError
     from phidet.data.unlabelled import read_unlabelled
-    from phidet.data.writers.files import appearing
+    from phidet.data.writers.files import atomic_folder
+    from phidet.detections.thresholds import stored_thresholds
     from phidet.evaluation.detect_dataset import detect_dataset
     from phidet.evaluation.measure import COCO_SETTINGS
     from phidet.evaluation.prelabels import expected_mistakes, labelled
     from phidet.inference.described import open_detector
+    from phidet.inference.stream import needed_by
 
-    if not 0 < args.score <= 1:
-        raise ConfigError(f"--score must be above 0 and at most 1, got {args.score:g}")
+    if args.score == 0:
+        raise ConfigError("--score must be above 0 and at most 1, got 0")
     model = args.model or "person"
     detector = open_detector(model)
+    score = stored_thresholds(detector, model) if args.score == "auto" else args.score
     images = read_unlabelled(args.images, detector.class_names)
     out = args.out or Path("prelabels")
-    with appearing(out) as folder:
-        images, detections = detect_dataset(detector, images, COCO_SETTINGS)
-        data = labelled(images.renamed(_relative(images, args.images)), detections, args.score)
+    with atomic_folder(out) as folder:
+        images, detections = detect_dataset(detector, images, COCO_SETTINGS, needed=needed_by(detector))
+        data = labelled(images.renamed(_relative(images, args.images)), detections, score)
         written = _write(data, folder, args, str(model))
         mistakes = [expected_mistakes(found) for found in detections]
         (folder / "next.csv").write_bytes(_ranking(data, mistakes, detections))

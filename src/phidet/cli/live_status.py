@@ -6,6 +6,8 @@ import sys
 import threading
 from typing import TYPE_CHECKING
 
+from phidet.core.words import count
+
 if TYPE_CHECKING:
     from phidet.cli.track import TrackReport
     from phidet.images.live import LiveSource
@@ -36,9 +38,9 @@ class LiveStatus:
         came, looked = ((n - b) / self._every_s for n, b in zip(now, self._before, strict=True))
         self._before = now
         if not state.connected:
-            return f"{self._live.shown}: no connection, {_times(state.reconnects, 'reconnect')} so far"
-        tracks = f"{_times(report.tracks_now, 'track')} ({report.tracks_so_far:,} so far)"
-        again = f", {_times(state.reconnects, 'reconnect')}" if state.reconnects else ""
+            return f"{self._live.shown}: no connection, {count(state.reconnects, 'reconnect')} so far"
+        tracks = f"{count(report.tracks_now, 'track')} ({report.tracks_so_far:,} so far)"
+        again = f", {count(state.reconnects, 'reconnect')}" if state.reconnects else ""
         return f"{self._live.shown}: {came:.0f} frames a second, {looked:.0f} looked at, {tracks}{again}"
 
     def _run(self) -> None:
@@ -51,7 +53,3 @@ class LiveStatus:
                 file=sys.stderr,
                 flush=True,
             )
-
-
-def _times(number: int, what: str) -> str:
-    return f"{number:,} {what}" + ("" if number == 1 else "s")

@@ -11,11 +11,14 @@ import sys
 from importlib import import_module
 from typing import NoReturn
 
+from phidet.cli.colour import styled
+from phidet.cli.hints import check_habits
 from phidet.core.errors import MissingExtraError, PhidetError
 from phidet.core.extras import __version__, extra_of
 
 COMMANDS = {
     "detect": ("phidet.cli.detect", "find objects in images, folders and videos; draw, list or crop them"),
+    "batch": ("phidet.cli.batch", "detect in images by the million: resumable, on one machine or on a cluster"),
     "track": ("phidet.cli.track", "follow objects through videos and streams; count them at lines and in zones"),
     "align": (
         "phidet.cli.align",
@@ -38,6 +41,8 @@ COMMANDS = {
     "explain": ("phidet.cli.explain", "draw which parts of an image support a model's predictions"),
     "publish": ("phidet.cli.publish", "put a model into a served model's folder as its next version"),
     "serve": ("phidet.cli.serve", "answer TensorFlow Serving and Open Inference Protocol clients over HTTP"),
+    "env": ("phidet.cli.env", "versions, machine, runtimes and extras, for bug reports"),
+    "completion": ("phidet.cli.completion", "print a script that completes commands and options in a shell"),
     "scale-search": ("phidet.cli.scale_search", "search α, β, γ or the width factor, by cost and your own accuracy"),
 }
 """Command → (module with ``add_arguments`` and ``run``, one line of help)."""
@@ -55,18 +60,29 @@ def _say_no_more() -> None:
 
 
 class Parser(argparse.ArgumentParser):
-    """Errors on one line, with the command that helps."""
+    """Errors on one line, with the command that helps.
+
+    Attributes:
+        chosen: the parser of the command that is run.
+    """
+
+    chosen: Parser | None = None
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
         flush_output()  # of --help and --version
         super().exit(status, message)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"phidet: {message} (see '{self.prog} --help')\n")
+        self.exit(2, f"{styled('phidet:', 'red', sys.stderr)} {message} (see '{self.prog} --help')\n")
 
 
-def build_parser(chosen: str | None) -> Parser:
-    """The parser; only the ``chosen`` command's module is imported, so that ``phidet --help`` stays quick."""
+def build_parser(chosen: str | None, *, every: bool = False) -> Parser:
+    """The parser; only the ``chosen`` command's module is imported, so that ``phidet --help`` stays quick.
+
+    Args:
+        chosen: a command's name.
+        every: give all commands their arguments.
+    """
     parser = Parser(prog="phidet", description="Object detection that scales with one number, φ.")
     parser.add_argument("--version", action="version", version=f"phidet {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
@@ -79,11 +95,44 @@ def build_parser(chosen: str | None) -> Parser:
         )
         # All commands are listed, but only the chosen one gets its arguments.
         command.add_argument("--offline", action="store_true", help="never use the network (as PHIDET_OFFLINE=1)")
-        if name == chosen:
+        if name == chosen or every:
             loaded = import_module(module)
             loaded.add_arguments(command)
             command.set_defaults(run=loaded.run)
+            command.add_argument(
+                "--config", metavar="FILE", help="options from a YAML, TOML or JSON file; those given here go first"
+            )
+            command.add_argument("--write-config", metavar="FILE", help="write the options given to such a file")
+            if name == chosen:
+                parser.chosen = command
     return parser
+
+
+def parse(argv: list[str], chosen: str | None) -> argparse.Namespace:
+    """The arguments, with those of a file where one is named.
+
+    Raises:
+        ConfigError: an option of another tool, or one that the file may not have.
+        InputError: the file cannot be read.
+    """
+    parser = build_parser(chosen)
+    if parser.chosen is None or chosen is None:
+        return parser.parse_args(argv)
+    begin = argv.index(chosen) + 1
+    before, given = argv[:begin], argv[begin:]
+    # Before argparse sees it: --conf would be short for --config.
+    check_habits(parser.chosen, given)
+    if any(word.startswith(("--config", "--write-config")) for word in given):
+        from phidet.cli.options_file import parse_leniently, with_options_of_file, write_options
+
+        understood = parse_leniently(build_parser(chosen).chosen or parser, given)
+        if understood.config is not None:
+            given = with_options_of_file(parser.chosen, given, understood)
+        args = parser.parse_args([*before, *given])
+        if args.write_config is not None:
+            write_options(parser.chosen, args, args.write_config)
+        return args
+    return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -94,7 +143,7 @@ def main(argv: list[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file name outside the terminal's encoding must not raise
     try:
-        args = build_parser(chosen).parse_args(argv)
+        args = parse(argv, chosen)
         if args.offline:
             os.environ["PHIDET_OFFLINE"] = "1"
         logging.basicConfig(format="%(message)s", stream=sys.stderr)
@@ -102,7 +151,7 @@ def main(argv: list[str] | None = None) -> int:
         args.run(args)
         flush_output()
     except PhidetError as error:
-        print(f"phidet: {error}", file=sys.stderr)
+        print(f"{styled('phidet:', 'red', sys.stderr)} {error}", file=sys.stderr)
         return error.exit_code
     except ModuleNotFoundError as error:
         # Only a package of an optional extra has a remedy to suggest; any other missing module is a defect.

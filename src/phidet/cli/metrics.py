@@ -8,6 +8,7 @@ from phidet.evaluation.classification import ClassificationReport
 from phidet.evaluation.mask_metrics import MaskMetrics
 from phidet.evaluation.matching import MATCHED
 from phidet.evaluation.measure import Evaluation
+from phidet.evaluation.reliability import Reliability
 
 _ROWS = (
     ("AP", "ap", "IoU 0.50…0.95"),
@@ -42,23 +43,46 @@ def summarise(evaluation: Evaluation) -> str:
     order = sorted(
         range(len(report.classes)), key=lambda c: -1.0 if report.classes[c].ap is None else report.classes[c].ap or 0.0
     )
-    lines = [(evaluation.all_classes, report.ap, report.ap50)]
-    lines += [(evaluation.classes[c], report.classes[c].ap, report.classes[c].ap50) for c in reversed(order)]
-    header = ("class", "objects", "right", "false", "missed", "precision", "recall", "F1", "AP", "AP50")
+    header: tuple[str, ...] = (
+        *("class", "objects", "right", "false", "missed"),
+        *("precision", "recall", "F1", "AP", "AP50"),
+    )
+    # Only where they were looked for, a column has the best score of each class.
+    own = [(score,) for score in evaluation.thresholds.scores] if evaluation.thresholds else [()] * len(order)
+    nothing = (None,) if evaluation.thresholds else ()
+    lines = [(evaluation.all_classes, report.ap, report.ap50, *nothing)]
+    lines += [(evaluation.classes[c], report.classes[c].ap, report.classes[c].ap50, *own[c]) for c in reversed(order)]
+    if evaluation.thresholds is not None:
+        header = (*header, "threshold")
     best = ", that of the best mean F1" if evaluation.score == evaluation.best_score else ""
     return (
         f"{report.images:,} images, {report.objects:,} objects\n\n{coco}\n\n"
         f"at score {evaluation.score:.3g}{best}, IoU {evaluation.iou:g}\n"
-        + table(header, [(*_counted(counts), *map(_share, aps)) for counts, *aps in lines])
+        + table(header, [(*_counted(counts), *map(_share, values)) for counts, *values in lines])
+        + _reliability(evaluation.reliability)
+    )
+
+
+def _reliability(reliability: Reliability | None) -> str:
+    """Whether scores are probabilities, in a line."""
+    if reliability is None or reliability.ece is None or reliability.bias is None:
+        return ""
+    side = "above" if reliability.bias > 0 else "below"
+    return (
+        f"\n\nscores from {reliability.floor:g} on are {abs(reliability.bias):.3f} {side} the share that is right on "
+        f"average (expected calibration error {reliability.ece:.3f})"
     )
 
 
 def _masks(masks: MaskMetrics) -> str:
     """COCO's metrics of masks, panoptic quality and the IoU of classes, those that are defined."""
-    rows = [(f"{label:<11}{what}", getattr(masks.coco, name)) for label, name, what in _ROWS]
-    rows.append((f"{'AP':<11}IoU 0.50…0.95, of boundaries, too", masks.boundary_ap))
-    said = table(("masks", "value"), [(label, _share(value)) for label, value in rows])
-    said += f"\n\nat score {masks.score:.3g}: mean IoU of classes {_share(masks.semantic.miou)}, "
+    said = ""
+    if masks.coco is not None:
+        rows = [(f"{label:<11}{what}", getattr(masks.coco, name)) for label, name, what in _ROWS]
+        rows.append((f"{'AP':<11}IoU 0.50…0.95, of boundaries, too", masks.boundary_ap))
+        said = table(("masks", "value"), [(label, _share(value)) for label, value in rows]) + "\n\n"
+    said += "segments: " if masks.score is None else f"at score {masks.score:.3g}: "
+    said += f"mean IoU of classes {_share(masks.semantic.miou)}, "
     said += f"{_share(masks.semantic.accuracy)} of the pixels right"
     if masks.panoptic is not None:
         kinds = (("all", masks.panoptic.all), ("things", masks.panoptic.things), ("stuff", masks.panoptic.stuff))

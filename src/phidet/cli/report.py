@@ -116,7 +116,7 @@ class Report:
 
     def done(self, written: Sequence[str]) -> None:
         """The last line: how many, how fast, and what was written."""
-        from phidet.detections.sinks.base import count
+        from phidet.core.words import count
 
         self._end_video()
         self._clear()
@@ -155,7 +155,7 @@ class Report:
             print(readable(line), flush=True)
 
     def _show_progress(self) -> None:
-        from phidet.detections.sinks.base import count
+        from phidet.core.words import count
 
         now = time.monotonic()
         if self._progress and now - self._shown > 0.2:

@@ -7,18 +7,20 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from phidet.cli.arguments import add_device, add_exact, add_precision, share_or_auto
 from phidet.core.errors import ConfigError, UnknownNameError
 
 if TYPE_CHECKING:
     from phidet.serve.camera import Camera
     from phidet.serve.configuration import Limits, Source
     from phidet.serve.models.batching import BatchingParameters
+    from phidet.serve.server import Network
 
 TOKEN_VARIABLE = "PHIDET_SERVE_TOKEN"
 EPILOG = f"""examples:
   phidet publish person models/person
   phidet serve --model_name person --model_base_path models/person
-  phidet serve --model_config_file models.config --host 0.0.0.0
+  phidet serve --model_config_file models.config --host 0.0.0.0 --port 8500
   phidet serve --model_name person --model_base_path models/person --watch door=rtsp://camera.local/1
 
 The page to try a model on is at http://localhost:8501/, the API's description at /docs. Clients must show a token
@@ -39,10 +41,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     models.add_argument(
         "--file_system_poll_wait_seconds", type=float, default=1.0, metavar="S", help="between polls for new versions"
     )
+    models.add_argument(
+        "--reload_config_root", type=Path, metavar="FOLDER",
+        help="let clients choose by HandleReloadConfigRequest which models below FOLDER are served (default: not)",
+    )  # fmt: skip
     answers = parser.add_argument_group("answers")
-    answers.add_argument("--score", type=float, default=0.05, help="least score of an object (default: 0.05)")
+    answers.add_argument(
+        "--score", type=share_or_auto, default=0.05,
+        help="least score of an object, or auto: the best of each class that the models store (default: 0.05)",
+    )  # fmt: skip
     answers.add_argument("--iou", type=float, default=0.5, help="overlap that makes a duplicate (default: 0.5)")
     answers.add_argument("--max_detections", type=int, default=100, metavar="N", help="length of answers")
+    add_exact(answers)
+    add_precision(answers)
+    add_device(answers)
     answers.add_argument("--runtime", default="auto", choices=("auto", "onnxruntime", "openvino", "litert"))
     batching = parser.add_argument_group("batching")
     batching.add_argument("--enable_batching", type=_boolean, nargs="?", const=True, default=True, metavar="BOOL")
@@ -50,12 +62,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     network = parser.add_argument_group("network")
     network.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     network.add_argument("--rest_api_port", type=int, default=8501, metavar="PORT", help="(default: 8501)")
+    network.add_argument("--port", type=int, metavar="PORT", help="also serve gRPC, usually on 8500 (default: off)")
+    network.add_argument("--prefix", default="", metavar="/PATH", help="path that a proxy has before all others")
+    network.add_argument("--tls_cert", "--tls-cert", type=Path, metavar="FILE", help="PEM: TLS for HTTP and gRPC")
+    network.add_argument("--tls_key", "--tls-key", type=Path, metavar="FILE", help="PEM, without a password")
     network.add_argument("--rest_api_timeout_in_ms", type=int, default=30000, metavar="MS", help="for a request")
     network.add_argument(
         "--rest_api_enable_cors_support", type=_boolean, nargs="?", const=True, default=False, metavar="BOOL",
         help="let pages of other sites use the API",
     )  # fmt: skip
+    network.add_argument(
+        "--drain_seconds", type=float, default=0.0, metavar="S",
+        help="after SIGTERM, answer for so long without being ready, until load balancers have noticed (default: 0)",
+    )  # fmt: skip
     network.add_argument("--access_log", type=_boolean, nargs="?", const=True, default=True, metavar="BOOL")
+    network.add_argument(
+        "--trace_address",
+        metavar="URL",
+        help="send OpenTelemetry traces (OTLP over HTTP) to this collector (default: off)",
+    )
+    network.add_argument("--trace_share", type=float, default=1.0, metavar="X", help="of the requests (default: 1)")
     cameras = parser.add_argument_group("cameras, on the live page at /watch")
     cameras.add_argument(
         "--watch", action="append", default=[], metavar="NAME=ADDRESS",
@@ -78,8 +104,8 @@ def run(args: argparse.Namespace) -> None:
     """Serves until SIGTERM or SIGINT."""
     from phidet.detections.settings import PostprocessSettings
     from phidet.serve.configuration import ServerSettings
-    from phidet.serve.http.server import run as serve
-    from phidet.serve.models.model import detector_loader
+    from phidet.serve.models.model import Running, detector_loader
+    from phidet.serve.server import run as serve
 
     token = os.environ.get(TOKEN_VARIABLE)
     batching = _batching(args)
@@ -93,10 +119,29 @@ def run(args: argparse.Namespace) -> None:
         token=None if token is None else token.strip(),  # secrets in files end with a line break
         cors=args.rest_api_enable_cors_support,
         cameras=_cameras(args),
+        reload_root=args.reload_config_root,
+        prefix=args.prefix.rstrip("/"),
+        trace_address=args.trace_address,
+        trace_share=args.trace_share,
     )
     postprocess = PostprocessSettings(score=args.score, iou=args.iou, max_detections=args.max_detections)
-    load = detector_loader(postprocess, args.runtime, batching.threads_each)
-    serve(settings, load, args.host, args.rest_api_port, args.access_log)
+    running = Running(
+        args.runtime, batching.threads_each, batching.num_batch_threads, args.precision, args.device, args.exact
+    )
+    load = detector_loader(postprocess, running)
+    serve(settings, load, _network(args), args.access_log)
+
+
+def _network(args: argparse.Namespace) -> Network:
+    from phidet.serve.server import Network
+    from phidet.serve.tls import Certificate
+
+    if (args.tls_cert is None) != (args.tls_key is None):
+        raise ConfigError("expected --tls_cert FILE and --tls_key FILE together")
+    certificate = None if args.tls_cert is None else Certificate(args.tls_cert, args.tls_key)
+    if not 0 <= args.drain_seconds <= 3600:
+        raise ConfigError(f"--drain_seconds must be 0 to 3600, got {args.drain_seconds:g}")
+    return Network(args.host, args.rest_api_port, args.port, certificate, args.drain_seconds)
 
 
 def _sources(args: argparse.Namespace) -> tuple[Source, ...]:

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from phidet.cli.arguments import add_out, add_runtime, positive, share, words, words_of
+from phidet.cli.arguments import add_out, add_runtime, positive, share, share_or_auto, words, words_of
 from phidet.cli.report import Report, writing
 from phidet.core.errors import ConfigError, UnknownNameError
 
@@ -37,6 +37,7 @@ what --save writes into the folder of --out:
   video   the videos with boxes, ids and ways drawn, named like the originals (the default)
   json    tracks.jsonl: a JSON document on each line, for each frame
   csv     tracks.csv: a line for each track
+  parquet tracks.parquet: a row for each frame
   mot     mot/NAME.txt, as MOTChallenge's tools read it
   coco    coco-tracks.json and coco-videos.json
   counts  counts.csv and counts.jsonl, each crossing, arrival and departure with its time; totals.csv
@@ -82,7 +83,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     frames.add_argument("--show", action="store_true", help="show the frames in a window")
     frames.add_argument("--sound", action="store_true", help="keep the sound in drawn videos")
     tracks = parser.add_argument_group("tracks")
-    tracks.add_argument("--start", type=share, metavar="S", help="score that begins a track (0.5)")
+    tracks.add_argument(
+        "--start", type=share_or_auto, metavar="S",
+        help="score that begins a track, or auto: the model's own for each class (0.5)",
+    )  # fmt: skip
     tracks.add_argument("--low", type=share, metavar="S", help="score that goes on with a track (0.1)")
     tracks.add_argument("--lost", type=_seconds, metavar="SECONDS", help="how long an unseen track waits (1)")
     tracks.add_argument(
@@ -112,6 +116,7 @@ def run(args: argparse.Namespace) -> None:
     from phidet.detections.detections import Detections
     from phidet.detections.settings import PostprocessSettings
     from phidet.detections.sinks.track_sinks import TrackOutputs
+    from phidet.detections.thresholds import stored_thresholds
     from phidet.detections.tracking.assignment import import_solver
     from phidet.images.sources import Unusable, check_sources_outside
     from phidet.inference.detector import Detector
@@ -129,6 +134,9 @@ def run(args: argparse.Namespace) -> None:
         check_tile(args.tile, postprocess)
     live = _live_source(args)
     detector = Detector(args.model, runtime=args.runtime, threads=args.threads)
+    if args.start == "auto":
+        settings = _with_own_scores(settings, stored_thresholds(detector, args.model).scores)
+        postprocess = msgspec.structs.replace(postprocess, score=settings.tracker.low)
     if args.classes is not None:
         names = detector.class_names
         wanted = [name for text in args.classes for name in ([text] if text in names else words_of(text))]
@@ -182,12 +190,21 @@ def _settings(args: argparse.Namespace) -> TrackSettings:
     from phidet.inference.track import TrackSettings
 
     # Options that were not given keep the defaults of TrackerSettings, which are the only place that has them.
-    given: dict[str, Any] = {"start": args.start, "low": args.low, "lost_s": args.lost}
+    start = None if args.start == "auto" else args.start
+    given: dict[str, Any] = {"start": start, "low": args.low, "lost_s": args.lost}
     given = {name: value for name, value in given.items() if value is not None}
-    if args.start is not None:
+    if start is not None:
         given["high"] = min(args.start, TrackerSettings().high)
     tracker = TrackerSettings(**given, camera_motion=args.camera_motion)
     return TrackSettings(tracker=tracker, stride=args.stride, detect_every=args.detect_every, tile=args.tile)
+
+
+def _with_own_scores(settings: TrackSettings, scores: tuple[float, ...]) -> TrackSettings:
+    """Tracks of each class begin at a score of its own; what is weaker goes on with them."""
+    import msgspec
+
+    tracker = msgspec.structs.replace(settings.tracker, class_scores=scores, low=min(settings.tracker.low, *scores))
+    return msgspec.structs.replace(settings, tracker=tracker)
 
 
 def _counting(args: argparse.Namespace) -> CountSettings | None:

@@ -51,7 +51,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_model(what, "published name, model file or run folder (a small one of the task)")
     what.add_argument(
-        "--pretrained", default="backbone", metavar="START", help="backbone (ImageNet), coco, none or a weight file"
+        "--pretrained",
+        default="auto",
+        metavar="START",
+        help="coco, backbone (ImageNet), none or a weight file (coco where that can be had, else backbone)",
     )
     add_image_size(what)
     what.add_argument("--train-split", metavar="NAME", help="the split to train on (found by name)")
@@ -61,6 +64,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     what.add_argument(
         "--masks", action="store_true", help="learn masks as well as boxes (published EfficientDets and DETRs)"
+    )
+    what.add_argument(
+        "--semantic", action="store_true", help="learn the class of every pixel (published EfficientDets)"
     )
     what.add_argument("--unlabelled", metavar="FOLDER", help="more images, which only the teacher labels")
     what.add_argument(
@@ -76,6 +82,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     how = parser.add_argument_group("how")
     how.add_argument("--recipe", default="auto", metavar="NAME", help="auto, small or paper")
+    how.add_argument(
+        "--augment", metavar="MODULE:FUNCTION", help="change training images by a function of your own (docs/train.md)"
+    )
     how.add_argument("--epochs", type=int, metavar="N")
     how.add_argument("--batch-size", type=int, metavar="N", help="images per step, over all devices")
     how.add_argument("--learning-rate", type=float, metavar="RATE", help="for 64 images")
@@ -123,12 +132,14 @@ def _train(args: argparse.Namespace, model: str, settings: RunSettings) -> Train
     from phidet.cli.signals import ended_by_sigterm
     from phidet.training import run as running
     from phidet.training.about import Request
+    from phidet.training.augmentation.own import imported
     from phidet.training.plan import open_start
 
+    own = None if args.augment is None else imported(args.augment)
     with ended_by_sigterm():
         if args.resume is not None:
             _check_left_out(args)
-            return running.resume(args.resume, settings, args.data)
+            return running.resume(args.resume, settings, args.data, own)
         if args.data is None:
             raise ConfigError("say what to train on: phidet train DATA, or --resume RUN")
         start = open_start(model)
@@ -149,9 +160,10 @@ def _train(args: argparse.Namespace, model: str, settings: RunSettings) -> Train
             detector=tuple(args.detector),
             unlabelled=args.unlabelled,
             masks=args.masks,
+            semantic=args.semantic,
             appearance=args.appearance,
         )
-        return running.run(request, settings, start)
+        return running.run(request, settings, start, own)
 
 
 def _check_left_out(args: argparse.Namespace) -> None:
@@ -160,8 +172,8 @@ def _check_left_out(args: argparse.Namespace) -> None:
         ("layout", "model", "image_size", "train_split", "val_split", "out", "teacher", "unlabelled")
     )
     unset |= dict.fromkeys(("epochs", "batch_size", "learning_rate", "precision"))
-    unset |= {"recipe": "auto", "seed": 0, "set": [], "pretrained": "backbone", "task": "detect", "detector": []}
-    unset |= {"masks": False, "appearance": False}
+    unset |= {"recipe": "auto", "seed": 0, "set": [], "pretrained": "auto", "task": "detect", "detector": []}
+    unset |= {"masks": False, "semantic": False, "appearance": False}
     given = [name for name, value in unset.items() if getattr(args, name) != value]
     if given:
         flag = "--" + given[0].replace("_", "-")

@@ -8,6 +8,9 @@ _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://|data:[^,]*,")
 _AUTHORITY = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)([^/?#]*)(.*)", re.DOTALL)
 _SHOWN = 40  # characters of a data address
 
+LARGEST_BYTES = 64 * 2**20
+"""Of an image that comes from an address or a pipe."""
+
 
 def is_address(text: str) -> bool:
     """Whether ``text`` is an address, ``scheme://…`` or ``data:…,…``, rather than a path."""
@@ -32,5 +35,6 @@ def has_password_in_path(url: str) -> bool:
     match = _AUTHORITY.fullmatch(url)
     if match is None or "@" in match[2] or "@" not in match[3]:
         return False
+    # The brackets of an IPv6 address hold colons, too.
     port = re.sub(r"^\[.*\]", "", match[2]).partition(":")[2]
     return bool(port) and not port.isdecimal()

@@ -91,12 +91,12 @@ def cut(name: str) -> str:
 
 
 @contextmanager
-def raising_write_errors(path: Path) -> Iterator[None]:
-    """Turns an OSError in the block into a PhidetError that names ``path``."""
+def raising_write_errors(path: Path, kind: type[PhidetError] = PhidetError) -> Iterator[None]:
+    """Turns an OSError in the block into an error of a kind of phidet's that names ``path``."""
     try:
         yield
     except OSError as error:
-        raise PhidetError(f"cannot write {path}: {error.strerror or error}") from error
+        raise kind(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def cache_dir() -> Path:

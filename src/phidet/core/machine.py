@@ -41,6 +41,28 @@ def usable_physical_cores(root: Path = Path("/")) -> int:
     return _within_quota(len(siblings), root)
 
 
+def processor_name(root: Path = Path("/")) -> str:
+    """What the system calls the processor; empty where it does not tell. ``root`` as in :func:`usable_cores`."""
+    try:
+        lines = (root / "proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+
+
+def idle_cores() -> int:
+    """:func:`usable_physical_cores`, less the share that is busy with other work; at least 1.
+
+    The threads of a network wait for each other after every layer. Where some of them have to share their core, all
+    wait for those: on two cores with a load of 7, two threads take twice as long as one.
+    """
+    cores = usable_physical_cores()
+    if not hasattr(os, "getloadavg"):  # Windows
+        return cores
+    busy = os.getloadavg()[0] / (os.cpu_count() or 1)
+    return max(1, round(cores * (1 - busy)))
+
+
 def _allowed() -> set[int]:
     """Numbers of the processors that the process may run on."""
     return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))

@@ -99,6 +99,7 @@ class MovedModules:
         places = new_places(module.__name__)
         if module.__name__.removeprefix("phidet.") not in (*_ROOMS, "nn"):  # packages are imported on the way
             warnings.warn(f"{module.__name__} has moved: use {' and '.join(places)}", DeprecationWarning, stacklevel=2)
+        # All of them now, so that a missing package is reported by the import and not by the first look-up.
         found = [import_module(place) for place in places]
 
         def look_up(name: str) -> object:

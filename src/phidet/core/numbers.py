@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -13,9 +16,24 @@ def shortest_float(value: np.float32) -> float:
     return float(str(value))
 
 
-def evenly_spaced(length: int, most: int) -> list[int]:
-    """At most ``most`` of the indices 0 … ``length`` − 1, evenly spaced, in rising order; empty if ``length`` is 0."""
-    return np.linspace(0, length - 1, min(most, length)).round().astype(int).tolist() if length else []
+def evenly_spaced(length: int, limit: int) -> list[int]:
+    """At most ``limit`` of the indices 0 … ``length`` − 1, evenly spaced, in rising order; empty if ``length`` is 0."""
+    return np.linspace(0, length - 1, min(limit, length)).round().astype(int).tolist() if length else []
+
+
+def equal_pairs(keys: npt.NDArray[Any], limit: int) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+    """Indices of all pairs of equal values in ``keys``, which are sorted, at most ``limit`` places apart.
+
+    All pairs at one distance come together, the nearest ones first.
+    """
+    first = np.arange(len(keys))
+    for distance in range(1, limit + 1):
+        first = first[first < len(keys) - distance]
+        # A value without an equal one at this distance has none further away.
+        first = first[keys[first] == keys[first + distance]]
+        if not first.size:
+            return
+        yield first, first + distance
 
 
 def sigmoid(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

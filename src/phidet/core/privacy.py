@@ -19,6 +19,9 @@ def disable_usage_reports() -> None:
     onnxruntime = sys.modules.get("onnxruntime")
     if onnxruntime is not None:
         onnxruntime.disable_telemetry_events()
+    # Daft reports its import and every start of its engine to Scarf, Ray its use to its makers.
+    os.environ["DAFT_ANALYTICS_ENABLED"] = "0"
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     # OpenVINO reports its import and every conversion to Google Analytics unless CI is set. Without this package, which
     # None keeps from being imported, it takes a stub of its own (openvino/tools/ovc/telemetry_stub.py).
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]

@@ -63,6 +63,7 @@ def in_words(error: msgspec.ValidationError, kind: type[msgspec.Struct] | None =
         error: msgspec's, which names types as JSON does, and places as ``$.augmentation.flip``.
         kind: what was to be made, to list the values that are accepted where there are only a few.
     """
+    # msgspec has no fields for kind and place: the text is all there is.
     message, _, place = str(error).partition(" - at `$")
     place = place.rstrip("`").lstrip(".")
     if missing := re.fullmatch("Object missing required field `(.*)`", message):

@@ -128,6 +128,7 @@ class Answer:
             ConnectionLostError: it ended too early.
             WebError: of an encoding that is not known, or damaged.
         """
+        # In reverse: the encoding that was applied last is undone first.
         chunks = self._received()
         for name in reversed(self.encodings):
             if name not in ("gzip", "x-gzip", "deflate"):
@@ -197,6 +198,7 @@ class _Redirects(HTTPRedirectHandler):
             raise WebError("write / as %2F, ? as %3F, # as %23 and @ as %40 in its password")
         parts = urlsplit(url)
         credentials, _, host = parts.netloc.rpartition("@")
+        # The host alone goes through IDNA: paths are percent-encoded, and a password stays as it is.
         if not host.isascii():
             host = host.encode("idna").decode()
         path, query = (quote(text, safe="/%:;=@&+$,!~*'()?") for text in (parts.path, parts.query))

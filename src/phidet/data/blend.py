@@ -26,6 +26,7 @@ def blend(image: npt.NDArray[np.uint8], piece: npt.NDArray[np.uint8], left: int,
     height, width = piece.shape[:2]
     ground = image[top : top + height, left : left + width].astype(np.float64)
     shift = membrane(_smooth_ring(ground - piece))
+    # At the border the colours agree after the shift; fading hides that the texture does not.
     share = fade(height, width)[:, :, None]
     mixed = share * (piece + shift) + (1 - share) * ground
     image[top : top + height, left : left + width] = np.round(mixed).clip(0, 255).astype(np.uint8)
@@ -59,10 +60,10 @@ def membrane(values: FloatArray) -> FloatArray:
     source[:, -1] += values[1:-1, -1]
     # Sines diagonalise it (the discrete sine transform, as matrices: pieces are small).
     rows, columns = _sines(height), _sines(width)
-    spectrum = np.einsum("ij,jkc,kl->ilc", rows, source, columns)
+    spectrum = np.einsum("ij,jkc,kl->ilc", rows, source, columns, optimize=True)  # not all indices in one loop
     scale = _eigenvalues(height)[:, None] + _eigenvalues(width)[None, :]
     result = values.copy()
-    result[1:-1, 1:-1] = np.einsum("ij,jkc,kl->ilc", rows, spectrum / scale[:, :, None], columns)
+    result[1:-1, 1:-1] = np.einsum("ij,jkc,kl->ilc", rows, spectrum / scale[:, :, None], columns, optimize=True)
     return result
 
 
@@ -86,6 +87,7 @@ def _smooth_ring(values: FloatArray) -> FloatArray:
     down, across = np.arange(height - 1), np.arange(width - 1)
     rows = np.concatenate([0 * across, down, np.full(width - 1, height - 1), height - 1 - down])
     columns = np.concatenate([across, np.full(height - 1, width - 1), width - 1 - across, 0 * down])
+    # The ring is closed, so that both ends are averaged with each other.
     ring = values[rows, columns]
     reach = max(1, len(ring) // 16)
     padded = np.concatenate([ring[-reach:], ring, ring[:reach]])

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from phidet.core.errors import InputError
 from phidet.data.collector import Collector, RawObject
-from phidet.data.data_folder import TEST_SPLITS, TRAIN_SPLITS, VAL_SPLITS, DataFolder, Found, Reader, first_split
+from phidet.data.data_folder import TEST_SPLITS, TRAIN_SPLITS, VAL_SPLITS, DataFolder, Found, first_split
 from phidet.data.dataset import Dataset
 from phidet.data.listing import files_below, followed, is_image, subfolders
 from phidet.images.decode import image_size_or_error
@@ -43,6 +44,7 @@ def find_class_folders(path: Path) -> Found:
     splits = {p.name: p for p in subfolders(path) if p.name.casefold() in _SPLITS and _classes(p)} or {"all": path}
     first = first_split(TRAIN_SPLITS, tuple(splits)) or next(iter(splits))
     own = _classes(splits[first])
+    # A single folder is more likely one of images, or of a layout that was not recognised, than a class.
     if len(own) < 2:
         found = f"only {own[0]!r}" if own else "none"
         raise InputError(
@@ -50,10 +52,8 @@ def find_class_folders(path: Path) -> Found:
             "as in FOLDER/cat/1.jpg, or FOLDER/train/cat/1.jpg"
         )
 
-    def reader(split: str) -> Reader:
-        return lambda names: _read(splits[split], path, split, names or own)
-
-    return Found(f"{own[0]}/, {own[1]}/", {split: reader(split) for split in splits})
+    readers = {name: partial(_read, folder, path, name, own) for name, folder in splits.items()}
+    return Found(f"{own[0]}/, {own[1]}/", readers)
 
 
 def split_by_class(dataset: Dataset, share: float = 0.2, seed: int = 0) -> tuple[Dataset, Dataset]:
@@ -77,17 +77,18 @@ def _classes(path: Path) -> list[str]:
     return [folder.name for folder in subfolders(path) if next(files_below(folder, is_image), None) is not None]
 
 
-def _read(folder: Path, root: Path, split: str, class_names: Sequence[str]) -> Dataset:
+def _read(folder: Path, root: Path, split: str, own: Sequence[str], names: Sequence[str] | None) -> Dataset:
+    class_names = names or own
     collector = Collector(split, root, class_names)
-    for path in (path for own in subfolders(folder) for path in files_below(own, lambda _: True)):
+    for path in (path for below in subfolders(folder) for path in files_below(below, lambda _: True)):
         # Images in unsupported formats are reported; otherwise they would silently be missing from their class.
         other = other_image(followed(path))
         if other is not None:
             what = f"{other}, which is not searched for: convert it, or give it the ending of its format; left out"
             collector.problem("image unreadable", path, what)
-    images = [(image, own.name) for own in subfolders(folder) for image in files_below(own, is_image)]
+    images = [(image, below.name) for below in subfolders(folder) for image in files_below(below, is_image)]
     for class_name in class_names:
-        if not any(class_name == own for _, own in images):
+        if not any(class_name == name for _, name in images):
             collector.problem("image missing", folder / class_name, f"no image of class {class_name!r} in {split!r}")
     # Reading headers is bound by the disk, not the CPU.
     with ThreadPoolExecutor() as pool:

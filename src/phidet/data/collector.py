@@ -1,4 +1,4 @@
-"""Checks images and objects of every layout once, the same way"""
+"""Checks images and objects of every layout, each once and in the same way."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from phidet.core.errors import InputError
+from phidet.core.words import count
 from phidet.data.dataset import Annotations, Dataset, Problem, _concatenated
 from phidet.data.mask_labels import NO_MASK, MaskLabel, MaskLabels, runs_size_hw
 from phidet.data.tfrecord_file import ImageSource
@@ -136,7 +137,7 @@ class Collector:
         return None if index is None else self._sources[index]
 
     def dataset(self) -> Dataset:
-        """Everything that was added.
+        """The data set of all that was added.
 
         Raises:
             InputError: most boxes are fractions of the image where pixels were expected.
@@ -148,53 +149,41 @@ class Collector:
                 f"(0…1), for example {box_text(first.box_xyxy)} (x1, y1, x2, y2); expected pixels. Multiply x by the "
                 "width and y by the height of each image"
             )
-        sizes = np.array(self._sizes, np.int32).reshape(-1, 2)
         # A field that says nothing of any object is left out.
-        unused = set()
-        if not any(_labels_of(a).known.any() for a in self._annotations):
-            unused.add(MASKS)
-        if not any((np.asarray(a.fields[GROUP]) >= 0).any() for a in self._annotations):
-            unused.add(GROUP)
-        self._annotations = [
-            a._replace(fields={name: values for name, values in a.fields.items() if name not in unused})
-            for a in self._annotations
-        ]
+        masks = any(a.mask_labels is not None and a.mask_labels.known.any() for a in self._annotations)
+        groups = any((np.asarray(a.fields[GROUP]) >= 0).any() for a in self._annotations)
+        used = {name for name, is_used in ((MASKS, masks), (GROUP, groups)) if is_used}
+        annotations = [a._replace(fields={n: v for n, v in a.fields.items() if n in used}) for a in self._annotations]
         return Dataset(
             self.name,
             self.class_names,
             names=list(self._names),
             sources=self._sources,
-            annotations=self._annotations,
-            sizes_hw=sizes,
+            annotations=annotations,
+            sizes_hw=np.array(self._sizes, np.int32).reshape(-1, 2),
             problems=self.problems,
         )
 
     def _merge(self, index: int, name: str, size_hw: tuple[int, int], later: Annotations) -> None:
         """Merges a later entry of the same image into it."""
-        count = len(later.class_ids)
-        if size_hw != self._sizes[index]:  # the boxes are of another image, or of a resized copy
-            height, width = self._sizes[index]
-            what = (
-                f"listed more than once, first with {width}×{height} pixels, then with {size_hw[1]}×{size_hw[0]}: "
-                f"{count} {'object' if count == 1 else 'objects'} of the later entry left out"
-            )
-            self.problem("image repeated", name, what)
-            return
-        first = self._annotations[index]
+        first, listed = self._annotations[index], count(len(later.class_ids), "object")
         # Compared by class and box, so that a file that is listed twice does not double its objects.
         present = set(_keys(first))
         fresh = later.take(np.array([key not in present for key in _keys(later)], np.bool_))
-        added = len(fresh.class_ids)
-        if not added:
-            self.problem("image repeated", name, "listed more than once, with the same objects: used once")
-            return
-        self._annotations[index] = _concatenated([first, fresh])
-        objects, are = ("object", "is") if count == 1 else ("objects", "are")
-        what = f"listed more than once: {added} of the {count} {objects} of the later entry {are} new and added"
-        self.problem("image repeated", name, what)
+        if size_hw != self._sizes[index]:  # the boxes are of another image, or of a resized copy
+            (height, width), (later_height, later_width) = self._sizes[index], size_hw
+            what = f", first with {width}×{height} pixels, then with {later_width}×{later_height}: {listed} of the "
+            what += "later entry left out"
+        elif not len(fresh.class_ids):
+            what = ", with the same objects: used once"
+        else:
+            self._annotations[index] = _concatenated([first, fresh])
+            are = "is" if len(later.class_ids) == 1 else "are"
+            what = f": {len(fresh.class_ids)} of the {listed} of the later entry {are} new and added"
+        self.problem("image repeated", name, f"listed more than once{what}")
 
     def _class_id(self, class_name: str) -> int | None:
-        """``None`` where the class is not one of the classes."""
+        """The class id; ``None`` where the class is not one of the classes."""
         found = self._ids.get(class_name)
         return found if found is not None else self._ids.get(unicodedata.normalize("NFC", class_name))
 
@@ -208,6 +197,7 @@ class Collector:
             self.problems.append(Problem(kind, o.where, what, image, o.box_xyxy if finite else None))
 
         self._objects += 1
+        # The class first: of a class that was not asked for, nothing else matters.
         class_id = self._class_id(o.class_name)
         if class_id is None:
             tell("class unknown", f"class {o.class_name!r} is not one of the classes; left out")
@@ -235,18 +225,13 @@ class Collector:
             return None
         if max(abs(a - b) for a, b in zip(box, o.box_xyxy, strict=True)) > TOLERANCE:
             tell("box clipped", f"box {box_text(o.box_xyxy)} reaches out of {width}×{height} pixels; cut")
+        # Run lengths that were made for another size of image show nonsense; polygons are cut at its border.
         own_size_hw = runs_size_hw(o.mask)
         if own_size_hw not in (None, size_hw):
             own_height, own_width = own_size_hw or size_hw
             tell("mask invalid", f"its mask has {own_width}×{own_height} pixels, its image {width}×{height}; left out")
             o = o._replace(mask=NO_MASK)
         return box, class_id, o
-
-
-def _labels_of(annotations: Annotations) -> MaskLabels:
-    labels = annotations.fields[MASKS]
-    assert isinstance(labels, MaskLabels)
-    return labels
 
 
 def _keys(annotations: Annotations) -> Iterator[tuple[float, ...]]:

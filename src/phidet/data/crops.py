@@ -51,6 +51,7 @@ class CropImages:
     def __init__(self, dataset: Dataset, size: int, context: float, limit: int) -> None:
         self.dataset, self.size, self.context = dataset, size, context
         crops = crops_of(dataset)
+        # Sorted, so that the crops of an image lie together and it is decoded once.
         chosen = np.sort(np.random.default_rng(0).permutation(len(crops))[:limit])
         self.crops = [crops[i] for i in chosen]
         self.class_ids = np.array([crop.class_id for crop in self.crops], np.int64)
@@ -59,11 +60,11 @@ class CropImages:
         return len(self.crops)
 
     def take(self, indices: Iterable[int]) -> npt.NDArray[np.uint8]:
-        """Some of them, (N, size, size, 3) uint8 RGB."""
+        """The crops of these indices, (N, size, size, 3) uint8 RGB."""
         return read_crops(self.dataset, [self.crops[i] for i in indices], self.size, self.context)
 
     def batches(self, count: int = 64) -> Iterator[npt.NDArray[np.uint8]]:
-        """All of them, ``count`` at a time."""
+        """All crops, ``count`` at a time."""
         for start in range(0, len(self), count):
             yield self.take(range(start, min(start + count, len(self))))
 
@@ -74,17 +75,8 @@ def whole_images(dataset: Dataset) -> Dataset:
     for index in range(len(dataset)):
         height, width = dataset.size_hw(index)
         box = np.array([[0, 0, width, height]], np.float32)
-        no, area = np.zeros(1, np.bool_), np.array([height * width], np.float32)
-        annotations.append(Annotations(box, np.zeros(1, np.int64), area, no, no))
-    return Dataset(
-        dataset.name,
-        ("image",),
-        names=dataset.names.tolist(),
-        sources=[dataset.source(index) for index in range(len(dataset))],
-        annotations=annotations,
-        sizes_hw=np.array([dataset.size_hw(index) for index in range(len(dataset))], np.int32),
-        problems=dataset.problems,
-    )
+        annotations.append(Annotations.of_boxes(box, np.zeros(1, np.int64)))
+    return dataset.relabelled(annotations, ("image",))
 
 
 def window_of(box_xyxy: npt.NDArray[np.float32], image_hw: tuple[int, int], context: float) -> tuple[float, ...]:
@@ -103,6 +95,7 @@ def window_of(box_xyxy: npt.NDArray[np.float32], image_hw: tuple[int, int], cont
     """
     height, width = image_hw
     x1, y1, x2, y2 = (float(value) for value in box_xyxy)
+    # Within a pixel, as labels of whole images are rounded in any way.
     if x1 <= 1 and y1 <= 1 and x2 >= width - 1 and y2 >= height - 1:
         side = min(height, width)
         left, top = (width - side) // 2, (height - side) // 2
@@ -122,6 +115,7 @@ def cut_out(image: npt.NDArray[np.uint8], window_xyxy: tuple[float, ...], size: 
         part = image[max(0, int(y1) - bottom - 1) :, max(0, int(x1) - right - 1) :]
         x1, y1, x2, y2 = (x1 - (width - part.shape[1]), y1 - (height - part.shape[0]),
                           x2 - (width - part.shape[1]), y2 - (height - part.shape[0]))  # fmt: skip
+        # Mirrored and not black, which a generator would learn to make.
         image = np.pad(part, ((top, bottom), (left, right), (0, 0)), mode="symmetric")
         x1, y1, x2, y2 = x1 + left, y1 + top, x2 + left, y2 + top
     box = (max(x1, 0.0), max(y1, 0.0), min(x2, image.shape[1]), min(y2, image.shape[0]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -28,6 +28,7 @@ Reader = Callable[[Sequence[str] | None], Dataset]
 TRAIN_SPLITS = ("train", "trainval", "training", "train2017")
 VAL_SPLITS = ("val", "valid", "validation", "val2017")
 TEST_SPLITS = ("test", "testing", "test2017")
+# What follows the name is a number or begins with a sign: train2, val_night, test-dev; not trains or valley.
 _SPLIT_NAME = re.compile(rf"({'|'.join((*TRAIN_SPLITS, *VAL_SPLITS, *TEST_SPLITS))})(\d+|[_\-. ].+)?", re.IGNORECASE)
 
 
@@ -41,7 +42,7 @@ class Found(NamedTuple):
     """
 
     evidence: str
-    readers: dict[str, Reader]
+    readers: Mapping[str, Reader]
     certain: bool = True
 
 
@@ -56,7 +57,7 @@ class DataFolder(NamedTuple):
 
     path: Path
     layout: Layout
-    readers: dict[str, Reader]
+    readers: Mapping[str, Reader]
 
     @property
     def splits(self) -> tuple[str, ...]:

@@ -17,10 +17,11 @@ import numpy.typing as npt
 from phidet.core.errors import InputError
 from phidet.data.mask_labels import MaskLabels
 from phidet.data.tfrecord_file import ImageSource, RecordImage
+from phidet.detections.boxes import area
 from phidet.detections.fields import NO_FIELDS, Fields, join_fields, take_fields
 from phidet.detections.masks import FIELD as MASKS
 from phidet.detections.masks import Masks
-from phidet.images.decode import read_image
+from phidet.images.decode import Needed, Reduced, read_reduced
 
 
 class Annotations(NamedTuple):
@@ -43,6 +44,14 @@ class Annotations(NamedTuple):
     crowd: npt.NDArray[np.bool_]
     difficult: npt.NDArray[np.bool_]
     fields: Fields = NO_FIELDS
+
+    @classmethod
+    def of_boxes(
+        cls, boxes_xyxy: npt.NDArray[np.float32], class_ids: npt.NDArray[np.int64], fields: Fields = NO_FIELDS
+    ) -> Annotations:
+        """Objects with the areas of their boxes, neither crowds nor difficult."""
+        no = np.zeros(len(class_ids), np.bool_)
+        return cls(boxes_xyxy, class_ids, area(boxes_xyxy), no, no, fields)
 
     @property
     def mask_labels(self) -> MaskLabels | None:
@@ -104,6 +113,8 @@ class Dataset:
         name: of the split, for messages.
         class_names: their index is the class id.
         names: of the images, unique: paths relative to the data folder.
+        sizes_hw: (N, 2) int32, height and width of each image in pixels.
+        counts: (N,) int64, how many objects each image has.
         problems: what the reader left out or set right.
         coco_ids: the ids that the data's own file has; ``None`` for other layouts than COCO JSON.
         right: name of an image → whether what it shows is complete and right; of images where that is known.
@@ -130,14 +141,17 @@ class Dataset:
         self.frames: Mapping[str, tuple[str, int]] = {}
         self.name, self.class_names, self.problems = name, tuple(class_names), list(problems)
         self.names: npt.NDArray[np.str_] = np.array(names, dtype=np.str_)
-        records = [source if isinstance(source, RecordImage) else None for source in sources]
-        paths = [str(source.path if isinstance(source, RecordImage) else source) for source in sources]
-        self._paths: npt.NDArray[np.str_] = np.array(paths, dtype=np.str_)
         # Sources as two flat arrays instead of objects: forked workers then share the memory without touching counters.
-        self._offsets: npt.NDArray[np.int64] = np.array([-1 if r is None else r.offset for r in records], np.int64)
-        self._sizes_hw = sizes_hw
+        flat = [(s.path, s.offset) if isinstance(s, RecordImage) else (s, -1) for s in sources]
+        self._paths: npt.NDArray[np.str_] = np.array([str(path) for path, _ in flat], dtype=np.str_)
+        self._offsets: npt.NDArray[np.int64] = np.array([offset for _, offset in flat], np.int64)
+        self.sizes_hw = sizes_hw
+        self._hold(annotations)
+
+    def _hold(self, annotations: Sequence[Annotations]) -> None:
         # Objects of image i are rows starts[i] … starts[i + 1] of the packed arrays.
-        self._starts = np.cumsum([0, *(len(a.class_ids) for a in annotations)])
+        self.counts = np.array([len(a.class_ids) for a in annotations], np.int64)
+        self._starts = np.concatenate([[0], np.cumsum(self.counts)])
         self._all = _concatenated(annotations)
 
     def __len__(self) -> int:
@@ -163,7 +177,12 @@ class Dataset:
 
     def size_hw(self, index: int) -> tuple[int, int]:
         """Height and width of image ``index`` in pixels, without decoding it."""
-        return int(self._sizes_hw[index, 0]), int(self._sizes_hw[index, 1])
+        return int(self.sizes_hw[index, 0]), int(self.sizes_hw[index, 1])
+
+    @property
+    def sources(self) -> list[ImageSource]:
+        """Where each of the encoded images lies."""
+        return [self.source(index) for index in range(len(self))]
 
     def source(self, index: int) -> ImageSource:
         """Where the encoded image lies."""
@@ -176,30 +195,41 @@ class Dataset:
         Raises:
             InputError: it cannot be decoded, or its size is not the one that the boxes were made for.
         """
-        image = read_image(self.source(index), self.size_hw(index))
+        return self.reduced(index, None).pixels
+
+    def reduced(self, index: int, needed: Needed | None) -> Reduced:
+        """Image ``index``, decoded as small as what is ``needed`` allows.
+
+        Raises:
+            InputError: as :meth:`image`.
+        """
+        image = read_reduced(self.source(index), needed, self.size_hw(index))
         # Boxes were checked against the labelled size; on an image of another they would lie elsewhere.
-        if image.shape[:2] != self.size_hw(index):
+        if image.size_hw != self.size_hw(index):
             raise InputError(
-                f"{self.names[index]} has {image.shape[1]}×{image.shape[0]} pixels, its labels say "
-                f"{self._sizes_hw[index, 1]}×{self._sizes_hw[index, 0]}: correct the labels, or bring the right image"
+                f"{self.names[index]} has {image.size_hw[1]}×{image.size_hw[0]} pixels, its labels say "
+                f"{self.sizes_hw[index, 1]}×{self.sizes_hw[index, 0]}: correct the labels, or bring the right image"
             )
         return image
 
     def subset(self, indices: Sequence[int], name: str) -> Dataset:
         """A data set of some of the images; problems of single boxes go with their images, others stay."""
-        kept = {str(self.names[i]) for i in indices}
-        part = Dataset(
-            name,
-            self.class_names,
-            names=[str(self.names[i]) for i in indices],
-            sources=[self.source(i) for i in indices],
-            annotations=[self.annotations(i) for i in indices],
-            sizes_hw=self._sizes_hw[list(indices)],
-            problems=[problem for problem in self.problems if problem.image is None or problem.image in kept],
-            coco_ids=self.coco_ids,
-        )
-        part.stuff, part.right, part.frames = self.stuff, self.right, self.frames
+        part, rows = copy.copy(self), np.array(indices, np.int64)
+        part.name, part.names, part.sizes_hw = name, self.names[rows], self.sizes_hw[rows]
+        part._paths, part._offsets = self._paths[rows], self._offsets[rows]
+        part._hold([self.annotations(i) for i in indices])
+        kept = set(part.names.tolist())
+        part.problems = [problem for problem in self.problems if problem.image is None or problem.image in kept]
         return part
+
+    def relabelled(self, annotations: Sequence[Annotations], class_names: Sequence[str]) -> Dataset:
+        """The same images with other objects, one entry for each, of other classes."""
+        other = copy.copy(self)
+        other.class_names, other.problems = tuple(class_names), list(self.problems)
+        # Both refer to the classes that the data had before.
+        other.coco_ids, other.stuff = None, frozenset()
+        other._hold(annotations)
+        return other
 
     def renamed(self, names: Sequence[str]) -> Dataset:
         """The data set with other names of its images, which must be unique."""

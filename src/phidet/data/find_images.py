@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 from urllib.parse import unquote
 
+from phidet.core.words import few
 from phidet.data.data_folder import is_split_name
 from phidet.data.listing import files_below, followed, is_image, path_parts, same_name
 
@@ -47,6 +48,7 @@ class ImageFinder:
 
     def exact(self, name: str) -> Path | None:
         """The image at the path ``name`` below one of the folders, which may be written as on Windows."""
+        # As written first: elsewhere than on Windows a backslash may be part of a name.
         for spelling in dict.fromkeys((name, name.replace("\\", "/"))):
             for folder in self.folders:
                 if _is_file(folder / spelling):
@@ -91,7 +93,7 @@ class ImageFinder:
         reasons: dict[str, str] = {}
         for name, paths in candidates.items():
             if len(paths) > 1:
-                reasons[name] = f"{len(paths)} images could be it, {_few(paths)}"
+                reasons[name] = f"{len(paths)} images could be it, {few(paths, 2)}"
             elif paths and len(claims[paths[0]]) > 1:
                 reasons[name] = f"{paths[0]} could be it, but {len(claims[paths[0]])} names could mean that image"
             elif paths:
@@ -114,6 +116,7 @@ class ImageFinder:
                 fitting = [path for path, rank in zip(fitting, ranks, strict=True) if rank == max(ranks)]
             if fitting:
                 found = [folder / path for path in fitting]
+                # Asked of the system first: links as text are rare, and telling one takes reading it.
                 return [path if os.path.isfile(path) else followed(path) for path in found]
         return []
 
@@ -155,6 +158,7 @@ def _plain(name: str) -> str:
 
 def _spellings(file_name: str, whole: str) -> list[str]:
     """Possible spellings of a file's name, the likeliest first."""
+    # Tools of the web quote names in paths, and may have done so or not with the same name beside the labels.
     spellings = [file_name]
     if "%" in whole:
         spellings.append(unquote(file_name))
@@ -169,10 +173,6 @@ def _shared(path: Sequence[str], wanted: Sequence[str]) -> int:
             break
         count += 1
     return count
-
-
-def _few(items: Sequence[object]) -> str:
-    return ", ".join(map(str, items[:2])) + (", …" if len(items) > 2 else "")
 
 
 def _is_file(path: Path) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO
 
@@ -19,10 +18,8 @@ from phidet.core.errors import InputError
 from phidet.data.dataset import Dataset
 from phidet.data.tfrecord_file import ImageSource, RecordImage
 
-_PARTS, _PART = (
-    64,
-    1 << 14,
-)  # of larger files so many parts of so many bytes are hashed, the first and the last included
+# Of larger files so many parts of so many bytes are hashed, the first and the last included.
+_PARTS, _PART = 64, 1 << 14
 
 
 def fingerprint(source: ImageSource) -> str | None:
@@ -47,6 +44,7 @@ def _digest(file: BinaryIO) -> str:
     # The size is part of the digest: sampled parts alone could agree for files of different lengths.
     digest = hashlib.blake2b(size.to_bytes(8, "little"), digest_size=8)
     for part in range(1 if whole else _PARTS):
+        # The last part ends with the file.
         file.seek((size - _PART) * part // (_PARTS - 1))
         digest.update(file.read(size if whole else _PART))
     return digest.hexdigest()
@@ -54,10 +52,6 @@ def _digest(file: BinaryIO) -> str:
 
 def fingerprints(dataset: Dataset) -> list[str | None]:
     """The fingerprint of each image of ``dataset``, in its order; a progress bar where it takes long."""
-    sources = (dataset.source(index) for index in range(len(dataset)))
     with ThreadPoolExecutor() as pool:
-        return list(_shown(pool.map(fingerprint, sources), len(dataset)))
-
-
-def _shown(found: Iterator[str | None], count: int) -> Iterator[str | None]:
-    yield from tqdm(found, "fingerprint", count, leave=False, disable=None, delay=2, unit="image")
+        found = pool.map(fingerprint, dataset.sources)
+        return list(tqdm(found, "fingerprint", len(dataset), leave=False, disable=None, delay=2, unit="image"))

@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 
 from phidet.core.errors import InputError
+from phidet.core.words import few
 from phidet.data.class_folders import split_by_class
 from phidet.data.data_folder import TRAIN_SPLITS, DataFolder, first_split
 from phidet.data.dataset import Dataset
@@ -94,11 +95,10 @@ def validation_data(
     summary = summarise_data(found.dataset)
     log_summary(summary, str(folder.path), classify=folder.layout == "folders")
     if not summary.objects:
-        names = found.dataset.class_names
         others = "; ".join(f"{group.what} ({group.count:,})" for group in summary.left_out[:3])
         raise InputError(
             f"nothing can be measured on {folder.path}, {found.split}: it has no object of the classes of {model} "
-            f"({', '.join(names[:5])}{' …' if len(names) > 5 else ''})"
+            f"({few(found.dataset.class_names)})"
             + (", crowd regions aside" if summary.crowds else "")
             + (f". {others}. Names of classes must be equal, capital letters included" if others else "")
         )
@@ -118,6 +118,7 @@ def _choose(
     about = None if run is None else _about(run)
     # Without a validation split the run held images out itself: those are the only ones it has not learned from.
     if folder.val_split() is None and split in (None, "val"):
+        # By content where the run recorded its images, by drawing again for runs of versions that did not.
         held_out = None
         if images is not None:
             held_out = _held_out(images, folder, class_names, about)
@@ -182,6 +183,7 @@ def _held_out_by_path(
 
 def _run_of(model: Path) -> Path | None:
     """The folder of the run that a model is, or lies in; ``None`` for a name or any other file, such as detections."""
+    # A name has no file; detections in a JSON file may lie in a run's folder, and are of any model.
     is_model = model.suffix not in ("", ".json") and model.is_file()
     run = model if model.is_dir() else model.parent if is_model else None
     return run if run is not None and (run / RUN).is_file() else None
@@ -192,6 +194,7 @@ def _about(run: Path) -> dict[str, Any] | None:
     try:
         about = msgspec.json.decode((run / RUN).read_bytes())
         return about if isinstance(about["request"]["data"], str) and isinstance(about["seed"], int) else None
+    # A damaged description only costs the warning about data that were learned from.
     except (OSError, msgspec.DecodeError, KeyError, TypeError):
         return None
 

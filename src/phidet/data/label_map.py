@@ -7,9 +7,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
+from google.protobuf import text_format
 
 from phidet.core.errors import InputError
+from phidet.data.protobuf import message_class
 from phidet.data.text import read_text
 
 
@@ -40,6 +41,7 @@ def read_label_map(path: Path) -> list[str]:
     if not items or len(items) != sum(item.id >= 1 for item in content.item) or max(items) > len(items) + 10_000:
         raise InputError(f"{path} should name each label 1, 2, … once: item {{ id: 1 name: 'cat' }}")
     names = {label: item.name or f"class-{label - 1}" for label, item in items.items()}
+    # Open Images has codes such as /m/01g317 as names.
     shown = {label: item.display_name or names[label] for label, item in items.items()}
     if len(set(shown.values())) == len(shown):
         names = shown
@@ -48,17 +50,16 @@ def read_label_map(path: Path) -> list[str]:
 
 @cache
 def _label_map_class() -> Any:
-    """The protobuf message, described in code, so that no generated module is needed."""
-    file = descriptor_pb2.FileDescriptorProto(name="phidet_label_map.proto", package="phidet", syntax="proto2")
-    field = descriptor_pb2.FieldDescriptorProto
-    item = file.message_type.add(name="LabelMapItem")
-    item.field.add(name="name", number=1, label=field.LABEL_OPTIONAL, type=field.TYPE_STRING)
-    item.field.add(name="id", number=2, label=field.LABEL_OPTIONAL, type=field.TYPE_INT32)
-    item.field.add(name="display_name", number=3, label=field.LABEL_OPTIONAL, type=field.TYPE_STRING)
-    items = file.message_type.add(name="LabelMap").field
-    items.add(
-        name="item", number=1, label=field.LABEL_REPEATED, type=field.TYPE_MESSAGE, type_name=".phidet.LabelMapItem"
-    )
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName("phidet.LabelMap"))
+    return message_class(_LABEL_MAP, "phidet.LabelMap")
+
+
+# The part of object_detection/protos/string_int_label_map.proto that matters here.
+_LABEL_MAP = """
+name: "phidet_label_map.proto" package: "phidet" syntax: "proto2"
+message_type { name: "LabelMapItem"
+  field { name: "name" number: 1 label: LABEL_OPTIONAL type: TYPE_STRING }
+  field { name: "id" number: 2 label: LABEL_OPTIONAL type: TYPE_INT32 }
+  field { name: "display_name" number: 3 label: LABEL_OPTIONAL type: TYPE_STRING } }
+message_type { name: "LabelMap"
+  field { name: "item" number: 1 label: LABEL_REPEATED type: TYPE_MESSAGE type_name: ".phidet.LabelMapItem" } }
+"""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import get_args
 
@@ -40,8 +40,6 @@ _FINDERS: dict[Layout, Callable[[Path], Found | None]] = {
 }
 _OF_LAYOUTS = {*TRAIN_SPLITS, *VAL_SPLITS, *TEST_SPLITS, "annotations", "images", "jpegimages", "labels", "masks"}
 """Names of folders that are a part of a layout, and no wrapping around it."""
-_BY_CONTENT: tuple[Layout, ...] = ("voc", "yolo", "coco", "tfrecord", "panoptic", "masks")
-"""Those that are recognised. For folders of images, the user must say that their names are classes."""
 _SECOND: tuple[Layout, ...] = ("panoptic", "masks")
 """Layouts that may lie beside another one of the same images, which then is taken unless these are asked for."""
 
@@ -92,7 +90,7 @@ def _unwrapped(path: Path) -> Path:
     return path
 
 
-def _find(path: Path, layout: Layout | None) -> tuple[Layout, dict[str, Reader]] | None:
+def _find(path: Path, layout: Layout | None) -> tuple[Layout, Mapping[str, Reader]] | None:
     """The layout that fits, and its readers; ``None`` where none does.
 
     Raises:
@@ -104,9 +102,11 @@ def _find(path: Path, layout: Layout | None) -> tuple[Layout, dict[str, Reader]]
     candidates: dict[Layout, Found] = {}
     damaged: InputError | None = None
     # All finders run, even after a match: data that fit two layouts must be reported, not guessed.
-    for name in _BY_CONTENT:
+    for name, find in _FINDERS.items():
+        if name == "folders":  # any folders of images would do: the user must say that their names are classes
+            continue
         try:
-            found = _FINDERS[name](path)
+            found = find(path)
         except InputError as error:  # of files that may lie beside data in another layout
             damaged = damaged or error
             continue

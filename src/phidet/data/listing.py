@@ -12,6 +12,7 @@ import stat
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from operator import attrgetter
 from pathlib import Path, PurePosixPath
 
 from phidet.core.errors import InputError
@@ -50,7 +51,7 @@ def visible(folder: Path, pattern: str = "*") -> list[Path]:
     """What matches ``pattern`` below ``folder`` and is not hidden, sorted."""
     depth = len(folder.parts)
     found = [path for path in folder.glob(pattern) if not any(map(is_hidden, path.parts[depth:]))]
-    return sorted(found, key=_parts)  # tuples compare faster than paths, of which there may be very many
+    return sorted(found, key=attrgetter("parts"))  # tuples compare faster than paths, of which there may be very many
 
 
 def subfolders(folder: Path) -> list[Path]:
@@ -103,10 +104,6 @@ def _below(
             continue
         if levels != 0 and target.is_dir():
             yield from _below(folder / entry.name, target, wanted, deeper, above | {identity})
-
-
-def _parts(path: Path) -> tuple[str, ...]:
-    return path.parts
 
 
 def followed(path: Path) -> Path:

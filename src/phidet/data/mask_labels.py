@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from phidet.core.errors import InputError
+from phidet.data.tfrecord_file import parse_example, read_record
 from phidet.detections import rle
 from phidet.detections.fields import Column
 from phidet.detections.masks import Masks
@@ -26,6 +27,9 @@ from phidet.images.label_image import read_label_image
 _SIZE = struct.Struct("<II")
 _BOX = struct.Struct("<4d")
 _VALUE = struct.Struct("<q")
+_PLACE = struct.Struct("<qq")
+IN_RECORD = "image/object/mask"
+"""Name of the feature of a TFRecord that holds a PNG for each object; empty for one without a mask."""
 
 
 class Kind(IntEnum):
@@ -37,6 +41,7 @@ class Kind(IntEnum):
     VALUE = 3  # the pixels of an image that hold a value
     NONZERO = 4  # the pixels of an image that are not 0
     VALUE_IN_BOX = 5  # the pixels of an image that hold a value, and lie in a box
+    RECORD = 6  # the pixels of an image in a TFRecord file that are not 0
 
 
 class MaskLabel(NamedTuple):
@@ -66,6 +71,7 @@ def polygons_label(rings: Iterable[Sequence[float] | npt.NDArray[np.float64]]) -
         parts.append(values)
     if not parts:
         raise InputError("a mask has no polygon")
+    # How many rings, how many coordinates each, then all coordinates.
     head = np.array([len(parts), *map(len, parts)], np.int64)
     return MaskLabel(Kind.POLYGONS, head.tobytes() + b"".join(values.tobytes() for values in parts))
 
@@ -84,6 +90,7 @@ def coco_label(segmentation: Any) -> MaskLabel:
         height, width = (int(side) for side in segmentation["size"])
         counts = segmentation["counts"]
         text = counts.encode("ascii") if isinstance(counts, str) else rle.encode_text(np.asarray(counts, np.int64))
+        # Decoded once to see that it fits its size: later there would be no place in a file to name.
         rle.from_counts([rle.decode_text(text)], [(height, width)])
         return MaskLabel(Kind.RUNS, _SIZE.pack(height, width) + text)
     except (KeyError, TypeError, ValueError, OverflowError, struct.error) as error:
@@ -104,6 +111,18 @@ def image_label(file: Path, value: int | None = None, within_xyxy: Sequence[floa
     if within_xyxy is None:
         return MaskLabel(Kind.VALUE, _VALUE.pack(value) + path)
     return MaskLabel(Kind.VALUE_IN_BOX, _BOX.pack(*within_xyxy) + _VALUE.pack(value) + path)
+
+
+def record_label(file: Path, offset: int, number: int) -> MaskLabel:
+    """The pixels that are not 0 of a mask in a TFRecord file.
+
+    Args:
+        file: the file.
+        offset: where the record of the image starts.
+        number: of the object in the record, from 0.
+    """
+    path = str(file).encode("utf-8", "surrogateescape")
+    return MaskLabel(Kind.RECORD, _PLACE.pack(offset, number) + path)
 
 
 class MaskLabels(Column):
@@ -165,6 +184,7 @@ class MaskLabels(Column):
     __hash__ = None
 
     def __reduce__(self) -> tuple[Any, ...]:
+        # Without what lies outside a view: a worker should get the labels of its images, not of the whole data set.
         whole = self[np.arange(len(self))]
         return MaskLabels, (whole.kinds, whole.starts, whole.content)
 
@@ -186,6 +206,7 @@ class MaskLabels(Column):
         Raises:
             InputError: a mask of another size, or a label image that cannot be read.
         """
+        # Kind by kind, as each is made for many objects at once; the order of the objects is restored at the end.
         rows: dict[Kind, list[int]] = defaultdict(list)
         for row, kind in enumerate(self.kinds.tolist()):
             rows[Kind(kind)].append(row)
@@ -212,6 +233,15 @@ class MaskLabels(Column):
         for row in rows[Kind.NONZERO]:
             parts.append(Masks.from_full(_label_image(self.label(row).content, size_hw)[None]))
             order.append(row)
+        # A record, which holds all masks of its image, is read once.
+        records: dict[tuple[bytes, int], list[Any]] = {}
+        for row in rows[Kind.RECORD]:
+            content = self.label(row).content
+            (offset, number), path = _PLACE.unpack_from(content), content[_PLACE.size :]
+            if (path, offset) not in records:
+                records[path, offset] = _encoded_masks(path, offset)
+            parts.append(Masks.from_full(_decoded_mask(records[path, offset], number, path, size_hw)[None]))
+            order.append(row)
         return parts[0].joined(parts[1:])[np.argsort(order)]
 
 
@@ -221,6 +251,7 @@ def _within(masks: Masks, boxes: Sequence[tuple[float, ...] | None]) -> Masks:
     for ((left, top, _, _), crop), box in zip(masks.crops(), boxes, strict=True):
         x1, y1, x2, y2 = 0, 0, crop.shape[1], crop.shape[0]
         if box is not None:
+            # Every pixel that the box touches.
             x1, y1 = max(math.floor(box[0]) - left, 0), max(math.floor(box[1]) - top, 0)
             x2, y2 = max(math.ceil(box[2]) - left, 0), max(math.ceil(box[3]) - top, 0)
         corners.append((left + x1, top + y1))
@@ -230,13 +261,32 @@ def _within(masks: Masks, boxes: Sequence[tuple[float, ...] | None]) -> Masks:
 
 def _label_image(path: bytes, size_hw: tuple[int, int]) -> npt.NDArray[np.int32]:
     file = Path(path.decode("utf-8", "surrogateescape"))
-    image = read_label_image(file)
+    return _of_size(read_label_image(file), str(file), size_hw)
+
+
+def _of_size(image: npt.NDArray[np.int32], where: str, size_hw: tuple[int, int]) -> npt.NDArray[np.int32]:
     if image.shape != tuple(size_hw):
         raise InputError(
-            f"{file} has {image.shape[1]}×{image.shape[0]} pixels, its image {size_hw[1]}×{size_hw[0]}: masks have the "
-            "size of their image"
+            f"{where} has {image.shape[1]}×{image.shape[0]} pixels, its image {size_hw[1]}×{size_hw[0]}: masks have "
+            "the size of their image"
         )
     return image
+
+
+def _encoded_masks(path: bytes, offset: int) -> list[Any]:
+    record = read_record(Path(path.decode("utf-8", "surrogateescape")), offset)
+    return parse_example(record).get(IN_RECORD, [])
+
+
+def _decoded_mask(masks: Sequence[Any], number: int, path: bytes, size_hw: tuple[int, int]) -> npt.NDArray[np.int32]:
+    where = f"{path.decode('utf-8', 'replace')}, mask {number + 1}"
+    if not (number < len(masks) and isinstance(masks[number], bytes)):
+        raise InputError(f"{where}: there is none any more")
+    try:
+        image = read_label_image(masks[number])
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
+    return _of_size(image, where, size_hw)
 
 
 def rings_of(label: MaskLabel) -> list[npt.NDArray[np.float64]]:
@@ -260,8 +310,5 @@ def segmentation_of(label: MaskLabel) -> Any:
     if label.kind == Kind.POLYGONS:
         return [ring.reshape(-1).tolist() for ring in rings_of(label)]
     if label.kind == Kind.RUNS:
-        return {
-            "size": list(_SIZE.unpack_from(label.content)),
-            "counts": label.content[_SIZE.size :].decode("ascii"),
-        }
+        return {"size": list(_SIZE.unpack_from(label.content)), "counts": label.content[_SIZE.size :].decode("ascii")}
     return None

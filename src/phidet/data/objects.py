@@ -28,6 +28,7 @@ def read_objects(path: str | Path, layout: Layout | None = None, split: str | No
     path = Path(path)
     try:
         folder = open_data(path, layout)
+    # Folders of classes are not recognised by themselves, and images alone need no labels at all.
     except InputError as error:
         if not path.is_dir() or layout is not None:
             raise

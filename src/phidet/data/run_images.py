@@ -66,6 +66,7 @@ class RunImages(NamedTuple):
         writer.writerows(("train", *image) for image in self.train)
         writer.writerows(("val", *image) for image in self.val)
         writer.writerows(("earlier", found, "") for found in sorted(self.earlier))
+        # Names of files may not be UTF-8; they are for people, so that a readable form will do.
         return text.getvalue().encode("utf-8", "backslashreplace")
 
 

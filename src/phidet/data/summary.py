@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
+from phidet.core.words import count, few
 from phidet.data.dataset import Dataset, Problem
 
 log = logging.getLogger("phidet")
@@ -70,12 +71,12 @@ class DataSummary(msgspec.Struct, frozen=True, kw_only=True):
 
     def line(self, classify: bool = False) -> str:
         """Everything but the details, for people; ``classify`` where the class is that of the whole image."""
-        content = count_of(self.images, "image")
+        content = count(self.images, "image")
         if not classify:
-            content += f" ({count_of(self.backgrounds, 'background')}), {count_of(self.objects, 'object')}"
-            content += f" and {count_of(self.crowds, 'crowd region')}" if self.crowds else ""
-        lost = ", ".join(f"{kind} {count:,}" for kind, count in self._lost_by_kind().items())
-        classes = count_of(self.classes, "class", "classes")
+            content += f" ({count(self.backgrounds, 'background')}), {count(self.objects, 'object')}"
+            content += f" and {count(self.crowds, 'crowd region')}" if self.crowds else ""
+        lost = ", ".join(f"{kind} {number:,}" for kind, number in self._lost_by_kind().items())
+        classes = count(self.classes, "class")
         return f"{self.name}: {content} of {classes}; " + (f"left out: {lost}" if lost else "nothing left out")
 
     def _lost_by_kind(self) -> dict[str, int]:
@@ -91,14 +92,14 @@ def summarise_data(dataset: Dataset) -> DataSummary:
     groups = _grouped(dataset.problems)
     per_class = np.bincount(truth.class_ids[~truth.crowd], minlength=len(dataset.class_names))
     # Crowd regions are neither objects to learn nor background, so they are counted apart.
-    crowd_flags = [dataset.annotations(index).crowd for index in range(len(dataset))]
+    crowds = np.bincount(np.repeat(np.arange(len(dataset)), dataset.counts), truth.crowd, len(dataset)).astype(int)
     return DataSummary(
         name=dataset.name,
         images=len(dataset),
-        backgrounds=sum(not len(flags) for flags in crowd_flags),
+        backgrounds=int((dataset.counts == 0).sum()),
         objects=int(per_class.sum()),
         crowds=int(truth.crowd.sum()),
-        most_objects=max((int((~flags).sum()) for flags in crowd_flags), default=0),
+        most_objects=int((dataset.counts - crowds).max(initial=0)),
         classes=len(dataset.class_names),
         classes_without_objects=tuple(dataset.class_names[c] for c in np.flatnonzero(per_class == 0).tolist()),
         left_out=tuple(group for group in groups if group.kind in LOSSES),
@@ -121,6 +122,7 @@ def _grouped(problems: Sequence[Problem]) -> list[ProblemGroup]:
 
 def log_summary(summary: DataSummary, data: str, classify: bool = False) -> None:
     """Logs :meth:`DataSummary.line`, then each kind of problem with its first example, and classes without objects."""
+    # One line always; details are of what the user may want to correct.
     log.info("%s", summary.line(classify))
     groups = (*summary.left_out, *summary.notes)
     for group in groups[:_LINES]:
@@ -136,10 +138,4 @@ def log_summary(summary: DataSummary, data: str, classify: bool = False) -> None
 
 def some_of(names: Sequence[str], of: int) -> str:
     """The first of ``names``, after how many there are of how many: "2 of 3 classes: ant, bee"."""
-    shown = ", ".join(names[:_NAMES]) + (" …" if len(names) > _NAMES else "")
-    return f"{len(names):,} of {count_of(of, 'class', 'classes')}: {shown}"
-
-
-def count_of(number: int, singular: str, plural: str | None = None) -> str:
-    """ "1 image", "2 images"."""
-    return f"{number:,} {singular if number == 1 else plural or singular + 's'}"
+    return f"{len(names):,} of {count(of, 'class')}: {few(names, _NAMES)}"

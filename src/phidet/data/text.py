@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import codecs
+import mmap
+import re
 from pathlib import Path
 
 from phidet.core.errors import InputError
@@ -35,6 +37,16 @@ def read_text(path: Path) -> str:
 def read_lines(path: Path) -> list[str]:
     """The lines of :func:`read_text` that are not blank, without the spaces around them."""
     return [stripped for line in read_text(path).splitlines() if (stripped := line.strip())]
+
+
+def contains(path: Path, *patterns: re.Pattern[bytes]) -> bool:
+    """Whether all patterns occur in a file, which may be large; ``False`` for one that cannot be read."""
+    try:
+        # Searched in the mapped file instead of parsed: COCO's own JSON has hundreds of megabytes.
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return all(pattern.search(content) for pattern in patterns)
+    except (OSError, ValueError):  # the latter: an empty file
+        return False
 
 
 def decode_text(content: bytes, path: Path) -> str:

@@ -176,37 +176,28 @@ def _checksum(content: bytes) -> int:
 
 @cache
 def _example_class() -> Any:
-    """``tf.train.Example``, a map from names to one of three lists; described in code, without a generated module."""
-    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory  # noqa: PLC0415
+    """``tf.train.Example``: a map from names to one of three lists."""
+    from phidet.data.protobuf import message_class  # noqa: PLC0415
 
-    file = descriptor_pb2.FileDescriptorProto(name="phidet_example.proto", package="phidet", syntax="proto3")
-    field = descriptor_pb2.FieldDescriptorProto
-    lists = (("BytesList", field.TYPE_BYTES), ("FloatList", field.TYPE_FLOAT), ("Int64List", field.TYPE_INT64))
-    for name, kind in lists:
-        file.message_type.add(name=name).field.add(name="value", number=1, label=field.LABEL_REPEATED, type=kind)
-    feature = file.message_type.add(name="Feature")
-    feature.oneof_decl.add(name="kind")
-    for number, (name, _) in enumerate(lists, start=1):
-        key = {"BytesList": "bytes_list", "FloatList": "float_list", "Int64List": "int64_list"}[name]
-        feature.field.add(
-            name=key, number=number, label=field.LABEL_OPTIONAL, type=field.TYPE_MESSAGE,
-            type_name=f".phidet.{name}", oneof_index=0,
-        )  # fmt: skip
-    features = file.message_type.add(name="Features")
-    entry = features.nested_type.add(name="FeatureEntry")
-    entry.options.map_entry = True
-    entry.field.add(name="key", number=1, label=field.LABEL_OPTIONAL, type=field.TYPE_STRING)
-    entry.field.add(
-        name="value", number=2, label=field.LABEL_OPTIONAL, type=field.TYPE_MESSAGE, type_name=".phidet.Feature"
-    )
-    features.field.add(
-        name="feature", number=1, label=field.LABEL_REPEATED, type=field.TYPE_MESSAGE,
-        type_name=".phidet.Features.FeatureEntry",
-    )  # fmt: skip
-    example = file.message_type.add(name="Example")
-    example.field.add(
-        name="features", number=1, label=field.LABEL_OPTIONAL, type=field.TYPE_MESSAGE, type_name=".phidet.Features"
-    )
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName("phidet.Example"))
+    return message_class(_EXAMPLE, "phidet.Example")
+
+
+# As TensorFlow's example.proto and feature.proto have them; a map is a repeated message with a key and a value.
+_EXAMPLE = """
+name: "phidet_example.proto" package: "phidet" syntax: "proto3"
+message_type { name: "BytesList" field { name: "value" number: 1 label: LABEL_REPEATED type: TYPE_BYTES } }
+message_type { name: "FloatList" field { name: "value" number: 1 label: LABEL_REPEATED type: TYPE_FLOAT } }
+message_type { name: "Int64List" field { name: "value" number: 1 label: LABEL_REPEATED type: TYPE_INT64 } }
+message_type { name: "Feature" oneof_decl { name: "kind" }
+  field { name: "bytes_list" number: 1 type: TYPE_MESSAGE type_name: ".phidet.BytesList" oneof_index: 0 }
+  field { name: "float_list" number: 2 type: TYPE_MESSAGE type_name: ".phidet.FloatList" oneof_index: 0 }
+  field { name: "int64_list" number: 3 type: TYPE_MESSAGE type_name: ".phidet.Int64List" oneof_index: 0 } }
+message_type { name: "Features"
+  nested_type { name: "FeatureEntry" options { map_entry: true }
+    field { name: "key" number: 1 label: LABEL_OPTIONAL type: TYPE_STRING }
+    field { name: "value" number: 2 label: LABEL_OPTIONAL type: TYPE_MESSAGE type_name: ".phidet.Feature" } }
+  field { name: "feature" number: 1 label: LABEL_REPEATED type: TYPE_MESSAGE
+          type_name: ".phidet.Features.FeatureEntry" } }
+message_type { name: "Example"
+  field { name: "features" number: 1 label: LABEL_OPTIONAL type: TYPE_MESSAGE type_name: ".phidet.Features" } }
+"""

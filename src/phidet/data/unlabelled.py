@@ -47,14 +47,14 @@ def join(first: Dataset, second: Dataset) -> Dataset:
     """The images of ``first``, then those of ``second`` that are not in it by name; both have the same classes."""
     taken = set(first.names.tolist())
     added = [i for i, name in enumerate(second.names.tolist()) if name not in taken]
-    parts = [(first, range(len(first))), (second, added)]
+    parts = [first, second.subset(added, second.name)]
     return Dataset(
         first.name,
         first.class_names,
-        names=[str(of.names[i]) for of, indices in parts for i in indices],
-        sources=[of.source(i) for of, indices in parts for i in indices],
-        annotations=[of.annotations(i) for of, indices in parts for i in indices],
-        sizes_hw=np.array([of.size_hw(i) for of, indices in parts for i in indices], np.int32).reshape(-1, 2),
+        names=[name for of in parts for name in of.names.tolist()],
+        sources=[source for of in parts for source in of.sources],
+        annotations=[of.annotations(i) for of in parts for i in range(len(of))],
+        sizes_hw=np.concatenate([of.sizes_hw for of in parts]),
         problems=[*first.problems, *second.problems],
         coco_ids=first.coco_ids,
     )

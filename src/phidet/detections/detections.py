@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from importlib import import_module
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypedDict, overload
+from typing import TYPE_CHECKING, NamedTuple, overload
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from phidet.core.errors import ConfigError, InputError, MissingExtraError, UnknownNameError
-from phidet.core.numbers import shortest_float
+from phidet.core.addresses import is_address
+from phidet.core.errors import ConfigError, InputError, UnknownNameError
+from phidet.detections.convertible import Convertible
 from phidet.detections.fields import Column, Fields, check_fields, equal_fields, field_values, take_fields
 from phidet.detections.masks import FIELD, Masks
 
+if TYPE_CHECKING:
+    from phidet.images.decode import ImageLike
+
 RESERVED = (
-    *("box_xyxy", "score", "class_id", "label", "mask"),
+    *("box_xyxy", "x1", "y1", "x2", "y2", "score", "class_id", "label", "mask"),
     *("image_id", "category_id", "bbox", "segmentation", "class_name"),
 )
 """Names of built-in columns, here or in output formats; no field may have one."""
@@ -45,20 +49,8 @@ class Detection(NamedTuple):
     label: str
 
 
-class DetectionsJson(TypedDict):
-    """The JSON of one image's detections; numbers have the fewest digits that give the same float32.
-
-    ``image_size_hw`` is [height, width] or null; ``detections`` are best first, each with ``box_xyxy`` in pixels,
-    ``score``, ``class_id``, ``label``, ``mask`` (COCO's compressed runs: ``size`` [height, width] and ``counts``) where
-    there are masks, and every other field by its name.
-    """
-
-    image_size_hw: list[int] | None
-    detections: list[dict[str, Any]]
-
-
 @dataclass(frozen=True, slots=True, eq=False)
-class Detections:
+class Detections(Convertible):
     """The objects found in one image, by descending score; immutable, checked and sorted on construction.
 
     Attributes:
@@ -69,6 +61,10 @@ class Detections:
         image_size_hw: of the original image.
         fields: more columns by name, one row for each object: :attr:`masks`, track ids, …; see
             :mod:`phidet.detections.fields`. Every operation carries them along.
+        segments: what each pixel of the image belongs to, where the network says that: segments with masks that do not
+            overlap, whose field "is_thing" tells countable things from stuff such as sky. Filtering objects leaves
+            them as they are. See :func:`phidet.detections.segments.label_map`.
+        image_ref: returns the image that was detected on, or ``None`` where it is gone; neither compared nor pickled.
 
     Raises:
         InputError: arrays of different lengths, NaN or infinity, a score outside 0…1, a box of negative size, a
@@ -81,6 +77,8 @@ class Detections:
     names: tuple[str, ...] = ()
     image_size_hw: tuple[int, int] | None = field(default=None)
     fields: Fields = field(default_factory=dict)
+    segments: Detections | None = field(default=None)
+    image_ref: Callable[[], ImageLike | None] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         boxes, scores, given = (np.asarray(a) for a in (self.boxes_xyxy, self.scores, self.class_ids))
@@ -127,6 +125,21 @@ class Detections:
         masks = self.fields.get(FIELD)
         return masks if isinstance(masks, Masks) else None
 
+    @property
+    def image(self) -> ImageLike | None:
+        """The image that was detected on, as the detector got it: a path, or the caller's own array or image while that
+        exists. ``None`` where it is not known: detections do not keep pixels alive."""
+        return None if self.image_ref is None else self.image_ref()
+
+    def of_image(self, image: ImageLike) -> Detections:
+        """The same objects, with the image that they were found in, for :meth:`show` and notebooks; an address is not
+        kept, as showing something must not fetch it again."""
+        if isinstance(image, str) and is_address(image):
+            return self
+        if isinstance(image, Path | str):
+            return replace(self, image_ref=partial(_itself, image))
+        return replace(self, image_ref=weakref.ref(image))
+
     def __len__(self) -> int:
         return len(self.scores)
 
@@ -162,6 +175,7 @@ class Detections:
             and np.array_equal(self.class_ids, other.class_ids)
             and (self.names, self.image_size_hw) == (other.names, other.image_size_hw)
             and equal_fields(self.fields, other.fields)
+            and self.segments == other.segments
         )
 
     __hash__ = None  # type: ignore[assignment]  # holds arrays
@@ -170,7 +184,7 @@ class Detections:
         columns = self.boxes_xyxy, self.scores, self.class_ids
         # Frozen dataclasses with slots and read-only mappings cannot be pickled as they are: pickling goes through the
         # constructor.
-        return Detections, (*columns, self.names, self.image_size_hw, dict(self.fields))
+        return Detections, (*columns, self.names, self.image_size_hw, dict(self.fields), self.segments)
 
     def __repr__(self) -> str:
         found = ", ".join(f"{count} {label}" for label, count in self.counts().items())
@@ -200,7 +214,7 @@ class Detections:
         return self[kept]
 
     def draw(self, image: Path | str | Image.Image | npt.NDArray[np.uint8]) -> Image.Image:
-        """A copy of ``image`` in RGB with the objects' outlines and labels; with their masks if there are any.
+        """A copy of ``image`` in RGB with the objects' outlines and labels; with masks, or segments, if there are any.
 
         Args:
             image: the one that was detected on: a path, a Pillow image, or (H, W, 3) uint8 RGB.
@@ -220,7 +234,10 @@ class Detections:
                 f"expected the image that was detected on, {width}×{height}, got {shown.width}×{shown.height}"
             )
         framed = None
-        if self.masks is not None:
+        if self.segments is not None and self.segments.masks is not None:
+            # Every pixel has its colour already, so that objects get their frames and labels only.
+            shown = draw_masks(shown, self.segments.masks, self.segments.class_ids)
+        elif self.masks is not None:
             shown = draw_masks(shown, self.masks, self.class_ids)
             framed = self.masks.areas == 0  # an outline says more than a frame around it
         labels = [f"{d.label} {d.score:.0%}" for d in self]
@@ -228,63 +245,6 @@ class Detections:
         if ids is not None:  # what follows an object over time says more than its score in one frame
             labels = [f"{label} {i}" for label, i in zip(self.labels, field_values(ids), strict=True)]
         return draw_boxes(shown, self.boxes_xyxy, self.class_ids, labels, framed=framed)
-
-    def to_coco(self, image_id: int, category_ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
-        """COCO's results, best first: ``image_id``, ``category_id``, ``bbox`` (left, top, width, height), ``score``,
-        ``segmentation`` (compressed runs) where there are masks, and every other field by its name.
-
-        Args:
-            image_id: of the image in the data set's JSON.
-            category_ids: of each class; ``None`` for class number + 1, as phidet writes data sets and as COCO's own 90
-                categories are numbered.
-        """
-        categories = self.class_ids + 1 if category_ids is None else np.asarray(category_ids, np.int64)[self.class_ids]
-        columns = (categories.tolist(), self.boxes_xyxy, self.scores)
-        return [
-            {"image_id": int(image_id), "category_id": c, "bbox": _xywh(box), "score": shortest_float(score)} | extra
-            for c, box, score, extra in zip(*columns, self._extra_rows("segmentation"), strict=True)
-        ]
-
-    def to_dict(self) -> DetectionsJson:
-        """What :meth:`to_json` writes, as plain lists, dictionaries and numbers."""
-        columns = (self.boxes_xyxy, self.scores, self.class_ids.tolist(), self.labels)
-        found = [
-            {
-                "box_xyxy": [shortest_float(v) for v in box],
-                "score": shortest_float(score),
-                "class_id": c,
-                "label": label,
-            }
-            | extra
-            for box, score, c, label, extra in zip(*columns, self._extra_rows("mask"), strict=True)
-        ]
-        size = None if self.image_size_hw is None else [int(side) for side in self.image_size_hw]
-        return {"image_size_hw": size, "detections": found}
-
-    def to_json(self) -> str:
-        """One line of JSON (:class:`DetectionsJson`)."""
-        return msgspec.json.encode(self.to_dict()).decode()
-
-    def to_supervision(self) -> Any:
-        """A ``supervision.Detections``: masks as full images, labels as ``data["class_name"]``, fields beside them.
-
-        Raises:
-            MissingExtraError: the ``supervision`` extra is not installed.
-        """
-        try:
-            make: Callable[..., Any] = import_module("supervision").Detections
-        except ModuleNotFoundError as error:
-            if error.name != "supervision":
-                raise
-            raise MissingExtraError("Detections.to_supervision", "supervision") from None
-        data = {name: v.copy() for name, v in self.fields.items() if not isinstance(v, Column)}
-        return make(
-            xyxy=self.boxes_xyxy.copy(),
-            confidence=self.scores.copy(),
-            class_id=self.class_ids.copy(),
-            mask=None if self.masks is None else self.masks.to_full(),
-            data={"class_name": np.array(self.labels, dtype=np.str_), **data},
-        )
 
     def with_fields(self, fields: Fields) -> Detections:
         """The same objects with more columns, in the order of the objects; a field of the same name is replaced.
@@ -294,14 +254,6 @@ class Detections:
         """
         return replace(self, fields={**self.fields, **fields})
 
-    def _extra_rows(self, masks_key: str) -> list[dict[str, Any]]:
-        """The fields of each object; its mask is called ``masks_key``."""
-        columns = {
-            masks_key if isinstance(values, Masks) and name == FIELD else name: field_values(values)
-            for name, values in self.fields.items()
-        }
-        return [{name: values[i] for name, values in columns.items()} for i in range(len(self))]
-
     def _class_id(self, wanted: str | int) -> int:
         if isinstance(wanted, str):
             if wanted not in self.names:
@@ -310,6 +262,10 @@ class Detections:
         if not 0 <= wanted < (len(self.names) or wanted + 1):
             raise ConfigError(f"there is no class {wanted}: expected 0…{len(self.names) - 1}")
         return wanted
+
+
+def _itself(image: Path | str) -> Path | str:
+    return image
 
 
 def _check(found: Detections) -> None:
@@ -328,10 +284,3 @@ def _check(found: Detections) -> None:
     if class_ids.min() < 0 or (names and class_ids.max() >= len(names)):
         expected = f"0…{len(names) - 1}" if names else "0 and more"
         raise InputError(f"expected classes {expected}, got {class_ids.min()}…{class_ids.max()}")
-
-
-def _xywh(box_xyxy: npt.NDArray[np.float32]) -> list[float]:
-    """COCO's bbox in few digits; x + width is the right side to within a float32's last digit."""
-    # Subtracting in float32 and printing that would show rounding noise such as 99.99999237.
-    x1, y1, x2, y2 = (shortest_float(v) for v in box_xyxy)
-    return [x1, y1, round(x2 - x1, 4), round(y2 - y1, 4)]

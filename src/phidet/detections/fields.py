@@ -107,15 +107,21 @@ def field_values(values: Values) -> list[Any]:
     return listed
 
 
+def as_objects(values: Sequence[Any]) -> npt.NDArray[Any]:
+    """(N,) of objects, one for each value."""
+    # np.array would turn a list of equally long lists into further dimensions.
+    array = np.empty(len(values), object)
+    for i, value in enumerate(values):
+        array[i] = value
+    return array
+
+
 def _as_array(values: Any) -> npt.NDArray[Any]:
     """Numbers and text as a plain array; anything else as an array of objects, one for each row."""
     values = list(values)
     if all(isinstance(value, str | bool | int | float | np.generic) for value in values):
         return np.asarray(values)
-    # np.array would turn a list of equally long lists into further dimensions.
-    array = np.empty(len(values), object)
-    array[:] = values
-    return array
+    return as_objects(values)
 
 
 def _join(parts: Sequence[Values]) -> Values:

@@ -98,7 +98,7 @@ def _suppressed(
 
 def _soft(sides: Floats, scores: Floats, groups: Ints | None, settings: PostprocessSettings) -> tuple[Ints, Floats]:
     """Positions and lowered scores of the kept boxes, of boxes (4, N) in descending order of score."""
-    least = max(settings.score, SOFT_FLOOR)
+    least = max(settings.least_score, SOFT_FLOOR)
     areas = _areas(sides)
     left = np.arange(sides.shape[1])
     kept: list[int] = []

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from phidet.data.dataset import Dataset
 from phidet.detections.detections import Detections
@@ -73,21 +72,13 @@ def class_counts(
     counted, right = np.zeros(classes, np.int64), np.zeros(classes, np.int64)
     for found, _, matches in match_all(dataset, detections, min_score, min_iou=min_iou):
         # Detections on crowds and difficult objects are neither right nor wrong.
-        counted += _per_class(found.class_ids[~matches.ignored], classes)
-        right += _per_class(found.class_ids[matches.objects >= 0], classes)
+        counted += np.bincount(found.class_ids[~matches.ignored], minlength=classes)
+        right += np.bincount(found.class_ids[matches.objects >= 0], minlength=classes)
     rows = zip(dataset.class_names, objects.tolist(), counted.tolist(), right.tolist(), strict=True)
     return tuple(counts_of(*row) for row in rows)
 
 
-def together(classes: Sequence[ClassCounts]) -> ClassCounts:
+def sum_counts(classes: Sequence[ClassCounts]) -> ClassCounts:
     """All classes as one: every object and every detection weighs the same (micro-averaged)."""
-    return counts_of(
-        "all classes",
-        sum(c.objects for c in classes),
-        sum(c.detections for c in classes),
-        sum(c.true_positives for c in classes),
-    )
-
-
-def _per_class(class_ids: npt.NDArray[np.int64], classes: int) -> npt.NDArray[np.int64]:
-    return np.bincount(class_ids, minlength=classes).astype(np.int64)
+    rows = [(c.objects, c.detections, c.true_positives) for c in classes]
+    return counts_of("all classes", *(sum(row[i] for row in rows) for i in range(3)))

@@ -47,6 +47,7 @@ def classification_report(
         class_names: of all C classes.
     """
     count = len(class_names)
+    # Each class stands once in a row of ``ranked``, so that a row has one hit at most.
     hits = ranked == class_ids[:, None]
     confusion = np.zeros((count, count), np.int64)
     # add.at, since a plain += counts repeated index pairs only once.

@@ -50,6 +50,7 @@ class Answers(NamedTuple):
 def answers_of(dataset: Dataset, detections: Sequence[Detections]) -> Answers:
     """Ranked classes from a classifier's detections, each of which covers a whole image of ``dataset``."""
     count = min(5, len(dataset.class_names))
+    # A classified image has one object, which covers it.
     return Answers(
         np.array([dataset.annotations(i).class_ids[0] for i in range(len(dataset))], np.int64),
         np.array([found.class_ids[:count] for found in detections], np.int64).reshape(-1, count),

@@ -109,6 +109,7 @@ def evaluate_coco(
     check_detections(dataset, detections)
     classes, truth = len(dataset.class_names), dataset.all_annotations
     counted = ~truth.crowd
+    # An object without a mask is handed over as a crowd below, so it is not among those to find.
     if overlap != "bbox" and truth.mask_labels is not None:
         counted &= truth.mask_labels.known
     stuff = sorted(dataset.stuff)
@@ -171,9 +172,8 @@ def _mean(values: npt.NDArray[np.float64]) -> float | None:
 
 def _coco(dataset: Dataset, annotations: list[dict[str, Any]]) -> COCO:
     coco = COCO(print_function=_silent)
-    sizes_hw = [dataset.size_hw(i) for i in range(len(dataset))]
     coco.dataset = {
-        "images": [{"id": i + 1, "height": h, "width": w} for i, (h, w) in enumerate(sizes_hw)],
+        "images": [{"id": i + 1, "height": h, "width": w} for i, (h, w) in enumerate(dataset.sizes_hw.tolist())],
         "categories": [{"id": c + 1, "name": name} for c, name in enumerate(dataset.class_names)],
         "annotations": annotations,
     }
@@ -183,7 +183,8 @@ def _coco(dataset: Dataset, annotations: list[dict[str, Any]]) -> COCO:
 
 def _objects(dataset: Dataset, overlap: Overlap) -> list[dict[str, Any]]:
     truth = dataset.all_annotations
-    images = np.repeat(np.arange(len(dataset)), [len(dataset.annotations(i).areas) for i in range(len(dataset))])
+    # Ids start at 1: the library takes a match with the annotation 0 for no match.
+    images = np.repeat(np.arange(len(dataset)), dataset.counts)
     columns = (images, truth.class_ids, xyxy_to_xywh(truth.boxes_xyxy.astype(np.float64)), truth.areas, truth.crowd)
     objects = [
         {"id": n, "image_id": i + 1, "category_id": c + 1, "bbox": box, "area": area, "iscrowd": int(crowd)}
@@ -204,10 +205,10 @@ def _truth_masks(dataset: Dataset, index: int) -> Masks:
     unknown = np.ones(len(masks), np.bool_) if a.mask_labels is None else ~a.mask_labels.known
     if not unknown.any():
         return masks
+    # Around the box: x1 y1, x2 y1, x2 y2, x1 y2. Beside a known mask the box is empty, and the union leaves it alone.
     corners = [box[[0, 1, 2, 1, 2, 3, 0, 3]].reshape(4, 2).astype(np.float64) for box in a.boxes_xyxy]
-    boxes = Masks.from_polygons(
-        [[ring] if alone else [] for ring, alone in zip(corners, unknown, strict=True)], size_hw
-    )
+    rings = [[ring] if alone else [] for ring, alone in zip(corners, unknown, strict=True)]
+    boxes = Masks.from_polygons(rings, size_hw)
     return masks.joined([boxes]).union(np.tile(np.arange(len(masks)), 2), len(masks))
 
 
@@ -222,6 +223,7 @@ def _found(dataset: Dataset, detections: Sequence[Detections], overlap: Overlap)
             strict=True,
         )
     )
+    # A detection without a match counts as false only in the size ranges that its own area lies in.
     results = [
         {"id": n, "image_id": i + 1, "category_id": c + 1, "bbox": box, "area": box[2] * box[3], "score": score}
         for n, (i, c, box, score) in enumerate(columns, 1)

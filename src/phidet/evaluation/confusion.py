@@ -39,6 +39,7 @@ def confusion_matrix(
     for found, truth, (objects, ignored, _) in match_all(
         dataset, detections, min_score, across_classes=True, min_iou=min_iou
     ):
+        # A detection on a difficult object or a crowd, and such an object that is missed, are in no cell.
         hit = objects >= 0
         missed = countable(truth)
         missed[objects[hit]] = False

@@ -41,12 +41,21 @@ class PrCurve(NamedTuple):
     @property
     def best(self) -> int | None:
         """Index of the threshold with the highest F1; ``None`` where nothing was found."""
+        # Without a right detection F1 is 0 at every threshold, and none of them is the best.
         return int(self.f1.argmax()) if self.recall.any() else None
 
     @property
     def best_score(self) -> float | None:
         """The score threshold with the highest F1."""
         return None if self.best is None else float(self.scores[self.best])
+
+    @property
+    def threshold(self) -> float | None:
+        """The same between that score and the next lower one, so that rounding elsewhere changes nothing."""
+        if self.best is None:
+            return None
+        lower = self.scores[self.best + 1] if self.best + 1 < len(self.scores) else 0.0
+        return float((self.scores[self.best] + lower) / 2)
 
     @property
     def envelope(self) -> npt.NDArray[np.float64]:
@@ -76,6 +85,7 @@ def pr_curves(dataset: Dataset, detections: Sequence[Detections], min_iou: float
         right.append(matches.objects[counts] >= 0)
     truth = dataset.all_annotations
     objects = np.bincount(truth.class_ids[countable(truth)], minlength=len(dataset.class_names))
+    # In float64, as thresholds are: a score that was written as text must be equal to itself.
     joined, classes, hits = np.concatenate(scores).astype(np.float64), np.concatenate(class_ids), np.concatenate(right)
     return [
         _curve(name, int(objects[c]), joined[classes == c], hits[classes == c])
@@ -87,18 +97,16 @@ def _curve(name: str, objects: int, scores: npt.NDArray[np.float64], right: npt.
     order = np.argsort(-scores, kind="stable")
     scores, hits = scores[order], np.cumsum(right[order])
     # Detections of equal score enter together, so only the last of each group of ties is a point of the curve.
-    last = np.flatnonzero(np.append(np.diff(scores) != 0, True)) if len(scores) else np.zeros(0, np.int64)
+    last = np.flatnonzero(np.append(np.diff(scores) != 0, True)[: len(scores)])
     return PrCurve(name, objects, scores[last], hits[last] / (last + 1), hits[last] / max(1, objects))
 
 
 def best_threshold(curves: Sequence[PrCurve]) -> float:
     """The score threshold, in steps of 0.001, with the highest mean F1 over classes with objects; else 0.5."""
+    # Of three digits, as people copy it from a report into a command.
     grid = np.linspace(0, 1, 1001)
     # F1 is a step function of the threshold: each grid point takes the value of the lowest score that still passes.
-    f1s = [
-        np.append(0.0, curve.f1)[np.searchsorted(-curve.scores, -grid, side="right")]
-        for curve in curves
-        if curve.objects
-    ]
+    with_objects = [curve for curve in curves if curve.objects]
+    f1s = [np.append(0.0, c.f1)[np.searchsorted(-c.scores, -grid, side="right")] for c in with_objects]
     mean = np.mean(f1s, axis=0) if f1s else np.zeros(len(grid))
     return float(grid[mean.argmax()]) if mean.any() else 0.5

@@ -48,6 +48,7 @@ def explain(
 
 def overlay(image: npt.NDArray[np.uint8], heat: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
     """An (H, W, 3) image overlaid with an (H, W) heat map in 0…1: grey where it is 0, coloured above."""
+    # Lightened as well, so that the map's colours also show on dark images.
     grey = image.astype(np.float32).mean(2, keepdims=True).repeat(3, 2) * 0.7 + 40
     # The darkest quarter of the colour map is skipped: it would read as shadow.
     colour = matplotlib.colormaps["inferno"](0.25 + 0.75 * heat)[..., :3] * 255
@@ -62,9 +63,12 @@ def comparison(
     """A sheet of the image and the maps of each (model name, maps): one model's in rows, several side by side."""
     height, width = image.shape[:2]
     original = Tile(name, f"{width}×{height}", image)
-    columns = [[_tile(image, model, one) for one in found] or [_nothing(model)] for model, found in maps]
+    columns = [
+        [_tile(image, model, one) for one in found] or [_NOTHING._replace(subtitle=model)] for model, found in maps
+    ]
     if len(columns) == 1:
         return draw_sheet(_HEADING, [original, *columns[0]], columns=min(4, 1 + len(columns[0])))
+    # A column for each model, filled up with empty tiles: sheets are drawn row by row.
     rows = max((len(column) for column in columns), default=1)
     grid = [[original], *columns]
     tiles = [column[row] if row < len(column) else _EMPTY for row in range(rows) for column in grid]
@@ -77,9 +81,6 @@ def _tile(image: npt.NDArray[np.uint8], model: str, one: ActivationMap) -> Tile:
     return Tile(f"{one.label}, {one.score:.0%}", model, seen, boxes, [""] * len(boxes), [1] * len(boxes))
 
 
-def _nothing(model: str) -> Tile:
-    return _EMPTY._replace(title="nothing found", subtitle=model)
-
-
 _HEADING = "Class activation maps"
 _EMPTY = Tile("", "", np.full((1, 1, 3), 255, np.uint8))
+_NOTHING = _EMPTY._replace(title="nothing found")

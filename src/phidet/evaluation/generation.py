@@ -18,7 +18,7 @@ PATH_STEP = 1e-4
 
 
 class PrecisionRecall(NamedTuple):
-    """Of made images, both from 0 to 1.
+    """Precision and recall of made images, both 0…1.
 
     Attributes:
         precision: share of made images that lie among the real ones: how good they are.
@@ -42,6 +42,7 @@ def frechet_distance(real: npt.ArrayLike, made: npt.ArrayLike) -> float:
     # The root of a product of two covariances has the eigenvalues of this symmetric matrix.
     root = _root(first)
     values = np.linalg.eigvalsh(root @ second @ root)
+    # Of few images the covariances are singular, and rounding makes eigenvalues of 0 slightly negative.
     cross = np.sqrt(values.clip(min=0)).sum()
     return float(np.square(a.mean(0) - b.mean(0)).sum() + np.trace(first) + np.trace(second) - 2 * cross)
 
@@ -53,7 +54,7 @@ def _root(matrix: FloatArray) -> FloatArray:
 
 
 def precision_recall(real: npt.ArrayLike, made: npt.ArrayLike, neighbours: int = 3) -> PrecisionRecall:
-    """Precision and recall (arXiv 1904.06991): a point counts that lies in a ball around any of the others.
+    """Precision and recall (arXiv 1904.06991): the shares of points in a ball around any point of the other kind.
 
     Args:
         real, made: (N, D) and (M, D) features.
@@ -77,12 +78,13 @@ def _covered(centres: FloatArray, points: FloatArray, neighbours: int) -> float:
 
 def squared_distances(a: FloatArray, b: FloatArray) -> FloatArray:
     """(N, D) and (M, D) → (N, M)."""
+    # Rounding may make the distance of a point to itself slightly negative.
     squares: FloatArray = np.square(a).sum(1)[:, None] + np.square(b).sum(1) - 2 * (a @ b.T)
     return squares.clip(min=0)
 
 
 def nearest_real(real: npt.ArrayLike, made: npt.ArrayLike, count: int = 3) -> npt.NDArray[np.int64]:
-    """Indices of the real images nearest to each made one, (M, count), to see whether it was learned by heart."""
+    """Indices of the real images nearest to each made one, (M, count), to see whether it was memorised."""
     distances = squared_distances(np.asarray(made, np.float64), np.asarray(real, np.float64))
     return np.argsort(distances, axis=1, kind="stable")[:, :count].astype(np.int64)
 
@@ -94,6 +96,7 @@ def slerp(a: npt.ArrayLike, b: npt.ArrayLike, t: npt.ArrayLike) -> FloatArray:
     """
     first, second = (_directions(np.asarray(latents, np.float64)) for latents in (a, b))
     angle = np.arccos((first * second).sum(-1, keepdims=True).clip(-1, 1)) * np.asarray(t, np.float64)
+    # The part of the second direction across the first: both span the plane of the rotation.
     across = _directions(second - (first * second).sum(-1, keepdims=True) * first)
     return _directions(first * np.cos(angle) + across * np.sin(angle))
 
@@ -109,6 +112,7 @@ def path_length(distances: npt.ArrayLike) -> float:
     Those below the 1st and above the 99th percentile are left out, the percentiles themselves being distances.
     """
     values = np.asarray(distances, np.float64)
+    # A path that happens to cross from one object to another says nothing about the usual one.
     low = np.percentile(values, 1, method="lower")
     high = np.percentile(values, 99, method="higher")
     return float(values[(values >= low) & (values <= high)].mean())
@@ -119,6 +123,7 @@ def conditional_entropy(table: npt.ArrayLike) -> float:
     joint = np.asarray(table, np.float64)
     joint = joint / joint.sum()
     sides = joint.sum(1, keepdims=True)
+    # 0 · log 0 is 0: the limit, which floating point does not know.
     with np.errstate(divide="ignore", invalid="ignore"):
         bits = np.where(joint > 0, joint * np.log2(joint / sides), 0.0)
     return float(-bits.sum())
@@ -138,6 +143,7 @@ def separability(latents: npt.ArrayLike, probabilities: npt.ArrayLike, share: fl
     points, answers = np.asarray(latents, np.float64), np.asarray(probabilities, np.float64)
     total = 0.0
     for attribute in answers.T:
+        # The labels are a classifier's, and near 0.5 they are chance.
         certain = np.argsort(-np.abs(attribute - 0.5), kind="stable")[: max(2, round(share * len(attribute)))]
         labels = attribute[certain] > 0.5
         if labels.all() or not labels.any():
@@ -152,6 +158,7 @@ def linear_classifier(points: FloatArray, labels: npt.NDArray[np.bool_], steps: 
 
     It minimises ½‖(v, b)‖² + Σ max(0, 1 − y (v·x + b))², as the usual linear support vector classifiers do.
     """
+    # The bias is the weight of a coordinate that is always 1, and is kept small with the others, as liblinear does.
     x = np.concatenate([points, np.ones((len(points), 1))], 1)
     y = np.where(labels, 1.0, -1.0)
     v = np.zeros(x.shape[1])
@@ -159,6 +166,7 @@ def linear_classifier(points: FloatArray, labels: npt.NDArray[np.bool_], steps: 
         margin = 1 - y * (x @ v)
         active = margin > 0
         gradient = v - 2 * x[active].T @ (y[active] * margin[active])
+        # The gradient is a sum over the points, and so is its rounding.
         if np.abs(gradient).max() < 1e-6 * len(x):
             break
         hessian = np.eye(len(v)) + 2 * x[active].T @ x[active]

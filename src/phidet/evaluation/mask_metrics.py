@@ -16,18 +16,19 @@ class MaskMetrics(msgspec.Struct, frozen=True, kw_only=True):
     """Metrics of masks.
 
     Attributes:
-        coco: COCO's metrics by the IoU of masks.
+        coco: COCO's metrics by the IoU of masks; ``None`` of a network that finds no masks of objects.
         boundary_ap: AP by the smaller of the IoUs of masks and of their boundaries; ``None`` without objects.
         panoptic: panoptic quality; ``None`` unless the labels are panoptic.
         semantic: which class every pixel is given.
-        score: lowest score of the detections used for panoptic quality and classes of pixels.
+        score: lowest score of the detections used for panoptic quality and classes of pixels; ``None`` where these
+            are those of the segments that the network finds.
     """
 
-    coco: CocoReport
+    coco: CocoReport | None
     boundary_ap: float | None
     panoptic: PanopticReport | None
     semantic: SemanticReport
-    score: float
+    score: float | None
 
 
 def has_masks(dataset: Dataset, detections: Sequence[Detections]) -> bool:
@@ -36,10 +37,16 @@ def has_masks(dataset: Dataset, detections: Sequence[Detections]) -> bool:
     return dataset.all_annotations.mask_labels is not None and bool(there) and all(there)
 
 
+def has_segments(dataset: Dataset, detections: Sequence[Detections]) -> bool:
+    """Whether labels have masks, and it was found what every pixel belongs to."""
+    return dataset.all_annotations.mask_labels is not None and any(found.segments is not None for found in detections)
+
+
 def measure_masks(
     dataset: Dataset, detections: Sequence[Detections], score: float, max_objects: int = 100
 ) -> MaskMetrics | None:
-    """The metrics of the detections' masks, one for each image of ``dataset``; ``None`` unless both have masks.
+    """The metrics of the detections' masks and segments, one for each image of ``dataset``; ``None`` unless both have
+    some.
 
     Args:
         dataset: the ground truth.
@@ -50,13 +57,15 @@ def measure_masks(
     Raises:
         InputError: a label image cannot be read.
     """
-    if not has_masks(dataset, detections):
+    objects, pixels = has_masks(dataset, detections), has_segments(dataset, detections)
+    if not (objects or pixels):
         return None
+    # Panoptic quality and classes of pixels have no ranking: each pixel gets one answer, by detections above a score.
     sure = [found.filter(score) for found in detections]
     return MaskMetrics(
-        coco=evaluate_coco(dataset, detections, max_objects, "segm"),
-        boundary_ap=evaluate_coco(dataset, detections, max_objects, "boundary").ap,
+        coco=evaluate_coco(dataset, detections, max_objects, "segm") if objects else None,
+        boundary_ap=evaluate_coco(dataset, detections, max_objects, "boundary").ap if objects else None,
         panoptic=evaluate_panoptic(dataset, sure) if dataset.stuff else None,
         semantic=evaluate_semantic(dataset, sure),
-        score=score,
+        score=None if pixels else score,
     )

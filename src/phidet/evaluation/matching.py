@@ -72,6 +72,7 @@ def match_image(
             taken.add(o)
     # Difficult objects may be found by several detections, none of which counts.
     on_difficult = (overlaps & truth.difficult & ~truth.crowd).any(axis=1)
+    # A crowd is larger than a detection in it, so that their IoU says little.
     in_crowd = ((covered(ious, boxes, others) >= min_iou) & own & truth.crowd).any(axis=1)
     return Matches(objects, (objects < 0) & (on_difficult | in_crowd), ious)
 
@@ -90,14 +91,9 @@ def match_all(
     """
     check_detections(dataset, detections)
     for i, found in enumerate(detections):
-        seen = above(found, min_score)
+        seen = found.filter(score=min_score)
         truth = dataset.annotations(i)
         yield seen, truth, match_image(seen, truth, across_classes, min_iou)
-
-
-def above(found: Detections, min_score: float) -> Detections:
-    """The detections of at least ``min_score``."""
-    return found.filter(score=min_score)
 
 
 def covered(
@@ -110,11 +106,7 @@ def covered(
 
 
 def check_detections(dataset: Dataset, detections: Sequence[Detections]) -> None:
-    """Raises InputError unless there are detections for every image, all of known classes.
-
-    Raises:
-        InputError: another number of images, or an unknown class.
-    """
+    """Raises InputError unless there are detections for every image, all of known classes."""
     if len(detections) != len(dataset):
         raise InputError(
             f"expected detections for each of the {len(dataset)} images of {dataset.name!r}, got {len(detections)}: "
@@ -124,7 +116,6 @@ def check_detections(dataset: Dataset, detections: Sequence[Detections]) -> None
     for i, found in enumerate(detections):
         if len(found) and found.class_ids.max() >= classes:
             raise InputError(
-                f"detections of image {i} ({dataset.names[i]}) have classes "
-                f"{found.class_ids.min()}…{found.class_ids.max()}, "
-                f"expected 0…{classes - 1}: does the model have the data's classes?"
+                f"detections of image {i} ({dataset.names[i]}) have classes {found.class_ids.min()}…"
+                f"{found.class_ids.max()}, expected 0…{classes - 1}: does the model have the data's classes?"
             )

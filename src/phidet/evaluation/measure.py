@@ -12,12 +12,14 @@ from phidet.data.dataset import Dataset
 from phidet.data.summary import DataSummary, summarise_data
 from phidet.detections.detections import Detections
 from phidet.detections.settings import PostprocessSettings
-from phidet.evaluation.class_counts import ClassCounts, class_counts, together
+from phidet.detections.thresholds import Thresholds
+from phidet.evaluation.class_counts import ClassCounts, class_counts, sum_counts
 from phidet.evaluation.coco_metrics import CocoReport, evaluate_coco
 from phidet.evaluation.confusion import confusion_matrix
 from phidet.evaluation.curves import best_threshold, pr_curves
 from phidet.evaluation.mask_metrics import MaskMetrics, measure_masks
 from phidet.evaluation.matching import MATCHED
+from phidet.evaluation.reliability import Reliability, measure_reliability
 from phidet.evaluation.voc_metrics import evaluate_voc
 
 COCO_SETTINGS = PostprocessSettings(score=0.001, multi_class=True)
@@ -32,6 +34,7 @@ class MeasureSettings(msgspec.Struct, frozen=True, kw_only=True):
             ``None`` for the one with the highest mean F1. AP uses all scores.
         iou: overlap from which a detection matches an object, for the same, in (0, 1]. COCO's metrics have their own.
         max_objects: maximum number of detections for each image. COCO's official metrics use 100.
+        segment_score: lowest score of an object that becomes a segment; ``None`` for the network's usual one.
 
     Raises:
         ConfigError: a value out of its range.
@@ -40,6 +43,7 @@ class MeasureSettings(msgspec.Struct, frozen=True, kw_only=True):
     score: float | None = None
     iou: float = MATCHED
     max_objects: int = 100
+    segment_score: float | None = None
 
     def __post_init__(self) -> None:
         if self.score is not None and not 0 <= self.score <= 1:
@@ -54,7 +58,8 @@ class MeasureSettings(msgspec.Struct, frozen=True, kw_only=True):
         """Settings to run a detector with: :data:`COCO_SETTINGS` with ``max_objects``."""
         # Suppression needs more candidates than it returns, or crowded images would end below the limit.
         candidates = max(COCO_SETTINGS.candidates, 10 * self.max_objects)
-        return msgspec.structs.replace(COCO_SETTINGS, max_detections=self.max_objects, candidates=candidates)
+        changes = {"max_detections": self.max_objects, "candidates": candidates, "segment_score": self.segment_score}
+        return msgspec.structs.replace(COCO_SETTINGS, **changes)
 
 
 DEFAULT_SETTINGS = MeasureSettings()
@@ -76,6 +81,9 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
         summary: what is in the data, and what was left out of them.
         trained_on: images that the model has learned from; ``None`` where that is not known.
         masks: metrics of masks; ``None`` where labels or detections have none.
+        reliability: how often detections of a score are right.
+        thresholds: the best score of each class, where they were looked for; see
+            :func:`~phidet.evaluation.thresholds.best_thresholds`.
     """
 
     model: str
@@ -93,6 +101,8 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     summary: DataSummary
     trained_on: int | None
     masks: MaskMetrics | None = None
+    reliability: Reliability | None = None
+    thresholds: Thresholds | None = None
 
 
 def measure(
@@ -132,10 +142,11 @@ def measure(
         score=score,
         iou=settings.iou,
         ap_at_iou=float(np.mean(areas)) if areas else None,
-        all_classes=together(classes),
+        all_classes=sum_counts(classes),
         classes=classes,
         confusion=confusion_matrix(dataset, detections, score, settings.iou).tolist(),
         summary=summarise_data(dataset),
         trained_on=trained_on,
         masks=measure_masks(dataset, detections, score, settings.max_objects),
+        reliability=measure_reliability(dataset, detections, settings.iou),
     )

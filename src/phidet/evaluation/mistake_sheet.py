@@ -50,11 +50,12 @@ def _tile(dataset: Dataset, found: Detections, mistake: Mistake) -> Tile:
     detected = [found.boxes_xyxy[d] for d in [mistake.detection] if d is not None]
     try:
         image = _with_masks(dataset.image(mistake.image), dataset.masks(mistake.image), found.masks, mistake)
-    except InputError:
+    except InputError:  # damaged since it was looked at: the mistake is listed without its image
         return Tile(title, name)
     window = _window(np.stack([*there, *detected]).astype(np.float64), dataset.size_hw(mistake.image))
     crop = _crop(image, window)
     pen = ImageDraw.Draw(crop, "RGBA")
+    # The boxes that the mistake is about come last, on top of the others.
     others = np.delete(truth.boxes_xyxy, [] if mistake.object is None else mistake.object, axis=0)
     for boxes, which, width in ((others, TRUTH, 2), (detected, FOUND, 3), (there, TRUTH, 3)):
         for box in boxes:
@@ -111,6 +112,7 @@ def _crop(image: npt.NDArray[np.uint8], window: _Box) -> Image.Image:
     x1, y1, x2, y2 = (round(value) for value in _inside(np.array(part), window))
     crop = Image.new("RGB", (TILE_W, TILE_H), _GREY)
     size = max(1, x2 - x1), max(1, y2 - y1)
+    # Only the part inside the image: Pillow would fill the rest with black, which could be the image's own.
     crop.paste(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC, box=part), (x1, y1))
     return crop
 

@@ -56,6 +56,7 @@ def worst_mistakes(
         InputError: the detections do not belong to the data set.
     """
     of_kind: dict[Kind, list[Mistake]] = {kind: [] for kind in KINDS}
+    # Across classes, so that a detection of a wrong class is told from a detection of nothing.
     matched = match_all(dataset, detections, min_score, across_classes=True, min_iou=min_iou)
     for i, (found, truth, matches) in enumerate(matched):
         numbers = np.flatnonzero(detections[i].scores >= min_score)
@@ -112,6 +113,7 @@ def _missed(
         return
     own = found.class_ids[:, None] == truth.class_ids[None, :]
     near = own & (pairwise_iou(found.boxes_xyxy, truth.boxes_xyxy) >= min_iou)
+    # An object that a detection just below the threshold shows is nearly found: missing it weighs less.
     faint = np.where(near, found.scores[:, None], 0.0).max(axis=0, initial=0.0)
     size = np.minimum(1.0, np.sqrt(truth.areas.astype(np.float64)) / _LARGE)
     for o in np.flatnonzero(unclaimed).tolist():

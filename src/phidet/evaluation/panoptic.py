@@ -99,9 +99,10 @@ class _Sums(NamedTuple):
 
 
 def evaluate_panoptic(dataset: Dataset, detections: Sequence[Detections]) -> PanopticReport:
-    """Panoptic quality of ``detections`` with masks, one for each image of ``dataset``, whose labels are panoptic.
+    """Panoptic quality of ``detections``, one for each image of ``dataset``, whose labels are panoptic.
 
-    Where detected masks overlap, the better one keeps the common pixels.
+    That of their segments where a network finds them; else of their masks, of which the better one keeps the pixels
+    that several have.
 
     Raises:
         InputError: a label image cannot be read.
@@ -120,6 +121,7 @@ def panoptic_quality(
     things = np.ones(count, np.bool_)
     things[list(stuff)] = False
     some = sums.found + sums.false + sums.missed > 0
+    # Of a class without any segment, 0 / 0: kept finite here, and None below.
     rated = sums.found + (sums.false + sums.missed) / 2
     pq, rq = (values / np.maximum(rated, 0.5) for values in (sums.iou, sums.found))
     sq = sums.iou / np.maximum(sums.found, 1)
@@ -136,12 +138,12 @@ def panoptic_quality(
         )
         for c, name in enumerate(class_names)
     )
-    parts = [_quality(pq, sq, rq, some & kind) for kind in (np.ones(count, np.bool_), things, ~things)]
-    return PanopticReport(all=parts[0], things=parts[1], stuff=parts[2], classes=classes)
+    everything, of_things, of_stuff = (_quality((pq, sq, rq), some & kind) for kind in (things | True, things, ~things))
+    return PanopticReport(all=everything, things=of_things, stuff=of_stuff, classes=classes)
 
 
 def evaluate_semantic(dataset: Dataset, detections: Sequence[Detections]) -> SemanticReport:
-    """IoU of classes, pixel by pixel, of ``detections`` with masks, one for each image of ``dataset``.
+    """IoU of classes, pixel by pixel, of ``detections`` with segments or masks, one for each image of ``dataset``.
 
     Pixels of crowds do not count, nor do those without a segment in panoptic labels; in other labels these are the
     background. Where masks overlap, the first one is on top.
@@ -153,9 +155,9 @@ def evaluate_semantic(dataset: Dataset, detections: Sequence[Detections]) -> Sem
     # Class C is the background.
     confusion = np.zeros((count + 1, count + 1), np.int64)
     for truth, found in _pairs(dataset, detections):
-        table = np.append(truth.class_ids, 0)
-        table[:-1][truth.crowd] = -1
-        wanted = np.concatenate([[-1 if dataset.stuff else count], table[:-1]])[truth.ids]
+        # −1 for pixels that do not count.
+        classes = np.where(truth.crowd, -1, truth.class_ids)
+        wanted = np.concatenate([[-1 if dataset.stuff else count], classes])[truth.ids]
         given = np.concatenate([[count], found.class_ids])[found.ids]
         known = wanted >= 0
         keys = wanted[known] * (count + 1) + given[known]
@@ -176,17 +178,18 @@ def evaluate_semantic(dataset: Dataset, detections: Sequence[Detections]) -> Sem
 
 def _pairs(dataset: Dataset, detections: Sequence[Detections]) -> Iterator[tuple[Segments, Segments]]:
     for index, found in enumerate(detections):
-        size_hw, a = dataset.size_hw(index), dataset.annotations(index)
-        masks, detected = dataset.masks(index), found.masks
-        truth_ids = (Masks.empty(size_hw) if masks is None else masks).to_ids()
-        found_ids = (Masks.empty(size_hw) if detected is None else detected).to_ids()
-        crowd = np.zeros(len(found), np.bool_)
-        yield Segments(truth_ids, a.class_ids, a.crowd), Segments(found_ids, found.class_ids, crowd)
+        a, nothing = dataset.annotations(index), Masks.empty(dataset.size_hw(index))
+        # Of a network that finds objects only, their masks are the segments.
+        whole = found if found.segments is None else found.segments
+        truth_ids, found_ids = ((masks or nothing).to_ids() for masks in (dataset.masks(index), whole.masks))
+        no_crowd = np.zeros(len(whole), np.bool_)
+        yield Segments(truth_ids, a.class_ids, a.crowd), Segments(found_ids, whole.class_ids, no_crowd)
 
 
 def _add_image(sums: _Sums, truth: Segments, found: Segments) -> None:
     """Adds the segments of one image."""
     rows, columns = len(truth.class_ids) + 1, len(found.class_ids) + 1
+    # Every pixel is a pair of a labelled and a detected segment: one count gives all areas and intersections.
     keys = truth.ids.reshape(-1).astype(np.int64) * columns + found.ids.reshape(-1)
     common = np.bincount(keys, minlength=rows * columns).reshape(rows, columns)
     areas, found_areas = common.sum(1)[1:], common.sum(0)[1:]
@@ -195,6 +198,7 @@ def _add_image(sums: _Sums, truth: Segments, found: Segments) -> None:
     ious = common[1:, 1:] / np.maximum(union, 1)
     alike = truth.class_ids[:, None] == found.class_ids[None]
     i, j = np.nonzero((ious > _FOUND) & alike & ~truth.crowd[:, None])
+    # add.at, as an image may have several segments of a class.
     np.add.at(sums.iou, truth.class_ids[i], ious[i, j])
     np.add.at(sums.found, truth.class_ids[i], 1)
     missed = ~truth.crowd
@@ -209,13 +213,9 @@ def _add_image(sums: _Sums, truth: Segments, found: Segments) -> None:
     np.add.at(sums.false, found.class_ids[false], 1)
 
 
-def _quality(
-    pq: npt.NDArray[np.float64],
-    sq: npt.NDArray[np.float64],
-    rq: npt.NDArray[np.float64],
-    some: npt.NDArray[np.bool_],
-) -> Quality:
+def _quality(qualities: Sequence[npt.NDArray[np.float64]], some: npt.NDArray[np.bool_]) -> Quality:
+    """The means of pq, sq and rq over ``some`` of the classes."""
     if not some.any():
         return Quality(pq=None, sq=None, rq=None, classes=0)
-    means = (float(values[some].mean()) for values in (pq, sq, rq))
-    return Quality(pq=next(means), sq=next(means), rq=next(means), classes=int(some.sum()))
+    pq, sq, rq = (float(values[some].mean()) for values in qualities)
+    return Quality(pq=pq, sq=sq, rq=rq, classes=int(some.sum()))

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
 
 from phidet.detections.draw import shorten
 from phidet.evaluation.coco_metrics import CocoReport
@@ -29,6 +28,7 @@ def pr_figure(curves: Sequence[PrCurve], min_iou: float = MATCHED) -> Figure:
     """
     shown = sorted((c for c in curves if c.objects), key=lambda c: (-c.envelope.mean(), -c.objects))
     figure, axes = new_figure(8.6, 6.0)
+    # By AP, of which those that are named should show the range.
     named = shown
     if len(shown) > len(_LINES):
         named = [*shown[:3], *sorted(shown[3:], key=lambda c: (c.envelope.mean(), -c.objects))[:3]]
@@ -42,21 +42,12 @@ def pr_figure(curves: Sequence[PrCurve], min_iou: float = MATCHED) -> Figure:
             axes.plot(*at, "o", color=colour, markersize=7, markeredgecolor="white", zorder=5, clip_on=False)
     if len(shown) > 1:
         mean = np.mean([curve.envelope for curve in shown], axis=0)
-        axes.plot(
-            RECALLS,
-            mean,
-            color=INK,
-            linewidth=3,
-            zorder=4,
-            label=f"mean of {len(shown)} classes\n{_ap(min_iou)} {mean.mean():.3f}",
-        )
+        label = f"mean of {len(shown)} classes\n{_ap(min_iou)} {mean.mean():.3f}"
+        axes.plot(RECALLS, mean, color=INK, linewidth=3, zorder=4, label=label)
     if not shown:
         axes.text(0.5, 0.5, "no objects", ha="center", va="center", color=_FAINT, fontsize=16)
-    _title(
-        axes,
-        f"Precision and recall at IoU {min_iou:g}",
-        "the best precision with at least this recall; dots: highest F1",
-    )
+    subtitle = "the best precision with at least this recall; dots: highest F1"
+    _title(axes, f"Precision and recall at IoU {min_iou:g}", subtitle)
     axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
     axes.grid(color=_GRID, zorder=0)
     _percent(axes.xaxis, axes.yaxis)
@@ -71,9 +62,8 @@ def _ap(min_iou: float) -> str:
 
 
 def _legend(curve: PrCurve, min_iou: float) -> str:
-    score = (
-        "nothing found" if curve.best_score is None else f"best F1 {curve.f1.max():.2f} at score {curve.best_score:.2f}"
-    )
+    best = curve.best_score
+    score = "nothing found" if best is None else f"best F1 {curve.f1.max():.2f} at score {best:.2f}"
     name = shorten(curve.class_name, lambda part: len(part) <= 28)
     return f"{name}\n{_ap(min_iou)} {curve.envelope.mean():.3f}, {score}"
 
@@ -96,6 +86,7 @@ def confusion_figure(matrix: npt.NDArray[np.int64], class_names: Sequence[str]) 
     matrix = matrix[np.ix_(cells, cells)]
     shares = np.divide(matrix, sums, out=np.zeros(matrix.shape), where=sums > 0)
     size, numbers = len(matrix), len(named) <= _MOST_NUMBERS
+    # Inches and points for which numbers can be read; without numbers the matrix as a whole has 12 inches.
     cell = 0.9 if size <= 6 else 0.52 if numbers else max(0.1, 12 / size)
     font = 10.0 if size <= 6 else 8.5 if numbers else max(3.0, 66 * cell * 0.8)
     rows, columns = (named + ([last] if objects else []) for last in ("nothing", "missed"))
@@ -135,6 +126,7 @@ def confusion_figure(matrix: npt.NDArray[np.int64], class_names: Sequence[str]) 
 
 def _most_confused(matrix: npt.NDArray[np.int64], count: int) -> list[int]:
     """The classes that a matrix shows, in their order."""
+    # Classes that are never confused would fill the figure with empty rows.
     wrong = matrix - np.diag(matrix.diagonal())
     mistakes = (wrong.sum(axis=0) + wrong.sum(axis=1))[:count]
     return sorted(np.argsort(-mistakes, kind="stable")[:_MOST_CLASSES].tolist())
@@ -144,21 +136,20 @@ def size_figure(report: CocoReport) -> Figure:
     """AP and AR of all objects and by size."""
     figure, axes = new_figure(7.6, 4.2)
     groups = {"all": ("ap", "ar_max")} | {size: (f"ap_{size}", f"ar_{size}") for size in ("small", "medium", "large")}
-    for kind, (label, colour) in enumerate(
-        (("AP, IoU 0.50…0.95", PALETTE[0]), (f"AR, {report.max_objects:,} detections", PALETTE[4]))
-    ):
-        values = [getattr(report, names[kind]) for names in groups.values()]
+    labels = (("AP, IoU 0.50…0.95", PALETTE[0]), (f"AR, {report.max_objects:,} detections", PALETTE[4]))
+    for kind, (label, colour) in enumerate(labels):
+        values = [getattr(report, metrics[kind]) for metrics in groups.values()]
         where = np.arange(len(groups)) + (kind - 0.5) * 0.38
         axes.bar(where, [value or 0 for value in values], 0.36, color=colour, label=label, zorder=2)
         for x, value in zip(where, values, strict=True):
+            # No bar is not a bar of height 0: without objects of a size there is nothing to measure.
             if value is not None:
                 axes.annotate(f"{value:.2f}", (x, value), (0, 3), textcoords="offset points", ha="center", fontsize=10)
     for x, (ap, _) in enumerate(groups.values()):
         if getattr(report, ap) is None:
             axes.text(x, 0.02, "no objects", ha="center", va="bottom", color="#777777", fontsize=10)
-    axes.set_xticks(
-        range(len(groups)), ["all sizes", "small\nbelow 32² px", "medium\n32²…96² px", "large\nabove 96² px"]
-    )
+    names = ["all sizes", "small\nbelow 32² px", "medium\n32²…96² px", "large\nabove 96² px"]
+    axes.set_xticks(range(len(groups)), names)
     axes.tick_params(axis="x", length=0)
     axes.set_ylim(0, 1.0)
     axes.grid(axis="y", color=_GRID, zorder=0)
@@ -170,11 +161,10 @@ def size_figure(report: CocoReport) -> Figure:
 
 def _title(axes: Any, title: str, subtitle: str) -> None:
     axes.set_title(title, loc="left", pad=21, fontsize=13, weight="bold", color=INK)
-    axes.annotate(
-        subtitle, (0, 1), (0, 5), xycoords="axes fraction", textcoords="offset points", fontsize=9.5, color="#555555"
-    )
+    place = {"xycoords": "axes fraction", "textcoords": "offset points"}
+    axes.annotate(subtitle, (0, 1), (0, 5), **place, fontsize=9.5, color="#555555")
 
 
 def _percent(*scales: Any) -> None:
     for scale in scales:
-        scale.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
+        scale.set_major_formatter("{x:.0%}")

@@ -16,8 +16,10 @@ from phidet.core.errors import ConfigError, InputError
 from phidet.core.structs import from_json
 from phidet.data.dataset import Annotations, Dataset
 from phidet.data.fingerprint import fingerprints
-from phidet.detections.boxes import area, pairwise_iou
+from phidet.detections.boxes import pairwise_iou
 from phidet.detections.detections import Detections
+from phidet.detections.settings import Score
+from phidet.detections.thresholds import Thresholds
 
 RECORD = "prelabels.json"
 LOWEST_SCORE = 0.05
@@ -42,28 +44,17 @@ class Record(msgspec.Struct, frozen=True):
     """All pre-labels of a folder, to compare corrected labels with."""
 
     model: str
-    score: float
+    score: Score
     images: list[PreLabel]
 
 
-def labelled(images: Dataset, detections: Sequence[Detections], score: float) -> Dataset:
+def labelled(images: Dataset, detections: Sequence[Detections], score: float | Thresholds) -> Dataset:
     """``images`` with the detections of at least ``score`` as objects; their scores are the field ``score``."""
     annotations = []
     for found in detections:
-        kept = found[found.scores >= score]
-        nothing = np.zeros(len(kept), np.bool_)
-        areas = area(kept.boxes_xyxy)
-        fields = {"score": kept.scores}
-        annotations.append(Annotations(kept.boxes_xyxy, kept.class_ids, areas, nothing, nothing, fields))
-    return Dataset(
-        images.name,
-        images.class_names,
-        names=images.names.tolist(),
-        sources=[images.source(i) for i in range(len(images))],
-        annotations=annotations,
-        sizes_hw=np.array([images.size_hw(i) for i in range(len(images))], np.int32).reshape(-1, 2),
-        problems=images.problems,
-    )
+        kept = found[score.kept(found) if isinstance(score, Thresholds) else found.scores >= score]
+        annotations.append(Annotations.of_boxes(kept.boxes_xyxy, kept.class_ids, {"score": kept.scores}))
+    return images.relabelled(annotations, images.class_names)
 
 
 def expected_mistakes(found: Detections) -> float:
@@ -76,16 +67,14 @@ def expected_mistakes(found: Detections) -> float:
     return float(np.minimum(scores, 1 - scores).sum())
 
 
-def record_of(dataset: Dataset, model: str, score: float) -> Record:
+def record_of(dataset: Dataset, model: str, score: Score) -> Record:
     """The pre-labels of ``dataset``, see :func:`labelled`."""
     images = []
     for i, known in enumerate(fingerprints(dataset)):
         a = dataset.annotations(i)
-        boxes = [(box[0], box[1], box[2], box[3]) for box in a.boxes_xyxy.tolist()]
-        names = [dataset.class_names[c] for c in a.class_ids.tolist()]
-        images.append(
-            PreLabel(str(dataset.names[i]), known or "", boxes, names, np.asarray(a.fields.get("score", ())).tolist())
-        )
+        boxes = [(x1, y1, x2, y2) for x1, y1, x2, y2 in a.boxes_xyxy.tolist()]
+        names, scores = [dataset.class_names[c] for c in a.class_ids.tolist()], np.asarray(a.fields.get("score", ()))
+        images.append(PreLabel(str(dataset.names[i]), known or "", boxes, names, scores.tolist()))
     return Record(model, score, images)
 
 
@@ -142,6 +131,7 @@ def compare(record: Record, datasets: Sequence[Dataset]) -> Corrections:
     for dataset in datasets:
         for i, fingerprint in enumerate(fingerprints(dataset)):
             if fingerprint in known:
+                # Popped, so that a copy of an image in another split is not counted again.
                 counts += _compared(known.pop(fingerprint), dataset.annotations(i), dataset.class_names)
     if not counts[0]:
         raise InputError(
@@ -154,6 +144,7 @@ def _compared(before: PreLabel, after: Annotations, class_names: tuple[str, ...]
     """One image's counts, in the order of :class:`Corrections`. Each box is matched once, the closest pair first."""
     boxes = np.array(before.boxes_xyxy, np.float64).reshape(-1, 4)
     overlaps = pairwise_iou(boxes, after.boxes_xyxy.astype(np.float64))
+    # Greedy by overlap: a box that was moved a little is nearer to its own pre-label than to its neighbour's.
     pairs = sorted(zip(*np.nonzero(overlaps >= SAME), strict=True), key=lambda pair: -overlaps[pair])
     matched: dict[int, int] = {}
     taken: set[int] = set()
@@ -161,6 +152,7 @@ def _compared(before: PreLabel, after: Annotations, class_names: tuple[str, ...]
         if old not in matched and new not in taken:
             matched[int(old)] = int(new)
             taken.add(int(new))
+    # What is kept, moved or renamed is matched; the rest of either side was removed or added.
     same_class = {old: before.class_names[old] == class_names[after.class_ids[new]] for old, new in matched.items()}
     kept = sum(same_class[old] and bool(overlaps[old, new] >= UNTOUCHED) for old, new in matched.items())
     moved = sum(same_class.values()) - kept

@@ -14,8 +14,7 @@ from phidet.detections.detections import Detections
 from phidet.detections.graphs.frames import side_by_side
 from phidet.detections.graphs.related import GROUP, Related
 from phidet.evaluation.coco_metrics import evaluate_coco
-
-MATCHED = 0.5
+from phidet.evaluation.matching import MATCHED
 
 
 class RelationsReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,6 +73,7 @@ def objects_of(found: Detections, truth: Annotations) -> npt.NDArray[np.int64]:
     """(N,) the object of each detection, of any class, from IoU 0.5 on, the best detections first; −1 for none."""
     objects = np.full(len(found), -1, np.int64)
     overlaps = pairwise_iou(found.boxes_xyxy, truth.boxes_xyxy)
+    # No detection is of a crowd, nor of an object that a better one has.
     overlaps[:, truth.crowd] = 0
     for i, row in enumerate(overlaps):
         if len(row) and row.max() >= MATCHED:
@@ -126,6 +126,7 @@ def _groups(found: Sequence[Detections], truths: Sequence[Annotations]) -> float
     for detections, truth in zip(found, truths, strict=True):
         said, true = detections.fields.get(GROUP), truth.fields.get(GROUP)
         if isinstance(said, np.ndarray) and isinstance(true, np.ndarray):
+            # Detections of no object are in no true group: saying that they are is a mistake.
             objects = objects_of(detections, truth)
             counts += pair_counts(said, np.where(objects >= 0, true[objects], -1) if len(true) else objects)
     return f1(counts)

@@ -12,6 +12,7 @@ from PIL import Image
 from phidet.core.errors import InputError
 from phidet.core.files import write_atomic
 from phidet.core.numbers import evenly_spaced
+from phidet.core.words import count
 from phidet.data.dataset import Dataset
 from phidet.detections.detections import Detections
 from phidet.detections.draw_masks import draw_masks
@@ -21,6 +22,7 @@ from phidet.evaluation.measure import Evaluation
 from phidet.evaluation.mistake_sheet import draw_mistakes
 from phidet.evaluation.mistakes import worst_mistakes
 from phidet.evaluation.plots import confusion_figure, pr_figure, size_figure
+from phidet.evaluation.reliability_plot import reliability_figure
 from phidet.evaluation.report_tables import write_tables
 from phidet.images.style import save_figure
 
@@ -30,7 +32,7 @@ _SAMPLES = 12
 def write_evaluation(
     folder: Path, evaluation: Evaluation, dataset: Dataset, detections: Sequence[Detections]
 ) -> list[Path]:
-    """Writes report.json, its tables as CSV, and as images curves, confusion, AP by size, mistakes and samples.
+    """Writes report.json, its tables as CSV, and images: curves, confusion, reliability, AP by size, mistakes, samples.
 
     Raises:
         PhidetError: a file cannot be written.
@@ -44,6 +46,7 @@ def write_evaluation(
         ("pr.png", pr_figure(pr_curves(dataset, detections, iou), iou)),
         ("sizes.png", size_figure(evaluation.coco)),
         ("confusion.png", confusion_figure(matrix, dataset.class_names)),
+        ("reliability.png", reliability_figure(evaluation.reliability)),
     ):
         written.append(save_figure(figure, folder / name))
     mistakes = worst_mistakes(dataset, detections, score, min_iou=iou)
@@ -63,10 +66,11 @@ def draw_samples(dataset: Dataset, detections: Sequence[Detections], min_score: 
         labels = [f"{one.label} {one.score:.0%}" for one in found]
         try:
             image = dataset.image(index)
-            if found.masks is not None:
-                image = np.asarray(draw_masks(Image.fromarray(image), found.masks, found.class_ids))
+            shown = found if found.segments is None else found.segments
+            if shown.masks is not None:
+                image = np.asarray(draw_masks(Image.fromarray(image), shown.masks, shown.class_ids))
         except InputError:
             image = None  # reported among the problems of the data set
-        what = "1 detection" if len(found) == 1 else f"{len(found)} detections"
-        tiles.append(Tile(str(dataset.names[index]), what, image, found.boxes_xyxy, labels, found.class_ids.tolist()))
+        name, what = str(dataset.names[index]), count(len(found), "detection")
+        tiles.append(Tile(name, what, image, found.boxes_xyxy, labels, found.class_ids.tolist()))
     return draw_sheet(f"{dataset.name}: detections with a score of at least {min_score:.2f}", tiles)

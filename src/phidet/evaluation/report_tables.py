@@ -33,9 +33,13 @@ def write_tables(folder: Path, evaluation: Evaluation) -> list[Path]:
         "ap": [*(c.ap for c in coco.classes), coco.ap],
         "ap50": [*(c.ap50 for c in coco.classes), coco.ap50],
     }
-    if masks is not None:
+    if evaluation.thresholds is not None:
+        columns["threshold"] = [*evaluation.thresholds.scores, None]
+    if masks is not None and masks.coco is not None:
+        # Beside those of boxes: a class whose boxes are good and masks are not is what people look for here.
         columns["mask_ap"] = [*(c.ap for c in masks.coco.classes), masks.coco.ap]
         columns["mask_ap50"] = [*(c.ap50 for c in masks.coco.classes), masks.coco.ap50]
+    if masks is not None:
         columns["pixel_iou"] = [*masks.semantic.ious.values(), masks.semantic.miou]
     if masks is not None and masks.panoptic is not None:
         columns["pq"] = [*(c.pq for c in masks.panoptic.classes), masks.panoptic.all.pq]
@@ -86,5 +90,6 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
     writer.writerows([f"{cell:.6g}" if isinstance(cell, float) else cell for cell in row] for row in rows)
+    # Names of classes and files may not be UTF-8; spreadsheets take a readable form.
     write_atomic(path, text.getvalue().encode("utf-8", "backslashreplace"))
     return path

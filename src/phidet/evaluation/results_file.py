@@ -98,6 +98,8 @@ class ResultsFile(NamedTuple):
         image_of, class_of = self._names(dataset)
         found: dict[str, list[int]] = defaultdict(list)
         for i, result in enumerate(self.results):
+            # Detections of all splits may lie in one file; without being asked for, they are more likely the wrong
+            # file.
             if others and result.image_id not in image_of:
                 continue
             if result.image_id not in image_of or result.category_id not in class_of:
@@ -114,6 +116,7 @@ class ResultsFile(NamedTuple):
         # Ids of the file and of the data set may differ; the names of the classes connect them.
         of_dataset = {name: dataset.class_names.index(name) for name in class_of.values()}
         ids = {category: of_dataset[name] for category, name in class_of.items()}
+        # An image that was not processed is not measured: it would count as one in which nothing was found.
         measured = dataset if len(indices) == len(dataset) else dataset.subset(indices, dataset.name)
         return measured, [self._detections(found[names[i]], ids, dataset, i) for i in indices]
 
@@ -128,7 +131,7 @@ class ResultsFile(NamedTuple):
             categories = dataset.coco_ids.categories.items()
             return dataset.coco_ids.images, {i: name for i, name in categories if name in dataset.class_names}
         # Images are recognised by path or by name: the file may have been written elsewhere, or by another tool.
-        at = {str(Path(str(dataset.source(i))).resolve()): str(name) for i, name in enumerate(dataset.names)}
+        at = {str(Path(str(s)).resolve()): str(n) for s, n in zip(dataset.sources, dataset.names, strict=True)}
         at |= {str(name): str(name) for name in dataset.names}
         images = {
             image.id: at.get(image.file_name) or at.get(str(Path(image.source).resolve()))
@@ -147,6 +150,7 @@ class ResultsFile(NamedTuple):
         scores = np.array([result.score for result in results], np.float64)
         classes = np.array([ids[result.category_id] for result in results], np.int64)
         size_hw = dataset.size_hw(index)
+        # Detections checks boxes, scores and classes; what it says does not know the file.
         try:
             fields: dict[str, Values] = {name: values[list(rows)] for name, values in self.columns.items()}
             if any(result.segmentation is not None for result in results):
@@ -218,12 +222,11 @@ def write_results(path: Path, dataset: Dataset, detections: Sequence[Detections]
     ids = [category_ids[name] for name in dataset.class_names]
     names = [str(name) for name in dataset.names]
     results = [r for name, found in zip(names, detections, strict=True) for r in found.to_coco(image_ids[name], ids)]
-    sizes = [dataset.size_hw(i) for i in range(len(dataset))]
     searched = _Searched(
         [_Category(i, name) for name, i in zip(dataset.class_names, ids, strict=True)],
         [
-            _Image(image_ids[name], name, width, height, str(Path(str(dataset.source(i))).absolute()))
-            for i, (name, (height, width)) in enumerate(zip(names, sizes, strict=True))
+            _Image(image_ids[name], name, width, height, str(Path(str(source)).absolute()))
+            for name, (height, width), source in zip(names, dataset.sizes_hw.tolist(), dataset.sources, strict=True)
         ],
     )
     # The images file first: without it the ids of the results have no meaning.

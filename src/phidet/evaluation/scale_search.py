@@ -68,6 +68,7 @@ def search_compound(
         ConfigError: no candidate is within the tolerance.
     """
     found = []
+    # Relative to the architecture's own φ = 0: the law is about ratios.
     base = total(count_costs(scaled_classifier_config(0, architecture))).multiply_adds
     for scaling in _grid(budget, tolerance, step):
         config = scaled_classifier_config(1, architecture, scaling)
@@ -115,5 +116,6 @@ def _grid(budget: float, tolerance: float, step: float) -> Iterator[CompoundScal
     values = [round(1 + i * step, 6) for i in range(count)]
     for alpha, beta, gamma in itertools.product(values, repeat=3):
         scaling = CompoundScaling(alpha=alpha, beta=beta, gamma=gamma)
+        # The grid's values are rounded, so that candidates on the very border would be in or out by chance.
         if abs(scaling.cost() - budget) <= tolerance + 1e-9:
             yield scaling

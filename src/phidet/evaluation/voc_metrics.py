@@ -17,6 +17,8 @@ from phidet.detections.boxes import pairwise_iou
 from phidet.detections.detections import Detections
 from phidet.evaluation.matching import MATCHED, check_detections, countable, covered
 
+FloatArray = npt.NDArray[np.float64]
+
 
 class VocReport(msgspec.Struct, frozen=True):
     """VOC's metrics.
@@ -46,7 +48,8 @@ def evaluate_voc(dataset: Dataset, detections: Sequence[Detections], eleven_poin
     check_detections(dataset, detections)
     classes, truth = len(dataset.class_names), dataset.all_annotations
     counts = np.bincount(truth.class_ids[countable(truth)], minlength=classes)
-    starts = np.cumsum([0, *(len(dataset.annotations(i).areas) for i in range(len(dataset)))])
+    # Objects are numbered over the whole data set, where a class is evaluated over all images at once.
+    starts = np.cumsum(dataset.counts) - dataset.counts
     best = [_best_object(found, dataset.annotations(i), starts[i]) for i, found in enumerate(detections)]
     objects = np.concatenate([np.zeros(0, np.int64), *best])
     scores = np.concatenate([np.zeros(0, np.float32), *(found.scores for found in detections)])
@@ -78,6 +81,8 @@ def _best_object(found: Detections, truth: Annotations, start: int) -> npt.NDArr
     same_class = found.class_ids[:, None] == truth.class_ids[None, :]
     ious = np.where(same_class, pairwise_iou(boxes, others), 0.0)
     alone = np.where(truth.crowd, 0.0, ious)
+    # The best object, whether or not another detection has it: a second detection of an object is false, and is not
+    # given the next best one as COCO does.
     best = alone.argmax(axis=1)
     met = alone[np.arange(len(best)), best] >= MATCHED
     result[met] = np.where(truth.difficult[best], _NEITHER, start + best)[met]
@@ -86,9 +91,7 @@ def _best_object(found: Detections, truth: Annotations, start: int) -> npt.NDArr
     return result
 
 
-def _precision_recall(
-    right: npt.NDArray[np.bool_], objects: int
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def _precision_recall(right: npt.NDArray[np.bool_], objects: int) -> tuple[FloatArray, FloatArray]:
     """Precision, at least that of every later point, and recall, after each detection."""
     hits = np.cumsum(right)
     precision = hits / np.arange(1, len(right) + 1)
@@ -97,6 +100,7 @@ def _precision_recall(
 
 def _whole_area(right: npt.NDArray[np.bool_], objects: int) -> float:
     precision, recall = _precision_recall(right, objects)
+    # Recall rises at right detections only, by one object each.
     return float((precision * np.diff(recall, prepend=0.0)).sum())
 
 

@@ -13,7 +13,7 @@ from phidet.architectures.header import Precision
 from phidet.architectures.model import Model
 from phidet.architectures.registry import architecture_of
 from phidet.core.errors import ExportError
-from phidet.detections.sinks.base import count
+from phidet.core.words import count
 from phidet.inference.runtimes.network import Network
 from phidet.inference.runtimes.torch_runtime import TorchNetwork
 
@@ -52,16 +52,13 @@ def compare(model: Model, network: Network, images: Sequence[npt.NDArray[np.uint
         inputs = architecture.network_inputs([architecture.prepare(config, image)])
         ours, theirs = ({name: of[0] for name, of in run(*inputs).items()} for run in (reference, network))
         compared.append(architecture.agreement(config, ours, theirs))
+    # Means, as a single box may jump without any mistake where two answers are nearly equal.
     score, iou = np.mean(compared, axis=0)
     return Agreement(len(images), float(score), float(iou))
 
 
 def check_agreement(agreement: Agreement, precision: Precision, path: Path) -> None:
-    """Raises unless the export is as close as its precision allows.
-
-    Raises:
-        ExportError: the difference is larger.
-    """
+    """Raises ExportError unless the export is as close as its precision allows."""
     score, iou = BOUNDS[precision]
     if not (agreement.score <= score and agreement.iou >= iou):  # nor NaN
         raise ExportError(

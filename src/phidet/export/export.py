@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import copy
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
@@ -19,14 +16,17 @@ from phidet.architectures.model import Model
 from phidet.architectures.registry import architecture_of
 from phidet.core.errors import ConfigError, ExportError, MissingExtraError, UnknownNameError
 from phidet.core.extras import __version__
+from phidet.core.files import raising_write_errors
 from phidet.data.dataset import Dataset
 from phidet.export.check import Agreement, check_agreement, compare
-from phidet.export.int8 import calibration_images, quantise
+from phidet.export.int8 import calibration_images, quantise, runtime_advice
 from phidet.export.onnx_file import build_onnx, with_header
 from phidet.export.onnx_nms import build_onnx_with_nms, check_nms
 from phidet.export.onnx_relations import compare_relations, relations_onnx
+from phidet.export.place import folder_beside, put_in_place
 from phidet.images.decode import read_image
-from phidet.inference.runtimes.open_model import Runtime, open_network
+from phidet.inference.runtimes.open_model import open_network
+from phidet.inference.runtimes.options import Runtime
 
 Target = Literal["onnx", "openvino", "tflite"]
 SUFFIXES: dict[Target, str] = {"onnx": ".onnx", "openvino": ".xml", "tflite": ".tflite"}
@@ -48,11 +48,12 @@ class ExportOptions(NamedTuple):
 
 
 class ExportReport(NamedTuple):
-    """What was written and how near it is to PyTorch."""
+    """What was written and how near it is to PyTorch; advice on how to run it, "" for none."""
 
     paths: list[Path]
     megabytes: float
     agreement: Agreement
+    advice: str = ""
 
 
 def export(
@@ -75,19 +76,17 @@ def export(
     _check(options, target, data)
     if _relates(model) and (options != ExportOptions() or data is not None):
         raise ConfigError(f"{model.config.name} relates detections: it is exported as ONNX in fp32, without images")
+    # A photograph, as random pixels give scores so low that any two networks agree on them.
     images = [_portrait()] if data is None else calibration_images(data)
     model = copy.deepcopy(model).cpu().eval()  # the caller's model keeps its device and mode
-    with _folder_beside(target) as folder:
-        try:
+    with folder_beside(target) as folder:
+        with raising_write_errors(target, ExportError):
             made = _make(model, options, folder, target.stem, images)
-        except OSError as error:
-            raise ExportError(f"cannot write {target}: {error.strerror or error}") from error
         agreement = _compare(model, made[0], options, images[:CHECKED_IMAGES])
         check_agreement(agreement, options.precision, target)
+        advice = runtime_advice(made[0]) if options.precision == "int8" and options.to == "onnx" else ""
         size = sum(path.stat().st_size for path in made) / 1e6
-        for path in reversed(made):  # an IR's weights before what names them
-            _move(path, target.parent)
-        return ExportReport([target.parent / path.name for path in made], size, agreement)
+        return ExportReport(put_in_place(made, target.parent), size, agreement, advice)
 
 
 _RUNTIME: dict[Target, Runtime] = {"onnx": "onnxruntime", "openvino": "openvino", "tflite": "litert"}
@@ -117,18 +116,14 @@ def _check(options: ExportOptions, target: Path, data: Dataset | None) -> None:
 
 
 def _make(
-    model: Model,
-    options: ExportOptions,
-    folder: Path,
-    name: str,
-    images: Sequence[npt.NDArray[np.uint8]],
+    model: Model, options: ExportOptions, folder: Path, name: str, images: Sequence[npt.NDArray[np.uint8]]
 ) -> list[Path]:
     if _relates(model):
         path = folder / f"{name}.onnx"
         path.write_bytes(relations_onnx(model).SerializeToString())
         return [path]
     half = options.precision == "fp16"
-    header = Header(model.config, options.precision)
+    header = Header(model.config, options.precision, model.thresholds)
     if options.to == "tflite":
         from phidet.export.tflite_file import write_tflite  # noqa: PLC0415 - an extra of its own
 
@@ -160,29 +155,6 @@ def _compare(model: Model, path: Path, options: ExportOptions, images: Sequence[
 
 def _relates(model: Model) -> bool:
     return "relations" in architecture_of(model.config).says
-
-
-@contextmanager
-def _folder_beside(target: Path) -> Iterator[Path]:
-    """A temporary folder beside ``target``, on the same disk, so that files can be renamed into place."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        folder = TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.")
-    except OSError as error:
-        raise ExportError(f"cannot write {target}: {error.strerror or error}") from error
-    with folder:
-        yield Path(folder.name)
-
-
-def _move(path: Path, folder: Path) -> None:
-    """Moves a finished file into place atomically: it is on the same disk already."""
-    try:
-        with path.open("rb") as file:
-            # The content must be on disk before the name is: otherwise a crash could leave an empty file.
-            os.fsync(file.fileno())
-        path.replace(folder / path.name)
-    except OSError as error:
-        raise ExportError(f"cannot write {folder / path.name}: {error.strerror or error}") from error
 
 
 def _portrait() -> npt.NDArray[np.uint8]:

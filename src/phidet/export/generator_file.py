@@ -13,9 +13,10 @@ from onnx import TensorProto, helper, numpy_helper
 from phidet.architectures.adversarial import GeneratorModel
 from phidet.architectures.header import Header
 from phidet.core.errors import ExportError
-from phidet.core.files import write_atomic
+from phidet.core.files import raising_write_errors
 from phidet.export.onnx_file import with_header
 from phidet.export.onnx_graph import BATCH, IR_VERSION, OPSET, Graph
+from phidet.export.place import folder_beside, put_in_place
 from phidet.inference.generator import ImageGenerator
 from phidet.inference.runtimes.onnx_generator import OnnxGenerator, mapping_path
 from phidet.inference.runtimes.torch_generator import TorchGenerator
@@ -45,22 +46,25 @@ def export_generator(model: Any, target: Path, half: bool = False) -> GeneratorE
         half: weights in 16 bits, arithmetic in 32.
 
     Raises:
-        ExportError: the files' images differ from PyTorch's, or cannot be written.
+        ExportError: the files' images differ from PyTorch's, or cannot be written; what was there stays.
     """
     model = model.cpu().eval()
     network = cast("GeneratorModel", model)
-    files = {target: _synthesis(network, half), mapping_path(target): _mapping(network, half)}
-    for path, graph in files.items():
-        write_atomic(path, graph.SerializeToString())
-    ours, theirs = ImageGenerator(TorchGenerator(model)), ImageGenerator(OnnxGenerator(target))
-    class_ids = np.arange(CHECKED) % network.config.num_classes
-    pairs = [generator.sample(CHECKED, 0, class_ids).astype(np.int16) for generator in (ours, theirs)]
-    difference = int(np.abs(pairs[0] - pairs[1]).max())
-    if difference > (8 if half else TOLERANCE):
-        for path in files:
-            path.unlink()
-        raise ExportError(f"images of {target} differ from PyTorch's by up to {difference} grey levels: not written")
-    return GeneratorExport(list(files), difference)
+    with folder_beside(target) as folder:
+        made = [folder / target.name, mapping_path(folder / target.name)]
+        for path, graph in zip(made, (_synthesis(network, half), _mapping(network, half)), strict=True):
+            with raising_write_errors(target, ExportError):
+                path.write_bytes(graph.SerializeToString())
+        ours, theirs = ImageGenerator(TorchGenerator(model)), ImageGenerator(OnnxGenerator(made[0]))
+        # As many classes as there are images to compare: each has weights of its own.
+        class_ids = np.arange(CHECKED) % network.config.num_classes
+        pairs = [generator.sample(CHECKED, 0, class_ids).astype(np.int16) for generator in (ours, theirs)]
+        difference = int(np.abs(pairs[0] - pairs[1]).max())
+        if difference > (8 if half else TOLERANCE):
+            raise ExportError(
+                f"images of {target} differ from PyTorch's by up to {difference} grey levels: not written"
+            )
+        return GeneratorExport(put_in_place(made, target.parent), difference)
 
 
 def _mapping(model: GeneratorModel, half: bool) -> onnx.ModelProto:
@@ -68,6 +72,7 @@ def _mapping(model: GeneratorModel, half: bool) -> onnx.ModelProto:
     graph = _Weights(half)
     styles = model.write_mapping(graph)
     average = model.style_average.detach().cpu().numpy()
+    # Gives the output its name, whatever the network's last node is called.
     graph.nodes.append(helper.make_node("Identity", [styles], ["styles"]))
     graph.nodes.append(helper.make_node("Identity", [graph.constant(average)], ["style_average"]))
     inputs = [helper.make_tensor_value_info("latents", TensorProto.FLOAT, [BATCH, config.latent_size])]

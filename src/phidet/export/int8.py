@@ -8,8 +8,8 @@ marked.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -26,6 +26,7 @@ from phidet.core.errors import InputError
 from phidet.core.numbers import evenly_spaced
 from phidet.data.dataset import Dataset
 from phidet.export.onnx_graph import OWN
+from phidet.export.quiet import quiet
 
 CALIBRATION_IMAGES = 64
 """Enough for ranges of maps; more change them by less than their rounding."""
@@ -36,14 +37,14 @@ rounding them to 8 bits, in steps of 1/10, changes scores by several percentage 
 log = logging.getLogger("phidet")
 
 
-def calibration_images(dataset: Dataset, count: int = CALIBRATION_IMAGES) -> list[npt.NDArray[np.uint8]]:
+def calibration_images(dataset: Dataset) -> list[npt.NDArray[np.uint8]]:
     """Images spread evenly over ``dataset``, decoded; those that cannot be decoded are left out.
 
     Raises:
         InputError: none can be decoded.
     """
     images: list[npt.NDArray[np.uint8]] = []
-    for index in evenly_spaced(len(dataset), count):
+    for index in evenly_spaced(len(dataset), CALIBRATION_IMAGES):
         try:
             images.append(dataset.image(index))
         except InputError as error:
@@ -64,6 +65,7 @@ def quantise(
     # does what an architecture writes by itself: coordinates and attention, which 8 bits are too coarse for.
     own = [n.name for n in model.graph.node if n.name.startswith(OWN)]
     skipped = [n.name for n in model.graph.node if n.op_type in FLOAT_OPERATIONS or n.output[0] in results]
+    # For OpenVINO only: all that it computes in 8 bits.
     products = ["Conv", "MatMul"]
     inputs_only = {
         "OpTypesToExcludeOutputQuantization": products,
@@ -78,11 +80,11 @@ def quantise(
     with TemporaryDirectory() as folder:
         source, target = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
         onnx.save(model, source)
-        with _quiet():
+        with quiet():  # warnings about a preprocessing that this graph does not need
             quantize_static(
                 source,
                 target,
-                _Images(config, images),
+                _Images(named_inputs(config, images)),
                 quant_format=QuantFormat.QDQ,
                 per_channel=True,
                 activation_type=QuantType.QUInt8,
@@ -95,32 +97,30 @@ def quantise(
         return onnx.load(target)
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silences ONNX Runtime's warnings, on the root logger, about preprocessing that this graph does not need."""
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        root.setLevel(level)
+def runtime_advice(path: Path) -> str:
+    """Which runtime an int8 ``.onnx`` file is better made for; "" where ONNX Runtime gains by it."""
+    kinds = Counter(node.op_type for node in onnx.load(path).graph.node)
+    # SiLU is a sigmoid and a product after nearly every convolution, and each of them is rounded by itself.
+    if 4 * kinds["Sigmoid"] < kinds["Conv"]:
+        return ""
+    return "in ONNX Runtime int8 gains little for SiLU networks, or loses: take '--to openvino --int8' for them"
+
+
+def named_inputs(
+    config: NetworkConfig, images: Sequence[npt.NDArray[np.uint8]]
+) -> Iterator[dict[str, npt.NDArray[Any]]]:
+    """What a network takes of each image, by the names of its inputs."""
+    architecture = architecture_of(config)
+    for image in images:
+        inputs = architecture.network_inputs([architecture.prepare(config, image)])
+        yield dict(zip(INPUT_NAMES, inputs, strict=False))
 
 
 class _Images(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
-    """Feeds prepared images one by one."""
+    """Feeds prepared images one by one; all of them at once could fill the memory."""
 
-    def __init__(self, config: NetworkConfig, images: Sequence[npt.NDArray[np.uint8]]) -> None:
-        self.coming = self._prepared(config, images)
+    def __init__(self, inputs: Iterator[dict[str, npt.NDArray[Any]]]) -> None:
+        self._inputs = inputs
 
     def get_next(self) -> dict[str, npt.NDArray[Any]] | None:
-        return next(self.coming, None)
-
-    @staticmethod
-    def _prepared(
-        config: NetworkConfig, images: Sequence[npt.NDArray[np.uint8]]
-    ) -> Iterator[dict[str, npt.NDArray[Any]]]:
-        architecture = architecture_of(config)
-        for image in images:
-            inputs = architecture.network_inputs([architecture.prepare(config, image)])
-            yield dict(zip(INPUT_NAMES, inputs, strict=False))
+        return next(self._inputs, None)

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import onnx
 from onnx import TensorProto, helper
 
 from phidet.architectures.base import NetworkConfig
-from phidet.architectures.header import Header, Precision, to_export_metadata
-from phidet.architectures.model import Model
+from phidet.architectures.header import THRESHOLDS, Header, to_export_metadata
 from phidet.architectures.registry import architecture_of
 from phidet.core.extras import __version__
+from phidet.core.files import write_atomic
+from phidet.core.structs import to_json
+from phidet.detections.thresholds import Thresholds
 from phidet.export.onnx_graph import BATCH, IR_VERSION, OPSET, Graph, write_program
-from phidet.export.onnx_trace import trace_onnx
+
+if TYPE_CHECKING:
+    from phidet.architectures.model import Model
+    from phidet.architectures.program import Program
 
 
 def build_onnx(model: Model, half: bool = False, channels_last: bool = False) -> onnx.ModelProto:
@@ -26,22 +34,30 @@ def build_onnx(model: Model, half: bool = False, channels_last: bool = False) ->
         channels_last: for OpenVINO; see :mod:`phidet.export.onnx_graph`.
     """
     config, architecture = model.config, architecture_of(model.config)
-    precision: Precision = "fp16" if half else "fp32"
+    header = Header(config, "fp16" if half else "fp32", model.thresholds)
     program = architecture.lower(model)
     # An architecture without a program of its own is traced by PyTorch instead.
     if program is None:
-        return with_header(trace_onnx(model, half), Header(config, precision))
+        from phidet.export.onnx_trace import trace_onnx  # noqa: PLC0415 - PyTorch, which programs do without
+
+        return with_header(trace_onnx(model, half), header)
+    return program_onnx(program, header, channels_last)
+
+
+def program_onnx(program: Program, header: Header, channels_last: bool = False) -> onnx.ModelProto:
+    """A network's program as ONNX, with weights in the precision of ``header``; result as of :func:`build_onnx`."""
+    config = header.config
+    architecture, half = architecture_of(config), header.precision == "fp16"
     graph = Graph(half, channels_last)
     write_program(graph, program, config.image_size_hw)
     shapes = {**architecture.extend_graph(graph, config), **architecture.output_shapes(config)}
     outputs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [BATCH, *shape]) for n, shape in shapes.items()]
-    return finish(graph, config, outputs, precision)
+    return finish(graph, header, outputs)
 
 
-def finish(
-    graph: Graph, config: NetworkConfig, outputs: list[onnx.ValueInfoProto], precision: Precision
-) -> onnx.ModelProto:
+def finish(graph: Graph, header: Header, outputs: list[onnx.ValueInfoProto]) -> onnx.ModelProto:
     """The graph as a checked model with phidet's header."""
+    config: NetworkConfig = header.config
     images = helper.make_tensor_value_info("images", TensorProto.FLOAT, [BATCH, 3, *config.image_size_hw])
     model = helper.make_model(
         helper.make_graph(
@@ -57,7 +73,20 @@ def finish(
         producer_name="phidet",
     )
     onnx.checker.check_model(model)
-    return with_header(model, Header(config, precision))
+    return with_header(model, header)
+
+
+def store_thresholds(path: Path, thresholds: Thresholds) -> None:
+    """Puts thresholds into the metadata of an ``.onnx`` file of phidet's, atomically.
+
+    Raises:
+        PhidetError: it cannot be written.
+    """
+    model = onnx.load(path)
+    kept = {entry.key: entry.value for entry in model.metadata_props}
+    del model.metadata_props[:]
+    helper.set_model_props(model, kept | {THRESHOLDS: to_json(thresholds)})
+    write_atomic(path, model.SerializeToString())
 
 
 def with_header(model: onnx.ModelProto, header: Header) -> onnx.ModelProto:

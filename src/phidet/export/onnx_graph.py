@@ -18,18 +18,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-import torch
 from onnx import TensorProto, helper, numpy_helper
-from torch import Tensor
 
 from phidet.architectures.config import Activation
-from phidet.architectures.layers import same_padding
+from phidet.architectures.padding import same_padding
 from phidet.architectures.program import (
+    Beside,
     Columns,
     Conv,
     Gate,
@@ -41,10 +40,14 @@ from phidet.architectures.program import (
     Program,
     Scale,
     Sum,
+    Transposed,
     Upsample,
     Value,
     inputs_of,
 )
+
+if TYPE_CHECKING:
+    from phidet.architectures.program import Constant
 
 OPSET = 17
 """ONNX 1.12 of 2022: every runtime in use reads it."""
@@ -105,9 +108,9 @@ class Graph:
             self.constants[name] = numpy_helper.from_array(array, name)
         return self._by_content[key]
 
-    def weight(self, tensor: Tensor) -> str:
+    def weight(self, tensor: Constant) -> str:
         """A weight, fp32 to those who use it."""
-        values = tensor.detach().cpu().numpy()
+        values = tensor if isinstance(tensor, np.ndarray) else tensor.detach().cpu().numpy()
         if not self.half:
             return self.constant(values)
         return self.add("Cast", [self.constant(values.astype(np.float16), np.float16)], to=TensorProto.FLOAT)
@@ -161,7 +164,8 @@ def _in_parts(g: Graph, x: Value, expansion: Conv, depthwise: Conv) -> Value:
     return Value(g.add("Concat", [part.name for part in parts], axis=1), channels, parts[0].size_hw)
 
 
-def _write(g: Graph, values: list[Value], operation: Operation, name: str) -> Value:  # noqa: C901, PLR0911 - one per kind
+# One branch for each kind of operation.
+def _write(g: Graph, values: list[Value], operation: Operation, name: str) -> Value:  # noqa: C901, PLR0911, PLR0912
     if isinstance(operation, Predict):
         return _predict(g, [values[x] for x in operation.xs], operation, name)
     if isinstance(operation, Sum):
@@ -175,7 +179,13 @@ def _write(g: Graph, values: list[Value], operation: Operation, name: str) -> Va
         written = operation.module.write(g, [values[x] for x in operation.xs])
         g.prefix = ""
         return written
+    if isinstance(operation, Beside):
+        maps = [values[x] for x in operation.xs]
+        beside = g.add("Concat", [x.name for x in maps], axis=1)
+        return Value(beside, sum(x.channels for x in maps), maps[0].size_hw)
     x = values[operation.x]
+    if isinstance(operation, Transposed):
+        return _transposed(g, x, operation, values[operation.like].size_hw)
     if isinstance(operation, Columns):
         ends = (g.constant([n], np.int64) for n in (operation.start, operation.stop, -1))
         return Value(g.add("Slice", [x.name, *ends], name), operation.stop - operation.start, x.size_hw)
@@ -213,6 +223,16 @@ def _conv(g: Graph, x: Value, conv: Conv) -> Value:
     if conv.bias.any() and not bias_inside:
         name = g.add("Add", [name, g.weight(conv.bias[:, None, None])])
     return Value(_activate(g, name, conv.act), len(conv.weight), size)
+
+
+def _transposed(g: Graph, x: Value, conv: Transposed, size_hw: tuple[int, int]) -> Value:
+    # Of the 2n + 1 pixels along a side the last ones are cut off.
+    cut = [2 * old + 1 - new for old, new in zip(x.size_hw, size_hw, strict=True)]
+    inputs = [x.name, g.weight(conv.weight.transpose(0, 1).contiguous())]
+    if conv.bias.any():
+        inputs.append(g.constant(conv.bias.detach().cpu().numpy()))
+    name = g.add("ConvTranspose", inputs, kernel_shape=[3, 3], strides=[2, 2], pads=[0, 0, *cut])
+    return Value(_activate(g, name, conv.act), len(conv.weight), size_hw)
 
 
 def _activate(g: Graph, x: str, act: Activation | None) -> str:
@@ -261,7 +281,7 @@ def _predict(g: Graph, xs: list[Value], operation: Predict, name: str) -> Value:
     side_by_side = g.add("Concat", flat, axis=2)  # (B, C, cells)
     # The bias is a weight of a channel of ones: adding it afterwards would go over the largest array again.
     with_ones = g.add("Pad", [side_by_side, g.constant([0, 0, 0, 0, 1, 0], np.int64), g.constant(1.0)])
-    weight = torch.cat((operation.weight, operation.bias[:, None]), 1).T
+    weight = np.concatenate([np.asarray(operation.weight), np.asarray(operation.bias)[:, None]], 1).T
     name = g.add("MatMul", [g.add("Transpose", [with_ones], perm=[0, 2, 1]), g.weight(weight)], name)
     return Value(name, outputs, (cells, 1))
 

@@ -19,6 +19,7 @@ from phidet.architectures.efficientdet.config import ModelConfig
 from phidet.architectures.efficientdet.decode import find_candidates
 from phidet.architectures.efficientdet.lower import compile_program
 from phidet.architectures.efficientdet.network import EfficientDet
+from phidet.architectures.header import Header
 from phidet.architectures.model import Model
 from phidet.core.errors import ConfigError
 from phidet.detections.boxes import clip, decode, pairwise_iou, xyxy_to_cxcywh
@@ -64,7 +65,8 @@ def build_onnx_with_nms(model: Model, half: bool = False) -> onnx.ModelProto:
     iou = _setting(g, "iou_threshold", TensorProto.FLOAT)
     least = _setting(g, "score_threshold", TensorProto.FLOAT)
     found = g.add("NonMaxSuppression", [boxes, by_class, most, iou, least])  # (N, 3): image, class, candidate
-    return finish(g, config, _outputs(g, boxes, by_class, found), "fp16" if half else "fp32")
+    header = Header(config, "fp16" if half else "fp32", model.thresholds)
+    return finish(g, header, _outputs(g, boxes, by_class, found))
 
 
 def _candidates(g: Graph, config: ModelConfig) -> tuple[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from io import BytesIO
 from typing import Any, NamedTuple
 
@@ -16,9 +15,8 @@ from phidet.architectures.base import NetworkConfig
 from phidet.architectures.model import Model
 from phidet.architectures.prepared import INPUT_NAMES
 from phidet.architectures.registry import architecture_of
-from phidet.core.errors import ExportError, MissingExtraError
 from phidet.export.onnx_graph import BATCH, OPSET
-from phidet.export.quiet import quiet
+from phidet.export.quiet import exporting
 
 _SMALL = 64  # values: biases and constants of shapes gain nothing from fewer bits
 
@@ -36,22 +34,15 @@ def trace_onnx(model: Model, half: bool = False) -> onnx.ModelProto:
         MissingExtraError: PyTorch's exporter lacks onnxscript.
         ExportError: it cannot translate the network.
     """
-    if find_spec("onnxscript") is None:
-        raise MissingExtraError("export of networks without a program", "train")
     config = model.config
     named = _Named(model).eval()
     examples = _examples(config)
     names = list(architecture_of(config).output_shapes(config))
-    # The exporter reports its progress on standard output, which belongs to the command's own results.
-    with quiet():
+    with exporting(config.name):
         try:
             graph = _export(named, examples, names)
         except Exception:  # PyTorch 2.6 and 2.7 do not go with every onnxscript
-            try:
-                graph = _export_by_trace(named, examples, names)
-            except Exception as error:  # whatever PyTorch raises
-                lines = str(error).strip().splitlines() or [type(error).__name__]
-                raise ExportError(f"PyTorch cannot export {config.name} to ONNX: {lines[0]}") from error
+            graph = _export_by_trace(named, examples, names)
     if half:
         _halve(graph)
     onnx.checker.check_model(graph)
@@ -75,6 +66,7 @@ def _examples(config: NetworkConfig) -> list[_Example]:
     axes = {0: BATCH, 2: "height", 3: "width"} if architecture.has_varying_size(config) else {0: BATCH}
     examples = [_Example(INPUT_NAMES[0], images, axes)]
     if architecture.takes_valid_hw:
+        # Two different sizes: what both images have in common could be taken for a constant.
         examples.append(_Example(INPUT_NAMES[1], torch.tensor([[height, width], [height // 2, width]]), {0: BATCH}))
     return examples
 
@@ -83,6 +75,7 @@ def _export(network: nn.Module, examples: list[_Example], names: list[str]) -> o
     """By ``torch.export``."""
     sizes: dict[str, Any] = {}
     for example in examples:
+        # Below the stride of the last map, 32 pixels, nothing would be left of an image.
         sizes |= {name: torch.export.Dim(name, min=1 if name == BATCH else 32) for name in example.axes.values()}
     program: Any = torch.onnx.export(
         network,

@@ -6,7 +6,10 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from importlib.util import find_spec
 from io import StringIO
+
+from phidet.core.errors import ExportError, MissingExtraError
 
 
 @contextmanager
@@ -20,3 +23,21 @@ def quiet() -> Iterator[None]:
             yield
         finally:
             logging.disable(level)
+
+
+@contextmanager
+def exporting(name: str) -> Iterator[None]:
+    """The surroundings of PyTorch's exporter of the model ``name`` to ONNX: silence, and errors in one line.
+
+    Raises:
+        MissingExtraError: the exporter lacks onnxscript.
+        ExportError: it cannot translate the network.
+    """
+    if find_spec("onnxscript") is None:
+        raise MissingExtraError(f"export of {name} to ONNX", "train")
+    with quiet():
+        try:
+            yield
+        except Exception as error:  # of any kind, with pages of advice to those who write exporters
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            raise ExportError(f"PyTorch cannot export {name} to ONNX: {lines[0]}") from error

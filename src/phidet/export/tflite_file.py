@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import zipfile
 from collections import namedtuple
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from phidet.architectures.base import NetworkConfig
 from phidet.architectures.header import Header, to_export_metadata
 from phidet.architectures.model import Model
 from phidet.architectures.optimized import OptimizedNetwork
-from phidet.architectures.prepared import INPUT_NAMES
 from phidet.architectures.registry import architecture_of
 from phidet.core.errors import ExportError
 from phidet.core.extras import __version__
+from phidet.export.int8 import named_inputs
 from phidet.export.quiet import quiet
 from phidet.inference.runtimes.litert_runtime import HEADER_FILE, LABELS_FILE
 
@@ -119,14 +118,13 @@ def _reduce(path: Path, header: Header, images: Sequence[npt.NDArray[np.uint8]])
         for kind in ("INPUT", "OUTPUT", "FULLY_CONNECTED"):
             quantize.update_quantization_recipe(".*", qtyping.TFLOperationName[kind], None, AlgorithmName.NO_QUANTIZE)
         # Static ranges: activations are quantised with what these images produce.
-        ranges = quantize.calibrate({_SIGNATURE: list(_prepared(header.config, images))}, num_threads=2)
+        samples = [_channels_last(inputs) for inputs in named_inputs(header.config, images)]
+        ranges = quantize.calibrate({_SIGNATURE: samples}, num_threads=2)
         result = quantize.quantize(ranges, enable_progress_report=False)
     result.export_model(str(path), overwrite=True)
 
 
-def _prepared(config: NetworkConfig, images: Sequence[npt.NDArray[np.uint8]]) -> Iterator[dict[str, Any]]:
-    architecture = architecture_of(config)
-    for image in images:
-        first, *others = architecture.network_inputs([architecture.prepare(config, image)])
-        inputs = (np.ascontiguousarray(first.transpose(0, 2, 3, 1)), *(other.astype(np.int32) for other in others))
-        yield dict(zip(INPUT_NAMES, inputs, strict=False))
+def _channels_last(inputs: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+    """The inputs as the file takes them: images as (1, H, W, 3), sizes in 32 bits."""
+    sizes = {name: values.astype(np.int32) for name, values in inputs.items() if name != "images"}
+    return {"images": np.ascontiguousarray(inputs["images"].transpose(0, 2, 3, 1)), **sizes}

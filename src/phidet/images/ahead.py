@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import suppress
 from queue import Empty, Queue
 from typing import Generic, TypeVar
@@ -20,7 +20,9 @@ class _End(Generic[T]):
         self.error = error
 
 
-def read_ahead(items: Iterable[T], limit: int = _AHEAD, stop: Callable[[], None] | None = None) -> Iterator[T]:
+def read_ahead(
+    items: Iterable[T], limit: int = _AHEAD, stop: Callable[[], None] | None = None
+) -> Generator[T, None, None]:
     """``items`` in their order, up to ``limit`` of them made before they are asked for; raises what ended them.
 
     Args:

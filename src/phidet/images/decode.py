@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageFile, TiffImagePlugin
+from PIL import Image, ImageFile, JpegImagePlugin, TiffImagePlugin
 
 from phidet.core.addresses import is_address, without_password
 from phidet.core.errors import InputError
@@ -35,6 +35,8 @@ _UPRIGHT = {  # the transpose that turns each EXIF orientation upright
 }
 _TRANSPOSED = frozenset({5, 6, 7, 8})  # those that swap height and width
 _WIDENED = ("PNG", "PPM")  # formats whose 16 bits some versions of Pillow open as 32
+_BAND_PIXELS = 2**18  # one megabyte of Pillow's own, which is copied while it is in the processor's cache
+_FACTORS = (8, 4, 2)  # a JPEG's blocks have 8×8 pixels; decoders make 1, 2 or 4 of a block's side
 
 
 class Encoding(NamedTuple):
@@ -126,14 +128,56 @@ def read_image(
         InputError: it is missing, not an image that is read, cut off, or of pixels of more than 16 bits.
     """
 
+    return read_reduced(source, None, labelled_size_hw, check_size).pixels
+
+
+class Reduced(NamedTuple):
+    """An image as it was decoded: whole, or at a fraction of its size.
+
+    Attributes:
+        pixels: (h, w, 3) uint8 RGB.
+        factor: pixels of the image per pixel of ``pixels``, along a side: 1, 2, 4 or 8.
+        size_hw: of the image; h is ⌈height / factor⌉.
+    """
+
+    pixels: npt.NDArray[np.uint8]
+    factor: int
+    size_hw: tuple[int, int]
+
+
+Decoded = npt.NDArray[np.uint8] | Reduced
+"""What a detector is given: (H, W, 3) uint8 RGB, or an image of which it needs no more."""
+
+Needed = Callable[[tuple[int, int]], tuple[int, int]]
+"""Height and width of an image → the least of them that are of use; no more than the image's own."""
+
+
+def read_reduced(
+    source: EncodedImage | bytes,
+    needed: Needed | None,
+    labelled_size_hw: tuple[int, int] | None = None,
+    check_size: Callable[[int, int], None] | None = None,
+) -> Reduced:
+    """The image as :func:`read_image` gives it, or, of a JPEG, smaller by a factor that leaves what is ``needed``.
+
+    A JPEG is decoded at an eighth, a quarter or half of its size in a fraction of the time: the high frequencies of its
+    blocks are left out, so each pixel is a mean of those that it stands for. Pillow decodes other formats whole.
+
+    Args:
+        source, labelled_size_hw, check_size: as for :func:`read_image`.
+        needed: what is needed of an image of that size; ``None`` for all of it.
+
+    Raises:
+        InputError: as :func:`read_image`.
+    """
     checked = False
 
-    def pixels(image: Image.Image) -> npt.NDArray[np.uint8]:
+    def pixels(image: Image.Image) -> Reduced:
         nonlocal checked
         if check_size is not None and not checked:  # a second attempt is at the same image
             check_size(image.height, image.width)
         checked = True
-        return _upright(image, labelled_size_hw)
+        return _upright(image, labelled_size_hw, needed)
 
     return open_image(source, pixels)
 
@@ -151,14 +195,14 @@ def pixels_of(image: Image.Image) -> npt.NDArray[np.uint8]:
     if pending and image.format not in PILLOW_NAMES:
         raise InputError(f"{name} is a {image.format} image, which phidet does not decode: call its load() first")
     try:
-        return _upright(image, None)
+        return _upright(image, None, None).pixels
     except UnsupportedImageError as error:
         raise InputError(f"{name} {error}") from error
     except Exception as error:
         raise InputError(f"{name} cannot be decoded: {reason_of(error)}") from error
 
 
-def _upright(image: Image.Image, labelled_size_hw: tuple[int, int] | None) -> npt.NDArray[np.uint8]:
+def _upright(image: Image.Image, labelled_size_hw: tuple[int, int] | None, needed: Needed | None) -> Reduced:
     _check_depth(image)
     _check_scans(image)
     width, height = _stored_size(image)
@@ -171,8 +215,26 @@ def _upright(image: Image.Image, labelled_size_hw: tuple[int, int] | None) -> np
         turn = {6: 8, 8: 6}.get(orientation, orientation) if as_stored else 1
     else:
         turn = 1 if as_stored else orientation
+    size_hw = (width, height) if orientation in _TRANSPOSED and not as_stored else (height, width)
+    factor = 1 if needed is None else _reduce(image, needed(size_hw), turn)
     black, white = _black_and_white(image)
-    return _rgb(image.transpose(_UPRIGHT[turn]) if turn in _UPRIGHT else image, black, white)
+    return Reduced(_rgb(image.transpose(_UPRIGHT[turn]) if turn in _UPRIGHT else image, black, white), factor, size_hw)
+
+
+def _reduce(image: Image.Image, needed_hw: tuple[int, int], turn: int) -> int:
+    """Has a JPEG decoded as small as ``needed_hw``, of the upright image, allows; returns the factor."""
+    if not isinstance(image, JpegImagePlugin.JpegImageFile):
+        return 1
+    width, height = image.size
+    needed_height, needed_width = needed_hw[::-1] if turn in _TRANSPOSED else needed_hw
+    for factor in _FACTORS:
+        # A last pixel that stands for fewer than ``factor`` would come first when the image is turned, and move it.
+        splits = turn in _UPRIGHT and (width % factor or height % factor)
+        if not splits and -(-width // factor) >= needed_width and -(-height // factor) >= needed_height:
+            # Pillow rounds the size asked for down to a whole factor: this one, or none where it cannot.
+            drafted = image.draft(None, (max(1, width // factor), max(1, height // factor)))
+            return 1 if drafted is None else round(width / drafted[1][2])
+    return 1
 
 
 def _check_depth(image: Image.Image) -> None:
@@ -248,8 +310,25 @@ def _rgb(image: Image.Image, black: int, white: int) -> npt.NDArray[np.uint8]:
         return np.repeat(grey[..., None], 3, axis=2)
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # its alpha is dropped below
-    pixels: npt.NDArray[np.uint8] = np.array(image.convert("RGB"), dtype=np.uint8)
+    rgb = image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
+    rgb.load()
+    # Band by band: Pillow has four bytes for a pixel, and converts all of them into one new block of memory after the
+    # other, which takes longer than to decode them.
+    pixels = np.empty((rgb.height, rgb.width, 3), np.uint8)
+    rows = max(1, _BAND_PIXELS // rgb.width)
+    for top in range(0, rgb.height, rows):
+        pixels[top : top + rows] = np.asarray(rgb.crop((0, top, rgb.width, min(top + rows, rgb.height))))
     return pixels
+
+
+def size_of(image: Decoded) -> tuple[int, int]:
+    """Height and width of the image, however small it was decoded."""
+    return image.size_hw if isinstance(image, Reduced) else (image.shape[0], image.shape[1])
+
+
+def pixels_in_memory(image: Decoded) -> npt.NDArray[np.uint8]:
+    """The pixels as they were decoded."""
+    return image.pixels if isinstance(image, Reduced) else image
 
 
 ImageLike = str | Path | Image.Image | npt.NDArray[np.uint8]
@@ -260,15 +339,24 @@ def as_pixels(image: Any) -> npt.NDArray[np.uint8]:
     """An image of any accepted type as (H, W, 3) uint8 RGB.
 
     Raises:
+        InputError, DownloadError: as :func:`as_decoded`.
+    """
+    return pixels_in_memory(as_decoded(image, None))
+
+
+def as_decoded(image: Any, needed: Needed | None) -> Decoded:
+    """An image of any accepted type; of a file or an address no more than is ``needed``.
+
+    Raises:
         InputError: it cannot be read, or is something else.
         DownloadError: an address, http, https or data, that cannot be fetched.
     """
     if isinstance(image, str) and is_address(image):
-        return _of_address(image)
+        return _of_address(image, needed)
     if isinstance(image, str | Path):
         if is_address(str(image).replace(":/", "://", 1)) and not Path(image).exists():
             raise InputError(f"{image} is an address in a Path, where it loses a slash: give it as text")
-        return read_image(Path(image))
+        return read_reduced(Path(image), needed)
     if isinstance(image, Image.Image):
         return pixels_of(image)
     if isinstance(image, np.ndarray):
@@ -278,12 +366,12 @@ def as_pixels(image: Any) -> npt.NDArray[np.uint8]:
     )
 
 
-def _of_address(url: str) -> npt.NDArray[np.uint8]:
+def _of_address(url: str, needed: Needed | None) -> Reduced:
     from phidet.images.remote import fetch_image  # noqa: PLC0415 - slow to import, and rarely needed
 
     content = fetch_image(url)
     try:
-        return read_image(content)
+        return read_reduced(content, needed)
     except InputError as error:
         raise InputError(f"{without_password(url)}: {error}") from error
 

@@ -10,10 +10,22 @@ from PIL import Image
 
 from phidet.images.decoders import UnsupportedImageError, open_image
 
+
+def palette_colour(number: int) -> tuple[int, int, int]:
+    """RGB of a number in VOC's palette: its bits, the lowest first, become the highest bits of R, G, B in turn."""
+    red = green = blue = 0
+    for bit in range(7, -1, -1):
+        red, green, blue = (c | (number >> i & 1) << bit for i, c in enumerate((red, green, blue)))
+        number >>= 3
+    return red, green, blue
+
+
+PALETTE = bytes(value for number in range(256) for value in palette_colour(number))
+"""Of label images of 8 bits: numbers that lie side by side have colours that do not."""
 _LOSSY = frozenset({"JPEG", "MPO", "HEIF", "AVIF"})
 
 
-def read_label_image(source: Path) -> npt.NDArray[np.int32]:
+def read_label_image(source: Path | bytes) -> npt.NDArray[np.int32]:
     """(H, W) int32, the values as they are stored: of a palette the indices, of colours R + 256 G + 256² B.
 
     Raises:

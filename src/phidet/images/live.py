@@ -21,7 +21,7 @@ import numpy.typing as npt
 from phidet.core.addresses import is_address, without_password
 from phidet.core.errors import ConfigError, InputError
 from phidet.core.structs import require
-from phidet.core.web import wants_offline
+from phidet.images.live_backlog import keep_up
 from phidet.images.live_clock import SourceClock
 from phidet.images.pyav import FrameConverter, Upright, colors_of, import_av, square_size
 from phidet.images.video import Frame, camera_device, is_webcam
@@ -30,9 +30,6 @@ STREAM_SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "srt", "udp", "rtp")
 """What is a stream whatever it is used for; http and https may be one, or an image or a file."""
 _SCHEMES = (*STREAM_SCHEMES, "http", "https")
 # What a playlist may lead to: never a file of this machine.
-_RTSP = ("rtsp:", "rtsps:")
-_AV_FOR_RTSP = 18
-"""13 to 17 end in a segmentation fault when they open our test server's stream."""
 _ALLOWED = "crypto,http,https,httpproxy,rtmp,rtmps,rtp,rtsp,srt,srtp,tcp,tls,udp"
 # Formats whose frames have no times of their own; FFmpeg invents them from a guessed frame rate.
 _TIMELESS = frozenset({"mpjpeg", "mjpeg", "h264", "hevc", "m4v", "image2pipe", "rawvideo"})
@@ -201,17 +198,16 @@ class LiveSource:
 
     def _connection(self) -> Any:
         """Yields the frames of one connection; returns whether it was a file, which has come to its end."""
+        from phidet.core.web import wants_offline  # noqa: PLC0415 - slow to import, and rarely needed
+
         if not is_webcam(self._source) and wants_offline():
             raise InputError(f"{self.shown} is not read: the network is not to be used (--offline, or PHIDET_OFFLINE)")
-        if self._source.lower().startswith(_RTSP) and int(self._av.__version__.split(".")[0]) < _AV_FOR_RTSP:
-            raise ConfigError(
-                f"reading {self.shown} needs PyAV {_AV_FOR_RTSP} or newer, here is {self._av.__version__}, which "
-                "crashes on RTSP: pip install --upgrade av"
-            )
         file, driver, options = _how_to_open(self._source)
         limits = (self.settings.silent_s, self.settings.silent_s)
+        # Options of the container alone: of ``options`` PyAV before 17.1 also makes a table, for the streams that are
+        # known by then, and FFmpeg reads beyond its end when more turn up later (MPEG-TS in RTSP, FLV).
         with self._av.open(
-            file, format=driver, options=options, timeout=limits, metadata_errors="replace"
+            file, format=driver, container_options=options, timeout=limits, metadata_errors="replace"
         ) as container:
             if not container.streams.video:
                 raise InputError(f"{self.shown} holds no video")
@@ -221,7 +217,8 @@ class LiveSource:
             timeless = container.format.name in _TIMELESS
             finite = bool(container.duration) and not is_stream(self._source)
             self._times.begin()
-            for packet in container.demux(stream):
+            packets = container.demux(stream)
+            for packet in keep_up(packets, self._clock) if self.settings.newest and not finite else packets:
                 if self._stopped.is_set():
                     return True
                 for frame in self._decoded(packet):
@@ -284,8 +281,9 @@ def _how_to_open(source: str) -> tuple[str, str | None, dict[str, str]]:
     if is_webcam(source):
         device, driver = camera_device(source)
         return device, driver, {}
-    options = {"protocol_whitelist": _ALLOWED, "analyzeduration": "1000000"}
-    if source.lower().startswith(_RTSP):
+    # What is read to recognise a stream is shown late: a second at most, and no frames to guess a rate nobody asks for.
+    options = {"protocol_whitelist": _ALLOWED, "analyzeduration": "1000000", "fpsprobesize": "0"}
+    if source.lower().startswith("rtsp"):
         options["rtsp_transport"] = "tcp"  # packets that are lost on the way would tear frames
     if source.lower().startswith("http"):
         options["user_agent"] = "phidet"

@@ -32,6 +32,12 @@ def scaled_size(image_hw: tuple[int, int], scale: float) -> tuple[int, int]:
     return max(1, int(image_hw[0] * scale + 1e-6)), max(1, int(image_hw[1] * scale + 1e-6))
 
 
+def needed_to_fit(image_hw: tuple[int, int], size_hw: tuple[int, int], share: float = 1.0) -> tuple[int, int]:
+    """Height and width that an image of ``image_hw`` has when it just fits into ``share`` of ``size_hw``, at most its
+    own: an image that is decoded smaller is as good as a whole one as long as it is not enlarged again."""
+    return scaled_size(image_hw, min(1.0, fit_scale(image_hw, size_hw) * share))
+
+
 def shorter_side_size(image_hw: tuple[int, int], shorter: int, longest: int | None = None) -> tuple[int, int]:
     """Height and width of an image resized so that its shorter side is ``shorter`` pixels, or fewer where the longer
     side would exceed ``longest``; whole pixels as in the official DETR."""

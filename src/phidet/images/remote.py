@@ -9,11 +9,10 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 from urllib.parse import unquote_to_bytes, urlsplit
 
-from phidet.core.addresses import without_password
+from phidet.core.addresses import LARGEST_BYTES, without_password
 from phidet.core.errors import DownloadError
 from phidet.core.web import WebError, open_url, wants_offline
 
-LARGEST_BYTES = 64 * 2**20
 TIMEOUT_S = 10.0  # for each read: the longest silence of the server
 DEADLINE_S = 60.0  # for the whole download
 

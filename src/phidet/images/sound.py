@@ -9,6 +9,7 @@ from typing import Any
 from phidet.core.errors import InputError
 from phidet.core.files import part_of, raising_write_errors
 from phidet.images.pyav import import_av
+from phidet.images.video_writer import container_of
 
 _PRIMING_S = 0.1  # coders of sound begin with a silence before the first sound, which players skip
 
@@ -29,7 +30,8 @@ def copy_sound(video: Path, source: Path) -> bool:
         with av.open(str(video)) as ours, av.open(str(source), metadata_errors="replace") as theirs:
             if not theirs.streams.audio:
                 return False
-            with raising_write_errors(video), av.open(str(part), "w", format=_format(video)) as out:
+            kind, options = container_of(video)
+            with raising_write_errors(video), av.open(str(part), "w", format=kind, options=options) as out:
                 out.metadata.update(ours.metadata)
                 picture = _copied(out, ours.streams.video[0])
                 sound = _copied(out, theirs.streams.audio[0])
@@ -44,10 +46,6 @@ def copy_sound(video: Path, source: Path) -> bool:
     finally:
         part.unlink(missing_ok=True)
     return True
-
-
-def _format(video: Path) -> str:
-    return {".mkv": "matroska", ".mov": "mov"}.get(video.suffix.lower(), "mp4")
 
 
 def _copied(out: Any, stream: Any) -> Any:

@@ -10,7 +10,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
+from functools import cache, partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -18,19 +18,19 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 import numpy.typing as npt
 
-from phidet.core.addresses import is_address, without_password
+from phidet.core.addresses import LARGEST_BYTES, is_address, without_password
 from phidet.core.errors import ConfigError, InputError, PhidetError
-from phidet.images.decode import read_image
+from phidet.core.machine import usable_cores
+from phidet.images.decode import Decoded, Needed, pixels_in_memory, read_image, read_reduced, size_of
 from phidet.images.formats import EXTENSIONS, FORMATS, count_left_out, other_image
 from phidet.images.live import LiveSource, is_live, is_stream, live_name
 from phidet.images.pyav import Colors
-from phidet.images.remote import LARGEST_BYTES, fetch_image
 from phidet.images.video import EXTENSIONS as VIDEO_EXTENSIONS
 from phidet.images.video import Frame, is_webcam, video_frames, webcam_frames
 
 _READ = f"phidet reads {FORMATS}"
-_WORKERS = 2  # threads that decode ahead
-_AHEAD = 3  # decoded images that wait at most, so that memory stays bounded
+_WORKERS = min(8, max(2, usable_cores() // 2))  # threads that decode ahead: a network takes longer than an image
+_AHEAD = _WORKERS + 1  # decoded images that wait at most, so that memory stays bounded
 
 
 class SourceImage(NamedTuple):
@@ -39,20 +39,32 @@ class SourceImage(NamedTuple):
     Attributes:
         source: where it came from, for messages and reports: a path, an address, ``-``, ``webcam:0``.
         name: relative path for outputs made from it, never out of the output folder; shared by a video's frames.
-        image: (H, W, 3) uint8 RGB.
+        seen: (H, W, 3) uint8 RGB, or as much of it as was needed.
         frame: number of the frame, from 0; ``None`` for a still image.
         time_s: of the frame, since the video's beginning.
         duration_s: how long the frame is shown, where that is known.
         colors: how the video codes them.
+        again: decodes the whole image, where ``seen`` is smaller.
     """
 
     source: str
     name: PurePosixPath
-    image: npt.NDArray[np.uint8]
+    seen: Decoded
     frame: int | None = None
     time_s: float | None = None
     duration_s: float | None = None
     colors: Colors | None = None
+    again: Callable[[], npt.NDArray[np.uint8]] | None = None
+
+    @property
+    def image(self) -> npt.NDArray[np.uint8]:
+        """The whole image, (H, W, 3) uint8 RGB, decoded now if it was not before; InputError if it cannot be any more."""
+        return pixels_in_memory(self.seen) if self.again is None else self.again()
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        """Height and width of the whole image."""
+        return size_of(self.seen)
 
     def continues(self, previous: SourceImage | None) -> bool:
         """Whether it is a later frame of the same video as ``previous``, the image that came before it."""
@@ -104,11 +116,20 @@ def check_sources_outside(sources: Sequence[str], out: Path) -> None:
                 )
 
 
+def is_one_image(source: str) -> bool:
+    """Whether ``source`` is one still image, as far as its name tells."""
+    if source == "-" or (is_address(source) and not is_stream(source)):
+        return True
+    path = Path(source)
+    return not path.is_dir() and path.suffix.lower() not in VIDEO_EXTENSIONS and (path.exists() or not _matches(source))
+
+
 def read_sources(
     sources: Sequence[str],
     leave_out: Path | None = None,
     note: Callable[[str], None] | None = None,
     open_live: Callable[[str], Iterator[Frame]] | None = None,
+    needed: Needed | None = None,
 ) -> Iterator[SourceImage | Unusable]:
     """The images of all sources, in order; only a few are in memory at a time.
 
@@ -120,6 +141,7 @@ def read_sources(
         note: called with a sentence that counts the images of a folder or pattern that are left out.
         open_live: called with each camera and stream for its frames; where it is given, http and https addresses are
             streams or videos, too.
+        needed: what of a still image of some size has to be decoded; ``None`` for all of it.
 
     Yields:
         Each image, or an :class:`Unusable` in the place of one that cannot be read.
@@ -131,7 +153,7 @@ def read_sources(
         # it.
         for entry in (e for source in sources for e in _entries(source, leave_out, note or _ignore, open_live)):
             if isinstance(entry, _Still):
-                waiting.append(pool.submit(_read, entry))
+                waiting.append(pool.submit(_read, entry, needed))
                 if len(waiting) > _AHEAD:
                     yield waiting.popleft().result()
                 continue
@@ -147,11 +169,16 @@ def read_sources(
         pool.shutdown(cancel_futures=True)
 
 
-def _read(still: _Still) -> SourceImage | Unusable:
+def _read(still: _Still, needed: Needed | None) -> SourceImage | Unusable:
     try:
         content = still.read()
         try:
-            return SourceImage(still.source, still.name, read_image(content))
+            seen = read_reduced(content, needed)
+            if seen.factor == 1:
+                return SourceImage(still.source, still.name, seen.pixels)
+            # Cached, since several outputs may want it.
+            again = cache(partial(_whole, content, still.source, seen.size_hw))
+            return SourceImage(still.source, still.name, seen, again=again)
         except InputError as error:
             if isinstance(content, bytes):
                 # Bytes have no name of their own, so the message gets the source's.
@@ -159,6 +186,13 @@ def _read(still: _Still) -> SourceImage | Unusable:
             raise
     except PhidetError as error:
         return Unusable(still.source, error)
+
+
+def _whole(content: Path | bytes, source: str, size_hw: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    image = read_image(content)
+    if image.shape[:2] != size_hw:
+        raise InputError(f"{source} was {size_hw[1]}×{size_hw[0]} pixels and is another image now: detect again")
+    return image
 
 
 def _frames(video: _Video) -> Iterator[SourceImage | Unusable]:
@@ -189,12 +223,18 @@ def _entries(
         name = PurePosixPath(re.sub(r"[^\w-]+", "-", source) + ".mp4")
         yield _Video(source, name, partial(webcam_frames, source))
     elif is_address(source):
-        yield _Still(without_password(source), _name_of_address(source), partial(fetch_image, source))
+        yield _Still(without_password(source), _name_of_address(source), partial(_fetch, source))
     else:
         try:
             yield from _local(source, leave_out, note)
         except OSError as error:
             yield Unusable(source, InputError(f"cannot read {source}: {error.strerror or error}"))
+
+
+def _fetch(source: str) -> bytes:
+    from phidet.images.remote import fetch_image  # noqa: PLC0415 - slow to import, and rarely needed
+
+    return fetch_image(source)
 
 
 def _stream_frames(source: str) -> Iterator[Frame]:

@@ -16,9 +16,18 @@ from phidet.images.pyav import Colors, FrameConverter, default_colors, import_av
 
 _TICKS = 60_000  # a second; MPEG-4, which is written where there is no H.264, counts up to 65,535
 _SHORTEST_TICKS = _TICKS // 1000  # MP4's edit lists count milliseconds; a frame that is shorter gets lost in them
-_FORMATS = {".mkv": "matroska", ".mov": "mov"}
+
+
 _LIMITED_RANGE = 1  # FFmpeg's AVColorRange
 _USUAL_FRAME_S = 1 / 30
+
+
+def container_of(path: Path) -> tuple[str, dict[str, str]]:
+    """FFmpeg's name of the container for a path, and options for it."""
+    if path.suffix.lower() == ".mkv":
+        return "matroska", {}
+    # The index comes first, so that browsers play a file while it is loaded.
+    return "mov" if path.suffix.lower() == ".mov" else "mp4", {"movflags": "faststart"}
 
 
 class VideoWriter:
@@ -49,7 +58,8 @@ class VideoWriter:
         self._durations: dict[int, int] = {}  # durations of the frames inside the encoder, by timestamp
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._container = self._av.open(str(self._part), "w", format=_FORMATS.get(path.suffix.lower(), "mp4"))
+            kind, options = container_of(path)
+            self._container = self._av.open(str(self._part), "w", format=kind, options=options)
             self._container.metadata["comment"] = comment
         except (OSError, self._av.FFmpegError) as error:
             raise self._failed(error) from error

@@ -129,10 +129,10 @@ class DescribedDetector:
         shift, scale = np.tile(offset_xy, 2), np.tile(scale_xy, 2)  # of x1, y1, x2, y2
         boxes = clip(np.asarray((boxes - shift) / scale, np.float32), (image.shape[0], image.shape[1]))
         if settings.multi_class:
-            rows, class_ids = np.nonzero(probabilities >= settings.score)
+            rows, class_ids = np.nonzero(probabilities >= settings.least_score)
         else:
             class_ids = probabilities.argmax(1)
-            rows = np.flatnonzero(probabilities[np.arange(len(class_ids)), class_ids] >= settings.score)
+            rows = np.flatnonzero(probabilities[np.arange(len(class_ids)), class_ids] >= settings.least_score)
             class_ids = class_ids[rows]
         scores = probabilities[rows, class_ids]
         best = np.argsort(-scores, kind="stable")[: settings.candidates]

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from functools import partial
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
 
 from phidet.core.errors import InputError
 from phidet.detections.detections import Detections
 from phidet.detections.protocol import SupportsDetect
 from phidet.detections.settings import PostprocessSettings
+from phidet.images.ahead import read_ahead
+from phidet.images.decode import Needed
 from phidet.images.sources import SourceImage, Unusable
 from phidet.inference.tiles import detect_tiled
+
+
+def needed_by(detector: SupportsDetect) -> Needed | None:
+    """What ``detector`` needs of an image of some size; ``None`` where it does not say so, and takes whole images."""
+    return getattr(detector, "needed_hw", None)
 
 
 def detect_stream(
@@ -18,6 +32,7 @@ def detect_stream(
     settings: PostprocessSettings,
     batch: int = 1,
     tile: int | None = None,
+    at_once: int = 0,
 ) -> Iterator[tuple[SourceImage, Detections] | Unusable]:
     """Each image with its detections, each unusable item unchanged, in their order.
 
@@ -27,46 +42,60 @@ def detect_stream(
         settings: thresholds and suppression.
         batch: number of images, or tiles of one image, that go through the network at once.
         tile: side of tiles in pixels, for sliced inference; ``None`` to detect on whole images.
+        at_once: number of calls of the detector at a time, from threads of their own; meanwhile the next images are
+            read, and the caller has the last answers. 0 detects when the caller asks for the next answer, as frames of
+            a camera need it. As many images again wait at most, before and after.
     """
+    groups = _groups(items, 1 if tile is not None else batch)
+    detect = partial(_detect, detector, settings=settings, batch=batch, tile=tile)
+    if at_once == 0:
+        for group in groups:
+            yield from [group] if isinstance(group, Unusable) else detect(group)
+        return
+    pool = ThreadPoolExecutor(at_once, "detect")
+    try:
+        with closing(read_ahead(map(partial(_submit, pool, detect), groups), limit=at_once)) as answers:
+            for answer in answers:
+                yield from [answer] if isinstance(answer, Unusable) else answer.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+Answers = list[tuple[SourceImage, Detections] | Unusable]
+
+
+def _submit(
+    pool: ThreadPoolExecutor, detect: Callable[[list[SourceImage]], Answers], group: list[SourceImage] | Unusable
+) -> Future[Answers] | Unusable:
+    return group if isinstance(group, Unusable) else pool.submit(detect, group)
+
+
+def _groups(items: Iterable[SourceImage | Unusable], size: int) -> Iterator[list[SourceImage] | Unusable]:
+    """Images in batches of ``size``; an unusable item by itself, after all images before it."""
     waiting: list[SourceImage] = []
     for item in items:
-        if isinstance(item, SourceImage) and tile is None:
+        if isinstance(item, SourceImage):
             waiting.append(item)
-            # Whole images are collected until a batch is full; tiles of one image fill batches by themselves.
-            if len(waiting) < batch:
-                continue
-            yield from _detect(detector, waiting, settings)
+        if waiting and (len(waiting) == size or isinstance(item, Unusable)):
+            yield waiting
             waiting = []
-            continue
-        # An unusable item comes after the images before it, so those cannot wait any longer.
-        yield from _detect(detector, waiting, settings)
-        waiting = []
         if isinstance(item, Unusable):
             yield item
-        elif tile is not None:
-            yield _tiled(detector, item, tile, settings, batch)
-    yield from _detect(detector, waiting, settings)
+    if waiting:
+        yield waiting
 
 
 def _detect(
-    detector: SupportsDetect, waiting: list[SourceImage], settings: PostprocessSettings
-) -> Iterator[tuple[SourceImage, Detections] | Unusable]:
-    if not waiting:
-        return
+    detector: SupportsDetect, group: list[SourceImage], settings: PostprocessSettings, batch: int, tile: int | None
+) -> Answers:
     try:
-        yield from zip(waiting, detector.detect([p.image for p in waiting], settings), strict=True)
+        if tile is not None:
+            return [(item, detect_tiled(detector, item.image, tile, settings, batch)) for item in group]
+        # Smaller ones are there only if the detector said that it takes them.
+        seen = cast("list[npt.NDArray[np.uint8]]", [item.seen for item in group])
+        return list(zip(group, detector.detect(seen, settings), strict=True))
     except InputError as error:
-        if len(waiting) == 1:
-            yield Unusable(waiting[0].source, error)
-            return
-        for item in waiting:  # find the unusable image of the batch: run them one by one
-            yield from _detect(detector, [item], settings)
-
-
-def _tiled(
-    detector: SupportsDetect, item: SourceImage, tile: int, settings: PostprocessSettings, batch: int
-) -> tuple[SourceImage, Detections] | Unusable:
-    try:
-        return item, detect_tiled(detector, item.image, tile, settings, batch)
-    except InputError as error:
-        return Unusable(item.source, error)
+        if len(group) == 1:
+            return [Unusable(group[0].source, error)]
+        # Find the unusable image of the batch: run them one by one.
+        return [answer for item in group for answer in _detect(detector, [item], settings, batch, tile)]

@@ -110,7 +110,7 @@ def detect_tiled(
     merged = merge(_concatenate(seen), settings.iou, settings.per_class)
     fields = _merged_fields(found, merged, [(0, 0), *(rect[:2] for rect in rects)], (height, width))
     boxes, scores = merged.boxes_xyxy.astype(np.float32), merged.scores.astype(np.float32)
-    objects = Detections(boxes, scores, merged.class_ids, whole.names, (height, width), fields)
+    objects = Detections(boxes, scores, merged.class_ids, whole.names, (height, width), fields, whole.segments)
     return objects[: settings.max_detections]
 
 

@@ -43,7 +43,7 @@ class RelationsTracker:
     def update(self, found: Detections, time_s: float, image: npt.NDArray[np.uint8] | None = None) -> Detections:
         """The objects of the next frame that have a track, with the field ``track_id``."""
         settings = self._settings
-        found = found.filter(max(settings.low, self._relations.settings().score))
+        found = found.filter(max(settings.low, self._relations.settings().least_score))
         ids = np.full(len(found), -1, np.int64)
         if self._tracks is not None and len(self._tracks) and len(found):
             rows, columns = self._pairs(self._tracks, _marked(found, ids, time_s))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -69,7 +70,9 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     ``sources`` are what is served at the start; later changes of ``config_file``, where there is one, replace them.
     Without ``token`` the server is open to all; CORS is off unless ``cors``. An interval of 0 seconds polls
-    once. ``cameras`` are watched.
+    once. ``cameras`` are watched. Below ``reload_root`` clients may choose what is served; without it they may not.
+    ``prefix`` is the path that a proxy has before all others, as ``/detect``. Traces go to ``trace_address``, of
+    ``trace_share`` of the requests.
     """
 
     sources: tuple[Source, ...]
@@ -81,6 +84,10 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     token: str | None = None
     cors: bool = False
     cameras: tuple[Camera, ...] = ()
+    reload_root: Path | None = None
+    prefix: str = ""
+    trace_address: str | None = None
+    trace_share: float = 1.0
 
     def __post_init__(self) -> None:
         check_names(self.sources)
@@ -90,6 +97,12 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
         for camera in self.cameras:
             if camera.model and camera.model not in [source.name for source in self.sources]:
                 raise UnknownNameError("model", camera.model, [source.name for source in self.sources])
+        if self.prefix and not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", self.prefix):
+            raise ConfigError(f"--prefix must be a path such as /detect, got {self.prefix!r}")
+        if self.trace_address is not None and not re.match(r"https?://[^/?#]+", self.trace_address):
+            raise ConfigError(f"--trace_address must be that of a collector, http://…, got {self.trace_address!r}")
+        if not 0 <= self.trace_share <= 1:
+            raise ConfigError(f"--trace_share must be 0 to 1, got {self.trace_share:g}")
         # An empty variable in a deployment must not silently open the server to all.
         if self.token is not None and not (self.token.strip() and self.token.isprintable()):
             raise ConfigError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from phidet.core.errors import InputError
-from phidet.images.decode import read_image
+from phidet.images.decode import Decoded, Needed, read_reduced
 from phidet.serve.refusals import RefusedError, bad_request
 from phidet.serve.wire import kind_of, show
 
@@ -29,10 +30,11 @@ class Budget:
     Args:
         each: for one image.
         together: for all of them.
+        needed: what of an image of some size the model needs; ``None`` for all of it. It does not change what counts.
     """
 
-    def __init__(self, each: int, together: int) -> None:
-        self._each = each
+    def __init__(self, each: int, together: int, needed: Needed | None = None) -> None:
+        self._each, self.needed = each, needed
         self._together = self._left = together
 
     def take(self, height: int, width: int) -> None:
@@ -54,16 +56,17 @@ class Budget:
             )
 
 
-def decode(data: bytes, budget: Budget) -> Pixels:
-    """The image in ``data``.
+def decode(data: bytes, budget: Budget) -> Decoded:
+    """The image in ``data``, as much of it as the model needs.
 
     Raises:
         RefusedError: 400: not an image that phidet reads, damaged, or over ``budget``.
     """
     try:
-        return read_image(data, check_size=budget.take)
+        image = read_reduced(data, budget.needed, check_size=budget.take)
     except InputError as error:
         raise bad_request(str(error)) from error
+    return image.pixels if image.factor == 1 else image
 
 
 def from_lists(value: list[Any]) -> Pixels:
@@ -89,6 +92,19 @@ def from_lists(value: list[Any]) -> Pixels:
     except ValueError:
         wrong = next(number for number in level if not 0 <= number <= 255)
         raise bad_request(f"JSON Value: {show(wrong)} Type: Number is out of range for type: {_UINT8}") from None
+
+
+def from_numbers(values: Sequence[int]) -> Pixels:
+    """A flat list of integers 0…255 as an array.
+
+    Raises:
+        RefusedError: 400: one of them is out of range.
+    """
+    try:
+        return np.frombuffer(bytes(values), np.uint8)
+    except ValueError:
+        wrong = next(number for number in values if not 0 <= number <= 255)
+        raise bad_request(f"the value {wrong} is out of range for type: {_UINT8}") from None
 
 
 def check_batch(array: Pixels, name: str) -> list[Pixels]:

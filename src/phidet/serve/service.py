@@ -1,4 +1,4 @@
-"""What both protocols share: from a request's images to tensors, on the version chosen when the request arrived."""
+"""What all protocols share: from a request's images to tensors, on the version chosen when the request arrived."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from phidet.core.machine import usable_cores
 from phidet.detections.detections import Detections
+from phidet.detections.thresholds import Thresholds
+from phidet.images.decode import Decoded, size_of
+from phidet.serve.calls import Call, Calls, Notes
 from phidet.serve.config_files import follow_model_config
 from phidet.serve.configuration import ServerSettings
-from phidet.serve.inputs import Budget, Pixels
+from phidet.serve.inputs import Budget
 from phidet.serve.metrics import Metrics
 from phidet.serve.models.batching import Detect
 from phidet.serve.models.model import Load
@@ -33,10 +36,14 @@ SMALL_BODY = 1 << 20
 
 
 class ParsedRequest(NamedTuple, Generic[W]):
-    """The images of a request, and what its protocol needs of it to write the answer."""
+    """The images of a request, what its protocol needs of it to write the answer, and the least score of an object.
 
-    images: list[Pixels]
+    The score is a number or those of the classes; it only leaves out what the server's own score would leave in.
+    """
+
+    images: Sequence[Decoded]
     wanted: W
+    score: float | Thresholds | None = None
 
 
 class RequestCodec(NamedTuple, Generic[W, T]):
@@ -58,7 +65,10 @@ class Service:
         self.settings = settings
         self.metrics = Metrics()
         self.repository = Repository(settings, load, self.metrics)
+        self.calls = Calls(settings, self.metrics, self.repository, _traces(settings))
         self.body_bytes_in_flight = 0
+        self.draining = False  # the server will stop: it answers, and says that it is not ready
+        self.stopping = asyncio.Event()  # it takes nothing new
         self._threads = ThreadPoolExecutor(usable_cores(), "decode")
         self._following: asyncio.Task[None] | None = None
         self.watchers: dict[str, Watcher] = {}
@@ -67,13 +77,24 @@ class Service:
 
             self.watchers = {camera.name: Watcher(camera, self.repository) for camera in settings.cameras}
 
+    @property
+    def ready(self) -> bool:
+        """Every model answers, and the server is not about to stop."""
+        return self.repository.ready and not self.draining
+
     async def in_thread(self, work: Callable[[], T]) -> T:
         """Runs what takes longer than a millisecond (JSON, base64, JPEG) beside the event loop."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
-    def deadline(self) -> float:
-        """The deadline of a request that arrives now, on the monotonic clock."""
-        return time.monotonic() + self.settings.limits.request_seconds
+    def count_body(self, size: int) -> None:
+        """Counts ``size`` bytes of a request that are here; whoever calls it subtracts them again.
+
+        Raises:
+            RefusedError: 503: all requests together have too many.
+        """
+        self.body_bytes_in_flight += size
+        if self.body_bytes_in_flight > self.settings.limits.bodies_in_flight_bytes:
+            raise overloaded("too many large requests at a time")
 
     def check_room(self, loaded: LoadedVersion, deadline: float) -> None:
         """Before a body is read: rejects a request that would meet a full queue or wait for too long.
@@ -86,57 +107,57 @@ class Service:
         if loaded.working >= loaded.batcher.parameters.capacity + loaded.batcher.parameters.max_batch_size:
             raise overloaded(f"model {loaded.name} has {loaded.working} requests in flight")
 
-    async def answer(self, loaded: LoadedVersion, codec: RequestCodec[W, T], body_bytes: int, deadline: float) -> T:
+    async def answer(self, call: Call, loaded: LoadedVersion, codec: RequestCodec[W, T], body_bytes: int) -> T:
         """The answer to a request whose body is here.
 
         Raises:
             RefusedError: what reading raises, 503 no room, 500 the model failed.
         """
-        self.check_room(loaded, deadline)  # others may have come while the body did
-        begun = time.monotonic()
+        self.check_room(loaded, call.deadline)  # others may have come while the body did
+        call.answering = begun = time.monotonic()
         loaded.working += 1
         try:
-            return await self._answer(loaded, codec, body_bytes, deadline)
+            answer, call.seconds = await self._answer(loaded, codec, body_bytes, call.deadline)
+            loaded.batcher.statistics.add_request(call.seconds)
+            return answer
         except Exception:
             loaded.batcher.statistics.fail.add(time.monotonic() - begun)
             raise
         finally:
             loaded.working -= 1
 
-    async def _answer(self, loaded: LoadedVersion, codec: RequestCodec[W, T], body_bytes: int, deadline: float) -> T:
+    async def _answer(
+        self, loaded: LoadedVersion, codec: RequestCodec[W, T], body_bytes: int, deadline: float
+    ) -> tuple[T, RequestSeconds]:
         begun = time.monotonic()
         # The only request: reading, detecting and writing in one worker saves two hand-overs between threads.
         if loaded.working == 1 and body_bytes <= SMALL_BODY and loaded.batcher.free:
             request, done = await loaded.batcher.alone(lambda detect: _at_once(loaded, codec, detect))
             if done is not None:
-                answer, seconds = done
-                loaded.batcher.statistics.add_request(seconds)
-                return answer
+                return done
         else:
             request = await self.in_thread(codec.read)
         decoded = time.monotonic()
         found = await loaded.batcher.detect(request.images, deadline)
         detected = time.monotonic()
-        tensors = _tensors(loaded, request.images, found.detections)
+        tensors = _tensors(loaded, request, found.detections)
         if len(request.images) == 1:  # written faster than it is passed to a thread and back
             answer = codec.write(request.wanted, tensors)
         else:
             answer = await self.in_thread(lambda: codec.write(request.wanted, tensors))
         end = time.monotonic()
-        loaded.batcher.statistics.add_request(
-            RequestSeconds(
-                success=end - begun,
-                queue=found.queue_seconds,
-                compute_input=decoded - begun,
-                compute_infer=found.compute_seconds,
-                compute_output=end - detected,
-            )
+        return answer, RequestSeconds(
+            success=end - begun,
+            queue=found.queue_seconds,
+            compute_input=decoded - begun,
+            compute_infer=found.compute_seconds,
+            compute_output=end - detected,
         )
-        return answer
 
-    def budget(self) -> Budget:
-        """The pixels of one request."""
-        return Budget(self.settings.limits.image_pixels, self.settings.limits.request_pixels)
+    def budget(self, loaded: LoadedVersion) -> Budget:
+        """The pixels of one request; images are decoded as large as the model needs them."""
+        limits, needed = self.settings.limits, getattr(loaded.model, "needed_hw", None)
+        return Budget(limits.image_pixels, limits.request_pixels, needed)
 
     def check_count(self, count: int) -> None:
         """Refuses requests with no image or too many.
@@ -167,6 +188,16 @@ class Service:
             await watcher.close()
         await self.repository.close()
         self._threads.shutdown()
+        if self.calls.traces is not None:
+            await asyncio.to_thread(self.calls.traces.close)
+
+
+def _traces(settings: ServerSettings) -> Notes | None:
+    if settings.trace_address is None:
+        return None
+    from phidet.serve.tracing import Traces  # noqa: PLC0415 - an extra
+
+    return Traces(settings.trace_address, settings.trace_share)
 
 
 def _at_once(
@@ -180,11 +211,15 @@ def _at_once(
     decoded = time.monotonic()
     found = [detect(request.images[0])]
     detected = time.monotonic()
-    answer = codec.write(request.wanted, _tensors(loaded, request.images, found))
+    answer = codec.write(request.wanted, _tensors(loaded, request, found))
     end = time.monotonic()
     return request, (answer, RequestSeconds(end - begun, 0.0, decoded - begun, detected - decoded, end - detected))
 
 
-def _tensors(loaded: LoadedVersion, images: Sequence[Pixels], found: Sequence[Detections]) -> Tensors:
-    sizes_hw = [(image.shape[0], image.shape[1]) for image in images]
+def _tensors(loaded: LoadedVersion, request: ParsedRequest[Any], found: Sequence[Detections]) -> Tensors:
+    sizes_hw = [size_of(image) for image in request.images]
+    if isinstance(request.score, Thresholds):
+        found = [one[request.score.kept(one)] for one in found]
+    elif request.score is not None:
+        found = [one.filter(score=request.score) for one in found]
     return to_tensors(found, sizes_hw, loaded.model.max_detections, loaded.model.has_masks)

@@ -21,8 +21,9 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         data: a folder or file in any layout; for classification a folder with one folder for each class.
         layout: how they are laid out, where that is not recognised.
         model: a published name, a model file (.safetensors) or the folder of a run.
-        pretrained: where the weights of a published model start: "backbone" (ImageNet), "coco", a weight file, or
-            "none". A classifier's ImageNet weights are "backbone", too.
+        pretrained: where the weights of a published model start: "coco" (a whole detector), "backbone" (ImageNet), a
+            weight file, or "none"; "auto" is "coco" where that can be had, else "backbone". A classifier's ImageNet
+            weights are "backbone", too.
         image_size: input side or (height, width) in pixels; the model's own unless given.
         train_split, val_split: found by their names unless given; ``val_split`` "none" trains without evaluation.
         recipe: a recipe's name; "auto" chooses by the number of images.
@@ -31,6 +32,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
             (.json) of another project's detector.
         unlabelled: a folder of images without labels, of which only the teacher's answers are learned.
         masks: whether a published model learns masks as well as boxes.
+        semantic: whether it learns the class of every pixel.
         detector: of a network on detections: the model whose detections it relates, or files of those of the
             training and the validation images.
         appearance: whether such a network also sees what the detector's feature maps hold in each box.
@@ -39,7 +41,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     data: str
     layout: Layout | None = None
     model: str = "efficientdet-lite0"
-    pretrained: str = "backbone"
+    pretrained: str = "auto"
     image_size: int | tuple[int, int] | None = None
     train_split: str | None = None
     val_split: str | None = None
@@ -48,6 +50,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     teacher: str | None = None
     unlabelled: str | None = None
     masks: bool = False
+    semantic: bool = False
     detector: tuple[str, ...] = ()
     appearance: bool = False
 

@@ -16,7 +16,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from phidet.architectures.model import Model
+from phidet.core.errors import ConfigError
 from phidet.data.dataset import Dataset
+from phidet.training.augmentation.own import OwnAugmentation
 from phidet.training.learner import Learner, prepare_learner
 from phidet.training.loading import EpochSampler
 from phidet.training.recipe import Recipe
@@ -70,6 +72,14 @@ class TrainingTask(ABC):
     @abstractmethod
     def evaluate(self, fabric: Fabric, model: Any, recipe: Recipe, workers: int) -> dict[str, float]:
         """The ``metrics`` of the averaged model, those that are defined."""
+
+    def augment_with(self, own: OwnAugmentation) -> None:
+        """Lets a function of the user's own augment the training images.
+
+        Raises:
+            ConfigError: this task does not augment images.
+        """
+        raise ConfigError("an augmentation of one's own is for detectors and classifiers: leave augment out")
 
     def sampler(self, recipe: Recipe, seed: int, rank: int, size: int) -> EpochSampler:
         """Which images make the batches of an epoch, for this of several processes."""

@@ -18,8 +18,9 @@ from phidet.detections.detections import Detections
 from phidet.detections.settings import PostprocessSettings
 from phidet.evaluation.classification_report import answers_of
 from phidet.evaluation.coco_metrics import evaluate_coco
-from phidet.evaluation.mask_metrics import has_masks
+from phidet.evaluation.mask_metrics import has_masks, has_segments
 from phidet.evaluation.measure import COCO_SETTINGS
+from phidet.evaluation.panoptic import evaluate_panoptic, evaluate_semantic
 from phidet.training.loading import EvalImages, eval_loader
 
 log = logging.getLogger("phidet")
@@ -113,6 +114,10 @@ def figures_of(architecture: Architecture[Any], found: DatasetDetections) -> dic
     if has_masks(*found):
         masks = evaluate_coco(*found, overlap="segm")
         metrics |= {"mask_ap": masks.ap, "mask_ap50": masks.ap50}
+    if has_segments(*found):
+        metrics["miou"] = evaluate_semantic(*found).miou
+        if found.dataset.stuff:
+            metrics["pq"] = evaluate_panoptic(*found).all.pq
     return defined(metrics)
 
 

@@ -24,6 +24,7 @@ from phidet.training.about import About, Origin, Request
 from phidet.training.base import TrainingTask
 from phidet.training.curves import draw_curves
 from phidet.training.learner import Learner, Moment
+from phidet.training.loading import plainly
 from phidet.training.progress import Progress
 from phidet.training.recipe import Recipe
 from phidet.training.run_folder import RunFolder
@@ -198,7 +199,8 @@ def train_epoch(learner: Learner, loader: Any, recipe: Recipe, epoch: int) -> di
     learner.train()
     sums: dict[str, float] = {}
     start, steps, num_images = time.perf_counter(), len(loader), 0
-    with tqdm(loader, desc=f"epoch {epoch + 1}/{recipe.epochs}", unit="batch", leave=False, disable=None) as bar:
+    batches, named = plainly(loader), f"epoch {epoch + 1}/{recipe.epochs}"
+    with tqdm(batches, total=steps, desc=named, unit="batch", leave=False, disable=None) as bar:
         for step, batch in enumerate(bar):
             values = learner.step(batch, Moment(epoch, step, steps))
             # The keys come from the task's losses, so the sums start without any.

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -17,15 +20,32 @@ from torch.utils.data import Dataset as TorchDataset
 from phidet.architectures.base import Architecture, NetworkConfig
 from phidet.architectures.batch import Batch
 from phidet.architectures.prepared import Placement, by_shape
-from phidet.core.errors import ConfigError, InputError
+from phidet.core.errors import ConfigError, InputError, PhidetError
 from phidet.data.dataset import Dataset
 from phidet.detections.fields import NO_FIELDS
 from phidet.images.prepare import Preprocess
-from phidet.training.augmentation.detection import Example, Labelled, augment, mosaic, pad_masks, pad_to
+from phidet.training.augmentation.detection import (
+    Example,
+    Labelled,
+    finish,
+    joined,
+    needed_hw,
+    pad_masks,
+    pad_to,
+    padded_hw,
+    turned,
+    windowed,
+)
 from phidet.training.augmentation.mask_tensors import shrunk, with_masks
+from phidet.training.augmentation.mixing import mixed, paste_objects
+from phidet.training.augmentation.operations import Sample
+from phidet.training.augmentation.own import OwnAugmentation
+from phidet.training.image_cache import ImageCache
 from phidet.training.recipe import Augmentation
 
 log = logging.getLogger("phidet")
+
+T = TypeVar("T")
 
 
 class EvalPart(NamedTuple):
@@ -152,7 +172,15 @@ class TrainImages(TorchDataset[Example]):
         seed: of chance.
         mask_stride: pixels of the input for one of the masks that are learned; ``None`` to leave masks out.
         varying: the input's size varies; see :func:`phidet.training.augmentation.detection.augment`.
+
+    Attributes:
+        own: an augmentation of the user's own, which comes before policies and colours; ``None`` for none.
+        cache: of decoded images; of none unless another one is set.
+        epochs: of the run, the last of which may be plain ones; ``None`` where that is not known.
     """
+
+    own: OwnAugmentation | None = None
+    epochs: int | None = None
 
     def __init__(
         self,
@@ -165,20 +193,42 @@ class TrainImages(TorchDataset[Example]):
     ) -> None:
         self.dataset, self.size_hw, self.settings, self.seed = dataset, size_hw, settings, seed
         self.mask_stride, self.varying = mask_stride, varying
+        self.cache = ImageCache(0)
 
     def __getitem__(self, key: tuple[int, int]) -> Example:
         epoch, index = key
         rng = np.random.default_rng((self.seed, epoch, index))
-        labelled = self._read(index, warn=epoch == 0)
-        if self.settings.mosaic > 0 and rng.random() < self.settings.mosaic:
-            # The other three may repeat; the warning is left to their own turn as a main image.
-            others = [self._read(int(i), warn=False) for i in rng.integers(len(self.dataset), size=3)]
-            example = mosaic([labelled, *others], self.size_hw, self.settings, rng)
-        else:
-            example = augment(*labelled, self.size_hw, self.settings, rng, self.varying)
+        settings = self._settings_of(epoch)
+        sample = self._seen(index, settings, rng, warn=epoch == 0)
+        # Chance is only asked for what may happen: examples of runs without these changes stay what they were.
+        for probability, combine in ((settings.copy_paste, paste_objects), (settings.mixup, mixed)):
+            if probability > 0 and rng.random() < probability:
+                other = self._seen(int(rng.integers(len(self.dataset))), settings, rng)
+                sample = combine(sample, other, rng)
+        sample = turned(sample, settings, rng)
+        if self.own is not None:
+            sample = self.own(sample, self.size_hw, len(self.dataset.class_names), rng)
+        example = finish(sample, padded_hw(self.size_hw, settings, self.varying), settings, rng)
         if example.masks is None or self.mask_stride is None:
             return example
         return example._replace(masks=shrunk(example.masks, self.mask_stride))
+
+    def _settings_of(self, epoch: int) -> Augmentation:
+        """Those of an epoch: without whatever puts several images together in the last ones."""
+        plain = self.epochs is not None and epoch >= self.epochs - self.settings.plain_epochs
+        return msgspec.structs.replace(self.settings, mosaic=0, copy_paste=0, mixup=0) if plain else self.settings
+
+    def _seen(self, index: int, settings: Augmentation, rng: np.random.Generator, warn: bool = False) -> Sample:
+        """What the network would see of image ``index``, alone or in a mosaic."""
+        labelled = self._read(index, warn)
+        if settings.mosaic > 0 and rng.random() < settings.mosaic:
+            # The other three may repeat; the warning is left to their own turn as a main image.
+            others = [self._read(int(i), warn=False) for i in rng.integers(len(self.dataset), size=3)]
+            return joined([labelled, *others], self.size_hw, settings, rng)
+        return windowed(labelled, self.size_hw, settings, rng, self.varying)
+
+    def _needed_hw(self, image_hw: tuple[int, int]) -> tuple[int, int]:
+        return needed_hw(image_hw, self.size_hw, self.settings)
 
     def _read(self, index: int, warn: bool) -> Labelled:
         """Image ``index``, or the first one after it that can be decoded."""
@@ -187,11 +237,13 @@ class TrainImages(TorchDataset[Example]):
             usable = (index + attempt) % len(self.dataset)
             try:
                 annotations = self.dataset.annotations(usable)
-                if self.mask_stride is None:
-                    annotations = annotations._replace(fields=NO_FIELDS)
-                else:
+                if self.mask_stride is not None:
                     annotations = with_masks(annotations, self.dataset.size_hw(usable))
-                return Labelled(self.dataset.image(usable), annotations)
+                    return Labelled(self.dataset.image(usable), annotations)
+                # Large photographs are decoded no larger than they may be seen, and boxes follow.
+                image = self.cache.get(usable, partial(self.dataset.reduced, usable, self._needed_hw))
+                boxes = annotations.boxes_xyxy / np.float32(image.factor)
+                return Labelled(image.pixels, annotations._replace(boxes_xyxy=boxes, fields=NO_FIELDS))
             except InputError as error:
                 if warn and attempt == 0:
                     log.warning("left out: %s", error)
@@ -239,6 +291,22 @@ def train_loader(images: TorchDataset[Example], sampler: EpochSampler, workers: 
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
     )
+
+
+def plainly(batches: Iterable[T]) -> Iterator[T]:
+    """``batches``; a mistake that a loading process met is raised as if this one had, in one line.
+
+    Raises:
+        PhidetError: what a loading process raised.
+    """
+    try:
+        yield from batches
+    except PhidetError as error:
+        # PyTorch puts the other process's traceback before what was said.
+        said = re.search(rf"^(?:[\w.]+\.)?{type(error).__name__}: (.+)", str(error), re.MULTILINE | re.DOTALL)
+        if said is None:
+            raise
+        raise type(error)(said[1].strip()) from None
 
 
 def eval_loader(

@@ -9,19 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from phidet.architectures.model import Model
+from phidet.architectures.registry import architecture_of
 from phidet.core.errors import ConfigError
 from phidet.training.recipe import Recipe
 
 
-def build_optimizer(model: nn.Module, recipe: Recipe, device: torch.device) -> torch.optim.Optimizer:
+def build_optimizer(model: Model, recipe: Recipe, device: torch.device) -> torch.optim.Optimizer:
     """SGD or AdamW over what is not frozen; weight decay on kernels and matrices only, unless the recipe says all."""
     groups = []
-    # Four groups: the backbone may learn more slowly, and biases and norms usually take no weight decay.
-    for backbone in (True, False):
-        parameters = [
-            p for name, p in model.named_parameters() if p.requires_grad and name.startswith("backbone.") == backbone
-        ]
-        factor = recipe.backbone_rate if backbone else 1.0
+    # The backbone may learn more slowly, the more so the earlier, and biases and norms usually take no weight decay.
+    rest = [p for name, p in model.named_parameters() if p.requires_grad and not name.startswith("backbone.")]
+    for parameters, factor in [*_backbone_rates(model, recipe), (rest, 1.0)]:
         for kernels in (True, False):
             part = [p for p in parameters if (p.ndim > 1) == kernels]
             decay = recipe.weight_decay if kernels or recipe.decay_all else 0.0
@@ -32,6 +30,33 @@ def build_optimizer(model: nn.Module, recipe: Recipe, device: torch.device) -> t
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=rate, momentum=0.9, fused=fused)
     return torch.optim.AdamW(groups, lr=rate, fused=fused)
+
+
+def _backbone_rates(model: Model, recipe: Recipe) -> list[tuple[list[nn.Parameter], float]]:
+    """The backbone's parameters and the factor of their learning rate, part by part: one, or one for each depth.
+
+    With ``layer_decay`` d, block k of n has d^(n − k) times the backbone's rate, and what comes before the first block
+    d^n times (layer-wise decay as of arXiv 2106.08254, with residual blocks for layers).
+
+    Raises:
+        ConfigError: there are no blocks to tell depths by.
+    """
+    own = [(name, p) for name, p in model.named_parameters() if p.requires_grad and name.startswith("backbone.")]
+    if recipe.layer_decay == 1:
+        return [([p for _, p in own], recipe.backbone_rate)]
+    blocks = set(architecture_of(model.config).recomputed_blocks(model))
+    prefixes = [f"{name}." for name, module in model.named_modules() if module in blocks]
+    prefixes = [prefix for prefix in prefixes if prefix.startswith("backbone.")]
+    if not prefixes:
+        raise ConfigError(f"{model.config.name} has no backbone of blocks: train it with layer_decay=1")
+    # Parameters come in the order of the network, so that what lies between two blocks belongs to the one before.
+    parts: list[list[nn.Parameter]] = [[] for _ in range(len(prefixes) + 1)]
+    depth = 0
+    for name, parameter in own:
+        depth = next((k for k, prefix in enumerate(prefixes, 1) if name.startswith(prefix)), depth)
+        parts[depth].append(parameter)
+    deepest = len(prefixes)
+    return [(part, recipe.backbone_rate * recipe.layer_decay ** (deepest - k)) for k, part in enumerate(parts)]
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

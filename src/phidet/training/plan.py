@@ -13,17 +13,20 @@ import torch
 from phidet.architectures.base import Architecture, resolved_loss
 from phidet.architectures.model import Model
 from phidet.architectures.registry import architecture_of, published_config
-from phidet.core.errors import ConfigError, InputError
-from phidet.core.structs import in_words
+from phidet.core.errors import ConfigError, DownloadError, InputError, UnknownNameError
+from phidet.data.dataset import Dataset
 from phidet.data.run_images import read_run_images
 from phidet.inference.runtimes.open_model import model_file
 from phidet.training.about import Origin, Request
+from phidet.training.augmentation.own import OwnAugmentation, imported
 from phidet.training.fit import RunSettings
+from phidet.training.heads import KINDS as HEADS
+from phidet.training.heads import with_heads
 from phidet.training.kinds import Kind, kind_of
-from phidet.training.recipe import Recipe, replace
+from phidet.training.recipe import Recipe, frozen_for, replace
 from phidet.training.run_data import RunData, record_images
 from phidet.training.run_folder import RunFolder
-from phidet.weights.create import build_from, fit_to_source, open_weights, parse_image_size
+from phidet.weights.create import build_from, fit_to_source, open_weights, parse_image_size, weights_path
 from phidet.weights.load import Source, open_source
 from phidet.weights.native import load_model
 
@@ -38,6 +41,7 @@ class Plan(NamedTuple):
     recipe: Recipe
     settings: RunSettings
     origin: Origin
+    own: OwnAugmentation | None = None
 
 
 class Start(NamedTuple):
@@ -80,13 +84,16 @@ def open_start(model: str) -> Start:
     return Start(source.config, source, None)
 
 
-def plan_run(request: Request, settings: RunSettings, start: Start | None = None) -> Plan:
+def plan_run(
+    request: Request, settings: RunSettings, start: Start | None = None, own: OwnAugmentation | None = None
+) -> Plan:
     """Resolves ``request``: reads the data, chooses the recipe, builds the model.
 
     Args:
         request: what to train, on what.
         settings: where the run goes, seed, devices.
         start: of the request's model, where it was opened before.
+        own: an augmentation; where the recipe names one, it need not be given.
 
     Raises:
         InputError: the data cannot be used.
@@ -107,14 +114,29 @@ def plan_run(request: Request, settings: RunSettings, start: Start | None = None
     # Data before the model: the number of images chooses the recipe, and the classes decide the head.
     data = start.kind.read(request, settings.seed, None)
     start = start._replace(config=start.kind.adapt(start.config, data, request))
-    recipe = _recipe(request, start, len(data.train))
-    model = _build(request, start, data.train.class_names, recipe, settings.seed)
+    request = choose_start(request, start)
+    recipe, own = with_own(_recipe(request, start, len(data.train)), own)
+    model = _build(request, start, data.train, recipe, settings.seed)
     # Hashing all images takes a while; only the process that writes the run folder needs the record.
     images = record_images(data, request.model) if _leads() else None
-    return Plan(model, data, recipe, settings, Origin(request.with_absolute_paths(), images))
+    return Plan(model, data, recipe, settings, Origin(request.with_absolute_paths(), images), own)
 
 
-def plan_resume(folder: Path, settings: RunSettings, data: str | Path | None = None) -> Plan:
+def with_own(recipe: Recipe, own: OwnAugmentation | None) -> tuple[Recipe, OwnAugmentation | None]:
+    """The recipe of a new run and its augmentation by the user's own function; whatever names it was given by the user.
+
+    Raises:
+        ConfigError: the function cannot be imported.
+    """
+    if own is None:
+        name = recipe.augmentation.function
+        return recipe, None if name is None else imported(name)
+    return replace(recipe, {"augmentation": {"function": own.name}}), own
+
+
+def plan_resume(
+    folder: Path, settings: RunSettings, data: str | Path | None = None, own: OwnAugmentation | None = None
+) -> Plan:
     """Resolves how the run in ``folder`` goes on: by its own request, recipe and seed.
 
     Raises:
@@ -126,10 +148,11 @@ def plan_resume(folder: Path, settings: RunSettings, data: str | Path | None = N
     about = kept.read_about()
     if about.request is None:
         raise ConfigError(f"the run in {folder} was begun in Python: call phidet.training.fit.fit with resume=True")
+    _check_own(about.recipe.augmentation.function, own, folder)
     request = _moved(about.request, folder, data)
-    own: dict[str, Any] = {"out": folder, "seed": about.seed, "resume": True}
-    own |= {key: getattr(settings, key) or getattr(about, key) for key in ("save_memory", "compile")}
-    settings = msgspec.structs.replace(settings, **own)
+    begun_with: dict[str, Any] = {"out": folder, "seed": about.seed, "resume": True}
+    begun_with |= {key: getattr(settings, key) or getattr(about, key) for key in ("save_memory", "compile")}
+    settings = msgspec.structs.replace(settings, **begun_with)
     # Only the architecture and config matter: the weights are replaced by those of the saved state.
     begun = load_model(folder / "last.safetensors").train() if kept.has_begun else None
     start = open_start(request.model) if begun is None else Start(begun.config, None, None)
@@ -137,7 +160,7 @@ def plan_resume(folder: Path, settings: RunSettings, data: str | Path | None = N
     images = read_run_images(folder)
     datasets = start.kind.read(request, about.seed, images)
     start = start._replace(config=start.kind.adapt(start.config, datasets, request))
-    model = begun or _build(request, start, datasets.train.class_names, recipe, about.seed)
+    model = begun or _build(request, start, datasets.train, recipe, about.seed)
     # Class ids are positions: other names or another count would silently relabel every object.
     here = len(datasets.train), tuple(datasets.train.class_names)
     if here != (about.num_images, tuple(model.config.class_names)):
@@ -149,7 +172,24 @@ def plan_resume(folder: Path, settings: RunSettings, data: str | Path | None = N
     # The data were moved: the run folder keeps the new place, so that the next resume finds it.
     if request != about.request and _leads():
         kept.save_about(msgspec.structs.replace(about, request=request))
-    return Plan(model, datasets, recipe, settings, Origin(request, images))
+    return Plan(model, datasets, recipe, settings, Origin(request, images), own)
+
+
+def _check_own(name: str | None, own: OwnAugmentation | None, folder: Path) -> None:
+    """A name in a run's folder is never imported by itself: the folder may come from anywhere, and importing runs code.
+
+    Raises:
+        ConfigError: the run was begun with another augmentation than is given.
+    """
+    given = None if own is None else own.name
+    if given == name:
+        return
+    if name is None:
+        raise ConfigError(f"the run in {folder} has no augmentation of its own: leave {given} out")
+    raise ConfigError(
+        f"the run in {folder} was begun with the augmentation {name}: name it again, --augment {name}, or pass the "
+        f"function as augment" + ("" if given is None else f"; got {given}")
+    )
 
 
 def _moved(request: Request, folder: Path, data: str | Path | None) -> Request:
@@ -172,11 +212,15 @@ def _known_loss(recipe: Recipe, architecture: Architecture[Any]) -> Recipe:
 
 def _recipe(request: Request, start: Start, num_images: int) -> Recipe:
     recipe = replace(start.kind.recipe(request.recipe, num_images, start.architecture), request.changes)
+    if recipe.freeze == "auto":
+        frozen = frozen_for(num_images, start.source is not None or request.pretrained != "none")
+        log.info("freeze=auto: %s, for %d images", frozen, num_images)
+        recipe = replace(recipe, {"freeze": frozen})
     return replace(recipe, {"loss": resolved_loss(start.architecture, recipe.loss)})  # kept with the run, defaults too
 
 
-def _build(request: Request, start: Start, class_names: tuple[str, ...], recipe: Recipe, seed: int) -> Model:
-    """The model for these classes, with the weights that it starts from."""
+def _build(request: Request, start: Start, data: Dataset, recipe: Recipe, seed: int) -> Model:
+    """The model for the classes of ``data``, with the weights that it starts from."""
     torch.manual_seed(seed)  # of fresh weights, in every process the same
     architecture, config, source = start.architecture, start.config, start.source
     pretrained = _pretrained(request.pretrained, architecture)
@@ -185,32 +229,36 @@ def _build(request: Request, start: Start, class_names: tuple[str, ...], recipe:
         # Weights of a whole detector fix anchors and preprocessing; a backbone alone has no say in them.
         if source.architecture is architecture:
             config = fit_to_source(config, source)  # its anchors and preprocessing
-    config = architecture.for_classes(config, class_names)
-    if request.masks:
-        config = _with_masks(config, architecture)
+    held_names = config.class_names
+    config = architecture.for_classes(config, data.class_names)
+    stuff = [data.class_names[i] for i in sorted(data.stuff)]
+    config = with_heads(config, [head for head in HEADS if getattr(request, head)], stuff)
     if request.image_size is not None:
         config = architecture.resized(config, parse_image_size(request.image_size))
     if recipe.drop_path is not None:
         config = architecture.with_drop_path(config, recipe.drop_path)
-    return build_from(config, source, replace_head=True)
+    return build_from(config, source, replace_head=True, held_names=held_names)
 
 
-def _with_masks(config: Any, architecture: Architecture[Any]) -> Any:
-    """``config`` with a head for masks, the usual one unless it has one already.
+def choose_start(request: Request, start: Start) -> Request:
+    """``request`` with a word for where its model starts, in place of "auto"; the choice is logged.
 
-    Raises:
-        ConfigError: such networks have none.
+    Detection weights are the better start, so they come first, and the backbone's where those cannot be had.
     """
-    if "masks" not in type(config).__struct_fields__:
-        raise ConfigError(f"{architecture.name} networks have no head for masks: leave the option out")
-    if config.masks is not None:
-        return config
-    # The type of the settings is the architecture's own: they are made by filling the config in again.
-    fields = {**msgspec.to_builtins(config), "masks": {}}
-    try:
-        return msgspec.convert(fields, type(config))
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"masks: {in_words(error, type(config))}") from error
+    if request.pretrained != "auto":
+        return request
+    architecture, why = start.architecture, ""
+    if start.source is None and "coco" in architecture.pretrained_words:
+        try:
+            path = weights_path("coco", architecture, start.config, start.published)
+        except (DownloadError, UnknownNameError, ConfigError) as error:
+            why = f", because those of COCO cannot be had: {str(error).partition('. Or bring')[0]}"
+        else:
+            log.info("%s starts from detection weights of COCO, %s (pretrained: coco)", request.model, path)
+            return msgspec.structs.replace(request, pretrained="coco")
+    if start.source is None and architecture.pretrained_words:
+        log.info("%s starts from ImageNet weights of its backbone (pretrained: backbone)%s", request.model, why)
+    return msgspec.structs.replace(request, pretrained="backbone")
 
 
 def _pretrained(word: str, architecture: Architecture[Any]) -> str | None:

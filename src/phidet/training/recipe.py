@@ -34,9 +34,14 @@ class Augmentation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     turns of the colour circle. ``policy`` is AutoAugment's for detection ("v0" to "v3", arXiv 1906.11172), or
     "randaugment" (arXiv 1909.13719): ``layers`` operations, one after the other, each of ``magnitude`` (0–10).
     ``mosaic`` is the probability that three other images share the input, ``grid_mask`` that of a grid of grey squares
-    over it (arXiv 2001.04086). Of generators: ``adaptive`` augments what the discriminator sees (arXiv 2006.06676) so
-    that the mean sign of its scores of real images stays there, 0 for not at all; ``adaptive_span`` is the number of
-    images in which the probability may rise from 0 to 1.
+    over it (arXiv 2001.04086). ``copy_paste`` is the probability that one to three objects of another image are put in,
+    ``mixup`` that another image is laid over it; ``rotate`` is the largest angle in degrees and ``shear`` the largest
+    slope by which all is turned and slanted. In the last ``plain_epochs`` epochs there are no mosaics, mixups and
+    pasted objects. ``function`` names an augmentation of one's own, "module:function", see
+    :mod:`phidet.training.augmentation.own`.
+    Of generators: ``adaptive`` augments what the discriminator sees (arXiv 2006.06676) so that the mean sign of its
+    scores of real images stays there, 0 for not at all; ``adaptive_span`` is the number of images in which the
+    probability may rise from 0 to 1.
     """
 
     sizes: Sizes = "jitter"
@@ -50,6 +55,12 @@ class Augmentation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     magnitude: float = 5.0
     mosaic: float = 0.0
     grid_mask: float = 0.0
+    copy_paste: float = 0.0
+    mixup: float = 0.0
+    rotate: float = 0.0
+    shear: float = 0.0
+    plain_epochs: int = 0
+    function: str | None = None
     adaptive: float = 0.0
     adaptive_span: float = 500_000
 
@@ -58,10 +69,13 @@ class Augmentation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         _require(0 < low <= high <= 8, f"scale_jitter must be 0 < low ≤ high ≤ 8, got {self.scale_jitter}")
         if self.sizes not in get_args(Sizes):
             raise UnknownNameError("sizes", self.sizes, get_args(Sizes))
-        for key in ("flip", "crop", "mosaic", "grid_mask"):
+        for key in ("flip", "crop", "mosaic", "grid_mask", "copy_paste", "mixup"):
             value = getattr(self, key)
             _require(0 <= value <= 1, f"{key} must be a probability, got {value}")
         _require(0 <= self.colour <= 1, f"colour must be in 0…1, got {self.colour}")
+        _require(0 <= self.rotate <= 180, f"rotate must be in 0…180 degrees, got {self.rotate}")
+        _require(0 <= self.shear <= 1, f"shear must be a slope in 0…1, got {self.shear}")
+        _require(self.plain_epochs >= 0, f"plain_epochs must be a whole number ≥ 0, got {self.plain_epochs}")
         _require(0 <= self.hue <= 0.5, f"hue must be in 0…0.5, got {self.hue}")
         if self.policy not in get_args(AugmentationPolicy):
             raise UnknownNameError("augmentation policy", self.policy, get_args(AugmentationPolicy))
@@ -106,9 +120,11 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         precision: of the arithmetic; weights and losses stay in 32 bits.
         drop_path: stochastic depth of the backbone; ``None`` leaves the model's own.
         freeze: "none"; "early" for the backbone up to level 2, which few images could improve; "backbone" to train
-            only what comes after it; or "detector" to train only what finds masks. Statistics of frozen parts stay as
-            they are.
+            only what comes after it; "detector" to train only what finds masks; or "auto", see :func:`frozen_for`.
+            Statistics of frozen parts stay as they are.
         backbone_rate: factor of the learning rate for the backbone, which is pretrained already.
+        layer_decay: rates by depth: factor of the learning rate of each of the backbone's blocks relative to the next
+            one's; 1 for the same everywhere.
         sync_batch_norm: several processes normalise over their images together.
         batch_norm_momentum: how much of each batch goes into the running statistics, at least; more in a short run.
         augmentation: random changes of the training images.
@@ -135,8 +151,9 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     accumulate: int = 1
     precision: Precision = "32-true"
     drop_path: float | None = None
-    freeze: Literal["none", "early", "backbone", "detector"] = "none"
+    freeze: Literal["none", "early", "backbone", "detector", "auto"] = "none"
     backbone_rate: float = 1.0
+    layer_decay: float = 1.0
     sync_batch_norm: bool = True
     batch_norm_momentum: float = 0.01
     augmentation: Augmentation = Augmentation()
@@ -153,6 +170,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         for key in ("learning_rate", "clip_norm", "backbone_rate"):
             value = getattr(self, key)
             _require(math.isfinite(value) and value > 0, f"{key} must be a number > 0, got {value}")
+        _require(0 < self.layer_decay <= 1, f"layer_decay must be in (0, 1], got {self.layer_decay}")
         momentum = self.batch_norm_momentum
         _require(0 <= self.class_balance <= 1, f"class_balance must be in 0…1, got {self.class_balance}")
         _require(0 < momentum <= 1, f"batch_norm_momentum must be in (0, 1], got {momentum}")
@@ -204,6 +222,16 @@ RECIPES = {recipe.name: recipe for recipe in (PAPER, SMALL)}
 def choose_recipe(num_images: int) -> Recipe:
     """The recipe for a data set of this size: about 20,000 images in total, between 30 and 100 epochs."""
     return replace(SMALL, {"epochs": min(max(round(20_000 / num_images), 30), 100)})
+
+
+def frozen_for(num_images: int, pretrained: bool) -> Literal["none", "early", "backbone"]:
+    """What ``freeze=auto`` means: the fewer images, the less can be learned anew without forgetting what was known.
+
+    Nothing of a backbone that knows nothing yet; else all of it below 100 images, what comes before level 3 below 500.
+    """
+    if not pretrained or num_images >= 500:
+        return "none"
+    return "backbone" if num_images < 100 else "early"
 
 
 def choose_classify_recipe(num_images: int) -> Recipe:

@@ -12,12 +12,13 @@ import torch.distributed as dist
 from phidet.architectures.model import Model
 from phidet.architectures.registry import architecture_of
 from phidet.training.about import Request
+from phidet.training.augmentation.own import AugmentFunction, OwnAugmentation, imported, named
 from phidet.training.base import TrainingTask
 from phidet.training.fit import RunSettings, fit
 from phidet.training.kinds import Reported, kind_of
 from phidet.training.plan import Plan, Start, plan_resume, plan_run
 from phidet.training.run_folder import RunFolder
-from phidet.weights.native import load_model
+from phidet.weights.native import load_model, store_thresholds
 
 log = logging.getLogger("phidet")
 
@@ -41,16 +42,17 @@ class TrainedRun(NamedTuple):
         return self.metrics
 
 
-def train(
+def train(  # noqa: PLR0913 - all that most people change
     data: str | Path,
     model: str | Path = "efficientdet-lite0",
     *,
-    pretrained: str | Path = "backbone",
+    pretrained: str | Path = "auto",
     image_size: int | tuple[int, int] | None = None,
     splits: tuple[str | None, str | None] = (None, None),
     recipe: str = "auto",
     changes: dict[str, Any] | None = None,
     settings: RunSettings | None = None,
+    augment: AugmentFunction | str | None = None,
 ) -> TrainedRun:
     """Trains a model on a folder of labelled images; :func:`run` takes a whole :class:`Request`, with teachers.
 
@@ -59,7 +61,9 @@ def train(
         splits: names of the training and validation split; by their names where ``None``.
         changes: of the recipe's fields, for instance ``{"epochs": 50}``.
         settings: where the run goes, seed, devices; a new folder under ``runs`` unless given. With ``resume``, the
-            run's own request is used, and not the other arguments.
+            run's own request is used, and not the other arguments but ``augment``.
+        augment: a function of your own that changes training images, or its name, "module:function"; see
+            :mod:`phidet.training.augmentation.own`. A resumed run needs the same one again.
 
     Raises:
         InputError: the data cannot be used.
@@ -67,8 +71,9 @@ def train(
         CheckpointError: weights that do not fit, or a disk that is full.
         TrainingDivergedError: the loss is no longer a number.
     """
+    own = None if augment is None else imported(augment) if isinstance(augment, str) else named(augment)
     if settings is not None and settings.resume:
-        return resume(settings.out, settings)
+        return resume(settings.out, settings, augment=own)
     request = Request(
         data=str(data),
         model=str(model),
@@ -79,34 +84,42 @@ def train(
         recipe=recipe,
         changes=changes or {},
     )
-    return run(request, settings or RunSettings(out=next_folder(Path("runs"), Path(request.model).stem)))
+    settings = settings or RunSettings(out=next_folder(Path("runs"), Path(request.model).stem))
+    return run(request, settings, augment=own)
 
 
-def resume(folder: Path, settings: RunSettings, data: str | Path | None = None) -> TrainedRun:
+def resume(
+    folder: Path, settings: RunSettings, data: str | Path | None = None, augment: OwnAugmentation | None = None
+) -> TrainedRun:
     """Continues the run in ``folder`` to its end; its own request, recipe and seed are used.
 
     Args:
         folder: of the run.
         settings: devices and workers.
         data: where its data are now, if they were moved; the run keeps it.
+        augment: the augmentation that the run was begun with, if it is one of the user's own.
 
     Raises:
         CheckpointError: there is no run, or it is damaged.
         ConfigError: it was begun with a task of one's own.
         InputError: the data are other than they were, or no longer there.
     """
-    return carry_out(plan_resume(folder, settings, data))
+    return carry_out(plan_resume(folder, settings, data, augment))
 
 
-def run(request: Request, settings: RunSettings, start: Start | None = None) -> TrainedRun:
+def run(
+    request: Request, settings: RunSettings, start: Start | None = None, augment: OwnAugmentation | None = None
+) -> TrainedRun:
     """Reads the data, builds the model, trains it, and reports on the best one; see :func:`plan_run`."""
-    return carry_out(plan_run(request, settings, start))
+    return carry_out(plan_run(request, settings, start, augment))
 
 
 def carry_out(plan: Plan) -> TrainedRun:
     """Trains what was planned, and reports on the best model."""
     settings, origin, kind = plan.settings, plan.origin, kind_of(architecture_of(plan.model.config))
     task = kind.task(plan.model.config, plan.data, origin.request)
+    if plan.own is not None:
+        task.augment_with(plan.own)
     _log_plan(plan, task)
     last = fit(plan.model, task, plan.recipe, settings, origin)
     # The other processes have no files to read: the best model is on the first one's disk.
@@ -115,7 +128,10 @@ def carry_out(plan: Plan) -> TrainedRun:
     folder = RunFolder(settings.out)
     # The best model is read from disk, so that the report describes exactly the file that users get.
     best = load_model(folder.best) if folder.has_best else last.eval()
+    stored = best.thresholds
     metrics = kind.report(Reported(best, plan.data, origin, folder.path / "report", settings.accelerator))
+    if folder.has_best and best.thresholds is not None and best.thresholds != stored:
+        store_thresholds(folder.best, best.thresholds)
     return TrainedRun(settings.out, best, metrics)
 
 

@@ -17,9 +17,11 @@ from phidet.architectures.registry import architecture_of
 from phidet.data.dataset import Dataset
 from phidet.training.augmentation.classification import TrainWholeImages
 from phidet.training.augmentation.detection import pad_to
+from phidet.training.augmentation.own import OwnAugmentation
 from phidet.training.balance import repeat_factors
 from phidet.training.base import TrainingTask
 from phidet.training.evaluate import detect, figures_of
+from phidet.training.image_cache import CACHE_BYTES, ImageCache
 from phidet.training.loading import EpochSampler, TrainImages, normalise, train_loader
 from phidet.training.recipe import Recipe
 from phidet.training.teacher import TaughtImages
@@ -42,9 +44,15 @@ class Task(TrainingTask):
         self.architecture = architecture_of(config)
         self.classifies = "classes" in self.architecture.says
         self.metrics = {"top1": "top-1", "top5": "top-5"} if self.classifies else {"ap": "AP", "ap50": "AP50"}
-        if not self.classifies and self.architecture.mask_stride(config) is not None:
+        if "masks" in self.architecture.finds(config):
             self.metrics |= {"mask_ap": "mask AP", "mask_ap50": "mask AP50"}
+        if "segments" in self.architecture.finds(config):
+            self.metrics |= {"pq": "PQ", "miou": "mIoU"}
         self._loss: Loss | None = None
+        self._own: OwnAugmentation | None = None
+
+    def augment_with(self, own: OwnAugmentation) -> None:
+        self._own = own
 
     def sampler(self, recipe: Recipe, seed: int, rank: int, size: int) -> EpochSampler:
         repeats = repeat_factors(self.train, recipe.class_balance) if recipe.class_balance else None
@@ -58,6 +66,10 @@ class Task(TrainingTask):
             self.architecture.has_varying_size(self.config),
         )
         images: Any = kind(self.train, self.config.image_size_hw, recipe.augmentation, seed, mask_stride, varying)
+        images.own, images.epochs = self._own, recipe.epochs
+        images.cache = ImageCache(CACHE_BYTES // max(1, workers))  # each process has its own
+        if self._own is not None:
+            images[0, 0]  # so that a mistake in the user's function is found here and not in another process
         if self.teacher is not None:
             images = TaughtImages(images, self.teacher, self.config.class_names, recipe.teaching)
         return train_loader(images, sampler, workers)

@@ -49,11 +49,13 @@ def convert(source: str | Path, target: str | Path, model: str | None = None, to
     if target.suffix != suffix:
         raise ConfigError(f"a {to} file is written as {suffix}, got {target.name!r}: name it {target.stem}{suffix}")
     opened = open_source(source)
+    # After the source was opened: samefile needs both to exist. Links and other spellings of a path are one file.
     if target.exists() and target.samefile(source):
         raise ConfigError(f"{target} is the file to read: the source stays as it is, so name another file to write")
     config = identify(opened, model)
     if model is not None and config.name != model:
         raise CheckpointError(f"{source} holds {config.name}, not {model}")
+    # Through a network, so that whatever is written has been loaded once, with every tensor accounted for.
     network = architecture_of(config).build(config)
     load_into(network, opened)
     tensors = weights_of(network)
@@ -85,6 +87,7 @@ def identify(source: Source, model: str | None = None) -> Any:
         if model not in architecture.published_names:
             raise UnknownNameError("model", model, architecture.published_names)
         return _like(source, model)
+    # All are tried: some published models differ in their input size only, which the tensors do not show.
     fitting = [config for name in architecture.published_names if _fits(source, config := _like(source, name))]
     if len(fitting) == 1:
         return fitting[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,17 +16,11 @@ from phidet.architectures.efficientdet.architecture import EFFICIENTDET
 from phidet.architectures.efficientdet.published import Family, family_of
 from phidet.architectures.model import Model
 from phidet.architectures.published_file import PublishedFile
-from phidet.architectures.registry import (
-    architecture_of,
-    family_owner,
-    published_config,
-    published_names,
-    publisher_of,
-)
+from phidet.architectures.registry import architecture_of, family_owner, published_config, published_names, publisher_of
 from phidet.core.errors import CheckpointError, ConfigError, UnknownNameError
 from phidet.core.structs import replace
 from phidet.weights.download import fetch
-from phidet.weights.load import LoadReport, Source, load_into, open_source
+from phidet.weights.load import Source, load_into, open_source
 
 log = logging.getLogger("phidet")
 
@@ -55,7 +50,8 @@ def create_model(
         image_size: input side, or (height, width), in pixels, stored in the config. Any size works in ``forward``.
         pretrained: a weight file of any known dialect, "backbone" for a published ImageNet backbone, or "coco" for the
             published detector. Only the last two may download, into ``phidet.core.files.cache_dir()``.
-        replace_head: start a fresh class predictor where the file has another number of classes.
+        replace_head: keep the rows of the class predictor for classes that the file has under the same name, and start
+            the others fresh.
 
     Raises:
         UnknownNameError: no such name; the nearest ones are in the message.
@@ -96,7 +92,7 @@ def create_classifier(
         class_names: their names; implies ``num_classes``.
         image_size: input side, or (height, width), in pixels; the model's own unless given.
         pretrained: a weight file of any known dialect, or "imagenet" for the published weights.
-        replace_head: start a fresh last layer where the file has another number of classes.
+        replace_head: as for :func:`create_model`, of the last layer.
 
     Raises:
         UnknownNameError, ConfigError, CheckpointError, DownloadError: as :func:`create_model`.
@@ -134,9 +130,11 @@ def _create(base: Any, model: object, wanted: _Wanted) -> Model:
     """A model of ``base``, adapted to its weights and to what was asked for."""
     architecture, published = architecture_of(base), model if isinstance(model, str) else None
     source = None if wanted.pretrained is None else open_weights(wanted.pretrained, base, published)
-    config, names = base, wanted.names
+    config, names, held = base, wanted.names, None
+    # Weights of another architecture are its backbone: they say nothing about classes or anchors.
     if source is not None and source.architecture is architecture:
         fitted = fit_to_source(base, source)
+        held = fitted.class_names
         if model is None or published is not None:
             config = fitted
         elif source.config is None:  # the caller's config, except for settings that the weights were trained with
@@ -147,18 +145,23 @@ def _create(base: Any, model: object, wanted: _Wanted) -> Model:
         config = replace(config, {"class_names": names})
     if wanted.image_size is not None:
         config = architecture.resized(config, parse_image_size(wanted.image_size))
-    return build_from(config, source, wanted.replace_head)
+    return build_from(config, source, wanted.replace_head, held)
 
 
-def build_from(config: Any, source: Source | None, replace_head: bool = False) -> Model:
-    """A network of ``config`` as it is, with the weights of ``source``, or fresh ones.
+def build_from(
+    config: Any, source: Source | None, replace_head: bool = False, held_names: Sequence[str] | None = None
+) -> Model:
+    """A network of ``config`` as it is, with the weights of ``source``, or fresh ones; see :func:`load_into`.
 
     Raises:
         CheckpointError: weights that do not fit.
     """
     network = architecture_of(config).build(config)
     if source is not None:
-        _log_loaded(config.name, load_into(network, source, replace_head))
+        report = load_into(network, source, replace_head, held_names)
+        fresh = report.fresh or (report.carried is not None and report.carried.fresh)
+        # A warning is shown by default: a predictor that starts fresh finds nothing before it is trained.
+        log.log(logging.WARNING if fresh else logging.INFO, "%s: %s", config.name, report)
     return network
 
 
@@ -181,6 +184,7 @@ def weights_path(
         ConfigError: something else, or a word of another architecture.
         DownloadError: published weights that could not be fetched.
     """
+    # A word goes before a file of that name; ./coco still means the file.
     words = architecture.pretrained_words
     if isinstance(pretrained, str) and pretrained in words:
         file = architecture.pretrained_file(config, pretrained, published)
@@ -202,17 +206,13 @@ def local_or_fetched(file: PublishedFile) -> Path:
     return fetch(file)
 
 
-def _log_loaded(name: str, report: LoadReport) -> None:
-    """Logs what was loaded; as a warning, which is shown by default, if a predictor starts fresh."""
-    log.log(logging.WARNING if report.fresh else logging.INFO, "%s: %s", name, report)
-
-
 def parse_image_size(size: int | tuple[int, int]) -> tuple[int, int]:
     """An input size as (height, width) in pixels.
 
     Raises:
         ConfigError: not one or two whole numbers ≥ 1.
     """
+    # A bool is an int for Python, and True would be a size of 1.
     sides = size if isinstance(size, tuple | list) else (size, size)
     if len(sides) != 2 or any(isinstance(s, bool) or not isinstance(s, int) or s < 1 for s in sides):
         raise ConfigError(f"image_size must be a whole number or (height, width) in pixels, got {size!r}")
@@ -224,7 +224,7 @@ def _config(model: object, usual: Architecture[Any]) -> Any:
     if not isinstance(model, str):
         try:
             architecture_of(model)
-        except ConfigError:
+        except ConfigError:  # says that no architecture knows this type; here it is said what was expected
             _check_type(model, usual)
         return model
     if publisher_of(model) is None:

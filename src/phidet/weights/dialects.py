@@ -11,6 +11,7 @@ from phidet.architectures.registry import all_architectures
 
 def known_dialects() -> dict[str, tuple[Architecture[Any], Dialect]]:
     """Dialect name → (architecture, dialect). Whole detectors come before the backbones that they contain."""
+    # In the order of the architectures, detectors first: a detector's file also has all keys of its backbone's format.
     return {
         dialect.name: (architecture, dialect)
         for architecture in all_architectures()

@@ -84,6 +84,7 @@ def fetch(file: PublishedFile, offline: bool | None = None, progress: bool = Tru
 def _check_address(url: str) -> None:
     """Raises WebError unless ``url`` is https, or http on this machine."""
     address = urlsplit(url)
+    # Plain http could be changed on the way, and the eight digits of a checksum are no signature.
     loopback = address.scheme == "http" and address.hostname in ("127.0.0.1", "::1", "localhost")
     if address.scheme != "https" and not loopback:
         raise WebError(f"{without_password(url)} is not an https address")
@@ -123,6 +124,7 @@ def _download(file: PublishedFile, target: Path, progress: bool) -> None:
             if pause_s is None:
                 raise
             time.sleep(pause_s)
+    # Over the whole file: what an earlier attempt left is checked with the rest.
     with part.open("rb") as content:
         digest = hashlib.file_digest(content, "sha256").hexdigest()
     version.unlink()

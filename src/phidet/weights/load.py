@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,8 +13,9 @@ from phidet.architectures.dialect import Dialect
 from phidet.architectures.model import Model
 from phidet.architectures.registry import architecture_of
 from phidet.core.errors import CheckpointError
+from phidet.weights.class_rows import Carried, carry, fits, same_classes
 from phidet.weights.dialects import known_dialects
-from phidet.weights.mapping import Mapped, check_shapes, mismatch_error, to_ours, weights_of
+from phidet.weights.mapping import check_shapes, mismatch_error, same_names, to_ours, weights_of
 from phidet.weights.native import read_config
 from phidet.weights.read import read_tensors, recognise
 
@@ -47,6 +48,7 @@ class Source(NamedTuple):
         """The tensor named ``name`` in phidet, in the file's own layout; ``None`` if the file has none."""
         if self.dialect is None:
             return self.tensors.get(name)
+        # Of several keys the first is enough: what is asked for is how many rows a predictor has.
         slot = self.dialect.slot(name, config)
         return self.tensors.get(slot.keys[0]) if slot else None
 
@@ -74,6 +76,7 @@ class LoadReport(NamedTuple):
         fresh: our tensors that keep their random initialisation because the class count differs.
         added: our tensors that start fresh because the file is of a network without that part.
         ignored: tensors of the file without a place in the model (a classifier's head, a trainer's state).
+        carried: which classes of the predictor go on from the file's, where those have other names or another order.
     """
 
     path: Path
@@ -83,10 +86,13 @@ class LoadReport(NamedTuple):
     fresh: list[str]
     ignored: list[str]
     added: tuple[str, ...] = ()
+    carried: Carried | None = None
 
     def __str__(self) -> str:
         what = "backbone" if self.part == "backbone" else "all weights"
         text = f"{what} from {self.path} ({self.kind}, {self.loaded} tensors)"
+        if self.carried is not None:
+            text += f"; {self.carried}"
         if self.fresh:
             text += f"; the class predictor starts fresh ({', '.join(self.fresh)})"
         if self.added:
@@ -122,11 +128,20 @@ def open_source(path: str | Path) -> Source:
     return Source(path, known.tensors, architecture, None, dialect, tuple(known.beside))
 
 
-def load_into(model: Model, source: Source, replace_head: bool = False) -> LoadReport:
+def load_into(
+    model: Model, source: Source, replace_head: bool = False, held_names: Sequence[str] | None = None
+) -> LoadReport:
     """Copies the weights of ``source`` into ``model``.
 
     A model takes all of a file of its own architecture, and a detector only the backbone of a classifier's file. A
-    predictor for another number of classes is replaced by a fresh one only with ``replace_head``.
+    predictor for other classes is replaced only with ``replace_head``: where the file's classes are known, its rows go
+    on for classes of the same name (:func:`phidet.weights.class_rows.same_classes`), and the others start fresh.
+
+    Args:
+        model: is changed.
+        source: the file.
+        replace_head: whether the model's classes may be others than the file's.
+        held_names: the file's classes; ``None`` to go by their number alone.
 
     Raises:
         CheckpointError: tensors are missing, left over, or of the wrong shape. The model is unchanged then.
@@ -134,13 +149,18 @@ def load_into(model: Model, source: Source, replace_head: bool = False) -> LoadR
     architecture = architecture_of(model.config)
     whole = architecture is source.architecture
     if not whole and not architecture.takes_foreign_backbones:
-        theirs, ours = (_noun(each) for each in (source.architecture, architecture))
+        both = (source.architecture, architecture)
+        theirs, ours = ("a classifier" if "classes" in each.says else "a detector" for each in both)
         raise CheckpointError(f"{source.path} ({source.kind}) is {theirs}, {model.config.name} is {ours}")
     # A detector may start from a classifier's backbone: only those tensors are asked for then.
     expected = weights_of(model)
     if not whole:
         expected = {name: tensor for name, tensor in expected.items() if name.startswith("backbone.")}
-    mapped = _map(source, model.config, expected)
+    if source.dialect is None:
+        mapped = same_names(source.tensors, expected)
+    else:
+        mapped = to_ours(source.tensors, source.dialect, model.config, expected)
+    carried = _carry_rows(mapped.tensors, model, held_names) if whole and replace_head and held_names else None
     fresh = _predictors_to_replace(mapped.tensors, expected, model.config, source, replace_head)
     # A part may be missing as a whole only: half of one is a damaged file.
     absent = tuple(p for p in architecture.added_parts if not any(name.startswith(p) for name in mapped.tensors))
@@ -155,23 +175,31 @@ def load_into(model: Model, source: Source, replace_head: bool = False) -> LoadR
     problems["unexpected"] = [key for key in mapped.unexpected if key not in head]
     if any(problems.values()):
         raise mismatch_error(f"{source.path} ({source.kind})", model.config.name, problems)
+    # Not strict: the counters of batch norms, fresh predictors and added parts are not among the tensors.
     model.load_state_dict(tensors, strict=False)
     part = "all" if whole else "backbone"
     ignored = [*source.beside, *([] if whole else mapped.unexpected)]
-    return LoadReport(source.path, source.kind, part, len(tensors), fresh, ignored, added)
+    return LoadReport(source.path, source.kind, part, len(tensors), fresh, ignored, added, carried)
 
 
-def _map(source: Source, config: Any, expected: Mapping[str, Tensor]) -> Mapped:
-    if source.dialect is not None:
-        return to_ours(source.tensors, source.dialect, config, expected)
-    ours = {name: tensor for name, tensor in source.tensors.items() if name in expected}
-    missing = [name for name in expected if name not in ours]
-    return Mapped(ours, missing, [name for name in source.tensors if name not in expected])
-
-
-def _noun(architecture: Architecture[Any]) -> str:
-    """A network of that architecture in a message."""
-    return "a classifier" if "classes" in architecture.says else "a detector"
+def _carry_rows(tensors: dict[str, Tensor], model: Model, held_names: Sequence[str]) -> Carried | None:
+    """Puts rows of class predictors among ``tensors`` where the model has them; ``None`` if they stay as they are."""
+    config, architecture, ours = model.config, architecture_of(model.config), weights_of(model)
+    wanted = config.class_names
+    if tuple(held_names) == tuple(wanted):
+        return None
+    matches = same_classes(held_names, wanted)
+    pairs = tuple((name, held_names[at]) for name, at in zip(wanted, matches, strict=True) if at is not None)
+    carried = Carried(pairs, tuple(name for name, at in zip(wanted, matches, strict=True) if at is None))
+    for name in [name for name in tensors if name.startswith(architecture.predictors)]:
+        rows = architecture.predictor_rows(name, config)
+        if rows is None or not fits(tensors[name], ours[name], rows, (len(held_names), len(wanted))):
+            return None
+        if pairs:
+            tensors[name] = carry(tensors[name], ours[name], rows, matches)
+        elif tensors[name].shape == ours[name].shape:
+            tensors[name] = ours[name].clone()  # as many classes, and all others
+    return carried
 
 
 def _head_keys(source: Source, config: Any) -> set[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -11,22 +11,12 @@ from torch import Tensor, nn
 from phidet.architectures.dialect import Config, Dialect, Layout, Slot
 from phidet.core.errors import CheckpointError
 
-_TO_OURS: dict[Layout, Callable[[Tensor], Tensor]] = {
-    "same": lambda t: t,
-    "scalars": lambda t: t,
-    "parts": lambda t: t,
-    "io": lambda t: t.permute(1, 0),
-    "hwio": lambda t: t.permute(3, 2, 0, 1),
-    "hwc1": lambda t: t.permute(2, 3, 0, 1),
+_AXES: dict[Layout, tuple[tuple[int, ...], tuple[int, ...]]] = {
+    "io": ((1, 0), (1, 0)),
+    "hwio": ((3, 2, 0, 1), (2, 3, 1, 0)),
+    "hwc1": ((2, 3, 0, 1), (2, 3, 0, 1)),
 }
-_TO_THEIRS: dict[Layout, Callable[[Tensor], Tensor]] = {
-    "same": lambda t: t,
-    "scalars": lambda t: t,
-    "parts": lambda t: t,
-    "io": lambda t: t.permute(1, 0),
-    "hwio": lambda t: t.permute(2, 3, 1, 0),
-    "hwc1": lambda t: t.permute(2, 3, 0, 1),
-}
+"""Keras' layouts, which have other axes than ours: as ``permute`` takes them on the way to ours, and to theirs."""
 
 
 class Mapped(NamedTuple):
@@ -46,6 +36,13 @@ class Mapped(NamedTuple):
 def weights_of(module: nn.Module) -> dict[str, Tensor]:
     """Parameters and BN statistics by name, without the counters that no computation reads."""
     return {name: t for name, t in module.state_dict().items() if not name.endswith("num_batches_tracked")}
+
+
+def same_names(tensors: Mapping[str, Tensor], model: Mapping[str, Tensor]) -> Mapped:
+    """The tensors of one of our own files, which have the names of ``model``."""
+    ours = {name: tensor for name, tensor in tensors.items() if name in model}
+    missing = [name for name in model if name not in ours]
+    return Mapped(ours, missing, [name for name in tensors if name not in model])
 
 
 def to_ours(foreign: Mapping[str, Tensor], dialect: Dialect, config: Config, model: Mapping[str, Tensor]) -> Mapped:
@@ -82,7 +79,8 @@ def to_theirs(model: Mapping[str, Tensor], dialect: Dialect, config: Config) -> 
         if slot is None:
             raise CheckpointError(f"{dialect.name} format has no key for {name!r} of {config.name}")
         for key, part in zip(slot.keys, _split(tensor, slot), strict=True):
-            theirs[key] = _TO_THEIRS[slot.layout](part.detach()).contiguous()
+            ours = part.detach()
+            theirs[key] = (ours.permute(_AXES[slot.layout][1]) if slot.layout in _AXES else ours).contiguous()
     for key, length in dialect.fillers(config).items():
         theirs[key] = torch.ones(length)
     return theirs
@@ -126,6 +124,6 @@ def _gather(foreign: Mapping[str, Tensor], slot: Slot) -> Tensor:
         odd = next((part for part in parts if part.shape != parts[0].shape or not part.ndim), None)
         return torch.cat(parts) if odd is None else odd  # the shape check reports it by name
     tensor = foreign[slot.keys[0]]
-    if slot.layout in ("io", "hwio", "hwc1") and tensor.ndim != (2 if slot.layout == "io" else 4):
-        return tensor  # permute would raise; the shape check reports it by name
-    return _TO_OURS[slot.layout](tensor)
+    if slot.layout not in _AXES or tensor.ndim != len(_AXES[slot.layout][0]):
+        return tensor  # permute would raise for another number of axes; the shape check reports it by name
+    return tensor.permute(_AXES[slot.layout][0])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -15,12 +16,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from phidet.architectures.header import KEYS, Header, from_metadata, to_metadata
+from phidet.architectures.header import KEYS, THRESHOLDS, Header, from_metadata, to_metadata
 from phidet.architectures.model import Model
 from phidet.architectures.registry import architecture_of
 from phidet.core.errors import CheckpointError, PhidetError
 from phidet.core.files import write_atomic
-from phidet.weights.mapping import check_shapes, mismatch_error, weights_of
+from phidet.core.structs import to_json
+from phidet.detections.thresholds import Thresholds
+from phidet.weights.mapping import check_shapes, mismatch_error, same_names, weights_of
 from phidet.weights.read import RawFile, read_tensors
 
 
@@ -45,14 +48,29 @@ def save_model(model: Model, path: str | Path) -> None:
         CheckpointError: the file cannot be written.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights_of(model).items()}
-    write_atomically(Path(path), _with_sorted_header(save(tensors, metadata=to_metadata(model.config))))
+    write_atomically(
+        Path(path), _with_sorted_header(save(tensors, metadata=to_metadata(model.config, model.thresholds)))
+    )
 
 
-def _with_sorted_header(content: bytes) -> bytes:
+def store_thresholds(path: Path, thresholds: Thresholds) -> None:
+    """Puts thresholds into the header of a ``.safetensors`` file, atomically; the weights stay as they are.
+
+    Raises:
+        CheckpointError: it is not a phidet model file, or cannot be written.
+    """
+    if read_header(path) is None:
+        raise CheckpointError(f"{path} is not a phidet model file, so that it can store no thresholds")
+    write_atomically(path, _with_sorted_header(path.read_bytes(), {THRESHOLDS: to_json(thresholds)}))
+
+
+def _with_sorted_header(content: bytes, added: Mapping[str, str] = MappingProxyType({})) -> bytes:
     """The file with sorted metadata, so that equal models give equal bytes: safetensors orders it at random."""
     # A safetensors file is a length of 8 bytes, that much JSON, then the tensors.
     end = 8 + int.from_bytes(content[:8], "little")
-    header = msgspec.json.encode(msgspec.json.decode(content[8:end]), order="deterministic")
+    described = msgspec.json.decode(content[8:end])
+    described["__metadata__"] |= added
+    header = msgspec.json.encode(described, order="deterministic")
     header += b" " * (-len(header) % 8)  # the format aligns tensors to 8 bytes
     return b"".join((len(header).to_bytes(8, "little"), header, memoryview(content)[end:]))
 
@@ -66,15 +84,16 @@ def load_model(path: str | Path) -> Model:
     """
     path = Path(path)
     raw = read_tensors(path)
-    config = read_config(raw, path)
-    if config is None:
+    header = _native_header(raw, path)
+    if header is None:
         raise CheckpointError(
             f"{path} is not a phidet model file: make one of it with 'phidet convert {path.name} model.safetensors', "
             "or give it as create_model(..., pretrained=...)"
         )
     # The config alone decides the network; the tensors must then fit it exactly.
-    model = architecture_of(config).build(config)
+    model = architecture_of(header.config).build(header.config)
     assign(model, raw.tensors, path)
+    model.thresholds = header.thresholds
     return model.eval()
 
 
@@ -99,6 +118,11 @@ def read_config(raw: RawFile, path: Path) -> Any | None:
     Raises:
         CheckpointError: the file is of a newer version, or its header or config is not valid.
     """
+    header = _native_header(raw, path)
+    return None if header is None else header.config
+
+
+def _native_header(raw: RawFile, path: Path) -> Header | None:
     header = from_metadata(raw.metadata, path)
     if header is None:
         return None
@@ -106,7 +130,7 @@ def read_config(raw: RawFile, path: Path) -> Any | None:
     unknown = sorted(raw.metadata.keys() - KEYS)
     if unknown:
         raise CheckpointError(f"{path} has a header that is not valid: unknown key {', '.join(unknown)}")
-    return header.config
+    return header
 
 
 def assign(model: Model, tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -116,12 +140,9 @@ def assign(model: Model, tensors: Mapping[str, Tensor], path: Path) -> None:
         CheckpointError: a tensor is missing, unexpected or of another shape.
     """
     expected = weights_of(model)
-    missing = [name for name in expected if name not in tensors]
-    unexpected = [name for name in tensors if name not in expected]
+    known, missing, unexpected = same_names(tensors, expected)
     # Shapes are checked beside missing names, so that one message has everything that is wrong.
-    known = {name: tensor for name, tensor in tensors.items() if name in expected}
-    wrong = check_shapes(known, expected)
-    if missing or unexpected or wrong:
-        problems = {"missing": missing, "unexpected": unexpected, "of the wrong shape": wrong}
+    problems = {"missing": missing, "unexpected": unexpected, "of the wrong shape": check_shapes(known, expected)}
+    if any(problems.values()):
         raise mismatch_error(path, model.config.name, problems)
-    model.load_state_dict(dict(known), strict=False)
+    model.load_state_dict(known, strict=False)  # not strict: the counters of batch norms are not stored

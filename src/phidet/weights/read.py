@@ -5,23 +5,25 @@ No code in a file is executed. Its kind is recognised by its first bytes, not by
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar
 
-import h5py
 import numpy as np
-import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
+import numpy.typing as npt
 
 from phidet.architectures.dialect import AVERAGE, WRAPPED_AVERAGES, Dialect, unwrap
-from phidet.core.errors import CheckpointError
+from phidet.core.errors import CheckpointError, MissingExtraError
 from phidet.weights.dialects import known_dialects
-from phidet.weights.torch_pickle import Placeholder, TensorRecord, open_torch_file
+from phidet.weights.torch_pickle import Placeholder, TensorRecord, TorchFile, open_torch_file
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 AVERAGED = ("state_dict_ema", "model_ema", "ema", "ema_state_dict", "ema_model", "model_ema_state_dict")
 PLAIN = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "module", "weights")
 """Where training checkpoints keep their weights; averaged ones are preferred."""
+T = TypeVar("T")
 _MAX_DEPTH = 4  # nesting of such keys
 _MAX_MODULES = 100_000
 
@@ -39,6 +41,30 @@ def read_tensors(path: Path) -> RawFile:
     Raises:
         CheckpointError: missing, empty, damaged, truncated, not a weight file, or one without tensors.
     """
+    kind = _kind(path)
+    if kind == "safetensors":
+        return _read_safetensors(path)
+    if kind == "pickle":
+        return RawFile(_read_pickle(path, TorchFile.tensor), {})
+    import torch  # noqa: PLC0415 - arrays are read without it
+
+    return RawFile({key: torch.from_numpy(array) for key, array in _read_hdf5(path).items()}, {})
+
+
+def read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """The tensors of a published weight file, ``.h5`` or ``.pth``, as arrays, without PyTorch.
+
+    Raises:
+        CheckpointError: as :func:`read_tensors`, or another kind of file.
+        MissingExtraError: what reads such a file is not installed.
+    """
+    kind = _kind(path)
+    if kind == "safetensors":
+        raise CheckpointError(f"{path} is no published weight file: expected Keras' .h5, or a PyTorch .pth")
+    return _read_hdf5(path) if kind == "hdf5" else _read_pickle(path, TorchFile.array)
+
+
+def _kind(path: Path) -> Literal["hdf5", "safetensors", "pickle"]:
     try:
         with path.open("rb") as file:
             head = file.read(16)
@@ -47,18 +73,20 @@ def read_tensors(path: Path) -> RawFile:
     if not head:
         raise CheckpointError(f"{path} is empty: expected a weight file; copy or download it again")
     if head.startswith(b"\x89HDF\r\n\x1a\n"):
-        return RawFile(_read_hdf5(path), {})
+        return "hdf5"
     # safetensors has no signature: a length of 8 bytes, then a JSON object.
     if head[8:9] == b"{":
-        return _read_safetensors(path)
+        return "safetensors"
     if head.startswith((b"PK\x03\x04", b"\x80")):
-        return RawFile(_read_pickle(path), {})
+        return "pickle"
     raise CheckpointError(
         f"{path} is not a weight file that phidet knows: expected .safetensors, Keras .h5, or a PyTorch .pth"
     )
 
 
 def _read_safetensors(path: Path) -> RawFile:
+    from safetensors import SafetensorError, safe_open  # noqa: PLC0415 - not needed for published files
+
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 — not a dict
@@ -67,26 +95,31 @@ def _read_safetensors(path: Path) -> RawFile:
         raise _damaged(path, error) from error
 
 
-def _read_hdf5(path: Path) -> dict[str, Tensor]:
-    tensors: dict[str, Tensor] = {}
+def _read_hdf5(path: Path) -> dict[str, npt.NDArray[Any]]:
+    try:
+        import h5py  # noqa: PLC0415 - not needed for PyTorch's files
+    except ImportError as error:
+        raise MissingExtraError(f"reading {path.name}", "published") from error
+    arrays: dict[str, npt.NDArray[Any]] = {}
 
     def collect(key: str, item: object) -> None:
+        # Keras stores texts as well, such as the version and the config.
         if isinstance(item, h5py.Dataset) and np.issubdtype(item.dtype, np.number):
-            tensors[key] = torch.from_numpy(np.array(item))
+            arrays[key] = np.array(item)
 
     try:
         with h5py.File(path, "r") as file:
             file.visititems(collect)
     except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
         raise _damaged(path, error) from error
-    return tensors
+    return arrays
 
 
-def _read_pickle(path: Path) -> dict[str, Tensor]:
+def _read_pickle(path: Path, read: Callable[[TorchFile, TensorRecord], T]) -> dict[str, T]:
     try:
         with open_torch_file(path) as file:
             state = _find_state(file.content)
-            tensors = {name: file.tensor(record) for name, record in state.items()}
+            tensors = {name: read(file, record) for name, record in state.items()}
             kind = "Tensor" if isinstance(file.content, TensorRecord) else type(file.content).__name__
     except CheckpointError:
         raise
@@ -122,17 +155,20 @@ def _module_state(module: Placeholder) -> dict[str, TensorRecord]:
     """The ``state_dict()`` of a pickled ``torch.nn.Module``, without running its code."""
     state: dict[str, TensorRecord] = {}
     pending = [("", module)]
+    # A loop and not a recursion, with an end: a crafted pickle may have modules that contain themselves.
     for _ in range(_MAX_MODULES):
         if not pending:
             return state
         prefix, module = pending.pop()
         parts = module.attributes
+        # state_dict() leaves these out, and so would the dialects not know them.
         hidden = parts.get("_non_persistent_buffers_set")
         for group in ("_parameters", "_buffers"):
             for name, value in _items(parts.get(group)):
                 if isinstance(value, TensorRecord) and not (isinstance(hidden, set) and name in hidden):
                     state[f"{prefix}{name}"] = value
         children = [(f"{prefix}{name}.", child) for name, child in _items(parts.get("_modules"))]
+        # Reversed on a stack: the order of state_dict(), in which the first children come first.
         pending += [(name, child) for name, child in reversed(children) if isinstance(child, Placeholder)]
     raise CheckpointError(f"a model of more than {_MAX_MODULES} parts")
 
@@ -141,7 +177,7 @@ def _items(value: object) -> list[tuple[Any, Any]]:
     return list(value.items()) if isinstance(value, dict) else []
 
 
-class Recognised(NamedTuple):
+class Recognised(NamedTuple, Generic[T]):
     """A foreign file whose dialect is known.
 
     Attributes:
@@ -151,11 +187,11 @@ class Recognised(NamedTuple):
     """
 
     dialect: Dialect
-    tensors: dict[str, Tensor]
+    tensors: dict[str, T]
     beside: list[str]
 
 
-def recognise(tensors: dict[str, Tensor]) -> Recognised | None:
+def recognise(tensors: dict[str, T]) -> Recognised[T] | None:
     """The dialect of these tensors and the same tensors under canonical keys; ``None`` if no dialect matches.
 
     Raises:
@@ -177,7 +213,7 @@ def recognise(tensors: dict[str, Tensor]) -> Recognised | None:
     return None
 
 
-def _canonical(tensors: dict[str, Tensor], dialect: Dialect) -> dict[str, list[str]]:
+def _canonical(tensors: Mapping[str, object], dialect: Dialect) -> dict[str, list[str]]:
     """Canonical name → the keys of the file that have it, averages last."""
     canonical: dict[str, list[str]] = {}
     for key in sorted(tensors, key=_is_average):
@@ -192,6 +228,7 @@ def _is_average(key: str) -> bool:
 
 
 def _check_one_set(canonical: dict[str, list[str]]) -> None:
+    # An average beside the plain weights is expected, and used. Two of a kind leave open which one is meant.
     for keys in canonical.values():
         alike = [key for key in keys if _is_average(key) == _is_average(keys[-1])]
         if len(alike) > 1:

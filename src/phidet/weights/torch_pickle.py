@@ -21,19 +21,47 @@ import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
-import torch
-from torch import Tensor
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a file without an archive
 _MAX_PICKLE_BYTES = 1 << 28  # state dicts have less than a megabyte
-_DTYPES = {name: value for name, value in vars(torch).items() if isinstance(value, torch.dtype)}
+
+
+class Dtype(NamedTuple):
+    """A type of numbers by PyTorch's name, and the bytes of one of them."""
+
+    name: str
+    itemsize: int
+
+
+def _dtypes(itemsize: int, names: str) -> dict[str, Dtype]:
+    """Names of types → the type; "a=b" is a, another name of b."""
+    return {alias: Dtype(name or alias, itemsize) for alias, _, name in (text.partition("=") for text in names.split())}
+
+
+_DTYPES = {
+    **_dtypes(1, "int8 uint8 bool qint8 quint8 float8_e4m3fn float8_e4m3fnuz float8_e5m2 float8_e5m2fnuz"),
+    **_dtypes(1, "float8_e8m0fnu float4_e2m1fn_x2 quint4x2 quint2x4 bits8"),
+    **_dtypes(2, "float16 half=float16 bfloat16 int16 short=int16 uint16 bits16"),
+    **_dtypes(4, "float32 float=float32 int32 int=int32 uint32 qint32 complex32 chalf=complex32"),
+    **_dtypes(8, "float64 double=float64 int64 long=int64 uint64 complex64 cfloat=complex64"),
+    **_dtypes(16, "complex128 cdouble=complex128"),
+}
+"""PyTorch's types; listed, so that files are read without it."""
 _STORAGES = {
-    "DoubleStorage": torch.float64, "FloatStorage": torch.float32, "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16, "LongStorage": torch.int64, "IntStorage": torch.int32,
-    "ShortStorage": torch.int16, "CharStorage": torch.int8, "ByteStorage": torch.uint8, "BoolStorage": torch.bool,
-    "UntypedStorage": torch.uint8, "ComplexFloatStorage": torch.complex64, "ComplexDoubleStorage": torch.complex128,
+    name: _DTYPES[dtype]
+    for name, dtype in {
+        "DoubleStorage": "float64", "FloatStorage": "float32", "HalfStorage": "float16", "BFloat16Storage": "bfloat16",
+        "LongStorage": "int64", "IntStorage": "int32", "ShortStorage": "int16", "CharStorage": "int8",
+        "ByteStorage": "uint8", "BoolStorage": "bool", "UntypedStorage": "uint8",
+        "ComplexFloatStorage": "complex64", "ComplexDoubleStorage": "complex128",
+    }.items()
 }  # fmt: skip
 
 
@@ -74,7 +102,7 @@ class Placeholder(dict[Any, Any], metaclass=_Fixed):
     def __hash__(self) -> int:  # type: ignore[override] # keys of dictionaries may be objects of any class
         return id(self)
 
-    # What pickles call on containers other than dictionaries.
+    # What pickles call on containers other than dictionaries: lists and sets of a class of their own.
     def append(self, _: object) -> None:
         """Does nothing."""
 
@@ -94,7 +122,7 @@ class _OrderedDict(Placeholder):
 class Storage(NamedTuple):
     """``numel`` numbers in the file, from number ``start`` of ``key`` on."""
 
-    dtype: torch.dtype
+    dtype: Dtype
     key: str
     numel: int
     start: int = 0
@@ -107,6 +135,7 @@ class TensorRecord(Placeholder):
 
     def __init__(self, storage: Storage, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> None:
         super().__init__()
+        # bool is an int, and a subclass of int could bring code: type(n) is exact.
         if not isinstance(storage, Storage) or not all(type(n) is int and n >= 0 for n in (offset, *size, *stride)):
             raise pickle.UnpicklingError("a tensor is not made of numbers of the file")
         self.storage, self.offset, self.size, self.stride = storage, offset, tuple(size), tuple(stride)
@@ -120,7 +149,7 @@ class _TypedTensorRecord(TensorRecord):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        if not isinstance(args[6], torch.dtype):
+        if not isinstance(args[6], Dtype):
             raise pickle.UnpicklingError("a tensor has no type")
         self.dtype = args[6]
 
@@ -171,8 +200,9 @@ class _Unpickler(pickle.Unpickler):
         if kind == "module":  # a class, and its source text in files of PyTorch 0.x
             return rest[0]
         dtype, key, _, numel, *view = rest
-        if kind != "storage" or not isinstance(dtype, torch.dtype) or type(numel) is not int:
+        if kind != "storage" or not isinstance(dtype, Dtype) or type(numel) is not int:
             raise pickle.UnpicklingError(f"it refers to {kind!r}")
+        # Files without an archive list their storages by key, without types: those are known from the references.
         root = Storage(dtype, str(key), numel)
         self.storages.setdefault(root.key, root)
         return root._replace(start=view[0][1]) if view and view[0] else root  # views: PyTorch 0.x
@@ -191,12 +221,36 @@ class TorchFile(NamedTuple):
         Raises:
             Exception: the file is damaged or truncated.
         """
-        storage = record.storage
+        import torch  # noqa: PLC0415 - arrays are read without it
+
+        storage, dtype = record.storage, getattr(torch, record.dtype.name)
         data = self.read_bytes(storage)
-        numbers = torch.frombuffer(data, dtype=record.dtype) if data else torch.empty(0, dtype=record.dtype)
-        if self.swapped:
-            numbers.untyped_storage().byteswap(record.dtype)  # type: ignore[no-untyped-call]
+        numbers = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
+        if self.swapped:  # written on a machine of the other byte order
+            numbers.untyped_storage().byteswap(dtype)  # type: ignore[no-untyped-call]
         return torch.as_strided(numbers, record.size, record.stride, record.offset + storage.start)
+
+    def array(self, record: TensorRecord) -> npt.NDArray[Any]:
+        """The tensor of a record as an array; bfloat16, which NumPy lacks, as float32.
+
+        Raises:
+            Exception: the file is damaged or truncated, or the tensor is of a type that NumPy lacks.
+        """
+        storage, name = record.storage, record.dtype.name
+        stored = np.dtype("uint16" if name == "bfloat16" else name)  # TypeError for float8 and the like
+        numbers = np.frombuffer(self.read_bytes(storage), stored.newbyteorder() if self.swapped else stored)
+        numbers = numbers.astype(stored)
+        if name == "bfloat16":  # the upper half of a float32
+            numbers = (numbers.astype(np.uint32) << 16).view(np.float32)
+        begin = record.offset + storage.start
+        # as_strided reads whatever lies there, so the last number of the tensor must be one of the file.
+        last = begin + sum((n - 1) * step for n, step in zip(record.size, record.stride, strict=True))
+        if 0 in record.size:
+            return np.empty(record.size, numbers.dtype)
+        if last >= len(numbers):
+            raise pickle.UnpicklingError("a tensor is larger than its storage")
+        strides = [step * numbers.itemsize for step in record.stride]
+        return np.lib.stride_tricks.as_strided(numbers[begin:], record.size, strides).copy()
 
 
 @contextlib.contextmanager
@@ -226,6 +280,7 @@ def _open_archive(archive: zipfile.ZipFile) -> TorchFile:
         if info.CRC == 0:  # was not computed: torch.serialization.set_crc32_options(False)
             del info.CRC
 
+    # The size is checked before anything is unpacked: a small archive may claim, and unpack to, terabytes.
     def read(name: str, size: int) -> bytes:
         info = archive.getinfo(names[name])
         if info.file_size != size:
@@ -261,6 +316,7 @@ def _open_pickles(file: IO[bytes]) -> TorchFile:
     system, _ = load()
     content, storages = load()
     keys, _ = load()
+    # Behind the pickles, each storage is its number of elements and its bytes: skipped here, and read on demand.
     places: dict[str, tuple[int, int]] = {}
     for key in keys:
         (count,) = struct.unpack("<q", file.read(8))

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 
 from phidet.architectures.backbones.config import BackboneConfig
-from phidet.architectures.backbones.efficientnet import Block, plan_blocks
+from phidet.architectures.backbones.plan import Block, plan_blocks
 from phidet.architectures.dialect import Config, Dialect, Slot, drop_wrappers, parse
 
 

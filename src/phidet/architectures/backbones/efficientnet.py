@@ -3,74 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
 from phidet.architectures.backbones.config import BackboneConfig
-from phidet.architectures.backbones.scaling import round_channels, round_repeats
+from phidet.architectures.backbones.plan import Block, level_ends, plan_blocks
 from phidet.architectures.config import Activation
 from phidet.architectures.layers import SameConv2d, SqueezeExcite, activation, batch_norm
-
-
-class Stage(NamedTuple):
-    """A row of table 1: blocks that share kernel, expansion and width; the first one has the stride."""
-
-    expand: int
-    channels: int
-    repeats: int
-    stride: int
-    kernel: int
-
-
-B0_STAGES = (
-    Stage(1, 16, 1, 1, 3),
-    Stage(6, 24, 2, 2, 3),
-    Stage(6, 40, 2, 2, 5),
-    Stage(6, 80, 3, 2, 3),
-    Stage(6, 112, 3, 1, 5),
-    Stage(6, 192, 4, 2, 5),
-    Stage(6, 320, 1, 1, 3),
-)
-STEM_CHANNELS = 32
-
-
-class Block(NamedTuple):
-    """The sizes of one inverted residual block; ``stage`` and ``repeat`` are its position in the table."""
-
-    stage: int
-    repeat: int
-    in_channels: int
-    out_channels: int
-    expand: int
-    kernel: int
-    stride: int
-    drop_path: float
-
-
-def plan_blocks(config: BackboneConfig) -> tuple[int, list[Block]]:
-    """Stem channels and every block of the scaled network, in order.
-
-    Lite keeps stem and the depth of the first and last stage at their B0 size, whatever the multipliers.
-    """
-    lite = config.architecture == "efficientnet-lite"
-    stem = STEM_CHANNELS if lite else round_channels(STEM_CHANNELS * config.width)
-    sized: list[tuple[Stage, int, int]] = []
-    for i, stage in enumerate(B0_STAGES):
-        fixed = lite and i in (0, len(B0_STAGES) - 1)
-        repeats = stage.repeats if fixed else round_repeats(stage.repeats * config.depth)
-        sized.append((stage, round_channels(stage.channels * config.width), repeats))
-    total = sum(repeats for _, _, repeats in sized)
-    blocks: list[Block] = []
-    channels = stem
-    for s, (stage, out, repeats) in enumerate(sized):
-        for r in range(repeats):
-            stride = stage.stride if r == 0 else 1
-            drop_path = config.drop_path * len(blocks) / total  # linear with depth, 0 at the first block
-            blocks.append(Block(s, r, channels, out, stage.expand, stage.kernel, stride, drop_path))
-            channels = out
-    return stem, blocks
 
 
 class ConvNorm(nn.Module):
@@ -126,9 +66,8 @@ class EfficientNet(nn.Module):
         self.stem = ConvNorm(3, stem, 3, stride=2)
         self.act = activation(act)
         self.blocks = nn.ModuleList(InvertedResidual(block, act, squeeze_excite=not lite) for block in blocks)
-        # A level's map is the last one before the next stride.
-        ends = [i - 1 for i, block in enumerate(blocks) if block.stride == 2] + [len(blocks) - 1]
-        self.level_of_block = {end: level for level, end in enumerate(ends, start=1)}
+        self.config = config
+        self.level_of_block = level_ends(blocks)
         self.channels = {level: blocks[end].out_channels for end, level in self.level_of_block.items()}
         self._init_weights()
 

@@ -6,42 +6,23 @@ from torch import nn
 from torchvision.models.mobilenetv2 import InvertedResidual as MobileBlock
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from phidet.architectures.backbones.efficientnet import EfficientNet, InvertedResidual
+from phidet.architectures.backbones.efficientnet import EfficientNet
+from phidet.architectures.backbones.lower_efficientnet import lower_efficientnet
 from phidet.architectures.backbones.mobilenet import MobileNet
 from phidet.architectures.backbones.resnet import ResNet
-from phidet.architectures.config import Activation
-from phidet.architectures.program import Gate, Mean, ProgramWriter
+from phidet.architectures.module_arrays import ModuleArrays
+from phidet.architectures.program import ProgramWriter
+from phidet.architectures.weights import Weights
 
 
 def lower_backbone(writer: ProgramWriter, backbone: nn.Module) -> dict[int, int]:
     """Appends the operations of ``backbone``; returns the number of each level's value."""
     if isinstance(backbone, EfficientNet):
-        return _efficientnet(writer, backbone)
+        return lower_efficientnet(writer, Weights(ModuleArrays(backbone)), backbone.config)
     if isinstance(backbone, ResNet):
         return _resnet(writer, backbone)
     assert isinstance(backbone, MobileNet)
     return _mobilenet(writer, backbone)
-
-
-def _efficientnet(w: ProgramWriter, network: EfficientNet) -> dict[int, int]:
-    act: Activation = "silu" if isinstance(network.act, nn.SiLU) else "relu6"
-    x = w.conv(0, network.stem.conv, network.stem.bn, act)
-    maps: dict[int, int] = {}
-    for i, block in enumerate(network.blocks):
-        assert isinstance(block, InvertedResidual)
-        # The first stage of EfficientNet does not expand, so it has no such convolution.
-        y = x if block.expand is None else w.conv(x, block.expand.conv, block.expand.bn, act)
-        y = w.conv(y, block.depthwise.conv, block.depthwise.bn, act)
-        if block.se is not None:
-            # The gate sees the mean of each channel; its sigmoid is part of the operation Gate.
-            gate = w.conv(w.add(Mean(y)), block.se.reduce, None, "silu")
-            y = w.add(Gate(y, w.conv(gate, block.se.expand, None)))
-        y = w.conv(y, block.project.conv, block.project.bn)
-        # Stochastic depth is gone: in inference every block counts fully.
-        x = w.sum(y, x) if block.shortcut else y
-        if i in network.level_of_block:
-            maps[network.level_of_block[i]] = x
-    return maps
 
 
 def _resnet(w: ProgramWriter, network: ResNet) -> dict[int, int]:

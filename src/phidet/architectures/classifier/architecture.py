@@ -24,6 +24,7 @@ from phidet.architectures.classifier.published_metrics import CLASSIFIERS
 from phidet.architectures.config import default_class_names
 from phidet.architectures.prepared import Placement, Prepared
 from phidet.architectures.published_file import PublishedFile
+from phidet.architectures.rows import PredictorRows
 from phidet.core.structs import replace
 
 if TYPE_CHECKING:
@@ -70,6 +71,9 @@ class ClassifierArchitecture(Architecture[ClassifierConfig]):
 
         return Prepared(classifier_input(image, config).numpy(), Placement(1.0, (image.shape[0], image.shape[1])))
 
+    def needed_hw(self, config: ClassifierConfig, image_hw: tuple[int, int]) -> tuple[int, int]:
+        return image_hw
+
     def decoder(self, config: ClassifierConfig) -> Decoder:
         return ImageDecoder(config)
 
@@ -102,6 +106,9 @@ class ClassifierArchitecture(Architecture[ClassifierConfig]):
 
     def weights_key(self, config: ClassifierConfig) -> object:
         return msgspec.structs.replace(config.backbone, drop_path=0.0), config.head_channels
+
+    def predictor_rows(self, name: str, config: ClassifierConfig) -> PredictorRows:
+        return PredictorRows()
 
     def pretrained_file(self, config: ClassifierConfig, start: str, published: str | None) -> PublishedFile | None:
         return backbone_file(config.name) if start == "imagenet" else None

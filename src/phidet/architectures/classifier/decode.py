@@ -32,7 +32,7 @@ class ImageDecoder:
         ids = np.argsort(-scores, kind="stable")
         if settings.classes is not None:
             ids = ids[np.isin(ids, class_ids_of(settings.classes, self.class_names))]
-        ids = ids[scores[ids] >= settings.score][: settings.max_detections]
+        ids = ids[scores[ids] >= settings.least_score][: settings.max_detections]
         height, width = placement.image_hw
         boxes = np.tile(np.array([0, 0, width, height], np.float32), (len(ids), 1))
         return Detections(boxes, scores[ids], ids, self.class_names, placement.image_hw)

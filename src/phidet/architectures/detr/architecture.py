@@ -27,6 +27,7 @@ from phidet.architectures.detr.published_metrics import METRICS, PublishedDetr
 from phidet.architectures.detr.recipes import recipe_fields
 from phidet.architectures.prepared import Prepared
 from phidet.architectures.published_file import PublishedFile
+from phidet.architectures.rows import PredictorRows
 from phidet.core.errors import ConfigError
 from phidet.core.structs import replace
 from phidet.detections.boxes import FloatArray, elementwise_iou
@@ -85,6 +86,9 @@ class DetrArchitecture(Architecture[DetrConfig]):
     def has_varying_size(self, config: DetrConfig) -> bool:
         return config.input_size == "varying"
 
+    def needed_hw(self, config: DetrConfig, image_hw: tuple[int, int]) -> tuple[int, int]:
+        return image_hw  # decoding takes a hundredth of the network's time, and its masks follow each pixel
+
     def prepare(self, config: DetrConfig, image: npt.NDArray[np.uint8]) -> Prepared:
         return prepare_image(image, config)
 
@@ -110,6 +114,9 @@ class DetrArchitecture(Architecture[DetrConfig]):
 
     def mask_stride(self, config: DetrConfig) -> int | None:
         return None if config.masks is None else 1
+
+    def finds(self, config: DetrConfig) -> frozenset[str]:
+        return frozenset() if config.masks is None else frozenset({"masks", "segments"})
 
     def recipe_fields(self, name: str, num_images: int) -> Mapping[str, Any]:
         return recipe_fields(name, num_images)
@@ -182,6 +189,9 @@ class DetrArchitecture(Architecture[DetrConfig]):
         if wanted.masks is None:
             return held
         return replace(held, {"name": wanted.name, "masks": held.masks or wanted.masks})
+
+    def predictor_rows(self, name: str, config: DetrConfig) -> PredictorRows:
+        return PredictorRows(others=1)  # "no object"
 
     def pretrained_file(self, config: DetrConfig, start: str, published: str | None) -> PublishedFile | None:
         if start == "coco":

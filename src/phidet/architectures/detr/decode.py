@@ -17,6 +17,7 @@ from phidet.detections.boxes import FloatArray, cxcywh_to_xyxy
 from phidet.detections.detections import Detections
 from phidet.detections.masks import FIELD as MASKS
 from phidet.detections.masks import Masks
+from phidet.detections.segments import make_segments
 from phidet.detections.settings import PostprocessSettings, class_ids_of
 
 
@@ -72,19 +73,31 @@ class DetrDecoder:
             raise CheckpointError("the network returned NaN or infinity; check its weights or its training")
         found = answers_of(logits, boxes, placement.image_hw)
         # Of the original's answers nothing else is dropped: every query is an object with some score.
-        kept = found.scores >= settings.score
+        kept = found.scores >= settings.least_score
         if settings.classes is not None:
             kept &= np.isin(found.class_ids, class_ids_of(settings.classes, self.class_names))
         best = np.flatnonzero(kept)
         best = best[np.argsort(-found.scores[best], kind="stable")[: settings.max_detections]]
         fields = {}
-        if "mask_logits" in outputs:
+        segments = None
+        if "mask_logits" in outputs and settings.masks:
+            if not np.isfinite(outputs["mask_logits"]).all():
+                raise CheckpointError("the network returned NaN or infinity; check its weights or its training")
             # Only of the objects that are kept, and one by one: a hundred masks at full size would take gigabytes.
             sizes = self._input_sizes(placement.image_hw)
             full = (instance_mask(outputs["mask_logits"][i], *sizes, placement.image_hw) for i in best)
             fields[MASKS] = Masks.from_crops([(0, 0)] * len(best), full, placement.image_hw)
+            segments = self._segments(outputs, placement, settings)
         boxes_xyxy, scores, class_ids = found.boxes_xyxy[best], found.scores[best], found.class_ids[best]
-        return Detections(boxes_xyxy, scores, class_ids, self.class_names, placement.image_hw, fields)
+        return Detections(boxes_xyxy, scores, class_ids, self.class_names, placement.image_hw, fields, segments)
+
+    def _segments(
+        self, outputs: Mapping[str, FloatArray], placement: Placement, settings: PostprocessSettings
+    ) -> Detections:
+        least = THRESHOLD if settings.segment_score is None else settings.segment_score
+        ids, segments, scores = self.panoptic(outputs, placement, least)
+        columns = [np.array([getattr(s, name) for s in segments]) for name in ("class_id", "is_thing")]
+        return make_segments(ids, columns[0].astype(np.int64), scores, columns[1].astype(np.bool_), self.class_names)
 
     def panoptic(
         self, outputs: Mapping[str, FloatArray], placement: Placement, threshold: float = THRESHOLD

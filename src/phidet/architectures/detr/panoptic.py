@@ -34,10 +34,12 @@ class Panoptic(NamedTuple):
     Attributes:
         ids: (H, W) int32; 0 throughout where nothing was found.
         segments: by id, from 0.
+        scores: (N,), of the queries that the segments are of.
     """
 
     ids: npt.NDArray[np.int32]
     segments: list[Segment]
+    scores: FloatArray
 
 
 def instance_mask(
@@ -81,9 +83,10 @@ def panoptic(
     probabilities = weights / weights.sum(-1, keepdims=True)
     class_ids, scores = probabilities.argmax(-1), probabilities.max(-1)
     kept = np.flatnonzero((class_ids != class_logits.shape[-1] - 1) & (scores > threshold))
-    classes = class_ids[kept]
+    classes, scores = class_ids[kept], scores[kept]
+    nothing = Panoptic(np.zeros(image_hw, np.int32), [], scores[:0])
     if not len(kept):
-        return Panoptic(np.zeros(image_hw, np.int32), [])
+        return nothing
     padded_hw, (height, width) = input_sizes_hw
     masks = np.stack([resize_bilinear(mask_logits[i], padded_hw)[:height, :width] for i in kept])
     # At first all stuff of a class goes to the first of its queries, …
@@ -96,16 +99,16 @@ def panoptic(
     # pixels go to whichever remaining mask is largest there, without merging.
     while len(classes) and (areas <= _LARGEST_SPECK).any():
         large = areas > _LARGEST_SPECK
-        classes, masks = classes[large], masks[large]
+        classes, masks, scores = classes[large], masks[large], scores[large]
         if not len(classes):
-            return Panoptic(np.zeros(image_hw, np.int32), [])
+            return nothing
         ids = _resized(masks.argmax(0), image_hw)
         areas = np.bincount(ids.ravel(), minlength=len(classes))
     segments = [
         Segment(i, bool(is_thing[class_id]), int(class_id), int(area))
         for i, (class_id, area) in enumerate(zip(classes, areas, strict=True))
     ]
-    return Panoptic(ids, segments)
+    return Panoptic(ids, segments, scores)
 
 
 def resize_bilinear(plane: npt.NDArray[Any], size_hw: tuple[int, int]) -> FloatArray:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ from phidet.architectures.efficientdet.published import (
 )
 from phidet.architectures.efficientdet.published_files import detector_file
 from phidet.architectures.published_file import PublishedFile
+from phidet.architectures.rows import PredictorRows
 from phidet.core.errors import CheckpointError, ConfigError
 from phidet.core.numbers import sigmoid
 from phidet.core.structs import in_words, replace
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from phidet.architectures.efficientdet.network import EfficientDet
     from phidet.architectures.evidence import ActivationMap
     from phidet.architectures.program import GraphWriter, Program
+    from phidet.architectures.weights import Weights
 
 COMPARED = 100
 """Number of an image's top-scoring anchors on which an export is compared with PyTorch: those become detections."""
@@ -61,7 +64,8 @@ class EfficientDetArchitecture(Architecture[ModelConfig]):
     loss_settings = msgspec.structs.asdict(LossConfig())
     optional_outputs = ("best_logits",)
     learns_soft = True
-    predictors = ("class_head.predict.pointwise.",)
+    predictors = ("class_head.predict.pointwise.", "semantic.predict.")
+    added_parts = ("mask_head.", "prototypes.", "semantic.")
     pretrained_words = ("backbone", "coco")
 
     def published_config(self, name: str, class_names: tuple[str, ...] | None = None) -> ModelConfig:
@@ -78,6 +82,7 @@ class EfficientDetArchitecture(Architecture[ModelConfig]):
             ("heads", f"{config.head_layers} layers, {config.activation}"),
             ("anchors", per_cell),
             *([] if config.masks is None else [("masks", f"sums of {config.masks.prototypes} prototypes")]),
+            *([] if config.semantic is None else [("pixels", "a class for each, by transposed convolutions")]),
         ]
 
     def output_shapes(self, config: ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -89,6 +94,9 @@ class EfficientDetArchitecture(Architecture[ModelConfig]):
             height, width = config.image_size_hw
             shapes["mask_coefficients"] = cells, per_cell * config.masks.prototypes
             shapes["prototypes"] = config.masks.prototypes, height // STRIDE, width // STRIDE
+        if config.semantic is not None:
+            height, width = config.image_size_hw
+            shapes["semantic_logits"] = config.num_classes + 1, height // STRIDE, width // STRIDE
         return shapes
 
     def decoder(self, config: ModelConfig) -> Decoder:
@@ -100,7 +108,11 @@ class EfficientDetArchitecture(Architecture[ModelConfig]):
         return NetworkView(config.name, config.image_size_hw, anchor_view(config))
 
     def mask_stride(self, config: ModelConfig) -> int | None:
-        return None if config.masks is None else STRIDE
+        return None if config.masks is None and config.semantic is None else STRIDE
+
+    def finds(self, config: ModelConfig) -> frozenset[str]:
+        kinds = (("masks", config.masks), ("segments", config.semantic))
+        return frozenset(name for name, head in kinds if head is not None)
 
     def smallest_map_hw(self, config: ModelConfig) -> tuple[int, int]:
         return level_sizes(config.image_size_hw, [config.feature_network.max_level])[0]
@@ -117,6 +129,13 @@ class EfficientDetArchitecture(Architecture[ModelConfig]):
             return AnchorLoss(config, msgspec.convert(dict(settings), LossConfig))
         except msgspec.ValidationError as error:
             raise ConfigError(f"loss of {self.name}: {in_words(error, LossConfig)}") from error
+
+    def lower_arrays(self, config: ModelConfig, weights: Weights) -> Program | None:
+        from phidet.architectures.efficientdet.lower_arrays import lower_detector
+
+        on_efficientnet = config.backbone.architecture.startswith("efficientnet")
+        boxes_only = config.masks is None and config.semantic is None
+        return lower_detector(weights, config) if on_efficientnet and boxes_only else None
 
     def lower(self, model: EfficientDet) -> Program:
         from phidet.architectures.efficientdet.lower import compile_program
@@ -154,9 +173,10 @@ class EfficientDetArchitecture(Architecture[ModelConfig]):
     def adapt_config(self, config: ModelConfig, find: Callable[[str], Tensor | None], dialect: Dialect) -> ModelConfig:
         """Takes the class count from the file, and the anchor aspects from its dialect."""
         bias, per_cell = find("class_head.predict.pointwise.bias"), config.anchors.per_cell
-        if bias is None or bias.numel() % per_cell:
+        outputs = 0 if bias is None else math.prod(bias.shape)  # of a tensor, or an array
+        if not outputs or outputs % per_cell:
             raise CheckpointError(f"there is no class predictor for {per_cell} anchors per cell")
-        count = bias.numel() // per_cell
+        count = outputs // per_cell
         names = config.class_names if count == config.num_classes else default_class_names(count)
         anchors = config.anchors
         if dialect.anchors_2020 and anchors.aspects_wh == ASPECTS_OFFICIAL:
@@ -172,10 +192,21 @@ class EfficientDetArchitecture(Architecture[ModelConfig]):
         )
 
     def weights_key(self, config: ModelConfig) -> object:
-        """Stochastic depth and anchor sizes are left out: they do not change the weights."""
+        """Stochastic depth and anchor sizes are left out: they do not change the weights. Nor whether pixels are told
+        apart: those parts may be added to a detector."""
         backbone = msgspec.structs.replace(config.backbone, drop_path=0.0)
-        anchors, masks = config.anchors.per_cell, config.masks
-        return backbone, config.feature_network, config.head_layers, config.activation, anchors, masks
+        anchors = config.anchors.per_cell
+        return backbone, config.feature_network, config.head_layers, config.activation, anchors
+
+    def start_config(self, wanted: ModelConfig, held: ModelConfig) -> ModelConfig:
+        """A detector may start a network that adds masks, or the class of every pixel, to it."""
+        added = {head: getattr(held, head) or getattr(wanted, head) for head in ("masks", "semantic")}
+        return replace(held, added)
+
+    def predictor_rows(self, name: str, config: ModelConfig) -> PredictorRows:
+        if name.startswith("semantic."):
+            return PredictorRows(others=1)  # the background
+        return PredictorRows(groups=config.anchors.per_cell)
 
     def pretrained_file(self, config: ModelConfig, start: str, published: str | None) -> PublishedFile | None:
         if start == "coco":

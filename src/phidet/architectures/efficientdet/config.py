@@ -8,7 +8,7 @@ import msgspec
 
 from phidet.architectures.backbones.config import BackboneConfig
 from phidet.architectures.config import Activation, check_class_names
-from phidet.architectures.efficientdet.mask_config import STRIDE, MaskConfig
+from phidet.architectures.efficientdet.mask_config import STRIDE, MaskConfig, SemanticConfig
 from phidet.architectures.feature_networks.config import FeatureNetworkConfig
 from phidet.core.structs import require, require_one_of
 from phidet.images.prepare import IMAGENET, Preprocess
@@ -45,7 +45,7 @@ class AnchorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A complete detector. ``image_size_hw`` is its intended input size; any other size works as well.
 
-    ``masks`` adds a head for the masks of objects.
+    ``masks`` adds a head for the masks of objects, ``semantic`` one for the class of every pixel.
     """
 
     name: str
@@ -58,9 +58,10 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     anchors: AnchorConfig = AnchorConfig()
     preprocess: Preprocess = IMAGENET
     masks: MaskConfig | None = None
+    semantic: SemanticConfig | None = None
 
     def __post_init__(self) -> None:
-        if self.masks is not None:
+        if self.masks is not None or self.semantic is not None:
             require(
                 all(side % STRIDE == 0 for side in self.image_size_hw) and self.feature_network.min_level == 3,
                 f"masks need an input whose sides are multiples of {STRIDE} and a feature network from level 3 on, got "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +13,12 @@ import numpy.typing as npt
 from phidet.architectures.efficientdet.anchors import generate_anchors
 from phidet.architectures.efficientdet.config import ModelConfig
 from phidet.architectures.efficientdet.mask_decode import decode_masks
+from phidet.architectures.efficientdet.semantic_decode import (
+    SEGMENT_SCORE,
+    class_map,
+    class_segments,
+    panoptic_segments,
+)
 from phidet.architectures.prepared import Placement
 from phidet.core.errors import CheckpointError
 from phidet.core.numbers import sigmoid
@@ -32,9 +39,33 @@ class AnchorDecoder:
     def __call__(
         self, outputs: Mapping[str, FloatArray], placement: Placement, settings: PostprocessSettings
     ) -> Detections:
+        found = self._objects(outputs, placement, settings)
+        if self.config.semantic is None or not settings.masks:
+            return found
+        return replace(found, segments=self._segments(outputs, placement, settings))
+
+    def _segments(
+        self, outputs: Mapping[str, FloatArray], placement: Placement, settings: PostprocessSettings
+    ) -> Detections:
+        """What every pixel belongs to."""
+        names, logits = self.config.class_names, outputs["semantic_logits"]
+        if not np.isfinite(logits).all():
+            raise CheckpointError("the network returned NaN or infinity; check its weights or its training")
+        classes = class_map(logits, *placement)
+        stuff = () if self.config.semantic is None else self.config.semantic.stuff
+        if self.config.masks is None or not stuff:
+            return class_segments(logits, classes, names)
+        # Things of one score whatever objects are asked for.
+        least = SEGMENT_SCORE if settings.segment_score is None else settings.segment_score
+        things = self._objects(outputs, placement, PostprocessSettings(score=least))
+        return panoptic_segments(things, logits, classes, [i for i, name in enumerate(names) if name in stuff])
+
+    def _objects(
+        self, outputs: Mapping[str, FloatArray], placement: Placement, settings: PostprocessSettings
+    ) -> Detections:
         named = as_outputs(outputs, self.config.num_classes)
         found, anchors = select(named, self.anchors_xyxy, *placement, settings, self.config.class_names)
-        if self.config.masks is None:
+        if self.config.masks is None or not settings.masks:
             return found
         coefficients = outputs["mask_coefficients"].reshape(-1, self.config.masks.prototypes)[anchors]
         if not (np.isfinite(coefficients).all() and np.isfinite(outputs["prototypes"]).all()):
@@ -77,7 +108,7 @@ def find_candidates(best_logits: Floats, class_logits: Floats, settings: Postpro
         class_logits: (A, C).
         settings: ``score``, ``candidates``, ``multi_class``.
     """
-    least = _logit(settings.score)
+    least = _logit(settings.least_score)
     anchors = np.flatnonzero(best_logits >= least) if least > -math.inf else np.arange(len(best_logits))
     anchors = anchors[_largest(best_logits[anchors], settings.candidates)]
     num_classes = class_logits.shape[1]
@@ -94,7 +125,7 @@ def find_candidates(best_logits: Floats, class_logits: Floats, settings: Postpro
         anchors, class_ids, logits = anchors[best // num_classes], best % num_classes, pairs[best]
     # Probabilities of the few that are left; the threshold of logits above let a little too much through.
     scores = sigmoid(logits)
-    good = scores >= settings.score
+    good = scores >= settings.least_score
     return Candidates(anchors[good], class_ids[good], scores[good])
 
 

@@ -17,7 +17,14 @@ from phidet.architectures.efficientdet.anchors import generate_anchors
 from phidet.architectures.efficientdet.config import ModelConfig
 from phidet.architectures.efficientdet.loss_config import LossConfig
 from phidet.architectures.efficientdet.mask_losses import mask_loss
-from phidet.architectures.efficientdet.network import MaskedOutputs, RawOutputs
+from phidet.architectures.efficientdet.network import (
+    MaskedOutputs,
+    Outputs,
+    PanopticOutputs,
+    RawOutputs,
+    SemanticOutputs,
+)
+from phidet.architectures.efficientdet.semantic_losses import semantic_loss, semantic_targets
 from phidet.architectures.efficientdet.targets import Targets, assign_targets
 from phidet.architectures.processes import Processes
 from phidet.core.errors import InputError
@@ -244,13 +251,17 @@ class AnchorLoss:
         self.settings = settings
         levels = config.feature_network.levels
         self.anchors_xyxy = torch.from_numpy(generate_anchors(config.image_size_hw, levels, config.anchors).copy())
+        stuff = () if config.semantic is None else config.semantic.stuff
+        self.is_thing = torch.tensor([name not in stuff for name in config.class_names])
 
     def to(self, device: torch.device) -> None:
-        """Moves the anchors to ``device``."""
-        self.anchors_xyxy = self.anchors_xyxy.to(device)
+        """Moves the anchors, and which classes are things, to ``device``."""
+        self.anchors_xyxy, self.is_thing = self.anchors_xyxy.to(device), self.is_thing.to(device)
 
-    def __call__(self, outputs: RawOutputs | MaskedOutputs, batch: Batch, processes: Processes) -> dict[str, Tensor]:
-        targets = assign_targets(self.anchors_xyxy, batch.boxes_xyxy, batch.class_ids)
+    def __call__(self, outputs: Outputs, batch: Batch, processes: Processes) -> dict[str, Tensor]:
+        # Stuff such as sky has pixels, but no box that would say anything.
+        boxed = torch.where(self.is_thing[batch.class_ids.clamp(min=0)], batch.class_ids, -1)
+        targets = assign_targets(self.anchors_xyxy, batch.boxes_xyxy, boxed)
         if batch.soft is not None:
             image, anchor = (targets.class_ids >= 0).nonzero(as_tuple=True)
             targets = targets._replace(soft=batch.soft[image, targets.matched[image, anchor]])
@@ -261,9 +272,14 @@ class AnchorLoss:
         raw = RawOutputs(outputs.class_logits, outputs.box_deltas)
         loss = detection_loss(raw, targets, self.anchors_xyxy, self.settings, normalizer)
         losses = {"loss": loss.total, "class_loss": loss.class_loss, "box_loss": loss.box_loss}
-        if isinstance(outputs, MaskedOutputs) and batch.masks is not None:
+        if isinstance(outputs, MaskedOutputs | PanopticOutputs) and batch.masks is not None:
             of_masks = outputs.mask_coefficients, outputs.prototypes
             summed, count = mask_loss(*of_masks, targets, batch.masks, batch.boxes_xyxy)
             losses["mask_loss"] = summed / (processes.total(count) / processes.size).clamp(min=1)
-            losses["loss"] = loss.total + self.settings.mask_weight * losses["mask_loss"]
+            losses["loss"] = losses["loss"] + self.settings.mask_weight * losses["mask_loss"]
+        if isinstance(outputs, SemanticOutputs | PanopticOutputs) and batch.masks is not None:
+            wanted = semantic_targets(batch, len(self.is_thing), bool(self.is_thing.all()))
+            summed, count = semantic_loss(outputs.semantic_logits, wanted)
+            losses["semantic_loss"] = summed / (processes.total(count) / processes.size).clamp(min=1)
+            losses["loss"] = losses["loss"] + self.settings.semantic_weight * losses["semantic_loss"]
         return losses

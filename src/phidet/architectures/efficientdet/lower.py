@@ -10,10 +10,13 @@ from torch import nn
 from phidet.architectures.backbones.lower import lower_backbone
 from phidet.architectures.config import Activation
 from phidet.architectures.efficientdet.heads import Head
+from phidet.architectures.efficientdet.lower_arrays import lower_head
 from phidet.architectures.efficientdet.mask_head import LEVELS, Prototypes
+from phidet.architectures.efficientdet.semantic_head import SemanticHead
 from phidet.architectures.feature_networks.lower import lower_feature_network
-from phidet.architectures.layers import SeparableConv
-from phidet.architectures.program import Predict, Program, ProgramWriter, Upsample, fold
+from phidet.architectures.module_arrays import ModuleArrays
+from phidet.architectures.program import Beside, Program, ProgramWriter, Upsample
+from phidet.architectures.weights import Weights
 
 if TYPE_CHECKING:  # circular: that module imports this one
     from phidet.architectures.efficientdet.network import EfficientDet
@@ -24,14 +27,25 @@ def compile_program(model: EfficientDet) -> Program:
     """The program of ``model`` as it is now, for evaluation."""
     writer = ProgramWriter()
     maps = lower_backbone(writer, model.backbone)
-    levels = lower_feature_network(writer, model.feature_network, maps)
+    features = Weights(ModuleArrays(model.feature_network))
+    levels = lower_feature_network(writer, features, model.config.feature_network, model.config.activation, maps)
     class_logits = _head(writer, model.class_head, levels, model.config.activation)
     box_deltas = _head(writer, model.box_head, levels, model.config.activation)
     outputs = {"class_logits": class_logits, "box_deltas": box_deltas}
     if model.mask_head is not None and model.prototypes is not None:
         outputs["mask_coefficients"] = _head(writer, model.mask_head, levels, model.config.activation)
         outputs["prototypes"] = _prototypes(writer, model.prototypes, maps[2], levels, model.config.activation)
+    if model.semantic is not None:
+        outputs["semantic_logits"] = _semantic(writer, model.semantic, levels, maps[2], model.config.activation)
     return Program(writer.operations, outputs)
+
+
+def _semantic(w: ProgramWriter, head: SemanticHead, maps: list[int], level2: int, act: Activation) -> int:
+    x = maps[-1]
+    for conv, norm, finer in zip(head.convs, head.norms, reversed(maps[:-1]), strict=True):
+        assert isinstance(norm, nn.BatchNorm2d)
+        x = w.add(Beside((w.transposed(x, finer, conv, norm, act), finer)))
+    return w.transposed(x, level2, head.predict, None)
 
 
 def _prototypes(w: ProgramWriter, head: Prototypes, level2: int, maps: list[int], act: Activation) -> int:
@@ -43,15 +57,4 @@ def _prototypes(w: ProgramWriter, head: Prototypes, level2: int, maps: list[int]
 
 
 def _head(w: ProgramWriter, head: Head, maps: list[int], act: Activation) -> int:
-    lasts: list[int] = []
-    for level, x in enumerate(maps):
-        for conv, norms in zip(head.convs, head.norms, strict=True):
-            assert isinstance(norms, nn.ModuleList)
-            norm = norms[level]
-            assert isinstance(norm, nn.BatchNorm2d)
-            assert isinstance(conv, SeparableConv)
-            x = w.conv(x, conv.depthwise, None)
-            x = w.conv(x, conv.pointwise, norm, act)
-        lasts.append(w.conv(x, head.predict.depthwise, None))
-    weight, bias = fold(head.predict.pointwise, None)
-    return w.add(Predict(tuple(lasts), weight.flatten(1), bias, head.outputs))
+    return lower_head(w, Weights(ModuleArrays(head)), maps, (len(head.convs), head.outputs), act)

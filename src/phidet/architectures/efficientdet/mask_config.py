@@ -1,4 +1,4 @@
-"""Configuration of EfficientDet's masks."""
+"""Configuration of what EfficientDet says of pixels."""
 
 from __future__ import annotations
 
@@ -27,3 +27,13 @@ class MaskConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         for name, least in (("prototypes", 1), ("channels", 1), ("layers", 0)):
             value = getattr(self, name)
             require(value >= least, f"masks: {name} must be ≥ {least}, got {value}")
+
+
+class SemanticConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A head for the class of every pixel.
+
+    ``stuff`` are the names of the classes that are not counted (sky, grass): they have pixels, but no boxes, and with
+    masks of things they make a segment for every pixel. Without any, what belongs to no object is background.
+    """
+
+    stuff: tuple[str, ...] = ()

@@ -32,8 +32,8 @@ def decode_masks(
     for weights, box in zip(coefficients, boxes_xyxy.tolist(), strict=True):
         x1, y1, x2, y2 = math.floor(box[0]), math.floor(box[1]), math.ceil(box[2]), math.ceil(box[3])
         # Places of the pixels' middles among the prototypes' middles; sums are made only where these lie.
-        columns = _places(x1, min(x2, image_hw[1]), scale, width)
-        rows = _places(y1, min(y2, image_hw[0]), scale, height)
+        columns = places(x1, min(x2, image_hw[1]), scale, width)
+        rows = places(y1, min(y2, image_hw[0]), scale, height)
         corners.append((x1, y1))
         if not (len(rows) and len(columns)):
             crops.append(np.zeros((len(rows), len(columns)), np.bool_))
@@ -46,7 +46,7 @@ def decode_masks(
     return Masks.from_crops(corners, crops, image_hw)
 
 
-def _places(start: int, end: int, scale: float, side: int) -> FloatArray:
+def places(start: int, end: int, scale: float, side: int) -> FloatArray:
     """Where the middles of pixels ``start`` to ``end`` of the image lie, in cells of the prototypes."""
     middles = (np.arange(start, end) + 0.5) * (scale / STRIDE) - 0.5
     places: FloatArray = np.clip(middles, 0, side - 1).astype(np.float32)

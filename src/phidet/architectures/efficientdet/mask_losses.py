@@ -53,7 +53,7 @@ def mask_loss(
     logits = torch.cat([(c @ m.flatten(1)).unflatten(1, m.shape[1:]) for c, m in zip(of_image, maps, strict=True)])
     wanted = (masks[image, owner] == 1).float()
     # What lies outside of the box is cut off in the end, so nothing is learned there.
-    inside = _inside(boxes_xyxy[image, owner] / STRIDE, logits.shape[1:])
+    inside = inside_boxes(boxes_xyxy[image, owner] / STRIDE, logits.shape[1:])
     entropy = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none") * inside
     area = inside.sum((1, 2)).clamp(min=1)
     likely = logits.sigmoid() * inside
@@ -61,7 +61,7 @@ def mask_loss(
     return (entropy.sum((1, 2)) / area + dice).sum(), count
 
 
-def _inside(boxes_xyxy: Tensor, size_hw: torch.Size) -> Tensor:
+def inside_boxes(boxes_xyxy: Tensor, size_hw: torch.Size) -> Tensor:
     """(P, 4) boxes in cells → (P, h, w) float, 1 for the cells that a box touches."""
     columns = torch.arange(size_hw[1], device=boxes_xyxy.device)
     rows = torch.arange(size_hw[0], device=boxes_xyxy.device)

@@ -12,6 +12,7 @@ from phidet.architectures.efficientdet.config import ModelConfig
 from phidet.architectures.efficientdet.heads import Head, class_head
 from phidet.architectures.efficientdet.lower import compile_program
 from phidet.architectures.efficientdet.mask_head import Prototypes
+from phidet.architectures.efficientdet.semantic_head import SemanticHead
 from phidet.architectures.feature_networks.network import FeatureNetwork
 from phidet.architectures.model import Model
 from phidet.architectures.optimized import OptimizedNetwork
@@ -45,6 +46,32 @@ class MaskedOutputs(NamedTuple):
     prototypes: Tensor
 
 
+class SemanticOutputs(NamedTuple):
+    """The outputs of a network that says the class of every pixel.
+
+    Attributes:
+        class_logits, box_deltas: as in :class:`RawOutputs`.
+        semantic_logits: (B, C + 1, H/4, W/4), the last one "background".
+    """
+
+    class_logits: Tensor
+    box_deltas: Tensor
+    semantic_logits: Tensor
+
+
+class PanopticOutputs(NamedTuple):
+    """The outputs of a network with masks that says the class of every pixel, too."""
+
+    class_logits: Tensor
+    box_deltas: Tensor
+    mask_coefficients: Tensor
+    prototypes: Tensor
+    semantic_logits: Tensor
+
+
+Outputs = RawOutputs | MaskedOutputs | SemanticOutputs | PanopticOutputs
+
+
 class EfficientDet(Model):
     """A detector (arXiv 1911.09070), on any backbone. One forward, one return type for a config, in training and
     evaluation.
@@ -70,9 +97,12 @@ class EfficientDet(Model):
             shape = (features.channels, config.masks.layers, len(features.levels))
             self.mask_head = Head(*shape, config.masks.prototypes, anchors, act)
             self.prototypes = Prototypes(channels[2], features.channels, config.masks, act)
+        self.semantic: SemanticHead | None = None
+        if config.semantic is not None:
+            self.semantic = SemanticHead(features.channels, len(features.levels), config.num_classes + 1, act)
         self.to(memory_format=torch.channels_last)  # a third faster on CPUs, and the layout of tensor cores
 
-    def forward(self, images: Tensor) -> RawOutputs | MaskedOutputs:
+    def forward(self, images: Tensor) -> Outputs:
         """Normalised images (B, 3, H, W), any H and W from the coarsest stride up, to raw outputs.
 
         Raises:
@@ -82,14 +112,28 @@ class EfficientDet(Model):
             self._check_images(images)
         features = self.backbone(images.contiguous(memory_format=torch.channels_last))
         maps = self.feature_network(features)
-        class_logits, box_deltas = self.class_head(maps), self.box_head(maps)
-        if self.mask_head is None or self.prototypes is None:
-            return RawOutputs(class_logits, box_deltas)
-        return MaskedOutputs(class_logits, box_deltas, self.mask_head(maps), self.prototypes(features[2], maps))
+        found = [self.class_head(maps), self.box_head(maps)]
+        if self.mask_head is not None and self.prototypes is not None:
+            found += self.mask_head(maps), self.prototypes(features[2], maps)
+        if self.semantic is not None:
+            found.append(self.semantic(maps, (features[2].shape[2], features[2].shape[3])))
+        return self.outputs_type(*found)
+
+    @property
+    def outputs_type(self) -> type[Outputs]:
+        """What a forward returns; one type for a config."""
+        kinds: dict[tuple[bool, bool], type[Outputs]] = {
+            (False, False): RawOutputs,
+            (True, False): MaskedOutputs,
+            (False, True): SemanticOutputs,
+            (True, True): PanopticOutputs,
+        }
+        return kinds[self.config.masks is not None, self.config.semantic is not None]
 
     def optimize(self) -> OptimizedNetwork[Any]:
         """A faster copy for inference with all constants folded; outputs are equal up to rounding."""
-        return OptimizedNetwork(compile_program(self), RawOutputs if self.mask_head is None else MaskedOutputs)
+        folded = OptimizedNetwork(compile_program(self), self.outputs_type)
+        return folded.to(next(self.parameters()).device)
 
     def _check_images(self, images: Tensor) -> None:
         if images.ndim != 4 or images.shape[1] != 3:

@@ -9,9 +9,8 @@ from torch import Tensor, nn
 from phidet.architectures.config import Activation
 from phidet.architectures.feature_networks.config import FeatureNetworkConfig, Fusion
 from phidet.architectures.feature_networks.graphs import FeatureGraph, Node
+from phidet.architectures.feature_networks.lower import FUSION_EPSILON
 from phidet.architectures.layers import SeparableConv, activation, batch_norm, same_max_pool
-
-FUSION_EPSILON = 1e-4
 
 
 def fusion_weights(fusion: Fusion, raw: Tensor) -> Tensor:

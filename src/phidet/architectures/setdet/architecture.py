@@ -17,6 +17,7 @@ from phidet.architectures.backbones.published import published_name
 from phidet.architectures.backbones.published_files import backbone_file
 from phidet.architectures.base import Architecture, Decoder, Loss
 from phidet.architectures.published_file import PublishedFile
+from phidet.architectures.rows import PredictorRows
 from phidet.architectures.setdet.config import SetDetConfig
 from phidet.architectures.setdet.decode import SetDecoding
 from phidet.architectures.setdet.loss_config import LossConfig
@@ -115,6 +116,10 @@ class SetDetArchitecture(Architecture[SetDetConfig]):
             return msgspec.convert(dict(settings), LossConfig)
         except msgspec.ValidationError as error:
             raise ConfigError(f"loss of {self.name}: {error}") from error
+
+    def predictor_rows(self, name: str, config: SetDetConfig) -> PredictorRows:
+        # Behind the classes, denoising has one that says nothing.
+        return PredictorRows(others=int(name.startswith("decoder.noisy_class.")))
 
     def pretrained_file(self, config: SetDetConfig, start: str, published: str | None) -> PublishedFile | None:
         if start != "backbone":

@@ -39,7 +39,7 @@ class SetDecoding:
         order = np.argsort(-scores, axis=None, kind="stable")[: settings.max_detections]
         queries, class_ids = np.unravel_index(order, scores.shape)
         best = scores[queries, class_ids]
-        found = best >= settings.score
+        found = best >= settings.least_score
         queries, class_ids = queries[found], class_ids[found]
         boxes_xyxy = clip(self.pixels(boxes[queries], placement), placement.image_hw)
         return Detections(boxes_xyxy, best[found], class_ids.astype(np.int64), names, placement.image_hw)

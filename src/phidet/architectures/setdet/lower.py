@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from phidet.architectures.backbones.lower import lower_backbone
 from phidet.architectures.feature_networks.lower import lower_feature_network
 from phidet.architectures.feature_networks.network import Projection
+from phidet.architectures.graph_module import GraphModule
+from phidet.architectures.module_arrays import ModuleArrays
 from phidet.architectures.program import (
     Columns,
     Conv,
-    GraphModule,
     GraphWriter,
     Own,
     Program,
@@ -25,6 +26,7 @@ from phidet.architectures.program import (
 from phidet.architectures.setdet.attention import EncoderLayer, encode
 from phidet.architectures.setdet.decoder import SetDecoder
 from phidet.architectures.setdet.graph import Writer
+from phidet.architectures.weights import Weights
 
 if TYPE_CHECKING:  # circular: that module imports this one
     from phidet.architectures.setdet.network import SetDet
@@ -38,7 +40,8 @@ def compile_program(model: SetDet) -> Program:
     project = model.encoder.project
     coarsest = w.conv(maps[5], project.conv, project.bn)
     maps[5] = w.add(Own((coarsest,), EncoderModule(model.encoder.layers)))
-    features = lower_feature_network(w, model.feature_network, maps)
+    arrays = Weights(ModuleArrays(model.feature_network))
+    features = lower_feature_network(w, arrays, model.config.feature_network, model.config.activation, maps)
     memory, cells = [], []
     for x, projection in zip(features, model.memory, strict=True):
         assert isinstance(projection, Projection)

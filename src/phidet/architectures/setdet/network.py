@@ -84,7 +84,7 @@ class SetDet(Model):
 
     def optimize(self) -> OptimizedNetwork[Predictions]:
         """A faster copy for inference with all constants folded; outputs are equal up to rounding."""
-        return OptimizedNetwork(compile_program(self), Predictions)
+        return OptimizedNetwork(compile_program(self), Predictions).to(next(self.parameters()).device)
 
     def _check_images(self, images: Tensor) -> None:
         if images.ndim != 4 or images.shape[1] != 3:

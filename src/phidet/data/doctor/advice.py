@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import combinations
 
+from phidet.core.words import count, few
 from phidet.data.doctor.facts import (
     COCO_DETECTIONS,
     Advice,
@@ -93,18 +94,6 @@ def advise(report: Report, train: str | None, val: str | None) -> list[Advice]:
     return sorted(found, key=lambda advice: order[advice.severity])
 
 
-def count(n: int, noun: str) -> str:
-    """ "1 box", "2 boxes"."""
-    plural = noun + ("es" if noun.endswith(("x", "s")) else "s")
-    return f"{n:,} {noun if n == 1 else plural}"
-
-
-def few(names: Sequence[str], most: int = 5) -> str:
-    """The first names, and how many more there are."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
-
-
 def _on_errors(findings: Sequence[Findings]) -> Iterator[Advice]:
     for group in findings:
         if group.kind in ERRORS:
@@ -152,6 +141,7 @@ def _on_splits(splits: Sequence[SplitFacts], train: str | None, val: str | None)
             "videos at a time, so that progress is measured on images that were not trained on.",
         )
     for split in splits:
+        # Boxes in percent, or of smaller copies of the images, all lie in the upper left part.
         if split.boxes.total >= _FEWEST_FOR_EXTENT and split.extent < _SMALL_EXTENT:
             yield Advice(
                 "warning",
@@ -168,38 +158,33 @@ def _on_splits(splits: Sequence[SplitFacts], train: str | None, val: str | None)
 
 
 def _on_duplicate_images(groups: Sequence[DuplicateImages]) -> Iterator[Advice]:
-    # Every pair of splits once, however many copies the group has.
-    pairs: Counter[tuple[str, str]] = Counter()
-    # Exact and near copies are counted apart: the first are certain leaks, the second need a look.
-    near: Counter[tuple[str, str]] = Counter()
-    for group in groups:
-        (near if group.kind == "near" else pairs).update(combinations(group.splits, 2))
-    for (a, b), n in pairs.items():
+    # Told apart, as exact copies in two splits are certain leaks, and near ones need a look.
+    exact, near = ([group for group in groups if (group.kind == "near") is wanted] for wanted in (False, True))
+    # Every pair of splits once, however many copies a group has.
+    for (a, b), n in Counter(pair for group in exact for pair in combinations(group.splits, 2)).items():
         yield Advice(
             "warning",
             f"LEAKAGE: {count(n, 'image')} {'is' if n == 1 else 'are'} both in {a} and in {b}. Results on images "
             "that were trained on say nothing about new ones: take them out of one split; --fix OUT takes them out of "
             "the one to train on.",
         )
-    for (a, b), n in near.items():
+    for (a, b), n in Counter(pair for group in near for pair in combinations(group.splits, 2)).items():
         yield Advice(
             "warning",
             f"LEAKAGE? {count(n, 'image')} in {a} {'looks' if n == 1 else 'look'} nearly like one in {b}. See the "
             "sheet suspicious.png (--out FOLDER); if they are copies or frames of one video, move them into one split.",
         )
-    inside = [g for g in groups if len(g.members) > len(g.splits)]
-    for kind, some in (
-        ("the same", [g for g in inside if g.kind != "near"]),
-        ("nearly the same", [g for g in inside if g.kind == "near"]),
+    for some, kind, fix in (
+        (exact, "the same", "--fix OUT keeps one of each"),
+        (near, "nearly the same", "Drop them if they are not meant"),
     ):
-        extra = sum(len(g.members) - len(g.splits) for g in some)
-        if extra:
-            fix = "--fix OUT keeps one of each" if kind == "the same" else "Drop them if they are not meant"
+        # More copies than splits: at least two of them are in one split.
+        if extra := sum(len(group.members) - len(group.splits) for group in some):
             text = (
                 f"{count(extra, 'image')} {'is' if extra == 1 else 'are'} {kind} as another of the same split. {fix}."
             )
-            yield Advice("warning" if kind == "the same" else "note", text)
-    differ = [g for g in groups if not g.same_labels and g.kind != "near"]
+            yield Advice("warning" if some is exact else "note", text)
+    differ = [group for group in exact if not group.same_labels]
     if differ:
         text = f"{count(len(differ), 'image')} with several copies, labelled differently. Decide which labels hold"
         yield Advice("warning", f"{text}; the first is {differ[0].members[0].image}.")

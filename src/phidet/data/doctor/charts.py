@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from phidet.data.dataset import Dataset
+from phidet.data.doctor.advice import size_text
 from phidet.data.doctor.facts import Report, Trial
-from phidet.data.doctor.labels import FEW_OBJECTS, object_scales, objects_per_image
+from phidet.data.doctor.labels import FEW_OBJECTS, object_scales
 from phidet.data.doctor.view import NetworkView
 from phidet.detections.boxes import area
 from phidet.images.style import INK, PALETTE, new_figure, save_figure
@@ -37,6 +38,7 @@ def _classes(report: Report) -> Figure:
     splits = [split for split in report.splits if not split.made_of]
     total = {name: sum(split.classes.get(name, 0) for split in splits) for name in report.classes.names}
     names = sorted(total, key=lambda name: -total[name])
+    # The most frequent and the rarest classes: what is special is at the ends.
     shown = names if len(names) <= MOST_CLASSES else [*names[: MOST_CLASSES // 2], *names[-MOST_CLASSES // 2 :]]
     figure, axes = new_figure(9, 1.6 + 0.22 * len(shown))
     rows = np.arange(len(shown))
@@ -50,7 +52,7 @@ def _classes(report: Report) -> Figure:
     axes.axvline(FEW_OBJECTS, color="#8A8A8A", linestyle=":", linewidth=1.2)
     axes.set_yticks(rows, shown)
     axes.set_ylim(len(shown) - 0.4, -0.6)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
     left_out = f"; {len(names) - len(shown)} in the middle left out" if len(shown) < len(names) else ""
     _style(axes, f"Objects by class{left_out}", f"objects; left of the dotted line, fewer than {FEW_OBJECTS}")
     axes.grid(axis="x", color="#EDEDED", zorder=0)
@@ -63,33 +65,29 @@ def _boxes(datasets: Mapping[str, Dataset], network: NetworkView, report: Report
     (sizes, aspects), (objects, recall) = figure.subplots(2, 2)
     scaled = {name: _at_input(dataset, network.image_size_hw) for name, dataset in datasets.items()}
     scaled = {name: boxes for name, boxes in scaled.items() if len(boxes)}
-    size = f"{network.image_size_hw[0]}×{network.image_size_hw[1]}"
+    size = size_text(network.image_size_hw)
 
+    # Four bins from each size to its double, in which networks double their strides.
     edges = 2.0 ** np.arange(0, np.log2(max(network.image_size_hw)) + 0.5, 0.25)
     _steps(sizes, {name: np.sqrt(area(boxes)) for name, boxes in scaled.items()}, edges)
     sizes.set_xscale("log", base=2)
-    sizes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    sizes.xaxis.set_major_formatter("{x:g}")
     for border in (32, 96):
         sizes.axvline(border, color="#8A8A8A", linestyle=":", linewidth=1.2)
-    for middle, text in (
-        (np.sqrt(edges[0] * 32), "small"),
-        (np.sqrt(32 * 96), "medium"),
-        (np.sqrt(96 * edges[-1]), "large"),
-    ):
-        sizes.text(middle, 0.98, text, transform=sizes.get_xaxis_transform(), ha="center", va="top", color="#555555")
+    for low, high, text in ((edges[0], 32, "small"), (32, 96, "medium"), (96, edges[-1], "large")):
+        place = np.sqrt(low * high), 0.98
+        sizes.text(*place, text, transform=sizes.get_xaxis_transform(), ha="center", va="top", color="#555555")
     sizes.set_ylim(top=sizes.get_ylim()[1] * 1.08)
     _style(sizes, f"Size of boxes in an input of {size}", "√area, pixels")
     shapes = {name: (b[:, 2] - b[:, 0]) / (b[:, 3] - b[:, 1]) for name, b in scaled.items()}
-    _steps(
-        aspects, {name: np.clip(values, 1 / 8, 8) for name, values in shapes.items()}, 2.0 ** np.arange(-3, 3.1, 0.25)
-    )
+    _steps(aspects, shapes, 2.0 ** np.arange(-3, 3.1, 0.25))
     aspects.set_xscale("log", base=2)
     for aspect in network.anchors.aspects if network.anchors else ():
         aspects.axvline(aspect, color="#8A8A8A", linestyle=":", linewidth=1.2)
     aspects.set_xticks([1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8], ["≤ ⅛", "¼", "½", "1", "2", "4", "≥ 8"])
     _style(aspects, "Shape of boxes", "width / height" + ("; dotted: the anchors'" if network.anchors else ""))
 
-    counts = {name: objects_per_image(dataset) for name, dataset in datasets.items()}
+    counts = {name: dataset.counts for name, dataset in datasets.items()}
     most = max(int(values.max()) for values in counts.values())
     step = max(1, -(-(most + 1) // 40))
     _steps(objects, counts, np.arange(0, most + step + 1, step) - 0.5)
@@ -120,8 +118,7 @@ def _recall(axes: Any, boxes: npt.NDArray[np.float64], network: NetworkView, rep
         if trial.what == "scale":
             lines.append((f"anchor scale {trial.anchor_scale:g}", trial, colour))
         elif trial.what == "size":
-            height, width = trial.image_size_hw
-            lines.append((f"image size {height}×{width}", trial, colour))
+            lines.append((f"image size {size_text(trial.image_size_hw)}", trial, colour))
     for label, tried, colour in lines:
         # Bins by size: a mean over all boxes would hide that only small ones are missed.
         met = network.anchors.met(boxes, tried)
@@ -130,9 +127,9 @@ def _recall(axes: Any, boxes: npt.NDArray[np.float64], network: NetworkView, rep
     axes.set_xscale("log", base=2)
     axes.set_xlim(edges[0], edges[-1])
     axes.set_ylim(-0.03, 1.05)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.legend(frameon=False, loc="lower right")
-    size = f"{network.image_size_hw[0]}×{network.image_size_hw[1]}"
+    size = size_text(network.image_size_hw)
     _style(axes, "Boxes that an anchor meets with IoU ≥ 0.5", f"√area at {size}, pixels", "share of boxes")
 
 
@@ -150,7 +147,7 @@ def _steps(axes: Any, values: Mapping[str, npt.NDArray[Any]], edges: npt.NDArray
         colour = PALETTE[i % len(PALETTE)]
         axes.stairs(shares, edges, color=colour, label=name, linewidth=2)
         axes.stairs(shares, edges, color=colour, alpha=0.12, fill=True)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_major_formatter("{x:g}")
 
 
 def _style(axes: Any, title: str, x: str, y: str = "share of boxes") -> None:
@@ -158,7 +155,7 @@ def _style(axes: Any, title: str, x: str, y: str = "share of boxes") -> None:
     axes.set_xlabel(x)
     if axes.get_yticklabels() and "class" not in title:
         axes.set_ylabel(y)
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
+        axes.yaxis.set_major_formatter("{x:.0%}")
         axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
     axes.spines[["top", "right"]].set_visible(False)
     axes.xaxis.set_minor_locator(NullLocator())

@@ -31,7 +31,7 @@ class ImageFile(NamedTuple):
     size_hw: tuple[int, int]
 
 
-class Look(NamedTuple):
+class ImageCheck(NamedTuple):
     """The result for one image.
 
     Attributes:
@@ -51,42 +51,42 @@ class Look(NamedTuple):
     dark: str | None = None
 
 
-def look_at(files: Sequence[ImageFile], decode: bool) -> list[Look]:
+def check_images(files: Sequence[ImageFile], decode: bool) -> list[ImageCheck]:
     """Examines all ``files`` with a pool of threads, with a progress bar on a terminal.
 
     Args:
         files: the images to examine.
         decode: decode every image; else only read its header and hash the file.
     """
-    look: Callable[[ImageFile], Look] = _decode if decode else _read_header
+    check: Callable[[ImageFile], ImageCheck] = _decode if decode else _read_header
     with warnings.catch_warnings(), ThreadPoolExecutor() as pool:  # decoding leaves the interpreter's lock
         warnings.simplefilter("ignore")  # of Pillow about odd files; what matters becomes a fault
-        looks = pool.map(look, files)
-        return list(tqdm(looks, total=len(files), unit=" images", leave=False, disable=None))
+        checks = pool.map(check, files)
+        return list(tqdm(checks, total=len(files), unit=" images", leave=False, disable=None))
 
 
-def _decode(file: ImageFile) -> Look:
+def _decode(file: ImageFile) -> ImageCheck:
     content = _content_hash(file.source)
     try:
         image = read_image(file.source, file.size_hw)
     except InputError as error:
-        return Look(("image unreadable", str(error)), content)
+        return ImageCheck(("image unreadable", str(error)), content)
     height, width = image.shape[:2]
     # The shape is part of the hash: the same bytes may be another image at another width.
     pixels = hashlib.blake2b(b"%d,%d" % (height, width) + image.tobytes(), digest_size=16).digest()
-    dhash, thumbnail = fingerprint(image)
-    return Look(_size_fault((height, width), file), content, pixels, dhash, thumbnail, _darkness(file.source, image))
+    fault, dark = _size_fault((height, width), file), _darkness(file.source, image)
+    return ImageCheck(fault, content, pixels, *fingerprint(image), dark)
 
 
-def _read_header(file: ImageFile) -> Look:
+def _read_header(file: ImageFile) -> ImageCheck:
     content = _content_hash(file.source)
     try:
         size_hw = image_size(file.source)
     except InputError as error:
-        return Look(("image unreadable", str(error)), content)
+        return ImageCheck(("image unreadable", str(error)), content)
     # Labels may be made on the pixels as stored, where a viewer turns them: only decoding shows which.
     turned = size_hw == file.size_hw[::-1]
-    return Look(None if turned else _size_fault(size_hw, file), content)
+    return ImageCheck(None if turned else _size_fault(size_hw, file), content)
 
 
 def _size_fault(size_hw: tuple[int, int], file: ImageFile) -> tuple[str, str] | None:
@@ -102,6 +102,7 @@ def _darkness(source: ImageSource, image: npt.NDArray[np.uint8]) -> str | None:
     brightest = int(image.max())
     if brightest > _DARK_OF_16_BITS:
         return None
+    # Sensors of 10 to 14 bits leave 16-bit files dark by a known factor; an image of 8 bits is just dark.
     if encoding(source).bits == 16:
         return (
             f"nearly black: no pixel is brighter than {brightest} of 255. Its 16 bits look like the 10, 12 or 14 bits "

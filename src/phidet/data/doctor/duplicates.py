@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from phidet.data.doctor.decoding import Look
+from phidet.core.numbers import equal_pairs
+from phidet.data.doctor.decoding import ImageCheck
 
 MOST_BITS = 5
 _PARTS = ((0, 11), (11, 11), (22, 11), (33, 11), (44, 10), (54, 10))  # (first bit, bits): MOST_BITS + 1 of them
@@ -20,32 +21,31 @@ _WINDOW = 512  # of very many images that share a part, each is compared with th
 _PLAIN = 6.0  # standard deviation of grey levels; below it an image has too little structure to be recognised
 _MEAN_DIFFERENCE, _LARGEST_DIFFERENCE = 4.0, 32.0  # grey levels, of thumbnails
 _ASPECT = 0.02  # of width over height, relative
-_1, _2, _4, _56 = (np.uint64(shift) for shift in (1, 2, 4, 56))
-_PAIRS, _FOURS, _BYTES = np.uint64(0x5555555555555555), np.uint64(0x3333333333333333), np.uint64(0x0F0F0F0F0F0F0F0F)
-_SUM = np.uint64(0x0101010101010101)
 
 
-def same_groups(looks: Sequence[Look]) -> list[list[int]]:
+def same_groups(checks: Sequence[ImageCheck]) -> list[list[int]]:
     """Groups of two or more with the same pixels, or, where these were not decoded, the same bytes."""
     found: dict[bytes, list[int]] = defaultdict(list)
-    for i, look in enumerate(looks):
-        if look.pixels or (look.content and look.fault is None):  # two broken files are not one image
-            found[look.pixels or look.content].append(i)
+    for i, check in enumerate(checks):
+        if check.pixels or (check.content and check.fault is None):  # two broken files are not one image
+            found[check.pixels or check.content].append(i)
     return [group for group in found.values() if len(group) > 1]
 
 
-def near_groups(looks: Sequence[Look], sizes_hw: npt.NDArray[np.int32]) -> list[list[int]]:
+def near_groups(checks: Sequence[ImageCheck], sizes_hw: npt.NDArray[np.int32]) -> list[list[int]]:
     """Groups of two or more near copies, whose pixels differ.
 
     Args:
-        looks: of distinct images.
+        checks: of distinct images.
         sizes_hw: (N, 2) of the images; copies keep their aspect.
     """
-    thumbnails = np.stack([look.thumbnail for look in looks]) if looks else np.zeros((0, 1, 1, 3), np.uint8)
+    thumbnails = np.stack([check.thumbnail for check in checks]) if checks else np.zeros((0, 1, 1, 3), np.uint8)
     grey = thumbnails.mean(axis=3)
-    comparable = np.array([bool(look.pixels) for look in looks], bool) & (grey.std(axis=(1, 2)) >= _PLAIN)
+    # Of plain images, such as empty walls, any two look the same.
+    comparable = np.array([bool(check.pixels) for check in checks], bool) & (grey.std(axis=(1, 2)) >= _PLAIN)
     indices = np.flatnonzero(comparable)
-    hashes = np.array([looks[i].dhash for i in indices.tolist()], np.uint64)
+    hashes = np.array([checks[i].dhash for i in indices.tolist()], np.uint64)
+    # Copies are resized, not squeezed; logarithms, so that it does not matter which of two is the copy.
     log_aspects = np.log(sizes_hw[indices, 1] / sizes_hw[indices, 0])
     pairs: set[tuple[int, int]] = set()
     for a, b in _candidates(hashes, grey[indices].mean(axis=(1, 2))):
@@ -58,11 +58,7 @@ def near_groups(looks: Sequence[Look], sizes_hw: npt.NDArray[np.int32]) -> list[
 
 def hamming(a: npt.NDArray[np.uint64], b: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
     """Hamming distance of each of ``a`` and the corresponding one of ``b``, in bits."""
-    x = a ^ b
-    x = x - ((x >> _1) & _PAIRS)  # counts in pairs of bits, then in fours, then in bytes, then their sum
-    x = (x & _FOURS) + ((x >> _2) & _FOURS)
-    x = (x + (x >> _4)) & _BYTES
-    counts: npt.NDArray[np.int64] = ((x * _SUM) >> _56).astype(np.int64)
+    counts: npt.NDArray[np.int64] = np.unpackbits((a ^ b).view(np.uint8).reshape(-1, 8), axis=1).sum(1, np.int64)
     return counts
 
 
@@ -71,22 +67,15 @@ def _candidates(
 ) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
     """Pairs of indices within ``MOST_BITS`` of each other; a pair may come more than once."""
     found = []
-    for first, bits in _PARTS:
+    for start, bits in _PARTS:
         # Pigeonhole principle: of six parts, five differing bits leave at least one unchanged.
-        part = (hashes >> np.uint64(first)) & np.uint64((1 << bits) - 1)
-        # Equal parts become neighbours, so candidates are found by comparing with the next ones in the order.
+        part = (hashes >> np.uint64(start)) & np.uint64((1 << bits) - 1)
+        # Equal parts become neighbours, and among them images of like brightness.
         order = np.lexsort((brightness, part))
-        part = part[order]
-        live = np.arange(len(order))
-        for shift in range(1, _WINDOW + 1):
-            live = live[live < len(order) - shift]
-            live = live[part[live] == part[live + shift]]
-            if not live.size:
-                break
-            a, b = order[live], order[live + shift]
+        for first, second in equal_pairs(part[order], _WINDOW):
+            a, b = order[first], order[second]
             close = hamming(hashes[a], hashes[b]) <= MOST_BITS
-            if close.any():
-                found.append((np.minimum(a, b)[close], np.maximum(a, b)[close]))
+            found.append((np.minimum(a, b)[close], np.maximum(a, b)[close]))
     return found
 
 

@@ -14,7 +14,7 @@ from phidet.core.errors import InputError
 from phidet.data.data_folder import DataFolder, Layout
 from phidet.data.dataset import Dataset, Problem
 from phidet.data.doctor.advice import ERRORS, WARNINGS, advise
-from phidet.data.doctor.decoding import ImageFile, Look, look_at
+from phidet.data.doctor.decoding import ImageCheck, ImageFile, check_images
 from phidet.data.doctor.duplicates import near_groups, same_groups
 from phidet.data.doctor.facts import DuplicateImages, Finding, Findings, Member, Report, SameAs
 from phidet.data.doctor.labels import class_facts, duplicate_boxes, split_facts, unions
@@ -67,17 +67,11 @@ def examine(path: Path, network: NetworkView, decode: bool = True, layout: Layou
     train, val = _roles(folder, datasets)
 
     entries, files = _distinct(datasets)
-    looks = look_at(files, decode)
-    faults = [(e, looks[e.file].fault) for e in entries if looks[e.file].fault is not None]
-    for e, fault in faults:
-        assert fault is not None
-        name = str(datasets[e.split].names[e.image])
-        problems.append((e.split, Problem(fault[0], name, fault[1], name)))
+    checks = check_images(files, decode)
     for e in entries:
-        dark = looks[e.file].dark
-        if dark is not None:
-            name = str(datasets[e.split].names[e.image])
-            problems.append((e.split, Problem("image dark", name, dark, name)))
+        check, name = checks[e.file], str(datasets[e.split].names[e.image])
+        found = [check.fault, None if check.dark is None else ("image dark", check.dark)]
+        problems += [(e.split, Problem(one[0], name, one[1], name)) for one in found if one is not None]
     if decode:
         problems += [(name, problem) for name, dataset in datasets.items() for problem in mask_problems(dataset)]
 
@@ -92,14 +86,15 @@ def examine(path: Path, network: NetworkView, decode: bool = True, layout: Layou
         splits=splits,
         classes=class_facts([split for split in splits if not split.made_of], train, val),
         findings=_group(problems),
-        duplicate_images=_duplicate_images(datasets, entries, files, looks),
+        duplicate_images=_duplicate_images(datasets, entries, files, checks),
         duplicate_boxes=[found for dataset in datasets.values() for found in duplicate_boxes(dataset)],
         unused_files=unused_files(folder, list(every.values()), (problem.where for _, problem in problems)),
         coverage=None if network.anchors is None else network.anchors.coverage(list(datasets.values())),
         advice=[],
     )
     report = msgspec.structs.replace(report, advice=advise(report, train, val))
-    return Examination(report, datasets, frozenset((e.split, e.image) for e, _ in faults))
+    faulty = frozenset((e.split, e.image) for e in entries if checks[e.file].fault is not None)
+    return Examination(report, datasets, faulty)
 
 
 def _read(folder: DataFolder) -> tuple[dict[str, Dataset], list[tuple[str, Problem]]]:
@@ -116,14 +111,14 @@ def _read(folder: DataFolder) -> tuple[dict[str, Dataset], list[tuple[str, Probl
         if len(dataset):
             datasets[name] = dataset
         else:
-            problems.append(
-                (name, Problem("split empty", name, f"the split {name} of {folder.path} has no usable image"))
-            )
+            what = f"the split {name} of {folder.path} has no usable image"
+            problems.append((name, Problem("split empty", name, what)))
     return datasets, problems
 
 
 def _roles(folder: DataFolder, datasets: Mapping[str, Dataset]) -> tuple[str | None, str | None]:
     """The splits to train and to validate on, among those that can be read."""
+    # Of splits that cannot be read none is trained on, and advice on the others should still be given.
     left = folder._replace(readers={name: folder.readers[name] for name in datasets})
     try:
         return left.train_split(), left.val_split()
@@ -148,13 +143,12 @@ def _group(problems: Iterable[tuple[str, Problem]]) -> list[Findings]:
 
 
 def _key(source: Path | RecordImage) -> tuple[str, int]:
-    return (
-        (str(source.path.resolve()), source.offset) if isinstance(source, RecordImage) else (str(source.resolve()), 0)
-    )
+    path, offset = (source.path, source.offset) if isinstance(source, RecordImage) else (source, 0)
+    return str(path.resolve()), offset
 
 
 def _keys(dataset: Dataset) -> list[tuple[str, int]]:
-    return [_key(dataset.source(i)) for i in range(len(dataset))]
+    return list(map(_key, dataset.sources))
 
 
 def _distinct(datasets: Mapping[str, Dataset]) -> tuple[list[_Entry], list[ImageFile]]:
@@ -174,26 +168,26 @@ def _distinct(datasets: Mapping[str, Dataset]) -> tuple[list[_Entry], list[Image
 
 
 def _duplicate_images(
-    datasets: Mapping[str, Dataset], entries: Sequence[_Entry], files: Sequence[ImageFile], looks: Sequence[Look]
+    datasets: Mapping[str, Dataset], entries: Sequence[_Entry], files: Sequence[ImageFile], checks: Sequence[ImageCheck]
 ) -> list[DuplicateImages]:
     """Exact copies, then near ones, those in several splits first."""
     of_file: dict[int, list[_Entry]] = defaultdict(list)
     for entry in entries:
         of_file[entry.file].append(entry)
-    exact = same_groups(looks)
+    exact = same_groups(checks)
     grouped = {i for group in exact for i in group}
     exact += [[i] for i, found in of_file.items() if i not in grouped and len(found) > 1]
     # The first of each exact group stands for all of it in the search for near copies.
     copies = {i for group in exact for i in group[1:]}  # near copies are sought among images that differ
     different = [i for i in range(len(files)) if i not in copies]
     sizes_hw = np.array([files[i].size_hw for i in different], np.int32).reshape(-1, 2)
-    near = [[different[i] for i in group] for group in near_groups([looks[i] for i in different], sizes_hw)]
+    near = [[different[i] for i in group] for group in near_groups([checks[i] for i in different], sizes_hw)]
     found = []
     for group in [*exact, *near]:
         members = [entry for i in group for entry in of_file[i]]
         kind: SameAs = "near"
         if group in exact:
-            same_bytes = len({looks[i].content for i in group}) == 1
+            same_bytes = len({checks[i].content for i in group}) == 1
             same_file = len({_key(files[i].source) for i in group}) == 1
             kind = "same file" if same_file else "same bytes" if same_bytes else "same pixels"
         found.append(

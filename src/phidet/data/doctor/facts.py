@@ -35,7 +35,7 @@ class Bins(msgspec.Struct, frozen=True):
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """Boxes of all sizes."""
         return self.small + self.medium + self.large
 
 
@@ -111,7 +111,7 @@ class DuplicateImages(msgspec.Struct, frozen=True):
 
     Attributes:
         kind: by what they are the same; "near" when re-encoded, resized or hardly different.
-        members: the images; the first is kept where copies of a image within one split are removed.
+        members: the images; the first is kept where copies of an image within one split are removed.
         splits: that they are in; more than one means that what is trained on is also measured on.
         same_labels: whether all have equal boxes and classes.
     """
@@ -203,7 +203,7 @@ class Advice(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything.
+    """The whole result of an examination.
 
     Attributes:
         path, layout: of the data.

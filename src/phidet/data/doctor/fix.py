@@ -47,7 +47,7 @@ def write_fixed(examination: Examination, out: Path) -> Fixed:
         PhidetError: it cannot be written.
     """
     check_target(Path(examination.report.path), out)
-    copies = surplus(examination)
+    copies = redundant_copies(examination)
     double = defaultdict(set)
     for found in examination.report.duplicate_boxes:
         double[found.split, found.image].add(found.second)
@@ -69,7 +69,7 @@ def write_fixed(examination: Examination, out: Path) -> Fixed:
     return Fixed(out, written.images, faulty, len(copies), boxes)
 
 
-def surplus(examination: Examination) -> frozenset[tuple[str, int]]:
+def redundant_copies(examination: Examination) -> frozenset[tuple[str, int]]:
     """Exact copies to leave out, as (split, index): in every group all but one that can be used."""
     indices = {
         name: {image: i for i, image in enumerate(dataset.names.tolist())}
@@ -104,24 +104,11 @@ def _clean(dataset: Dataset, indices: list[int], double: dict[str, set[int]], cl
         keep = np.array([j not in double.get(str(dataset.names[i]), ()) for j in range(len(found.areas))], bool)
         kept = found.take(keep)
         annotations.append(kept._replace(class_ids=ids[kept.class_ids]))
-    clean = Dataset(
-        dataset.name,
-        class_names,
-        names=[str(dataset.names[i]) for i in indices],
-        sources=[dataset.source(i) for i in indices],
-        annotations=annotations,
-        sizes_hw=np.array([dataset.size_hw(i) for i in indices], np.int32).reshape(-1, 2),
-    )
-    clean.right = dataset.right
-    return clean
+    return dataset.subset(indices, dataset.name).relabelled(annotations, class_names)
 
 
 def check_target(data: Path, out: Path) -> None:
-    """Raises unless a clean copy of ``data`` may be written to ``out``.
-
-    Raises:
-        ConfigError: ``out`` holds something already, or is in the data's folder.
-    """
+    """Raises ConfigError unless a clean copy of ``data`` may be written to ``out``: new or empty, and outside of it."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"--fix {out}: expected a new or empty folder, and there is something in it; choose another")
     root = (data if data.is_dir() else data.parent).resolve()

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from phidet.core.numbers import equal_pairs
 from phidet.data.dataset import Dataset
 from phidet.data.doctor.facts import (
     COCO_DETECTIONS,
@@ -31,14 +32,14 @@ FEW_OBJECTS = 20
 def split_facts(dataset: Dataset, made_of: Sequence[str], size_hw: tuple[int, int]) -> SplitFacts:
     """Counts and sizes of one split, its boxes also as they are in an input of ``size_hw``."""
     every = dataset.all_annotations
-    counts = objects_per_image(dataset)
+    counts = dataset.counts
     target = ~every.crowd
     boxes = every.boxes_xyxy[target].astype(np.float64)
     scales = object_scales(dataset, size_hw)[target]
     by_class = np.bincount(every.class_ids, minlength=len(dataset.class_names)).tolist()
-    sizes = np.array([dataset.size_hw(i) for i in range(len(dataset))], np.int64).reshape(-1, 2)
+    sizes_wh = np.repeat(dataset.sizes_hw[:, ::-1], counts, axis=0)
     # Sizes by frequency: a few unusual sizes often come from thumbnails or wrong exports.
-    distinct, frequency = np.unique(sizes, axis=0, return_counts=True)
+    distinct, frequency = np.unique(dataset.sizes_hw, axis=0, return_counts=True)
     order = np.argsort(-frequency, kind="stable")
     return SplitFacts(
         name=dataset.name,
@@ -55,29 +56,18 @@ def split_facts(dataset: Dataset, made_of: Sequence[str], size_hw: tuple[int, in
         boxes=_bins(area(boxes)),
         boxes_at_input=_bins(area(boxes * scales[:, None])),
         aspects=spread((boxes[:, 2] - boxes[:, 0]) / (boxes[:, 3] - boxes[:, 1])),
-        extent=round(float((boxes[:, 2:] / np.repeat(sizes[:, ::-1], counts, axis=0)[target]).max(initial=0.0)), 3),
+        extent=round(float((boxes[:, 2:] / sizes_wh[target]).max(initial=0.0)), 3),
         made=int(made_images(dataset).sum()),
     )
-
-
-def objects_per_image(dataset: Dataset) -> npt.NDArray[np.int64]:
-    """(N,) numbers of objects."""
-    return np.array([len(dataset.annotations(i).class_ids) for i in range(len(dataset))], np.int64)
 
 
 def spread(values: npt.NDArray[np.int64] | npt.NDArray[np.float64]) -> Spread:
     """Distribution of values, to three decimals."""
     if not len(values):
         return Spread()
-    low, median, high = np.quantile(values, (0.05, 0.5, 0.95))
-    return Spread(
-        smallest=round(float(values.min()), 3),
-        low=round(float(low), 3),
-        median=round(float(median), 3),
-        mean=round(float(values.mean()), 3),
-        high=round(float(high), 3),
-        largest=round(float(values.max()), 3),
-    )
+    smallest, low, median, high, largest = (round(q, 3) for q in np.quantile(values, (0, 0.05, 0.5, 0.95, 1)).tolist())
+    mean = round(float(values.mean()), 3)
+    return Spread(smallest=smallest, low=low, median=median, mean=mean, high=high, largest=largest)
 
 
 def _bins(areas: npt.NDArray[np.float64]) -> Bins:
@@ -92,6 +82,7 @@ def class_facts(splits: Sequence[SplitFacts], train: str | None, val: str | None
     total = {name: sum(split.classes.get(name, 0) for split in splits) for name in names}
     trained = by_name[train].classes if train in by_name else None
     measured = by_name[val].classes if val in by_name else None
+    # Classes without any object are named once, as unused, and not again as rare or untrained.
     used = [name for name in names if total[name]]
     return ClassFacts(
         names=names,
@@ -117,30 +108,20 @@ def class_name_twins(names: Iterable[str]) -> list[list[str]]:
 
 
 def duplicate_boxes(dataset: Dataset) -> list[DuplicateBoxes]:
-    """Pairs of boxes of one class in one image with IoU > 0.95, crowds left out.
-
-    All images at once: objects are sorted by image and class, and each is compared with those that follow it in its
-    group, one distance after the other.
-    """
+    """Pairs of boxes of one class in one image with IoU > 0.95, crowds left out."""
     every = dataset.all_annotations
-    counts = objects_per_image(dataset)
-    images = np.repeat(np.arange(len(dataset)), counts)
-    starts = np.cumsum(counts) - counts
+    images = np.repeat(np.arange(len(dataset)), dataset.counts)
+    starts = np.cumsum(dataset.counts) - dataset.counts
     group = images * len(dataset.class_names) + every.class_ids
+    # All images at once: sorted by image and class, only objects of one group are compared.
     order = np.flatnonzero(~every.crowd)
     order = order[np.argsort(group[order], kind="stable")]
     group, boxes = group[order], every.boxes_xyxy[order].astype(np.float64)
     found: list[tuple[int, int, float]] = []
-    # Compares every object with the one `shift` places on, until no group is that long: vectorised pairs per image.
-    live, shift = np.arange(len(order)), 1
-    while live.size:
-        live = live[live < len(order) - shift]
-        live = live[group[live] == group[live + shift]]
-        ious = elementwise_iou(boxes[live], boxes[live + shift], "iou")
-        same = np.flatnonzero(ious > SAME_BOX)
-        first, second = order[live[same]], order[live[same] + shift]
-        found += zip(first.tolist(), second.tolist(), ious[same].tolist(), strict=True)
-        shift += 1
+    for first, second in equal_pairs(group, len(group)):
+        ious = elementwise_iou(boxes[first], boxes[second], "iou")
+        same = ious > SAME_BOX
+        found += zip(order[first[same]].tolist(), order[second[same]].tolist(), ious[same].tolist(), strict=True)
     return [
         DuplicateBoxes(
             dataset.name,
@@ -177,6 +158,4 @@ def fit_scales(sizes_hw: npt.NDArray[np.int32], size_hw: tuple[int, int]) -> npt
 
 def object_scales(dataset: Dataset, size_hw: tuple[int, int]) -> npt.NDArray[np.float64]:
     """The factor from image to input, for every object of a data set."""
-    sizes = np.array([dataset.size_hw(i) for i in range(len(dataset))], np.int32).reshape(-1, 2)
-    counts = [len(dataset.annotations(i).class_ids) for i in range(len(dataset))]
-    return np.repeat(fit_scales(sizes, size_hw), counts)
+    return np.repeat(fit_scales(dataset.sizes_hw, size_hw), dataset.counts)

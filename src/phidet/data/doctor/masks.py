@@ -42,6 +42,7 @@ def _of_image(dataset: Dataset, index: int) -> Iterator[Problem]:
         yield Problem("mask invalid", name, f"{error}; the image cannot be used to learn masks", name)
         return
     areas = masks.areas
+    # The mask's own box, as the pixels of an object are what its box should contain.
     fits = elementwise_iou(masks.boxes_xyxy, a.boxes_xyxy, "iou") >= _FITTING
     for i in np.flatnonzero(labels.known).tolist():
         box = tuple(a.boxes_xyxy[i].tolist())
@@ -63,6 +64,7 @@ def _reach(labels: MaskLabels, row: int, size_hw: tuple[int, int]) -> float:
     label = labels.label(row)
     if label.kind != Kind.POLYGONS:
         return 0.0
+    # Of pixels and runs nothing can lie outside; polygons of a larger copy of the image do.
     corners = np.concatenate(rings_of(label))
     return float(max(-corners.min(), (corners - [size_hw[1], size_hw[0]]).max(), 0))
 

@@ -13,8 +13,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from phidet.core.errors import InputError
+from phidet.core.words import count
 from phidet.data.dataset import Annotations, Dataset
-from phidet.data.doctor.advice import count
 from phidet.data.doctor.examine import Examination
 from phidet.data.doctor.facts import DuplicateImages
 from phidet.detections.boxes import area
@@ -26,7 +26,6 @@ SAMPLES = 12
 _MANY, _NAMED = 12, 3  # in an image of more objects, only the largest of each class are named
 SUSPICIOUS = 40  # tiles on the sheet of suspicious images
 _FAULTS, _PAIRS = 12, 8  # of these; pairs of each kind of duplicates
-_Found = tuple[str, int]  # split and index of an image
 
 
 def write_sheets(examination: Examination, out: Path, seed: int = 0) -> list[Path]:
@@ -37,8 +36,9 @@ def write_sheets(examination: Examination, out: Path, seed: int = 0) -> list[Pat
         tiles = [sample_tile(dataset, i) for i in choose_samples(dataset, faulty, seed)]
         if tiles:
             heading = f"{name}: {count(len(dataset), 'image')}, {count(len(dataset.all_annotations.areas), 'object')}"
-            path = out / f"samples-{_file_name(name)}.png"
-            written.append(write_sheet(draw_sheet(heading, tiles, legend=class_legend(dataset.class_names)), path))
+            sheet = draw_sheet(heading, tiles, legend=class_legend(dataset.class_names))
+            file_name = re.sub(r"[^\w.-]+", "-", f"samples-{name}.png")
+            written.append(write_sheet(sheet, out / file_name))
     tiles = list(islice(_suspicious(examination), SUSPICIOUS))
     if tiles:
         written.append(write_sheet(draw_sheet("Look twice", tiles), out / "suspicious.png"))
@@ -71,9 +71,8 @@ def sample_tile(dataset: Dataset, index: int) -> Tile:
             image = np.asarray(draw_masks(Image.fromarray(image), masks, found.class_ids))
     except InputError:
         image = None
-    return _tile(
-        dataset, image, found, (str(dataset.names[index]), f"{width}×{height}, {count(len(found.areas), 'object')}")
-    )
+    subtitle = f"{width}×{height}, {count(len(found.areas), 'object')}"
+    return _tile(dataset, image, found, (str(dataset.names[index]), subtitle))
 
 
 def _tile(dataset: Dataset, image: npt.NDArray[np.uint8] | None, found: Annotations, text: tuple[str, str]) -> Tile:
@@ -82,9 +81,8 @@ def _tile(dataset: Dataset, image: npt.NDArray[np.uint8] | None, found: Annotati
         dataset.class_names[c] + (" (crowd)" if crowd else " (difficult)" if difficult else "")
         for c, crowd, difficult in zip(ids, found.crowd, found.difficult, strict=True)
     ]
-    if len(ids) > (
-        _MANY if len(dataset.class_names) > 1 else 0
-    ):  # fifty names would hide the image; the colour identifies the others
+    # Fifty names would hide the image; the colour identifies the others.
+    if len(ids) > (_MANY if len(dataset.class_names) > 1 else 0):
         legend = class_legend(dataset.class_names)
         named: Counter[str] = Counter()
         for i in np.argsort(-area(found.boxes_xyxy), kind="stable"):
@@ -98,6 +96,7 @@ def _suspicious(examination: Examination) -> Iterator[Tile]:
     """Faulty images, then duplicates side by side, then boxes; rows of four never split a pair."""
     yield from _even(_fault_tiles(examination))
     groups = examination.report.duplicate_images
+    # Certain copies before likely ones, in case there is no place for all.
     for near in (False, True):
         some = [group for group in groups if (group.kind == "near") == near]
         for group in some[:_PAIRS]:
@@ -108,6 +107,7 @@ def _suspicious(examination: Examination) -> Iterator[Tile]:
 def _even(tiles: Iterator[Tile]) -> Iterator[Tile]:
     shown = list(islice(tiles, _FAULTS))
     yield from shown
+    # Rows have four tiles: with an even number before them, pairs stay side by side.
     if len(shown) % 2:
         yield Tile("", "", np.full((1, 1, 3), 255, np.uint8))
 
@@ -167,7 +167,3 @@ def _box_tiles(examination: Examination) -> Iterator[Tile]:
 
 def _index(dataset: Dataset, name: str) -> int:
     return int(np.flatnonzero(dataset.names == name)[0])
-
-
-def _file_name(name: str) -> str:
-    return re.sub(r"[^\w.-]+", "-", name)

@@ -24,9 +24,10 @@ def unused_files(folder: DataFolder, datasets: Sequence[Dataset], mentioned: Ite
         datasets: its splits.
         mentioned: ``where`` of the problems; what is named there is not named again.
     """
+    # A file names what it wants of a folder that may hold more; a TFRecord holds its images itself.
     if folder.path.is_file() or folder.layout == "tfrecord":
         return []
-    sources = [dataset.source(i) for dataset in datasets for i in range(len(dataset))]
+    sources = (source for dataset in datasets for source in dataset.sources)
     images = {source.resolve() for source in sources if isinstance(source, Path)}
     named = {file_of(where) for where in mentioned}
     # By stem, so that the image of a label that was reported is not reported again.

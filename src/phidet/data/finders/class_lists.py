@@ -51,6 +51,7 @@ def class_lists(items: Sequence[Item], root: Path, otherwise: Sequence[str] | No
         InputError: a list cannot be read, or labels have no list and which of several others they go by is unknown.
     """
     folders = {item.label.parent: item.name.parent for item in items if item.label is not None}
+    # Beside the labels, where labelImg writes it; else beside the images.
     near = {labels: _nearest(labels, root) or _nearest(images, root) for labels, images in folders.items()}
     files = set(near.values()) - {None}
     if None in near.values() and otherwise is None:
@@ -86,6 +87,7 @@ def _nearest(folder: Path, root: Path) -> Path | None:
 
 def _list_in(folder: Path) -> Path | None:
     """The list in a folder; of several, the one of the most usual name."""
+    # The order of a folder's entries differs between systems, and with it which of several lists would be used.
     names = sorted(name for name in os.listdir(folder) if is_class_list(name) and not is_hidden(name))
     usual = [name for usual_name in _FILE_NAMES for name in names if name.casefold() == usual_name]
     return next((folder / name for name in [*usual, *names]), None)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-from phidet.data.data_folder import Found, Reader, is_split_name
+from phidet.data.data_folder import Found, is_split_name
 from phidet.data.dataset import Dataset
 from phidet.data.listing import files_below, is_image, subfolders
 from phidet.data.readers.mask_folders import read_mask_folders
@@ -22,6 +23,7 @@ def find_masks(path: Path) -> Found | None:
         images, masks = top / IMAGES, top / MASKS
         if not (images.is_dir() and masks.is_dir()):
             continue
+        # masks/train/CLASS and masks/CLASS look alike: folders that are all called as splits are taken for splits.
         below = subfolders(masks)
         if top == path and below and all(is_split_name(folder.name) for folder in below):
             splits |= {folder.name: (images / folder.name, folder) for folder in below}
@@ -32,15 +34,10 @@ def find_masks(path: Path) -> Found | None:
         return None
     names = sorted({folder.name for _, masks in splits.values() for folder in subfolders(masks)})
 
-    def reader(split: str) -> Reader:
-        images, masks = splits[split]
+    def read(split: str, wanted: Sequence[str] | None) -> Dataset:
+        return read_mask_folders(*splits[split], path, split, wanted or names)
 
-        def read(wanted: Sequence[str] | None) -> Dataset:
-            return read_mask_folders(images, masks, path, split, wanted or names)
-
-        return read
-
-    return Found(f"{MASKS}/{names[0]}", {split: reader(split) for split in splits})
+    return Found(f"{MASKS}/{names[0]}", {split: partial(read, split) for split in splits})
 
 
 def _has_masks(folder: Path) -> bool:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from phidet.core.errors import InputError
-from phidet.data.data_folder import Found, Reader
+from phidet.data.data_folder import Found
 from phidet.data.dataset import Dataset
 from phidet.data.listing import files_below, followed
 from phidet.data.readers import tfrecord
@@ -25,6 +26,7 @@ def find_tfrecord(path: Path) -> Found | None:
     files = [path] if path.is_file() else [followed(file) for file in files_below(path, _is_shard, levels=1)]
     shards: dict[str, list[Path]] = {}
     for file in files:
+        # Shards in a folder of their own are of the split that the folder is called.
         own = _split_of(file.name)
         if own is not None:
             shards.setdefault(own if file.parent == base else file.parent.name, []).append(file)
@@ -32,15 +34,12 @@ def find_tfrecord(path: Path) -> Found | None:
     if not every:
         return None
 
-    def reader(split: str) -> Reader:
-        def read(names: Sequence[str] | None) -> Dataset:
-            own = tfrecord.own_class_names(shards[split], every, base)
-            return tfrecord.read_tfrecord(shards[split], path, split, class_names=names or own, own_names=own)
-
-        return read
+    def read(split: str, names: Sequence[str] | None) -> Dataset:
+        own = tfrecord.own_class_names(shards[split], every, base)
+        return tfrecord.read_tfrecord(shards[split], path, split, class_names=names or own, own_names=own)
 
     certain = any(map(_holds_record, every[:_SAMPLED]))
-    return Found(str(every[0].relative_to(base)), {split: reader(split) for split in shards}, certain)
+    return Found(str(every[0].relative_to(base)), {split: partial(read, split) for split in shards}, certain)
 
 
 def _split_of(name: str) -> str | None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from phidet.data.data_folder import Found, Reader, is_split_name
+from phidet.data.data_folder import Found, is_split_name
+from phidet.data.dataset import Dataset
 from phidet.data.listing import files_below, followed, subfolders, visible
 from phidet.data.readers import voc
 from phidet.data.text import unicode_encoding
@@ -34,10 +36,10 @@ def find_voc(path: Path) -> Found | None:
     if not every or not (certain or roots):
         return None  # XML files about something else
 
-    def reader(split: str) -> Reader:
-        return lambda names: voc.read_voc(lists[split], path, split, names or voc.scan_class_names(every))
+    def read(split: str, names: Sequence[str] | None) -> Dataset:
+        return voc.read_voc(lists[split], path, split, names or voc.scan_class_names(every))
 
-    return Found(str(min(every).relative_to(path)), {split: reader(split) for split in lists}, certain)
+    return Found(str(min(every).relative_to(path)), {split: partial(read, split) for split in lists}, certain)
 
 
 def _roots(path: Path) -> list[Path]:
@@ -61,6 +63,7 @@ def _of_roots(roots: Sequence[Path]) -> dict[str, list[Path]]:
                 lists.setdefault(file.stem, []).extend(annotations[root].listed(file))
     if lists:
         return lists
+    # VOC2007 and VOC2012 are years with lists in each; train/ and val/ without lists are splits.
     if len(roots) > 1 and all(is_split_name(root.name) for root in roots):
         return {root.name: annotations[root].files for root in roots}
     return {"all": [file for root in roots for file in annotations[root].files]}

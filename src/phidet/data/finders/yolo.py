@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cache
+from dataclasses import dataclass
+from functools import cached_property, partial
 from itertools import islice
+from operator import methodcaller
 from pathlib import Path
-from typing import NamedTuple
 
 from phidet.core.errors import InputError
-from phidet.data.data_folder import Found, Reader, is_split_name
+from phidet.data.data_folder import Found, is_split_name
 from phidet.data.dataset import Dataset, Problem
 from phidet.data.finders.class_lists import class_lists, is_class_list, read_class_list
 from phidet.data.finders.yolo_files import YoloFiles
@@ -23,24 +24,61 @@ _LABELS_SAMPLED = 100  # label files that are read to recognise the layout
 _LINES_SAMPLED = 20  # of a list of images
 
 
-class _Description(NamedTuple):
-    """A description of YOLO data by a file or folder.
+@dataclass(frozen=True)
+class _Description:
+    """YOLO data as a file or a folder describes them.
 
     Attributes:
         evidence: the file or folder, for messages.
         root: the data folder, which names of images are relative to.
         splits: of each split, what finds its items.
-        class_lists: what finds the names of its classes.
+        names: what reads the names of the classes; ``None`` of it where it has none.
+        otherwise: names for labels that have no list of classes beside them.
         key_points: what follows each box, where that is declared.
         report: what says which images belong to no split.
     """
 
     evidence: Path
     root: Path
-    splits: Mapping[str, Callable[[YoloFiles], Iterator[Item]]]
-    class_lists: Callable[[], ClassLists]
+    splits: Mapping[str, Callable[[YoloFiles], Iterable[Item]]]
+    names: Callable[[], Sequence[str] | None] = lambda: None
+    otherwise: Sequence[str] | None = None
     key_points: KeyPoints | None = None
     report: Callable[[YoloFiles], None] | None = None
+
+    @cached_property
+    def class_lists(self) -> ClassLists:
+        """What the classes are called; for that, all labels of data without a list are read once."""
+        names = self.names()
+        return class_lists(list(self.items()), self.root, self.otherwise) if names is None else ClassLists(names)
+
+    def items(self) -> Iterator[Item]:
+        """The items of all splits; nothing of those that cannot be found."""
+        files = YoloFiles(self.root)
+        for find in self.splits.values():
+            try:
+                yield from find(files)
+            except InputError:  # raised again when the split is read
+                continue
+
+    def found(self) -> Found:
+        """The readers of its splits."""
+        labels = (item.label for item in self.items() if item.label is not None)
+        certain = any(map(holds_labels, islice(labels, _LABELS_SAMPLED)))
+        readers = {split: partial(self._read, split) for split in self.splits}
+        return Found(self.evidence.name or str(self.evidence), readers, certain)
+
+    def _read(self, split: str, names: Sequence[str] | None) -> Dataset:
+        # A new YoloFiles for each read: its problems belong to that split alone.
+        files, own = YoloFiles(self.root), self.class_lists
+        items = list(self.splits[split](files))
+        if self.report is not None and split == next(iter(self.splits)):  # once, not in every split
+            self.report(files)
+        class_names = names or own.names()
+        dataset = read_yolo(items, self.root, split, class_names=class_names, own=own, key_points=self.key_points)
+        # What was assumed about paths comes before problems of single labels.
+        dataset.problems[:0] = files.problems
+        return dataset
 
 
 def find_yolo(path: Path) -> Found | None:
@@ -55,18 +93,18 @@ def find_yolo(path: Path) -> Found | None:
             described = read_yolo_yaml(path)
             if described is not None and not described.splits:
                 raise InputError(f"{path} names no images: expected train: and val:, each with a folder or a list")
-            return None if described is None else _found(_of_yaml(described))
+            return None if described is None else _of_yaml(described).found()
         if suffix == ".data":
             darknet = _of_darknet(path)
-            return None if darknet is None else _found(darknet)
+            return None if darknet is None else darknet.found()
         is_list = suffix == ".txt" and _lists_images(path)
-        return _found(_of_lists([path], path.parent)) if is_list else None
+        return _of_lists([path], path.parent).found() if is_list else None
     # Explicit descriptions first, folders by convention last.
     yamls, darknets = _descriptions(files_below(path, _may_describe, levels=0))
     found = (
         _only([_of_yaml(described) for described in yamls if described.splits], path)
         or _only(darknets, path)
-        or _certain(_of_lists(_split_lists(path), path))
+        or _certain(_of_lists(_split_lists(path), path).found())
         or _of_subfolder(path)
     )
     if found is not None:
@@ -111,8 +149,7 @@ def _of_subfolder(path: Path) -> Found | None:
     except InputError:  # of something damaged, in a folder of its own
         return None
     descriptions = [*(_of_yaml(described) for described in yamls if described.splits), *darknets]
-    found = _only(descriptions, path)
-    return found if found is not None and found.certain else None
+    return _certain(_only(descriptions, path))
 
 
 def _only(descriptions: Sequence[_Description], path: Path) -> Found | None:
@@ -121,7 +158,7 @@ def _only(descriptions: Sequence[_Description], path: Path) -> Found | None:
     Raises:
         InputError: several do.
     """
-    found = [(description, _found(description)) for description in descriptions]
+    found = [(description, description.found()) for description in descriptions]
     # Several descriptions often lie side by side (templates, old copies): those with labels that exist are meant.
     found = [one for one in found if one[1].certain] or found
     if len(found) > 1:
@@ -130,77 +167,24 @@ def _only(descriptions: Sequence[_Description], path: Path) -> Found | None:
     return found[0][1] if found else None
 
 
-def _certain(description: _Description) -> Found | None:
-    found = _found(description)
-    return found if found.certain else None
-
-
-def _found(description: _Description) -> Found:
-    def reader(split: str) -> Reader:
-        def read(names: Sequence[str] | None) -> Dataset:
-            files = YoloFiles(description.root)
-            # A new YoloFiles for each read: its problems belong to that split alone.
-            items = list(description.splits[split](files))
-            if description.report is not None and split == next(iter(description.splits)):  # once, not in every split
-                description.report(files)
-            own = description.class_lists()
-            dataset = read_yolo(
-                items,
-                description.root,
-                split,
-                class_names=names or own.names(),
-                own=own,
-                key_points=description.key_points,
-            )
-            # What was assumed about paths comes before problems of single labels.
-            dataset.problems[:0] = files.problems
-            return dataset
-
-        return read
-
-    readers = {split: reader(split) for split in description.splits}
-    return Found(description.evidence.name or str(description.evidence), readers, _has_labels(_items(description)))
-
-
-def _items(description: _Description) -> Iterator[Item]:
-    """The items of all splits; nothing of those that cannot be found."""
-    files = YoloFiles(description.root)
-    for find in description.splits.values():
-        try:
-            yield from find(files)
-        except InputError:  # raised again when the split is read
-            continue
-
-
-def _has_labels(items: Iterable[Item]) -> bool:
-    labels = (item.label for item in items if item.label is not None)
-    return any(map(holds_labels, islice(labels, _LABELS_SAMPLED)))
+def _certain(found: Found | None) -> Found | None:
+    return found if found is not None and found.certain else None
 
 
 def _of_yaml(described: YoloYaml) -> _Description:
-    root = described.file.parent
+    file, bases = described.file, described.bases
+    splits = {split: partial(_named, file, split, entries, bases) for split, entries in described.splits.items()}
+    return _Description(file, file.parent, splits, lambda: described.names, key_points=described.key_points)
 
-    def items(entries: Sequence[str], split: str) -> Callable[[YoloFiles], Iterator[Item]]:
-        def find(files: YoloFiles) -> Iterator[Item]:
-            for entry in entries:
-                found = files.entry(entry, described.bases)
-                if found is None:
-                    tried = " or ".join(str(base / entry) for base in described.bases)
-                    raise InputError(f"{described.file}: {split}: there is no {tried}")
-                yield from files.in_folder(found) if followed(found).is_dir() else files.in_list(found, described.bases)
 
-        return find
-
-    splits = {split: items(entries, split) for split, entries in described.splits.items()}
-
-    @cache
-    def own() -> ClassLists:
-        if described.names is not None:
-            return ClassLists(described.names)
-        return class_lists(list(_items(description)), root)
-
-    description = _Description(described.file, root, splits, own, described.key_points)
-    return description
+def _named(file: Path, split: str, entries: Sequence[str], bases: Sequence[Path], files: YoloFiles) -> Iterator[Item]:
+    """The items of the folders and lists that ``file`` names for a split."""
+    for entry in entries:
+        found = files.entry(entry, bases)
+        if found is None:
+            tried = " or ".join(str(base / entry) for base in bases)
+            raise InputError(f"{file}: {split}: there is no {tried}")
+        yield from files.in_folder(found) if followed(found).is_dir() else files.in_list(found, bases)
 
 
 def _of_darknet(file: Path) -> _Description | None:
@@ -213,25 +197,16 @@ def _of_darknet(file: Path) -> _Description | None:
     splits = {key: content[key] for key in ("train", "valid", "val", "test") if content.get(key)}
     if not splits or not {"classes", "names"} & content.keys():
         return None
+    # Darknet runs in the folder above the one that holds its files.
     root, bases = file.parent, [file.parent, file.parent.parent]
 
-    def items(entry: str, split: str) -> Callable[[YoloFiles], Iterator[Item]]:
-        def find(files: YoloFiles) -> Iterator[Item]:
-            found = files.entry(entry, bases)
-            if found is None:
-                raise InputError(f"{file}: {split}: there is no {root / entry}")
-            yield from files.in_folder(found) if followed(found).is_dir() else files.in_list(found, bases)
+    def names() -> Sequence[str] | None:
+        listed = YoloFiles(root).entry(content["names"], bases) if "names" in content else None
+        return None if listed is None else read_class_list(listed)
 
-        return find
-
-    @cache
-    def own() -> ClassLists:
-        named = content.get("names")
-        listed = None if named is None else YoloFiles(root).entry(named, bases)
-        return class_lists(list(_items(description)), root) if listed is None else ClassLists(read_class_list(listed))
-
-    description = _Description(file, root, {split: items(entry, split) for split, entry in splits.items()}, own)
-    return description
+    return _Description(
+        file, root, {split: partial(_named, file, split, [entry], bases) for split, entry in splits.items()}, names
+    )
 
 
 def _split_lists(path: Path) -> list[Path]:
@@ -251,17 +226,8 @@ def _lists_images(file: Path) -> bool:
 
 
 def _of_lists(lists: Sequence[Path], root: Path) -> _Description:
-    def items(file: Path) -> Callable[[YoloFiles], Iterator[Item]]:
-        return lambda files: files.in_list(file, [root])
-
-    evidence = lists[0] if lists else root
-    description = _Description(
-        evidence,
-        root,
-        {file.stem: items(file) for file in lists},
-        cache(lambda: class_lists(list(_items(description)), root)),
-    )
-    return description
+    splits = {file.stem: methodcaller("in_list", file, [root]) for file in lists}
+    return _Description(lists[0] if lists else root, root, splits)
 
 
 def _from_folders(path: Path, names: Sequence[str] | None) -> Found | None:
@@ -274,20 +240,13 @@ def _from_folders(path: Path, names: Sequence[str] | None) -> Found | None:
     Raises:
         InputError: there are labels, but no images.
     """
-
-    def items(folder: Path) -> Callable[[YoloFiles], Iterator[Item]]:
-        return lambda files: files.in_folder(folder)
-
     folders = _split_folders(path)
-    splits = {split: items(folder) for split, folder in folders.items()}
-
-    @cache
-    def own() -> ClassLists:
-        return class_lists(list(_items(description)), path, names)
-
-    description = _Description(path, path, splits, own, report=lambda files: _report_outside(files, folders))
-    if any(item.label is not None for item in _items(description)):
-        return _found(description)._replace(evidence="images with labels (*.txt) of the same names")
+    splits = {split: methodcaller("in_folder", folder) for split, folder in folders.items()}
+    report = partial(_report_outside, folders)
+    # Only YOLO's folders may have other images beside their splits; descriptions say themselves what is in them.
+    description = _Description(path, path, splits, otherwise=names, report=report)
+    if any(item.label is not None for item in description.items()):
+        return description.found()._replace(evidence="images with labels (*.txt) of the same names")
     # Images without any labels: not YOLO data, perhaps another layout.
     if next(files_below(path, is_image), None) is not None:
         return None
@@ -297,7 +256,7 @@ def _from_folders(path: Path, names: Sequence[str] | None) -> Found | None:
     return None
 
 
-def _report_outside(files: YoloFiles, folders: Mapping[str, Path]) -> None:
+def _report_outside(folders: Mapping[str, Path], files: YoloFiles) -> None:
     """Reports labelled images that lie beside the folders of the splits."""
     outside = [
         item.name

@@ -6,6 +6,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -92,15 +93,18 @@ class YoloFiles:
         Where only the end of a path holds here, :attr:`problems` says so.
         """
         found = self._as_written(text, bases)
+        if found is not None:
+            return found
+        # The longest end that is there: the shorter it is, the likelier it is another folder of that name.
         parts = path_parts(text)
         most = min(_most_skipped(parts), len(parts) - 1)
-        for skipped, base in ((skipped, base) for skipped in range(most + 1) for base in bases):
-            if found is not None:
-                break
+        for skipped, base in product(range(most + 1), bases):
             found = self._names.find(base.joinpath(*parts[skipped:]))
-            if found is not None and not _is_usual(parts[:skipped], base):
-                self.problems.append(Problem("path moved", text, f"is not there; {found} is taken instead"))
-        return found
+            if found is not None:
+                if not _is_usual(parts[:skipped], base):
+                    self.problems.append(Problem("path moved", text, f"is not there; {found} is taken instead"))
+                return found
+        return None
 
     def item(self, image: Path) -> Item:
         """An image with its labels."""
@@ -137,6 +141,7 @@ class YoloFiles:
                 # Captions and notes have the names of images, too.
                 if found is not None and not (is_beside and not could_hold_labels(found)):
                     return followed(found)
+        # Last, as it takes listing folders: files that are called as the image are the usual case.
         return self._prefixed_labels(image.parent).get(same_name(image.stem))
 
     def _prefixed_labels(self, images: Path) -> dict[str, Path]:
@@ -167,6 +172,7 @@ class YoloFiles:
             if parts[i].casefold() == "images"
         ]
         wanted += [images, images / "labels"]
+        # labels/ beside the data's other folders, with the same folders in it, whatever those of images are called.
         if images.is_relative_to(self.root):
             wanted.append(self.root / "labels" / images.relative_to(self.root))
         for folder in dict.fromkeys(wanted):
@@ -202,5 +208,6 @@ def _names_hidden(line: str, root: Path) -> bool:
     """Whether a path leads to a hidden file; the folders above the data may be hidden."""
     path = Path(line.replace("\\", "/"))
     if path.is_absolute() or has_drive(line):
+        # Outside the data only the name counts: the data themselves may lie below ~/.cache.
         path = path.relative_to(root) if path.is_relative_to(root) else Path(path.name)
     return any(is_hidden(part) for part in path.parts if part not in (".", ".."))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,6 +45,7 @@ def read_yolo_yaml(file: Path) -> YoloYaml | None:
     Raises:
         InputError: it is about YOLO data by its name or its keys, but is damaged or names classes wrongly.
     """
+    # A YAML file of that name or with those keys is meant as YOLO's: its mistakes are reported. Others are passed over.
     meant = file.stem.casefold() in _USUAL_STEMS
     try:
         text = read_text(file)
@@ -59,12 +61,12 @@ def read_yolo_yaml(file: Path) -> YoloYaml | None:
         found = ", ".join(map(str, list(content)[:5])) if isinstance(content, dict) else "no keys"
         raise InputError(f"{file} should have the key names (the classes) beside train and val, got {found}")
     # Ultralytics resolves ``path`` against its own settings; here both it and the file's folder are tried.
-    base = str(content.get("path") or "").replace("\\", "/")
+    base = os.path.expanduser(str(content.get("path") or "").replace("\\", "/"))
     return YoloYaml(
         file,
         _class_names(content, file) if "names" in content else None,
         {key: entries for key, value in content.items() if _is_split(key, value) and (entries := _entries(value))},
-        list(dict.fromkeys([file.parent / Path(base).expanduser(), file.parent])),
+        list(dict.fromkeys([file.parent / base, file.parent])),
         _key_points(content, file),
     )
 
@@ -110,6 +112,7 @@ def _class_names(content: dict[str, Any], file: Path) -> list[str]:
 
 def _by_id(names: dict[Any, Any], file: Path) -> list[Any]:
     """Names in the order of their ids; some write ``0: cat``, others ``cat: 0``."""
+    # Of ids that are names, too (0: 0), the first reading is right in either case.
     for pairs in (names.items(), [(value, key) for key, value in names.items()]):
         if all(isinstance(i, str) and i.strip().isdecimal() for i, _ in pairs):
             by_id = {int(i): name for i, name in pairs}

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from phidet.core.errors import InputError
+from phidet.core.words import count
 from phidet.data.collector import TOLERANCE, Collector, RawObject, box_text
 from phidet.data.dataset import CocoIds, Dataset
 from phidet.data.find_images import ImageFinder
@@ -54,39 +55,30 @@ def read_coco(
         InputError: the file is not COCO JSON, or its boxes are fractions or corners.
     """
     content = load(path)
-    names_by_id, groups = _categories(content, path)
-    collector = Collector(name, path, class_names or list(names_by_id.values()), in_pixels=True)
+    class_of, groups = _categories(content, path)
+    collector = Collector(name, path, class_names or list(class_of.values()), in_pixels=True)
     if class_names is None:
         for group, members in groups.items():
             why = f"only groups {_few(members)}" if members else "is what lies between the objects"
             what = f"{group!r} has no objects and {why}: it is not used as a class"
             collector.problem("grouping category", path, what)
-        ids = list(names_by_id)
+        ids = list(class_of)
         if _whole(ids) and max(ids) - min(ids) >= len(ids):
             collector.problem("category ids with gaps", path, f"ids {_few(ids)} became 0…{len(ids) - 1}, by name")
     tracked = _is_tracked(content)
-    objects = _objects(content["annotations"], names_by_id, collector, "track_id" if tracked else "group")
+    objects = _objects(content["annotations"], class_of, collector, "track_id" if tracked else "group")
     in_file = listed(content["images"], path, collector)
+    # Objects of images that the file does not list: of another split, or of a file that was edited by hand.
     for image_id in [i for i in objects if i not in in_file]:
         lost = objects.pop(image_id)
-        count = f"{len(lost)} {'object' if len(lost) == 1 else 'objects'}"
-        what = f"image_id {image_id!r} is not among the images; {count} left out"
+        what = f"image_id {image_id!r} is not among the images; {count(len(lost), 'object')} left out"
         collector.problem("label unreadable", lost[0].where, what)
-    finder = ImageFinder(folders, name, within or path)
-    sources = find_sources(in_file.values(), path, finder, collector)
     read: list[tuple[tuple[int, int], list[RawObject]]] = []
     names: dict[Path, str] = {}
     names_of_images: dict[Any, str] = {}
     right: dict[str, bool] = {}
-    for image_id, image in in_file.items():
-        source = sources.get(image.file_name)
-        if source is None:
-            continue
-        try:
-            size_hw = image.size_hw or image_size(source)
-        except InputError as error:
-            collector.problem("image unreadable", source, f"{error}; left out")
-            continue
+    finder = ImageFinder(folders, name, within or path)
+    for image_id, (image, source, size_hw) in located(in_file, path, finder, collector).items():
         read.append((size_hw, objects.get(image_id, [])))
         # One file under two names is one image.
         names[source] = collector.add(names.get(source, image.name), source, size_hw, read[-1][1])
@@ -97,8 +89,9 @@ def read_coco(
     dataset = collector.dataset()
     dataset.right = right
     dataset.frames = _frames(in_file, names_of_images) if tracked else {}
-    if _whole([*names_of_images, *names_by_id]):
-        dataset.coco_ids = CocoIds(names_of_images, names_by_id)
+    # Ids that are text cannot stand in COCO's results, so that there is nothing to keep them for.
+    if _whole([*names_of_images, *class_of]):
+        dataset.coco_ids = CocoIds(names_of_images, class_of)
     return dataset
 
 
@@ -143,18 +136,26 @@ def _categories(content: dict[str, list[Any]], path: Path) -> tuple[dict[Any, st
         ids = (a.get("category_id") for a in content["annotations"] if isinstance(a, dict))
         used = {category_id for category_id in ids if isinstance(category_id, Hashable)}
         groups = {i: others for i, others in groups.items() if i not in used}
+    classes = [one for one in found if one[0] not in groups or len(groups) == len(found)]
+    names = names_by_id(classes, path)
+    return names, {name: groups[i] for i, name in found if i in groups and i not in names}
+
+
+def names_by_id(categories: Sequence[tuple[Any, str]], path: Path) -> dict[Any, str]:
+    """Names of categories in the order of their ids.
+
+    Raises:
+        InputError: an id or a name occurs twice, or there is no category.
+    """
     names: dict[Any, str] = {}
-    for i, (category_id, name) in enumerate(found):
-        if category_id in groups and len(groups) < len(found):
-            continue
+    for category_id, name in categories:
         if category_id in names or name in names.values():
-            raise InputError(f"{path}, categories[{i}]: id {category_id} or name {name!r} occurs twice")
+            raise InputError(f"{path}, categories: id {category_id} or name {name!r} occurs twice")
         names[category_id] = name
     if not names:
         raise InputError(f"{path} has no categories: expected at least one class")
     # By type first: ids may be numbers and text, which do not compare.
-    in_order = dict(sorted(names.items(), key=lambda item: (str(type(item[0])), item[0])))
-    return in_order, {name: groups[i] for i, name in found if i in groups and i not in names}
+    return dict(sorted(names.items(), key=lambda item: (str(type(item[0])), item[0])))
 
 
 def _whole(ids: list[Any]) -> bool:
@@ -166,7 +167,7 @@ def _few(items: list[Any]) -> str:
 
 
 def _objects(
-    annotations: list[Any], names_by_id: dict[Any, str], collector: Collector, group_key: str
+    annotations: list[Any], class_of: dict[Any, str], collector: Collector, group_key: str
 ) -> dict[Any, list[RawObject]]:
     """Objects by image id; ``group_key`` says which of them belong together."""
     found: dict[Any, list[RawObject]] = defaultdict(list)
@@ -179,7 +180,7 @@ def _objects(
             raw = RawObject(
                 where,
                 (x, y, x + w, y + h),
-                names_by_id.get(category, f"category {category!r}"),
+                class_of.get(category, f"category {category!r}"),
                 area=None if area is None else float(area),
                 crowd=bool(annotation.get("iscrowd", 0)),
                 difficult=bool(annotation.get("difficult", 0)),  # phidet's own key, for data that was VOC's
@@ -277,7 +278,23 @@ def _frame(image: dict[str, Any]) -> tuple[str, int] | None:
     return str(video), frame
 
 
-def find_sources(
+def located(
+    images: Mapping[Any, ListedImage], path: Path, finder: ImageFinder, collector: Collector
+) -> dict[Any, tuple[ListedImage, Path, tuple[int, int]]]:
+    """File and size of each image by id; those that are not there or cannot be read become problems."""
+    sources = _find_sources(images.values(), path, finder, collector)
+    found: dict[Any, tuple[ListedImage, Path, tuple[int, int]]] = {}
+    for image_id, image in images.items():
+        source = sources.get(image.file_name)
+        try:
+            if source is not None:
+                found[image_id] = image, source, image.size_hw or image_size(source)
+        except InputError as error:
+            collector.problem("image unreadable", source, f"{error}; left out")
+    return found
+
+
+def _find_sources(
     images: Collection[ListedImage], path: Path, finder: ImageFinder, collector: Collector
 ) -> dict[str, Path]:
     """The image files by the name that is written; those that are not there become problems."""

@@ -45,28 +45,33 @@ def read_mask_folders(images: Path, masks: Path, root: Path, name: str, class_na
         class_names: the classes to read, by name.
     """
     collector = Collector(name, root, class_names)
-    by_stem = {same_name(str(file.relative_to(images).with_suffix(""))): file for file in files_below(images, is_image)}
+    by_stem: dict[str, list[Path]] = defaultdict(list)
+    for file in files_below(images, is_image):
+        by_stem[same_name(str(file.relative_to(images).with_suffix("")))].append(file)
+    for alike in by_stem.values():
+        if len(alike) > 1:
+            what = f"its masks are also those of {', '.join(file.name for file in alike[1:])}: each has their objects"
+            collector.problem("label shared", alike[0], what)
     files: dict[str, list[tuple[str, Path]]] = defaultdict(list)
     for folder in subfolders(masks):
         for file in files_below(folder, is_image):
             stem = same_name(str(file.relative_to(folder).with_suffix("")))
+            # A name may end in a number of its own: that of an image goes before that of several masks of one.
             owner = stem if stem in by_stem else _NUMBER.sub("", stem)
             if owner in by_stem:
                 files[owner].append((folder.name, file))
             else:
                 collector.problem("label unreadable", file, f"there is no image {stem} in {images}; left out")
-    order = list(by_stem)
+    order = [(stem, file) for stem, alike in by_stem.items() for file in alike]
     with ThreadPoolExecutor() as pool:
-        sizes = pool.map(lambda stem: image_size_or_error(followed(by_stem[stem])), order)
-        contents = pool.map(lambda stem: [_objects(followed(file)) for _, file in files[stem]], order)
-        for stem, size_hw, found in zip(order, sizes, contents, strict=True):
-            image = followed(by_stem[stem])
+        sizes = pool.map(lambda item: image_size_or_error(followed(item[1])), order)
+        contents = pool.map(lambda item: [_objects(followed(file)) for _, file in files[item[0]]], order)
+        for (stem, file), size_hw, found in zip(order, sizes, contents, strict=True):
             if isinstance(size_hw, InputError):
-                collector.problem("image unreadable", image, f"{size_hw}; left out")
+                collector.problem("image unreadable", followed(file), f"{size_hw}; left out")
                 continue
-            objects = list(_raw(files[stem], found, size_hw, collector))
-            known = str(by_stem[stem].relative_to(root)) if by_stem[stem].is_relative_to(root) else str(image)
-            collector.add(known, image, size_hw, objects)
+            known = str(file.relative_to(root)) if file.is_relative_to(root) else str(followed(file))
+            collector.add(known, followed(file), size_hw, _raw(files[stem], found, size_hw, collector))
     return collector.dataset()
 
 

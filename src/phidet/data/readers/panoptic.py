@@ -6,7 +6,6 @@ countable and have a segment each; all of one kind of stuff in an image, such as
 
 from __future__ import annotations
 
-import mmap
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,18 +17,14 @@ from phidet.data.dataset import CocoIds, Dataset
 from phidet.data.find_images import ImageFinder
 from phidet.data.mask_labels import image_label
 from phidet.data.readers import coco
-from phidet.images.decode import image_size
+from phidet.data.text import contains
 
 _SEGMENTS = re.compile(rb'"segments_info"\s*:\s*\[')
 
 
 def is_panoptic(file: Path) -> bool:
     """Whether a JSON file, which may be large, lists segments."""
-    try:
-        with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            return _SEGMENTS.search(content) is not None
-    except (OSError, ValueError):  # the latter: an empty file
-        return False
+    return contains(file, _SEGMENTS)
 
 
 def read_panoptic(
@@ -51,56 +46,48 @@ def read_panoptic(
     names_by_id, things = _categories(content, path)
     collector = Collector(name, path, class_names or list(names_by_id.values()), in_pixels=True)
     listed = coco.listed(content["images"], path, collector)
-    sources = coco.find_sources(listed.values(), path, ImageFinder(folders, name, path), collector)
+    found = coco.located(listed, path, ImageFinder(folders, name, path), collector)
     names: dict[int, str] = {}
     for i, annotation in enumerate(content["annotations"]):
         where = f"{path}, annotations[{i}]"
         try:
             image_id, file_name = annotation["image_id"], str(annotation["file_name"])
             segments = list(annotation["segments_info"])
-            image = listed.get(image_id)
+            is_listed = image_id in listed
         except (TypeError, KeyError) as error:
             what = f"expected image_id, file_name and segments_info ({error!r}); left out"
             collector.problem("label unreadable", where, what)
             continue
-        source = None if image is None else sources.get(image.file_name)
-        if image is None or source is None:
-            if image is None:
-                collector.problem("label unreadable", where, f"image_id {image_id!r} is not among the images; left out")
+        if not is_listed:
+            collector.problem("label unreadable", where, f"image_id {image_id!r} is not among the images; left out")
+        if image_id not in found:
             continue
+        # The PNG is named by the JSON, but the folder that holds it is not.
         png = next((folder / file_name for folder in masks if (folder / file_name).is_file()), None)
         if png is None:
             collector.problem("label unreadable", where, f"there is no {file_name} beside {path.name}; left out")
             continue
-        try:
-            size_hw = image.size_hw or image_size(source)
-        except InputError as error:
-            collector.problem("image unreadable", source, f"{error}; left out")
-            continue
-        found = _objects(segments, png, names_by_id, where, collector)
-        names[image_id] = collector.add(image.name, source, size_hw, found)
+        image, source, size_hw = found[image_id]
+        objects = _objects(segments, png, names_by_id, where, collector)
+        names[image_id] = collector.add(image.name, source, size_hw, objects)
     dataset = collector.dataset()
     dataset.coco_ids = CocoIds(names, names_by_id)
+    # Unless the JSON says that a class is stuff, it is a thing: things are also measured one by one.
     dataset.stuff = frozenset(i for i, class_name in enumerate(dataset.class_names) if things.get(class_name) is False)
     return dataset
 
 
 def _categories(content: dict[str, list[Any]], path: Path) -> tuple[dict[int, str], dict[str, bool]]:
     """Name by id, in the order of the ids; and whether each name is that of a thing."""
-    names: dict[int, str] = {}
+    found: list[tuple[int, str]] = []
     things: dict[str, bool] = {}
     for i, category in enumerate(content["categories"]):
         try:
-            category_id, name = int(category["id"]), str(category["name"])
-            thing = bool(category.get("isthing", 1))
+            found.append((int(category["id"]), str(category["name"])))
+            things[found[-1][1]] = bool(category.get("isthing", 1))
         except (TypeError, KeyError, ValueError, AttributeError) as error:
             raise InputError(f"{path}, categories[{i}]: expected an id and a name, got {category!r}") from error
-        if category_id in names or name in things:
-            raise InputError(f"{path}, categories[{i}]: id {category_id} or name {name!r} occurs twice")
-        names[category_id], things[name] = name, thing
-    if not names:
-        raise InputError(f"{path} has no categories: expected at least one class")
-    return dict(sorted(names.items())), things
+    return coco.names_by_id(found, path), things
 
 
 def _objects(

@@ -10,12 +10,15 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
+from typing import TypeVar, cast
 
 from phidet.core.errors import InputError
+from phidet.core.words import few
 from phidet.data.collector import Collector, RawObject
 from phidet.data.dataset import Dataset
 from phidet.data.label_map import read_label_map
 from phidet.data.listing import visible
+from phidet.data.mask_labels import IN_RECORD, NO_MASK, record_label
 from phidet.data.text import read_lines
 from phidet.data.tfrecord_file import ENCODED_IMAGE, RecordImage, Value, parse_example, scan
 from phidet.images.decode import encoded, image_size
@@ -31,6 +34,7 @@ _TFDS = {"objects/area": _AREA, "objects/is_crowd": _CROWD, "objects/is_difficul
 _LABEL_MAP = re.compile(r"(label|class|map).*\.pbtxt$", re.IGNORECASE)
 _TFDS_CLASSES = "objects-label.labels.txt"
 MOST_CLASSES = 10_000
+T = TypeVar("T")
 _LARGEST_FRACTION = 2.0  # a box may reach out of the image, but not by its whole side; beyond that it is in pixels
 
 
@@ -50,6 +54,7 @@ def own_class_names(shards: Sequence[Path], every: Sequence[Path], root: Path) -
     """
     folders = [shard.parent for shard in (*shards, *every)]
     for folder in dict.fromkeys([*folders, root, root / "annotations"]):
+        # In folders of data sets there may be thousands of shards: one listing finds both kinds of files.
         names = sorted(path.name for path in visible(folder)) if folder.is_dir() else []
         maps = [name for name in names if _LABEL_MAP.search(name)]
         if maps:
@@ -106,16 +111,16 @@ def read_tfrecord(
             source = RecordImage(shard, offset)
             try:
                 example = _official(parse_example(payload))
-                image = next(iter(_texts(example, ENCODED_IMAGE[0])), None)
+                image = next(iter(_values(example, ENCODED_IMAGE[0], bytes)), None)
                 if not image:
-                    raise InputError(f"it holds no {ENCODED_IMAGE[0]}; its features are {_few(example)}")
+                    raise InputError(f"it holds no {ENCODED_IMAGE[0]}; its features are {few(sorted(example), 8)}")
                 size = _size(example, source)
             except InputError as error:
                 collector.problem("image unreadable", where, f"{error}; left out")
                 continue
             try:
                 image_name = _unique_name(_names(example), source, image, collector)
-                objects = list(_objects(example, size, own_names, where, collector))
+                objects = list(_objects(example, source, size, own_names, collector))
             except InputError as error:  # an image without its objects would teach that there are none
                 collector.problem("label unreadable", where, f"{error}; left out")
                 continue
@@ -142,7 +147,7 @@ def _official(example: dict[str, Value]) -> dict[str, Value]:
         example[ENCODED_IMAGE[0]] = example.pop(ENCODED_IMAGE[1])
     if _TFDS_BOXES not in example:
         return example
-    boxes, labels = _numbers(example, _TFDS_BOXES), _whole(example, _TFDS_LABELS)
+    boxes, labels = _values(example, _TFDS_BOXES, float), _values(example, _TFDS_LABELS, int)
     if len(boxes) % 4:
         raise InputError(f"{_TFDS_BOXES} has {len(boxes)} numbers, expected four for each box")
     for start, key in enumerate(("ymin", "xmin", "ymax", "xmax")):
@@ -165,28 +170,22 @@ def _class_text(value: bytes) -> str:
     return unicodedata.normalize("NFC", _text(value))
 
 
-def _texts(example: dict[str, Value], key: str) -> list[bytes]:
-    return [value for value in _of_kind(example, key, bytes) if isinstance(value, bytes)]
+def _values(example: dict[str, Value], key: str, kind: type[T]) -> list[T]:
+    """The values of a feature, none where it is missing.
 
-
-def _numbers(example: dict[str, Value], key: str) -> list[float]:
-    return [value for value in _of_kind(example, key, float, int) if isinstance(value, float | int)]
-
-
-def _whole(example: dict[str, Value], key: str) -> list[int]:
-    return [value for value in _of_kind(example, key, int) if isinstance(value, int)]
-
-
-def _of_kind(example: dict[str, Value], key: str, *kinds: type) -> Value:
+    Raises:
+        InputError: they are of another kind.
+    """
     values = example.get(key, [])
-    if values and not isinstance(values[0], kinds):
-        raise InputError(f"{key} should hold {kinds[0].__name__}, it holds {type(values[0]).__name__}")
-    return values
+    # Some writers have whole numbers where fractions belong.
+    if values and not isinstance(values[0], (kind, int) if kind is float else kind):
+        raise InputError(f"{key} should hold {kind.__name__}, it holds {type(values[0]).__name__}")
+    return cast("list[T]", values)
 
 
 def _names(example: dict[str, Value]) -> list[str]:
     """What a record calls its image: the file, and the number or path in the set that it comes from."""
-    names = [*_texts(example, "image/filename")[:1], *_texts(example, "image/source_id")[:1]]
+    names = [*_values(example, "image/filename", bytes)[:1], *_values(example, "image/source_id", bytes)[:1]]
     return [_text(name) for name in names if name]
 
 
@@ -201,18 +200,23 @@ def _unique_name(names: Sequence[str], source: RecordImage, image: bytes, collec
     earlier = collector.source(names[0])
     if earlier is None or encoded(earlier) == image:
         return names[0]
+    # Told apart by the number or path in the set that it comes from, else by its place in the shard.
     file_name = names[0].rsplit("/", 1)[-1]
     longer = [f"{prefix}/{file_name}" for prefix in (*names[1:], place, f"{source.path}@{source.offset}")]
     return next(name for name in longer if collector.source(name) is None)
 
 
 def _size(example: dict[str, Value], source: RecordImage) -> tuple[int, int]:
-    size = [*_whole(example, "image/height")[:1], *_whole(example, "image/width")[:1]]
+    size = [*_values(example, "image/height", int)[:1], *_values(example, "image/width", int)[:1]]
     return (size[0], size[1]) if len(size) == 2 and 0 < min(size) <= max(size) < 2**31 else image_size(source)
 
 
 def _objects(
-    example: dict[str, Value], size_hw: tuple[int, int], own_names: Sequence[str], where: str, collector: Collector
+    example: dict[str, Value],
+    record: RecordImage,
+    size_hw: tuple[int, int],
+    own_names: Sequence[str],
+    collector: Collector,
 ) -> Iterator[RawObject]:
     """The objects of a record.
 
@@ -220,18 +224,20 @@ def _objects(
         InputError: its lists are of different lengths or of wrong kinds, or it names its objects' features otherwise.
     """
     height, width = size_hw
-    columns, labels = [_numbers(example, key) for key in _BOX], _whole(example, _LABEL)
-    texts = [] if labels else _texts(example, _TEXT)  # some writers give names alone
+    columns, labels = [_values(example, key, float) for key in _BOX], _values(example, _LABEL, int)
+    texts = [] if labels else _values(example, _TEXT, bytes)  # some writers give names alone
     lengths = [len(labels) or len(texts), *map(len, columns)]
     # Lists that do not line up could assign boxes to the wrong classes.
     if len(set(lengths)) > 1:
         raise InputError(f"it has {lengths[0]} labels for {', '.join(map(str, lengths[1:]))} xmin, ymin, xmax, ymax")
     if not lengths[0] and (others := _other_objects(example)):
-        raise InputError(f"it has no {_BOX[0]}, but {_few(others)}, which phidet does not know")
-    areas, crowds, groups = _numbers(example, _AREA), _whole(example, _CROWD), _whole(example, _GROUP)
-    hard = _whole(example, _DIFFICULT)
+        raise InputError(f"it has no {_BOX[0]}, but {few(sorted(others), 8)}, which phidet does not know")
+    areas, crowds, groups = _values(example, _AREA, float), _values(example, _CROWD, int), _values(example, _GROUP, int)
+    hard, masks = _values(example, _DIFFICULT, int), _values(example, IN_RECORD, bytes)
+    if masks and len(masks) != lengths[0]:
+        raise InputError(f"it has {lengths[0]} objects and {len(masks)} values of {IN_RECORD}")
     for i, (x1, y1, x2, y2) in enumerate(zip(*columns, strict=True)):
-        place = f"{where}, object {i + 1}"
+        place = f"{record.path}, byte {record.offset}, object {i + 1}"
         # Pixels in place of fractions would otherwise become boxes far outside the image.
         if max(x1, y1, x2, y2) > _LARGEST_FRACTION:
             collector.problem("box invalid", place, "expected fractions of the image, 0…1, got pixels; left out")
@@ -243,6 +249,7 @@ def _objects(
             area=areas[i] if i < len(areas) else None,
             crowd=any(bool(flags[i]) for flags in (crowds, groups) if i < len(flags)),
             difficult=bool(hard[i]) if i < len(hard) else False,
+            mask=record_label(record.path, record.offset, i) if masks and masks[i] else NO_MASK,
         )
 
 
@@ -254,10 +261,6 @@ def _other_objects(example: dict[str, Value]) -> list[str]:
     """Features that are about objects in another spelling, where those that are known are missing."""
     if not _KNOWN.isdisjoint(example):
         return []
+    # An image that only seems to have no objects would be learned as background.
     words = ("object", "bbox", "bndbox", "box")
     return [key for key, values in example.items() if values and any(word in key.lower() for word in words)]
-
-
-def _few(keys: Sequence[str] | dict[str, Value]) -> str:
-    shown = sorted(keys)
-    return ", ".join(shown[:8]) + (f" and {len(shown) - 8} more" if len(shown) > 8 else "")

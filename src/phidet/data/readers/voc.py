@@ -50,6 +50,7 @@ class AnnotationFiles:
             folders = file.parts[depth:-1]
             self._exact[same_name("/".join((*folders, file.stem)))] = real
             stem = os.path.splitext(file.stem)[0] if is_image(file.stem) else file.stem  # of 0.jpg.xml
+            # Under both names, as lists have them with and without the image's ending.
             self._exact.setdefault(same_name("/".join((*folders, stem))), real)
             self._by_stem[same_name(stem)].append(real)
 
@@ -135,6 +136,7 @@ def _add(file: Path, root: Path, images: _Images, masks: dict[Path, VocMasks], c
         collector.problem("image unreadable", source, f"{error}; left out")
         return
     name = str(source.relative_to(root)) if source.is_relative_to(root) else str(source)
+    # Masks lie beside Annotations, of which there may be several (VOC2007, VOC2012).
     top = _annotations_folder(file.parent).parent
     if top not in masks:
         masks[top] = VocMasks(top, collector.class_names)

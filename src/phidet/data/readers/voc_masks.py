@@ -12,6 +12,7 @@ from phidet.data.listing import same_name, visible
 from phidet.data.mask_labels import NO_MASK, MaskLabel, image_label
 from phidet.data.text import read_lines
 from phidet.images.decode import encoding
+from phidet.images.label_image import palette_colour
 
 OBJECTS, CLASSES = "SegmentationObject", "SegmentationClass"
 VOID = 255
@@ -20,15 +21,6 @@ NAMES = (
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 )
 """VOC's own classes, which are 1 to 20 in its images of classes."""
-
-
-def colour_of(number: int) -> tuple[int, int, int]:
-    """RGB of a number in VOC's palette: its bits, the lowest first, become the highest bits of R, G, B in turn."""
-    red = green = blue = 0
-    for bit in range(7, -1, -1):
-        red, green, blue = (c | (number >> i & 1) << bit for i, c in enumerate((red, green, blue)))
-        number >>= 3
-    return red, green, blue
 
 
 class VocMasks:
@@ -58,7 +50,7 @@ class VocMasks:
         file = self._files[OBJECTS].get(same_name(stem))
         if file is not None:
             # Annotation tools write palettes or the palette's colours.
-            return image_label(file, _code(colour_of(number)) if _is_coloured(file) else number)
+            return image_label(file, _code(palette_colour(number)) if _is_coloured(file) else number)
         file = self._files[CLASSES].get(same_name(stem))
         if file is None or class_name not in self._numbers:
             return NO_MASK
@@ -70,9 +62,10 @@ def _class_numbers(
     root: Path, class_names: Sequence[str]
 ) -> tuple[Mapping[str, int], Mapping[str, tuple[int, int, int]]]:
     """Number and colour of each class: those of CVAT's ``labelmap.txt``, of VOC, or in the order of the names."""
+    # Data of some of VOC's own classes keep VOC's numbers; any others are numbered by name, as tools do.
     names: Sequence[str] = NAMES if set(class_names) <= set(NAMES) else sorted(class_names)
     numbers = {name: number for number, name in enumerate(names, start=1)}
-    colours = {name: colour_of(number) for name, number in numbers.items()}
+    colours = {name: palette_colour(number) for name, number in numbers.items()}
     file = root / "labelmap.txt"
     if file.is_file():
         # Lines "name:r,g,b:parts:actions", the background among them; numbers count from the first line.

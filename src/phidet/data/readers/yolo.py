@@ -179,6 +179,7 @@ def read_yolo(
     _report_assumptions(items, labels, shape, own, collector)
     for item, size, rows in zip(items, sizes, labels, strict=True):
         if isinstance(size, InputError):
+            # Lists name images that are not there; that is another mistake than a damaged file.
             kind = "image unreadable" if os.path.isfile(item.image) else "image missing"
             collector.problem(kind, item.image, f"{size}; left out")
         elif isinstance(rows, InputError):  # the image without its objects would teach that there are none
@@ -253,6 +254,7 @@ def _are_key_points(table: npt.NDArray[np.float64], numbers: int) -> bool:
         return False
     if numbers == 3:
         return True
+    # Only points that are visible: hidden ones lie at 0, 0.
     low = np.where(hidden[..., None], np.inf, places).min(1)
     high = np.where(hidden[..., None], -np.inf, places).max(1)
     low, high, size = (array[~hidden.all(1)] for array in (low, high, size[:, 0]))
@@ -263,11 +265,7 @@ def _are_key_points(table: npt.NDArray[np.float64], numbers: int) -> bool:
 
 
 def _report_assumptions(
-    items: Sequence[Item],
-    labels: Sequence[_Rows | InputError],
-    shape: _Shape,
-    own: ClassLists,
-    collector: Collector,
+    items: Sequence[Item], labels: Sequence[_Rows | InputError], shape: _Shape, own: ClassLists, collector: Collector
 ) -> None:
     """Reports, once for the split, what was assumed about labels that do not state it."""
     shared: dict[Path, list[str]] = defaultdict(list)
@@ -299,12 +297,7 @@ def _report_assumptions(
 
 
 def _objects(
-    file: Path | None,
-    rows: _Rows,
-    shape: _Shape,
-    size_hw: tuple[int, int],
-    own: ClassLists,
-    collector: Collector,
+    file: Path | None, rows: _Rows, shape: _Shape, size_hw: tuple[int, int], own: ClassLists, collector: Collector
 ) -> Iterator[RawObject]:
     height, width = size_hw
     own_names = () if file is None else own.of(file)
@@ -326,6 +319,7 @@ def _objects(
         class_name = own_names[class_id] if known else f"class id {class_id}"
         x1, y1, x2, y2 = box
         mask = NO_MASK
+        # Rotated boxes are labels of boxes; as masks they would be learned as rectangles.
         if len(numbers) > 6 and shape.key_points is None and not shape.rotated and math.isfinite(sum(numbers)):
             mask = polygons_label([np.array(numbers[1:]).reshape(-1, 2) * [width, height]])
         yield RawObject(where, (x1 * width, y1 * height, x2 * width, y2 * height), class_name, mask=mask)
@@ -339,6 +333,7 @@ def _box(values: array[float], shape: _Shape) -> tuple[float, float, float, floa
             f"the sixth number, {values[4]:g}, is no score in 0…1; a rotated box must have its four corners "
             "(class x1 y1 … x4 y4)"
         )
+    # A declared or inferred set of key points may be followed by a score, too.
     if n in (4, 5) or (key_points is not None and n in (key_points.values, key_points.values + 1)):
         x, y, w, h = values[:4]
         return x - w / 2, y - h / 2, x + w / 2, y + h / 2

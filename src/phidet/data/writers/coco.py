@@ -13,7 +13,7 @@ from phidet.core.errors import ConfigError
 from phidet.core.numbers import shortest_float
 from phidet.data.dataset import Annotations, Dataset, Problem
 from phidet.data.tfrecord_file import RecordImage
-from phidet.data.writers.files import FreeNames, Written, appearing, check_splits, copy_images, count_written
+from phidet.data.writers.files import FreeNames, Written, atomic_folder, check_splits, copy_images, count_written
 from phidet.data.writers.masks import readable_or_none, segmentations
 from phidet.detections.graphs.related import GROUP
 
@@ -41,7 +41,7 @@ def write_coco(datasets: Mapping[str, Dataset], out: Path, with_images: bool = T
     if not with_images and any(isinstance(d.source(i), RecordImage) for d in datasets.values() for i in range(len(d))):
         raise ConfigError("images inside TFRecord files have no path of their own: they must be copied")
     written = Written({}, {}, [], [])
-    with appearing(out) as folder:
+    with atomic_folder(out) as folder:
         (folder / "annotations").mkdir()
         for split, dataset in datasets.items():
             if with_images:
@@ -99,5 +99,6 @@ def _xywh(a: Annotations, k: int) -> list[float]:
 
 
 def _side(start: float, end: np.float32) -> float:
+    # Readers compute x + width in float64; the short form is used only where that gives the very side again.
     side = round(shortest_float(end) - start, 4)
     return side if np.float32(start + side) == end else float(end) - start

@@ -88,7 +88,7 @@ def count_written(written: Written, split: str, dataset: Dataset, kept: Sequence
 
 
 @contextmanager
-def appearing(out: Path) -> Iterator[Path]:
+def atomic_folder(out: Path) -> Iterator[Path]:
     """A folder beside ``out`` that takes its place at the end, or vanishes.
 
     Raises:
@@ -173,11 +173,13 @@ def copy_images(
 
 def file_name(name: str, index: int, image_format: str, source: ImageSource) -> PurePosixPath:
     """The image's name below its folder: no way out of it, and the ending that belongs to its content."""
+    # Names come from data of others: a path that leads out of the folder must not be followed.
     parts = [part for part in PurePosixPath(name).parts if part not in ("/", "//", "..")]
     path = PurePosixPath(*parts) if parts else PurePosixPath(f"{index:06d}")
     ending = _ENDINGS.get(image_format, f".{image_format.lower()}")
     if path.suffix.lower() not in EXTENSIONS:
         return path.with_name(path.name + ending)
+    # An image that was made a PNG must not keep .jpg; other endings stay as they are, right or wrong.
     turned = image_format == "PNG" and encoding(source).format != "PNG"
     return path.with_suffix(ending) if turned else path
 

@@ -12,11 +12,11 @@ from PIL import Image
 from phidet.core.errors import InputError
 from phidet.data.dataset import Dataset, Problem
 from phidet.data.mask_labels import Kind, MaskLabels, rings_of, segmentation_of
-from phidet.data.readers.voc_masks import VOID, colour_of
+from phidet.data.readers.voc_masks import VOID
 from phidet.detections.outlines import bridged, single_outlines
+from phidet.images.label_image import PALETTE
 
 T = TypeVar("T")
-_PALETTE = np.array([colour_of(number) for number in range(256)], np.uint8).tobytes()
 _ROTATED = 4  # corners of a rotated box, which a polygon must not be taken for
 
 
@@ -124,5 +124,5 @@ def voc_images(dataset: Dataset, index: int) -> VocImages | None:
 
 def _indexed(values: npt.NDArray[np.uint8]) -> Image.Image:
     image = Image.fromarray(np.ascontiguousarray(values))
-    image.putpalette(_PALETTE)
+    image.putpalette(PALETTE)
     return image

@@ -3,47 +3,48 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
+from PIL import Image
 
 from phidet.core.errors import ConfigError
 from phidet.data.dataset import Dataset
 from phidet.data.label_map import label_map
+from phidet.data.mask_labels import IN_RECORD
 from phidet.data.tfrecord_file import Value, make_example, write_record
 from phidet.data.writers.files import (
     PreparedImage,
     Written,
-    appearing,
+    atomic_folder,
     check_splits,
     count_written,
     decodable_images,
 )
-from phidet.data.writers.masks import count_masks, masks_left_out
+from phidet.data.writers.masks import readable_or_none
 
 
 def write_tfrecord(datasets: Mapping[str, Dataset], out: Path, images_per_shard: int = 1000) -> Written:
     """Writes ``out/SPLIT-00000-of-000NN.tfrecord`` with the features of the official converter, and a label map.
 
-    Image i goes to shard i mod NN, as there. ``image/object/difficult`` is only in records that need it.
+    Image i goes to shard i mod NN, as there. ``image/object/difficult`` is only in records that need it, and so is
+    ``image/object/mask``: a PNG for each object, 1 where it is, as TensorFlow's tools have it; empty for one without.
 
     Args:
-        datasets: by the name of the split; all with the same classes.
-        out: a folder that does not exist, or is empty. It appears as a whole or not at all.
+        datasets, out: as :func:`~phidet.data.writers.coco.write_coco` takes them.
         images_per_shard: at most so many images in a file.
 
     Raises:
-        ConfigError: ``out`` is not empty, a split's name is no file name, the classes differ between the splits, or
-            ``images_per_shard`` is below 1.
-        InputError: no image of a split can be decoded.
-        PhidetError: the disk is full or not writable; nothing is left behind.
+        ConfigError, InputError, PhidetError: as there, or where ``images_per_shard`` is below 1.
     """
     check_splits(datasets)
     if images_per_shard < 1:
         raise ConfigError(f"images_per_shard must be at least 1, got {images_per_shard}")
     written = Written({}, {}, [], [])
-    with appearing(out) as folder:
+    with atomic_folder(out) as folder:
         for split, dataset in datasets.items():
             shards = -(-len(dataset) // images_per_shard)
             kept: list[int] = []
@@ -56,13 +57,13 @@ def write_tfrecord(datasets: Mapping[str, Dataset], out: Path, images_per_shard:
                 with (folder / file).open("wb") as stream:
                     # One image ahead: broken ones are skipped, so a shard ends where the next index is not its own.
                     while upcoming is not None and upcoming[0] % shards == shard:
-                        write_record(stream, make_example(_example(dataset, *upcoming)))
+                        found = readable_or_none(_encoded_masks, dataset, upcoming[0], written.problems)
+                        masks: dict[str, Value] = {IN_RECORD: found} if found else {}
+                        write_record(stream, make_example(_example(dataset, *upcoming) | masks))
                         kept.append(upcoming[0])
                         upcoming = next(images, None)
                 written.files.append(file)
             count_written(written, split, dataset, kept)
-            if lost := count_masks(dataset):
-                written.problems.append(masks_left_out(split, "TFRecord", lost, "is written without them"))
         names = next(iter(datasets.values())).class_names
         (folder / "label_map.pbtxt").write_text(label_map(names), encoding="utf-8")
         written.files.append(Path("label_map.pbtxt"))
@@ -72,6 +73,7 @@ def write_tfrecord(datasets: Mapping[str, Dataset], out: Path, images_per_shard:
 def _example(dataset: Dataset, index: int, image: PreparedImage) -> dict[str, Value]:
     height, width = dataset.size_hw(index)
     a = dataset.annotations(index)
+    # In float64, so that reading, which multiplies in float64 too, gives back the same float32.
     x1, y1, x2, y2 = (a.boxes_xyxy.astype(np.float64) / [width, height, width, height]).T
     features: dict[str, Value] = {
         "image/height": [height],
@@ -93,3 +95,24 @@ def _example(dataset: Dataset, index: int, image: PreparedImage) -> dict[str, Va
     if a.difficult.any():
         features["image/object/difficult"] = a.difficult.astype(np.int64).tolist()
     return features
+
+
+def _encoded_masks(dataset: Dataset, index: int) -> list[bytes]:
+    """A PNG for each object of an image, empty for one without a mask; none where no object has one.
+
+    Raises:
+        InputError: a label image cannot be read.
+    """
+    labels = dataset.annotations(index).mask_labels
+    if labels is None or not labels.known.any():
+        return []
+    return [
+        _as_png(mask.to_full()[0].view(np.uint8)) if known else b""
+        for mask, known in zip(labels.masks(dataset.size_hw(index)), labels.known, strict=True)
+    ]
+
+
+def _as_png(values: npt.NDArray[np.uint8]) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(values).save(stream, "PNG")
+    return stream.getvalue()

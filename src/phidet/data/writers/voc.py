@@ -9,13 +9,14 @@ from xml.etree import ElementTree
 
 from phidet.core.errors import ConfigError
 from phidet.core.numbers import shortest_float
+from phidet.core.words import few
 from phidet.data.dataset import Dataset, Problem
-from phidet.data.readers.voc_masks import CLASSES, OBJECTS, colour_of
+from phidet.data.readers.voc_masks import CLASSES, OBJECTS
 from phidet.data.writers.files import (
     FreeNames,
     PreparedImage,
     Written,
-    appearing,
+    atomic_folder,
     check_splits,
     count_written,
     decodable_images,
@@ -24,6 +25,7 @@ from phidet.data.writers.files import (
     text_name,
 )
 from phidet.data.writers.masks import masks_left_out, readable_or_none, voc_images
+from phidet.images.label_image import palette_colour
 
 _NO_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -38,15 +40,12 @@ def write_voc(datasets: Mapping[str, Dataset], out: Path) -> Written:
     :attr:`Written.problems` counts all of these.
 
     Args:
-        datasets: by the name of the split; all with the same classes. ``_`` in a name becomes ``-``: VOC takes
-            ``cat_train.txt`` for a list of one class.
-        out: a folder that does not exist, or is empty. It appears as a whole or not at all.
+        datasets, out: as :func:`~phidet.data.writers.coco.write_coco` takes them. ``_`` in the name of a split becomes
+            ``-``: VOC takes ``cat_train.txt`` for a list of one class.
 
     Raises:
-        ConfigError: ``out`` is not empty, a split's name is no file name or that of another one, the classes differ
-            between the splits, or the name of one cannot be written in XML.
-        InputError: no image of a split can be decoded.
-        PhidetError: the disk is full or not writable; nothing is left behind.
+        ConfigError, InputError, PhidetError: as there, or where two splits would get one name, or the name of a class
+            cannot be written in XML.
     """
     check_splits(datasets)
     lists = {split: f"{split.replace('_', '-')}.txt" for split in datasets}
@@ -57,7 +56,7 @@ def write_voc(datasets: Mapping[str, Dataset], out: Path) -> Written:
         if _NO_XML.search(class_name) or class_name != class_name.strip():
             raise ConfigError(f"the class name {class_name!r} cannot be written in XML: rename the class first")
     written = Written({}, {}, [], [])
-    with appearing(out) as folder:
+    with atomic_folder(out) as folder:
         for name in ("JPEGImages", "Annotations", "ImageSets/Main"):
             (folder / name).mkdir(parents=True)
         images = _Images(folder)
@@ -72,10 +71,11 @@ def write_voc(datasets: Mapping[str, Dataset], out: Path) -> Written:
             written.files.append(Path("ImageSets/Main", lists[split]))
             images.list_segmented(stems, lists[split])
         images.write_summary(class_names, written.problems)
+        # Classes are known from the objects only, so one without an object would be gone when the data are read.
         occurring = {class_names[c] for dataset in datasets.values() for c in set(dataset.all_annotations.class_ids)}
         missing = [class_name for class_name in class_names if class_name not in occurring]
         if missing:
-            what = f"{len(missing):,} classes without an object ({', '.join(missing[:5])}); VOC has no list of classes"
+            what = f"{len(missing):,} classes without an object ({few(missing)}); VOC has no list of classes"
             written.problems.append(Problem("class not kept", "all splits", what))
     return written
 
@@ -120,7 +120,7 @@ class _Images:
     def write_summary(self, class_names: Sequence[str], problems: list[Problem]) -> None:
         """Writes which number is which class in the label images, and notes what they could not hold."""
         if self._segmented:
-            colours = [("background", colour_of(0)), *((n, colour_of(i)) for i, n in enumerate(class_names, start=1))]
+            colours = [(name, palette_colour(i)) for i, name in enumerate(("background", *class_names))]
             text = "".join(f"{name}:{','.join(map(str, rgb))}::\n" for name, rgb in colours)
             (self._folder / "labelmap.txt").write_text(text, encoding="utf-8")
         if self._hidden:

@@ -14,7 +14,7 @@ from phidet.data.dataset import Annotations, Dataset
 from phidet.data.writers.files import (
     FreeNames,
     Written,
-    appearing,
+    atomic_folder,
     check_splits,
     copy_images,
     count_written,
@@ -31,18 +31,15 @@ def write_yolo(datasets: Mapping[str, Dataset], out: Path) -> Written:
     counts them.
 
     Args:
-        datasets: by the name of the split; all with the same classes. ``data.yaml`` calls the split to train on
-            ``train`` and the one to validate on ``val``, as YOLO's tools want it.
-        out: a folder that does not exist, or is empty. It appears as a whole or not at all.
+        datasets, out: as :func:`~phidet.data.writers.coco.write_coco` takes them. ``data.yaml`` calls the split to
+            train on ``train`` and the one to validate on ``val``, as YOLO's tools want it.
 
     Raises:
-        ConfigError: ``out`` is not empty, a split's name is no file name, or the classes differ between the splits.
-        InputError: no image of a split can be decoded.
-        PhidetError: the disk is full or not writable; nothing is left behind.
+        ConfigError, InputError, PhidetError: as there.
     """
     check_splits(datasets)
     written = Written({}, {}, [], [])
-    with appearing(out) as folder:
+    with atomic_folder(out) as folder:
         for split, dataset in datasets.items():
             kept = []
             labels = Path("labels", split)
@@ -61,6 +58,7 @@ def write_yolo(datasets: Mapping[str, Dataset], out: Path) -> Written:
             written.problems.extend(marks_lost(split, dataset, kept, "YOLO", difficult=True))
             written.files.append(labels)
         content = {key: f"images/{split}" for key, split in _keys(list(datasets)).items()}
+        # With their numbers: a list would be as right, but people edit these files by hand.
         names = dict(enumerate(next(iter(datasets.values())).class_names))
         text = yaml.safe_dump(content | {"names": names}, sort_keys=False, allow_unicode=True)
         (folder / "data.yaml").write_text(text, encoding="utf-8")

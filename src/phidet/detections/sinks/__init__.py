@@ -1,4 +1,4 @@
-"""Output formats of detections: annotated images and videos, crops, masks, and four text formats."""
+"""Output formats of detections: annotated images and videos, crops, masks, Parquet, and four text formats."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from phidet.detections.sinks.base import Sink
 from phidet.detections.sinks.coco import CocoSink
 from phidet.detections.sinks.crops import CropSink
 from phidet.detections.sinks.json_csv import CsvSink, JsonSink
-from phidet.detections.sinks.segments import InstanceSink, PanopticSink
+from phidet.detections.sinks.parquet import ParquetSink
+from phidet.detections.sinks.segments import InstanceSink, PanopticSink, SemanticSink
 from phidet.detections.sinks.yolo import YoloSink
 
 _SINKS: dict[str, Callable[[Path, Sequence[str]], Sink]] = {
@@ -20,9 +21,11 @@ _SINKS: dict[str, Callable[[Path, Sequence[str]], Sink]] = {
     "coco": CocoSink,
     "yolo": lambda out, class_names: YoloSink(out / "labels", class_names),
     "csv": lambda out, _: CsvSink(out / "detections.csv"),
+    "parquet": lambda out, class_names: ParquetSink(out / "detections.parquet", class_names),
     "crops": lambda out, _: CropSink(out / "crops"),
     "instances": lambda out, _: InstanceSink(out / "instances"),
     "panoptic": PanopticSink,
+    "semantic": lambda out, class_names: SemanticSink(out / "semantic", class_names),
 }
 """Kind of output → what makes its sink in a folder, for the model's classes."""
 KINDS = tuple(_SINKS)

@@ -13,14 +13,15 @@ from PIL.PngImagePlugin import PngInfo
 
 from phidet.core.errors import ConfigError
 from phidet.core.files import raising_write_errors, write_atomic
+from phidet.core.words import count
 from phidet.detections.detections import Detections
-from phidet.detections.sinks.base import Names, count
+from phidet.detections.sinks.base import Names
 from phidet.images.sources import SourceImage, Unusable
 from phidet.images.video_writer import VideoWriter
 
 _VIDEOS = frozenset({".mp4", ".mov", ".mkv"})
 _ABOUT = 2**16  # bytes at either end of a file, where the formats keep their metadata
-_MADE_BY = "drawn by phidet detect"  # marks every file, so that files of other origin are never overwritten
+_MADE_BY = "drawn by phidet"  # marks every file, so that files of other origin are never overwritten
 _JPEG = {
     "quality": 92,
     "subsampling": 0,

@@ -69,8 +69,3 @@ def short_enough(name: PurePosixPath) -> PurePosixPath:
 def readable(text: str) -> str:
     """``text`` on one line, without terminal control characters and characters that cannot be encoded."""
     return "".join(c if c.isprintable() else "\ufffd" for c in text)
-
-
-def count(number: int, what: str) -> str:
-    """``1 image``, ``2,000 images``."""
-    return f"{number:,} {what}" + ("" if number == 1 else "s")

@@ -44,7 +44,7 @@ class CocoSink:
 
     def add(self, item: SourceImage, found: Detections) -> None:
         own = _own_number(item)
-        height, width = item.image.shape[:2]
+        height, width = item.size_hw
         image: dict[str, Any] = {"id": own, "width": width, "height": height}
         image["file_name"] = readable(str(self._names.of(item, item.name)))
         image["source"] = readable(item.source)

@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from phidet.core.files import AtomicFile, write_atomic, write_atomic_with
+from phidet.core.words import count
 from phidet.detections.detections import Detections
-from phidet.detections.sinks.base import Names, count, readable
+from phidet.detections.sinks.base import Names, readable
 from phidet.detections.tracking.counting import Anchor, Counter, CountEvent, CountSettings, anchors_of
 from phidet.detections.tracking.heat_map import HeatMap
 from phidet.images.sources import SourceImage, Unusable
@@ -59,7 +60,7 @@ class CountSink:
             self.counter = Counter(self._settings)
             self._begun(self.counter)
         self._previous = item
-        height, width = item.image.shape[:2]
+        height, width = item.size_hw
         self.latest = self.counter.update(found, item.time_s or 0.0, (height, width))
         self._write(item, self.latest)
 
@@ -114,7 +115,7 @@ class HeatMapSink:
         elif self._previous is not None and item.time_s is not None:
             # A frame's objects count for as long as it is shown, which is known when the next one comes.
             seconds = max(0.0, item.time_s - (self._previous.time_s or 0.0))
-            height, width = self._previous.image.shape[:2]
+            height, width = self._previous.size_hw
             self._map.add(self._anchors, seconds, (height, width))
         self._previous, self._image, self._anchors = item, item.image, anchors_of(found, self._anchor)
         self._name = self._names.of(item, item.name.with_suffix(""))

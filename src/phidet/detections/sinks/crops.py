@@ -9,10 +9,11 @@ import numpy as np
 from PIL import Image
 
 from phidet.core.files import write_atomic
+from phidet.core.words import count
 from phidet.detections.boxes import clip
 from phidet.detections.detections import Detections
 from phidet.detections.sinks.annotated import check_ours, encode, writable_name
-from phidet.detections.sinks.base import Names, count
+from phidet.detections.sinks.base import Names
 from phidet.images.sources import SourceImage, Unusable
 
 
@@ -26,7 +27,7 @@ class CropSink:
         self._folder, self._names, self._files = folder, Names(), 0
 
     def add(self, item: SourceImage, found: Detections) -> None:
-        height, width = item.image.shape[:2]
+        height, width = item.size_hw
         name = self._names.of_frame(item)
         boxes = clip(found.boxes_xyxy, (height, width))
         crops = [None] * len(found) if found.masks is None else found.masks.crops()

@@ -11,8 +11,9 @@ from typing import Any
 import msgspec
 
 from phidet.core.files import AtomicFile
+from phidet.core.words import count
 from phidet.detections.detections import Detections
-from phidet.detections.sinks.base import count, readable
+from phidet.detections.sinks.base import readable
 from phidet.images.sources import SourceImage, Unusable
 
 COLUMNS = (
@@ -66,7 +67,7 @@ class CsvSink:
         self._write([COLUMNS])
 
     def add(self, item: SourceImage, found: Detections) -> None:
-        height, width = item.image.shape[:2]
+        height, width = item.size_hw
         where = (readable(item.source), *("" if v is None else v for v in (item.frame, item.time_s)))
         plain = found.to_dict()["detections"]
         self._write((*where, d["class_id"], d["label"], d["score"], *d["box_xyxy"], width, height) for d in plain)

@@ -1,8 +1,9 @@
-"""Masks as PNG: instances by their number, and panoptic segments as COCO has them."""
+"""Masks as PNG: instances by their number, classes, and panoptic segments as COCO has them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,14 @@ import numpy.typing as npt
 from PIL import Image
 
 from phidet.core.files import AtomicFile, write_atomic
+from phidet.core.words import count
 from phidet.detections.detections import Detections
 from phidet.detections.masks import Masks
+from phidet.detections.segments import label_map, things_of
 from phidet.detections.sinks.annotated import check_ours, encode
-from phidet.detections.sinks.base import Names, count, readable
+from phidet.detections.sinks.base import Names, readable
+from phidet.images.label_image import PALETTE
 from phidet.images.sources import SourceImage, Unusable
-
-IS_THING = "is_thing"
-"""Name of the field that tells countable things (True) from stuff such as sky, where a network finds both."""
 
 
 class InstanceSink:
@@ -33,7 +34,7 @@ class InstanceSink:
         self._folder, self._names, self._files = folder, Names(), 0
 
     def add(self, item: SourceImage, found: Detections) -> None:
-        height, width = item.image.shape[:2]
+        height, width = item.size_hw
         masks = found.masks if found.masks is not None else Masks.empty((height, width))
         ids = masks.to_ids(dtype=np.uint8 if len(masks) < 256 else np.uint16)
         name = self._names.of_frame(item)
@@ -52,11 +53,50 @@ class InstanceSink:
         """Nothing to do: finished files stay."""
 
 
+class SemanticSink:
+    """``semantic/NAME.png``: the class at each pixel, its id + 1, 0 where there is none; ``semantic/classes.txt``.
+
+    8 bits with VOC's palette, 16 bits where there are more than 255 classes.
+    """
+
+    def __init__(self, folder: Path, class_names: Sequence[str]) -> None:
+        self._folder, self._names, self._files = folder, Names(), 0
+        self._class_names = class_names
+
+    def add(self, item: SourceImage, found: Detections) -> None:
+        if found.image_size_hw is None:
+            found = replace(found, image_size_hw=item.image.shape[:2])
+        values = label_map(found) + 1
+        name = self._names.of_frame(item)
+        file = name.with_name(f"{name.name}.png")
+        check_ours(self._folder / file)
+        if len(self._class_names) < 256:
+            image = Image.fromarray(np.ascontiguousarray(values.astype(np.uint8)))
+            image.putpalette(PALETTE)
+        else:
+            image = Image.fromarray(np.ascontiguousarray(values.astype(np.uint16)))
+        write_atomic(self._folder / file, encode(image, file))
+        self._files += 1
+
+    def skip(self, unusable: Unusable) -> None:
+        """Writes nothing: there are no pixels."""
+
+    def keep(self) -> str:
+        if not self._files:
+            return ""
+        lines = "".join(f"{readable(name)}\n" for name in self._class_names)
+        write_atomic(self._folder / "classes.txt", lines.encode())
+        return f"{self._folder} ({count(self._files, 'image')})"
+
+    def discard(self) -> None:
+        """Nothing to do: finished files stay."""
+
+
 class PanopticSink:
     """COCO's panoptic format: ``panoptic/NAME.png`` and ``panoptic.json``, which says what each segment is.
 
-    A pixel's colour is its segment's id, R + 256 G + 256² B; 0 belongs to none. Segments do not overlap: the better
-    object keeps the common pixels. Ids of images count from 1.
+    A pixel's colour is its segment's id, R + 256 G + 256² B; 0 belongs to none. Segments do not overlap: of a network
+    that finds objects only, the better one keeps the common pixels. Ids of images count from 1.
     """
 
     def __init__(self, out: Path, class_names: Sequence[str]) -> None:
@@ -67,17 +107,17 @@ class PanopticSink:
         self._stuff: set[int] = set()
 
     def add(self, item: SourceImage, found: Detections) -> None:
-        height, width = item.image.shape[:2]
+        height, width = item.size_hw
         image_id, name = len(self._images) + 1, self._names.of_frame(item)
         file = name.with_name(f"{name.name}.png")
-        ids = np.zeros((height, width), np.int32) if found.masks is None else found.masks.to_ids()
+        whole = found if found.segments is None else found.segments
+        ids = np.zeros((height, width), np.int32) if whole.masks is None else whole.masks.to_ids()
         check_ours(self._folder / file)
         write_atomic(self._folder / file, encode(Image.fromarray(id_colours(ids)), file))
-        things = np.asarray(found.fields.get(IS_THING, np.ones(len(found), np.bool_)), np.bool_)
-        self._stuff |= set(found.class_ids[~things].tolist())
+        self._stuff |= set(whole.class_ids[~things_of(whole)].tolist())
         self._images.append({"id": image_id, "width": width, "height": height, "file_name": readable(str(item.name))})
         self._annotations.append(
-            {"image_id": image_id, "file_name": str(file), "segments_info": segments_info(ids, found.class_ids)}
+            {"image_id": image_id, "file_name": str(file), "segments_info": segments_info(ids, whole.class_ids)}
         )
 
     def skip(self, unusable: Unusable) -> None:

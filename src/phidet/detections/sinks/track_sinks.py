@@ -14,13 +14,14 @@ from phidet.detections.sinks.annotated import ImageSink
 from phidet.detections.sinks.base import Sink
 from phidet.detections.sinks.counts import CountSink, HeatMapSink
 from phidet.detections.sinks.json_csv import JsonSink
+from phidet.detections.sinks.parquet import ParquetSink
 from phidet.detections.sinks.tracks import CocoVideoSink, MotSink, TrackTableSink
 from phidet.detections.tracking.counting import Counter, CountSettings
 from phidet.detections.tracking.draw import TrackDrawer
 from phidet.images.sound import copy_sound
 from phidet.images.sources import SourceImage
 
-TRACK_KINDS = ("video", "json", "csv", "mot", "coco", "counts", "heat")
+TRACK_KINDS = ("video", "json", "csv", "parquet", "mot", "coco", "counts", "heat")
 """What may be written."""
 log = logging.getLogger("phidet")
 
@@ -56,6 +57,7 @@ class TrackOutputs:
             "video": lambda: ImageSink(out, self._draw, _add_sound if sound else None),
             "json": lambda: JsonSink(out / "tracks.jsonl"),
             "csv": lambda: TrackTableSink(out / "tracks.csv"),
+            "parquet": lambda: ParquetSink(out / "tracks.parquet", class_names),
             "mot": lambda: MotSink(out / "mot"),
             "coco": lambda: CocoVideoSink(out, class_names),
             "heat": lambda: HeatMapSink(out / "heat", anchor),

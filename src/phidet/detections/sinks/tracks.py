@@ -13,9 +13,10 @@ import msgspec
 import numpy as np
 
 from phidet.core.files import AtomicFile
+from phidet.core.words import count
 from phidet.detections.boxes import xyxy_to_xywh
 from phidet.detections.detections import TRACK_ID, Detections
-from phidet.detections.sinks.base import Names, count, readable
+from phidet.detections.sinks.base import Names, readable
 from phidet.detections.sinks.coco import JsonList
 from phidet.images.sources import SourceImage, Unusable
 
@@ -84,7 +85,7 @@ class CocoVideoSink:
         self._image_id = 0
 
     def add(self, item: SourceImage, found: Detections) -> None:
-        height, width = item.image.shape[:2]
+        height, width = item.size_hw
         if not item.continues(self._previous):
             name = readable(str(self._names.of(item, item.name)))
             video = {"id": len(self._videos) + 1, "name": name, "source": readable(item.source)}

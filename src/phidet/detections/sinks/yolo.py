@@ -10,10 +10,11 @@ import numpy as np
 
 from phidet.core.errors import ConfigError
 from phidet.core.files import write_atomic
+from phidet.core.words import count
 from phidet.detections.boxes import clip, xyxy_to_cxcywh
 from phidet.detections.detections import Detections
 from phidet.detections.outlines import single_outlines
-from phidet.detections.sinks.base import Names, count, short_enough
+from phidet.detections.sinks.base import Names, short_enough
 from phidet.images.sources import SourceImage, Unusable
 
 log = logging.getLogger("phidet")
@@ -45,7 +46,7 @@ class YoloSink:
         write_atomic(folder.parent / CLASSES, "".join(f"{name}\n" for name in class_names).encode())
 
     def add(self, item: SourceImage, found: Detections) -> None:
-        height, width = item.image.shape[:2]
+        height, width = item.size_hw
         # In fp64, so that six digits of a share are exact; readers of YOLO refuse shares outside 0…1.
         inside = clip(found.boxes_xyxy.astype(np.float64), (height, width))
         rows: list[list[float]]

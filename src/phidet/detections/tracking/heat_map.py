@@ -40,13 +40,14 @@ class HeatMap:
         return 0.0 if self._grid is None else float(self._grid.sum())
 
     def draw(self, background: npt.NDArray[np.uint8]) -> Image.Image:
-        """The map over a frame, (H, W, 3) uint8 RGB, in grey; with a scale in seconds for each square of a twentieth of
-        the longer side."""
+        """The map over a frame, (H, W, 3) uint8 RGB, in grey; with a scale in seconds, on which an object that stands
+        still for ten is 10 s."""
         height, width = background.shape[:2]
         base = Image.fromarray(background).convert("L").convert("RGB")
         if self._grid is None or not self._grid.any():
             return base
-        smooth = _blurred(self._grid, _SPREAD * max(self._grid.shape))
+        sigma = _SPREAD * max(self._grid.shape)
+        smooth = _blurred(self._grid, sigma)
         share = smooth / smooth.max()
         stops, colours = [stop for stop, _ in _STOPS], np.array([rgb for _, rgb in _STOPS], np.float64)
         # The square root lifts what is seldom but not nothing; below a hundredth, the image itself is seen.
@@ -57,7 +58,8 @@ class HeatMap:
         layer = Image.fromarray(rgb).resize(size, Image.Resampling.BICUBIC)
         mask = Image.fromarray(opacity).resize(size, Image.Resampling.BICUBIC)
         drawn = Image.composite(layer, base, mask)
-        _draw_scale(drawn, float(smooth.max()) * (max(self._grid.shape) / 20) ** 2)
+        # The peak of one point that was smoothed is 1 / 2πσ² of it; the grid of a tiny frame is not smoothed at all.
+        _draw_scale(drawn, float(smooth.max()) * max(1.0, 2 * np.pi * sigma**2))
         return drawn
 
 

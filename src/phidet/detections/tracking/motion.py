@@ -48,6 +48,13 @@ class Motion:
         boxes: Floats = cxcywh_to_xyxy(self.state[:, _PLACE])
         return boxes
 
+    def reach(self, seconds: float) -> Floats:
+        """(T, 4) float64: what makes boxes larger on each side by the way that an object may have gone in ``seconds``
+        because of what is not known of its speed, a standard deviation.
+        """
+        way = np.sqrt(self.state[:, _SPEED_VAR, :2]) * seconds
+        return np.concatenate((-way, way), axis=1)
+
     def predict(self, seconds: float, settings: TrackerSettings) -> Motion:
         """The filters after ``seconds`` without a measurement."""
         place, speed, place_var, covariance, speed_var, side = self.state.swapaxes(0, 1)

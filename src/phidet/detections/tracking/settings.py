@@ -20,6 +20,8 @@ class TrackerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         high: detections of at least this score are matched first, 0…1.
         low: of at least this score, they go on with a track, but begin none; lower ones are ignored.
         start: score from which a detection that matches no track begins one.
+        class_scores: by class id, what stands in the place of ``high`` and ``start`` for objects of each class; for
+            instance the scores of a model's :class:`~phidet.detections.thresholds.Thresholds`.
         sure: score from which a new track gets its id at once; others get one when they are seen a second time.
         overlap: least intersection over union with the predicted box.
         low_overlap: the same for detections below ``high``.
@@ -36,14 +38,15 @@ class TrackerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     high: float = 0.5
     low: float = 0.1
     start: float = 0.5
+    class_scores: tuple[float, ...] | None = None
     sure: float = 1.0
     overlap: float = 0.25
     low_overlap: float = 0.4
     lost_s: float = 1.0
     confirm_s: float = 0.0
     tentative_s: float = 0.15
-    measured: float = 0.1
-    acceleration: float = 0.7
+    measured: float = 0.07
+    acceleration: float = 1.2
     growth: float = 0.1
     first_speed: float = 1.0
     camera_motion: bool = False
@@ -58,4 +61,9 @@ class TrackerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         for name in _NOISES:
             value = getattr(self, name)
             require(value > 0 and math.isfinite(value), f"{name} must be above 0, got {value!r}")
+        if self.class_scores is not None:
+            require(
+                all(0 <= score <= 1 for score in self.class_scores),
+                f"class_scores must be in 0…1, got {self.class_scores}",
+            )
         require(self.low <= self.high, f"low must not be above high, got {self.low:g} and {self.high:g}")

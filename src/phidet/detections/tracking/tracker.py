@@ -95,9 +95,10 @@ class Tracker:
         tracks = tracks[in_last_frame | (time_s - tracks["seen_s"] <= waits_s)]
 
         order = _canonical_order(found)
-        good, weak = order[found.scores[order] >= settings.high], order[found.scores[order] < settings.high]
+        is_good, begins = self._reached(found)
+        good, weak = order[is_good[order]], order[~is_good[order]]
         weak = weak[found.scores[weak] >= settings.low]
-        matches = _Matches(found, tracks)
+        matches = _Matches(found, tracks, seconds)
         # Tracks without an id come last: they may be mistakes, which must not take a detection from an object.
         for group in (np.flatnonzero(tracks["id"] > 0), np.flatnonzero(tracks["id"] == 0)):
             matches.add(group, good, settings.overlap)
@@ -108,7 +109,7 @@ class Tracker:
         tracks["motion"][seen] = (
             Motion(tracks["motion"][seen]).correct(found.boxes_xyxy[tracks["row"][seen]], settings).state
         )
-        new = good[~matches.taken[good] & (found.scores[good] >= settings.start)]
+        new = good[~matches.taken[good] & begins[good]]
         tracks = np.concatenate((tracks, _begun(found, new, time_s, settings)))
         self._confirm(tracks, time_s)
         self._tracks, self._time_s = tracks, time_s
@@ -180,6 +181,20 @@ class Tracker:
             raise InputError(f"expected the time of a later frame than {self._time_s} s, got {time_s}")
         return 0.0 if self._time_s is None else time_s - self._time_s
 
+    def _reached(self, found: Detections) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+        """(N,) which detections are matched first, and (N,) which may begin a track.
+
+        Raises:
+            InputError: a class beyond those of ``class_scores``.
+        """
+        own = self.settings.class_scores
+        if own is None:
+            return found.scores >= self.settings.high, found.scores >= self.settings.start
+        if len(found) and found.class_ids.max() >= len(own):
+            raise InputError(f"class_scores has {len(own)} classes, got an object of class {found.class_ids.max()}")
+        reached = found.scores >= np.array(own, np.float64)[found.class_ids]
+        return reached, reached
+
     def _predicted(
         self, seconds: float, size_hw: tuple[int, int] | None, image: npt.NDArray[np.uint8] | None
     ) -> Motion:
@@ -224,8 +239,12 @@ def _begun(found: Detections, rows: Indices, time_s: float, settings: TrackerSet
 class _Matches:
     """Pairs of tracks and detections, found in several stages."""
 
-    def __init__(self, found: Detections, tracks: Table) -> None:
-        overlaps = pairwise_iou(Motion(tracks["motion"]).boxes_xyxy, found.boxes_xyxy.astype(np.float64))
+    def __init__(self, found: Detections, tracks: Table, seconds: float) -> None:
+        # At a low frame rate a box need not meet the one before at all. So both grow by the way that is uncertain, as
+        # with buffered IoU (arXiv 2211.14317), whose margin is fixed; here it is nothing at 25 frames a second.
+        motion = Motion(tracks["motion"])
+        reach = motion.reach(seconds)[:, None]
+        overlaps = pairwise_iou(motion.boxes_xyxy[:, None] + reach, found.boxes_xyxy.astype(np.float64) + reach)[:, 0]
         same_class = tracks["class_id"][:, None] == found.class_ids[None, :]
         self._similarity: Floats = np.where(same_class, overlaps, 0.0)
         self._matched = np.zeros(len(tracks), np.bool_)

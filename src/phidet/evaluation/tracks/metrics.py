@@ -56,7 +56,7 @@ class Measurement:
 
     def __init__(self) -> None:
         metrics = _import_metrics()
-        quiet = {"PRINT_CONFIG": False}
+        quiet = {"PRINT_CONFIG": False}  # else it prints to standard output
         self._metrics = {"hota": metrics.HOTA(), "clear": metrics.CLEAR(quiet), "identity": metrics.Identity(quiet)}
         self._sequences: dict[str, dict[str, Any]] = {}
         self._counts: dict[str, tuple[int, int, int]] = {}
@@ -73,11 +73,12 @@ class Measurement:
         return _summary(self._sequences[name], self._counts[name])
 
     def combined(self) -> TrackMetrics:
-        """Of all sequences together."""
+        """The metrics of all sequences together."""
         results = {
             key: metric.combine_sequences({name: each[key] for name, each in self._sequences.items()})
             for key, metric in self._metrics.items()
         }
+        # Ids are of one sequence: tracks of several are added up, never joined.
         boxes, true_tracks, tracks = (sum(column) for column in zip(*self._counts.values(), strict=True))
         return _summary(results, (boxes, true_tracks, tracks))
 
@@ -102,6 +103,7 @@ def _import_metrics() -> Any:
     try:
         return import_module("trackeval.metrics")
     except ModuleNotFoundError as error:
+        # Installed, but something that it needs is not: another message than the missing extra.
         if (error.name or "").split(".")[0] != "trackeval":
             raise
         raise MissingExtraError("measuring tracks", "track-eval") from None
@@ -113,6 +115,7 @@ def _data(truth: tuple[Ids, Boxes], found: tuple[Ids, Boxes]) -> dict[str, Any]:
     if len(frames) != 1:
         raise InputError(f"truth and tracks differ in their number of frames: {sorted(frames)}")
     data: dict[str, Any] = {"num_timesteps": frames.pop()}
+    # TrackEval uses ids as indices of matrices, so they must run from 0 without gaps.
     for side, ids in (("gt", truth[0]), ("tracker", found[0])):
         for number, frame in enumerate(ids):
             if len(np.unique(frame)) != len(frame):

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
+from phidet.core.numbers import evenly_spaced
 from phidet.detections.boxes import pairwise_iou
 from phidet.detections.draw import colour, draw_frame
 from phidet.detections.tracking.assignment import assign
@@ -50,10 +51,12 @@ def find_mistakes(frames: Frames) -> list[TrackMistake]:
         overlaps = pairwise_iou(true_boxes, boxes)
         going_on = np.array([[last.get(t, (None, 0))[0] == i for i in ids.tolist()] for t in true_ids.tolist()])
         similarity = np.where(overlaps >= _OVERLAP, overlaps, 0.0)
+        # More than all overlaps of a frame together: a pair that goes on is never given up for better overlaps.
         if going_on.size:
             similarity += np.where((overlaps >= _OVERLAP) & going_on, 1000.0, 0.0)
         for row, column in zip(*assign(similarity, _OVERLAP), strict=True):
             true_id, track_id = int(true_ids[row]), int(ids[column])
+            # A track that begins is no mistake: as if it had been there in the frame before.
             before_id, before = last.get(true_id, (track_id, frame - 1))
             if before_id != track_id:
                 mistakes.append(TrackMistake("switch", frame, before, true_id, (before_id, track_id)))
@@ -104,7 +107,7 @@ def _frames_around(mistake: TrackMistake, cells: int, count: int) -> list[int]:
     """Frames from a little before the last match to a little after the new one, evenly."""
     first = max(0, mistake.before - 1)
     last = min(count - 1, max(mistake.frame + 1, first + cells - 1))
-    return np.linspace(first, last, min(cells, last - first + 1)).round().astype(int).tolist()  # type: ignore[no-any-return]
+    return [first + i for i in evenly_spaced(last - first + 1, cells)]
 
 
 def _window(frames: Frames, mistake: TrackMistake, chosen: Sequence[int]) -> Floats:
@@ -112,6 +115,7 @@ def _window(frames: Frames, mistake: TrackMistake, chosen: Sequence[int]) -> Flo
     boxes = [frames.true_boxes[k][frames.true_ids[k] == mistake.true_id] for k in (*chosen, mistake.frame)]
     there = np.concatenate(boxes)
     low, high = there[:, :2].min(axis=0), there[:, 2:].max(axis=0)
+    # The whole way of the object, and at least some surroundings of it where it stands still.
     side = max(float((high - low).max()) * 1.2, float((there[:, 2:] - there[:, :2]).max()) * _CONTEXT, 16.0)
     middle = (low + high) / 2
     return np.concatenate((middle - side / 2, middle + side / 2))
@@ -124,6 +128,7 @@ def _cell(
     x1, y1, x2, y2 = window.round().tolist()
     # Pillow fills what lies outside the image with black.
     cell = Image.fromarray(image).crop((x1, y1, x2, y2)).resize((_CELL, _CELL), Image.Resampling.BILINEAR)
+    # Text with an outline can be read on any image.
     pen = ImageDraw.Draw(cell, "RGBA")
     font = ImageFont.load_default(12)
     origin = np.tile(window[:2], 2)

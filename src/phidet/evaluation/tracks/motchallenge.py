@@ -45,7 +45,7 @@ class Rows(NamedTuple):
     distracts: npt.NDArray[np.bool_]
 
     def of_frame(self, frame: int) -> Rows:
-        """Those of one frame."""
+        """The boxes of one frame."""
         chosen = slice(*np.searchsorted(self.frames, (frame, frame + 1)).tolist())
         frames, ids, boxes, counts, distracts = self
         return Rows(frames[chosen], ids[chosen], boxes[chosen], counts[chosen], distracts[chosen])
@@ -77,6 +77,7 @@ def read_sequences(folder: Path) -> list[Video]:
     Raises:
         InputError: there is none, or a file of one is damaged.
     """
+    # The folder itself, or those below it: MOT17/train has one for each sequence. Some data come without gt/.
     files = [folder / "gt" / "gt.txt", folder / "gt.txt"]
     files = [file for file in files if file.is_file()] or sorted(folder.glob("**/gt/gt.txt"))
     files = files or sorted(folder.glob("**/gt.txt"))
@@ -100,6 +101,7 @@ def _sequence(file: Path) -> Video:
         raise InputError(f"cannot read {folder / 'seqinfo.ini'}: {error}") from error
     place = folder / info.get("imDir", "img1")
     images = sorted(p for p in place.iterdir() if p.suffix.lower() in _ENDINGS) if place.is_dir() else []
+    # Frames without an object at the end are known by their images or by seqinfo.ini only.
     count = max(count, len(images), int(truth.frames.max(initial=-1)) + 1)
     return Video(folder.resolve().name, folder, truth, count, rate if rate > 0 else _USUAL_RATE, images)
 
@@ -127,13 +129,16 @@ def read_rows(file: Path) -> Rows:
             raise InputError(
                 f"{file}, line {number}: expected frame, id, left, top, width, height, …, got {line[:80]!r}"
             )
+        # Ten columns are MOT15's: what follows the seventh is a place in the world, no class and no visibility.
         if len(words) > 9:
             values = values[:7]
         rows.append(values + [1.0, _NO_CLASS, 1.0][len(values) - 6 :])
     table = np.array(rows, np.float64).reshape(-1, 9)
     table = table[np.lexsort((table[:, 1], table[:, 0]))]
+    # Pixels count from 1 there.
     corner = table[:, 2:4] - 1
     classes = table[:, 7]
+    # The seventh column is 0 where the truth does not count; in results it is a score, which does no harm here.
     counts = (table[:, 6] != 0) & np.isin(classes, (_PEDESTRIAN, _NO_CLASS))
     boxes = np.concatenate((corner, corner + table[:, 4:6]), axis=1)
     ids = table[:, 1].astype(np.int64)
@@ -148,10 +153,11 @@ def read_results(place: Path, name: str) -> Rows:
     """
     if place.is_file():
         return read_rows(place)
+    # TrackEval keeps results in the folder as they are, phidet below mot/.
     found = [file for file in (place / f"{name}.txt", place / "mot" / f"{name}.txt") if file.is_file()]
     if not found:
         raise InputError(
-            f"there are no tracks for {name} in {place}: expected {name}.txt, as 'phidet track --save mot'"
+            f"there are no tracks for {name} in {place}: expected {name}.txt, as 'phidet track --save mot' writes it"
         )
     return read_rows(found[0])
 
@@ -178,6 +184,7 @@ def compared(sequence: Video, found: Rows) -> Frames:
     for frame in range(sequence.frames):
         truth, ours = sequence.truth.of_frame(frame), found.of_frame(frame)
         rows, columns = assign(pairwise_iou(truth.boxes_xyxy, ours.boxes_xyxy), 0.5)
+        # A track on a distractor is neither right nor wrong; the truth that does not count is just not looked for.
         kept = np.ones(len(ours.ids), np.bool_)
         kept[columns] = ~truth.distracts[rows]
         frames.true_ids.append(truth.ids[truth.counts])

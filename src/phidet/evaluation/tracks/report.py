@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import msgspec
 
 from phidet.core.files import write_atomic, write_atomic_with
 from phidet.core.numbers import evenly_spaced
+from phidet.evaluation.report_tables import write_csv
 from phidet.evaluation.tracks.metrics import Measurement, TrackMetrics
 from phidet.evaluation.tracks.mistakes import TrackMistake, draw_strips, find_mistakes
 from phidet.evaluation.tracks.motchallenge import Frames, Rows, Video, compared
@@ -63,29 +62,24 @@ def write_tracks_report(out: Path, evaluation: TrackEvaluation, measured: Sequen
         InputError: an image cannot be read.
     """
     write_atomic(out / "tracks.json", msgspec.json.format(msgspec.json.encode(evaluation)) + b"\n")
-    rows = [{"sequence": name} | msgspec.structs.asdict(m) for name, m in evaluation.sequences.items()]
-    rows.append({"sequence": "all"} | msgspec.structs.asdict(evaluation.combined))
-    _write_csv(out / "tracks.csv", rows)
+    rows = [(name, *msgspec.structs.astuple(metrics)) for name, metrics in evaluation.sequences.items()]
+    rows.append(("all", *msgspec.structs.astuple(evaluation.combined)))
+    write_csv(out / "tracks.csv", ("sequence", *TrackMetrics.__struct_fields__), rows)
+    # Frames are numbered from 1 in files, as MOTChallenge does.
     mistakes = [
-        {"sequence": each.video.name, "kind": m.kind, "frame": m.frame + 1, "last_found": m.before + 1,
-         "object": m.true_id, "track_before": m.ids[0], "track_after": m.ids[1]}
-        for each in measured for m in each.mistakes
-    ]  # fmt: skip
-    _write_csv(out / "mistakes.csv", mistakes or [{"sequence": ""}])
+        (each.video.name, m.kind, m.frame + 1, m.before + 1, m.true_id, *m.ids)
+        for each in measured
+        for m in each.mistakes
+    ]
+    columns = ("sequence", "kind", "frame", "last_found", "object", "track_before", "track_after")
+    write_csv(out / "mistakes.csv", columns, mistakes)
     written = [out / name for name in ("tracks.json", "tracks.csv", "mistakes.csv")]
     for each in measured:
         if not each.video.images or not each.mistakes:
             continue
+        # From the whole video, and not from its beginning only.
         shown = [each.mistakes[i] for i in evenly_spaced(len(each.mistakes), _STRIPS)]
         sheet = draw_strips(each.frames, shown, lambda frame, video=each.video: read_image(video.images[frame]))  # type: ignore[misc]
         path = out / "mistakes" / f"{each.video.name}.png"
         written.append(write_atomic_with(path, partial(sheet.save, format="png")))
     return written
-
-
-def _write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]))
-    writer.writeheader()
-    writer.writerows({k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()} for row in rows)
-    write_atomic(path, text.getvalue().encode())

@@ -11,6 +11,7 @@ import re
 import statistics
 import sys
 import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,10 +20,10 @@ import numpy as np
 from PIL import Image
 
 from phidet.core.errors import PhidetError
-from phidet.detections.settings import PostprocessSettings
-from phidet.images.decode import read_image
+from phidet.detections.settings import PostprocessSettings, Score
+from phidet.images.decode import read_image, read_reduced
 from phidet.inference.detector import Detector
-from phidet.inference.runtimes.open_model import Runtime
+from phidet.inference.runtimes.options import Arithmetic, Device, Runtime
 
 WARM_UP = 3
 
@@ -34,16 +35,21 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         model: as for :class:`phidet.inference.detector.Detector`.
         runtime: name of the runtime.
         threads: of the runtime; ``None`` for its default.
+        precision, device: see :class:`phidet.inference.detector.Detector`.
         batches: batch sizes for the throughput.
         runs: timed runs of each, after three to warm up.
+        score: of the detections, which decides how much is suppressed.
         image: a photograph; unless given, coloured noise of 640 × 480 pixels as a JPEG.
     """
 
     model: str
     runtime: Runtime = "auto"
     threads: int | None = None
+    precision: Arithmetic = "file"
+    device: Device = "cpu"
     batches: tuple[int, ...] = (1, 8)
     runs: int = 10
+    score: Score = 0.3
     image: str | None = None
 
 
@@ -54,6 +60,13 @@ class Times(msgspec.Struct, frozen=True, kw_only=True):
     deviation: float
     median: float
     p95: float
+
+
+class Decoding(msgspec.Struct, frozen=True, kw_only=True):
+    """From the network's outputs to detections: time, and arrays at their largest, in MiB."""
+
+    times: Times
+    memory_mib: float
 
 
 class Measurement(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,6 +82,7 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
         images_per_second: by batch size, the network alone.
         memory_mib: peak of the process above what Python and its libraries took before loading; ``None`` where the
             system does not tell.
+        decoding: of networks with masks, what "boxes" alone and "masks" as well cost for the 100 best objects.
     """
 
     model: str
@@ -81,6 +95,7 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
     stages: dict[str, Times]
     images_per_second: dict[int, float]
     memory_mib: float | None
+    decoding: dict[str, Decoding] = {}
 
 
 def measure(request: Request) -> Measurement:
@@ -89,21 +104,27 @@ def measure(request: Request) -> Measurement:
     # Before loading, so that the difference to the peak is the model's own share.
     before = _memory_mib("VmRSS")
     start = time.perf_counter()
-    detector = Detector(request.model, runtime=request.runtime, threads=request.threads)
+    detector = Detector(
+        request.model,
+        runtime=request.runtime,
+        threads=request.threads,
+        precision=request.precision,
+        device=request.device,
+    )
     network, config = detector.network, detector.config
     load_ms = (time.perf_counter() - start) * 1e3
 
-    pixels = read_image(encoded)
-    architecture, settings = detector.architecture, PostprocessSettings()
+    pixels = read_reduced(encoded, detector.needed_hw).pixels
+    architecture, settings = detector.architecture, PostprocessSettings(score=request.score)
+    detector.check(settings)
     prepared = architecture.prepare(config, pixels)
     inputs, placement = architecture.network_inputs([prepared]), prepared.placement
     outputs = {name: array[0] for name, array in network(*inputs).items()}
-    decode = architecture.decoder(config)
     stages: dict[str, Callable[[], object]] = {
-        "decode": lambda: read_image(encoded),
+        "decode": lambda: read_reduced(encoded, detector.needed_hw),
         "resize": lambda: architecture.prepare(config, pixels),
         "network": lambda: network(*inputs),
-        "post": lambda: decode(outputs, placement, settings),
+        "post": lambda: detector.decode(outputs, placement, settings),
     }
     # One stage after the other instead of whole images in turns: each with warm caches, as in a loop over images.
     times = {name: _times(work, request.runs) for name, work in stages.items()}
@@ -113,6 +134,12 @@ def measure(request: Request) -> Measurement:
         stacked = [np.repeat(array, batch, 0) for array in inputs]
         rates[batch] = batch * 1e3 / _times(lambda stacked=stacked: network(*stacked), request.runs).median  # type: ignore[misc]
     peak = _memory_mib("VmHWM")
+    decoding = {}
+    if "masks" in architecture.finds(config):
+        for name, masks in (("boxes", False), ("masks", True)):
+            # Whatever their scores, so that as many masks are made on any image, by any network.
+            best = PostprocessSettings(score=0, masks=masks)
+            decoding[name] = _decoding(lambda best=best: detector.decode(outputs, placement, best), request.runs)  # type: ignore[misc]
     return Measurement(
         model=request.model,
         runtime=detector.runtime_name,
@@ -124,7 +151,17 @@ def measure(request: Request) -> Measurement:
         stages=times,
         images_per_second=rates,
         memory_mib=None if peak is None or before is None else peak - before,
+        decoding=decoding,
     )
+
+
+def _decoding(work: Callable[[], object], runs: int) -> Decoding:
+    times = _times(work, runs)
+    tracemalloc.start()  # knows NumPy's arrays; after the times, which it would spoil
+    work()
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return Decoding(times=times, memory_mib=most / 2**20)
 
 
 def _times(work: Callable[[], object], runs: int) -> Times:
@@ -147,6 +184,11 @@ def _encoded(image: str | None) -> bytes:
     if image is not None:
         read_image(Path(image))  # raises InputError if it cannot be decoded
         return Path(image).read_bytes()
+    return sample_image()
+
+
+def sample_image() -> bytes:
+    """Coloured noise of 640 × 480 pixels as a JPEG."""
     # Smooth noise: a JPEG of pixel noise would take much longer to decode than a photograph.
     coarse = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
     stream = io.BytesIO()

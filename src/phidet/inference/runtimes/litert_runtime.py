@@ -17,6 +17,7 @@ from phidet.core.errors import CheckpointError
 from phidet.core.machine import usable_physical_cores
 from phidet.detections.boxes import FloatArray
 from phidet.inference.runtimes.network import Outputs
+from phidet.inference.runtimes.options import RunOptions
 
 HEADER_FILE, LABELS_FILE = "phidet.json", "labels.txt"
 """Files with phidet's header and the class names inside a model: TensorFlow Lite's associated files, which are a ZIP
@@ -38,7 +39,7 @@ class LiteRtNetwork:
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
         header = _header(path)
-        self.config, self.precision = header
+        self.config, self.precision, self.thresholds = header
         self.outputs = list(header.architecture.output_shapes(header.config))
         self.path, self.threads = path, threads or usable_physical_cores()
         self._idle: SimpleQueue[Any] = SimpleQueue()
@@ -65,6 +66,11 @@ class LiteRtNetwork:
             return interpreter.get_signature_runner()
         except (ValueError, RuntimeError) as error:
             raise CheckpointError(f"{self.path} cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+
+
+def open_litert(path: Path, options: RunOptions) -> LiteRtNetwork:
+    """The network in ``path``; raises as :class:`LiteRtNetwork`."""
+    return LiteRtNetwork(path, options.threads)
 
 
 def _header(path: Path) -> Header:

@@ -18,7 +18,10 @@ Outputs = dict[str, FloatArray]
 
 
 class Network(Protocol):
-    """A loaded network. Calls from several threads at once are allowed."""
+    """A loaded network. Calls from several threads at once are allowed.
+
+    Those of model files also have ``thresholds``, the best score of each class where the file stores them.
+    """
 
     @property
     def config(self) -> Any:

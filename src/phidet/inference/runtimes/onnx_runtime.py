@@ -1,9 +1,10 @@
-"""Exported networks on ONNX Runtime's CPU kernels."""
+"""Exported networks on ONNX Runtime: on its CPU kernels, or on a GPU."""
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,20 @@ import onnxruntime as ort
 
 from phidet.architectures.header import Header, exported_header
 from phidet.core.errors import CheckpointError
+from phidet.core.files import cache_dir
 from phidet.core.machine import usable_physical_cores
 from phidet.detections.boxes import FloatArray
 from phidet.inference.runtimes.forking import keep_in_forked_children
 from phidet.inference.runtimes.network import Outputs, wanted_outputs
+from phidet.inference.runtimes.options import Device, RunOptions
+
+_CPU = "CPUExecutionProvider"
+_PROVIDERS: dict[Device, tuple[str, ...]] = {
+    "cpu": (_CPU,),
+    "cuda": ("CUDAExecutionProvider", _CPU),
+    "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider", _CPU),
+}
+log = logging.getLogger("phidet")
 
 
 class OnnxNetwork:
@@ -25,6 +36,7 @@ class OnnxNetwork:
     Args:
         path: the file.
         threads: number of threads for one call; by default, one for each core that the process may use.
+        device: "cuda" or "tensorrt" for a GPU; where ONNX Runtime does not reach one, a warning says so.
 
     Raises:
         CheckpointError: the file cannot be read, or is not one of phidet's.
@@ -32,13 +44,16 @@ class OnnxNetwork:
 
     name = "onnxruntime"
 
-    def __init__(self, path: Path, threads: int | None = None) -> None:
+    def __init__(self, path: Path, threads: int | None = None, device: Device = "cpu") -> None:
         self.path = path
-        self.session = open_session(path, session_options(threads))
+        self.session = open_session(path, session_options(threads), providers_of(device))
+        wanted, used = _PROVIDERS[device][0], self.session.get_providers()
+        if wanted not in used:
+            log.warning("ONNX Runtime does not reach %s here: %s runs on %s", device, path.name, used[0])
         keep_in_forked_children(self)
         metadata = self.session.get_modelmeta().custom_metadata_map
         header = exported_header(metadata, path)
-        self.config, self.precision = header
+        self.config, self.precision, self.thresholds = header
         self.outputs = wanted_outputs(header, [output.name for output in self.session.get_outputs()], path)
         batch = self.session.get_inputs()[0].shape[0]
         self.fixed_batch = batch if isinstance(batch, int) else None  # exported so for a device that needs it
@@ -70,6 +85,29 @@ class OnnxNetwork:
             raise CheckpointError(f"{self.path} cannot be run: {_first_line(error)}") from error
 
 
+def open_onnx(path: Path, options: RunOptions) -> OnnxNetwork:
+    """The network in ``path``; raises as :class:`OnnxNetwork`."""
+    return OnnxNetwork(path, options.threads, options.device)
+
+
+def providers_of(device: Device) -> list[str | tuple[str, dict[str, str]]]:
+    """ONNX Runtime's providers for ``device``, in the order in which it shall try them; only those that it has."""
+    available = ort.get_available_providers()
+    # Compiling takes TensorRT minutes, so what it makes of a file is kept, apart for each GPU and version by its own
+    # naming.
+    cache = str(cache_dir() / "tensorrt")
+    settings: dict[str, dict[str, str]] = {
+        "TensorrtExecutionProvider": {
+            "trt_fp16_enable": "1",
+            "trt_engine_cache_enable": "1",
+            "trt_engine_cache_path": cache,
+        },
+        # The same convolutions come again and again: the fastest kernel is searched for once.
+        "CUDAExecutionProvider": {"cudnn_conv_algo_search": "EXHAUSTIVE"},
+    }
+    return [(name, settings[name]) if name in settings else name for name in _PROVIDERS[device] if name in available]
+
+
 def read_header(path: Path) -> Header:
     """The header of an ``.onnx`` file.
 
@@ -93,14 +131,16 @@ def run_once(path: Path, inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, np
     return dict(zip(names, session.run(names, dict(inputs)), strict=True))
 
 
-def open_session(path: Path, options: ort.SessionOptions) -> ort.InferenceSession:
-    """A session on the processor.
+def open_session(
+    path: Path, options: ort.SessionOptions, providers: Sequence[str | tuple[str, dict[str, str]]] = (_CPU,)
+) -> ort.InferenceSession:
+    """A session on the first of the providers that works; unless given, on the processor.
 
     Raises:
         CheckpointError: the file cannot be loaded.
     """
     try:
-        return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(path, options, providers=list(providers))
     except Exception as error:  # the classes differ from version to version
         raise CheckpointError(
             f"{path} cannot be loaded: {_first_line(error)}. Copy it again, or export the model again"

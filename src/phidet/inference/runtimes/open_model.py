@@ -8,48 +8,56 @@ from importlib import import_module
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import cast, get_args
 
 from phidet.architectures.registry import published_names, publisher_of, publishes
-from phidet.core.errors import CheckpointError, MissingExtraError, UnknownNameError
+from phidet.core.errors import CheckpointError, ConfigError, MissingExtraError, UnknownNameError
 from phidet.core.files import cache_dir
+from phidet.inference.runtimes.kept import kept_choice, kept_path
 from phidet.inference.runtimes.network import Network
+from phidet.inference.runtimes.options import RunOptions, Runtime
 
-Runtime = Literal["auto", "onnxruntime", "openvino", "litert", "torch"]
 BUNDLED = ("person",)
 """Models that come with phidet."""
 _RUNTIMES: dict[Runtime, tuple[str, str, tuple[str, ...]]] = {
-    "onnxruntime": ("phidet.inference.runtimes.onnx_runtime", "OnnxNetwork", (".onnx",)),
-    "openvino": ("phidet.inference.runtimes.openvino_runtime", "OpenVinoNetwork", (".onnx", ".xml")),
-    "litert": ("phidet.inference.runtimes.litert_runtime", "LiteRtNetwork", (".tflite",)),
+    "onnxruntime": ("phidet.inference.runtimes.onnx_runtime", "open_onnx", (".onnx",)),
+    "openvino": ("phidet.inference.runtimes.openvino_runtime", "open_openvino", (".onnx", ".xml")),
+    "litert": ("phidet.inference.runtimes.litert_runtime", "open_litert", (".tflite",)),
     "torch": ("phidet.inference.runtimes.torch_runtime", "open_torch", (".safetensors",)),
 }
-"""Runtime → (module, class or function that opens a file, suffixes); "auto" takes the first that runs a file."""
+"""Runtime → (module, function that opens a file, suffixes); "auto" takes the first that runs a file."""
 _EXTRA = {"openvino": "openvino", "litert": "litert", "torch": "train"}
 _NEWER = 60  # seconds; a copied folder's files differ by less
 _PACKAGE = {"openvino": "openvino", "litert": "ai_edge_litert", "torch": "torch"}
 log = logging.getLogger("phidet")
 
 
-def open_network(model: str | Path, runtime: Runtime = "auto", threads: int | None = None) -> Network:
+def open_network(model: str | Path, runtime: Runtime = "auto", options: RunOptions = RunOptions()) -> Network:  # noqa: B008 - immutable
     """Loads the network that ``model`` refers to.
 
     Args:
         model: a model that comes with phidet ("person"), a file (.onnx, .xml, .tflite, .safetensors), the folder of a
             training run, or the name of a published model that was exported before.
         runtime: its name; "auto" selects it by the file's suffix.
-        threads: number of threads for one call; by default, one for each core that the process may use.
+        options: how to run it.
 
     Raises:
         UnknownNameError: no such runtime.
+        ConfigError: what is asked for is not what the runtime or this machine has.
         CheckpointError: there is no such model, or its file cannot be used.
         MissingExtraError: the runtime is not installed.
     """
     if runtime not in get_args(Runtime):
         raise UnknownNameError("runtime", runtime, get_args(Runtime))
     path = find_model(model, ".safetensors" if runtime == "torch" else ".onnx")
+    if runtime == "auto" and options.arithmetic == "auto":
+        runtime, options = _as_kept(path, options)
     name: Runtime = runtime
-    if runtime == "auto":
+    if options.device != "cpu":
+        _check_device(options, runtime)
+    if options.arithmetic == "bf16":
+        name = _with_bf16(runtime, path)
+    elif runtime == "auto":
         name = next((name for name, (_, _, suffixes) in _RUNTIMES.items() if path.suffix.lower() in suffixes), "auto")
     if name == "auto" or path.suffix.lower() not in _RUNTIMES[name][2]:
         if path.suffix.lower() in (".pth", ".pt", ".ckpt", ".h5"):
@@ -62,8 +70,38 @@ def open_network(model: str | Path, runtime: Runtime = "auto", threads: int | No
         raise MissingExtraError(f"running {path.name} on {name}", _EXTRA[name])
     module, kind, _ = _RUNTIMES[name]
     # By name, so that nothing here depends on PyTorch.
-    make = cast("Callable[[Path, int | None], Network]", getattr(import_module(module), kind))
-    return make(path, threads)
+    make = cast("Callable[[Path, RunOptions], Network]", getattr(import_module(module), kind))
+    return make(path, options)
+
+
+def _as_kept(path: Path, options: RunOptions) -> tuple[Runtime, RunOptions]:
+    """What was found to be the fastest for the file on this machine, and kept."""
+    kept = kept_choice(path)
+    if kept is None:
+        return "auto", options
+    log.info("%s runs on %s as %s says", path, kept.runtime, kept_path(path))
+    options = options._replace(arithmetic=kept.precision, threads=options.threads or kept.threads)
+    return kept.runtime, options
+
+
+def _check_device(options: RunOptions, runtime: Runtime) -> None:
+    """Raises ConfigError where the runtime, or the arithmetic, is one of processors only."""
+    if runtime in ("openvino", "litert") or options.arithmetic == "bf16":
+        what = "bf16" if options.arithmetic == "bf16" else runtime
+        raise ConfigError(f"{what} is for processors: leave it out for {options.device}, or leave out {options.device}")
+
+
+def _with_bf16(runtime: Runtime, path: Path) -> Runtime:
+    """The runtime that computes in bf16.
+
+    Raises:
+        ConfigError: another one is asked for, or the file is for another one.
+    """
+    if runtime not in ("auto", "openvino") or path.suffix.lower() not in _RUNTIMES["openvino"][2]:
+        raise ConfigError(
+            f"only OpenVINO computes in bf16, with a file that ends in .onnx or .xml, got {path.name} on {runtime}"
+        )
+    return "openvino"
 
 
 def runtimes_for(path: Path) -> list[Runtime]:
@@ -103,8 +141,8 @@ def find_model(model: str | Path, preferred: str = ".onnx") -> Path:
         if exported.is_file():
             return exported
         raise CheckpointError(
-            f"{model} is published but not on this machine: 'phidet export {model}' downloads and converts it once "
-            f"(it needs pip install 'phidet[train]'), into {exported}"
+            f"{model} is published but not on this machine: 'phidet export {model}' downloads and converts it once, "
+            f"into {exported} (EfficientDets need pip install 'phidet[published]', others 'phidet[train]')"
         )
     example = published_names("boxes")[0]
     if publisher_of(str(model)) is not None:

@@ -11,18 +11,20 @@ import numpy.typing as npt
 import openvino as ov
 
 from phidet.architectures.header import Header, exported_header
-from phidet.core.errors import CheckpointError
+from phidet.core.errors import CheckpointError, ConfigError
 from phidet.core.machine import usable_physical_cores
 from phidet.detections.boxes import FloatArray
 from phidet.inference.runtimes.forking import keep_in_forked_children
 from phidet.inference.runtimes.network import Outputs, wanted_outputs
+from phidet.inference.runtimes.options import Arithmetic, RunOptions
 
 SECTION = "phidet"
 """Section of an IR's runtime information with phidet's header."""
 
 
 class OpenVinoNetwork:
-    """A network of an ``.xml`` or ``.onnx`` file that phidet exported. Arithmetic is fp32, or int8 if quantised.
+    """A network of an ``.xml`` or ``.onnx`` file that phidet exported. Arithmetic is fp32 unless asked for in bf16, or
+    int8 if quantised.
 
     It runs one image at a time, whatever the batch: with a fixed batch the plugin copies fewer feature maps (D0 takes a
     sixth less time), and one image keeps all threads busy.
@@ -30,23 +32,34 @@ class OpenVinoNetwork:
     Args:
         path: the file.
         threads: number of threads for one call; by default, one for each core that the process may use.
+        at_once, arithmetic: see :class:`~phidet.inference.runtimes.options.RunOptions`.
 
     Raises:
         CheckpointError: the file cannot be read, or is not one of phidet's.
+        ConfigError: bf16, which this machine's processor does not have.
     """
 
     name = "openvino"
 
-    def __init__(self, path: Path, threads: int | None = None) -> None:
-        # OpenVINO would use bf16 if the processor has it, and results would depend on the machine.
-        options: dict[str, object] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
-        options["INFERENCE_NUM_THREADS"] = threads or usable_physical_cores()
+    def __init__(
+        self, path: Path, threads: int | None = None, at_once: int = 1, arithmetic: Arithmetic = "file"
+    ) -> None:
+        core = ov.Core()
+        if arithmetic == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            raise ConfigError("this machine's processor does not compute in bf16 (AVX512-BF16 or AMX): leave it out")
+        # Left to itself, OpenVINO uses bf16 if the processor has it, and results depend on the machine.
+        options: dict[str, object] = {"INFERENCE_PRECISION_HINT": "bf16" if arithmetic == "bf16" else "f32"}
+        options["PERFORMANCE_HINT"] = "LATENCY" if at_once == 1 else "THROUGHPUT"
+        if at_once > 1:
+            options["NUM_STREAMS"] = at_once
+        options["INFERENCE_NUM_THREADS"] = at_once * (threads or usable_physical_cores())
         try:
-            model = ov.Core().read_model(path)
+            model = core.read_model(path)
             header = _header(model, path)
-            self.config, self.precision = header
+            self.config, precision, self.thresholds = header
+            self.precision = "bf16" if arithmetic == "bf16" else precision
             model.reshape(_input_shapes(header, model))
-            self.compiled = ov.Core().compile_model(model, "CPU", options)
+            self.compiled = core.compile_model(model, "CPU", options)
         except RuntimeError as error:
             raise CheckpointError(f"{path} cannot be loaded: {str(error).strip().splitlines()[-1]}") from error
         names = {output.any_name for output in self.compiled.outputs}
@@ -71,6 +84,11 @@ class OpenVinoNetwork:
         self._idle.put(request)
         stacked = [np.concatenate(parts) if len(parts) > 1 else parts[0] for parts in zip(*answers, strict=True)]
         return dict(zip(self.outputs, stacked, strict=True))
+
+
+def open_openvino(path: Path, options: RunOptions) -> OpenVinoNetwork:
+    """The network in ``path``; raises as :class:`OpenVinoNetwork`."""
+    return OpenVinoNetwork(path, options.threads, options.at_once, options.arithmetic)
 
 
 def _input_shapes(header: Header, model: ov.Model) -> dict[str, list[int]]:

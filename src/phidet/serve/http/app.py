@@ -19,6 +19,7 @@ from starlette.types import Receive, Scope, Send
 
 from phidet.serve.http.gate import Gate
 from phidet.serve.http.openapi import describe
+from phidet.serve.http.prefix import Prefix
 from phidet.serve.http.watch import watch_routes
 from phidet.serve.metrics import CONTENT_TYPE
 from phidet.serve.protocols import inference_v2 as v2
@@ -75,7 +76,7 @@ def build_app(service: Service) -> Starlette:
     ]
     app = Starlette(
         routes=routes,
-        middleware=[Middleware(Gate, service=service)],
+        middleware=[Middleware(Prefix, prefix=service.settings.prefix), Middleware(Gate, service=service)],
         exception_handlers={404: no_route, 405: no_route},
         lifespan=lifespan,
     )

@@ -11,9 +11,10 @@ from phidet.core.extras import __version__
 from phidet.images.formats import FORMATS
 from phidet.serve.configuration import ServerSettings, Source
 from phidet.serve.outputs import output_shapes
-from phidet.serve.protocols.inference_tensors import InferAnswer, InferRequest
-from phidet.serve.protocols.inference_v2 import IndexEntry, ModelMetadata, ServerMetadata
-from phidet.serve.protocols.tfserving_rest import ModelStatus
+from phidet.serve.protocols.inference import IndexEntry, ModelMetadata, ServerMetadata
+from phidet.serve.protocols.inference_json import InferAnswer
+from phidet.serve.protocols.inference_tensors import InferRequest
+from phidet.serve.protocols.tfserving import ModelStatus
 
 Schema = dict[str, Any]
 
@@ -94,7 +95,7 @@ def describe(settings: ServerSettings, sources: Sequence[Source]) -> Schema:
             "description": "TensorFlow Serving's REST API (/v1) and the Open Inference Protocol (/v2). Boxes are ymin, "
             "xmin, ymax, xmax as parts of the image's height and width; classes count from 1.",
         },
-        "servers": [{"url": "/"}],
+        "servers": [{"url": settings.prefix or "/"}],
         "paths": paths,
     }
     if settings.token:

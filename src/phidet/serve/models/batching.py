@@ -24,7 +24,7 @@ import msgspec
 from phidet.core.errors import ConfigError, PhidetError
 from phidet.core.machine import usable_cores
 from phidet.detections.detections import Detections
-from phidet.serve.inputs import Pixels
+from phidet.images.decode import Decoded, pixels_in_memory
 from phidet.serve.metrics import Metrics
 from phidet.serve.models.model import Model
 from phidet.serve.models.statistics import Statistics
@@ -34,7 +34,7 @@ MAX_QUEUED_BYTES = 1 << 29  # of queued pixels, in addition to the limit on thei
 _MEMORY = 0.8  # of how long batches took, at every one that was faster
 log = logging.getLogger("phidet.serve")
 T = TypeVar("T")
-Detect = Callable[[Pixels], Detections]
+Detect = Callable[[Decoded], Detections]
 
 
 class BatchingParameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -76,7 +76,7 @@ class Answers(NamedTuple):
 
 
 class _Waiting(NamedTuple):
-    image: Pixels
+    image: Decoded
     answer: asyncio.Future[tuple[Detections, float]]  # and when its batch began
     since: float
     deadline: float
@@ -137,7 +137,7 @@ class Batcher:
         batches = math.ceil((len(self._queue) + wanted) / self.parameters.max_batch_size)
         return rest + math.ceil(batches / self.parameters.num_batch_threads) * self._batch_seconds
 
-    async def detect(self, images: Sequence[Pixels], deadline: float = math.inf) -> Answers:
+    async def detect(self, images: Sequence[Decoded], deadline: float = math.inf) -> Answers:
         """The answers, in the order of ``images``. Cancelling takes those that still wait out of the queue.
 
         Raises:
@@ -148,7 +148,7 @@ class Batcher:
                 f"{len(images)} images in one request, more than the queue holds ({self.parameters.capacity})"
             )
         self.check_room(deadline, len(images))
-        size = sum(image.nbytes for image in images)
+        size = sum(pixels_in_memory(image).nbytes for image in images)
         # An empty queue takes any request: otherwise one above the limit could never be answered.
         if self._queue and self._queued_bytes + size > MAX_QUEUED_BYTES:
             raise overloaded(f"the queue of model {self._name} is full ({MAX_QUEUED_BYTES >> 20} MiB of pixels)")
@@ -171,7 +171,7 @@ class Batcher:
             if any(answer.cancelled() for answer in answers):  # gather, when it is cancelled, has done it before
                 gone = [entry for entry in self._queue if entry.answer.done()]
                 self._queue = deque(entry for entry in self._queue if not entry.answer.done())
-                self._count(-len(gone), -sum(entry.image.nbytes for entry in gone))
+                self._count(-len(gone), -sum(pixels_in_memory(entry.image).nbytes for entry in gone))
 
     @property
     def free(self) -> bool:
@@ -243,7 +243,7 @@ class Batcher:
         hopeless = time.monotonic() + self._batch_seconds
         while self._queue and len(batch) < size:
             entry = self._queue.popleft()
-            self._count(-1, -entry.image.nbytes)
+            self._count(-1, -pixels_in_memory(entry.image).nbytes)
             if entry.answer.done():
                 continue  # its request has gone
             if entry.deadline < hopeless and self._queue:  # others wait, for whom it is not too late
@@ -283,7 +283,7 @@ class Batcher:
     async def _work_alone(self, work: Callable[[Detect], T], number: int) -> T:
         seconds, answered = 0.0, 0
 
-        def detect(image: Pixels) -> Detections:
+        def detect(image: Decoded) -> Detections:
             nonlocal seconds, answered
             begun = time.monotonic()
             (outcome,) = self._run([image])
@@ -310,7 +310,7 @@ class Batcher:
         # Rises at once and falls slowly: an estimate that is too low lets requests in that then miss their deadline.
         self._batch_seconds = max(seconds, _MEMORY * self._batch_seconds + (1 - _MEMORY) * seconds)
 
-    def _run(self, images: list[Pixels]) -> Sequence[Detections | Exception]:
+    def _run(self, images: Sequence[Decoded]) -> Sequence[Detections | Exception]:
         """Runs in a worker thread. If a batch fails, its images are tried one by one: a bad image then fails alone."""
         try:
             return self._model.detect(images)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from phidet.core.errors import CheckpointError
 from phidet.detections.detections import Detections
 from phidet.detections.settings import PostprocessSettings
+from phidet.detections.thresholds import Thresholds
+from phidet.images.decode import Decoded
 from phidet.inference.detector import Detector
-from phidet.inference.runtimes.open_model import Runtime
-from phidet.serve.inputs import Pixels
+from phidet.inference.runtimes.options import Arithmetic, Device, Runtime
 
 MODEL_FILES = ("*.onnx", "*.xml", "*.tflite")
 """What a version folder may hold: ONNX, OpenVINO with the ``.bin`` beside it, or TFLite. None runs code when read."""
@@ -40,7 +41,11 @@ class Model(Protocol):
     def runtime_name(self) -> str:
         """Name of the runtime that runs it."""
 
-    def detect(self, images: Sequence[Pixels]) -> list[Detections]:
+    @property
+    def thresholds(self) -> Thresholds | None:
+        """The best score of each class, where the model stores them."""
+
+    def detect(self, images: Sequence[Decoded]) -> list[Detections]:
         """One batch of images of any sizes; each answer is the same alone or in a batch."""
 
     def close(self) -> None:
@@ -50,7 +55,7 @@ class Model(Protocol):
 class Detects(Protocol):
     """What finds objects in images."""
 
-    def detect(self, images: Sequence[Pixels]) -> list[Detections]:
+    def detect(self, images: Sequence[Decoded]) -> list[Detections]:
         """As :meth:`Model.detect`."""
 
 
@@ -87,10 +92,13 @@ class DetectorModel:
         self.image_size_hw = detector.config.image_size_hw
         # Fixed when the model is loaded: it decides the shapes of all answers.
         self.max_detections = settings.max_detections
-        self.has_masks = detector.architecture.mask_stride(detector.config) is not None
+        self.has_masks = "masks" in detector.architecture.finds(detector.config)
         self.runtime_name = detector.runtime_name
+        self.thresholds = detector.thresholds
+        detector.check(settings)
+        self.needed_hw = detector.needed_hw
 
-    def detect(self, images: Sequence[Pixels]) -> list[Detections]:
+    def detect(self, images: Sequence[Decoded]) -> list[Detections]:
         """As :meth:`Model.detect`."""
         return self._detector.detect(images, self._settings)
 
@@ -99,10 +107,37 @@ class DetectorModel:
         self._detector.close()
 
 
-def detector_loader(settings: PostprocessSettings, runtime: Runtime, threads: int) -> Load:
-    """What opens model files for the server: ``threads`` is how many one batch may use."""
+class Running(NamedTuple):
+    """How the server has its models run.
+
+    Attributes:
+        runtime: name of the runtime.
+        threads: of one batch.
+        at_once: batches at a time.
+        precision, device, exact: see :class:`phidet.inference.detector.Detector`.
+    """
+
+    runtime: Runtime = "auto"
+    threads: int | None = None
+    at_once: int = 1
+    precision: Arithmetic = "auto"
+    device: Device = "cpu"
+    exact: bool = False
+
+
+def detector_loader(settings: PostprocessSettings, running: Running) -> Load:
+    """What opens model files for the server."""
 
     def load(path: Path) -> Model:
-        return DetectorModel(Detector(path, runtime=runtime, threads=threads), settings)
+        detector = Detector(
+            path,
+            runtime=running.runtime,
+            threads=running.threads,
+            precision=running.precision,
+            device=running.device,
+            at_once=running.at_once,
+            exact=running.exact,
+        )
+        return DetectorModel(detector, settings)
 
     return load

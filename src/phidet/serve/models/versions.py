@@ -88,6 +88,7 @@ class ServedModel:
         self.failed: dict[int, Fingerprint] = {}
         self.warned = False  # that its folder has no version
         self.settled = False  # all versions of the start are loaded, or have failed
+        self.applied = asyncio.Event()  # the folder was polled as the present source wants it
 
     def set_state(self, version: int, state: State, error: str = "") -> None:
         """Notes where ``version`` is; the oldest of those that ended are forgotten beyond ``KEPT``."""
@@ -199,6 +200,7 @@ class Repository:
             for model in (self.models[name], successor):
                 if model is not None and model.source.base_path == source.base_path:
                     model.source = source
+                    model.applied.clear()
                     model.wake.set()
             # The configuration changed once more before the successor had a version: it is given up.
             if successor is not None and successor.source is not source:
@@ -206,6 +208,22 @@ class Repository:
             if name not in self._successors and self.models[name].source is not source:
                 self._successors[name] = ServedModel(source, self.models[name].required)
                 self._begin(self._successors[name])
+
+    async def applied(self, names: Sequence[str], deadline: float) -> list[str]:
+        """Waits until what was configured for ``names`` is loaded, or has failed; returns what has failed.
+
+        Raises:
+            TimeoutError: it is not done at ``deadline``, on the event loop's clock.
+        """
+        failed = []
+        async with asyncio.timeout_at(deadline):
+            for name in names:
+                model = self._successors.get(name) or self.models[name]
+                await model.applied.wait()
+                if not model.available:
+                    reasons = [state.error for state in model.states.values() if state.error]
+                    failed.append(f"model {name}: {reasons[-1] if reasons else 'its folder has no version'}")
+        return failed
 
     async def close(self) -> None:
         """Stops polling and unloads everything that has no requests left."""
@@ -234,6 +252,8 @@ class Repository:
                 except Exception:  # loaded versions must go on answering after any failure
                     log.exception("looking for versions of model %s failed", name)
                 model.settled = True
+                if not model.wake.is_set():  # else the source has changed while its folder was polled
+                    model.applied.set()
                 # Only now that the new folder has a version that answers does it take over the name.
                 if model.available and self._successors.get(name) is model:
                     self._retire(self.models[name])

@@ -10,14 +10,23 @@ from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
-from phidet.serve.refusals import RefusedError, bad_request, overloaded, too_large
+from phidet.serve.calls import Call
+from phidet.serve.refusals import RefusedError, bad_request, too_large
 from phidet.serve.service import Service
 
+CALL = "phidet.call"
+"""Where the scope of a request has its :class:`phidet.serve.calls.Call`."""
 DRAINED = 4  # times the limit: how much of a too large body is still read, so that its client gets the reason
 MEMBERS = 64
 """Of a gzip body, at most."""
 T = TypeVar("T")
 _WINDOW = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
+
+
+def call_of(request: Request) -> Call:
+    """What is known of a request."""
+    call: Call = request.scope[CALL]
+    return call
 
 
 @contextlib.asynccontextmanager
@@ -42,9 +51,7 @@ async def read_body(request: Request, service: Service) -> AsyncIterator[bytes]:
                 # Closing while the client still sends would reset the connection before it reads the 413.
                 await _drain(coming, DRAINED * limit)
                 raise too_large(f"the body is larger than this server's limit of {limit} bytes")
-            service.body_bytes_in_flight += len(chunk)
-            if service.body_bytes_in_flight > service.settings.limits.bodies_in_flight_bytes:
-                raise overloaded("too many large requests at a time")
+            service.count_body(len(chunk))
             chunks.append(chunk)
         body = b"".join(chunks)
         chunks.clear()
@@ -52,9 +59,7 @@ async def read_body(request: Request, service: Service) -> AsyncIterator[bytes]:
         if encoding not in ("", "identity"):
             body = await service.in_thread(lambda: inflate(body, encoding, limit))
             held, before = len(body), held
-            service.body_bytes_in_flight += held - before
-            if service.body_bytes_in_flight > service.settings.limits.bodies_in_flight_bytes:
-                raise overloaded("too many large requests at a time")
+            service.count_body(held - before)
         yield body
     finally:
         service.body_bytes_in_flight -= held

@@ -5,18 +5,20 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 from urllib.parse import unquote_to_bytes
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from phidet.images.decode import Decoded, Reduced
 from phidet.serve.inputs import ENCODED, TENSOR, Pixels, check_batch, decode, from_lists
 from phidet.serve.models.folders import version_number
-from phidet.serve.models.versions import LoadedVersion, Repository, State
-from phidet.serve.outputs import Tensors, output_shapes
-from phidet.serve.protocols.body import read_body, while_connected
+from phidet.serve.models.versions import LoadedVersion
+from phidet.serve.outputs import Tensors
+from phidet.serve.protocols.body import call_of, read_body, while_connected
+from phidet.serve.protocols.tfserving import Target, inputs_of, metadata, model_status
 from phidet.serve.refusals import RefusedError, bad_request
 from phidet.serve.service import ParsedRequest, RequestCodec, Service
 from phidet.serve.wire import SHOWN, from_b64, is_b64, kind_of, parse, show, write, write_floats
@@ -25,42 +27,8 @@ _WHICH = r"/v1/models/([^/:]+)(?:/versions/([0-9]+)|/labels/([^/:]+))?"
 _PREDICT = re.compile(_WHICH + r":(classify|regress|predict)", re.IGNORECASE)
 _STATUS = re.compile(_WHICH.replace("/([^/:]+)", "(?:/([^/:]+))?", 1) + r"(?:/(metadata))?", re.IGNORECASE)
 
-DEFAULT_SIGNATURE = "serving_default"
-SIGNATURES = {DEFAULT_SIGNATURE: (TENSOR, ENCODED), TENSOR: (TENSOR,), ENCODED: (ENCODED,)}
-"""Signature → the inputs that it takes, one of them in a request: numbers, or an image in base64."""
-_DTYPES = {TENSOR: "DT_UINT8", ENCODED: "DT_STRING"}
-_SHAPES = {TENSOR: (-1, -1, -1, 3), ENCODED: (-1,)}
 Form = Literal["predictions", "outputs"]
 """The key under which a request wants its answer: row form or column form."""
-
-
-class Target(NamedTuple):
-    """Which version of which model a path means."""
-
-    name: str
-    version: int | None
-    label: str | None
-
-
-class StatusCode(msgspec.Struct):
-    """Why a version does not answer, in the words of gRPC."""
-
-    error_code: Literal["OK", "UNKNOWN"]
-    error_message: str
-
-
-class VersionStatus(msgspec.Struct):
-    """Where a version is in its life; its number is a string, as protobuf's JSON has it."""
-
-    version: str
-    state: State
-    status: StatusCode
-
-
-class ModelStatus(msgspec.Struct):
-    """The answer to a request for a model's status."""
-
-    model_version_status: list[VersionStatus]
 
 
 async def handle(request: Request, service: Service) -> Response:
@@ -84,17 +52,17 @@ async def handle(request: Request, service: Service) -> Response:
     if status[4] is not None:
         loaded = service.repository.find(*target)
         return _json(write(metadata(loaded)))
-    return _json(write(_status(service.repository, target)))
+    return _json(write(model_status(service.repository, target)))
 
 
 async def _predict(request: Request, service: Service, target: Target, method: str) -> bytes:
-    deadline = service.deadline()
-    request.scope["phidet.model"] = target.name
+    call = call_of(request)
+    call.model = target.name
     missing: RefusedError | None = None
     loaded: LoadedVersion | None = None
     try:
         loaded = service.repository.find(*target)
-        service.check_room(loaded, deadline)
+        service.check_room(loaded, call.deadline)
     except RefusedError as refusal:
         if refusal.http_status == 503:
             raise
@@ -105,13 +73,13 @@ async def _predict(request: Request, service: Service, target: Target, method: s
             await service.in_thread(lambda: _check_json(body))
         raise missing or bad_request(f"a detector has no signature for {method}: use :predict")
     with loaded.used():  # from here on, however long the body takes
-        request.scope["phidet.version"] = loaded.version
+        call.version = loaded.version
         async with read_body(request, service) as body:
-            codec = RequestCodec(lambda: read_images(body, service), write_answer)
-            return await while_connected(request, service.answer(loaded, codec, len(body), deadline))
+            codec = RequestCodec(lambda: read_images(body, service, loaded), write_answer)
+            return await while_connected(request, service.answer(call, loaded, codec, len(body)))
 
 
-def read_images(body: bytes, service: Service) -> ParsedRequest[Form]:
+def read_images(body: bytes, service: Service, loaded: LoadedVersion) -> ParsedRequest[Form]:
     """The images in the body of a predict request, row form or column form.
 
     Raises:
@@ -123,11 +91,7 @@ def read_images(body: bytes, service: Service) -> ParsedRequest[Form]:
         raise bad_request(
             f"JSON Value: {show(document)} not formatted correctly. 'signature_name' key must be a string value."
         )
-    # TensorFlow's default signature takes either input; the two named ones take one each.
-    names = SIGNATURES.get(signature or DEFAULT_SIGNATURE)
-    if names is None:
-        raise bad_request(f'Serving signature name: "{signature[:200]}" not found in signature def')
-    reader = _Reader(names, service)
+    reader = _Reader(inputs_of(signature), service, loaded)
     # Messages are copied from TensorFlow Serving, mistakes included: clients match on them.
     if "instances" in document and "inputs" in document:
         raise bad_request(
@@ -157,43 +121,18 @@ def write_answer(form: Form, tensors: Tensors) -> bytes:
     return write({form: rows})
 
 
-def metadata(loaded: LoadedVersion) -> dict[str, Any]:
-    """What a signature's inputs and outputs are, by TensorFlow Serving's names; ``signature_def`` twice, as it has it.
-
-    ``serving_default`` is listed with ``input_tensor`` as the TF Object Detection API exports it, and takes
-    ``image_bytes`` as well.
-    """
-    outputs = {
-        name: _tensor_info(name, "DT_FLOAT", (-1, *shape))
-        for name, shape in output_shapes(loaded.model.max_detections, loaded.model.has_masks).items()
-    }
-    signatures = {
-        signature: {
-            "inputs": {names[0]: _tensor_info(names[0], _DTYPES[names[0]], _SHAPES[names[0]])},
-            "outputs": outputs,
-            "method_name": "tensorflow/serving/predict",
-            "defaults": {},
-        }
-        for signature, names in SIGNATURES.items()
-    }
-    return {
-        "model_spec": {"name": loaded.name, "signature_name": "", "version": str(loaded.version)},
-        "metadata": {"signature_def": {"signature_def": signatures}},
-    }
-
-
 class _Reader:
     """Converts JSON values to pixels, with TensorFlow Serving's error messages."""
 
-    def __init__(self, names: tuple[str, ...], service: Service) -> None:
+    def __init__(self, names: tuple[str, ...], service: Service, loaded: LoadedVersion) -> None:
         self.names = names
         self.service = service
-        self.budget = service.budget()
+        self.budget = service.budget(loaded)
 
-    def rows(self, instances: list[Any]) -> list[Pixels]:
+    def rows(self, instances: list[Any]) -> Sequence[Decoded]:
         # The first row decides for all, as in TensorFlow Serving: objects with names, or bare values.
         named = isinstance(instances[0], dict) and not is_b64(instances[0])
-        images: list[Pixels] = []
+        images: list[Decoded] = []
         shape: tuple[int, ...] | None = None
         for i, instance in enumerate(instances):
             if (isinstance(instance, dict) and not is_b64(instance)) != named:
@@ -206,7 +145,7 @@ class _Reader:
             value = instance[name] if named else instance
             try:
                 image = self.row_image(name, value)
-                if isinstance(value, list):  # numbers; encoded images may differ in size
+                if not isinstance(image, Reduced) and isinstance(value, list):  # encoded images may differ in size
                     # Rows of numbers must have one shape, as TensorFlow Serving stacks them into a single tensor.
                     shape = shape or image.shape
                     _check_shape(shape, image.shape)
@@ -228,14 +167,14 @@ class _Reader:
             )
         return next(iter(instance))
 
-    def row_image(self, name: str, value: Any) -> Pixels:
+    def row_image(self, name: str, value: Any) -> Decoded:
         """One image: an encoded one, or lists (H, W, 3)."""
         if is_b64(value):
             return decode(from_b64(value["b64"]), self.budget)
         array = self.numbers(name, value)
         return self.batch(array[None], name)[0]
 
-    def column(self, value: Any) -> list[Pixels]:
+    def column(self, value: Any) -> Sequence[Decoded]:
         if isinstance(value, dict) and not is_b64(value):
             name = next((name for name in self.names if name in value), None)
             if name is None:
@@ -308,20 +247,6 @@ def _target(match: re.Match[str]) -> Target:
 
 def _unquoted(text: str) -> str:
     return unquote_to_bytes(text).decode("utf-8", "replace")
-
-
-def _status(repository: Repository, target: Target) -> ModelStatus:
-    return ModelStatus(
-        [
-            VersionStatus(str(v.version), v.state, StatusCode("UNKNOWN" if v.error else "OK", v.error))
-            for v in repository.status(*target)
-        ]
-    )
-
-
-def _tensor_info(name: str, dtype: str, shape: tuple[int, ...]) -> dict[str, Any]:
-    dims = [{"size": str(size), "name": ""} for size in shape]
-    return {"dtype": dtype, "tensor_shape": {"dim": dims, "unknown_rank": False}, "name": f"{name}:0"}
 
 
 def _raw(text: str) -> msgspec.Raw:

@@ -36,6 +36,9 @@ def random_window(
 class TrainWholeImages(TrainImages):
     """Augmented images, each with one object that fills it; ``scale_jitter`` is the range of the zoom."""
 
+    def _needed_hw(self, image_hw: tuple[int, int]) -> tuple[int, int]:
+        return image_hw  # the window may be a small part of it
+
     def __getitem__(self, key: tuple[int, int]) -> Example:
         epoch, index = key
         rng = np.random.default_rng((self.seed, epoch, index))
@@ -44,6 +47,8 @@ class TrainWholeImages(TrainImages):
         if rng.random() < self.settings.flip:
             pixels = pixels.flip(2)
         sample = Sample(pixels, torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))  # nothing in it can get lost
+        if self.own is not None:
+            sample = self.own(sample, self.size_hw, len(self.dataset.class_names), rng)
         example = finish(sample, self.size_hw, self.settings, rng)
         height, width = self.size_hw
         # The batch format is that of detection: the class is carried by one box that covers the input.

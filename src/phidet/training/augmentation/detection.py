@@ -15,10 +15,10 @@ from torchvision.transforms.v2 import functional as F
 from phidet.data.dataset import Annotations
 from phidet.detections.masks import FIELD as MASKS
 from phidet.detections.masks import Masks, nearest
-from phidet.images.prepare import fit_scale, scaled_size
+from phidet.images.prepare import fit_scale, needed_to_fit, scaled_size
 from phidet.training.augmentation.mask_tensors import FITS, UNKNOWN, sampled_masks, tightened
 from phidet.training.augmentation.multi_scale import multi_scale
-from phidet.training.augmentation.operations import GREY, Sample, move
+from phidet.training.augmentation.operations import GREY, Sample, move, rotate, shear
 from phidet.training.augmentation.policies import apply_policy
 from phidet.training.recipe import Augmentation
 
@@ -51,6 +51,14 @@ class Labelled(NamedTuple):
     annotations: Annotations
 
 
+def needed_hw(image_hw: tuple[int, int], size_hw: tuple[int, int], settings: Augmentation) -> tuple[int, int]:
+    """The least height and width at which an image of ``image_hw`` pixels may be decoded for :func:`augment` and
+    :func:`mosaic`: as large as it may be resized to."""
+    if settings.sizes == "multi-scale":
+        return image_hw
+    return needed_to_fit(image_hw, size_hw, max(settings.scale_jitter))
+
+
 def augment(
     image: npt.NDArray[np.uint8],
     annotations: Annotations,
@@ -71,16 +79,49 @@ def augment(
         rng: the random generator.
         varying: the input's size varies, ``size_hw`` being its limits: multi-scale examples are not padded.
     """
+    sample = windowed(Labelled(image, annotations), size_hw, settings, rng, varying)
+    return finish(sample, padded_hw(size_hw, settings, varying), settings, rng)
+
+
+def windowed(
+    labelled: Labelled,
+    size_hw: tuple[int, int],
+    settings: Augmentation,
+    rng: np.random.Generator,
+    varying: bool = False,
+) -> Sample:
+    """What the network sees of one image, before policy and colours; see :func:`augment`."""
     if settings.sizes == "multi-scale":
-        sample = multi_scale(_sample(Labelled(image, annotations)), size_hw, settings, rng, varying)
-        return finish(sample, None if varying else size_hw, settings, rng)
-    return finish(_window(Labelled(image, annotations), size_hw, size_hw, settings, rng), size_hw, settings, rng)
+        return multi_scale(_sample(labelled), size_hw, settings, rng, varying)
+    return _window(labelled, size_hw, size_hw, settings, rng)
+
+
+def padded_hw(size_hw: tuple[int, int], settings: Augmentation, varying: bool) -> tuple[int, int] | None:
+    """The size that examples are padded to; ``None`` where it varies."""
+    return None if varying and settings.sizes == "multi-scale" else size_hw
+
+
+def turned(sample: Sample, settings: Augmentation, rng: np.random.Generator) -> Sample:
+    """The sample rotated and slanted by chance, up to the settings' ``rotate`` and ``shear``."""
+    if settings.rotate > 0:
+        sample = rotate(sample, rng.uniform(-settings.rotate, settings.rotate))
+    if settings.shear > 0:
+        slopes = rng.uniform(-settings.shear, settings.shear, 2)
+        sample = shear(shear(sample, slopes[0], 0.0), 0.0, slopes[1])
+    return sample
 
 
 def mosaic(
     images: Sequence[Labelled], size_hw: tuple[int, int], settings: Augmentation, rng: np.random.Generator
 ) -> Example:
-    """Four images in one, around a point in the middle half of the input, otherwise as :func:`augment`.
+    """Four images in one, otherwise as :func:`augment`; see :func:`joined`."""
+    return finish(joined(images, size_hw, settings, rng), size_hw, settings, rng)
+
+
+def joined(
+    images: Sequence[Labelled], size_hw: tuple[int, int], settings: Augmentation, rng: np.random.Generator
+) -> Sample:
+    """Four images in one, around a point in the middle half of the input, before policy and colours.
 
     Each is resized as it would be by itself, so that objects keep their sizes; a quarter shows a window of it. Where an
     image is smaller than its quarter, the border of the input is grey.
@@ -100,8 +141,7 @@ def mosaic(
         if part.masks is not None:
             around = left, size_hw[1] - left - width, top, size_hw[0] - top - height
             masks.append(pad(part.masks, around))
-    whole = Sample(pixels, torch.cat(boxes), torch.cat(class_ids), torch.cat(masks) if masks else None)
-    return finish(whole, size_hw, settings, rng)
+    return Sample(pixels, torch.cat(boxes), torch.cat(class_ids), torch.cat(masks) if masks else None)
 
 
 def _window(

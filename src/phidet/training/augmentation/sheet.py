@@ -13,11 +13,12 @@ from phidet.architectures.base import NetworkConfig
 from phidet.architectures.registry import architecture_of
 from phidet.core.errors import ConfigError, UnknownNameError
 from phidet.core.structs import in_words
+from phidet.core.words import count
 from phidet.data.dataset import Dataset
-from phidet.data.doctor.advice import count
 from phidet.data.doctor.sheets import choose_samples, sample_tile
 from phidet.detections.sheet import Tile, class_legend, draw_sheet, write_sheet
 from phidet.training.augmentation.detection import Example
+from phidet.training.augmentation.own import imported
 from phidet.training.loading import TrainImages
 from phidet.training.recipe import Augmentation
 
@@ -33,7 +34,9 @@ def change_augmentation(settings: Augmentation, changes: Sequence[str]) -> Augme
     """
     fields: dict[str, object] = msgspec.to_builtins(settings)
     for change in changes:
-        key, equals, value = change.partition("=")
+        # A bare MODULE:FUNCTION is a function of one's own, as for phidet train --augment.
+        named = change if "=" in change or ":" not in change else f"function={change}"
+        key, equals, value = named.partition("=")
         if not equals:
             raise ConfigError(f"expected KEY=VALUE, as in policy=v1, got {change!r}")
         if key not in fields:
@@ -50,6 +53,7 @@ def augmented_sheet(dataset: Dataset, config: NetworkConfig, settings: Augmentat
     """A row for each of some images: the original, and its augmentations in three epochs of a run of ``seed``."""
     varying = architecture_of(config).has_varying_size(config)
     images = TrainImages(dataset, config.image_size_hw, settings, seed, varying=varying)
+    images.own = None if settings.function is None else imported(settings.function)
     tiles = []
     # The examples come from the loader's own class, so the sheet shows exactly what training gets.
     for index in choose_samples(dataset, set(), seed, IMAGES):
@@ -87,10 +91,13 @@ def describe(settings: Augmentation) -> str:
         if jitters
         else ["size ×0.6–1", *([f"crop {settings.crop:g}"] * (settings.crop > 0))]
     )
-    values = [(key, getattr(settings, key)) for key in ("flip", "colour", "hue", "mosaic", "grid_mask")]
+    keys = ("flip", "colour", "hue", "mosaic", "copy_paste", "mixup", "rotate", "shear", "grid_mask")
+    values = [(key, getattr(settings, key)) for key in keys]
     said += [f"{key.replace('_', ' ')} {value:g}" for key, value in values if value]
     if settings.policy == "randaugment":
         said.append(f"RandAugment {settings.layers} × {settings.magnitude:g}")
     elif settings.policy != "none":
         said.append(f"AutoAugment {settings.policy}")
+    if settings.function is not None:
+        said.append(settings.function)
     return ", ".join(said)

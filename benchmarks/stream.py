@@ -1,0 +1,202 @@
+"""A camera on RTSP for ten minutes: cut three times, frozen once, its size changed once, and one that lies at the end.
+
+    python benchmarks/stream.py                 ten minutes beside an idle machine
+    python benchmarks/stream.py --busy 4        beside four processes that compute
+
+Needs GStreamer's RTSP server and its bindings for the system's Python (``rtsp_camera.py`` says how), and Linux. Two
+readers follow it all the time: this process with the bundled detector and a tracker, which reads the number of each
+frame from its pixels; and ``phidet track`` as a user starts it. What is printed:
+
+- age: how many frames had been decoded after the one that the reader is given, when it is given it; how many the camera
+  had sent, which is one more, since FFmpeg knows the end of a frame of H.264 by the beginning of the next; and how long
+  ago it was sent.
+- memory: resident, of both processes, in the quarters of the time.
+- connections after the first one; times by the source beside those of the clock.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from phidet import Detector, PostprocessSettings
+from phidet.images.live import LiveSource
+from phidet.images.sources import SourceImage, Unusable
+from phidet.images.video import Frame
+from phidet.inference.track import TrackSettings, track_stream
+from rtsp_camera import BITS, BLOCK, PASSWORD
+
+SCRIPT = Path(__file__).with_name("rtsp_camera.py")
+FAULTS = (
+    (0.15, "cut"),
+    (0.30, "freeze 25"),
+    (0.45, "cut"),
+    (0.60, "size 640 360"),
+    (0.75, "cut"),
+)
+"""When, in shares of the whole time, and what."""
+LIES = 0.85, "rate 10"
+
+
+def main() -> None:
+    """Prints what was measured."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=600)
+    parser.add_argument("--busy", type=int, default=0, metavar="N", help="processes that compute all the time")
+    args = parser.parse_args()
+    with contextlib.ExitStack() as stack:
+        for _ in range(args.busy):
+            stack.enter_context(running([sys.executable, "-c", "while True: pass"]))
+        camera = stack.enter_context(running(["/usr/bin/python3", str(SCRIPT)], stdin=subprocess.PIPE,
+                                             stdout=subprocess.PIPE, text=True))  # fmt: skip
+        address = camera.stdout.readline().strip()
+        out = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        options = ["--save", "json,csv,counts,heat", "--line", "middle=0,0.5,1,0.5", "--out"]
+        command = [str(Path(sys.executable).with_name("phidet")), "track", address, *options, str(out / "o")]
+        log = stack.enter_context((out / "log").open("w+"))
+        user = stack.enter_context(running(command, stdout=log, stderr=log))
+        source = Noted(address)
+        sent: dict[int, float] = {}
+        threading.Thread(target=note_sent, args=(camera.stdout, sent), daemon=True).start()
+        orders = threading.Thread(target=order, args=(camera.stdin, args.seconds, source), daemon=True)
+        memory = Memory({"reader": os.getpid(), "phidet track": user.pid}, args.seconds)
+        orders.start()
+        memory.start()
+        report(follow(source), sent)
+        memory.join()
+        user.terminate()  # SIGINT is ignored by what a shell starts in the background
+        user.wait(60)
+        log.seek(0)
+        about_user(log.read(), out / "o")
+        for name, values in memory.megabytes.items():
+            quarters = np.array_split(values, 4)
+            print(f"memory of {name}: medians of quarters {[round(float(np.median(q))) for q in quarters]} MB")
+
+
+@contextlib.contextmanager
+def running(command: list[str], **options: Any) -> Iterator[Any]:
+    """A process that is killed at the end of the block."""
+    with subprocess.Popen(command, **options) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def order(camera: Any, seconds: float, source: Noted) -> None:
+    """Gives the faults at their times, and ends the reader."""
+    begun = time.monotonic()
+    for share, what in (*FAULTS, LIES):
+        time.sleep(max(0.0, begun + share * seconds - time.monotonic()))
+        print(what, file=camera, flush=True)
+    time.sleep(max(0.0, begun + seconds - time.monotonic()))
+    source.close()
+
+
+def note_sent(lines: Any, sent: dict[int, float]) -> None:
+    """Reads what the camera prints: when each frame left it."""
+    for line in lines:
+        _, number, seconds = line.split()
+        sent[int(number)] = float(seconds)
+
+
+class Noted(LiveSource):
+    """Notes which of the decoded frames, by its number from 1, has which time."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__(address)
+        self.order: dict[float, int] = {}
+
+    def _arrivals(self) -> Iterator[Any]:
+        for arrival in super()._arrivals():
+            self.order[arrival.time_s] = self.state.received
+            yield arrival
+
+
+class Memory(threading.Thread):
+    """Resident memory of some processes, once a second."""
+
+    def __init__(self, processes: dict[str, int], seconds: float) -> None:
+        super().__init__(daemon=True)
+        self.processes, self.seconds = processes, seconds
+        self.megabytes: dict[str, list[float]] = {name: [] for name in processes}
+
+    def run(self) -> None:
+        end = time.monotonic() + self.seconds
+        while time.monotonic() < end:
+            for name, number in self.processes.items():
+                pages = int(Path(f"/proc/{number}/statm").read_text().split()[1])
+                self.megabytes[name].append(pages * os.sysconf("SC_PAGE_SIZE") / 1e6)
+            time.sleep(1)
+
+
+def follow(source: Noted) -> dict[str, npt.NDArray[np.float64]]:
+    """Detects and tracks on each frame that the source gives; what was noted of it."""
+    notes: list[tuple[float, ...]] = []
+
+    def noted() -> Iterator[SourceImage | Unusable]:
+        for frame in source.frames():
+            now = time.monotonic()
+            decoded = source.state.received - source.order[frame.time_s]
+            notes.append((now, number_of(frame), frame.time_s, frame.image.shape[0], decoded))
+            yield SourceImage(source.shown, PurePosixPath("camera.mp4"), frame.image, frame.number, frame.time_s)
+
+    with Detector("person") as detector:
+        for _ in track_stream(detector, noted(), PostprocessSettings(score=0.1), TrackSettings()):
+            pass
+    print(f"{source.state.received} frames came, {source.state.taken} were looked at, "
+          f"{source.state.reconnects} connections after the first one")  # fmt: skip
+    columns = np.array(notes).T
+    return dict(zip(("now", "number", "time", "height", "decoded"), columns, strict=True))
+
+
+def number_of(frame: Frame) -> int:
+    """Its number: the inverse of ``rtsp_camera.marked``."""
+    blocks = frame.image[1 : BLOCK - 1, : BITS * BLOCK, 1].reshape(BLOCK - 2, BITS, BLOCK).mean(axis=(0, 2)) > 128
+    return sum(1 << bit for bit, is_white in enumerate(blocks.tolist()) if is_white)
+
+
+def report(notes: dict[str, npt.NDArray[np.float64]], sent: dict[int, float]) -> None:
+    """Prints ages and times."""
+    numbers, at = np.array(sorted(sent.items())).T
+    age = 1000 * (notes["now"] - np.array([sent[int(n)] for n in notes["number"]]))
+    newer = np.searchsorted(at, notes["now"]) - np.searchsorted(numbers, notes["number"], side="right")
+    print(f"age of a frame when it is given: median {np.median(age):.0f} ms, 99 % below "
+          f"{np.percentile(age, 99):.0f} ms, at most {age.max():.0f} ms")  # fmt: skip
+    for what, counts in (("been decoded", notes["decoded"]), ("left the camera", newer)):
+        shares = ", ".join(f"{int(n)}: {np.mean(counts == n):.1%}" for n in np.unique(counts))
+        print(f"frames that had {what} after it: {shares}")
+    print(f"heights seen: {np.unique(notes['height']).astype(int).tolist()}; numbers never fall: "
+          f"{bool((np.diff(notes['number']) > 0).all())}; longest gap {np.diff(notes['now']).max():.1f} s")  # fmt: skip
+    apart = (notes["time"] - notes["time"][0]) - (notes["now"] - notes["now"][0])
+    print(f"times of frames against the clock: {apart.min():+.2f} … {apart.max():+.2f} s; never fall: "
+          f"{bool((np.diff(notes['time']) >= 0).all())}")  # fmt: skip
+
+
+def about_user(log: str, out: Path) -> None:
+    """Prints what ``phidet track`` wrote."""
+    lines = [line for line in log.splitlines() if "frames a second" not in line and "no connection" not in line]
+    print("phidet track said:", *lines[:12], sep="\n  ")
+    frames = [json.loads(line) for line in (out / "tracks.jsonl").read_text().splitlines()]
+    times = np.array([frame["time_s"] for frame in frames])
+    print(f"it wrote {len(frames)} frames, times {times[0]:.1f} … {times[-1]:.1f} s, never falling: "
+          f"{bool((np.diff(times) >= 0).all())}")  # fmt: skip
+    written = log + "".join(path.read_text(errors="replace") for path in out.rglob("*") if path.is_file())
+    print("the password is nowhere:", PASSWORD not in written)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+"""A trained EfficientDet as operations for other runtimes, from arrays; see :mod:`phidet.architectures.program`."""
+
+from __future__ import annotations
+
+from phidet.architectures.backbones.lower_efficientnet import lower_efficientnet
+from phidet.architectures.config import Activation
+from phidet.architectures.efficientdet.config import ModelConfig
+from phidet.architectures.feature_networks.lower import lower_feature_network
+from phidet.architectures.program import DEPTHWISE, Predict, Program, ProgramWriter
+from phidet.architectures.weights import Weights, fold_arrays
+
+
+def lower_detector(weights: Weights, config: ModelConfig) -> Program:
+    """The program of a detector on an EfficientNet, without masks."""
+    w = ProgramWriter()
+    maps = lower_efficientnet(w, weights.part("backbone"), config.backbone)
+    features = weights.part("feature_network")
+    levels = lower_feature_network(w, features, config.feature_network, config.activation, maps)
+    layers, act = config.head_layers, config.activation
+    outputs = {
+        "class_logits": lower_head(w, weights.part("class_head"), levels, (layers, config.num_classes), act),
+        "box_deltas": lower_head(w, weights.part("box_head"), levels, (layers, 4), act),
+    }
+    return Program(w.operations, outputs)
+
+
+def lower_head(w: ProgramWriter, weights: Weights, maps: list[int], shape: tuple[int, int], act: Activation) -> int:
+    """Appends the operations of a head; ``shape`` is its number of layers, and of numbers for each anchor."""
+    layers, outputs = shape
+    lasts: list[int] = []
+    for level, x in enumerate(maps):
+        for layer in range(layers):
+            x = w.separable(x, weights.part("convs", layer), weights.part("norms", layer, level), act)
+        lasts.append(w.folded(x, weights.part("predict", "depthwise"), None, None, DEPTHWISE))
+    weight, bias = fold_arrays(weights.part("predict", "pointwise"), None)
+    return w.add(Predict(tuple(lasts), weight[:, :, 0, 0], bias, outputs))

@@ -1,0 +1,29 @@
+"""The weights of a PyTorch module as arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from torch import nn
+
+from phidet.architectures.weights import Array
+
+
+class ModuleArrays(Mapping[str, Array]):
+    """The tensors of ``module`` by name, each made an array, in fp64, when it is asked for."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._tensors = module.state_dict()
+
+    def __getitem__(self, name: str) -> Array:
+        array: Array = self._tensors[name].detach().cpu().double().numpy()
+        return array
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def __contains__(self, name: object) -> bool:  # the mixin's would convert the tensor
+        return name in self._tensors

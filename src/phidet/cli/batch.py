@@ -1,0 +1,188 @@
+"""``phidet batch``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from phidet.cli.arguments import add_exact, add_runtime, positive, share, share_or_auto, words_of
+from phidet.core.errors import InputError
+
+if TYPE_CHECKING:
+    from phidet.inference.batch.run import Model, Pending, Resources, Summary
+
+EPILOG = """\
+IN is Parquet files (an id, and images as bytes or addresses), WebDataset tars, a Lance data set (NAME.lance), or a
+folder of images: a path, a quoted pattern, or an address of an object store (s3://bucket/folder, gs://…; needs s3fs,
+gcsfs). OUT is a folder of either kind. Needs an extra: pip install 'phidet[batch]'
+
+Each part of IN becomes one Parquet file in OUT: id, image_width, image_height, detections (a list of structs), error,
+model, version. A part is a Parquet file (of large ones, some row groups), a tar, a fragment, or --part-size images of
+a folder. A file appears whole when its part is done and is skipped the next time: whatever ends a run, the same command
+goes on where it ended. Another model or other settings in the same OUT are refused.
+
+examples:
+  phidet batch photos found                                 a folder of images, people
+  phidet batch s3://bucket/crawl s3://bucket/found -m runs/mine --score 0.5
+  phidet batch 'shards/*.tar' found --dry-run               what there is to do
+  phidet batch data.lance found --cluster ray://head:10001  on a Ray cluster: pip install 'phidet[batch-ray]'
+
+exit code: 0; 3 where a part could not be read, named on standard error, after all others are done; bad images are rows
+with their error. After Ctrl-C or SIGTERM (130, 143) finished parts stay.
+"""
+_EVERY_S = 30.0  # between two lines of progress in a log
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``phidet batch``."""
+    parser.epilog = EPILOG
+    parser.add_argument("source", metavar="IN", help="images; see below")
+    parser.add_argument("out", metavar="OUT", help="the folder to write")
+    parser.add_argument(
+        *("-m", "--model"),
+        default="person",
+        metavar="MODEL",
+        help="person (bundled), an export (.onnx, .xml, .tflite), a run's folder, a published name (person)",
+    )
+    parser.add_argument("--score", type=share_or_auto, default=0.3, metavar="S", help="lowest score, or auto (0.3)")
+    parser.add_argument("--iou", type=share, default=0.5, metavar="T", help="overlap of duplicates (0.5)")
+    parser.add_argument("--classes", action="append", metavar="A,B", help="only these, by name (all)")
+    parser.add_argument("--max", type=positive, default=100, metavar="N", help="limit of objects in an image (100)")
+    parser.add_argument("--tile", type=positive, metavar="N", help="also detect on overlapping tiles of N pixels")
+    parser.add_argument("--batch", type=positive, default=1, metavar="N", help="images, or tiles, at once (1)")
+    add_exact(parser)
+    add_runtime(parser)
+    table = parser.add_argument_group("input")
+    table.add_argument("--id", metavar="COLUMN", help="column of the id (found by name)")
+    table.add_argument("--image", metavar="COLUMN", help="column of the bytes or the address (found by name and type)")
+    table.add_argument(
+        "--part-size", type=positive, default=1_000, metavar="N",
+        help="images in a part: of a folder, and at least of a Parquet file (1000)",
+    )  # fmt: skip
+    machine = parser.add_argument_group("machine")
+    machine.add_argument("--workers", type=positive, metavar="N", help="processes, each with the model (one a core)")
+    machine.add_argument("--threads", type=positive, metavar="N", help="of each process (the cores, shared out)")
+    machine.add_argument("--cluster", metavar="ADDRESS", help="a Ray cluster: an address, auto, or local")
+    machine.add_argument("--dry-run", action="store_true", help="say what there is to do, and do nothing")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Detects in all parts that are not done yet; raises for parts that could not be read at the end."""
+    from phidet.cli.native_noise import without_native_noise
+    from phidet.cli.signals import ended_by_sigterm
+    from phidet.core.optional import optional_package
+    from phidet.inference.batch.engine import daft_engine
+    from phidet.inference.batch.parts import Wanted
+    from phidet.inference.batch.run import Resources, prepare, shares
+    from phidet.inference.batch.run import run as run_batch
+
+    if not args.dry_run:  # before anything is looked at that may take minutes
+        optional_package("daft", "phidet batch", "batch")
+    pending = prepare(args.source, args.out, _model(args), Wanted(args.id, args.image, args.part_size))
+    workers, threads = args.workers, args.threads or 1
+    if args.cluster is None:
+        workers, threads = shares(len(pending.jobs), args.workers, args.threads)
+    resources = Resources(workers, threads, args.batch, args.cluster)
+    _say(pending, resources)
+    if args.dry_run or not pending.jobs:
+        return
+    progress = _Progress(pending)
+    # Engines log what a lost worker or a slow end means to them; what it means here is said by the run.
+    with ended_by_sigterm(), without_native_noise():
+        try:
+            summary = run_batch(pending, daft_engine, resources, progress.tell)
+        finally:
+            progress.clear()
+    _sum_up(summary, args.out)
+
+
+def _model(args: argparse.Namespace) -> Model:
+    import msgspec
+
+    from phidet.detections.settings import PostprocessSettings, class_ids_of
+    from phidet.detections.thresholds import stored_thresholds
+    from phidet.inference.batch.run import Model
+    from phidet.inference.detector import Detector
+    from phidet.inference.tiles import check_tile
+
+    settings = PostprocessSettings(score=args.score, iou=args.iou, max_detections=args.max)
+    if args.tile is not None:
+        check_tile(args.tile, settings)
+    if args.classes is not None or args.score == "auto":
+        with Detector(args.model, runtime=args.runtime, threads=1) as detector:
+            names = detector.class_names
+            if args.score == "auto":
+                stored_thresholds(detector, args.model)  # raises where it has none
+        given = args.classes or []
+        wanted = [name for text in given for name in ([text] if text in names else words_of(text))]
+        class_ids_of(tuple(wanted), names)  # raises for an unknown name before anything is done
+        settings = msgspec.structs.replace(settings, classes=tuple(wanted) or None)
+    return Model(model=args.model, runtime=args.runtime, settings=settings, tile=args.tile, exact=args.exact)
+
+
+def _say(pending: Pending, resources: Resources) -> None:
+    """Prints what there is to do."""
+    planned, about = pending.plan, pending.about
+    what = {"parquet": "Parquet", "tar": "WebDataset tars", "lance": "Lance", "images": "a folder of images"}
+    columns = planned.columns
+    named = "" if columns is None else f", id in {columns.id!r}, image in {columns.image!r}"
+    done = len(planned.parts) - len(pending.jobs)
+    images = "" if pending.images is None else f", {pending.images:,} images"
+    print(f"{about.input}: {what[planned.kind]}{named}; {len(planned.parts):,} parts, {done:,} done before")
+    where = f"on the cluster {resources.cluster}" if resources.cluster else f"in {resources.workers} processes"
+    threads = f"{resources.threads} thread{'s' * (resources.threads != 1)} each"
+    model = f"{about.detection.model}, version {about.detection.version}"
+    print(f"to do: {len(pending.jobs):,} parts{images}, {where}, {threads}, with {model}", flush=True)
+
+
+def _sum_up(summary: Summary, out: str) -> None:
+    """Prints what was done; raises for what was not."""
+    rate = summary.images / max(summary.seconds, 1e-9)
+    print(
+        f"{summary.images:,} images in {summary.parts:,} parts, {summary.objects:,} objects, {summary.errors:,} images "
+        f"with errors; {_clock(summary.seconds)}, {rate:,.1f} images a second; {summary.skipped:,} parts were done "
+        f"before; wrote {out}"
+    )
+    for name, error in sorted(summary.failed.items()):
+        print(f"phidet: {name}: {error}", file=sys.stderr)
+    if summary.failed:
+        many = len(summary.failed)
+        raise InputError(f"{many} part{' was' if many == 1 else 's were'} not done: the same command tries again")
+
+
+class _Progress:
+    """Parts, images, rate and what is left: on one line of a terminal, in a log every half minute."""
+
+    def __init__(self, pending: Pending) -> None:
+        self._parts, self._images = len(pending.jobs), pending.images
+        self._is_terminal = sys.stderr.isatty()
+        self._shown = time.monotonic()
+
+    def tell(self, summary: Summary) -> None:
+        """Shows how far the run is."""
+        now = time.monotonic()
+        if not self._is_terminal and now - self._shown < _EVERY_S:
+            return
+        self._shown = now
+        parts = summary.parts + len(summary.failed)
+        share = summary.images / self._images if self._images else parts / self._parts
+        left = f", {_clock(summary.seconds * (1 / share - 1))} left" if share > 0 else ""
+        rate = summary.images / max(summary.seconds, 1e-9)
+        line = f"{parts:,} of {self._parts:,} parts, {summary.images:,} images, {rate:,.1f} a second{left}"
+        if self._is_terminal:
+            print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
+        else:
+            print(line, file=sys.stderr, flush=True)
+
+    def clear(self) -> None:
+        """Removes the line of progress."""
+        if self._is_terminal:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(max(seconds, 0)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,273 @@
+"""gRPC under pressure and under attack: token, limits, deadlines, cancelled calls, slow readers, noise, shutdown."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import random
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from phidet.core.errors import ConfigError
+from phidet.serve.messages import message
+from phidet.serve.server import Network
+from serve_server import Server, encoded, held, model_of, one_model, picture, until
+
+grpc = pytest.importorskip("grpc", reason="no grpcio here: pip install 'phidet[grpc]'")
+from phidet.serve.grpc.server import GrpcServer  # noqa: E402
+from serve_grpc import (  # noqa: E402
+    IMAGE,
+    INFER,
+    INFERENCE,
+    ON,
+    PREDICT,
+    SERVING,
+    STREAM,
+    client,
+    code_of,
+    infer_request,
+    predict_pixels,
+    predict_request,
+)
+
+RIGHT = (("authorization", "Bearer secret"),)
+LIVE = f"/{INFERENCE}.GRPCInferenceService/ServerLive"
+
+
+def test_the_token(tmp_path: Path) -> None:
+    body = predict_request(IMAGE).SerializeToString()
+    with one_model(tmp_path, network=ON, token="secret") as server, client(server) as asked:
+        for metadata in ((), (("authorization", "Bearer wrong"),), (("authorization", "Basic secret"),)):
+            for path in (PREDICT, INFER, f"/{SERVING}.ModelService/GetModelStatus", f"/{INFERENCE}.x/y"):
+                with pytest.raises(grpc.RpcError) as error:
+                    asked.raw(path, body, metadata)
+                assert code_of(error) == ("UNIMPLEMENTED" if path.endswith("/y") else "UNAUTHENTICATED")
+        assert asked.raw(PREDICT, body, RIGHT)
+        for path in (LIVE, "/inference.GRPCInferenceService/ServerReady", "/grpc.health.v1.Health/Check"):
+            assert asked.raw(path, b""), "open to orchestrators, as over HTTP"
+
+
+def test_a_message_over_the_limit_is_refused_before_it_is_here(tmp_path: Path) -> None:
+    """As it is, and as what few bytes inflate to. One of a gigabyte is sent by the soak test."""
+    with one_model(tmp_path, network=ON, limits={"body_bytes": 1 << 20}) as server, client(server) as asked:
+        image = encoded(np.random.default_rng(0).integers(0, 256, (600, 500, 3), np.uint8))
+        assert 800_000 < len(image) < 1 << 20
+        assert asked.predict(predict_request(image))["num_detections"] == [2]
+        for options in ({}, {"compression": grpc.Compression.Gzip}):
+            with pytest.raises(grpc.RpcError) as error:
+                asked.raw(PREDICT, bytes(32 << 20), **options)
+            assert code_of(error) == "RESOURCE_EXHAUSTED"
+        assert asked.predict(predict_request(IMAGE))["num_detections"] == [2]
+        assert server.service.body_bytes_in_flight == 0
+
+
+def test_all_messages_together_have_a_limit(tmp_path: Path) -> None:
+    limits = {"body_bytes": 1 << 20, "bodies_in_flight_bytes": 1_500_000}
+    request = predict_pixels(picture(500, 600)[None])  # 900 kB
+    with one_model(tmp_path, network=ON, limits=limits) as server, client(server) as asked:
+        with held(model_of(server)):
+            calls = [asked.future(PREDICT, request) for _ in range(4)]
+            until(lambda: sum(call.done() for call in calls) == 3)
+            assert {call.code().name for call in calls if call.done()} == {"UNAVAILABLE"}
+            assert all("too many large requests" in call.details() for call in calls if call.done())
+        assert [call.code().name for call in calls].count("OK") == 1
+        until(lambda: server.service.body_bytes_in_flight == 0)
+        assert asked.raw(PREDICT, request.SerializeToString())
+
+
+def test_a_full_queue_is_unavailable_and_says_when_to_come_again(tmp_path: Path) -> None:
+    batching = {"max_batch_size": 1, "max_enqueued_batches": 2}
+    with one_model(tmp_path, network=ON, batching=batching) as server, client(server) as asked:
+        with held(model_of(server)):
+            calls = [asked.future(PREDICT, predict_request(IMAGE)) for _ in range(8)]
+            until(lambda: sum(call.done() for call in calls) == 5)
+            refused = [call for call in calls if call.done()]
+            assert {call.code().name for call in refused} == {"UNAVAILABLE"}
+            assert {dict(call.trailing_metadata())["grpc-retry-pushback-ms"] for call in refused} == {"1000"}
+        assert [call.code().name for call in calls].count("OK") == 3
+
+
+def test_a_cancelled_call_gives_its_place_in_the_queue_back(tmp_path: Path) -> None:
+    batching = {"max_batch_size": 1, "max_enqueued_batches": 2}
+    with one_model(tmp_path, network=ON, batching=batching) as server, client(server) as asked:
+        batcher = server.service.repository.models["m"].available[1].batcher
+        with held(model_of(server)):
+            first = asked.future(PREDICT, predict_request(IMAGE))
+            until(lambda: len(model_of(server).batches) == 2)  # the first was the trial
+            waiting = [asked.future(PREDICT, predict_request(IMAGE)) for _ in range(2)]
+            until(lambda: batcher.waiting == 2)
+            for call in waiting:
+                call.cancel()
+            until(lambda: batcher.waiting == 0)
+            again = [asked.future(PREDICT, predict_request(IMAGE)) for _ in range(2)]
+            until(lambda: batcher.waiting == 2)
+        assert [call.code().name for call in (first, *waiting, *again)] == ["OK", "CANCELLED", "CANCELLED", "OK", "OK"]
+        assert len(model_of(server).batches) == 4, "nobody computed for those who had gone"
+        until(lambda: server.service.body_bytes_in_flight == 0)
+
+
+def test_the_clients_deadline_and_the_servers(tmp_path: Path) -> None:
+    with one_model(tmp_path, network=ON, limits={"request_seconds": 0.5}) as server, client(server) as asked:
+        with held(model_of(server)):
+            theirs = asked.future(PREDICT, predict_request(IMAGE), seconds=0.1)
+            ours = asked.future(PREDICT, predict_request(IMAGE))
+            assert (theirs.code().name, ours.code().name) == ("DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED")
+            assert ours.details() == "the request was not answered within 0.5 s"
+        until(lambda: server.service.repository.models["m"].available[1].users == 0)
+        until(lambda: b'api="grpc_v1",model="m",status="DEADLINE_EXCEEDED"} 2.0' in server.service.metrics.text())
+
+
+def test_a_message_that_does_not_come_is_dropped(tmp_path: Path) -> None:
+    with one_model(tmp_path, network=ON, limits={"idle_seconds": 0.3}) as server, client(server) as asked:
+        done = threading.Event()
+
+        def nothing() -> Iterator[bytes]:
+            done.wait(600)
+            yield b""
+
+        call = asked.channel.stream_unary(PREDICT).future(nothing(), timeout=600)
+        assert call.code().name == "DEADLINE_EXCEEDED"
+        assert call.details() == "the message did not come within 0.3 s"
+        done.set()
+
+
+def test_more_calls_than_allowed_are_turned_away(tmp_path: Path) -> None:
+    with one_model(tmp_path, network=ON, limits={"connections": 4}) as server, client(server) as asked:
+        with held(model_of(server)):
+            calls = [asked.future(PREDICT, predict_request(IMAGE)) for _ in range(6)]
+            until(lambda: sum(call.done() for call in calls) == 2)
+            assert {call.details() for call in calls if call.done()} == {"too many calls at a time"}
+        assert [call.code().name for call in calls].count("OK") == 4
+
+
+def test_answers_that_nobody_reads_are_counted_and_given_back(tmp_path: Path) -> None:
+    """gRPC keeps an answer until its client takes it: so many of them are refused work, until the clients leave."""
+    limits = {"body_bytes": 1 << 20, "bodies_in_flight_bytes": 50 << 20}
+    with one_model(tmp_path, network=ON, limits=limits) as server:
+        loaded = server.service.repository.models["m"].available[1]
+        loaded.model.max_detections = 2_000_000  # type: ignore[misc]  # 48 MB of padding
+        with client(server) as slow:
+            listening = threading.Event()
+
+            def one() -> Iterator[bytes]:
+                yield infer_request(IMAGE).SerializeToString()
+                listening.wait(600)
+
+            unread = slow.channel.stream_stream(STREAM)(one(), timeout=600)
+            until(lambda: server.service.body_bytes_in_flight > 40_000_000)
+            assert loaded.users == 0, "its place in the queue is free"
+            with client(server) as other, pytest.raises(grpc.RpcError) as error:
+                other.infer(infer_request(IMAGE))
+            assert code_of(error) == "UNAVAILABLE"
+            listening.set()
+            unread.cancel()
+        until(lambda: server.service.body_bytes_in_flight == 0)
+        loaded.model.max_detections = 10  # type: ignore[misc]
+        with client(server) as other:
+            assert other.predict(predict_request(IMAGE))["num_detections"] == [2]
+
+
+def noise(random_: random.Random) -> tuple[str, bytes]:
+    """A request with some of its bytes changed, cut off, or none of it."""
+    path, request = random_.choice(
+        [(PREDICT, predict_request(IMAGE)), (PREDICT, predict_pixels(picture()[None])), (INFER, infer_request(IMAGE))]
+    )
+    body = bytearray(request.SerializeToString())
+    kind = random_.randrange(4)
+    if kind == 0:
+        for _ in range(random_.randint(1, 8)):
+            body[random_.randrange(len(body))] = random_.randrange(256)
+    elif kind == 1:
+        del body[random_.randrange(len(body)) :]
+    elif kind == 2:
+        body[:] = random_.randbytes(random_.randrange(2000))
+    else:  # where the shapes and names are
+        for _ in range(random_.randint(1, 4)):
+            body[random_.randrange(40)] = random_.randrange(256)
+    return path, bytes(body)
+
+
+def test_noise_is_answered_with_a_status_of_the_client(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    random_ = random.Random(18)
+    with one_model(tmp_path, network=ON, limits={"image_pixels": 1_000_000}) as server, client(server) as asked:
+        codes: set[str] = set()
+        for _ in range(1000):
+            path, body = noise(random_)
+            try:
+                asked.raw(path, body)
+                codes.add("OK")
+            except grpc.RpcError as error:
+                codes.add(error.code().name)
+        assert codes == {"OK", "INVALID_ARGUMENT", "NOT_FOUND"}
+        assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+        assert server.service.body_bytes_in_flight == 0
+        assert server.service.metrics.in_flight._value.get() == 0
+        assert asked.predict(predict_request(IMAGE))["num_detections"] == [2]
+
+
+def test_metrics_and_log_know_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with (
+        caplog.at_level(logging.INFO, "phidet.access"),
+        one_model(tmp_path, network=ON) as server,
+        client(server) as asked,
+    ):
+        asked.predict(predict_request(IMAGE))
+        with contextlib.suppress(grpc.RpcError):
+            asked.predict(predict_request(IMAGE, name="x"))
+        assert len(list(asked.stream([infer_request(IMAGE), infer_request(b"x")]))) == 2
+
+        def counted(api: str, model: str, status: str) -> bool:
+            line = f'phidet_requests_total{{api="{api}",model="{model}",status="{status}"}} 1.0'
+            return line.encode() in server.service.metrics.text().splitlines()
+
+        until(lambda: counted("grpc_v1", "m", "OK") and counted("grpc_v1", "", "NOT_FOUND"))
+        until(lambda: counted("grpc_v2", "m", "OK") and counted("grpc_v2", "m", "INVALID_ARGUMENT"))
+        lines = [json.loads(record.message) for record in caplog.records if record.name == "phidet.access"]
+        (first,) = [line for line in lines if line["path"] == PREDICT and line["status"] == "OK"]
+        assert (first["client"], first["model"], first["version"]) == ("127.0.0.1", "m", 1)
+
+
+def test_a_server_that_drains_answers_and_is_not_ready(tmp_path: Path) -> None:
+    """First readiness goes, then, when load balancers have noticed, the ports; what has begun is finished."""
+    network, gone = Network(grpc_port=0, drain_seconds=3600), threading.Event()
+    with one_model(tmp_path, network=network) as server, client(server) as asked:
+        asked.predict(predict_request(IMAGE))
+        server.engine.should_exit = True
+        until(lambda: server.get("/v2/health/ready").status == 503)
+        assert asked.raw(f"/{INFERENCE}.GRPCInferenceService/ServerReady", b"") == b""
+        assert asked.raw("/grpc.health.v1.Health/Check", b"") == b"\x08\x02", "not serving"
+        assert server.get("/v2/health/live").status == 200
+        assert asked.predict(predict_request(IMAGE))["num_detections"] == [2]
+        answers = asked.stream(one_and_then_silence(gone))
+        assert next(answers).infer_response.model_name == "m"
+        with held(model_of(server)):
+            begun = asked.future(PREDICT, predict_request(IMAGE))
+            until(lambda: server.service.repository.models["m"].available[1].users == 1)
+            server.engine.draining_until = 0.0
+            until(server.service.stopping.is_set)
+        answer = message(f"{SERVING}.PredictResponse").FromString(begun.result())
+        assert answer.model_spec.version.value == 1, "it had begun"
+        with pytest.raises(grpc.RpcError, match="the server stops"):
+            next(answers)
+        gone.set()
+
+
+def one_and_then_silence(end: threading.Event) -> Iterator[Any]:
+    yield infer_request(IMAGE)
+    end.wait(600)
+
+
+def test_a_port_that_is_taken_is_said(tmp_path: Path) -> None:
+    async def second(first: Server) -> None:
+        GrpcServer(first.service, "127.0.0.1", first.grpc_port)
+
+    taken = pytest.raises(ConfigError, match="choose another --port or --host")
+    with one_model(tmp_path, network=ON) as server, taken:
+        asyncio.run(second(server))

@@ -58,7 +58,7 @@ class SourceImage(NamedTuple):
 
     @property
     def image(self) -> npt.NDArray[np.uint8]:
-        """The whole image, (H, W, 3) uint8 RGB, decoded now if it was not before; InputError if it cannot be any more."""
+        """The whole image, (H, W, 3) uint8 RGB, decoded now if it was not; InputError where that fails meanwhile."""
         return pixels_in_memory(self.seen) if self.again is None else self.again()
 
     @property

@@ -89,6 +89,39 @@ def test_edges_go_both_ways_once_and_never_to_the_node_itself(graph: DetectionGr
     assert graph.pairs.shape[1] * 2 == len(edges)
 
 
+@given(graphs)
+def test_rows_are_equal_exactly_where_neighbourhoods_are(graph: DetectionGraph) -> None:
+    """The example's law for any graph: in A joined nodes differ, in A + I those with one closed neighbourhood agree."""
+    a, looped = graph.adjacency().toarray(), graph.adjacency(self_loops=True).toarray()
+    near = [set(np.flatnonzero(row).tolist()) for row in a]
+    for i in range(len(graph)):
+        for j in range(i):
+            assert np.array_equal(a[i], a[j]) == (near[i] == near[j])
+            assert np.array_equal(looped[i], looped[j]) == (near[i] | {i} == near[j] | {j})
+            assert i not in near[j] or not np.array_equal(a[i], a[j])
+
+
+@given(st.integers(1, 9), st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)), max_size=25), st.integers(0, 8))
+def test_pairs_in_any_direction_repeated_or_with_themselves_are_edges_once(
+    count: int, given_pairs: list[tuple[int, int]], start: int
+) -> None:
+    pairs = [(i % count, j % count) for i, j in given_pairs]
+    graph = joined(*pairs, count=count)
+    theirs = nx.Graph([(i, j) for i, j in pairs if i != j])
+    theirs.add_nodes_from(range(count))  # those that no pair has stay alone
+    np.testing.assert_array_equal(graph.adjacency().toarray(), nx.to_numpy_array(theirs, nodelist=range(count)))
+    np.testing.assert_array_equal(
+        graph.adjacency(self_loops=True).toarray(), nx.to_numpy_array(theirs, nodelist=range(count)) + np.eye(count)
+    )
+    parts = classical.connected_clusters(graph)
+    assert len(set(parts.tolist())) == nx.number_connected_components(theirs)
+    reached = set(classical.breadth_first(graph, start % count).tolist())
+    assert reached == set(classical.depth_first(graph, start % count).tolist())
+    assert reached == nx.node_connected_component(theirs, start % count)
+    lengths = classical.shortest_paths(graph, start % count).lengths
+    assert set(np.flatnonzero(np.isfinite(lengths)).tolist()) == reached
+
+
 def test_each_rule_joins_what_it_says() -> None:
     places = at((0, 0), (6, 0), (30, 0), (30, 40), (200, 0))
     boxes = places.boxes_xyxy

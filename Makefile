@@ -7,7 +7,7 @@ RUNTIME_TESTS := tests/test_openvino.py tests/test_tflite.py tests/test_privacy.
 
 PROTOS := src/phidet/serve/protos
 
-.PHONY: demo test test-slow test-lowest protos clients runtimes browser tracer check format clean
+.PHONY: demo test test-slow test-lowest protos docs clients runtimes browser tracer check format clean
 
 demo: $(VENV)/.installed-core  ## install the core, and find the person in a portrait: demo/detections/
 	mkdir -p demo
@@ -19,8 +19,9 @@ demo: $(VENV)/.installed-core  ## install the core, and find the person in a por
 	  Image.open(photo).save('demo/grace-hopper.png')"
 	$(BIN)/phidet detect demo/grace-hopper.png --out demo/detections
 
-test: $(VENV)/.installed-dev clients runtimes browser tracer  ## run the tests
+test: $(VENV)/.installed-dev clients runtimes browser tracer $(VENV)-docs/.installed  ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q --ignore tests/test_privacy.py
+	OMP_NUM_THREADS=1 $(VENV)-docs/bin/python -m pytest -n 2 -q tests/test_docs.py
 	OMP_NUM_THREADS=1 $(VENV)-runtimes/bin/python -m pytest -n 2 --dist loadfile -q -p no:anyio $(RUNTIME_TESTS)
 
 test-slow: $(VENV)/.installed-dev clients runtimes browser tracer  ## run the slow tests as well
@@ -29,6 +30,10 @@ test-slow: $(VENV)/.installed-dev clients runtimes browser tracer  ## run the sl
 
 test-lowest: $(VENV)-lowest/.installed clients  ## the core and the server on the lowest versions that pyproject.toml allows
 	OMP_NUM_THREADS=1 $(VENV)-lowest/bin/python -m pytest -n 2 --dist loadfile -q -W default
+
+docs: $(VENV)-docs/.installed  ## build the documentation into site/, and check it
+	$(VENV)-docs/bin/python -m mkdocs build --strict --quiet
+	$(VENV)-docs/bin/python tools/docs_site.py site
 
 clients: $(VENV)-clients/.installed  ## serving clients that others wrote, for the tests; their pins are not ours
 
@@ -59,7 +64,7 @@ format: $(VENV)/.installed-dev  ## rewrite the files as `make check` wants them
 	$(BIN)/ruff format
 
 clean:
-	rm -rf $(VENV) $(VENV)-clients $(VENV)-runtimes $(VENV)-lowest .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf site $(VENV) $(VENV)-docs $(VENV)-clients $(VENV)-runtimes $(VENV)-lowest .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -85,6 +90,14 @@ $(VENV)-runtimes/.installed: pyproject.toml | $(VENV)/.installed-dev
 	$(BIN)/python -c 'import site; print(*site.getsitepackages(), sep="\n")' \
 	  > $$($(VENV)-runtimes/bin/python -c 'import site; print(site.getsitepackages()[0])')/phidet-dev.pth
 	$(VENV)-runtimes/bin/python -m pip install --quiet --editable '.[openvino,tflite]'
+	@touch $@
+
+# On top of the development environment, so that notebooks find phidet and PyTorch.
+$(VENV)-docs/.installed: pyproject.toml | $(VENV)/.installed-dev
+	$(PYTHON) -m venv $(VENV)-docs
+	$(BIN)/python -c 'import site; print(*site.getsitepackages(), sep="\n")' \
+	  > $$($(VENV)-docs/bin/python -c 'import site; print(site.getsitepackages()[0])')/phidet-dev.pth
+	$(VENV)-docs/bin/python -m pip install --quiet --editable '.[docs]'
 	@touch $@
 
 $(VENV)/.installed-core: pyproject.toml | $(BIN)/python

@@ -45,13 +45,18 @@ def detect(paths):
 def phone(paths):
     return sum(len(alone(path, settings)) for path in paths)
 
+def frames_of(video):
+    while True:
+        there, frame = video.read()
+        if not there:
+            return
+        yield frame
+
 def opencv(paths):
     import cv2
-    frames = []
     for path in paths:
         if path.endswith(".mp4"):
-            video = cv2.VideoCapture(path)
-            frames = iter(lambda: video.read()[1], None)
+            frames = frames_of(cv2.VideoCapture(path))
         else:
             frames = [cv2.imread(path)]
         for frame in frames:
@@ -153,6 +158,7 @@ def main() -> None:
     parser.add_argument("--before", type=Path, help="the src folder of another tree to compare with")
     parser.add_argument("--precision", choices=("bf16",), help="also phidet in bf16")
     parser.add_argument("--threads", type=int, default=0, help="cores to use (all)")
+    parser.add_argument("--only", choices=("phone", "small", "video"), help="one of the three (all)")
     parser.add_argument("--turns", type=int, default=7)
     parser.add_argument("--small", type=int, default=40, help="images of 640 × 480 in a turn (40)")
     parser.add_argument("--frames", type=int, default=60, help="of the video (60)")
@@ -173,6 +179,8 @@ def main() -> None:
             "video": ("frame of a 1080p video", video_of(photos[0], folder, args.frames), args.frames),
         }
         for kind, (title, paths, count) in work.items():
+            if args.only not in (None, kind):
+                continue
             taken: dict[str, list[tuple[float, float]]] = {side: [] for side in sides}
             for turn in range(args.turns + 1):
                 for side, process in sides.items():

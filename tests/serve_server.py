@@ -12,6 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from PIL import Image
 from phidet.core.errors import CheckpointError
 from phidet.detections.detections import Detections
 from phidet.detections.masks import Masks
+from phidet.detections.segments import make_segments
 from phidet.detections.thresholds import Thresholds
 from phidet.serve.configuration import Limits, ServerSettings, Source
 from phidet.serve.http.listening import listen
@@ -40,7 +42,7 @@ class StandIn:
     """Finds two objects in every image, from its mean brightness; scores tell the version apart.
 
     Its file holds ``number [seconds [masks]]``: the score in thousandths, how long a batch takes at least, and whether
-    objects have masks.
+    objects have masks, or "segments" the image.
     """
 
     class_names = CLASSES
@@ -55,7 +57,7 @@ class StandIn:
             raise CheckpointError(f"{path} is not a model")
         self.score = int(words[0]) / 1000
         self.seconds = float(words[1]) if len(words) > 1 else 0.0
-        self.has_masks = words[2:] == ["masks"]
+        self.finds = frozenset(words[2:])
         self.batches: list[int] = []
         self.closed = False
         self.at_a_time = [0]  # batches, at each beginning
@@ -74,7 +76,8 @@ class StandIn:
         time.sleep(self.seconds)
         self._running.discard(threading.get_ident())
         found = [expected(image, self.score) for image in images]
-        return [masked(one) for one in found] if self.has_masks else found
+        found = [masked(one) for one in found] if "masks" in self.finds else found
+        return [segmented(one) for one in found] if "segments" in self.finds else found
 
     def close(self) -> None:
         assert not self._running, "it was closed while it worked"
@@ -107,6 +110,17 @@ def masked(found: Detections) -> Detections:
     for mask, (x1, y1, x2, y2) in zip(full, halves, strict=True):
         mask[y1:y2, x1 : (x1 + x2) // 2] = True
     return found.with_fields({"masks": Masks.from_full(full)})
+
+
+def segmented(found: Detections) -> Detections:
+    """Class 1 in the left half of the image, class 2 in the lower right quarter."""
+    assert found.image_size_hw is not None
+    height, width = found.image_size_hw
+    ids = np.full((height, width), -1)
+    ids[:, : width // 2], ids[height // 2 :, width // 2 :] = 0, 1
+    classes = np.array([1, 2])
+    whole = make_segments(ids, classes, np.ones(2), np.zeros(2, np.bool_), CLASSES)
+    return replace(found, segments=whole)
 
 
 def write_version(base: Path, version: int | str, content: str) -> Path:

@@ -106,10 +106,7 @@ def test_what_stands_alone_and_tables_may_be_in_the_file_too(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (
-            "scor = 1",
-            "unknown option of phidet detect in .*: 'scor'|unknown option of phidet detect in .* 'scor'. Did you",
-        ),
+        ("scor = 1", "unknown option of phidet detect in .*o.toml 'scor'. Did you mean score"),
         ("score = 3", "argument --score: expected a number in 0…1, got '3'"),
         ("exact = 1", "exact: expected true or false, got 1"),
         ("score = [0.1, 0.2]", "score: expected one value, got 2"),
@@ -229,7 +226,8 @@ def test_completion_names_every_command_and_its_extra(
     pytest.importorskip("shtab")
     code, out, _ = run(capsys, "completion", "bash")
     assert code == 0
-    assert all(f'"{name}"' in out or f"'{name}'" in out or f" {name}" in out for name in COMMANDS)
+    [names] = re.findall(r"^_shtab_phidet_subparsers=\((.*)\)$", out, re.MULTILINE)
+    assert names.split() == list(COMMANDS)
     monkeypatch.setitem(sys.modules, "shtab", None)
     code, _, err = run(capsys, "completion", "zsh")
     assert code == 6

@@ -22,6 +22,7 @@ from phidet.core.errors import ConfigError, InputError
 from phidet.images.live import LiveSettings, LiveSource, is_live, is_stream, live_name
 from phidet.images.live_backlog import keep_up
 from phidet.images.live_clock import SourceClock
+from phidet.images.video import webcam_frames
 from video_data import moving
 
 av = pytest.importorskip("av")
@@ -275,3 +276,22 @@ def test_a_decoder_that_is_too_slow_leaves_frames_out(decoding_s: float, busy: b
     assert max(b - a for a, b in pairwise([0.0, *times, 60.0])) < 1.1 + 2 * decoding_s + group / 25
     for one, other in pairwise(decoded):
         assert other.is_keyframe or other.sent_s - one.sent_s == pytest.approx(0.04)
+
+
+def test_a_local_camera_is_read_through_ffmpegs_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no camera, FFmpeg's device that makes frames takes its place."""
+    made = "testsrc2=size=64x48:rate=25", "lavfi"
+    monkeypatch.setattr("phidet.images.live.camera_device", lambda _: made)
+    monkeypatch.setattr("phidet.images.video.camera_device", lambda _: made)
+    live = [f for f, _ in zip(LiveSource("webcam", EVERY).frames(), range(10), strict=False)]
+    plain = [f for f, _ in zip(webcam_frames("webcam"), range(10), strict=False)]
+    for frames in (live, plain):
+        assert [f.number for f in frames] == list(range(10))
+        assert {f.image.shape for f in frames} == {(48, 64, 3)}
+        times = [f.time_s for f in frames]
+        assert times[0] == 0
+        assert times == sorted(times)
+        assert (frames[0].image != frames[9].image).any()
+    for one, other in zip(live, plain, strict=True):
+        np.testing.assert_array_equal(one.image, other.image)
+    np.testing.assert_allclose([f.time_s for f in live], np.arange(10) / 25, atol=1e-6)

@@ -292,3 +292,33 @@ def test_classifiers_see_windows_of_all_pixels(large: Path) -> None:
     data = Dataset("d", ("a",), names=["a"], sources=[large], annotations=[whole], sizes_hw=np.array([size], np.int32))
     images = TrainWholeImages(data, (64, 64), Augmentation(), seed=0)
     assert images._read(0, warn=False).image.shape[:2] == size
+
+
+def test_evaluation_decodes_all_pixels_unless_it_is_asked_not_to(large: Path) -> None:
+    pytest.importorskip("tqdm")
+    from phidet.data.dataset import Annotations, Dataset  # noqa: PLC0415
+    from phidet.detections.detections import Detections  # noqa: PLC0415
+    from phidet.evaluation.detect_dataset import detect_dataset  # noqa: PLC0415
+
+    class Notes:
+        class_names = ("person",)
+
+        def __init__(self) -> None:
+            self.seen: list[Decoded] = []
+
+        def detect(self, arrays: Any, settings: Any = None) -> list[Detections]:
+            self.seen += arrays
+            return [Detections.empty(("person",), size_of(array)) for array in arrays]
+
+    size = size_of(read_image(large))
+    none, one = np.zeros(1, np.bool_), np.ones(1, np.float32)
+    objects = Annotations(np.array([[0, 0, 9, 9]], np.float32), np.zeros(1, np.int64), one, none, none)
+    sizes = np.array([size], np.int32)
+    data = Dataset("d", ("person",), names=["a"], sources=[large], annotations=[objects], sizes_hw=sizes)
+    notes = Notes()
+    detect_dataset(notes, data)
+    detect_dataset(notes, data, needed=half)
+    assert isinstance(notes.seen[0], np.ndarray)
+    assert notes.seen[0].shape[:2] == size
+    assert isinstance(notes.seen[1], Reduced)
+    assert notes.seen[1].factor == 2

@@ -294,6 +294,16 @@ def test_a_password_stays_with_its_host(web: Server) -> None:
         ("http://a:b/c@host/", "http://host/"),  # a password that should have been written b%2Fc
         ("http://a:b?c#d@host/x", "http://host/x"),
         ("photo@2x.jpg", "photo@2x.jpg"),
+        # Parameters of cameras: only what is secret is hidden.
+        ("http://h/v.mjpg?user=me&pwd=hunter2&channel=1", "http://h/v.mjpg?user=me&pwd=***&channel=1"),
+        ("rtsp://h:554/user=me_password=hunter2_channel=1", "rtsp://h:554/user=me_password=***"),
+        ("rtsp://h/1?access_token=hunter2#t", "rtsp://h/1?access_token=***#t"),
+        (
+            "https://h/a.png?X-Amz-Expires=9&X-Amz-Signature=hunter2",
+            "https://h/a.png?X-Amz-Expires=9&X-Amz-Signature=***",
+        ),
+        ("https://h/a.png?api_key=hunter2&Key=hunter2", "https://h/a.png?api_key=***&Key=***"),
+        ("http://h/monkey=3?keyword=cat&passage=2", "http://h/monkey=3?keyword=cat&passage=2"),
     ],
 )
 def test_an_address_is_shown_without_its_password(address: str, shown: str) -> None:

@@ -12,7 +12,7 @@ import pytest
 from phidet.detections.detections import Detections
 from phidet.detections.masks import Masks
 from phidet.serve.configuration import Policy, Source
-from phidet.serve.outputs import MASK_SIDE, to_tensors
+from phidet.serve.outputs import EVERYTHING, MAP_SIDE, MASK_SIDE, to_tensors
 from serve_server import MAX_DETECTIONS, Server, b64, encoded, picture, serving, settings_for, write_version
 
 IMAGE = base64.b64encode(encoded(picture(240, 320))).decode()
@@ -23,7 +23,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     base = tmp_path_factory.mktemp("masks")
     write_version(base / "m", 1, "800 0 masks")
     write_version(base / "plain", 1, "800")
-    sources = tuple(Source(name, base / name, Policy()) for name in ("m", "plain"))
+    write_version(base / "pixels", 1, "800 0 segments")
+    sources = tuple(Source(name, base / name, Policy()) for name in ("m", "plain", "pixels"))
     with serving(settings_for(base, sources=sources)) as running:
         yield running
 
@@ -35,7 +36,7 @@ def test_a_mask_is_the_share_of_the_object_in_each_cell_of_its_box() -> None:
     boxes = np.array([[0, 0, 132, 66], [0, 0, 132, 66], [5, 5, 9, 9]], np.float32)
     fields = {"masks": Masks.from_full(full)}
     found = Detections(boxes, np.array([0.9, 0.8, 0.7], np.float32), np.zeros(3, np.int64), ("a",), (66, 132), fields)
-    masks = to_tensors([found], [(66, 132)], 5, has_masks=True)["detection_masks"]
+    masks = to_tensors([found], [(66, 132)], 5, finds=EVERYTHING)["detection_masks"]
     assert masks.shape == (1, 5, MASK_SIDE, MASK_SIDE)
     assert (masks[0, 0] == 1).all()
     assert masks[0, 1, :16].max() == 0
@@ -77,3 +78,26 @@ def test_the_open_protocol_has_a_tensor_of_masks_and_says_where_there_is_none(se
     refused = server.request("POST", "/v2/models/plain/infer", json.dumps(asked).encode())
     assert refused.status == 400
     assert refused.error == '"plain" has no output detection_masks: its answers are boxes only'
+
+
+def test_the_class_of_every_pixel_is_a_map_of_one_size(server: Server) -> None:
+    body = json.dumps({"instances": [b64(encoded(picture(240, 320)))]}).encode()
+    [answer] = server.request("POST", "/v1/models/pixels:predict", body).json["predictions"]
+    cells = np.array(answer["label_map"])
+    assert cells.shape == (MAP_SIDE, MAP_SIDE)
+    assert (cells[:, :64] == 2).all()  # the left half is of class 1
+    assert (cells[:32, 64:] == 0).all()  # the upper right quarter of none
+    assert (cells[64:, 64:] == 3).all()
+    assert "label_map" not in server.request("POST", "/v1/models/m:predict", body).json["predictions"][0]
+    asked = {
+        "inputs": [{"name": "image_bytes", "datatype": "BYTES", "shape": [1], "data": [IMAGE]}],
+        "outputs": [{"name": "label_map"}],
+    }
+    reply = server.request("POST", "/v2/models/pixels/infer", json.dumps(asked).encode())
+    assert reply.status == 200, reply.body
+    [output] = reply.json["outputs"]
+    assert output["shape"] == [1, MAP_SIDE, MAP_SIDE]
+    assert np.array(output["data"]).reshape(MAP_SIDE, MAP_SIDE).tolist() == cells.tolist()
+    refused = server.request("POST", "/v2/models/m/infer", json.dumps(asked).encode())
+    assert refused.status == 400
+    assert '"m" has no output label_map' in refused.error

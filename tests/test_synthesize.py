@@ -215,7 +215,9 @@ def test_exported_generators_make_the_same_images(tmp_path: Path, name: str, fie
 
 
 def test_an_exported_generator_needs_no_pytorch(tmp_path: Path) -> None:
-    export_generator(network(), tmp_path / "g.onnx")
+    model = network().train()
+    export_generator(model, tmp_path / "g.onnx")
+    assert model.training
     script = f"""
 import sys
 sys.modules["torch"] = None

@@ -155,6 +155,7 @@ def test_a_model_tracks_by_itself(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
+        ("1700000000.5,1,5,5,10,10\n", r"x\.txt, line 1: expected frame, id"),  # a time
         ("1,1,5,5,10\n", r"x\.txt, line 1: expected frame, id, left, top, width, height, …, got '1,1,5,5,10'"),
         ("1,1,1,1,1,1\n\n0,1,1,1,1,1\n", r"x\.txt, line 3"),
         ("a,b,c,d,e,f\n", "line 1"),

@@ -99,6 +99,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where.add_argument("--accelerator", default="auto", metavar="KIND", help="cpu, cuda, mps or tpu (auto)")
     where.add_argument("--devices", default="auto", metavar="N", help="how many, or auto")
     where.add_argument("--nodes", type=int, default=1, metavar="N", help="machines, each started with torchrun")
+    where.add_argument(
+        "--log", nargs="+", default=[], metavar="NAME", help="also tell wandb, mlflow or comet the metrics (nobody)"
+    )
     where.add_argument("--compile", action="store_true", help="let torch.compile fuse what it can")
     where.add_argument("--save-memory", action="store_true", help="compute activations twice instead of keeping them")
 
@@ -113,7 +116,9 @@ def run(args: argparse.Namespace) -> None:
     settings = _settings(args, out or running.next_folder(Path("runs"), Path(model).stem))
     try:
         trained = _train(args, model, settings)
+        _keep_options(args, settings.out)
     except (KeyboardInterrupt, SystemExit):
+        _keep_options(args, settings.out)
         # Only where an epoch was completed is there something to resume.
         if (settings.out / "state.pt").exists():
             print(f"\nthe last whole epoch is kept; go on with: phidet train --resume {settings.out}", file=sys.stderr)
@@ -126,6 +131,17 @@ def run(args: argparse.Namespace) -> None:
     if trained.metrics:
         metrics = ", ".join(f"{name} {value:.3f}" for name, value in trained.metrics.items())
         print(f"best model on the validation images: {metrics}; more in {trained.folder / 'report'}")
+
+
+def _keep_options(args: argparse.Namespace, folder: Path) -> None:
+    """Writes the options of a run into its folder, as ``--config`` reads them to begin another one like it."""
+    from phidet.cli.main import build_parser
+    from phidet.cli.options_file import write_options
+    from phidet.training.run import first_process
+
+    command = build_parser("train").chosen
+    if args.resume is None and command is not None and first_process() and (folder / "run.json").exists():
+        write_options(command, args, str(folder / "options.toml"))
 
 
 def _train(args: argparse.Namespace, model: str, settings: RunSettings) -> TrainedRun:
@@ -198,6 +214,7 @@ def _settings(args: argparse.Namespace, out: Path) -> RunSettings:
         nodes=args.nodes,
         compile=args.compile,
         save_memory=args.save_memory,
+        log=tuple(args.log),
     )
 
 

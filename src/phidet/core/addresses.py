@@ -6,6 +6,11 @@ import re
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://|data:[^,]*,")
 _AUTHORITY = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)([^/?#]*)(.*)", re.DOTALL)
+# Many cameras take them as parameters, some of them in the path: /user=admin_password=…_channel=1.
+_SECRET = re.compile(
+    r"((?:^|[?&;/_])(?:[a-z_-]*(?:password|passwd|token|secret|signature)|pass|pwd|psw|pw|auth|(?:api_?)?key|sig)=)[^&;/#]+",
+    re.IGNORECASE,
+)
 _SHOWN = 40  # characters of a data address
 
 LARGEST_BYTES = 64 * 2**20
@@ -18,16 +23,17 @@ def is_address(text: str) -> bool:
 
 
 def without_password(url: str) -> str:
-    """``url`` for people, reports and logs: without the name and password that may stand before its host; of a data
-    address only the beginning.
+    """``url`` for people, reports and logs: without the name and password that may stand before its host, with ``***``
+    for the values of parameters that are called password, token, key and the like; of a data address only the
+    beginning.
     """
     match = _AUTHORITY.fullmatch(url)
     if match is None:
         return f"{url[:_SHOWN]}…" if url.startswith("data:") and len(url) > _SHOWN else url
     scheme, authority, rest = match.groups()
     if has_password_in_path(url):
-        return scheme + rest.rpartition("@")[2]
-    return scheme + authority.rpartition("@")[2] + rest
+        return scheme + _SECRET.sub(r"\1***", rest.rpartition("@")[2])
+    return scheme + authority.rpartition("@")[2] + _SECRET.sub(r"\1***", rest)
 
 
 def has_password_in_path(url: str) -> bool:

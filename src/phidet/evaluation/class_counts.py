@@ -9,7 +9,7 @@ import numpy as np
 
 from phidet.data.dataset import Dataset
 from phidet.detections.detections import Detections
-from phidet.evaluation.matching import MATCHED, countable, match_all
+from phidet.evaluation.matching import MATCHED, countable, judge
 
 
 class ClassCounts(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,11 +69,8 @@ def class_counts(
     classes = len(dataset.class_names)
     truth = dataset.all_annotations
     objects = np.bincount(truth.class_ids[countable(truth)], minlength=classes)
-    counted, right = np.zeros(classes, np.int64), np.zeros(classes, np.int64)
-    for found, _, matches in match_all(dataset, detections, min_score, min_iou=min_iou):
-        # Detections on crowds and difficult objects are neither right nor wrong.
-        counted += np.bincount(found.class_ids[~matches.ignored], minlength=classes)
-        right += np.bincount(found.class_ids[matches.objects >= 0], minlength=classes)
+    found = judge(dataset, detections, min_score, min_iou)
+    counted, right = (np.bincount(ids, minlength=classes) for ids in (found.class_ids, found.class_ids[found.right]))
     rows = zip(dataset.class_names, objects.tolist(), counted.tolist(), right.tolist(), strict=True)
     return tuple(counts_of(*row) for row in rows)
 

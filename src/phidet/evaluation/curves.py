@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from phidet.data.dataset import Dataset
 from phidet.detections.detections import Detections
-from phidet.evaluation.matching import MATCHED, countable, match_all
+from phidet.evaluation.matching import MATCHED, countable, judge
 
 RECALLS = np.linspace(0, 1, 101)
 
@@ -77,18 +77,11 @@ def pr_curves(dataset: Dataset, detections: Sequence[Detections], min_iou: float
     Raises:
         InputError: the detections do not belong to the data set.
     """
-    scores, class_ids, right = [np.zeros(0, np.float32)], [np.zeros(0, np.int64)], [np.zeros(0, np.bool_)]
-    for found, _, matches in match_all(dataset, detections, min_iou=min_iou):
-        counts = ~matches.ignored
-        scores.append(found.scores[counts])
-        class_ids.append(found.class_ids[counts])
-        right.append(matches.objects[counts] >= 0)
+    found = judge(dataset, detections, min_iou=min_iou)
     truth = dataset.all_annotations
     objects = np.bincount(truth.class_ids[countable(truth)], minlength=len(dataset.class_names))
-    # In float64, as thresholds are: a score that was written as text must be equal to itself.
-    joined, classes, hits = np.concatenate(scores).astype(np.float64), np.concatenate(class_ids), np.concatenate(right)
     return [
-        _curve(name, int(objects[c]), joined[classes == c], hits[classes == c])
+        _curve(name, int(objects[c]), found.scores[found.class_ids == c], found.right[found.class_ids == c])
         for c, name in enumerate(dataset.class_names)
     ]
 

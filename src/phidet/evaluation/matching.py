@@ -77,6 +77,37 @@ def match_image(
     return Matches(objects, (objects < 0) & (on_difficult | in_crowd), ious)
 
 
+class Judged(NamedTuple):
+    """The N detections of a whole data set that count: all but those on crowds and difficult objects.
+
+    Attributes:
+        scores: (N,) float64, as thresholds are: a score that was written as text must be equal to itself.
+        class_ids: (N,) int64.
+        right: (N,) bool, whether each is the detection of an object of its class.
+    """
+
+    scores: npt.NDArray[np.float64]
+    class_ids: npt.NDArray[np.int64]
+    right: npt.NDArray[np.bool_]
+
+
+def judge(
+    dataset: Dataset, detections: Sequence[Detections], min_score: float = 0.0, min_iou: float = MATCHED
+) -> Judged:
+    """Which detections of at least ``min_score`` are right, matched with objects of their classes.
+
+    Raises:
+        InputError: the detections do not belong to the data set.
+    """
+    scores, class_ids, right = [np.zeros(0, np.float32)], [np.zeros(0, np.int64)], [np.zeros(0, np.bool_)]
+    for found, _, matches in match_all(dataset, detections, min_score, min_iou=min_iou):
+        counts = ~matches.ignored
+        scores.append(found.scores[counts])
+        class_ids.append(found.class_ids[counts])
+        right.append(matches.objects[counts] >= 0)
+    return Judged(np.concatenate(scores).astype(np.float64), np.concatenate(class_ids), np.concatenate(right))
+
+
 def match_all(
     dataset: Dataset,
     detections: Sequence[Detections],

@@ -47,10 +47,10 @@ def pr_figure(curves: Sequence[PrCurve], min_iou: float = MATCHED) -> Figure:
     if not shown:
         axes.text(0.5, 0.5, "no objects", ha="center", va="center", color=_FAINT, fontsize=16)
     subtitle = "the best precision with at least this recall; dots: highest F1"
-    _title(axes, f"Precision and recall at IoU {min_iou:g}", subtitle)
+    set_titles(axes, f"Precision and recall at IoU {min_iou:g}", subtitle)
     axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
     axes.grid(color=_GRID, zorder=0)
-    _percent(axes.xaxis, axes.yaxis)
+    set_percent(axes.xaxis, axes.yaxis)
     if shown:
         axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1.0), fontsize=9.5, labelspacing=0.9)
     return figure
@@ -116,11 +116,11 @@ def confusion_figure(matrix: npt.NDArray[np.int64], class_names: Sequence[str]) 
     what = "share of each row" + ("; last row: detections without an object" if objects else "")
     if len(named) < len(class_names):
         what += f"; the {len(named)} of {len(class_names):,} classes most often part of a mistake"
-    _title(axes, "Confusion matrix", what)
+    set_titles(axes, "Confusion matrix", what)
     if not numbers:
         bar = figure.colorbar(shown, ax=axes, fraction=0.04, pad=0.02, aspect=30, shrink=0.6)
         bar.outline.set_visible(False)
-        _percent(bar.ax.yaxis)
+        set_percent(bar.ax.yaxis)
     return figure
 
 
@@ -154,17 +154,19 @@ def size_figure(report: CocoReport) -> Figure:
     axes.set_ylim(0, 1.0)
     axes.grid(axis="y", color=_GRID, zorder=0)
     what = f"{report.images:,} images, {report.objects:,} objects, {len(report.classes):,} classes"
-    _title(axes, "AP and AR by size of the objects", what)
+    set_titles(axes, "AP and AR by size of the objects", what)
     axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, borderaxespad=0.2)
     return figure
 
 
-def _title(axes: Any, title: str, subtitle: str) -> None:
+def set_titles(axes: Any, title: str, subtitle: str) -> None:
+    """A title and, smaller below it, what a plot shows."""
     axes.set_title(title, loc="left", pad=21, fontsize=13, weight="bold", color=INK)
     place = {"xycoords": "axes fraction", "textcoords": "offset points"}
     axes.annotate(subtitle, (0, 1), (0, 5), **place, fontsize=9.5, color="#555555")
 
 
-def _percent(*scales: Any) -> None:
+def set_percent(*scales: Any) -> None:
+    """Numbers from 0 to 1 as percentages."""
     for scale in scales:
         scale.set_major_formatter("{x:.0%}")

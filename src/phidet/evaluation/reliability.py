@@ -14,7 +14,7 @@ import numpy as np
 
 from phidet.data.dataset import Dataset
 from phidet.detections.detections import Detections
-from phidet.evaluation.matching import MATCHED, match_all
+from phidet.evaluation.matching import MATCHED, judge
 
 FLOOR = 0.05
 """Detections below it are left out: there are thousands of them, nearly all wrong, as their scores say."""
@@ -68,11 +68,7 @@ def measure_reliability(
     Raises:
         InputError: the detections do not belong to the data set.
     """
-    scores, right = [np.zeros(0)], [np.zeros(0, np.bool_)]
-    for found, _, matches in match_all(dataset, detections, FLOOR, min_iou=min_iou):
-        scores.append(found.scores[~matches.ignored].astype(np.float64))
-        right.append(matches.objects[~matches.ignored] >= 0)
-    score, hit = np.concatenate(scores), np.concatenate(right)
+    score, _, hit = judge(dataset, detections, FLOOR, min_iou)
     which = np.minimum((score * bins).astype(np.int64), bins - 1)
     counts = np.bincount(which, minlength=bins)
     # Sums, not means: an empty bin adds nothing to the error and has no mean.

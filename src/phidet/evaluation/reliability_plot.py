@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
 
+from phidet.evaluation.plots import set_percent, set_titles
 from phidet.evaluation.reliability import Reliability
 from phidet.images.style import INK, PALETTE, new_figure
 
@@ -31,13 +31,8 @@ def reliability_figure(reliability: Reliability | None) -> Figure:
         axes.text(0.5, 0.5, "no detections", ha="center", va="center", color="#B0B0B0", fontsize=16)
     ece = None if reliability is None else reliability.ece
     title = "Reliability of scores" if ece is None else f"Reliability of scores: calibration error {ece:.3f}"
-    axes.set_title(title, loc="left", pad=21, fontsize=13, weight="bold", color=INK)
-    said = "bars: share that is right; lines: mean score; numbers: detections"
-    axes.annotate(
-        said, (0, 1), (0, 5), xycoords="axes fraction", textcoords="offset points", fontsize=9.5, color="#555555"
-    )
+    set_titles(axes, title, "bars: share that is right; lines: mean score; numbers: detections")
     axes.set(xlim=(0, 1), ylim=(0, 1.06), xlabel="score", ylabel="precision")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
+    set_percent(axes.xaxis, axes.yaxis)
     axes.grid(color=_GRID, zorder=0)
     return figure

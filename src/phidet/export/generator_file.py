@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -14,8 +14,8 @@ from phidet.architectures.adversarial import GeneratorModel
 from phidet.architectures.header import Header
 from phidet.core.errors import ExportError
 from phidet.core.files import raising_write_errors
-from phidet.export.onnx_file import with_header
-from phidet.export.onnx_graph import BATCH, IR_VERSION, OPSET, Graph
+from phidet.export.onnx_file import finish
+from phidet.export.onnx_graph import BATCH, Graph, floats
 from phidet.export.place import folder_beside, put_in_place
 from phidet.inference.generator import ImageGenerator
 from phidet.inference.runtimes.onnx_generator import OnnxGenerator, mapping_path
@@ -48,7 +48,7 @@ def export_generator(model: Any, target: Path, half: bool = False) -> GeneratorE
     Raises:
         ExportError: the files' images differ from PyTorch's, or cannot be written; what was there stays.
     """
-    model = model.cpu().eval()
+    model = copy.deepcopy(model).cpu().eval()  # the caller's model keeps its device and mode
     network = cast("GeneratorModel", model)
     with folder_beside(target) as folder:
         made = [folder / target.name, mapping_path(folder / target.name)]
@@ -75,14 +75,11 @@ def _mapping(model: GeneratorModel, half: bool) -> onnx.ModelProto:
     # Gives the output its name, whatever the network's last node is called.
     graph.nodes.append(helper.make_node("Identity", [styles], ["styles"]))
     graph.nodes.append(helper.make_node("Identity", [graph.constant(average)], ["style_average"]))
-    inputs = [helper.make_tensor_value_info("latents", TensorProto.FLOAT, [BATCH, config.latent_size])]
+    graph.inputs.append(floats("latents", [BATCH, config.latent_size]))
     if config.labelled:
-        inputs.append(helper.make_tensor_value_info("labels", TensorProto.FLOAT, [BATCH, config.num_classes]))
-    outputs = [
-        helper.make_tensor_value_info("styles", TensorProto.FLOAT, [BATCH, len(average)]),
-        helper.make_tensor_value_info("style_average", TensorProto.FLOAT, [len(average)]),
-    ]
-    return _finish(graph, model, (inputs, outputs), [])
+        graph.inputs.append(floats("labels", [BATCH, config.num_classes]))
+    outputs = [floats("styles", [BATCH, len(average)]), floats("style_average", [len(average)])]
+    return finish(graph, Header(config, "fp16" if half else "fp32"), outputs)
 
 
 def _synthesis(model: GeneratorModel, half: bool) -> onnx.ModelProto:
@@ -91,15 +88,13 @@ def _synthesis(model: GeneratorModel, half: bool) -> onnx.ModelProto:
     images = model.write_synthesis(graph)
     graph.nodes.append(helper.make_node("Identity", [images], ["images"]))
     size = model.style_average.shape[0]
-    inputs = [helper.make_tensor_value_info("styles", TensorProto.FLOAT, [BATCH, config.num_layers, size])]
-    inputs += [
-        helper.make_tensor_value_info(f"noise{i}", TensorProto.FLOAT, [_NOISE, 1, side, side])
-        for i, side in enumerate(config.noise_sides)
-    ]
-    # An input that has a value in the file may be left out.
-    defaults = [numpy_helper.from_array(n.cpu().numpy(), f"noise{i}") for i, n in enumerate(model.stored_noise())]
-    outputs = [helper.make_tensor_value_info("images", TensorProto.FLOAT, [BATCH, 3, *config.image_size_hw])]
-    return _finish(graph, model, (inputs, outputs), defaults)
+    graph.inputs.append(floats("styles", [BATCH, config.num_layers, size]))
+    for i, (side, noise) in enumerate(zip(config.noise_sides, model.stored_noise(), strict=True)):
+        # An input that has a value in the file may be left out.
+        graph.inputs.append(floats(f"noise{i}", [_NOISE, 1, side, side]))
+        graph.constants[f"noise{i}"] = numpy_helper.from_array(noise.cpu().numpy(), f"noise{i}")
+    outputs = [floats("images", [BATCH, 3, *config.image_size_hw])]
+    return finish(graph, Header(config, "fp16" if half else "fp32"), outputs)
 
 
 class _Weights(Graph):
@@ -111,20 +106,3 @@ class _Weights(Graph):
             return super().constant(values, dtype)
         name = super().constant(array.astype(np.float16), np.float16)
         return self.add("Cast", [name], to=TensorProto.FLOAT)
-
-
-def _finish(
-    graph: Graph,
-    model: GeneratorModel,
-    ends: tuple[Sequence[onnx.ValueInfoProto], Sequence[onnx.ValueInfoProto]],
-    defaults: list[onnx.TensorProto],
-) -> onnx.ModelProto:
-    constants = [*graph.constants.values(), *defaults]
-    proto = helper.make_model(
-        helper.make_graph(graph.nodes, model.config.name, list(ends[0]), list(ends[1]), constants),
-        opset_imports=[helper.make_opsetid("", OPSET)],
-        ir_version=IR_VERSION,
-        producer_name="phidet",
-    )
-    onnx.checker.check_model(proto)
-    return with_header(proto, Header(model.config, "fp16" if graph.half else "fp32"))

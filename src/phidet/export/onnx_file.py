@@ -6,16 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import onnx
-from onnx import TensorProto, helper
+from onnx import helper
 
-from phidet.architectures.base import NetworkConfig
 from phidet.architectures.header import THRESHOLDS, Header, to_export_metadata
 from phidet.architectures.registry import architecture_of
 from phidet.core.extras import __version__
 from phidet.core.files import write_atomic
 from phidet.core.structs import to_json
 from phidet.detections.thresholds import Thresholds
-from phidet.export.onnx_graph import BATCH, IR_VERSION, OPSET, Graph, write_program
+from phidet.export.onnx_graph import BATCH, IR_VERSION, OPSET, Graph, floats, write_program
 
 if TYPE_CHECKING:
     from phidet.architectures.model import Model
@@ -51,23 +50,14 @@ def program_onnx(program: Program, header: Header, channels_last: bool = False) 
     graph = Graph(half, channels_last)
     write_program(graph, program, config.image_size_hw)
     shapes = {**architecture.extend_graph(graph, config), **architecture.output_shapes(config)}
-    outputs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [BATCH, *shape]) for n, shape in shapes.items()]
-    return finish(graph, header, outputs)
+    return finish(graph, header, [floats(name, [BATCH, *shape]) for name, shape in shapes.items()])
 
 
 def finish(graph: Graph, header: Header, outputs: list[onnx.ValueInfoProto]) -> onnx.ModelProto:
     """The graph as a checked model with phidet's header."""
-    config: NetworkConfig = header.config
-    images = helper.make_tensor_value_info("images", TensorProto.FLOAT, [BATCH, 3, *config.image_size_hw])
+    constants = list(graph.constants.values())
     model = helper.make_model(
-        helper.make_graph(
-            graph.nodes,
-            config.name,
-            [images, *graph.inputs],
-            outputs,
-            list(graph.constants.values()),
-            value_info=graph.shapes,
-        ),
+        helper.make_graph(graph.nodes, header.config.name, graph.inputs, outputs, constants, value_info=graph.shapes),
         opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
         producer_name="phidet",

@@ -116,8 +116,14 @@ class Graph:
         return self.add("Cast", [self.constant(values.astype(np.float16), np.float16)], to=TensorProto.FLOAT)
 
 
+def floats(name: str, shape: Sequence[int | str]) -> onnx.ValueInfoProto:
+    """An input or output in fp32; sizes that are open are names."""
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+
+
 def write_program(graph: Graph, program: Program, size_hw: tuple[int, int]) -> None:
     """Adds the program's operations. In comes "images", of ``size_hw`` pixels; out go the program's outputs."""
+    graph.inputs.append(floats("images", [BATCH, 3, *size_hw]))
     values = [Value("images", 3, size_hw)]
     results = {number: name for name, number in program.outputs.items()}
     # An expansion can be written in parts only if nothing else reads its map.
@@ -264,7 +270,7 @@ def _resized(g: Graph, x: Value, wanted: tuple[int, int]) -> Value:
         kept = g.add("Slice", [g.add("Shape", [x.name]), *(g.constant([n], np.int64) for n in (0, 2))])
         shape = g.add("Concat", [kept, g.constant(wanted, np.int64)], axis=0)
         name = g.add("Resize", [x.name, "", "", shape], **modes)
-    g.shapes.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [BATCH, x.channels, *wanted]))
+    g.shapes.append(floats(name, [BATCH, x.channels, *wanted]))
     return Value(name, x.channels, wanted)
 
 

@@ -222,4 +222,4 @@ def _tensors(loaded: LoadedVersion, request: ParsedRequest[Any], found: Sequence
         found = [one[request.score.kept(one)] for one in found]
     elif request.score is not None:
         found = [one.filter(score=request.score) for one in found]
-    return to_tensors(found, sizes_hw, loaded.model.max_detections, loaded.model.has_masks)
+    return to_tensors(found, sizes_hw, loaded.model.max_detections, loaded.model.finds)

@@ -25,6 +25,7 @@ from phidet.training.base import TrainingTask
 from phidet.training.curves import draw_curves
 from phidet.training.learner import Learner, Moment
 from phidet.training.loading import plainly
+from phidet.training.loggers import Loggers, check_loggers
 from phidet.training.progress import Progress
 from phidet.training.recipe import Recipe
 from phidet.training.run_folder import RunFolder
@@ -46,6 +47,7 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True):
         compile: let ``torch.compile`` fuse what it can, for minutes at the start.
         save_memory: compute activations a second time instead of keeping them.
         resume: continue the run in ``out``.
+        log: who else is told the metrics, of :data:`phidet.training.loggers.KINDS`.
     """
 
     out: Path
@@ -57,12 +59,14 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True):
     compile: bool = False
     save_memory: bool = False
     resume: bool = False
+    log: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**32:
             raise ConfigError(f"seed must be a whole number from 0 to 2³² − 1, got {self.seed}")
         if self.workers is not None and self.workers < 0:
             raise ConfigError(f"workers must be a whole number ≥ 0, got {self.workers}")
+        check_loggers(self.log)
 
 
 def fit(
@@ -100,6 +104,9 @@ def fit(
         about = describe(model, task, recipe, settings, None if origin is None else origin.request)
         folder.create(about, None if origin is None else origin.images)
 
+    told = settings.log if fabric.is_global_zero else ()
+    settings_of_run = {"model": model.config.name, "seed": settings.seed, "recipe": msgspec.to_builtins(recipe)}
+    loggers = Loggers(told, settings.out, settings_of_run)
     for epoch in range(progress.epoch, recipe.epochs):
         if _is_finished(progress, recipe):
             log.info("no better %s for %d evaluations: stopped", progress.best_title, recipe.patience)
@@ -118,6 +125,7 @@ def fit(
             folder.save_models(averaged, best)
             folder.save_state(progress.state() | learner.state())
             _show(progress, folder, task)
+            loggers.tell(row, epoch + 1)
             task.show(averaged, folder.path, epoch + 1)
             log.info("%s", progress.line(recipe.epochs))
     if fabric.is_global_zero and task.loss_falls and progress.rows[-1]["loss"] > 2 * progress.rows[0]["loss"]:
@@ -125,6 +133,7 @@ def fit(
             "the loss ended at %.4g, over twice the %.4g of the first epoch: the run diverged; lower the learning rate"
         )
         log.warning(said, progress.rows[-1]["loss"], progress.rows[0]["loss"])
+    loggers.close()
     fabric.barrier()  # the best model is on disk
     return averaged
 

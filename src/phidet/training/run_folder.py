@@ -2,6 +2,7 @@
 
 best.safetensors, last.safetensors   models, ready to use
 run.json                             recipe, data, seed and versions; what --resume reads
+options.toml                         the command's options, for --config
 images.csv                           which images it learns from and is validated on, by their content
 metrics.csv, metrics.json            one line per epoch
 tensorboard/                         the same for TensorBoard, where that is installed

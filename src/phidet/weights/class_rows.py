@@ -10,6 +10,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from phidet.architectures.rows import PredictorRows
+from phidet.core.words import few
 
 
 class Carried(NamedTuple):
@@ -27,8 +28,8 @@ class Carried(NamedTuple):
         if not self.classes:
             return "no class of that name in the file"
         shown = [ours if ours == theirs else f"{ours} ← {theirs}" for ours, theirs in self.classes]
-        text = f"{len(shown)} of {len(shown) + len(self.fresh)} classes carried over by name ({_few(shown)})"
-        return text + (f", fresh: {_few(self.fresh)}" if self.fresh else "")
+        text = f"{len(shown)} of {len(shown) + len(self.fresh)} classes carried over by name ({few(shown, 8)})"
+        return text + (f", fresh: {few(self.fresh, 8)}" if self.fresh else "")
 
 
 def same_classes(held: Sequence[str], wanted: Sequence[str]) -> list[int | None]:
@@ -70,7 +71,3 @@ def fits(held: Tensor, fresh: Tensor, rows: PredictorRows, classes: tuple[int, i
 
 def _key(name: str) -> str:
     return re.sub(r"[\s_-]+", "", unicodedata.normalize("NFKC", name).casefold())
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:8]) + (", …" if len(names) > 8 else "")

@@ -8,14 +8,14 @@ Ristani et al., *Performance Measures and a Data Set for Multi-Target, Multi-Cam
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import import_module
 from typing import Any
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from phidet.core.errors import InputError, MissingExtraError
+from phidet.core.errors import InputError
+from phidet.core.optional import optional_package
 from phidet.detections.boxes import pairwise_iou
 
 Ids = Sequence[npt.NDArray[np.int64]]
@@ -55,7 +55,7 @@ class Measurement:
     """Collects sequences, so that their metrics can be combined as MOTChallenge does: over all boxes."""
 
     def __init__(self) -> None:
-        metrics = _import_metrics()
+        metrics = optional_package("trackeval.metrics", "measuring tracks", "track-eval")
         quiet = {"PRINT_CONFIG": False}  # else it prints to standard output
         self._metrics = {"hota": metrics.HOTA(), "clear": metrics.CLEAR(quiet), "identity": metrics.Identity(quiet)}
         self._sequences: dict[str, dict[str, Any]] = {}
@@ -97,16 +97,6 @@ def measure_tracks(true_ids: Ids, true_boxes: Boxes, ids: Ids, boxes: Boxes) -> 
         MissingExtraError: the ``track-eval`` extra is not installed.
     """
     return Measurement().add("sequence", (true_ids, true_boxes), (ids, boxes))
-
-
-def _import_metrics() -> Any:
-    try:
-        return import_module("trackeval.metrics")
-    except ModuleNotFoundError as error:
-        # Installed, but something that it needs is not: another message than the missing extra.
-        if (error.name or "").split(".")[0] != "trackeval":
-            raise
-        raise MissingExtraError("measuring tracks", "track-eval") from None
 
 
 def _data(truth: tuple[Ids, Boxes], found: tuple[Ids, Boxes]) -> dict[str, Any]:

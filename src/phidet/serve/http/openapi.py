@@ -10,7 +10,7 @@ import msgspec
 from phidet.core.extras import __version__
 from phidet.images.formats import FORMATS
 from phidet.serve.configuration import ServerSettings, Source
-from phidet.serve.outputs import output_shapes
+from phidet.serve.outputs import EVERYTHING, output_shapes
 from phidet.serve.protocols.inference import IndexEntry, ModelMetadata, ServerMetadata
 from phidet.serve.protocols.inference_json import InferAnswer
 from phidet.serve.protocols.inference_tensors import InferRequest
@@ -159,7 +159,7 @@ def _operation(summary: str, answer: Schema | None, parameters: list[Schema], fa
 
 def _tensors(batched: bool) -> Schema:
     # Column form has the batch as one more dimension than row form.
-    depth = {name: len(shape) + batched for name, shape in output_shapes(1, has_masks=True).items()}
+    depth = {name: len(shape) + batched for name, shape in output_shapes(1, finds=EVERYTHING).items()}
     properties = {}
     for name, lists in depth.items():
         schema: Schema = {"type": "number"}

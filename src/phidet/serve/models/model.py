@@ -34,8 +34,8 @@ class Model(Protocol):
         """Limit of detections in an image; answers are padded to it."""
 
     @property
-    def has_masks(self) -> bool:
-        """Whether answers have masks."""
+    def finds(self) -> frozenset[str]:
+        """What answers have beside boxes: "masks", "segments"."""
 
     @property
     def runtime_name(self) -> str:
@@ -92,7 +92,7 @@ class DetectorModel:
         self.image_size_hw = detector.config.image_size_hw
         # Fixed when the model is loaded: it decides the shapes of all answers.
         self.max_detections = settings.max_detections
-        self.has_masks = "masks" in detector.architecture.finds(detector.config)
+        self.finds = detector.architecture.finds(detector.config)
         self.runtime_name = detector.runtime_name
         self.thresholds = detector.thresholds
         detector.check(settings)

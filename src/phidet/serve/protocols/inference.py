@@ -75,7 +75,7 @@ def metadata(service: Service, name: str, version: int | None) -> ModelMetadata:
     """
     loaded = service.repository.find(name, version)
     model = loaded.model
-    shapes = output_shapes(model.max_detections, model.has_masks)
+    shapes = output_shapes(model.max_detections, model.finds)
     return ModelMetadata(
         name=loaded.name,
         versions=[str(number) for number in sorted(service.repository.models[name].available)],

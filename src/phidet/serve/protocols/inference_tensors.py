@@ -14,7 +14,7 @@ from phidet.detections.thresholds import Thresholds
 from phidet.images.decode import Decoded
 from phidet.serve.inputs import ENCODED, TENSOR, Budget, Pixels, check_batch, decode
 from phidet.serve.models.versions import LoadedVersion
-from phidet.serve.outputs import Tensors, output_shapes
+from phidet.serve.outputs import EVERYTHING, Tensors, output_shapes
 from phidet.serve.refusals import bad_request
 from phidet.serve.service import Service
 from phidet.serve.wire import show
@@ -58,7 +58,7 @@ class InputTensor(msgspec.Struct):
 class RequestedOutput(msgspec.Struct):
     """An output that a request asks for."""
 
-    name: Annotated[str, described(enum=list(output_shapes(0, has_masks=True)))]
+    name: Annotated[str, described(enum=list(output_shapes(0, finds=EVERYTHING)))]
     parameters: Parameters | None = None
 
 
@@ -157,7 +157,7 @@ def _check_names(wanted: InferRequest) -> None:
     datatype = INPUTS[given.name].datatype
     if given.datatype != datatype:
         raise bad_request(f"input {given.name} must have datatype {datatype}, got {show(given.datatype)}")
-    known = output_shapes(0, has_masks=True)
+    known = output_shapes(0, finds=EVERYTHING)
     for output in wanted.outputs or []:
         if output.name not in known:
             raise bad_request(f"unknown output {show(output.name)}: expected one of {', '.join(known)}")

@@ -67,7 +67,7 @@ def metadata(loaded: LoadedVersion) -> dict[str, Any]:
     """
     outputs = {
         name: _tensor_info(name, "DT_FLOAT", (-1, *shape))
-        for name, shape in output_shapes(loaded.model.max_detections, loaded.model.has_masks).items()
+        for name, shape in output_shapes(loaded.model.max_detections, loaded.model.finds).items()
     }
     signatures = {
         signature: {

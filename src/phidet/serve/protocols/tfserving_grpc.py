@@ -76,7 +76,7 @@ def _read_images(request: Any, loaded: LoadedVersion, service: Service) -> Parse
     given = sorted(request.inputs)
     if len(given) != 1 or given[0] not in names:
         raise bad_request(f"expected one input, {' or '.join(names)}, got {show(given)}")
-    known = output_shapes(0, loaded.model.has_masks)
+    known = output_shapes(0, loaded.model.finds)
     for name in request.output_filter:
         if name not in known:
             raise bad_request(

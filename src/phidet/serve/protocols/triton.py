@@ -33,7 +33,7 @@ def model_config(loaded: LoadedVersion, source: Source, settings: ServerSettings
     dimension, which the format cannot write otherwise.
     """
     batching = settings.batching
-    shapes = output_shapes(loaded.model.max_detections, loaded.model.has_masks)
+    shapes = output_shapes(loaded.model.max_detections, loaded.model.finds)
     tensors = {name: list(shape) for name, shape in shapes.items()}
     parameters = {
         "class_names": msgspec.json.encode(loaded.model.class_names).decode(),

@@ -146,7 +146,12 @@ def test_near_copies_are_found_and_other_images_are_not() -> None:
         pictures.append(np.asarray(Image.open(io.BytesIO(encoded(originals[i], "JPEG", quality=50)))))
         pictures.append(np.asarray(Image.fromarray(originals[i]).resize((200, 150), Image.Resampling.BILINEAR)))
     for i in range(21, 41, 2):
-        pictures += [originals[i][:, ::-1].copy(), with_patch(originals[i], 60), with_patch(originals[i], 200)]
+        # Mirrored, and then encoded again or made smaller.
+        expected.append([i, len(pictures), len(pictures) + 1])
+        mirrored = Image.fromarray(originals[i][:, ::-1].copy())
+        pictures.append(np.asarray(mirrored.resize((200, 150), Image.Resampling.BILINEAR)))
+        pictures.append(np.asarray(Image.open(io.BytesIO(encoded(np.asarray(mirrored), "JPEG", quality=50)))))
+        pictures += [with_patch(originals[i], 60), with_patch(originals[i], 200)]
         pictures.append(originals[i][:, :240].copy())  # a crop
         pictures.append(np.asarray(255 - originals[i]))
     assert near_groups(*checks_of(pictures)) == expected
@@ -166,7 +171,7 @@ def test_every_pair_within_five_bits_is_compared() -> None:
         if i % 4:
             hashes[i] = hashes[i - 1] ^ np.bitwise_or.reduce(np.uint64(1) << flips.astype(np.uint64), initial=0)
     thumbnail = np.arange(24 * 24 * 3, dtype=np.uint8).reshape(24, 24, 3)
-    checks = [ImageCheck(None, b"x", b"%d" % i, int(h), thumbnail) for i, h in enumerate(hashes)]
+    checks = [ImageCheck(None, b"x", b"%d" % i, int(h), 0, thumbnail) for i, h in enumerate(hashes)]
     found = {pair for group in near_groups(checks, np.full((300, 2), 9, np.int32)) for pair in combinations(group, 2)}
     direct = {
         (i, j) for i, j in combinations(range(300), 2) if (int(hashes[i]) ^ int(hashes[j])).bit_count() <= MOST_BITS

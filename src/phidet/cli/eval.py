@@ -24,6 +24,7 @@ from phidet.core.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     from phidet.data.dataset import Dataset
+    from phidet.data.near_copies import NearCopies
     from phidet.detections.thresholds import Thresholds
     from phidet.evaluation.measure import Evaluation, MeasureSettings
     from phidet.inference.detector import Detector
@@ -141,6 +142,9 @@ def _detector(args: argparse.Namespace) -> None:
     needed = detector.needed_hw if args.scaled else None
     dataset, found = detect_dataset(detector, measured.dataset, settings.postprocess, args.batch, needed)
     evaluation = measure(detector.config.name, str(args.data), dataset, found, settings, measured.trained_on)
+    copies = _near_copies(args, measured.dataset)
+    if copies is not None:
+        evaluation = msgspec.structs.replace(evaluation, near_copies=copies.images)
     if args.store_thresholds:
         evaluation = msgspec.structs.replace(evaluation, thresholds=_thresholds(args, detector, dataset))
     _print(evaluation, f"{args.model} on {args.data}, split {measured.split}, {detector.runtime_name}", args.json)
@@ -150,6 +154,19 @@ def _detector(args: argparse.Namespace) -> None:
         _say_written(write_results(args.save_detections, dataset, found), args.json)
     if args.out is not None:
         _say_written(write_evaluation(args.out, evaluation, dataset, found), args.json)
+
+
+def _near_copies(args: argparse.Namespace, dataset: Dataset) -> NearCopies | None:
+    """Images that look nearly like what the model has learned from, as far as that can be told; named in a warning."""
+    from phidet.data.layouts import open_data
+    from phidet.data.near_copies import near_learned, warn_of
+    from phidet.data.run_images import read_run_images
+
+    path = Path(args.model)
+    images = read_run_images(path if path.is_dir() else path.parent) if path.exists() else None
+    copies = None if images is None else near_learned(dataset, images, open_data(args.data, args.layout))
+    warn_of(copies, len(dataset))
+    return copies
 
 
 def _thresholds(args: argparse.Namespace, detector: Detector, dataset: Dataset) -> Thresholds:

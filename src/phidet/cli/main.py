@@ -26,6 +26,7 @@ COMMANDS = {
     ),
     "doctor": ("phidet.cli.doctor", "find problems in a data set before training on it; write a clean copy"),
     "train": ("phidet.cli.train", "train a detector or a classifier on your own images"),
+    "tune": ("phidet.cli.tune", "search a few settings of training within a budget of runs or time"),
     "sample": ("phidet.cli.sample", "draw images from a generator: sheets, mixed styles, films, a page"),
     "synthesize": ("phidet.cli.synthesize", "add made objects to a data set, from a generator or from other images"),
     "label": ("phidet.cli.label", "pre-label images with a model for labelling tools; rank what to label next"),

@@ -11,6 +11,7 @@ from phidet.cli.arguments import add_image_size, add_layout, add_model, add_out
 from phidet.core.errors import ConfigError
 
 if TYPE_CHECKING:
+    from phidet.training.about import Request
     from phidet.training.fit import RunSettings
     from phidet.training.run import TrainedRun
 
@@ -19,6 +20,7 @@ _EPILOG = """examples:
   phidet train my-photos --model efficientdet-d1 --epochs 50 --set augmentation.mosaic=0.5
   phidet train --resume runs/efficientdet-lite0-1           go on after Ctrl-C, a crash or a power cut
   phidet train /new/place --resume runs/efficientdet-lite0-1     the same, where the data lie elsewhere now
+  phidet train my-photos --seeds 3                          three runs, one after the other, and their mean and spread
   phidet train flowers --task classify                      a folder with one folder of images for each class
   phidet train my-photos --task generate                     make images like the objects in them
   phidet train boards --task relations --detector runs/boards-lite0    correct what this detector finds
@@ -95,6 +97,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where = parser.add_argument_group("where")
     add_out(where, "RUN", "the run's folder (runs/MODEL-N)")
     where.add_argument("--seed", type=int, default=0)
+    where.add_argument(
+        "--seeds", type=int, metavar="N", help="train N times, with N seeds, and say how far they differ"
+    )
     where.add_argument("--workers", type=int, metavar="N", help="processes that load images, for each device")
     where.add_argument("--accelerator", default="auto", metavar="KIND", help="cpu, cuda, mps or tpu (auto)")
     where.add_argument("--devices", default="auto", metavar="N", help="how many, or auto")
@@ -109,11 +114,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Trains a model and prints where its files are."""
     from phidet.training import run as running
+    from phidet.training.seeds import has_seeds
 
     out = args.resume or args.out
     # Argparse has no default for it, so that --resume can tell whether a model was given.
-    model = args.model or _USUAL[args.task]
-    settings = _settings(args, out or running.next_folder(Path("runs"), Path(model).stem))
+    model = model_of(args)
+    settings = settings_of(args, out or running.next_folder(Path("runs"), Path(model).stem))
+    if args.seeds is not None or (args.resume is not None and has_seeds(args.resume)):
+        _train_seeds(args, model, settings)
+        return
     try:
         trained = _train(args, model, settings)
         _keep_options(args, settings.out)
@@ -133,6 +142,33 @@ def run(args: argparse.Namespace) -> None:
         print(f"best model on the validation images: {metrics}; more in {trained.folder / 'report'}")
 
 
+def _train_seeds(args: argparse.Namespace, model: str, settings: RunSettings) -> None:
+    """Trains with several seeds, and prints a table of them."""
+    from phidet.cli.signals import ended_by_sigterm
+    from phidet.cli.tables import table
+    from phidet.training.augmentation.own import imported
+    from phidet.training.seeds import resume_seeds, train_seeds
+
+    own = None if args.augment is None else imported(args.augment)
+    try:
+        with ended_by_sigterm():
+            if args.resume is not None:
+                check_left_out(args)
+                done = resume_seeds(args.resume, settings, own)
+            else:
+                done = train_seeds(request_of(args, model), settings, args.seeds, own)
+    except (KeyboardInterrupt, SystemExit):
+        if (settings.out / "seeds.json").exists():
+            print(f"\ngo on with: phidet train --resume {settings.out}", file=sys.stderr)
+        raise
+    names = list(done.spreads)
+    rows = [(f"seed {seed}", *(f"{found[name]:.4f}" for name in names)) for seed, found in done.metrics.items()]
+    rows.append(("mean", *(f"{spread.mean:.4f}" for spread in done.spreads.values())))
+    rows.append(("standard deviation", *(f"{spread.deviation:.4f}" for spread in done.spreads.values())))
+    print(table(("run", *names), rows))
+    print(f"wrote {done.folder}: seeds.csv, seeds.json, and a run for each seed")
+
+
 def _keep_options(args: argparse.Namespace, folder: Path) -> None:
     """Writes the options of a run into its folder, as ``--config`` reads them to begin another one like it."""
     from phidet.cli.main import build_parser
@@ -147,45 +183,55 @@ def _keep_options(args: argparse.Namespace, folder: Path) -> None:
 def _train(args: argparse.Namespace, model: str, settings: RunSettings) -> TrainedRun:
     from phidet.cli.signals import ended_by_sigterm
     from phidet.training import run as running
-    from phidet.training.about import Request
     from phidet.training.augmentation.own import imported
     from phidet.training.plan import open_start
 
     own = None if args.augment is None else imported(args.augment)
     with ended_by_sigterm():
         if args.resume is not None:
-            _check_left_out(args)
+            check_left_out(args)
             return running.resume(args.resume, settings, args.data, own)
-        if args.data is None:
-            raise ConfigError("say what to train on: phidet train DATA, or --resume RUN")
+        request = request_of(args, model)
         start = open_start(model)
         # Checked before the data are read, which takes longer.
         if args.task != start.kind.name:
             raise ConfigError(f"{model} is not for --task {args.task}: it needs --task {start.kind.name}")
-        request = Request(
-            data=args.data,
-            layout=args.layout,
-            model=model,
-            pretrained=args.pretrained,
-            image_size=args.image_size,
-            train_split=args.train_split,
-            val_split=args.val_split,
-            recipe=args.recipe,
-            changes=_changes(args),
-            teacher=args.teacher,
-            detector=tuple(args.detector),
-            unlabelled=args.unlabelled,
-            masks=args.masks,
-            semantic=args.semantic,
-            appearance=args.appearance,
-        )
         return running.run(request, settings, start, own)
 
 
-def _check_left_out(args: argparse.Namespace) -> None:
+def request_of(args: argparse.Namespace, model: str) -> Request:
+    """What the options ask for.
+
+    Raises:
+        ConfigError: no data.
+    """
+    from phidet.training.about import Request
+
+    if args.data is None:
+        raise ConfigError("say what to train on: phidet train DATA, or --resume RUN")
+    return Request(
+        data=args.data,
+        layout=args.layout,
+        model=model,
+        pretrained=args.pretrained,
+        image_size=args.image_size,
+        train_split=args.train_split,
+        val_split=args.val_split,
+        recipe=args.recipe,
+        changes=_changes(args),
+        teacher=args.teacher,
+        detector=tuple(args.detector),
+        unlabelled=args.unlabelled,
+        masks=args.masks,
+        semantic=args.semantic,
+        appearance=args.appearance,
+    )
+
+
+def check_left_out(args: argparse.Namespace) -> None:
     """Raises ConfigError if a resumed run is given options that are part of the run."""
     unset: dict[str, Any] = dict.fromkeys(
-        ("layout", "model", "image_size", "train_split", "val_split", "out", "teacher", "unlabelled")
+        ("layout", "model", "image_size", "train_split", "val_split", "out", "teacher", "unlabelled", "seeds")
     )
     unset |= dict.fromkeys(("epochs", "batch_size", "learning_rate", "precision"))
     unset |= {"recipe": "auto", "seed": 0, "set": [], "pretrained": "auto", "task": "detect", "detector": []}
@@ -199,7 +245,12 @@ def _check_left_out(args: argparse.Namespace) -> None:
         )
 
 
-def _settings(args: argparse.Namespace, out: Path) -> RunSettings:
+def model_of(args: argparse.Namespace) -> str:
+    """The model that was named, or the usual one of the task."""
+    return str(args.model or _USUAL[args.task])
+
+
+def settings_of(args: argparse.Namespace, out: Path) -> RunSettings:
     from phidet.training.fit import RunSettings
 
     devices = args.devices if args.devices == "auto" else int(args.devices) if args.devices.isdecimal() else None

@@ -84,6 +84,8 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
         reliability: how often detections of a score are right.
         thresholds: the best score of each class, where they were looked for; see
             :func:`~phidet.evaluation.thresholds.best_thresholds`.
+        near_copies: names of the images that look nearly like some that the model has learned from; ``None`` where that
+            was not looked for, see :mod:`phidet.data.near_copies`.
     """
 
     model: str
@@ -103,6 +105,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     masks: MaskMetrics | None = None
     reliability: Reliability | None = None
     thresholds: Thresholds | None = None
+    near_copies: tuple[str, ...] | None = None
 
 
 def measure(

@@ -26,6 +26,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
             weights are "backbone", too.
         image_size: input side or (height, width) in pixels; the model's own unless given.
         train_split, val_split: found by their names unless given; ``val_split`` "none" trains without evaluation.
+        split_seed: which images are held out where there is no validation split; the run's seed unless given.
         recipe: a recipe's name; "auto" chooses by the number of images.
         changes: of the recipe's fields.
         teacher: a detector to learn from beside the labels: a model's name or file, a run's folder, or the description
@@ -45,6 +46,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     image_size: int | tuple[int, int] | None = None
     train_split: str | None = None
     val_split: str | None = None
+    split_seed: int | None = None
     recipe: str = "auto"
     changes: dict[str, Any] = {}
     teacher: str | None = None

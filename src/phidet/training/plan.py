@@ -112,7 +112,7 @@ def plan_run(
     if request.unlabelled is not None and request.teacher is None:
         raise ConfigError("images without labels would be learned as empty: name a teacher that labels them")
     # Data before the model: the number of images chooses the recipe, and the classes decide the head.
-    data = start.kind.read(request, settings.seed, None)
+    data = start.kind.read(request, settings.seed if request.split_seed is None else request.split_seed, None)
     start = start._replace(config=start.kind.adapt(start.config, data, request))
     request = choose_start(request, start)
     recipe, own = with_own(_recipe(request, start, len(data.train)), own)

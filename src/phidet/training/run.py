@@ -148,7 +148,10 @@ def next_folder(root: Path, name: str) -> Path:
 def _log_plan(plan: Plan, task: TrainingTask) -> None:
     """What is about to happen, before it takes hours."""
     recipe, request = plan.recipe, plan.origin.request
-    chosen = f"recipe {recipe.name!r}" + (", chosen for so many images" if request.recipe == "auto" else "")
+    chosen = f"recipe {recipe.name!r}"
+    if request.recipe == "auto":
+        images = task.num_images
+        chosen += f", chosen for {images:,} images ({recipe.epochs * images:,} are seen in all)"
     log.info(
         "%s, %s: %d epochs, batch %d, %s, rate %g, %s",
         request.model, chosen, recipe.epochs, recipe.batch_size * recipe.accumulate,

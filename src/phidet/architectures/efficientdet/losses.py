@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from phidet.architectures.batch import Batch
-from phidet.architectures.efficientdet.anchors import generate_anchors
+from phidet.architectures.efficientdet.anchors import generate_anchors, level_sizes
 from phidet.architectures.efficientdet.config import ModelConfig
+from phidet.architectures.efficientdet.dynamic import atss, task_aligned
 from phidet.architectures.efficientdet.loss_config import LossConfig
 from phidet.architectures.efficientdet.mask_losses import mask_loss
 from phidet.architectures.efficientdet.network import (
@@ -25,7 +26,7 @@ from phidet.architectures.efficientdet.network import (
     SemanticOutputs,
 )
 from phidet.architectures.efficientdet.semantic_losses import semantic_loss, semantic_targets
-from phidet.architectures.efficientdet.targets import Targets, assign_targets
+from phidet.architectures.efficientdet.targets import Targets, assign_targets, objects_of, targets_of
 from phidet.architectures.processes import Processes
 from phidet.core.errors import InputError
 from phidet.detections.boxes import IouKind, decode, elementwise_iou
@@ -251,6 +252,8 @@ class AnchorLoss:
         self.settings = settings
         levels = config.feature_network.levels
         self.anchors_xyxy = torch.from_numpy(generate_anchors(config.image_size_hw, levels, config.anchors).copy())
+        self.per_cell = config.anchors.per_cell
+        self.anchors_of_level = [h * w * self.per_cell for h, w in level_sizes(config.image_size_hw, levels)]
         stuff = () if config.semantic is None else config.semantic.stuff
         self.is_thing = torch.tensor([name not in stuff for name in config.class_names])
 
@@ -261,10 +264,14 @@ class AnchorLoss:
     def __call__(self, outputs: Outputs, batch: Batch, processes: Processes) -> dict[str, Tensor]:
         # Stuff such as sky has pixels, but no box that would say anything.
         boxed = torch.where(self.is_thing[batch.class_ids.clamp(min=0)], batch.class_ids, -1)
-        targets = assign_targets(self.anchors_xyxy, batch.boxes_xyxy, boxed)
+        targets, quality = self._assigned(outputs, batch.boxes_xyxy, boxed)
         if batch.soft is not None:
             image, anchor = (targets.class_ids >= 0).nonzero(as_tuple=True)
             targets = targets._replace(soft=batch.soft[image, targets.matched[image, anchor]])
+        if quality is not None:
+            ids = targets.class_ids[targets.class_ids >= 0]
+            certain = F.one_hot(ids, outputs.class_logits.shape[-1]).to(quality.dtype)
+            targets = targets._replace(soft=quality[:, None] * (certain if targets.soft is None else targets.soft))
         found = targets.num_positives if targets.certainty is None else targets.certainty
         positives = processes.total(found.sum().float())
         # The mean of the processes' gradients is then the gradient of the whole batch.
@@ -283,3 +290,27 @@ class AnchorLoss:
             losses["semantic_loss"] = summed / (processes.total(count) / processes.size).clamp(min=1)
             losses["loss"] = losses["loss"] + self.settings.semantic_weight * losses["semantic_loss"]
         return losses
+
+    @torch.no_grad()
+    def _assigned(self, outputs: Outputs, boxes_xyxy: Tensor, class_ids: Tensor) -> tuple[Targets, Tensor | None]:
+        """Targets, and of each anchor that has an object, (P,), how good its class shall say that it is."""
+        how, anchors = self.settings.assignment, self.anchors_xyxy
+        if how == "iou" and not self.settings.quality:
+            return assign_targets(anchors, boxes_xyxy, class_ids), None
+        answers = decode(_widen(outputs.box_deltas), anchors)  # (B, A, 4)
+        if how == "task":
+            objects = objects_of(boxes_xyxy, class_ids)
+            owner, quality = task_aligned(anchors, answers, _widen(outputs.class_logits).sigmoid(), objects)
+            return targets_of(owner, anchors.float(), objects), quality[owner >= 0]
+        if how == "atss":
+            objects = objects_of(boxes_xyxy, class_ids)
+            owner = atss(anchors, self.anchors_of_level, self.per_cell, objects)
+            targets = targets_of(owner, anchors.float(), objects)
+        else:
+            targets = assign_targets(anchors, boxes_xyxy, class_ids)
+        if not self.settings.quality:
+            return targets, None
+        at = (targets.class_ids >= 0).nonzero(as_tuple=True)
+        wanted = boxes_xyxy[at[0], targets.matched[at]].to(answers.dtype)
+        quality = elementwise_iou(answers[at], wanted, "iou")
+        return targets, quality

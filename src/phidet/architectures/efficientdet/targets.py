@@ -56,30 +56,58 @@ def assign_targets(anchors_xyxy: Tensor, boxes_xyxy: Tensor, class_ids: Tensor, 
     Raises:
         InputError: shapes that do not match.
     """
+    with torch.no_grad():
+        objects = objects_of(boxes_xyxy, class_ids)
+        anchors = anchors_xyxy.float()
+        owner = _match(anchors, objects.boxes_xyxy, objects.image, objects.images, min_iou)
+        return targets_of(owner, anchors, objects)
+
+
+class Objects(NamedTuple):
+    """The G real objects of a batch of images in one list, image by image.
+
+    Attributes:
+        boxes_xyxy: (G, 4) float32, with an area.
+        class_ids: (G,) int64.
+        image: (G,) of which image.
+        number: (G,) which of its image's objects, counted with padding.
+        images: how many images the batch has.
+    """
+
+    boxes_xyxy: Tensor
+    class_ids: Tensor
+    image: Tensor
+    number: Tensor
+    images: int
+
+
+def objects_of(boxes_xyxy: Tensor, class_ids: Tensor) -> Objects:
+    """The real objects among padded ones; arguments and errors as of :func:`assign_targets`."""
     if boxes_xyxy.ndim != 3 or boxes_xyxy.shape[2] != 4 or class_ids.shape != boxes_xyxy.shape[:2]:
         raise InputError(
             f"expected boxes (B, N, 4) and class ids (B, N), got {tuple(boxes_xyxy.shape)} and "
             f"{tuple(class_ids.shape)}: pad_objects makes them from lists"
         )
-    with torch.no_grad():
-        anchors, boxes = anchors_xyxy.float(), boxes_xyxy.float()
-        # Padding and boxes without area are dropped at once: what follows runs over the real objects of the whole batch
-        # in one list, so that images with many objects do not make the others pay.
-        image, index = ((class_ids >= 0) & (area(boxes) > 0)).nonzero(as_tuple=True)  # both (G,), row by row
-        objects = boxes[image, index]
-        owner = _match(anchors, objects, image, class_ids.shape[0], min_iou)  # (B, A), rows of objects, or −1
+    boxes = boxes_xyxy.float()
+    # Padding and boxes without area are dropped at once: what follows runs over the real objects of the whole batch
+    # in one list, so that images with many objects do not make the others pay.
+    image, index = ((class_ids >= 0) & (area(boxes) > 0)).nonzero(as_tuple=True)  # both (G,), row by row
+    return Objects(boxes[image, index], class_ids[image, index], image, index, class_ids.shape[0])
 
-        positive = owner >= 0
-        where = positive.nonzero(as_tuple=True)  # (P,) images, (P,) anchors
-        rows = owner[where]
-        # Background is the default, and the few positive anchors are written over it.
-        ids = torch.full_like(owner, -1)
-        ids[where] = class_ids[image, index][rows]
-        matched = torch.full_like(owner, -1)
-        matched[where] = index[rows]
-        deltas = anchors.new_zeros((*owner.shape, 4))
-        deltas[where] = encode(objects[rows], anchors[where[1]])
-        return Targets(ids, deltas, matched, positive.sum(1))
+
+def targets_of(owner: Tensor, anchors_xyxy: Tensor, objects: Objects) -> Targets:
+    """Targets of an assignment: (B, A) row of the object that each anchor learns, or −1."""
+    positive = owner >= 0
+    where = positive.nonzero(as_tuple=True)  # (P,) images, (P,) anchors
+    rows = owner[where]
+    # Background is the default, and the few positive anchors are written over it.
+    ids = torch.full_like(owner, -1)
+    ids[where] = objects.class_ids[rows]
+    matched = torch.full_like(owner, -1)
+    matched[where] = objects.number[rows]
+    deltas = anchors_xyxy.new_zeros((*owner.shape, 4))
+    deltas[where] = encode(objects.boxes_xyxy[rows], anchors_xyxy[where[1]])
+    return Targets(ids, deltas, matched, positive.sum(1))
 
 
 def _match(anchors: Tensor, objects: Tensor, image: Tensor, num_images: int, min_iou: float) -> Tensor:

@@ -39,6 +39,7 @@ class ImageCheck(NamedTuple):
         content: hash of the file, empty where it cannot be read.
         pixels: hash of the decoded pixels, empty where they were not decoded.
         dhash: 64 bits, each whether a patch of a 9×8 grid is brighter than its left neighbour.
+        mirrored: the same of the mirrored image.
         thumbnail: (24, 24, 3) uint8; zeros where the image was not decoded.
         dark: sentence where the image is nearly black throughout, else ``None``; it can be used all the same.
     """
@@ -47,6 +48,7 @@ class ImageCheck(NamedTuple):
     content: bytes
     pixels: bytes = b""
     dhash: int = 0
+    mirrored: int = 0
     thumbnail: npt.NDArray[np.uint8] = np.zeros((THUMBNAIL, THUMBNAIL, 3), np.uint8)
     dark: str | None = None
 
@@ -118,11 +120,16 @@ def _content_hash(source: ImageSource) -> bytes:
         return b""
 
 
-def fingerprint(image: npt.NDArray[np.uint8]) -> tuple[int, npt.NDArray[np.uint8]]:
-    """The 64-bit difference hash and the thumbnail of an (H, W, 3) image."""
+def fingerprint(image: npt.NDArray[np.uint8]) -> tuple[int, int, npt.NDArray[np.uint8]]:
+    """The 64-bit difference hash of an (H, W, 3) image, that of its mirror image, and its thumbnail."""
     box = Image.Resampling.BOX
     # One pass over the large image; hash and thumbnail are both made from this small one (72 = 9·8 = 24·3).
     small = Image.fromarray(image).resize((72, 72), box, reducing_gap=2.0)
     grey = np.asarray(small.convert("L").resize((9, 8), box), np.int16)
+    thumbnail = np.asarray(small.resize((THUMBNAIL, THUMBNAIL), box))
+    return _difference_hash(grey), _difference_hash(grey[:, ::-1]), thumbnail
+
+
+def _difference_hash(grey: npt.NDArray[np.int16]) -> int:
     bits = np.packbits(grey[:, 1:] - grey[:, :-1] > _STEP)
-    return int.from_bytes(bits.tobytes(), "big"), np.asarray(small.resize((THUMBNAIL, THUMBNAIL), box))
+    return int.from_bytes(bits.tobytes(), "big")

@@ -1,7 +1,8 @@
 """Finds duplicate images: the same file, bytes, pixels, or nearly the same image.
 
 Near copies are sought by a 64-bit difference hash: two within 5 bits agree wholly in at least one of six parts of it,
-so only images that share a part are compared, and what the hash finds is verified on thumbnails.
+so only images that share a part are compared, and what the hash finds is verified on thumbnails. An image and the
+mirror image of another are compared in the same way.
 """
 
 from __future__ import annotations
@@ -44,15 +45,20 @@ def near_groups(checks: Sequence[ImageCheck], sizes_hw: npt.NDArray[np.int32]) -
     # Of plain images, such as empty walls, any two look the same.
     comparable = np.array([bool(check.pixels) for check in checks], bool) & (grey.std(axis=(1, 2)) >= _PLAIN)
     indices = np.flatnonzero(comparable)
-    hashes = np.array([checks[i].dhash for i in indices.tolist()], np.uint64)
+    # Behind the images come their mirror images, which are compared with the images, not with each other.
+    count = len(indices)
+    hashes = np.array([getattr(checks[i], key) for key in ("dhash", "mirrored") for i in indices.tolist()], np.uint64)
+    brightness = np.tile(grey[indices].mean(axis=(1, 2)), 2)
     # Copies are resized, not squeezed; logarithms, so that it does not matter which of two is the copy.
-    log_aspects = np.log(sizes_hw[indices, 1] / sizes_hw[indices, 0])
+    log_aspects = np.tile(np.log(sizes_hw[indices, 1] / sizes_hw[indices, 0]), 2)
+    thumbnails = np.concatenate([thumbnails[indices], thumbnails[indices][:, :, ::-1]])
     pairs: set[tuple[int, int]] = set()
-    for a, b in _candidates(hashes, grey[indices].mean(axis=(1, 2))):
-        alike = np.abs(log_aspects[a] - log_aspects[b]) <= _ASPECT
-        a, b = indices[a[alike]], indices[b[alike]]
+    for a, b in _candidates(hashes, brightness):
+        alike = (np.abs(log_aspects[a] - log_aspects[b]) <= _ASPECT) & (a < count) & (b != a + count)
+        a, b = a[alike], b[alike]
         verified = _look_alike(thumbnails, a, b)
-        pairs |= set(zip(a[verified].tolist(), b[verified].tolist(), strict=True))
+        a, b = indices[a[verified]], indices[b[verified] % count] if count else b
+        pairs |= set(zip(np.minimum(a, b).tolist(), np.maximum(a, b).tolist(), strict=True))
     return _connected(pairs)
 
 

@@ -23,9 +23,11 @@ from phidet.detections.alignment.search import Ints, Points, SearchSettings, cou
 
 Bools: TypeAlias = npt.NDArray[np.bool_]
 Reason = Literal["few", "none", "ambiguous"]
-MOST_FALSE_ALARMS = 1e-9
-"""Largest expected number of poses that chance would give, if parts stood anywhere; unrelated boards that share modules
-reach 1e-8.5 (decision 20)."""
+MOST_FALSE_ALARMS = 1e-8
+"""Largest expected number of poses that chance would give, if parts stood anywhere."""
+_MOST_LOOSE = 10**-1.6
+"""Largest probability that chance meetings are as close as those of a pose: on boards of other designs with the same
+modules many parts meet, but not closely (decision 20)."""
 _LOG_ODDS = math.log(1000)  # of the best pose against the next one
 _LEAST_BATCHES = 2  # searched although a pose is found, as a better one may be met
 _GATE = 3.5  # standard deviations within which a detection is a part's: a normal 2-vector lies outside in 0.2 %
@@ -46,6 +48,7 @@ class Located:
         false_alarms: log10 of the expected number of poses as good by chance.
         share: of the parts in view that met a detection of their class.
         explained: share of all detections that met a part.
+        closeness: log10 of the probability that chance meetings are so close; part of ``false_alarms``.
     """
 
     pose: Pose
@@ -56,6 +59,7 @@ class Located:
     false_alarms: float
     share: float
     explained: float
+    closeness: float
 
 
 @dataclass(frozen=True)
@@ -165,7 +169,8 @@ def _refined(nominal: Points, found: Points, pose: Pose, log_trials: float, sett
     log_small = _log_small(float(squares.sum()), len(ours) - free)
     share = len(ours) / max(int(view.sum()), len(ours))
     evidence = (log_trials + log_tail + log_small) / math.log(10)
-    return Located(pose, ours, theirs, sigma, gate, evidence, share, len(ours) / len(found.places))
+    explained = len(ours) / len(found.places)
+    return Located(pose, ours, theirs, sigma, gate, evidence, share, explained, log_small / math.log(10))
 
 
 def _chance_rate(nominal: Points, found: Points, pose: Pose, gate: float, view: Bools) -> float:
@@ -214,7 +219,8 @@ def _is_found(one: Located, settings: LocateSettings) -> bool:
     # A pose that leaves most detections without a part is suspicious too: a board that repeats itself, shifted so that
     # its rest is out of view.
     agrees = min(one.share, one.explained) >= settings.least_share
-    return agrees and one.false_alarms <= math.log10(MOST_FALSE_ALARMS)
+    close = one.closeness <= math.log10(_MOST_LOOSE)
+    return agrees and close and one.false_alarms <= math.log10(MOST_FALSE_ALARMS)
 
 
 def _keep_refined(
@@ -317,6 +323,8 @@ def _why_none(nominal: Points, candidates: list[Located], settings: LocateSettin
         needed = f"at least {settings.least_share:.0%} are needed"
     elif best.explained < settings.least_share:
         needed = f"and {1 - best.explained:.0%} of the detections meet no part"
+    elif best.closeness > math.log10(_MOST_LOOSE):
+        needed = "they are as far from their places as chance would have them"
     else:
         needed = f"chance would give that {10.0**best.false_alarms:.2g} times"
     return f"at best {len(best.ours)} of the parts in view ({best.share:.0%}) meet a detection of their class; {needed}"

@@ -1,0 +1,294 @@
+"""A search over a few fields of the recipe, within a budget of runs and time: what ``phidet tune`` does.
+
+Optuna (its tree-structured Parzen estimator) proposes, phidet trains; what counts is the metric on validation images.
+The first run is that of the recipe as it is. ``study.log`` holds the proposals and their values, ``run-N`` an ordinary
+run for each; everything resumes from there.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from phidet.core.errors import CheckpointError, ConfigError, MissingExtraError
+from phidet.core.files import write_atomic
+from phidet.data.hold_out import RUN
+from phidet.evaluation.report_tables import write_csv
+from phidet.training.about import Request
+from phidet.training.augmentation.own import OwnAugmentation
+from phidet.training.fit import RunSettings
+from phidet.training.plan import open_start
+from phidet.training.recipe import Recipe, replace
+from phidet.training.run import TrainedRun, resume, run
+
+if TYPE_CHECKING:
+    from optuna.study import Study
+    from optuna.trial import Trial
+
+log = logging.getLogger("phidet")
+
+RECORD, STUDY, TABLE = "tune.json", "study.log", "tune.csv"
+SEARCH = ("learning_rate=x0.3..3", "weight_decay=0.001..0.2", "augmentation.mosaic=0,0.25,0.5", "freeze=none,early")
+"""What is searched where nothing else is said."""
+Value = float | int | str | bool | None
+
+
+class Field(NamedTuple):
+    """A field of the recipe and what it may be.
+
+    Attributes:
+        key: of the recipe, with dots, as for ``--set``.
+        choices: one of these; or, where there are none:
+        low, high: a number between them, on a logarithmic scale where both are above 0.
+        relative: low and high are factors of the recipe's own value.
+    """
+
+    key: str
+    choices: tuple[Value, ...] = ()
+    low: float = 0.0
+    high: float = 0.0
+    relative: bool = False
+
+
+class Budget(msgspec.Struct, frozen=True, kw_only=True):
+    """When to stop: after so many runs, or when so many minutes are over, but never in the middle of a run."""
+
+    runs: int = 12
+    minutes: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.runs < 1:
+            raise ConfigError(f"runs must be a whole number ≥ 1, got {self.runs}")
+        if self.minutes is not None and not self.minutes > 0:
+            raise ConfigError(f"minutes must be above 0, got {self.minutes:g}")
+
+
+class TuneRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What ``tune.json`` says: what every run has in common, the search, and the seed of all runs."""
+
+    request: Request
+    search: tuple[str, ...]
+    seed: int
+
+
+class Tried(NamedTuple):
+    """A finished run: its number, what was changed, and the metric."""
+
+    number: int
+    changes: Mapping[str, Value]
+    value: float
+
+
+class TuneResult(NamedTuple):
+    """What was found in ``folder``: all finished runs, the best first, by ``metric``."""
+
+    folder: Path
+    metric: str
+    tried: tuple[Tried, ...]
+
+
+def parse_field(text: str) -> Field:
+    """ "freeze=none,early", "weight_decay=0.001..0.2", or relative to the recipe's own value "learning_rate=x0.3..3".
+
+    Raises:
+        ConfigError: none of these.
+    """
+    key, equals, values = text.partition("=")
+    if not (equals and key and values):
+        raise ConfigError(f"expected KEY=A,B,C or KEY=LOW..HIGH, got {text!r}")
+    if ".." in values:
+        relative = values.startswith("x")
+        try:
+            low, high = (float(part) for part in values.removeprefix("x").split(".."))
+        except ValueError:
+            low, high = 1.0, 0.0
+        if not low < high or (relative and low <= 0):
+            raise ConfigError(f"expected a range LOW..HIGH of two numbers, got {text!r}")
+        return Field(key, low=low, high=high, relative=relative)
+    return Field(key, tuple(_value(part) for part in values.split(",")))
+
+
+def tune(
+    request: Request,
+    settings: RunSettings,
+    budget: Budget,
+    search: Sequence[str] = SEARCH,
+    augment: OwnAugmentation | None = None,
+) -> TuneResult:
+    """Searches; ``settings.out`` gets a folder for each run.
+
+    Args:
+        request: what every run has in common.
+        settings: where, and the seed of all runs.
+        budget: when to stop.
+        search: which fields, see :func:`parse_field`.
+        augment: an augmentation of the user's own, for all runs.
+
+    Raises:
+        MissingExtraError: Optuna is not installed.
+        ConfigError: a wrong field, no validation images, a test split to choose by, or a folder in use.
+    """
+    _optuna()
+    split = request.val_split or ""
+    if split == "none":
+        raise ConfigError("settings are chosen by validation images: leave out --val-split none")
+    if "test" in split.lower():
+        raise ConfigError(
+            f"settings that are chosen by {split!r} make its later metrics too good: choose by validation images"
+        )
+    if (settings.out / RECORD).exists():
+        raise ConfigError(f"{settings.out} holds a search already: continue it with --resume, or choose another folder")
+    for field in search:
+        parse_field(field)
+    # Held-out images are the same in every run, because the seed is.
+    record = TuneRecord(request=request.with_absolute_paths(), search=tuple(search), seed=settings.seed)
+    try:
+        settings.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"cannot make the folder {settings.out}: {error.strerror or error}") from error
+    write_atomic(settings.out / RECORD, msgspec.json.format(msgspec.json.encode(record)))
+    return _search(record, settings, budget, augment)
+
+
+def resume_tune(
+    folder: Path, settings: RunSettings, budget: Budget, augment: OwnAugmentation | None = None
+) -> TuneResult:
+    """Goes on with the search in ``folder``, up to ``budget.runs`` runs together, and finishes one that was stopped.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+    """
+    _optuna()
+    try:
+        record = msgspec.json.decode((folder / RECORD).read_bytes(), type=TuneRecord)
+    except OSError as error:
+        raise CheckpointError(f"there is no search in {folder}: {RECORD}: {error.strerror or error}") from error
+    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise CheckpointError(f"{folder / RECORD} is damaged: {error}") from error
+    return _search(record, msgspec.structs.replace(settings, out=folder, seed=record.seed), budget, augment)
+
+
+def _search(record: TuneRecord, settings: RunSettings, budget: Budget, augment: OwnAugmentation | None) -> TuneResult:
+    optuna, folder = _optuna(), settings.out
+    own = _own_recipe(record.request)
+    fields = [_absolute(parse_field(text), own) for text in record.search]
+    study = _open_study(folder, record.seed)
+    if not study.trials:
+        study.enqueue_trial({field.key: _nearest(field, _field_of(own, field.key)) for field in fields})
+    begun_s = monotonic()
+    left = [trial for trial in study.trials if trial.state == optuna.trial.TrialState.RUNNING]  # stopped in the middle
+    metric = "ap"
+    while left or len(study.trials) < budget.runs or any(t.state.name == "WAITING" for t in study.trials):
+        if budget.minutes is not None and monotonic() - begun_s > 60 * budget.minutes:
+            log.info("the time is over: --resume %s goes on", folder)
+            break
+        if left:
+            number, params = left[0].number, left.pop(0).params
+        else:
+            trial = study.ask()
+            number, params = trial.number, {field.key: _suggest(trial, field) for field in fields}
+        log.info("run %d: %s", number, ", ".join(f"{key} = {value}" for key, value in params.items()))
+        trained = _train(record, params, msgspec.structs.replace(settings, out=folder / f"run-{number}"), augment)
+        if not trained.metrics:
+            raise ConfigError("the validation images have no objects, so that no setting is better than another")
+        metric = next(iter(trained.metrics))
+        study.tell(number, trained.metrics[metric])
+    done = [t for t in study.trials if t.state == optuna.trial.TrialState.COMPLETE]
+    tried = sorted((Tried(t.number, t.params, float(t.values[0])) for t in done), key=lambda t: (-t.value, t.number))
+    keys = [field.key for field in fields]
+    rows = [[t.number, *(t.changes.get(key) for key in keys), t.value] for t in tried]
+    write_csv(folder / TABLE, ("run", *keys, metric), rows)
+    return TuneResult(folder, metric, tuple(tried))
+
+
+def _train(
+    record: TuneRecord, params: Mapping[str, Value], settings: RunSettings, augment: OwnAugmentation | None
+) -> TrainedRun:
+    if (settings.out / RUN).exists():
+        return resume(settings.out, settings, augment=augment)
+    changes = msgspec.to_builtins(record.request.changes)
+    for key, value in params.items():
+        *parents, last = key.split(".")
+        inner = changes
+        for parent in parents:
+            inner = inner.setdefault(parent, {})
+        inner[last] = value
+    return run(msgspec.structs.replace(record.request, changes=changes), settings, augment=augment)
+
+
+def _own_recipe(request: Request) -> Recipe:
+    """The recipe without a change; where the number of images decides, that of 1,000."""
+    start = open_start(request.model)
+    return replace(start.kind.recipe(request.recipe, 1000, start.architecture), request.changes)
+
+
+def _field_of(recipe: Recipe, key: str) -> Any:
+    """The value of a field.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    value: Any = msgspec.to_builtins(recipe)
+    for part in key.split("."):
+        if not isinstance(value, dict) or part not in value:
+            raise ConfigError(f"the recipe has no field {key!r}")
+        value = value[part]
+    return value
+
+
+def _absolute(field: Field, recipe: Recipe) -> Field:
+    own = _field_of(recipe, field.key)
+    if not field.relative:
+        return field
+    if not isinstance(own, int | float) or own <= 0:
+        raise ConfigError(f"{field.key} is {own!r}, of which there are no multiples: give a range without x")
+    return field._replace(low=field.low * own, high=field.high * own, relative=False)
+
+
+def _nearest(field: Field, own: Any) -> Any:
+    """What comes nearest to the recipe's own value of what is searched."""
+    if field.choices:
+        return own if own in field.choices else field.choices[0]
+    return min(max(float(own), field.low), field.high)
+
+
+def _suggest(trial: Trial, field: Field) -> Value:
+    if field.choices:
+        chosen: Value = trial.suggest_categorical(field.key, list(field.choices))
+        return chosen
+    return trial.suggest_float(field.key, field.low, field.high, log=field.low > 0)
+
+
+def _open_study(folder: Path, seed: int) -> Study:
+    optuna = _optuna()
+    from optuna.storages import JournalStorage  # noqa: PLC0415 - an extra of its own
+    from optuna.storages.journal import JournalFileBackend  # noqa: PLC0415
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    # A journal is one file that only grows: no server, no database, and a run that is killed leaves it whole.
+    storage = JournalStorage(JournalFileBackend(str(folder / STUDY)))
+    how = {"study_name": "phidet", "direction": "maximize", "load_if_exists": True}
+    study: Study = optuna.create_study(storage=storage, **how)
+    study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials), n_startup_trials=4)
+    return study
+
+
+def _optuna() -> Any:
+    try:
+        import optuna  # noqa: PLC0415 - an extra of its own
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("phidet tune", "tune") from error
+    return optuna
+
+
+def _value(text: str) -> Value:
+    try:
+        value: Value = msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return text.strip()
+    return value

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -58,6 +58,7 @@ def test_a_pixel_is_the_mean_of_those_that_it_stands_for(orientation: int, heigh
             assert factor == 8 // least
 
 
+@settings(max_examples=40)
 @given(
     st.tuples(st.integers(16, 700), st.integers(16, 700)),
     st.tuples(st.integers(32, 128), st.integers(32, 128)),

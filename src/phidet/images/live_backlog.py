@@ -28,6 +28,7 @@ def keep_up(packets: Iterable[Any], clock: Callable[[], float]) -> Iterator[Any]
         if came_s - asked_s >= _WAITED_S:
             waited_s = came_s
         behind = came_s - waited_s > _BEHIND_S
+        # Once something was left out, frames cannot be decoded before the next key frame, caught up or not.
         skipping = behind or (skipping and not packet.is_keyframe)
         if not skipping:
             yield packet

@@ -35,6 +35,7 @@ def copy_sound(video: Path, source: Path) -> bool:
                 out.metadata.update(ours.metadata)
                 picture = _copied(out, ours.streams.video[0])
                 sound = _copied(out, theirs.streams.audio[0])
+                # Drawn videos begin at 0, their sources need not.
                 first_s = float((theirs.streams.video[0].start_time or 0) * theirs.streams.video[0].time_base)
                 _mux(out, (ours, picture), (theirs, sound), first_s)
         with raising_write_errors(video):

@@ -85,6 +85,7 @@ class Aligner:
             raise ConfigError(
                 "refining by template, and poses from the image, need an image of a right assembly as the nominal list"
             )
+        # The detector's own limit would hide parts of a long list; twice as many leave room for false ones.
         most = max(self.postprocess.max_detections, 2 * len(self.nominal))
         self.postprocess = msgspec.structs.replace(self.postprocess, max_detections=most)
 

@@ -138,6 +138,7 @@ class Detector:
             raise InputError(
                 f"expected PostprocessSettings, got a {type(settings).__name__}: several images go in a list"
             )
+        # Images of one shape go through the network together; each answer goes back to its image's place.
         prepared = [self._prepare(array) for array in arrays]
         found: dict[int, Detections] = {}
         for indices in by_shape([one.image.shape for one in prepared]):
@@ -163,6 +164,7 @@ class Detector:
             stored_thresholds(self, self._named)
 
     def _prepare(self, image: Decoded) -> Prepared:
+        # Boxes are found in the smaller image, and the placement takes them to the whole one.
         if not isinstance(image, Reduced):
             return self.architecture.prepare(self.config, check_pixels(image))
         prepared = self.architecture.prepare(self.config, image.pixels)

@@ -49,6 +49,7 @@ class ImageGenerator:
 
     def latents(self, count: int, seed: int) -> FloatArray:
         """Normal latents (count, latent_size) fp32, the same for a seed everywhere."""
+        # Not the stream of random numbers that noise takes: latents do not depend on its size, nor it on their number.
         return np.random.default_rng((seed, 0)).standard_normal((count, self.config.latent_size), np.float32)
 
     def styles(self, latents: FloatArray, class_ids: npt.ArrayLike | None = None, psi: float = 1.0) -> FloatArray:
@@ -65,6 +66,7 @@ class ImageGenerator:
         styles = self.network.styles(latents.astype(np.float32), self._labels(len(latents), class_ids))
         average = self.network.style_average
         truncated: FloatArray = (average + np.float32(psi) * (styles - average)).astype(np.float32)
+        # No truncation leaves the styles as they are, to the last bit.
         return styles if psi == 1.0 else truncated
 
     def images(self, styles: FloatArray, noise_seed: int | None = None) -> Images:

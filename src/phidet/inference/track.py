@@ -74,9 +74,11 @@ def track_stream(
             error = InputError(f"{item.source} is a still image: --fps N takes images for the frames of a video")
             yield Unusable(item.source, error)
             continue
+        # Another video, or the same one from its beginning: nobody in it is known.
         if not item.continues(previous):
             tracker, looked_at, last_s = make_tracker(), 0, 0.0
         previous = item
+        # By the frame's number, so that a frame that fails does not shift those after it.
         if item.frame % settings.stride:
             continue
         # Damaged videos and some cameras have times that jump back; tracks go on from the last one.
@@ -101,6 +103,7 @@ def as_video(items: Iterable[SourceImage | Unusable], rate: float) -> Iterator[S
         if isinstance(item, Unusable) or item.frame is not None:
             yield item
             continue
+        # Images come folder by folder.
         if _folder(item.source) != folder:
             folder, frame = _folder(item.source), 0
         yield item._replace(

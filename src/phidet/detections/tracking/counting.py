@@ -139,11 +139,13 @@ class Counter:
             time_s: of the frame.
             size_hw: of the frame, for places in shares.
         """
+        # Who has gone leaves first: somebody whose track was lost is not inside twice.
         events = list(self._forget(time_s - self.settings.forget_s))
         places = [place.in_pixels(size_hw) for place in self.settings.places]
         anchors = anchors_of(tracked, self.settings.anchor)
         sizes = (tracked.boxes_xyxy[:, 2:] - tracked.boxes_xyxy[:, :2]).mean(axis=1).tolist()
         ids = np.asarray(tracked.fields[TRACK_ID]).tolist()
+        # By ids, so that the order of detections changes nothing.
         for row in np.argsort(ids).tolist():
             track_id, anchor, margin = ids[row], anchors[row], self.settings.margin * sizes[row]
             known = self._known.get(track_id)
@@ -201,6 +203,7 @@ def _step_over_line(visit: _Visit, line: Floats, way: tuple[Floats, Floats], mar
     away = side_of_line(line, way[1])
     # Exactly on the line is neither side: it stays on the one where it was.
     side = visit.side if away == 0 else (1 if away > 0 else -1)
+    # Where it passed the line shows now, whether it means to only beyond the margin, perhaps some frames later.
     if visit.side and side != visit.side:
         visit.passed = crosses_between_ends(line, *way)
     visit.side = side
@@ -228,6 +231,7 @@ def _step_in_zone(
 
 
 def _left(visit: _Visit, place: str, track_id: int, label: str) -> CountEvent:
+    # Until it was last inside: how long it took to be sure that it has gone is no part of its stay.
     dwell_s = visit.inside_s - (visit.entered_s or 0.0)
     visit.entered_s = None
     return CountEvent(visit.inside_s, place, "leave", track_id, label, dwell_s)

@@ -35,6 +35,7 @@ class TrackDrawer:
         shown = Image.fromarray(image)
         pen = ImageDraw.Draw(shown, "RGBA")
         width = line_width(shown.size)
+        # Below the boxes, and so before them.
         for track_id, trail in self._trails.items():
             if len(trail) > 1:
                 pen.line([(x, y) for _, x, y in trail], fill=(*colour(track_id), 200), width=width, joint="curve")
@@ -64,6 +65,7 @@ def draw_places(image: Image.Image, counter: Counter) -> None:
         outline = points if place.is_line else [*points, points[0]]
         if not place.is_line:
             pen.polygon(points, fill=(*_PLACE_COLOUR, 36))
+        # Light on dark: one of the two is seen on any ground.
         pen.line(outline, fill=(0, 0, 0, 170), width=width + 2)
         pen.line(outline, fill=_PLACE_COLOUR, width=width)
         font, text = font_for(describe(place, counter), size)

@@ -46,6 +46,7 @@ class ExternalTracker:
     def update(self, found: Detections, time_s: float, image: npt.NDArray[np.uint8] | None = None) -> Detections:
         """As :meth:`Tracker.update`; what has no id is left out."""
         given = found.to_supervision()
+        # It may return fewer rows, and in another order: each keeps its number.
         given.data[_ROW] = np.arange(len(found))
         tracked = self._tracker.update(given)
         ids = np.asarray(tracked.tracker_id if tracked.tracker_id is not None else (), np.int64)

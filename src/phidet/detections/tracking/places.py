@@ -101,6 +101,7 @@ def crosses_between_ends(line: Floats, before: Floats, after: Floats) -> bool:
     a, b = side_of_line(line, before), side_of_line(line, after)
     if a == b:
         return False
+    # Signed distances on both sides of the line: they divide the way as it does.
     meeting = before + (after - before) * (a / (a - b))
     direction = line[1] - line[0]
     along = float(np.dot(meeting - line[0], direction) / np.dot(direction, direction))

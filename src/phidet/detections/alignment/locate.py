@@ -17,17 +17,19 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import betainc
 
-from phidet.detections.alignment.pose import KINDS, Floats, Pose, PoseKind, fit_pose, of_kind
+from phidet.detections.alignment.pose import KINDS, Floats, Pose, PoseKind, fit_pose
 from phidet.detections.alignment.rivals import rivals
 from phidet.detections.alignment.search import Ints, Points, SearchSettings, count_trials, match, search
 
 Bools: TypeAlias = npt.NDArray[np.bool_]
 Reason = Literal["few", "none", "ambiguous"]
-MOST_FALSE_ALARMS = 1e-8
+MOST_FALSE_ALARMS = 1e-9
 """Largest expected number of poses that chance would give, if parts stood anywhere."""
 _MOST_LOOSE = 10**-1.6
 """Largest probability that chance meetings are as close as those of a pose: on boards of other designs with the same
 modules many parts meet, but not closely (decision 20)."""
+_BEYOND_DOUBT = 1e-15
+"""Expected number of poses below which it does not matter how close the meetings are."""
 _LOG_ODDS = math.log(1000)  # of the best pose against the next one
 _LEAST_BATCHES = 2  # searched although a pose is found, as a better one may be met
 _GATE = 3.5  # standard deviations within which a detection is a part's: a normal 2-vector lies outside in 0.2 %
@@ -121,11 +123,6 @@ def _candidates(
         _keep_refined(nominal, found, poses, (log_trials, settings), candidates)
         if candidates and number >= _LEAST_BATCHES and _is_found(candidates[0], settings):
             return candidates
-    if candidates:
-        # Few matches speak for a simple pose rather than for one that could have been bent to meet them.
-        best = candidates[0].pose
-        simpler = [Pose(kind, of_kind(best, kind), 0.0, best.frame) for kind in KINDS[: KINDS.index(best.kind)]]
-        _keep_refined(nominal, found, simpler, (log_trials, settings), candidates)
     return candidates
 
 
@@ -219,8 +216,8 @@ def _is_found(one: Located, settings: LocateSettings) -> bool:
     # A pose that leaves most detections without a part is suspicious too: a board that repeats itself, shifted so that
     # its rest is out of view.
     agrees = min(one.share, one.explained) >= settings.least_share
-    close = one.closeness <= math.log10(_MOST_LOOSE)
-    return agrees and close and one.false_alarms <= math.log10(MOST_FALSE_ALARMS)
+    most = MOST_FALSE_ALARMS if one.closeness <= math.log10(_MOST_LOOSE) else _BEYOND_DOUBT
+    return agrees and one.false_alarms <= math.log10(most)
 
 
 def _keep_refined(
@@ -323,7 +320,7 @@ def _why_none(nominal: Points, candidates: list[Located], settings: LocateSettin
         needed = f"at least {settings.least_share:.0%} are needed"
     elif best.explained < settings.least_share:
         needed = f"and {1 - best.explained:.0%} of the detections meet no part"
-    elif best.closeness > math.log10(_MOST_LOOSE):
+    elif best.false_alarms <= math.log10(MOST_FALSE_ALARMS):
         needed = "they are as far from their places as chance would have them"
     else:
         needed = f"chance would give that {10.0**best.false_alarms:.2g} times"

@@ -158,7 +158,7 @@ def fit_pose(places: Floats, pixels: Floats, start: Pose, kind: PoseKind, *, dis
     Returns:
         ``None`` if the places do not determine the pose: too few, or on a line.
     """
-    pose = Pose(kind, of_kind(start, kind), start.k1, start.frame, fitted_k1=distortion)
+    pose = Pose(kind, _of_kind(start, kind), start.k1, start.frame, fitted_k1=distortion)
     if 2 * len(places) < pose.parameters:
         return None
     best: Pose | None = None
@@ -190,7 +190,7 @@ def local_pose(linear: Floats, place: Floats, pixel: Floats, frame: Frame) -> Po
     return Pose("affine", matrix, 0.0, frame)
 
 
-def of_kind(pose: Pose, kind: PoseKind) -> Floats:
+def _of_kind(pose: Pose, kind: PoseKind) -> Floats:
     """The matrix of a pose of that kind near ``pose``, from which a fit starts."""
     matrix = pose.matrix.copy()
     if kind == "homography":

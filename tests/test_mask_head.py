@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from conftest import randomise
+from phidet import convert, create_model
 from phidet.architectures.base import Processes
 from phidet.architectures.batch import Batch
 from phidet.architectures.efficientdet.architecture import EFFICIENTDET
@@ -31,7 +32,10 @@ from phidet.export.onnx_file import build_onnx
 from phidet.training.about import Request
 from phidet.training.fit import RunSettings
 from phidet.training.heads import with_heads
+from phidet.training.plan import plan_run
+from phidet.weights import create
 from phidet.weights.native import load_model, save_model
+from test_train_run import write_squares
 
 ALONE = Processes(1, lambda value: value)
 SIDE = 128
@@ -311,3 +315,38 @@ def test_a_disc_is_learned_to_its_edge() -> None:
         found = decoder(named, Placement(1.0, (SIDE, SIDE)), PostprocessSettings(score=0.0, max_detections=1))
         assert found.masks is not None
         assert found.masks.iou(Masks.from_full(discs[i : i + 1].numpy()))[0, 0] > 0.85
+
+
+def test_masks_have_no_place_in_files_of_others(tmp_path: Path) -> None:
+    save_model(network(), tmp_path / "masks.safetensors")
+    for dialect in ("effdet", "zylo117"):
+        with pytest.raises(CheckpointError, match=f"{dialect} format has no key for 'mask_head"):
+            convert(tmp_path / "masks.safetensors", tmp_path / f"{dialect}.pth", to=dialect)
+
+
+@pytest.mark.parametrize("dialect", ["phidet", "effdet"])
+def test_masks_and_pixels_are_added_to_weights_of_coco(
+    dialect: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Everything of the detector is taken from the file that stands in for the download; the new heads start fresh."""
+    torch.manual_seed(0)
+    held = create_model("efficientdet-lite0")
+    randomise(held)
+    path = tmp_path / "lite0.safetensors"
+    save_model(held, path)
+    if dialect == "effdet":
+        convert(path, tmp_path / "lite0.pth", to="effdet")
+        path = tmp_path / "lite0.pth"
+    monkeypatch.setattr(create, "fetch", lambda file: path)
+    write_squares(tmp_path / "data", 2)
+    request = Request(
+        data=str(tmp_path / "data"), pretrained="coco", masks=True, semantic=True, image_size=128, val_split="none"
+    )
+    plan = plan_run(request, RunSettings(out=tmp_path / "run", seed=0))
+    ours, theirs = plan.model.state_dict(), held.state_dict()
+    assert plan.model.config.masks == MaskConfig()
+    assert plan.model.config.semantic is not None
+    fresh = {name for name in ours if name not in theirs}
+    assert {name.partition(".")[0] for name in fresh} == {"mask_head", "prototypes", "semantic"}
+    same = [name for name in theirs if not name.startswith("class_head.predict.pointwise")]
+    assert all(torch.equal(ours[name], theirs[name]) for name in same)

@@ -88,3 +88,12 @@ def test_hidden_files_are_no_model(tmp_path: Path) -> None:
     (tmp_path / "1" / "._model.onnx").write_bytes(b"x")
     with pytest.raises(CheckpointError, match=r"must hold one model file .*, found none"):
         model_file(tmp_path / "1", tmp_path)
+
+
+def test_a_server_without_grpc_and_traces_does_not_load_them() -> None:
+    code = (
+        "import sys, phidet.cli.serve, phidet.serve.server, phidet.serve.http.app\n"
+        "print(sorted({name.partition('.')[0] for name in sys.modules} & {'grpc', 'opentelemetry', 'torch'}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600, check=True)
+    assert done.stdout == "[]\n"

@@ -175,7 +175,7 @@ BROKEN_PREDICT = {
     "Unrecognized servable version label: x": changed(lambda r: setattr(r.model_spec, "version_label", "x")),
     '"x" not found in signature def': changed(lambda r: setattr(r.model_spec, "signature_name", "x")),
     "output tensor alias not found in signature: x": changed(lambda r: r.output_filter.append("x")),
-    "1 strings do not fill shape [2]": changed(
+    "1 values do not fill shape [2]": changed(
         lambda r: setattr(r.inputs["image_bytes"].tensor_shape.dim[0], "size", 2)
     ),
     "shape [-1] is not possible": changed(lambda r: setattr(r.inputs["image_bytes"].tensor_shape.dim[0], "size", -1)),

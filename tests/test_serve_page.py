@@ -342,9 +342,9 @@ def test_the_api_page_lists_every_path(chromium: Any, server: Server) -> None:
 
 
 def test_masks_are_drawn_over_their_boxes_and_can_be_hidden(chromium: Any, tmp_path: Path, file: Path) -> None:
-    for name, content in (("masks", "900 0 masks"), ("plain", "900")):
+    for name, content in (("masks", "900 0 masks"), ("plain", "900"), ("pixels", "900 0 segments")):
         write_version(tmp_path / name, 1, content)
-    sources = tuple(Source(name, tmp_path / name, Policy()) for name in ("masks", "plain"))
+    sources = tuple(Source(name, tmp_path / name, Policy()) for name in ("masks", "plain", "pixels"))
     with serving(settings_for(tmp_path, sources=sources)) as running:
         page = Page(chromium, running)
         page.upload(file)
@@ -356,7 +356,13 @@ def test_masks_are_drawn_over_their_boxes_and_can_be_hidden(chromium: Any, tmp_p
         page.one("#masks").click()
         assert {mask.value_of_css_property("display") for mask in page.find("#boxes .mask")} == {"none"}
         assert len(page.boxes()) == 2
-        page.find("#model option")[-1].click()
+        names = [option.get_attribute("value") or option.text for option in page.find("#model option")]
+        at = {kind: next(i for i, name in enumerate(names) if kind in name) for kind in ("plain", "pixels")}
+        page.find("#model option")[at["plain"]].click()
         page.until(lambda: not page.find("#boxes .mask"))
         assert not page.one("#masked").is_displayed()  # nothing to hide
+        page.find("#model option")[at["pixels"]].click()
+        page.until(lambda: page.find("#boxes .mask"))  # the class of every pixel, over the whole image
+        assert page.driver.execute_script(script) == [[0, 0, IMAGE.shape[1], IMAGE.shape[0]]]
+        assert page.one("#masked").is_displayed()
         assert not page.complaints()

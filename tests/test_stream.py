@@ -6,11 +6,13 @@ import threading
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import PurePosixPath
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from phidet.cli.detect import at_once_within_memory
 from phidet.core.errors import CheckpointError, InputError
 from phidet.detections.detections import Detections
 from phidet.detections.settings import PostprocessSettings
@@ -148,3 +150,20 @@ def test_a_reader_that_leaves_ends_the_threads_and_the_sources() -> None:
     answers.close()  # type: ignore[attr-defined]
     assert closed.is_set()
     assert threading.active_count() == before
+
+
+@pytest.mark.parametrize(
+    ("side", "batch", "cores", "wanted"),
+    [
+        (320, 1, 16, 16),
+        (512, 1, 16, 8),
+        (512, 4, 16, 2),
+        (1024, 1, 16, 2),
+        (1536, 1, 16, 1),
+        (1536, 8, 2, 1),
+        (320, 1, 0, 0),
+    ],
+)
+def test_large_networks_run_fewer_at_a_time(side: int, batch: int, cores: int, wanted: int) -> None:
+    assert at_once_within_memory(SimpleNamespace(image_size_hw=(side, side)), batch, cores) == wanted
+    assert at_once_within_memory(None, batch, cores) == cores  # somebody's own detector

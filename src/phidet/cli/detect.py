@@ -30,11 +30,14 @@ if TYPE_CHECKING:
     from phidet.detections.settings import PostprocessSettings
     from phidet.detections.sinks import Sink
     from phidet.images.sources import SourceImage, Unusable
+    from phidet.inference.detector import Detector
     from phidet.inference.relations import Relations
 
 OUT = Path("detections")
 MOST_AT_ONCE = 16
 """Images that go through the network at a time: decoding them and writing answers is not faster than that."""
+MOST_PIXELS = 2**21
+"""Of their input together: eight images of D0, one of D7 or of DETR, about a gigabyte of maps."""
 EPILOG = """\
 SOURCE is an image or a video, a folder (searched recursively), a quoted pattern ('photos/**/*.jpg'), the http
 or https address of an image, - for an image on standard input, or webcam (webcam:1). Videos and webcams need an
@@ -119,7 +122,6 @@ def run(args: argparse.Namespace) -> None:
     from phidet.detections.sinks import open_sinks
     from phidet.detections.thresholds import stored_thresholds
     from phidet.images.sources import check_sources_outside
-    from phidet.inference.detector import Detector
     from phidet.inference.tiles import check_tile
 
     # With --json alone the results go to standard output and no files are written.
@@ -140,15 +142,13 @@ def run(args: argparse.Namespace) -> None:
         check_tile(args.tile, settings)
     ensure_published(args.model, args.download)
     threads, at_once = _threads(args)
-    detector = Detector(
-        args.model,
-        runtime=args.runtime,
-        threads=threads,
-        precision=args.precision,
-        device=args.device,
-        at_once=max(1, at_once),
-        exact=args.exact,
-    )
+    detector = _open_detector(args, threads, at_once)
+    # A large network's maps take gigabytes, and its layers keep several threads busy: fewer images, more threads each.
+    fewer = at_once_within_memory(getattr(detector, "config", None), args.batch, at_once)
+    if fewer < at_once:
+        detector.close()
+        threads, at_once = args.threads or at_once // fewer, fewer
+        detector = _open_detector(args, threads, at_once)
     if args.score == "auto":
         stored_thresholds(detector, args.model)
     if args.relations is not None and args.score == "auto":
@@ -191,6 +191,26 @@ def _threads(args: argparse.Namespace) -> tuple[int | None, int]:
         return args.threads or idle_cores(), 1
     threads = args.threads or 1
     return threads, min(MOST_AT_ONCE, max(1, usable_physical_cores() // threads))
+
+
+def _open_detector(args: argparse.Namespace, threads: int | None, at_once: int) -> Detector:
+    from phidet.inference.detector import Detector
+
+    return Detector(
+        args.model,
+        runtime=args.runtime,
+        threads=threads,
+        precision=args.precision,
+        device=args.device,
+        at_once=max(1, at_once),
+        exact=args.exact,
+    )
+
+
+def at_once_within_memory(config: object, batch: int, at_once: int) -> int:
+    """How many of ``at_once`` calls of a network of ``config``, with ``batch`` images each, may run at a time."""
+    height, width = getattr(config, "image_size_hw", (1, 1))
+    return min(at_once, max(1, MOST_PIXELS // (batch * height * width)))
 
 
 class _Reading(NamedTuple):

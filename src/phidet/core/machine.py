@@ -13,6 +13,8 @@ from pathlib import Path
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -2, -3, -8
 _LARGEST = 2**31 - 1
 _STEP = 64 << 20  # bytes by which the heap grows
+_LARGE_BLOCK = 256 << 10
+_SERVER_ARENAS = 2
 
 
 def usable_cores(root: Path = Path("/")) -> int:
@@ -123,14 +125,31 @@ def keep_freed_memory() -> bool:
     The setting applies to the whole process, for good. Its size then stays at its peak, which is the peak that
     training needs anyway. Only glibc knows these settings; elsewhere nothing happens.
     """
+    return _set_allocator(
+        {
+            _MMAP_THRESHOLD: _LARGEST // 2,
+            _TRIM_THRESHOLD: _LARGEST,
+            _TOP_PAD: _STEP,
+            _ARENA_MAX: 1,  # the backward pass is a thread of its own, and other threads' heaps end at 64 MiB
+        }
+    )
+
+
+def give_freed_memory_back() -> bool:
+    """Tells the C allocator to return large blocks to the system when they are freed; returns whether it accepted.
+
+    That is what glibc does with blocks above 128 KiB, until the first of them is freed: then it raises the threshold
+    to that size, up to 32 MiB. In a server whose messages and images are megabytes, allocated by one thread and freed
+    by another, heaps then grow by the gaps between them for hours, one for each thread. So there are two heaps here.
+
+    The setting applies to the whole process, for good. Only glibc knows it; elsewhere nothing happens.
+    """
+    return _set_allocator({_MMAP_THRESHOLD: _LARGE_BLOCK, _ARENA_MAX: _SERVER_ARENAS})
+
+
+def _set_allocator(settings: dict[int, int]) -> bool:
     if platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt
-    settings = {
-        _MMAP_THRESHOLD: _LARGEST // 2,
-        _TRIM_THRESHOLD: _LARGEST,
-        _TOP_PAD: _STEP,
-        _ARENA_MAX: 1,  # the backward pass is a thread of its own, and other threads' heaps end at 64 MiB
-    }
     accepted = [mallopt(key, value) == 1 for key, value in settings.items()]  # a list: set them all
     return all(accepted)

@@ -25,7 +25,7 @@ class Call(msgspec.Struct, eq=False):
     """One request, from its first byte to its last, and what is learnt of it on the way.
 
     Attributes:
-        api: ``v1``, ``v2`` or ``other``, over gRPC with ``grpc_`` before it.
+        api: ``v1``, ``v2`` or ``other``, over gRPC with ``grpc_`` before it; ``grpc_stream`` for a stream as a whole.
         method: of HTTP.
         path: as the client asked.
         client: its address.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import chain
 from typing import Any
@@ -105,6 +106,48 @@ def from_numbers(values: Sequence[int]) -> Pixels:
     except ValueError:
         wrong = next(number for number in values if not 0 <= number <= 255)
         raise bad_request(f"the value {wrong} is out of range for type: {_UINT8}") from None
+
+
+def check_shape(name: str, shape: Sequence[int]) -> None:
+    """Refuses shapes that no array has, before the product of the sides, which could overflow or be negative.
+
+    Raises:
+        RefusedError: 400.
+    """
+    if any(side < 0 for side in shape) or len(shape) > _MAX_RANK:
+        raise bad_request(f"input {name}: shape {show(list(shape))} is not possible")
+
+
+def encoded_images(name: str, shape: Sequence[int], encoded: Sequence[bytes], budget: Budget) -> list[Decoded]:
+    """The images in the strings of an input of ``shape``.
+
+    Raises:
+        RefusedError: 400.
+    """
+    _check_filled(name, shape, len(encoded))
+    return [decode(data, budget) for data in encoded]
+
+
+def images_of_numbers(name: str, shape: Sequence[int], values: Pixels, budget: Budget) -> list[Pixels]:
+    """The images in the numbers of an input of ``shape``, which are flat.
+
+    Raises:
+        RefusedError: 400.
+    """
+    _check_filled(name, shape, values.size)
+    try:
+        shaped = values.reshape(shape)
+    except ValueError as error:  # without pixels, but with sides that no array has
+        raise bad_request(f"input {name}: shape {show(list(shape))} is not possible") from error
+    images = check_batch(shaped, name)
+    for image in images:
+        budget.take(image.shape[0], image.shape[1])
+    return images
+
+
+def _check_filled(name: str, shape: Sequence[int], count: int) -> None:
+    if count != math.prod(shape):
+        raise bad_request(f"input {name}: {count} values do not fill shape {show(list(shape))}")
 
 
 def check_batch(array: Pixels, name: str) -> list[Pixels]:

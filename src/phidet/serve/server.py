@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import uvicorn
 
+from phidet.core.machine import give_freed_memory_back
 from phidet.serve.calls import access_log
 from phidet.serve.configuration import ServerSettings
 from phidet.serve.http.access_log import LineWriter
@@ -61,6 +62,7 @@ def run(settings: ServerSettings, load: Load, network: Network, log_requests: bo
     Raises:
         ConfigError: an address cannot be used.
     """
+    give_freed_memory_back()
     allow_connections(settings.limits.connections * (1 if network.grpc_port is None else 2))
     server = Server(Service(settings, load), network)
     # Bound before the models are loaded, so that an address in use is reported at once.

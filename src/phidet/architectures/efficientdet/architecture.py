@@ -22,7 +22,7 @@ from phidet.architectures.efficientdet.anchors import generate_anchors, level_si
 from phidet.architectures.efficientdet.config import ASPECTS_2020, ASPECTS_OFFICIAL, ModelConfig
 from phidet.architectures.efficientdet.decode import AnchorDecoder, as_outputs
 from phidet.architectures.efficientdet.loss_config import LossConfig
-from phidet.architectures.efficientdet.mask_config import STRIDE
+from phidet.architectures.efficientdet.mask_config import ADDED, STRIDE
 from phidet.architectures.efficientdet.published import (
     DETECTOR_NAMES,
     EFFICIENTDETS,
@@ -65,7 +65,7 @@ class EfficientDetArchitecture(Architecture[ModelConfig]):
     optional_outputs = ("best_logits",)
     learns_soft = True
     predictors = ("class_head.predict.pointwise.", "semantic.predict.")
-    added_parts = ("mask_head.", "prototypes.", "semantic.")
+    added_parts = tuple(f"{part}." for part in ADDED)
     pretrained_words = ("backbone", "coco")
 
     def published_config(self, name: str, class_names: tuple[str, ...] | None = None) -> ModelConfig:

@@ -14,14 +14,15 @@ from phidet.architectures.backbones.dialects import blocks_of
 from phidet.architectures.backbones.published import EFFICIENTNETS
 from phidet.architectures.dialect import AVERAGE, Config, Dialect, Layout, Slot, parse
 from phidet.architectures.efficientdet.config import ModelConfig
+from phidet.architectures.efficientdet.mask_config import ADDED
 
 _NORM = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
 
 
 def _slot(name: str, config: Config) -> Slot | None:
-    if not isinstance(config, ModelConfig):
-        return None
     part, path = parse(name)
+    if not isinstance(config, ModelConfig) or part in ADDED:
+        return None
     if part == "backbone":
         return _backbone(path, config.backbone)
     if part == "feature_network":

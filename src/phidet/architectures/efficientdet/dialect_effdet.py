@@ -13,15 +13,16 @@ from collections.abc import Iterable
 from phidet.architectures.backbones.dialects import timm_backbone
 from phidet.architectures.dialect import Config, Dialect, Slot, drop_wrappers, parse
 from phidet.architectures.efficientdet.config import ModelConfig
+from phidet.architectures.efficientdet.mask_config import ADDED
 
 _CONV = {"depthwise": "conv_dw", "pointwise": "conv_pw"}
 _LEVEL_FIRST = re.compile(r"((?:class|box)_net\.bn_rep)\.(\d+)\.(\d+)\.(\w+)")
 
 
 def _slot(name: str, config: Config) -> Slot | None:
-    if not isinstance(config, ModelConfig):
-        return None
     part, path = parse(name)
+    if not isinstance(config, ModelConfig) or part in ADDED:
+        return None
     if part == "backbone":
         key = timm_backbone(path, config.backbone)
         return Slot((f"backbone.{key}",)) if key else None

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from phidet.architectures.backbones.dialects import lukemelas_backbone
 from phidet.architectures.dialect import Config, Dialect, Slot, drop_wrappers, parse
 from phidet.architectures.efficientdet.config import ModelConfig
+from phidet.architectures.efficientdet.mask_config import ADDED
 
 _CONV = {"depthwise": "depthwise_conv.conv", "pointwise": "pointwise_conv.conv"}
 
@@ -26,9 +27,9 @@ def _node_names(config: ModelConfig) -> list[tuple[str, str]]:
 
 
 def _slot(name: str, config: Config) -> Slot | None:
-    if not isinstance(config, ModelConfig) or config.feature_network.graph != "bifpn":
-        return None
     part, path = parse(name)
+    if not isinstance(config, ModelConfig) or config.feature_network.graph != "bifpn" or part in ADDED:
+        return None
     key: str | None
     if part == "backbone":
         key = lukemelas_backbone(path, config.backbone, wrapped=".conv")

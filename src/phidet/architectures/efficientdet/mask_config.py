@@ -8,6 +8,8 @@ from phidet.core.structs import require
 
 STRIDE = 4
 """Pixels of the input along a side of one of the prototypes."""
+ADDED = ("mask_head", "prototypes", "semantic")
+"""Parts of a network that say something of pixels: a detector's file lacks them, and files of others have none."""
 
 
 class MaskConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

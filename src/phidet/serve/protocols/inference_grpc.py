@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from phidet.serve.calls import Call
-from phidet.serve.inputs import ENCODED, from_numbers
+from phidet.serve.inputs import ENCODED, TENSOR, encoded_images, from_numbers, images_of_numbers
 from phidet.serve.messages import message
 from phidet.serve.models.versions import LoadedVersion
 from phidet.serve.outputs import Tensors
@@ -17,9 +17,7 @@ from phidet.serve.protocols.inference_tensors import (
     Parameters,
     RequestedOutput,
     check_request,
-    encoded_images,
     images_in_bytes,
-    images_of_numbers,
     least_score,
     outputs_of,
 )
@@ -104,14 +102,15 @@ def _read(request: Any, service: Service, loaded: LoadedVersion) -> ParsedReques
     )
     given, score = check_request(wanted, service), least_score(wanted, loaded)
     contents, budget = request.inputs[0].contents, service.budget(loaded)
-    values = contents.bytes_contents if given.name == ENCODED else contents.uint_contents
+    # Triton's clients send the tensors of a request apart from their descriptions; KServe's may have them there.
     if request.raw_input_contents:
         if len(request.raw_input_contents) != 1 or contents.ByteSize():
             raise bad_request(f"input {given.name}: expected its data once, as raw_input_contents or as contents")
         return ParsedRequest(images_in_bytes(given, request.raw_input_contents[0], budget), wanted, score)
     if given.name == ENCODED:
-        return ParsedRequest(encoded_images(given, list(values), budget), wanted, score)
-    return ParsedRequest(images_of_numbers(given, from_numbers(values), budget), wanted, score)
+        return ParsedRequest(encoded_images(ENCODED, given.shape, contents.bytes_contents, budget), wanted, score)
+    values = from_numbers(contents.uint_contents)
+    return ParsedRequest(images_of_numbers(TENSOR, given.shape, values, budget), wanted, score)
 
 
 def _write(loaded: LoadedVersion, wanted: InferRequest, tensors: Tensors) -> Any:

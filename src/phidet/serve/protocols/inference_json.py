@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from phidet.core.structs import in_words
 from phidet.images.decode import Decoded
-from phidet.serve.inputs import ENCODED, Budget, decode, from_lists
+from phidet.serve.inputs import ENCODED, TENSOR, Budget, decode, encoded_images, from_lists, images_of_numbers
 from phidet.serve.models.versions import LoadedVersion
 from phidet.serve.outputs import Tensors
 from phidet.serve.protocols.inference_tensors import (
@@ -17,9 +17,7 @@ from phidet.serve.protocols.inference_tensors import (
     InputTensor,
     check_request,
     described,
-    encoded_images,
     images_in_bytes,
-    images_of_numbers,
     least_score,
     outputs_of,
 )
@@ -94,8 +92,9 @@ def read_infer(
     data = given.data or []
     # Lists may be nested or flat, as the protocol allows both.
     if given.name == ENCODED:
-        return ParsedRequest(encoded_images(given, [_from_text(item) for item in _flat(data)], budget), wanted, score)
-    return ParsedRequest(images_of_numbers(given, from_lists(data).reshape(-1), budget), wanted, score)
+        encoded = [_from_text(item) for item in _flat(data)]
+        return ParsedRequest(encoded_images(ENCODED, given.shape, encoded, budget), wanted, score)
+    return ParsedRequest(images_of_numbers(TENSOR, given.shape, from_lists(data).reshape(-1), budget), wanted, score)
 
 
 def write_infer(loaded: LoadedVersion, wanted: InferRequest, tensors: Tensors) -> Response:

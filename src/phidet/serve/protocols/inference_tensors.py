@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import struct
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -12,7 +11,7 @@ import numpy as np
 
 from phidet.detections.thresholds import Thresholds
 from phidet.images.decode import Decoded
-from phidet.serve.inputs import ENCODED, TENSOR, Budget, Pixels, check_batch, decode
+from phidet.serve.inputs import ENCODED, TENSOR, Budget, check_shape, encoded_images, images_of_numbers
 from phidet.serve.models.versions import LoadedVersion
 from phidet.serve.outputs import EVERYTHING, Tensors, output_shapes
 from phidet.serve.refusals import bad_request
@@ -88,41 +87,10 @@ def check_request(wanted: InferRequest, service: Service) -> InputTensor:
     _check_names(wanted)
     _check_parameters(wanted)
     given = wanted.inputs[0]
-    # Checked before the product of the sides, which could overflow or be negative.
-    if any(side < 0 for side in given.shape) or len(given.shape) > 8:
-        raise bad_request(f"input {given.name}: shape {show(given.shape)} is not possible")
+    check_shape(given.name, given.shape)
     # Before anything is decoded: the number of images is the cheapest thing to reject.
     service.check_count(given.shape[0] if given.shape else 0)
     return given
-
-
-def encoded_images(given: InputTensor, encoded: list[bytes], budget: Budget) -> Sequence[Decoded]:
-    """The images in the strings of an input.
-
-    Raises:
-        RefusedError: 400.
-    """
-    if len(encoded) != math.prod(given.shape):
-        raise bad_request(f"input {given.name}: {len(encoded)} values do not fill shape {show(given.shape)}")
-    return [decode(data, budget) for data in encoded]
-
-
-def images_of_numbers(given: InputTensor, values: Pixels, budget: Budget) -> Sequence[Decoded]:
-    """The images in the numbers of an input, flat.
-
-    Raises:
-        RefusedError: 400.
-    """
-    if values.size != math.prod(given.shape):
-        raise bad_request(f"input {given.name}: {values.size} values do not fill shape {show(given.shape)}")
-    try:
-        shaped = values.reshape(given.shape)
-    except ValueError as error:  # without pixels, but with sides that no array has
-        raise bad_request(f"input {given.name}: shape {show(given.shape)} is not possible") from error
-    images = check_batch(shaped, given.name)
-    for image in images:
-        budget.take(image.shape[0], image.shape[1])
-    return images
 
 
 def images_in_bytes(given: InputTensor, blob: bytes, budget: Budget) -> Sequence[Decoded]:
@@ -132,8 +100,8 @@ def images_in_bytes(given: InputTensor, blob: bytes, budget: Budget) -> Sequence
         RefusedError: 400.
     """
     if given.name == ENCODED:
-        return encoded_images(given, _strings(blob), budget)
-    return images_of_numbers(given, np.frombuffer(blob, np.uint8), budget)  # a view
+        return encoded_images(ENCODED, given.shape, _strings(blob), budget)
+    return images_of_numbers(TENSOR, given.shape, np.frombuffer(blob, np.uint8), budget)  # a view
 
 
 def outputs_of(loaded: LoadedVersion, wanted: InferRequest, tensors: Tensors) -> Tensors:

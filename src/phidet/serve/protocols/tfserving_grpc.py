@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ from phidet.core.errors import ConfigError
 from phidet.images.decode import Decoded
 from phidet.serve.calls import Call
 from phidet.serve.config_files import read_sources
-from phidet.serve.inputs import ENCODED, check_batch, decode, from_numbers
+from phidet.serve.inputs import ENCODED, check_shape, encoded_images, from_numbers, images_of_numbers
 from phidet.serve.messages import message
 from phidet.serve.models.versions import LoadedVersion
 from phidet.serve.outputs import Tensors, output_shapes
@@ -23,7 +22,6 @@ from phidet.serve.service import ParsedRequest, RequestCodec, Service
 from phidet.serve.wire import show
 
 _PACKAGE = "tensorflow.serving"
-_MAX_RANK = 8
 _METADATA = "signature_def"
 
 
@@ -90,34 +88,26 @@ def _read_images(request: Any, loaded: LoadedVersion, service: Service) -> Parse
 
 def _images(name: str, tensor: Any, service: Service, loaded: LoadedVersion) -> Sequence[Decoded]:
     shape = [dim.size for dim in tensor.tensor_shape.dim]
-    # Checked before the product of the sides, which could overflow or be negative.
-    if tensor.tensor_shape.unknown_rank or any(side < 0 for side in shape) or len(shape) > _MAX_RANK:
-        raise bad_request(f"input {name}: shape {show(shape)} is not possible")
-    types = message("tensorflow.TensorProto").DESCRIPTOR.fields_by_name["dtype"].enum_type.values_by_number
-    kind = types[tensor.dtype].name if tensor.dtype in types else str(tensor.dtype)
+    check_shape(name, shape)
+    # Before anything is decoded: the number of images is the cheapest thing to reject. A scalar is one image.
     service.check_count(shape[0] if shape else 1)
+    kind, budget = _type_name(tensor), service.budget(loaded)
     # As over HTTP, bytes are an image under either name.
     if kind == "DT_STRING":
-        encoded = list(tensor.string_val)
-        if len(encoded) != math.prod(shape):
-            raise bad_request(f"input {name}: {len(encoded)} strings do not fill shape {show(shape)}")
-        budget = service.budget(loaded)
-        return [decode(data, budget) for data in encoded]
+        return encoded_images(name, shape, tensor.string_val, budget)
     if kind != "DT_UINT8" or name == ENCODED:
         wanted = "DT_STRING" if name == ENCODED else "DT_UINT8 or DT_STRING"
         raise bad_request(f"input {name} must be {wanted}, got {kind}")
+    # Clients write arrays as bytes, and small ones as numbers.
     content = tensor.tensor_content
     values = np.frombuffer(content, np.uint8) if content else from_numbers(tensor.int_val)
-    if values.size != math.prod(shape):
-        raise bad_request(f"input {name}: {values.size} values do not fill shape {show(shape)}")
-    try:
-        images = check_batch(values.reshape(shape), name)
-    except ValueError as error:  # without pixels, but with sides that no array has
-        raise bad_request(f"input {name}: shape {show(shape)} is not possible") from error
-    budget = service.budget(loaded)
-    for image in images:
-        budget.take(image.shape[0], image.shape[1])
-    return images
+    return images_of_numbers(name, shape, values, budget)
+
+
+def _type_name(tensor: Any) -> str:
+    """The name of a tensor's type; protobuf keeps numbers that it has no name for."""
+    types = tensor.DESCRIPTOR.fields_by_name["dtype"].enum_type.values_by_number
+    return types[tensor.dtype].name if tensor.dtype in types else str(tensor.dtype)
 
 
 def _answer(wanted: Sequence[str], tensors: Tensors, loaded: LoadedVersion) -> Any:

@@ -8,9 +8,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from _pytest.mark import ParameterSet
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
@@ -54,7 +56,14 @@ def test_links_to_nothing_and_loads_from_elsewhere_are_found(tmp_path: Path) -> 
         assert page.count("```") == 2 * sum(c["cell_type"] == "code" for c in json.loads(path.read_text())["cells"])
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def _notebooks() -> Iterator[ParameterSet]:
+    """All of them; only the first is quick enough for every run of the tests."""
+    for path in NOTEBOOKS:
+        marks = () if path.stem == "first-boxes" else pytest.mark.slow
+        yield pytest.param(path, id=path.stem, marks=marks)
+
+
+@pytest.mark.parametrize("path", list(_notebooks()))
 def test_a_notebook_runs_from_its_first_cell_to_its_last(path: Path, tmp_path: Path) -> None:
     nbclient = pytest.importorskip("nbclient", reason="run in .venv-docs")
     pytest.importorskip("ipykernel", reason="run in .venv-docs")

@@ -38,7 +38,7 @@ def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]
         ("detect a.jpg --conf=0.5", "phidet detect has no --conf: phidet calls it --score"),
         ("detect a.jpg --conf_thres 0.5", "has no --conf_thres: phidet calls it --score"),
         ("detect --source a.jpg", "has no --source: SOURCE stands alone, as in: phidet detect SOURCE"),
-        ("detect a.jpg --device cpu", "has no --device: phidet calls it --runtime"),
+        ("detect a.jpg --backend onnx", "has no --backend: phidet calls it --runtime"),
         ("detect a.jpg --weights x.pt", "has no --weights: phidet calls it --model"),
         ("detect a.jpg --save-txt", "has no --save-txt: phidet calls it --save yolo"),
         ("detect source=a.jpg", "phidet detect takes no pairs such as source=a.jpg: SOURCE stands alone"),

@@ -230,6 +230,15 @@ def test_a_mistake_in_another_process_is_one_line(
     assert main([*words, "--task", "generate", "--augment", NAME]) == 2
 
 
+def test_no_file_of_options_names_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "options.toml").write_text(f'augment = "{NAME}"\n')
+    assert main(["train", "data", "--config", str(tmp_path / "options.toml")]) == 2
+    assert "augment" in capsys.readouterr().err
+    (tmp_path / "options.toml").write_text(f'set = ["augmentation.function={NAME}"]\n')
+    assert main(["train", "data", "--model", "efficientdet-lite0", "--config", str(tmp_path / "options.toml")]) == 2
+    assert "not with --set" in capsys.readouterr().err
+
+
 def test_doctor_shows_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = write_squares(tmp_path / "data")
     assert change_augmentation(Augmentation(), [NAME, "flip=0"]) == Augmentation(function=NAME, flip=0)

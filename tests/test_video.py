@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,21 @@ def test_uneven_frame_times_stay(tmp_path: Path) -> None:
     read = [f.time_s for f in video_frames(tmp_path / "a.mp4")]
     assert read[:-1] == pytest.approx(times, abs=1e-3)
     assert read[-1] > 2
+
+
+@pytest.mark.parametrize(
+    "rate", ["24000/1001", "24", "25", "30000/1001", "60000/1001", "120000/1001", "90000/3003", "50"]
+)
+def test_times_of_usual_rates_are_exact(rate: str, tmp_path: Path) -> None:
+    av = pytest.importorskip("av")
+    if "libx264" not in av.codecs_available:
+        pytest.skip("MPEG-4 Part 2 counts too coarsely for frames over 1.001")
+    frame_s = 1 / Fraction(rate)
+    film(tmp_path / "a.mp4", frames=30, rate=float(1 / frame_s))
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.pts is not None]
+    assert [packet.pts * packet.time_base for packet in packets] == [i * frame_s for i in range(30)]
+    assert {packet.duration * packet.time_base for packet in packets} == {frame_s}
 
 
 def test_odd_sizes_and_sizes_that_change(tmp_path: Path) -> None:

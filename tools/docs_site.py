@@ -62,7 +62,7 @@ def notebook_page(path: Path) -> str:
     for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
         text = "".join(cell["source"])
         parts.append(text if cell["cell_type"] == "markdown" else f"```python\n{text}\n```")
-    return "\n\n".join([*parts, f"The [notebook]({SOURCE}{name}) of this page runs in every test."])
+    return "\n\n".join([*parts, f"The [notebook]({SOURCE}{name}) of this page is run by the tests."])
 
 
 def _from_readme(link: re.Match[str]) -> str:

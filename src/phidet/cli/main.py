@@ -8,6 +8,7 @@ import io
 import logging
 import os
 import sys
+from contextlib import suppress
 from importlib import import_module
 from typing import NoReturn
 
@@ -138,6 +139,18 @@ def parse(argv: list[str], chosen: str | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one command; returns the exit code: 0, that of the error's class, 130 (Ctrl-C) or 141 (broken pipe)."""
+    code = _main(argv)
+    engine = sys.modules.get("phidet.inference.batch.engine")
+    if engine is not None and engine.is_started():
+        # Threads of Daft may still be at work when Python ends, and then abort the process: exit code 134 for nothing.
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            with suppress(OSError):
+                stream.flush()
+        os._exit(code)
+    return code
+
+
+def _main(argv: list[str] | None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     # Looked up before parsing: only the chosen command's module, and what it imports, is loaded.
     chosen = next((word for word in argv if not word.startswith("-")), None)

@@ -15,7 +15,8 @@ from phidet.core.errors import ConfigError, InputError, UnknownNameError
 from phidet.core.files import write_atomic
 from phidet.core.optional import optional_package
 
-_APART = frozenset({"help", "config", "write_config", "command", "run"})
+# What names code to import is never taken from a file.
+_APART = frozenset({"help", "config", "write_config", "command", "run", "augment"})
 _SUFFIXES = (".yaml", ".yml", ".toml", ".json")
 
 

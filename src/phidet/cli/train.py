@@ -277,6 +277,8 @@ def _changes(args: argparse.Namespace) -> dict[str, Any]:
     changes: dict[str, Any] = {key: value for key, value in named.items() if value is not None}
     for setting in args.set:
         path, equals, text = setting.partition("=")
+        if path.strip() == "augmentation.function":
+            raise ConfigError("name a function of your own with --augment MODULE:FUNCTION, not with --set")
         if not equals:
             raise ConfigError(f"--set expects KEY=VALUE, got {setting!r}")
         try:

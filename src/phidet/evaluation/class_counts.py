@@ -69,6 +69,7 @@ def class_counts(
     classes = len(dataset.class_names)
     truth = dataset.all_annotations
     objects = np.bincount(truth.class_ids[countable(truth)], minlength=classes)
+    # Without detections on crowds and difficult objects, which are neither right nor wrong.
     found = judge(dataset, detections, min_score, min_iou)
     counted, right = (np.bincount(ids, minlength=classes) for ids in (found.class_ids, found.class_ids[found.right]))
     rows = zip(dataset.class_names, objects.tolist(), counted.tolist(), right.tolist(), strict=True)

@@ -100,6 +100,7 @@ def judge(
         InputError: the detections do not belong to the data set.
     """
     scores, class_ids, right = [np.zeros(0, np.float32)], [np.zeros(0, np.int64)], [np.zeros(0, np.bool_)]
+    # Image by image, as an object is found once in its image; the order of the scores is the caller's business.
     for found, _, matches in match_all(dataset, detections, min_score, min_iou=min_iou):
         counts = ~matches.ignored
         scores.append(found.scores[counts])

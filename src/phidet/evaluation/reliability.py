@@ -69,6 +69,7 @@ def measure_reliability(
         InputError: the detections do not belong to the data set.
     """
     score, _, hit = judge(dataset, detections, FLOOR, min_iou)
+    # A score of exactly 1 belongs to the last bin.
     which = np.minimum((score * bins).astype(np.int64), bins - 1)
     counts = np.bincount(which, minlength=bins)
     # Sums, not means: an empty bin adds nothing to the error and has no mean.

@@ -34,6 +34,7 @@ def best_thresholds(dataset: Dataset, detections: Sequence[Detections], min_iou:
     own = [curve.threshold for curve in curves]  # none without objects: then nothing is found
     if not any(score is not None for score in own):
         return None
+    # A class that could not be measured is neither silenced nor let through: it goes by the others.
     common = best_threshold(curves)
     return Thresholds(
         scores=tuple(common if score is None else score for score in own),

@@ -14,10 +14,10 @@ from phidet.core.errors import PhidetError
 from phidet.core.files import part_of
 from phidet.images.pyav import Colors, FrameConverter, default_colors, import_av
 
-_TICKS = 60_000  # a second; MPEG-4, which is written where there is no H.264, counts up to 65,535
-_SHORTEST_TICKS = _TICKS // 1000  # MP4's edit lists count milliseconds; a frame that is shorter gets lost in them
-
-
+# Parts of a second. Whole numbers of them are frames of all usual rates, those over 1.001 included, milliseconds
+# (Matroska) and the 90 kHz of MPEG streams, so that times are the source's own. MPEG-4 Part 2 counts up to 65,535.
+_TICKS = {"libx264": 360_000, "mpeg4": 60_000}
+_SHORTEST_S = 0.001  # MP4's edit lists count milliseconds; a frame that is shorter gets lost in them
 _LIMITED_RANGE = 1  # FFmpeg's AVColorRange
 _USUAL_FRAME_S = 1 / 30
 
@@ -52,9 +52,13 @@ class VideoWriter:
         self._part = part_of(path)
         self._colors = colors
         self._converter = FrameConverter(self._av)
+        # Some builds of PyAV leave out libx264 (GPL); MPEG-4 Part 2 is in all of them.
+        self._codec = "libx264" if "libx264" in self._av.codecs_available else "mpeg4"
+        self._ticks = _TICKS[self._codec]
+        self._shortest = round(_SHORTEST_S * self._ticks)
         self._stream: Any = None
         self._waiting: Any = None  # the latest frame, held back: its duration is known only when the next one comes
-        self._duration = round(_USUAL_FRAME_S * _TICKS)  # of that frame, in ticks
+        self._duration = round(_USUAL_FRAME_S * self._ticks)  # of that frame, in ticks
         self._durations: dict[int, int] = {}  # durations of the frames inside the encoder, by timestamp
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -82,14 +86,14 @@ class VideoWriter:
             if self._stream is None:
                 self._stream = self._new_stream(image.shape[1], image.shape[0])
             frame = self._converter.to_yuv(image, (self._stream.width, self._stream.height), self._tagged())
-            frame.pts, frame.time_base = round(time_s * _TICKS), Fraction(1, _TICKS)
+            frame.pts, frame.time_base = round(time_s * self._ticks), Fraction(1, self._ticks)
             if self._waiting is not None:
-                frame.pts = max(frame.pts, self._waiting.pts + _SHORTEST_TICKS)  # timestamps must increase
+                frame.pts = max(frame.pts, self._waiting.pts + self._shortest)  # timestamps must increase
                 self._duration = frame.pts - self._waiting.pts
                 self._encode(self._waiting)
             self._waiting = frame
             if duration_s is not None:
-                self._duration = max(_SHORTEST_TICKS, round(duration_s * _TICKS))
+                self._duration = max(self._shortest, round(duration_s * self._ticks))
         except (OSError, self._av.FFmpegError) as error:
             raise self._failed(error) from error
 
@@ -132,16 +136,14 @@ class VideoWriter:
         return self._colors or default_colors(self._stream.width, self._stream.height)
 
     def _new_stream(self, width: int, height: int) -> Any:
-        # Some builds of PyAV leave out libx264 (GPL); MPEG-4 Part 2 is in all of them.
-        codec = "libx264" if "libx264" in self._av.codecs_available else "mpeg4"
-        stream = self._container.add_stream(codec, rate=30)
+        stream = self._container.add_stream(self._codec, rate=30)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         context = stream.codec_context
-        context.time_base = Fraction(1, _TICKS)
+        context.time_base = Fraction(1, self._ticks)
         colors = self._colors or default_colors(width, height)
         context.colorspace, context.color_range = colors.matrix, _LIMITED_RANGE
         context.color_primaries, context.color_trc = colors.primaries, colors.transfer
-        if codec == "libx264":
+        if self._codec == "libx264":
             # No B-frames: MP4 keeps durations in decoding order, where the last image would not be the last.
             stream.options = {"crf": "21", "preset": "veryfast", "bf": "0"}
         return stream

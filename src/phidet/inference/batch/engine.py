@@ -19,6 +19,7 @@ from phidet.core.optional import optional_package
 from phidet.inference.batch.run import Done, Job, Model, PartWorker, Resources
 
 _LOOK_EVERY_S = 0.5
+_STARTED: list[str | None] = []  # on which clusters; ``None`` is this machine
 
 
 def daft_engine(model: Model, jobs: Sequence[Job], resources: Resources) -> Iterator[Done]:
@@ -71,10 +72,16 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
+def is_started() -> bool:
+    """Whether Daft has begun to work in this process: its threads may outlive the last result."""
+    return bool(_STARTED)
+
+
 def _daft(cluster: str | None) -> Any:
     """Daft, told where to run; ``DAFT_ANALYTICS_ENABLED=0`` was set when phidet was imported."""
     os.environ["DAFT_PROGRESS_BAR"] = "0"  # phidet shows its own
     daft = optional_package("daft", "phidet batch", "batch")
+    _STARTED.append(cluster)
     if cluster is None:
         daft.set_runner_native()
         return daft

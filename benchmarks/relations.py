@@ -27,6 +27,7 @@ import logging
 import sys
 import tempfile
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -45,6 +46,7 @@ from phidet.data.dataset import Annotations, Dataset
 from phidet.data.layouts import open_data
 from phidet.detections.alignment.alignment import align_detections
 from phidet.detections.alignment.results import Alignment
+from phidet.detections.alignment.settings import AlignSettings
 from phidet.detections.boxes import xyxy_to_cxcywh
 from phidet.detections.detections import Detections
 from phidet.detections.graphs.classical import connected_clusters, kmeans_clusters, minimum_spanning_tree
@@ -67,8 +69,11 @@ TEST_SEED = 1_000_000
 POOR = ClutterShares(missing=0.05, false=0.10, mislabelled=0.10, noise_px=1.0)
 GOOD = ClutterShares(missing=0.005, false=0.005, mislabelled=0.02, noise_px=0.5)
 RENDERED_FAULTS = FaultShares(0.04, 0.04, 0.04, 0.03, 0.03)
-LISTED = len(CLASSES) + 4
-"""Numbers that a list says of a detection: nominal class, none, deviation, whether there is a pose, missing parts."""
+LISTED = len(CLASSES) + 6
+"""Numbers that a list says of a detection: nominal class, none, where its place is from here in sides of the box,
+deviation, whether there is a pose, missing parts."""
+ALIGNED = AlignSettings(tolerance=0.8)  # mm; parts are displaced by 1.2 to 2.2
+_SEEN: tuple[tuple[str, dict[str, int]], ...] = (("", {}), (" and list", {"nominal": LISTED}))
 USED_SCORE = 0.3
 THRESHOLDS = np.linspace(10, 120, 45)  # px
 
@@ -122,15 +127,15 @@ class Learned(NamedTuple):
     found: list[Detections]
 
 
-def train(config: Any, data: tuple[Learned, Learned], changes: dict[str, Any]) -> TorchRelations:
+def train(config: Any, data: tuple[Learned, Learned], changes: dict[str, Any], seed: int = 0) -> TorchRelations:
     """A network after the last epoch, trained on the first part of the data and watched on the second."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     architecture = architecture_of(config)
     recipe: Recipe = replace_recipe(recipe_named("auto", len(data[0].dataset), architecture), changes)
     with tempfile.TemporaryDirectory() as folder:
         found = data[0].found, data[1].found
         task = RelationsTask(config, data[0].dataset, data[1].dataset, Request(data=""), found)
-        settings = RunSettings(out=Path(folder) / "run", workers=0, accelerator="cpu")
+        settings = RunSettings(out=Path(folder) / "run", workers=0, accelerator="cpu", seed=seed)
         model = fit(architecture.build(config), task, recipe, settings).eval()
     return TorchRelations(model, torch.device("cpu"))
 
@@ -173,7 +178,7 @@ def list_row(boards: Boards) -> dict[str, Any]:
 
 def _aligned(boards: Boards) -> list[Alignment]:
     return [
-        align_detections(nominal_of_board(scene.assembly.board), found)
+        align_detections(nominal_of_board(scene.assembly.board), found, ALIGNED)
         for scene, found in zip(boards.scenes, boards.found, strict=True)
     ]
 
@@ -188,10 +193,17 @@ def with_list(boards: Boards) -> Boards:
         for part in aligned.parts:
             if part.box_xyxy is not None:
                 index = _detection_of(detections, part.box_xyxy)
-                told[index, CLASSES.index(part.label) if part.label else -4] = 1
+                told[index, CLASSES.index(part.label) if part.label else -6] = 1
                 told[index, -3] = part.deviation or 0.0
+                if part.expected_px is not None:
+                    told[index, -5:-3] = _from_here(part.expected_px, part.box_xyxy)
         found.append(detections.with_fields({"nominal": told}))
     return boards._replace(found=found)
+
+
+def _from_here(place: tuple[float, float], box_xyxy: tuple[float, ...]) -> npt.NDArray[np.float64]:
+    box = np.array(box_xyxy)
+    return (np.array(place) - (box[:2] + box[2:]) / 2) / (box[2:] - box[:2])
 
 
 def group_rows(train_boards: Boards, boards: Boards) -> list[dict[str, Any]]:
@@ -301,7 +313,7 @@ def boards_command(args: argparse.Namespace, design: int | None) -> list[dict[st
         test = make_boards(range(TEST_SEED, TEST_SEED + args.test), design, clutter)
         of_this = [detector_row(test), list_row(test), *group_rows(training, test)]
         for layer in args.layers:
-            of_this += _networks(layer, (training, validation, test), args.epochs)
+            of_this += _networks(layer, (training, validation, test), args)
         rows += [{"detector": name, **row} for row in of_this]
     return rows
 
@@ -322,22 +334,45 @@ def rendered_command(args: argparse.Namespace) -> list[dict[str, Any]]:
         found = [of_image.filter(USED_SCORE) for of_image in detections_from(read_results(kept), dataset)]
         parts.append(boards._replace(found=found))
     training, test = parts
-    rows = [detector_row(test), list_row(test), *group_rows(training, test)]
+    rows = [] if args.networks else [detector_row(test), list_row(test), *group_rows(training, test)]
+    if args.simulated:
+        # Graphs cost nothing but a generator: boards of other designs, with detections as good as the trained one's.
+        made = make_boards(range(10_000, 10_000 + args.simulated), None, GOOD, RENDERED_FAULTS, right_share=0.3)
+        training = Boards(
+            training.scenes + made.scenes, joined(training.dataset, made.dataset), training.found + made.found
+        )
     for layer in args.layers:
-        rows += _networks(layer, (training, test, test), args.epochs)
+        rows += _networks(layer, (training, test, test), args)
     return rows
 
 
-def _networks(layer: str, parts: tuple[Boards, Boards, Boards], epochs: int) -> list[dict[str, Any]]:
-    """A network that sees detections only, and one that also sees what the list says of them."""
+def joined(one: Dataset, other: Dataset) -> Dataset:
+    """Both as one data set."""
+    parts = [(dataset, index) for dataset in (one, other) for index in range(len(dataset))]
+    both = Dataset(
+        "both",
+        CLASSES,
+        names=[str(dataset.names[i]) for dataset, i in parts],
+        sources=[dataset.source(i) for dataset, i in parts],
+        annotations=[dataset.annotations(i) for dataset, i in parts],
+        sizes_hw=np.array([dataset.size_hw(i) for dataset, i in parts], np.int32),
+    )
+    both.right = {**one.right, **other.right}
+    return both
+
+
+def _networks(layer: str, parts: tuple[Boards, Boards, Boards], args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Networks that see detections only, and those that also see what the list says of them; one for each seed."""
     rows = []
-    for name, fields in ((f"network, {layer}", {}), (f"network, {layer}, and list", {"nominal": LISTED})):
+    fields: dict[str, int]
+    for (name, fields), seed in product(_SEEN, args.seeds):
         training, validation, test = [with_list(part) for part in parts] if fields else parts
         shape = {"class_names": CLASSES, "answers": ANSWERS, "fields": fields}
         config = replace(published_config(f"relations-{layer}"), shape)
         data = Learned(training.dataset, training.found), Learned(validation.dataset, validation.found)
-        changes = {"epochs": epochs, "evaluate_every": epochs}
-        rows.append(network_row(name, train(config, data, changes), test))
+        changes = {"epochs": args.epochs, "evaluate_every": args.epochs}
+        name = f"network, {layer}{name}, seed {seed}"
+        rows.append(network_row(name, train(config, data, changes, seed), test))
         print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     return rows
 
@@ -384,6 +419,9 @@ def main() -> None:
     parser.add_argument("--train", type=int, default=1500, help="boards to train on")
     parser.add_argument("--test", type=int, default=200, help="boards to measure on")
     parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--networks", action="store_true", help="rendered: nothing but the networks")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--simulated", type=int, default=0, help="rendered: boards without images to learn from, too")
     parser.add_argument("--only", choices=["poor", "good"])
     parser.add_argument("--data", type=Path)
     parser.add_argument("--detector")

@@ -89,6 +89,39 @@ def test_edges_go_both_ways_once_and_never_to_the_node_itself(graph: DetectionGr
     assert graph.pairs.shape[1] * 2 == len(edges)
 
 
+@given(graphs)
+def test_rows_are_equal_exactly_where_neighbourhoods_are(graph: DetectionGraph) -> None:
+    """The example's law for any graph: in A joined nodes differ, in A + I those with one closed neighbourhood agree."""
+    a, looped = graph.adjacency().toarray(), graph.adjacency(self_loops=True).toarray()
+    near = [set(np.flatnonzero(row).tolist()) for row in a]
+    for i in range(len(graph)):
+        for j in range(i):
+            assert np.array_equal(a[i], a[j]) == (near[i] == near[j])
+            assert np.array_equal(looped[i], looped[j]) == (near[i] | {i} == near[j] | {j})
+            assert i not in near[j] or not np.array_equal(a[i], a[j])
+
+
+@given(st.integers(1, 9), st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)), max_size=25), st.integers(0, 8))
+def test_pairs_in_any_direction_repeated_or_with_themselves_are_edges_once(
+    count: int, given_pairs: list[tuple[int, int]], start: int
+) -> None:
+    pairs = [(i % count, j % count) for i, j in given_pairs]
+    graph = joined(*pairs, count=count)
+    theirs = nx.Graph([(i, j) for i, j in pairs if i != j])
+    theirs.add_nodes_from(range(count))  # those that no pair has stay alone
+    np.testing.assert_array_equal(graph.adjacency().toarray(), nx.to_numpy_array(theirs, nodelist=range(count)))
+    np.testing.assert_array_equal(
+        graph.adjacency(self_loops=True).toarray(), nx.to_numpy_array(theirs, nodelist=range(count)) + np.eye(count)
+    )
+    parts = classical.connected_clusters(graph)
+    assert len(set(parts.tolist())) == nx.number_connected_components(theirs)
+    reached = set(classical.breadth_first(graph, start % count).tolist())
+    assert reached == set(classical.depth_first(graph, start % count).tolist())
+    assert reached == nx.node_connected_component(theirs, start % count)
+    lengths = classical.shortest_paths(graph, start % count).lengths
+    assert set(np.flatnonzero(np.isfinite(lengths)).tolist()) == reached
+
+
 def test_each_rule_joins_what_it_says() -> None:
     places = at((0, 0), (6, 0), (30, 0), (30, 40), (200, 0))
     boxes = places.boxes_xyxy
@@ -283,10 +316,10 @@ def test_two_frames_are_one_graph_whose_pairs_are_matched_once_each() -> None:
     assert joined.fields["track"].tolist() == [7, 7, 8, 8, 9]
     pairs = np.array([[1, 0], [0, 2], [3, 2], [3, 1], [0, 3], [3, 4]]).T
     together = np.array([0.9, 0.95, 0.8, 0.7, 0.99, 0.4])
-    # 0–2 is the surest pair across frames, so 1 goes to 3; 0–3 are of one frame, and 4 is too unsure.
-    assert matches_of(joined, pairs, together).tolist() == [[0, 3], [2, 1]]
-    assert matches_of(joined, pairs[:, :1], together[:1]).tolist() == [[0], [1]]
-    assert matches_of(joined, pairs[:, :0], together[:0]).shape == (2, 0)
+    # 0–2 and 3–1 are surer together than 0–1 and 3–2; 0–3 are of one frame, and 4 is too unsure.
+    assert matches_of(joined.fields["frame"], pairs, together).tolist() == [[0, 3], [2, 1]]
+    assert matches_of(joined.fields["frame"], pairs[:, :1], together[:1]).tolist() == [[0], [1]]
+    assert matches_of(joined.fields["frame"], pairs[:, :0], together[:0]).shape == (2, 0)
     with pytest.raises(InputError, match="expected two frames of one video"):
         join_frames(first, scattered(2, 0))
     assert len(join_frames(at(), at((5, 5)))) == 1

@@ -177,6 +177,23 @@ def test_a_batch_of_graphs_is_each_of_them_alone(layer: Layer) -> None:
 
 
 @pytest.mark.parametrize("layer", LAYERS)
+def test_a_whole_is_right_if_all_its_parts_are(layer: Layer) -> None:
+    """Of parts that are not joined, the probabilities multiply; of no parts, nothing is right."""
+    model = network(layer, answers=("right",))
+    graphs = [graph(count, seed) for seed, count in enumerate((5, 9, 3))]
+    examples = [(graph_inputs(model.config, g), graph_targets(g, objects([], []))) for g in graphs]
+    batch = collate(examples)
+    with torch.no_grad():
+        inputs = batch.nodes.double(), batch.edges, batch.edge_features.double()
+        as_one = model(*inputs)["right_logits"].sigmoid()
+        each = model(*inputs, batch.graph, 3)["right_logits"].sigmoid()
+    assert 0.001 < float(each.min()) < float(each.max()) < 0.999
+    torch.testing.assert_close(as_one[0], each.prod(), rtol=1e-9, atol=1e-12)
+    nothing = graph(0, 0)
+    assert relate(nothing, answers_of(model, nothing)).right == 0
+
+
+@pytest.mark.parametrize("layer", LAYERS)
 def test_an_untrained_network_returns_the_detections_as_they_are(layer: Layer) -> None:
     torch.manual_seed(0)
     model, found = RELATIONS.build(config(layer)).eval(), graph(15, 2)
@@ -186,7 +203,8 @@ def test_an_untrained_network_returns_the_detections_as_they_are(layer: Layer) -
     np.testing.assert_allclose(kept.boxes_xyxy, found.detections.boxes_xyxy, atol=1e-4)
     np.testing.assert_allclose(kept.scores, found.detections.scores, atol=1e-6)
     np.testing.assert_array_equal(kept.class_ids, found.detections.class_ids)
-    assert related.right == 0.5
+    # So little doubt at each of the 15 places that the whole is as likely right as wrong.
+    assert related.right == pytest.approx((1 - 1 / (1 + np.exp(4))) ** 15, rel=1e-5)
     assert related.together is not None
     assert (related.together == 0.5).all()
 

@@ -172,8 +172,7 @@ def test_a_detectors_answers_are_made_once_and_kept(
             box = np.array([[10, 10, 22, 22.0]])
             return [Detections(box, np.array([0.9]), np.array([0]), NAMES, a.shape[:2]) for a in arrays]
 
-    for module in ("relations_data", "relations_task"):
-        monkeypatch.setattr(f"phidet.training.{module}.open_detector", lambda name: Square())
+    monkeypatch.setattr("phidet.training.relations_data.open_detector", lambda name: Square())
     words = ["train", str(data), "--task", "relations", "--detector", "square.onnx", "--epochs", "1", *QUICK]
     out = tmp_path / "run"
     assert main([*words, "--out", str(out)]) == 0

@@ -174,13 +174,12 @@ class Architecture(ABC, Generic[ConfigT]):
         raise ConfigError(f"{config.name} detects in images: expected a network that relates detections")
 
     def with_answers(self, config: ConfigT, grouped: bool, judged: bool) -> ConfigT:
-        """``config`` of a network that relates detections, with the answers that can be learned.
+        """``config`` of a network that relates detections, with the answers that can be learned: of ``grouped`` data it
+        is known which objects belong together, of ``judged`` ones which images show something complete and right."""
+        return config
 
-        Args:
-            config: of the network.
-            grouped: whether it is known which objects belong together.
-            judged: whether it is known which images show something complete and right.
-        """
+    def with_fields(self, config: ConfigT, fields: Mapping[str, int]) -> ConfigT:
+        """``config`` of a network that relates detections, which also sees these fields: name → numbers for each."""
         return config
 
     def summary(self, config: ConfigT) -> list[tuple[str, str]]:

@@ -153,7 +153,7 @@ def run(args: argparse.Namespace) -> None:
         stored_thresholds(detector, args.model)
     if args.relations is not None and args.score == "auto":
         raise ConfigError("--relations changes the scores that the model's thresholds are of: give --score a number")
-    relations = _open_relations(args.relations, detector.class_names)
+    relations, finder = _open_relations(args, detector)
     # Tiles are merged by the same settings, whatever the network.
     unused = [f"--{name}" for name in ("nms", "iou") if getattr(args, name) is not None]
     architecture = getattr(detector, "architecture", None)  # whatever else detects has none
@@ -166,7 +166,7 @@ def run(args: argparse.Namespace) -> None:
     sinks = open_sinks(kinds, out, detector.class_names)
     report = Report(args.json)
     with writing(sinks, report), without_native_noise(), ended_by_sigterm():
-        found = _found(detector, relations, args, settings, _Reading(report, out if kinds else None, at_once))
+        found = _found(finder, relations, args, settings, _Reading(report, out if kinds else None, at_once))
         _record(found, sinks, report)
     detector.close()
     report.raise_for_failures()
@@ -221,15 +221,19 @@ class _Reading(NamedTuple):
     at_once: int
 
 
-def _open_relations(name: str | None, class_names: tuple[str, ...]) -> Relations | None:
-    """What corrects the detections of a detector of these classes, ``None`` for nothing."""
-    if name is None:
-        return None
+def _open_relations(args: argparse.Namespace, detector: SupportsDetect) -> tuple[Relations | None, SupportsDetect]:
+    """What corrects the detections, ``None`` for nothing; and the detector, with an appearance where that is seen."""
+    if args.relations is None:
+        return None, detector
+    from phidet.detections.graphs.frames import FRAME
+    from phidet.inference.appearance import seen_by
     from phidet.inference.relations import Relations
 
-    relations = Relations(name)
-    relations.check_detector(class_names)
-    return relations
+    relations = Relations(args.relations)
+    relations.check_detector(detector.class_names)
+    if FRAME in relations.config.fields:
+        raise ConfigError(f"{args.relations} relates two frames of a video: phidet track --relations {args.relations}")
+    return relations, seen_by(relations.config.fields, detector, args.model)
 
 
 def _found(

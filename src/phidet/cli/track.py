@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +15,10 @@ from phidet.core.errors import ConfigError, UnknownNameError
 
 if TYPE_CHECKING:
     from phidet.detections.detections import Detections
+    from phidet.detections.protocol import SupportsDetect
     from phidet.detections.sinks.counts import CountSink
     from phidet.detections.tracking.counting import CountSettings
+    from phidet.detections.tracking.external import SupportsTrack
     from phidet.images.live import LiveSource
     from phidet.images.sources import SourceImage, Unusable
     from phidet.inference.track import TrackSettings
@@ -87,6 +89,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     tracks.add_argument("--low", type=share, metavar="S", help="score that goes on with a track (0.1)")
     tracks.add_argument("--lost", type=_seconds, metavar="SECONDS", help="how long an unseen track waits (1)")
+    tracks.add_argument(
+        "--relations", metavar="FILE", help="pair detections by a network on frames: an export of --task relations"
+    )
     tracks.add_argument("--camera-motion", action="store_true", help="the camera moves: estimate how")
     counts = parser.add_argument_group("counts")
     counts.add_argument("--line", action="append", default=[], metavar="NAME=x1,y1,x2,y2", help="count who crosses")
@@ -137,6 +142,7 @@ def run(args: argparse.Namespace) -> None:
         wanted = [name for text in args.classes for name in ([text] if text in names else words_of(text))]
         Detections.empty(names).filter(classes=wanted)  # raises for an unknown name before anything is written
         postprocess = msgspec.structs.replace(postprocess, classes=tuple(wanted))
+    finder, make_tracker = _paired_by_relations(args, detector, settings)
     window = Window() if args.show else None
     # Opened last: a wrong option must not leave an empty output folder behind.
     outputs = TrackOutputs(kinds, out, detector.class_names, counting, sound=args.sound)
@@ -146,7 +152,7 @@ def run(args: argparse.Namespace) -> None:
         outputs.sinks.append(window)
     with writing(outputs.sinks, report), without_native_noise(), ended_by_sigterm(), _status(args, live, report):
         items = _items(args, out if kinds else None, report, live)
-        for item in track_stream(detector, items, postprocess, settings):
+        for item in track_stream(finder, items, postprocess, settings, make_tracker):
             if isinstance(item, Unusable):
                 report.failed(item)
                 for sink in outputs.sinks:
@@ -158,6 +164,25 @@ def run(args: argparse.Namespace) -> None:
             report.found(*item)
     detector.close()
     report.raise_for_failures()
+
+
+def _paired_by_relations(
+    args: argparse.Namespace, detector: SupportsDetect, settings: TrackSettings
+) -> tuple[SupportsDetect, Callable[[], SupportsTrack] | None]:
+    """The detector, with an appearance where the network sees one; and what makes its trackers, ``None`` without."""
+    if args.relations is None:
+        return detector, None
+    from phidet.inference.appearance import seen_by
+    from phidet.inference.relations import Relations
+    from phidet.inference.track_relations import RelationsTracker
+
+    relations = Relations(args.relations)
+    relations.check_detector(detector.class_names)
+    if settings.detect_every > 1 or settings.tracker.camera_motion:
+        raise ConfigError("--relations pairs detections of every frame: leave out --detect-every and --camera-motion")
+    RelationsTracker(relations, settings.tracker)  # raises for a network on single images before anything is written
+    finder = seen_by(relations.config.fields, detector, args.model)
+    return finder, lambda: RelationsTracker(relations, settings.tracker)
 
 
 def _settings(args: argparse.Namespace) -> TrackSettings:

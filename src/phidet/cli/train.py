@@ -79,6 +79,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="whose detections to relate: a model, another's description (.json), or detections (.json) of the images "
         "to train on, and of those to validate on",
     )
+    what.add_argument(
+        "--appearance", action="store_true", help="relations also see what the detector's feature maps hold in a box"
+    )
     how = parser.add_argument_group("how")
     how.add_argument("--recipe", default="auto", metavar="NAME", help="auto, small or paper")
     how.add_argument(
@@ -221,6 +224,7 @@ def request_of(args: argparse.Namespace, model: str) -> Request:
         unlabelled=args.unlabelled,
         masks=args.masks,
         semantic=args.semantic,
+        appearance=args.appearance,
     )
 
 
@@ -231,7 +235,7 @@ def check_left_out(args: argparse.Namespace) -> None:
     )
     unset |= dict.fromkeys(("epochs", "batch_size", "learning_rate", "precision"))
     unset |= {"recipe": "auto", "seed": 0, "set": [], "pretrained": "auto", "task": "detect", "detector": []}
-    unset |= {"masks": False, "semantic": False}
+    unset |= {"masks": False, "semantic": False, "appearance": False}
     given = [name for name, value in unset.items() if getattr(args, name) != value]
     if given:
         flag = "--" + given[0].replace("_", "-")

@@ -118,6 +118,8 @@ class Dataset:
         problems: what the reader left out or set right.
         coco_ids: the ids that the data's own file has; ``None`` for other layouts than COCO JSON.
         right: name of an image → whether what it shows is complete and right; of images where that is known.
+        frames: name of an image → the video that it is a frame of, and its number there; only where the objects of
+            such images have identities, which are then their groups: those of one number are one object.
         stuff: ids of the classes that are no countable things, such as sky: one segment of each in an image.
     """
 
@@ -136,6 +138,7 @@ class Dataset:
         self.coco_ids = coco_ids
         self.stuff: frozenset[int] = frozenset()
         self.right: Mapping[str, bool] = {}
+        self.frames: Mapping[str, tuple[str, int]] = {}
         self.name, self.class_names, self.problems = name, tuple(class_names), list(problems)
         self.names: npt.NDArray[np.str_] = np.array(names, dtype=np.str_)
         # Sources as two flat arrays instead of objects: forked workers then share the memory without touching counters.

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from phidet.data.dataset import Annotations, Dataset
 from phidet.detections.boxes import pairwise_iou
 from phidet.detections.detections import Detections
+from phidet.detections.graphs.frames import side_by_side
 from phidet.detections.graphs.related import GROUP, Related
 from phidet.evaluation.coco_metrics import evaluate_coco
 from phidet.evaluation.matching import MATCHED
@@ -43,10 +44,12 @@ def measure_relations(
 ) -> RelationsReport:
     """The metrics of what a network made of the detections ``before`` in each image of ``dataset``.
 
-    Without ``before``, those of the detector are left out, which never change while a network is trained.
+    Without ``before``, those of the detector are left out, which never change while a network is trained. Detections of
+    joined frames are compared with objects of both frames side by side.
     """
     truths = [dataset.annotations(index) for index in range(len(dataset))]
-    corrected = [related.detections for related in after]
+    corrected = [side_by_side(related.detections) for related in after]
+    before = None if before is None else [side_by_side(found) for found in before]
     verdicts = [
         (related.right, dataset.right[str(name)])
         for related, name in zip(after, dataset.names, strict=True)

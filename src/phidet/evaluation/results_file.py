@@ -3,10 +3,13 @@
 A results file is a list of ``{"image_id", "category_id", "bbox", "score"}``, whose ids mean nothing by themselves.
 Beside ``NAME.json`` lies ``NAME-images.json`` (also for ``NAME-results.json``), with the images that were processed and
 the classes, as ``phidet detect --save coco`` writes it. Without it the ids are those of the data's own COCO JSON.
+Fields of detections that are numbers, such as an appearance, lie in ``NAME-fields.npz``, a row for each result.
 """
 
 from __future__ import annotations
 
+import io
+import zipfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from phidet.core.errors import InputError
 from phidet.core.files import write_atomic
@@ -66,11 +70,13 @@ class ResultsFile(NamedTuple):
         path: the file.
         results: its entries.
         searched: content of the ``-images.json`` beside it; ``None`` without one.
+        columns: of the ``-fields.npz`` beside it, name → an array with a row for each entry.
     """
 
     path: Path
     results: Sequence[_Result]
     searched: _Searched | None
+    columns: Mapping[str, npt.NDArray[Any]] = {}
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
@@ -90,7 +96,7 @@ class ResultsFile(NamedTuple):
             InputError: the detections belong to other images or classes, or are invalid.
         """
         image_of, class_of = self._names(dataset)
-        found: dict[str, list[_Result]] = defaultdict(list)
+        found: dict[str, list[int]] = defaultdict(list)
         for i, result in enumerate(self.results):
             # Detections of all splits may lie in one file; without being asked for, they are more likely the wrong
             # file.
@@ -103,7 +109,7 @@ class ResultsFile(NamedTuple):
                     "detections of other data, or of another split (--split)?"
                 )
             # Results come in any order: gathered by image first.
-            found[image_of[result.image_id]].append(result)
+            found[image_of[result.image_id]].append(i)
         searched = set(image_of.values())
         names = [str(name) for name in dataset.names]
         indices = [index for index, name in enumerate(names) if name in searched]
@@ -136,9 +142,8 @@ class ResultsFile(NamedTuple):
             {category.id: category.name for category in self.searched.categories},
         )
 
-    def _detections(
-        self, results: Sequence[_Result], ids: Mapping[int, int], dataset: Dataset, index: int
-    ) -> Detections:
+    def _detections(self, rows: Sequence[int], ids: Mapping[int, int], dataset: Dataset, index: int) -> Detections:
+        results = [self.results[row] for row in rows]
         boxes = np.array([result.bbox for result in results], np.float64).reshape(-1, 4)
         # COCO has left, top, width and height; here it is corners.
         boxes[:, 2:] += boxes[:, :2]
@@ -147,7 +152,7 @@ class ResultsFile(NamedTuple):
         size_hw = dataset.size_hw(index)
         # Detections checks boxes, scores and classes; what it says does not know the file.
         try:
-            fields: dict[str, Values] = {}
+            fields: dict[str, Values] = {name: values[list(rows)] for name, values in self.columns.items()}
             if any(result.segmentation is not None for result in results):
                 # An object without a mask among others is one of no pixels.
                 fields[MASKS] = Masks.from_coco([result.segmentation or [] for result in results], size_hw)
@@ -161,8 +166,13 @@ def images_file(results: Path) -> Path:
     return results.with_name(f"{results.stem.removesuffix('-results')}-images.json")
 
 
+def fields_file(results: Path) -> Path:
+    """The path of the fields file beside a results file: ``found-fields.npz`` of ``found.json``."""
+    return results.with_name(f"{results.stem.removesuffix('-results')}-fields.npz")
+
+
 def read_results(path: Path) -> ResultsFile:
-    """Reads a results file and the images file beside it.
+    """Reads a results file and the files of images and fields beside it.
 
     Raises:
         InputError: it cannot be read, or is not COCO's.
@@ -170,11 +180,28 @@ def read_results(path: Path) -> ResultsFile:
     images = images_file(path)
     searched = _decoded(images, _Searched, '{"categories", "images"}') if images.is_file() else None
     what = 'a list of {"image_id", "category_id", "bbox", "score"}'
-    return ResultsFile(path, _decoded(path, list[_Result], what), searched)
+    results = _decoded(path, list[_Result], what)
+    return ResultsFile(path, results, searched, _columns(fields_file(path), len(results)))
+
+
+def _columns(path: Path, count: int) -> dict[str, npt.NDArray[Any]]:
+    """The fields of so many results; none where there is no file of them."""
+    if not path.is_file():
+        return {}
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            columns = dict(arrays)
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise InputError(f"cannot read {path}: {error}") from error
+    wrong = {name: len(values) for name, values in columns.items() if len(values) != count}
+    if wrong:
+        raise InputError(f"{path} has {max(wrong.values())} rows, the detections beside it are {count}: remove it")
+    return columns
 
 
 def write_results(path: Path, dataset: Dataset, detections: Sequence[Detections]) -> list[Path]:
-    """Writes ``detections``, one for each image of ``dataset``, and beside them the images file that defines the ids.
+    """Writes ``detections``, one for each image of ``dataset``; beside them the images file that defines the ids, and
+    fields that are numbers.
 
     Ids are those of the data's own COCO JSON; otherwise images and classes are numbered from 1.
 
@@ -204,8 +231,26 @@ def write_results(path: Path, dataset: Dataset, detections: Sequence[Detections]
     )
     # The images file first: without it the ids of the results have no meaning.
     write_atomic(images_file(path), msgspec.json.encode(searched))
+    columns = _numbers([found for found in detections if len(found)])
+    if columns:
+        content = io.BytesIO()
+        np.savez(content, **columns)  # type: ignore[arg-type]  # takes any names
+        write_atomic(fields_file(path), content.getvalue())
+    else:
+        fields_file(path).unlink(missing_ok=True)  # of other detections that were here before
     write_atomic(path, msgspec.json.encode(results))
-    return [path, images_file(path)]
+    return [path, images_file(path), *([fields_file(path)] if columns else [])]
+
+
+def _numbers(detections: Sequence[Detections]) -> dict[str, npt.NDArray[Any]]:
+    """The fields of all detections that hold numbers."""
+    columns: dict[str, npt.NDArray[Any]] = {}
+    for name in detections[0].fields if detections else ():
+        values = [found.fields.get(name) for found in detections]
+        arrays = [one for one in values if isinstance(one, np.ndarray) and one.dtype.kind in "iufb"]
+        if len(arrays) == len(values):
+            columns[name] = np.concatenate(arrays)
+    return columns
 
 
 def _decoded(path: Path, kind: type[T], expected: str) -> T:

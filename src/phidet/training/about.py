@@ -36,6 +36,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         semantic: whether it learns the class of every pixel.
         detector: of a network on detections: the model whose detections it relates, or files of those of the
             training and the validation images.
+        appearance: whether such a network also sees what the detector's feature maps hold in each box.
     """
 
     data: str
@@ -53,6 +54,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     masks: bool = False
     semantic: bool = False
     detector: tuple[str, ...] = ()
+    appearance: bool = False
 
     def with_absolute_paths(self) -> Request:
         """The same request, independent of the current folder."""

@@ -19,7 +19,7 @@ from phidet.training.generate_report import report_generator
 from phidet.training.generate_task import GenerateTask
 from phidet.training.recipe import CLASSIFY, Recipe, choose_classify_recipe, recipe_named, replace
 from phidet.training.relations_data import read_relations_data
-from phidet.training.relations_task import RelationsTask, report_relations, with_known_answers
+from phidet.training.relations_task import RelationsTask, for_data, report_relations
 from phidet.training.report import report_on
 from phidet.training.run_data import RunData, read_generate_data, read_run_data
 from phidet.training.task import Task
@@ -53,7 +53,7 @@ class Kind(NamedTuple):
         recipe: by name, for a number of images and an architecture.
         task: for a model's config.
         report: writes the report on a finished run, and returns the main metrics by name.
-        adapt: the config for these data, where more than their classes matters.
+        adapt: the config for these data and this request, where more than the data's classes matters.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Kind(NamedTuple):
     recipe: Callable[[str, int, Architecture[Any]], Recipe]
     task: Callable[[NetworkConfig, RunData, Request], TrainingTask]
     report: Callable[[Reported], dict[str, float]]
-    adapt: Callable[[Any, RunData], Any] = lambda config, data: config
+    adapt: Callable[[Any, RunData, Request], Any] = lambda config, data, request: config
 
 
 def kind_of(architecture: Architecture[Any]) -> Kind:
@@ -136,7 +136,7 @@ KINDS = (
         recipe_named,
         lambda config, data, request: RelationsTask(config, *data, request),
         _relations_report,
-        lambda config, data: with_known_answers(config, data.train),
+        lambda config, data, request: for_data(config, data.train, request),
     ),
 )
 """The first one is that of architectures which no other kind claims."""

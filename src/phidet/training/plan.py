@@ -107,11 +107,13 @@ def plan_run(
         )
     if request.detector and "relations" not in start.architecture.says:
         raise ConfigError(f"a detector is for networks that relate its detections, not for {request.model}")
+    if request.appearance and "relations" not in start.architecture.says:
+        raise ConfigError(f"an appearance is for networks that relate detections, not for {request.model}")
     if request.unlabelled is not None and request.teacher is None:
         raise ConfigError("images without labels would be learned as empty: name a teacher that labels them")
     # Data before the model: the number of images chooses the recipe, and the classes decide the head.
     data = start.kind.read(request, settings.seed if request.split_seed is None else request.split_seed, None)
-    start = start._replace(config=start.kind.adapt(start.config, data))
+    start = start._replace(config=start.kind.adapt(start.config, data, request))
     request = choose_start(request, start)
     recipe, own = with_own(_recipe(request, start, len(data.train)), own)
     model = _build(request, start, data.train, recipe, settings.seed)
@@ -157,7 +159,7 @@ def plan_resume(
     recipe = _known_loss(about.recipe, start.architecture)
     images = read_run_images(folder)
     datasets = start.kind.read(request, about.seed, images)
-    start = start._replace(config=start.kind.adapt(start.config, datasets))
+    start = start._replace(config=start.kind.adapt(start.config, datasets, request))
     model = begun or _build(request, start, datasets.train, recipe, about.seed)
     # Class ids are positions: other names or another count would silently relabel every object.
     here = len(datasets.train), tuple(datasets.train.class_names)

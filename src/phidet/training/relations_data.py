@@ -10,10 +10,12 @@ from phidet.core.errors import ConfigError, InputError
 from phidet.data.dataset import Dataset
 from phidet.data.run_images import RunImages
 from phidet.detections.detections import Detections
+from phidet.detections.graphs.frames import FRAME
 from phidet.detections.protocol import SupportsDetect
 from phidet.detections.settings import PostprocessSettings
 from phidet.evaluation.detect_dataset import detect_dataset
 from phidet.evaluation.results_file import ResultsFile, read_results, write_results
+from phidet.inference.appearance import APPEARANCE, AppearanceDetector
 from phidet.inference.described import open_detector
 from phidet.training.about import Request
 from phidet.training.run_data import RunData, read_run_data
@@ -109,6 +111,38 @@ def file_of(files: Sequence[ResultsFile], split: int, data: RunData) -> ResultsF
             "TRAIN.json VAL.json"
         )
     return files[0]
+
+
+def detector_of(request: Request) -> SupportsDetect:
+    """The detector that is named; with an appearance, where that is wanted.
+
+    Raises:
+        ConfigError: an appearance of a detector that has no feature maps here.
+    """
+    name = request.detector[0]
+    detector = open_detector(name)
+    return AppearanceDetector(detector, name) if request.appearance else detector
+
+
+def seen_fields(train: Dataset, request: Request) -> dict[str, int]:
+    """The fields that the network sees beside what every detection has: name → numbers for each.
+
+    Raises:
+        ConfigError: an appearance is wanted and the detections have none.
+    """
+    fields = {FRAME: 1} if train.frames else {}
+    if not request.appearance:
+        return fields
+    files = results_of(request.detector)
+    if files is None:
+        return fields | {APPEARANCE: AppearanceDetector(open_detector(request.detector[0]), request.detector[0]).width}
+    widths = {file.columns[APPEARANCE].shape[1] if APPEARANCE in file.columns else 0 for file in files}
+    if len(widths) > 1 or 0 in widths:
+        raise ConfigError(
+            f"{' and '.join(request.detector)} have no appearance of the detections: give the detector's run folder or "
+            "model file instead"
+        )
+    return fields | {APPEARANCE: widths.pop()}
 
 
 def detect_once(detector: SupportsDetect, dataset: Dataset, path: Path, score: float) -> list[Detections]:

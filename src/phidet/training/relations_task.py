@@ -23,20 +23,21 @@ from phidet.detections.detections import Detections
 from phidet.detections.graphs.related import Related
 from phidet.evaluation.relations import RelationsReport, measure_relations
 from phidet.evaluation.results_file import read_results
-from phidet.inference.described import open_detector
 from phidet.training.about import Request
 from phidet.training.base import TrainingTask
 from phidet.training.evaluate import defined
+from phidet.training.frame_pairs import frame_pairs, paired
 from phidet.training.learner import Learner
 from phidet.training.loading import EpochSampler
 from phidet.training.recipe import Recipe
-from phidet.training.relations_data import detect_once, detections_from, file_of, results_of
+from phidet.training.relations_data import detect_once, detections_from, detector_of, file_of, results_of, seen_fields
 from phidet.training.run_data import RunData
 from phidet.training.task import total_over_processes
 
 if TYPE_CHECKING:
     from phidet.training.fit import RunSettings
 
+_MOST_KEPT = 10_000  # examples, of about 50 kB
 _TITLES = {"ap": "AP", "labels": "labels", "groups": "groups", "verdict_auc": "verdicts' AUC"}
 
 
@@ -63,7 +64,13 @@ class RelationsTask(TrainingTask):
         self.relating = self.architecture.relating(config)
         self.metrics = _TITLES
         self.found = found
+        self._pairs = [frame_pairs(one) if one is not None and train.frames else None for one in (train, val)]
         self._loss: Loss | None = None
+
+    @property
+    def num_images(self) -> int:
+        """Images, or pairs of frames, to train on."""
+        return len(self.train) if self._pairs[0] is None else len(self._pairs[0])
 
     def learner(self, fabric: Fabric, model: Model, recipe: Recipe, settings: RunSettings) -> Learner:
         """The usual one; before it learns, the detections are there."""
@@ -75,9 +82,8 @@ class RelationsTask(TrainingTask):
         return super().learner(fabric, model, recipe, settings)
 
     def loader(self, recipe: Recipe, seed: int, sampler: EpochSampler, workers: int) -> DataLoader[Any]:
-        assert self.found is not None
         return DataLoader(
-            _Examples(self.train, self.found[0], self.relating),
+            _Examples(*self._learned(0), self.relating),
             batch_sampler=sampler,
             collate_fn=self.relating.collate,
             num_workers=workers,
@@ -97,11 +103,17 @@ class RelationsTask(TrainingTask):
 
     def measure(self, model: Any, device: torch.device, compare: bool = True) -> RelationsReport:
         """Metrics of ``model``, in any mode, on the validation images; with ``compare`` also those of the detector."""
-        assert self.val is not None
-        assert self.found is not None
+        dataset, found = self._learned(1)
         relate = TorchRelations(model, device)
-        related = [relate(found) for found in self.found[1]]
-        return measure_relations(self.val, self.found[1] if compare else None, related)
+        related = [relate(one) for one in found]
+        return measure_relations(dataset, found if compare else None, related)
+
+    def _learned(self, split: int) -> tuple[Dataset, list[Detections]]:
+        """The labelled images, or pairs of frames, of the training (0) or validation data, and what was found there."""
+        dataset, pairs = (self.train, self.val)[split], self._pairs[split]
+        assert dataset is not None
+        assert self.found is not None
+        return (dataset, self.found[split]) if pairs is None else paired(dataset, self.found[split], pairs)
 
     def open_detections(self, out: Path, stored: bool) -> None:
         """Makes the detections in both data sets known, unless they are: from files, or by the detector.
@@ -124,8 +136,7 @@ class RelationsTask(TrainingTask):
             elif stored and path.is_file():
                 both.append(detections_from(read_results(path), dataset))
             else:
-                detector = open_detector(self.request.detector[0])
-                both.append(detect_once(detector, dataset, path, self.relating.score))
+                both.append(detect_once(detector_of(self.request), dataset, path, self.relating.score))
         self.found = both[0], both[1]
 
 
@@ -158,19 +169,31 @@ class _Examples(TorchDataset[Any]):
 
     def __init__(self, dataset: Dataset, found: list[Detections], relating: Any) -> None:
         self.dataset, self.found, self.relating = dataset, found, relating
+        self._kept: dict[int, Any] = {}
 
     def __getitem__(self, key: tuple[int, int]) -> Any:
         _, index = key
+        # Nothing about an example is chance, so each is made once, as long as all of them fit into memory.
+        if len(self.dataset) > _MOST_KEPT:
+            return self._example(index)
+        if index not in self._kept:
+            self._kept[index] = self._example(index)
+        return self._kept[index]
+
+    def _example(self, index: int) -> Any:
         right = self.dataset.right.get(str(self.dataset.names[index]))
         graph = self.relating.graph(self.found[index])
         return self.relating.example(graph, self.dataset.annotations(index), right)
 
 
-def with_known_answers(config: Any, train: Dataset) -> Any:
-    """``config`` with the answers whose truth ``train`` has."""
+def for_data(config: Any, train: Dataset, request: Request) -> Any:
+    """``config`` with the answers whose truth ``train`` has, and the fields that its detections bring."""
+    architecture = architecture_of(config)
     grouped = "group" in train.all_annotations.fields
     judged = len({train.right[name] for name in map(str, train.names) if name in train.right}) > 1
-    return architecture_of(config).with_answers(config, grouped, judged)
+    # What is right as a whole is said of one image, not of two frames.
+    answers = architecture.with_answers(config, grouped, judged and not train.frames)
+    return architecture.with_fields(answers, seen_fields(train, request))
 
 
 def report_relations(task: RelationsTask, model: Model, folder: Path) -> dict[str, float]:

@@ -28,6 +28,7 @@ from phidet.core.structs import replace
 from phidet.data.dataset import Annotations
 from phidet.detections.boxes import FloatArray
 from phidet.detections.detections import Detections
+from phidet.detections.graphs.frames import FRAME
 from phidet.detections.graphs.graph import DetectionGraph, detection_graph
 from phidet.detections.graphs.related import Related
 
@@ -134,6 +135,13 @@ class RelationsArchitecture(Architecture[RelationsConfig]):
         kept = [answer for answer in config.answers if answer not in ("together", "right")]
         answers = (*kept, *(["together"] if grouped else []), *(["right"] if judged else []))
         return replace(config, {"answers": answers})
+
+    def with_fields(self, config: RelationsConfig, fields: Mapping[str, int]) -> RelationsConfig:
+        """``config`` with these fields; of two frames with twice the neighbours, as half of them are of its own."""
+        changes: dict[str, Any] = {"fields": {**config.fields, **fields}}
+        if FRAME in fields and FRAME not in config.fields:
+            changes["edges"] = replace(config.edges, {"neighbours": 2 * config.edges.neighbours})
+        return replace(config, changes)
 
     def smallest_map_hw(self, config: RelationsConfig) -> tuple[int, int]:
         """There are no maps, nor batch norms."""

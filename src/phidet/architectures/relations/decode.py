@@ -36,6 +36,8 @@ def relate(graph: DetectionGraph, outputs: Mapping[str, Floats]) -> Related:
         # The network sees each pair from both ends; the answer is one.
         together = ((share + share[_reverse(edges, len(order))]) / 2).astype(np.float32)
     right = float(_sigmoid(outputs["right_logits"])[0]) if "right_logits" in outputs else None
+    if right is not None and not len(order):
+        right = 0.0  # a whole of which nothing is found is not complete, whatever was learned of others
     return Related(DetectionGraph(corrected, edges), together, right)
 
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from phidet.data.dataset import Annotations
 from phidet.detections.boxes import encode, pairwise_iou
 from phidet.detections.detections import Detections
+from phidet.detections.graphs.frames import FRAME, side_by_side
 from phidet.detections.graphs.graph import DetectionGraph
 from phidet.detections.graphs.related import GROUP
 
@@ -83,11 +84,12 @@ def graph_targets(
 
     Args:
         graph: of the detections.
-        truth: the objects; with the field ``group`` also which of them belong together.
+        truth: the objects; with the field ``group`` also which of them belong together. Of joined frames, those of both
+            frames side by side.
         right: whether the whole is; ``None`` where that is not known.
         by_class: whether the detector's labels stay, so that a wrong label is a false detection.
     """
-    found = graph.detections
+    found = side_by_side(graph.detections)
     objects, ious, ignored = match(found, truth, by_class)
     real = objects >= 0
     class_ids = np.where(real, truth.class_ids[objects] if len(truth.class_ids) else -1, -1)
@@ -99,5 +101,9 @@ def graph_targets(
         groups[real] = truth.fields[GROUP][objects[real]]
         source, target = groups[graph.edges]
         together = ((source == target) & (source >= 0)).astype(np.float32)
+        if FRAME in found.fields:
+            # Two detections of one frame are never the same object; that need not be learned.
+            source, target = np.asarray(found.fields[FRAME])[graph.edges]
+            together[source == target] = -1
     known = np.where(ignored, -1.0, ious).astype(np.float32)
     return GraphTargets(class_ids, known, deltas, together, -1.0 if right is None else float(right))

@@ -65,7 +65,8 @@ def read_coco(
         ids = list(class_of)
         if _whole(ids) and max(ids) - min(ids) >= len(ids):
             collector.problem("category ids with gaps", path, f"ids {_few(ids)} became 0…{len(ids) - 1}, by name")
-    objects = _objects(content["annotations"], class_of, path, collector)
+    tracked = _is_tracked(content)
+    objects = _objects(content["annotations"], class_of, collector, "track_id" if tracked else "group")
     in_file = listed(content["images"], path, collector)
     # Objects of images that the file does not list: of another split, or of a file that was edited by hand.
     for image_id in [i for i in objects if i not in in_file]:
@@ -87,6 +88,7 @@ def read_coco(
     _refuse_corners(read, collector)
     dataset = collector.dataset()
     dataset.right = right
+    dataset.frames = _frames(in_file, names_of_images) if tracked else {}
     # Ids that are text cannot stand in COCO's results, so that there is nothing to keep them for.
     if _whole([*names_of_images, *class_of]):
         dataset.coco_ids = CocoIds(names_of_images, class_of)
@@ -165,12 +167,12 @@ def _few(items: list[Any]) -> str:
 
 
 def _objects(
-    annotations: list[Any], class_of: dict[Any, str], path: Path, collector: Collector
+    annotations: list[Any], class_of: dict[Any, str], collector: Collector, group_key: str
 ) -> dict[Any, list[RawObject]]:
-    """Objects by image id."""
+    """Objects by image id; ``group_key`` says which of them belong together."""
     found: dict[Any, list[RawObject]] = defaultdict(list)
     for i, annotation in enumerate(annotations):
-        where = f"{path}, annotations[{i}]"
+        where = f"{collector.root}, annotations[{i}]"
         try:
             x, y, w, h = (float(value) for value in annotation["bbox"])
             image_id, category = annotation["image_id"], annotation["category_id"]
@@ -183,13 +185,20 @@ def _objects(
                 crowd=bool(annotation.get("iscrowd", 0)),
                 difficult=bool(annotation.get("difficult", 0)),  # phidet's own key, for data that was VOC's
                 mask=_mask(annotation.get("segmentation"), where, collector),
-                group=_group(annotation.get("group")),
+                group=_group(annotation.get(group_key)),
             )
             found[image_id].append(raw)
         except (TypeError, KeyError, ValueError, AttributeError, OverflowError) as error:
             what = f"expected image_id, category_id and bbox [x, y, width, height] ({error!r}); left out"
             collector.problem("label unreadable", where, what)
     return found
+
+
+def _is_tracked(content: dict[str, list[Any]]) -> bool:
+    """Whether objects have identities; these mean something only in frames of videos."""
+    framed = any(isinstance(image, dict) and _frame(image) is not None for image in content["images"])
+    tracks = (a.get("track_id") for a in content["annotations"] if isinstance(a, dict))
+    return framed and any(_group(track) is not None for track in tracks)
 
 
 def _group(value: Any) -> int | None:
@@ -216,12 +225,14 @@ class ListedImage(NamedTuple):
         file_name: as it is written.
         size_hw: pixels, ``None`` where the file does not say.
         right: whether what it shows is complete and right, phidet's own key; ``None`` where the file does not say.
+        frame: the video that it is a frame of, and its number there; ``None`` where the file does not say.
     """
 
     where: str
     file_name: str
     size_hw: tuple[int, int] | None
     right: bool | None = None
+    frame: tuple[str, int] | None = None
 
     @property
     def name(self) -> str:
@@ -248,8 +259,23 @@ def listed(images: Sequence[Any], path: Path, collector: Collector) -> dict[Any,
         known = isinstance(height, int) and isinstance(width, int) and 0 < height < 2**31 and 0 < width < 2**31
         right = image.get("right")
         size_hw = (height, width) if known else None
-        found[image_id] = ListedImage(where, file_name, size_hw, bool(right) if right in (0, 1) else None)
+        known_right = bool(right) if right in (0, 1) else None
+        found[image_id] = ListedImage(where, file_name, size_hw, known_right, _frame(image))
     return found
+
+
+def _frames(images: Mapping[Any, ListedImage], names: Mapping[Any, str]) -> dict[str, tuple[str, int]]:
+    """Name of an image → its video and number, of images that are frames."""
+    framed = {names[image_id]: image.frame for image_id, image in images.items() if image_id in names}
+    return {name: frame for name, frame in framed.items() if frame is not None}
+
+
+def _frame(image: dict[str, Any]) -> tuple[str, int] | None:
+    """The keys of COCO's extensions to videos: ``video_id`` and ``frame_id``."""
+    video, frame = image.get("video_id"), image.get("frame_id")
+    if not isinstance(video, int | str) or not isinstance(frame, int) or isinstance(frame, bool):
+        return None
+    return str(video), frame
 
 
 def located(

@@ -23,7 +23,8 @@ def write_coco(datasets: Mapping[str, Dataset], out: Path, with_images: bool = T
 
     Masks stay polygons where they are labelled as such; others are compressed run lengths. VOC's difficult objects have
     ``"difficult": 1``, objects of a group its number as ``"group"``, and images that are known to be right or wrong
-    ``"right"``: keys that others ignore.
+    ``"right"``: keys that others ignore. Frames of videos have ``"video_id"`` and ``"frame_id"``, and their objects'
+    identities are ``"track_id"``.
 
     Args:
         datasets: by the name of the split; all with the same classes.
@@ -67,6 +68,8 @@ def _coco(dataset: Dataset, names: Mapping[int, str], problems: list[Problem]) -
         height, width = dataset.size_hw(index)
         image = {"id": index + 1, "width": width, "height": height, "file_name": name}
         right = dataset.right.get(str(dataset.names[index]))
+        frame = dataset.frames.get(str(dataset.names[index]))
+        image |= {} if frame is None else {"video_id": frame[0], "frame_id": frame[1]}
         images.append(image if right is None else image | {"right": right})
         a = dataset.annotations(index)
         masks = readable_or_none(segmentations, dataset, index, problems) or [None] * len(a.class_ids)
@@ -82,7 +85,7 @@ def _coco(dataset: Dataset, names: Mapping[int, str], problems: list[Problem]) -
             }
             extra: dict[str, Any] = {"difficult": 1} if a.difficult[k] else {}
             if GROUP in a.fields and a.fields[GROUP][k] >= 0:
-                extra["group"] = int(a.fields[GROUP][k])
+                extra["group" if frame is None else "track_id"] = int(a.fields[GROUP][k])
             objects.append(entry | extra | ({} if masks[k] is None else {"segmentation": masks[k]}))
     categories = [{"id": i, "name": name} for i, name in enumerate(dataset.class_names, start=1)]
     return {"images": images, "annotations": objects, "categories": categories}

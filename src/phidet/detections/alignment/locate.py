@@ -2,18 +2,20 @@
 
 A pose counts only if chance does not explain it. The number of false alarms (Desolneux, Moisan and Morel, *From
 Gestalt Theory to Image Analysis*, chapter 3) is the number of poses that could be tried times the probability that so
-many parts meet a detection of their class by chance; its bound for the binomial tail is Hoeffding's. The rate of chance
-meetings is measured, with the same pose a few parts' distances aside, since parts stand in groups and rows.
+many parts meet a detection of their class by chance, a binomial tail, and that they meet it so closely. The rate of
+chance meetings is measured, with the same pose a few parts' distances aside, since parts stand in groups and rows.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import betainc
 
 from phidet.detections.alignment.pose import KINDS, Floats, Pose, PoseKind, fit_pose
 from phidet.detections.alignment.rivals import rivals
@@ -21,8 +23,13 @@ from phidet.detections.alignment.search import Ints, Points, SearchSettings, cou
 
 Bools: TypeAlias = npt.NDArray[np.bool_]
 Reason = Literal["few", "none", "ambiguous"]
-MOST_FALSE_ALARMS = 1e-6
-"""Largest expected number of poses that chance would give."""
+MOST_FALSE_ALARMS = 1e-9
+"""Largest expected number of poses that chance would give, if parts stood anywhere."""
+_MOST_LOOSE = 10**-1.6
+"""Largest probability that chance meetings are as close as those of a pose: on boards of other designs with the same
+modules many parts meet, but not closely (decision 20)."""
+_BEYOND_DOUBT = 1e-15
+"""Expected number of poses below which it does not matter how close the meetings are."""
 _LOG_ODDS = math.log(1000)  # of the best pose against the next one
 _LEAST_BATCHES = 2  # searched although a pose is found, as a better one may be met
 _GATE = 3.5  # standard deviations within which a detection is a part's: a normal 2-vector lies outside in 0.2 %
@@ -43,6 +50,7 @@ class Located:
         false_alarms: log10 of the expected number of poses as good by chance.
         share: of the parts in view that met a detection of their class.
         explained: share of all detections that met a part.
+        closeness: log10 of the probability that chance meetings are so close; part of ``false_alarms``.
     """
 
     pose: Pose
@@ -53,6 +61,7 @@ class Located:
     false_alarms: float
     share: float
     explained: float
+    closeness: float
 
 
 @dataclass(frozen=True)
@@ -89,22 +98,11 @@ def locate(
 ) -> Located | NotLocated:
     """The pose, if one is found that chance does not explain and no other one is nearly as good."""
     log_trials = math.log(count_trials(nominal, found, classes) * len(searched.mirrored))
-    candidates: list[Located] = []
-    for number, poses in enumerate(search(nominal, found, classes, searched), start=1):
-        for pose in poses:
-            refined = _refined(nominal, found, pose, log_trials, settings)
-            if refined is not None:
-                _keep(candidates, refined)
-        candidates.sort(key=lambda one: one.false_alarms)
-        if candidates and number >= _LEAST_BATCHES and _is_found(candidates[0], settings):
-            break
+    candidates = _candidates(nominal, found, search(nominal, found, classes, searched), log_trials, settings)
     if not candidates or not _is_found(candidates[0], settings):
         return NotLocated("none", _why_none(nominal, candidates, settings))
-    for pose in rivals(nominal, found, candidates[0].pose, len(candidates[0].ours), len(searched.mirrored) > 1):
-        refined = _refined(nominal, found, pose, log_trials, settings)
-        if refined is not None:
-            _keep(candidates, refined)
-    candidates.sort(key=lambda one: one.false_alarms)
+    others = rivals(nominal, found, candidates[0].pose, len(candidates[0].ours), len(searched.mirrored) > 1)
+    _keep_refined(nominal, found, others, (log_trials, settings), candidates)
     best = candidates[0]
     rival = next((one for one in candidates[1:] if _log_odds(nominal, found, best, one) < _LOG_ODDS), None)
     if rival is not None:
@@ -114,6 +112,18 @@ def locate(
             f"{_difference(best.pose, rival.pose)}",
         )
     return _simplest(nominal, found, best, settings.least_sigma)
+
+
+def _candidates(
+    nominal: Points, found: Points, batches: Iterable[list[Pose]], log_trials: float, settings: LocateSettings
+) -> list[Located]:
+    """Poses that differ, the best first, from as many batches of trials as it takes to find one."""
+    candidates: list[Located] = []
+    for number, poses in enumerate(batches, start=1):
+        _keep_refined(nominal, found, poses, (log_trials, settings), candidates)
+        if candidates and number >= _LEAST_BATCHES and _is_found(candidates[0], settings):
+            return candidates
+    return candidates
 
 
 def relocate(nominal: Points, found: Points, before: Located, settings: LocateSettings) -> Located:
@@ -152,9 +162,12 @@ def _refined(nominal: Points, found: Points, pose: Pose, log_trials: float, sett
     # As many parts as the fit can bring to a detection by itself are no evidence.
     free = pose.parameters / 2
     log_tail = _log_tail(len(ours) - free, max(int(view.sum()), len(ours)) - free, rate)
+    squares = ((found.places[theirs] - pose.project(nominal.places[ours])) ** 2).sum(1) / gate**2
+    log_small = _log_small(float(squares.sum()), len(ours) - free)
     share = len(ours) / max(int(view.sum()), len(ours))
-    evidence = (log_trials + log_tail) / math.log(10)
-    return Located(pose, ours, theirs, sigma, gate, evidence, share, len(ours) / len(found.places))
+    evidence = (log_trials + log_tail + log_small) / math.log(10)
+    explained = len(ours) / len(found.places)
+    return Located(pose, ours, theirs, sigma, gate, evidence, share, explained, log_small / math.log(10))
 
 
 def _chance_rate(nominal: Points, found: Points, pose: Pose, gate: float, view: Bools) -> float:
@@ -173,9 +186,13 @@ def _chance_rate(nominal: Points, found: Points, pose: Pose, gate: float, view: 
 
 
 def _log_tail(hits: float, trials: float, rate: float) -> float:
-    """Hoeffding's bound of the logarithm of the probability of at least ``hits`` of ``trials``."""
+    """The logarithm of the probability of at least ``hits`` of ``trials``, as the incomplete beta function has it also
+    for numbers that are not whole; where that underflows, Hoeffding's bound."""
     if hits <= rate * trials or trials <= 0:
         return 0.0
+    tail = float(betainc(hits, max(trials - hits, 0) + 1, rate))
+    if tail > 1e-280:
+        return math.log(tail)
     share = min(1.0, hits / trials)
     divergence = share * math.log(share / rate)
     if share < 1:
@@ -183,11 +200,39 @@ def _log_tail(hits: float, trials: float, rate: float) -> float:
     return -trials * divergence
 
 
+def _log_small(total: float, count: float) -> float:
+    """Chernoff's bound of the logarithm of the probability that ``count`` squared distances have so small a sum.
+
+    In units of the squared gate, those of chance meetings are spread evenly over 0…1; those of parts in their places
+    are mostly near 0.
+    """
+    if count <= 0 or 2 * total >= count:
+        return 0.0
+    t = np.geomspace(0.01, 1000, 100)
+    return count * float((t * total / count + np.log(-np.expm1(-t) / t)).min())
+
+
 def _is_found(one: Located, settings: LocateSettings) -> bool:
     # A pose that leaves most detections without a part is suspicious too: a board that repeats itself, shifted so that
     # its rest is out of view.
     agrees = min(one.share, one.explained) >= settings.least_share
-    return agrees and one.false_alarms <= math.log10(MOST_FALSE_ALARMS)
+    most = MOST_FALSE_ALARMS if one.closeness <= math.log10(_MOST_LOOSE) else _BEYOND_DOUBT
+    return agrees and one.false_alarms <= math.log10(most)
+
+
+def _keep_refined(
+    nominal: Points,
+    found: Points,
+    poses: Iterable[Pose],
+    judged: tuple[float, LocateSettings],
+    candidates: list[Located],
+) -> None:
+    """Refines poses, adds them to ``candidates``, and sorts these; ``judged`` are trials and settings."""
+    for pose in poses:
+        refined = _refined(nominal, found, pose, *judged)
+        if refined is not None:
+            _keep(candidates, refined)
+    candidates.sort(key=lambda one: one.false_alarms)
 
 
 def _keep(candidates: list[Located], new: Located) -> None:
@@ -275,6 +320,8 @@ def _why_none(nominal: Points, candidates: list[Located], settings: LocateSettin
         needed = f"at least {settings.least_share:.0%} are needed"
     elif best.explained < settings.least_share:
         needed = f"and {1 - best.explained:.0%} of the detections meet no part"
+    elif best.false_alarms <= math.log10(MOST_FALSE_ALARMS):
+        needed = "they are as far from their places as chance would have them"
     else:
         needed = f"chance would give that {10.0**best.false_alarms:.2g} times"
     return f"at best {len(best.ours)} of the parts in view ({best.share:.0%}) meet a detection of their class; {needed}"

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from phidet.detections.detections import Detections
+from phidet.detections.graphs.frames import FRAME, matches_of
 from phidet.detections.graphs.graph import DetectionGraph
 from phidet.detections.graphs.groups import groups_of
 
@@ -33,9 +34,17 @@ class Related:
 
     @property
     def groups(self) -> npt.NDArray[np.int64] | None:
-        """(N,) number of the group of each detection, as the pairs agree on it (:func:`groups_of`)."""
+        """(N,) number of the group of each detection, as the pairs agree on it (:func:`groups_of`).
+
+        Of two joined frames, a group is an object: a pair of one detection of each, or one alone.
+        """
         if self.together is None:
             return None
+        if FRAME in self.graph.detections.fields:
+            matched = matches_of(np.asarray(self.graph.detections.fields[FRAME]), self.graph.edges, self.together)
+            numbers = np.arange(len(self.graph))
+            numbers[matched.max(axis=0)] = matched.min(axis=0)
+            return np.unique(numbers, return_inverse=True)[1].astype(np.int64)
         return groups_of(self.graph.edges, self.together, len(self.graph))
 
     @property

@@ -1,6 +1,6 @@
 """What gRPC costs beside HTTP: the same image asked for in four ways, which take turns.
 
-    python benchmarks/serve_grpc.py models/person image.jpg
+    python benchmarks/serve_transports.py models/person image.jpg
 
 Requests are made anew for each call and answers are read into arrays, as clients do. Of each way the median counts, and
 its ratio to TensorFlow Serving's REST; processor time is that of client and server together. A turn is ten of a kind.

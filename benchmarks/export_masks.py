@@ -27,7 +27,8 @@ def compared(ours: Detections, theirs: Detections) -> list[float]:
     overlap = pairwise_iou(ours.boxes_xyxy, theirs.boxes_xyxy)
     best = overlap.argmax(1)
     same = (overlap.max(1) > 0.9) & (ours.class_ids == theirs.class_ids[best])
-    return np.asarray(ours.masks.iou(theirs.masks)[np.flatnonzero(same), best[same]]).tolist()
+    ious: list[float] = np.asarray(ours.masks.iou(theirs.masks)[np.flatnonzero(same), best[same]]).tolist()
+    return ious
 
 
 def main() -> None:

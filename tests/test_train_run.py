@@ -181,7 +181,7 @@ def test_nested_fields_of_the_recipe_are_set_one_by_one(data: Path, tiny: Path, 
         (["train", "DATA", "--set", "patience=0"], 2, "patience must be ≥ 1 or null, got 0"),
         (["train", "DATA", "--task", "classify", "--model", "efficientdet-lite0"], 2, "not for --task classify"),
         (
-            ["train", "DATA", "--pretrained", "none", "--image-size", "128", "--batch", "1"],
+            ["train", "DATA", "--pretrained", "none", "--image-size", "128", "--batch-size", "1"],
             2,
             "a batch of 1 image at 128×128 leaves batch norms a single value of a channel in the smallest map",
         ),

@@ -41,7 +41,9 @@ LINES = {
         f"train data --model tiny.safetensors --val-split none --out run {TRAIN}",
         f"train folders --task classify --model classifier.safetensors --out classes {TRAIN}",
     ),
-    "tune": (f"tune data --model tiny.safetensors --runs 2 --search learning_rate=0.001,0.002 --out tuned {TRAIN}",),
+    "tune": (
+        f"tune data -m tiny.safetensors --val-split train --runs 2 --search learning_rate=0.01 --out tuned {TRAIN}",
+    ),
     "sample": ("sample generator.safetensors --out grid.png",),
     "synthesize": ("synthesize scenes --from crops --class square --count 2 --out made",),
     "label": ("label data/train -m tiny.onnx --to coco yolo cvat label-studio --out labels",),

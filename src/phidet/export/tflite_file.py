@@ -42,8 +42,8 @@ def write_tflite(model: Model, header: Header, path: Path, images: Sequence[npt.
     program = architecture_of(model.config).lower(model)
     if program is not None and any(isinstance(operation, Transposed) for operation in program.operations):
         raise ExportError(
-            f"{model.config.name} says the class of every pixel, which TensorFlow Lite computed otherwise than PyTorch: "
-            "export it to ONNX or OpenVINO"
+            f"{model.config.name} says the class of every pixel, which TensorFlow Lite computed otherwise than "
+            "PyTorch: export it to ONNX or OpenVINO"
         )
     height, width = model.config.image_size_hw
     with quiet():

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from phidet.architectures.header import Header, to_export_metadata
 from phidet.architectures.model import Model
 from phidet.architectures.optimized import OptimizedNetwork
+from phidet.architectures.program import Transposed
 from phidet.architectures.registry import architecture_of
 from phidet.core.errors import ExportError
 from phidet.core.extras import __version__
@@ -37,6 +38,12 @@ def write_tflite(model: Model, header: Header, path: Path, images: Sequence[npt.
         raise ExportError(
             f"TensorFlow Lite files have one input size, and that of {model.config.name} varies: export it with "
             "--image-size"
+        )
+    program = architecture_of(model.config).lower(model)
+    if program is not None and any(isinstance(operation, Transposed) for operation in program.operations):
+        raise ExportError(
+            f"{model.config.name} says the class of every pixel, which TensorFlow Lite computed otherwise than "
+            "PyTorch: export it to ONNX or OpenVINO"
         )
     height, width = model.config.image_size_hw
     with quiet():

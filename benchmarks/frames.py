@@ -53,7 +53,8 @@ JUMPS = (4.0, 15.0, 40.0)  # px
 CLUTTER = ClutterShares(missing=0.05, false=0.05, mislabelled=0.03, noise_px=1.0)
 TEST_SEED = 500_000
 Floats = npt.NDArray[np.float64]
-Way = Callable[[Detections, Detections, float], tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]
+Pairs = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
+Way = Callable[[Detections, Detections, float], Pairs]
 
 
 class Frames(NamedTuple):
@@ -92,19 +93,19 @@ def simulated(seeds: Sequence[int], frames: int, jump_px: float) -> Frames:
 # The classical ways: (frame, next frame, threshold) → rows of both that are one object.
 
 
-def by_overlap(first: Detections, second: Detections, least: float) -> tuple[npt.NDArray[np.int64], ...]:
+def by_overlap(first: Detections, second: Detections, least: float) -> Pairs:
     """The assignment of the greatest overlap."""
     return assign(pairwise_iou(first.boxes_xyxy, second.boxes_xyxy).astype(np.float64), least)
 
 
-def by_distance(first: Detections, second: Detections, farthest: float) -> tuple[npt.NDArray[np.int64], ...]:
+def by_distance(first: Detections, second: Detections, farthest: float) -> Pairs:
     """The assignment of the least distance between detections of one class."""
     apart = np.linalg.norm(_centres(first)[:, None] - _centres(second)[None], axis=2)
     apart[first.class_ids[:, None] != second.class_ids[None]] = np.inf
     return assign(np.maximum(0.0, farthest - apart), 0.0)
 
 
-def by_common_shift(first: Detections, second: Detections, least: float) -> tuple[npt.NDArray[np.int64], ...]:
+def by_common_shift(first: Detections, second: Detections, least: float) -> Pairs:
     """The assignment of the greatest overlap after the shift that brings most detections to one of their class."""
     if min(len(first), len(second)) == 0:
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
@@ -207,7 +208,8 @@ def rendered_rows(args: argparse.Namespace) -> list[dict[str, object]]:
         parts.append(Frames(dataset, detections_from(read_results(kept), dataset)))
     rows: list[dict[str, object]] = [dict(classical_row(name, *parts)) for name in WAYS]
     for name, fields in (("network", {FRAME: 1}), ("network, appearance", {FRAME: 1, APPEARANCE: detector.width})):
-        rows.append(dict(network_row(name, config_of("attention", detector.class_names, fields), *parts, args.epochs)))
+        config = config_of("attention", detector.class_names, fields)
+        rows.append(dict(network_row(name, config, parts[0], parts[1], args.epochs)))
     return rows
 
 

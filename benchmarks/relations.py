@@ -202,8 +202,9 @@ def with_list(boards: Boards) -> Boards:
 
 
 def _from_here(place: tuple[float, float], box_xyxy: tuple[float, ...]) -> npt.NDArray[np.float64]:
-    box = np.array(box_xyxy)
-    return (np.array(place) - (box[:2] + box[2:]) / 2) / (box[2:] - box[:2])
+    box = np.array(box_xyxy, np.float64)
+    place_here: npt.NDArray[np.float64] = (np.array(place) - (box[:2] + box[2:]) / 2) / (box[2:] - box[:2])
+    return place_here
 
 
 def group_rows(train_boards: Boards, boards: Boards) -> list[dict[str, Any]]:

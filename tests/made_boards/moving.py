@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +51,11 @@ def make_video(
 def visible(scene: Scene) -> np.ndarray:
     """(M,) whether the centre of each mounted part lies in the image."""
     height, width = scene.camera.size_hw
-    inside: np.ndarray = ((scene.places_px >= 0) & (scene.places_px < [width, height])).all(1)
+    inside: np.ndarray = np.all((scene.places_px >= 0) & (scene.places_px < [width, height]), axis=1)
     return inside
 
 
-def write_videos(folder: Path, splits: dict[str, Sequence[int]], frames: int, jump_px: float) -> Path:
+def write_videos(folder: Path, splits: Mapping[str, Sequence[int]], frames: int, jump_px: float) -> Path:
     """Videos as COCO JSON with ``video_id``, ``frame_id`` and ``track_id``, and the frames as images."""
     for split, seeds in splits.items():
         images: list[dict[str, Any]] = []

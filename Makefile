@@ -8,7 +8,7 @@ RUNTIME_TESTS := tests/test_openvino.py tests/test_tflite.py tests/test_privacy.
 
 PROTOS := src/phidet/serve/protos
 
-.PHONY: demo test test-slow test-lowest protos docs clients runtimes browser tracer check format clean
+.PHONY: demo test test-slow test-lowest protos docs clients runtimes programs check format clean
 
 demo: $(VENV)/.installed-core  ## install the core, and find the person in a portrait: demo/detections/
 	mkdir -p demo
@@ -20,13 +20,14 @@ demo: $(VENV)/.installed-core  ## install the core, and find the person in a por
 	  Image.open(photo).save('demo/grace-hopper.png')"
 	$(BIN)/phidet detect demo/grace-hopper.png --out demo/detections
 
-test: $(VENV)/.installed-dev clients runtimes browser tracer $(VENV)-docs/.installed  ## run the tests
+test: $(VENV)/.installed-dev clients runtimes programs $(VENV)-docs/.installed  ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q --ignore tests/test_privacy.py
 	OMP_NUM_THREADS=1 $(VENV)-docs/bin/python -m pytest -n 2 -q tests/test_docs.py
 	OMP_NUM_THREADS=1 $(VENV)-runtimes/bin/python -m pytest -n 2 --dist loadfile -q -p no:anyio $(RUNTIME_TESTS)
 
-test-slow: $(VENV)/.installed-dev clients runtimes browser tracer  ## run the slow tests as well
+test-slow: $(VENV)/.installed-dev clients runtimes programs $(VENV)-docs/.installed  ## run the slow tests as well
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q -m "slow or not slow"
+	OMP_NUM_THREADS=1 $(VENV)-docs/bin/python -m pytest -n 2 -q -m "slow or not slow" tests/test_docs.py
 	OMP_NUM_THREADS=1 $(VENV)-runtimes/bin/python -m pytest -n 2 --dist loadfile -q -p no:anyio $(RUNTIME_TESTS)
 
 test-lowest: $(VENV)-lowest/.installed clients  ## the core and the server on the lowest versions that pyproject.toml allows
@@ -40,15 +41,13 @@ clients: $(VENV)-clients/.installed  ## serving clients that others wrote, for t
 
 runtimes: $(VENV)-runtimes/.installed  ## OpenVINO and LiteRT, for their tests; they do not go with everything
 
-browser:  ## Chromium for the tests of the page, where it can be had; without it they are skipped and say so
-	@command -v chromium chromedriver > /dev/null || { test "$$(id -u)" = 0 && command -v apt-get > /dev/null && \
-	  apt-get update -qq && apt-get install -y -qq chromium chromium-driver > /dev/null; } || \
-	  echo "no Chromium: the tests of the server's page will be skipped" >&2
-
-tracer:  ## strace for the tests of what is sent, as above
-	@command -v strace > /dev/null || { test "$$(id -u)" = 0 && command -v apt-get > /dev/null && \
-	  apt-get update -qq && apt-get install -y -qq strace > /dev/null; } || \
-	  echo "no strace: the tests that nothing is sent will be skipped" >&2
+programs:  ## Chromium, strace, nginx, Xvfb and zsh for tests, where they can be had; what lacks one is skipped and says so
+	@for program in chromium:chromium-driver strace nginx Xvfb:xvfb openssl zsh; do \
+	  command -v $${program%%:*} > /dev/null || missing="$$missing $${program#*:}"; done; \
+	if [ -n "$$missing" ]; then \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then apt-get update -qq; \
+	    for package in $$missing; do DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$package > /dev/null || echo "no $$package" >&2; done; \
+	  else echo "not here:$$missing. The tests that need them will be skipped" >&2; fi; fi
 
 check: $(VENV)/.installed-dev  ## lint, format, types, import contracts
 	$(BIN)/ruff check

@@ -49,7 +49,7 @@ def _tracker(args: argparse.Namespace) -> Callable[[Video], Rows]:
     """What tracks pedestrians in the images of a sequence, with the settings of ``phidet track``."""
     import numpy as np
 
-    from phidet.detections.detections import TRACK_ID
+    from phidet.detections.fields import TRACK_ID
     from phidet.detections.settings import PostprocessSettings
     from phidet.evaluation.tracks.motchallenge import Rows
     from phidet.images.sources import Unusable, read_sources

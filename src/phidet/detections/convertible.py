@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from phidet.core.numbers import shortest_float
 from phidet.core.optional import optional_package
-from phidet.detections.fields import Column, Fields, field_values
+from phidet.detections.fields import Column, Fields, Parts, field_values
 from phidet.detections.masks import FIELD, Masks
 
 if TYPE_CHECKING:
@@ -160,8 +160,9 @@ class Convertible:
 
     # Ways in
 
-    @staticmethod
+    @classmethod
     def from_arrays(
+        cls,
         boxes: Any,
         scores: Any = None,
         class_ids: Any = None,
@@ -187,10 +188,11 @@ class Convertible:
         """
         from phidet.detections.foreign import Source, from_arrays  # noqa: PLC0415
 
-        return from_arrays(boxes, scores, class_ids, Source(names, image_size_hw), form, fields or {})
+        return cls._of(from_arrays(boxes, scores, class_ids, Source(names, image_size_hw), form, fields or {}))
 
-    @staticmethod
+    @classmethod
     def from_coco(
+        cls,
         results: Sequence[Mapping[str, Any]],
         names: Sequence[str] = (),
         image_size_hw: tuple[int, int] | None = None,
@@ -209,10 +211,10 @@ class Convertible:
         """
         from phidet.detections.foreign import Source, from_coco  # noqa: PLC0415
 
-        return from_coco(results, Source(names, image_size_hw), category_ids)
+        return cls._of(from_coco(results, Source(names, image_size_hw), category_ids))
 
-    @staticmethod
-    def from_yolo(text: str | Path, image_size_hw: tuple[int, int], names: Sequence[str] = ()) -> Detections:
+    @classmethod
+    def from_yolo(cls, text: str | Path, image_size_hw: tuple[int, int], names: Sequence[str] = ()) -> Detections:
         """From YOLO's text: lines of class, centre x and y, width and height (shares of the image) and perhaps a
         score (else 1), or of class and outline, which becomes a mask.
 
@@ -226,11 +228,11 @@ class Convertible:
         """
         from phidet.detections.foreign import Source, from_yolo  # noqa: PLC0415
 
-        return from_yolo(text, Source(names, image_size_hw))
+        return cls._of(from_yolo(text, Source(names, image_size_hw)))
 
-    @staticmethod
+    @classmethod
     def from_supervision(
-        theirs: Any, names: Sequence[str] = (), image_size_hw: tuple[int, int] | None = None
+        cls, theirs: Any, names: Sequence[str] = (), image_size_hw: tuple[int, int] | None = None
     ) -> Detections:
         """From a ``supervision.Detections``; ``tracker_id`` becomes the field ``track_id``.
 
@@ -241,10 +243,10 @@ class Convertible:
         """
         from phidet.detections.foreign import Source, from_supervision  # noqa: PLC0415
 
-        return from_supervision(theirs, Source(names, image_size_hw))
+        return cls._of(from_supervision(theirs, Source(names, image_size_hw)))
 
-    @staticmethod
-    def from_ultralytics(result: Any, names: Sequence[str] = ()) -> Detections:
+    @classmethod
+    def from_ultralytics(cls, result: Any, names: Sequence[str] = ()) -> Detections:
         """From one of the results that an ``ultralytics.YOLO`` returns: boxes (of oriented ones those around them),
         track ids and masks.
 
@@ -254,11 +256,11 @@ class Convertible:
         """
         from phidet.detections.foreign import Source, from_ultralytics  # noqa: PLC0415
 
-        return from_ultralytics(result, Source(names))
+        return cls._of(from_ultralytics(result, Source(names)))
 
-    @staticmethod
+    @classmethod
     def from_pandas(
-        frame: Any, names: Sequence[str] | None = None, image_size_hw: tuple[int, int] | None = None
+        cls, frame: Any, names: Sequence[str] | None = None, image_size_hw: tuple[int, int] | None = None
     ) -> Detections:
         """From the rows of one image in a ``pandas.DataFrame``: the inverse of :meth:`to_pandas`.
 
@@ -272,26 +274,26 @@ class Convertible:
         """
         from phidet.detections.tables import from_pandas  # noqa: PLC0415
 
-        return from_pandas(frame, names, image_size_hw)
+        return cls._of(from_pandas(frame, names, image_size_hw))
 
-    @staticmethod
+    @classmethod
     def from_arrow(
-        table: Any, names: Sequence[str] | None = None, image_size_hw: tuple[int, int] | None = None
+        cls, table: Any, names: Sequence[str] | None = None, image_size_hw: tuple[int, int] | None = None
     ) -> Detections:
         """From a ``pyarrow.Table``: the inverse of :meth:`to_arrow`; arguments as :meth:`from_pandas` has them."""
         from phidet.detections.tables import from_arrow  # noqa: PLC0415
 
-        return from_arrow(table, names, image_size_hw)
+        return cls._of(from_arrow(table, names, image_size_hw))
 
-    @staticmethod
+    @classmethod
     def from_polars(
-        frame: Any, names: Sequence[str] | None = None, image_size_hw: tuple[int, int] | None = None
+        cls, frame: Any, names: Sequence[str] | None = None, image_size_hw: tuple[int, int] | None = None
     ) -> Detections:
         """From a ``polars.DataFrame``: the inverse of :meth:`to_polars`, where ``names`` and ``image_size_hw`` are
         given, which such a frame does not know; arguments as :meth:`from_pandas` has them."""
         from phidet.detections.tables import from_polars  # noqa: PLC0415
 
-        return from_polars(frame, names, image_size_hw)
+        return cls._of(from_polars(frame, names, image_size_hw))
 
     # For people
 
@@ -320,6 +322,10 @@ class Convertible:
         from phidet.detections.notebook import as_html  # noqa: PLC0415
 
         return as_html(self._self())
+
+    @classmethod
+    def _of(cls, parts: Parts) -> Detections:
+        return cast("type[Detections]", cls)(*parts)
 
     def _self(self) -> Detections:
         return cast("Detections", self)

@@ -17,19 +17,21 @@ from PIL import Image
 from phidet.core.addresses import is_address
 from phidet.core.errors import ConfigError, InputError, UnknownNameError
 from phidet.detections.convertible import Convertible
-from phidet.detections.fields import Column, Fields, check_fields, equal_fields, field_values, take_fields
+from phidet.detections.fields import (
+    RESERVED,
+    TRACK_ID,
+    Column,
+    Fields,
+    check_fields,
+    equal_fields,
+    field_values,
+    take_fields,
+)
 from phidet.detections.masks import FIELD, Masks
 
 if TYPE_CHECKING:
     from phidet.images.decode import ImageLike
 
-RESERVED = (
-    *("box_xyxy", "x1", "y1", "x2", "y2", "score", "class_id", "label", "mask"),
-    *("image_id", "category_id", "bbox", "segmentation", "class_name"),
-)
-"""Names of built-in columns, here or in output formats; no field may have one."""
-TRACK_ID = "track_id"
-"""Name of the field that a tracker adds: which track each object belongs to."""
 Index = slice | npt.NDArray[np.bool_] | npt.NDArray[np.int64] | list[int]
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -46,9 +46,27 @@ class Column(ABC):
         """A JSON value for each object."""
 
 
+RESERVED = (
+    *("box_xyxy", "x1", "y1", "x2", "y2", "score", "class_id", "label", "mask"),
+    *("image_id", "category_id", "bbox", "segmentation", "class_name"),
+)
+"""Names of built-in columns, here or in output formats; no field may have one."""
+TRACK_ID = "track_id"
+"""Name of the field that a tracker adds: which track each object belongs to."""
 Values: TypeAlias = npt.NDArray[Any] | Column
 Fields: TypeAlias = Mapping[str, Values]
 NO_FIELDS: Fields = MappingProxyType({})
+
+
+class Parts(NamedTuple):
+    """What :class:`phidet.Detections` is made of, for code that it calls itself; the arguments in order."""
+
+    boxes_xyxy: npt.NDArray[np.float32]
+    scores: npt.NDArray[np.float32]
+    class_ids: npt.NDArray[np.int64]
+    names: tuple[str, ...]
+    image_size_hw: tuple[int, int] | None
+    fields: Fields
 
 
 def check_fields(fields: Fields, count: int, reserved: Collection[str]) -> dict[str, Values]:

@@ -14,10 +14,9 @@ import numpy.typing as npt
 
 from phidet.core.errors import InputError, UnknownNameError
 from phidet.detections.boxes import cxcywh_to_xyxy
-from phidet.detections.detections import RESERVED, TRACK_ID, Detections
-from phidet.detections.fields import Column, Values, as_objects
+from phidet.detections.fields import RESERVED, TRACK_ID, Column, Parts, Values, as_objects
 from phidet.detections.masks import FIELD, Masks
-from phidet.detections.tables import masks_of
+from phidet.detections.tables import masks_of, names_of
 
 BoxForm = Literal["xyxy", "xywh", "cxcywh"]
 _ANNOTATION_KEYS = frozenset({"id", "area", "iscrowd"})  # of a data set's objects, beside those of results
@@ -38,7 +37,7 @@ def from_arrays(
     source: Source,
     form: BoxForm,
     fields: Mapping[str, Any],
-) -> Detections:
+) -> Parts:
     """See :meth:`Detections.from_arrays`."""
     if form not in get_args(BoxForm):
         raise UnknownNameError("form of boxes", form, get_args(BoxForm))
@@ -55,12 +54,10 @@ def from_arrays(
     columns: dict[str, Any] = {n: v if isinstance(v, Column) else array_of(v) for n, v in fields.items()}
     if masks is not None and not isinstance(masks, Masks):
         columns[FIELD] = Masks.from_full(array_of(masks))
-    return Detections(boxes_xyxy, one, classes, tuple(source.names), source.image_size_hw, columns)  # type: ignore[arg-type]
+    return Parts(boxes_xyxy, one, classes, tuple(source.names), source.image_size_hw, columns)  # type: ignore[arg-type]
 
 
-def from_coco(
-    results: Sequence[Mapping[str, Any]], source: Source, category_ids: Sequence[int] | None = None
-) -> Detections:
+def from_coco(results: Sequence[Mapping[str, Any]], source: Source, category_ids: Sequence[int] | None = None) -> Parts:
     """See :meth:`Detections.from_coco`."""
     if len({result.get("image_id") for result in results}) > 1:
         raise InputError("expected the results of one image, got several values of image_id: read_results reads files")
@@ -81,10 +78,10 @@ def from_coco(
         fields[FIELD] = masks_of([result.get("segmentation") for result in results], source.image_size_hw)
     annotated = any("iscrowd" in result for result in results)
     fields |= extra_fields(results, frozenset(RESERVED) | (_ANNOTATION_KEYS if annotated else frozenset()))
-    return Detections(boxes, scores, classes, tuple(source.names), source.image_size_hw, fields)  # type: ignore[arg-type]
+    return Parts(boxes, scores, classes, tuple(source.names), source.image_size_hw, fields)  # type: ignore[arg-type]
 
 
-def from_yolo(text: str | Path, source: Source) -> Detections:
+def from_yolo(text: str | Path, source: Source) -> Parts:
     """See :meth:`Detections.from_yolo`."""
     if source.image_size_hw is None:
         raise InputError("YOLO's text has shares of the image's size: give image_size_hw")
@@ -106,18 +103,16 @@ def from_yolo(text: str | Path, source: Source) -> Detections:
     scores = np.array([score for _, _, score, _ in rows], np.float32)
     classes = np.array([class_id for class_id, _, _, _ in rows], np.int64)
     names, size = tuple(source.names), source.image_size_hw
-    return Detections(cxcywh_to_xyxy(boxes).astype(np.float32), scores, classes, names, size, fields)
+    return Parts(cxcywh_to_xyxy(boxes).astype(np.float32), scores, classes, names, size, fields)
 
 
-def from_supervision(theirs: Any, source: Source) -> Detections:
+def from_supervision(theirs: Any, source: Source) -> Parts:
     """See :meth:`Detections.from_supervision`."""
     count = len(theirs.xyxy)
     classes = np.zeros(count, np.int64) if theirs.class_id is None else _whole(np.asarray(theirs.class_id))
     labels = theirs.data.get("class_name")
     names = tuple(source.names)
     if not names and labels is not None and count:
-        from phidet.detections.tables import names_of  # noqa: PLC0415
-
         names = names_of(classes.tolist(), [str(label) for label in labels])
     fields = {name: np.asarray(values) for name, values in theirs.data.items() if name not in RESERVED}
     if theirs.tracker_id is not None:
@@ -127,7 +122,7 @@ def from_supervision(theirs: Any, source: Source) -> Detections:
     return from_arrays(theirs.xyxy, theirs.confidence, classes, Source(names, source.image_size_hw), "xyxy", fields)
 
 
-def from_ultralytics(result: Any, source: Source) -> Detections:
+def from_ultralytics(result: Any, source: Source) -> Parts:
     """See :meth:`Detections.from_ultralytics`."""
     boxes = result.boxes if getattr(result, "boxes", None) is not None else getattr(result, "obb", None)
     if boxes is None:

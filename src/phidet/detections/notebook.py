@@ -6,14 +6,16 @@ import base64
 import io
 import sys
 from html import escape
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
 from phidet.core.errors import InputError
-from phidet.detections.convertible import DetectionsJson
-from phidet.detections.detections import Detections
-from phidet.images.decode import ImageLike
+
+if TYPE_CHECKING:
+    from phidet.detections.convertible import DetectionsJson
+    from phidet.detections.detections import Detections
+    from phidet.images.decode import ImageLike
 
 _LONGEST_SIDE = 1_024  # pixels of an image in a notebook, whose file keeps it
 _MOST_ROWS = 20

@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 from phidet.core.errors import InputError
 from phidet.core.optional import optional_package
-from phidet.detections.detections import TRACK_ID, Detections
-from phidet.detections.fields import Values, field_values
+from phidet.detections.detections import Detections
+from phidet.detections.fields import TRACK_ID, Values, field_values
 from phidet.detections.foreign import extra_fields
 from phidet.detections.masks import FIELD
 from phidet.detections.tables import BOX, KEY, MASK, masks_of, names_of

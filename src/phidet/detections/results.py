@@ -17,8 +17,8 @@ import msgspec
 import numpy as np
 
 from phidet.core.errors import InputError
-from phidet.detections.detections import RESERVED, Detections
-from phidet.detections.fields import Values
+from phidet.detections.detections import Detections
+from phidet.detections.fields import RESERVED, Values
 from phidet.detections.foreign import Source, extra_fields, from_coco
 from phidet.detections.masks import FIELD
 from phidet.detections.parquet import detections_in, names_in, pyarrow
@@ -156,14 +156,14 @@ def _coco(path: Path, results: list[dict[str, Any]]) -> Iterator[ImageResult]:
         by_image[result["image_id"]].append(result)
     if not beside.is_file():
         for image_id, found in by_image.items():
-            yield ImageResult(str(image_id), from_coco(found, Source()))
+            yield ImageResult(str(image_id), Detections(*from_coco(found, Source())))
         return
     searched = msgspec.json.decode(beside.read_bytes())
     categories = sorted(searched["categories"], key=lambda category: category["id"])
     names, ids = [c["name"] for c in categories], [c["id"] for c in categories]
     for image in searched["images"]:
         size_hw = (image["height"], image["width"])
-        objects = from_coco(by_image.get(image["id"], []), Source(names, size_hw), ids)
+        objects = Detections(*from_coco(by_image.get(image["id"], []), Source(names, size_hw), ids))
         yield ImageResult(image.get("source") or image["file_name"], objects, image.get("frame"))
 
 

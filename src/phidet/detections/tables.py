@@ -12,7 +12,7 @@ no such place: names and size are given again when it is read.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -20,9 +20,11 @@ import numpy.typing as npt
 
 from phidet.core.errors import InputError
 from phidet.core.optional import optional_package
-from phidet.detections.detections import Detections
-from phidet.detections.fields import Values, as_objects, field_values
+from phidet.detections.fields import Parts, Values, as_objects, field_values
 from phidet.detections.masks import FIELD, Masks
+
+if TYPE_CHECKING:
+    from phidet.detections.detections import Detections
 
 KEY = "phidet"
 """Where the description is, in a schema's metadata and in ``attrs``."""
@@ -90,27 +92,25 @@ def to_polars(found: Detections) -> Any:
     return polars.DataFrame([_polars_series(polars, name, values) for name, values in columns.items()])
 
 
-def from_pandas(frame: Any, names: Sequence[str] | None, image_size_hw: tuple[int, int] | None) -> Detections:
+def from_pandas(frame: Any, names: Sequence[str] | None, image_size_hw: tuple[int, int] | None) -> Parts:
     """See :meth:`Detections.from_pandas`."""
     given = frame.attrs.get(KEY)
     description = None if given is None else msgspec.convert(given, TableDescription)
-    return _detections(
-        Columns({str(name): frame[name].to_numpy() for name in frame}, description), names, image_size_hw
-    )
+    return _parts(Columns({str(name): frame[name].to_numpy() for name in frame}, description), names, image_size_hw)
 
 
-def from_arrow(table: Any, names: Sequence[str] | None, image_size_hw: tuple[int, int] | None) -> Detections:
+def from_arrow(table: Any, names: Sequence[str] | None, image_size_hw: tuple[int, int] | None) -> Parts:
     """See :meth:`Detections.from_arrow`."""
     given = (table.schema.metadata or {}).get(KEY.encode())
     description = None if given is None else msgspec.json.decode(given, type=TableDescription)
     values = {name: _of_arrow(table.column(name)) for name in table.column_names}
-    return _detections(Columns(values, description), names, image_size_hw)
+    return _parts(Columns(values, description), names, image_size_hw)
 
 
-def from_polars(frame: Any, names: Sequence[str] | None, image_size_hw: tuple[int, int] | None) -> Detections:
+def from_polars(frame: Any, names: Sequence[str] | None, image_size_hw: tuple[int, int] | None) -> Parts:
     """See :meth:`Detections.from_polars`."""
     values = {series.name: _of_polars(series) for series in frame.get_columns()}
-    return _detections(Columns(values, None), names, image_size_hw)
+    return _parts(Columns(values, None), names, image_size_hw)
 
 
 def names_of(class_ids: Sequence[int], labels: Sequence[str]) -> tuple[str, ...]:
@@ -143,8 +143,8 @@ def _columns(found: Detections) -> tuple[dict[str, npt.NDArray[Any]], TableDescr
     return columns, TableDescription(found.names, size, mask_size, fields)
 
 
-def _detections(columns: Columns, names: Sequence[str] | None, image_size_hw: tuple[int, int] | None) -> Detections:
-    """Detections from columns; what is given goes before what the table's description says.
+def _parts(columns: Columns, names: Sequence[str] | None, image_size_hw: tuple[int, int] | None) -> Parts:
+    """What detections are made of, from columns; what is given goes before what the table's description says.
 
     Raises:
         InputError: columns are missing.
@@ -177,7 +177,7 @@ def _detections(columns: Columns, names: Sequence[str] | None, image_size_hw: tu
             fields[name] = _field(values[name], description.fields.get(name), count)
     boxes = np.stack([np.asarray(values[name], np.float32) for name in BOX], axis=1)
     scores = np.asarray(values["score"], np.float32) if "score" in values else np.ones(count, np.float32)
-    return Detections(boxes, scores, class_ids.astype(np.int64), names, size, fields)
+    return Parts(boxes, scores, class_ids.astype(np.int64), names, size, fields)
 
 
 def masks_of(values: Sequence[Any], size_hw: tuple[int, int] | None) -> Masks:

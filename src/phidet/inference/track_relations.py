@@ -6,7 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from phidet.core.errors import ConfigError
-from phidet.detections.detections import TRACK_ID, Detections
+from phidet.detections.detections import Detections
+from phidet.detections.fields import TRACK_ID
 from phidet.detections.graphs.frames import FRAME, join_frames, matches_of
 from phidet.detections.tracking.settings import TrackerSettings
 from phidet.inference.relations import Relations

@@ -15,7 +15,8 @@ import numpy as np
 from PIL import Image
 
 from phidet.core.errors import PhidetError
-from phidet.detections.detections import TRACK_ID, Detections
+from phidet.detections.detections import Detections
+from phidet.detections.fields import TRACK_ID
 from phidet.detections.tracking.counting import Counter, CountSettings
 from phidet.detections.tracking.places import Place
 from phidet.detections.tracking.settings import TrackerSettings

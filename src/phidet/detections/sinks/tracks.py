@@ -15,7 +15,8 @@ import numpy as np
 from phidet.core.files import AtomicFile
 from phidet.core.words import count
 from phidet.detections.boxes import xyxy_to_xywh
-from phidet.detections.detections import TRACK_ID, Detections
+from phidet.detections.detections import Detections
+from phidet.detections.fields import TRACK_ID
 from phidet.detections.sinks.base import Names, readable
 from phidet.detections.sinks.coco import JsonList
 from phidet.images.sources import SourceImage, Unusable

@@ -23,7 +23,8 @@ import numpy as np
 import numpy.typing as npt
 
 from phidet.core.structs import require, require_one_of
-from phidet.detections.detections import TRACK_ID, Detections
+from phidet.detections.detections import Detections
+from phidet.detections.fields import TRACK_ID
 from phidet.detections.tracking.places import (
     Place,
     check_names,

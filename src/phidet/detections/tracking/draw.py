@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from phidet.detections.detections import TRACK_ID, Detections
+from phidet.detections.detections import Detections
 from phidet.detections.draw import colour, draw_boxes, font_for, font_size, line_width
+from phidet.detections.fields import TRACK_ID
 from phidet.detections.tracking.counting import Counter, anchors_of
 from phidet.detections.tracking.places import Place
 

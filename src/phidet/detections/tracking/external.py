@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from phidet.core.errors import ConfigError
-from phidet.detections.detections import TRACK_ID, Detections
+from phidet.detections.detections import Detections
+from phidet.detections.fields import TRACK_ID
 
 _ROW = "phidet_row"
 

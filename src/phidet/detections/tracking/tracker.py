@@ -24,7 +24,8 @@ import numpy.typing as npt
 from phidet.core.errors import ConfigError, InputError
 from phidet.core.files import write_atomic
 from phidet.detections.boxes import pairwise_iou
-from phidet.detections.detections import TRACK_ID, Detections
+from phidet.detections.detections import Detections
+from phidet.detections.fields import TRACK_ID
 from phidet.detections.tracking.assignment import assign, import_solver
 from phidet.detections.tracking.camera import CameraMotion, CameraState
 from phidet.detections.tracking.motion import Motion

@@ -163,7 +163,15 @@ def test_a_name_as_long_as_can_be_is_cut(
     write(kind, tmp_path, *((picture(f"{long}.{ending}"), three()) for ending in ("png", "bmp", "jpg")))
     assert kind != "yolo" or len(caplog.records) == 2, "of three with one name, not of the first"
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert len(files) == {"images": 3, "yolo": 5, "crops": 9, "coco": 2, "instances": 3, "panoptic": 4}.get(kind, 1)
+    assert len(files) == {
+        "images": 3,
+        "yolo": 5,
+        "crops": 9,
+        "coco": 2,
+        "instances": 3,
+        "panoptic": 4,
+        "semantic": 4,
+    }.get(kind, 1)
 
 
 def test_halves_of_letters_can_be_cut() -> None:

@@ -23,7 +23,7 @@ from phidet.architectures.relations.config import Layer
 from phidet.cli.main import main
 from phidet.core.errors import CheckpointError, ConfigError, ExportError, InputError
 from phidet.detections.settings import PostprocessSettings
-from phidet.export import onnx_relations
+from phidet.export import onnx_relations, quiet
 from phidet.export.export import ExportOptions, export
 from phidet.inference.runtimes.onnx_runtime import run_once
 from phidet.training.relations_task import TorchRelations
@@ -165,7 +165,7 @@ def test_mistakes_are_one_message(
     Image.new("RGB", (64, 64)).save(image)
     assert main(["detect", str(image), "--relations", str(exported), "--json"]) == 2
     assert "relates detections of bolt, nut, washer, the detector finds person" in capsys.readouterr().err
-    monkeypatch.setattr(onnx_relations, "find_spec", lambda name: None)
+    monkeypatch.setattr(quiet, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"phidet\[train\]"):
         onnx_relations.relations_onnx(network().float())
     assert phidet.Relations is Relations

@@ -275,7 +275,6 @@ def test_a_corrupt_file_on_disk_does_not_replace_what_answers(base: Path, model:
         (["--model_base_path", ".", "--file_system_poll_wait_seconds", "-1"],
          "file_system_poll_wait_seconds must be 0 (look once) or more, got -1.0"),
         (["--model_config_file", "nowhere"], "cannot read nowhere: No such file or directory"),
-        (["--model_base_path", ".", "--score", "2"], "score must be in 0…1, got 2.0"),
         (["--model_base_path", ".", "--host", "256.0.0.1"],
          "cannot listen on 256.0.0.1:8501 (Name or service not known): choose another --rest_api_port or --host"),
     ],
@@ -286,6 +285,13 @@ def test_mistakes_on_the_command_line(
     monkeypatch.chdir(tmp_path)
     assert main(["serve", *flags]) == 2
     assert capsys.readouterr().err.splitlines()[-1] == f"phidet: {error}"
+
+
+def test_a_score_that_is_none_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["serve", "--model_base_path", ".", "--score", "2"])
+    assert ended.value.code == 2
+    assert "argument --score: expected a number in 0…1, got '2'" in capsys.readouterr().err
 
 
 @pytest.mark.slow

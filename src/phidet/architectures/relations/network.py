@@ -112,7 +112,9 @@ def _all_right(wrong: Tensor, graph: Tensor | None, graphs: int) -> Tensor:
     doubt: Tensor = scatter(F.softplus(wrong - _CALM), graph, 0, graphs, "sum")  # −ln Π (1 − p_i)
     # In fp32, a graph without nodes and one of which nothing is right would have infinite logits.
     doubt = doubt.clamp(1e-6, 50.0)
-    logits: Tensor = -(doubt + torch.log(-torch.expm1(-doubt)))  # ln P / (1 − P)
+    # ln P / (1 − P) with P = e^−doubt is −ln (e^doubt − 1). Written with sinh, it is exact for small doubts in exported
+    # graphs as well, which have no expm1.
+    logits: Tensor = -(doubt / 2 + torch.log(2 * torch.sinh(doubt / 2)))
     return logits
 
 

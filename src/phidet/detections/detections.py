@@ -18,7 +18,6 @@ from phidet.core.addresses import is_address
 from phidet.core.errors import ConfigError, InputError, UnknownNameError
 from phidet.detections.convertible import Convertible
 from phidet.detections.fields import (
-    RESERVED,
     TRACK_ID,
     Column,
     Fields,
@@ -91,7 +90,7 @@ class Detections(Convertible):
             )
         if count and given.dtype.kind not in "iu":
             raise InputError(f"expected classes as whole numbers, got {given.dtype}")
-        fields = check_fields(self.fields, count, RESERVED)
+        fields = check_fields(self.fields, count)
         order = np.argsort(-scores.astype(np.float32), kind="stable")
         # The class is frozen, so the sorted, read-only copies are set past its own __setattr__.
         for name, array, dtype in (

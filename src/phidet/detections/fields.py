@@ -8,7 +8,7 @@ joins or stores objects carries every field along, also those unknown to it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
@@ -69,7 +69,7 @@ class Parts(NamedTuple):
     fields: Fields
 
 
-def check_fields(fields: Fields, count: int, reserved: Collection[str]) -> dict[str, Values]:
+def check_fields(fields: Fields, count: int) -> dict[str, Values]:
     """``fields`` as arrays of ``count`` rows.
 
     Raises:
@@ -77,7 +77,7 @@ def check_fields(fields: Fields, count: int, reserved: Collection[str]) -> dict[
     """
     checked: dict[str, Values] = {}
     for name, values in fields.items():
-        if name in reserved:
+        if name in RESERVED:
             raise InputError(f"a field cannot be called {name!r}: every object has a column of that name already")
         if isinstance(values, Column):
             if len(values) != count:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from phidet.architectures.classifier.config import ClassifierConfig
+from phidet.architectures.outputs import check_finite
 from phidet.architectures.prepared import Placement
-from phidet.core.errors import CheckpointError
 from phidet.detections.boxes import FloatArray
 from phidet.detections.detections import Detections
 from phidet.detections.settings import PostprocessSettings, class_ids_of
@@ -24,8 +24,7 @@ class ImageDecoder:
         self, outputs: Mapping[str, FloatArray], placement: Placement, settings: PostprocessSettings
     ) -> Detections:
         logits = outputs["class_logits"].astype(np.float64)
-        if not np.isfinite(logits).all():
-            raise CheckpointError("the network returned NaN or infinity; check its weights or its training")
+        check_finite(logits)
         # Subtracting the maximum keeps exp from overflowing and cancels out in the quotient.
         odds = np.exp(logits - logits.max())
         scores = (odds / odds.sum()).astype(np.float32)

@@ -11,8 +11,8 @@ import numpy.typing as npt
 from phidet.architectures.detr.config import DetrConfig
 from phidet.architectures.detr.panoptic import THRESHOLD, Panoptic, instance_mask, panoptic
 from phidet.architectures.detr.prepare import resized_hw
+from phidet.architectures.outputs import check_finite
 from phidet.architectures.prepared import Placement
-from phidet.core.errors import CheckpointError
 from phidet.detections.boxes import FloatArray, cxcywh_to_xyxy
 from phidet.detections.detections import Detections
 from phidet.detections.masks import FIELD as MASKS
@@ -68,9 +68,7 @@ class DetrDecoder:
             CheckpointError: the network returned NaN or infinity.
         """
         logits, boxes = outputs["class_logits"], outputs["boxes_cxcywh"]
-        # NaN fails every threshold, so without this check a broken network would seem to find nothing.
-        if not (np.isfinite(logits).all() and np.isfinite(boxes).all()):
-            raise CheckpointError("the network returned NaN or infinity; check its weights or its training")
+        check_finite(logits, boxes)
         found = answers_of(logits, boxes, placement.image_hw)
         # Of the original's answers nothing else is dropped: every query is an object with some score.
         kept = found.scores >= settings.least_score
@@ -81,8 +79,7 @@ class DetrDecoder:
         fields = {}
         segments = None
         if "mask_logits" in outputs and settings.masks:
-            if not np.isfinite(outputs["mask_logits"]).all():
-                raise CheckpointError("the network returned NaN or infinity; check its weights or its training")
+            check_finite(outputs["mask_logits"])
             # Only of the objects that are kept, and one by one: a hundred masks at full size would take gigabytes.
             sizes = self._input_sizes(placement.image_hw)
             full = (instance_mask(outputs["mask_logits"][i], *sizes, placement.image_hw) for i in best)

@@ -19,6 +19,7 @@ from phidet.architectures.efficientdet.semantic_decode import (
     class_segments,
     panoptic_segments,
 )
+from phidet.architectures.outputs import check_finite
 from phidet.architectures.prepared import Placement
 from phidet.core.errors import CheckpointError
 from phidet.core.numbers import sigmoid
@@ -49,8 +50,7 @@ class AnchorDecoder:
     ) -> Detections:
         """What every pixel belongs to."""
         names, logits = self.config.class_names, outputs["semantic_logits"]
-        if not np.isfinite(logits).all():
-            raise CheckpointError("the network returned NaN or infinity; check its weights or its training")
+        check_finite(logits)
         classes = class_map(logits, *placement)
         stuff = () if self.config.semantic is None else self.config.semantic.stuff
         if self.config.masks is None or not stuff:
@@ -68,8 +68,7 @@ class AnchorDecoder:
         if self.config.masks is None or not settings.masks:
             return found
         coefficients = outputs["mask_coefficients"].reshape(-1, self.config.masks.prototypes)[anchors]
-        if not (np.isfinite(coefficients).all() and np.isfinite(outputs["prototypes"]).all()):
-            raise CheckpointError("the network returned NaN or infinity; check its weights or its training")
+        check_finite(coefficients, outputs["prototypes"])
         masks = decode_masks(outputs["prototypes"], coefficients, found.boxes_xyxy, *placement)
         return found.with_fields({MASKS: masks})
 

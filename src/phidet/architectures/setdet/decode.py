@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from phidet.architectures.outputs import check_finite
 from phidet.architectures.prepared import Placement
 from phidet.architectures.setdet.config import SetDetConfig
-from phidet.core.errors import CheckpointError
 from phidet.core.numbers import sigmoid
 from phidet.detections.boxes import FloatArray, clip, cxcywh_to_xyxy
 from phidet.detections.detections import Detections
@@ -25,9 +25,7 @@ class SetDecoding:
         self, outputs: Mapping[str, FloatArray], placement: Placement, settings: PostprocessSettings
     ) -> Detections:
         logits, boxes = outputs["class_logits"], outputs["boxes_cxcywh"]
-        # NaN fails every threshold, so without this check a broken network would seem to find nothing.
-        if not (np.isfinite(logits).all() and np.isfinite(boxes).all()):
-            raise CheckpointError("the network returned NaN or infinity; check its weights or its training")
+        check_finite(logits, boxes)
         names = self.config.class_names
         scores = sigmoid(logits)
         if settings.classes is not None:

@@ -410,7 +410,7 @@ def test_a_part_that_cannot_be_read_is_named_and_tried_again(
     printed = capsys.readouterr()
     assert "12 images in 2 parts, 12 objects, 0 images with errors" in printed.out
     assert "006: cannot read" in printed.err
-    assert "1 part was not done: the same command tries again" in printed.err
+    assert "1 part not done: the same command tries again" in printed.err
     middle.write_bytes(whole)
     assert main(command) == 0
     check(rows_of(tmp_path / "out"), 18)

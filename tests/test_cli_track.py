@@ -70,7 +70,8 @@ def test_a_video_becomes_a_drawn_one_with_ids_and_one_line(capsys: pytest.Captur
     assert main(["track", "clip.mp4"]) == 0
     out, err = capsys.readouterr()
     assert out == "clip.mp4: 30 frames, tracks of 1 person, 1 dog\n"
-    assert err.endswith("wrote tracks (1 video)\n")
+    assert err.startswith("30 frames, 2 tracks; ")
+    assert err.endswith(" frames a second; wrote tracks (1 video)\n")
     frames = list(video_frames(Path("tracks/clip.mp4")))
     assert [round(f.time_s, 2) for f in frames] == [i / 10 for i in range(30)]
     # Frames of boxes have the colours of ids, 1 for the better detection.
@@ -185,7 +186,9 @@ def test_videos_of_images_are_called_as_their_folders(sources: list[str], names:
 def test_events_are_printed_with_the_frames(capsys: pytest.CaptureFixture[str]) -> None:
     clip()
     assert main(["track", "clip.mp4", "--json", "--zone", "left=0,0,0.5,0,0.5,1,0,1"]) == 0
-    lines = [json.loads(text) for text in capsys.readouterr().out.splitlines()]
+    out, err = capsys.readouterr()
+    assert err.startswith("30 frames, 2 tracks; ")
+    lines = [json.loads(text) for text in out.splitlines()]
     (entered,) = (entry for entry in lines if "kind" in entry)
     assert (entered["kind"], entered["place"], entered["label"], entered["time_s"]) == ("enter", "left", "person", 0.1)
     assert not Path("tracks").exists()
@@ -243,6 +246,7 @@ def test_sound_is_kept_on_request(caplog: pytest.LogCaptureFixture) -> None:
         (["--sound", "--save", "mot"], 2, "--sound needs drawn videos"),
         (["--json", "--out", "x"], 2, "--out needs something to write"),
         (["--classes", "cow"], 2, "unknown class 'cow'"),
+        (["--zone", "a=0,0,1,1,1,0,0,1"], 2, "a: its sides cross"),
         (["--low", "0.7"], 2, "low must not be above high"),
     ],
 )
@@ -253,6 +257,12 @@ def test_mistakes_are_named_before_anything_is_written(
     assert main(["track", "clip.mp4", *options]) == code
     assert message in capsys.readouterr().err
     assert [p.name for p in Path().iterdir()] == ["clip.mp4"]
+
+
+def test_a_stream_cannot_be_silent_for_no_time(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["track", "rtsp://camera/1", "--silent", "0"])
+    assert "argument --silent: expected seconds above 0, got '0'" in capsys.readouterr().err
 
 
 def test_without_scipy_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

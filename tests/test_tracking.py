@@ -165,7 +165,7 @@ def test_tracks_end_where_a_saved_state_goes_on_with_another_model(
     cats = [dataclasses.replace(found(boxes_at((100, 100))), names=("cat", "dog")) for _ in range(2)]
     # Class 0 was a person: nobody has become a cat, and the cat has an id that nobody had.
     assert [ids_of(tracker.update(cat, 0.12 + i / 25)) for i, cat in enumerate(cats)] == [[], [2]]
-    message = "the classes were person, dog and are cat, dog: tracks of what is not the same end"
+    message = "the classes were person, dog and are cat, dog: tracks of those that changed end"
     assert [record.message for record in caplog.records] == [message]
 
 

@@ -194,7 +194,8 @@ class Tracker:
         same = [i for i, pair in enumerate(zip(self._names, names, strict=False)) if pair[0] == pair[1]]
         kept = np.isin(self._tracks["class_id"], same)
         if not kept.all():
-            log.warning("the classes were %s and are %s: tracks of what is not the same end", few(self._names), few(names))
+            message = "the classes were %s and are %s: tracks of those that changed end"
+            log.warning(message, few(self._names), few(names))
         self._tracks = self._tracks[kept]
 
     def _reached(self, found: Detections) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:

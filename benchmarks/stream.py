@@ -146,7 +146,10 @@ class Noted(LiveSource):
 
     def starved_s(self) -> float:
         """How long the reading thread since it decoded the frame, and the caller since taking it, had no processor."""
-        return ready_s(self._reader) + ready_s(threading.get_native_id()) - self._before_s
+        try:
+            return ready_s(self._reader) + ready_s(threading.get_native_id()) - self._before_s
+        except FileNotFoundError:
+            return 0.0  # the reading thread has ended
 
 
 def ready_s(thread: int) -> float:

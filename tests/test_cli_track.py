@@ -335,11 +335,14 @@ def test_a_stream_is_tracked_until_it_is_interrupted(
     assert "hunter2" not in written
 
 
-def test_a_video_behind_an_address_is_read_to_its_end(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_video_behind_an_address_is_read_to_its_end(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
     import functools  # noqa: PLC0415
     import http.server  # noqa: PLC0415
 
-    clip()
+    content = clip().read_bytes()
+    Path("cut.mp4").write_bytes(content[: len(content) * 6 // 10])
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *_: object) -> None:
@@ -349,14 +352,19 @@ def test_a_video_behind_an_address_is_read_to_its_end(capsys: pytest.CaptureFixt
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     try:
-        address = f"http://127.0.0.1:{server.server_address[1]}/clip.mp4"
-        assert main(["track", address, "--json", "--quiet", "--every-frame"]) == 0
+        address = f"http://127.0.0.1:{server.server_address[1]}"
+        assert main(["track", f"{address}/clip.mp4", "--json", "--quiet"]) == 0
+        lines = [json.loads(text) for text in capsys.readouterr().out.splitlines()]
+        assert not caplog.records
+        assert main(["track", f"{address}/cut.mp4", "--json", "--quiet"]) == 0
     finally:
         server.shutdown()
         server.server_close()
         thread.join()
-    lines = [json.loads(text) for text in capsys.readouterr().out.splitlines()]
     assert [(entry["frame"], entry["time_s"]) for entry in lines] == [(i, i / 10) for i in range(30)]
+    (warning,) = (record.message for record in caplog.records)
+    assert warning.startswith(f"{address}/cut.mp4 ends after ")
+    assert warning.endswith(" of 3.0 s: it is cut off or damaged")
 
 
 def test_a_line_says_what_goes_on() -> None:

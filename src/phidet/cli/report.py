@@ -151,10 +151,12 @@ class Report:
 
     def _end_video(self) -> None:
         if self._video is not None:
+            from phidet.core.words import count
+
             source, frames, tally = self._video
             self._video = None
             if not self._json:
-                self._say(f"{source}: {frames:,} frames, {_counts(tally, self.before)}")
+                self._say(f"{source}: {count(frames, 'frame')}, {_counts(tally, self.before)}")
 
     def _say(self, line: str) -> None:
         from phidet.detections.sinks.base import readable

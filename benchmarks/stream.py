@@ -134,13 +134,13 @@ class Noted(LiveSource):
     def _arrivals(self) -> Iterator[Any]:
         self._reader = threading.get_native_id()
         for arrival in super()._arrivals():
-            self._noted[arrival.time_s] = self.state.received, ready_s(self._reader)
+            self._noted[arrival.time_s] = self.state.received + 1, ready_s(self._reader)
             yield arrival
 
     def _newest(self) -> Iterator[Any]:
         for arrival in super()._newest():
             order, waited_s = self._noted[arrival.time_s]
-            self.newer = self.state.received - order
+            self.newer = max(0, self.state.received - order)
             self._before_s = waited_s + ready_s(threading.get_native_id())
             yield arrival
 

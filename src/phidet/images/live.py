@@ -229,11 +229,12 @@ class LiveSource:
                 if self._stopped.is_set():
                     return True
                 for frame in self._decoded(packet):
-                    self.state.received += 1
                     self.state.connected = True
                     own_s = None if timeless or frame.time is None else float(frame.time)
                     last_s = own_s or last_s
                     yield _Arrival(self._converting(stream, frame), self._times.time_of(own_s, self._clock()))
+                    # Now its reader can have it, or a newer one: no earlier, so that nobody counts on an older one.
+                    self.state.received += 1
             if finite and stream.duration is not None:
                 self._warn_of_missing_end(last_s, float((stream.start_time or 0) + stream.duration) * stream.time_base)
         return finite

@@ -87,8 +87,11 @@ def _daft(cluster: str | None) -> Any:
         return daft
     ray = optional_package("ray", "phidet batch --cluster", "batch-ray")
     try:
-        address = None if cluster == "local" else cluster
-        ray.init(address=address, ignore_reinit_error=True, log_to_driver=False, logging_level="ERROR")
+        quiet = {"ignore_reinit_error": True, "log_to_driver": False, "logging_level": "ERROR"}
+        if cluster == "local":
+            ray.init(include_dashboard=False, **quiet)  # nobody asked for another server
+        else:
+            ray.init(address=cluster, **quiet)
         daft.set_runner_ray(noop_if_initialized=True)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise ConfigError(f"there is no Ray cluster at {cluster}: {' '.join(str(error).split())}") from error

@@ -162,6 +162,13 @@ def as_tars(folder: Path, contents: list[bytes]) -> Path:
     return folder / "*.tar"
 
 
+def as_lance(folder: Path, contents: list[bytes]) -> Path:
+    lance = pytest.importorskip("lance", reason="no pylance here: pip install 'phidet[lance]'")
+    table = pa.table({"id": list(range(len(contents))), "image": pa.array(contents, pa.binary())})
+    lance.write_dataset(table, str(folder / "data.lance"), max_rows_per_file=5)
+    return folder / "data.lance"
+
+
 def as_images(folder: Path, contents: list[bytes]) -> Path:
     for i, content in enumerate(contents):
         path = folder / str(i // 7) / f"{i:03d}.png"
@@ -172,7 +179,7 @@ def as_images(folder: Path, contents: list[bytes]) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("write", [as_parquet, as_addresses, as_hugging_face, as_tars, as_images])
+@pytest.mark.parametrize("write", [as_parquet, as_addresses, as_hugging_face, as_tars, as_lance, as_images])
 def test_every_image_is_a_row_with_what_is_in_it(write: Any, tmp_path: Path) -> None:
     contents = [encoded(i) for i in range(17)]
     contents[3], contents[16] = NOTHING, contents[16][:60]

@@ -8,6 +8,7 @@ import logging
 import math
 import time
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -34,8 +35,18 @@ _CODES = {
 """HTTP's statuses as gRPC's; others are INTERNAL."""
 STREAMS = 64
 """Streams at a time: each may have a part of one message in memory, and so may a server of so many cameras."""
+_LOOK_EVERY_S = 1.0  # for clients that take no answers
 _APIS = {"tensorflow.serving": "grpc_v1", "inference": "grpc_v2"}
 log = logging.getLogger("phidet.serve")
+
+
+@dataclass(eq=False)
+class _Writing:
+    """An answer on its way to a client."""
+
+    deadline: float
+    peer: str
+    is_cut_off: bool = False
 
 
 class Gate(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no types
@@ -56,6 +67,8 @@ class Gate(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no types
         self._arriving = asyncio.Semaphore(max(1, limits.bodies_in_flight_bytes // limits.body_bytes))
         self._calls = 0
         self._streams = 0
+        self._writings: list[_Writing] = []
+        self._looking: asyncio.TimerHandle | None = None
 
     def service(self, details: Any) -> Any:
         """What answers a call; called by gRPC when its headers are here."""
@@ -221,24 +234,33 @@ class Gate(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no types
         Raises:
             RefusedError: 503 too many bytes at a time, 408 not taken; the latter is for the log, nobody is there.
         """
-        seconds, peer = self._service.settings.limits.request_seconds, context.peer()
-        cut_off = False
-
-        def give_up() -> None:
-            nonlocal cut_off
-            cut_off = close_connection(peer)
-
-        timer = asyncio.get_running_loop().call_later(seconds, give_up)
+        seconds = self._service.settings.limits.request_seconds
+        writing = _Writing(time.monotonic() + seconds, context.peer())
+        self._writings.append(writing)
+        if self._looking is None:
+            self._look_for_slow()
         try:
             with self._held(len(answer)):
                 await context.write(answer)
         # The client has gone: gRPC cancels the task, or the write fails before it does.
         except (asyncio.CancelledError, grpc.aio.InternalError) as error:
-            if cut_off:
+            if writing.is_cut_off:
                 raise RefusedError(408, f"the answer was not taken within {seconds:g} s") from error
             raise asyncio.CancelledError from error
         finally:
-            timer.cancel()
+            self._writings.remove(writing)
+
+    def _look_for_slow(self) -> None:
+        """Closes connections whose clients take too long; comes again while anything is being written.
+
+        One timer for all: those of every answer, called off at once, would lie about for as long as a request may last.
+        """
+        for writing in self._writings:
+            if not writing.is_cut_off and time.monotonic() >= writing.deadline:
+                writing.is_cut_off = close_connection(writing.peer)
+        self._looking = None
+        if self._writings:
+            self._looking = asyncio.get_running_loop().call_later(_LOOK_EVERY_S, self._look_for_slow)
 
     async def _parsed(self, method: Method, body: bytes) -> Any:
         if not method.request:

@@ -127,8 +127,7 @@ def train(data: Path, out: Path, *more: str) -> int:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measures few images after an epoch."""
     monkeypatch.setattr("phidet.training.generate_task.MEASURED", 16)
-    for module in ("task", "report"):
-        monkeypatch.setattr(f"phidet.training.generate_{module}.Lite0Features", lambda device: Pooled())
+    monkeypatch.setattr("phidet.training.features.Lite0Features", lambda device: Pooled())
     monkeypatch.setattr("phidet.training.generate_report.USUAL", Settings(samples=16, paths=4))
 
 
@@ -336,8 +335,7 @@ def test_without_features_a_run_goes_on(data: Path, tmp_path: Path, monkeypatch:
     def none(*_: object) -> None:
         raise DownloadError("no network")
 
-    monkeypatch.setattr("phidet.training.generate_task.Lite0Features", none)
-    monkeypatch.setattr("phidet.training.generate_report.Lite0Features", none)
+    monkeypatch.setattr("phidet.training.features.Lite0Features", none)
     assert train(data, tmp_path / "run", "loss.growing=false", "epochs=1") == 0
     assert (tmp_path / "run" / "best.safetensors").is_file()
     assert (tmp_path / "run" / "report" / "mixing.png").is_file()

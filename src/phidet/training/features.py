@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from phidet.core.errors import CheckpointError, DownloadError
 from phidet.weights.create import create_classifier
+
+log = logging.getLogger("phidet")
 
 _SIDE = 128  # pixels; crops are small, and a larger input would show nothing more of them
 _BATCH = 64
@@ -64,3 +68,12 @@ class Lite0Features:
         pixels = F.interpolate(pixels, (_SIDE, _SIDE), mode="bilinear", antialias=True, align_corners=False)
         maps: dict[int, Tensor] = self.backbone((pixels - self.mean) / self.std)
         return [maps[level] for level in sorted(maps)]
+
+
+def open_features(consequence: str) -> Lite0Features | None:
+    """Features on the usual device; ``None`` where their weights cannot be had, with a warning of the consequence."""
+    try:
+        return Lite0Features(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    except (CheckpointError, DownloadError) as error:
+        log.warning("%s: %s", consequence, error)
+        return None

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from phidet.architectures.adversarial import Adversarial
-from phidet.core.errors import ConfigError, InputError
+from phidet.core.errors import ConfigError
 from phidet.data.crops import Crop, cut_out, read_crops, window_of
 from phidet.data.dataset import Dataset
 from phidet.training.loading import EpochSampler
@@ -123,21 +121,3 @@ class TrainCrops(TorchDataset[tuple[Tensor, int]]):
         crop = self.crops[index]
         image = self.dataset.image(crop.image)
         return cut_out(image, window_of(crop.box_xyxy, (image.shape[0], image.shape[1]), self.context), self.size)
-
-
-def crop_loader(crops: TrainCrops, sampler: ShownImages, workers: int) -> DataLoader[Any]:
-    """Batches of (pixels (B, 3, size, size) uint8, classes (B,) int64)."""
-    workers = 0 if crops.pixels is not None else workers  # what lies in memory is faster without processes
-    return DataLoader(
-        crops,
-        batch_sampler=sampler,
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        pin_memory=torch.cuda.is_available(),
-    )
-
-
-def check_crops(crops: list[Crop], name: str) -> None:
-    """Raises InputError unless there is something to learn."""
-    if len(crops) < 2:
-        raise InputError(f"{name} has {len(crops)} objects that a generator could learn: expected two or more")

@@ -28,7 +28,7 @@ from phidet.training.base import TrainingTask
 from phidet.training.evaluate import defined
 from phidet.training.frame_pairs import frame_pairs, paired
 from phidet.training.learner import Learner
-from phidet.training.loading import EpochSampler
+from phidet.training.loading import EpochSampler, train_loader
 from phidet.training.recipe import Recipe
 from phidet.training.relations_data import detect_once, detections_from, detector_of, file_of, results_of, seen_fields
 from phidet.training.run_data import RunData
@@ -82,13 +82,7 @@ class RelationsTask(TrainingTask):
         return super().learner(fabric, model, recipe, settings)
 
     def loader(self, recipe: Recipe, seed: int, sampler: EpochSampler, workers: int) -> DataLoader[Any]:
-        return DataLoader(
-            _Examples(*self._learned(0), self.relating),
-            batch_sampler=sampler,
-            collate_fn=self.relating.collate,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-        )
+        return train_loader(_Examples(*self._learned(0), self.relating), sampler, workers, self.relating.collate)
 
     def losses(self, fabric: Fabric, model: Any, batch: RelationBatch, recipe: Recipe) -> dict[str, Tensor]:
         if self._loss is None:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from phidet.core.errors import CheckpointError, ConfigError
+from phidet.core.errors import ConfigError
 from phidet.core.files import write_atomic
 from phidet.data.hold_out import RUN
 from phidet.evaluation.report_tables import write_csv
@@ -22,6 +22,7 @@ from phidet.training.about import Request
 from phidet.training.augmentation.own import OwnAugmentation
 from phidet.training.fit import RunSettings
 from phidet.training.run import resume, run
+from phidet.training.run_folder import make_folder, read_record
 
 log = logging.getLogger("phidet")
 
@@ -110,12 +111,7 @@ def resume_seeds(folder: Path, settings: RunSettings, augment: OwnAugmentation |
     Raises:
         CheckpointError: there is nothing, or it is damaged.
     """
-    try:
-        record = msgspec.json.decode((folder / RECORD).read_bytes(), type=SeedsRecord)
-    except OSError as error:
-        raise CheckpointError(f"there is nothing to resume in {folder}: {RECORD}: {error.strerror or error}") from error
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
-        raise CheckpointError(f"{folder / RECORD} is damaged: {error}") from error
+    record = read_record(folder / RECORD, SeedsRecord, "nothing to resume")
     own = {"save_memory": record.save_memory, "compile": record.compile, "out": folder, "resume": False}
     return _go_on(record, msgspec.structs.replace(settings, **own), augment)
 
@@ -156,10 +152,7 @@ def _spreads(record: SeedsRecord) -> dict[str, Spread]:
 
 
 def _write(folder: Path, record: SeedsRecord) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CheckpointError(f"cannot make the folder {folder}: {error.strerror or error}") from error
+    make_folder(folder)
     spreads = _spreads(record)
     rows: list[list[object]] = [
         [f"seed {seed}", *(record.metrics[str(seed)].get(name) for name in spreads)]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from phidet.core.errors import CheckpointError, ConfigError, MissingExtraError
+from phidet.core.errors import ConfigError, MissingExtraError
 from phidet.core.files import write_atomic
 from phidet.data.hold_out import RUN
 from phidet.evaluation.report_tables import write_csv
@@ -25,6 +25,7 @@ from phidet.training.fit import RunSettings
 from phidet.training.plan import open_start
 from phidet.training.recipe import Recipe, replace
 from phidet.training.run import TrainedRun, resume, run
+from phidet.training.run_folder import make_folder, read_record
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -147,10 +148,7 @@ def tune(
         parse_field(field)
     # Held-out images are the same in every run, because the seed is.
     record = TuneRecord(request=request.with_absolute_paths(), search=tuple(search), seed=settings.seed)
-    try:
-        settings.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CheckpointError(f"cannot make the folder {settings.out}: {error.strerror or error}") from error
+    make_folder(settings.out)
     write_atomic(settings.out / RECORD, msgspec.json.format(msgspec.json.encode(record)))
     return _search(record, settings, budget, augment)
 
@@ -164,12 +162,7 @@ def resume_tune(
         CheckpointError: there is none, or it is damaged.
     """
     _optuna()
-    try:
-        record = msgspec.json.decode((folder / RECORD).read_bytes(), type=TuneRecord)
-    except OSError as error:
-        raise CheckpointError(f"there is no search in {folder}: {RECORD}: {error.strerror or error}") from error
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
-        raise CheckpointError(f"{folder / RECORD} is damaged: {error}") from error
+    record = read_record(folder / RECORD, TuneRecord, "no search")
     return _search(record, msgspec.structs.replace(settings, out=folder, seed=record.seed), budget, augment)
 
 

@@ -222,11 +222,11 @@ def pad_masks(masks: Tensor, size_hw: tuple[int, int]) -> Tensor:
     return padded
 
 
-def pad_to(pixels: Tensor, size_hw: tuple[int, int]) -> Tensor:
-    """(…, h, w) padded right and below with 0 to ``size_hw``."""
+def pad_to(pixels: Tensor, size_hw: tuple[int, int], fill: float = 0) -> Tensor:
+    """(…, h, w) padded right and below with ``fill`` to ``size_hw``."""
     if tuple(pixels.shape[-2:]) == size_hw:
         return pixels
-    return pad(pixels, (0, size_hw[1] - pixels.shape[-1], 0, size_hw[0] - pixels.shape[-2]))
+    return pad(pixels, (0, size_hw[1] - pixels.shape[-1], 0, size_hw[0] - pixels.shape[-2]), value=fill)
 
 
 def _colour(pixels: Tensor, strength: float, rng: np.random.Generator) -> Tensor:

@@ -79,6 +79,11 @@ def drop_wrappers(key: str) -> str | None:
     return None if bare.endswith("num_batches_tracked") or bare in ("anchors.boxes", "n_averaged") else bare
 
 
+def having(*needed: str) -> Callable[[Iterable[str]], bool]:
+    """Recognises files by keys that all of them have."""
+    return lambda keys: set(needed) <= set(keys)
+
+
 def parse(name: str) -> tuple[str, list[str]]:
     """One of our names as (part, path): ``"backbone.blocks.3.bn.bias"`` → ``("backbone", ["blocks", "3", …])``."""
     part, *path = name.split(".")

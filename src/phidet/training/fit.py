@@ -20,6 +20,7 @@ from phidet.architectures.registry import architecture_of
 from phidet.core.errors import CheckpointError, ConfigError, TrainingDivergedError
 from phidet.core.extras import __version__
 from phidet.core.machine import keep_freed_memory, usable_cores
+from phidet.core.structs import require
 from phidet.training.about import About, Origin, Request
 from phidet.training.base import TrainingTask
 from phidet.training.curves import draw_curves
@@ -62,10 +63,8 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True):
     log: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seed < 2**32:
-            raise ConfigError(f"seed must be a whole number from 0 to 2³² − 1, got {self.seed}")
-        if self.workers is not None and self.workers < 0:
-            raise ConfigError(f"workers must be a whole number ≥ 0, got {self.workers}")
+        require(0 <= self.seed < 2**32, f"seed must be a whole number from 0 to 2³² − 1, got {self.seed}")
+        require(self.workers is None or self.workers >= 0, f"workers must be a whole number ≥ 0, got {self.workers}")
         check_loggers(self.log)
 
 

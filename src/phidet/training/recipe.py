@@ -8,8 +8,8 @@ from typing import Any, Literal
 import msgspec
 
 from phidet.architectures.base import Architecture
-from phidet.core.errors import ConfigError, UnknownNameError
-from phidet.core.structs import in_words, require, require_one_of
+from phidet.core.errors import UnknownNameError
+from phidet.core.structs import convert, require, require_one_of
 
 Optimizer = Literal["sgd", "adamw"]
 AugmentationPolicy = Literal["none", "v0", "v1", "v2", "v3", "randaugment"]
@@ -263,11 +263,8 @@ def replace(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
         ConfigError: an invalid value.
         UnknownNameError: no such field.
     """
-    try:
-        # Through plain values: the conversion checks the types of the changes and runs __post_init__ again.
-        return msgspec.convert(_merged(recipe, msgspec.to_builtins(changes)), Recipe)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"recipe: {in_words(error, Recipe)}") from error
+    # Through plain values: the conversion checks the types of the changes and runs __post_init__ again.
+    return convert(_merged(recipe, msgspec.to_builtins(changes)), Recipe, "recipe")
 
 
 def _merged(settings: msgspec.Struct, changes: dict[str, Any]) -> dict[str, Any]:

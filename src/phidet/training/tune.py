@@ -17,6 +17,7 @@ import msgspec
 
 from phidet.core.errors import ConfigError, MissingExtraError
 from phidet.core.files import write_atomic
+from phidet.core.structs import require
 from phidet.data.hold_out import RUN
 from phidet.evaluation.report_tables import write_csv
 from phidet.training.about import Request
@@ -63,8 +64,7 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
     minutes: float | None = None
 
     def __post_init__(self) -> None:
-        if self.runs < 1:
-            raise ConfigError(f"runs must be a whole number ≥ 1, got {self.runs}")
+        require(self.runs >= 1, f"runs must be a whole number ≥ 1, got {self.runs}")
         if self.minutes is not None and not self.minutes > 0:
             raise ConfigError(f"minutes must be above 0, got {self.minutes:g}")
 

@@ -28,6 +28,7 @@ import math
 import msgspec
 
 from phidet.core.errors import ConfigError
+from phidet.core.structs import require
 
 PHI_RANGE = (-2.0, 10.0)
 
@@ -79,8 +80,7 @@ class CompoundScaling(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     def __post_init__(self) -> None:
         for name in ("alpha", "beta", "gamma"):
             value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 1):
-                raise ConfigError(f"{name} must be a number ≥ 1 (EfficientNet, eq. 3), got {value!r}")
+            require(1 <= value < math.inf, f"{name} must be a number ≥ 1 (EfficientNet, eq. 3), got {value!r}")
 
     def depth(self, phi: float) -> float:
         """Multiplier of the number of blocks, α^φ."""

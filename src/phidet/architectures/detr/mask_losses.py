@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from phidet.architectures.sets.losses import wide
+from phidet.architectures.layers import wide
 from phidet.architectures.sets.matching import Matched
 
 _ALPHA, _GAMMA = 0.25, 2.0

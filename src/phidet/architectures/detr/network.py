@@ -16,8 +16,8 @@ from phidet.architectures.detr.config import DetrConfig
 from phidet.architectures.detr.mask_head import MaskAttention, MaskHead
 from phidet.architectures.detr.positions import LearnedPositions, padding_of_cells, sine_positions
 from phidet.architectures.detr.transformer import Decoder, Encoder
+from phidet.architectures.layers import check_images
 from phidet.architectures.model import Model
-from phidet.core.errors import InputError
 
 LEVEL = 5
 """Of the backbone's map that the transformer sees: stride 32, or 16 if dilated."""
@@ -124,8 +124,7 @@ class Detr(Model):
 
     def features(self, images: Tensor, valid_hw: Tensor | None) -> Features:
         """The backbone's maps and the positions of their cells; arguments as of :meth:`forward`."""
-        if not torch.compiler.is_compiling():
-            check_images(images, self.config.stride)
+        check_images(images, self.config.stride, f"a feature cell: {self.config.stride}×{self.config.stride}")
         maps = self.backbone(images.contiguous(memory_format=torch.channels_last))
         projected = self.projection(maps[LEVEL])
         size_hw = images.shape[2], images.shape[3]
@@ -195,15 +194,3 @@ def place_cells(
     positions = sine_positions(padding, channels // 2) if learned is None else learned((height, width))
     flat = positions.flatten(2).transpose(1, 2).to(projected.dtype)
     return Features(maps, projected, flat.expand(batch, -1, -1), attended)
-
-
-def check_images(images: Tensor, stride: int) -> None:
-    """Raises InputError unless ``images`` are (B, 3, H, W) of at least a feature cell."""
-    if images.ndim != 4 or images.shape[1] != 3:
-        raise InputError(
-            f"expected images as (batch, 3, height, width), got shape {tuple(images.shape)}: colour images, channels "
-            "first"
-        )
-    height, width = images.shape[2:]
-    if min(height, width) < stride:
-        raise InputError(f"images of {height}×{width} pixels are smaller than a feature cell: {stride}×{stride}")

@@ -31,7 +31,7 @@ from phidet.detections.settings import PostprocessSettings, class_ids_of
 
 
 class AnchorDecoder:
-    """:func:`postprocess` for a config, with its anchors generated once."""
+    """:func:`select` for a config, with its anchors generated once."""
 
     def __init__(self, config: ModelConfig) -> None:
         self.config = config
@@ -126,18 +126,6 @@ def find_candidates(best_logits: Floats, class_logits: Floats, settings: Postpro
     scores = sigmoid(logits)
     good = scores >= settings.least_score
     return Candidates(anchors[good], class_ids[good], scores[good])
-
-
-def postprocess(
-    outputs: NetworkOutputs,
-    anchors_xyxy: Floats,
-    scale: float,
-    image_hw: tuple[int, int],
-    settings: PostprocessSettings,
-    class_names: tuple[str, ...],
-) -> Detections:
-    """The objects of one image; see :func:`select`."""
-    return select(outputs, anchors_xyxy, scale, image_hw, settings, class_names)[0]
 
 
 def select(

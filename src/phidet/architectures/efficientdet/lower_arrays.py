@@ -13,15 +13,21 @@ from phidet.architectures.weights import Weights, fold_arrays
 def lower_detector(weights: Weights, config: ModelConfig) -> Program:
     """The program of a detector on an EfficientNet, without masks."""
     w = ProgramWriter()
-    maps = lower_efficientnet(w, weights.part("backbone"), config.backbone)
-    features = weights.part("feature_network")
-    levels = lower_feature_network(w, features, config.feature_network, config.activation, maps)
+    _, outputs = lower_heads(w, weights, config, lower_efficientnet(w, weights.part("backbone"), config.backbone))
+    return Program(w.operations, outputs)
+
+
+def lower_heads(
+    w: ProgramWriter, weights: Weights, config: ModelConfig, maps: dict[int, int]
+) -> tuple[list[int], dict[str, int]]:
+    """Appends what follows the backbone's maps; returns the feature network's maps, and classes and boxes by name."""
     layers, act = config.head_layers, config.activation
+    levels = lower_feature_network(w, weights.part("feature_network"), config.feature_network, act, maps)
     outputs = {
         "class_logits": lower_head(w, weights.part("class_head"), levels, (layers, config.num_classes), act),
         "box_deltas": lower_head(w, weights.part("box_head"), levels, (layers, 4), act),
     }
-    return Program(w.operations, outputs)
+    return levels, outputs
 
 
 def lower_head(w: ProgramWriter, weights: Weights, maps: list[int], shape: tuple[int, int], act: Activation) -> int:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from phidet.architectures.config import Activation
 from phidet.architectures.efficientdet.mask_config import MaskConfig
-from phidet.architectures.layers import SeparableConv, activation, batch_norm
+from phidet.architectures.layers import SeparableConv, activation, batch_norm, init_convolutions
 
 
 class Prototypes(nn.Module):
@@ -37,11 +37,7 @@ class Prototypes(nn.Module):
         self.fine_bn = batch_norm(config.channels)
         self.predict = nn.Conv2d(config.channels, config.prototypes, 1)
         self.act = activation(act)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        init_convolutions(self, lambda conv: nn.init.kaiming_normal_(conv.weight, nonlinearity="relu"))
 
     def forward(self, level2: Tensor, maps: list[Tensor]) -> Tensor:
         """(B, C2, H/4, W/4) and the feature maps, finest (stride 8) first → (B, K, H/4, W/4)."""

@@ -14,7 +14,6 @@ from phidet.architectures.efficientdet.published_metrics import (
     PublishedDetector,
 )
 from phidet.architectures.efficientdet.receptive import receptive_fields
-from phidet.architectures.feature_networks.config import FeatureNetworkConfig
 from phidet.architectures.feature_networks.graphs import GRAPHS
 from phidet.core.errors import ConfigError
 from phidet.core.structs import replace
@@ -107,7 +106,7 @@ def compare_necks(config: ModelConfig) -> list[NeckReport]:
     for graph in GRAPHS:
         for fusion in ("sum", "fast") if graph == "bifpn" else ("sum",):
             try:
-                network = _with_graph(config.feature_network, graph, fusion)
+                network = msgspec.structs.replace(config.feature_network, graph=graph, fusion=fusion)
             except ConfigError:
                 continue
             parts = count_costs(replace(config, {"feature_network": network}))
@@ -115,11 +114,6 @@ def compare_necks(config: ModelConfig) -> list[NeckReport]:
             base = base or (neck, whole)  # fpn is the first
             reports.append(_neck_report(graph, fusion, (neck, whole), base))
     return reports
-
-
-def _with_graph(network: FeatureNetworkConfig, graph: str, fusion: str) -> FeatureNetworkConfig:
-    changed: FeatureNetworkConfig = msgspec.structs.replace(network, graph=graph, fusion=fusion)
-    return changed
 
 
 def _neck_report(graph: str, fusion: str, costs: tuple[Cost, Cost], base: tuple[Cost, Cost]) -> NeckReport:

@@ -9,6 +9,7 @@ from torch import Tensor
 from phidet.architectures.batch import Batch
 from phidet.architectures.efficientdet.mask_config import STRIDE
 from phidet.architectures.efficientdet.mask_losses import UNKNOWN, inside_boxes
+from phidet.architectures.layers import wide
 
 NOT_KNOWN = -100
 """Target of a pixel whose class is not known, which takes no part."""
@@ -58,6 +59,5 @@ def semantic_loss(logits: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         Scalars in float32 (float64 for float64 logits).
     """
-    wide = logits if logits.dtype == torch.float64 else logits.float()
-    loss = F.cross_entropy(wide, wanted, ignore_index=NOT_KNOWN, reduction="sum")
-    return loss, (wanted != NOT_KNOWN).sum().to(wide.dtype)
+    loss = F.cross_entropy(wide(logits), wanted, ignore_index=NOT_KNOWN, reduction="sum")
+    return loss, (wanted != NOT_KNOWN).sum().to(loss.dtype)

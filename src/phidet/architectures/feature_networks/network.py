@@ -10,7 +10,7 @@ from phidet.architectures.config import Activation
 from phidet.architectures.feature_networks.config import FeatureNetworkConfig, Fusion
 from phidet.architectures.feature_networks.graphs import FeatureGraph, Node
 from phidet.architectures.feature_networks.lower import FUSION_EPSILON
-from phidet.architectures.layers import SeparableConv, activation, batch_norm, same_max_pool
+from phidet.architectures.layers import SeparableConv, activation, batch_norm, init_convolutions, same_max_pool
 
 
 def fusion_weights(fusion: Fusion, raw: Tensor) -> Tensor:
@@ -135,7 +135,8 @@ class FeatureNetwork(nn.Module):
         self.cells = nn.ModuleList(
             FeatureCell(graph, in_channels if r == 0 else same, config, act) for r in range(config.repeats)
         )
-        self._init_weights()
+        # Keras' default, which the official code leaves as it is.
+        init_convolutions(self, lambda conv: nn.init.xavier_uniform_(conv.weight))
 
     def forward(self, backbone_maps: dict[int, Tensor]) -> list[Tensor]:
         """Maps by level, (B, C_l, H_l, W_l) → one map per level of the network, finest first, (B, C, H_l, W_l)."""
@@ -149,10 +150,3 @@ class FeatureNetwork(nn.Module):
         for cell in self.cells:
             maps = cell(maps)
         return maps
-
-    def _init_weights(self) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.xavier_uniform_(module.weight)  # Keras' default, which the official code leaves as it is
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)

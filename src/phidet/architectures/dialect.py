@@ -68,6 +68,7 @@ class UnwrappedKey(NamedTuple):
 def unwrap(key: str) -> UnwrappedKey:
     """``"model._orig_mod.backbone.bn1.bias"`` → ``("model", "_orig_mod")`` and ``"backbone.bn1.bias"``."""
     parts = key.split(".")
+    # The prefix ends at the first part that is none of a wrapper; the last part is the name of the tensor.
     first = next((i for i, part in enumerate(parts[:-1]) if part not in _WRAPPED | _WRAPPED_ANYWHERE), len(parts) - 1)
     bare = [part for part in parts[first:] if part not in _WRAPPED_ANYWHERE]
     return UnwrappedKey(tuple(parts[:first]), ".".join(bare))

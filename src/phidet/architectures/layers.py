@@ -76,6 +76,7 @@ class SameConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in, H, W) → (B, out, ⌈H / stride⌉, ⌈W / stride⌉)."""
+        # With stride 1 the padding is the same on both sides, which PyTorch does by itself.
         if self.stride == (1, 1):
             return super().forward(x)
         if torch.compiler.is_compiling():

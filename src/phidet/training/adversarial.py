@@ -95,6 +95,7 @@ class TwoNetworks:
         phase = self.adversary.phase(self.shown, self.recipe.batch_size, self.recipe.learning_rate)
         self._enter(phase)
         labels = F.one_hot(class_ids, self.num_classes).float() if self.num_classes else None
+        # Seeded by the number of the step: a resumed run draws what it would have drawn.
         chance = Chance(
             self.fabric.device, self.seed * 1_000_003 + self.steps, self.fabric.global_rank, self.fabric.world_size
         )
@@ -103,6 +104,7 @@ class TwoNetworks:
         losses |= self._generator_step(labels, phase, chance, augment)
         images = len(pixels) * self.fabric.world_size
         self.average.update(self.network, self.adversary.average_decay(images))
+        # A tensor still: to read it would wait for the device in every step.
         sign = self.processes.total(losses.pop("real_sign")) / self.processes.size
         if self.probability is not None:
             self.probability.note(sign, images)
@@ -114,6 +116,7 @@ class TwoNetworks:
     ) -> dict[str, Tensor]:
         adversary, (pixels, labels) = self.adversary, real_images
         self.discriminator.requires_grad_(True)
+        # The generator does not learn here, so that its activations need not be kept.
         with torch.no_grad():
             fake = augment(adversary.fake_images(self.network, labels, phase, chance, self.processes))
             real = augment(adversary.real_images(pixels, phase))
@@ -158,6 +161,7 @@ class TwoNetworks:
 
         def change(images: Tensor) -> Tensor:
             count = len(images) * world
+            # Drawn for the whole batch in every process, of which each takes its rows.
             geometry, colour = draw_geometry(count, p, size, rng), draw_colour(count, p, rng)
             return change_images(images, geometry[rank::world], colour[rank::world])
 

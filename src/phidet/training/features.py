@@ -46,6 +46,7 @@ class Lite0Features:
     def __call__(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """(N, H, W, 3) uint8 RGB → (N, 320): the last maps of the backbone, averaged over the image."""
         planes = images.transpose(0, 3, 1, 2)
+        # In parts: maps of all images together would not fit in memory.
         parts = [self._levels(planes[i : i + _BATCH])[-1].mean((2, 3)) for i in range(0, len(images), _BATCH)]
         return np.asarray(torch.cat(parts).cpu().numpy(), np.float32)
 

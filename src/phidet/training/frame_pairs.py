@@ -30,6 +30,7 @@ def frame_pairs(dataset: Dataset) -> Pairs:
             videos[video].append((number, index))
     pairs: Pairs = []
     for video, frames in videos.items():
+        # Neighbours in the order of their numbers, in which there may be gaps: not every frame is labelled.
         for (number, index), (following, other) in zip(sorted(frames), sorted(frames)[1:], strict=False):
             if number == following:
                 raise InputError(

@@ -64,6 +64,7 @@ class ShownImages(EpochSampler):
         left = self.adversary.epoch_images
         while True:
             size = self.adversary.phase(shown, self.recipe.batch_size, self.recipe.learning_rate).batch_size
+            # A batch that would reach beyond the epoch belongs to the next one; every epoch has at least one.
             if sizes and size > left:
                 return sizes
             # Discriminators compare the images of a batch in groups of four, which no process shares.

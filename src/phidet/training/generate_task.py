@@ -119,6 +119,7 @@ class GenerateTask(TrainingTask):
 
     def evaluate(self, fabric: Fabric, model: Any, recipe: Recipe, workers: int) -> dict[str, float]:
         assert self.features is not None
+        # At least 500, enough for statistics, also where there are fewer objects.
         count = min(MEASURED, max(len(self.crops), 500))
         generator = _generator(model)
         styles = generator.styles(generator.latents(count, 1), self._class_ids(count) if self.config.labelled else None)

@@ -248,6 +248,7 @@ def recipe_named(name: str, num_images: int, architecture: Architecture[Any] | N
     fields = dict(architecture.recipe_fields(name, num_images)) if architecture else {}
     general = choose_recipe(num_images) if name == "auto" else RECIPES.get(name)
     if general is None:
+        # A recipe of the architecture's own changes no general one: its fields are all there is.
         general = Recipe(name=name, epochs=fields["epochs"])
     return replace(general, fields) if fields else general
 

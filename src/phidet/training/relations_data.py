@@ -104,6 +104,7 @@ def file_of(files: Sequence[ResultsFile], split: int, data: RunData) -> ResultsF
     """
     if len(files) > 1 or data.val is None:
         return files[split]
+    # Files know images by their names, so that one split would get the other's detections.
     both = set(map(str, data.train.names)) & set(map(str, data.val.names))
     if both:
         raise InputError(

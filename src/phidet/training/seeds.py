@@ -140,6 +140,7 @@ def _go_on(record: SeedsRecord, settings: RunSettings, augment: OwnAugmentation 
         log.info("seed %d, run %d of %d", seed, number, len(record.seeds))
         own = folder / f"seed-{seed}"
         mine = msgspec.structs.replace(settings, out=own, seed=seed, devices=1)
+        # A run that was stopped goes on by its own description.
         begun = (own / RUN).exists()
         trained = resume(own, mine, augment=augment) if begun else run(record.request, mine, augment=augment)
         record = msgspec.structs.replace(record, metrics={**record.metrics, str(seed): trained.metrics})

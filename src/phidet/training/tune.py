@@ -171,6 +171,7 @@ def _search(record: TuneRecord, settings: RunSettings, budget: Budget, augment: 
     own = _own_recipe(record.request)
     fields = [_absolute(parse_field(text), own) for text in record.search]
     study = _open_study(folder, record.seed)
+    # First the recipe as it is, which everything else is compared with.
     if not study.trials:
         study.enqueue_trial({field.key: _nearest(field, _field_of(own, field.key)) for field in fields})
     begun_s = monotonic()

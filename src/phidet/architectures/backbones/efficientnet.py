@@ -82,6 +82,7 @@ class EfficientNet(nn.Module):
         maps: dict[int, Tensor] = {}
         for i, block in enumerate(self.blocks):
             x = block(x)
+            # A level's map is what its last block gives, before the next stride.
             if i in self.level_of_block:
                 maps[self.level_of_block[i]] = x
         return maps

@@ -139,6 +139,7 @@ class DetrArchitecture(OnBackbone[DetrConfig]):
         self, config: DetrConfig, ours: Mapping[str, FloatArray], theirs: Mapping[str, FloatArray]
     ) -> tuple[float, float]:
         """Compares the scores and boxes of the queries that PyTorch scores highest."""
+        # Queries have a fixed order, so that each is compared with itself.
         own, other = (answers_of(of["class_logits"], of["boxes_cxcywh"], config.image_size_hw) for of in (ours, theirs))
         best = np.argsort(-own.scores)[:COMPARED]
         difference = float(np.abs(other.scores[best] - own.scores[best]).mean())
@@ -157,6 +158,7 @@ class DetrArchitecture(OnBackbone[DetrConfig]):
             return config  # the file is of another form, the demo's or one with masks; loading says what is missing
         count = bias.numel() - 1
         names = config.class_names if count == config.num_classes else default_class_names(count)
+        # Layers are counted up to the first one whose norm is missing; no network has a thousand.
         layers = {
             f"{part}_layers": next(i for i in range(1000) if find(f"{part}.layers.{i}.norm1.weight") is None)
             for part in ("encoder", "decoder")

@@ -58,6 +58,7 @@ def _panoptic_slot(name: str, config: Config) -> Slot | None:
     if isinstance(config, DetrConfig) and config.masks is None:
         return None
     if part == "mask_attention":
+        # Its layers are called by the first letters of ours: query and key.
         return Slot((f"bbox_attention.{path[0][0]}_linear.{path[1]}",))
     if part == "mask_head":
         return Slot((f"mask_head.{mask_head_key(path)}",))
@@ -69,6 +70,7 @@ def mask_head_key(path: list[str]) -> str:
     """The official name of a tensor of the mask head, without the prefix."""
     if path[0] == "predict":
         return f"out_lay.{path[1]}"
+    # Layers are counted from 1 there.
     kinds = {"layers": "lay", "norms": "gn", "lateral": "adapter"}
     return f"{kinds[path[0]]}{int(path[1]) + 1}.{path[2]}"
 

@@ -112,6 +112,7 @@ class DetrLoss(Loss):
         classes = matched_classes((logits.shape[0], logits.shape[1]), targets, matched, self.num_classes)
         class_loss = softmax_class_loss(logits, classes, self.config.no_object_weight, processes)
         pairs = box_losses(boxes, targets, matched, normaliser)
+        # Nothing is learned from these two; they show how the training goes.
         with torch.no_grad():
             best = logits.argmax(-1)
             found = (best != self.num_classes).sum(1)

@@ -41,6 +41,7 @@ class MaskAttention(nn.Module):
         logits = torch.einsum("bqhc,bnhc->bqhn", q, k)
         if attended is not None:
             logits = logits.masked_fill(~attended, -math.inf)
+        # One softmax over heads and cells together, as in the official code.
         return logits.flatten(2).softmax(-1).view_as(logits)
 
     def multiply_adds(self, inputs: tuple[Tensor, ...]) -> int:

@@ -61,6 +61,7 @@ class Attention(nn.Module):
     def _heads_of(self, x: Tensor, which: int) -> Tensor:
         """Projected queries (0), keys (1) or values (2), (B, heads, length, C / heads)."""
         width = x.shape[-1]
+        # Rows of the one matrix: queries, then keys, then values.
         rows = slice(which * width, (which + 1) * width)
         projected = F.linear(x, self.in_proj_weight[rows], self.in_proj_bias[rows])
         heads: Tensor = projected.reshape(*x.shape[:2], self.heads, width // self.heads)

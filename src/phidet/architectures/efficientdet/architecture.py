@@ -175,6 +175,7 @@ class EfficientDetArchitecture(OnBackbone[ModelConfig]):
         count = outputs // per_cell
         names = config.class_names if count == config.num_classes else default_class_names(count)
         anchors = config.anchors
+        # Files do not carry anchors: those that they were trained with follow from the code that wrote them.
         if dialect.anchors_2020 and anchors.aspects_wh == ASPECTS_OFFICIAL:
             anchors = msgspec.structs.replace(anchors, aspects_wh=ASPECTS_2020)
         return replace(config, {"class_names": names, "anchors": anchors})

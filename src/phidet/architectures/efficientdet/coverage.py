@@ -69,6 +69,7 @@ def anchor_view(config: ModelConfig) -> AnchorView:
             anchors = msgspec.structs.replace(own, scale=trial.anchor_scale)
         if trial is not None and trial.what == "size":
             tried_hw = trial.image_size_hw
+        # Boxes come in pixels of the model's own input.
         ratio = min(new / old for new, old in zip(tried_hw, size_hw, strict=True))
         return best_ious(boxes_xyxy * ratio, tried_hw, levels, anchors) >= MATCHED
 

@@ -108,6 +108,7 @@ def find_candidates(best_logits: Floats, class_logits: Floats, settings: Postpro
         settings: ``score``, ``candidates``, ``multi_class``.
     """
     least = _logit(settings.least_score)
+    # By the largest logit of each anchor alone, which drops nearly all of them.
     anchors = np.flatnonzero(best_logits >= least) if least > -math.inf else np.arange(len(best_logits))
     anchors = anchors[_largest(best_logits[anchors], settings.candidates)]
     num_classes = class_logits.shape[1]

@@ -209,8 +209,10 @@ class _FocalSum(torch.autograd.Function):
             column = ids[piece].clamp(min=0)
             z = logits[piece].to(wide, copy=True)
             true_class = z.gather(1, column)  # (rows, 1); of background, whatever stands first
+            # Turned round at the right class: then one formula, that of a negative, holds for all.
             z.scatter_(1, column, torch.where(yes, -true_class, true_class))
             entropy = F.softplus(z)
+            # p^γ by log p = z − softplus(z), which loses nothing where p is small.
             power = torch.sub(z, entropy).mul_(gamma).exp_()
             if smoothing:
                 entropy.sub_(z, alpha=smoothing)
@@ -219,6 +221,7 @@ class _FocalSum(torch.autograd.Function):
             sums.append((1 - alpha) * loss.sum())
             sums.append((2 * alpha - 1) * torch.where(yes, loss.gather(1, column), 0).sum())
             if gradient is not None:
+                # The derivative of p^γ · entropy by z; buffers that are no longer needed are written over.
                 p = z.sigmoid_()
                 slope = entropy.mul_(gamma).mul_(1 - p).add_(p).sub_(smoothing).mul_(power)
                 true_class = slope.gather(1, column)
@@ -260,6 +263,7 @@ class AnchorLoss:
         if batch.soft is not None:
             image, anchor = (targets.class_ids >= 0).nonzero(as_tuple=True)
             targets = targets._replace(soft=batch.soft[image, targets.matched[image, anchor]])
+        # The target of the class is then how well the box fits, instead of 1.
         if quality is not None:
             ids = targets.class_ids[targets.class_ids >= 0]
             certain = F.one_hot(ids, outputs.class_logits.shape[-1]).to(quality.dtype)

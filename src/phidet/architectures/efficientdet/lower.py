@@ -44,6 +44,7 @@ def _semantic(w: ProgramWriter, head: SemanticHead, maps: list[int], level2: int
 
 
 def _prototypes(w: ProgramWriter, head: Prototypes, level2: int, maps: list[int], act: Activation) -> int:
+    # As Prototypes.forward, where enlarging is an operation of its own.
     x = w.sum(maps[0], *(w.add(Upsample(coarser, maps[0])) for coarser in maps[1:LEVELS]))
     x = w.conv(w.conv(x, head.coarse.depthwise, None), head.coarse.pointwise, head.coarse_bn, act)
     x = w.sum(w.add(Upsample(x, level2)), w.conv(level2, head.lateral, head.lateral_bn), act=act)

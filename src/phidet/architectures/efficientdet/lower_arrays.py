@@ -34,9 +34,11 @@ def lower_head(w: ProgramWriter, weights: Weights, maps: list[int], shape: tuple
     """Appends the operations of a head; ``shape`` is its number of layers, and of numbers for each anchor."""
     layers, outputs = shape
     lasts: list[int] = []
+    # Levels share convolutions but not norms, so that folded each level has weights of its own.
     for level, x in enumerate(maps):
         for layer in range(layers):
             x = w.separable(x, weights.part("convs", layer), weights.part("norms", layer, level), act)
         lasts.append(w.folded(x, weights.part("predict", "depthwise"), None, None, DEPTHWISE))
+    # The last layer has no norm: one product serves all levels together.
     weight, bias = fold_arrays(weights.part("predict", "pointwise"), None)
     return w.add(Predict(tuple(lasts), weight[:, :, 0, 0], bias, outputs))

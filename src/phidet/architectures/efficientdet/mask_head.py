@@ -43,6 +43,7 @@ class Prototypes(nn.Module):
         """(B, C2, H/4, W/4) and the feature maps, finest (stride 8) first → (B, K, H/4, W/4)."""
         size_hw = maps[0].shape[2:]
         x = maps[0]
+        # Large objects are seen best in coarser maps, which are enlarged and added.
         for coarser in maps[1:LEVELS]:
             x = x + F.interpolate(coarser, size_hw)
         x = self.act(self.coarse_bn(self.coarse(x)))

@@ -31,6 +31,7 @@ def semantic_targets(batch: Batch, num_classes: int, has_background: bool) -> Te
     masks, there = batch.masks, batch.class_ids >= 0
     size_hw = masks.shape[2:]
     covered = (masks == 1) & there[:, :, None, None]
+    # Where no object lies is background, if the labels have any; else nothing is known of it.
     known = torch.ones(len(masks), *size_hw, dtype=torch.bool, device=masks.device) & has_background
     rows, columns = (torch.arange(side, device=masks.device) for side in size_hw)
     valid = batch.valid_hw / STRIDE
@@ -40,6 +41,7 @@ def semantic_targets(batch: Batch, num_classes: int, has_background: bool) -> Te
         for i in range(len(masks)):  # an image at a time: all boxes of a batch would be large
             boxed_only = there[i] & (masks[i, :, 0, 0] == UNKNOWN)
             known[i] &= ~inside_boxes(batch.boxes_xyxy[i, boxed_only] / STRIDE, size_hw).bool().any(0)
+        # Of objects that overlap, the smallest one is seen.
         areas = covered.sum((2, 3)).float()
         cost = torch.where(covered, areas[:, :, None, None], torch.inf)
         least, top = cost.min(1)

@@ -127,6 +127,7 @@ class FeatureNetwork(nn.Module):
         self.backbone_levels = [level for level in config.levels if level <= top]
         self.num_coarser = len(config.levels) - len(self.backbone_levels)
         in_channels = [backbone_channels[level] for level in self.backbone_levels]
+        # Coarser levels are pooled from the backbone's last map, which is made as wide as the others first.
         project = self.num_coarser > 0 and in_channels[-1] != config.channels
         self.coarser = Projection(in_channels[-1], config.channels) if project else None
         in_channels += [config.channels] * self.num_coarser

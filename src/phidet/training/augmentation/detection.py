@@ -103,6 +103,7 @@ def padded_hw(size_hw: tuple[int, int], settings: Augmentation, varying: bool) -
 
 def turned(sample: Sample, settings: Augmentation, rng: np.random.Generator) -> Sample:
     """The sample rotated and slanted by chance, up to the settings' ``rotate`` and ``shear``."""
+    # Chance is only asked for what may happen, so that other runs stay what they were.
     if settings.rotate > 0:
         sample = rotate(sample, rng.uniform(-settings.rotate, settings.rotate))
     if settings.shear > 0:

@@ -53,6 +53,7 @@ def mixed(sample: Sample, other: Sample, rng: np.random.Generator) -> Sample:
     height, width = (max(a.pixels.shape[side] for a in (sample, other)) for side in (1, 2))
     size_hw = height, width
     share = float(rng.beta(8, 8))
+    # NaN marks where an image does not reach, which 0 would not tell from black.
     first, second = (pad_to(s.pixels.float(), size_hw, float("nan")) for s in (sample, other))
     pixels = torch.where(
         first.isnan(), second, torch.where(second.isnan(), first, share * first + (1 - share) * second)

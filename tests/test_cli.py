@@ -216,7 +216,7 @@ def test_a_reader_that_left_ends_a_command_as_sigpipe_would(words: str, unbuffer
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is always full")
-@pytest.mark.parametrize("words", ["--help", pytest.param("info --all", marks=needs_pytorch)])
+@pytest.mark.parametrize("words", ["--help", pytest.param("info efficientdet-lite0", marks=needs_pytorch)])
 def test_an_output_that_takes_no_more_is_told(words: str) -> None:
     with Path("/dev/full").open("w") as full:
         done = run_into(full, words)

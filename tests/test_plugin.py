@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from blobs import Box, painted
 from doctor_data import coco
+from interrupted import interrupted_after, same_weights
 from phidet import Detector, create_model, load_model, save_model
 from phidet.architectures.registry import all_architectures, architecture_named, registered
 from phidet.cli.main import main
@@ -75,25 +75,6 @@ def test_it_goes_every_way_that_a_built_in_one_goes(
     whole = ["train", str(data), *QUICK, "--epochs", "24", "--recipe", "small", *PLAIN]
     assert main([*whole, "--out", "whole"]) == 0
 
-    # Interrupted after some epochs and resumed, it ends where the other one did.
-    from phidet.training import fit as fitting  # noqa: PLC0415
-
-    real, done = fitting.train_epoch, []
-
-    def cut_off(*args: object) -> dict[str, float]:
-        if len(done) == 5:
-            raise KeyboardInterrupt
-        done.append(1)
-        return real(*args)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(fitting, "train_epoch", cut_off)
-    assert main([*whole, "--out", "cut"]) == 130
-    monkeypatch.setattr(fitting, "train_epoch", real)
-    assert main(["train", "--resume", "cut", "--workers", "0", "--accelerator", "cpu"]) == 0
-    first, second = (load_model(Path(run) / "last.safetensors") for run in ("whole", "cut"))
-    for (name, ours), theirs in zip(first.state_dict().items(), second.state_dict().values(), strict=True):
-        assert torch.equal(ours, theirs), name
-
     capsys.readouterr()
     assert main(["eval", "whole", str(data), "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
@@ -115,6 +96,18 @@ def test_it_goes_every_way_that_a_built_in_one_goes(
         assert status == 200
         served = json.loads(answer)["predictions"][0]
         assert served["num_detections"] == len(answers[1])
+
+
+def test_an_interrupted_run_resumes_to_the_same_weights(
+    plugin: None, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["train", str(data), *QUICK, "--epochs", "4", "--recipe", "small", *PLAIN, "--val-split", "none"]
+    assert main([*words, "--out", "whole"]) == 0
+    with interrupted_after(2):
+        assert main([*words, "--out", "cut"]) == 130
+    assert main(["train", "--resume", "cut", "--workers", "0", "--accelerator", "cpu"]) == 0
+    assert same_weights(Path("whole/last.safetensors"), Path("cut/last.safetensors"))
 
 
 def test_files_name_their_architecture_and_are_refused_without_it(

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from PIL import Image
 
 import peers
 from doctor_data import broken_yolo
+from interrupted import interrupted_after
 from phidet import create_model, load_model, save_model, train
 from phidet.architectures.backbones.config import BackboneConfig
 from phidet.architectures.efficientdet.network import EfficientDet
@@ -286,9 +286,8 @@ def test_a_resumed_run_needs_nothing_but_its_folder_and_its_data(
     changes = {"epochs": 2, **QUICK, "drop_path": 0.1}
     splits = (None, "none")
     whole = train("data", "tiny.safetensors", splits=splits, changes=changes, settings=settings(tmp_path / "whole"))
-    stop_after_an_epoch(monkeypatch, lambda: train(
-        "data", "tiny.safetensors", splits=splits, changes=changes, settings=settings(tmp_path / "run")
-    ))  # fmt: skip
+    with interrupted_after(1), pytest.raises(KeyboardInterrupt):
+        train("data", "tiny.safetensors", splits=splits, changes=changes, settings=settings(tmp_path / "run"))
     tiny.unlink()
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
@@ -328,20 +327,6 @@ def test_answers_that_are_no_numbers_end_a_run_though_its_weights_are(
     with pytest.raises(TrainingDivergedError, match=r"the network returned NaN or infinity.*lower the learning rate"):
         train(data, tiny, changes={"epochs": 1, **QUICK}, settings=settings(tmp_path / "run"))
     assert not list((tmp_path / "run").glob("*.safetensors"))
-
-
-def stop_after_an_epoch(monkeypatch: pytest.MonkeyPatch, run: Callable[[], object]) -> None:
-    real = training.train_epoch
-
-    def epoch(*args: Any) -> dict[str, float]:
-        if args[-1] == 1:
-            raise KeyboardInterrupt
-        return real(*args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(training, "train_epoch", epoch)
-        with pytest.raises(KeyboardInterrupt):
-            run()
 
 
 def test_a_run_that_was_stopped_in_its_first_epoch_begins_again(

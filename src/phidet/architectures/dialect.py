@@ -8,6 +8,12 @@ from typing import Any, Literal, NamedTuple
 Layout = Literal["same", "io", "hwio", "hwc1", "scalars", "parts"]
 """How a foreign tensor is stored: as ours; IO matrices; HWIO kernels; HWC1 depthwise kernels; one scalar per key; equal
 parts of its first dimension, one per key."""
+AXES: dict[Layout, tuple[tuple[int, ...], tuple[int, ...]]] = {
+    "io": ((1, 0), (1, 0)),
+    "hwio": ((3, 2, 0, 1), (2, 3, 1, 0)),
+    "hwc1": ((2, 3, 0, 1), (2, 3, 0, 1)),
+}
+"""Of Keras' layouts: our axes in theirs, as ``permute`` takes them on the way to ours, and the other way round."""
 
 Config = Any
 """The config of whichever architecture a dialect belongs to; see :class:`phidet.architectures.base.NetworkConfig`."""

@@ -24,12 +24,15 @@ agree.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import TypeVar
 
 import msgspec
 
-from phidet.core.errors import ConfigError
+from phidet.core.errors import ConfigError, UnknownNameError
 from phidet.core.structs import require
 
+FamilyT = TypeVar("FamilyT")
 PHI_RANGE = (-2.0, 10.0)
 
 
@@ -68,6 +71,20 @@ def check_phi(phi: float) -> float:
             "0 is EfficientDet-D0, each step of 1 costs two to three times as much"
         )
     return float(phi)
+
+
+def family_named(family: object, families: Mapping[str, FamilyT], usual: str) -> FamilyT:
+    """The family of that name; ``None`` stands for the ``usual`` one, and one of another kind than names for itself.
+
+    Raises:
+        UnknownNameError: a name that none has.
+    """
+    if isinstance(family, type(families[usual])):
+        return family
+    name = usual if family is None else str(family)
+    if name not in families:
+        raise UnknownNameError("family", name, families)
+    return families[name]
 
 
 class CompoundScaling(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -48,9 +48,8 @@ class DetrDemo(Model):
         tokens = projected.flatten(2).transpose(1, 2) * self.config.feature_scale
         nowhere = torch.zeros_like(tokens[:, :1])  # positions of the layers, which have none here
         memory = self.encoder(tokens + features.positions, nowhere, features.attended)
-        queries = self.queries.weight.unsqueeze(0).expand(
-            memory.shape[0], -1, -1
-        )  # len() would fix the size of exported batches
+        # Not len(), which would fix the size of exported batches.
+        queries = self.queries.weight.unsqueeze(0).expand(memory.shape[0], -1, -1)
         known = self.decoder(queries, nowhere, memory, memory, features.attended)
         logits, boxes = self.class_head(known[-1:]), self.box_head(known[-1:]).sigmoid()
         return DetrOutputs(logits[0], boxes[0], logits[:0], boxes[:0])

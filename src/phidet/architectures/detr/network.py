@@ -138,9 +138,8 @@ class Detr(Model):
 
     def decode(self, features: Features, memory: Tensor) -> Tensor:
         """(L, B, Q, C), what every decoder layer knows of each object."""
-        queries = self.queries.weight.unsqueeze(0).expand(
-            memory.shape[0], -1, -1
-        )  # len() would fix the size of exported batches
+        # Not len(), which would fix the size of exported batches.
+        queries = self.queries.weight.unsqueeze(0).expand(memory.shape[0], -1, -1)
         keys = memory + features.positions
         known: Tensor = self.decoder(torch.zeros_like(queries), queries, keys, memory, features.attended)
         return known

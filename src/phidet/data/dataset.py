@@ -61,7 +61,7 @@ class Annotations(NamedTuple):
 
     def take(self, part: slice | npt.NDArray[np.bool_] | npt.NDArray[np.int64]) -> Annotations:
         """Some of the objects; views where ``part`` is a slice."""
-        return Annotations(*(column[part] for column in self[:-1]), take_fields(self.fields, part))
+        return Annotations._make([*(column[part] for column in self[:-1]), take_fields(self.fields, part)])
 
 
 class Problem(NamedTuple):
@@ -245,4 +245,4 @@ def _concatenated(parts: Sequence[Annotations]) -> Annotations:
     nothing = Annotations.of_boxes(np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
     columns = zip(*(part[:-1] for part in (nothing, *parts)), strict=True)
     joined = (np.concatenate(column).astype(column[0].dtype, copy=False) for column in columns)
-    return Annotations(*joined, join_fields([(a.fields, len(a.areas)) for a in parts]))
+    return Annotations._make([*joined, join_fields([(a.fields, len(a.areas)) for a in parts])])

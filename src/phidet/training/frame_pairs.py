@@ -64,4 +64,4 @@ def _both(dataset: Dataset, one: int, other: int) -> Annotations:
     fields = [({name: v for name, v in a.fields.items() if name != "masks"}, len(a.areas)) for a in (first, second)]
     second = second._replace(boxes_xyxy=beside(second.boxes_xyxy, np.ones(len(second.areas), np.int64), width))
     columns = (np.concatenate(both) for both in zip(first[:-1], second[:-1], strict=True))
-    return Annotations(*columns, join_fields(fields))
+    return Annotations._make([*columns, join_fields(fields)])

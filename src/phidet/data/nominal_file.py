@@ -73,6 +73,7 @@ def read_nominal(path: Path, options: NominalOptions | None = None) -> Nominal:
     table = read_table(path)
     label = _label_column(table, options.label_column)
     parts = [_part(table, line, cells, (label, _unit(table, options))) for line, cells in table.rows]
+    # Every result names parts by their references, so that each comes once.
     lines: dict[str, int] = {}
     for (line, _), part in zip(table.rows, parts, strict=True):
         if part.reference in lines:
@@ -180,6 +181,7 @@ def _number(table: NominalTable, place: tuple[int, str], text: str, unit: Unit |
         raise InputError(f"{where}: expected a number, got {text!r}")
     value = float(found[1].replace(",", "."))
     suffix = found[2].lower().strip('"') or ("in" if found[2] else "")
+    # What has no unit of length is an angle, in degrees.
     if unit is None and not suffix:
         return value
     if unit is None:

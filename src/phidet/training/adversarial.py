@@ -195,6 +195,7 @@ class TwoNetworks:
         self.discriminator.load_state_dict(state["discriminator"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
+        # In place: the average's tensors stay on their device.
         for name, tensor in state["average"].items():
             self.average.values[name].copy_(tensor)
         if self.probability is not None:

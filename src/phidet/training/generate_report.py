@@ -41,6 +41,7 @@ def report_generator(model: Any, train: Dataset, folder: Path) -> dict[str, floa
     real = CropImages(train, generator.config.image_size_hw[0], generator.config.context, REAL)
     report = measure_generator(generator, real, (features, features), USUAL)
     write_atomic(folder / "generation.json", msgspec.json.format(msgspec.json.encode(report)))
+    # Every class in turn.
     labels = np.arange(_SHOWN) % generator.config.num_classes if generator.config.labelled else None
     made = generator.sample(_SHOWN, 1, labels)
     sheets.save_sheet(nearest_to(made, real, features), folder / "nearest.png", 2)

@@ -153,6 +153,7 @@ def detect_once(detector: SupportsDetect, dataset: Dataset, path: Path, score: f
         InputError: the detector has other classes, or an image cannot be decoded.
     """
     readable, found = detect_dataset(detector, dataset, PostprocessSettings(score=score))
+    # Not left out silently: files of detections must have every image, or they cannot be used again.
     if len(readable) < len(dataset):
         raise InputError(f"{len(dataset) - len(readable)} images of {dataset.name!r} cannot be decoded: leave them out")
     write_results(path, dataset, found)

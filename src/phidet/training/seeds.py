@@ -94,6 +94,7 @@ def train_seeds(
         raise ConfigError("runs with several seeds follow one another on one device: leave out --devices and --nodes")
     if (settings.out / RECORD).exists():
         raise ConfigError(f"{settings.out} holds runs already: continue them with --resume, or choose another folder")
+    # Runs of all seeds are measured on the same images, or they could not be compared.
     split_seed = settings.seed if request.split_seed is None else request.split_seed
     record = SeedsRecord(
         request=msgspec.structs.replace(request, split_seed=split_seed).with_absolute_paths(),

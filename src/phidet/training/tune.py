@@ -107,6 +107,7 @@ def parse_field(text: str) -> Field:
         try:
             low, high = (float(part) for part in values.removeprefix("x").split(".."))
         except ValueError:
+            # No range, which is refused below.
             low, high = 1.0, 0.0
         if not low < high or (relative and low <= 0):
             raise ConfigError(f"expected a range LOW..HIGH of two numbers, got {text!r}")

@@ -38,6 +38,7 @@ class DialectArrays(Mapping[str, Array]):
             return np.full(1, slot.default)  # of one number, which fits any shape
         if slot is None or missing:
             raise CheckpointError(f"{self._path} does not fit {self._config.name}: it lacks {', '.join(missing[:4])}")
+        # So that what the network never asks for can be named.
         self._used.update(slot.keys)
         arrays = [self._foreign[key] for key in slot.keys]
         if slot.layout == "scalars":

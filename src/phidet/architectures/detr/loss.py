@@ -79,6 +79,7 @@ class DetrLoss(Loss):
         """The pairs of every layer, each matched by itself; of the last alone without auxiliary losses."""
         config, (logits, boxes_cxcywh) = self.config, self._answers(outputs)
         check_class_ids(targets.class_ids, self.num_classes)
+        # Pairs are chosen by what the network answers, but no gradient goes through the choice.
         weights = CostWeights(config.class_cost, config.box_cost, config.giou_cost)
         class_cost = softmax_class_cost(wide(logits.detach()), targets.class_ids)
         return match(matching_cost(class_cost, wide(boxes_cxcywh.detach()), targets, weights), targets)

@@ -140,6 +140,7 @@ class EfficientDetArchitecture(OnBackbone[ModelConfig]):
 
     def extend_graph(self, graph: GraphWriter, config: ModelConfig) -> dict[str, tuple[int, ...]]:
         """The largest class logit of each anchor: most anchors are discarded by it alone."""
+        # The logit of a single class is the largest one already.
         if config.num_classes == 1:
             return {}
         shape = graph.constant([0, config.num_anchors, config.num_classes], np.int64)

@@ -114,6 +114,7 @@ class EfficientDet(Model):
         check_images(images, side, enough)
         features = self.backbone(images.contiguous(memory_format=torch.channels_last))
         maps = self.feature_network(features)
+        # In the order of the fields of the outputs' type.
         found = [self.class_head(maps), self.box_head(maps)]
         if self.mask_head is not None and self.prototypes is not None:
             found += self.mask_head(maps), self.prototypes(features[2], maps)

@@ -69,6 +69,7 @@ def describe_detector(config: ModelConfig, input_hw: tuple[int, int] | None = No
     """Levels, anchors, fields and costs of a detector at ``input_hw``, its own size by default."""
     size = input_hw or config.image_size_hw
     parts = count_costs(config, size)
+    # The paper's counts are of its own input size, and of COCO's 90 slots.
     comparable = size == config.image_size_hw and config.num_classes == 90 and _is_published(config)
     return DetectorReport(
         name=config.name,

@@ -47,6 +47,7 @@ class SetDet(Model):
         self.backbone = build_backbone(config.backbone)
         channels = dict(cast("Backbone", self.backbone).channels)
         self.encoder = MapEncoder(channels[5], width, config.decoder.heads, config.encoder_layers)
+        # The encoder's map takes the place of the backbone's coarsest one.
         channels[5] = width
         self.feature_network = FeatureNetwork(channels, features, config.activation)
         self.memory = nn.ModuleList(Projection(features.channels, width) for _ in features.levels)

@@ -116,6 +116,7 @@ def named_config(name: str, class_names: tuple[str, ...] = COCO_CLASS_NAMES) -> 
     """
     if name not in SETDETS:
         raise UnknownNameError("model", name, SETDET_NAMES)
+    # The backbone is a published one, whose weights exist; everything else follows the law.
     family, backbone, phi = SETDETS[name]
     return _config(name, phi, FAMILIES[family], backbone_config(backbone), class_names)
 

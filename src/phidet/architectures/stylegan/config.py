@@ -112,6 +112,7 @@ class StyleGanConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     def channels(self, resolution: int) -> int:
         """Channels of the layers at ``resolution``."""
+        # Half as many for each doubling of the resolution, as in the paper, below a limit.
         return min(int(self.channels_base / (resolution // 2)), self.channels_limit)
 
     def is_fused(self, resolution: int) -> bool:

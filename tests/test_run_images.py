@@ -8,29 +8,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 import data_factory as factory
 import peers
 from interrupted import interrupted_after
-from phidet import create_model, save_model, train
+from phidet import train
 from phidet.cli.main import main
 from phidet.core.errors import CheckpointError, InputError
-from phidet.core.structs import replace
 from phidet.data.fingerprint import fingerprint, fingerprints
 from phidet.data.layouts import open_data
 from phidet.data.run_images import KnownImage, RunImages, known_images, places, read_run_images
 from phidet.data.tfrecord_file import RecordImage
 from phidet.training.run import resume
-from test_train_run import CLASSES, QUICK, settings, write_squares
+from test_train_run import QUICK, save_tiny, settings, write_squares
 
 
 @pytest.fixture
 def tiny(tmp_path: Path) -> Path:
-    torch.manual_seed(0)
-    path = tmp_path / "tiny.safetensors"
-    save_model(create_model(replace(peers.tiny_detector(CLASSES), {"image_size_hw": (128, 160)})), path)
-    return path
+    return save_tiny(tmp_path / "tiny.safetensors")
 
 
 def test_a_fingerprint_is_of_the_content_and_not_of_the_name(tmp_path: Path) -> None:

@@ -71,12 +71,16 @@ def data(tmp_path: Path) -> Path:
     return write_squares(tmp_path / "data")
 
 
-@pytest.fixture
-def tiny(tmp_path: Path) -> Path:
+def save_tiny(path: Path) -> Path:
+    """A tiny detector with fresh weights, the same each time."""
     torch.manual_seed(0)
-    path = tmp_path / "tiny.safetensors"
     save_model(create_model(replace(peers.tiny_detector(CLASSES), {"image_size_hw": (128, 160)})), path)
     return path
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    return save_tiny(tmp_path / "tiny.safetensors")
 
 
 def settings(out: Path) -> RunSettings:

@@ -78,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     frames.add_argument("--fps", type=_rate, metavar="R", help="images are frames of a video, at R a second")
     frames.add_argument("--every-frame", action="store_true", help="of streams, too, however late (the newest)")
-    frames.add_argument("--silent", type=_seconds, metavar="SECONDS", help="when a stream is opened again (10)")
+    frames.add_argument("--silent", type=_seconds_above_0, metavar="SECONDS", help="when a stream is opened again (10)")
     frames.add_argument("--quiet", action="store_true", help="no line a second about a stream")
     frames.add_argument("--show", action="store_true", help="show the frames in a window")
     frames.add_argument("--sound", action="store_true", help="keep the sound in drawn videos")
@@ -280,6 +280,7 @@ class TrackReport(Report):
     """Counts tracks instead of objects in a frame; prints events of lines and zones."""
 
     before = "tracks of "
+    unit = "frame"
 
     def __init__(self, json_lines: bool, counts: CountSink | None) -> None:
         super().__init__(json_lines)
@@ -299,6 +300,12 @@ class TrackReport(Report):
             for event in self._counts.latest:
                 sys.stdout.buffer.write(msgspec.json.encode(event_json(item, event)) + b"\n")
             sys.stdout.buffer.flush()
+
+    def total(self) -> str:
+        """How many tracks there were."""
+        from phidet.core.words import count
+
+        return count(self.tracks_so_far, "track")
 
     def tally(self, so_far: dict[str, int], found: Detections) -> dict[str, int]:
         """Tracks of each class: ids rise, so that those above the highest one are new."""
@@ -333,4 +340,11 @@ def _seconds(text: str) -> float:
         value = -1.0
     if not 0 <= value < 1e6:
         raise argparse.ArgumentTypeError(f"expected seconds, 0 or more, got {text!r}")
+    return value
+
+
+def _seconds_above_0(text: str) -> float:
+    value = _seconds(text)
+    if value == 0:
+        raise argparse.ArgumentTypeError(f"expected seconds above 0, got {text!r}")
     return value

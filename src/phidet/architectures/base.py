@@ -82,6 +82,7 @@ class Loss(Protocol):
 
     def to(self, device: torch.device) -> None:
         """Moves the loss's tensors to ``device``; losses without any inherit this."""
+        return
 
     def __call__(self, outputs: Any, batch: Any, processes: Processes) -> dict[str, Tensor]:
         """Losses by name; ``loss`` is minimised, the others are parts of it.

@@ -75,6 +75,7 @@ class TwoNetworks:
         self.fabric, self.network, self.adversary, self.recipe = fabric, network, adversary, recipe
         self.seed, self.num_classes = seed, num_classes
         self.discriminator = adversary.discriminator.to(fabric.device)
+        # Of the generator, then of the discriminator; states keep this order.
         self.optimizers = [_adam(network, recipe), _adam(self.discriminator, recipe)]
         self.average = GeneratorAverage(network)
         self.processes = Processes(fabric.world_size, total_over_processes)

@@ -103,6 +103,7 @@ def fit(
         about = describe(model, task, recipe, settings, None if origin is None else origin.request)
         folder.create(about, None if origin is None else origin.images)
 
+    # Only the first process tells others, or every metric would be there several times.
     told = settings.log if fabric.is_global_zero else ()
     settings_of_run = {"model": model.config.name, "seed": settings.seed, "recipe": msgspec.to_builtins(recipe)}
     loggers = Loggers(told, settings.out, settings_of_run)

@@ -75,6 +75,7 @@ def is_results(path: Path) -> bool:
     """Whether the file holds a list, as COCO's results do; the description of a detector is an object."""
     if path.suffix.lower() != ".json" or not path.is_file():
         return False
+    # The first character tells; such files may be large.
     with path.open("rb") as file:
         return file.read(64).lstrip()[:1] == b"["
 

@@ -85,6 +85,7 @@ class RelationsTask(TrainingTask):
         return train_loader(_Examples(*self._learned(0), self.relating), sampler, workers, self.relating.collate)
 
     def losses(self, fabric: Fabric, model: Any, batch: RelationBatch, recipe: Recipe) -> dict[str, Tensor]:
+        # Built with the first batch: neither recipe nor device are known before.
         if self._loss is None:
             self._loss = self.architecture.loss(self.config, resolved_loss(self.architecture, recipe.loss))
             self._loss.to(fabric.device)

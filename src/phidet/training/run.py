@@ -130,6 +130,7 @@ def carry_out(plan: Plan) -> TrainedRun:
     best = load_model(folder.best) if folder.has_best else last.eval()
     stored = best.thresholds
     metrics = kind.report(Reported(best, plan.data, origin, folder.path / "report", settings.accelerator))
+    # Reporting chose thresholds, which belong to the model: they are written into its file.
     if folder.has_best and best.thresholds is not None and best.thresholds != stored:
         store_thresholds(folder.best, best.thresholds)
     return TrainedRun(settings.out, best, metrics)

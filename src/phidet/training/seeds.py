@@ -113,6 +113,7 @@ def resume_seeds(folder: Path, settings: RunSettings, augment: OwnAugmentation |
         CheckpointError: there is nothing, or it is damaged.
     """
     record = read_record(folder / RECORD, SeedsRecord, "nothing to resume")
+    # As the runs before, or they could not be compared; each run decides for itself whether it goes on.
     own = {"save_memory": record.save_memory, "compile": record.compile, "out": folder, "resume": False}
     return _go_on(record, msgspec.structs.replace(settings, **own), augment)
 

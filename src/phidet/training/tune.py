@@ -145,6 +145,7 @@ def tune(
         )
     if (settings.out / RECORD).exists():
         raise ConfigError(f"{settings.out} holds a search already: continue it with --resume, or choose another folder")
+    # Before the folder is made, so that a mistake leaves none behind.
     for field in search:
         parse_field(field)
     # Held-out images are the same in every run, because the seed is.
@@ -178,6 +179,7 @@ def _search(record: TuneRecord, settings: RunSettings, budget: Budget, augment: 
     begun_s = monotonic()
     left = [trial for trial in study.trials if trial.state == optuna.trial.TrialState.RUNNING]  # stopped in the middle
     metric = "ap"
+    # A proposal counts as a trial before it has run: the one that waits, the recipe itself, is asked for by itself.
     while left or len(study.trials) < budget.runs or any(t.state.name == "WAITING" for t in study.trials):
         if budget.minutes is not None and monotonic() - begun_s > 60 * budget.minutes:
             log.info("the time is over: --resume %s goes on", folder)
@@ -206,6 +208,7 @@ def _train(
 ) -> TrainedRun:
     if (settings.out / RUN).exists():
         return resume(settings.out, settings, augment=augment)
+    # A key with dots is a change inside of a change, beside those that the request has there.
     changes = msgspec.to_builtins(record.request.changes)
     for key, value in params.items():
         *parents, last = key.split(".")
@@ -269,6 +272,8 @@ def _open_study(folder: Path, seed: int) -> Study:
     storage = JournalStorage(JournalFileBackend(str(folder / STUDY)))
     how = {"study_name": "phidet", "direction": "maximize", "load_if_exists": True}
     study: Study = optuna.create_study(storage=storage, **how)
+    # Another seed after each run: a search that goes on would else propose again what it has proposed. Four runs at
+    # random, of the usual ten: a whole budget is about a dozen.
     study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials), n_startup_trials=4)
     return study
 

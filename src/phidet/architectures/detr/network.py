@@ -16,7 +16,7 @@ from phidet.architectures.detr.config import DetrConfig
 from phidet.architectures.detr.mask_head import MaskAttention, MaskHead
 from phidet.architectures.detr.positions import LearnedPositions, padding_of_cells, sine_positions
 from phidet.architectures.detr.transformer import Decoder, Encoder
-from phidet.architectures.layers import check_images
+from phidet.architectures.layers import check_images, wide
 from phidet.architectures.model import Model
 
 LEVEL = 5
@@ -69,7 +69,7 @@ class BoxHead(nn.Module):
             x = F.relu(layer(x))
         logits: Tensor = self.layers[-1](x)
         # In half precision a box would be off by pixels.
-        return (logits if logits.dtype == torch.float64 else logits.float()).sigmoid()
+        return wide(logits).sigmoid()
 
 
 class Detr(Model):
@@ -84,6 +84,7 @@ class Detr(Model):
         self.config: DetrConfig = config
         size = config.transformer
         backbone = build_backbone(config.backbone)
+        # As the official code: batches of two large images are too small for statistics.
         freeze_batch_norms(backbone)
         if config.dilation:
             dilate_last_stage(cast("ResNet", backbone))
@@ -118,6 +119,7 @@ class Detr(Model):
 
     def optimize(self) -> nn.Module:
         """A copy for inference with batch norms folded into convolutions; same inputs and outputs, up to rounding."""
+        # Only the backbone's norms can be folded; the others depend on what they are given.
         copied = copy.deepcopy(self).eval()
         fold_frozen_norms(copied.backbone)
         return copied

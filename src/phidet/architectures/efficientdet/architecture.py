@@ -129,6 +129,7 @@ class EfficientDetArchitecture(OnBackbone[ModelConfig]):
     def lower_arrays(self, config: ModelConfig, weights: Weights) -> Program | None:
         from phidet.architectures.efficientdet.lower_arrays import lower_detector
 
+        # Other detectors are lowered by way of their PyTorch modules.
         on_efficientnet = config.backbone.architecture.startswith("efficientnet")
         boxes_only = config.masks is None and config.semantic is None
         return lower_detector(weights, config) if on_efficientnet and boxes_only else None
@@ -154,6 +155,7 @@ class EfficientDetArchitecture(OnBackbone[ModelConfig]):
         """Compares the scores and boxes of the anchors that PyTorch scores highest."""
         own, other = as_outputs(ours, config.num_classes), as_outputs(theirs, config.num_classes)
         best = np.argsort(-own.best_logits)[:COMPARED]
+        # By the class that PyTorch says, so that two classes that are alike do not count as a difference.
         classes = own.class_logits[best].argmax(1)
         difference = sigmoid(other.class_logits[best, classes]) - sigmoid(own.class_logits[best, classes])
         anchors = generate_anchors(config.image_size_hw, config.feature_network.levels, config.anchors)[best]

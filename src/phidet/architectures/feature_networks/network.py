@@ -59,6 +59,7 @@ class FusionNode(nn.Module):
                 if channels != config.channels
             }
         )
+        # Ones: training begins with a plain sum, or mean.
         self.weights = nn.Parameter(torch.ones(len(in_levels))) if config.fusion != "sum" else None
         self.act = activation(act)
         self.conv = SeparableConv(config.channels, config.channels)
@@ -105,6 +106,7 @@ class FeatureCell(nn.Module):
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         """One map per level, finest first → the same levels, (B, C, H_l, W_l)."""
+        # Of the maps that come in: a finer map that is enlarged must end at exactly their size.
         sizes = {level: (x.shape[2], x.shape[3]) for level, x in zip(self.graph.levels, maps, strict=True)}
         known = list(maps)
         for node, module in zip(self.graph.nodes, self.nodes, strict=True):

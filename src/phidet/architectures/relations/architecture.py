@@ -168,6 +168,7 @@ class RelationsArchitecture(Architecture[RelationsConfig]):
     def loss(self, config: RelationsConfig, settings: Mapping[str, Any]) -> Loss:
         from phidet.architectures.relations.loss import RelationsLoss
 
+        # What is not the quality weighs the part of its name.
         weights = {key: value for key, value in settings.items() if key != "quality"}
         return RelationsLoss(settings["quality"], weights)
 

@@ -21,8 +21,8 @@ from phidet.weights.mapping import to_ours, weights_of
 SQUARE, ODD = (256, 256), (300, 420)
 
 
-# d5 and d6 take half a minute each, and have nothing that d4, d7 and d7x lack: d7 is d6 at another size.
-LARGE = ("efficientdet-d5", "efficientdet-d6")
+# These take half a minute each, and have nothing that d4 and d7x lack; d7 is d6 at another size.
+LARGE = ("efficientdet-d5", "efficientdet-d6", "efficientdet-d7")
 NAMES = [pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name for name in DETECTOR_NAMES]
 
 

@@ -40,6 +40,7 @@ def registered() -> tuple[Architecture[Any], ...]:
     from importlib.metadata import entry_points  # noqa: PLC0415 - slow to import, and rarely needed
 
     found: list[Architecture[Any]] = []
+    # Everything wrong with one is said by its name: the user may not know that the package is installed.
     for entry in entry_points(group=ENTRY_POINTS):
         origin = f"the architecture {entry.name!r} of {entry.dist.name if entry.dist else entry.value}"
         try:

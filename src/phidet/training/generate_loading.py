@@ -45,6 +45,7 @@ class ShownImages(EpochSampler):
         processes: tuple[int, int] = (0, 1),
         repeats: npt.NDArray[np.float64] | None = None,
     ) -> None:
+        # The order of one process: every process walks through all of it, and takes its part of each batch.
         super().__init__(num_crops, 1, seed, 0, 1, repeats)
         self.adversary, self.recipe = adversary, recipe
         self.batch_size = recipe.batch_size

@@ -180,16 +180,11 @@ def _series(aligner: Aligner, args: argparse.Namespace, out: Path, report: _Repo
 
 def _write_image(folder: Path, names: Names, image: SourceImage, drawn: Image) -> None:
     """Writes a drawn image under the original's name; a frame of a video with its number."""
-    from phidet.core.files import write_atomic
-    from phidet.detections.sinks.annotated import check_ours, encode, writable_name
+    from phidet.detections.sinks.annotated import writable_name, write_image
 
-    if image.frame is None:
-        name = names.of(image, writable_name(image.name, drawn.size))
-    else:
-        frame = names.of_frame(image)
-        name = frame.with_name(f"{frame.name}.png")
-    check_ours(folder / name)
-    write_atomic(folder / name, encode(drawn, name))
+    still = image.frame is None
+    name = names.of(image, writable_name(image.name, drawn.size)) if still else names.png_of_frame(image)
+    write_image(folder, name, drawn)
 
 
 def _finish(series: Sequence[Alignment], report: _Report, out: Path, tolerance: float | None) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -114,14 +112,13 @@ def _write(data: Dataset, folder: Path, args: argparse.Namespace, model: str) ->
 
 def _ranking(data: Dataset, mistakes: list[float], detections: list[Detections]) -> bytes:
     """``next.csv``: the image with the most expected mistakes first; of equals, by name."""
+    from phidet.core.csv_files import csv_bytes
     from phidet.evaluation.prelabels import LOWEST_SCORE
 
     names = data.names.tolist()
     order = sorted(range(len(names)), key=lambda i: (-round(mistakes[i], 6), names[i]))
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["rank", "image", "expected_mistakes", "prelabels", "detections"])
+    rows: list[tuple[object, ...]] = [("rank", "image", "expected_mistakes", "prelabels", "detections")]
     for rank, i in enumerate(order, start=1):
         count = int((detections[i].scores >= LOWEST_SCORE).sum())
-        writer.writerow([rank, names[i], f"{mistakes[i]:.3f}", len(data.annotations(i).class_ids), count])
-    return text.getvalue().encode("utf-8", "backslashreplace")
+        rows.append((rank, names[i], f"{mistakes[i]:.3f}", len(data.annotations(i).class_ids), count))
+    return csv_bytes(rows, "\n")

@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from phidet.core.errors import ConfigError
+from phidet.detections.sinks.base import ObjectSink
 
 if TYPE_CHECKING:
     from phidet.detections.detections import Detections
     from phidet.detections.tracking.draw import TrackDrawer
-    from phidet.images.sources import SourceImage, Unusable
+    from phidet.images.sources import SourceImage
 
 _LARGEST = (1280, 800)
 
 
-class Window:
+class Window(ObjectSink):
     """A sink that shows each frame; closing the window, or the key q, ends the command as Ctrl-C does.
 
     Attributes:
@@ -65,9 +66,6 @@ class Window:
         self._root.update()
         if self._closed:
             raise KeyboardInterrupt
-
-    def skip(self, unusable: Unusable) -> None:
-        """Shows nothing."""
 
     def keep(self) -> str:
         self.discard()

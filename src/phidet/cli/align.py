@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from phidet.cli.arguments import add_json, add_model, add_out, add_runtime
+from phidet.cli.report import StatusLine
 from phidet.core.errors import ConfigError, InputError, NoPoseError, NotRightError, PhidetError
+from phidet.core.words import count
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -146,7 +148,7 @@ def run(args: argparse.Namespace) -> None:
             classes=_mapping(args.classes),
             tile=args.tile,
         )
-        report = _Report(args.json, len(aligner.nominal), aligner.nominal.unit)
+        report = _Report(args.json)
         if aligner.left_out:
             report.note(f"{aligner.left_out} listed parts are left out: their labels are no classes of the model")
         series = list(_series(aligner, args, out, report))
@@ -199,8 +201,7 @@ def _finish(series: Sequence[Alignment], report: _Report, out: Path, tolerance: 
     written.append(write_json(out / "alignment.json", series, statistics))
     report.done(statistics, written)
     if report.errors:
-        many = len(report.errors)
-        raise InputError("1 image could not be used" if many == 1 else f"{many} images could not be used")
+        raise InputError(f"{count(len(report.errors), 'image')} could not be used")
     lost = sum(one.pose is None for one in series)
     if lost:
         raise NoPoseError(f"{lost} of {len(series)} images could not be judged: no pose that is certain")
@@ -212,24 +213,18 @@ def _finish(series: Sequence[Alignment], report: _Report, out: Path, tolerance: 
 class _Report:
     """Output during a run: a line for each image on standard output, notes and progress on standard error."""
 
-    def __init__(self, json_lines: bool, parts: int, unit: str) -> None:
+    def __init__(self, json_lines: bool) -> None:
         self.errors: list[PhidetError] = []
-        self._json, self._parts, self._unit = json_lines, parts, unit
-        self._done = 0
-        self._progress = sys.stderr.isatty()
+        self._json, self._done, self._progress = json_lines, 0, StatusLine()
 
     def aligned(self, alignment: Alignment) -> None:
         """Reports an image."""
         import msgspec
 
         self._done += 1
-        self._clear()
-        if self._json:
-            print(msgspec.json.encode(alignment).decode(), flush=True)
-        else:
-            print(_line(alignment), flush=True)
-        if self._progress:
-            print(f"\r\033[K{self._done} images", end="", file=sys.stderr, flush=True)
+        self._progress.clear()
+        print(msgspec.json.encode(alignment).decode() if self._json else _line(alignment), flush=True)
+        self._progress.show(f"{self._done} images")
 
     def failed(self, unusable: Unusable) -> None:
         """Reports an image that cannot be used."""
@@ -238,21 +233,14 @@ class _Report:
 
     def note(self, text: str) -> None:
         """Prints a note on standard error."""
-        from phidet.detections.sinks.base import readable
-
-        self._clear()
-        print(f"phidet: {readable(text)}", file=sys.stderr)
+        self._progress.note(text)
 
     def done(self, statistics: SeriesStatistics, written: Sequence[Path]) -> None:
         """The series in a table, if it is one, and what was written."""
-        self._clear()
+        self._progress.clear()
         if statistics.images > 1 and not self._json:
             print(f"\n{_summary(statistics)}\n")
         print(f"wrote {', '.join(str(path) for path in written)}", file=sys.stderr)
-
-    def _clear(self) -> None:
-        if self._progress:
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
 def _line(one: Alignment) -> str:
@@ -263,8 +251,8 @@ def _line(one: Alignment) -> str:
     if one.pose is None:
         return f"{readable(one.image)}: no pose ({one.reason}): {one.message}"
     groups = []
-    for verdict, count in one.counts().items():
-        text = f"{count} {verdict}"
+    for verdict, number in one.counts().items():
+        text = f"{number} {verdict}"
         if verdict in FAULTS:
             names = [
                 (part.reference or f"{part.found_label}")

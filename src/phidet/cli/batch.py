@@ -7,8 +7,10 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from phidet.cli.arguments import add_exact, add_runtime, positive, share, share_or_auto, words_of
+from phidet.cli.arguments import add_detector, add_exact, add_runtime, class_words, positive, share, share_or_auto
+from phidet.cli.report import StatusLine
 from phidet.core.errors import InputError
+from phidet.core.words import count
 
 if TYPE_CHECKING:
     from phidet.inference.batch.run import Model, Pending, Resources, Summary
@@ -40,12 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     parser.add_argument("source", metavar="IN", help="images; see below")
     parser.add_argument("out", metavar="OUT", help="the folder to write")
-    parser.add_argument(
-        *("-m", "--model"),
-        default="person",
-        metavar="MODEL",
-        help="person (bundled), an export (.onnx, .xml, .tflite), a run's folder, a published name (person)",
-    )
+    add_detector(parser)
     parser.add_argument("--score", type=share_or_auto, default=0.3, metavar="S", help="lowest score, or auto (0.3)")
     parser.add_argument("--iou", type=share, default=0.5, metavar="T", help="overlap of duplicates (0.5)")
     parser.add_argument("--classes", action="append", metavar="A,B", help="only these, by name (all)")
@@ -101,7 +98,7 @@ def run(args: argparse.Namespace) -> None:
 def _model(args: argparse.Namespace) -> Model:
     import msgspec
 
-    from phidet.detections.settings import PostprocessSettings, class_ids_of
+    from phidet.detections.settings import PostprocessSettings
     from phidet.detections.thresholds import stored_thresholds
     from phidet.inference.batch.run import Model
     from phidet.inference.detector import Detector
@@ -115,10 +112,7 @@ def _model(args: argparse.Namespace) -> Model:
             names = detector.class_names
             if args.score == "auto":
                 stored_thresholds(detector, args.model)  # raises where it has none
-        given = args.classes or []
-        wanted = [name for text in given for name in ([text] if text in names else words_of(text))]
-        class_ids_of(tuple(wanted), names)  # raises for an unknown name before anything is done
-        settings = msgspec.structs.replace(settings, classes=tuple(wanted) or None)
+        settings = msgspec.structs.replace(settings, classes=class_words(args.classes or [], names) or None)
     return Model(model=args.model, runtime=args.runtime, settings=settings, tile=args.tile, exact=args.exact)
 
 
@@ -132,7 +126,7 @@ def _say(pending: Pending, resources: Resources) -> None:
     images = "" if pending.images is None else f", {pending.images:,} images"
     print(f"{about.input}: {what[planned.kind]}{named}; {len(planned.parts):,} parts, {done:,} done before")
     where = f"on the cluster {resources.cluster}" if resources.cluster else f"in {resources.workers} processes"
-    threads = f"{resources.threads} thread{'s' * (resources.threads != 1)} each"
+    threads = f"{count(resources.threads, 'thread')} each"
     model = f"{about.detection.model}, version {about.detection.version}"
     print(f"to do: {len(pending.jobs):,} parts{images}, {where}, {threads}, with {model}", flush=True)
 
@@ -157,29 +151,25 @@ class _Progress:
 
     def __init__(self, pending: Pending) -> None:
         self._parts, self._images = len(pending.jobs), pending.images
-        self._is_terminal = sys.stderr.isatty()
+        self._line = StatusLine()
         self._shown = time.monotonic()
 
     def tell(self, summary: Summary) -> None:
         """Shows how far the run is."""
         now = time.monotonic()
-        if not self._is_terminal and now - self._shown < _EVERY_S:
+        if not self._line.is_terminal and now - self._shown < _EVERY_S:
             return
         self._shown = now
         parts = summary.parts + len(summary.failed)
+        # By images where their number is known: parts may differ in size.
         share = summary.images / self._images if self._images else parts / self._parts
         left = f", {_clock(summary.seconds * (1 / share - 1))} left" if share > 0 else ""
         rate = summary.images / max(summary.seconds, 1e-9)
-        line = f"{parts:,} of {self._parts:,} parts, {summary.images:,} images, {rate:,.1f} a second{left}"
-        if self._is_terminal:
-            print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
-        else:
-            print(line, file=sys.stderr, flush=True)
+        self._line.tell(f"{parts:,} of {self._parts:,} parts, {summary.images:,} images, {rate:,.1f} a second{left}")
 
     def clear(self) -> None:
         """Removes the line of progress."""
-        if self._is_terminal:
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
+        self._line.clear()
 
 
 def _clock(seconds: float) -> str:

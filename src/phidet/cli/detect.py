@@ -9,16 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from phidet.cli.arguments import (
+    add_detector,
     add_device,
     add_exact,
     add_out,
     add_precision,
     add_runtime,
+    class_words,
     positive,
     share,
     share_or_auto,
     words,
-    words_of,
 )
 from phidet.cli.published import add_download, ensure_published
 from phidet.cli.report import Report, writing
@@ -74,12 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``phidet detect``."""
     parser.epilog = EPILOG
     parser.add_argument("sources", nargs="+", metavar="SOURCE", help="images or videos; see below")
-    parser.add_argument(
-        *("-m", "--model"),
-        default="person",
-        metavar="MODEL",
-        help="person (bundled), an export (.onnx, .xml, .tflite), a run's folder, a published name (person)",
-    )
+    add_detector(parser)
     parser.add_argument(
         "--relations", metavar="FILE", help="correct what is found by relations: an export of --task relations"
     )
@@ -161,7 +157,7 @@ def run(args: argparse.Namespace) -> None:
         print(f"{args.model} suppresses nothing: {' and '.join(unused)} changes nothing", file=sys.stderr)
     # Names can only be checked once the model is open; still before any file is written.
     if args.classes is not None:
-        settings = msgspec.structs.replace(settings, classes=_classes(args.classes, detector.class_names))
+        settings = msgspec.structs.replace(settings, classes=class_words(args.classes, detector.class_names))
     # Opened last: a wrong option must not leave an empty output folder behind.
     sinks = open_sinks(kinds, out, detector.class_names)
     report = Report(args.json)
@@ -278,12 +274,3 @@ def _record(items: Iterable[tuple[SourceImage, Detections] | Unusable], sinks: S
             report.found(*item)
             for sink in sinks:
                 sink.add(*item)
-
-
-def _classes(given: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
-    """Names of classes: a word of the command line is one that the model knows, or several separated by commas."""
-    from phidet.detections.detections import Detections
-
-    wanted = [name for text in given for name in ([text] if text in names else words_of(text))]
-    Detections.empty(names).filter(classes=wanted)  # raises for an unknown name before anything is written
-    return tuple(wanted)

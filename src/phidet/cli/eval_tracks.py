@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from phidet.cli.tables import print_json, table
+from phidet.cli.tables import print_json, say_written, table
 from phidet.core.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     from phidet.evaluation.tracks.motchallenge import Rows, Video
     from phidet.evaluation.tracks.report import TrackEvaluation
-
-log = logging.getLogger("phidet")
 
 
 def measure_tracks(args: argparse.Namespace) -> None:
@@ -41,8 +38,7 @@ def measure_tracks(args: argparse.Namespace) -> None:
     else:
         print(f"{args.model or args.tracks} on {args.given[0]}\n\n{summarise(evaluation)}")
     if args.out is not None:
-        for path in write_tracks_report(args.out, evaluation, measured):
-            log.info("wrote %s", path) if args.json else print(f"wrote {path}")
+        say_written(write_tracks_report(args.out, evaluation, measured), args.json)
 
 
 def _tracker(args: argparse.Namespace) -> Callable[[Video], Rows]:

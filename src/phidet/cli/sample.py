@@ -32,7 +32,6 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``phidet sample``."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG
     parser.add_argument("generator", metavar="GENERATOR", help="a file (.safetensors or .onnx), or the folder of a run")
     parser.add_argument("--as", dest="kind", choices=_KINDS, default="grid", metavar="KIND", help="see below (grid)")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -103,8 +104,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Serves until SIGTERM or SIGINT."""
     from phidet.detections.settings import PostprocessSettings
+    from phidet.inference.detector import Detector
     from phidet.serve.configuration import ServerSettings
-    from phidet.serve.models.model import Running, detector_loader
+    from phidet.serve.models.model import detector_loader
     from phidet.serve.server import run as serve
 
     token = os.environ.get(TOKEN_VARIABLE)
@@ -125,11 +127,16 @@ def run(args: argparse.Namespace) -> None:
         trace_share=args.trace_share,
     )
     postprocess = PostprocessSettings(score=args.score, iou=args.iou, max_detections=args.max_detections)
-    running = Running(
-        args.runtime, batching.threads_each, batching.num_batch_threads, args.precision, args.device, args.exact
+    open_detector = partial(
+        Detector,
+        runtime=args.runtime,
+        threads=batching.threads_each,
+        precision=args.precision,
+        device=args.device,
+        at_once=batching.num_batch_threads,
+        exact=args.exact,
     )
-    load = detector_loader(postprocess, running)
-    serve(settings, load, _network(args), args.access_log)
+    serve(settings, detector_loader(postprocess, open_detector), _network(args), args.access_log)
 
 
 def _network(args: argparse.Namespace) -> Network:

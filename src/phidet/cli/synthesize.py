@@ -25,7 +25,6 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``phidet synthesize``."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG
     parser.add_argument("data", type=Path, metavar="DATA", help="a data folder or file, in any layout")
     add_layout(parser)

@@ -56,10 +56,10 @@ def publish(model: str | Path, base_path: Path) -> Path:
         # Inside base_path, hence on the same file system: the final rename is atomic.
         with _unfinished(base_path) as folder:
             for file in files:
-                _copy(file, folder / f"model{file.suffix}")
+                _write(folder / f"model{file.suffix}", file.read_bytes())
             _write(folder / CARD, _card(source, folder / f"model{source.suffix}"))
             for text in _texts(source):
-                _copy(text, folder / "card.md")
+                _write(folder / "card.md", text.read_bytes())
             # Names are made durable before the rename, or a power failure could publish an empty version.
             _sync_folder(folder)
             # mkdtemp makes folders private; the server may run as another user.
@@ -114,7 +114,7 @@ def _card(source: Path, copy: Path) -> bytes:
     """Describes this version and its origin; tries the copy, which may lack files that lay beside the source."""
     try:
         detector = Detector(copy)
-        try_out(detector)
+        try_out(detector.detect)
         detector.close()
     except PhidetError as error:
         raise CheckpointError(f"{source} does not work once it is copied, so nothing was published: {error}") from error
@@ -137,13 +137,6 @@ def _texts(source: Path) -> list[Path]:
     """The card in words that lies beside the model, if one does."""
     named = [source.with_name(pattern.format(stem=source.stem)) for pattern in _CARDS]
     return [path for path in named if path.is_file()][:1]
-
-
-def _copy(source: Path, target: Path) -> None:
-    with source.open("rb") as reader, target.open("wb") as writer:
-        shutil.copyfileobj(reader, writer)
-        writer.flush()
-        os.fsync(writer.fileno())
 
 
 def _write(target: Path, content: bytes) -> None:

@@ -136,8 +136,7 @@ def run(args: argparse.Namespace) -> None:
     if args.confirm is not None and not args.confirm <= args.score:
         raise ConfigError(f"--confirm must be at most --score, {args.score:g}, got {args.confirm:g}")
     postprocess = PostprocessSettings(score=args.score if args.confirm is None else args.confirm)
-    if args.tile is not None:
-        check_tile(args.tile, postprocess)
+    check_tile(args.tile, postprocess)
     with without_native_noise(), ended_by_sigterm():
         aligner = Aligner(
             args.nominal,

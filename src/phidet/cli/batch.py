@@ -105,8 +105,7 @@ def _model(args: argparse.Namespace) -> Model:
     from phidet.inference.tiles import check_tile
 
     settings = PostprocessSettings(score=args.score, iou=args.iou, max_detections=args.max)
-    if args.tile is not None:
-        check_tile(args.tile, settings)
+    check_tile(args.tile, settings)
     if args.classes is not None or args.score == "auto":
         with Detector(args.model, runtime=args.runtime, threads=1) as detector:
             names = detector.class_names

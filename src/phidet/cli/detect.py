@@ -134,8 +134,7 @@ def run(args: argparse.Namespace) -> None:
         max_detections=args.max,
         segment_score=args.segment_score,
     )
-    if args.tile is not None:
-        check_tile(args.tile, settings)
+    check_tile(args.tile, settings)
     ensure_published(args.model, args.download)
     threads, at_once = _threads(args)
     detector = _open_detector(args, threads, at_once)

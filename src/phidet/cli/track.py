@@ -135,8 +135,7 @@ def run(args: argparse.Namespace) -> None:
     if kinds:
         check_sources_outside(args.sources, out)
     postprocess = PostprocessSettings(score=settings.tracker.low, iou=args.iou, max_detections=args.max)
-    if args.tile is not None:
-        check_tile(args.tile, postprocess)
+    check_tile(args.tile, postprocess)
     live = _live_source(args)
     detector = Detector(args.model, runtime=args.runtime, threads=args.threads)
     if args.start == "auto":

@@ -27,7 +27,7 @@ from phidet.detections.settings import PostprocessSettings
 from phidet.images.decode import ImageLike, as_pixels
 from phidet.images.formats import EXTENSIONS
 from phidet.inference.detector import Detector
-from phidet.inference.tiles import detect_tiled
+from phidet.inference.tiles import detect_one
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -112,9 +112,7 @@ class Aligner:
         return align_detections(self.nominal, found, self.settings, image=name, refine=refine, located=located)
 
     def _detect(self, pixels: Pixels) -> Detections:
-        if self._tile is not None:
-            return detect_tiled(self.detector, pixels, self._tile, self.postprocess)
-        return self.detector.detect([pixels], self.postprocess)[0]
+        return detect_one(self.detector, pixels, self._tile, self.postprocess)
 
     def _read_template(self, path: Path) -> Nominal:
         self._template = as_pixels(path)

@@ -8,7 +8,6 @@ from typing import Protocol
 import msgspec
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 
 from phidet.core.errors import CheckpointError
 from phidet.data.crops import CropImages
@@ -22,7 +21,7 @@ from phidet.evaluation.generation import (
     slerp,
 )
 from phidet.inference.generator import ImageGenerator, Images
-from phidet.inference.runtimes.onnx_runtime import session_options
+from phidet.inference.runtimes.onnx_runtime import open_session, session_options
 
 _BATCH = 32
 
@@ -113,10 +112,7 @@ class OnnxFeatures:
 
     def __init__(self, path: Path) -> None:
         self.name = path.stem
-        try:
-            self.session = ort.InferenceSession(path, session_options(None), providers=["CPUExecutionProvider"])
-        except Exception as error:  # the classes differ from version to version
-            raise CheckpointError(f"{path} cannot be loaded: {str(error).splitlines()[0]}") from error
+        self.session = open_session(path, session_options(None))
         self.inputs = [each.name for each in self.session.get_inputs()]
 
     def __call__(self, images: Images) -> FloatArray:

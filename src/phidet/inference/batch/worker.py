@@ -88,8 +88,7 @@ class BatchWorker:
         self.model, self.runtime, self.threads, self.batch, self.tile = str(model), runtime, threads, batch, tile
         self.exact = exact
         self.settings = settings or PostprocessSettings()
-        if tile is not None:
-            check_tile(tile, self.settings)
+        check_tile(tile, self.settings)
         self._version = version
         self._detector: Detector | None = None
 

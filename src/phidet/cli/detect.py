@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from phidet.cli.arguments import (
     add_detector,
@@ -117,7 +117,8 @@ def run(args: argparse.Namespace) -> None:
     from phidet.detections.settings import PostprocessSettings
     from phidet.detections.sinks import open_sinks
     from phidet.detections.thresholds import stored_thresholds
-    from phidet.images.sources import check_sources_outside
+    from phidet.images.sources import check_sources_outside, read_sources
+    from phidet.inference.stream import needed_by
     from phidet.inference.tiles import check_tile
 
     # With --json alone the results go to standard output and no files are written.
@@ -161,8 +162,10 @@ def run(args: argparse.Namespace) -> None:
     sinks = open_sinks(kinds, out, detector.class_names)
     report = Report(args.json)
     with writing(sinks, report), without_native_noise(), ended_by_sigterm():
-        found = _found(finder, relations, args, settings, _Reading(report, out if kinds else None, at_once))
-        _record(found, sinks, report)
+        # Tiles are cut from all pixels.
+        needed = None if args.tile is not None else needed_by(finder)
+        sources = read_sources(args.sources, out if kinds else None, report.note, needed=needed)
+        _record(_found(finder, relations, args, settings, sources, at_once), sinks, report)
     detector.close()
     report.raise_for_failures()
 
@@ -208,14 +211,6 @@ def at_once_within_memory(config: object, batch: int, at_once: int) -> int:
     return min(at_once, max(1, MOST_PIXELS // (batch * height * width)))
 
 
-class _Reading(NamedTuple):
-    """Where notes on sources go, the folder that is not read, and how many calls of the detector run at a time."""
-
-    report: Report
-    out: Path | None
-    at_once: int
-
-
 def _open_relations(args: argparse.Namespace, detector: SupportsDetect) -> tuple[Relations | None, SupportsDetect]:
     """What corrects the detections, ``None`` for nothing; and the detector, with an appearance where that is seen."""
     if args.relations is None:
@@ -236,25 +231,23 @@ def _found(
     relations: Relations | None,
     args: argparse.Namespace,
     settings: PostprocessSettings,
-    reading: _Reading,
+    sources: Iterable[SourceImage | Unusable],
+    at_once: int,
 ) -> Iterator[tuple[SourceImage, Detections] | Unusable]:
     """What is found in each source, corrected by ``relations``."""
     import msgspec
 
-    from phidet.images.sources import Unusable, read_sources
-    from phidet.inference.stream import detect_stream, needed_by
+    from phidet.images.sources import Unusable
+    from phidet.inference.stream import detect_stream
 
-    batch = args.batch if reading.at_once else 1  # a camera's frame must not wait for others
-    # Tiles are cut from all pixels.
-    needed = None if args.tile is not None else needed_by(detector)
-    sources = read_sources(args.sources, reading.out, reading.report.note, needed=needed)
+    batch = args.batch if at_once else 1  # a camera's frame must not wait for others
     if relations is None:
-        yield from detect_stream(detector, sources, settings, batch, args.tile, reading.at_once)
+        yield from detect_stream(detector, sources, settings, batch, args.tile, at_once)
         return
     # Relations see everything that they were trained with; what the user wants of it is chosen afterwards.
     least = settings.least_score
     seen = msgspec.structs.replace(settings, score=min(least, relations.settings().least_score), classes=None)
-    for item in detect_stream(detector, sources, seen, batch, args.tile, reading.at_once):
+    for item in detect_stream(detector, sources, seen, batch, args.tile, at_once):
         if isinstance(item, Unusable):
             yield item
         else:

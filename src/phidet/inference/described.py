@@ -19,7 +19,7 @@ from phidet.core.errors import CheckpointError, ConfigError, InputError
 from phidet.core.numbers import sigmoid
 from phidet.core.structs import from_json, require, require_one_of
 from phidet.data.coco_classes import COCO_80
-from phidet.detections.boxes import FloatArray, clip
+from phidet.detections.boxes import FloatArray, clip, cxcywh_to_xyxy
 from phidet.detections.detections import Detections
 from phidet.detections.nms import suppress
 from phidet.detections.protocol import SupportsDetect
@@ -179,8 +179,7 @@ class DescribedDetector:
             probabilities = probabilities * objectness
         boxes = self._from_grid(values[:, :4]) if about.boxes == "grid" else values[:, :4]
         if about.boxes != "xyxy":
-            centre, half = boxes[:, :2], boxes[:, 2:] / 2
-            boxes = np.concatenate([centre - half, centre + half], 1)
+            boxes = cxcywh_to_xyxy(boxes)
         return boxes, np.clip(probabilities, 0, 1)
 
     def _from_grid(self, values: FloatArray) -> FloatArray:

@@ -8,7 +8,6 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -53,8 +52,9 @@ def publish(model: str | Path, base_path: Path) -> Path:
     try:
         base_path.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(base_path)
-        # Inside base_path, hence on the same file system: the final rename is atomic.
-        with _unfinished(base_path) as folder:
+        # Inside base_path, hence on the same file system: the final rename is atomic, and leaves nothing to clean up.
+        with tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=base_path, ignore_cleanup_errors=True) as name:
+            folder = Path(name)
             for file in files:
                 _write(folder / f"model{file.suffix}", file.read_bytes())
             _write(folder / CARD, _card(source, folder / f"model{source.suffix}"))
@@ -62,7 +62,7 @@ def publish(model: str | Path, base_path: Path) -> Path:
                 _write(folder / "card.md", text.read_bytes())
             # Names are made durable before the rename, or a power failure could publish an empty version.
             _sync_folder(folder)
-            # mkdtemp makes folders private; the server may run as another user.
+            # Temporary folders are private; the server may run as another user.
             folder.chmod(0o755)
             version = _rename_to_next(folder, base_path)
         _sync_folder(base_path)
@@ -91,15 +91,6 @@ def _rename_to_next(folder: Path, base_path: Path) -> Path:
                 raise
             continue  # another publisher was faster
         return target
-
-
-@contextlib.contextmanager
-def _unfinished(base_path: Path) -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=base_path))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)  # it is not there any more when all went well
 
 
 def _remove_abandoned(base_path: Path) -> None:

@@ -118,6 +118,7 @@ def run(args: argparse.Namespace) -> None:
     if args.model is None:
         raise ConfigError("say which model finds the parts: phidet align NOMINAL IMAGE -m MODEL")
     out = args.out or OUT
+    # Before anything is written: an image in the output folder could be overwritten.
     check_sources_outside([args.nominal, *args.sources], out)
     settings = AlignSettings(
         pose=args.pose,
@@ -133,6 +134,7 @@ def run(args: argparse.Namespace) -> None:
         partial=args.partial,
         seed=args.seed,
     )
+    # Two scores: the detector gives everything above the lower one, and the alignment lets that only confirm parts.
     if args.confirm is not None and not args.confirm <= args.score:
         raise ConfigError(f"--confirm must be at most --score, {args.score:g}, got {args.confirm:g}")
     postprocess = PostprocessSettings(score=args.score if args.confirm is None else args.confirm)
@@ -150,6 +152,7 @@ def run(args: argparse.Namespace) -> None:
         report = _Report(args.json)
         if aligner.left_out:
             report.note(f"{aligner.left_out} listed parts are left out: their labels are no classes of the model")
+        # All of them, as capability and drift are those of the whole series.
         series = list(_series(aligner, args, out, report))
     _finish(series, report, out, settings.tolerance)
 
@@ -163,13 +166,15 @@ def _series(aligner: Aligner, args: argparse.Namespace, out: Path, report: _Repo
 
     names = Names()
     items = read_sources(args.sources, out, report.note)
+    # One image at a time, so that each line appears as soon as its image is judged.
     for item in detect_stream(aligner.detector, items, aligner.postprocess, 1, args.tile):
         if isinstance(item, Unusable):
             report.failed(item)
             continue
         image, found = item
         try:
-            alignment = aligner.align(image.image, found, _name(image))
+            name = image.source if image.frame is None else f"{image.source}#{image.frame}"
+            alignment = aligner.align(image.image, found, name)
         except PhidetError as error:
             report.failed(Unusable(image.source, error))
             continue
@@ -193,12 +198,14 @@ def _finish(series: Sequence[Alignment], report: _Report, out: Path, tolerance: 
     from phidet.detections.alignment.files import write_json, write_parts, write_statistics
     from phidet.detections.alignment.statistics import series_statistics
 
+    # The report is written whatever the verdict is; only then the exit code tells it.
     statistics = series_statistics(series, tolerance)
     written = [write_parts(out / "parts.csv", series)]
     if len(series) > 1:
         written.append(write_statistics(out / "statistics.csv", statistics))
     written.append(write_json(out / "alignment.json", series, statistics))
     report.done(statistics, written)
+    # The first that applies, as --help says: what was not read, what was not judged, what is wrong.
     if report.errors:
         raise InputError(f"{count(len(report.errors), 'image')} could not be used")
     lost = sum(one.pose is None for one in series)
@@ -276,6 +283,7 @@ def _summary(statistics: SeriesStatistics) -> str:
     def spread(axis: AxisStatistics | None) -> float:
         return axis.sigma if axis is not None and axis.sigma is not None else 0.0
 
+    # Faults first, then the parts that are nearest to their tolerance, then those that scatter most.
     parts = sorted(
         statistics.parts,
         key=lambda part: (
@@ -324,10 +332,7 @@ def _mapping(text: str | None) -> dict[str, str]:
         key, sign, value = (part.strip() for part in pair.partition("="))
         if pair.strip() and not (key and sign and value):
             raise ConfigError(f"--classes: expected LABEL=CLASS separated by commas, got {pair!r}")
+        # A comma at the end is forgiven.
         if key:
             mapping[key] = value
     return mapping
-
-
-def _name(image: SourceImage) -> str:
-    return image.source if image.frame is None else f"{image.source}#{image.frame}"

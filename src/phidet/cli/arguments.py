@@ -29,6 +29,21 @@ def add_detector(parser: Parser) -> None:
     add_model(parser, text, default="person")
 
 
+def add_score(parser: Parser, text: str = "lowest score, 0…1") -> None:
+    """Adds ``--score``: a number, or what the model stores."""
+    text = f"{text}, or auto: the model's own (0.3)"
+    parser.add_argument("--score", type=share_or_auto, default=0.3, metavar="S", help=text)
+
+
+def add_wanted(parser: Parser) -> None:
+    """Adds ``--classes``, ``--max``, ``--tile`` and ``--batch``, of commands that detect in many images."""
+    parser.add_argument("--classes", action="append", metavar="A,B", help="only these, by name (all)")
+    parser.add_argument("--max", type=positive, default=100, metavar="N", help="limit of objects in an image (100)")
+    text = "also detect on overlapping tiles of N pixels, for small objects"
+    parser.add_argument("--tile", type=positive, metavar="N", help=text)
+    parser.add_argument("--batch", type=positive, default=1, metavar="N", help="images, or tiles, at once (1)")
+
+
 def add_out(parser: Parser, metavar: str, text: str) -> None:
     """Adds ``-o``, ``--out``: where to write."""
     parser.add_argument("-o", "--out", type=Path, metavar=metavar, help=text)
@@ -67,14 +82,10 @@ def add_exact(parser: Parser) -> None:
     parser.add_argument("--exact", action="store_true", help=text)
 
 
-def add_precision(parser: Parser) -> None:
-    """Adds ``--precision``."""
+def add_arithmetic(parser: Parser) -> None:
+    """Adds ``--precision`` and ``--device``: in which numbers a network computes, and where."""
     text = "file: as the file; bf16: in bfloat16, in OpenVINO (what 'bench --best --keep' chose, else file)"
     parser.add_argument("--precision", choices=("auto", "file", "bf16"), default="auto", help=text)
-
-
-def add_device(parser: Parser) -> None:
-    """Adds ``--device``."""
     text = "cuda or tensorrt (fp16): on an NVIDIA GPU, where the runtime reaches one (cpu)"
     parser.add_argument("--device", choices=("cpu", "cuda", "tensorrt"), default="cpu", help=text)
 

@@ -7,7 +7,16 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from phidet.cli.arguments import add_detector, add_exact, add_runtime, class_words, positive, share, share_or_auto
+from phidet.cli.arguments import (
+    add_detector,
+    add_exact,
+    add_runtime,
+    add_score,
+    add_wanted,
+    class_words,
+    positive,
+    share,
+)
 from phidet.cli.report import StatusLine
 from phidet.core.errors import InputError
 from phidet.core.words import count
@@ -43,12 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="IN", help="images; see below")
     parser.add_argument("out", metavar="OUT", help="the folder to write")
     add_detector(parser)
-    parser.add_argument("--score", type=share_or_auto, default=0.3, metavar="S", help="lowest score, or auto (0.3)")
+    add_score(parser)
     parser.add_argument("--iou", type=share, default=0.5, metavar="T", help="overlap of duplicates (0.5)")
-    parser.add_argument("--classes", action="append", metavar="A,B", help="only these, by name (all)")
-    parser.add_argument("--max", type=positive, default=100, metavar="N", help="limit of objects in an image (100)")
-    parser.add_argument("--tile", type=positive, metavar="N", help="also detect on overlapping tiles of N pixels")
-    parser.add_argument("--batch", type=positive, default=1, metavar="N", help="images, or tiles, at once (1)")
+    add_wanted(parser)
     add_exact(parser)
     add_runtime(parser)
     table = parser.add_argument_group("input")
@@ -77,9 +83,11 @@ def run(args: argparse.Namespace) -> None:
 
     if not args.dry_run:  # before anything is looked at that may take minutes
         optional_package("daft", "phidet batch", "batch")
+    # Looks at everything and writes nothing, so that a dry run is this and no more.
     pending = prepare(args.source, args.out, _model(args), Wanted(args.id, args.image, args.part_size))
     workers, threads = args.workers, args.threads or 1
     if args.cluster is None:
+        # On a cluster its own scheduler knows the machines; here the cores are shared out.
         workers, threads = shares(len(pending.jobs), args.workers, args.threads)
     resources = Resources(workers, threads, args.batch, args.cluster)
     _say(pending, resources)
@@ -106,6 +114,7 @@ def _model(args: argparse.Namespace) -> Model:
 
     settings = PostprocessSettings(score=args.score, iou=args.iou, max_detections=args.max)
     check_tile(args.tile, settings)
+    # Opened here only to check what is asked of it: workers open it again where they run.
     if args.classes is not None or args.score == "auto":
         with Detector(args.model, runtime=args.runtime, threads=1) as detector:
             names = detector.class_names
@@ -138,6 +147,7 @@ def _sum_up(summary: Summary, out: str) -> None:
         f"with errors; {_clock(summary.seconds)}, {rate:,.1f} images a second; {summary.skipped:,} parts were done "
         f"before; wrote {out}"
     )
+    # Last, so that what failed is not lost above the summary of a long run.
     for name, error in sorted(summary.failed.items()):
         print(f"phidet: {name}: {error}", file=sys.stderr)
     if summary.failed:

@@ -67,7 +67,9 @@ def find_best(args: argparse.Namespace) -> None:
         _print(found, best, f"{what}, loss" if args.eval is not None else f"{what}, difference")
     if args.keep:
         if best.way.model != args.models[0]:
+            # The choice is kept beside a file, and means that file.
             raise ConfigError(f"{best.way.model} is another file than {args.models[0]}: use it by its name")
+        # All threads for one image is what a detector does by itself, on any number of cores.
         threads = None if best.way.at_once == 1 else best.way.threads
         path = keep(find_model(best.way.model), best.way.runtime, best.way.precision, threads)
         print(f"wrote {path}", file=sys.stderr)
@@ -84,6 +86,7 @@ def _ap_loss(args: argparse.Namespace) -> Callable[[Detector, Detector], float]:
     measured: dict[int, float] = {}
     folder = open_data(args.eval, args.layout)
 
+    # On evenly spaced images, so that data in order, by folder or by time, are seen from one end to the other.
     def ap(detector: Detector) -> float:
         data = validation_data(args.models[0], folder, detector.class_names, args.split).dataset
         some = data.subset(list(evenly_spaced(len(data), MOST_IMAGES)), data.name)
@@ -93,6 +96,7 @@ def _ap_loss(args: argparse.Namespace) -> Callable[[Detector, Detector], float]:
         return value
 
     def loss(first: Detector, other: Detector) -> float:
+        # All ways are compared with the first one, whose AP is measured once.
         if id(first) not in measured:
             measured[id(first)] = ap(first)
         return measured[id(first)] - (measured[id(first)] if other is first else ap(other))

@@ -49,6 +49,7 @@ def run(args: argparse.Namespace) -> None:
     folder = open_data(args.data, args.layout)
     datasets = _read(folder, args.split or folder.splits)
     if args.to == "tfrecord":
+        # The usual number is the writer's own.
         shard = {} if args.images_per_shard is None else {"images_per_shard": args.images_per_shard}
         written = write_tfrecord(datasets, args.out, **shard)
     else:

@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from phidet.cli.arguments import (
+    add_arithmetic,
     add_detector,
-    add_device,
     add_exact,
     add_out,
-    add_precision,
     add_runtime,
+    add_score,
+    add_wanted,
     class_words,
     positive,
     share,
-    share_or_auto,
     words,
 )
 from phidet.cli.published import add_download, ensure_published
@@ -82,28 +82,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_out(parser, "FOLDER", f"where to write ({OUT})")
     parser.add_argument("--save", type=words, metavar="KINDS", help="what to write, separated by commas (images)")
     parser.add_argument("--json", action="store_true", help="print JSON lines; write files only if --save says which")
-    parser.add_argument(
-        "--score",
-        type=share_or_auto,
-        default=0.3,
-        metavar="S",
-        help="lowest score, 0…1, or auto: the model's own (0.3)",
-    )
+    add_score(parser)
     parser.add_argument(
         "--segment-score", type=share, metavar="S", help="lowest score of a segment, 0…1 (what is usual of the network)"
     )
     parser.add_argument("--iou", type=share, metavar="T", help="overlap of duplicates, not for soft (0.5)")
     parser.add_argument("--nms", choices=_NMS, help="suppression of duplicates (hard)")
-    parser.add_argument("--classes", action="append", metavar="A,B", help="only these, by name (all)")
-    parser.add_argument("--max", type=positive, default=100, metavar="N", help="limit of objects in an image (100)")
-    parser.add_argument(
-        "--tile", type=positive, metavar="N", help="also detect on overlapping tiles of N pixels, for small objects"
-    )
-    parser.add_argument("--batch", type=positive, default=1, metavar="N", help="images, or tiles, at once (1)")
+    add_wanted(parser)
     add_download(parser)
     add_exact(parser)
-    add_precision(parser)
-    add_device(parser)
+    add_arithmetic(parser)
     add_runtime(parser)
     parser.add_argument("--threads", type=positive, metavar="N", help="of the runtime for an image (by the sources)")
 
@@ -136,6 +124,7 @@ def run(args: argparse.Namespace) -> None:
         segment_score=args.segment_score,
     )
     check_tile(args.tile, settings)
+    # A model that is not here is downloaded only after asking, before anything else is done.
     ensure_published(args.model, args.download)
     threads, at_once = _threads(args)
     detector = _open_detector(args, threads, at_once)
@@ -143,11 +132,13 @@ def run(args: argparse.Namespace) -> None:
     fewer = at_once_within_memory(getattr(detector, "config", None), args.batch, at_once)
     if fewer < at_once:
         detector.close()
+        # Opened again: the network was loaded for more calls at a time than its maps have memory for.
         threads, at_once = args.threads or at_once // fewer, fewer
         detector = _open_detector(args, threads, at_once)
     if args.score == "auto":
         stored_thresholds(detector, args.model)
     if args.relations is not None and args.score == "auto":
+        # Thresholds were measured on the detector's own scores.
         raise ConfigError("--relations changes the scores that the model's thresholds are of: give --score a number")
     relations, finder = _open_relations(args, detector)
     # Tiles are merged by the same settings, whatever the network.
@@ -222,6 +213,7 @@ def _open_relations(args: argparse.Namespace, detector: SupportsDetect) -> tuple
     relations = Relations(args.relations)
     relations.check_detector(detector.class_names)
     if FRAME in relations.config.fields:
+        # Such a network needs the frame before, which still images do not have.
         raise ConfigError(f"{args.relations} relates two frames of a video: phidet track --relations {args.relations}")
     return relations, seen_by(relations.config.fields, detector, args.model)
 

@@ -197,6 +197,7 @@ def _splits(report: Report) -> str:
     ):
         if any(counts):
             columns.append(name)
+            # Columns that are zero for all are left out: most data have none of these.
             rows = [[*row, f"{n:,}"] for row, n in zip(rows, counts, strict=True)]
     return table(columns, rows) if rows else ""
 

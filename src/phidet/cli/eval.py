@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from phidet.cli.arguments import (
-    add_device,
+    add_arithmetic,
     add_json,
     add_layout,
     add_model,
     add_out,
-    add_precision,
     add_runtime,
     add_split,
 )
@@ -75,8 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--scaled", action="store_true", help="decode large JPEGs as detect does, not all pixels as the protocol says"
     )
-    add_precision(parser)
-    add_device(parser)
+    add_arithmetic(parser)
     add_runtime(parser)
     add_json(parser)
     add_generator_arguments(parser)
@@ -94,6 +92,7 @@ def run(args: argparse.Namespace) -> None:
         measure_tracks(args)
         return
     args.model, args.data = _model_and_data(args.given, args.model)
+    # A published or bundled model is shared by all projects of the machine.
     if args.store_thresholds and (Path(args.model).suffix == ".json" or not Path(args.model).exists()):
         raise ConfigError(f"--store-thresholds writes into a model file of your own, which {args.model} is not")
     if args.batch < 1:
@@ -141,6 +140,7 @@ def _detector(args: argparse.Namespace) -> None:
         args.model, open_data(args.data, args.layout), detector.class_names, args.split, args.made
     )
     _warn_of_limit(measured.dataset, settings.max_objects)
+    # All pixels unless asked otherwise: published metrics are measured so.
     needed = detector.needed_hw if args.scaled else None
     dataset, found = detect_dataset(detector, measured.dataset, settings.postprocess, args.batch, needed)
     evaluation = measure(detector.config.name, str(args.data), dataset, found, settings, measured.trained_on)
@@ -148,6 +148,7 @@ def _detector(args: argparse.Namespace) -> None:
     if copies is not None:
         evaluation = msgspec.structs.replace(evaluation, near_copies=copies.images)
     if args.store_thresholds:
+        # Detected once more, as detectors are used: one class for each box, where AP takes several.
         evaluation = msgspec.structs.replace(evaluation, thresholds=_thresholds(args, detector, dataset))
     _print(evaluation, f"{args.model} on {args.data}, split {measured.split}, {detector.runtime_name}", args.json)
     if evaluation.thresholds is not None:
@@ -165,6 +166,7 @@ def _near_copies(args: argparse.Namespace, dataset: Dataset) -> NearCopies | Non
     from phidet.data.run_images import read_run_images
 
     path = Path(args.model)
+    # A run's folder says which images it learned from; a file that was copied elsewhere does not.
     images = read_run_images(path if path.is_dir() else path.parent) if path.exists() else None
     copies = None if images is None else near_learned(dataset, images, open_data(args.data, args.layout))
     warn_of(copies, len(dataset))

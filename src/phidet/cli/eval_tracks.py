@@ -31,6 +31,7 @@ def measure_tracks(args: argparse.Namespace) -> None:
     else:
         place = Path(args.tracks)
         if place.is_file() and len(videos) > 1:
+            # One file holds the tracks of one sequence: frames of several would be mixed up.
             raise ConfigError(f"{place} is one file, and {args.given[0]} has {len(videos)} sequences: give a folder")
         evaluation, measured = measure_videos(videos, lambda video: read_results(place, video.name))
     if args.json:
@@ -70,6 +71,7 @@ def _tracker(args: argparse.Namespace) -> Callable[[Video], Rows]:
             boxes = found.boxes_xyxy.tolist()
             rows += [(image.frame or 0, i, *box) for i, box in zip(ids, boxes, strict=True)]
         table = np.array(rows, np.float64).reshape(-1, 6)
+        # Tracks all count; only the truth has boxes that need not be found.
         every = np.ones(len(table), np.bool_)
         return Rows(table[:, 0].astype(np.int64), table[:, 1].astype(np.int64), table[:, 2:], every, ~every)
 

@@ -55,6 +55,7 @@ def run(args: argparse.Namespace) -> None:
     if "samples" in says(args.model):
         _export_generator(args)
         return
+    # From here on in PyTorch: every export is compared with it before it is put in place.
     model = load_detector(args.model)
     if args.image_size is not None:
         model.config = architecture_of(model.config).resized(model.config, args.image_size)
@@ -85,6 +86,7 @@ def _without_pytorch(args: argparse.Namespace) -> bool:
     from phidet.export.published import published_detector, write_published
 
     published = published_detector(args.model)
+    # All else needs the model in PyTorch: to trace it, to calibrate it, or to compare it.
     others = (args.to != "onnx", args.int8, args.nms, args.eval is not None, args.image_size is not None)
     if published is None or any(others):
         return False

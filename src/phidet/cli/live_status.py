@@ -35,6 +35,7 @@ class LiveStatus:
         """What happened since the last line."""
         state, report = self._live.state, self._report
         now = state.received, report.looked_at
+        # Rates since the last line rather than means: a camera that has stopped sending shows at once.
         came, looked = ((n - b) / self._every_s for n, b in zip(now, self._before, strict=True))
         self._before = now
         if not state.connected:

@@ -46,6 +46,7 @@ COMMANDS = {
 
 def flush_output() -> None:
     """Flushes standard output: a broken pipe is raised here, where ``main`` handles it, not at interpreter exit."""
+    # There is none in a program without a console.
     if sys.stdout is not None:
         sys.stdout.flush()
 
@@ -114,6 +115,7 @@ def parse(argv: list[str], chosen: str | None) -> argparse.Namespace:
     parser = build_parser(chosen)
     if parser.chosen is None or chosen is None:
         return parser.parse_args(argv)
+    # Options of a file are put behind the command's name, those before it are phidet's own.
     begin = argv.index(chosen) + 1
     before, given = argv[:begin], argv[begin:]
     # Before argparse sees it: --conf would be short for --config.
@@ -121,6 +123,7 @@ def parse(argv: list[str], chosen: str | None) -> argparse.Namespace:
     if any(word.startswith(("--config", "--write-config")) for word in given):
         from phidet.cli.options_file import parse_leniently, with_options_of_file, write_options
 
+        # A file may have what the command requires, so the first look at the words requires nothing.
         understood = parse_leniently(build_parser(chosen).chosen or parser, given)
         if understood.config is not None:
             given = with_options_of_file(parser.chosen, given, understood)
@@ -153,6 +156,7 @@ def _main(argv: list[str] | None) -> int:
     try:
         args = parse(argv, chosen)
         if args.offline:
+            # Processes that load images or run a part of the work inherit it.
             os.environ["PHIDET_OFFLINE"] = "1"
         logging.basicConfig(format="%(message)s", stream=sys.stderr)
         logging.getLogger("phidet").setLevel(logging.INFO)  # other libraries only warn

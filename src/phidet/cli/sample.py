@@ -70,6 +70,7 @@ def _write_sheet(generator: ImageGenerator, args: argparse.Namespace, out: Path)
     from phidet.inference.generator import image_grid
     from phidet.inference.sample_page import write_page
 
+    # Without a class named, each row has one in turn, so that the sheet shows all of them.
     if args.kind == "grid" and args.class_name is None:
         columns = min(12, args.count)
         sheet = sheets.sample_sheet(generator, -(-args.count // columns), columns, args.seed, args.psi)
@@ -115,5 +116,6 @@ def _write_nearest(generator: ImageGenerator, args: argparse.Namespace, out: Pat
 
     config = generator.config
     real = CropImages(read_objects(args.real, args.layout), config.image_size_hw[0], config.context, REAL)
+    # A dozen at most: each is compared with every real image.
     made = generator.sample(min(args.count, 12), args.seed, generator.class_id(args.class_name), args.psi)
     save_sheet(nearest_to(made, real, Lite0Features(torch.device("cpu"))), out, args.scale)

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from phidet.cli.arguments import add_device, add_exact, add_precision, share_or_auto
+from phidet.cli.arguments import add_arithmetic, add_exact, share_or_auto
 from phidet.core.errors import ConfigError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -54,8 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     answers.add_argument("--iou", type=float, default=0.5, help="overlap that makes a duplicate (default: 0.5)")
     answers.add_argument("--max_detections", type=int, default=100, metavar="N", help="length of answers")
     add_exact(answers)
-    add_precision(answers)
-    add_device(answers)
+    add_arithmetic(answers)
     answers.add_argument("--runtime", default="auto", choices=("auto", "onnxruntime", "openvino", "litert"))
     batching = parser.add_argument_group("batching")
     batching.add_argument("--enable_batching", type=_boolean, nargs="?", const=True, default=True, metavar="BOOL")
@@ -155,6 +154,7 @@ def _sources(args: argparse.Namespace) -> tuple[Source, ...]:
     from phidet.serve.config_files import read_model_config
     from phidet.serve.configuration import Source
 
+    # One of the two, as for TensorFlow Serving: a file has names and folders of its own.
     if (args.model_base_path is None) == (args.model_config_file is None):
         raise ConfigError("expected one of --model_base_path FOLDER and --model_config_file FILE")
     if args.model_config_file is not None:

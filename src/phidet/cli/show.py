@@ -39,6 +39,7 @@ class Window(ObjectSink):
             ) from None
         try:
             self._root = tk.Tk()
+        # No display, as over SSH or in a container: known only when a window is asked for.
         except tk.TclError as error:
             raise ConfigError(
                 f"--show needs a screen: {error}; the live page shows frames, too: phidet serve"
@@ -63,6 +64,7 @@ class Window(ObjectSink):
         photo = self._image_tk.PhotoImage(drawn, master=self._root)
         self._label.configure(image=photo)
         self._label.image = photo  # Tk does not keep it
+        # Handles what the user did since the last frame; there is no main loop that would.
         self._root.update()
         if self._closed:
             raise KeyboardInterrupt

@@ -128,6 +128,7 @@ def run(args: argparse.Namespace) -> None:
     from phidet.inference.tiles import check_tile
     from phidet.inference.track import track_stream
 
+    # An extra that is missing is named before a model is loaded.
     import_solver()
     settings, counting = _settings(args), _counting(args)
     kinds = _kinds(args, counting)
@@ -196,6 +197,7 @@ def _settings(args: argparse.Namespace) -> TrackSettings:
     given: dict[str, Any] = {"start": start, "low": args.low, "lost_s": args.lost}
     given = {name: value for name, value in given.items() if value is not None}
     if start is not None:
+        # Only what is matched first may begin a track: a lower start lowers that limit, too.
         given["high"] = min(args.start, TrackerSettings().high)
     tracker = TrackerSettings(**given, camera_motion=args.camera_motion)
     return TrackSettings(tracker=tracker, stride=args.stride, detect_every=args.detect_every, tile=args.tile)
@@ -221,6 +223,7 @@ def _counting(args: argparse.Namespace) -> CountSettings | None:
         places += read_places(args.places)
     if not places:
         return None
+    # Counting forgets a track when the tracker does: it could come back until then.
     waits = _settings(args).tracker.lost_s
     return CountSettings(places=tuple(places), anchor=args.anchor, forget_s=waits)
 

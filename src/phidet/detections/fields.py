@@ -121,8 +121,7 @@ def field_values(values: Values) -> list[Any]:
     """A field as a list of JSON values, one for each object."""
     if isinstance(values, Column):
         return values.to_list()
-    listed: list[Any] = values.tolist()
-    return listed
+    return values.tolist()
 
 
 def as_objects(values: Sequence[Any]) -> npt.NDArray[Any]:

@@ -126,8 +126,7 @@ def _soft(sides: Floats, scores: Floats, groups: Ints | None, settings: Postproc
 
 
 def _areas(sides: Floats) -> Floats:
-    areas: Floats = np.maximum(sides[2] - sides[0], 0) * np.maximum(sides[3] - sides[1], 0)
-    return areas
+    return np.maximum(sides[2] - sides[0], 0) * np.maximum(sides[3] - sides[1], 0)
 
 
 def _overlaps(sides: Floats, areas: Floats, best: int) -> Floats:
@@ -137,5 +136,4 @@ def _overlaps(sides: Floats, areas: Floats, best: int) -> Floats:
     np.maximum(shared, 0, out=shared)
     intersection = shared[0] * shared[1]
     union = areas + areas[best] - intersection
-    overlaps: Floats = intersection / np.maximum(union, np.float32(1e-12))
-    return overlaps
+    return intersection / np.maximum(union, np.float32(1e-12))

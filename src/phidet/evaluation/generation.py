@@ -49,8 +49,7 @@ def frechet_distance(real: npt.ArrayLike, made: npt.ArrayLike) -> float:
 
 def _root(matrix: FloatArray) -> FloatArray:
     values, vectors = np.linalg.eigh(matrix)
-    root: FloatArray = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
-    return root
+    return (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
 
 
 def precision_recall(real: npt.ArrayLike, made: npt.ArrayLike, neighbours: int = 3) -> PrecisionRecall:
@@ -102,8 +101,7 @@ def slerp(a: npt.ArrayLike, b: npt.ArrayLike, t: npt.ArrayLike) -> FloatArray:
 
 
 def _directions(vectors: FloatArray) -> FloatArray:
-    directions: FloatArray = vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
-    return directions
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
 
 def path_length(distances: npt.ArrayLike) -> float:

@@ -22,8 +22,7 @@ def open_heic(file: BinaryIO) -> Image.Image:
     # Before pi-heif sees the file: it would crash the process, which no except clause catches.
     _check_items(file.read())
     file.seek(0)
-    image: Image.Image = HeifImageFile(file)
-    return image
+    return HeifImageFile(file)
 
 
 def _check_items(content: bytes) -> None:

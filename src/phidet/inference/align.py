@@ -74,10 +74,12 @@ class Aligner:
         self.postprocess = postprocess or PostprocessSettings()
         self._tile = tile
         self._template: Pixels | None = None
+        # An image of a right assembly is told from a list by its ending, as image files are everywhere.
         if not isinstance(nominal, Nominal) and Path(nominal).suffix.lower() in EXTENSIONS:
             listed = self._read_template(Path(nominal))
         else:
             listed = nominal if isinstance(nominal, Nominal) else read_nominal(Path(nominal), options)
+        # An empty list has no labels that could be wrong; that nothing is on it is said where it is aligned.
         self.nominal = listed.with_classes(detector.class_names, classes) if len(listed) else listed
         self.left_out = len(listed) - len(self.nominal)
         from_image = self.settings.refine == "template" or self.settings.pose_from == "image"
@@ -101,6 +103,7 @@ class Aligner:
 
     def align(self, pixels: Pixels, found: Detections, name: str = "") -> Alignment:
         """Aligns detections at hand; ``pixels`` are of the image that they were found in."""
+        # Refiners look at pixels, and so belong to one image.
         refine: Refine | None = None
         if self.settings.refine == "centroid":
             refine = centroid_refiner(pixels)
@@ -174,6 +177,7 @@ def align(
     """
     detector = Detector(model) if isinstance(model, str | Path) else model
     aligner = Aligner(nominal, detector, settings, classes=classes)
+    # One aligner for all of them: the list and the model are read once.
     if isinstance(images, list | tuple):
         return [aligner(image) for image in images]
     return aligner(images)

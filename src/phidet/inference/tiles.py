@@ -214,8 +214,7 @@ def _same_object(one: TileDetections, others: TileDetections, iou: float) -> npt
     slack = _slack(one)  # tolerance by which the other box is enlarged
     grown = others.boxes_xyxy + np.concatenate([-slack, slack], axis=1)
     inside = area(_intersection(grown, one.boxes_xyxy)) > _COVERED * area(one.boxes_xyxy)
-    same: npt.NDArray[np.bool_] = (ious > iou) | (one.cut & inside)
-    return same
+    return (ious > iou) | (one.cut & inside)
 
 
 def _join(kept: TileDetections, at: int, other: TileDetections) -> None:

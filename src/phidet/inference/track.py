@@ -62,6 +62,7 @@ def track_stream(
         make_tracker: makes another tracker for each video, such as an
             :class:`~phidet.detections.tracking.external.ExternalTracker`.
     """
+    # Made once before any video, so that an extra that is missing is named at once.
     make_tracker = make_tracker or partial(Tracker, settings.tracker)
     tracker = make_tracker()
     previous: SourceImage | None = None
@@ -114,6 +115,7 @@ def as_video(items: Iterable[SourceImage | Unusable], rate: float) -> Iterator[S
 
 def _video_name(item: SourceImage, folder: str) -> PurePosixPath:
     """As the folder is called; as the sequence, where it is MOTChallenge's ``SEQUENCE/img1``."""
+    # Images given by their folder have names below it, and the folder itself is no part of them.
     place = item.name.parent if item.name.parent.name else PurePosixPath(folder)
     if place.name == "img1":
         whole = PurePosixPath(folder)

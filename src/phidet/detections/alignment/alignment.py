@@ -196,8 +196,7 @@ def without_doubles(found: Detections) -> Detections:
 
 def _centres(found: Detections) -> Floats:
     boxes = found.boxes_xyxy.astype(np.float64)
-    centres: Floats = (boxes[:, :2] + boxes[:, 2:]) / 2
-    return centres
+    return (boxes[:, :2] + boxes[:, 2:]) / 2
 
 
 def _extent(found: Detections) -> tuple[int, int]:

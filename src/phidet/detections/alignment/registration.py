@@ -154,8 +154,7 @@ def _edges(template: Floats) -> Floats:
     count = min(_EDGE_POINTS, int((size > 0).sum()))
     chosen = np.sort(np.argpartition(-size, max(0, count - 1), axis=None)[:count])
     rows, columns = np.unravel_index(chosen, size.shape)
-    edges: Floats = np.stack([columns, rows], 1).astype(np.float64) + 0.5
-    return edges
+    return np.stack([columns, rows], 1).astype(np.float64) + 0.5
 
 
 def _weights(wanted: Floats, seen: Floats) -> Floats:
@@ -163,5 +162,4 @@ def _weights(wanted: Floats, seen: Floats) -> Floats:
     gain, bias = np.polyfit(wanted, seen, 1)
     residuals = seen - gain * wanted - bias
     scale = 1.4826 * float(np.median(np.abs(residuals))) + 1e-3
-    weights: Floats = np.maximum(0, 1 - (residuals / (_TUKEY * scale)) ** 2) ** 2
-    return weights
+    return np.maximum(0, 1 - (residuals / (_TUKEY * scale)) ** 2) ** 2

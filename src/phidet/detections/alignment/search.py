@@ -249,8 +249,7 @@ def _plausible(linear: Floats, scale: float, stretch: float, mirrored: tuple[boo
     good &= squares <= (stretch + 1 / stretch) * np.abs(determinant)
     if len(mirrored) == 1:
         good &= (determinant < 0) == mirrored[0]
-    kept: npt.NDArray[np.bool_] = good
-    return kept
+    return good
 
 
 def _count_agreeing(nominal: Points, found: Points, ours: Ints, theirs: Ints, linear: Floats) -> Ints:
@@ -261,8 +260,7 @@ def _count_agreeing(nominal: Points, found: Points, ours: Ints, theirs: Ints, li
     offsets = nominal.places[near] - nominal.places[ours][:, None]
     predicted = found.places[theirs][:, None] + offsets @ linear.transpose(0, 2, 1)
     distances, _ = found.nearest(predicted, nominal.classes[near], _TOLERANCE * found.spacing)
-    counted: Ints = np.isfinite(distances).sum(1)
-    return counted
+    return np.isfinite(distances).sum(1)
 
 
 def _best_of_each(agreeing: Ints, samples: Ints) -> Ints:

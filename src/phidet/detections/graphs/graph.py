@@ -54,8 +54,7 @@ class DetectionGraph:
     def distances(self) -> npt.NDArray[np.float64]:
         """(E,) distance of the centres, pixels."""
         source, target = self.edges
-        lengths: npt.NDArray[np.float64] = np.hypot(*(self.centres[source] - self.centres[target]).T)
-        return lengths
+        return np.hypot(*(self.centres[source] - self.centres[target]).T)
 
     @property
     def pairs(self) -> Edges:

@@ -126,6 +126,7 @@ class ImageSink(ObjectSink):
             self._video.keep()  # if that fails, discard can still delete the temporary file
             path, self._video = self._video.path, None
             self._videos += 1
+            # Only now is the file complete, as what adds its sound needs it.
             if self._finished is not None and self._previous is not None:
                 self._finished(path, self._previous.source)
 

@@ -89,6 +89,7 @@ class CountSink(ObjectSink):
         self._write(self._previous, self.counter.end())
         for place, classes in self.counter.totals.items():
             for label, t in sorted(classes.items()):
+                # Of those that left only: how long the others will stay is not known.
                 mean = round(t.dwell_total_s / t.left, 3) if t.left else ""
                 row = (readable(self._previous.source), place, label, t.in_, t.out, t.entered, t.left, mean)
                 self._totals.append((*row, round(t.dwell_longest_s, 3) if t.left else ""))

@@ -76,6 +76,7 @@ class ParquetSink(FileSink):
         }
         table = with_names(pa.table(columns), self._names)
         with raising_write_errors(self._file.path):
+            # The first rows bring the schema, which is the same for all.
             if self._writer is None:
                 self._writer = pa.parquet.ParquetWriter(self._file.file, table.schema, compression="zstd")
             self._writer.write_table(table)

@@ -144,6 +144,7 @@ class Counter:
         events = list(self._forget(time_s - self.settings.forget_s))
         places = [place.in_pixels(size_hw) for place in self.settings.places]
         anchors = anchors_of(tracked, self.settings.anchor)
+        # The margin grows with the object: boxes of large ones tremble by more pixels.
         sizes = (tracked.boxes_xyxy[:, 2:] - tracked.boxes_xyxy[:, :2]).mean(axis=1).tolist()
         ids = np.asarray(tracked.fields[TRACK_ID]).tolist()
         # By ids, so that the order of detections changes nothing.

@@ -25,6 +25,7 @@ class HeatMap:
     def add(self, anchors: Floats, seconds: float, size_hw: tuple[int, int]) -> None:
         """(N, 2) points in pixels of a frame of ``size_hw``, which lasts for ``seconds``; those outside count at its
         border. A stream that changes its size keeps its grid."""
+        # A cell for a few pixels: finer ones would be smoothed anyway.
         if self._grid is None:
             scale = min(1.0, _LONGEST / max(size_hw))
             self._grid = np.zeros(tuple(max(1, round(side * scale)) for side in size_hw))
@@ -43,6 +44,7 @@ class HeatMap:
         """The map over a frame, (H, W, 3) uint8 RGB, in grey; with a scale in seconds, on which an object that stands
         still for ten is 10 s."""
         height, width = background.shape[:2]
+        # Grey, so that all colour is the map's.
         base = Image.fromarray(background).convert("L").convert("RGB")
         if self._grid is None or not self._grid.any():
             return base

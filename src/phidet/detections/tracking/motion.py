@@ -45,8 +45,7 @@ class Motion:
     @property
     def boxes_xyxy(self) -> Floats:
         """(T, 4) float64: where the filters believe the boxes."""
-        boxes: Floats = cxcywh_to_xyxy(self.state[:, _PLACE])
-        return boxes
+        return cxcywh_to_xyxy(self.state[:, _PLACE])
 
     def reach(self, seconds: float) -> Floats:
         """(T, 4) float64: what makes boxes larger on each side by the way that an object may have gone in ``seconds``
@@ -108,5 +107,4 @@ class Motion:
 
 def _sides(boxes_cxcywh: Floats) -> Floats:
     """(T, 4), four times the mean of width and height."""
-    sides: Floats = np.maximum(boxes_cxcywh[:, 2:].mean(axis=1, keepdims=True), _SMALLEST_SIDE).repeat(4, axis=1)
-    return sides
+    return np.maximum(boxes_cxcywh[:, 2:].mean(axis=1, keepdims=True), _SMALLEST_SIDE).repeat(4, axis=1)

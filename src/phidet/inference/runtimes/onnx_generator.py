@@ -38,6 +38,7 @@ class OnnxGenerator:
         other = exported_header(self._mapping.get_modelmeta().custom_metadata_map, beside)
         if other.config != self.config:
             raise CheckpointError(f"{beside} belongs to another generator than {path.name}: export both again")
+        # The average is a constant of the graph, which gives it whatever it is asked.
         latents = np.zeros((1, self.config.latent_size), np.float32)
         labels = np.zeros((1, self.config.num_classes), np.float32) if self.config.labelled else None
         self.style_average: FloatArray = self._mapping.run(["style_average"], self._inputs(latents, labels))[0]
@@ -45,6 +46,7 @@ class OnnxGenerator:
     def styles(self, latents: FloatArray, labels: FloatArray | None) -> FloatArray:
         """Latents (N, latent_size) and one-hot labels (N, classes) → w (N, num_layers, style_size)."""
         w = self._mapping.run(["styles"], self._inputs(latents, labels))[0]
+        # The mapping gives one w, the same for all layers until styles are mixed.
         return np.repeat(np.asarray(w, np.float32)[:, None], self.config.num_layers, 1)
 
     def render(self, styles: FloatArray, noise: list[FloatArray] | None) -> FloatArray:

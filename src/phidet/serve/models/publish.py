@@ -48,6 +48,7 @@ def publish(model: str | Path, base_path: Path) -> Path:
         raise CheckpointError(f"{source} is not an exported model: 'phidet export {model}' first, then publish that")
     files = [source, *([source.with_suffix(".bin")] if source.suffix == ".xml" else [])]
     Detector(source).close()  # errors name the source file, not its copy
+    # A folder that was made for nothing is removed again.
     made = not base_path.exists()
     try:
         base_path.mkdir(parents=True, exist_ok=True)

@@ -264,6 +264,7 @@ class Repository:
                         await model.wake.wait()
                 model.wake.clear()
         finally:
+            # Retired, or the server ends: nothing new finds its versions, and those who work with them finish.
             for version in list(model.available):
                 self._unload(model, version)
 

@@ -1,15 +1,17 @@
-"""A camera on RTSP for ten minutes: cut three times, frozen once, its size changed once, and one that lies at the end.
+"""A camera for ten minutes: cut three times, frozen once, its size changed once, and one that lies at the end.
 
-    python benchmarks/stream.py                 ten minutes beside an idle machine
+    python benchmarks/stream.py                 RTSP (H.264), ten minutes beside an idle machine
+    python benchmarks/stream.py --http          HTTP (MJPEG)
     python benchmarks/stream.py --busy 4        beside four processes that compute
 
-Needs GStreamer's RTSP server and its bindings for the system's Python (``rtsp_camera.py`` says how), and Linux. Two
+Needs Linux, and for RTSP GStreamer's server and its bindings for the system's Python (``rtsp_camera.py`` says how). Two
 readers follow it all the time: this process with the bundled detector and a tracker, which reads the number of each
 frame from its pixels; and ``phidet track`` as a user starts it. What is printed:
 
-- age: how many frames had been decoded after the one that the reader is given, when it is given it; how many the camera
-  had sent, which is one more, since FFmpeg knows the end of a frame of H.264 by the beginning of the next; and how long
-  ago it was sent.
+- age: how many frames had been decoded after the one that the reader takes, when it takes it; how many the camera had
+  sent when the reader is given it, as RGB: of H.264 one more, since FFmpeg knows the end of a frame by the beginning of
+  the next; the same without the time that the two threads were ready to run and had no processor; and how long ago it
+  was sent.
 - memory: resident, of both processes, in the quarters of the time.
 - connections after the first one; times by the source beside those of the clock.
 """
@@ -40,6 +42,7 @@ from phidet.inference.track import TrackSettings, track_stream
 from rtsp_camera import BITS, BLOCK, PASSWORD
 
 SCRIPT = Path(__file__).with_name("rtsp_camera.py")
+HTTP_SCRIPT = SCRIPT.with_name("http_camera.py")
 FAULTS = (
     (0.15, "cut"),
     (0.30, "freeze 25"),
@@ -55,13 +58,14 @@ def main() -> None:
     """Prints what was measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=600)
+    parser.add_argument("--http", action="store_true", help="MJPEG on HTTP instead of H.264 on RTSP")
     parser.add_argument("--busy", type=int, default=0, metavar="N", help="processes that compute all the time")
     args = parser.parse_args()
     with contextlib.ExitStack() as stack:
         for _ in range(args.busy):
             stack.enter_context(running([sys.executable, "-c", "while True: pass"]))
-        camera = stack.enter_context(running(["/usr/bin/python3", str(SCRIPT)], stdin=subprocess.PIPE,
-                                             stdout=subprocess.PIPE, text=True))  # fmt: skip
+        script = [sys.executable, str(HTTP_SCRIPT)] if args.http else ["/usr/bin/python3", str(SCRIPT)]
+        camera = stack.enter_context(running(script, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
         address = camera.stdout.readline().strip()
         out = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         options = ["--save", "json,csv,counts,heat", "--line", "middle=0,0.5,1,0.5", "--out"]
@@ -114,16 +118,43 @@ def note_sent(lines: Any, sent: dict[int, float]) -> None:
 
 
 class Noted(LiveSource):
-    """Notes which of the decoded frames, by its number from 1, has which time."""
+    """Notes of each frame which of the decoded ones it is, from 1, and how long its threads had no processor.
+
+    Attributes:
+        newer: frames that had been decoded after the one that was taken last, when it was taken.
+    """
 
     def __init__(self, address: str) -> None:
         super().__init__(address)
-        self.order: dict[float, int] = {}
+        self.newer = 0
+        self._reader = 0
+        self._noted: dict[float, tuple[int, float]] = {}
+        self._before_s = 0.0
 
     def _arrivals(self) -> Iterator[Any]:
+        self._reader = threading.get_native_id()
         for arrival in super()._arrivals():
-            self.order[arrival.time_s] = self.state.received
+            self._noted[arrival.time_s] = self.state.received + 1, ready_s(self._reader)
             yield arrival
+
+    def _newest(self) -> Iterator[Any]:
+        for arrival in super()._newest():
+            order, waited_s = self._noted[arrival.time_s]
+            self.newer = max(0, self.state.received - order)
+            self._before_s = waited_s + ready_s(threading.get_native_id())
+            yield arrival
+
+    def starved_s(self) -> float:
+        """How long the reading thread since it decoded the frame, and the caller since taking it, had no processor."""
+        try:
+            return ready_s(self._reader) + ready_s(threading.get_native_id()) - self._before_s
+        except FileNotFoundError:
+            return 0.0  # the reading thread has ended
+
+
+def ready_s(thread: int) -> float:
+    """How long a thread of this process has been ready to run, and did not, in seconds."""
+    return int(Path(f"/proc/self/task/{thread}/schedstat").read_text().split()[1]) / 1e9
 
 
 class Memory(threading.Thread):
@@ -149,9 +180,8 @@ def follow(source: Noted) -> dict[str, npt.NDArray[np.float64]]:
 
     def noted() -> Iterator[SourceImage | Unusable]:
         for frame in source.frames():
-            now = time.monotonic()
-            decoded = source.state.received - source.order[frame.time_s]
-            notes.append((now, number_of(frame), frame.time_s, frame.image.shape[0], decoded))
+            now, starved_s = time.monotonic(), source.starved_s()
+            notes.append((now, number_of(frame), frame.time_s, frame.image.shape[0], source.newer, starved_s))
             yield SourceImage(source.shown, PurePosixPath("camera.mp4"), frame.image, frame.number, frame.time_s)
 
     with Detector("person") as detector:
@@ -160,7 +190,7 @@ def follow(source: Noted) -> dict[str, npt.NDArray[np.float64]]:
     print(f"{source.state.received} frames came, {source.state.taken} were looked at, "
           f"{source.state.reconnects} connections after the first one")  # fmt: skip
     columns = np.array(notes).T
-    return dict(zip(("now", "number", "time", "height", "decoded"), columns, strict=True))
+    return dict(zip(("now", "number", "time", "height", "decoded", "starved"), columns, strict=True))
 
 
 def number_of(frame: Frame) -> int:
@@ -173,12 +203,19 @@ def report(notes: dict[str, npt.NDArray[np.float64]], sent: dict[int, float]) ->
     """Prints ages and times."""
     numbers, at = np.array(sorted(sent.items())).T
     age = 1000 * (notes["now"] - np.array([sent[int(n)] for n in notes["number"]]))
-    newer = np.searchsorted(at, notes["now"]) - np.searchsorted(numbers, notes["number"], side="right")
+    position = np.searchsorted(numbers, notes["number"], side="right")
+    newer, without_waits = (
+        np.searchsorted(at, end) - position for end in (notes["now"], notes["now"] - notes["starved"])
+    )
     print(f"age of a frame when it is given: median {np.median(age):.0f} ms, 99 % below "
           f"{np.percentile(age, 99):.0f} ms, at most {age.max():.0f} ms")  # fmt: skip
-    for what, counts in (("been decoded", notes["decoded"]), ("left the camera", newer)):
+    for what, counts in (
+        ("been decoded when it was taken", notes["decoded"]),
+        ("left the camera when it was given", newer),
+        ("left the camera, without waits for a processor", np.maximum(without_waits, 0)),
+    ):
         shares = ", ".join(f"{int(n)}: {np.mean(counts == n):.1%}" for n in np.unique(counts))
-        print(f"frames that had {what} after it: {shares}")
+        print(f"newer frames that had {what}: {shares}")
     print(f"heights seen: {np.unique(notes['height']).astype(int).tolist()}; numbers never fall: "
           f"{bool((np.diff(notes['number']) > 0).all())}; longest gap {np.diff(notes['now']).max():.1f} s")  # fmt: skip
     apart = (notes["time"] - notes["time"][0]) - (notes["now"] - notes["now"][0])

@@ -88,6 +88,8 @@ class Report:
 
     before = "at most "
     """What stands before a video's numbers of objects."""
+    unit = "image"
+    """What is counted in the last line."""
 
     def __init__(self, json_lines: bool) -> None:
         self.quiet = False
@@ -115,7 +117,7 @@ class Report:
             sys.stdout.buffer.flush()
         elif item.frame is None:
             self._say(f"{item.source}: {_counts(found.counts())}")
-        else:
+        if item.frame is not None:
             tally = self.tally(self._video[2] if self._video else {}, found)
             self._video = (item.source, item.frame + 1, tally)
         self._show_progress()
@@ -124,6 +126,10 @@ class Report:
         """A video's numbers of objects by class, with those of the next frame; ``so_far`` is empty at its beginning."""
         # The largest number of each class in a single frame: summing over frames would count one object many times.
         return {**so_far, **{name: max(n, so_far.get(name, 0)) for name, n in found.counts().items()}}
+
+    def total(self) -> str:
+        """How many objects there were."""
+        return count(self._objects, "object")
 
     def failed(self, unusable: Unusable) -> None:
         """Reports a source, or the rest of one, that cannot be used."""
@@ -145,11 +151,11 @@ class Report:
         self._end_video()
         self._line.clear()
         seconds = time.monotonic() - self._start
-        parts = [f"{count(self._images, 'image')}, {count(self._objects, 'object')}"]
+        parts = [f"{count(self._images, self.unit)}, {self.total()}"]
         if self._errors:
             parts[0] += f", {count(len(self._errors), 'error')}"
         if self._images > 1:
-            parts.append(f"{self._images / seconds:.1f} images a second")
+            parts.append(f"{self._images / seconds:.1f} {self.unit}s a second")
         if written:
             parts.append(f"wrote {', '.join(written)}")
         print("; ".join(parts), file=sys.stderr)
@@ -168,7 +174,8 @@ class Report:
         if self._video is not None:
             source, frames, tally = self._video
             self._video = None
-            self._say(f"{source}: {frames:,} frames, {_counts(tally, self.before)}")
+            if not self._json:
+                self._say(f"{source}: {count(frames, 'frame')}, {_counts(tally, self.before)}")
 
     def _say(self, line: str) -> None:
         from phidet.detections.sinks.base import readable
@@ -182,7 +189,7 @@ class Report:
         # Five times a second: a terminal that is written to for each small image slows the run down.
         if now - self._shown > 0.2:
             self._shown = now
-            self._line.show(f"{count(self._images, 'image')}, {self._images / (now - self._start):.1f} a second")
+            self._line.show(f"{count(self._images, self.unit)}, {self._images / (now - self._start):.1f} a second")
 
 
 def _counts(counts: dict[str, int], before: str = "") -> str:

@@ -84,7 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     frames.add_argument("--fps", type=_rate, metavar="R", help="images are frames of a video, at R a second")
     frames.add_argument("--every-frame", action="store_true", help="of streams, too, however late (the newest)")
-    frames.add_argument("--silent", type=_seconds, metavar="SECONDS", help="when a stream is opened again (10)")
+    frames.add_argument("--silent", type=_seconds_above_0, metavar="SECONDS", help="when a stream is opened again (10)")
     frames.add_argument("--quiet", action="store_true", help="no line a second about a stream")
     frames.add_argument("--show", action="store_true", help="show the frames in a window")
     frames.add_argument("--sound", action="store_true", help="keep the sound in drawn videos")
@@ -285,6 +285,7 @@ class TrackReport(Report):
     """Counts tracks instead of objects in a frame; prints events of lines and zones."""
 
     before = "tracks of "
+    unit = "frame"
 
     def __init__(self, json_lines: bool, counts: CountSink | None) -> None:
         super().__init__(json_lines)
@@ -304,6 +305,12 @@ class TrackReport(Report):
             for event in self._counts.latest:
                 sys.stdout.buffer.write(msgspec.json.encode(event_json(item, event)) + b"\n")
             sys.stdout.buffer.flush()
+
+    def total(self) -> str:
+        """How many tracks there were."""
+        from phidet.core.words import count
+
+        return count(self.tracks_so_far, "track")
 
     def tally(self, so_far: dict[str, int], found: Detections) -> dict[str, int]:
         """Tracks of each class: ids rise, so that those above the highest one are new."""
@@ -327,3 +334,7 @@ def _rate(text: str) -> float:
 
 def _seconds(text: str) -> float:
     return number(text, "seconds, 0 or more", lambda value: 0 <= value < 1e6)
+
+
+def _seconds_above_0(text: str) -> float:
+    return number(text, "seconds above 0", lambda value: 0 < value < 1e6)

@@ -166,7 +166,8 @@ def _overlaps(box: Box, others: Boxes) -> npt.NDArray[np.float64]:
     """(N,) areas that the box has in common with N others."""
     corners = np.maximum(others[:, :2], box[:2])
     sides = np.maximum(np.minimum(others[:, 2:], box[2:]) - corners, 0)
-    return sides[:, 0] * sides[:, 1]
+    common: npt.NDArray[np.float64] = sides[:, 0] * sides[:, 1]
+    return common
 
 
 def _ink(rgb: tuple[int, int, int]) -> tuple[int, int, int]:

@@ -121,7 +121,8 @@ def field_values(values: Values) -> list[Any]:
     """A field as a list of JSON values, one for each object."""
     if isinstance(values, Column):
         return values.to_list()
-    return values.tolist()
+    listed: list[Any] = values.tolist()
+    return listed
 
 
 def as_objects(values: Sequence[Any]) -> npt.NDArray[Any]:

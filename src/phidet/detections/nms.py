@@ -126,7 +126,8 @@ def _soft(sides: Floats, scores: Floats, groups: Ints | None, settings: Postproc
 
 
 def _areas(sides: Floats) -> Floats:
-    return np.maximum(sides[2] - sides[0], 0) * np.maximum(sides[3] - sides[1], 0)
+    areas: Floats = np.maximum(sides[2] - sides[0], 0) * np.maximum(sides[3] - sides[1], 0)
+    return areas
 
 
 def _overlaps(sides: Floats, areas: Floats, best: int) -> Floats:
@@ -136,4 +137,5 @@ def _overlaps(sides: Floats, areas: Floats, best: int) -> Floats:
     np.maximum(shared, 0, out=shared)
     intersection = shared[0] * shared[1]
     union = areas + areas[best] - intersection
-    return intersection / np.maximum(union, np.float32(1e-12))
+    overlaps: Floats = intersection / np.maximum(union, np.float32(1e-12))
+    return overlaps

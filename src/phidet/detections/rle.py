@@ -56,7 +56,8 @@ def cancel_pairs(keys: Ints) -> Ints:
     change = np.concatenate([[True], keys[1:] != keys[:-1]]) if len(keys) else np.zeros(0, bool)
     first = np.flatnonzero(change)
     odd = np.diff(np.append(first, len(keys))) % 2 == 1
-    return keys[first[odd]]
+    kept: Ints = keys[first[odd]]
+    return kept
 
 
 def union(runs: Runs, groups: Ints, count: int) -> Runs:

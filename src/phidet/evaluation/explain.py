@@ -53,7 +53,8 @@ def overlay(image: npt.NDArray[np.uint8], heat: npt.NDArray[np.float32]) -> npt.
     # The darkest quarter of the colour map is skipped: it would read as shadow.
     colour = matplotlib.colormaps["inferno"](0.25 + 0.75 * heat)[..., :3] * 255
     share = np.clip(heat[..., None] * 1.3, 0, 0.75)
-    return (grey * (1 - share) + colour * share).clip(0, 255).astype(np.uint8)
+    mixed: npt.NDArray[np.uint8] = (grey * (1 - share) + colour * share).clip(0, 255).astype(np.uint8)
+    return mixed
 
 
 def comparison(

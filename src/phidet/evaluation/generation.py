@@ -49,7 +49,8 @@ def frechet_distance(real: npt.ArrayLike, made: npt.ArrayLike) -> float:
 
 def _root(matrix: FloatArray) -> FloatArray:
     values, vectors = np.linalg.eigh(matrix)
-    return (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
+    root: FloatArray = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
+    return root
 
 
 def precision_recall(real: npt.ArrayLike, made: npt.ArrayLike, neighbours: int = 3) -> PrecisionRecall:
@@ -101,7 +102,8 @@ def slerp(a: npt.ArrayLike, b: npt.ArrayLike, t: npt.ArrayLike) -> FloatArray:
 
 
 def _directions(vectors: FloatArray) -> FloatArray:
-    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+    directions: FloatArray = vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return directions
 
 
 def path_length(distances: npt.ArrayLike) -> float:

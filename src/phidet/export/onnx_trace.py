@@ -86,7 +86,8 @@ def _export(network: nn.Module, examples: list[_Example], names: list[str]) -> o
         dynamic_shapes=tuple({axis: sizes[name] for axis, name in example.axes.items()} for example in examples),
         dynamo=True,
     )
-    return program.model_proto
+    graph: onnx.ModelProto = program.model_proto
+    return graph
 
 
 def _export_by_trace(network: nn.Module, examples: list[_Example], names: list[str]) -> onnx.ModelProto:

@@ -22,7 +22,8 @@ def open_heic(file: BinaryIO) -> Image.Image:
     # Before pi-heif sees the file: it would crash the process, which no except clause catches.
     _check_items(file.read())
     file.seek(0)
-    return HeifImageFile(file)
+    image: Image.Image = HeifImageFile(file)
+    return image
 
 
 def _check_items(content: bytes) -> None:

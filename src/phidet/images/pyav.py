@@ -107,7 +107,8 @@ class FrameConverter:
         source = f"in_color_matrix={colors.matrix_name}"
         if int(frame.color_range) in _RANGES:
             source += f":in_range={_RANGES[int(frame.color_range)]}"
-        return self._convert(frame, size, f"{source}:out_range=full", "rgb24").to_ndarray()
+        image: npt.NDArray[np.uint8] = self._convert(frame, size, f"{source}:out_range=full", "rgb24").to_ndarray()
+        return image
 
     def to_yuv(self, image: npt.NDArray[np.uint8], size: tuple[int, int], colors: Colors) -> Any:
         """An image, (H, W, 3) uint8 RGB, as a frame for an encoder: 4:2:0 in limited range, at ``size``."""

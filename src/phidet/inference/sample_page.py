@@ -83,7 +83,8 @@ def _plane(corners: FloatArray) -> FloatArray:
     y, x = (each.reshape(-1, 1, 1) for each in np.meshgrid(shares, shares, indexing="ij"))
     above = corners[0] + x * (corners[1] - corners[0])
     below = corners[2] + x * (corners[3] - corners[2])
-    return (above + y * (below - above)).astype(np.float32)
+    plane: FloatArray = (above + y * (below - above)).astype(np.float32)
+    return plane
 
 
 def _encoded(image: Images) -> str:

@@ -81,7 +81,8 @@ class Pose:
         """(…, 2) nominal places → (…, 2) pixels."""
         undistorted = _homography(self.matrix, (places - self.frame.middle) / self.frame.spread)
         square = (undistorted**2).sum(-1, keepdims=True)
-        return self.frame.centre + self.frame.half * undistorted * (1 + self.k1 * square)
+        pixels: Floats = self.frame.centre + self.frame.half * undistorted * (1 + self.k1 * square)
+        return pixels
 
     def back(self, pixels: Floats) -> Floats:
         """(…, 2) pixels → (…, 2) nominal places: the inverse of :meth:`project`."""
@@ -103,7 +104,8 @@ class Pose:
         w = homogeneous[:, 2, None]
         u = homogeneous[:, :2] / w
         linear = (self.matrix[None, :2, :2] - u[:, :, None] * self.matrix[None, None, 2, :2]) / w[:, :, None]
-        return self._distortion(u) @ linear * (self.frame.half / self.frame.spread)
+        derivative: Floats = self._distortion(u) @ linear * (self.frame.half / self.frame.spread)
+        return derivative
 
     def by_parameters(self, places: Floats) -> Floats:
         """(N, 2, P) derivatives of pixels by the parameters, in pixels."""
@@ -136,7 +138,8 @@ class Pose:
     def _distortion(self, u: Floats) -> Floats:
         """(N, 2, 2) derivatives of distorted by undistorted coordinates."""
         square = (u**2).sum(1)[:, None, None]
-        return (1 + self.k1 * square) * np.eye(2) + 2 * self.k1 * u[:, :, None] * u[:, None, :]
+        derivative: Floats = (1 + self.k1 * square) * np.eye(2) + 2 * self.k1 * u[:, :, None] * u[:, None, :]
+        return derivative
 
 
 def fit_pose(places: Floats, pixels: Floats, start: Pose, kind: PoseKind, *, distortion: bool = False) -> Pose | None:

@@ -114,7 +114,8 @@ def _local_scale(pose: Pose, place: Floats) -> float:
 
 def spline_values(coefficients: Floats, pixels: Floats) -> Floats:
     """Cubic spline of an image at (N, 2) pixels; the middle of the first pixel is at 0.5."""
-    return map_coordinates(coefficients, pixels.T[::-1] - 0.5, order=3, prefilter=False, mode="nearest")
+    values: Floats = map_coordinates(coefficients, pixels.T[::-1] - 0.5, order=3, prefilter=False, mode="nearest")
+    return values
 
 
 def _gradient(coefficients: Floats, pixels: Floats) -> Floats:
@@ -131,4 +132,5 @@ def _gradient(coefficients: Floats, pixels: Floats) -> Floats:
 
 def grey_of(image: Image) -> Floats:
     """Luma of Rec. 601, 0…255."""
-    return image.astype(np.float64) @ np.array([0.299, 0.587, 0.114])
+    luma: Floats = image.astype(np.float64) @ np.array([0.299, 0.587, 0.114])
+    return luma

@@ -162,4 +162,5 @@ def _weights(wanted: Floats, seen: Floats) -> Floats:
     gain, bias = np.polyfit(wanted, seen, 1)
     residuals = seen - gain * wanted - bias
     scale = 1.4826 * float(np.median(np.abs(residuals))) + 1e-3
-    return np.maximum(0, 1 - (residuals / (_TUKEY * scale)) ** 2) ** 2
+    weights: Floats = np.maximum(0, 1 - (residuals / (_TUKEY * scale)) ** 2) ** 2
+    return weights

@@ -260,7 +260,8 @@ def _count_agreeing(nominal: Points, found: Points, ours: Ints, theirs: Ints, li
     offsets = nominal.places[near] - nominal.places[ours][:, None]
     predicted = found.places[theirs][:, None] + offsets @ linear.transpose(0, 2, 1)
     distances, _ = found.nearest(predicted, nominal.classes[near], _TOLERANCE * found.spacing)
-    return np.isfinite(distances).sum(1)
+    counted: Ints = np.isfinite(distances).sum(1)
+    return counted
 
 
 def _best_of_each(agreeing: Ints, samples: Ints) -> Ints:

@@ -54,7 +54,8 @@ class DetectionGraph:
     def distances(self) -> npt.NDArray[np.float64]:
         """(E,) distance of the centres, pixels."""
         source, target = self.edges
-        return np.hypot(*(self.centres[source] - self.centres[target]).T)
+        lengths: npt.NDArray[np.float64] = np.hypot(*(self.centres[source] - self.centres[target]).T)
+        return lengths
 
     @property
     def pairs(self) -> Edges:

@@ -103,7 +103,8 @@ def _similarity(before: Floats, after: Floats) -> Floats:
 def _quarter(frame: Floats) -> Floats:
     """Means of 4 × 4 pixels."""
     height, width = (side // 4 for side in frame.shape)
-    return frame[: 4 * height, : 4 * width].reshape(height, 4, width, 4).mean(axis=(1, 3))
+    quarter: Floats = frame[: 4 * height, : 4 * width].reshape(height, 4, width, 4).mean(axis=(1, 3))
+    return quarter
 
 
 def _block_shifts(before: Floats, after: Floats, coarse: npt.NDArray[np.int_]) -> tuple[Floats, Floats]:

@@ -107,4 +107,5 @@ class Motion:
 
 def _sides(boxes_cxcywh: Floats) -> Floats:
     """(T, 4), four times the mean of width and height."""
-    return np.maximum(boxes_cxcywh[:, 2:].mean(axis=1, keepdims=True), _SMALLEST_SIDE).repeat(4, axis=1)
+    sides: Floats = np.maximum(boxes_cxcywh[:, 2:].mean(axis=1, keepdims=True), _SMALLEST_SIDE).repeat(4, axis=1)
+    return sides

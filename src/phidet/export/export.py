@@ -124,9 +124,9 @@ def _make(
         from phidet.export.tflite_file import write_tflite  # noqa: PLC0415 - an extra of its own
 
         return write_tflite(model, header, folder / f"{name}.tflite", images)
-    # OpenVINO and 8-bit kernels run best with channels last; ONNX Runtime in floats has a blocked layout of its own.
     if _relates(model):
         graph = relations_onnx(model)
+    # OpenVINO and 8-bit kernels run best with channels last; ONNX Runtime in floats has a blocked layout of its own.
     elif options.to == "openvino" or options.precision == "int8":
         graph = build_onnx(model, channels_last=True)
     else:

@@ -57,10 +57,10 @@ def publish(model: str | Path, base_path: Path) -> Path:
         with tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=base_path, ignore_cleanup_errors=True) as name:
             folder = Path(name)
             for file in files:
-                _write(folder / f"model{file.suffix}", file.read_bytes())
+                _copy(file, folder / f"model{file.suffix}")
             _write(folder / CARD, _card(source, folder / f"model{source.suffix}"))
             for text in _texts(source):
-                _write(folder / "card.md", text.read_bytes())
+                _copy(text, folder / "card.md")
             # Names are made durable before the rename, or a power failure could publish an empty version.
             _sync_folder(folder)
             # Temporary folders are private; the server may run as another user.
@@ -129,6 +129,13 @@ def _texts(source: Path) -> list[Path]:
     """The card in words that lies beside the model, if one does."""
     named = [source.with_name(pattern.format(stem=source.stem)) for pattern in _CARDS]
     return [path for path in named if path.is_file()][:1]
+
+
+def _copy(source: Path, target: Path) -> None:
+    with source.open("rb") as reader, target.open("wb") as writer:
+        shutil.copyfileobj(reader, writer)
+        writer.flush()
+        os.fsync(writer.fileno())
 
 
 def _write(target: Path, content: bytes) -> None:

@@ -131,28 +131,27 @@ def _say(pending: Pending, resources: Resources) -> None:
     columns = planned.columns
     named = "" if columns is None else f", id in {columns.id!r}, image in {columns.image!r}"
     done = len(planned.parts) - len(pending.jobs)
-    images = "" if pending.images is None else f", {pending.images:,} images"
-    print(f"{about.input}: {what[planned.kind]}{named}; {len(planned.parts):,} parts, {done:,} done before")
-    where = f"on the cluster {resources.cluster}" if resources.cluster else f"in {resources.workers} processes"
+    images = "" if pending.images is None else f", {count(pending.images, 'image')}"
+    print(f"{about.input}: {what[planned.kind]}{named}; {count(len(planned.parts), 'part')}, {done:,} done before")
+    where = f"on the cluster {resources.cluster}" if resources.cluster else f"in {count(resources.workers, 'process')}"
     threads = f"{count(resources.threads, 'thread')} each"
     model = f"{about.detection.model}, version {about.detection.version}"
-    print(f"to do: {len(pending.jobs):,} parts{images}, {where}, {threads}, with {model}", flush=True)
+    print(f"to do: {count(len(pending.jobs), 'part')}{images}, {where}, {threads}, with {model}", flush=True)
 
 
 def _sum_up(summary: Summary, out: str) -> None:
     """Prints what was done; raises for what was not."""
     rate = summary.images / max(summary.seconds, 1e-9)
     print(
-        f"{summary.images:,} images in {summary.parts:,} parts, {summary.objects:,} objects, {summary.errors:,} images "
-        f"with errors; {_clock(summary.seconds)}, {rate:,.1f} images a second; {summary.skipped:,} parts were done "
-        f"before; wrote {out}"
+        f"{count(summary.images, 'image')} in {count(summary.parts, 'part')}, {count(summary.objects, 'object')}, "
+        f"{count(summary.errors, 'image')} with errors; {_clock(summary.seconds)}, {rate:,.1f} images a second; "
+        f"{count(summary.skipped, 'part')} done before; wrote {out}"
     )
     # Last, so that what failed is not lost above the summary of a long run.
     for name, error in sorted(summary.failed.items()):
         print(f"phidet: {name}: {error}", file=sys.stderr)
     if summary.failed:
-        many = len(summary.failed)
-        raise InputError(f"{many} part{' was' if many == 1 else 's were'} not done: the same command tries again")
+        raise InputError(f"{count(len(summary.failed), 'part')} not done: the same command tries again")
 
 
 class _Progress:
@@ -174,7 +173,9 @@ class _Progress:
         share = summary.images / self._images if self._images else parts / self._parts
         left = f", {_clock(summary.seconds * (1 / share - 1))} left" if share > 0 else ""
         rate = summary.images / max(summary.seconds, 1e-9)
-        self._line.tell(f"{parts:,} of {self._parts:,} parts, {summary.images:,} images, {rate:,.1f} a second{left}")
+        self._line.tell(
+            f"{parts:,} of {count(self._parts, 'part')}, {count(summary.images, 'image')}, {rate:,.1f} a second{left}"
+        )
 
     def clear(self) -> None:
         """Removes the line of progress."""

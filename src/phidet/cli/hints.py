@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os.path
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
 from phidet.core.errors import ConfigError
 
@@ -58,8 +58,8 @@ def check_habits(command: argparse.ArgumentParser, words: Sequence[str]) -> None
             if hint:
                 raise ConfigError(f"{command.prog} has no {name}: {hint}")
         pair = _PAIR.fullmatch(word)
-        # An option's value may be a pair, and so may a file's name.
-        if pair is None or before.startswith("-") or Path(word).exists():
+        # An option's value may be a pair, and so may a file's name. (Every start would pay for pathlib's import.)
+        if pair is None or before.startswith("-") or os.path.exists(word):
             continue
         own, value = f"--{pair[1].replace('_', '-')}", pair[2]
         hint = f"write {own} {value}" if own in known else _hint(command, own[2:])

@@ -13,7 +13,6 @@ from importlib import import_module
 from typing import NoReturn
 
 from phidet.cli.colour import styled
-from phidet.cli.hints import check_habits
 from phidet.core.errors import MissingExtraError, PhidetError
 from phidet.core.extras import __version__, extra_of
 
@@ -115,6 +114,8 @@ def parse(argv: list[str], chosen: str | None) -> argparse.Namespace:
     parser = build_parser(chosen)
     if parser.chosen is None or chosen is None:
         return parser.parse_args(argv)
+    from phidet.cli.hints import check_habits
+
     # Options of a file are put behind the command's name, those before it are phidet's own.
     begin = argv.index(chosen) + 1
     before, given = argv[:begin], argv[begin:]

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
+from phidet.core.addresses import is_address, without_password
 from phidet.core.errors import InputError
 from phidet.detections.detections import Detections
 from phidet.detections.fields import RESERVED, Values
@@ -54,10 +55,15 @@ def read_results(path: Path | str) -> Iterator[ImageResult]:
             in its content. The names of classes that were not found are known from COCO's results and Parquet only.
 
     Raises:
-        InputError: there is no such file, phidet did not write it, or it is damaged; also later, where that is seen
-            later.
+        InputError: there is no such file, it is not on this machine, phidet did not write it, or it is damaged; also
+            later, where that is seen later.
         MissingExtraError: it is Parquet, and pyarrow is not installed.
     """
+    if is_address(str(path)):
+        raise InputError(
+            f"expected a file or folder of this machine, got {without_password(str(path))}: copy it here, or read its "
+            "Parquet files with pandas, polars or DuckDB"
+        )
     path = Path(path)
     if path.is_dir():
         # Hidden files are unfinished ones, or notes of whatever wrote the folder.

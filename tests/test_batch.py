@@ -13,6 +13,7 @@ import tarfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from phidet.cli.main import main
 from phidet.core.errors import ConfigError, InputError, PhidetError
 from phidet.detections.detections import Detections
 from phidet.detections.settings import PostprocessSettings
+from ports import reserved_port
 from processed import Log, numbered, wait_until_gone, write_parts
 
 pa = pytest.importorskip("pyarrow")
@@ -160,6 +162,13 @@ def as_tars(folder: Path, contents: list[bytes]) -> Path:
     return folder / "*.tar"
 
 
+def as_lance(folder: Path, contents: list[bytes]) -> Path:
+    lance = pytest.importorskip("lance", reason="no pylance here: pip install 'phidet[lance]'")
+    table = pa.table({"id": list(range(len(contents))), "image": pa.array(contents, pa.binary())})
+    lance.write_dataset(table, str(folder / "data.lance"), max_rows_per_file=5)
+    return folder / "data.lance"
+
+
 def as_images(folder: Path, contents: list[bytes]) -> Path:
     for i, content in enumerate(contents):
         path = folder / str(i // 7) / f"{i:03d}.png"
@@ -170,7 +179,7 @@ def as_images(folder: Path, contents: list[bytes]) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("write", [as_parquet, as_addresses, as_hugging_face, as_tars, as_images])
+@pytest.mark.parametrize("write", [as_parquet, as_addresses, as_hugging_face, as_tars, as_lance, as_images])
 def test_every_image_is_a_row_with_what_is_in_it(write: Any, tmp_path: Path) -> None:
     contents = [encoded(i) for i in range(17)]
     contents[3], contents[16] = NOTHING, contents[16][:60]
@@ -503,6 +512,21 @@ def test_without_daft_the_extra_is_named(
     monkeypatch.setitem(sys.modules, "daft", None)
     assert main(["batch", str(tmp_path), str(tmp_path / "out")]) == 6
     assert "pip install 'phidet[batch]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("address", ["ray://127.0.0.1:{}", "127.0.0.1:{}"])
+def test_a_cluster_that_is_not_there_is_said(
+    address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("daft")
+    monkeypatch.setitem(sys.modules, "ray", ModuleType("ray"))  # it is not asked
+    source = as_images(tmp_path / "in", [encoded(0)])
+    with reserved_port() as port:
+        named = address.format(port)
+        assert main(["batch", str(source), str(tmp_path / "out"), "--cluster", named]) == 2
+    said = capsys.readouterr().err
+    assert f"there is no Ray cluster at {named}: " in said
+    assert "Connection refused" in said
 
 
 @pytest.mark.parametrize("moments", [(9,), pytest.param((9, 26), marks=pytest.mark.slow)], ids=["once", "twice"])

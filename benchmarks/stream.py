@@ -3,6 +3,7 @@
     python benchmarks/stream.py                 RTSP (H.264), ten minutes beside an idle machine
     python benchmarks/stream.py --http          HTTP (MJPEG)
     python benchmarks/stream.py --busy 4        beside four processes that compute
+    python benchmarks/stream.py --light         small frames, one reader, which sleeps instead of detecting
 
 Needs Linux, and for RTSP GStreamer's server and its bindings for the system's Python (``rtsp_camera.py`` says how). Two
 readers follow it all the time: this process with the bundled detector and a tracker, which reads the number of each
@@ -27,7 +28,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -47,7 +48,7 @@ FAULTS = (
     (0.15, "cut"),
     (0.30, "freeze 25"),
     (0.45, "cut"),
-    (0.60, "size 640 360"),
+    (0.60, "size 320 240"),
     (0.75, "cut"),
 )
 """When, in shares of the whole time, and what."""
@@ -59,6 +60,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--http", action="store_true", help="MJPEG on HTTP instead of H.264 on RTSP")
+    parser.add_argument("--light", action="store_true", help="where others use the processor: see above")
     parser.add_argument("--busy", type=int, default=0, metavar="N", help="processes that compute all the time")
     args = parser.parse_args()
     with contextlib.ExitStack() as stack:
@@ -67,27 +69,32 @@ def main() -> None:
         script = [sys.executable, str(HTTP_SCRIPT)] if args.http else ["/usr/bin/python3", str(SCRIPT)]
         camera = stack.enter_context(running(script, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
         address = camera.stdout.readline().strip()
+        source = Noted(address)
+        sent: dict[int, float] = {}
+        threading.Thread(target=note_sent, args=(camera.stdout, sent), daemon=True).start()
+        orders = threading.Thread(target=order, args=(camera.stdin, args.seconds, source), daemon=True)
+        if args.light:
+            print("size 640 360", file=camera.stdin, flush=True)
+            memory = Memory({"reader": os.getpid()}, args.seconds)
+            orders.start()
+            memory.start()
+            report(follow(source, asleep), sent)
+            memory.report()
+            return
         out = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         options = ["--save", "json,csv,counts,heat", "--line", "middle=0,0.5,1,0.5", "--out"]
         command = [str(Path(sys.executable).with_name("phidet")), "track", address, *options, str(out / "o")]
         log = stack.enter_context((out / "log").open("w+"))
         user = stack.enter_context(running(command, stdout=log, stderr=log))
-        source = Noted(address)
-        sent: dict[int, float] = {}
-        threading.Thread(target=note_sent, args=(camera.stdout, sent), daemon=True).start()
-        orders = threading.Thread(target=order, args=(camera.stdin, args.seconds, source), daemon=True)
         memory = Memory({"reader": os.getpid(), "phidet track": user.pid}, args.seconds)
         orders.start()
         memory.start()
-        report(follow(source), sent)
-        memory.join()
+        report(follow(source, detected), sent)
         user.terminate()  # SIGINT is ignored by what a shell starts in the background
         user.wait(60)
         log.seek(0)
         about_user(log.read(), out / "o")
-        for name, values in memory.megabytes.items():
-            quarters = np.array_split(values, 4)
-            print(f"memory of {name}: medians of quarters {[round(float(np.median(q))) for q in quarters]} MB")
+        memory.report()
 
 
 @contextlib.contextmanager
@@ -134,13 +141,13 @@ class Noted(LiveSource):
     def _arrivals(self) -> Iterator[Any]:
         self._reader = threading.get_native_id()
         for arrival in super()._arrivals():
-            self._noted[arrival.time_s] = self.state.received, ready_s(self._reader)
+            self._noted[arrival.time_s] = self.state.received + 1, ready_s(self._reader)
             yield arrival
 
     def _newest(self) -> Iterator[Any]:
         for arrival in super()._newest():
             order, waited_s = self._noted[arrival.time_s]
-            self.newer = self.state.received - order
+            self.newer = max(0, self.state.received - order)
             self._before_s = waited_s + ready_s(threading.get_native_id())
             yield arrival
 
@@ -173,9 +180,31 @@ class Memory(threading.Thread):
                 self.megabytes[name].append(pages * os.sysconf("SC_PAGE_SIZE") / 1e6)
             time.sleep(1)
 
+    def report(self) -> None:
+        """Waits for its end, and prints how it went."""
+        self.join()
+        for name, values in self.megabytes.items():
+            quarters = np.array_split(values, 4)
+            print(f"memory of {name}: medians of quarters {[round(float(np.median(q))) for q in quarters]} MB")
 
-def follow(source: Noted) -> dict[str, npt.NDArray[np.float64]]:
-    """Detects and tracks on each frame that the source gives; what was noted of it."""
+
+def detected(frames: Iterator[SourceImage | Unusable]) -> None:
+    """Detects and tracks on each frame."""
+    with Detector("person") as detector:
+        for _ in track_stream(detector, frames, PostprocessSettings(score=0.1), TrackSettings()):
+            pass
+
+
+def asleep(frames: Iterator[SourceImage | Unusable]) -> None:
+    """In the time of a network, leaves the processor to others."""
+    for _ in frames:
+        time.sleep(0.08)
+
+
+def follow(
+    source: Noted, look: Callable[[Iterator[SourceImage | Unusable]], None]
+) -> dict[str, npt.NDArray[np.float64]]:
+    """Has ``look`` take each frame that the source gives; what was noted of it."""
     notes: list[tuple[float, ...]] = []
 
     def noted() -> Iterator[SourceImage | Unusable]:
@@ -184,9 +213,7 @@ def follow(source: Noted) -> dict[str, npt.NDArray[np.float64]]:
             notes.append((now, number_of(frame), frame.time_s, frame.image.shape[0], source.newer, starved_s))
             yield SourceImage(source.shown, PurePosixPath("camera.mp4"), frame.image, frame.number, frame.time_s)
 
-    with Detector("person") as detector:
-        for _ in track_stream(detector, noted(), PostprocessSettings(score=0.1), TrackSettings()):
-            pass
+    look(noted())
     print(f"{source.state.received} frames came, {source.state.taken} were looked at, "
           f"{source.state.reconnects} connections after the first one")  # fmt: skip
     columns = np.array(notes).T

@@ -160,8 +160,8 @@ def test_tracks_end_where_a_saved_state_goes_on_with_another_model(
     tracker = Tracker()
     for i in range(3):
         tracker.update(found(boxes_at((100, 100))), i / 25)
-    tracker.save(tmp_path / "state.json")
-    tracker = Tracker.load(tmp_path / "state.json")
+    tracker.save(str(tmp_path / "state.json"))
+    tracker = Tracker.load(str(tmp_path / "state.json"))
     cats = [dataclasses.replace(found(boxes_at((100, 100))), names=("cat", "dog")) for _ in range(2)]
     # Class 0 was a person: nobody has become a cat, and the cat has an id that nobody had.
     assert [ids_of(tracker.update(cat, 0.12 + i / 25)) for i, cat in enumerate(cats)] == [[], [2]]

@@ -33,7 +33,7 @@ _SCHEMES = (*STREAM_SCHEMES, "http", "https")
 _ALLOWED = "crypto,http,https,httpproxy,rtmp,rtmps,rtp,rtsp,srt,srtp,tcp,tls,udp"
 # Formats whose frames have no times of their own; FFmpeg invents them from a guessed frame rate.
 _TIMELESS = frozenset({"mpjpeg", "mjpeg", "h264", "hevc", "m4v", "image2pipe", "rawvideo"})
-_LONGEST_FRAME_S = 1.0  # in a file: what lies further before its end was not the last one
+_SURELY_MISSING_S = 1.0  # at the end of a file; less may be rounding
 _LOOKS_S = 0.5  # after which a reader that waits looks whether it is to stop
 log = logging.getLogger("phidet")
 
@@ -137,7 +137,7 @@ class LiveSource:
         first frame, by the source where it has times of its own, else by arrival.
 
         Raises:
-            InputError: it could not be opened at first; later failures are waited out.
+            InputError: it could not be opened at first, or a file not be read to its end; others are waited out.
         """
         arrivals = self._newest() if self.settings.newest else self._arrivals()
         for arrival in arrivals:
@@ -188,6 +188,8 @@ class LiveSource:
                 silent = isinstance(error, self._av.ExitError)  # what PyAV's time limits raise
                 reason = f"nothing came for {self.settings.silent_s:g} s" if silent else _reason(error)
                 failures += 1
+                if self._finite:  # from its beginning everything would be seen twice
+                    raise InputError(f"{self.shown} was not read to its end: {reason}") from None
                 if not self.state.received and (failures >= self.settings.attempts or _is_final(self._av, error)):
                     raise InputError(f"cannot read {self.shown}: {reason}") from None
             finally:
@@ -222,25 +224,29 @@ class LiveSource:
             stream.thread_type = "SLICE"
             timeless = container.format.name in _TIMELESS
             finite = self._finite = bool(container.duration) and not is_stream(self._source)
-            self._times.begin()
+            self._times.begin(is_file=finite)
             last_s = 0.0
             packets = container.demux(stream)
             for packet in keep_up(packets, self._clock) if self.settings.newest and not finite else packets:
                 if self._stopped.is_set():
                     return True
                 for frame in self._decoded(packet):
-                    self.state.received += 1
                     self.state.connected = True
                     own_s = None if timeless or frame.time is None else float(frame.time)
                     last_s = own_s or last_s
                     yield _Arrival(self._converting(stream, frame), self._times.time_of(own_s, self._clock()))
-            if finite and stream.duration is not None:
-                self._warn_of_missing_end(last_s, float((stream.start_time or 0) + stream.duration) * stream.time_base)
+                    # Now its reader can have it, or a newer one: no earlier, so that nobody counts on an older one.
+                    self.state.received += 1
+            if finite:
+                self._warn_of_missing_end(stream, last_s)
         return finite
 
-    def _warn_of_missing_end(self, last_s: float, end_s: float) -> None:
-        """About a file that was not read to the end that its header says."""
-        if last_s + _LONGEST_FRAME_S < end_s:
+    def _warn_of_missing_end(self, stream: Any, last_s: float) -> None:
+        """About a file whose last frame, at ``last_s``, comes long before the end that its header says."""
+        if stream.duration is None:
+            return
+        end_s = float(((stream.start_time or 0) + stream.duration) * stream.time_base)
+        if last_s + max(_SURELY_MISSING_S, 2.5 / float(stream.average_rate or 25)) < end_s:
             log.warning("%s ends after %.1f s of %.1f s: it is cut off or damaged", self.shown, last_s, end_s)
 
     def _decoded(self, packet: Any) -> list[Any]:

@@ -136,6 +136,7 @@ class Tracker:
             InputError: a time before that of the last ``update``.
         """
         seconds = self._step(time_s)
+        # Those that were lost already are not shown: where they would be is no more than a guess.
         shown = self._tracks[(self._tracks["id"] > 0) & (self._tracks["row"] >= 0)]
         boxes = Motion(shown["motion"]).predict(seconds, self.settings).boxes_xyxy.astype(np.float32)
         if self._size_hw is not None:
@@ -143,7 +144,7 @@ class Tracker:
         fields = {TRACK_ID: shown["id"].copy()}
         return Detections(boxes, shown["score"], shown["class_id"], self._names, self._size_hw, fields)
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | Path) -> None:
         """Writes settings and tracks as JSON, atomically; :meth:`load` continues from there, to the last bit.
 
         Raises:
@@ -158,15 +159,16 @@ class Tracker:
             tracks={name: self._tracks[name].tolist() for name in _COLUMNS},
             camera=None if self._camera is None else self._camera.state(),
         )
-        write_atomic(path, msgspec.json.encode(state))
+        write_atomic(Path(path), msgspec.json.encode(state))
 
     @classmethod
-    def load(cls, path: Path) -> Tracker:
+    def load(cls, path: str | Path) -> Tracker:
         """A tracker as :meth:`save` left it.
 
         Raises:
             InputError: there is no such file, or it was not written by ``save``.
         """
+        path = Path(path)
         try:
             state = msgspec.json.decode(path.read_bytes(), type=_State)
         except OSError as error:

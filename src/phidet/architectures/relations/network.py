@@ -36,11 +36,22 @@ class Relations(Model):
         self.norms = nn.ModuleList([nn.LayerNorm(width) for _ in self.layers])
         self.margin = nn.Parameter(torch.tensor(_MARGIN))
         outputs = {"label": config.num_classes, "score": 1, "place": 4}
-        self.heads = nn.ModuleDict({a: _head(2 * width, width, n) for a, n in outputs.items() if a in config.answers})
+        import os
+
+        self.raw = bool(os.environ.get("T19_RAW"))
+        seen = 2 * width + (node_width(config) if self.raw else 0)
+        self.heads = nn.ModuleDict(
+            {
+                a: nn.Sequential(nn.Linear(seen, width), _head(width, n))
+                for a, n in outputs.items()
+                if a in config.answers
+            }
+        )
         if "together" in config.answers:
-            self.heads["together"] = _head(5 * width, width, 1)
+            self.pairs = Pairs(2 * width, width, width)
+            self.heads["together"] = _head(width, 1)
         if "right" in config.answers:
-            self.heads["right"] = _head(2 * width, width, 1)
+            self.heads["right"] = nn.Sequential(nn.Linear(seen, width), _head(width, 1))
 
     def forward(
         self, nodes: Tensor, edges: Tensor, edge_features: Tensor, graph: Tensor | None = None, graphs: int = 1
@@ -73,6 +84,9 @@ class Relations(Model):
     ) -> dict[str, Tensor]:
         (edges, e), classes = joined, self.config.num_classes
         answers: dict[str, Tensor] = {}
+        pairs_x = x
+        if self.raw:
+            x = torch.cat((x, nodes), dim=1)
         if "label" in self.heads:
             answers["label_logits"] = self.margin * nodes[:, :classes] + self.heads["label"](x)
         if "score" in self.heads:
@@ -80,11 +94,25 @@ class Relations(Model):
         if "place" in self.heads:
             answers["box_deltas"] = self.heads["place"](x)
         if "together" in self.heads:
-            ends = torch.cat((x[edges[0]], x[edges[1]], e), dim=1)
-            answers["together_logits"] = self.heads["together"](ends)[:, 0]
+            answers["together_logits"] = self.heads["together"](self.pairs(pairs_x, edges, e))[:, 0]
         if "right" in self.heads:
             answers["right_logits"] = _all_right(self.heads["right"](x)[:, 0], *parts)
         return answers
+
+
+class Pairs(nn.Module):
+    """A linear layer of both ends of each edge and of the edge; nodes are multiplied before they are gathered."""
+
+    def __init__(self, node_width: int, edge_width: int, after: int) -> None:
+        super().__init__()
+        self.source = nn.Linear(node_width, after)
+        self.target = nn.Linear(node_width, after, bias=False)
+        self.edge = nn.Linear(edge_width, after, bias=False)
+
+    def forward(self, x: Tensor, edges: Tensor, e: Tensor) -> Tensor:
+        """(N, node_width), (2, E), (E, edge_width) → (E, after)."""
+        out: Tensor = self.source(x)[edges[0]] + self.target(x)[edges[1]] + self.edge(e)
+        return out
 
 
 class Messages(nn.Module):
@@ -92,12 +120,12 @@ class Messages(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.mlp = _mlp(3 * width, width, width)
+        self.pairs = Pairs(width, width, width)
+        self.rest = nn.Sequential(nn.LayerNorm(width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())
 
     def forward(self, x: Tensor, edges: Tensor, e: Tensor) -> Tensor:
         """(N, width), (2, E), (E, width) → (N, width)."""
-        messages = self.mlp(torch.cat((x[edges[0]], x[edges[1]], e), dim=1))
-        mean: Tensor = scatter(messages, edges[1], 0, x.shape[0], "mean")
+        mean: Tensor = scatter(self.rest(self.pairs(x, edges, e)), edges[1], 0, x.shape[0], "mean")
         return mean
 
 
@@ -124,9 +152,9 @@ def _mlp(before: int, hidden: int, after: int) -> nn.Sequential:
     )
 
 
-def _head(before: int, hidden: int, after: int) -> nn.Sequential:
-    last = nn.Linear(hidden, after)
+def _head(before: int, after: int) -> nn.Sequential:
+    last = nn.Linear(before, after)
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)
     # SiLU: behind a zero layer a ReLU's units die before they have learned anything.
-    return nn.Sequential(nn.Linear(before, hidden), nn.SiLU(), last)
+    return nn.Sequential(nn.SiLU(), last)

@@ -421,7 +421,8 @@ def _networks(
     """Networks that see detections only, and those that also see what the list says of them; one for each seed."""
     rows = []
     fields: dict[str, int]
-    for (name, fields), seed in product(_FIELDS, args.seeds):
+    told = {"no": _FIELDS[:1], "yes": _FIELDS[1:], "both": _FIELDS}[args.told]
+    for (name, fields), seed in product(told, args.seeds):
         kept = args.work / f"{case}-{layer}{name.replace(' ', '-')}-{seed}.json"
         if kept.is_file():
             rows.append(json.loads(kept.read_text()))
@@ -430,7 +431,7 @@ def _networks(
         shape = {"class_names": CLASSES, "answers": ANSWERS, "fields": fields, "score": SEEN}
         config = replace(published_config(f"relations-{layer}"), shape)
         data = Learned(training.dataset, training.found), Learned(validation.dataset, validation.found)
-        changes = {"epochs": args.epochs, "evaluate_every": args.epochs}
+        changes = {"epochs": args.epochs, "evaluate_every": args.epochs, "augmentation": {"faults": args.faults}}
         started = time.process_time()
         relate = train(config, data, changes, seed)
         seconds = time.process_time() - started
@@ -486,6 +487,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--networks", action="store_true", help="rendered: nothing but the networks")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--told", choices=("no", "yes", "both"), default="both", help="whether networks see the list")
+    parser.add_argument("--faults", type=float, default=0.0, help="share of right boards that learning puts a fault in")
     parser.add_argument("--simulated", type=int, default=0, help="rendered: boards without images to learn from, too")
     parser.add_argument("--only", choices=["poor", "good"])
     parser.add_argument("--data", type=Path)

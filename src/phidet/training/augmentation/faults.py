@@ -100,4 +100,12 @@ def _extra(found: Detections, truth: Annotations, which: tuple[int, Rows], rng: 
 
 
 def _objects(truth: Annotations, rows: Rows) -> Annotations:
-    return Annotations(*(column[rows] for column in truth[:-1]), take_fields(truth.fields, rows))
+    """Some of the objects, or some of them twice."""
+    return Annotations(
+        truth.boxes_xyxy[rows],
+        truth.class_ids[rows],
+        truth.areas[rows],
+        truth.crowd[rows],
+        truth.difficult[rows],
+        take_fields(truth.fields, rows),
+    )

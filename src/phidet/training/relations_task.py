@@ -40,7 +40,8 @@ if TYPE_CHECKING:
     from phidet.training.fit import RunSettings
 
 _MOST_KEPT = 10_000  # examples, of about 50 kB
-_TITLES = {"ap": "AP", "labels": "labels", "groups": "groups", "verdict_auc": "verdicts' AUC"}
+_TITLES = {"mean": "mean", "ap": "AP", "labels": "labels", "groups": "groups", "verdict_auc": "verdicts' AUC"}
+"""The first decides which model is best: one that judges well and places boxes a little worse is better."""
 
 
 class RelationsTask(TrainingTask):
@@ -101,7 +102,8 @@ class RelationsTask(TrainingTask):
 
     def evaluate(self, fabric: Fabric, model: Any, recipe: Recipe, workers: int) -> dict[str, float]:
         report = self.measure(model, fabric.device, compare=False)
-        return defined({key: getattr(report, key) for key in self.metrics})
+        measured = defined({key: getattr(report, key) for key in self.metrics if key != "mean"})
+        return {"mean": float(np.mean(list(measured.values()))), **measured} if measured else {}
 
     def measure(self, model: Any, device: torch.device, compare: bool = True) -> RelationsReport:
         """Metrics of ``model``, in any mode, on the validation images; with ``compare`` also those of the detector."""

@@ -81,7 +81,7 @@ $(VENV)-lowest/.installed: pyproject.toml .ci/lowest.py
 	$(PYTHON) -m venv $(VENV)-lowest
 	$(PYTHON) .ci/lowest.py > $(VENV)-lowest/constraints.txt
 	$(VENV)-lowest/bin/python -m pip install --quiet --constraint $(VENV)-lowest/constraints.txt \
-	  --editable '.[data,serve,supervision,video]' hypothesis pytest pytest-xdist
+	  --editable '.[data,grpc,supervision,video]' hypothesis pytest pytest-xdist
 	@touch $@
 
 # On top of the development environment, so that PyTorch is not installed twice.

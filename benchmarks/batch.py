@@ -3,6 +3,7 @@
 python benchmarks/batch.py                       # 20,000 images in 40 parts, killed five times and started again
 python benchmarks/batch.py --cluster local       # the same images on a local Ray cluster; one of two workers is killed
 python benchmarks/batch.py --throughput          # images a second, beside the plain detector on the same cores
+python benchmarks/batch.py --cost --images 16    # processor time for each image, on a machine that others use
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ import numpy as np
 from PIL import Image
 
 import phidet
+from phidet.images.decode import read_image
+from phidet.inference.batch import BatchWorker
+from phidet.inference.batch.parts import Wanted, plan
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from processed import Log, numbered, wait_until_gone, write_parts
@@ -40,11 +44,14 @@ def main() -> None:
     parser.add_argument("-m", "--model", default="person")
     parser.add_argument("--cluster", help="a Ray cluster; local starts one")
     parser.add_argument("--throughput", action="store_true")
+    parser.add_argument("--cost", action="store_true")
     args = parser.parse_args()
     work = Path(tempfile.mkdtemp(prefix="phidet-batch-"))
     try:
         if args.throughput:
             throughput(work, args)
+        elif args.cost:
+            cost(work, args)
         elif args.cluster:
             lose_a_worker(work, args)
         else:
@@ -115,14 +122,7 @@ def report(work: Path, args: argparse.Namespace, log: Log, in_flight: list[int])
 
 def throughput(work: Path, args: argparse.Namespace) -> None:
     """Processor time and wall time for each image: this process's detector, then the command, in turns."""
-    rng = np.random.default_rng(args.seed)
-    images = []
-    for i in range(args.images):
-        file = io.BytesIO()
-        coarse = rng.integers(0, 256, (30, 40, 3), np.uint8).repeat(16, 0).repeat(16, 1)
-        Image.fromarray(coarse).save(file, "JPEG")
-        images.append(file.getvalue() + b"%08d" % i)
-    write_parts(work / "in", images, args.parts)
+    write_parts(work / "in", photos(args), args.parts)
     script = (
         "import io, sys, time, pyarrow.parquet as pq, numpy as np\nfrom pathlib import Path\nimport phidet\n"
         "from phidet.images.decode import read_image\n"
@@ -161,6 +161,40 @@ def throughput(work: Path, args: argparse.Namespace) -> None:
     ratio = statistics.median(b / p for b, p in zip(batch, plain, strict=True))
     print(f"detectors {statistics.median(plain):.1f}, phidet batch {statistics.median(batch):.1f} images a second: "
           f"ratio {ratio:.2f} (medians of {len(batch)} pairs, in turns)")  # fmt: skip
+
+
+def photos(args: argparse.Namespace) -> list[bytes]:
+    """JPEGs of 640 × 480 pixels, each with its number behind its end."""
+    rng = np.random.default_rng(args.seed)
+    images = []
+    for i in range(args.images):
+        file = io.BytesIO()
+        coarse = rng.integers(0, 256, (30, 40, 3), np.uint8).repeat(16, 0).repeat(16, 1)
+        Image.fromarray(coarse).save(file, "JPEG")
+        images.append(file.getvalue() + b"%08d" % i)
+    return images
+
+
+def cost(work: Path, args: argparse.Namespace) -> None:
+    """Processor time of a worker that does a part, and of the plain detector on its images; in turns, medians."""
+    images = photos(args)
+    write_parts(work / "in", images, 1)
+    planned = plan(str(work / "in"), Wanted())
+    worker, detector = BatchWorker(args.model, threads=1), phidet.Detector(args.model, threads=1)
+    ways: dict[str, list[float]] = {"worker": [], "detector": []}
+    for turn in range(7):
+        for name, times in ways.items():
+            start = time.process_time()
+            if name == "worker":
+                worker.part(planned.parts[0], planned.columns)
+            else:
+                for image in images:
+                    detector.detect([read_image(image)])
+            if turn:  # the first one opens the model
+                times.append((time.process_time() - start) / len(images))
+    ours, theirs = (1e3 * statistics.median(times) for times in ways.values())
+    ratio = statistics.median(b / a for a, b in zip(*ways.values(), strict=True))
+    print(f"processor time for an image: worker {ours:.1f} ms, detector {theirs:.1f} ms, detector / worker {ratio:.2f}")
 
 
 if __name__ == "__main__":

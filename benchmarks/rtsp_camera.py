@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
@@ -37,6 +38,31 @@ def marked(number: int, width: int, height: int, texture: bytes) -> bytes:
     return head + b"".join(rows) + b"\x80" * (width * height // 2)
 
 
+def made_texture() -> bytes:
+    """Runs of equal bytes: what an encoder meets in real scenes, neither flat nor noise."""
+    noise = random.Random(0)
+    return b"".join(bytes([noise.randrange(40, 200)]) * noise.randrange(4, 60) for _ in range(8000))
+
+
+def obey(camera: Any, cut: Callable[[], object]) -> None:
+    """Does what standard input says, until it ends.
+
+    Args:
+        camera: with ``size``, ``rate`` and ``frozen_until``.
+        cut: closes all connections.
+    """
+    for line in sys.stdin:
+        what, *numbers = line.split()
+        if what == "cut":
+            cut()
+        elif what == "freeze":
+            camera.frozen_until = time.monotonic() + float(numbers[0])
+        elif what == "size":
+            camera.size = int(numbers[0]), int(numbers[1])
+        elif what == "rate":
+            camera.rate = float(numbers[0])
+
+
 class Camera:
     """Feeds every connection's pipeline with the same frames.
 
@@ -50,9 +76,7 @@ class Camera:
         self.rate = float(RATE)
         self.frozen_until = 0.0
         self._number = 0
-        noise = random.Random(0)
-        # Runs of equal bytes: what an encoder meets in real scenes, neither flat nor noise.
-        self._texture = b"".join(bytes([noise.randrange(40, 200)]) * noise.randrange(4, 60) for _ in range(8000))
+        self._texture = made_texture()
 
     def configure(self, _: Any, media: Any) -> None:
         """Called by the server for the first connection after a pause."""
@@ -120,17 +144,11 @@ def main() -> None:
     server.attach(None)
     loop = glib.MainLoop()
 
+    def cut() -> None:
+        glib.idle_add(lambda: server.client_filter(lambda *_: servers.RTSPFilterResult.REMOVE) and False)
+
     def orders() -> None:
-        for line in sys.stdin:
-            what, *numbers = line.split()
-            if what == "cut":
-                glib.idle_add(lambda: server.client_filter(lambda *_: servers.RTSPFilterResult.REMOVE) and False)
-            elif what == "freeze":
-                camera.frozen_until = time.monotonic() + float(numbers[0])
-            elif what == "size":
-                camera.size = int(numbers[0]), int(numbers[1])
-            elif what == "rate":
-                camera.rate = float(numbers[0])
+        obey(camera, cut)
         loop.quit()
 
     threading.Thread(target=orders, daemon=True).start()

@@ -1,6 +1,7 @@
 """What gRPC costs beside HTTP: the same image asked for in four ways, which take turns.
 
-    python benchmarks/serve_transports.py models/person image.jpg
+    python benchmarks/serve_transports.py image.jpg --models models/person
+    python benchmarks/serve_transports.py image.jpg                          # a stand-in that costs nothing: no network
 
 Requests are made anew for each call and answers are read into arrays, as clients do. Of each way the median counts, and
 its ratio to TensorFlow Serving's REST; processor time is that of client and server together. A turn is ten of a kind.
@@ -14,14 +15,19 @@ import http.client
 import json
 import socket
 import statistics
-from collections.abc import Callable
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
 import numpy as np
 
 from phidet.serve.messages import message
-from serve_load import Cost, cost_of, server
+from serve_load import Cost, cost_of, server, status
 
 SERVING, INFERENCE = "tensorflow.serving", "inference"
 Ask = Callable[[], object]
@@ -88,11 +94,35 @@ def over_grpc(channel: grpc.Channel, data: bytes) -> dict[str, Ask]:
     return {"Predict over gRPC": predict, "ModelInfer over gRPC": infer}
 
 
+@contextmanager
+def serving(models: Path | None, grpc_port: int) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """A server of a model, or of one that costs nothing, in a process of its own; the latter is that of the tests."""
+    if models is not None:
+        with server(models, "--port", str(grpc_port)) as both:
+            yield both
+        return
+    with tempfile.TemporaryDirectory() as folder, socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+        version = Path(folder, "m", "1")
+        version.mkdir(parents=True)
+        (version / "model.onnx").write_text("900")
+        probe.close()
+        script = Path(__file__).parents[1] / "tests" / "serve_stand_in.py"
+        process = subprocess.Popen([sys.executable, str(script), str(version.parent), str(port), str(grpc_port)])
+        try:
+            while status(port) != 200:
+                time.sleep(0.1)
+            yield process, port
+        finally:
+            process.kill()
+            process.wait()
+
+
 def main() -> None:
     """Reads the command line and measures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("base", type=Path, help="folder of version folders")
     parser.add_argument("image", type=Path)
+    parser.add_argument("--models", type=Path, help="folder of version folders (a stand-in that finds the same always)")
     parser.add_argument("--rounds", type=int, default=400, help="requests of each way")
     parser.add_argument("--turn", type=int, default=10, help="of them one after another")
     args = parser.parse_args()
@@ -100,7 +130,7 @@ def main() -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         grpc_port = probe.getsockname()[1]
     with (
-        server(args.base, "--port", str(grpc_port)) as (process, port),
+        serving(args.models, grpc_port) as (process, port),
         grpc.insecure_channel(f"127.0.0.1:{grpc_port}") as channel,
     ):
         connection = http.client.HTTPConnection("127.0.0.1", port)

@@ -54,7 +54,9 @@ class Client:
 
 @contextmanager
 def client(server: Server, credentials: grpc.ChannelCredentials | None = None) -> Iterator[Client]:
-    address, options = f"localhost:{server.grpc_port}", [("grpc.max_receive_message_length", -1)]
+    # A connection of its own: else all channels of a process to one address share one.
+    options = [("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
+    address = f"localhost:{server.grpc_port}"
     if credentials is None:
         channel = grpc.insecure_channel(address, options)
     else:

@@ -13,6 +13,7 @@ import tarfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from phidet.cli.main import main
 from phidet.core.errors import ConfigError, InputError, PhidetError
 from phidet.detections.detections import Detections
 from phidet.detections.settings import PostprocessSettings
+from ports import reserved_port
 from processed import Log, numbered, wait_until_gone, write_parts
 
 pa = pytest.importorskip("pyarrow")
@@ -160,6 +162,13 @@ def as_tars(folder: Path, contents: list[bytes]) -> Path:
     return folder / "*.tar"
 
 
+def as_lance(folder: Path, contents: list[bytes]) -> Path:
+    lance = pytest.importorskip("lance", reason="no pylance here: pip install 'phidet[lance]'")
+    table = pa.table({"id": list(range(len(contents))), "image": pa.array(contents, pa.binary())})
+    lance.write_dataset(table, str(folder / "data.lance"), max_rows_per_file=5)
+    return folder / "data.lance"
+
+
 def as_images(folder: Path, contents: list[bytes]) -> Path:
     for i, content in enumerate(contents):
         path = folder / str(i // 7) / f"{i:03d}.png"
@@ -170,7 +179,7 @@ def as_images(folder: Path, contents: list[bytes]) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("write", [as_parquet, as_addresses, as_hugging_face, as_tars, as_images])
+@pytest.mark.parametrize("write", [as_parquet, as_addresses, as_hugging_face, as_tars, as_lance, as_images])
 def test_every_image_is_a_row_with_what_is_in_it(write: Any, tmp_path: Path) -> None:
     contents = [encoded(i) for i in range(17)]
     contents[3], contents[16] = NOTHING, contents[16][:60]
@@ -410,7 +419,7 @@ def test_a_part_that_cannot_be_read_is_named_and_tried_again(
     printed = capsys.readouterr()
     assert "12 images in 2 parts, 12 objects, 0 images with errors" in printed.out
     assert "006: cannot read" in printed.err
-    assert "1 part was not done: the same command tries again" in printed.err
+    assert "1 part not done: the same command tries again" in printed.err
     middle.write_bytes(whole)
     assert main(command) == 0
     check(rows_of(tmp_path / "out"), 18)
@@ -505,13 +514,30 @@ def test_without_daft_the_extra_is_named(
     assert "pip install 'phidet[batch]'" in capsys.readouterr().err
 
 
-def test_killed_and_started_again_every_row_is_there_once(tmp_path: Path) -> None:
-    """The small form of ``benchmarks/batch.py``: killed twice with -9, between two moments that the images tell."""
+@pytest.mark.parametrize("address", ["ray://127.0.0.1:{}", "127.0.0.1:{}"])
+def test_a_cluster_that_is_not_there_is_said(
+    address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("daft")
-    write_parts(tmp_path / "in", numbered(48), 12)
+    monkeypatch.setitem(sys.modules, "ray", ModuleType("ray"))  # it is not asked
+    source = as_images(tmp_path / "in", [encoded(0)])
+    with reserved_port() as port:
+        named = address.format(port)
+        assert main(["batch", str(source), str(tmp_path / "out"), "--cluster", named]) == 2
+    said = capsys.readouterr().err
+    assert f"there is no Ray cluster at {named}: " in said
+    assert "Connection refused" in said
+
+
+@pytest.mark.parametrize("moments", [(9,), pytest.param((9, 26), marks=pytest.mark.slow)], ids=["once", "twice"])
+def test_killed_and_started_again_every_row_is_there_once(moments: tuple[int, ...], tmp_path: Path) -> None:
+    """The small form of ``benchmarks/batch.py``: killed with -9 at moments that the images tell."""
+    pytest.importorskip("daft")
+    images = 24 * len(moments)
+    write_parts(tmp_path / "in", numbered(images), images // 4)
     log = Log(tmp_path / "log")
     in_flight: set[int] = set()
-    for begun in (9, 26):
+    for begun in moments:
         with phidet_batch(tmp_path / "in", tmp_path / "out", "--workers", 2, log=log) as command:
             while log.count() < begun:
                 assert command.poll() is None, command.stdout.read() if command.stdout else ""
@@ -524,8 +550,8 @@ def test_killed_and_started_again_every_row_is_there_once(tmp_path: Path) -> Non
     with phidet_batch(tmp_path / "in", tmp_path / "out", "--workers", 2, log=log) as command:
         said, _ = command.communicate()
     assert command.returncode == 0, said
-    assert [row["id"] for row in rows_of(tmp_path / "out")] == list(range(48))
+    assert [row["id"] for row in rows_of(tmp_path / "out")] == list(range(images))
     numbers = [one.number for one in log.read()]
     assert {number // 4 for number in numbers if numbers.count(number) > 1} <= in_flight
-    assert set(numbers) == set(range(48))
-    assert len({one.pid for one in log.read()}) <= 6
+    assert set(numbers) == set(range(images))
+    assert len({one.pid for one in log.read()}) <= 2 * (len(moments) + 1)

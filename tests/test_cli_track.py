@@ -70,7 +70,8 @@ def test_a_video_becomes_a_drawn_one_with_ids_and_one_line(capsys: pytest.Captur
     assert main(["track", "clip.mp4"]) == 0
     out, err = capsys.readouterr()
     assert out == "clip.mp4: 30 frames, tracks of 1 person, 1 dog\n"
-    assert err.endswith("wrote tracks (1 video)\n")
+    assert err.startswith("30 frames, 2 tracks; ")
+    assert err.endswith(" frames a second; wrote tracks (1 video)\n")
     frames = list(video_frames(Path("tracks/clip.mp4")))
     assert [round(f.time_s, 2) for f in frames] == [i / 10 for i in range(30)]
     # Frames of boxes have the colours of ids, 1 for the better detection.
@@ -185,7 +186,9 @@ def test_videos_of_images_are_called_as_their_folders(sources: list[str], names:
 def test_events_are_printed_with_the_frames(capsys: pytest.CaptureFixture[str]) -> None:
     clip()
     assert main(["track", "clip.mp4", "--json", "--zone", "left=0,0,0.5,0,0.5,1,0,1"]) == 0
-    lines = [json.loads(text) for text in capsys.readouterr().out.splitlines()]
+    out, err = capsys.readouterr()
+    assert err.startswith("30 frames, 2 tracks; ")
+    lines = [json.loads(text) for text in out.splitlines()]
     (entered,) = (entry for entry in lines if "kind" in entry)
     assert (entered["kind"], entered["place"], entered["label"], entered["time_s"]) == ("enter", "left", "person", 0.1)
     assert not Path("tracks").exists()
@@ -243,6 +246,7 @@ def test_sound_is_kept_on_request(caplog: pytest.LogCaptureFixture) -> None:
         (["--sound", "--save", "mot"], 2, "--sound needs drawn videos"),
         (["--json", "--out", "x"], 2, "--out needs something to write"),
         (["--classes", "cow"], 2, "unknown class 'cow'"),
+        (["--zone", "a=0,0,1,1,1,0,0,1"], 2, "a: its sides cross"),
         (["--low", "0.7"], 2, "low must not be above high"),
     ],
 )
@@ -253,6 +257,12 @@ def test_mistakes_are_named_before_anything_is_written(
     assert main(["track", "clip.mp4", *options]) == code
     assert message in capsys.readouterr().err
     assert [p.name for p in Path().iterdir()] == ["clip.mp4"]
+
+
+def test_a_stream_cannot_be_silent_for_no_time(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["track", "rtsp://camera/1", "--silent", "0"])
+    assert "argument --silent: expected seconds above 0, got '0'" in capsys.readouterr().err
 
 
 def test_without_scipy_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -325,11 +335,14 @@ def test_a_stream_is_tracked_until_it_is_interrupted(
     assert "hunter2" not in written
 
 
-def test_a_video_behind_an_address_is_read_to_its_end(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_video_behind_an_address_is_read_to_its_end(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
     import functools  # noqa: PLC0415
     import http.server  # noqa: PLC0415
 
-    clip()
+    content = clip().read_bytes()
+    Path("cut.mp4").write_bytes(content[: len(content) * 6 // 10])
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *_: object) -> None:
@@ -339,14 +352,19 @@ def test_a_video_behind_an_address_is_read_to_its_end(capsys: pytest.CaptureFixt
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     try:
-        address = f"http://127.0.0.1:{server.server_address[1]}/clip.mp4"
-        assert main(["track", address, "--json", "--quiet", "--every-frame"]) == 0
+        address = f"http://127.0.0.1:{server.server_address[1]}"
+        assert main(["track", f"{address}/clip.mp4", "--json", "--quiet"]) == 0
+        lines = [json.loads(text) for text in capsys.readouterr().out.splitlines()]
+        assert not caplog.records
+        assert main(["track", f"{address}/cut.mp4", "--json", "--quiet"]) == 0
     finally:
         server.shutdown()
         server.server_close()
         thread.join()
-    lines = [json.loads(text) for text in capsys.readouterr().out.splitlines()]
     assert [(entry["frame"], entry["time_s"]) for entry in lines] == [(i, i / 10) for i in range(30)]
+    (warning,) = (record.message for record in caplog.records)
+    assert warning.startswith(f"{address}/cut.mp4 ends after ")
+    assert warning.endswith(" of 3.0 s: it is cut off or damaged")
 
 
 def test_a_line_says_what_goes_on() -> None:

@@ -176,12 +176,32 @@ def test_a_mirrored_way_over_a_mirrored_line_is_the_other_direction(x1: float, x
         ("=1,2,3,4", "expected NAME=x1,y1,x2,y2"),
         ("door=a,2,3,4", "got 'door=a,2,3,4'"),
         ("door=1,2,1,2", "door: its points lie on one spot"),
-        ("door=1,2,nan,2", "door: expected two points"),
+        ("door=1,2,nan,2", r"door: expected finite numbers, got \(\(1\.0, 2\.0\), \(nan"),
+        ("yard=0,0,0,0,1,1,2,2", "yard: its points lie on one line, .*: a zone has an area"),
+        ("yard=0,0,1,1,1,0,0,1", "yard: its sides cross: give the corners in their order around the zone"),
+        ("yard=0,0,4,0,2,3,2,-1,0,2", "yard: its sides cross"),
     ],
 )
 def test_places_of_another_form_are_named(text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         parse_place(text)
+
+
+@pytest.mark.parametrize("text", ["a=0,0,4,0,4,4,2,1,0,4", "a=0,0,0.5,0,1,0,1,1", "a=0,0,1,0,1,1,0,1,0,0"])
+def test_zones_may_be_hollow_have_straight_corners_and_end_where_they_began(text: str) -> None:
+    assert len(parse_place(text).points) == (len(text.split(",")) + 1) // 2
+
+
+def test_places_where_nothing_can_be_counted_are_named_once_a_size(caplog: pytest.LogCaptureFixture) -> None:
+    places = [
+        parse_place(t) for t in ("far=500,10,500,90", "tiny=0.1,0.5,1.2,0.5", "door=0.1,0.5,0.9,0.5", "b=9,0,9,9")
+    ]
+    counter = Counter(CountSettings(places=tuple(places)))
+    for time_s, size_hw in ((0.0, SIZE_HW), (0.1, SIZE_HW), (0.2, (300, 600))):
+        counter.update(at(), time_s, size_hw)
+    tiny = "tiny is smaller than 3 pixels: only numbers that are all 0…1 are shares of the image"
+    outside = "far lies outside of the image, 400×200 pixels: nothing is counted there"
+    assert [record.message for record in caplog.records] == [outside, tiny, tiny]
 
 
 def test_places_come_from_text_and_files(tmp_path: Path) -> None:

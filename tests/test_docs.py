@@ -8,11 +8,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from _pytest.mark import ParameterSet
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
@@ -56,14 +54,7 @@ def test_links_to_nothing_and_loads_from_elsewhere_are_found(tmp_path: Path) -> 
         assert page.count("```") == 2 * sum(c["cell_type"] == "code" for c in json.loads(path.read_text())["cells"])
 
 
-def _notebooks() -> Iterator[ParameterSet]:
-    """All of them; only the first is quick enough for every run of the tests."""
-    for path in NOTEBOOKS:
-        marks = () if path.stem == "first-boxes" else pytest.mark.slow
-        yield pytest.param(path, id=path.stem, marks=marks)
-
-
-@pytest.mark.parametrize("path", list(_notebooks()))
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_from_its_first_cell_to_its_last(path: Path, tmp_path: Path) -> None:
     nbclient = pytest.importorskip("nbclient", reason="run in .venv-docs")
     pytest.importorskip("ipykernel", reason="run in .venv-docs")
@@ -73,8 +64,13 @@ def test_a_notebook_runs_from_its_first_cell_to_its_last(path: Path, tmp_path: P
     nbclient.NotebookClient(book, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
     outputs = [output for cell in book.cells if cell.cell_type == "code" for output in cell.outputs]
     assert not [output for output in outputs if output.output_type == "error"]
+    tables = [output.data for output in outputs if "text/html" in output.get("data", {})]
     if path.stem == "first-boxes":
-        shown = next(output.data for output in outputs if "text/html" in output.get("data", {}))
-        assert "<td>person</td>" in shown["text/html"]
-        assert "image/png" in shown
+        assert "<td>person</td>" in tables[0]["text/html"]
+    if path.stem == "own-data":
+        assert "'best.safetensors'" in next(
+            o.data["text/plain"] for o in outputs if "data" in o and "metrics" in str(o)
+        )
+    if path.stem != "serving":
+        assert "image/png" in tables[-1], "the last cell shows an image with its objects"
     assert all(not cell.outputs for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code")

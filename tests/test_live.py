@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -173,6 +173,14 @@ def test_a_camera_that_lies_about_its_frame_rate_is_not_believed(caplog: pytest.
     assert [without.time_of(None, at) for at in (3.0, 3.5)] == [0, 0.5]
 
 
+def test_times_of_a_file_are_true_however_fast_it_is_read() -> None:
+    for seconds_each in (0.001, 10.0):
+        clock = SourceClock()
+        clock.begin(is_file=True)
+        times = [clock.time_of(7 + i, i * seconds_each) for i in range(100)]
+        assert times == list(range(100))
+
+
 def test_frames_are_freed_when_they_are_done_with() -> None:
     """Without the garbage collector: a day of frames would wait for it."""
     camera = Camera([[(30, SIZE_HW)]])
@@ -213,14 +221,53 @@ def test_a_playlist_is_read_to_its_end_and_leads_to_no_file(tmp_path: Path) -> N
     thread.start()
     try:
         address = f"http://127.0.0.1:{server.server_address[1]}"
-        frames = list(LiveSource(f"{address}/index.m3u8", EVERY, wait=Pauses()).frames())
-        np.testing.assert_allclose([f.time_s for f in frames], np.arange(50) / 25, atol=1e-3)
+        # A file waits for its reader: also where the newest frame is wanted, none is left out.
+        for settings in (EVERY, LiveSettings(silent_s=5.0)):
+            frames = list(LiveSource(f"{address}/index.m3u8", settings, wait=Pauses()).frames())
+            np.testing.assert_allclose([f.time_s for f in frames], np.arange(50) / 25, atol=1e-3)
         with pytest.raises(InputError, match=r"cannot read http://.*/evil\.m3u8: Invalid data"):
             list(LiveSource(f"{address}/evil.m3u8", EVERY, wait=Pauses()).frames())
     finally:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@pytest.mark.parametrize("settings", [EVERY, LiveSettings(silent_s=5.0)])
+def test_a_file_whose_connection_breaks_is_not_begun_again(tmp_path: Path, settings: LiveSettings) -> None:
+    with av.open(str(tmp_path / "clip.mp4"), "w", options={"movflags": "faststart"}) as container:
+        stream: Any = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        for frame in moving(50):
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    content = (tmp_path / "clip.mp4").read_bytes()
+
+    class Breaks(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "video/mp4")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content[: len(content) * 2 // 3])
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Breaks)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    times: list[float] = []
+    try:
+        address = f"http://127.0.0.1:{server.server_address[1]}/clip.mp4"
+        with pytest.raises(InputError, match=r"/clip\.mp4 was not read to its end: Input/output error"):
+            times.extend(frame.time_s for frame in LiveSource(address, settings, wait=Pauses()).frames())
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+    assert 0 < len(times) < 50
+    assert times == sorted(set(times))
 
 
 def test_rtsp_is_read_by_its_own_times_over_connections() -> None:

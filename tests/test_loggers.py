@@ -75,7 +75,7 @@ def test_loggers_are_told_the_run_and_each_epoch_and_a_failing_one_is_left(
     loggers.close()
     opened = dict(SEEN[::2][:3])
     assert opened["WandbLogger"] == {"project": "phidet", "name": "lite0-1", "save_dir": str(tmp_path / "lite0-1")}
-    assert opened["MLFlowLogger"]["tracking_uri"] == (tmp_path / "lite0-1" / "mlruns").as_uri()
+    assert opened["MLFlowLogger"]["tracking_uri"] == f"sqlite:///{tmp_path}/lite0-1/mlflow.db"
     assert opened["CometLogger"] == {"project": "phidet", "name": "lite0-1"}
     assert [value for kind, value in SEEN if kind == "about"] == [{"seed": 3}] * 3
     assert [value for kind, value in SEEN if kind == "row"] == [(1, {"loss": 0.5})] * 2 + [(2, {"loss": 0.25})] * 2

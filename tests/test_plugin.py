@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from phidet.core.errors import ConfigError, UnknownNameError
 from phidet.detections.settings import PostprocessSettings
 from phidet.export.source import load_detector, target_of
 from phidet.inference.runtimes.open_model import find_model
-from phidet.serve.models.model import Running, detector_loader
+from phidet.serve.models.model import detector_loader
 from serve_server import PREDICT, b64, encoded, serving, settings_for
 
 PLUGIN = Path(__file__).parent / "plugin"
@@ -109,7 +110,8 @@ def test_it_goes_every_way_that_a_built_in_one_goes(
     np.testing.assert_allclose(answers[0].scores, answers[1].scores, atol=1e-4)
 
     assert main(["publish", "whole/best.onnx", "models/m"]) == 0
-    with serving(settings_for(tmp_path / "models" / "m"), detector_loader(settings, Running("auto", 1))) as server:
+    load = detector_loader(settings, partial(Detector, threads=1))
+    with serving(settings_for(tmp_path / "models" / "m"), load) as server:
         body = json.dumps({"instances": [b64(encoded(image))]}).encode()
         status, _, answer = server.request("POST", PREDICT, body)
         assert status == 200

@@ -275,6 +275,7 @@ def test_what_is_said_of_models_is_what_http_says(server: Server, asked: Client)
     assert json.loads(config["parameters"]["class_names"]["string_value"]) == list(CLASSES)
     assert config["max_batch_size"] == server.get("/v2/models/m/config").json["max_batch_size"]
     assert said("RepositoryIndex")["models"] == server.post("/v2/repository/index", b"").json
+    asked.infer(infer_request(IMAGE))
     (latest,) = said("ModelStatistics", name="m", version="9")["model_stats"]
     assert int(latest["inference_stats"]["success"]["count"]) >= 1
     assert len(said("ModelStatistics")["model_stats"]) == 2

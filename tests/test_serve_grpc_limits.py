@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 import random
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from phidet.serve.server import Network
 from serve_server import Server, encoded, held, model_of, one_model, picture, until
 
 grpc = pytest.importorskip("grpc", reason="no grpcio here: pip install 'phidet[grpc]'")
+from phidet.serve.grpc.connections import close_connection  # noqa: E402
 from phidet.serve.grpc.server import GrpcServer  # noqa: E402
 from serve_grpc import (  # noqa: E402
     IMAGE,
@@ -151,7 +153,7 @@ def test_more_calls_than_allowed_are_turned_away(tmp_path: Path) -> None:
 
 def test_answers_that_nobody_reads_are_counted_and_given_back(tmp_path: Path) -> None:
     """gRPC keeps an answer until its client takes it: so many of them are refused work, until the clients leave."""
-    limits = {"body_bytes": 1 << 20, "bodies_in_flight_bytes": 50 << 20}
+    limits = {"body_bytes": 1 << 20, "bodies_in_flight_bytes": 50 << 20, "request_seconds": 600}
     with one_model(tmp_path, network=ON, limits=limits) as server:
         loaded = server.service.repository.models["m"].available[1]
         loaded.model.max_detections = 2_000_000  # type: ignore[misc]  # 48 MB of padding
@@ -174,6 +176,72 @@ def test_answers_that_nobody_reads_are_counted_and_given_back(tmp_path: Path) ->
         loaded.model.max_detections = 10  # type: ignore[misc]
         with client(server) as other:
             assert other.predict(predict_request(IMAGE))["num_detections"] == [2]
+
+
+def test_a_client_that_takes_no_answers_is_cut_off_and_only_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its place in the queue is free before; then its connection ends, whose other calls its client may repeat."""
+    with one_model(tmp_path, network=ON, limits={"request_seconds": 4.0}) as server:
+        loaded = server.service.repository.models["m"].available[1]
+        listening = threading.Event()
+
+        def requests() -> Iterator[bytes]:
+            yield infer_request(IMAGE).SerializeToString()
+            listening.wait(600)
+
+        with client(server) as slow, client(server) as other:
+            loaded.model.max_detections = 200_000  # type: ignore[misc]  # 5 MB of padding
+            unread = slow.channel.stream_stream(STREAM)(requests(), timeout=600)
+            until(lambda: server.service.body_bytes_in_flight > 4_000_000)
+            loaded.model.max_detections = 10  # type: ignore[misc]
+            idle = other.channel.stream_stream(STREAM)(requests(), timeout=600)
+            assert next(idle), "it has its answer, and says nothing more"
+            assert unread.code().name == "UNAVAILABLE", "its client is told, though it reads nothing"
+            until(lambda: server.service.body_bytes_in_flight == 0)
+            ended = b'phidet_requests_total{api="grpc_stream",model="",status="DEADLINE_EXCEEDED"} 1.0'
+            until(lambda: ended in server.service.metrics.text().splitlines())
+            assert idle.is_active()
+            assert other.predict(predict_request(IMAGE))["num_detections"] == [2]
+            assert slow.predict(predict_request(IMAGE))["num_detections"] == [2], "over a new connection"
+            listening.set()
+            assert not list(idle)
+        assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_clients_that_go_in_the_middle_of_an_answer_are_no_failures(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with one_model(tmp_path, network=ON) as server:
+        server.service.repository.models["m"].available[1].model.max_detections = 200_000  # type: ignore[misc]
+        for _ in range(3):
+            with client(server) as asked:
+                call = asked.channel.stream_stream(STREAM)(
+                    iter([infer_request(IMAGE).SerializeToString()]), timeout=600
+                )
+                until(lambda: server.service.body_bytes_in_flight > 4_000_000)
+                call.cancel()
+            until(lambda: server.service.body_bytes_in_flight == 0)
+        gone = b'phidet_requests_total{api="grpc_stream",model="",status="CANCELLED"} 3.0'
+        until(lambda: gone in server.service.metrics.text().splitlines())
+        assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+def test_a_connection_is_found_by_what_grpc_calls_it(family: socket.AddressFamily) -> None:
+    host, peer = ("127.0.0.1", "ipv4:127.0.0.1") if family == socket.AF_INET else ("::1", "ipv6:%5B::1%5D")
+    try:
+        listener = socket.create_server((host, 0), family=family)
+    except OSError:
+        pytest.skip(f"no {host} here")
+    with listener, socket.create_connection(listener.getsockname()[:2]) as one, listener.accept()[0] as accepted:
+        with socket.create_connection(listener.getsockname()[:2]) as two, listener.accept()[0] as also:
+            assert not close_connection(f"{peer}:1")
+            assert close_connection(f"{peer}:{one.getsockname()[1]}")
+            assert one.recv(1) == b"", "it was told"
+            also.sendall(b"x")
+            assert two.recv(1) == b"x", "the other goes on"
+        assert accepted.recv(1) == b""
 
 
 def noise(random_: random.Random) -> tuple[str, bytes]:

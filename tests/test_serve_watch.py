@@ -120,6 +120,13 @@ def test_twenty_viewers_cost_no_more_than_one(tmp_path: Path, monkeypatch: pytes
         assert len(encoded) == 3
 
 
+def test_a_viewer_who_comes_late_gets_the_newest_frame(tmp_path: Path) -> None:
+    with watched(tmp_path, steps_of(4)) as (server, camera, _):
+        shown = [next_frame(server, camera, i)[0].result() for i in range(4)]
+        slow = Viewer(server, shown[0]["sequence"]).result()
+    assert slow == shown[3]
+
+
 def test_the_password_is_nowhere(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     with watched(tmp_path, steps_of(1)) as (server, camera, _):

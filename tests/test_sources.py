@@ -115,6 +115,10 @@ def test_what_is_not_there_or_no_image_is_told_in_its_place(tmp_path: Path) -> N
     assert "cannot read" in refusal(tmp_path / "loop.png")
     assert "does not exist" in refusal("x" * 5000)
     assert "neither a file nor a folder" in refusal("/dev/null")
+    (tmp_path / "notes.txt").write_text("hello")
+    assert "notes.txt is not an image that can be read" in refusal(tmp_path / "notes.txt")
+    assert "a video is known by the end of its name (.avi, " in refusal(tmp_path / "notes.txt")
+    assert "a video" not in refusal(tmp_path / "b.png")
 
 
 def test_a_pipe_is_read(tmp_path: Path) -> None:

@@ -262,6 +262,8 @@ def test_what_phidet_did_not_write_is_said(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(InputError, match="expected Parquet files in"):
         read_results(tmp_path / "folder")
+    with pytest.raises(InputError, match="expected a file or folder of this machine, got s3://bucket/found: copy it"):
+        read_results("s3://bucket/found")
 
 
 def test_parquet_is_whole_or_not_there_and_large_files_come_in_parts(tmp_path: Path) -> None:

@@ -154,6 +154,21 @@ def test_classes_are_kept_apart() -> None:
     assert ids_of(tracker.update(found(boxes_at((100, 100), (100, 100)), [0.9, 0.8], [0, 0]), 0.2)) == [1]
 
 
+def test_tracks_end_where_a_saved_state_goes_on_with_another_model(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tracker = Tracker()
+    for i in range(3):
+        tracker.update(found(boxes_at((100, 100))), i / 25)
+    tracker.save(str(tmp_path / "state.json"))
+    tracker = Tracker.load(str(tmp_path / "state.json"))
+    cats = [dataclasses.replace(found(boxes_at((100, 100))), names=("cat", "dog")) for _ in range(2)]
+    # Class 0 was a person: nobody has become a cat, and the cat has an id that nobody had.
+    assert [ids_of(tracker.update(cat, 0.12 + i / 25)) for i, cat in enumerate(cats)] == [[], [2]]
+    message = "the classes were person, dog and are cat, dog: tracks of those that changed end"
+    assert [record.message for record in caplog.records] == [message]
+
+
 def test_weak_detections_go_on_with_a_track_but_begin_none() -> None:
     tracker = Tracker()
     for i in range(3):

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from phidet.cli.arguments import add_json, add_model, add_out, add_runtime
+from phidet.cli.report import StatusLine
 from phidet.core.errors import ConfigError, InputError, NoPoseError, NotRightError, PhidetError
+from phidet.core.words import count
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -120,6 +122,7 @@ def run(args: argparse.Namespace) -> None:
     if args.model is None:
         raise ConfigError("say which model finds the parts: phidet align NOMINAL IMAGE -m MODEL")
     out = args.out or OUT
+    # Before anything is written: an image in the output folder could be overwritten.
     check_sources_outside([args.nominal, *args.sources], out)
     settings = AlignSettings(
         pose=args.pose,
@@ -135,11 +138,11 @@ def run(args: argparse.Namespace) -> None:
         partial=args.partial,
         seed=args.seed,
     )
+    # Two scores: the detector gives everything above the lower one, and the alignment lets that only confirm parts.
     if args.confirm is not None and not args.confirm <= args.score:
         raise ConfigError(f"--confirm must be at most --score, {args.score:g}, got {args.confirm:g}")
     postprocess = PostprocessSettings(score=args.score if args.confirm is None else args.confirm)
-    if args.tile is not None:
-        check_tile(args.tile, postprocess)
+    check_tile(args.tile, postprocess)
     with without_native_noise(), ended_by_sigterm():
         aligner = Aligner(
             args.nominal,
@@ -150,12 +153,13 @@ def run(args: argparse.Namespace) -> None:
             classes=_mapping(args.classes),
             tile=args.tile,
         )
-        report = _Report(args.json, len(aligner.nominal), aligner.nominal.unit)
+        report = _Report(args.json)
         if aligner.left_out:
             report.note(f"{aligner.left_out} listed parts are left out: their labels are no classes of the model")
         doubt = None if args.unit else doubtful_unit(aligner.nominal)
         if doubt is not None:
             report.note(doubt)
+        # All of them, as capability and drift are those of the whole series.
         series = list(_series(aligner, args, out, report))
     _finish(series, report, out, settings.tolerance)
 
@@ -184,13 +188,15 @@ def _series(aligner: Aligner, args: argparse.Namespace, out: Path, report: _Repo
 
     names = Names()
     items = read_sources(args.sources, out, report.note)
+    # One image at a time, so that each line appears as soon as its image is judged.
     for item in detect_stream(aligner.detector, items, aligner.postprocess, 1, args.tile):
         if isinstance(item, Unusable):
             report.failed(item)
             continue
         image, found = item
         try:
-            alignment = aligner.align(image.image, found, _name(image))
+            name = image.source if image.frame is None else f"{image.source}#{image.frame}"
+            alignment = aligner.align(image.image, found, name)
         except PhidetError as error:
             report.failed(Unusable(image.source, error))
             continue
@@ -202,16 +208,11 @@ def _series(aligner: Aligner, args: argparse.Namespace, out: Path, report: _Repo
 
 def _write_image(folder: Path, names: Names, image: SourceImage, drawn: Image) -> None:
     """Writes a drawn image under the original's name; a frame of a video with its number."""
-    from phidet.core.files import write_atomic
-    from phidet.detections.sinks.annotated import check_ours, encode, writable_name
+    from phidet.detections.sinks.annotated import writable_name, write_image
 
-    if image.frame is None:
-        name = names.of(image, writable_name(image.name, drawn.size))
-    else:
-        frame = names.of_frame(image)
-        name = frame.with_name(f"{frame.name}.png")
-    check_ours(folder / name)
-    write_atomic(folder / name, encode(drawn, name))
+    still = image.frame is None
+    name = names.of(image, writable_name(image.name, drawn.size)) if still else names.png_of_frame(image)
+    write_image(folder, name, drawn)
 
 
 def _finish(series: Sequence[Alignment], report: _Report, out: Path, tolerance: float | None) -> None:
@@ -219,15 +220,16 @@ def _finish(series: Sequence[Alignment], report: _Report, out: Path, tolerance: 
     from phidet.detections.alignment.files import write_json, write_parts, write_statistics
     from phidet.detections.alignment.statistics import series_statistics
 
+    # The report is written whatever the verdict is; only then the exit code tells it.
     statistics = series_statistics(series, tolerance)
     written = [write_parts(out / "parts.csv", series)]
     if len(series) > 1:
         written.append(write_statistics(out / "statistics.csv", statistics))
     written.append(write_json(out / "alignment.json", series, statistics))
     report.done(statistics, written)
+    # The first that applies, as --help says: what was not read, what was not judged, what is wrong.
     if report.errors:
-        many = len(report.errors)
-        raise InputError("1 image could not be used" if many == 1 else f"{many} images could not be used")
+        raise InputError(f"{count(len(report.errors), 'image')} could not be used")
     lost = sum(one.pose is None for one in series)
     if lost:
         raise NoPoseError(f"{lost} of {len(series)} images could not be judged: no pose that is certain")
@@ -239,24 +241,18 @@ def _finish(series: Sequence[Alignment], report: _Report, out: Path, tolerance: 
 class _Report:
     """Output during a run: a line for each image on standard output, notes and progress on standard error."""
 
-    def __init__(self, json_lines: bool, parts: int, unit: str) -> None:
+    def __init__(self, json_lines: bool) -> None:
         self.errors: list[PhidetError] = []
-        self._json, self._parts, self._unit = json_lines, parts, unit
-        self._done = 0
-        self._progress = sys.stderr.isatty()
+        self._json, self._done, self._progress = json_lines, 0, StatusLine()
 
     def aligned(self, alignment: Alignment) -> None:
         """Reports an image."""
         import msgspec
 
         self._done += 1
-        self._clear()
-        if self._json:
-            print(msgspec.json.encode(alignment).decode(), flush=True)
-        else:
-            print(_line(alignment), flush=True)
-        if self._progress:
-            print(f"\r\033[K{self._done} images", end="", file=sys.stderr, flush=True)
+        self._progress.clear()
+        print(msgspec.json.encode(alignment).decode() if self._json else _line(alignment), flush=True)
+        self._progress.show(f"{self._done} images")
 
     def failed(self, unusable: Unusable) -> None:
         """Reports an image that cannot be used."""
@@ -265,21 +261,14 @@ class _Report:
 
     def note(self, text: str) -> None:
         """Prints a note on standard error."""
-        from phidet.detections.sinks.base import readable
-
-        self._clear()
-        print(f"phidet: {readable(text)}", file=sys.stderr)
+        self._progress.note(text)
 
     def done(self, statistics: SeriesStatistics, written: Sequence[Path]) -> None:
         """The series in a table, if it is one, and what was written."""
-        self._clear()
+        self._progress.clear()
         if statistics.images > 1 and not self._json:
             print(f"\n{_summary(statistics)}\n")
         print(f"wrote {', '.join(str(path) for path in written)}", file=sys.stderr)
-
-    def _clear(self) -> None:
-        if self._progress:
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
 def _line(one: Alignment) -> str:
@@ -290,8 +279,8 @@ def _line(one: Alignment) -> str:
     if one.pose is None:
         return f"{readable(one.image)}: no pose ({one.reason}): {one.message}"
     groups = []
-    for verdict, count in one.counts().items():
-        text = f"{count} {verdict}"
+    for verdict, number in one.counts().items():
+        text = f"{number} {verdict}"
         if verdict in FAULTS:
             names = [
                 (part.reference or f"{part.found_label}")
@@ -316,6 +305,7 @@ def _summary(statistics: SeriesStatistics) -> str:
     def spread(axis: AxisStatistics | None) -> float:
         return axis.sigma if axis is not None and axis.sigma is not None else 0.0
 
+    # Faults first, then the parts that are nearest to their tolerance, then those that scatter most.
     parts = sorted(
         statistics.parts,
         key=lambda part: (
@@ -364,10 +354,7 @@ def _mapping(text: str | None) -> dict[str, str]:
         key, sign, value = (part.strip() for part in pair.partition("="))
         if pair.strip() and not (key and sign and value):
             raise ConfigError(f"--classes: expected LABEL=CLASS separated by commas, got {pair!r}")
+        # A comma at the end is forgiven.
         if key:
             mapping[key] = value
     return mapping
-
-
-def _name(image: SourceImage) -> str:
-    return image.source if image.frame is None else f"{image.source}#{image.frame}"

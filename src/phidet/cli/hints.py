@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os.path
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
 from phidet.core.errors import ConfigError
 
@@ -50,6 +50,7 @@ def check_habits(command: argparse.ArgumentParser, words: Sequence[str]) -> None
     """
     known = command._option_string_actions
     words = words[: words.index("--")] if "--" in words else words
+    # As they come, with the word before, since a word behind an option is that option's value.
     for before, word in zip(["", *words], words, strict=False):
         name = word.partition("=")[0]
         if name.startswith("--") and name not in known:
@@ -57,8 +58,8 @@ def check_habits(command: argparse.ArgumentParser, words: Sequence[str]) -> None
             if hint:
                 raise ConfigError(f"{command.prog} has no {name}: {hint}")
         pair = _PAIR.fullmatch(word)
-        # An option's value may be a pair, and so may a file's name.
-        if pair is None or before.startswith("-") or Path(word).exists():
+        # An option's value may be a pair, and so may a file's name. (Every start would pay for pathlib's import.)
+        if pair is None or before.startswith("-") or os.path.exists(word):
             continue
         own, value = f"--{pair[1].replace('_', '-')}", pair[2]
         hint = f"write {own} {value}" if own in known else _hint(command, own[2:])
@@ -68,6 +69,7 @@ def check_habits(command: argparse.ArgumentParser, words: Sequence[str]) -> None
 
 def _hint(command: argparse.ArgumentParser, name: str) -> str:
     """What phidet calls it; "" where the command has nothing of the kind."""
+    # One word may mean several options here: what this command has is meant, as "device" a runtime or an accelerator.
     for ours, names in _NAMES.items():
         if name in names and ours.split()[0] in command._option_string_actions:
             return f"phidet calls it {ours}"

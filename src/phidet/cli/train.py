@@ -116,6 +116,7 @@ def run(args: argparse.Namespace) -> None:
     from phidet.training import run as running
     from phidet.training.seeds import has_seeds
 
+    # A resumed run goes on in its own folder.
     out = args.resume or args.out
     # Argparse has no default for it, so that --resume can tell whether a model was given.
     model = model_of(args)

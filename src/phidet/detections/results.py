@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
+from phidet.core.addresses import is_address, without_password
 from phidet.core.errors import InputError
 from phidet.detections.detections import Detections
 from phidet.detections.fields import RESERVED, Values
@@ -54,12 +55,18 @@ def read_results(path: Path | str) -> Iterator[ImageResult]:
             in its content. The names of classes that were not found are known from COCO's results and Parquet only.
 
     Raises:
-        InputError: there is no such file, phidet did not write it, or it is damaged; also later, where that is seen
-            later.
+        InputError: there is no such file, it is not on this machine, phidet did not write it, or it is damaged; also
+            later, where that is seen later.
         MissingExtraError: it is Parquet, and pyarrow is not installed.
     """
+    if is_address(str(path)):
+        raise InputError(
+            f"expected a file or folder of this machine, got {without_password(str(path))}: copy it here, or read its "
+            "Parquet files with pandas, polars or DuckDB"
+        )
     path = Path(path)
     if path.is_dir():
+        # Hidden files are unfinished ones, or notes of whatever wrote the folder.
         parts = sorted(p for p in path.rglob("*.parquet") if not p.name.startswith((".", "_")))
         if not parts:
             raise InputError(f"expected Parquet files in {path}, found none")
@@ -108,6 +115,7 @@ def _nothing(_: Path) -> Iterator[ImageResult]:
 
 def _json_lines(path: Path) -> Iterator[ImageResult]:
     with path.open("rb") as file:
+        # Whether the first line is a document by itself tells lines from one document.
         first = file.readline()
         file.seek(0)
         try:
@@ -190,6 +198,7 @@ def _parquet(path: Path) -> Iterator[ImageResult]:
             raise InputError("phidet did not write it")
         for batch in file.iter_batches(_ROWS):
             columns = {name: batch.column(name).to_pylist() for name in batch.schema.names if name not in _OBJECTS}
+            # Of detect's files the source, of batch's the id.
             sources = columns.get("source") or columns.get("id") or []
             nothing = [None] * batch.num_rows
             rest = (columns.get(name, nothing) for name in ("frame", "time_s", "error"))

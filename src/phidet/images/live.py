@@ -33,6 +33,8 @@ _SCHEMES = (*STREAM_SCHEMES, "http", "https")
 _ALLOWED = "crypto,http,https,httpproxy,rtmp,rtmps,rtp,rtsp,srt,srtp,tcp,tls,udp"
 # Formats whose frames have no times of their own; FFmpeg invents them from a guessed frame rate.
 _TIMELESS = frozenset({"mpjpeg", "mjpeg", "h264", "hevc", "m4v", "image2pipe", "rawvideo"})
+_SURELY_MISSING_S = 1.0  # at the end of a file; less may be rounding
+_LOOKS_S = 0.5  # after which a reader that waits looks whether it is to stop
 log = logging.getLogger("phidet")
 
 
@@ -40,8 +42,8 @@ class LiveSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """How a camera or stream is read.
 
     Attributes:
-        newest: the reader gets the newest frame, and those that came while it was busy are left out; otherwise it gets
-            every frame, and a reader that is too slow falls behind.
+        newest: the reader gets the newest frame, and those that came while it was busy are left out, but for files
+            behind an address; otherwise it gets every frame, and a reader that is too slow falls behind.
         silent_s: a connection that brings nothing for so long is opened again, in seconds.
         retry_s: pause before the first attempt to connect again; each further one is twice as long.
         longest_retry_s: longest pause.
@@ -127,6 +129,7 @@ class LiveSource:
         self._wait = wait or self._stopped.wait
         self._clock = clock
         self._times = SourceClock()
+        self._finite = False
         self._converter, self._upright = FrameConverter(self._av), Upright()
 
     def frames(self) -> Iterator[Frame]:
@@ -134,7 +137,7 @@ class LiveSource:
         first frame, by the source where it has times of its own, else by arrival.
 
         Raises:
-            InputError: it could not be opened at first; later failures are waited out.
+            InputError: it could not be opened at first, or a file not be read to its end; others are waited out.
         """
         arrivals = self._newest() if self.settings.newest else self._arrivals()
         for arrival in arrivals:
@@ -155,6 +158,9 @@ class LiveSource:
             try:
                 for arrival in self._arrivals():
                     slot.put(arrival)
+                    # A file behind an address waits for its reader: nothing of it is left out.
+                    while self._finite and not self._stopped.is_set() and not slot.is_taken(_LOOKS_S):
+                        pass
             except BaseException as raised:  # raised again by the reader
                 error = raised
             slot.end(error)
@@ -182,6 +188,8 @@ class LiveSource:
                 silent = isinstance(error, self._av.ExitError)  # what PyAV's time limits raise
                 reason = f"nothing came for {self.settings.silent_s:g} s" if silent else _reason(error)
                 failures += 1
+                if self._finite:  # from its beginning everything would be seen twice
+                    raise InputError(f"{self.shown} was not read to its end: {reason}") from None
                 if not self.state.received and (failures >= self.settings.attempts or _is_final(self._av, error)):
                     raise InputError(f"cannot read {self.shown}: {reason}") from None
             finally:
@@ -215,18 +223,31 @@ class LiveSource:
             # Threads for parts of a frame only: those for whole frames keep several back.
             stream.thread_type = "SLICE"
             timeless = container.format.name in _TIMELESS
-            finite = bool(container.duration) and not is_stream(self._source)
-            self._times.begin()
+            finite = self._finite = bool(container.duration) and not is_stream(self._source)
+            self._times.begin(is_file=finite)
+            last_s = 0.0
             packets = container.demux(stream)
             for packet in keep_up(packets, self._clock) if self.settings.newest and not finite else packets:
                 if self._stopped.is_set():
                     return True
                 for frame in self._decoded(packet):
-                    self.state.received += 1
                     self.state.connected = True
                     own_s = None if timeless or frame.time is None else float(frame.time)
+                    last_s = own_s or last_s
                     yield _Arrival(self._converting(stream, frame), self._times.time_of(own_s, self._clock()))
+                    # Now its reader can have it, or a newer one: no earlier, so that nobody counts on an older one.
+                    self.state.received += 1
+            if finite:
+                self._warn_of_missing_end(stream, last_s)
         return finite
+
+    def _warn_of_missing_end(self, stream: Any, last_s: float) -> None:
+        """About a file whose last frame, at ``last_s``, comes long before the end that its header says."""
+        if stream.duration is None:
+            return
+        end_s = float(((stream.start_time or 0) + stream.duration) * stream.time_base)
+        if last_s + max(_SURELY_MISSING_S, 2.5 / float(stream.average_rate or 25)) < end_s:
+            log.warning("%s ends after %.1f s of %.1f s: it is cut off or damaged", self.shown, last_s, end_s)
 
     def _decoded(self, packet: Any) -> list[Any]:
         """A packet's frames; none of one that was damaged on the way."""
@@ -261,6 +282,11 @@ class _Slot:
             self._item = item
             self._changed.notify_all()
 
+    def is_taken(self, limit_s: float) -> bool:
+        """Whether the last item has been taken, within so many seconds."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._item is None, limit_s)
+
     def end(self, error: BaseException | None) -> None:
         with self._changed:
             self._ended, self._error = True, error
@@ -271,6 +297,7 @@ class _Slot:
         with self._changed:
             self._changed.wait_for(lambda: self._item is not None or self._ended)
             item, self._item = self._item, None
+            self._changed.notify_all()
             if item is None and self._error is not None:
                 raise self._error
             return item

@@ -20,10 +20,13 @@ class SourceClock:
         self._last_s = 0.0
         self._begun: tuple[float, float] | None = None  # own time and result of the connection's first frame
         self._believed = True
+        self._is_file = False
 
-    def begin(self) -> None:
-        """A new connection: the source's own times may begin anywhere."""
-        self._begun = None
+    def begin(self, is_file: bool = False) -> None:
+        """A new connection: the source's own times may begin anywhere. Those of a file are true, however fast it is
+        read.
+        """
+        self._begun, self._is_file = None, is_file
 
     def time_of(self, own_s: float | None, arrival_s: float) -> float:
         """Seconds since the very first frame.
@@ -43,7 +46,7 @@ class SourceClock:
                 # The source's times began anew: they go on from here.
                 self._begun = own_s, max(arrived, self._last_s)
                 result = self._begun[1]
-            if abs(result - arrived) > _MOST_APART_S:
+            if not self._is_file and abs(result - arrived) > _MOST_APART_S:
                 self._believed = False
                 log.warning("the times of a stream differ from the clock's by more than %g s: not used", _MOST_APART_S)
                 result = arrived

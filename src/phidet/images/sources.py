@@ -26,7 +26,7 @@ from phidet.images.formats import EXTENSIONS, FORMATS, count_left_out, other_ima
 from phidet.images.live import LiveSource, is_live, is_stream, live_name
 from phidet.images.pyav import Colors
 from phidet.images.video import EXTENSIONS as VIDEO_EXTENSIONS
-from phidet.images.video import Frame, is_webcam, video_frames, webcam_frames
+from phidet.images.video import HOW_KNOWN, Frame, is_webcam, video_frames, webcam_frames
 
 _READ = f"phidet reads {FORMATS}"
 _WORKERS = min(8, max(2, usable_cores() // 2))  # threads that decode ahead: a network takes longer than an image
@@ -183,6 +183,8 @@ def _read(still: _Still, needed: Needed | None) -> SourceImage | Unusable:
             if isinstance(content, bytes):
                 # Bytes have no name of their own, so the message gets the source's.
                 raise InputError(f"{still.source}: {error}") from error
+            if not _is_source(content):
+                raise InputError(f"{error}; {HOW_KNOWN}") from error
             raise
     except PhidetError as error:
         return Unusable(still.source, error)
@@ -218,10 +220,9 @@ def _entries(
     elif open_live is not None and is_live(source):
         yield _Video(without_password(source), live_name(source), partial(open_live, source))
     elif is_stream(source):
-        yield _Video(without_password(source), live_name(source), partial(_stream_frames, source))
+        yield _Video(without_password(source), live_name(source), lambda: LiveSource(source).frames())
     elif is_webcam(source):
-        name = PurePosixPath(re.sub(r"[^\w-]+", "-", source) + ".mp4")
-        yield _Video(source, name, partial(webcam_frames, source))
+        yield _Video(source, live_name(source), partial(webcam_frames, source))
     elif is_address(source):
         yield _Still(without_password(source), _name_of_address(source), partial(_fetch, source))
     else:
@@ -235,10 +236,6 @@ def _fetch(source: str) -> bytes:
     from phidet.images.remote import fetch_image  # noqa: PLC0415 - slow to import, and rarely needed
 
     return fetch_image(source)
-
-
-def _stream_frames(source: str) -> Iterator[Frame]:
-    return LiveSource(source).frames()
 
 
 def _local(source: str, leave_out: Path | None, note: Callable[[str], None]) -> Iterator[_Entry]:

@@ -29,6 +29,7 @@ from phidet.images.pyav import (
 EXTENSIONS = frozenset(
     {".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".wmv", ".flv"}
 )
+HOW_KNOWN = f"a video is known by the end of its name ({', '.join(sorted(EXTENSIONS))})"
 _CAMERA = re.compile(r"webcam(?::(.+))?")
 _STILL = 0x0400 | 0x0800  # FFmpeg's dispositions of attached pictures and timed thumbnails
 _STILL_CODECS = ("mjpeg", "png", "bmp", "gif", "webp")

@@ -43,6 +43,7 @@ class Relations:
 
     def __init__(self, model: str | Path, *, threads: int = 1) -> None:
         path = find_model(model, ".onnx")
+        # A run's folder without an export has the weights only, which need PyTorch.
         if path.suffix.lower() != ".onnx":
             raise CheckpointError(f"{path} is not an export: write one beside it with 'phidet export {model}'")
         self._path, self._session = path, open_session(path, session_options(threads))
@@ -58,6 +59,7 @@ class Relations:
 
     def check_detector(self, class_names: tuple[str, ...]) -> None:
         """Raises ConfigError unless the network was trained for a detector of these classes."""
+        # In the same order, too: classes are numbers to the network.
         if class_names != self.class_names:
             raise ConfigError(
                 f"{self._path} relates detections of {', '.join(self.class_names[:5])}, the detector finds "
@@ -129,5 +131,6 @@ def open_relations(path: str | Path, detector: SupportsDetect, model: str | Path
     relations = Relations(path)
     relations.check_detector(detector.class_names)
     if FRAME in relations.config.fields:
+        # Such a network needs the frame before, which still images do not have.
         raise ConfigError(f"{path} relates two frames of a video: phidet track --relations {path}")
     return relations, seen_by(relations.config.fields, detector, model)

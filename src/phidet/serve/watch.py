@@ -162,7 +162,7 @@ class Watcher:
             "name": self.camera.name,
             "connected": state.connected,
             "reconnects": state.reconnects,
-            "frames_per_second": round(1 / max(1e-3, self._interval_s), 1),
+            "frames_per_second": round(1 / max(1e-3, self._interval_s), 1) if state.connected else 0.0,
         }
 
     def _place(self, place: Place, size_hw: tuple[int, int]) -> dict[str, Any]:

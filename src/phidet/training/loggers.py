@@ -82,6 +82,7 @@ def _open(name: str, folder: Path) -> Any:
         return loggers.WandbLogger(project=_PROJECT, name=folder.name, save_dir=str(folder))
     if name == "mlflow":
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        where = os.environ.get("MLFLOW_TRACKING_URI") or (folder / "mlruns").absolute().as_uri()
+        # A file of its own: MLflow 3 refuses folders of text files, its default before.
+        where = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(folder / 'mlflow.db').absolute().as_posix()}"
         return loggers.MLFlowLogger(experiment_name=_PROJECT, run_name=folder.name, tracking_uri=where)
     return loggers.CometLogger(project=_PROJECT, name=folder.name)

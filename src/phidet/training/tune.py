@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from phidet.core.csv_files import write_csv
 from phidet.core.errors import CheckpointError, ConfigError, MissingExtraError
 from phidet.core.files import write_atomic
 from phidet.data.hold_out import RUN
-from phidet.evaluation.report_tables import write_csv
 from phidet.training.about import Request
 from phidet.training.augmentation.own import OwnAugmentation
 from phidet.training.fit import RunSettings

@@ -308,8 +308,7 @@ def _corrected(sigma: float, count: int, pose: Pose) -> float:
 
 def _in_view(pixels: Floats, size_hw: tuple[int, int]) -> Bools:
     inside = (pixels >= 0) & (pixels <= [size_hw[1], size_hw[0]])
-    view: Bools = np.asarray(inside.all(axis=1))
-    return view
+    return np.asarray(inside.all(axis=1))
 
 
 def _difference(a: Pose, b: Pose) -> str:

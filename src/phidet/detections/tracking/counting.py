@@ -15,6 +15,7 @@ last such frame; it has left when its anchor is further outside than the margin,
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from typing import Literal
 
@@ -37,6 +38,7 @@ from phidet.detections.tracking.places import (
 Anchor = Literal["bottom", "centre"]
 Kind = Literal["in", "out", "enter", "leave"]
 Floats = npt.NDArray[np.float64]
+log = logging.getLogger("phidet")
 
 
 class CountSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -131,6 +133,7 @@ class Counter:
         self.settings = settings
         self.totals: dict[str, dict[str, PlaceTotals]] = {place.name: {} for place in settings.places}
         self._known: dict[int, _Known] = {}
+        self._size_hw = (0, 0)
 
     def update(self, tracked: Detections, time_s: float, size_hw: tuple[int, int]) -> list[CountEvent]:
         """What happened with the next frame, in the order of ids and places.
@@ -143,7 +146,9 @@ class Counter:
         # Who has gone leaves first: somebody whose track was lost is not inside twice.
         events = list(self._forget(time_s - self.settings.forget_s))
         places = [place.in_pixels(size_hw) for place in self.settings.places]
+        self._warn(size_hw)
         anchors = anchors_of(tracked, self.settings.anchor)
+        # The margin grows with the object: boxes of large ones tremble by more pixels.
         sizes = (tracked.boxes_xyxy[:, 2:] - tracked.boxes_xyxy[:, :2]).mean(axis=1).tolist()
         ids = np.asarray(tracked.fields[TRACK_ID]).tolist()
         # By ids, so that the order of detections changes nothing.
@@ -165,6 +170,15 @@ class Counter:
         for event in events:
             self._add(event)
         return events
+
+    def _warn(self, size_hw: tuple[int, int]) -> None:
+        """Once for each size of frames, about places where nothing can be counted."""
+        if size_hw == self._size_hw:
+            return
+        self._size_hw = size_hw
+        for place in self.settings.places:
+            if (doubt := place.doubt(size_hw)) is not None:
+                log.warning("%s", doubt)
 
     def end(self) -> list[CountEvent]:
         """The video has ended, and with it all tracks: those that were in a zone leave it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
 
 import msgspec
@@ -14,6 +15,7 @@ from phidet.core.errors import ConfigError, InputError
 
 Floats = npt.NDArray[np.float64]
 Points = tuple[tuple[float, float], ...]
+_TINY = 3  # pixels
 
 
 class Place(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -24,7 +26,8 @@ class Place(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         points: (x, y) each; shares of the image's width and height where all are 0…1, else pixels.
 
     Raises:
-        ConfigError: no name, one point, a number that is not finite, or all points on one spot.
+        ConfigError: no name, one point, a number that is not finite, all points on one spot or of a zone on one line,
+            or sides of a zone that cross.
     """
 
     name: str
@@ -33,10 +36,17 @@ class Place(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         if not self.name or not self.name.isprintable():
             raise ConfigError(f"a line or zone needs a printable name, got {self.name!r}")
-        if len(self.points) < 2 or not all(math.isfinite(v) for point in self.points for v in point):
+        if len(self.points) < 2:
             raise ConfigError(f"{self.name}: expected two points for a line and more for a zone, got {self.points}")
+        if not all(math.isfinite(v) for point in self.points for v in point):
+            raise ConfigError(f"{self.name}: expected finite numbers, got {self.points}")
+        # Two different points make a line, three a zone; more than those may come twice, as where it is closed.
         if len(set(self.points)) < len(self.points[:3]):
             raise ConfigError(f"{self.name}: its points lie on one spot, {self.points}")
+        if not self.is_line and _on_one_line(self.points):
+            raise ConfigError(f"{self.name}: its points lie on one line, {self.points}: a zone has an area")
+        if not self.is_line and _sides_cross(self.points):
+            raise ConfigError(f"{self.name}: its sides cross: give the corners in their order around the zone")
 
     @property
     def is_line(self) -> bool:
@@ -45,8 +55,40 @@ class Place(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def in_pixels(self, size_hw: tuple[int, int]) -> Floats:
         """(P, 2) float64, in an image of ``size_hw``."""
+        # All of them within 0…1 are shares: as pixels they would lie in the image's first one.
         points = np.array(self.points, np.float64)
         return points * size_hw[::-1] if ((points >= 0) & (points <= 1)).all() else points
+
+    def doubt(self, size_hw: tuple[int, int]) -> str | None:
+        """Why it is probably not what was meant in an image of ``size_hw``; ``None`` without doubt."""
+        points = self.in_pixels(size_hw)
+        low, high, (height, width) = points.min(axis=0), points.max(axis=0), size_hw
+        if (high < 0).any() or low[0] > width or low[1] > height:
+            return f"{self.name} lies outside of the image, {width}×{height} pixels: nothing is counted there"
+        if (high - low).max() < _TINY:
+            return f"{self.name} is smaller than {_TINY} pixels: only numbers that are all 0…1 are shares of the image"
+        return None
+
+
+def _turn(a: tuple[float, float], b: tuple[float, float], c: tuple[float, float]) -> float:
+    """Positive where the way from a over b to c turns to the right, in an image with y down; 0 on a straight line."""
+    return (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])
+
+
+def _on_one_line(points: Points) -> bool:
+    first = points[0]
+    second = next(point for point in points if point != first)
+    return all(_turn(first, second, point) == 0 for point in points)
+
+
+def _sides_cross(points: Points) -> bool:
+    """Whether two sides of a polygon meet between their ends."""
+    sides = list(zip(points, points[1:] + points[:1], strict=True))
+    for (a, b), (c, d) in combinations(sides, 2):
+        # Each side has an end on either side of the other; those that share an end have a turn of 0.
+        if _turn(a, b, c) * _turn(a, b, d) < 0 and _turn(c, d, a) * _turn(c, d, b) < 0:
+            return True
+    return False
 
 
 def parse_place(text: str) -> Place:

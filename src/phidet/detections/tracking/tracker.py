@@ -13,6 +13,7 @@ classes are kept apart; and ids are given when a track is confirmed.
 
 from __future__ import annotations
 
+import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ import numpy.typing as npt
 
 from phidet.core.errors import ConfigError, InputError
 from phidet.core.files import write_atomic
+from phidet.core.words import few
 from phidet.detections.boxes import pairwise_iou
 from phidet.detections.detections import Detections
 from phidet.detections.fields import TRACK_ID
@@ -46,6 +48,7 @@ _TRACK = np.dtype(
     ]
 )
 _COLUMNS = _TRACK.names or ()
+log = logging.getLogger("phidet")
 
 
 class Tracker:
@@ -75,7 +78,8 @@ class Tracker:
         """The objects of the next frame that belong to a confirmed track.
 
         Args:
-            found: all detections of the frame, weak ones, too: from a score of ``settings.low`` on.
+            found: all detections of the frame, weak ones, too: from a score of ``settings.low`` on. Tracks of
+                classes that have another name than before end.
             time_s: of the frame, by the clock of the source.
             image: the frame, (H, W, 3) uint8 RGB, which ``camera_motion`` needs.
 
@@ -83,9 +87,10 @@ class Tracker:
             Detections as they were found, with the field ``track_id``, int64.
 
         Raises:
-            InputError: a time that is not later than the last one, or no frame where one is needed.
+            InputError: a time before the last one, or no frame where one is needed.
         """
         seconds = self._step(time_s)
+        self._end_tracks_of_other_classes(found.names)
         settings = self.settings
         motion = self._predicted(seconds, found.image_size_hw, image)
         tracks = self._tracks.copy()
@@ -131,6 +136,7 @@ class Tracker:
             InputError: a time before that of the last ``update``.
         """
         seconds = self._step(time_s)
+        # Those that were lost already are not shown: where they would be is no more than a guess.
         shown = self._tracks[(self._tracks["id"] > 0) & (self._tracks["row"] >= 0)]
         boxes = Motion(shown["motion"]).predict(seconds, self.settings).boxes_xyxy.astype(np.float32)
         if self._size_hw is not None:
@@ -138,7 +144,7 @@ class Tracker:
         fields = {TRACK_ID: shown["id"].copy()}
         return Detections(boxes, shown["score"], shown["class_id"], self._names, self._size_hw, fields)
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | Path) -> None:
         """Writes settings and tracks as JSON, atomically; :meth:`load` continues from there, to the last bit.
 
         Raises:
@@ -153,15 +159,16 @@ class Tracker:
             tracks={name: self._tracks[name].tolist() for name in _COLUMNS},
             camera=None if self._camera is None else self._camera.state(),
         )
-        write_atomic(path, msgspec.json.encode(state))
+        write_atomic(Path(path), msgspec.json.encode(state))
 
     @classmethod
-    def load(cls, path: Path) -> Tracker:
+    def load(cls, path: str | Path) -> Tracker:
         """A tracker as :meth:`save` left it.
 
         Raises:
             InputError: there is no such file, or it was not written by ``save``.
         """
+        path = Path(path)
         try:
             state = msgspec.json.decode(path.read_bytes(), type=_State)
         except OSError as error:
@@ -181,6 +188,17 @@ class Tracker:
         if not math.isfinite(time_s) or (self._time_s is not None and time_s < self._time_s):
             raise InputError(f"expected the time of a later frame than {self._time_s} s, got {time_s}")
         return 0.0 if self._time_s is None else time_s - self._time_s
+
+    def _end_tracks_of_other_classes(self, names: tuple[str, ...]) -> None:
+        """Another model, after ``load`` or in a server: what has number 0 there may be another thing. Ids go on."""
+        if not (self._names and names) or names == self._names:
+            return
+        same = [i for i, pair in enumerate(zip(self._names, names, strict=False)) if pair[0] == pair[1]]
+        kept = np.isin(self._tracks["class_id"], same)
+        if not kept.all():
+            message = "the classes were %s and are %s: tracks of those that changed end"
+            log.warning(message, few(self._names), few(names))
+        self._tracks = self._tracks[kept]
 
     def _reached(self, found: Detections) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
         """(N,) which detections are matched first, and (N,) which may begin a track.

@@ -7,6 +7,7 @@ own reading and writing cannot promise is kept by the workers (``docs/decisions/
 from __future__ import annotations
 
 import os
+import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,7 @@ from phidet.core.optional import optional_package
 from phidet.inference.batch.run import Done, Job, Model, PartWorker, Resources
 
 _LOOK_EVERY_S = 0.5
+_CONNECT_S = 10.0
 _STARTED: list[str | None] = []  # on which clusters; ``None`` is this machine
 
 
@@ -31,6 +33,7 @@ def daft_engine(model: Model, jobs: Sequence[Job], resources: Resources) -> Iter
         RuntimeError: a worker was lost.
     """
     daft = _daft(resources.cluster)
+    _STARTED.append(resources.cluster)
     kind = _ClusterWorker if resources.cluster else _LocalWorker
     # Workers on this machine are processes, as threads would wait for Python's lock; on a cluster they are Ray's.
     settings = {"max_concurrency": resources.workers} | ({} if resources.cluster else {"use_process": True})
@@ -81,15 +84,25 @@ def _daft(cluster: str | None) -> Any:
     """Daft, told where to run; ``DAFT_ANALYTICS_ENABLED=0`` was set when phidet was imported."""
     os.environ["DAFT_PROGRESS_BAR"] = "0"  # phidet shows its own
     daft = optional_package("daft", "phidet batch", "batch")
-    _STARTED.append(cluster)
     if cluster is None:
         daft.set_runner_native()
         return daft
     ray = optional_package("ray", "phidet batch --cluster", "batch-ray")
     try:
-        address = None if cluster == "local" else cluster
-        ray.init(address=address, ignore_reinit_error=True, log_to_driver=False, logging_level="ERROR")
+        quiet = {"ignore_reinit_error": True, "log_to_driver": False, "logging_level": "ERROR"}
+        if cluster == "local":
+            ray.init(include_dashboard=False, **quiet)  # nobody asked for another server
+        else:
+            _check_there(cluster)
+            ray.init(address=cluster, **quiet)
         daft.set_runner_ray(noop_if_initialized=True)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise ConfigError(f"there is no Ray cluster at {cluster}: {' '.join(str(error).split())}") from error
     return daft
+
+
+def _check_there(cluster: str) -> None:
+    """Raises OSError where nothing listens at the address of a cluster; Ray itself would try for minutes."""
+    host, _, port = cluster.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S).close()

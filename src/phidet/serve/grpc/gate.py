@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
-from urllib.parse import unquote
 
 import grpc
 from google.protobuf.message import DecodeError
 
 from phidet.serve.calls import LONGEST_PATH, Call
+from phidet.serve.grpc.connections import address_of, close_connection
 from phidet.serve.messages import message
 from phidet.serve.protocols.rpc import Method, Methods
 from phidet.serve.refusals import RefusedError, bad_request, deadline_exceeded, overloaded
@@ -70,18 +71,21 @@ class Gate(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no types
         # Those that last have a label of their own: hours among milliseconds would spoil the histogram of the others.
         lasts = method is not None and (method.failed or method.watch)
         api = "grpc_stream" if lasts else _api(path)
-        call = self._service.calls.begin(api, "POST", path, _address(context.peer()), metadata.get("traceparent", ""))
-        # The client's own limit of time, where it has a shorter one: gRPC itself ends the call then.
+        call = self._service.calls.begin(
+            api, "POST", path, address_of(context.peer())[0], metadata.get("traceparent", "")
+        )
+        # The client's own limit of time, where it has a shorter one: gRPC itself ends the call then. What lasts has no
+        # other, but each message in it has the server's.
         own = context.time_remaining()
-        if own is not None:
-            call.deadline = min(call.deadline, call.begun + own)
+        ends = min(math.inf if lasts else call.deadline, math.inf if own is None else call.begun + own)
+        call.deadline = min(call.deadline, ends)
         code = grpc.StatusCode.CANCELLED
         self._calls += 1
         try:
             code = await self._authorized(method, call, metadata, context)
         finally:
             self._calls -= 1
-            if code == grpc.StatusCode.CANCELLED and time.monotonic() >= call.deadline:
+            if code == grpc.StatusCode.CANCELLED and time.monotonic() >= ends:
                 code = grpc.StatusCode.DEADLINE_EXCEEDED
             self._service.calls.end(call, code.name)
 
@@ -110,6 +114,8 @@ class Gate(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no types
 
     def _refusal(self, error: Exception, call: Call) -> RefusedError:
         """Any failure as one that a client may read."""
+        while isinstance(error, ExceptionGroup):  # of the tasks of a stream
+            error = error.exceptions[0]
         if isinstance(error, RefusedError):
             return error
         if isinstance(error, TimeoutError):
@@ -122,8 +128,7 @@ class Gate(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no types
         async with self._message(method, call, context) as request, _until(call.deadline):
             assert method.answer is not None
             answer = (await method.answer(request, call)).SerializeToString()
-        with self._held(len(answer)):
-            await context.write(answer)
+        await self._write(answer, context)
 
     async def _watch(self, method: Method, call: Call, context: Any) -> None:
         """Reads one message and writes what there is to say of it, from time to time."""
@@ -138,6 +143,7 @@ class Gate(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no types
         if self._streams >= STREAMS:
             raise overloaded(f"{STREAMS} streams at a time, which is this server's limit")
         self._streams += 1
+        # As many at a time as make a batch: more would only wait in memory.
         ahead = self._service.settings.batching.max_batch_size
         answers: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue(ahead)
 
@@ -150,9 +156,7 @@ class Gate(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no types
             async with asyncio.TaskGroup() as tasks:
                 reading = tasks.create_task(read())
                 while (task := await answers.get()) is not None:
-                    answer = await task
-                    with self._held(len(answer)):
-                        await context.write(answer)
+                    await self._write(await task, context)
                 await reading
         finally:
             self._streams -= 1
@@ -212,6 +216,31 @@ class Gate(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no types
         with self._held(len(body)):
             yield await self._parsed(method, body)
 
+    async def _write(self, answer: bytes, context: Any) -> None:
+        """Writes an answer, which counts as in flight until its client takes it, or is cut off for not taking it.
+
+        Raises:
+            RefusedError: 503 too many bytes at a time, 408 not taken; the latter is for the log, nobody is there.
+        """
+        seconds, peer = self._service.settings.limits.request_seconds, context.peer()
+        cut_off = False
+
+        def give_up() -> None:
+            nonlocal cut_off
+            cut_off = close_connection(peer)
+
+        timer = asyncio.get_running_loop().call_later(seconds, give_up)
+        try:
+            with self._held(len(answer)):
+                await context.write(answer)
+        # The client has gone: gRPC cancels the task, or the write fails before it does.
+        except (asyncio.CancelledError, grpc.aio.InternalError) as error:
+            if cut_off:
+                raise RefusedError(408, f"the answer was not taken within {seconds:g} s") from error
+            raise asyncio.CancelledError from error
+        finally:
+            timer.cancel()
+
     async def _parsed(self, method: Method, body: bytes) -> Any:
         if not method.request:
             return None
@@ -244,8 +273,3 @@ def _code(refusal: RefusedError) -> grpc.StatusCode:
 
 def _until(deadline: float) -> asyncio.Timeout:
     return asyncio.timeout(deadline - time.monotonic())
-
-
-def _address(peer: str) -> str:
-    """The address in ``ipv4:127.0.0.1:1234`` or ``ipv6:%5B::1%5D:1234``."""
-    return unquote(peer.partition(":")[2].rpartition(":")[0]).strip("[]")

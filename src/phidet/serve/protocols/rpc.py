@@ -40,7 +40,7 @@ Methods = dict[str, Method]
 
 def filled(name: str, value: object) -> Any:
     """The message of that name from what the protocol's JSON says; what the message does not know is left out."""
-    return json_format.ParseDict(msgspec.to_builtins(value), message(name)(), ignore_unknown_fields=True)
+    return json_format.Parse(msgspec.json.encode(value), message(name)(), ignore_unknown_fields=True)
 
 
 def now(answer: Callable[[Any], T]) -> Answer:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from phidet.detections.alignment.results import Alignment
     from phidet.detections.alignment.statistics import AxisStatistics, SeriesStatistics
+    from phidet.detections.protocol import SupportsDetect
     from phidet.detections.sinks.base import Names
     from phidet.images.sources import SourceImage, Unusable
     from phidet.inference.align import Aligner
@@ -38,6 +39,7 @@ what is written into the folder of --out:
 examples:
   phidet align board.csv photo.jpg -m runs/parts
   phidet align board-pos.csv photos -m runs/parts --classes R=resistor,C=capacitor --tolerance 0.2
+  phidet align board.csv photos -m runs/parts --relations runs/relations-attention-1 --score 0.5
   phidet align golden.jpg line/*.jpg -m runs/parts --refine template --tolerance 1.5
 
 exit code: 0 everything on every image is right; 8 a part is not; 9 an image's pose was not found, or is ambiguous, so
@@ -99,6 +101,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="lowest score that confirms a part of its class in its place: what is unsure is not missing (--score)",
     )
+    found.add_argument(
+        "--relations", metavar="FILE", help="correct what is found by relations: an export of --task relations"
+    )
     found.add_argument("--tile", type=int, metavar="N", help="also detect on overlapping tiles of N pixels")
     add_runtime(found)
 
@@ -107,12 +112,11 @@ def run(args: argparse.Namespace) -> None:
     """Aligns every image; prints a line for each, writes the report; the verdict is the exit code."""
     from phidet.cli.native_noise import without_native_noise
     from phidet.cli.signals import ended_by_sigterm
-    from phidet.data.nominal_file import NominalOptions
+    from phidet.data.nominal_file import NominalOptions, doubtful_unit
     from phidet.detections.alignment.settings import AlignSettings
     from phidet.detections.settings import PostprocessSettings
     from phidet.images.sources import check_sources_outside
     from phidet.inference.align import Aligner
-    from phidet.inference.detector import Detector
     from phidet.inference.tiles import check_tile
 
     if args.model is None:
@@ -142,7 +146,7 @@ def run(args: argparse.Namespace) -> None:
     with without_native_noise(), ended_by_sigterm():
         aligner = Aligner(
             args.nominal,
-            Detector(args.model, runtime=args.runtime),
+            _detector(args),
             settings,
             postprocess,
             options=NominalOptions(args.unit, args.label_column),
@@ -152,9 +156,27 @@ def run(args: argparse.Namespace) -> None:
         report = _Report(args.json)
         if aligner.left_out:
             report.note(f"{aligner.left_out} listed parts are left out: their labels are no classes of the model")
+        doubt = None if args.unit else doubtful_unit(aligner.nominal)
+        if doubt is not None:
+            report.note(doubt)
         # All of them, as capability and drift are those of the whole series.
         series = list(_series(aligner, args, out, report))
     _finish(series, report, out, settings.tolerance)
+
+
+def _detector(args: argparse.Namespace) -> SupportsDetect:
+    """What finds the parts; corrected by relations, where they are given."""
+    from phidet.inference.detector import Detector
+
+    detector = Detector(args.model, runtime=args.runtime)
+    if args.relations is None:
+        return detector
+    from phidet.inference.relations import RelatedDetector, open_relations
+
+    if args.tile is not None:
+        raise ConfigError("--relations are between the parts of a whole image: leave out --tile")
+    relations, seen = open_relations(args.relations, detector, args.model)
+    return RelatedDetector(seen, relations)
 
 
 def _series(aligner: Aligner, args: argparse.Namespace, out: Path, report: _Report) -> Iterator[Alignment]:

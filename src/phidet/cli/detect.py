@@ -206,16 +206,9 @@ def _open_relations(args: argparse.Namespace, detector: SupportsDetect) -> tuple
     """What corrects the detections, ``None`` for nothing; and the detector, with an appearance where that is seen."""
     if args.relations is None:
         return None, detector
-    from phidet.detections.graphs.frames import FRAME
-    from phidet.inference.appearance import seen_by
-    from phidet.inference.relations import Relations
+    from phidet.inference.relations import open_relations
 
-    relations = Relations(args.relations)
-    relations.check_detector(detector.class_names)
-    if FRAME in relations.config.fields:
-        # Such a network needs the frame before, which still images do not have.
-        raise ConfigError(f"{args.relations} relates two frames of a video: phidet track --relations {args.relations}")
-    return relations, seen_by(relations.config.fields, detector, args.model)
+    return open_relations(args.relations, detector, args.model)
 
 
 def _found(
@@ -227,8 +220,6 @@ def _found(
     at_once: int,
 ) -> Iterator[tuple[SourceImage, Detections] | Unusable]:
     """What is found in each source, corrected by ``relations``."""
-    import msgspec
-
     from phidet.images.sources import Unusable
     from phidet.inference.stream import detect_stream
 
@@ -236,14 +227,14 @@ def _found(
     if relations is None:
         yield from detect_stream(detector, sources, settings, batch, args.tile, at_once)
         return
-    # Relations see everything that they were trained with; what the user wants of it is chosen afterwards.
-    least = settings.least_score
-    seen = msgspec.structs.replace(settings, score=min(least, relations.settings().least_score), classes=None)
-    for item in detect_stream(detector, sources, seen, batch, args.tile, at_once):
+    from phidet.inference.relations import seen_with
+
+    # Tiles are put together first: relations are between the objects of a whole image.
+    for item in detect_stream(detector, sources, seen_with(relations, settings), batch, args.tile, at_once):
         if isinstance(item, Unusable):
             yield item
         else:
-            yield item[0], relations(item[1]).filter(least, settings.classes)
+            yield item[0], relations(item[1]).filter(settings.least_score, settings.classes)
 
 
 def _record(items: Iterable[tuple[SourceImage, Detections] | Unusable], sinks: Sequence[Sink], report: Report) -> None:

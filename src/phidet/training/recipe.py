@@ -34,6 +34,8 @@ class Augmentation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     slope by which all is turned and slanted. In the last ``plain_epochs`` epochs there are no mosaics, mixups and
     pasted objects. ``function`` names an augmentation of one's own, "module:function", see
     :mod:`phidet.training.augmentation.own`.
+    Of relations: ``faults`` is the probability that one object of a right whole is taken away, moved, made another
+    class's or doubled elsewhere, which makes the whole wrong.
     Of generators: ``adaptive`` augments what the discriminator sees (arXiv 2006.06676) so that the mean sign of its
     scores of real images stays there, 0 for not at all; ``adaptive_span`` is the number of images in which the
     probability may rise from 0 to 1.
@@ -56,6 +58,7 @@ class Augmentation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     shear: float = 0.0
     plain_epochs: int = 0
     function: str | None = None
+    faults: float = 0.0
     adaptive: float = 0.0
     adaptive_span: float = 500_000
 
@@ -63,7 +66,7 @@ class Augmentation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         low, high = self.scale_jitter
         require(0 < low <= high <= 8, f"scale_jitter must be 0 < low ≤ high ≤ 8, got {self.scale_jitter}")
         require_one_of("sizes", self.sizes, Sizes)
-        for key in ("flip", "crop", "mosaic", "grid_mask", "copy_paste", "mixup"):
+        for key in ("flip", "crop", "mosaic", "grid_mask", "copy_paste", "mixup", "faults"):
             value = getattr(self, key)
             require(0 <= value <= 1, f"{key} must be a probability, got {value}")
         require(0 <= self.colour <= 1, f"colour must be in 0…1, got {self.colour}")

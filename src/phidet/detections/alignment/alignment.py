@@ -146,6 +146,9 @@ def _locate(
             f"{len(nominal)} nominal parts and {len(found)} detections: at least {_LEAST_POINTS} of each are needed",
         )
     places = nominal.downward
+    length, width = np.linalg.svd(places - places.mean(0), compute_uv=False)
+    if width <= 1e-6 * length:
+        return NotLocated("few", "the nominal parts lie on one line or in one place, which does not determine a pose")
     classes, found_classes = _class_numbers(nominal.labels, found)
     return locate(
         Points.of(places, classes),

@@ -47,6 +47,8 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True):
         compile: let ``torch.compile`` fuse what it can, for minutes at the start.
         save_memory: compute activations a second time instead of keeping them.
         resume: continue the run in ``out``.
+        auto_batch: take the batch that fits into the GPU's memory (:mod:`phidet.training.batch_size`) instead of the
+            recipe's; a resumed run keeps the one that it was begun with.
         log: who else is told the metrics, of :data:`phidet.training.loggers.KINDS`.
     """
 
@@ -59,6 +61,7 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True):
     compile: bool = False
     save_memory: bool = False
     resume: bool = False
+    auto_batch: bool = False
     log: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

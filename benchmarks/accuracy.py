@@ -7,7 +7,7 @@
 Each row (a set, a side, a seed) is a training in a process of its own, ``--jobs`` of them side by side; OUT/rows has a
 JSON for each, so that a second call goes on where the first one was stopped. With ``--minutes``, rows that would end
 too late, by the time of those that are done, are not begun. The last model counts, never the best on the part that is
-measured. effdet has the same initial weights (phidet's, converted), its own augmentation, labels, loss and average; its
+measured. effdet has the same initial weights (phidet's, converted), its own augmentation, labels and loss; its
 weights are measured by phidet, so that both sides are measured by the same code.
 """
 
@@ -140,10 +140,11 @@ def train_peer(args: argparse.Namespace, row: Row, train: Dataset, folder: Path)
         collate_fn=DetectionFastCollate(anchor_labeler=labeler), generator=torch.Generator().manual_seed(row.seed),
         persistent_workers=args.workers > 0,
     )  # fmt: skip
-    # As its train.py: SGD with momentum and rate 0.01 for a batch of 32, five epochs of warm-up, a cosine.
+    # As its train.py: SGD with momentum 0.9 (not Nesterov's) and rate 0.01 for a batch of 32, five epochs of warm-up, a
+    # cosine, no average unless asked for: its own has no warm-up, and would still be near the start after a short run.
     rate = args.peer_rate * batch / 32
-    optimizer = torch.optim.SGD(bench.parameters(), lr=rate, momentum=0.9, nesterov=True, weight_decay=4e-5)
-    average = ModelEmaV2(bench, decay=args.peer_decay)  # type: ignore[no-untyped-call]
+    optimizer = torch.optim.SGD(bench.parameters(), lr=rate, momentum=0.9, weight_decay=4e-5)
+    average = ModelEmaV2(bench, decay=args.peer_decay) if args.peer_decay else None  # type: ignore[no-untyped-call]
     preprocess = ours.config.preprocess
     mean, std = (torch.tensor(v, device=device)[:, None, None] for v in (preprocess.mean_rgb, preprocess.std_rgb))
     total, warm = args.epochs * len(loader), min(5, args.epochs / 4) * len(loader)
@@ -156,8 +157,10 @@ def train_peer(args: argparse.Namespace, row: Row, train: Dataset, folder: Path)
         torch.nn.utils.clip_grad_norm_(bench.parameters(), 10.0)
         optimizer.step()
         optimizer.zero_grad()
-        average.update(bench)  # type: ignore[no-untyped-call]
-    torch.save(average.module.model.state_dict(), folder / "last.pth")
+        if average is not None:
+            average.update(bench)  # type: ignore[no-untyped-call]
+    trained = bench if average is None else average.module
+    torch.save(trained.model.state_dict(), folder / "last.pth")
     return phidet.create_model(
         args.model, class_names=train.class_names, image_size=about.size, pretrained=folder / "last.pth"
     )
@@ -331,7 +334,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2, metavar="N")
     parser.add_argument("--batch-size", type=int, metavar="N", help="of both sides (the recipe's; 8)")
     parser.add_argument("--peer-rate", type=float, default=0.01, help="effdet's rate for a batch of 32 (0.01)")
-    parser.add_argument("--peer-decay", type=float, default=0.9998, help="of effdet's average (0.9998)")
+    parser.add_argument("--peer-decay", type=float, default=0.0, help="of effdet's average (0: none)")
     parser.add_argument("--workers", type=int, default=1, help="processes that load images, for each row (1)")
     parser.add_argument("--accelerator", default="auto")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="rows at once (1)")

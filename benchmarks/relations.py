@@ -6,15 +6,20 @@
     python benchmarks/relations.py images --data ../shared/data/coco-80 --detector yolox.json --answers score
 
 Boards are made (tests/made_boards) with known faults, and detections simulated from the truth: parts that are missed,
-false ones, wrong labels, noise on places. ``labels`` is the share of right labels of detections of a part, ``groups``
-the F1 of pairs said to be of one module, ``place`` the root mean square error of a coordinate of a box's centre in
-pixels, ``verdict`` the accuracy and the area under the ROC curve of "this board is right".
+false ones, wrong labels, noise on places. Every way sees the same detections and says which of them it believes:
+the detector those from a score on, the list those that ``phidet.align`` gives a part or calls extra, the network
+those from 0.5 on. ``parts`` is the F1 of what is believed against the parts that are there, label and place (IoU 0.5)
+right; ``groups`` the F1 of pairs said to be of one module, against all pairs of the board. Of all detections alike,
+``labels`` is the share of right labels among those of a part, ``ap`` COCO's AP, ``place`` the root mean square error of
+a coordinate of a box's centre in pixels. ``verdict`` is the accuracy of "this board is right", ``auc`` the area under
+its ROC curve.
 
-The classical way: for labels the nominal label of the part that ``phidet.align`` finds in the place, which needs the
-design's list; for groups pairs nearer than a threshold, the parts of the minimum spanning tree without edges longer
-than a threshold, both chosen on the training boards, and k-means, told the number of modules; for places the pose's
-places of the nominal parts; for verdicts whether ``phidet.align`` calls every part right. The network never sees a
-list: what it knows it learned from boards.
+The classical way: for labels and places those of the part that ``phidet.align`` finds there, which needs the design's
+list; for groups pairs nearer than a threshold, the parts of the minimum spanning tree without edges longer than a
+threshold, and k-means, told the number of modules; for verdicts whether ``phidet.align`` calls every part right. All
+thresholds are the best ones on the training boards. The network sees no list unless the row says so: what it knows it
+learned from boards. Several seeds are shown as mean ± standard deviation; networks that are in ``--work`` already are
+not trained again.
 
 ``images`` is a labelled data set and a detector, whose detections are made once and kept in ``--work``.
 """
@@ -26,6 +31,7 @@ import json
 import logging
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
@@ -45,7 +51,7 @@ from phidet.core.structs import replace
 from phidet.data.dataset import Annotations, Dataset
 from phidet.data.layouts import open_data
 from phidet.detections.alignment.alignment import align_detections
-from phidet.detections.alignment.results import Alignment
+from phidet.detections.alignment.results import VERDICTS, Alignment
 from phidet.detections.alignment.settings import AlignSettings
 from phidet.detections.boxes import xyxy_to_cxcywh
 from phidet.detections.detections import Detections
@@ -69,12 +75,14 @@ TEST_SEED = 1_000_000
 POOR = ClutterShares(missing=0.05, false=0.10, mislabelled=0.10, noise_px=1.0)
 GOOD = ClutterShares(missing=0.005, false=0.005, mislabelled=0.02, noise_px=0.5)
 RENDERED_FAULTS = FaultShares(0.04, 0.04, 0.04, 0.03, 0.03)
-LISTED = len(CLASSES) + 6
-"""Numbers that a list says of a detection: nominal class, none, where its place is from here in sides of the box,
-deviation, whether there is a pose, missing parts."""
-ALIGNED = AlignSettings(tolerance=0.8)  # mm; parts are displaced by 1.2 to 2.2
-_SEEN: tuple[tuple[str, dict[str, int]], ...] = (("", {}), (" and list", {"nominal": LISTED}))
-USED_SCORE = 0.3
+LISTED = len(VERDICTS) + len(CLASSES) + 4
+"""Numbers that a list says of a detection: verdict, nominal class, where its place is from here, whether there is a
+pose, missing parts."""
+ALIGNED = AlignSettings(tolerance=0.8, score=0.3)  # mm; parts are displaced by 1.2 to 2.2
+_FIELDS: tuple[tuple[str, dict[str, int]], ...] = (("", {}), (" and list", {"nominal": LISTED}))
+SEEN = 0.1  # the score from which all ways see the trained detector's detections
+SCORES = np.arange(0.1, 0.6, 0.05)
+BELIEVED = 0.5
 THRESHOLDS = np.linspace(10, 120, 45)  # px
 
 
@@ -146,12 +154,13 @@ def train(config: Any, data: tuple[Learned, Learned], changes: dict[str, Any], s
 def network_row(name: str, relate: TorchRelations, boards: Boards) -> dict[str, Any]:
     """Metrics of the network."""
     related = [relate(found) for found in boards.found]
-    groups = [one.groups for one in related]
+    corrected = [one.detections for one in related]
+    believed = [found.filter(BELIEVED) for found in corrected]
     said = np.array([one.right for one in related], np.float64)
     return {
         "way": name,
-        **_boxes(boards, [one.detections for one in related]),
-        "groups": _pairs(boards, [one.detections for one in related], groups),
+        **_boxes(boards, corrected, believed),
+        "groups": _pairs(boards, believed, [np.asarray(found.fields[GROUP]) for found in believed]),
         **_verdict(boards, said, said > 0.5),
     }
 
@@ -159,12 +168,15 @@ def network_row(name: str, relate: TorchRelations, boards: Boards) -> dict[str, 
 # The classical ways
 
 
-def detector_row(boards: Boards) -> dict[str, Any]:
-    """What the detector itself says."""
-    truth = boards.dataset.all_annotations
-    majority = np.bincount(truth.class_ids).argmax()
-    share = float((truth.class_ids == majority).mean())
-    return {"way": f"detector (the commonest label: {share:.3f})", **_boxes(boards, boards.found)}
+def best_score(boards: Boards) -> float:
+    """The score from which the detector's own detections are best believed."""
+    return float(max(SCORES, key=lambda score: _parts(boards, [found.filter(score) for found in boards.found])))
+
+
+def detector_row(boards: Boards, score: float) -> dict[str, Any]:
+    """What the detector itself says, believed from ``score`` on."""
+    believed = [found.filter(score) for found in boards.found]
+    return {"way": f"detector from {score:.2f}", **_boxes(boards, boards.found, believed)}
 
 
 def list_row(boards: Boards) -> dict[str, Any]:
@@ -173,7 +185,11 @@ def list_row(boards: Boards) -> dict[str, Any]:
     corrected = [_by_list(found, one) for found, one in zip(boards.found, aligned, strict=True)]
     wrong = np.array([sum(part.verdict != "right" for part in one.parts) if one.pose else 99 for one in aligned])
     verdict = _verdict(boards, -wrong.astype(np.float64), wrong == 0)
-    return {"way": "nominal list (align)", **_boxes(boards, corrected), **verdict}
+    believed = [
+        found[_of_parts(found, before, one)]
+        for found, before, one in zip(corrected, boards.found, aligned, strict=True)
+    ]
+    return {"way": "nominal list (align)", **_boxes(boards, corrected, believed), **verdict}
 
 
 def _aligned(boards: Boards) -> list[Alignment]:
@@ -181,6 +197,12 @@ def _aligned(boards: Boards) -> list[Alignment]:
         align_detections(nominal_of_board(scene.assembly.board), found, ALIGNED)
         for scene, found in zip(boards.scenes, boards.found, strict=True)
     ]
+
+
+def _of_parts(found: Detections, before: Detections, aligned: Alignment) -> npt.NDArray[np.bool_]:
+    """Which of the detections the aligner says something of."""
+    said = [_detection_of(before, part.box_xyxy) for part in aligned.parts if part.box_xyxy is not None]
+    return np.isin(np.arange(len(found)), said) if aligned.pose else found.scores >= ALIGNED.score
 
 
 def with_list(boards: Boards) -> Boards:
@@ -193,28 +215,31 @@ def with_list(boards: Boards) -> Boards:
         for part in aligned.parts:
             if part.box_xyxy is not None:
                 index = _detection_of(detections, part.box_xyxy)
-                told[index, CLASSES.index(part.label) if part.label else -6] = 1
-                told[index, -3] = part.deviation or 0.0
+                told[index, VERDICTS.index(part.verdict)] = 1
+                if part.label:
+                    told[index, len(VERDICTS) + CLASSES.index(part.label)] = 1
                 if part.expected_px is not None:
-                    told[index, -5:-3] = _from_here(part.expected_px, part.box_xyxy)
+                    told[index, -4:-2] = _from_here(part.expected_px, part.box_xyxy)
         found.append(detections.with_fields({"nominal": told}))
     return boards._replace(found=found)
 
 
 def _from_here(place: tuple[float, float], box_xyxy: tuple[float, ...]) -> npt.NDArray[np.float64]:
+    """In fiftieths of the sides, about the error of a good detector; like a logarithm for far ones."""
     box = np.array(box_xyxy, np.float64)
     place_here: npt.NDArray[np.float64] = (np.array(place) - (box[:2] + box[2:]) / 2) / (box[2:] - box[:2])
-    return place_here
+    return np.arcsinh(50 * place_here)
 
 
-def group_rows(train_boards: Boards, boards: Boards) -> list[dict[str, Any]]:
+def group_rows(train_boards: Boards, boards: Boards, score: float) -> list[dict[str, Any]]:
     """Thresholds that are best on the training boards, and k-means told the number of modules."""
     some = range(min(100, len(train_boards.found)))
     part = train_boards.dataset.subset(some, "part")
-    few = Boards(train_boards.scenes[: len(some)], part, train_boards.found[: len(some)])
+    few = _believed(Boards(train_boards.scenes[: len(some)], part, train_boards.found[: len(some)]), score)
+    boards = _believed(boards, score)
     rows = []
     for name, grouped in (("pairs nearer than", _near), ("spanning tree cut at", _cut)):
-        scores = [or_zero(grouped(few, threshold)) for threshold in THRESHOLDS]
+        scores = [grouped(few, threshold) or 0.0 for threshold in THRESHOLDS]
         best = float(THRESHOLDS[int(np.argmax(scores))])
         rows.append({"way": f"{name} {best:.0f} px", "groups": grouped(boards, best)})
     said = [
@@ -224,8 +249,8 @@ def group_rows(train_boards: Boards, boards: Boards) -> list[dict[str, Any]]:
     return [*rows, {"way": "k-means, number of modules known", "groups": _pairs(boards, boards.found, said)}]
 
 
-def or_zero(value: float | None) -> float:
-    return value or 0.0
+def _believed(boards: Boards, score: float) -> Boards:
+    return boards._replace(found=[found.filter(score) for found in boards.found])
 
 
 def _near(boards: Boards, threshold: float) -> float | None:
@@ -235,7 +260,7 @@ def _near(boards: Boards, threshold: float) -> float | None:
         true = _true_groups(boards, index, found)
         one, other = graph.pairs
         hits = ((true[one] == true[other]) & (true[one] >= 0)).sum()
-        counts += np.array([hits, len(one), pair_counts(true, true)[2]], np.int64)
+        counts += np.array([hits, len(one), _true_pairs(boards, index)], np.int64)
     return f1(counts)
 
 
@@ -276,23 +301,46 @@ def _true_groups(boards: Boards, index: int, found: Detections) -> npt.NDArray[n
     return np.where(objects >= 0, groups[objects], -1)
 
 
+def _true_pairs(boards: Boards, index: int) -> int:
+    """Pairs of a board's parts, found or not, that are of one module."""
+    groups = np.asarray(boards.dataset.annotations(index).fields[GROUP])
+    sizes = np.bincount(groups[groups >= 0])
+    return int((sizes * (sizes - 1) // 2).sum())
+
+
 def _pairs(boards: Boards, found: Sequence[Detections], said: Sequence[Any]) -> float | None:
     counts = np.zeros(3, np.int64)
     for index, (detections, groups) in enumerate(zip(found, said, strict=True)):
-        counts += pair_counts(groups, _true_groups(boards, index, detections))
+        hits, pairs, _ = pair_counts(groups, _true_groups(boards, index, detections)).tolist()
+        counts += np.array([hits, pairs, _true_pairs(boards, index)], np.int64)
     return f1(counts)
 
 
-def _boxes(boards: Boards, found: Sequence[Detections]) -> dict[str, Any]:
-    """Labels, places and AP."""
+def _parts(boards: Boards, believed: Sequence[Detections]) -> float:
+    """F1 of labelled parts."""
+    counts = np.zeros(3, np.int64)
+    for index, found in enumerate(believed):
+        truth = boards.dataset.annotations(index)
+        objects = objects_of(found, truth)
+        hits = (found.class_ids == truth.class_ids[objects]) & (objects >= 0)
+        counts += np.array([hits.sum(), len(found), len(truth.class_ids)], np.int64)
+    return f1(counts) or 0.0
+
+
+def _boxes(boards: Boards, found: Sequence[Detections], believed: Sequence[Detections]) -> dict[str, Any]:
+    """Parts, labels, AP and places."""
     truths = [boards.dataset.annotations(index) for index in range(len(boards.dataset))]
     errors = []
     for detections, truth, scene in zip(found, truths, boards.scenes, strict=True):
         objects = objects_of(detections, truth)
         centres = xyxy_to_cxcywh(detections.boxes_xyxy[objects >= 0])[:, :2]
         errors.append(centres - scene.places_px[objects[objects >= 0]])
-    place = float(np.sqrt((np.concatenate(errors) ** 2).mean()))
-    return {"labels": label_accuracy(found, truths), "place": place, "ap": evaluate_coco(boards.dataset, found).ap}
+    return {
+        "parts": _parts(boards, believed),
+        "labels": label_accuracy(found, truths),
+        "ap": evaluate_coco(boards.dataset, found).ap,
+        "place": float(np.sqrt((np.concatenate(errors) ** 2).mean())),
+    }
 
 
 def _verdict(boards: Boards, scores: npt.NDArray[np.float64], said: npt.NDArray[np.bool_]) -> dict[str, Any]:
@@ -312,9 +360,9 @@ def boards_command(args: argparse.Namespace, design: int | None) -> list[dict[st
         training = make_boards(range(args.train), design, clutter)
         validation = make_boards(range(TEST_SEED // 2, TEST_SEED // 2 + 60), design, clutter)
         test = make_boards(range(TEST_SEED, TEST_SEED + args.test), design, clutter)
-        of_this = [detector_row(test), list_row(test), *group_rows(training, test)]
+        of_this = [] if args.networks else classical_rows(training, test)
         for layer in args.layers:
-            of_this += _networks(layer, (training, validation, test), args)
+            of_this += _networks(f"{args.what}-{name.split()[0]}", layer, (training, validation, test), args)
         rows += [{"detector": name, **row} for row in of_this]
     return rows
 
@@ -331,11 +379,10 @@ def rendered_command(args: argparse.Namespace) -> list[dict[str, Any]]:
         # The scenes are made again from their seeds; what was found in their images is put in the place of chance.
         seeds = [int(str(name).removeprefix("board-").removesuffix(".png")) for name in dataset.names]
         boards = make_boards(seeds, None, GOOD, RENDERED_FAULTS, right_share=0.3)
-        # All ways get the same detections: with many uncertain ones the classical ways find neither pose nor groups.
-        found = [of_image.filter(USED_SCORE) for of_image in detections_from(read_results(kept), dataset)]
+        found = [of_image.filter(SEEN) for of_image in detections_from(read_results(kept), dataset)]
         parts.append(boards._replace(found=found))
     training, test = parts
-    rows = [] if args.networks else [detector_row(test), list_row(test), *group_rows(training, test)]
+    rows = [] if args.networks else classical_rows(training, test)
     if args.simulated:
         # Graphs cost nothing but a generator: boards of other designs, with detections as good as the trained one's.
         made = make_boards(range(10_000, 10_000 + args.simulated), None, GOOD, RENDERED_FAULTS, right_share=0.3)
@@ -343,8 +390,14 @@ def rendered_command(args: argparse.Namespace) -> list[dict[str, Any]]:
             training.scenes + made.scenes, joined(training.dataset, made.dataset), training.found + made.found
         )
     for layer in args.layers:
-        rows += _networks(layer, (training, test, test), args)
+        rows += _networks(f"rendered-{args.simulated}", layer, (training, test, test), args)
     return rows
+
+
+def classical_rows(training: Boards, test: Boards) -> list[dict[str, Any]]:
+    """All ways without a network."""
+    score = best_score(training)
+    return [detector_row(test, score), list_row(test), *group_rows(training, test, score)]
 
 
 def joined(one: Dataset, other: Dataset) -> Dataset:
@@ -362,19 +415,31 @@ def joined(one: Dataset, other: Dataset) -> Dataset:
     return both
 
 
-def _networks(layer: str, parts: tuple[Boards, Boards, Boards], args: argparse.Namespace) -> list[dict[str, Any]]:
+def _networks(
+    case: str, layer: str, parts: tuple[Boards, Boards, Boards], args: argparse.Namespace
+) -> list[dict[str, Any]]:
     """Networks that see detections only, and those that also see what the list says of them; one for each seed."""
     rows = []
     fields: dict[str, int]
-    for (name, fields), seed in product(_SEEN, args.seeds):
+    told = {"no": _FIELDS[:1], "yes": _FIELDS[1:], "both": _FIELDS}[args.told]
+    for (name, fields), seed in product(told, args.seeds):
+        kept = args.work / f"{case}-{layer}{name.replace(' ', '-')}-{seed}.json"
+        if kept.is_file():
+            rows.append(json.loads(kept.read_text()))
+            continue
         training, validation, test = [with_list(part) for part in parts] if fields else parts
-        shape = {"class_names": CLASSES, "answers": ANSWERS, "fields": fields}
+        shape = {"class_names": CLASSES, "answers": ANSWERS, "fields": fields, "score": SEEN}
         config = replace(published_config(f"relations-{layer}"), shape)
         data = Learned(training.dataset, training.found), Learned(validation.dataset, validation.found)
-        changes = {"epochs": args.epochs, "evaluate_every": args.epochs}
-        name = f"network, {layer}{name}, seed {seed}"
-        rows.append(network_row(name, train(config, data, changes, seed), test))
-        print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+        changes = {"epochs": args.epochs, "evaluate_every": args.epochs, "augmentation": {"faults": args.faults}}
+        started = time.process_time()
+        relate = train(config, data, changes, seed)
+        seconds = time.process_time() - started
+        row = {**network_row(f"network, {layer}{name}", relate, test), "CPU s": seconds}
+        args.work.mkdir(parents=True, exist_ok=True)
+        kept.write_text(json.dumps(row))
+        rows.append(row)
+        print(json.dumps(row), file=sys.stderr, flush=True)
     return rows
 
 
@@ -422,6 +487,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--networks", action="store_true", help="rendered: nothing but the networks")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--told", choices=("no", "yes", "both"), default="both", help="whether networks see the list")
+    parser.add_argument("--faults", type=float, default=0.0, help="share of right boards that learning puts a fault in")
     parser.add_argument("--simulated", type=int, default=0, help="rendered: boards without images to learn from, too")
     parser.add_argument("--only", choices=["poor", "good"])
     parser.add_argument("--data", type=Path)
@@ -442,11 +509,18 @@ def main() -> None:
         print(json.dumps(rows, indent=1))
         return
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    print(table(columns, [[_text(row.get(column)) for column in columns] for row in rows]))
+    by_way: dict[tuple[Any, Any], list[dict[str, Any]]] = {}
+    for row in rows:
+        by_way.setdefault((row.get("detector"), row["way"]), []).append(row)
+    shown = [[_text([row.get(column) for row in of_way]) for column in columns] for of_way in by_way.values()]
+    print(table(columns, shown))
 
 
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else or_dash(value, "{:.3f}")
+def _text(values: list[Any]) -> str:
+    """A value, or mean ± standard deviation of several seeds."""
+    if len(values) == 1 or isinstance(values[0], str):
+        return values[0] if isinstance(values[0], str) else or_dash(values[0], "{:.3f}")
+    return f"{np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}"
 
 
 if __name__ == "__main__":

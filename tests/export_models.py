@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +18,13 @@ from phidet.architectures.efficientdet.decode import NetworkOutputs
 from phidet.architectures.efficientdet.network import EfficientDet
 from phidet.architectures.feature_networks.config import FeatureNetworkConfig
 from phidet.core.structs import replace
+from phidet.detections.settings import PostprocessSettings
+from phidet.export.export import export
 from phidet.weights.create import create_model
+from phidet.weights.native import save_model
 
 Image = NDArray[np.uint8]
+LOOSE = PostprocessSettings(score=0.05, max_detections=20)
 
 
 def some_model(config: ModelConfig | None = None) -> EfficientDet:
@@ -27,6 +32,17 @@ def some_model(config: ModelConfig | None = None) -> EfficientDet:
     model = create_model(config or tiny_detector())
     randomise(model)
     return model.eval()
+
+
+def exported_tiny(folder: Path) -> Path:
+    """A tiny model whose scores are spread, so that images have objects, as ONNX; its source is beside it."""
+    model = some_model()
+    with torch.no_grad():
+        model.class_head.predict.pointwise.bias.add_(3.0)  # type: ignore[operator,union-attr]
+    path = folder / "tiny.onnx"
+    export(model, path)
+    save_model(model, path.with_suffix(".safetensors"))
+    return path
 
 
 def picture(height: int, width: int, seed: int = 0) -> Image:

@@ -1,16 +1,19 @@
 """What each of several processes does in the tests of training on several devices; started with torchrun.
 
-torchrun --nproc-per-node 2 tests/processes.py gradients OUT
-torchrun --nproc-per-node 2 tests/processes.py detr OUT
-torchrun --nproc-per-node 4 tests/processes.py evaluate OUT
-torchrun --nproc-per-node 4 tests/processes.py classify OUT
-torchrun --nproc-per-node 2 tests/processes.py generate OUT
+torchrun --nproc-per-node 2 tests/processes.py gradients detr generate OUT
+torchrun --nproc-per-node 3 tests/processes.py evaluate classify OUT
+
+The data of a work lie in a folder of its name in OUT, and what came out is there in ``found.pt``. Starting a process
+takes longer than what it does, so each does several works.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import torch
@@ -114,35 +117,39 @@ def generator_steps(data: Path, processes: int) -> dict[str, torch.Tensor]:
     return {**moved, "p": torch.tensor(learner.probability.value)}
 
 
+def evaluate(data: Path) -> dict[str, Any]:
+    """What :func:`model` finds, and the AP."""
+    fabric = start_engine(SMALL, RunSettings(out=data, accelerator="cpu"))
+    found = detect(model(), open_data(data).read("train"), fabric, batch_size=1, workers=0)
+    boxes = [torch.tensor(detections.boxes_xyxy) for detections in found.detections]
+    return {"ap": evaluate_coco(*found).ap if fabric.is_global_zero else None, "boxes": boxes}
+
+
+def classify(data: Path) -> bytes:
+    """A classifier's report."""
+    fabric = start_engine(SMALL, RunSettings(out=data, accelerator="cpu"))
+    answers = detect(test_classify.tiny(), open_class_folders(data).read("all"), fabric, 2, workers=0)
+    return msgspec.json.encode(answers_of(*answers).report(answers.dataset))
+
+
 def main() -> None:
-    """Does what the command line says; the first process writes what came out."""
-    work, out = sys.argv[1], Path(sys.argv[2])
-    if work == "gradients":
-        found, statistics = gradients(out, processes=2)
-        if int(torch.distributed.get_rank()) == 0:
-            torch.save({"gradients": found, "statistics": statistics}, out / "gradients.pt")
-        return
-    if work == "detr":
-        found = detr_gradients(out, processes=2)
-        if int(torch.distributed.get_rank()) == 0:
-            torch.save({"gradients": found}, out / "gradients.pt")
-        return
-    if work == "generate":
-        learned = generator_steps(out, processes=2)
-        if int(torch.distributed.get_rank()) == 0:
-            torch.save(learned, out / "learned.pt")
-        return
-    fabric = start_engine(SMALL, RunSettings(out=out, accelerator="cpu"))
-    if work == "classify":
-        data = open_class_folders(out).read("all")
-        answers = detect(test_classify.tiny(), data, fabric, 2, workers=0)
-        metrics = answers_of(*answers).report(answers.dataset)
-        (out / f"report-{fabric.global_rank}.json").write_bytes(msgspec.json.encode(metrics))
-        return
-    found = detect(model(), open_data(out).read("train"), fabric, batch_size=1, workers=0)
-    if fabric.is_global_zero:
-        boxes = [torch.tensor(detections.boxes_xyxy) for detections in found.detections]
-        torch.save({"ap": evaluate_coco(*found).ap, "boxes": boxes}, out / "evaluate.pt")
+    """Does what the command line says; the first process writes what came out, and every one what it classified."""
+    *works, out = sys.argv[1:]
+    doing: dict[str, Callable[[Path], Any]] = {
+        "gradients": partial(gradients, processes=2),
+        "detr": partial(detr_gradients, processes=2),
+        "generate": partial(generator_steps, processes=2),
+        "evaluate": evaluate,
+        "classify": classify,
+    }
+    for work in works:
+        folder = Path(out) / work
+        found = doing[work](folder)
+        rank = int(torch.distributed.get_rank())
+        if work == "classify":
+            (folder / f"report-{rank}.json").write_bytes(found)
+        elif rank == 0:
+            torch.save(found, folder / "found.pt")
 
 
 if __name__ == "__main__":

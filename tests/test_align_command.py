@@ -7,6 +7,8 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,7 +30,9 @@ from phidet.cli.main import main
 from phidet.core.errors import ConfigError, InputError
 from phidet.detections.alignment.results import Alignment
 from phidet.detections.detections import Detections
+from phidet.detections.settings import PostprocessSettings
 from phidet.images.decode import image_size, read_image
+from phidet.inference.relations import RelatedDetector
 
 BOARD = make_board(11)
 RIGHT = mount(BOARD, 0, scatter=0.02)
@@ -231,6 +235,7 @@ def test_mistakes_are_one_message(detector: TruthDetector, capsys: pytest.Captur
     for arguments, code, message in (
         (["board.csv", "photo.png"], 2, "say which model finds the parts"),
         (["nothing.csv", "photo.png", "-m", "x"], 3, "cannot read nothing.csv"),
+        (["board.csv", "photo.png", "-m", "x", "--relations", "r", "--tile", "300"], 2, "leave out --tile"),
         (["board.csv", "photo.png", "-m", "x", "--tolerance", "-1"], 2, "tolerance must be a number > 0"),
         (["board.csv", "photo.png", "-m", "x", "--refine", "template"], 2, "need an image of a right assembly"),
         (["board.csv", "photo.png", "-m", "x", "-o", "."], 2, "lies in the folder that is written to"),
@@ -244,6 +249,53 @@ def test_mistakes_are_one_message(detector: TruthDetector, capsys: pytest.Captur
         phidet.align("blank.png", "photo.png", detector)
     with pytest.raises(ConfigError, match="x=dog: the model has no class 'dog'"):
         phidet.align("board.csv", "photo.png", detector, classes={"x": "dog"})
+
+
+class Doubting:
+    """Relations that see everything from 0.2 on and take back what they are told to."""
+
+    class_names = CLASSES
+    config = SimpleNamespace(fields={})
+
+    def __init__(self, path: str) -> None:
+        self.refused = path
+
+    def settings(self) -> PostprocessSettings:
+        return PostprocessSettings(score=0.2)
+
+    def check_detector(self, class_names: tuple[str, ...]) -> None:
+        assert class_names == CLASSES
+
+    def __call__(self, found: Detections) -> Detections:
+        self.seen = found
+        refused = np.array([label == self.refused for label in found.labels])
+        return replace(found, scores=np.where(refused, 0.1, found.scores))
+
+
+def test_relations_correct_what_is_aligned(
+    detector: TruthDetector, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("phidet.inference.relations.Relations", Doubting)
+    photograph(detector, "photo.png", seen())
+    arguments = ["align", "board.csv", "photo.png", "-m", "x", "--tolerance", "0.5", "--no-images"]
+    assert main([*arguments, "--relations", "none"]) == 0
+    assert main([*arguments, "--relations", "resistor"]) == 8
+    line = capsys.readouterr().out.splitlines()[-1]
+    resistors = [part.reference for part in BOARD.parts if part.label == "resistor"]
+    assert f"{len(resistors)} missing" in line
+    # A detector asked for one class, surely, is asked for all and less sure ones, which the network sees.
+    asked: list[PostprocessSettings] = []
+    relations: Any = Doubting("resistor")
+    corrected = RelatedDetector(detector, relations)
+    monkeypatch.setattr(
+        detector, "detect", lambda arrays, settings: [asked.append(settings) or detector._detect(a) for a in arrays]
+    )
+    wanted = PostprocessSettings(score=0.5, classes=("resistor", "capacitor"))
+    found = corrected.detect([read_image(Path("photo.png"))], wanted)[0]
+    assert (asked[0].score, asked[0].classes) == (0.2, None)
+    assert set(found.labels) == {"capacitor"}
+    assert found.scores.min() >= 0.5
+    assert len(relations.seen) == len(RIGHT.mounted)
 
 
 def test_without_scipy_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from fractions import Fraction
 
 import msgspec
 import numpy as np
@@ -22,6 +24,7 @@ from made_boards import (
 )
 from made_boards.nominal import as_detections, nominal_of_board
 from phidet.detections.alignment.alignment import align_detections
+from phidet.detections.alignment.locate import _log_small
 from phidet.detections.alignment.nominal import Nominal
 from phidet.detections.alignment.results import Alignment
 from phidet.detections.alignment.settings import AlignSettings
@@ -212,3 +215,32 @@ def test_too_few_parts_are_said_so() -> None:
         assert result.reason == "few"
         assert f"{count} detections" in result.message
     assert msgspec.json.decode(msgspec.json.encode(result), type=Alignment) == result
+
+
+@pytest.mark.parametrize("rise", [0.0, 0.4])
+def test_parts_on_one_line_determine_no_pose(rise: float) -> None:
+    along = np.arange(12.0)
+    places = np.stack((along, rise * along), axis=1)
+    names = tuple(f"R{i}" for i in range(12))
+    nominal = Nominal(names, ("resistor",) * 12, places, np.zeros(12), ("top",) * 12, "mm", y_up=True)
+    found = as_detections(observe(scene_of(make_board(1), 1), 1, PERFECT), SIZE)
+    result = align_detections(nominal, found)
+    assert result.reason == "few"
+    assert "on one line" in result.message
+
+
+def irwin_hall(total: Fraction, count: int) -> float:
+    """P(U1 + … + Un ≤ total) of uniform numbers in 0…1 (Irwin 1927, Hall 1927), in exact arithmetic."""
+    terms = (Fraction((-1) ** k * math.comb(count, k)) * (total - k) ** count for k in range(math.floor(total) + 1))
+    return float(sum(terms) / math.factorial(count))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 6, 10, 25, 40])
+def test_the_probability_of_close_meetings_is_that_of_a_sum_of_uniform_numbers(count: int) -> None:
+    for mean in (Fraction(1, 10_000), Fraction(1, 50), Fraction(16, 100), Fraction(3, 10), Fraction(45, 100)):
+        exact = math.log(irwin_hall(mean * count, count))
+        assert abs(_log_small(float(mean * count), count) - exact) < 0.125
+    # Chance meetings, no meetings, and meetings in the very place.
+    assert _log_small(0.5 * count, count) == 0
+    assert _log_small(0.0, 0) == 0
+    assert -200 * count < _log_small(0.0, count) < -15 * count

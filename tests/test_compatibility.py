@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from phidet.cli.main import main
 from phidet.detections.settings import PostprocessSettings
 from phidet.images.prepare import prepare
 from phidet.inference.detector import Detector
-from phidet.serve.models.model import Running, detector_loader
+from phidet.serve.models.model import detector_loader
 from serve_server import b64, serving, settings_for
 
 KEPT = Path(__file__).parent / "data" / "version-0.1"
@@ -121,7 +122,7 @@ def test_an_interrupted_run_goes_on_to_what_it_would_have_been(
 
 def test_a_published_version_is_served(tmp_path: Path) -> None:
     base = shutil.copytree(KEPT / "served", tmp_path / "m")
-    load = detector_loader(LOOSE, Running("auto", 1))
+    load = detector_loader(LOOSE, partial(Detector, threads=1))
     with serving(settings_for(base), load) as server:
         body = {"instances": [b64((KEPT / "image.png").read_bytes())]}
         [answer] = server.post("/v1/models/m:predict", body).json["predictions"]

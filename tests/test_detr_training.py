@@ -1,4 +1,4 @@
-"""How DETR is trained: its crops and scales, its optimizer and schedule, resuming, several processes."""
+"""How DETR is trained: its crops and scales, its optimizer and schedule, resuming."""
 
 from __future__ import annotations
 
@@ -26,7 +26,6 @@ from phidet.training.optim import build_optimizer, frozen_parts, rate_at
 from phidet.training.recipe import Augmentation, recipe_named
 from phidet.training.run import resume
 from test_detr_dialects import small
-from test_train_processes import torchrun
 from test_train_run import write_squares
 
 
@@ -199,16 +198,3 @@ def test_an_interrupted_run_goes_on_to_the_last_bit(tmp_path: Path, monkeypatch:
     changed = {name for name in whole if not torch.equal(whole[name], begun[name])}
     assert not [name for name in changed if name.startswith(("backbone.conv1", "backbone.layer1", "backbone.bn1"))]
     assert {"backbone.layer4.0.conv1.weight", "queries.weight", "class_head.bias"} <= changed
-
-
-def test_two_processes_with_half_the_batch_give_the_gradients_of_one(tmp_path: Path) -> None:
-    """Normalisers over all processes, and padding to the largest image of all."""
-    write_squares(tmp_path)
-    torchrun(2, "detr", tmp_path)
-    shared = torch.load(tmp_path / "gradients.pt", weights_only=True)["gradients"]
-    alone = processes.detr_gradients(tmp_path, processes=1)
-    assert shared.keys() == alone.keys()
-    largest = max(float(gradient.norm()) for gradient in alone.values())
-    for name, gradient in alone.items():
-        # Sines of positions are in fp32 even here, and their last digit depends on how many are computed at once.
-        assert float((gradient - shared[name]).norm()) <= 1e-6 * float(gradient.norm()) + 1e-9 * largest, name

@@ -17,7 +17,7 @@ from phidet.architectures.classifier.config import ClassifierConfig
 from phidet.architectures.classifier.explain import place_evidence
 from phidet.architectures.classifier.network import Classifier
 from phidet.architectures.efficientdet.anchors import generate_anchors
-from phidet.architectures.efficientdet.decode import postprocess, with_best
+from phidet.architectures.efficientdet.decode import select, with_best
 from phidet.architectures.efficientdet.explain import gradient_evidence
 from phidet.architectures.efficientdet.network import EfficientDet
 from phidet.architectures.registry import architecture_of
@@ -105,7 +105,7 @@ def test_what_is_explained_is_what_is_detected() -> None:
     with torch.inference_mode():
         logits, deltas = (part[0].numpy() for part in model(torch.from_numpy(prepared)[None]))
     settings = PostprocessSettings(score=0.0, max_detections=4)
-    detected = postprocess(with_best(logits, deltas), anchors, scale, (90, 130), settings, CLASSES)
+    detected, _ = select(with_best(logits, deltas), anchors, scale, (90, 130), settings, CLASSES)
     assert [one.label for one in found] == [CLASSES[i] for i in detected.class_ids]
     np.testing.assert_allclose([one.score for one in found], detected.scores, rtol=1e-5)
     np.testing.assert_allclose([one.box_xyxy for one in found], detected.boxes_xyxy, rtol=1e-4, atol=1e-3)

@@ -17,7 +17,7 @@ from onnx import numpy_helper
 
 import phidet
 from conftest import off_by
-from export_models import CONFIGS, by_anchor, picture, some_model
+from export_models import CONFIGS, LOOSE, by_anchor, exported_tiny, picture, some_model
 from phidet.architectures.efficientdet.config import ModelConfig
 from phidet.cli.main import main
 from phidet.core.errors import CheckpointError, ConfigError, ExportError, InputError, UnknownNameError
@@ -191,17 +191,7 @@ def test_no_number_is_no_agreement() -> None:
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file of a tiny model whose scores are spread, so that images have objects."""
-    model = some_model()
-    with torch.no_grad():
-        model.class_head.predict.pointwise.bias.add_(3.0)  # type: ignore[operator,union-attr]
-    path = tmp_path_factory.mktemp("exported") / "tiny.onnx"
-    export(model, path)
-    save_model(model, path.with_suffix(".safetensors"))
-    return path
-
-
-LOOSE = PostprocessSettings(score=0.05, max_detections=20)
+    return exported_tiny(tmp_path_factory.mktemp("exported"))
 
 
 def test_an_image_alone_is_an_image_in_a_batch(exported: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from phidet import Detector
 from phidet.cli.main import main
 from phidet.detections.settings import PostprocessSettings
 from phidet.serve.configuration import Source
-from phidet.serve.models.model import Running, detector_loader
+from phidet.serve.models.model import detector_loader
 from serve_server import b64, encoded, picture, serving, settings_for
 from tiny_model import write_tiny_model
 
@@ -68,7 +69,8 @@ def test_it_is_served(free: Path, batch: int, tmp_path: Path, caplog: pytest.Log
     (tmp_path / "1" / "model.onnx").write_bytes(with_fixed_batch(free, batch).read_bytes())
     settings = settings_for(tmp_path, sources=(Source("m", tmp_path),))
     bodies = [{"instances": [b64(encoded(picture(seed=i)))] * (1 + i % 3)} for i in range(6)]
-    with serving(settings, detector_loader(SETTINGS, Running("auto", 1))) as server, ThreadPoolExecutor(6) as pool:
+    load = detector_loader(SETTINGS, partial(Detector, threads=1))
+    with serving(settings, load) as server, ThreadPoolExecutor(6) as pool:
         replies = list(pool.map(lambda body: server.post("/v1/models/m:predict", body), bodies))
     assert [len(reply.json["predictions"]) for reply in replies] == [1, 2, 3, 1, 2, 3]
     assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []

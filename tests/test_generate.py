@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +12,7 @@ import torch
 from PIL import Image
 
 from doctor_data import coco
+from interrupted import interrupted_after, same_weights
 from phidet import load_model
 from phidet.architectures.registry import architecture_named
 from phidet.architectures.stylegan.published import stylegan_config
@@ -33,7 +33,6 @@ from phidet.evaluation.generation import (
 )
 from phidet.inference.generator import open_generator
 from phidet.inference.measure_generator import Settings
-from phidet.training import fit as fitting
 from phidet.training.augmentation.adaptive import AdaptiveProbability, change_images, draw_colour, draw_geometry
 from phidet.training.generate_loading import ShownImages
 from phidet.training.generate_task import GenerateTask
@@ -127,8 +126,7 @@ def train(data: Path, out: Path, *more: str) -> int:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measures few images after an epoch."""
     monkeypatch.setattr("phidet.training.generate_task.MEASURED", 16)
-    for module in ("task", "report"):
-        monkeypatch.setattr(f"phidet.training.generate_{module}.Lite0Features", lambda device: Pooled())
+    monkeypatch.setattr("phidet.training.features.Lite0Features", lambda device: Pooled())
     monkeypatch.setattr("phidet.training.generate_report.USUAL", Settings(samples=16, paths=4))
 
 
@@ -145,32 +143,19 @@ class Pooled:
         return np.square(a.astype(np.float64) - b).mean((1, 2, 3))
 
 
-def test_a_run_resumes_to_the_last_bit_across_its_phases(
-    data: Path, tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_resumes_to_the_last_bit_across_its_phases(data: Path, tmp_path: Path, quick: None) -> None:
     assert train(data, tmp_path / "whole") == 0
-    real, done = fitting.train_epoch, []
-
-    def cut_off(*args: Any) -> dict[str, float]:
-        if len(done) == 1:
-            raise KeyboardInterrupt
-        done.append(1)
-        return real(*args)
-
-    monkeypatch.setattr(fitting, "train_epoch", cut_off)
-    assert train(data, tmp_path / "cut") == 130
-    monkeypatch.setattr(fitting, "train_epoch", real)
+    with interrupted_after(1):
+        assert train(data, tmp_path / "cut") == 130
     assert main(["train", "--resume", str(tmp_path / "cut"), "--accelerator", "cpu", "--workers", "0"]) == 0
     rows = [json.loads((tmp_path / run / "metrics.json").read_text()) for run in ("whole", "cut")]
     assert [row["detail"] for row in rows[0]] == [row["detail"] for row in rows[1]]
     assert rows[0][0]["detail"] > rows[0][-1]["detail"] == 0
     assert rows[0][-1]["augmented"] == rows[1][-1]["augmented"]
     for kind in ("last.safetensors", "best.safetensors"):
-        first, second = (load_model(tmp_path / run / kind) for run in ("whole", "cut"))
-        assert first.config.class_names == tuple(NAMES)
-        assert first.config.labelled
-        for (name, ours), theirs in zip(first.state_dict().items(), second.state_dict().values(), strict=True):
-            assert torch.equal(ours, theirs), name
+        config = load_model(tmp_path / "whole" / kind).config
+        assert (config.class_names, config.labelled) == (tuple(NAMES), True)
+        assert same_weights(tmp_path / "whole" / kind, tmp_path / "cut" / kind)
     assert len(list((tmp_path / "whole" / "samples").glob("*.png"))) == 3
     report = json.loads((tmp_path / "whole" / "report" / "generation.json").read_text())
     assert (report["features"], report["made"], report["real"]) == ("pooled", 16, 24)
@@ -336,8 +321,7 @@ def test_without_features_a_run_goes_on(data: Path, tmp_path: Path, monkeypatch:
     def none(*_: object) -> None:
         raise DownloadError("no network")
 
-    monkeypatch.setattr("phidet.training.generate_task.Lite0Features", none)
-    monkeypatch.setattr("phidet.training.generate_report.Lite0Features", none)
+    monkeypatch.setattr("phidet.training.features.Lite0Features", none)
     assert train(data, tmp_path / "run", "loss.growing=false", "epochs=1") == 0
     assert (tmp_path / "run" / "best.safetensors").is_file()
     assert (tmp_path / "run" / "report" / "mixing.png").is_file()

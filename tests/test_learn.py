@@ -15,7 +15,7 @@ import peers
 from phidet import create_model, load_model
 from phidet.architectures.efficientdet.anchors import generate_anchors
 from phidet.architectures.efficientdet.architecture import EFFICIENTDET
-from phidet.architectures.efficientdet.decode import NetworkOutputs, postprocess, with_best
+from phidet.architectures.efficientdet.decode import NetworkOutputs, select, with_best
 from phidet.architectures.efficientdet.network import EfficientDet
 from phidet.core.errors import CheckpointError, ConfigError, TrainingDivergedError, UnknownNameError
 from phidet.core.structs import replace
@@ -165,7 +165,7 @@ def test_decoding_finds_what_was_planted() -> None:
         deltas[0, anchor] = encode(wanted[row], anchors[anchor])
     logits[0, 101, 1] = 0.0
     outputs = NetworkOutputs(*(part[0] for part in with_best(logits.numpy(), deltas.numpy())))
-    found = postprocess(outputs, anchors.numpy(), 0.5, (256, 320), COCO_SETTINGS, CLASSES)
+    found, _ = select(outputs, anchors.numpy(), 0.5, (256, 320), COCO_SETTINGS, CLASSES)
     assert found.class_ids.tolist() == [0, 2, 1]
     np.testing.assert_allclose(found.scores, [1 / (1 + math.exp(-z)) for z in (3, 1, 0)], rtol=1e-5)
     np.testing.assert_allclose(found.boxes_xyxy, [[20, 24, 80, 88], [120, 100, 320, 240], [22, 24, 82, 88]], atol=1e-2)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from phidet.core.errors import ConfigError, InputError
-from phidet.data.nominal_file import NominalOptions, read_nominal
+from phidet.data.nominal_file import NominalOptions, doubtful_unit, read_nominal
 from phidet.detections.alignment.nominal import Nominal
 
 KICAD_CSV = """Ref,Val,Package,PosX,PosY,Rot,Side
@@ -196,12 +196,32 @@ def test_what_is_not_said_is_unknown(tmp_path: Path) -> None:
         ("# Ref Val X Y Rot\nC1 a 1\n", r"board.csv:2: column 4 \(Y\) is missing: the line has 3"),
         ("Ref,Val,X (yd),Y (yd)\nC1,a,1,2\n", r"board.csv:1: column 'X \(yd\)': expected a unit .* got 'yd'"),
         ("Ref,Val,X,Y,Rot\nC1,a,1,2,90mm\n", r"column 5 \(Rot\): expected degrees, got '90mm'"),
+        ("Ref,Val,X,Y\nC1,a,1,5,2,5\n", r"board.csv:2: 6 columns, expected 4 as in the header: values with ',' in"),
+        ("Ref,Val,X,Y\nC1,a,1,1e300\n", r"board.csv: C1 is at 1, 1e\+300: expected places below 1e\+09"),
+        ("PK\x03\x04 Ref,Val,X,Y\n", "is a workbook or an archive: save the list as CSV"),
         ("Ref;Val;X;Y\nC1;a;1.637,50;2\n", r"board.csv:2: column 3 \(X\): expected a number, got '1.637,50'"),
     ],
 )
 def test_a_broken_list_is_said_with_file_line_and_column(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         read(tmp_path, text)
+
+
+def test_a_folder_is_no_list(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is a folder: expected a list of parts or an image of a right assembly"):
+        read_nominal(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("spacing", "unit", "doubted"),
+    [(2.5, "mm", None), (98.4, "mil", None), (0.1, "inch", None), (98.4, "mm", "98 mm"), (2.5, "mil", "0.064 mm")],
+)
+def test_a_unit_that_is_likely_another_one_is_doubted(spacing: float, unit: str, doubted: str | None) -> None:
+    places = spacing * np.stack(np.meshgrid(np.arange(4.0), np.arange(3.0)), axis=-1).reshape(-1, 2)
+    names = tuple(f"R{i}" for i in range(12))
+    nominal = Nominal(names, ("r",) * 12, places, np.zeros(12), ("top",) * 12, unit, y_up=True, source="a.csv")
+    said = doubtful_unit(nominal)
+    assert said == (doubted and f"parts stand {doubted} apart if a.csv is in {unit}: is that the unit of its places?")
 
 
 @pytest.mark.parametrize(

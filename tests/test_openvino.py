@@ -10,28 +10,17 @@ import torch
 
 pytest.importorskip("openvino", reason="run in .venv-runtimes", exc_type=ImportError)
 
-from export_models import CONFIGS, by_anchor, picture, some_model
+from export_models import CONFIGS, LOOSE, by_anchor, exported_tiny, picture, some_model
 from phidet.cli.main import main
 from phidet.data.layouts import open_data
-from phidet.detections.settings import PostprocessSettings
 from phidet.export.export import ExportOptions, export
 from phidet.inference.detector import Detector
 from phidet.inference.runtimes.openvino_runtime import OpenVinoNetwork
-from phidet.weights.native import save_model
-
-LOOSE = PostprocessSettings(score=0.05, max_detections=20)
 
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model whose scores are spread, as ONNX, with its source beside it."""
-    model = some_model()
-    with torch.no_grad():
-        model.class_head.predict.pointwise.bias.add_(3.0)  # type: ignore[operator,union-attr]
-    path = tmp_path_factory.mktemp("exported") / "tiny.onnx"
-    export(model, path)
-    save_model(model, path.with_suffix(".safetensors"))
-    return path
+    return exported_tiny(tmp_path_factory.mktemp("exported"))
 
 
 def test_it_finds_what_onnx_runtime_finds(exported: Path, tmp_path: Path) -> None:

@@ -15,12 +15,12 @@ from torch import Tensor
 
 import own_augmentations
 import peers
+from interrupted import interrupted_after
 from phidet import create_model, save_model, train
 from phidet.cli.main import main
 from phidet.core.errors import ConfigError
 from phidet.core.structs import replace
 from phidet.data.layouts import open_data
-from phidet.training import fit as fitting
 from phidet.training.augmentation.operations import Sample
 from phidet.training.augmentation.own import LabelledImage, OwnAugmentation, imported, named
 from phidet.training.augmentation.sheet import change_augmentation
@@ -194,17 +194,8 @@ def test_a_run_knows_its_augmentation_and_goes_on_with_it_to_the_last_bit(
     mine = weights_of(whole.model)
 
     # Interrupted in its second epoch.
-    real = fitting.train_epoch
-
-    def interrupted(learner: Any, loader: Any, recipe: Any, epoch: int) -> Any:
-        if epoch == 1:
-            raise KeyboardInterrupt
-        return real(learner, loader, recipe, epoch)
-
-    monkeypatch.setattr(fitting, "train_epoch", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted_after(1), pytest.raises(KeyboardInterrupt):
         run("stopped", augment=NAME)
-    monkeypatch.setattr(fitting, "train_epoch", real)
     again = RunSettings(out=tmp_path / "stopped", workers=0, accelerator="cpu", resume=True)
     with pytest.raises(ConfigError, match=f"begun with the augmentation {NAME}: name it again, --augment {NAME}"):
         train(data, settings=again)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from blobs import Box, painted
 from doctor_data import coco
+from interrupted import interrupted_after, same_weights
 from phidet import Detector, create_model, load_model, save_model
 from phidet.architectures.registry import all_architectures, architecture_named, registered
 from phidet.cli.main import main
@@ -20,7 +21,7 @@ from phidet.core.errors import ConfigError, UnknownNameError
 from phidet.detections.settings import PostprocessSettings
 from phidet.export.source import load_detector, target_of
 from phidet.inference.runtimes.open_model import find_model
-from phidet.serve.models.model import Running, detector_loader
+from phidet.serve.models.model import detector_loader
 from serve_server import PREDICT, b64, encoded, serving, settings_for
 
 PLUGIN = Path(__file__).parent / "plugin"
@@ -75,25 +76,6 @@ def test_it_goes_every_way_that_a_built_in_one_goes(
     whole = ["train", str(data), *QUICK, "--epochs", "24", "--recipe", "small", *PLAIN]
     assert main([*whole, "--out", "whole"]) == 0
 
-    # Interrupted after some epochs and resumed, it ends where the other one did.
-    from phidet.training import fit as fitting  # noqa: PLC0415
-
-    real, done = fitting.train_epoch, []
-
-    def cut_off(*args: object) -> dict[str, float]:
-        if len(done) == 5:
-            raise KeyboardInterrupt
-        done.append(1)
-        return real(*args)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(fitting, "train_epoch", cut_off)
-    assert main([*whole, "--out", "cut"]) == 130
-    monkeypatch.setattr(fitting, "train_epoch", real)
-    assert main(["train", "--resume", "cut", "--workers", "0", "--accelerator", "cpu"]) == 0
-    first, second = (load_model(Path(run) / "last.safetensors") for run in ("whole", "cut"))
-    for (name, ours), theirs in zip(first.state_dict().items(), second.state_dict().values(), strict=True):
-        assert torch.equal(ours, theirs), name
-
     capsys.readouterr()
     assert main(["eval", "whole", str(data), "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
@@ -109,12 +91,25 @@ def test_it_goes_every_way_that_a_built_in_one_goes(
     np.testing.assert_allclose(answers[0].scores, answers[1].scores, atol=1e-4)
 
     assert main(["publish", "whole/best.onnx", "models/m"]) == 0
-    with serving(settings_for(tmp_path / "models" / "m"), detector_loader(settings, Running("auto", 1))) as server:
+    load = detector_loader(settings, partial(Detector, threads=1))
+    with serving(settings_for(tmp_path / "models" / "m"), load) as server:
         body = json.dumps({"instances": [b64(encoded(image))]}).encode()
         status, _, answer = server.request("POST", PREDICT, body)
         assert status == 200
         served = json.loads(answer)["predictions"][0]
         assert served["num_detections"] == len(answers[1])
+
+
+def test_an_interrupted_run_resumes_to_the_same_weights(
+    plugin: None, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["train", str(data), *QUICK, "--epochs", "4", "--recipe", "small", *PLAIN, "--val-split", "none"]
+    assert main([*words, "--out", "whole"]) == 0
+    with interrupted_after(2):
+        assert main([*words, "--out", "cut"]) == 130
+    assert main(["train", "--resume", "cut", "--workers", "0", "--accelerator", "cpu"]) == 0
+    assert same_weights(Path("whole/last.safetensors"), Path("cut/last.safetensors"))
 
 
 def test_files_name_their_architecture_and_are_refused_without_it(

@@ -8,28 +8,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 import data_factory as factory
 import peers
-from phidet import create_model, save_model, train
+from interrupted import interrupted_after
+from phidet import train
 from phidet.cli.main import main
 from phidet.core.errors import CheckpointError, InputError
-from phidet.core.structs import replace
 from phidet.data.fingerprint import fingerprint, fingerprints
 from phidet.data.layouts import open_data
 from phidet.data.run_images import KnownImage, RunImages, known_images, places, read_run_images
 from phidet.data.tfrecord_file import RecordImage
 from phidet.training.run import resume
-from test_train_run import CLASSES, QUICK, settings, stop_after_an_epoch, write_squares
+from test_train_run import QUICK, save_tiny, settings, write_squares
 
 
 @pytest.fixture
 def tiny(tmp_path: Path) -> Path:
-    torch.manual_seed(0)
-    path = tmp_path / "tiny.safetensors"
-    save_model(create_model(replace(peers.tiny_detector(CLASSES), {"image_size_hw": (128, 160)})), path)
-    return path
+    return save_tiny(tmp_path / "tiny.safetensors")
 
 
 def test_a_fingerprint_is_of_the_content_and_not_of_the_name(tmp_path: Path) -> None:
@@ -168,14 +164,13 @@ def test_what_a_model_learned_in_an_earlier_run_is_remembered(
     assert not caplog.records or "validation images are among" not in caplog.text
 
 
-def test_a_run_goes_on_where_its_data_lie_now(
-    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_goes_on_where_its_data_lie_now(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """In another place and layout, under names in another order: the same weights to the last bit."""
     data = write_squares(tmp_path / "data", 10)
     changes = {"epochs": 2, **QUICK}
     whole = train(data, tiny, changes=changes, settings=settings(tmp_path / "whole"))
-    stop_after_an_epoch(monkeypatch, lambda: train(data, tiny, changes=changes, settings=settings(tmp_path / "run")))
+    with interrupted_after(1), pytest.raises(KeyboardInterrupt):
+        train(data, tiny, changes=changes, settings=settings(tmp_path / "run"))
     data.rename(tmp_path / "moved")
     words = ["--resume", str(tmp_path / "run"), "--workers", "0", "--accelerator", "cpu"]
     assert main(["train", *words]) == 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from itertools import pairwise
 
 import msgspec
@@ -51,6 +52,7 @@ def sizes(config: ModelConfig) -> tuple[float, ...]:
     )
 
 
+@cache
 def cost(config: ModelConfig | ClassifierConfig) -> Cost:
     return total(count_costs(config))
 

@@ -344,8 +344,9 @@ def test_pixels_are_learned_and_measured_from_the_command_line(
     )
     save_model(start, tmp_path / "start.safetensors")
     words = ["train", str(tmp_path / "data"), "-m", str(tmp_path / "start.safetensors"), "-o", str(tmp_path / "run")]
-    words += ["--epochs", "30", "--workers", "0", "--val-split", "none", "--set", "evaluate_every=30"]
+    words += ["--epochs", "120", "--workers", "0", "--val-split", "none"]
     words += ["--set", "ema_decay=0.5", "--set", "learning_rate=0.02", "--set", "augmentation.mosaic=0"]
+    words += ["--set", "augmentation.scale_jitter=[0.9,1.1]"]
     assert main(words) == 0
     capsys.readouterr()
     model = str(tmp_path / "run/last.safetensors")

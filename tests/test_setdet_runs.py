@@ -13,7 +13,8 @@ import torch
 from conftest import randomise
 from doctor_data import coco
 from export_models import picture
-from phidet import Detector, create_model, load_model, save_model
+from interrupted import interrupted_after, same_weights
+from phidet import Detector, create_model, save_model
 from phidet.architectures.header import Header
 from phidet.architectures.registry import architecture_of
 from phidet.architectures.setdet.architecture import SETDET
@@ -127,23 +128,10 @@ def test_it_trains_resumes_and_is_deployed(
     assert main([*whole, "--out", "whole"]) == 0
 
     # Interrupted after an epoch and resumed, it ends where the other one did: noise is chance, but the epoch's own.
-    from phidet.training import fit as fitting  # noqa: PLC0415
-
-    real, done = fitting.train_epoch, []
-
-    def cut_off(*args: object) -> dict[str, float]:
-        if done:
-            raise KeyboardInterrupt
-        done.append(1)
-        return real(*args)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(fitting, "train_epoch", cut_off)
-    assert main([*whole, "--out", "cut"]) == 130
-    monkeypatch.setattr(fitting, "train_epoch", real)
+    with interrupted_after(1):
+        assert main([*whole, "--out", "cut"]) == 130
     assert main(["train", "--resume", "cut", "--workers", "0", "--accelerator", "cpu"]) == 0
-    first, second = (load_model(Path(run) / "last.safetensors") for run in ("whole", "cut"))
-    for (name, ours), theirs in zip(first.state_dict().items(), second.state_dict().values(), strict=True):
-        assert torch.equal(ours, theirs), name
+    assert same_weights(Path("whole/last.safetensors"), Path("cut/last.safetensors"))
 
     capsys.readouterr()
     assert main(["info", "whole/best.safetensors"]) == 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -13,6 +12,7 @@ import torch
 
 from data_factory import CLASSES, Picture, coco, save_image
 from described_detector import NAMES, described
+from interrupted import interrupted_after
 from phidet.architectures.base import Processes
 from phidet.architectures.batch import Batch
 from phidet.architectures.efficientdet.architecture import EFFICIENTDET
@@ -28,7 +28,6 @@ from phidet.detections.detections import Detections
 from phidet.detections.settings import PostprocessSettings
 from phidet.images.decode import read_image
 from phidet.inference.described import DescribedDetector
-from phidet.training import fit
 from phidet.training.about import Request
 from phidet.training.augmentation.detection import Example
 from phidet.training.augmentation.mask_tensors import UNKNOWN
@@ -257,18 +256,9 @@ def test_a_run_learns_from_a_teacher_and_goes_on_with_it_to_the_last_bit(
     assert taught[0, 4].class_ids.tolist() == [1]
 
     whole = carry_out(plan).model.state_dict()
-    trained = fit.train_epoch
-
-    def interrupted(*args: Any) -> dict[str, float]:
-        if args[-1] == 1:
-            raise KeyboardInterrupt
-        return trained(*args)
-
     cut = RunSettings(out=tmp_path / "cut", workers=0)
-    with monkeypatch.context() as patch:
-        patch.setattr(fit, "train_epoch", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            run(request, cut)
+    with interrupted_after(1), pytest.raises(KeyboardInterrupt):
+        run(request, cut)
     resumed = resume(cut.out, cut).model.state_dict()
     assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
 

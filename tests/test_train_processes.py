@@ -43,11 +43,11 @@ print(*(faults() for _ in range(12)))
 """
 
 
-def torchrun(count: int, work: str, out: Path) -> None:
+def torchrun(count: int, out: Path, *works: str) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     done = subprocess.run(
-        [*command, str(Path(processes.__file__)), work, str(out)],
+        [*command, str(Path(processes.__file__)), *works, str(out)],
         env=environment,
         capture_output=True,
         text=True,
@@ -57,11 +57,30 @@ def torchrun(count: int, work: str, out: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-def test_two_processes_train_a_generator_as_one_does(tmp_path: Path) -> None:
-    data = write_squares(tmp_path / "data")
-    torchrun(2, "generate", data)
-    two = torch.load(data / "learned.pt")
-    one = processes.generator_steps(data, processes=1)
+@pytest.fixture(scope="module")
+def of_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders of all that two processes did together, with their data."""
+    root, works = tmp_path_factory.mktemp("two"), ("generate", "gradients", "detr")
+    for work in works:
+        write_squares(root / work)
+    torchrun(2, root, *works)
+    return root
+
+
+@pytest.fixture(scope="module")
+def of_three(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same of three; there are images that cannot be shared out evenly, and one of them is broken."""
+    root = tmp_path_factory.mktemp("three")
+    write_squares(root / "evaluate", 10)
+    test_classify.write_pictures(root / "classify", 5)
+    (root / "classify" / "nut" / "broken.png").write_bytes(b"no picture")
+    torchrun(3, root, "evaluate", "classify")
+    return root
+
+
+def test_two_processes_train_a_generator_as_one_does(of_two: Path) -> None:
+    two = torch.load(of_two / "generate" / "found.pt")
+    one = processes.generator_steps(of_two / "generate", processes=1)
     assert one["p"] == two["p"]
     moved = {name: float(tensor.norm()) for name, tensor in one.items() if tensor.norm() > 1e-5}
     assert len(moved) > 40
@@ -69,28 +88,35 @@ def test_two_processes_train_a_generator_as_one_does(tmp_path: Path) -> None:
         assert float((two[name] - one[name]).norm()) < 1e-2 * distance, name
 
 
-def test_two_processes_with_half_the_batch_give_the_gradients_of_one(tmp_path: Path) -> None:
+def test_two_processes_with_half_the_batch_give_the_gradients_of_one(of_two: Path) -> None:
     """Batch norms, loss normaliser and all: half the batch each, and the same step."""
-    write_squares(tmp_path)
-    torchrun(2, "gradients", tmp_path)
-    shared = torch.load(tmp_path / "gradients.pt", weights_only=True)
-    alone, statistics = processes.gradients(tmp_path, processes=1)
-    assert shared["gradients"].keys() == alone.keys()
+    shared, statistics_shared = torch.load(of_two / "gradients" / "found.pt", weights_only=True)
+    alone, statistics = processes.gradients(of_two / "gradients", processes=1)
+    assert shared.keys() == alone.keys()
     largest = max(float(gradient.norm()) for gradient in alone.values())
     for name, gradient in alone.items():
         # A bias in front of a batch norm has no gradient but rounding, so the bound needs the largest one, too.
-        off = float((gradient - shared["gradients"][name]).norm())
+        off = float((gradient - shared[name]).norm())
         assert off <= 1e-9 * float(gradient.norm()) + 1e-12 * largest, name
     for name, statistic in statistics.items():
-        torch.testing.assert_close(shared["statistics"][name], statistic, rtol=1e-10, atol=1e-12, msg=name)
+        torch.testing.assert_close(statistics_shared[name], statistic, rtol=1e-10, atol=1e-12, msg=name)
 
 
-def test_four_processes_evaluate_to_what_one_does(tmp_path: Path) -> None:
-    write_squares(tmp_path, 10)
-    torchrun(4, "evaluate", tmp_path)
-    shared = torch.load(tmp_path / "evaluate.pt", weights_only=True)
+def test_two_processes_give_a_detr_the_gradients_of_one(of_two: Path) -> None:
+    """Normalisers over all processes, and padding to the largest image of all."""
+    shared = torch.load(of_two / "detr" / "found.pt", weights_only=True)
+    alone = processes.detr_gradients(of_two / "detr", processes=1)
+    assert shared.keys() == alone.keys()
+    largest = max(float(gradient.norm()) for gradient in alone.values())
+    for name, gradient in alone.items():
+        # Sines of positions are in fp32 even here, and their last digit depends on how many are computed at once.
+        assert float((gradient - shared[name]).norm()) <= 1e-6 * float(gradient.norm()) + 1e-9 * largest, name
+
+
+def test_three_processes_evaluate_to_what_one_does(of_three: Path) -> None:
+    shared = torch.load(of_three / "evaluate" / "found.pt", weights_only=True)
     fabric = Fabric(accelerator="cpu", devices=1)
-    found = detect(processes.model(), open_data(tmp_path).read("train"), fabric, batch_size=1, workers=0)
+    found = detect(processes.model(), open_data(of_three / "evaluate").read("train"), fabric, batch_size=1, workers=0)
     assert shared["ap"] == evaluate_coco(*found).ap
     assert len(found.detections) == len(shared["boxes"]) == 10
     assert sum(map(len, found.detections)) > 100
@@ -98,17 +124,14 @@ def test_four_processes_evaluate_to_what_one_does(tmp_path: Path) -> None:
         assert torch.equal(boxes, torch.tensor(one.boxes_xyxy))
 
 
-def test_four_processes_tell_classes_as_one_does(tmp_path: Path) -> None:
+def test_three_processes_tell_classes_as_one_does(of_three: Path) -> None:
     """Also where the images cannot be shared out evenly, and one of them is broken."""
-    test_classify.write_pictures(tmp_path, 5)
-    (tmp_path / "nut" / "broken.png").write_bytes(b"no picture")
-    torchrun(4, "classify", tmp_path)
-    fabric = Fabric(accelerator="cpu", devices=1)
-    data = open_class_folders(tmp_path).read("all")
+    fabric, folder = Fabric(accelerator="cpu", devices=1), of_three / "classify"
+    data = open_class_folders(folder).read("all")
     answers = detect(test_classify.tiny(), data, fabric, 2, workers=0)
     alone = msgspec.json.encode(answers_of(*answers).report(answers.dataset))
-    reports = sorted(tmp_path.glob("report-*.json"))
-    assert len(reports) == 4
+    reports = sorted(folder.glob("report-*.json"))
+    assert len(reports) == 3
     assert {report.read_bytes() for report in reports} == {alone}
     assert b"top1" in alone
 

@@ -76,6 +76,7 @@ class Chance:
 
     def normal(self, *shape: int) -> Tensor:
         """A standard normal; ``shape`` begins with this process's images."""
+        # Every process draws the numbers of the whole batch, so that a step is the same however many share it.
         whole = torch.randn(shape[0] * self.size, *shape[1:], generator=self.tensors, device=self.tensors.device)
         return self.share(whole)
 
@@ -90,6 +91,7 @@ class Chance:
 
     def coin(self, probability: float) -> bool:
         """The same for the whole batch."""
+        # On the CPU, without waiting for the device: every process takes the same branch.
         return float(torch.rand((), generator=self.numbers)) < probability
 
     def integer(self, low: int, high: int) -> int:

@@ -42,11 +42,14 @@ def with_appearance(model: Any, image: npt.NDArray[np.uint8], detections: Detect
     maps = architecture.feature_maps(model, torch.from_numpy(prepared.image)[None].to(device))
     model.train(training)
     boxes = detections.boxes_xyxy * np.float32(prepared.placement.scale)
+    # As in feature pyramids (arXiv 1612.03144, equation 1): an object of 224 pixels is read at level 4, one of half
+    # that side at the next finer level.
     sides = np.sqrt(np.maximum(area(boxes), 1e-6))
     wanted = np.floor(_CANONICAL_LEVEL + np.log2(sides / _CANONICAL_SIDE))
     levels = np.clip(wanted, min(maps), max(maps)).astype(np.int64)
     channels = next(iter(maps.values())).shape[1]
     found = np.zeros((len(detections), channels), np.float32)
+    # Level by level: each map is read for all of its boxes at once.
     for level in np.unique(levels).tolist():
         of_level = levels == level
         rois = [torch.from_numpy(boxes[of_level]).to(device)]

@@ -81,7 +81,8 @@ class Loss(Protocol):
     """The training loss of an architecture."""
 
     def to(self, device: torch.device) -> None:
-        """Moves the loss's tensors to ``device``."""
+        """Moves the loss's tensors to ``device``; losses without any inherit this."""
+        return
 
     def __call__(self, outputs: Any, batch: Any, processes: Processes) -> dict[str, Tensor]:
         """Losses by name; ``loss`` is minimised, the others are parts of it.

@@ -7,6 +7,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from phidet.core.errors import InputError
+
+
+def check_class_ids(class_ids: Tensor, num_classes: int) -> None:
+    """Raises InputError unless all ids are below ``num_classes``; not on accelerators, where looking would wait."""
+    if class_ids.device.type == "cpu" and not torch.compiler.is_compiling() and (class_ids >= num_classes).any():
+        raise InputError(
+            f"class id {int(class_ids.max())} among the targets of a network with {num_classes} classes: "
+            f"ids run from 0 to {num_classes - 1}"
+        )
+
 
 class Batch(NamedTuple):
     """Images for training.

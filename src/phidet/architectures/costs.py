@@ -54,6 +54,7 @@ def _counting(network: nn.Module, counts: dict[str, int]) -> Iterator[None]:
         elif isinstance(module, nn.Linear):
             counts[part] += output[0].numel() * module.in_features
 
+    # One hook for each layer, which knows the part of the network that it is in.
     handles = [
         module.register_forward_hook(lambda m, inputs, out, part=part: hook(part, m, inputs, out))
         for part, child in network.named_children()

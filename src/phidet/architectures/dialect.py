@@ -8,6 +8,12 @@ from typing import Any, Literal, NamedTuple
 Layout = Literal["same", "io", "hwio", "hwc1", "scalars", "parts"]
 """How a foreign tensor is stored: as ours; IO matrices; HWIO kernels; HWC1 depthwise kernels; one scalar per key; equal
 parts of its first dimension, one per key."""
+AXES: dict[Layout, tuple[tuple[int, ...], tuple[int, ...]]] = {
+    "io": ((1, 0), (1, 0)),
+    "hwio": ((3, 2, 0, 1), (2, 3, 1, 0)),
+    "hwc1": ((2, 3, 0, 1), (2, 3, 0, 1)),
+}
+"""Of Keras' layouts: our axes in theirs, as ``permute`` takes them on the way to ours, and the other way round."""
 
 Config = Any
 """The config of whichever architecture a dialect belongs to; see :class:`phidet.architectures.base.NetworkConfig`."""
@@ -68,6 +74,7 @@ class UnwrappedKey(NamedTuple):
 def unwrap(key: str) -> UnwrappedKey:
     """``"model._orig_mod.backbone.bn1.bias"`` → ``("model", "_orig_mod")`` and ``"backbone.bn1.bias"``."""
     parts = key.split(".")
+    # The prefix ends at the first part that is none of a wrapper; the last part is the name of the tensor.
     first = next((i for i, part in enumerate(parts[:-1]) if part not in _WRAPPED | _WRAPPED_ANYWHERE), len(parts) - 1)
     bare = [part for part in parts[first:] if part not in _WRAPPED_ANYWHERE]
     return UnwrappedKey(tuple(parts[:first]), ".".join(bare))
@@ -77,6 +84,11 @@ def drop_wrappers(key: str) -> str | None:
     """A key of a PyTorch file without the prefixes of wrappers, ``None`` for counters and anchors."""
     bare = unwrap(key).key
     return None if bare.endswith("num_batches_tracked") or bare in ("anchors.boxes", "n_averaged") else bare
+
+
+def having(*needed: str) -> Callable[[Iterable[str]], bool]:
+    """Recognises files by keys that all of them have."""
+    return lambda keys: set(needed) <= set(keys)
 
 
 def parse(name: str) -> tuple[str, list[str]]:

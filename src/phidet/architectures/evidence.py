@@ -44,6 +44,7 @@ def normalised(pixels: Tensor, spec: Preprocess) -> Tensor:
 
 def heat_map(evidence: Tensor, image_hw: tuple[int, int]) -> npt.NDArray[np.float32]:
     """Positive evidence resized to the image and scaled to 0…1."""
+    # What speaks against the prediction is left out.
     positive = F.interpolate(evidence[None, None].float(), image_hw, mode="bilinear", antialias=True)[0, 0].clamp(min=0)
     heat: npt.NDArray[np.float32] = (positive / positive.max().clamp(min=1e-12)).numpy()
     return heat

@@ -92,8 +92,8 @@ def from_metadata(metadata: Mapping[str, str], path: Path) -> Header | None:
         )
     try:
         # Version 1 knew two kinds of network only, by another key.
-        name = _text(metadata, "architecture") if int(version) > 1 else _OF_KIND[_text(metadata, "kind")]
-        text = _text(metadata, "config")
+        name = metadata["architecture"] if int(version) > 1 else _OF_KIND[metadata["kind"]]
+        text = metadata["config"]
         architecture = architecture_named(name)
     except KeyError as error:
         raise CheckpointError(f"{path} has a header that is not valid: no known {error.args[0]!r}") from error
@@ -133,9 +133,3 @@ def _thresholds(metadata: Mapping[str, str], config: NetworkConfig) -> Threshold
         f"{len(thresholds.scores)} thresholds for {config.num_classes} classes",
     )
     return thresholds
-
-
-def _text(metadata: Mapping[str, str], key: str) -> str:
-    if key not in metadata:
-        raise KeyError(key)
-    return metadata[key]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from phidet.architectures.config import Activation
 from phidet.architectures.padding import same_padding
 from phidet.architectures.weights import BN_EPSILON
+from phidet.core.errors import InputError
 
 BN_MOMENTUM = 0.01  # in PyTorch's definition: 1 − TensorFlow's 0.99
 
@@ -24,6 +26,34 @@ def activation(name: Activation) -> nn.Module:
 def batch_norm(channels: int) -> nn.BatchNorm2d:
     """Batch normalisation with the constants of the official code, backbone included."""
     return nn.BatchNorm2d(channels, eps=BN_EPSILON, momentum=BN_MOMENTUM)
+
+
+def check_images(images: Tensor, least: int, limit: str) -> None:
+    """Raises InputError unless images are (B, 3, H, W) with sides of ``least`` pixels or more; ``limit`` says why."""
+    if torch.compiler.is_compiling():  # a graph has no place for exceptions
+        return
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise InputError(
+            f"expected images as (batch, 3, height, width), got shape {tuple(images.shape)}: colour images, channels "
+            "first"
+        )
+    height, width = images.shape[2:]
+    if min(height, width) < least:
+        raise InputError(f"images of {height}×{width} pixels are smaller than {limit}")
+
+
+def wide(values: Tensor) -> Tensor:
+    """``values`` in float32, or float64 if they are: losses and boxes lose digits in half precision."""
+    return values if values.dtype == torch.float64 else values.float()
+
+
+def init_convolutions(module: nn.Module, draw: Callable[[nn.Conv2d], object]) -> None:
+    """Has ``draw`` draw the weights of each convolution in ``module``, in order; biases start at zero."""
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d):
+            draw(part)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
 
 
 def pad_same(x: Tensor, kernel: int, stride: int) -> tuple[Tensor, tuple[int, int]]:
@@ -46,6 +76,7 @@ class SameConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in, H, W) → (B, out, ⌈H / stride⌉, ⌈W / stride⌉)."""
+        # With stride 1 the padding is the same on both sides, which PyTorch does by itself.
         if self.stride == (1, 1):
             return super().forward(x)
         if torch.compiler.is_compiling():

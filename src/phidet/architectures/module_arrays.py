@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from torch import nn
 
-from phidet.architectures.weights import Array
+from phidet.architectures.weights import Array, Weights, fold_arrays
 
 
 class ModuleArrays(Mapping[str, Array]):
@@ -27,3 +27,11 @@ class ModuleArrays(Mapping[str, Array]):
 
     def __contains__(self, name: object) -> bool:  # the mixin's would convert the tensor
         return name in self._tensors
+
+
+def fold(conv: nn.Conv2d, norm: nn.BatchNorm2d | None) -> tuple[Array, Array]:
+    """:func:`phidet.architectures.weights.fold_arrays` of two modules."""
+    weights, with_bias = Weights(ModuleArrays(conv)), conv.bias is not None
+    if norm is None:
+        return fold_arrays(weights, None, with_bias=with_bias)
+    return fold_arrays(weights, Weights(ModuleArrays(norm)), with_bias=with_bias, epsilon=norm.eps)

@@ -110,6 +110,7 @@ class OptimizedNetwork(nn.Module, Generic[OutputsT]):
             return x * inputs[1].sigmoid()
         if isinstance(operation, Sum):
             return _activate(self.weighted_sum(inputs, operation.factors), operation.act)
+        # What is left is Predict: all levels are rows of one product.
         flat = torch.cat([m.permute(0, 2, 3, 1).flatten(1, 2) for m in inputs], 1)  # (B, Σ H·W, C)
         flat = F.linear(flat, getattr(self, f"weight_{index}"), getattr(self, f"bias_{index}"))
         return flat.reshape(len(flat), -1, operation.outputs)
@@ -120,6 +121,7 @@ class OptimizedNetwork(nn.Module, Generic[OutputsT]):
 
     def weighted_sum(self, xs: list[Tensor], factors: tuple[float, ...]) -> Tensor:
         """The sum as a new tensor, so that an activation can be applied in place."""
+        # A factor of 1 needs no copy of its own: the first sum makes the new tensor.
         if len(xs) > 1 and factors[0] == 1:
             total, done = torch.add(xs[0], xs[1], alpha=factors[1]), 2
         else:

@@ -28,8 +28,8 @@ class Conv(NamedTuple):
     """Convolution, bias, activation. ``padding`` is a number for every side, or ``None`` for TensorFlow's "SAME"."""
 
     x: int
-    weight: Constant
-    bias: Constant
+    weight: Array
+    bias: Array
     stride: int
     padding: int | None
     groups: int
@@ -44,8 +44,8 @@ class Transposed(NamedTuple):
 
     x: int
     like: int
-    weight: Tensor
-    bias: Tensor
+    weight: Array
+    bias: Array
     act: Activation | None
 
 
@@ -103,8 +103,8 @@ class Predict(NamedTuple):
     """Maps (B, C, H_l, W_l) → (B, Σ H_l·W_l·anchors, outputs) by one product; ``weight`` is (anchors·outputs, C)."""
 
     xs: tuple[int, ...]
-    weight: Constant
-    bias: Constant
+    weight: Array
+    bias: Array
     outputs: int
 
 
@@ -168,20 +168,6 @@ def inputs_of(operation: Operation) -> tuple[int, ...]:
     return (operation.x,)
 
 
-def fold(conv: nn.Conv2d, norm: Fold, factor: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Weight and bias of ``factor · norm(conv(x))`` as one convolution, folded in fp64."""
-    # In fp64, as the error of folding would otherwise add to that of every layer behind.
-    weight = conv.weight.double()
-    bias = weight.new_zeros(len(weight)) if conv.bias is None else conv.bias.double()
-    if norm is not None:
-        assert norm.running_mean is not None
-        assert norm.running_var is not None
-        gain = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
-        weight = weight * gain[:, None, None, None]
-        bias = (bias - norm.running_mean.double()) * gain + norm.bias.double()
-    return (weight * factor).float(), (bias * factor).float()
-
-
 class Kernel(NamedTuple):
     """How a convolution moves over a map, and whether it has a bias; ``padding`` as in :class:`Conv`."""
 
@@ -232,17 +218,19 @@ class ProgramWriter:
             self.folded(x, conv.part("depthwise"), None, None, DEPTHWISE), conv.part("pointwise"), norm, act
         )
 
-    def conv(self, x: int, conv: nn.Module, norm: Fold, act: Activation | None = None, factor: float = 1.0) -> int:
+    def conv(self, x: int, conv: nn.Module, norm: Fold, act: Activation | None = None) -> int:
         from torch import nn  # noqa: PLC0415 - a module was given, so PyTorch is here
 
         from phidet.architectures.layers import SameConv2d  # noqa: PLC0415
+        from phidet.architectures.module_arrays import fold  # noqa: PLC0415
 
         assert isinstance(conv, nn.Conv2d)
         padding = None if isinstance(conv, SameConv2d) else int(conv.padding[0])
-        return self.add(Conv(x, *fold(conv, norm, factor), conv.stride[0], padding, conv.groups, act))
+        return self.add(Conv(x, *fold(conv, norm), conv.stride[0], padding, conv.groups, act))
 
     def transposed(self, x: int, like: int, conv: nn.Module, norm: Fold, act: Activation | None = None) -> int:
         from phidet.architectures.layers import TransposedConv  # noqa: PLC0415 - a module was given, so PyTorch is here
+        from phidet.architectures.module_arrays import fold  # noqa: PLC0415
 
         assert isinstance(conv, TransposedConv)
         return self.add(Transposed(x, like, *fold(conv, norm), act))
@@ -264,11 +252,11 @@ class ProgramWriter:
                 after = following[1] if len(following) > 1 and norm is not None else None
                 x = self.conv(x, layer, norm, _rectifier(after))
             elif isinstance(layer, nn.MaxPool2d):
-                x = self.add(MaxPool(x, *(_number(n) for n in (layer.kernel_size, layer.stride, layer.padding))))
+                x = self.add(MaxPool(x, *(one_number(n) for n in (layer.kernel_size, layer.stride, layer.padding))))
         return x
 
 
-def _number(sides: int | tuple[int, ...]) -> int:
+def one_number(sides: int | tuple[int, ...]) -> int:
     """A size that is the same in both directions."""
     return sides if isinstance(sides, int) else sides[0]
 

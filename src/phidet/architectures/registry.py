@@ -40,6 +40,7 @@ def registered() -> tuple[Architecture[Any], ...]:
     from importlib.metadata import entry_points  # noqa: PLC0415 - slow to import, and rarely needed
 
     found: list[Architecture[Any]] = []
+    # Everything wrong with one is said by its name: the user may not know that the package is installed.
     for entry in entry_points(group=ENTRY_POINTS):
         origin = f"the architecture {entry.name!r} of {entry.dist.name if entry.dist else entry.value}"
         try:
@@ -68,6 +69,10 @@ _SOURCES: tuple[Callable[[], Iterable[Architecture[Any]]], ...] = (_built_in, re
 """In this order: the entry points of installed packages are loaded only if no built-in architecture matches."""
 
 
+def _first(fits: Callable[[Architecture[Any]], bool]) -> Architecture[Any] | None:
+    return next((architecture for known in _SOURCES for architecture in known() if fits(architecture)), None)
+
+
 def all_architectures() -> tuple[Architecture[Any], ...]:
     """phidet's own first, then those of other packages."""
     return (*_built_in(), *registered())
@@ -93,21 +98,16 @@ def architecture_of(config: object) -> Architecture[Any]:
     Raises:
         ConfigError: it is no architecture's config.
     """
-    for known in _SOURCES:
-        for architecture in known():
-            if isinstance(config, architecture.config_type):
-                return architecture
+    found = _first(lambda architecture: isinstance(config, architecture.config_type))
+    if found is not None:
+        return found
     names = ", ".join(architecture.config_type.__name__ for architecture in all_architectures())
     raise ConfigError(f"expected the config of a network ({names}), got a {type(config).__name__}")
 
 
 def publisher_of(name: str) -> Architecture[Any] | None:
     """The architecture that has a published model of that name, ``None`` if none has."""
-    for known in _SOURCES:
-        for architecture in known():
-            if name in architecture.published_names:
-                return architecture
-    return None
+    return _first(lambda architecture: name in architecture.published_names)
 
 
 def publishes(name: str, says: str) -> bool:

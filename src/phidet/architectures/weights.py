@@ -38,7 +38,7 @@ class Weights:
 
 
 def fold_arrays(
-    conv: Weights, norm: Weights | None, factor: float = 1.0, with_bias: bool = True
+    conv: Weights, norm: Weights | None, factor: float = 1.0, with_bias: bool = True, epsilon: float = BN_EPSILON
 ) -> tuple[Array, Array]:
     """Weight and bias, float32, of ``factor · norm(conv(x))`` as one convolution, folded in fp64.
 
@@ -50,7 +50,7 @@ def fold_arrays(
     if with_bias:
         bias += conv["bias"]
     if norm is not None:
-        gain = norm["weight"].astype(np.float64) / np.sqrt(norm["running_var"].astype(np.float64) + BN_EPSILON)
+        gain = norm["weight"].astype(np.float64) / np.sqrt(norm["running_var"].astype(np.float64) + epsilon)
         weight = weight * gain[:, None, None, None]
         bias = (bias - norm["running_mean"].astype(np.float64)) * gain + norm["bias"].astype(np.float64)
     return (weight * factor).astype(np.float32), (bias * factor).astype(np.float32)

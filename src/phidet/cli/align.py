@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from phidet.cli.arguments import add_json, add_model, add_out, add_runtime
+from phidet.cli.report import StatusLine
 from phidet.core.errors import ConfigError, InputError, NoPoseError, NotRightError, PhidetError
+from phidet.core.words import count
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from phidet.detections.alignment.results import Alignment
     from phidet.detections.alignment.statistics import AxisStatistics, SeriesStatistics
+    from phidet.detections.protocol import SupportsDetect
     from phidet.detections.sinks.base import Names
     from phidet.images.sources import SourceImage, Unusable
     from phidet.inference.align import Aligner
@@ -36,6 +39,7 @@ what is written into the folder of --out:
 examples:
   phidet align board.csv photo.jpg -m runs/parts
   phidet align board-pos.csv photos -m runs/parts --classes R=resistor,C=capacitor --tolerance 0.2
+  phidet align board.csv photos -m runs/parts --relations runs/relations-attention-1 --score 0.5
   phidet align golden.jpg line/*.jpg -m runs/parts --refine template --tolerance 1.5
 
 exit code: 0 everything on every image is right; 8 a part is not; 9 an image's pose was not found, or is ambiguous, so
@@ -97,6 +101,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="lowest score that confirms a part of its class in its place: what is unsure is not missing (--score)",
     )
+    found.add_argument(
+        "--relations", metavar="FILE", help="correct what is found by relations: an export of --task relations"
+    )
     found.add_argument("--tile", type=int, metavar="N", help="also detect on overlapping tiles of N pixels")
     add_runtime(found)
 
@@ -105,17 +112,17 @@ def run(args: argparse.Namespace) -> None:
     """Aligns every image; prints a line for each, writes the report; the verdict is the exit code."""
     from phidet.cli.native_noise import without_native_noise
     from phidet.cli.signals import ended_by_sigterm
-    from phidet.data.nominal_file import NominalOptions
+    from phidet.data.nominal_file import NominalOptions, doubtful_unit
     from phidet.detections.alignment.settings import AlignSettings
     from phidet.detections.settings import PostprocessSettings
     from phidet.images.sources import check_sources_outside
     from phidet.inference.align import Aligner
-    from phidet.inference.detector import Detector
     from phidet.inference.tiles import check_tile
 
     if args.model is None:
         raise ConfigError("say which model finds the parts: phidet align NOMINAL IMAGE -m MODEL")
     out = args.out or OUT
+    # Before anything is written: an image in the output folder could be overwritten.
     check_sources_outside([args.nominal, *args.sources], out)
     settings = AlignSettings(
         pose=args.pose,
@@ -131,26 +138,45 @@ def run(args: argparse.Namespace) -> None:
         partial=args.partial,
         seed=args.seed,
     )
+    # Two scores: the detector gives everything above the lower one, and the alignment lets that only confirm parts.
     if args.confirm is not None and not args.confirm <= args.score:
         raise ConfigError(f"--confirm must be at most --score, {args.score:g}, got {args.confirm:g}")
     postprocess = PostprocessSettings(score=args.score if args.confirm is None else args.confirm)
-    if args.tile is not None:
-        check_tile(args.tile, postprocess)
+    check_tile(args.tile, postprocess)
     with without_native_noise(), ended_by_sigterm():
         aligner = Aligner(
             args.nominal,
-            Detector(args.model, runtime=args.runtime),
+            _detector(args),
             settings,
             postprocess,
             options=NominalOptions(args.unit, args.label_column),
             classes=_mapping(args.classes),
             tile=args.tile,
         )
-        report = _Report(args.json, len(aligner.nominal), aligner.nominal.unit)
+        report = _Report(args.json)
         if aligner.left_out:
             report.note(f"{aligner.left_out} listed parts are left out: their labels are no classes of the model")
+        doubt = None if args.unit else doubtful_unit(aligner.nominal)
+        if doubt is not None:
+            report.note(doubt)
+        # All of them, as capability and drift are those of the whole series.
         series = list(_series(aligner, args, out, report))
     _finish(series, report, out, settings.tolerance)
+
+
+def _detector(args: argparse.Namespace) -> SupportsDetect:
+    """What finds the parts; corrected by relations, where they are given."""
+    from phidet.inference.detector import Detector
+
+    detector = Detector(args.model, runtime=args.runtime)
+    if args.relations is None:
+        return detector
+    from phidet.inference.relations import RelatedDetector, open_relations
+
+    if args.tile is not None:
+        raise ConfigError("--relations are between the parts of a whole image: leave out --tile")
+    relations, seen = open_relations(args.relations, detector, args.model)
+    return RelatedDetector(seen, relations)
 
 
 def _series(aligner: Aligner, args: argparse.Namespace, out: Path, report: _Report) -> Iterator[Alignment]:
@@ -162,13 +188,15 @@ def _series(aligner: Aligner, args: argparse.Namespace, out: Path, report: _Repo
 
     names = Names()
     items = read_sources(args.sources, out, report.note)
+    # One image at a time, so that each line appears as soon as its image is judged.
     for item in detect_stream(aligner.detector, items, aligner.postprocess, 1, args.tile):
         if isinstance(item, Unusable):
             report.failed(item)
             continue
         image, found = item
         try:
-            alignment = aligner.align(image.image, found, _name(image))
+            name = image.source if image.frame is None else f"{image.source}#{image.frame}"
+            alignment = aligner.align(image.image, found, name)
         except PhidetError as error:
             report.failed(Unusable(image.source, error))
             continue
@@ -180,16 +208,11 @@ def _series(aligner: Aligner, args: argparse.Namespace, out: Path, report: _Repo
 
 def _write_image(folder: Path, names: Names, image: SourceImage, drawn: Image) -> None:
     """Writes a drawn image under the original's name; a frame of a video with its number."""
-    from phidet.core.files import write_atomic
-    from phidet.detections.sinks.annotated import check_ours, encode, writable_name
+    from phidet.detections.sinks.annotated import writable_name, write_image
 
-    if image.frame is None:
-        name = names.of(image, writable_name(image.name, drawn.size))
-    else:
-        frame = names.of_frame(image)
-        name = frame.with_name(f"{frame.name}.png")
-    check_ours(folder / name)
-    write_atomic(folder / name, encode(drawn, name))
+    still = image.frame is None
+    name = names.of(image, writable_name(image.name, drawn.size)) if still else names.png_of_frame(image)
+    write_image(folder, name, drawn)
 
 
 def _finish(series: Sequence[Alignment], report: _Report, out: Path, tolerance: float | None) -> None:
@@ -197,15 +220,16 @@ def _finish(series: Sequence[Alignment], report: _Report, out: Path, tolerance: 
     from phidet.detections.alignment.files import write_json, write_parts, write_statistics
     from phidet.detections.alignment.statistics import series_statistics
 
+    # The report is written whatever the verdict is; only then the exit code tells it.
     statistics = series_statistics(series, tolerance)
     written = [write_parts(out / "parts.csv", series)]
     if len(series) > 1:
         written.append(write_statistics(out / "statistics.csv", statistics))
     written.append(write_json(out / "alignment.json", series, statistics))
     report.done(statistics, written)
+    # The first that applies, as --help says: what was not read, what was not judged, what is wrong.
     if report.errors:
-        many = len(report.errors)
-        raise InputError("1 image could not be used" if many == 1 else f"{many} images could not be used")
+        raise InputError(f"{count(len(report.errors), 'image')} could not be used")
     lost = sum(one.pose is None for one in series)
     if lost:
         raise NoPoseError(f"{lost} of {len(series)} images could not be judged: no pose that is certain")
@@ -217,24 +241,18 @@ def _finish(series: Sequence[Alignment], report: _Report, out: Path, tolerance: 
 class _Report:
     """Output during a run: a line for each image on standard output, notes and progress on standard error."""
 
-    def __init__(self, json_lines: bool, parts: int, unit: str) -> None:
+    def __init__(self, json_lines: bool) -> None:
         self.errors: list[PhidetError] = []
-        self._json, self._parts, self._unit = json_lines, parts, unit
-        self._done = 0
-        self._progress = sys.stderr.isatty()
+        self._json, self._done, self._progress = json_lines, 0, StatusLine()
 
     def aligned(self, alignment: Alignment) -> None:
         """Reports an image."""
         import msgspec
 
         self._done += 1
-        self._clear()
-        if self._json:
-            print(msgspec.json.encode(alignment).decode(), flush=True)
-        else:
-            print(_line(alignment), flush=True)
-        if self._progress:
-            print(f"\r\033[K{self._done} images", end="", file=sys.stderr, flush=True)
+        self._progress.clear()
+        print(msgspec.json.encode(alignment).decode() if self._json else _line(alignment), flush=True)
+        self._progress.show(f"{self._done} images")
 
     def failed(self, unusable: Unusable) -> None:
         """Reports an image that cannot be used."""
@@ -243,21 +261,14 @@ class _Report:
 
     def note(self, text: str) -> None:
         """Prints a note on standard error."""
-        from phidet.detections.sinks.base import readable
-
-        self._clear()
-        print(f"phidet: {readable(text)}", file=sys.stderr)
+        self._progress.note(text)
 
     def done(self, statistics: SeriesStatistics, written: Sequence[Path]) -> None:
         """The series in a table, if it is one, and what was written."""
-        self._clear()
+        self._progress.clear()
         if statistics.images > 1 and not self._json:
             print(f"\n{_summary(statistics)}\n")
         print(f"wrote {', '.join(str(path) for path in written)}", file=sys.stderr)
-
-    def _clear(self) -> None:
-        if self._progress:
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
 def _line(one: Alignment) -> str:
@@ -268,8 +279,8 @@ def _line(one: Alignment) -> str:
     if one.pose is None:
         return f"{readable(one.image)}: no pose ({one.reason}): {one.message}"
     groups = []
-    for verdict, count in one.counts().items():
-        text = f"{count} {verdict}"
+    for verdict, number in one.counts().items():
+        text = f"{number} {verdict}"
         if verdict in FAULTS:
             names = [
                 (part.reference or f"{part.found_label}")
@@ -294,6 +305,7 @@ def _summary(statistics: SeriesStatistics) -> str:
     def spread(axis: AxisStatistics | None) -> float:
         return axis.sigma if axis is not None and axis.sigma is not None else 0.0
 
+    # Faults first, then the parts that are nearest to their tolerance, then those that scatter most.
     parts = sorted(
         statistics.parts,
         key=lambda part: (
@@ -342,10 +354,7 @@ def _mapping(text: str | None) -> dict[str, str]:
         key, sign, value = (part.strip() for part in pair.partition("="))
         if pair.strip() and not (key and sign and value):
             raise ConfigError(f"--classes: expected LABEL=CLASS separated by commas, got {pair!r}")
+        # A comma at the end is forgiven.
         if key:
             mapping[key] = value
     return mapping
-
-
-def _name(image: SourceImage) -> str:
-    return image.source if image.frame is None else f"{image.source}#{image.frame}"

@@ -7,6 +7,8 @@ The grammar of all commands: what a command works on stands alone (``detect SOUR
 from __future__ import annotations
 
 import argparse
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
@@ -19,6 +21,27 @@ RUNTIMES = ("auto", "onnxruntime", "openvino", "litert", "torch")
 def add_model(parser: Parser, text: str, *, default: str | None = None) -> None:
     """Adds ``-m``, ``--model``."""
     parser.add_argument("-m", "--model", default=default, metavar="MODEL", help=text)
+
+
+def add_detector(parser: Parser) -> None:
+    """Adds ``-m``, ``--model`` of commands that find people unless they are told otherwise."""
+    text = "person (bundled), an export (.onnx, .xml, .tflite), a run's folder, a published name (person)"
+    add_model(parser, text, default="person")
+
+
+def add_score(parser: Parser, text: str = "lowest score, 0…1") -> None:
+    """Adds ``--score``: a number, or what the model stores."""
+    text = f"{text}, or auto: the model's own (0.3)"
+    parser.add_argument("--score", type=share_or_auto, default=0.3, metavar="S", help=text)
+
+
+def add_wanted(parser: Parser) -> None:
+    """Adds ``--classes``, ``--max``, ``--tile`` and ``--batch``, of commands that detect in many images."""
+    parser.add_argument("--classes", action="append", metavar="A,B", help="only these, by name (all)")
+    parser.add_argument("--max", type=positive, default=100, metavar="N", help="limit of objects in an image (100)")
+    text = "also detect on overlapping tiles of N pixels, for small objects"
+    parser.add_argument("--tile", type=positive, metavar="N", help=text)
+    parser.add_argument("--batch", type=positive, default=1, metavar="N", help="images, or tiles, at once (1)")
 
 
 def add_out(parser: Parser, metavar: str, text: str) -> None:
@@ -59,14 +82,10 @@ def add_exact(parser: Parser) -> None:
     parser.add_argument("--exact", action="store_true", help=text)
 
 
-def add_precision(parser: Parser) -> None:
-    """Adds ``--precision``."""
+def add_arithmetic(parser: Parser) -> None:
+    """Adds ``--precision`` and ``--device``: in which numbers a network computes, and where."""
     text = "file: as the file; bf16: in bfloat16, in OpenVINO (what 'bench --best --keep' chose, else file)"
     parser.add_argument("--precision", choices=("auto", "file", "bf16"), default="auto", help=text)
-
-
-def add_device(parser: Parser) -> None:
-    """Adds ``--device``."""
     text = "cuda or tensorrt (fp16): on an NVIDIA GPU, where the runtime reaches one (cpu)"
     parser.add_argument("--device", choices=("cpu", "cuda", "tensorrt"), default="cpu", help=text)
 
@@ -111,15 +130,34 @@ def words(text: str) -> list[str]:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
-def share(text: str) -> float:
-    """A number in 0…1."""
+def class_words(given: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
+    """Names of classes: a word of the command line is one that the model knows, or several separated by commas.
+
+    Raises:
+        UnknownNameError: the model has no class of that name.
+    """
+    from phidet.detections.settings import class_ids_of
+
+    # The whole word goes first: the name of a class may have a comma in it.
+    wanted = tuple(name for text in given for name in ([text] if text in names else words_of(text)))
+    class_ids_of(wanted, tuple(names))
+    return wanted
+
+
+def number(text: str, expected: str, accepts: Callable[[float], bool]) -> float:
+    """A number that ``accepts`` takes; ``expected`` says which these are."""
     try:
         value = float(text)
     except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"expected a number in 0…1, got {text!r}")
+        value = math.nan  # which no comparison accepts
+    if not accepts(value):
+        raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}")
     return value
+
+
+def share(text: str) -> float:
+    """A number in 0…1."""
+    return number(text, "a number in 0…1", lambda value: 0 <= value <= 1)
 
 
 def share_or_auto(text: str) -> float | Literal["auto"]:

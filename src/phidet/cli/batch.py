@@ -7,7 +7,17 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from phidet.cli.arguments import add_exact, add_runtime, positive, share, share_or_auto, words_of
+from phidet.cli.arguments import (
+    add_detector,
+    add_exact,
+    add_runtime,
+    add_score,
+    add_wanted,
+    class_words,
+    positive,
+    share,
+)
+from phidet.cli.report import StatusLine
 from phidet.core.errors import InputError
 from phidet.core.words import count
 
@@ -41,18 +51,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     parser.add_argument("source", metavar="IN", help="images; see below")
     parser.add_argument("out", metavar="OUT", help="the folder to write")
-    parser.add_argument(
-        *("-m", "--model"),
-        default="person",
-        metavar="MODEL",
-        help="person (bundled), an export (.onnx, .xml, .tflite), a run's folder, a published name (person)",
-    )
-    parser.add_argument("--score", type=share_or_auto, default=0.3, metavar="S", help="lowest score, or auto (0.3)")
+    add_detector(parser)
+    add_score(parser)
     parser.add_argument("--iou", type=share, default=0.5, metavar="T", help="overlap of duplicates (0.5)")
-    parser.add_argument("--classes", action="append", metavar="A,B", help="only these, by name (all)")
-    parser.add_argument("--max", type=positive, default=100, metavar="N", help="limit of objects in an image (100)")
-    parser.add_argument("--tile", type=positive, metavar="N", help="also detect on overlapping tiles of N pixels")
-    parser.add_argument("--batch", type=positive, default=1, metavar="N", help="images, or tiles, at once (1)")
+    add_wanted(parser)
     add_exact(parser)
     add_runtime(parser)
     table = parser.add_argument_group("input")
@@ -81,9 +83,11 @@ def run(args: argparse.Namespace) -> None:
 
     if not args.dry_run:  # before anything is looked at that may take minutes
         optional_package("daft", "phidet batch", "batch")
+    # Looks at everything and writes nothing, so that a dry run is this and no more.
     pending = prepare(args.source, args.out, _model(args), Wanted(args.id, args.image, args.part_size))
     workers, threads = args.workers, args.threads or 1
     if args.cluster is None:
+        # On a cluster its own scheduler knows the machines; here the cores are shared out.
         workers, threads = shares(len(pending.jobs), args.workers, args.threads)
     resources = Resources(workers, threads, args.batch, args.cluster)
     _say(pending, resources)
@@ -102,24 +106,21 @@ def run(args: argparse.Namespace) -> None:
 def _model(args: argparse.Namespace) -> Model:
     import msgspec
 
-    from phidet.detections.settings import PostprocessSettings, class_ids_of
+    from phidet.detections.settings import PostprocessSettings
     from phidet.detections.thresholds import stored_thresholds
     from phidet.inference.batch.run import Model
     from phidet.inference.detector import Detector
     from phidet.inference.tiles import check_tile
 
     settings = PostprocessSettings(score=args.score, iou=args.iou, max_detections=args.max)
-    if args.tile is not None:
-        check_tile(args.tile, settings)
+    check_tile(args.tile, settings)
+    # Opened here only to check what is asked of it: workers open it again where they run.
     if args.classes is not None or args.score == "auto":
         with Detector(args.model, runtime=args.runtime, threads=1) as detector:
             names = detector.class_names
             if args.score == "auto":
                 stored_thresholds(detector, args.model)  # raises where it has none
-        given = args.classes or []
-        wanted = [name for text in given for name in ([text] if text in names else words_of(text))]
-        class_ids_of(tuple(wanted), names)  # raises for an unknown name before anything is done
-        settings = msgspec.structs.replace(settings, classes=tuple(wanted) or None)
+        settings = msgspec.structs.replace(settings, classes=class_words(args.classes or [], names) or None)
     return Model(model=args.model, runtime=args.runtime, settings=settings, tile=args.tile, exact=args.exact)
 
 
@@ -146,6 +147,7 @@ def _sum_up(summary: Summary, out: str) -> None:
         f"{count(summary.errors, 'image')} with errors; {_clock(summary.seconds)}, {rate:,.1f} images a second; "
         f"{count(summary.skipped, 'part')} done before; wrote {out}"
     )
+    # Last, so that what failed is not lost above the summary of a long run.
     for name, error in sorted(summary.failed.items()):
         print(f"phidet: {name}: {error}", file=sys.stderr)
     if summary.failed:
@@ -157,31 +159,27 @@ class _Progress:
 
     def __init__(self, pending: Pending) -> None:
         self._parts, self._images = len(pending.jobs), pending.images
-        self._is_terminal = sys.stderr.isatty()
+        self._line = StatusLine()
         self._shown = time.monotonic()
 
     def tell(self, summary: Summary) -> None:
         """Shows how far the run is."""
         now = time.monotonic()
-        if not self._is_terminal and now - self._shown < _EVERY_S:
+        if not self._line.is_terminal and now - self._shown < _EVERY_S:
             return
         self._shown = now
         parts = summary.parts + len(summary.failed)
+        # By images where their number is known: parts may differ in size.
         share = summary.images / self._images if self._images else parts / self._parts
         left = f", {_clock(summary.seconds * (1 / share - 1))} left" if share > 0 else ""
         rate = summary.images / max(summary.seconds, 1e-9)
-        line = (
+        self._line.tell(
             f"{parts:,} of {count(self._parts, 'part')}, {count(summary.images, 'image')}, {rate:,.1f} a second{left}"
         )
-        if self._is_terminal:
-            print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
-        else:
-            print(line, file=sys.stderr, flush=True)
 
     def clear(self) -> None:
         """Removes the line of progress."""
-        if self._is_terminal:
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
+        self._line.clear()
 
 
 def _clock(seconds: float) -> str:

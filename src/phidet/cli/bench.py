@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING
 
 from phidet.cli.arguments import (
     RUNTIMES,
-    add_device,
+    add_arithmetic,
     add_json,
     add_layout,
-    add_precision,
     add_runtime,
+    add_score,
     add_split,
-    share_or_auto,
 )
 from phidet.cli.bench_best import add_best, find_best
 from phidet.cli.tables import or_dash, print_json, table
@@ -38,18 +37,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, metavar="N", help="of the runtime (one for each usable core)")
     parser.add_argument("--batch", type=_sizes, default=(1, 8), metavar="N,N", help="batches for throughput (1,8)")
     parser.add_argument("--runs", type=int, default=10, metavar="N", help="timed runs of each (10, as in the papers)")
-    parser.add_argument(
-        "--score", type=share_or_auto, default=0.3, metavar="S",
-        help="lowest score of what post-processing is timed on, or auto: the model's own (0.3)",
-    )  # fmt: skip
+    add_score(parser, "lowest score of what post-processing is timed on")
     parser.add_argument("--image", metavar="FILE", help="a photograph to time with (noise of 640×480)")
     parser.add_argument("--picture", dest="image", help=argparse.SUPPRESS)  # its earlier name
     parser.add_argument("--eval", type=Path, metavar="DATA", help="also measure AP on this data")
     add_split(parser, "--eval")
     add_layout(parser)
     parser.add_argument("--plot", type=Path, metavar="PNG", help="draw AP over latency; needs --eval")
-    add_precision(parser)
-    add_device(parser)
+    add_arithmetic(parser)
     add_best(parser)
     add_json(parser)
 
@@ -69,6 +64,7 @@ def run(args: argparse.Namespace) -> None:
         find_best(args)
         return
     _check(args)
+    # Before minutes of measuring: data that cannot be read must not end the run after them.
     data = {} if args.eval is None else _data(args)
     measured: list[Measurement] = []
     failed: list[PhidetError] = []
@@ -174,6 +170,7 @@ def _data(args: argparse.Namespace) -> dict[str, Dataset]:
         except PhidetError:
             # A model that cannot be opened is reported once, by its measurement.
             continue
+        # For each model its own: the run of one may have held out other images than that of another.
         found[model] = validation_data(model, open_data(args.eval, args.layout), class_names, args.split).dataset
     return found
 
@@ -214,6 +211,7 @@ def _print(measured: list[Measurement], ap: list[float | None]) -> None:
             ("model", "runtime", "weights", *network, "decode", "resize", "post", "images/s (batch)", "MiB", "AP"), rows
         )
     )
+    # What masks cost has a table of its own: most models have none.
     masked = [
         (
             Path(m.model).name,

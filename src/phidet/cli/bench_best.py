@@ -13,7 +13,7 @@ from phidet.cli.tables import print_json, table
 from phidet.core.errors import ConfigError, PhidetError
 
 if TYPE_CHECKING:
-    from phidet.inference.bench.best import Found, Pixels, Way
+    from phidet.inference.bench.best import Found, Way
     from phidet.inference.detector import Detector
 
 SECONDS = 45.0  # for measuring in turns; models are loaded, and answers compared, in the rest of a minute
@@ -38,7 +38,9 @@ def find_best(args: argparse.Namespace) -> None:
     Raises:
         ConfigError: options that do not go together.
     """
+    from phidet.images.decode import read_image
     from phidet.inference.bench.best import measure_ways, score_difference, ways_to_run
+    from phidet.inference.bench.measure import sample_image
     from phidet.inference.runtimes.kept import keep
     from phidet.inference.runtimes.open_model import find_model
 
@@ -46,7 +48,7 @@ def find_best(args: argparse.Namespace) -> None:
         raise ConfigError(f"--within must be a number ≥ 0, got {args.within:g}")
     if args.plot is not None:
         raise ConfigError("--plot is for a table of models: leave out --best")
-    images = _images(args)
+    images = [read_image(sample_image() if args.image is None else Path(args.image))]
     what, bound = ("AP", AP_BOUND) if args.eval is not None else ("scores", SCORE_BOUND)
     bound = bound if args.within is None else args.within
     compare = score_difference(images) if args.eval is None else _ap_loss(args)
@@ -65,17 +67,12 @@ def find_best(args: argparse.Namespace) -> None:
         _print(found, best, f"{what}, loss" if args.eval is not None else f"{what}, difference")
     if args.keep:
         if best.way.model != args.models[0]:
+            # The choice is kept beside a file, and means that file.
             raise ConfigError(f"{best.way.model} is another file than {args.models[0]}: use it by its name")
+        # All threads for one image is what a detector does by itself, on any number of cores.
         threads = None if best.way.at_once == 1 else best.way.threads
         path = keep(find_model(best.way.model), best.way.runtime, best.way.precision, threads)
         print(f"wrote {path}", file=sys.stderr)
-
-
-def _images(args: argparse.Namespace) -> list[Pixels]:
-    from phidet.images.decode import read_image
-    from phidet.inference.bench.measure import sample_image
-
-    return [read_image(Path(args.image)) if args.image is not None else read_image(sample_image())]
 
 
 def _ap_loss(args: argparse.Namespace) -> Callable[[Detector, Detector], float]:
@@ -89,6 +86,7 @@ def _ap_loss(args: argparse.Namespace) -> Callable[[Detector, Detector], float]:
     measured: dict[int, float] = {}
     folder = open_data(args.eval, args.layout)
 
+    # On evenly spaced images, so that data in order, by folder or by time, are seen from one end to the other.
     def ap(detector: Detector) -> float:
         data = validation_data(args.models[0], folder, detector.class_names, args.split).dataset
         some = data.subset(list(evenly_spaced(len(data), MOST_IMAGES)), data.name)
@@ -98,6 +96,7 @@ def _ap_loss(args: argparse.Namespace) -> Callable[[Detector, Detector], float]:
         return value
 
     def loss(first: Detector, other: Detector) -> float:
+        # All ways are compared with the first one, whose AP is measured once.
         if id(first) not in measured:
             measured[id(first)] = ap(first)
         return measured[id(first)] - (measured[id(first)] if other is first else ap(other))

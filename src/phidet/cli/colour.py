@@ -14,6 +14,7 @@ def wants_colour(stream: TextIO | None) -> bool:
 
     FORCE_COLOR asks for it in pipes as well.
     """
+    # Whoever wants none goes before whoever asks for it: a pipeline sets one of them for all its programs.
     if os.environ.get("NO_COLOR"):
         return False
     if os.environ.get("FORCE_COLOR"):

@@ -30,6 +30,7 @@ def run(args: argparse.Namespace) -> None:
 
     shtab = optional_package("shtab", "phidet completion", "completion")
     parser = build_parser(None, every=True)
+    # shtab knows no other way: files are completed where the parser's own actions say so.
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for command in action.choices.values():
@@ -40,6 +41,7 @@ def run(args: argparse.Namespace) -> None:
 def _complete_files(command: argparse.ArgumentParser, files: Any) -> None:
     """Has files completed where a command takes something that may be one."""
     for action in command._actions:
+        # Switches, choices and numbers are no files; nearly all else may be one.
         takes_words = action.nargs != 0 and action.choices is None and action.type is not int
         if takes_words and action.metavar not in _NUMBERS:
             action.complete = files  # type: ignore[attr-defined]

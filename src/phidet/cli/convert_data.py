@@ -37,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Converts a data set, and prints what was written and what was left out."""
     from phidet.core.words import count as counted
+    from phidet.core.words import few
     from phidet.data.layouts import open_data
     from phidet.data.writers.coco import write_coco
     from phidet.data.writers.tfrecord import write_tfrecord
@@ -48,15 +49,15 @@ def run(args: argparse.Namespace) -> None:
     folder = open_data(args.data, args.layout)
     datasets = _read(folder, args.split or folder.splits)
     if args.to == "tfrecord":
+        # The usual number is the writer's own.
         shard = {} if args.images_per_shard is None else {"images_per_shard": args.images_per_shard}
         written = write_tfrecord(datasets, args.out, **shard)
     else:
         write = {"coco": write_coco, "yolo": write_yolo, "voc": write_voc}[args.to]
         written = write(datasets, args.out)
-    more = f" and {len(written.files) - SHOWN:,} more" if len(written.files) > SHOWN else ""
     classes = len(next(iter(datasets.values())).class_names)
-    print(f"read  {args.data} ({folder.layout}), {classes} {'class' if classes == 1 else 'classes'}")
-    print(f"wrote {args.out} ({args.to}): {', '.join(str(file) for file in written.files[:SHOWN])}{more}")
+    print(f"read  {args.data} ({folder.layout}), {counted(classes, 'class')}")
+    print(f"wrote {args.out} ({args.to}): {few(written.files, SHOWN)}")
     for split, images in written.images.items():
         print(f"      {split}: {counted(images, 'image')}, {counted(written.objects[split], 'object')}")
     # A file that several splits list reports its problems in each of them.

@@ -6,19 +6,20 @@ import argparse
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from phidet.cli.arguments import (
-    add_device,
+    add_arithmetic,
+    add_detector,
     add_exact,
     add_out,
-    add_precision,
     add_runtime,
+    add_score,
+    add_wanted,
+    class_words,
     positive,
     share,
-    share_or_auto,
     words,
-    words_of,
 )
 from phidet.cli.published import add_download, ensure_published
 from phidet.cli.report import Report, writing
@@ -74,40 +75,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``phidet detect``."""
     parser.epilog = EPILOG
     parser.add_argument("sources", nargs="+", metavar="SOURCE", help="images or videos; see below")
-    parser.add_argument(
-        *("-m", "--model"),
-        default="person",
-        metavar="MODEL",
-        help="person (bundled), an export (.onnx, .xml, .tflite), a run's folder, a published name (person)",
-    )
+    add_detector(parser)
     parser.add_argument(
         "--relations", metavar="FILE", help="correct what is found by relations: an export of --task relations"
     )
     add_out(parser, "FOLDER", f"where to write ({OUT})")
     parser.add_argument("--save", type=words, metavar="KINDS", help="what to write, separated by commas (images)")
     parser.add_argument("--json", action="store_true", help="print JSON lines; write files only if --save says which")
-    parser.add_argument(
-        "--score",
-        type=share_or_auto,
-        default=0.3,
-        metavar="S",
-        help="lowest score, 0…1, or auto: the model's own (0.3)",
-    )
+    add_score(parser)
     parser.add_argument(
         "--segment-score", type=share, metavar="S", help="lowest score of a segment, 0…1 (what is usual of the network)"
     )
     parser.add_argument("--iou", type=share, metavar="T", help="overlap of duplicates, not for soft (0.5)")
     parser.add_argument("--nms", choices=_NMS, help="suppression of duplicates (hard)")
-    parser.add_argument("--classes", action="append", metavar="A,B", help="only these, by name (all)")
-    parser.add_argument("--max", type=positive, default=100, metavar="N", help="limit of objects in an image (100)")
-    parser.add_argument(
-        "--tile", type=positive, metavar="N", help="also detect on overlapping tiles of N pixels, for small objects"
-    )
-    parser.add_argument("--batch", type=positive, default=1, metavar="N", help="images, or tiles, at once (1)")
+    add_wanted(parser)
     add_download(parser)
     add_exact(parser)
-    add_precision(parser)
-    add_device(parser)
+    add_arithmetic(parser)
     add_runtime(parser)
     parser.add_argument("--threads", type=positive, metavar="N", help="of the runtime for an image (by the sources)")
 
@@ -121,7 +105,8 @@ def run(args: argparse.Namespace) -> None:
     from phidet.detections.settings import PostprocessSettings
     from phidet.detections.sinks import open_sinks
     from phidet.detections.thresholds import stored_thresholds
-    from phidet.images.sources import check_sources_outside
+    from phidet.images.sources import check_sources_outside, read_sources
+    from phidet.inference.stream import needed_by
     from phidet.inference.tiles import check_tile
 
     # With --json alone the results go to standard output and no files are written.
@@ -138,8 +123,8 @@ def run(args: argparse.Namespace) -> None:
         max_detections=args.max,
         segment_score=args.segment_score,
     )
-    if args.tile is not None:
-        check_tile(args.tile, settings)
+    check_tile(args.tile, settings)
+    # A model that is not here is downloaded only after asking, before anything else is done.
     ensure_published(args.model, args.download)
     threads, at_once = _threads(args)
     detector = _open_detector(args, threads, at_once)
@@ -147,11 +132,13 @@ def run(args: argparse.Namespace) -> None:
     fewer = at_once_within_memory(getattr(detector, "config", None), args.batch, at_once)
     if fewer < at_once:
         detector.close()
+        # Opened again: the network was loaded for more calls at a time than its maps have memory for.
         threads, at_once = args.threads or at_once // fewer, fewer
         detector = _open_detector(args, threads, at_once)
     if args.score == "auto":
         stored_thresholds(detector, args.model)
     if args.relations is not None and args.score == "auto":
+        # Thresholds were measured on the detector's own scores.
         raise ConfigError("--relations changes the scores that the model's thresholds are of: give --score a number")
     relations, finder = _open_relations(args, detector)
     # Tiles are merged by the same settings, whatever the network.
@@ -161,13 +148,15 @@ def run(args: argparse.Namespace) -> None:
         print(f"{args.model} suppresses nothing: {' and '.join(unused)} changes nothing", file=sys.stderr)
     # Names can only be checked once the model is open; still before any file is written.
     if args.classes is not None:
-        settings = msgspec.structs.replace(settings, classes=_classes(args.classes, detector.class_names))
+        settings = msgspec.structs.replace(settings, classes=class_words(args.classes, detector.class_names))
     # Opened last: a wrong option must not leave an empty output folder behind.
     sinks = open_sinks(kinds, out, detector.class_names)
     report = Report(args.json)
     with writing(sinks, report), without_native_noise(), ended_by_sigterm():
-        found = _found(finder, relations, args, settings, _Reading(report, out if kinds else None, at_once))
-        _record(found, sinks, report)
+        # Tiles are cut from all pixels.
+        needed = None if args.tile is not None else needed_by(finder)
+        sources = read_sources(args.sources, out if kinds else None, report.note, needed=needed)
+        _record(_found(finder, relations, args, settings, sources, at_once), sinks, report)
     detector.close()
     report.raise_for_failures()
 
@@ -213,27 +202,13 @@ def at_once_within_memory(config: object, batch: int, at_once: int) -> int:
     return min(at_once, max(1, MOST_PIXELS // (batch * height * width)))
 
 
-class _Reading(NamedTuple):
-    """Where notes on sources go, the folder that is not read, and how many calls of the detector run at a time."""
-
-    report: Report
-    out: Path | None
-    at_once: int
-
-
 def _open_relations(args: argparse.Namespace, detector: SupportsDetect) -> tuple[Relations | None, SupportsDetect]:
     """What corrects the detections, ``None`` for nothing; and the detector, with an appearance where that is seen."""
     if args.relations is None:
         return None, detector
-    from phidet.detections.graphs.frames import FRAME
-    from phidet.inference.appearance import seen_by
-    from phidet.inference.relations import Relations
+    from phidet.inference.relations import open_relations
 
-    relations = Relations(args.relations)
-    relations.check_detector(detector.class_names)
-    if FRAME in relations.config.fields:
-        raise ConfigError(f"{args.relations} relates two frames of a video: phidet track --relations {args.relations}")
-    return relations, seen_by(relations.config.fields, detector, args.model)
+    return open_relations(args.relations, detector, args.model)
 
 
 def _found(
@@ -241,29 +216,25 @@ def _found(
     relations: Relations | None,
     args: argparse.Namespace,
     settings: PostprocessSettings,
-    reading: _Reading,
+    sources: Iterable[SourceImage | Unusable],
+    at_once: int,
 ) -> Iterator[tuple[SourceImage, Detections] | Unusable]:
     """What is found in each source, corrected by ``relations``."""
-    import msgspec
+    from phidet.images.sources import Unusable
+    from phidet.inference.stream import detect_stream
 
-    from phidet.images.sources import Unusable, read_sources
-    from phidet.inference.stream import detect_stream, needed_by
-
-    batch = args.batch if reading.at_once else 1  # a camera's frame must not wait for others
-    # Tiles are cut from all pixels.
-    needed = None if args.tile is not None else needed_by(detector)
-    sources = read_sources(args.sources, reading.out, reading.report.note, needed=needed)
+    batch = args.batch if at_once else 1  # a camera's frame must not wait for others
     if relations is None:
-        yield from detect_stream(detector, sources, settings, batch, args.tile, reading.at_once)
+        yield from detect_stream(detector, sources, settings, batch, args.tile, at_once)
         return
-    # Relations see everything that they were trained with; what the user wants of it is chosen afterwards.
-    least = settings.least_score
-    seen = msgspec.structs.replace(settings, score=min(least, relations.settings().least_score), classes=None)
-    for item in detect_stream(detector, sources, seen, batch, args.tile, reading.at_once):
+    from phidet.inference.relations import seen_with
+
+    # Tiles are put together first: relations are between the objects of a whole image.
+    for item in detect_stream(detector, sources, seen_with(relations, settings), batch, args.tile, at_once):
         if isinstance(item, Unusable):
             yield item
         else:
-            yield item[0], relations(item[1]).filter(least, settings.classes)
+            yield item[0], relations(item[1]).filter(settings.least_score, settings.classes)
 
 
 def _record(items: Iterable[tuple[SourceImage, Detections] | Unusable], sinks: Sequence[Sink], report: Report) -> None:
@@ -278,12 +249,3 @@ def _record(items: Iterable[tuple[SourceImage, Detections] | Unusable], sinks: S
             report.found(*item)
             for sink in sinks:
                 sink.add(*item)
-
-
-def _classes(given: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
-    """Names of classes: a word of the command line is one that the model knows, or several separated by commas."""
-    from phidet.detections.detections import Detections
-
-    wanted = [name for text in given for name in ([text] if text in names else words_of(text))]
-    Detections.empty(names).filter(classes=wanted)  # raises for an unknown name before anything is written
-    return tuple(wanted)

@@ -13,6 +13,7 @@ from phidet.cli.arguments import add_image_size, add_json, add_layout, add_limit
 from phidet.cli.native_noise import without_native_noise
 from phidet.cli.tables import or_dash, print_json, table
 from phidet.core.errors import ConfigError, InputError, PhidetError
+from phidet.core.words import count, few
 from phidet.data.data_folder import LAYOUT_NAMES
 
 if TYPE_CHECKING:
@@ -79,9 +80,8 @@ def run(args: argparse.Namespace) -> None:
     if args.image_size is not None:
         config = architecture_of(config).resized(config, args.image_size)
     # The model is only needed for its anchors and input size: no weights are loaded.
-    examination = examine(
-        args.data, architecture_of(config).doctor_view(config), decode=not args.fast, layout=args.layout
-    )
+    view = architecture_of(config).doctor_view(config)
+    examination = examine(args.data, view, decode=not args.fast, layout=args.layout)
     report = examination.report
     # JSON for programs goes to standard output; everything else there would break their parsers.
     if args.json:
@@ -93,25 +93,22 @@ def run(args: argparse.Namespace) -> None:
 
         print(compare(read_record(args.prelabels), list(examination.datasets.values())), file=sys.stderr)
     if args.out is not None:
-        _draw(examination, config, args)
+        _draw(examination, view, args)
     if args.augmented:
         _augmented(config, args)
     if args.fix is not None:
         _fix(examination, args.fix)
     if report.errors:
-        what = "1 error" if report.errors == 1 else f"{report.errors} errors"
-        raise InputError(f"{what} in {args.data} that would break training, named above")
+        raise InputError(f"{count(report.errors, 'error')} in {args.data} that would break training, named above")
 
 
-def _draw(examination: Examination, config: Any, args: argparse.Namespace) -> None:
+def _draw(examination: Examination, view: Any, args: argparse.Namespace) -> None:
     from phidet.data.doctor.charts import write_charts
     from phidet.data.doctor.sheets import write_sheets
 
     try:
         args.out.mkdir(parents=True, exist_ok=True)
-        written = write_charts(
-            examination.report, examination.datasets, architecture_of(config).doctor_view(config), args.out
-        )
+        written = write_charts(examination.report, examination.datasets, view, args.out)
         written += write_sheets(examination, args.out, args.seed)
     except OSError as error:
         raise PhidetError(f"cannot write to {args.out}: {error.strerror or error}") from error
@@ -200,6 +197,7 @@ def _splits(report: Report) -> str:
     ):
         if any(counts):
             columns.append(name)
+            # Columns that are zero for all are left out: most data have none of these.
             rows = [[*row, f"{n:,}"] for row, n in zip(rows, counts, strict=True)]
     return table(columns, rows) if rows else ""
 
@@ -282,9 +280,8 @@ def _duplicates(report: Report, limit: int) -> str:
         groups = [group for group in report.duplicate_images if group.kind == kind]
         if groups:
             lines.append(f"duplicate images, {kind}: {len(groups):,}")
-            for group in groups[:limit]:
-                shown = ", ".join(f"{m.image} ({m.split})" for m in group.members[:4])
-                lines.append(f"  {shown}" + (f" and {len(group.members) - 4} more" if len(group.members) > 4 else ""))
+            members = ([f"{m.image} ({m.split})" for m in group.members] for group in groups[:limit])
+            lines += [f"  {few(shown, 4)}" for shown in members]
             lines += _more(len(groups), limit)
     return "\n".join(lines)
 

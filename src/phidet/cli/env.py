@@ -51,6 +51,7 @@ def describe() -> Iterator[tuple[str, str]]:
         ", ".join(f"{extra} ({', '.join(names)})" for extra, names in partly.items()) or "none",
     )
     yield "packages", ", ".join(f"{name} {found}" for name, found in _packages().items())
+    # Paths name people and projects, which have no place in a bug report; addresses may hold passwords.
     chosen = {name: value for name, value in os.environ.items() if name.startswith(_VARIABLES)}
     shown = (f"{name}={'…' if os.sep in value else without_password(value)}" for name, value in sorted(chosen.items()))
     yield "environment", ", ".join(shown) or "nothing of phidet's"
@@ -70,6 +71,7 @@ def _required() -> dict[str, list[str]]:
     """Extra → packages that phidet's own metadata ask for; "" for the core."""
     found: dict[str, list[str]] = {}
     for text in requires("phidet") or []:
+        # By hand, since the packages that parse requirements are no dependency.
         name = re.split(r"[^\w.-]", text, maxsplit=1)[0]
         extra = re.search(r"extra == ['\"]([\w-]+)", text)
         if name != "phidet":

@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from phidet.cli.arguments import (
-    add_device,
+    add_arithmetic,
     add_json,
     add_layout,
     add_model,
     add_out,
-    add_precision,
     add_runtime,
     add_split,
 )
 from phidet.cli.eval_generator import add_generator_arguments, evaluate_generator, summary
+from phidet.cli.kinds import says
 from phidet.cli.native_noise import without_native_noise
-from phidet.cli.tables import print_json
+from phidet.cli.tables import print_json, say_written
 from phidet.core.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
@@ -74,8 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--scaled", action="store_true", help="decode large JPEGs as detect does, not all pixels as the protocol says"
     )
-    add_precision(parser)
-    add_device(parser)
+    add_arithmetic(parser)
     add_runtime(parser)
     add_json(parser)
     add_generator_arguments(parser)
@@ -93,15 +92,17 @@ def run(args: argparse.Namespace) -> None:
         measure_tracks(args)
         return
     args.model, args.data = _model_and_data(args.given, args.model)
+    # A published or bundled model is shared by all projects of the machine.
     if args.store_thresholds and (Path(args.model).suffix == ".json" or not Path(args.model).exists()):
         raise ConfigError(f"--store-thresholds writes into a model file of your own, which {args.model} is not")
     if args.batch < 1:
         raise ConfigError(f"--batch must be a whole number ≥ 1, got {args.batch}")
+    said = says(args.model)
     if Path(args.model).suffix == ".json":
         _results(args)
-    elif _says(args.model, "samples"):
+    elif "samples" in said:
         _generator(args)
-    elif _says(args.model, "classes"):
+    elif "classes" in said:
         _classifier(args)
     else:
         _detector(args)
@@ -139,6 +140,7 @@ def _detector(args: argparse.Namespace) -> None:
         args.model, open_data(args.data, args.layout), detector.class_names, args.split, args.made
     )
     _warn_of_limit(measured.dataset, settings.max_objects)
+    # All pixels unless asked otherwise: published metrics are measured so.
     needed = detector.needed_hw if args.scaled else None
     dataset, found = detect_dataset(detector, measured.dataset, settings.postprocess, args.batch, needed)
     evaluation = measure(detector.config.name, str(args.data), dataset, found, settings, measured.trained_on)
@@ -146,14 +148,15 @@ def _detector(args: argparse.Namespace) -> None:
     if copies is not None:
         evaluation = msgspec.structs.replace(evaluation, near_copies=copies.images)
     if args.store_thresholds:
+        # Detected once more, as detectors are used: one class for each box, where AP takes several.
         evaluation = msgspec.structs.replace(evaluation, thresholds=_thresholds(args, detector, dataset))
     _print(evaluation, f"{args.model} on {args.data}, split {measured.split}, {detector.runtime_name}", args.json)
     if evaluation.thresholds is not None:
-        _say_written([_store(args.model, evaluation.thresholds)], args.json)
+        say_written([_store(args.model, evaluation.thresholds)], args.json)
     if args.save_detections is not None:
-        _say_written(write_results(args.save_detections, dataset, found), args.json)
+        say_written(write_results(args.save_detections, dataset, found), args.json)
     if args.out is not None:
-        _say_written(write_evaluation(args.out, evaluation, dataset, found), args.json)
+        say_written(write_evaluation(args.out, evaluation, dataset, found), args.json)
 
 
 def _near_copies(args: argparse.Namespace, dataset: Dataset) -> NearCopies | None:
@@ -163,6 +166,7 @@ def _near_copies(args: argparse.Namespace, dataset: Dataset) -> NearCopies | Non
     from phidet.data.run_images import read_run_images
 
     path = Path(args.model)
+    # A run's folder says which images it learned from; a file that was copied elsewhere does not.
     images = read_run_images(path if path.is_dir() else path.parent) if path.exists() else None
     copies = None if images is None else near_learned(dataset, images, open_data(args.data, args.layout))
     warn_of(copies, len(dataset))
@@ -220,7 +224,7 @@ def _results(args: argparse.Namespace) -> None:
     evaluation = measure(args.model, str(args.data), dataset, found, settings)
     _print(evaluation, f"{args.model} on {args.data}, split {measured.split}", args.json)
     if args.out is not None:
-        _say_written(write_evaluation(args.out, evaluation, dataset, found), args.json)
+        say_written(write_evaluation(args.out, evaluation, dataset, found), args.json)
 
 
 def _settings(args: argparse.Namespace) -> MeasureSettings:
@@ -253,36 +257,12 @@ def _print(evaluation: Evaluation, title: str, as_json: bool) -> None:
         print(f"{title}\n\n{summarise(evaluation)}")
 
 
-def _say_written(paths: list[Path], as_json: bool) -> None:
-    for path in paths:
-        if as_json:  # standard output is for the JSON
-            log.info("wrote %s", path)
-        else:
-            print(f"wrote {path}")
-
-
 def _generator(args: argparse.Namespace) -> None:
-    import msgspec
-
     report = evaluate_generator(args)
     if args.json:
-        print(msgspec.json.format(msgspec.json.encode(report)).decode())
+        print_json(report)
     else:
         print(summary(report))
-
-
-def _says(model: str, what: str) -> bool:
-    """Whether a model file's network predicts ``what``."""
-    from phidet.inference.runtimes.open_model import model_file
-
-    # Read from the header, so that an exported detector is measured without importing PyTorch.
-    path = model_file(model)
-    if path is None or path.suffix != ".safetensors" or not path.is_file():
-        return False  # a file for other runtimes, which needs no PyTorch
-    from phidet.weights.native import read_header
-
-    header = read_header(path)
-    return header is not None and what in header.architecture.says
 
 
 def _classifier(args: argparse.Namespace) -> None:
@@ -315,4 +295,4 @@ def _classifier(args: argparse.Namespace) -> None:
     else:
         print(f"{args.model} on {args.data}, split {measured.split}: {summarise_classification(report)}")
     if args.out is not None:
-        _say_written(write_classification(args.out, report, dataset, answers), args.json)
+        say_written(write_classification(args.out, report, dataset, answers), args.json)

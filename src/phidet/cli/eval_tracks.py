@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from phidet.cli.tables import print_json, table
+from phidet.cli.tables import print_json, say_written, table
 from phidet.core.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     from phidet.evaluation.tracks.motchallenge import Rows, Video
     from phidet.evaluation.tracks.report import TrackEvaluation
-
-log = logging.getLogger("phidet")
 
 
 def measure_tracks(args: argparse.Namespace) -> None:
@@ -34,6 +31,7 @@ def measure_tracks(args: argparse.Namespace) -> None:
     else:
         place = Path(args.tracks)
         if place.is_file() and len(videos) > 1:
+            # One file holds the tracks of one sequence: frames of several would be mixed up.
             raise ConfigError(f"{place} is one file, and {args.given[0]} has {len(videos)} sequences: give a folder")
         evaluation, measured = measure_videos(videos, lambda video: read_results(place, video.name))
     if args.json:
@@ -41,8 +39,7 @@ def measure_tracks(args: argparse.Namespace) -> None:
     else:
         print(f"{args.model or args.tracks} on {args.given[0]}\n\n{summarise(evaluation)}")
     if args.out is not None:
-        for path in write_tracks_report(args.out, evaluation, measured):
-            log.info("wrote %s", path) if args.json else print(f"wrote {path}")
+        say_written(write_tracks_report(args.out, evaluation, measured), args.json)
 
 
 def _tracker(args: argparse.Namespace) -> Callable[[Video], Rows]:
@@ -74,6 +71,7 @@ def _tracker(args: argparse.Namespace) -> Callable[[Video], Rows]:
             boxes = found.boxes_xyxy.tolist()
             rows += [(image.frame or 0, i, *box) for i, box in zip(ids, boxes, strict=True)]
         table = np.array(rows, np.float64).reshape(-1, 6)
+        # Tracks all count; only the truth has boxes that need not be found.
         every = np.ones(len(table), np.bool_)
         return Rows(table[:, 0].astype(np.int64), table[:, 1].astype(np.int64), table[:, 2:], every, ~every)
 

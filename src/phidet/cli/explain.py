@@ -64,6 +64,7 @@ def run(args: argparse.Namespace) -> None:
     for name in models:
         model = _load(name)
         if args.point is not None:
+            # Attention is asked of a pixel, gradients of a detection: they are two questions to an architecture.
             found = [architecture_of(model.config).explain_point(model.eval(), image, args.point)]
         else:
             found = explain(model, image, args.class_name, args.limit)

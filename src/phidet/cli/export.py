@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from phidet.cli.arguments import add_image_size, add_layout, add_out, add_split
+from phidet.cli.kinds import says
 from phidet.core.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
@@ -51,9 +52,10 @@ def run(args: argparse.Namespace) -> None:
     precision: Precision = "int8" if args.int8 else "fp16" if args.half else "fp32"
     if args.eval is not None and args.nms:
         raise ConfigError("--eval measures with suppression outside the graph: leave out --nms")
-    if _is_generator(args.model):
+    if "samples" in says(args.model):
         _export_generator(args)
         return
+    # From here on in PyTorch: every export is compared with it before it is put in place.
     model = load_detector(args.model)
     if args.image_size is not None:
         model.config = architecture_of(model.config).resized(model.config, args.image_size)
@@ -84,6 +86,7 @@ def _without_pytorch(args: argparse.Namespace) -> bool:
     from phidet.export.published import published_detector, write_published
 
     published = published_detector(args.model)
+    # All else needs the model in PyTorch: to trace it, to calibrate it, or to compare it.
     others = (args.to != "onnx", args.int8, args.nms, args.eval is not None, args.image_size is not None)
     if published is None or any(others):
         return False
@@ -91,17 +94,6 @@ def _without_pytorch(args: argparse.Namespace) -> bool:
         published = published._replace(target=args.out)
     print(f"wrote {write_published(published, args.half)} (not compared with PyTorch, which is not installed)")
     return True
-
-
-def _is_generator(model: str) -> bool:
-    from phidet.inference.runtimes.open_model import model_file
-    from phidet.weights.native import read_header
-
-    path = model_file(model)
-    if path is None or not path.is_file() or path.suffix != ".safetensors":
-        return False
-    header = read_header(path)
-    return header is not None and "samples" in header.architecture.says
 
 
 def _export_generator(args: argparse.Namespace) -> None:

@@ -50,6 +50,7 @@ def check_habits(command: argparse.ArgumentParser, words: Sequence[str]) -> None
     """
     known = command._option_string_actions
     words = words[: words.index("--")] if "--" in words else words
+    # As they come, with the word before, since a word behind an option is that option's value.
     for before, word in zip(["", *words], words, strict=False):
         name = word.partition("=")[0]
         if name.startswith("--") and name not in known:
@@ -68,6 +69,7 @@ def check_habits(command: argparse.ArgumentParser, words: Sequence[str]) -> None
 
 def _hint(command: argparse.ArgumentParser, name: str) -> str:
     """What phidet calls it; "" where the command has nothing of the kind."""
+    # One word may mean several options here: what this command has is meant, as "device" a runtime or an accelerator.
     for ours, names in _NAMES.items():
         if name in names and ours.split()[0] in command._option_string_actions:
             return f"phidet calls it {ours}"

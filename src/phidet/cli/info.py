@@ -23,7 +23,8 @@ from phidet.architectures.registry import (
 )
 from phidet.cli.arguments import add_image_size, add_json, add_out
 from phidet.cli.tables import billions, or_dash, print_json, table
-from phidet.core.errors import ConfigError, PhidetError, UnknownNameError
+from phidet.core.errors import ConfigError, UnknownNameError
+from phidet.core.files import raising_write_errors
 from phidet.core.structs import replace
 
 if TYPE_CHECKING:  # need PyTorch, which drawing a graph must not import
@@ -90,10 +91,8 @@ def _draw(name: str, levels: tuple[int, int], out: Path | None) -> None:
         return
     if out.suffix != ".svg":
         raise ConfigError(f"the drawing is an SVG, got --out {out}: name it {out.with_suffix('.svg')}")
-    try:
+    with raising_write_errors(out):
         out.write_text(svg, encoding="utf-8")
-    except OSError as error:
-        raise PhidetError(f"cannot write {out}: {error.strerror}") from error
     print(f"wrote {out}", file=sys.stderr)
 
 
@@ -128,6 +127,7 @@ def _print(config: Any, args: argparse.Namespace) -> None:
     from phidet.architectures.efficientdet import report
     from phidet.architectures.report import describe_network
 
+    # Costs are those of an image, which these networks do not take.
     if architecture_of(config).says & {"relations", "samples"}:
         _print_parameters(config, args)
         return
@@ -167,19 +167,21 @@ def _print_parameters(config: NetworkConfig, args: argparse.Namespace) -> None:
         print_json({"name": config.name, "parameters": parameters, "config": config})
         return
     print(config.name)
-    print(f"  {'classes':<16} {config.num_classes}: {', '.join(config.class_names[:5])}")
-    for subject, text in architecture_of(config).summary(config):
-        print(f"  {subject:<16} {text}")
+    _print_summary(config)
     print(f"  {'parameters':<16} {parameters:,}")
 
 
 def _print_head(config: NetworkConfig, input_hw: tuple[int, int]) -> None:
     mean = ", ".join(f"{m:.1f}" for m in config.preprocess.mean_rgb)
     std = ", ".join(f"{s:.1f}" for s in config.preprocess.std_rgb)
-    classes = ", ".join(config.class_names[:5]) + (", …" if config.num_classes > 5 else "")
     print(config.name)
     print(f"  input            {input_hw[0]}×{input_hw[1]} RGB, (pixel − [{mean}]) / [{std}]")
-    print(f"  classes          {config.num_classes}: {classes}")
+    _print_summary(config)
+
+
+def _print_summary(config: NetworkConfig) -> None:
+    classes = ", ".join(config.class_names[:5]) + (", …" if config.num_classes > 5 else "")
+    print(f"  {'classes':<16} {config.num_classes}: {classes}")
     for subject, text in architecture_of(config).summary(config):
         print(f"  {subject:<16} {text}")
 

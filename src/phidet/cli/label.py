@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from phidet.cli.arguments import add_model, add_out, share_or_auto
+from phidet.cli.arguments import add_model, add_out, add_score
 from phidet.cli.native_noise import without_native_noise
 
 if TYPE_CHECKING:
@@ -43,10 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser, "what finds objects: a model, or the description (.json) of another project's detector")
     add_out(parser, "FOLDER", "the folder to write; it must not exist, or be empty (prelabels)")
     parser.add_argument("--to", nargs="+", choices=FORMATS, default=["coco"], help="what to write (coco)")
-    parser.add_argument(
-        "--score", type=share_or_auto, default=0.3, metavar="S",
-        help="lowest score of a pre-label, or auto: the model's own for each class (0.3)",
-    )  # fmt: skip
+    add_score(parser, "lowest score of a pre-label")
     parser.add_argument("--image-prefix", default=LOCAL_FILES, metavar="TEXT", help=f"for label-studio ({LOCAL_FILES})")
 
 
@@ -63,6 +58,7 @@ def run(args: argparse.Namespace) -> None:
     from phidet.inference.described import open_detector
     from phidet.inference.stream import needed_by
 
+    # A detector gives a hundred boxes of any image at that score: nobody wants to delete them by hand.
     if args.score == 0:
         raise ConfigError("--score must be above 0 and at most 1, got 0")
     model = args.model or "person"
@@ -72,6 +68,7 @@ def run(args: argparse.Namespace) -> None:
     out = args.out or Path("prelabels")
     with atomic_folder(out) as folder:
         images, detections = detect_dataset(detector, images, COCO_SETTINGS, needed=needed_by(detector))
+        # By paths below the folder: labelling tools know the images by those.
         data = labelled(images.renamed(_relative(images, args.images)), detections, score)
         written = _write(data, folder, args, str(model))
         mistakes = [expected_mistakes(found) for found in detections]
@@ -114,14 +111,13 @@ def _write(data: Dataset, folder: Path, args: argparse.Namespace, model: str) ->
 
 def _ranking(data: Dataset, mistakes: list[float], detections: list[Detections]) -> bytes:
     """``next.csv``: the image with the most expected mistakes first; of equals, by name."""
+    from phidet.core.csv_files import csv_bytes
     from phidet.evaluation.prelabels import LOWEST_SCORE
 
     names = data.names.tolist()
     order = sorted(range(len(names)), key=lambda i: (-round(mistakes[i], 6), names[i]))
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["rank", "image", "expected_mistakes", "prelabels", "detections"])
+    rows: list[tuple[object, ...]] = [("rank", "image", "expected_mistakes", "prelabels", "detections")]
     for rank, i in enumerate(order, start=1):
         count = int((detections[i].scores >= LOWEST_SCORE).sum())
-        writer.writerow([rank, names[i], f"{mistakes[i]:.3f}", len(data.annotations(i).class_ids), count])
-    return text.getvalue().encode("utf-8", "backslashreplace")
+        rows.append((rank, names[i], f"{mistakes[i]:.3f}", len(data.annotations(i).class_ids), count))
+    return csv_bytes(rows, "\n")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from typing import TYPE_CHECKING
 
+from phidet.cli.report import StatusLine
 from phidet.core.words import count
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ class LiveStatus:
         """What happened since the last line."""
         state, report = self._live.state, self._report
         now = state.received, report.looked_at
+        # Rates since the last line rather than means: a camera that has stopped sending shows at once.
         came, looked = ((n - b) / self._every_s for n, b in zip(now, self._before, strict=True))
         self._before = now
         if not state.connected:
@@ -44,12 +45,6 @@ class LiveStatus:
         return f"{self._live.shown}: {came:.0f} frames a second, {looked:.0f} looked at, {tracks}{again}"
 
     def _run(self) -> None:
-        terminal = sys.stderr.isatty()
+        line = StatusLine()
         while not self._ended.wait(self._every_s):
-            # On a terminal each line takes the place of the one before.
-            print(
-                ("\r\033[K" if terminal else "") + self.line(),
-                end="" if terminal else "\n",
-                file=sys.stderr,
-                flush=True,
-            )
+            line.tell(self.line())

@@ -17,40 +17,35 @@ from phidet.core.errors import MissingExtraError, PhidetError
 from phidet.core.extras import __version__, extra_of
 
 COMMANDS = {
-    "detect": ("phidet.cli.detect", "find objects in images, folders and videos; draw, list or crop them"),
-    "batch": ("phidet.cli.batch", "detect in images by the million: resumable, on one machine or on a cluster"),
-    "track": ("phidet.cli.track", "follow objects through videos and streams; count them at lines and in zones"),
-    "align": (
-        "phidet.cli.align",
-        "compare parts in images with their nominal places: where each is, and what is wrong",
-    ),
-    "doctor": ("phidet.cli.doctor", "find problems in a data set before training on it; write a clean copy"),
-    "train": ("phidet.cli.train", "train a detector or a classifier on your own images"),
-    "tune": ("phidet.cli.tune", "search a few settings of training within a budget of runs or time"),
-    "sample": ("phidet.cli.sample", "draw images from a generator: sheets, mixed styles, films, a page"),
-    "synthesize": ("phidet.cli.synthesize", "add made objects to a data set, from a generator or from other images"),
-    "label": ("phidet.cli.label", "pre-label images with a model for labelling tools; rank what to label next"),
-    "eval": ("phidet.cli.eval", "measure a model on labelled images: AP, curves, confusion, the worst mistakes"),
-    "info": ("phidet.cli.info", "a model's structure, costs and receptive fields; the family; draw a feature network"),
-    "convert": ("phidet.cli.convert", "turn weights of other projects into a phidet model file, or back"),
-    "convert-data": (
-        "phidet.cli.convert_data",
-        "write a data set as COCO JSON, YOLO, VOC or TFRecord, from any layout",
-    ),
-    "bench": ("phidet.cli.bench", "latency, throughput, stages and memory of models on the installed runtimes"),
-    "export": ("phidet.cli.export", "write a trained model for other runtimes, and compare it with PyTorch"),
-    "explain": ("phidet.cli.explain", "draw which parts of an image support a model's predictions"),
-    "publish": ("phidet.cli.publish", "put a model into a served model's folder as its next version"),
-    "serve": ("phidet.cli.serve", "answer TensorFlow Serving and Open Inference Protocol clients over HTTP"),
-    "env": ("phidet.cli.env", "versions, machine, runtimes and extras, for bug reports"),
-    "completion": ("phidet.cli.completion", "print a script that completes commands and options in a shell"),
-    "scale-search": ("phidet.cli.scale_search", "search α, β, γ or the width factor, by cost and your own accuracy"),
+    "detect": "find objects in images, folders and videos; draw, list or crop them",
+    "batch": "detect in images by the million: resumable, on one machine or on a cluster",
+    "track": "follow objects through videos and streams; count them at lines and in zones",
+    "align": "compare parts in images with their nominal places: where each is, and what is wrong",
+    "doctor": "find problems in a data set before training on it; write a clean copy",
+    "train": "train a detector or a classifier on your own images",
+    "tune": "search a few settings of training within a budget of runs or time",
+    "sample": "draw images from a generator: sheets, mixed styles, films, a page",
+    "synthesize": "add made objects to a data set, from a generator or from other images",
+    "label": "pre-label images with a model for labelling tools; rank what to label next",
+    "eval": "measure a model on labelled images: AP, curves, confusion, the worst mistakes",
+    "info": "a model's structure, costs and receptive fields; the family; draw a feature network",
+    "convert": "turn weights of other projects into a phidet model file, or back",
+    "convert-data": "write a data set as COCO JSON, YOLO, VOC or TFRecord, from any layout",
+    "bench": "latency, throughput, stages and memory of models on the installed runtimes",
+    "export": "write a trained model for other runtimes, and compare it with PyTorch",
+    "explain": "draw which parts of an image support a model's predictions",
+    "publish": "put a model into a served model's folder as its next version",
+    "serve": "answer TensorFlow Serving and Open Inference Protocol clients over HTTP",
+    "env": "versions, machine, runtimes and extras, for bug reports",
+    "completion": "print a script that completes commands and options in a shell",
+    "scale-search": "search α, β, γ or the width factor, by cost and your own accuracy",
 }
-"""Command → (module with ``add_arguments`` and ``run``, one line of help)."""
+"""Command → one line of help; the module of that name here has ``add_arguments`` and ``run``."""
 
 
 def flush_output() -> None:
     """Flushes standard output: a broken pipe is raised here, where ``main`` handles it, not at interpreter exit."""
+    # There is none in a program without a console.
     if sys.stdout is not None:
         sys.stdout.flush()
 
@@ -87,7 +82,7 @@ def build_parser(chosen: str | None, *, every: bool = False) -> Parser:
     parser = Parser(prog="phidet", description="Object detection that scales with one number, φ.")
     parser.add_argument("--version", action="version", version=f"phidet {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
-    for name, (module, help_line) in COMMANDS.items():
+    for name, help_line in COMMANDS.items():
         command = commands.add_parser(
             name,
             help=help_line,
@@ -97,7 +92,7 @@ def build_parser(chosen: str | None, *, every: bool = False) -> Parser:
         # All commands are listed, but only the chosen one gets its arguments.
         command.add_argument("--offline", action="store_true", help="never use the network (as PHIDET_OFFLINE=1)")
         if name == chosen or every:
-            loaded = import_module(module)
+            loaded = import_module(f"phidet.cli.{name.replace('-', '_')}")
             loaded.add_arguments(command)
             command.set_defaults(run=loaded.run)
             command.add_argument(
@@ -121,6 +116,7 @@ def parse(argv: list[str], chosen: str | None) -> argparse.Namespace:
         return parser.parse_args(argv)
     from phidet.cli.hints import check_habits
 
+    # Options of a file are put behind the command's name, those before it are phidet's own.
     begin = argv.index(chosen) + 1
     before, given = argv[:begin], argv[begin:]
     # Before argparse sees it: --conf would be short for --config.
@@ -128,6 +124,7 @@ def parse(argv: list[str], chosen: str | None) -> argparse.Namespace:
     if any(word.startswith(("--config", "--write-config")) for word in given):
         from phidet.cli.options_file import parse_leniently, with_options_of_file, write_options
 
+        # A file may have what the command requires, so the first look at the words requires nothing.
         understood = parse_leniently(build_parser(chosen).chosen or parser, given)
         if understood.config is not None:
             given = with_options_of_file(parser.chosen, given, understood)
@@ -160,6 +157,7 @@ def _main(argv: list[str] | None) -> int:
     try:
         args = parse(argv, chosen)
         if args.offline:
+            # Processes that load images or run a part of the work inherit it.
             os.environ["PHIDET_OFFLINE"] = "1"
         logging.basicConfig(format="%(message)s", stream=sys.stderr)
         logging.getLogger("phidet").setLevel(logging.INFO)  # other libraries only warn

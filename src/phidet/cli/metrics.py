@@ -40,6 +40,7 @@ def summarise(evaluation: Evaluation) -> str:
     coco = table(("COCO", "value"), [(label, or_dash(value, "{:.3f}")) for label, value in rows])
     if evaluation.masks is not None:
         coco += f"\n\n{_masks(evaluation.masks)}"
+    # Classes without objects have no AP, and come last.
     order = sorted(
         range(len(report.classes)), key=lambda c: -1.0 if report.classes[c].ap is None else report.classes[c].ap or 0.0
     )
@@ -49,6 +50,7 @@ def summarise(evaluation: Evaluation) -> str:
     )
     # Only where they were looked for, a column has the best score of each class.
     own = [(score,) for score in evaluation.thresholds.scores] if evaluation.thresholds else [()] * len(order)
+    # A threshold is of a class; all classes together have none.
     nothing = (None,) if evaluation.thresholds else ()
     lines = [(evaluation.all_classes, report.ap, report.ap50, *nothing)]
     lines += [(evaluation.classes[c], report.classes[c].ap, report.classes[c].ap50, *own[c]) for c in reversed(order)]

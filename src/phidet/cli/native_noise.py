@@ -24,6 +24,7 @@ def without_native_noise() -> Iterator[None]:
         shown.flush()
         # Our own messages keep a copy of the original descriptor, as descriptor 2 itself leads to the null device.
         ours = open(kept, "w", encoding=shown.encoding, errors="backslashreplace", buffering=1)  # noqa: SIM115
+        # Handlers hold the stream that they were made with, whatever sys.stderr is now.
         handlers = [h for h in logging.getLogger().handlers if isinstance(h, logging.StreamHandler)]
         handlers = [h for h in handlers if h.stream is shown]
         os.dup2(nowhere.fileno(), 2)

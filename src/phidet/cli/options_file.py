@@ -40,10 +40,12 @@ def with_options_of_file(
     alone: list[str] = []
     options: list[str] = []
     for key, value in content.items():
+        # Either spelling: files follow the command line or Python.
         name = key.replace("-", "_")
         if name not in by_name:
             raise UnknownNameError(f"option of {command.prog} in {lenient.config}", key, sorted(by_name))
         action = by_name[name]
+        # What the command line says goes first, so that one file serves with small changes.
         if value is None or _is_given(action, given, lenient):
             continue
         try:
@@ -88,6 +90,7 @@ def write_options(command: argparse.ArgumentParser, args: argparse.Namespace, to
 def _chosen(command: argparse.ArgumentParser, args: argparse.Namespace) -> Iterator[tuple[str, Any]]:
     for name, action in _by_name(command).items():
         value = getattr(args, action.dest)
+        # Defaults may change with a version; what nobody chose should follow them.
         if value == action.default or value is None:
             continue
         yield name.replace("_", "-"), _plain(action, value)
@@ -139,6 +142,7 @@ def _as_words(action: argparse.Action, value: Any) -> list[str]:
         return [option] if value else []
     values = value if isinstance(value, list) else _pairs(value) if isinstance(value, dict) else [value]
     texts = [_text(one) for one in values]
+    # One value is joined to its option by an equals sign, since it may begin with a dash.
     if not option or action.nargs in ("+", "*"):
         return [option, *texts] if option else texts
     if action.type is words:
@@ -170,6 +174,7 @@ def _text(value: Any) -> str:
 def _read(path: Path) -> dict[str, Any]:
     if path.suffix not in _SUFFIXES:
         raise InputError(f"expected options in a file that ends in {', '.join(_SUFFIXES)}, got {path}")
+    # YAML is an extra's; TOML and JSON are read without one.
     decoders: dict[str, Callable[[str], Any]] = {".toml": tomllib.loads, ".json": msgspec.json.decode}
     decode = decoders.get(path.suffix)
     broken: tuple[type[Exception], ...] = (tomllib.TOMLDecodeError, msgspec.DecodeError, UnicodeDecodeError)
@@ -182,6 +187,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
     except broken as error:
         raise InputError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+    # An empty YAML file, or one with comments only.
     if content is None:
         return {}
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):

@@ -24,6 +24,7 @@ def ensure_published(model: str, without_asking: bool) -> None:
     """
     from phidet.inference.runtimes.open_model import BUNDLED
 
+    # A file, or what was meant as one, is never looked up among published names.
     if model in BUNDLED or Path(model).exists() or Path(model).suffix:
         return
     from phidet.core.files import cache_dir
@@ -33,6 +34,7 @@ def ensure_published(model: str, without_asking: bool) -> None:
     if published is None or published.target.is_file():
         return
     host, licence = urlsplit(published.file.url).hostname, published.file.licence
+    # A file that was downloaded for something else only has to be converted.
     here = (cache_dir() / published.file.name).is_file()
     if not here and not without_asking:
         _ask(f"{model} is not on this machine. Download its weights from {host}, {licence}?", model)
@@ -41,6 +43,7 @@ def ensure_published(model: str, without_asking: bool) -> None:
 
 
 def _ask(question: str, model: str) -> None:
+    # Without somebody to answer, a question would wait for ever, or take what is piped in for the answer.
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise CheckpointError(
             f"{model} is published but not on this machine: give --download to fetch and convert it, or run "

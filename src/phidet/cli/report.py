@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from phidet.core.errors import InputError, PhidetError
+from phidet.core.words import count
 
 if TYPE_CHECKING:
     from phidet.detections.detections import Detections
@@ -51,6 +52,36 @@ def _keep(sinks: Sequence[Sink], report: Report) -> None:
         raise errors[0]
 
 
+class StatusLine:
+    """A line on standard error that says how far a command is; on a terminal the next one takes its place."""
+
+    def __init__(self) -> None:
+        self.is_terminal = sys.stderr.isatty()
+
+    def show(self, text: str) -> None:
+        """Shows a line on a terminal, and nothing elsewhere."""
+        if self.is_terminal:
+            print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+
+    def tell(self, text: str) -> None:
+        """Shows a line on a terminal, and prints one elsewhere, as in a log."""
+        if self.is_terminal:
+            self.show(text)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def clear(self) -> None:
+        """Removes the line, so that what follows does not stand behind it."""
+        self.show("")
+
+    def note(self, text: str) -> None:
+        """Prints a line of its own that stays."""
+        from phidet.detections.sinks.base import readable
+
+        self.clear()
+        print(f"phidet: {readable(text)}", file=sys.stderr)
+
+
 class Report:
     """Output during a run: a line for each image or video on standard output, progress and errors on standard
     error."""
@@ -67,7 +98,7 @@ class Report:
         self._images = self._objects = 0
         self._previous: SourceImage | None = None
         self._errors: list[PhidetError] = []
-        self._progress = sys.stderr.isatty()
+        self._line = StatusLine()
         self._video: tuple[str, int, dict[str, int]] | None = None  # source, frames, tally
 
     def found(self, item: SourceImage, found: Detections) -> None:
@@ -98,13 +129,10 @@ class Report:
 
     def total(self) -> str:
         """How many objects there were."""
-        from phidet.core.words import count
-
         return count(self._objects, "object")
 
     def failed(self, unusable: Unusable) -> None:
         """Reports a source, or the rest of one, that cannot be used."""
-        from phidet.detections.sinks.base import readable
         from phidet.detections.sinks.json_csv import error_line
 
         self._end_video()
@@ -112,22 +140,16 @@ class Report:
         if self._json:
             sys.stdout.buffer.write(error_line(unusable))
             sys.stdout.buffer.flush()
-        self._clear()
-        print(f"phidet: {readable(str(unusable.error))}", file=sys.stderr)
+        self.note(str(unusable.error))
 
     def note(self, text: str) -> None:
-        """Prints a note for the user that is not an error."""
-        from phidet.detections.sinks.base import readable
-
-        self._clear()
-        print(f"phidet: {readable(text)}", file=sys.stderr)
+        """Prints a note for the user."""
+        self._line.note(text)
 
     def done(self, written: Sequence[str]) -> None:
         """The last line: how many, how fast, and what was written."""
-        from phidet.core.words import count
-
         self._end_video()
-        self._clear()
+        self._line.clear()
         seconds = time.monotonic() - self._start
         parts = [f"{count(self._images, self.unit)}, {self.total()}"]
         if self._errors:
@@ -144,15 +166,12 @@ class Report:
             return
         # One exit code for scripts: that of the failures where they agree.
         codes = {error.exit_code for error in self._errors}
-        many = len(self._errors)
-        summary = PhidetError("1 source could not be used" if many == 1 else f"{many} sources could not be used")
+        summary = PhidetError(f"{count(len(self._errors), 'source')} could not be used")
         summary.exit_code = codes.pop() if len(codes) == 1 else InputError.exit_code
         raise summary
 
     def _end_video(self) -> None:
         if self._video is not None:
-            from phidet.core.words import count
-
             source, frames, tally = self._video
             self._video = None
             if not self._json:
@@ -161,22 +180,16 @@ class Report:
     def _say(self, line: str) -> None:
         from phidet.detections.sinks.base import readable
 
-        self._clear()
+        self._line.clear()
         if not self.quiet:
             print(readable(line), flush=True)
 
     def _show_progress(self) -> None:
-        from phidet.core.words import count
-
         now = time.monotonic()
-        if self._progress and now - self._shown > 0.2:
+        # Five times a second: a terminal that is written to for each small image slows the run down.
+        if now - self._shown > 0.2:
             self._shown = now
-            done = f"{count(self._images, self.unit)}, {self._images / (now - self._start):.1f} a second"
-            print(f"\r\033[K{done}", end="", file=sys.stderr, flush=True)
-
-    def _clear(self) -> None:
-        if self._progress:
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
+            self._line.show(f"{count(self._images, self.unit)}, {self._images / (now - self._start):.1f} a second")
 
 
 def _counts(counts: dict[str, int], before: str = "") -> str:

@@ -32,7 +32,6 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``phidet sample``."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG
     parser.add_argument("generator", metavar="GENERATOR", help="a file (.safetensors or .onnx), or the folder of a run")
     parser.add_argument("--as", dest="kind", choices=_KINDS, default="grid", metavar="KIND", help="see below (grid)")
@@ -71,6 +70,7 @@ def _write_sheet(generator: ImageGenerator, args: argparse.Namespace, out: Path)
     from phidet.inference.generator import image_grid
     from phidet.inference.sample_page import write_page
 
+    # Without a class named, each row has one in turn, so that the sheet shows all of them.
     if args.kind == "grid" and args.class_name is None:
         columns = min(12, args.count)
         sheet = sheets.sample_sheet(generator, -(-args.count // columns), columns, args.seed, args.psi)
@@ -116,5 +116,6 @@ def _write_nearest(generator: ImageGenerator, args: argparse.Namespace, out: Pat
 
     config = generator.config
     real = CropImages(read_objects(args.real, args.layout), config.image_size_hw[0], config.context, REAL)
+    # A dozen at most: each is compared with every real image.
     made = generator.sample(min(args.count, 12), args.seed, generator.class_id(args.class_name), args.psi)
     save_sheet(nearest_to(made, real, Lite0Features(torch.device("cpu"))), out, args.scale)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from phidet.cli.arguments import add_device, add_exact, add_precision, share_or_auto
+from phidet.cli.arguments import add_arithmetic, add_exact, share_or_auto
 from phidet.core.errors import ConfigError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -53,8 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     answers.add_argument("--iou", type=float, default=0.5, help="overlap that makes a duplicate (default: 0.5)")
     answers.add_argument("--max_detections", type=int, default=100, metavar="N", help="length of answers")
     add_exact(answers)
-    add_precision(answers)
-    add_device(answers)
+    add_arithmetic(answers)
     answers.add_argument("--runtime", default="auto", choices=("auto", "onnxruntime", "openvino", "litert"))
     batching = parser.add_argument_group("batching")
     batching.add_argument("--enable_batching", type=_boolean, nargs="?", const=True, default=True, metavar="BOOL")
@@ -103,8 +103,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Serves until SIGTERM or SIGINT."""
     from phidet.detections.settings import PostprocessSettings
+    from phidet.inference.detector import Detector
     from phidet.serve.configuration import ServerSettings
-    from phidet.serve.models.model import Running, detector_loader
+    from phidet.serve.models.model import detector_loader
     from phidet.serve.server import run as serve
 
     token = os.environ.get(TOKEN_VARIABLE)
@@ -125,11 +126,16 @@ def run(args: argparse.Namespace) -> None:
         trace_share=args.trace_share,
     )
     postprocess = PostprocessSettings(score=args.score, iou=args.iou, max_detections=args.max_detections)
-    running = Running(
-        args.runtime, batching.threads_each, batching.num_batch_threads, args.precision, args.device, args.exact
+    open_detector = partial(
+        Detector,
+        runtime=args.runtime,
+        threads=batching.threads_each,
+        precision=args.precision,
+        device=args.device,
+        at_once=batching.num_batch_threads,
+        exact=args.exact,
     )
-    load = detector_loader(postprocess, running)
-    serve(settings, load, _network(args), args.access_log)
+    serve(settings, detector_loader(postprocess, open_detector), _network(args), args.access_log)
 
 
 def _network(args: argparse.Namespace) -> Network:
@@ -148,6 +154,7 @@ def _sources(args: argparse.Namespace) -> tuple[Source, ...]:
     from phidet.serve.config_files import read_model_config
     from phidet.serve.configuration import Source
 
+    # One of the two, as for TensorFlow Serving: a file has names and folders of its own.
     if (args.model_base_path is None) == (args.model_config_file is None):
         raise ConfigError("expected one of --model_base_path FOLDER and --model_config_file FILE")
     if args.model_config_file is not None:

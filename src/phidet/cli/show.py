@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from phidet.core.errors import ConfigError
+from phidet.detections.sinks.base import ObjectSink
 
 if TYPE_CHECKING:
     from phidet.detections.detections import Detections
     from phidet.detections.tracking.draw import TrackDrawer
-    from phidet.images.sources import SourceImage, Unusable
+    from phidet.images.sources import SourceImage
 
 _LARGEST = (1280, 800)
 
 
-class Window:
+class Window(ObjectSink):
     """A sink that shows each frame; closing the window, or the key q, ends the command as Ctrl-C does.
 
     Attributes:
@@ -38,6 +39,7 @@ class Window:
             ) from None
         try:
             self._root = tk.Tk()
+        # No display, as over SSH or in a container: known only when a window is asked for.
         except tk.TclError as error:
             raise ConfigError(
                 f"--show needs a screen: {error}; the live page shows frames, too: phidet serve"
@@ -62,12 +64,10 @@ class Window:
         photo = self._image_tk.PhotoImage(drawn, master=self._root)
         self._label.configure(image=photo)
         self._label.image = photo  # Tk does not keep it
+        # Handles what the user did since the last frame; there is no main loop that would.
         self._root.update()
         if self._closed:
             raise KeyboardInterrupt
-
-    def skip(self, unusable: Unusable) -> None:
-        """Shows nothing."""
 
     def keep(self) -> str:
         self.discard()

@@ -25,7 +25,6 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``phidet synthesize``."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG
     parser.add_argument("data", type=Path, metavar="DATA", help="a data folder or file, in any layout")
     add_layout(parser)
@@ -53,6 +52,7 @@ def run(args: argparse.Namespace) -> None:
         raise ConfigError("objects come from a generator (-g MODEL) or from other images (--from crops): name one")
     splits, train = _read(args)
     names = splits[train].class_names
+    # Small and capital letters are one: names of classes are long to type.
     by_name = {name.casefold(): i for i, name in enumerate(names)}
     if args.class_name.casefold() not in by_name:
         raise UnknownNameError(f"class of {args.data}", args.class_name, names)
@@ -91,6 +91,7 @@ def _read(args: argparse.Namespace) -> tuple[dict[str, Dataset], str]:
     train = folder.read(name)
     splits = {name: train}
     val = folder.val_split()
+    # Before anything is made: an image that others were made of must not be validated on.
     if val is None:
         splits[name], splits["val"] = hold_out(train, HELD_OUT, args.seed)
     for split in folder.splits:

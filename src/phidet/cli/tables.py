@@ -1,10 +1,14 @@
-"""Tables and JSON for the terminal."""
+"""Tables, JSON and names of files for the terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import msgspec
+
+log = logging.getLogger("phidet")
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -34,3 +38,12 @@ def or_dash(value: object, form: str = "{}") -> str:
 def print_json(value: object) -> None:
     """Prints a struct, or what is made of them, as JSON with line breaks."""
     print(msgspec.json.format(msgspec.json.encode(value)).decode())
+
+
+def say_written(paths: Iterable[Path], as_json: bool) -> None:
+    """Names the files that were written; as notes where standard output is for JSON."""
+    for path in paths:
+        if as_json:
+            log.info("wrote %s", path)
+        else:
+            print(f"wrote {path}")

@@ -9,7 +9,17 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from phidet.cli.arguments import add_out, add_runtime, positive, share, share_or_auto, words, words_of
+from phidet.cli.arguments import (
+    add_detector,
+    add_out,
+    add_runtime,
+    class_words,
+    number,
+    positive,
+    share,
+    share_or_auto,
+    words,
+)
 from phidet.cli.report import Report, writing
 from phidet.core.errors import ConfigError, UnknownNameError
 
@@ -60,13 +70,9 @@ SIGTERM the results so far are kept.
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``phidet track``."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EPILOG
     parser.add_argument("sources", nargs="+", metavar="SOURCE", help="videos; see below")
-    parser.add_argument(
-        *("-m", "--model"), default="person", metavar="MODEL",
-        help="person (bundled), an export (.onnx, .xml, .tflite), a run's folder, a published name (person)",
-    )  # fmt: skip
+    add_detector(parser)
     add_out(parser, "FOLDER", f"where to write ({OUT})")
     parser.add_argument("--save", type=words, metavar="KINDS", help="what to write, separated by commas (video)")
     parser.add_argument("--json", action="store_true", help="print JSON lines; write files only if --save says which")
@@ -113,7 +119,6 @@ def run(args: argparse.Namespace) -> None:
     from phidet.cli.native_noise import without_native_noise
     from phidet.cli.show import Window
     from phidet.cli.signals import ended_by_sigterm
-    from phidet.detections.detections import Detections
     from phidet.detections.settings import PostprocessSettings
     from phidet.detections.sinks.track_sinks import TrackOutputs
     from phidet.detections.thresholds import stored_thresholds
@@ -123,6 +128,7 @@ def run(args: argparse.Namespace) -> None:
     from phidet.inference.tiles import check_tile
     from phidet.inference.track import track_stream
 
+    # An extra that is missing is named before a model is loaded.
     import_solver()
     settings, counting = _settings(args), _counting(args)
     kinds = _kinds(args, counting)
@@ -130,18 +136,15 @@ def run(args: argparse.Namespace) -> None:
     if kinds:
         check_sources_outside(args.sources, out)
     postprocess = PostprocessSettings(score=settings.tracker.low, iou=args.iou, max_detections=args.max)
-    if args.tile is not None:
-        check_tile(args.tile, postprocess)
+    check_tile(args.tile, postprocess)
     live = _live_source(args)
     detector = Detector(args.model, runtime=args.runtime, threads=args.threads)
     if args.start == "auto":
         settings = _with_own_scores(settings, stored_thresholds(detector, args.model).scores)
         postprocess = msgspec.structs.replace(postprocess, score=settings.tracker.low)
     if args.classes is not None:
-        names = detector.class_names
-        wanted = [name for text in args.classes for name in ([text] if text in names else words_of(text))]
-        Detections.empty(names).filter(classes=wanted)  # raises for an unknown name before anything is written
-        postprocess = msgspec.structs.replace(postprocess, classes=tuple(wanted))
+        classes = class_words(args.classes, detector.class_names)
+        postprocess = msgspec.structs.replace(postprocess, classes=classes)
     finder, make_tracker = _paired_by_relations(args, detector, settings)
     window = Window() if args.show else None
     # Opened last: a wrong option must not leave an empty output folder behind.
@@ -194,6 +197,7 @@ def _settings(args: argparse.Namespace) -> TrackSettings:
     given: dict[str, Any] = {"start": start, "low": args.low, "lost_s": args.lost}
     given = {name: value for name, value in given.items() if value is not None}
     if start is not None:
+        # Only what is matched first may begin a track: a lower start lowers that limit, too.
         given["high"] = min(args.start, TrackerSettings().high)
     tracker = TrackerSettings(**given, camera_motion=args.camera_motion)
     return TrackSettings(tracker=tracker, stride=args.stride, detect_every=args.detect_every, tile=args.tile)
@@ -219,6 +223,7 @@ def _counting(args: argparse.Namespace) -> CountSettings | None:
         places += read_places(args.places)
     if not places:
         return None
+    # Counting forgets a track when the tracker does: it could come back until then.
     waits = _settings(args).tracker.lost_s
     return CountSettings(places=tuple(places), anchor=args.anchor, forget_s=waits)
 
@@ -324,27 +329,12 @@ class TrackReport(Report):
 
 
 def _rate(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value <= 1000:
-        raise argparse.ArgumentTypeError(f"expected frames a second above 0, got {text!r}")
-    return value
+    return number(text, "frames a second above 0", lambda value: 0 < value <= 1000)
 
 
 def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < 1e6:
-        raise argparse.ArgumentTypeError(f"expected seconds, 0 or more, got {text!r}")
-    return value
+    return number(text, "seconds, 0 or more", lambda value: 0 <= value < 1e6)
 
 
 def _seconds_above_0(text: str) -> float:
-    value = _seconds(text)
-    if value == 0:
-        raise argparse.ArgumentTypeError(f"expected seconds above 0, got {text!r}")
-    return value
+    return number(text, "seconds above 0", lambda value: 0 < value < 1e6)

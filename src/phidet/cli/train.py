@@ -88,7 +88,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--augment", metavar="MODULE:FUNCTION", help="change training images by a function of your own (docs/train.md)"
     )
     how.add_argument("--epochs", type=int, metavar="N")
-    how.add_argument("--batch-size", type=int, metavar="N", help="images per step, over all devices")
+    how.add_argument(
+        "--batch-size", type=_batch, metavar="N|auto", help="images per step, over all devices, or what fits on the GPU"
+    )
     how.add_argument("--learning-rate", type=float, metavar="RATE", help="for 64 images")
     how.add_argument("--precision", choices=["32-true", "bf16-mixed", "16-mixed"])
     how.add_argument(
@@ -116,6 +118,7 @@ def run(args: argparse.Namespace) -> None:
     from phidet.training import run as running
     from phidet.training.seeds import has_seeds
 
+    # A resumed run goes on in its own folder.
     out = args.resume or args.out
     # Argparse has no default for it, so that --resume can tell whether a model was given.
     model = model_of(args)
@@ -265,8 +268,16 @@ def settings_of(args: argparse.Namespace, out: Path) -> RunSettings:
         nodes=args.nodes,
         compile=args.compile,
         save_memory=args.save_memory,
+        auto_batch=args.batch_size == "auto",
         log=tuple(args.log),
     )
+
+
+def _batch(text: str) -> int | str:
+    try:
+        return text if text == "auto" else int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a whole number or auto, got {text!r}") from None
 
 
 def _changes(args: argparse.Namespace) -> dict[str, Any]:
@@ -274,7 +285,7 @@ def _changes(args: argparse.Namespace) -> dict[str, Any]:
     import msgspec
 
     named = {key: getattr(args, key) for key in ("epochs", "batch_size", "learning_rate", "precision")}
-    changes: dict[str, Any] = {key: value for key, value in named.items() if value is not None}
+    changes: dict[str, Any] = {key: value for key, value in named.items() if value not in (None, "auto")}
     for setting in args.set:
         path, equals, text = setting.partition("=")
         if path.strip() == "augmentation.function":

@@ -40,5 +40,4 @@ def sigmoid(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """1 / (1 + e^−x), without overflow."""
     # The exponent is never positive, so exp cannot overflow; each sign has its own equivalent formula.
     small = np.exp(-np.abs(logits))
-    values: npt.NDArray[np.float32] = np.where(logits >= 0, 1 / (1 + small), small / (1 + small)).astype(np.float32)
-    return values
+    return np.where(logits >= 0, 1 / (1 + small), small / (1 + small)).astype(np.float32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -87,6 +88,18 @@ def _choices(kind: Any, place: str) -> tuple[object, ...]:
         kind = get_type_hints(kind).get(name)
     literals = [part for part in (kind, *get_args(kind)) if get_origin(part) is Literal]
     return get_args(literals[0]) if literals else ()
+
+
+def convert(values: Mapping[str, Any], kind: type[ConfigT], what: str, strict: bool = True) -> ConfigT:
+    """``values`` as a checked struct; without ``strict``, texts such as those of a command line count as numbers, too.
+
+    Raises:
+        ConfigError: they do not fit; the message begins with ``what`` they are of.
+    """
+    try:
+        return msgspec.convert(dict(values), kind, strict=strict)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{what}: {in_words(error, kind)}") from error
 
 
 def replace(config: ConfigT, changes: dict[str, Any]) -> ConfigT:

@@ -7,9 +7,9 @@ however many epochs read them. Images are decoded when they are asked for.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -61,14 +61,7 @@ class Annotations(NamedTuple):
 
     def take(self, part: slice | npt.NDArray[np.bool_] | npt.NDArray[np.int64]) -> Annotations:
         """Some of the objects; views where ``part`` is a slice."""
-        return Annotations(
-            self.boxes_xyxy[part],
-            self.class_ids[part],
-            self.areas[part],
-            self.crowd[part],
-            self.difficult[part],
-            take_fields(self.fields, part),
-        )
+        return Annotations._make([*(column[part] for column in self[:-1]), take_fields(self.fields, part)])
 
 
 class Problem(NamedTuple):
@@ -248,15 +241,8 @@ class Dataset:
 
 
 def _concatenated(parts: Sequence[Annotations]) -> Annotations:
-    return Annotations(
-        _join((a.boxes_xyxy for a in parts), np.float32, (0, 4)),
-        _join((a.class_ids for a in parts), np.int64),
-        _join((a.areas for a in parts), np.float32),
-        _join((a.crowd for a in parts), np.bool_),
-        _join((a.difficult for a in parts), np.bool_),
-        join_fields([(a.fields, len(a.areas)) for a in parts]),
-    )
-
-
-def _join(parts: Iterable[npt.NDArray[Any]], dtype: npt.DTypeLike, empty: tuple[int, ...] = (0,)) -> npt.NDArray[Any]:
-    return np.concatenate([np.zeros(empty, dtype), *parts]).astype(dtype, copy=False)
+    # No objects in front: they give the types and shapes where there are no parts, or parts of other types.
+    nothing = Annotations.of_boxes(np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
+    columns = zip(*(part[:-1] for part in (nothing, *parts)), strict=True)
+    joined = (np.concatenate(column).astype(column[0].dtype, copy=False) for column in columns)
+    return Annotations._make([*joined, join_fields([(a.fields, len(a.areas)) for a in parts])])

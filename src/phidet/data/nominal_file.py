@@ -27,6 +27,8 @@ _SIDES: dict[str, Side] = {
     **dict.fromkeys(("yes", "y", "true"), "bottom"),
 }
 _NUMBER = re.compile(r"\s*([-+]?(?:\d+(?:[.,]\d*)?|[.,]\d+)(?:e[-+]?\d+)?)\s*([a-zµ\"]*)\s*", re.IGNORECASE)
+_FARTHEST = 1e9  # beyond, squares of places are no longer exact
+_USUAL_SPACING = 0.25, 60.0  # mm: mil read as mm, or mm read as mil, are far outside
 _PLACE = re.compile(r"\(\s*(\S+?)[,;]?\s+(\S+?)\s*\)")
 """Both coordinates in one column, as in Eagle's part lists."""
 _ROTATION = re.compile(r"([SMR]*)(.*?)\s*(?:°|deg)?", re.IGNORECASE)
@@ -73,6 +75,7 @@ def read_nominal(path: Path, options: NominalOptions | None = None) -> Nominal:
     table = read_table(path)
     label = _label_column(table, options.label_column)
     parts = [_part(table, line, cells, (label, _unit(table, options))) for line, cells in table.rows]
+    # Every result names parts by their references, so that each comes once.
     lines: dict[str, int] = {}
     for (line, _), part in zip(table.rows, parts, strict=True):
         if part.reference in lines:
@@ -96,7 +99,24 @@ def _read_json(path: Path, options: NominalOptions) -> Nominal:
     return _nominal(path, parts.parts, options.unit or parts.unit, y_up=parts.y == "up")
 
 
+def doubtful_unit(nominal: Nominal) -> str | None:
+    """A sentence if parts stand so near or so far that the list's unit is likely another one; else ``None``."""
+    if len(nominal) < 2 or nominal.unit not in MILLIMETRES:
+        return None
+    places = nominal.places[:1000]  # of a longer list, so many are enough
+    apart = np.hypot(*(places[:, None] - places).transpose(2, 0, 1))
+    np.fill_diagonal(apart, np.inf)
+    usual = float(np.median(apart.min(axis=1))) * MILLIMETRES[nominal.unit]
+    low, high = _USUAL_SPACING
+    if usual == 0 or low <= usual <= high:
+        return None
+    return f"parts stand {usual:.2g} mm apart if {nominal.source} is in {nominal.unit}: is that the unit of its places?"
+
+
 def _nominal(path: Path, parts: Sequence[_Part], unit: str, y_up: bool) -> Nominal:
+    far = next((part for part in parts if max(abs(part.x), abs(part.y)) > _FARTHEST), None)
+    if far is not None:
+        raise InputError(f"{path}: {far.reference} is at {far.x:g}, {far.y:g}: expected places below {_FARTHEST:g}")
     return Nominal(
         tuple(part.reference for part in parts),
         tuple(part.label for part in parts),
@@ -180,6 +200,7 @@ def _number(table: NominalTable, place: tuple[int, str], text: str, unit: Unit |
         raise InputError(f"{where}: expected a number, got {text!r}")
     value = float(found[1].replace(",", "."))
     suffix = found[2].lower().strip('"') or ("in" if found[2] else "")
+    # What has no unit of length is an angle, in degrees.
     if unit is None and not suffix:
         return value
     if unit is None:

@@ -51,6 +51,7 @@ _NUMBER = re.compile(r"[-+−]?[.,]?\d.*")
 _ROTATION = re.compile(r"[SMR]*[-+−]?[.,]?\d.*")
 _COMMENTS = ("#", "*", "//", "%")
 _SEPARATORS = (";", "\t", ",", None)  # None: runs of spaces
+_WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # .xlsx and .ods, .xls
 _HEADERLESS = ("reference", "x", "y", "rotation", "value", "package")
 # Names of two words, which spaces as separators would cut in two: "Mid X", "Position (mm)".
 _SPACED_NAMES = re.compile(r"\b(?:mid|ref|pad|cent(?:er|re)) [xy]\b|\S+ [(\[]\w+[)\]]", re.IGNORECASE)
@@ -108,10 +109,14 @@ def read_table(path: Path) -> NominalTable:
 
 def _text(path: Path) -> str:
     """The file's text: Unicode, or else Windows-1252, in which many layout programs write "µ" and "±"."""
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: expected a list of parts or an image of a right assembly, then images")
     try:
         content = path.read_bytes()
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    if content.startswith(_WORKBOOKS):
+        raise InputError(f"{path} is a workbook or an archive: save the list as CSV")
     try:
         return content.decode(unicode_encoding(content))
     except UnicodeDecodeError:
@@ -159,6 +164,11 @@ def _rows(
         cells = _split(line, separator)
         if len(cells) < width and separator is not None:
             raise InputError(f"{path}:{number}: {len(cells)} columns, expected {width} as in the header")
+        if any(cells[width:]) and separator is not None:
+            raise InputError(
+                f"{path}:{number}: {len(cells)} columns, expected {width} as in the header: values with {separator!r} "
+                "in them, such as decimal commas, need quotes, or other separators between columns"
+            )
         rows.append((number, cells))
     return tuple(rows)
 

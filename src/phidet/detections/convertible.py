@@ -115,6 +115,7 @@ class Convertible:
         """
         make = optional_package("supervision", "Detections.to_supervision", "supervision").Detections
         data = {name: v.copy() for name, v in self.fields.items() if not isinstance(v, Column)}
+        # Theirs has a place of its own for ids, which many of its functions read.
         ids = data.get("track_id")
         return make(
             xyxy=self.boxes_xyxy.copy(),

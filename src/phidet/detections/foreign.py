@@ -68,14 +68,17 @@ def from_coco(results: Sequence[Mapping[str, Any]], source: Source, category_ids
     if category_ids is None:
         classes = categories - 1
     else:
+        # COCO's ids have gaps: the place in the list is the class.
         place = {category: i for i, category in enumerate(category_ids)}
         unknown = sorted(set(categories.tolist()) - place.keys())
         if unknown:
             raise InputError(f"expected one of the category ids {list(category_ids)}, got {unknown[0]}")
         classes = np.array([place[category] for category in categories.tolist()], np.int64)
     fields: dict[str, Values] = {}
+    # Some objects without a mask among others have one of no pixels.
     if any(result.get("segmentation") is not None for result in results):
         fields[FIELD] = masks_of([result.get("segmentation") for result in results], source.image_size_hw)
+    # Annotations have keys of the data set; in results the same names could be anybody's fields.
     annotated = any("iscrowd" in result for result in results)
     fields |= extra_fields(results, frozenset(RESERVED) | (_ANNOTATION_KEYS if annotated else frozenset()))
     return Parts(boxes, scores, classes, tuple(source.names), source.image_size_hw, fields)  # type: ignore[arg-type]
@@ -113,6 +116,7 @@ def from_supervision(theirs: Any, source: Source) -> Parts:
     labels = theirs.data.get("class_name")
     names = tuple(source.names)
     if not names and labels is not None and count:
+        # Theirs has no list of classes: the labels of what was found are all that is known.
         names = names_of(classes.tolist(), [str(label) for label in labels])
     fields = {name: np.asarray(values) for name, values in theirs.data.items() if name not in RESERVED}
     if theirs.tracker_id is not None:
@@ -128,6 +132,7 @@ def from_ultralytics(result: Any, source: Source) -> Parts:
     if boxes is None:
         raise InputError("expected a result of detection, with boxes: this one has none")
     given = result.names
+    # A dictionary or a list, by their version.
     names = tuple(given[i] for i in range(len(given))) if isinstance(given, Mapping) else tuple(given)
     size_hw = (int(result.orig_shape[0]), int(result.orig_shape[1]))
     fields: dict[str, Any] = {}
@@ -148,6 +153,7 @@ def extra_fields(rows: Sequence[Mapping[str, Any]], known: frozenset[str]) -> di
 
 def column_of(values: Sequence[Any]) -> npt.NDArray[Any]:
     """A column of JSON values: numbers of one kind, or texts, as a plain array, all else as objects."""
+    # By exact types: True is an int to Python, and would become 1 among numbers.
     kinds = {type(value) for value in values}
     if len(kinds) == 1 and kinds <= {int, float, bool, str}:
         array = np.array(values)
@@ -183,6 +189,7 @@ def _of(result: Mapping[str, Any], key: str) -> Any:
 def _yolo_row(line: str, number: int) -> tuple[int, list[float], float, npt.NDArray[np.float64] | None]:
     """Class, box (cx, cy, width, height as shares), score and outline of a line."""
     try:
+        # The number of words tells the form: a box, a box with a score, or an outline.
         numbers = [float(word) for word in line.split()]
         class_id = int(line.split(maxsplit=1)[0])
     except ValueError:

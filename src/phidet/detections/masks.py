@@ -119,6 +119,7 @@ class Masks(Column):
         Raises:
             InputError: something else, or a mask of another size.
         """
+        # Each file may mix its three forms, so one by one.
         parts = [_from_coco(one, size_hw) for one in segmentations]
         return cls.empty(size_hw) if not parts else parts[0].joined(parts[1:])
 
@@ -129,6 +130,7 @@ class Masks(Column):
 
     def __getitem__(self, index: Any) -> Masks:
         """Some of the masks; ``index`` as NumPy takes it for one dimension, but not a single number."""
+        # NumPy itself says what an index means, and refuses what is none.
         rows = np.arange(len(self))[index]
         if rows.ndim != 1:
             raise InputError("masks are taken by slices, lists and masks, not one by one: use masks[i : i + 1]")
@@ -193,6 +195,7 @@ class Masks(Column):
             (np.maximum, last // height + 1),
             (np.maximum, np.where(wraps, height, last % height + 1)),
         )
+        # reduceat has no answer for an empty mask, so only the others are asked.
         boxes = np.zeros((len(self), 4), np.float32)
         full = np.diff(self.runs.starts) > 0
         at = self.runs.starts[:-1][full] // 2
@@ -274,6 +277,7 @@ class Masks(Column):
             boxes_xyxy: (N, 4) in pixels of the image.
             side: cells in either direction.
         """
+        # Nine samples of each cell give its share, without scaling the mask.
         grid = np.zeros((len(self), side, side), np.float32)
         steps = (np.arange(_PARTS * side) + 0.5) / (_PARTS * side)
         for out, ((left, top, right, bottom), crop), box in zip(grid, self.crops(), boxes_xyxy, strict=True):

@@ -29,6 +29,7 @@ def show(found: Detections, image: ImageLike | None) -> None:
     if image is None:
         raise InputError("the image that was detected on is not known any more: give it, as in found.show('photo.jpg')")
     drawn = found.draw(image)
+    # Outside a notebook there is nothing to draw in but a window of the system's viewer.
     display = _notebook_display()
     if display is None:
         drawn.show()

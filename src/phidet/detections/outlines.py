@@ -35,6 +35,7 @@ def bridged(rings: Sequence[npt.NDArray[np.float64]] | Sequence[Ring]) -> npt.ND
     """One polygon from several, joined where each comes nearest to those before it."""
     if not len(rings):
         return np.zeros((0, 2))
+    # From the longest on, which is mostly the outer one, so that the lines between them are short.
     joined, *rest = (np.asarray(ring, np.float64) for ring in sorted(rings, key=len, reverse=True))
     for ring in rest:
         distance = ((joined[:, None] - ring[None]) ** 2).sum(-1)

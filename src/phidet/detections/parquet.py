@@ -107,6 +107,7 @@ def detections_in(batch: Any, names: tuple[str, ...]) -> Iterator[Detections]:
     lists = batch.column("detections")
     objects = lists.flatten()
     kinds = {objects.type.field(i).name for i in range(objects.type.num_fields)}
+    # Newer files may have more, and are read for what is known here.
     missing = {*BOX, "score", "class_id"} - kinds
     if missing:
         raise InputError(f"its objects have no {', '.join(sorted(missing))}")
@@ -121,6 +122,7 @@ def detections_in(batch: Any, names: tuple[str, ...]) -> Iterator[Detections]:
         rows = slice(start, start + length)
         start += length
         size = None if height is None else (height, width)
+        # Without names in the file, each image has those of its own objects.
         own_names = names or (names_of(class_ids[rows].tolist(), labels[rows]) if length else names)
         fields = fields_of({name: values[rows] for name, values in extras.items()}, size)
         yield Detections(boxes[rows], scores[rows], class_ids[rows], own_names, size, fields)

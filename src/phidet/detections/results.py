@@ -66,6 +66,7 @@ def read_results(path: Path | str) -> Iterator[ImageResult]:
         )
     path = Path(path)
     if path.is_dir():
+        # Hidden files are unfinished ones, or notes of whatever wrote the folder.
         parts = sorted(p for p in path.rglob("*.parquet") if not p.name.startswith((".", "_")))
         if not parts:
             raise InputError(f"expected Parquet files in {path}, found none")
@@ -114,6 +115,7 @@ def _nothing(_: Path) -> Iterator[ImageResult]:
 
 def _json_lines(path: Path) -> Iterator[ImageResult]:
     with path.open("rb") as file:
+        # Whether the first line is a document by itself tells lines from one document.
         first = file.readline()
         file.seek(0)
         try:
@@ -196,6 +198,7 @@ def _parquet(path: Path) -> Iterator[ImageResult]:
             raise InputError("phidet did not write it")
         for batch in file.iter_batches(_ROWS):
             columns = {name: batch.column(name).to_pylist() for name in batch.schema.names if name not in _OBJECTS}
+            # Of detect's files the source, of batch's the id.
             sources = columns.get("source") or columns.get("id") or []
             nothing = [None] * batch.num_rows
             rest = (columns.get(name, nothing) for name in ("frame", "time_s", "error"))

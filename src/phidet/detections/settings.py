@@ -50,6 +50,7 @@ class PostprocessSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     masks: bool = True
 
     def __post_init__(self) -> None:
+        # NumPy's numbers are welcome, NaN is not: all comparisons with it are false.
         for name in ("score", "iou"):
             value = getattr(self, name)
             if not (isinstance(value, _NUMBER) and 0 <= value <= 1) and (name, value) != ("score", "auto"):

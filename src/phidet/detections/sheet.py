@@ -67,6 +67,7 @@ def draw_sheet(
     draw.text((GAP, 16), heading, INK, font(24, bold=True))
     x = GAP + draw.textlength(heading, font(24, bold=True)) + 40
     for name, colour in legend:
+        # What does not fit is left out: half a name would be no help.
         end = x + 24 + draw.textlength(name, font(16)) + 24
         if end > width:
             break

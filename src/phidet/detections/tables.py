@@ -67,6 +67,7 @@ def to_pandas(found: Detections) -> Any:
     """See :meth:`Detections.to_pandas`."""
     pandas = optional_package("pandas", "Detections.to_pandas", "pandas")
     columns, description = _columns(found)
+    # A column of pandas has one dimension: rows of several are objects of it.
     values = {name: list(v) if v.ndim > 1 or v.dtype == object else v for name, v in columns.items()}
     frame = pandas.DataFrame(
         {name: pandas.Series(v, dtype=object) if isinstance(v, list) else v for name, v in values.items()}

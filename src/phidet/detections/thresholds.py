@@ -44,8 +44,7 @@ class Thresholds(msgspec.Struct, frozen=True, kw_only=True):
 
     def kept(self, found: Detections) -> npt.NDArray[np.bool_]:
         """(N,) whether each detection reaches the threshold of its class."""
-        reached: npt.NDArray[np.bool_] = found.scores >= np.array(self.scores, np.float64)[found.class_ids]
-        return reached
+        return found.scores >= np.array(self.scores, np.float64)[found.class_ids]
 
 
 def stored_thresholds(detector: object, model: object) -> Thresholds:

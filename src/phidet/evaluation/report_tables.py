@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
 
-from phidet.core.files import write_atomic
+from phidet.core.csv_files import write_csv
 from phidet.evaluation.class_counts import ClassCounts
 from phidet.evaluation.measure import Evaluation
 
@@ -78,18 +76,3 @@ def write_confusion(path: Path, matrix: npt.NDArray[np.int64], class_names: Sequ
     detector = len(matrix) > len(class_names)
     rows, columns = ([*class_names, *([last] if detector else [])] for last in ("(background)", "(missed)"))
     return write_csv(path, ("class", *columns), ((name, *row) for name, row in zip(rows, matrix.tolist(), strict=True)))
-
-
-def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> Path:
-    """Writes a table; ``None`` becomes an empty cell, fractions have six significant digits.
-
-    Raises:
-        PhidetError: the file cannot be written.
-    """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows([f"{cell:.6g}" if isinstance(cell, float) else cell for cell in row] for row in rows)
-    # Names of classes and files may not be UTF-8; spreadsheets take a readable form.
-    write_atomic(path, text.getvalue().encode("utf-8", "backslashreplace"))
-    return path

@@ -118,18 +118,16 @@ def _check(options: ExportOptions, target: Path, data: Dataset | None) -> None:
 def _make(
     model: Model, options: ExportOptions, folder: Path, name: str, images: Sequence[npt.NDArray[np.uint8]]
 ) -> list[Path]:
-    if _relates(model):
-        path = folder / f"{name}.onnx"
-        path.write_bytes(relations_onnx(model).SerializeToString())
-        return [path]
     half = options.precision == "fp16"
     header = Header(model.config, options.precision, model.thresholds)
     if options.to == "tflite":
         from phidet.export.tflite_file import write_tflite  # noqa: PLC0415 - an extra of its own
 
         return write_tflite(model, header, folder / f"{name}.tflite", images)
+    if _relates(model):
+        graph = relations_onnx(model)
     # OpenVINO and 8-bit kernels run best with channels last; ONNX Runtime in floats has a blocked layout of its own.
-    if options.to == "openvino" or options.precision == "int8":
+    elif options.to == "openvino" or options.precision == "int8":
         graph = build_onnx(model, channels_last=True)
     else:
         graph = build_onnx_with_nms(model, half) if options.nms else build_onnx(model, half)

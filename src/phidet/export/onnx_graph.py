@@ -234,9 +234,9 @@ def _conv(g: Graph, x: Value, conv: Conv) -> Value:
 def _transposed(g: Graph, x: Value, conv: Transposed, size_hw: tuple[int, int]) -> Value:
     # Of the 2n + 1 pixels along a side the last ones are cut off.
     cut = [2 * old + 1 - new for old, new in zip(x.size_hw, size_hw, strict=True)]
-    inputs = [x.name, g.weight(conv.weight.transpose(0, 1).contiguous())]
+    inputs = [x.name, g.weight(conv.weight.swapaxes(0, 1))]
     if conv.bias.any():
-        inputs.append(g.constant(conv.bias.detach().cpu().numpy()))
+        inputs.append(g.constant(conv.bias))
     name = g.add("ConvTranspose", inputs, kernel_shape=[3, 3], strides=[2, 2], pads=[0, 0, *cut])
     return Value(_activate(g, name, conv.act), len(conv.weight), size_hw)
 

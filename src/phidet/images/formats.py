@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple
 
+from phidet.core.words import count
+
 HEAD_BYTES = 512  # length of the file's beginning that :func:`format_of` needs
 _DESCRIBED_BYTES = 4096  # the same for :func:`describe`
 
@@ -215,4 +217,4 @@ def other_image(path: Path) -> str | None:
 def count_left_out(names: Sequence[str]) -> str:
     """ "3 image files left out: 2 PSD, 1 CR2"; ``names`` are those of :func:`other_image`."""
     kinds = ", ".join(f"{number} {name}" for name, number in Counter(names).most_common())
-    return f"{len(names)} image {'file' if len(names) == 1 else 'files'} left out: {kinds}"
+    return f"{count(len(names), 'image file')} left out: {kinds}"

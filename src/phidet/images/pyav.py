@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from fractions import Fraction
-from importlib import import_module
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from phidet.core.errors import MissingExtraError
+from phidet.core.optional import optional_package
 
 _UNSPECIFIED = 2  # "unspecified" in all three code spaces of ITU-T H.273
 _BT709, _BT601 = 1, 6
@@ -49,12 +48,7 @@ def import_av() -> Any:
     Raises:
         MissingExtraError: the ``video`` extra is not installed.
     """
-    try:
-        av = import_module("av")
-    except ModuleNotFoundError as error:
-        if error.name != "av":
-            raise
-        raise MissingExtraError("reading and writing video", "video") from None
+    av = optional_package("av", "reading and writing video", "video")
     av.logging.set_level(None)
     return av
 

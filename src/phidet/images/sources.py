@@ -220,7 +220,7 @@ def _entries(
     elif open_live is not None and is_live(source):
         yield _Video(without_password(source), live_name(source), partial(open_live, source))
     elif is_stream(source):
-        yield _Video(without_password(source), live_name(source), partial(_stream_frames, source))
+        yield _Video(without_password(source), live_name(source), lambda: LiveSource(source).frames())
     elif is_webcam(source):
         yield _Video(source, live_name(source), partial(webcam_frames, source))
     elif is_address(source):
@@ -236,10 +236,6 @@ def _fetch(source: str) -> bytes:
     from phidet.images.remote import fetch_image  # noqa: PLC0415 - slow to import, and rarely needed
 
     return fetch_image(source)
-
-
-def _stream_frames(source: str) -> Iterator[Frame]:
-    return LiveSource(source).frames()
 
 
 def _local(source: str, leave_out: Path | None, note: Callable[[str], None]) -> Iterator[_Entry]:

@@ -27,7 +27,7 @@ from phidet.detections.settings import PostprocessSettings
 from phidet.images.decode import ImageLike, as_pixels
 from phidet.images.formats import EXTENSIONS
 from phidet.inference.detector import Detector
-from phidet.inference.tiles import detect_tiled
+from phidet.inference.tiles import detect_one
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -74,10 +74,12 @@ class Aligner:
         self.postprocess = postprocess or PostprocessSettings()
         self._tile = tile
         self._template: Pixels | None = None
+        # An image of a right assembly is told from a list by its ending, as image files are everywhere.
         if not isinstance(nominal, Nominal) and Path(nominal).suffix.lower() in EXTENSIONS:
             listed = self._read_template(Path(nominal))
         else:
             listed = nominal if isinstance(nominal, Nominal) else read_nominal(Path(nominal), options)
+        # An empty list has no labels that could be wrong; that nothing is on it is said where it is aligned.
         self.nominal = listed.with_classes(detector.class_names, classes) if len(listed) else listed
         self.left_out = len(listed) - len(self.nominal)
         from_image = self.settings.refine == "template" or self.settings.pose_from == "image"
@@ -101,6 +103,7 @@ class Aligner:
 
     def align(self, pixels: Pixels, found: Detections, name: str = "") -> Alignment:
         """Aligns detections at hand; ``pixels`` are of the image that they were found in."""
+        # Refiners look at pixels, and so belong to one image.
         refine: Refine | None = None
         if self.settings.refine == "centroid":
             refine = centroid_refiner(pixels)
@@ -112,9 +115,7 @@ class Aligner:
         return align_detections(self.nominal, found, self.settings, image=name, refine=refine, located=located)
 
     def _detect(self, pixels: Pixels) -> Detections:
-        if self._tile is not None:
-            return detect_tiled(self.detector, pixels, self._tile, self.postprocess)
-        return self.detector.detect([pixels], self.postprocess)[0]
+        return detect_one(self.detector, pixels, self._tile, self.postprocess)
 
     def _read_template(self, path: Path) -> Nominal:
         self._template = as_pixels(path)
@@ -176,6 +177,7 @@ def align(
     """
     detector = Detector(model) if isinstance(model, str | Path) else model
     aligner = Aligner(nominal, detector, settings, classes=classes)
+    # One aligner for all of them: the list and the model are read once.
     if isinstance(images, list | tuple):
         return [aligner(image) for image in images]
     return aligner(images)

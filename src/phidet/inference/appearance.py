@@ -60,6 +60,7 @@ class AppearanceDetector:
     def width(self) -> int:
         """Numbers of an appearance."""
         height, width = self._model.config.image_size_hw
+        # By trying it: how wide the maps are is known to the network alone.
         blank = np.zeros((height, width, 3), np.uint8)
         one = np.array([[0, 0, width, height]], np.float32)
         found = Detections(one, np.ones(1, np.float32), np.zeros(1, np.int64), self.class_names, (height, width))

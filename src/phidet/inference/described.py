@@ -19,7 +19,7 @@ from phidet.core.errors import CheckpointError, ConfigError, InputError
 from phidet.core.numbers import sigmoid
 from phidet.core.structs import from_json, require, require_one_of
 from phidet.data.coco_classes import COCO_80
-from phidet.detections.boxes import FloatArray, clip
+from phidet.detections.boxes import FloatArray, clip, cxcywh_to_xyxy
 from phidet.detections.detections import Detections
 from phidet.detections.nms import suppress
 from phidet.detections.protocol import SupportsDetect
@@ -128,6 +128,7 @@ class DescribedDetector:
         boxes, probabilities = self._decode(np.asarray(raw, np.float32))
         shift, scale = np.tile(offset_xy, 2), np.tile(scale_xy, 2)  # of x1, y1, x2, y2
         boxes = clip(np.asarray((boxes - shift) / scale, np.float32), (image.shape[0], image.shape[1]))
+        # As our own decoders: each pair of a row and a class, or of each row its best class.
         if settings.multi_class:
             rows, class_ids = np.nonzero(probabilities >= settings.least_score)
         else:
@@ -135,6 +136,7 @@ class DescribedDetector:
             rows = np.flatnonzero(probabilities[np.arange(len(class_ids)), class_ids] >= settings.least_score)
             class_ids = class_ids[rows]
         scores = probabilities[rows, class_ids]
+        # Suppression compares pairs: only the best ones go into it.
         best = np.argsort(-scores, kind="stable")[: settings.candidates]
         rows, class_ids, scores = rows[best], class_ids[best], scores[best]
         kept, scores = suppress(boxes[rows], scores, class_ids, settings)
@@ -145,6 +147,7 @@ class DescribedDetector:
         """(3, H, W) input, and where the image lies in it: its scale (x, y) and its offset (x, y) in pixels."""
         about, size_hw = self.description, self.description.size_hw
         height, width = image.shape[:2]
+        # Of each axis: stretching scales them differently.
         scale = np.full(2, fit_scale((height, width), size_hw), np.float32)
         offset = np.zeros(2, np.float32)
         if about.fit == "stretch":
@@ -156,7 +159,9 @@ class DescribedDetector:
             array = array + np.float32(about.pad)
             if about.fit == "centre":
                 offset = np.array([(size_hw[1] - width * scale[0]) // 2, (size_hw[0] - height * scale[1]) // 2])
+                # The image was put top left, and what is rolled out on one side is padding.
                 array = np.roll(array, (int(offset[1]), int(offset[0])), (1, 2))
+        # Mean and deviation are in the network's order of channels, so these are turned first.
         channels = array[::-1] if about.bgr else array
         mean, std = (np.array(values, np.float32)[:, None, None] for values in (about.mean, about.std))
         return np.ascontiguousarray((channels - mean) / std, np.float32), scale, offset.astype(np.float32)
@@ -165,13 +170,14 @@ class DescribedDetector:
         """(R, 4) boxes in pixels of the input as corners, (R, C) probabilities."""
         about, extra = self.description, 5 if self.description.objectness else 4
         values = raw[0].T if about.transposed else raw[0]
+        # Checked before anything is read of it: another order of axes would give boxes that only look wrong.
         expected = extra + len(self.class_names)
         if raw.ndim != 3 or values.shape[1] != expected:
             raise CheckpointError(
                 f"{about.model} returns {raw.shape}, expected rows of {expected} values: 4 for a box, "
                 f"{'1 for objectness, ' if about.objectness else ''}{len(self.class_names)} classes"
             )
-        probabilities = values[:, extra:] * 1
+        probabilities = values[:, extra:]
         objectness = values[:, 4:5]
         if about.logits:
             probabilities, objectness = sigmoid(probabilities), sigmoid(objectness)
@@ -179,8 +185,7 @@ class DescribedDetector:
             probabilities = probabilities * objectness
         boxes = self._from_grid(values[:, :4]) if about.boxes == "grid" else values[:, :4]
         if about.boxes != "xyxy":
-            centre, half = boxes[:, :2], boxes[:, 2:] / 2
-            boxes = np.concatenate([centre - half, centre + half], 1)
+            boxes = cxcywh_to_xyxy(boxes)
         return boxes, np.clip(probabilities, 0, 1)
 
     def _from_grid(self, values: FloatArray) -> FloatArray:
@@ -197,6 +202,7 @@ class DescribedDetector:
                 f"{self.description.model} returns {len(values)} rows, and strides {self.description.strides} at "
                 f"{height}×{width} have {len(cell)} cells"
             )
+        # Clipped, as the logarithm of an untrained network's size may overflow.
         sizes = np.exp(np.clip(values[:, 2:], -20, 20)) * stride_of
         return np.concatenate([(values[:, :2] + cell) * stride_of, sizes], 1).astype(np.float32)
 

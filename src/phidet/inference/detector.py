@@ -133,6 +133,7 @@ class Detector:
         """
         if not arrays:
             return []
+        # A common slip is two images instead of a list of them: the second one then stands where settings are.
         settings = PostprocessSettings() if settings is None else settings
         if not isinstance(settings, PostprocessSettings):
             raise InputError(
@@ -152,6 +153,7 @@ class Detector:
         self, outputs: Mapping[str, FloatArray], placement: Placement, settings: PostprocessSettings
     ) -> Detections:
         """From the raw outputs for one image, by name and without the batch dimension, to detections."""
+        # Thresholds of classes are applied afterwards, to what the lowest of them lets through.
         if not isinstance(settings.score, str):
             return self._decode(outputs, placement, settings)
         return above_thresholds(

@@ -95,8 +95,7 @@ class ImageGenerator:
         """Images (N, 3, R, R) fp32 from about 0 to 255, neither rounded nor clamped, all with the same noise."""
         rng = np.random.default_rng((noise_seed, 1))
         noise = [rng.standard_normal((1, 1, side, side), np.float32) for side in self.config.noise_sides]
-        images: FloatArray = (self.network.render(styles, noise) + 1) * np.float32(127.5)
-        return images
+        return (self.network.render(styles, noise) + 1) * np.float32(127.5)
 
     def sample(self, count: int, seed: int = 0, class_ids: npt.ArrayLike | None = None, psi: float = 1.0) -> Images:
         """``count`` images (N, R, R, 3) uint8 RGB; the same for the same seed."""
@@ -127,8 +126,7 @@ class ImageGenerator:
         ids = np.broadcast_to(np.asarray(class_ids, np.int64), (count,))
         if len(ids) and not 0 <= ids.min() <= ids.max() < self.config.num_classes:
             raise ConfigError(f"class ids must be 0…{self.config.num_classes - 1}, got {ids.min()}…{ids.max()}")
-        labels: FloatArray = np.eye(self.config.num_classes, dtype=np.float32)[ids]
-        return labels
+        return np.eye(self.config.num_classes, dtype=np.float32)[ids]
 
 
 def mix(coarse: FloatArray, fine: FloatArray, layer: int) -> FloatArray:

@@ -8,7 +8,6 @@ from typing import Protocol
 import msgspec
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 
 from phidet.core.errors import CheckpointError
 from phidet.data.crops import CropImages
@@ -22,7 +21,7 @@ from phidet.evaluation.generation import (
     slerp,
 )
 from phidet.inference.generator import ImageGenerator, Images
-from phidet.inference.runtimes.onnx_runtime import session_options
+from phidet.inference.runtimes.onnx_runtime import open_session, session_options
 
 _BATCH = 32
 
@@ -113,10 +112,7 @@ class OnnxFeatures:
 
     def __init__(self, path: Path) -> None:
         self.name = path.stem
-        try:
-            self.session = ort.InferenceSession(path, session_options(None), providers=["CPUExecutionProvider"])
-        except Exception as error:  # the classes differ from version to version
-            raise CheckpointError(f"{path} cannot be loaded: {str(error).splitlines()[0]}") from error
+        self.session = open_session(path, session_options(None))
         self.inputs = [each.name for each in self.session.get_inputs()]
 
     def __call__(self, images: Images) -> FloatArray:
@@ -131,6 +127,7 @@ class OnnxFeatures:
         return np.concatenate(parts).reshape(len(a)).astype(np.float64)
 
     def _run(self, *images: npt.NDArray[np.generic]) -> FloatArray:
+        # Features take one image and perceptions two: the other kind of file is a mistake that is made easily.
         if len(images) != len(self.inputs):
             raise CheckpointError(f"{self.name} takes {len(self.inputs)} inputs, expected {len(images)} of images")
         arrays = [np.ascontiguousarray(each, np.float32) for each in images]
@@ -153,6 +150,7 @@ def measure_generator(
     """
     settings = settings or Settings()
     features, perception = by
+    # Classes as frequent as in the real images, and not by chance: what is measured is not their mixture.
     spread = np.sort(real.class_ids)[np.arange(settings.samples) * len(real) // settings.samples]
     labels = spread if generator.config.labelled else None
     styles = generator.styles(generator.latents(settings.samples, settings.seed), labels)
@@ -186,6 +184,7 @@ def path_lengths(
     """
     found = {}
     for number, (space, end) in enumerate((space, end) for space in "zw" for end in (False, True)):
+        # Random numbers of its own for each of the four, so that none depends on which others are measured.
         rng = np.random.default_rng((settings.seed, 2, number))
         distances = []
         for start in range(0, settings.paths, _BATCH):
@@ -220,6 +219,7 @@ def _styles_at(
     space: str,
 ) -> FloatArray:
     """w at t between two latents: along the sphere through z, or straight through w."""
+    # Latents lie on a sphere, which a straight line between two of them would leave.
     if space == "z":
         return generator.styles(slerp(*ends, t).astype(np.float32), labels)
     first, second = (generator.styles(end.astype(np.float32), labels).astype(np.float64) for end in ends)
@@ -238,6 +238,7 @@ def latent_separability(
         seed: of latents and noise.
     """
     latents = generator.latents(samples, seed)
+    # As many of each class: what is to be separated must not be the classes' frequencies.
     class_ids = np.arange(samples) % generator.config.num_classes
     styles = generator.styles(latents, class_ids)
     answers = probabilities_of(generator.images(styles, seed))

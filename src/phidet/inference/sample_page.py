@@ -11,7 +11,7 @@ from PIL import Image
 
 from phidet.core.files import write_atomic
 from phidet.detections.boxes import FloatArray
-from phidet.inference.generator import ImageGenerator, Images, mix
+from phidet.inference.generator import ImageGenerator, Images, image_grid, mix
 
 SOURCES, STEPS = 6, 9
 """Images that are mixed, and places on each side of the plane between four of them."""
@@ -64,8 +64,9 @@ def write_page(generator: ImageGenerator, path: Path, seed: int, class_id: int |
     cuts = max(2, size // 3 // 2 * 2), max(4, 2 * size // 3 // 2 * 2)
     places = np.stack(np.meshgrid(*[np.arange(SOURCES)] * 3, indexing="ij"), -1).reshape(-1, 3)
     coarse, middle, fine = (sources[places[:, i]] for i in range(3))
-    mixed = _tiled(generator.images(mix(mix(coarse, middle, cuts[0]), fine, cuts[1])), SOURCES)
-    walked = _tiled(generator.images(_plane(sources[:4])), STEPS)
+    # Without gaps, as the page cuts single images out again.
+    mixed = image_grid(generator.images(mix(mix(coarse, middle, cuts[0]), fine, cuts[1])), SOURCES, gap=0)
+    walked = image_grid(generator.images(_plane(sources[:4])), STEPS, gap=0)
     big = max(generator.config.image_size_hw[0], 256)
     text = _PAGE.format(
         title=f"{generator.config.name}{'' if class_id is None else ': ' + generator.config.class_names[class_id]}",
@@ -84,13 +85,6 @@ def _plane(corners: FloatArray) -> FloatArray:
     below = corners[2] + x * (corners[3] - corners[2])
     plane: FloatArray = (above + y * (below - above)).astype(np.float32)
     return plane
-
-
-def _tiled(images: Images, columns: int) -> Images:
-    """Images side by side without gaps, as the page cuts them out again."""
-    count, height, width = images.shape[:3]
-    tiles = images.reshape(count // columns, columns, height, width, 3).transpose(0, 2, 1, 3, 4)
-    return tiles.reshape(count // columns * height, columns * width, 3)
 
 
 def _encoded(image: Images) -> str:

@@ -70,11 +70,13 @@ def film(
     kind = _FILM_FORMATS.get(path.suffix.lower())
     if kind is None:
         raise ConfigError(f"a film is written as {', '.join(_FILM_FORMATS)}, got {path.name!r}")
+    # A second from one point to the next, at twenty frames a second.
     stops, tiles = max(2, frames // 20), 9
     points = generator.styles(generator.latents(stops * tiles, seed), *what)
     points = points.reshape(stops, tiles, *points.shape[1:])
     sheets = []
     for frame in range(frames):
+        # The last point leads back to the first, so that the film has no beginning.
         where = frame * stops / frames
         stop, share = int(where), where - int(where)
         eased = np.float32(share * share * (3 - 2 * share))  # no jerk at the stops
@@ -90,6 +92,7 @@ def latent_path(generator: ImageGenerator, steps: int, seed: int, class_id: int 
     shares = np.linspace(0, 1, steps)[:, None]
     through_z = generator.styles(slerp(ends[:1], ends[1:], shares).astype(np.float32), class_id)
     w = generator.styles(ends, class_id)
+    # Straight, as w has no shape that a line could leave.
     through_w = w[:1] + shares[:, :, None].astype(np.float32) * (w[1:] - w[:1])
     return image_grid([*generator.images(through_z), *generator.images(through_w)], steps)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
 from typing import cast
@@ -46,15 +46,18 @@ def detect_stream(
             read, and the caller has the last answers. 0 detects when the caller asks for the next answer, as frames of
             a camera need it. As many images again wait at most, before and after.
     """
+    # Tiles of one image fill the batches themselves.
     groups = _groups(items, 1 if tile is not None else batch)
     detect = partial(_detect, detector, settings=settings, batch=batch, tile=tile)
     if at_once == 0:
         for group in groups:
             yield from [group] if isinstance(group, Unusable) else detect(group)
         return
+    # Submitted ahead in a thread, so that the next images are read while answers are waited for; their order stays.
     pool = ThreadPoolExecutor(at_once, "detect")
     try:
-        with closing(read_ahead(map(partial(_submit, pool, detect), groups), limit=at_once)) as answers:
+        submitted = (group if isinstance(group, Unusable) else pool.submit(detect, group) for group in groups)
+        with closing(read_ahead(submitted, limit=at_once)) as answers:
             for answer in answers:
                 yield from [answer] if isinstance(answer, Unusable) else answer.result()
     finally:
@@ -62,12 +65,6 @@ def detect_stream(
 
 
 Answers = list[tuple[SourceImage, Detections] | Unusable]
-
-
-def _submit(
-    pool: ThreadPoolExecutor, detect: Callable[[list[SourceImage]], Answers], group: list[SourceImage] | Unusable
-) -> Future[Answers] | Unusable:
-    return group if isinstance(group, Unusable) else pool.submit(detect, group)
 
 
 def _groups(items: Iterable[SourceImage | Unusable], size: int) -> Iterator[list[SourceImage] | Unusable]:

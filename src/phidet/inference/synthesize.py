@@ -88,6 +88,7 @@ def generated_pieces(generator: ImageGenerator, class_id: int | None, seed: int,
     def piece(width: int, height: int, rng: np.random.Generator) -> Pixels:
         if not made:
             seed_of_batch = int(rng.integers(2**31))
+            # Many at once: a generator is several times as fast so.
             made.extend(generator.sample(batch, seed_of_batch + seed, class_id, psi))
         return np.asarray(Image.fromarray(made.pop()).resize((width, height), Image.Resampling.BICUBIC))
 
@@ -103,6 +104,7 @@ def real_pieces(dataset: Dataset, class_id: int, context: float) -> Piece:
         image = dataset.image(crop.image)
         window = window_of(crop.box_xyxy, (image.shape[0], image.shape[1]), context)
         sides = round(window[2] - window[0]), round(window[3] - window[1])
+        # In its own pixels: an object must not be blurred before it is scaled to the wanted size.
         cut = cut_out(image, window, max(4, *sides))
         cut = cut[:, ::-1] if rng.random() < 0.5 else cut
         return np.asarray(Image.fromarray(np.ascontiguousarray(cut)).resize((width, height), Image.Resampling.BICUBIC))
@@ -135,6 +137,7 @@ def synthesize(splits: dict[str, Dataset], train: str, piece: Piece, plan: Plan,
         raise InputError(
             f"{dataset.name!r} has no {dataset.class_names[plan.class_id]}: sizes are learned from real ones"
         )
+    # The writer copies images into the data set, which then appears as a whole or not at all.
     with TemporaryDirectory() as folder:
         grounds, annotations, objects = _compose(dataset, real, piece, plan, Path(folder))
         added = _with_made(dataset, grounds, annotations, Path(folder))
@@ -249,6 +252,7 @@ def _overlap(box: npt.NDArray[np.float32], boxes: npt.NDArray[np.float32]) -> fl
 
 def _usual_overlap(dataset: Dataset, real: list[Crop]) -> float:
     """How much of a real object others cover, in three of four cases at most."""
+    # Real objects tell how much they usually hide each other, as cells in a sample do.
     shares = []
     for crop in real:
         others = dataset.annotations(crop.image).boxes_xyxy
@@ -260,6 +264,7 @@ def _usual_overlap(dataset: Dataset, real: list[Crop]) -> float:
 def _more(before: Annotations, boxes: npt.NDArray[np.float32], class_id: int) -> Annotations:
     count = len(boxes)
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
+    # A made object is none that is hard to see, and never a crowd.
     no = np.zeros(count, np.bool_)
     return Annotations(
         np.concatenate([before.boxes_xyxy, boxes]),
@@ -274,6 +279,7 @@ def _more(before: Annotations, boxes: npt.NDArray[np.float32], class_id: int) ->
 def _with_made(dataset: Dataset, grounds: list[int], annotations: list[Annotations], folder: Path) -> Dataset:
     count = len(dataset)
     names = [made_name(i + 1) for i in range(len(grounds))]
+    # All images have the same fields: since made objects have no masks, the real ones lose theirs.
     own = [dataset.annotations(i)._replace(fields=NO_FIELDS) for i in range(count)]
     sizes = [dataset.size_hw(i) for i in (*range(count), *grounds)]
     return Dataset(

@@ -114,8 +114,19 @@ def detect_tiled(
     return objects[: settings.max_detections]
 
 
-def check_tile(tile: int, settings: PostprocessSettings) -> None:
-    """Raises ConfigError unless tiles may have that side, and suppression can merge what they show."""
+def detect_one(
+    detector: SupportsDetect, image: Pixels, tile: int | None, settings: PostprocessSettings, batch: int = 4
+) -> Detections:
+    """Detects objects in one image, (H, W, 3) uint8 RGB; also tile by tile unless ``tile`` is ``None``."""
+    if tile is None:
+        return detector.detect([image], settings)[0]
+    return detect_tiled(detector, image, tile, settings, batch)
+
+
+def check_tile(tile: int | None, settings: PostprocessSettings) -> None:
+    """Raises ConfigError unless tiles, where there are any, may have that side, and suppression can merge them."""
+    if tile is None:
+        return
     if settings.nms == "none":
         raise ConfigError("tiles overlap, so what they see is merged: use hard or soft suppression, or no tiles")
     if not (isinstance(tile, int | np.integer) and tile >= SMALLEST):
@@ -203,8 +214,7 @@ def _same_object(one: TileDetections, others: TileDetections, iou: float) -> npt
     slack = _slack(one)  # tolerance by which the other box is enlarged
     grown = others.boxes_xyxy + np.concatenate([-slack, slack], axis=1)
     inside = area(_intersection(grown, one.boxes_xyxy)) > _COVERED * area(one.boxes_xyxy)
-    same: npt.NDArray[np.bool_] = (ious > iou) | (one.cut & inside)
-    return same
+    return (ious > iou) | (one.cut & inside)
 
 
 def _join(kept: TileDetections, at: int, other: TileDetections) -> None:

@@ -18,7 +18,7 @@ from phidet.detections.tracking.external import SupportsTrack
 from phidet.detections.tracking.settings import TrackerSettings
 from phidet.detections.tracking.tracker import Tracker
 from phidet.images.sources import SourceImage, Unusable
-from phidet.inference.tiles import detect_tiled
+from phidet.inference.tiles import detect_one
 
 _USUAL_RATE = 30.0
 
@@ -62,6 +62,7 @@ def track_stream(
         make_tracker: makes another tracker for each video, such as an
             :class:`~phidet.detections.tracking.external.ExternalTracker`.
     """
+    # Made once before any video, so that an extra that is missing is named at once.
     make_tracker = make_tracker or partial(Tracker, settings.tracker)
     tracker = make_tracker()
     previous: SourceImage | None = None
@@ -87,7 +88,7 @@ def track_stream(
             if looked_at % settings.detect_every:
                 tracked = tracker.predict(last_s)
             else:
-                found = _detect(detector, item, postprocess, settings.tile)
+                found = detect_one(detector, item.image, settings.tile, postprocess, batch=1)
                 tracked = tracker.update(found, last_s, item.image if settings.tracker.camera_motion else None)
         except InputError as error:
             yield Unusable(item.source, error)
@@ -114,6 +115,7 @@ def as_video(items: Iterable[SourceImage | Unusable], rate: float) -> Iterator[S
 
 def _video_name(item: SourceImage, folder: str) -> PurePosixPath:
     """As the folder is called; as the sequence, where it is MOTChallenge's ``SEQUENCE/img1``."""
+    # Images given by their folder have names below it, and the folder itself is no part of them.
     place = item.name.parent if item.name.parent.name else PurePosixPath(folder)
     if place.name == "img1":
         whole = PurePosixPath(folder)
@@ -126,11 +128,3 @@ def _video_name(item: SourceImage, folder: str) -> PurePosixPath:
 
 def _folder(source: str) -> str:
     return source.replace("\\", "/").rpartition("/")[0] or "."
-
-
-def _detect(
-    detector: SupportsDetect, item: SourceImage, postprocess: PostprocessSettings, tile: int | None
-) -> Detections:
-    if tile is not None:
-        return detect_tiled(detector, item.image, tile, postprocess, 1)
-    return detector.detect([item.image], postprocess)[0]

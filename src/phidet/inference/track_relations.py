@@ -44,11 +44,13 @@ class RelationsTracker:
     def update(self, found: Detections, time_s: float, image: npt.NDArray[np.uint8] | None = None) -> Detections:
         """The objects of the next frame that have a track, with the field ``track_id``."""
         settings = self._settings
+        # The network was trained on detections from its own lowest score on.
         found = found.filter(max(settings.low, self._relations.settings().least_score))
         ids = np.full(len(found), -1, np.int64)
         if self._tracks is not None and len(self._tracks) and len(found):
             rows, columns = self._pairs(self._tracks, _marked(found, ids, time_s))
             ids[columns] = np.asarray(self._tracks.fields[TRACK_ID])[rows]
+        # What was paired goes on; of the rest, only what is sure begins a track.
         new = np.flatnonzero((ids < 0) & (found.scores >= settings.start))
         ids[new] = self._next_id + np.arange(len(new))
         self._next_id += len(new)

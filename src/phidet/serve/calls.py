@@ -104,6 +104,7 @@ class Calls:
         seconds = time.monotonic() - call.begun
         # A label from a request would let clients create metrics without limit.
         known = call.model if call.model in self._repository.models else ""
+        # Whatever came of it: each request is counted once, and its place is free again.
         self._metrics.in_flight.dec()
         self._metrics.requests.labels(call.api, known, str(status)).inc()
         self._metrics.request_seconds.labels(call.api).observe(seconds)

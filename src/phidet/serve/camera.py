@@ -25,6 +25,7 @@ class Camera(msgspec.Struct, frozen=True):
     places: tuple[Place, ...] = ()
 
     def __post_init__(self) -> None:
+        # The name is a part of a path, and of lines of the log.
         if not self.name or "/" in self.name or not self.name.isprintable():
             raise ConfigError(f"a camera's name must be printable and have no '/', got {self.name!r}")
         from phidet.images.live import is_live  # noqa: PLC0415 - a server without cameras needs no network of its own

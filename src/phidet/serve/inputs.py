@@ -44,6 +44,7 @@ class Budget:
         Raises:
             RefusedError: 400: too many pixels, or none.
         """
+        # Before decoding, which would take the memory that is to be protected.
         shown = f"the image has {width}×{height} pixels"
         if height * width > self._each:
             raise bad_request(f"{shown}, more than this server's limit of {self._each}")
@@ -156,6 +157,7 @@ def check_batch(array: Pixels, name: str) -> list[Pixels]:
     Raises:
         RefusedError: 400.
     """
+    # By the array's own shape: what a client wrote of it may be anything.
     if array.ndim != 4 or array.shape[3] != 3:
         raise bad_request(f"input {name} must be {_UINT8} of shape [-1,-1,-1,3], got shape {list(array.shape)}")
     return list(array)

@@ -104,6 +104,7 @@ class Server(uvicorn.Server):
             timeout_graceful_shutdown=GRACE_SECONDS,
             backlog=1024,
         )
+        # By hand, as uvicorn takes files of certificates only once; this context gets renewed ones.
         config.load()
         if network.certificate is not None:
             config.ssl = network.certificate.context

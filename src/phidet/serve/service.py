@@ -69,6 +69,7 @@ class Service:
         self.body_bytes_in_flight = 0
         self.draining = False  # the server will stop: it answers, and says that it is not ready
         self.stopping = asyncio.Event()  # it takes nothing new
+        # As many as cores: decoding does little else than compute.
         self._threads = ThreadPoolExecutor(usable_cores(), "decode")
         self._following: asyncio.Task[None] | None = None
         self.watchers: dict[str, Watcher] = {}

@@ -75,6 +75,7 @@ class TwoNetworks:
         self.fabric, self.network, self.adversary, self.recipe = fabric, network, adversary, recipe
         self.seed, self.num_classes = seed, num_classes
         self.discriminator = adversary.discriminator.to(fabric.device)
+        # Of the generator, then of the discriminator; states keep this order.
         self.optimizers = [_adam(network, recipe), _adam(self.discriminator, recipe)]
         self.average = GeneratorAverage(network)
         self.processes = Processes(fabric.world_size, total_over_processes)
@@ -95,6 +96,7 @@ class TwoNetworks:
         phase = self.adversary.phase(self.shown, self.recipe.batch_size, self.recipe.learning_rate)
         self._enter(phase)
         labels = F.one_hot(class_ids, self.num_classes).float() if self.num_classes else None
+        # Seeded by the number of the step: a resumed run draws what it would have drawn.
         chance = Chance(
             self.fabric.device, self.seed * 1_000_003 + self.steps, self.fabric.global_rank, self.fabric.world_size
         )
@@ -103,6 +105,7 @@ class TwoNetworks:
         losses |= self._generator_step(labels, phase, chance, augment)
         images = len(pixels) * self.fabric.world_size
         self.average.update(self.network, self.adversary.average_decay(images))
+        # A tensor still: to read it would wait for the device in every step.
         sign = self.processes.total(losses.pop("real_sign")) / self.processes.size
         if self.probability is not None:
             self.probability.note(sign, images)
@@ -114,6 +117,7 @@ class TwoNetworks:
     ) -> dict[str, Tensor]:
         adversary, (pixels, labels) = self.adversary, real_images
         self.discriminator.requires_grad_(True)
+        # The generator does not learn here, so that its activations need not be kept.
         with torch.no_grad():
             fake = augment(adversary.fake_images(self.network, labels, phase, chance, self.processes))
             real = augment(adversary.real_images(pixels, phase))
@@ -158,6 +162,7 @@ class TwoNetworks:
 
         def change(images: Tensor) -> Tensor:
             count = len(images) * world
+            # Drawn for the whole batch in every process, of which each takes its rows.
             geometry, colour = draw_geometry(count, p, size, rng), draw_colour(count, p, rng)
             return change_images(images, geometry[rank::world], colour[rank::world])
 
@@ -191,6 +196,7 @@ class TwoNetworks:
         self.discriminator.load_state_dict(state["discriminator"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
+        # In place: the average's tensors stay on their device.
         for name, tensor in state["average"].items():
             self.average.values[name].copy_(tensor)
         if self.probability is not None:

@@ -22,6 +22,7 @@ def repeat_factors(dataset: Dataset, share: float) -> npt.NDArray[np.float64]:
         (N,) numbers ≥ 1.
     """
     present = [np.unique(_real(dataset, index)) for index in range(len(dataset))]
+    # On how many images each class is, not how many objects it has.
     images_of = np.bincount(np.concatenate(present), minlength=len(dataset.class_names))
     factors = np.sqrt(share * len(dataset) / np.maximum(images_of, 1)).clip(min=1)
     return np.array([factors[ids].max(initial=1) for ids in present])

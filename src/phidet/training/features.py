@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from phidet.core.errors import CheckpointError, DownloadError
 from phidet.weights.create import create_classifier
+
+log = logging.getLogger("phidet")
 
 _SIDE = 128  # pixels; crops are small, and a larger input would show nothing more of them
 _BATCH = 64
@@ -42,6 +46,7 @@ class Lite0Features:
     def __call__(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """(N, H, W, 3) uint8 RGB → (N, 320): the last maps of the backbone, averaged over the image."""
         planes = images.transpose(0, 3, 1, 2)
+        # In parts: maps of all images together would not fit in memory.
         parts = [self._levels(planes[i : i + _BATCH])[-1].mean((2, 3)) for i in range(0, len(images), _BATCH)]
         return np.asarray(torch.cat(parts).cpu().numpy(), np.float32)
 
@@ -64,3 +69,12 @@ class Lite0Features:
         pixels = F.interpolate(pixels, (_SIDE, _SIDE), mode="bilinear", antialias=True, align_corners=False)
         maps: dict[int, Tensor] = self.backbone((pixels - self.mean) / self.std)
         return [maps[level] for level in sorted(maps)]
+
+
+def open_features(consequence: str) -> Lite0Features | None:
+    """Features on the usual device; ``None`` where their weights cannot be had, with a warning of the consequence."""
+    try:
+        return Lite0Features(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    except (CheckpointError, DownloadError) as error:
+        log.warning("%s: %s", consequence, error)
+        return None

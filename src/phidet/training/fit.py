@@ -20,6 +20,7 @@ from phidet.architectures.registry import architecture_of
 from phidet.core.errors import CheckpointError, ConfigError, TrainingDivergedError
 from phidet.core.extras import __version__
 from phidet.core.machine import keep_freed_memory, usable_cores
+from phidet.core.structs import require
 from phidet.training.about import About, Origin, Request
 from phidet.training.base import TrainingTask
 from phidet.training.curves import draw_curves
@@ -47,6 +48,8 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True):
         compile: let ``torch.compile`` fuse what it can, for minutes at the start.
         save_memory: compute activations a second time instead of keeping them.
         resume: continue the run in ``out``.
+        auto_batch: take the batch that fits into the GPU's memory (:mod:`phidet.training.batch_size`) instead of the
+            recipe's; a resumed run keeps the one that it was begun with.
         log: who else is told the metrics, of :data:`phidet.training.loggers.KINDS`.
     """
 
@@ -59,13 +62,12 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True):
     compile: bool = False
     save_memory: bool = False
     resume: bool = False
+    auto_batch: bool = False
     log: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seed < 2**32:
-            raise ConfigError(f"seed must be a whole number from 0 to 2³² − 1, got {self.seed}")
-        if self.workers is not None and self.workers < 0:
-            raise ConfigError(f"workers must be a whole number ≥ 0, got {self.workers}")
+        require(0 <= self.seed < 2**32, f"seed must be a whole number from 0 to 2³² − 1, got {self.seed}")
+        require(self.workers is None or self.workers >= 0, f"workers must be a whole number ≥ 0, got {self.workers}")
         check_loggers(self.log)
 
 
@@ -104,6 +106,7 @@ def fit(
         about = describe(model, task, recipe, settings, None if origin is None else origin.request)
         folder.create(about, None if origin is None else origin.images)
 
+    # Only the first process tells others, or every metric would be there several times.
     told = settings.log if fabric.is_global_zero else ()
     settings_of_run = {"model": model.config.name, "seed": settings.seed, "recipe": msgspec.to_builtins(recipe)}
     loggers = Loggers(told, settings.out, settings_of_run)

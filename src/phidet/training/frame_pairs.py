@@ -30,6 +30,7 @@ def frame_pairs(dataset: Dataset) -> Pairs:
             videos[video].append((number, index))
     pairs: Pairs = []
     for video, frames in videos.items():
+        # Neighbours in the order of their numbers, in which there may be gaps: not every frame is labelled.
         for (number, index), (following, other) in zip(sorted(frames), sorted(frames)[1:], strict=False):
             if number == following:
                 raise InputError(
@@ -61,11 +62,6 @@ def _both(dataset: Dataset, one: int, other: int) -> Annotations:
     width = dataset.size_hw(one)[1]
     # Labels of masks have a place in their own image only, and are not looked at.
     fields = [({name: v for name, v in a.fields.items() if name != "masks"}, len(a.areas)) for a in (first, second)]
-    return Annotations(
-        np.concatenate((first.boxes_xyxy, beside(second.boxes_xyxy, np.ones(len(second.areas), np.int64), width))),
-        np.concatenate((first.class_ids, second.class_ids)),
-        np.concatenate((first.areas, second.areas)),
-        np.concatenate((first.crowd, second.crowd)),
-        np.concatenate((first.difficult, second.difficult)),
-        join_fields(fields),
-    )
+    second = second._replace(boxes_xyxy=beside(second.boxes_xyxy, np.ones(len(second.areas), np.int64), width))
+    columns = (np.concatenate(both) for both in zip(first[:-1], second[:-1], strict=True))
+    return Annotations._make([*columns, join_fields(fields)])

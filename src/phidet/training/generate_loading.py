@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from phidet.architectures.adversarial import Adversarial
-from phidet.core.errors import ConfigError, InputError
+from phidet.core.errors import ConfigError
 from phidet.data.crops import Crop, cut_out, read_crops, window_of
 from phidet.data.dataset import Dataset
 from phidet.training.loading import EpochSampler
@@ -47,6 +45,7 @@ class ShownImages(EpochSampler):
         processes: tuple[int, int] = (0, 1),
         repeats: npt.NDArray[np.float64] | None = None,
     ) -> None:
+        # The order of one process: every process walks through all of it, and takes its part of each batch.
         super().__init__(num_crops, 1, seed, 0, 1, repeats)
         self.adversary, self.recipe = adversary, recipe
         self.batch_size = recipe.batch_size
@@ -66,6 +65,7 @@ class ShownImages(EpochSampler):
         left = self.adversary.epoch_images
         while True:
             size = self.adversary.phase(shown, self.recipe.batch_size, self.recipe.learning_rate).batch_size
+            # A batch that would reach beyond the epoch belongs to the next one; every epoch has at least one.
             if sizes and size > left:
                 return sizes
             # Discriminators compare the images of a batch in groups of four, which no process shares.
@@ -123,21 +123,3 @@ class TrainCrops(TorchDataset[tuple[Tensor, int]]):
         crop = self.crops[index]
         image = self.dataset.image(crop.image)
         return cut_out(image, window_of(crop.box_xyxy, (image.shape[0], image.shape[1]), self.context), self.size)
-
-
-def crop_loader(crops: TrainCrops, sampler: ShownImages, workers: int) -> DataLoader[Any]:
-    """Batches of (pixels (B, 3, size, size) uint8, classes (B,) int64)."""
-    workers = 0 if crops.pixels is not None else workers  # what lies in memory is faster without processes
-    return DataLoader(
-        crops,
-        batch_sampler=sampler,
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        pin_memory=torch.cuda.is_available(),
-    )
-
-
-def check_crops(crops: list[Crop], name: str) -> None:
-    """Raises InputError unless there is something to learn."""
-    if len(crops) < 2:
-        raise InputError(f"{name} has {len(crops)} objects that a generator could learn: expected two or more")

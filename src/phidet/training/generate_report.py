@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
-import torch
 
-from phidet.core.errors import CheckpointError, DownloadError
 from phidet.core.files import write_atomic
 from phidet.data.crops import CropImages
 from phidet.data.dataset import Dataset
@@ -20,9 +17,8 @@ from phidet.inference.generator import ImageGenerator, Images
 from phidet.inference.measure_generator import Features, GenerationReport, Settings, measure_generator
 from phidet.inference.runtimes.torch_generator import TorchGenerator
 from phidet.inference.sample_page import write_page
-from phidet.training.features import Lite0Features
+from phidet.training.features import open_features
 
-log = logging.getLogger("phidet")
 REAL = 50_000
 """Real images, at most, that are compared."""
 USUAL = Settings()
@@ -39,14 +35,13 @@ def report_generator(model: Any, train: Dataset, folder: Path) -> dict[str, floa
     model.eval()
     generator = ImageGenerator(TorchGenerator(model))
     _write_sheets(generator, folder)
-    try:
-        features = Lite0Features(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    except (CheckpointError, DownloadError) as error:
-        log.warning("the generator is not measured: %s", error)
+    features = open_features("the generator is not measured")
+    if features is None:
         return {}
     real = CropImages(train, generator.config.image_size_hw[0], generator.config.context, REAL)
     report = measure_generator(generator, real, (features, features), USUAL)
     write_atomic(folder / "generation.json", msgspec.json.format(msgspec.json.encode(report)))
+    # Every class in turn.
     labels = np.arange(_SHOWN) % generator.config.num_classes if generator.config.labelled else None
     made = generator.sample(_SHOWN, 1, labels)
     sheets.save_sheet(nearest_to(made, real, features), folder / "nearest.png", 2)

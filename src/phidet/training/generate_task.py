@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, cast
@@ -11,14 +10,14 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 from PIL import Image
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 
 from phidet.architectures.adversarial import Adversarial
 from phidet.architectures.adversarial_config import GeneratorConfig
 from phidet.architectures.base import NetworkConfig, resolved_loss
 from phidet.architectures.model import Model
 from phidet.architectures.registry import architecture_of
-from phidet.core.errors import CheckpointError, ConfigError, DownloadError
+from phidet.core.errors import ConfigError, InputError
 from phidet.core.files import write_atomic_with
 from phidet.data.crops import CropImages, crops_of
 from phidet.data.dataset import Dataset
@@ -27,15 +26,14 @@ from phidet.inference.generator import ImageGenerator, image_grid
 from phidet.inference.runtimes.torch_generator import TorchGenerator
 from phidet.training.adversarial import TwoNetworks
 from phidet.training.base import TrainingTask
-from phidet.training.features import Lite0Features
-from phidet.training.generate_loading import ShownImages, TrainCrops, check_crops, crop_loader
-from phidet.training.loading import EpochSampler
+from phidet.training.features import Lite0Features, open_features
+from phidet.training.generate_loading import ShownImages, TrainCrops
+from phidet.training.loading import EpochSampler, train_loader
 from phidet.training.recipe import Recipe
 
 if TYPE_CHECKING:
     from phidet.training.fit import RunSettings
 
-log = logging.getLogger("phidet")
 MEASURED = 2000
 """Images of each kind, at most, that are compared after an epoch."""
 _ROWS, _COLUMNS = 8, 12  # of the sample sheet
@@ -56,9 +54,10 @@ class GenerateTask(TrainingTask):
     def __init__(self, config: NetworkConfig, train: Dataset) -> None:
         self.config, self.train = cast("GeneratorConfig", config), train
         self.crops = crops_of(train)
-        check_crops(self.crops, train.name)
+        if len(self.crops) < 2:
+            what = f"{train.name} has {len(self.crops)} objects that a generator could learn"
+            raise InputError(f"{what}: expected two or more")
         self._adversary: Adversarial | None = None
-        self._crops: TrainCrops | None = None
 
     @property
     def val_name(self) -> str | None:
@@ -67,11 +66,7 @@ class GenerateTask(TrainingTask):
     @cached_property
     def features(self) -> Lite0Features | None:
         """What compares images; ``None`` where its weights cannot be had."""
-        try:
-            return Lite0Features(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-        except (CheckpointError, DownloadError) as error:
-            log.warning("made images are not measured while training: %s", error)
-            return None
+        return open_features("made images are not measured while training")
 
     @cached_property
     def real_features(self) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -104,7 +99,8 @@ class GenerateTask(TrainingTask):
     def loader(self, recipe: Recipe, seed: int, sampler: EpochSampler, workers: int) -> DataLoader[Any]:
         size, context = self.config.image_size_hw[0], self.config.context
         crops = TrainCrops(self.train, self.crops, size, context, recipe.augmentation.flip, seed)
-        return crop_loader(crops, cast("ShownImages", sampler), workers)
+        # What lies in memory is faster without processes.
+        return train_loader(crops, sampler, workers if crops.pixels is None else 0, default_collate)
 
     def learner(self, fabric: Fabric, model: Model, recipe: Recipe, settings: RunSettings) -> TwoNetworks:
         if recipe.precision != "32-true" or recipe.accumulate != 1 or settings.save_memory or settings.compile:
@@ -123,6 +119,7 @@ class GenerateTask(TrainingTask):
 
     def evaluate(self, fabric: Fabric, model: Any, recipe: Recipe, workers: int) -> dict[str, float]:
         assert self.features is not None
+        # At least 500, enough for statistics, also where there are fewer objects.
         count = min(MEASURED, max(len(self.crops), 500))
         generator = _generator(model)
         styles = generator.styles(generator.latents(count, 1), self._class_ids(count) if self.config.labelled else None)

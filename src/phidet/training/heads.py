@@ -9,7 +9,7 @@ import msgspec
 
 from phidet.architectures.registry import architecture_of
 from phidet.core.errors import ConfigError
-from phidet.core.structs import in_words
+from phidet.core.structs import convert
 
 KINDS = {"masks": "masks", "semantic": "the class of every pixel"}
 """Field of a config → what its head finds."""
@@ -28,16 +28,9 @@ def with_heads(config: Any, wanted: Collection[str], stuff: Sequence[str]) -> An
         if head in wanted and head not in type(config).__struct_fields__:
             raise ConfigError(f"{name} networks have no head for {what}: leave the option out")
         if head in wanted and getattr(config, head) is None:
-            config = _filled(config, head, {})
+            config = convert({**msgspec.to_builtins(config), head: {}}, type(config), head)
         settings = getattr(config, head, None)
         if stuff and "stuff" in getattr(type(settings), "__struct_fields__", ()):
-            config = _filled(config, head, {**msgspec.to_builtins(settings), "stuff": stuff})
+            values = msgspec.to_builtins(config)
+            config = convert({**values, head: {**values[head], "stuff": stuff}}, type(config), head)
     return config
-
-
-def _filled(config: Any, head: str, settings: dict[str, Any]) -> Any:
-    """``config`` with these settings of a head, whose type is the architecture's own."""
-    try:
-        return msgspec.convert({**msgspec.to_builtins(config), head: settings}, type(config))
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"{head}: {in_words(error, type(config))}") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -281,12 +281,14 @@ def collate_eval(items: list[EvalItem]) -> EvalBatch:
     return EvalBatch(parts, [item for item in items if len(item) == 2])
 
 
-def train_loader(images: TorchDataset[Example], sampler: EpochSampler, workers: int) -> DataLoader[Example]:
-    """Batches of :class:`Batch`; processes live as long as the loader, so set ``sampler.epoch`` before each epoch."""
+def train_loader(
+    examples: TorchDataset[Any], sampler: EpochSampler, workers: int, together: Callable[[list[Any]], Any] = collate
+) -> DataLoader[Any]:
+    """Batches made by ``together``; processes live as long as the loader: set ``sampler.epoch`` before each epoch."""
     return DataLoader(
-        images,
+        examples,
         batch_sampler=sampler,
-        collate_fn=collate,
+        collate_fn=together,
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
@@ -340,11 +342,5 @@ def pad_objects(boxes_xyxy: Sequence[Tensor], class_ids: Sequence[Tensor]) -> tu
         # −1 marks padding, so a negative id would silently drop the object.
         if (ids < 0).any():
             raise InputError(f"image {i}: class id {int(ids.min())}, expected 0 or more: −1 marks padding")
-    most = max((len(ids) for ids in class_ids), default=0)
-    device = boxes_xyxy[0].device if boxes_xyxy else None
-    padded = torch.zeros(len(boxes_xyxy), most, 4, device=device)
-    padded_ids = torch.full((len(boxes_xyxy), most), -1, dtype=torch.int64, device=device)
-    for i, (boxes, ids) in enumerate(zip(boxes_xyxy, class_ids, strict=True)):
-        padded[i, : len(boxes)] = boxes
-        padded_ids[i, : len(ids)] = ids
-    return padded, padded_ids
+    padded = pad_sequence([boxes.float() for boxes in boxes_xyxy], batch_first=True)
+    return padded, pad_sequence([ids.long() for ids in class_ids], batch_first=True, padding_value=-1)

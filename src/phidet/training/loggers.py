@@ -78,6 +78,7 @@ def _open(name: str, folder: Path) -> Any:
     """Lightning's logger; accounts, servers and offline modes are what each client's own settings say."""
     loggers = optional_package("pytorch_lightning.loggers", f"--log {name}", name)
     if name == "wandb":
+        # Nothing is sent but what was asked for.
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         return loggers.WandbLogger(project=_PROJECT, name=folder.name, save_dir=str(folder))
     if name == "mlflow":

@@ -151,6 +151,7 @@ def plan_resume(
     _check_own(about.recipe.augmentation.function, own, folder)
     request = _moved(about.request, folder, data)
     begun_with: dict[str, Any] = {"out": folder, "seed": about.seed, "resume": True}
+    # What either the run began with or this call asks for.
     begun_with |= {key: getattr(settings, key) or getattr(about, key) for key in ("save_memory", "compile")}
     settings = msgspec.structs.replace(settings, **begun_with)
     # Only the architecture and config matter: the weights are replaced by those of the saved state.
@@ -229,6 +230,7 @@ def _build(request: Request, start: Start, data: Dataset, recipe: Recipe, seed: 
         # Weights of a whole detector fix anchors and preprocessing; a backbone alone has no say in them.
         if source.architecture is architecture:
             config = fit_to_source(config, source)  # its anchors and preprocessing
+    # Those of the weights: classes of the same name keep their rows of the head.
     held_names = config.class_names
     config = architecture.for_classes(config, data.class_names)
     stuff = [data.class_names[i] for i in sorted(data.stuff)]

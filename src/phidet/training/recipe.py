@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import msgspec
 
 from phidet.architectures.base import Architecture
-from phidet.core.errors import ConfigError, UnknownNameError
-from phidet.core.structs import in_words
+from phidet.core.errors import UnknownNameError
+from phidet.core.structs import convert, require, require_one_of
 
 Optimizer = Literal["sgd", "adamw"]
 AugmentationPolicy = Literal["none", "v0", "v1", "v2", "v3", "randaugment"]
 Schedule = Literal["cosine", "step"]
 Sizes = Literal["jitter", "multi-scale"]
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ConfigError(message)
 
 
 class Augmentation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -39,6 +34,8 @@ class Augmentation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     slope by which all is turned and slanted. In the last ``plain_epochs`` epochs there are no mosaics, mixups and
     pasted objects. ``function`` names an augmentation of one's own, "module:function", see
     :mod:`phidet.training.augmentation.own`.
+    Of relations: ``faults`` is the probability that one object of a right whole is taken away, moved, made another
+    class's or doubled elsewhere, which makes the whole wrong.
     Of generators: ``adaptive`` augments what the discriminator sees (arXiv 2006.06676) so that the mean sign of its
     scores of real images stays there, 0 for not at all; ``adaptive_span`` is the number of images in which the
     probability may rise from 0 to 1.
@@ -61,28 +58,27 @@ class Augmentation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     shear: float = 0.0
     plain_epochs: int = 0
     function: str | None = None
+    faults: float = 0.0
     adaptive: float = 0.0
     adaptive_span: float = 500_000
 
     def __post_init__(self) -> None:
         low, high = self.scale_jitter
-        _require(0 < low <= high <= 8, f"scale_jitter must be 0 < low ≤ high ≤ 8, got {self.scale_jitter}")
-        if self.sizes not in get_args(Sizes):
-            raise UnknownNameError("sizes", self.sizes, get_args(Sizes))
-        for key in ("flip", "crop", "mosaic", "grid_mask", "copy_paste", "mixup"):
+        require(0 < low <= high <= 8, f"scale_jitter must be 0 < low ≤ high ≤ 8, got {self.scale_jitter}")
+        require_one_of("sizes", self.sizes, Sizes)
+        for key in ("flip", "crop", "mosaic", "grid_mask", "copy_paste", "mixup", "faults"):
             value = getattr(self, key)
-            _require(0 <= value <= 1, f"{key} must be a probability, got {value}")
-        _require(0 <= self.colour <= 1, f"colour must be in 0…1, got {self.colour}")
-        _require(0 <= self.rotate <= 180, f"rotate must be in 0…180 degrees, got {self.rotate}")
-        _require(0 <= self.shear <= 1, f"shear must be a slope in 0…1, got {self.shear}")
-        _require(self.plain_epochs >= 0, f"plain_epochs must be a whole number ≥ 0, got {self.plain_epochs}")
-        _require(0 <= self.hue <= 0.5, f"hue must be in 0…0.5, got {self.hue}")
-        if self.policy not in get_args(AugmentationPolicy):
-            raise UnknownNameError("augmentation policy", self.policy, get_args(AugmentationPolicy))
-        _require(self.layers >= 1, f"layers must be a whole number ≥ 1, got {self.layers}")
-        _require(0 <= self.adaptive < 1, f"adaptive must be in [0, 1), got {self.adaptive}")
-        _require(self.adaptive_span > 0, f"adaptive_span must be > 0, got {self.adaptive_span}")
-        _require(0 <= self.magnitude <= 10, f"magnitude must be in 0…10, got {self.magnitude}")
+            require(0 <= value <= 1, f"{key} must be a probability, got {value}")
+        require(0 <= self.colour <= 1, f"colour must be in 0…1, got {self.colour}")
+        require(0 <= self.rotate <= 180, f"rotate must be in 0…180 degrees, got {self.rotate}")
+        require(0 <= self.shear <= 1, f"shear must be a slope in 0…1, got {self.shear}")
+        require(self.plain_epochs >= 0, f"plain_epochs must be a whole number ≥ 0, got {self.plain_epochs}")
+        require(0 <= self.hue <= 0.5, f"hue must be in 0…0.5, got {self.hue}")
+        require_one_of("augmentation policy", self.policy, AugmentationPolicy)
+        require(self.layers >= 1, f"layers must be a whole number ≥ 1, got {self.layers}")
+        require(0 <= self.adaptive < 1, f"adaptive must be in [0, 1), got {self.adaptive}")
+        require(self.adaptive_span > 0, f"adaptive_span must be > 0, got {self.adaptive_span}")
+        require(0 <= self.magnitude <= 10, f"magnitude must be in 0…10, got {self.magnitude}")
 
 
 class Teaching(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -98,7 +94,7 @@ class Teaching(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     def __post_init__(self) -> None:
         for key in ("weight", "score", "overlap"):
-            _require(0 <= getattr(self, key) <= 1, f"teaching {key} must be in 0…1, got {getattr(self, key)}")
+            require(0 <= getattr(self, key) <= 1, f"teaching {key} must be in 0…1, got {getattr(self, key)}")
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -165,21 +161,20 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     def __post_init__(self) -> None:
         for key in ("epochs", "batch_size", "accumulate", "evaluate_every"):
-            _require(getattr(self, key) >= 1, f"{key} must be a whole number ≥ 1, got {getattr(self, key)}")
-        _require(self.patience is None or self.patience >= 1, f"patience must be ≥ 1 or null, got {self.patience}")
+            require(getattr(self, key) >= 1, f"{key} must be a whole number ≥ 1, got {getattr(self, key)}")
+        require(self.patience is None or self.patience >= 1, f"patience must be ≥ 1 or null, got {self.patience}")
         for key in ("learning_rate", "clip_norm", "backbone_rate"):
             value = getattr(self, key)
-            _require(math.isfinite(value) and value > 0, f"{key} must be a number > 0, got {value}")
-        _require(0 < self.layer_decay <= 1, f"layer_decay must be in (0, 1], got {self.layer_decay}")
+            require(math.isfinite(value) and value > 0, f"{key} must be a number > 0, got {value}")
+        require(0 < self.layer_decay <= 1, f"layer_decay must be in (0, 1], got {self.layer_decay}")
         momentum = self.batch_norm_momentum
-        _require(0 <= self.class_balance <= 1, f"class_balance must be in 0…1, got {self.class_balance}")
-        _require(0 < momentum <= 1, f"batch_norm_momentum must be in (0, 1], got {momentum}")
-        _require(0 <= self.ema_decay < 1, f"ema_decay must be in [0, 1), got {self.ema_decay}")
-        if self.schedule not in get_args(Schedule):
-            raise UnknownNameError("schedule", self.schedule, get_args(Schedule))
-        _require(0 < self.step_at <= 1, f"step_at must be in (0, 1], got {self.step_at}")
-        _require(self.weight_decay >= 0, f"weight_decay must be ≥ 0, got {self.weight_decay}")
-        _require(self.warmup_epochs >= 0, f"warmup_epochs must be ≥ 0, got {self.warmup_epochs}")
+        require(0 <= self.class_balance <= 1, f"class_balance must be in 0…1, got {self.class_balance}")
+        require(0 < momentum <= 1, f"batch_norm_momentum must be in (0, 1], got {momentum}")
+        require(0 <= self.ema_decay < 1, f"ema_decay must be in [0, 1), got {self.ema_decay}")
+        require_one_of("schedule", self.schedule, Schedule)
+        require(0 < self.step_at <= 1, f"step_at must be in (0, 1], got {self.step_at}")
+        require(self.weight_decay >= 0, f"weight_decay must be ≥ 0, got {self.weight_decay}")
+        require(self.warmup_epochs >= 0, f"warmup_epochs must be ≥ 0, got {self.warmup_epochs}")
 
 
 PAPER = Recipe(
@@ -256,6 +251,7 @@ def recipe_named(name: str, num_images: int, architecture: Architecture[Any] | N
     fields = dict(architecture.recipe_fields(name, num_images)) if architecture else {}
     general = choose_recipe(num_images) if name == "auto" else RECIPES.get(name)
     if general is None:
+        # A recipe of the architecture's own changes no general one: its fields are all there is.
         general = Recipe(name=name, epochs=fields["epochs"])
     return replace(general, fields) if fields else general
 
@@ -271,11 +267,8 @@ def replace(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
         ConfigError: an invalid value.
         UnknownNameError: no such field.
     """
-    try:
-        # Through plain values: the conversion checks the types of the changes and runs __post_init__ again.
-        return msgspec.convert(_merged(recipe, msgspec.to_builtins(changes)), Recipe)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"recipe: {in_words(error, Recipe)}") from error
+    # Through plain values: the conversion checks the types of the changes and runs __post_init__ again.
+    return convert(_merged(recipe, msgspec.to_builtins(changes)), Recipe, "recipe")
 
 
 def _merged(settings: msgspec.Struct, changes: dict[str, Any]) -> dict[str, Any]:

@@ -75,6 +75,7 @@ def is_results(path: Path) -> bool:
     """Whether the file holds a list, as COCO's results do; the description of a detector is an object."""
     if path.suffix.lower() != ".json" or not path.is_file():
         return False
+    # The first character tells; such files may be large.
     with path.open("rb") as file:
         return file.read(64).lstrip()[:1] == b"["
 
@@ -104,6 +105,7 @@ def file_of(files: Sequence[ResultsFile], split: int, data: RunData) -> ResultsF
     """
     if len(files) > 1 or data.val is None:
         return files[split]
+    # Files know images by their names, so that one split would get the other's detections.
     both = set(map(str, data.train.names)) & set(map(str, data.val.names))
     if both:
         raise InputError(
@@ -152,6 +154,7 @@ def detect_once(detector: SupportsDetect, dataset: Dataset, path: Path, score: f
         InputError: the detector has other classes, or an image cannot be decoded.
     """
     readable, found = detect_dataset(detector, dataset, PostprocessSettings(score=score))
+    # Not left out silently: files of detections must have every image, or they cannot be used again.
     if len(readable) < len(dataset):
         raise InputError(f"{len(dataset) - len(readable)} images of {dataset.name!r} cannot be decoded: leave them out")
     write_results(path, dataset, found)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
@@ -18,17 +19,18 @@ from phidet.architectures.processes import Processes
 from phidet.architectures.registry import architecture_of
 from phidet.architectures.relating import RelationBatch
 from phidet.core.files import write_atomic
-from phidet.data.dataset import Dataset
+from phidet.data.dataset import Annotations, Dataset
 from phidet.detections.detections import Detections
 from phidet.detections.graphs.related import Related
 from phidet.evaluation.relations import RelationsReport, measure_relations
 from phidet.evaluation.results_file import read_results
 from phidet.training.about import Request
+from phidet.training.augmentation.faults import with_fault
 from phidet.training.base import TrainingTask
 from phidet.training.evaluate import defined
 from phidet.training.frame_pairs import frame_pairs, paired
 from phidet.training.learner import Learner
-from phidet.training.loading import EpochSampler
+from phidet.training.loading import EpochSampler, train_loader
 from phidet.training.recipe import Recipe
 from phidet.training.relations_data import detect_once, detections_from, detector_of, file_of, results_of, seen_fields
 from phidet.training.run_data import RunData
@@ -38,7 +40,8 @@ if TYPE_CHECKING:
     from phidet.training.fit import RunSettings
 
 _MOST_KEPT = 10_000  # examples, of about 50 kB
-_TITLES = {"ap": "AP", "labels": "labels", "groups": "groups", "verdict_auc": "verdicts' AUC"}
+_TITLES = {"mean": "mean", "ap": "AP", "labels": "labels", "groups": "groups", "verdict_auc": "verdicts' AUC"}
+"""The first decides which model is best: one that judges well and places boxes a little worse is better."""
 
 
 class RelationsTask(TrainingTask):
@@ -82,15 +85,11 @@ class RelationsTask(TrainingTask):
         return super().learner(fabric, model, recipe, settings)
 
     def loader(self, recipe: Recipe, seed: int, sampler: EpochSampler, workers: int) -> DataLoader[Any]:
-        return DataLoader(
-            _Examples(*self._learned(0), self.relating),
-            batch_sampler=sampler,
-            collate_fn=self.relating.collate,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-        )
+        examples = _Examples(self._learned(0), self.relating, recipe.augmentation.faults, seed)
+        return train_loader(examples, sampler, workers, self.relating.collate)
 
     def losses(self, fabric: Fabric, model: Any, batch: RelationBatch, recipe: Recipe) -> dict[str, Tensor]:
+        # Built with the first batch: neither recipe nor device are known before.
         if self._loss is None:
             self._loss = self.architecture.loss(self.config, resolved_loss(self.architecture, recipe.loss))
             self._loss.to(fabric.device)
@@ -99,7 +98,8 @@ class RelationsTask(TrainingTask):
 
     def evaluate(self, fabric: Fabric, model: Any, recipe: Recipe, workers: int) -> dict[str, float]:
         report = self.measure(model, fabric.device, compare=False)
-        return defined({key: getattr(report, key) for key in self.metrics})
+        measured = defined({key: getattr(report, key) for key in self.metrics if key != "mean"})
+        return {"mean": float(np.mean(list(measured.values()))), **measured} if measured else {}
 
     def measure(self, model: Any, device: torch.device, compare: bool = True) -> RelationsReport:
         """Metrics of ``model``, in any mode, on the validation images; with ``compare`` also those of the detector."""
@@ -165,25 +165,38 @@ class TorchRelations:
 
 
 class _Examples(TorchDataset[Any]):
-    """What is learned from each image."""
+    """What is learned from each image.
 
-    def __init__(self, dataset: Dataset, found: list[Detections], relating: Any) -> None:
-        self.dataset, self.found, self.relating = dataset, found, relating
+    Args:
+        learned: images, and the detections in each.
+        relating: makes examples.
+        faults: probability that a right whole gets a fault.
+        seed: of chance.
+    """
+
+    def __init__(self, learned: tuple[Dataset, list[Detections]], relating: Any, faults: float, seed: int) -> None:
+        self.dataset, self.found = learned
+        self.relating, self.faults, self.seed = relating, faults, seed
         self._kept: dict[int, Any] = {}
 
     def __getitem__(self, key: tuple[int, int]) -> Any:
-        _, index = key
-        # Nothing about an example is chance, so each is made once, as long as all of them fit into memory.
+        epoch, index = key
+        found, truth = self.found[index], self.dataset.annotations(index)
+        right = self.dataset.right.get(str(self.dataset.names[index]))
+        rng = np.random.default_rng((self.seed, epoch, index))
+        if right and rng.random() < self.faults:
+            changed = with_fault(found, truth, rng)
+            if changed is not None:
+                return self._example(*changed, False)
+        # Nothing else about an example is chance, so it is made once, as long as all of them fit into memory.
         if len(self.dataset) > _MOST_KEPT:
-            return self._example(index)
+            return self._example(found, truth, right)
         if index not in self._kept:
-            self._kept[index] = self._example(index)
+            self._kept[index] = self._example(found, truth, right)
         return self._kept[index]
 
-    def _example(self, index: int) -> Any:
-        right = self.dataset.right.get(str(self.dataset.names[index]))
-        graph = self.relating.graph(self.found[index])
-        return self.relating.example(graph, self.dataset.annotations(index), right)
+    def _example(self, found: Detections, truth: Annotations, right: bool | None) -> Any:
+        return self.relating.example(self.relating.graph(found), truth, right)
 
 
 def for_data(config: Any, train: Dataset, request: Request) -> Any:

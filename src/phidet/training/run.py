@@ -14,6 +14,7 @@ from phidet.architectures.registry import architecture_of
 from phidet.training.about import Request
 from phidet.training.augmentation.own import AugmentFunction, OwnAugmentation, imported, named
 from phidet.training.base import TrainingTask
+from phidet.training.batch_size import with_fitting_batch
 from phidet.training.fit import RunSettings, fit
 from phidet.training.kinds import Reported, kind_of
 from phidet.training.plan import Plan, Start, plan_resume, plan_run
@@ -120,6 +121,8 @@ def carry_out(plan: Plan) -> TrainedRun:
     task = kind.task(plan.model.config, plan.data, origin.request)
     if plan.own is not None:
         task.augment_with(plan.own)
+    if settings.auto_batch and not settings.resume:
+        plan = plan._replace(recipe=with_fitting_batch(plan.model, task, plan.recipe, settings))
     _log_plan(plan, task)
     last = fit(plan.model, task, plan.recipe, settings, origin)
     # The other processes have no files to read: the best model is on the first one's disk.
@@ -130,6 +133,7 @@ def carry_out(plan: Plan) -> TrainedRun:
     best = load_model(folder.best) if folder.has_best else last.eval()
     stored = best.thresholds
     metrics = kind.report(Reported(best, plan.data, origin, folder.path / "report", settings.accelerator))
+    # Reporting chose thresholds, which belong to the model: they are written into its file.
     if folder.has_best and best.thresholds is not None and best.thresholds != stored:
         store_thresholds(folder.best, best.thresholds)
     return TrainedRun(settings.out, best, metrics)

@@ -17,7 +17,7 @@ import csv
 import io
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import torch
@@ -30,7 +30,30 @@ from phidet.data.run_images import IMAGES, RunImages
 from phidet.training.about import About
 from phidet.weights.native import save_model, write_atomically
 
+RecordT = TypeVar("RecordT", bound=msgspec.Struct)
 STATE, METRICS = "state.pt", "metrics.csv"
+
+
+def make_folder(path: Path) -> None:
+    """Makes a folder and those above it; raises CheckpointError where that fails."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"cannot make the folder {path}: {error.strerror or error}") from error
+
+
+def read_record(path: Path, kind: type[RecordT], missing: str) -> RecordT:
+    """What several runs have in common, from the file that they were begun with.
+
+    Raises:
+        CheckpointError: there is ``missing``, or the file is damaged.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except OSError as error:
+        raise CheckpointError(f"there is {missing} in {path.parent}: {path.name}: {error.strerror or error}") from error
+    except msgspec.DecodeError as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from error
 
 
 class RunFolder:
@@ -48,10 +71,7 @@ class RunFolder:
         """
         if (self.path / RUN).exists():
             raise ConfigError(f"{self.path} holds a run already: continue it with --resume, or choose another folder")
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise CheckpointError(f"cannot make the folder {self.path}: {error.strerror or error}") from error
+        make_folder(self.path)
         if images is not None:  # before run.json, which makes the folder a run
             write_atomically(self.path / IMAGES, images.to_csv())
         self.save_about(about)

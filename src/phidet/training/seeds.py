@@ -14,14 +14,15 @@ from typing import NamedTuple
 
 import msgspec
 
-from phidet.core.errors import CheckpointError, ConfigError
+from phidet.core.csv_files import write_csv
+from phidet.core.errors import ConfigError
 from phidet.core.files import write_atomic
 from phidet.data.hold_out import RUN
-from phidet.evaluation.report_tables import write_csv
 from phidet.training.about import Request
 from phidet.training.augmentation.own import OwnAugmentation
 from phidet.training.fit import RunSettings
 from phidet.training.run import resume, run
+from phidet.training.run_folder import make_folder, read_record
 
 log = logging.getLogger("phidet")
 
@@ -93,6 +94,7 @@ def train_seeds(
         raise ConfigError("runs with several seeds follow one another on one device: leave out --devices and --nodes")
     if (settings.out / RECORD).exists():
         raise ConfigError(f"{settings.out} holds runs already: continue them with --resume, or choose another folder")
+    # Runs of all seeds are measured on the same images, or they could not be compared.
     split_seed = settings.seed if request.split_seed is None else request.split_seed
     record = SeedsRecord(
         request=msgspec.structs.replace(request, split_seed=split_seed).with_absolute_paths(),
@@ -110,12 +112,8 @@ def resume_seeds(folder: Path, settings: RunSettings, augment: OwnAugmentation |
     Raises:
         CheckpointError: there is nothing, or it is damaged.
     """
-    try:
-        record = msgspec.json.decode((folder / RECORD).read_bytes(), type=SeedsRecord)
-    except OSError as error:
-        raise CheckpointError(f"there is nothing to resume in {folder}: {RECORD}: {error.strerror or error}") from error
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
-        raise CheckpointError(f"{folder / RECORD} is damaged: {error}") from error
+    record = read_record(folder / RECORD, SeedsRecord, "nothing to resume")
+    # As the runs before, or they could not be compared; each run decides for itself whether it goes on.
     own = {"save_memory": record.save_memory, "compile": record.compile, "out": folder, "resume": False}
     return _go_on(record, msgspec.structs.replace(settings, **own), augment)
 
@@ -144,6 +142,7 @@ def _go_on(record: SeedsRecord, settings: RunSettings, augment: OwnAugmentation 
         log.info("seed %d, run %d of %d", seed, number, len(record.seeds))
         own = folder / f"seed-{seed}"
         mine = msgspec.structs.replace(settings, out=own, seed=seed, devices=1)
+        # A run that was stopped goes on by its own description.
         begun = (own / RUN).exists()
         trained = resume(own, mine, augment=augment) if begun else run(record.request, mine, augment=augment)
         record = msgspec.structs.replace(record, metrics={**record.metrics, str(seed): trained.metrics})
@@ -156,10 +155,7 @@ def _spreads(record: SeedsRecord) -> dict[str, Spread]:
 
 
 def _write(folder: Path, record: SeedsRecord) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CheckpointError(f"cannot make the folder {folder}: {error.strerror or error}") from error
+    make_folder(folder)
     spreads = _spreads(record)
     rows: list[list[object]] = [
         [f"seed {seed}", *(record.metrics[str(seed)].get(name) for name in spreads)]

@@ -61,11 +61,9 @@ class Task(TrainingTask):
     def loader(self, recipe: Recipe, seed: int, sampler: EpochSampler, workers: int) -> DataLoader[Any]:
         """Augmented batches; the first field of a batch is its images."""
         kind = TrainWholeImages if self.classifies else TrainImages
-        mask_stride, varying = (
-            self.architecture.mask_stride(self.config),
-            self.architecture.has_varying_size(self.config),
-        )
-        images: Any = kind(self.train, self.config.image_size_hw, recipe.augmentation, seed, mask_stride, varying)
+        config, stride = self.config, self.architecture.mask_stride(self.config)
+        varying = self.architecture.has_varying_size(config)
+        images: Any = kind(self.train, config.image_size_hw, recipe.augmentation, seed, stride, varying)
         images.own, images.epochs = self._own, recipe.epochs
         images.cache = ImageCache(CACHE_BYTES // max(1, workers))  # each process has its own
         if self._own is not None:

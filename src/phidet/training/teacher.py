@@ -52,6 +52,7 @@ class TaughtImages(TorchDataset[Example]):
         example = self.images[key]
         height, width = example.valid_hw
         seen = example.pixels[:, :height, :width].permute(1, 2, 0).contiguous().numpy()
+        # All classes of a box: what the teacher is unsure of is what there is to learn from it.
         settings = PostprocessSettings(score=self.teaching.score, iou=0.65, multi_class=True, max_detections=300)
         found = objects_of(self._detector.detect([seen], settings)[0], self.lookup, self.num_classes)
         return teach(example, found, self.num_classes, self.teaching)
@@ -129,6 +130,7 @@ def teach(example: Example, found: TaughtObjects, num_classes: int, teaching: Te
     boxes, soft = (torch.from_numpy(np.array(values)) for values in found)
     if not len(boxes):
         return example._replace(soft=labels)
+    # Without labels there is no largest overlap to look for.
     if not len(labels):
         masks = with_unknown(example.masks, len(boxes))
         return example._replace(boxes_xyxy=boxes, class_ids=soft.argmax(1), soft=soft, masks=masks)

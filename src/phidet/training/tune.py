@@ -15,16 +15,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from phidet.core.errors import CheckpointError, ConfigError, MissingExtraError
+from phidet.core.csv_files import write_csv
+from phidet.core.errors import ConfigError, MissingExtraError
 from phidet.core.files import write_atomic
+from phidet.core.structs import require
 from phidet.data.hold_out import RUN
-from phidet.evaluation.report_tables import write_csv
 from phidet.training.about import Request
 from phidet.training.augmentation.own import OwnAugmentation
 from phidet.training.fit import RunSettings
 from phidet.training.plan import open_start
 from phidet.training.recipe import Recipe, replace
 from phidet.training.run import TrainedRun, resume, run
+from phidet.training.run_folder import make_folder, read_record
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -62,8 +64,7 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
     minutes: float | None = None
 
     def __post_init__(self) -> None:
-        if self.runs < 1:
-            raise ConfigError(f"runs must be a whole number ≥ 1, got {self.runs}")
+        require(self.runs >= 1, f"runs must be a whole number ≥ 1, got {self.runs}")
         if self.minutes is not None and not self.minutes > 0:
             raise ConfigError(f"minutes must be above 0, got {self.minutes:g}")
 
@@ -106,6 +107,7 @@ def parse_field(text: str) -> Field:
         try:
             low, high = (float(part) for part in values.removeprefix("x").split(".."))
         except ValueError:
+            # No range, which is refused below.
             low, high = 1.0, 0.0
         if not low < high or (relative and low <= 0):
             raise ConfigError(f"expected a range LOW..HIGH of two numbers, got {text!r}")
@@ -143,14 +145,12 @@ def tune(
         )
     if (settings.out / RECORD).exists():
         raise ConfigError(f"{settings.out} holds a search already: continue it with --resume, or choose another folder")
+    # Before the folder is made, so that a mistake leaves none behind.
     for field in search:
         parse_field(field)
     # Held-out images are the same in every run, because the seed is.
     record = TuneRecord(request=request.with_absolute_paths(), search=tuple(search), seed=settings.seed)
-    try:
-        settings.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CheckpointError(f"cannot make the folder {settings.out}: {error.strerror or error}") from error
+    make_folder(settings.out)
     write_atomic(settings.out / RECORD, msgspec.json.format(msgspec.json.encode(record)))
     return _search(record, settings, budget, augment)
 
@@ -164,12 +164,7 @@ def resume_tune(
         CheckpointError: there is none, or it is damaged.
     """
     _optuna()
-    try:
-        record = msgspec.json.decode((folder / RECORD).read_bytes(), type=TuneRecord)
-    except OSError as error:
-        raise CheckpointError(f"there is no search in {folder}: {RECORD}: {error.strerror or error}") from error
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
-        raise CheckpointError(f"{folder / RECORD} is damaged: {error}") from error
+    record = read_record(folder / RECORD, TuneRecord, "no search")
     return _search(record, msgspec.structs.replace(settings, out=folder, seed=record.seed), budget, augment)
 
 
@@ -178,11 +173,13 @@ def _search(record: TuneRecord, settings: RunSettings, budget: Budget, augment: 
     own = _own_recipe(record.request)
     fields = [_absolute(parse_field(text), own) for text in record.search]
     study = _open_study(folder, record.seed)
+    # First the recipe as it is, which everything else is compared with.
     if not study.trials:
         study.enqueue_trial({field.key: _nearest(field, _field_of(own, field.key)) for field in fields})
     begun_s = monotonic()
     left = [trial for trial in study.trials if trial.state == optuna.trial.TrialState.RUNNING]  # stopped in the middle
     metric = "ap"
+    # A proposal counts as a trial before it has run: the one that waits, the recipe itself, is asked for by itself.
     while left or len(study.trials) < budget.runs or any(t.state.name == "WAITING" for t in study.trials):
         if budget.minutes is not None and monotonic() - begun_s > 60 * budget.minutes:
             log.info("the time is over: --resume %s goes on", folder)
@@ -211,6 +208,7 @@ def _train(
 ) -> TrainedRun:
     if (settings.out / RUN).exists():
         return resume(settings.out, settings, augment=augment)
+    # A key with dots is a change inside of a change, beside those that the request has there.
     changes = msgspec.to_builtins(record.request.changes)
     for key, value in params.items():
         *parents, last = key.split(".")
@@ -274,6 +272,8 @@ def _open_study(folder: Path, seed: int) -> Study:
     storage = JournalStorage(JournalFileBackend(str(folder / STUDY)))
     how = {"study_name": "phidet", "direction": "maximize", "load_if_exists": True}
     study: Study = optuna.create_study(storage=storage, **how)
+    # Another seed after each run: a search that goes on would else propose again what it has proposed. Four runs at
+    # random, of the usual ten: a whole budget is about a dozen.
     study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials), n_startup_trials=4)
     return study
 

@@ -8,12 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from phidet.architectures.dialect import Config, Dialect, Layout, Slot
+from phidet.architectures.dialect import AXES, Config, Dialect, Slot
 from phidet.architectures.weights import Array
 from phidet.core.errors import CheckpointError
-
-_AXES: dict[Layout, tuple[int, ...]] = {"io": (1, 0), "hwio": (3, 2, 0, 1), "hwc1": (2, 3, 0, 1)}
-"""Keras' layouts, which have other axes than ours."""
 
 
 class DialectArrays(Mapping[str, Array]):
@@ -41,14 +38,14 @@ class DialectArrays(Mapping[str, Array]):
             return np.full(1, slot.default)  # of one number, which fits any shape
         if slot is None or missing:
             raise CheckpointError(f"{self._path} does not fit {self._config.name}: it lacks {', '.join(missing[:4])}")
+        # So that what the network never asks for can be named.
         self._used.update(slot.keys)
         arrays = [self._foreign[key] for key in slot.keys]
         if slot.layout == "scalars":
             return np.concatenate([array.reshape(-1) for array in arrays])
         if slot.layout == "parts":
             return np.concatenate(arrays)
-        axes = _AXES.get(slot.layout)
-        return arrays[0] if axes is None else arrays[0].transpose(axes)
+        return arrays[0].transpose(AXES[slot.layout][0]) if slot.layout in AXES else arrays[0]
 
     def __iter__(self) -> Iterator[str]:
         raise TypeError("names are known by the network that asks for them, not by the file")

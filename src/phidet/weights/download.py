@@ -154,6 +154,7 @@ def _transfer(url: str, part: Path, version: Path, progress: bool) -> None:
             for chunk in answer.chunks():
                 sink.write(chunk)
                 bar.update(len(chunk))
+        # On the disk before it gets its name: a power cut would else leave a whole name for half a file.
         sink.flush()
         os.fsync(sink.fileno())
 

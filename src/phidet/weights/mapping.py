@@ -8,15 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from phidet.architectures.dialect import Config, Dialect, Layout, Slot
+from phidet.architectures.dialect import AXES, Config, Dialect, Slot
 from phidet.core.errors import CheckpointError
-
-_AXES: dict[Layout, tuple[tuple[int, ...], tuple[int, ...]]] = {
-    "io": ((1, 0), (1, 0)),
-    "hwio": ((3, 2, 0, 1), (2, 3, 1, 0)),
-    "hwc1": ((2, 3, 0, 1), (2, 3, 0, 1)),
-}
-"""Keras' layouts, which have other axes than ours: as ``permute`` takes them on the way to ours, and to theirs."""
 
 
 class Mapped(NamedTuple):
@@ -80,7 +73,7 @@ def to_theirs(model: Mapping[str, Tensor], dialect: Dialect, config: Config) -> 
             raise CheckpointError(f"{dialect.name} format has no key for {name!r} of {config.name}")
         for key, part in zip(slot.keys, _split(tensor, slot), strict=True):
             ours = part.detach()
-            theirs[key] = (ours.permute(_AXES[slot.layout][1]) if slot.layout in _AXES else ours).contiguous()
+            theirs[key] = (ours.permute(AXES[slot.layout][1]) if slot.layout in AXES else ours).contiguous()
     for key, length in dialect.fillers(config).items():
         theirs[key] = torch.ones(length)
     return theirs
@@ -124,6 +117,6 @@ def _gather(foreign: Mapping[str, Tensor], slot: Slot) -> Tensor:
         odd = next((part for part in parts if part.shape != parts[0].shape or not part.ndim), None)
         return torch.cat(parts) if odd is None else odd  # the shape check reports it by name
     tensor = foreign[slot.keys[0]]
-    if slot.layout not in _AXES or tensor.ndim != len(_AXES[slot.layout][0]):
+    if slot.layout not in AXES or tensor.ndim != len(AXES[slot.layout][0]):
         return tensor  # permute would raise for another number of axes; the shape check reports it by name
-    return tensor.permute(_AXES[slot.layout][0])
+    return tensor.permute(AXES[slot.layout][0])

@@ -7,12 +7,12 @@ own names inside phidet.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 
 from phidet.architectures.backbones.config import BackboneConfig
 from phidet.architectures.backbones.plan import Block, plan_blocks
-from phidet.architectures.dialect import Config, Dialect, Slot, drop_wrappers, parse
+from phidet.architectures.dialect import Config, Dialect, Slot, drop_wrappers, having, parse
 
 
 @lru_cache(maxsize=64)
@@ -65,28 +65,23 @@ def lukemelas_backbone(path: list[str], config: BackboneConfig, wrapped: str = "
     return f"_blocks.{path[1]}.{leaf}.{path[4]}"
 
 
-def _timm_slot(name: str, config: Config) -> Slot | None:
-    part, path = parse(name)
-    key: str | None = None
-    if part == "backbone":
-        key = timm_backbone(path, config.backbone)
-    elif part == "head":
-        key = ".".join(["conv_head" if path[0] == "conv" else "bn2", *path[1:]])
-    elif part == "linear":
-        key = f"classifier.{path[0]}"
-    return Slot((key,)) if key else None
+def _classifier_slots(
+    backbone: Callable[[list[str], BackboneConfig], str | None], head: dict[str, str], linear: str
+) -> Callable[[str, Config], Slot | None]:
+    """Slots by a scheme's names of a backbone's tensors, of the head's convolution and norm, and of the last layer."""
 
+    def slot(name: str, config: Config) -> Slot | None:
+        part, path = parse(name)
+        key: str | None = None
+        if part == "backbone":
+            key = backbone(path, config.backbone)
+        elif part == "head":
+            key = ".".join([head[path[0]], *path[1:]])
+        elif part == "linear":
+            key = f"{linear}.{path[0]}"
+        return Slot((key,)) if key else None
 
-def _lukemelas_slot(name: str, config: Config) -> Slot | None:
-    part, path = parse(name)
-    key: str | None = None
-    if part == "backbone":
-        key = lukemelas_backbone(path, config.backbone)
-    elif part == "head":
-        key = ".".join(["_conv_head" if path[0] == "conv" else "_bn1", *path[1:]])
-    elif part == "linear":
-        key = f"_fc.{path[0]}"
-    return Slot((key,)) if key else None
+    return slot
 
 
 def _torchvision_slot(name: str, config: Config) -> Slot | None:
@@ -105,18 +100,12 @@ def _torchvision_slot(name: str, config: Config) -> Slot | None:
     return Slot((key,)) if key else None
 
 
-def _is_timm(keys: Iterable[str]) -> bool:
-    return "conv_stem.weight" in keys
-
-
-def _is_lukemelas(keys: Iterable[str]) -> bool:
-    return "_conv_stem.weight" in keys
-
-
 def _is_torchvision(keys: Iterable[str]) -> bool:
     return "layer1.0.conv1.weight" in keys or "features.0.0.weight" in keys
 
 
-TIMM = Dialect("timm", _is_timm, _timm_slot, drop_wrappers)
-LUKEMELAS = Dialect("lukemelas", _is_lukemelas, _lukemelas_slot, drop_wrappers)
+_TIMM = _classifier_slots(timm_backbone, {"conv": "conv_head", "bn": "bn2"}, "classifier")
+_LUKEMELAS = _classifier_slots(lukemelas_backbone, {"conv": "_conv_head", "bn": "_bn1"}, "_fc")
+TIMM = Dialect("timm", having("conv_stem.weight"), _TIMM, drop_wrappers)
+LUKEMELAS = Dialect("lukemelas", having("_conv_stem.weight"), _LUKEMELAS, drop_wrappers)
 TORCHVISION = Dialect("torchvision", _is_torchvision, _torchvision_slot, drop_wrappers)

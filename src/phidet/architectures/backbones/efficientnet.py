@@ -10,7 +10,7 @@ from torchvision.ops import StochasticDepth
 from phidet.architectures.backbones.config import BackboneConfig
 from phidet.architectures.backbones.plan import Block, level_ends, plan_blocks
 from phidet.architectures.config import Activation
-from phidet.architectures.layers import SameConv2d, SqueezeExcite, activation, batch_norm
+from phidet.architectures.layers import SameConv2d, SqueezeExcite, activation, batch_norm, init_convolutions
 
 
 class ConvNorm(nn.Module):
@@ -69,7 +69,7 @@ class EfficientNet(nn.Module):
         self.config = config
         self.level_of_block = level_ends(blocks)
         self.channels = {level: blocks[end].out_channels for end, level in self.level_of_block.items()}
-        self._init_weights()
+        init_convolutions(self, _draw)
 
     def early_layers(self) -> list[nn.Module]:
         """The layers up to level 2: they detect edges and textures and transfer to most data."""
@@ -82,15 +82,13 @@ class EfficientNet(nn.Module):
         maps: dict[int, Tensor] = {}
         for i, block in enumerate(self.blocks):
             x = block(x)
+            # A level's map is what its last block gives, before the next stride.
             if i in self.level_of_block:
                 maps[self.level_of_block[i]] = x
         return maps
 
-    def _init_weights(self) -> None:
-        # The official code: normal with variance 2 / (kernel area · output channels of the whole convolution).
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels
-                nn.init.normal_(module.weight, std=math.sqrt(2 / (fan_out / module.groups)))
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+
+def _draw(conv: nn.Conv2d) -> None:
+    """The official code: normal with variance 2 / (kernel area · output channels of the whole convolution)."""
+    fan_out = math.prod(conv.kernel_size) * conv.out_channels
+    nn.init.normal_(conv.weight, std=math.sqrt(2 / (fan_out / conv.groups)))

@@ -26,6 +26,7 @@ def lower_backbone(writer: ProgramWriter, backbone: nn.Module) -> dict[int, int]
 
 
 def _resnet(w: ProgramWriter, network: ResNet) -> dict[int, int]:
+    # Level 1 is the map before pooling, as in the network itself.
     x1 = x = w.sequence(0, [network.conv1, network.bn1, network.relu])
     x = w.sequence(x, [network.maxpool])
     maps = {1: x1}

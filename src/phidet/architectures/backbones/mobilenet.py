@@ -27,6 +27,7 @@ class MobileNet(nn.Module):
         setting = [[t, c, round_repeats(n * config.depth), s] for t, c, n, s in MOBILENET_V2_STAGES]
         network = MobileNetV2(num_classes=1, width_mult=config.width, inverted_residual_setting=setting)
         self.features = network.features[:-1]
+        # torchvision's blocks do not say where a level ends: it ends before the next stride of two.
         strides = [s if r == 0 else 1 for _, _, n, s in setting for r in range(n)]
         # features[0] is the stem; block i is features[i + 1].
         ends = [i for i, stride in enumerate(strides) if stride == 2] + [len(strides)]

@@ -52,6 +52,7 @@ def plan_blocks(config: BackboneConfig) -> tuple[int, list[Block]]:
     stem = STEM_CHANNELS if lite else round_channels(STEM_CHANNELS * config.width)
     sized: list[tuple[Stage, int, int]] = []
     for i, stage in enumerate(B0_STAGES):
+        # Lite keeps the stem, and the depth of the first and the last stage, at every size.
         fixed = lite and i in (0, len(B0_STAGES) - 1)
         repeats = stage.repeats if fixed else round_repeats(stage.repeats * config.depth)
         sized.append((stage, round_channels(stage.channels * config.width), repeats))

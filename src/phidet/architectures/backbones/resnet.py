@@ -11,6 +11,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from phidet.architectures.backbones.config import BackboneConfig
 from phidet.architectures.backbones.scaling import round_channels, round_repeats
+from phidet.architectures.layers import init_convolutions
 
 RESNET_LAYERS: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int, int]]] = {
     "resnet18": (BasicBlock, (2, 2, 2, 2)),
@@ -40,10 +41,8 @@ class ResNet(nn.Module):
         self.layer3 = _resnet_layer(block, outs[1], widths[2], depths[2], 2)
         self.layer4 = _resnet_layer(block, outs[2], widths[3], depths[3], 2)
         self.channels = dict(enumerate([stem, *outs], start=1))
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                # As torchvision initialises them; it matters only where a training starts without weights.
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        # As torchvision initialises them; it matters only where a training starts without weights.
+        init_convolutions(self, lambda conv: nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu"))
 
     def early_layers(self) -> list[nn.Module]:
         """The layers up to level 2."""

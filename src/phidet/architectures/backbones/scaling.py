@@ -24,11 +24,15 @@ agree.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import TypeVar
 
 import msgspec
 
-from phidet.core.errors import ConfigError
+from phidet.core.errors import ConfigError, UnknownNameError
+from phidet.core.structs import require
 
+FamilyT = TypeVar("FamilyT")
 PHI_RANGE = (-2.0, 10.0)
 
 
@@ -69,6 +73,20 @@ def check_phi(phi: float) -> float:
     return float(phi)
 
 
+def family_named(family: object, families: Mapping[str, FamilyT], usual: str) -> FamilyT:
+    """The family of that name; ``None`` stands for the ``usual`` one, and one of another kind than names for itself.
+
+    Raises:
+        UnknownNameError: a name that none has.
+    """
+    if isinstance(family, type(families[usual])):
+        return family
+    name = usual if family is None else str(family)
+    if name not in families:
+        raise UnknownNameError("family", name, families)
+    return families[name]
+
+
 class CompoundScaling(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """α, β, γ of EfficientNet's eq. 3: how depth, width and resolution share the cost."""
 
@@ -79,8 +97,7 @@ class CompoundScaling(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     def __post_init__(self) -> None:
         for name in ("alpha", "beta", "gamma"):
             value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 1):
-                raise ConfigError(f"{name} must be a number ≥ 1 (EfficientNet, eq. 3), got {value!r}")
+            require(1 <= value < math.inf, f"{name} must be a number ≥ 1 (EfficientNet, eq. 3), got {value!r}")
 
     def depth(self, phi: float) -> float:
         """Multiplier of the number of blocks, α^φ."""

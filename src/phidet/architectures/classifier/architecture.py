@@ -14,9 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from phidet.architectures.backbones.config import BackboneArchitecture, backbone_summary
+from phidet.architectures.backbones.on_backbone import OnBackbone
 from phidet.architectures.backbones.published_files import backbone_file
 from phidet.architectures.backbones.scaling import CompoundScaling
-from phidet.architectures.base import Architecture, Decoder, Loss
+from phidet.architectures.base import Decoder, Loss
 from phidet.architectures.classifier.config import ClassifierConfig
 from phidet.architectures.classifier.decode import ImageDecoder
 from phidet.architectures.classifier.published import CLASSIFIER_NAMES, classifier_config, scaled_classifier_config
@@ -28,14 +29,14 @@ from phidet.architectures.rows import PredictorRows
 from phidet.core.structs import replace
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from phidet.architectures.classifier.network import Classifier
     from phidet.architectures.dialect import Dialect
     from phidet.architectures.evidence import ActivationMap
 
 
-class ClassifierArchitecture(Architecture[ClassifierConfig]):
+class ClassifierArchitecture(OnBackbone[ClassifierConfig]):
     """A backbone with EfficientNet's head (arXiv 1905.11946)."""
 
     name = "classifier"
@@ -117,15 +118,6 @@ class ClassifierArchitecture(Architecture[ClassifierConfig]):
         """``family`` is a pair (backbone architecture, α, β and γ), as :attr:`Family.architecture` and ``compound``."""
         architecture, compound = cast("tuple[BackboneArchitecture, CompoundScaling]", family)
         return scaled_classifier_config(phi, architecture, compound)
-
-    def with_drop_path(self, config: ClassifierConfig, drop_path: float) -> ClassifierConfig:
-        backbone = replace(config.backbone, {"drop_path": drop_path})
-        return replace(config, {"backbone": backbone})
-
-    def recomputed_blocks(self, model: nn.Module) -> list[nn.Module]:
-        from phidet.architectures.backbones.build import recomputed_blocks
-
-        return recomputed_blocks(model)
 
     def class_names(self, config: ClassifierConfig) -> tuple[str, ...]:
         """ImageNet's where the config has a thousand classes without names."""

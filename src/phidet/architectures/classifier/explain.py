@@ -37,6 +37,8 @@ def place_evidence(model: Classifier, images: Tensor) -> Tensor:
     features = model.backbone(images)[model.top]
     if model.head is not None:
         features = model.head(features)
+    # Average and last layer are linear, so that they may change places: a logit at each position, whose mean is the
+    # logit of the image.
     return torch.einsum("kc,chw->khw", model.linear.weight, features[0])
 
 

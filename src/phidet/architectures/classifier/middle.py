@@ -17,6 +17,8 @@ _BORDER = 32  # pixels that ImageNet's evaluation crops off an input's side (190
 def middle(image: npt.NDArray[np.uint8], size_hw: tuple[int, int]) -> Tensor:
     """(H, W, 3) → (3, h, w) uint8: the largest window of the input's shape in the middle, without a border."""
     height, width = image.shape[:2]
+    # ImageNet's evaluation resizes to a side that is 32 pixels longer, and crops. Both in one: a window of the image,
+    # resized.
     side = min(height / (size_hw[0] + _BORDER), width / (size_hw[1] + _BORDER))
     window = max(1, round(side * size_hw[0])), max(1, round(side * size_hw[1]))
     return cut(image, ((height - window[0]) // 2, (width - window[1]) // 2), window, size_hw)

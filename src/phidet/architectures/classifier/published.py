@@ -54,6 +54,8 @@ def scaled_classifier_config(
 def _classifier(
     name: str, backbone: BackboneConfig, size: int, dropout: float, class_names: tuple[str, ...] | None
 ) -> ClassifierConfig:
+    # The last convolution grows with EfficientNet, stays as wide in Lite, and never shrinks in MobileNetV2; ResNets
+    # have none.
     heads = {
         "efficientnet": round_channels(1280 * backbone.width),
         "efficientnet-lite": 1280,

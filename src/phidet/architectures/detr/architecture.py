@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from phidet.architectures.backbones.config import backbone_summary
-from phidet.architectures.backbones.published import published_name
+from phidet.architectures.backbones.on_backbone import OnBackbone
 from phidet.architectures.backbones.published_files import backbone_file
-from phidet.architectures.base import Architecture, Decoder, Loss
+from phidet.architectures.base import Decoder, Loss
 from phidet.architectures.config import default_class_names
 from phidet.architectures.detr.config import DetrConfig
 from phidet.architectures.detr.decode import DetrDecoder, answers_of
@@ -28,8 +28,7 @@ from phidet.architectures.detr.recipes import recipe_fields
 from phidet.architectures.prepared import Prepared
 from phidet.architectures.published_file import PublishedFile
 from phidet.architectures.rows import PredictorRows
-from phidet.core.errors import ConfigError
-from phidet.core.structs import replace
+from phidet.core.structs import convert, replace
 from phidet.detections.boxes import FloatArray, elementwise_iou
 
 if TYPE_CHECKING:
@@ -44,7 +43,7 @@ COMPARED = 20
 """Number of an image's top-scoring queries on which an export is compared with PyTorch."""
 
 
-class DetrArchitecture(Architecture[DetrConfig]):
+class DetrArchitecture(OnBackbone[DetrConfig]):
     """DETR (arXiv 2005.12872) on any backbone."""
 
     name = "detr"
@@ -130,10 +129,7 @@ class DetrArchitecture(Architecture[DetrConfig]):
     def loss(self, config: DetrConfig, settings: Mapping[str, Any]) -> Loss:
         from phidet.architectures.detr.loss import DetrLoss
 
-        try:
-            return DetrLoss(config.num_classes, msgspec.convert(dict(settings), DetrLossConfig))
-        except msgspec.ValidationError as error:
-            raise ConfigError(f"loss of {self.name}: {error}") from error
+        return DetrLoss(config.num_classes, convert(settings, DetrLossConfig, f"loss of {self.name}"))
 
     def named_outputs(self, outputs: DetrOutputs) -> dict[str, Tensor]:
         named = {"class_logits": outputs.class_logits, "boxes_cxcywh": outputs.boxes_cxcywh}
@@ -143,6 +139,7 @@ class DetrArchitecture(Architecture[DetrConfig]):
         self, config: DetrConfig, ours: Mapping[str, FloatArray], theirs: Mapping[str, FloatArray]
     ) -> tuple[float, float]:
         """Compares the scores and boxes of the queries that PyTorch scores highest."""
+        # Queries have a fixed order, so that each is compared with itself.
         own, other = (answers_of(of["class_logits"], of["boxes_cxcywh"], config.image_size_hw) for of in (ours, theirs))
         best = np.argsort(-own.scores)[:COMPARED]
         difference = float(np.abs(other.scores[best] - own.scores[best]).mean())
@@ -161,6 +158,7 @@ class DetrArchitecture(Architecture[DetrConfig]):
             return config  # the file is of another form, the demo's or one with masks; loading says what is missing
         count = bias.numel() - 1
         names = config.class_names if count == config.num_classes else default_class_names(count)
+        # Layers are counted up to the first one whose norm is missing; no network has a thousand.
         layers = {
             f"{part}_layers": next(i for i in range(1000) if find(f"{part}.layers.{i}.norm1.weight") is None)
             for part in ("encoder", "decoder")
@@ -198,20 +196,13 @@ class DetrArchitecture(Architecture[DetrConfig]):
             return detector_file(config.name)
         if start != "backbone":
             return None
-        name = published_name(config.backbone)
-        if name is None:
-            raise ConfigError(f"no published backbone has the size of {config.name}'s: start without weights")
-        return backbone_file(name)
-
-    def with_drop_path(self, config: DetrConfig, drop_path: float) -> DetrConfig:
-        return replace(config, {"backbone": replace(config.backbone, {"drop_path": drop_path})})
+        return backbone_file(self.published_backbone(config))
 
     def recomputed_blocks(self, model: nn.Module) -> list[nn.Module]:
-        from phidet.architectures.backbones.build import recomputed_blocks
         from phidet.architectures.detr.transformer import DecoderLayer, EncoderLayer
 
         layers = (module for module in model.modules() if isinstance(module, EncoderLayer | DecoderLayer))
-        return [*recomputed_blocks(model), *layers]
+        return [*super().recomputed_blocks(model), *layers]
 
     def explain(
         self, model: Model, image: npt.NDArray[np.uint8], class_id: int | None, limit: int

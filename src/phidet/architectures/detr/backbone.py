@@ -44,6 +44,7 @@ def fold_frozen_norms(module: nn.Module) -> None:
     children = list(module.named_children())
     for (_, conv), (name, norm) in pairwise(children):
         if type(conv) is nn.Conv2d and isinstance(norm, FrozenBatchNorm2d):
+            # In fp64: the error of folding would add to that of every layer behind.
             scale = norm.weight.double() * (norm.running_var.double() + norm.eps).rsqrt()
             bias = norm.bias.double() - norm.running_mean.double() * scale
             if conv.bias is not None:

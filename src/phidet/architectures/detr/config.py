@@ -40,6 +40,7 @@ class TransformerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
             require(value >= least, f"transformer {name} must be a whole number ≥ {least}, got {value}")
         require(self.feed_forward >= 1, f"transformer feed_forward must be ≥ 1, got {self.feed_forward}")
         require(self.width % self.heads == 0, f"{self.heads} heads cannot share a width of {self.width}")
+        # Positions have sine and cosine for each of two directions.
         require(self.width % 4 == 0, f"transformer width must be a multiple of 4, got {self.width}")
         require(0 <= self.dropout < 1, f"dropout must be in [0, 1), got {self.dropout!r}")
 

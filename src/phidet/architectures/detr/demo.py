@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from phidet.architectures.backbones.build import Backbone, build_backbone
 from phidet.architectures.detr.config import DetrConfig
-from phidet.architectures.detr.network import LEVEL, DetrOutputs, check_images, place_cells
+from phidet.architectures.detr.network import LEVEL, DetrOutputs, place_cells
 from phidet.architectures.detr.positions import LearnedPositions
 from phidet.architectures.detr.transformer import Decoder, Encoder
+from phidet.architectures.layers import check_images
 from phidet.architectures.model import Model
 
 
@@ -40,17 +41,15 @@ class DetrDemo(Model):
 
     def forward(self, images: Tensor, valid_hw: Tensor | None = None) -> DetrOutputs:
         """As :meth:`phidet.architectures.detr.network.Detr.forward`; there are no auxiliary answers."""
-        if not torch.compiler.is_compiling():
-            check_images(images, self.config.stride)
+        check_images(images, self.config.stride, f"a feature cell: {self.config.stride}×{self.config.stride}")
         maps = self.backbone(images.contiguous(memory_format=torch.channels_last))
         projected = self.projection(maps[LEVEL])
         features = place_cells(maps, projected, (images.shape[2], images.shape[3]), valid_hw, self.positions)
         tokens = projected.flatten(2).transpose(1, 2) * self.config.feature_scale
         nowhere = torch.zeros_like(tokens[:, :1])  # positions of the layers, which have none here
         memory = self.encoder(tokens + features.positions, nowhere, features.attended)
-        queries = self.queries.weight.unsqueeze(0).expand(
-            memory.shape[0], -1, -1
-        )  # len() would fix the size of exported batches
+        # Not len(), which would fix the size of exported batches.
+        queries = self.queries.weight.unsqueeze(0).expand(memory.shape[0], -1, -1)
         known = self.decoder(queries, nowhere, memory, memory, features.attended)
         logits, boxes = self.class_head(known[-1:]), self.box_head(known[-1:]).sigmoid()
         return DetrOutputs(logits[0], boxes[0], logits[:0], boxes[:0])

@@ -6,10 +6,10 @@ positions and has weights only where they are learned.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from functools import partial
 
 from phidet.architectures.detr.config import DetrConfig
-from phidet.architectures.dialect import Config, Dialect, Slot, drop_wrappers, parse
+from phidet.architectures.dialect import Config, Dialect, Slot, drop_wrappers, having, parse
 
 _PARTS = {
     "projection": "input_proj",
@@ -58,6 +58,7 @@ def _panoptic_slot(name: str, config: Config) -> Slot | None:
     if isinstance(config, DetrConfig) and config.masks is None:
         return None
     if part == "mask_attention":
+        # Its layers are called by the first letters of ours: query and key.
         return Slot((f"bbox_attention.{path[0][0]}_linear.{path[1]}",))
     if part == "mask_head":
         return Slot((f"mask_head.{mask_head_key(path)}",))
@@ -69,6 +70,7 @@ def mask_head_key(path: list[str]) -> str:
     """The official name of a tensor of the mask head, without the prefix."""
     if path[0] == "predict":
         return f"out_lay.{path[1]}"
+    # Layers are counted from 1 there.
     kinds = {"layers": "lay", "norms": "gn", "lateral": "adapter"}
     return f"{kinds[path[0]]}{int(path[1]) + 1}.{path[2]}"
 
@@ -86,25 +88,11 @@ def _demo_slot(name: str, config: Config, listed: bool) -> Slot | None:
     return Slot((key,)) if key else None
 
 
-def _is_official(keys: Iterable[str]) -> bool:
-    return {"class_embed.weight", "query_embed.weight", "transformer.decoder.norm.weight"} <= set(keys)
-
-
-def _is_panoptic(keys: Iterable[str]) -> bool:
-    return {"detr.class_embed.weight", "mask_head.lay1.weight"} <= set(keys)
-
-
-def _is_demo(keys: Iterable[str]) -> bool:
-    return {"linear_class.weight", "query_pos", "backbone.conv1.weight"} <= set(keys)
-
-
-def _is_listing(keys: Iterable[str]) -> bool:
-    return {"linear_class.weight", "query_pos", "backbone.0.weight"} <= set(keys)
-
-
-DETR = Dialect("detr", _is_official, _slot, drop_wrappers)
-PANOPTIC = Dialect("detr-panoptic", _is_panoptic, _panoptic_slot, drop_wrappers)
-DEMO = Dialect("detr-demo", _is_demo, lambda name, config: _demo_slot(name, config, listed=False), drop_wrappers)
-LISTING = Dialect(
-    "detr-listing", _is_listing, lambda name, config: _demo_slot(name, config, listed=True), drop_wrappers
-)
+_OFFICIAL = having("class_embed.weight", "query_embed.weight", "transformer.decoder.norm.weight")
+_MASKED = having("detr.class_embed.weight", "mask_head.lay1.weight")
+# The demo as a module, and as the paper's listing builds it, whose backbone is a list of layers.
+_NAMED, _LISTED = (having("linear_class.weight", "query_pos", f"backbone.{first}.weight") for first in ("conv1", "0"))
+DETR = Dialect("detr", _OFFICIAL, _slot, drop_wrappers)
+PANOPTIC = Dialect("detr-panoptic", _MASKED, _panoptic_slot, drop_wrappers)
+DEMO = Dialect("detr-demo", _NAMED, partial(_demo_slot, listed=False), drop_wrappers)
+LISTING = Dialect("detr-listing", _LISTED, partial(_demo_slot, listed=True), drop_wrappers)

@@ -22,6 +22,7 @@ _LAYER_NORMS = {
 
 def _transformer_keys(name: str, five: bool) -> tuple[str, ...]:
     """The keys of a tensor of encoder or decoder: three for a first projection, else one."""
+    # By way of the official name, which has the same parts in the same order.
     official = transformer_key(name)
     assert official is not None
     _, part, *path = official.split(".")
@@ -36,6 +37,7 @@ def _transformer_keys(name: str, five: bool) -> tuple[str, ...]:
     attention = prefix + {"self_attn": "self_attn", "multihead_attn": "encoder_attn"}[module]
     if leaf == "out_proj":
         return (f"{attention}.{'o_proj' if five else 'out_proj'}.{path[4]}",)
+    # Query, key and value, the thirds of our one matrix.
     return tuple(f"{attention}.{which}_proj.{leaf.removeprefix('in_proj_')}" for which in "qkv")
 
 

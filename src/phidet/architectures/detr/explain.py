@@ -41,6 +41,7 @@ def object_maps(model: Model, image: npt.NDArray[np.uint8], class_id: int | None
     watched = _watch(model, image, layer.cross_attention)
     config, image_hw = model.config, (image.shape[0], image.shape[1])
     found = answers_of(watched.class_logits, watched.boxes_cxcywh, image_hw)
+    # Without a threshold: what nearly became an object can be explained, too.
     order = [int(i) for i in np.argsort(-found.scores, kind="stable")]
     chosen = [i for i in order if class_id is None or found.class_ids[i] == class_id][:limit]
     maps: list[ActivationMap] = []
@@ -84,6 +85,7 @@ def _watch(model: Model, image: npt.NDArray[np.uint8], attention: Attention) -> 
     prepared = prepare_image(image, model.config)
     device = next(model.parameters()).device
     seen: list[tuple[Any, ...]] = []
+    # Fused attention does not give its weights: its inputs are noted, from which they are computed again.
     handle = attention.register_forward_hook(lambda _, inputs, __: seen.append(inputs))
     try:
         outputs = model(
@@ -104,5 +106,6 @@ def _heat(weights: Tensor, prepared: Prepared, stride: int, image_hw: tuple[int,
     assert prepared.valid_hw is not None
     height, width = prepared.valid_hw
     cells = weights.reshape(1, 1, -(-size_hw[0] // stride), -(-size_hw[1] // stride))
+    # Over the whole input, whose padding is then cut off.
     evidence = F.interpolate(cells, size_hw, mode="bilinear")[0, 0, :height, :width]
     return heat_map(evidence, image_hw)

@@ -7,15 +7,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from phidet.architectures.batch import Batch
+from phidet.architectures.base import Loss
+from phidet.architectures.batch import Batch, check_class_ids
 from phidet.architectures.detr.loss_config import DetrLossConfig
 from phidet.architectures.detr.mask_losses import mask_losses
 from phidet.architectures.detr.network import DetrOutputs
+from phidet.architectures.layers import wide
 from phidet.architectures.processes import Processes
-from phidet.architectures.sets.losses import box_losses, matched_classes, softmax_class_loss, wide
+from phidet.architectures.sets.losses import box_losses, matched_classes, softmax_class_loss
 from phidet.architectures.sets.matching import CostWeights, Matched, match, matching_cost, softmax_class_cost
 from phidet.architectures.sets.targets import SetTargets, num_objects, set_targets
-from phidet.core.errors import InputError
 
 
 class LayerLoss(NamedTuple):
@@ -36,7 +37,7 @@ class LayerLoss(NamedTuple):
     class_error: Tensor
 
 
-class DetrLoss:
+class DetrLoss(Loss):
     """The loss as :class:`phidet.architectures.base.Loss`.
 
     Args:
@@ -46,9 +47,6 @@ class DetrLoss:
 
     def __init__(self, num_classes: int, config: DetrLossConfig) -> None:
         self.num_classes, self.config = num_classes, config
-
-    def to(self, device: torch.device) -> None:
-        """Nothing to move."""
 
     def __call__(self, outputs: DetrOutputs, batch: Batch, processes: Processes) -> dict[str, Tensor]:
         """Losses by name: weighted sums over all layers in ``loss``, the last layer's own parts beside it."""
@@ -80,7 +78,8 @@ class DetrLoss:
     def match(self, outputs: DetrOutputs, targets: SetTargets) -> list[Matched]:
         """The pairs of every layer, each matched by itself; of the last alone without auxiliary losses."""
         config, (logits, boxes_cxcywh) = self.config, self._answers(outputs)
-        _check_classes(targets.class_ids, self.num_classes)
+        check_class_ids(targets.class_ids, self.num_classes)
+        # Pairs are chosen by what the network answers, but no gradient goes through the choice.
         weights = CostWeights(config.class_cost, config.box_cost, config.giou_cost)
         class_cost = softmax_class_cost(wide(logits.detach()), targets.class_ids)
         return match(matching_cost(class_cost, wide(boxes_cxcywh.detach()), targets, weights), targets)
@@ -114,6 +113,7 @@ class DetrLoss:
         classes = matched_classes((logits.shape[0], logits.shape[1]), targets, matched, self.num_classes)
         class_loss = softmax_class_loss(logits, classes, self.config.no_object_weight, processes)
         pairs = box_losses(boxes, targets, matched, normaliser)
+        # Nothing is learned from these two; they show how the training goes.
         with torch.no_grad():
             best = logits.argmax(-1)
             found = (best != self.num_classes).sum(1)
@@ -122,12 +122,3 @@ class DetrLoss:
             right = ((best == classes) & there).sum()
             class_error = 100 - 100 * right / there.sum().clamp(min=1)
         return LayerLoss(class_loss, pairs.l1, pairs.giou, cardinality, class_error)
-
-
-def _check_classes(class_ids: Tensor, num_classes: int) -> None:
-    """Raises InputError unless all ids are below ``num_classes``; not on accelerators, where looking would wait."""
-    if class_ids.device.type == "cpu" and class_ids.numel() and int(class_ids.max()) >= num_classes:
-        raise InputError(
-            f"class id {int(class_ids.max())} among the targets of a network with {num_classes} classes: "
-            f"ids run from 0 to {num_classes - 1}"
-        )

@@ -6,7 +6,7 @@ import math
 
 import msgspec
 
-from phidet.core.errors import ConfigError
+from phidet.core.structs import require
 
 
 class DetrLossConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -32,9 +32,8 @@ class DetrLossConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     def __post_init__(self) -> None:
         for name in self.__struct_fields__:
             value = getattr(self, name)
-            if name != "auxiliary" and not 0 <= value < math.inf:
-                raise ConfigError(f"loss {name} must be ≥ 0, got {value!r}")
-        if self.no_object_weight == 0:
-            raise ConfigError("loss no_object_weight must be > 0: queries without an object would learn nothing")
-        if self.class_cost == self.box_cost == self.giou_cost == 0:
-            raise ConfigError("class_cost, box_cost and giou_cost are all 0: there is nothing to match by")
+            require(name == "auxiliary" or 0 <= value < math.inf, f"loss {name} must be ≥ 0, got {value!r}")
+        why = "queries without an object would learn nothing"
+        require(self.no_object_weight > 0, f"loss no_object_weight must be > 0: {why}")
+        costs = self.class_cost, self.box_cost, self.giou_cost
+        require(any(costs), "class_cost, box_cost and giou_cost are all 0: there is nothing to match by")

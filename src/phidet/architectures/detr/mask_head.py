@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from phidet.architectures.layers import init_convolutions
+
 HEADS, GROUPS = 8, 8
 """Of the attention, each of which gives a map; and of the group norms."""
 
@@ -39,6 +41,7 @@ class MaskAttention(nn.Module):
         logits = torch.einsum("bqhc,bnhc->bqhn", q, k)
         if attended is not None:
             logits = logits.masked_fill(~attended, -math.inf)
+        # One softmax over heads and cells together, as in the official code.
         return logits.flatten(2).softmax(-1).view_as(logits)
 
     def multiply_adds(self, inputs: tuple[Tensor, ...]) -> int:
@@ -62,11 +65,7 @@ class MaskHead(nn.Module):
         self.norms = nn.ModuleList(nn.GroupNorm(GROUPS, o) for o in outs)
         self.lateral = nn.ModuleList(nn.Conv2d(i, o, 1) for i, o in zip(lateral, outs[1:4], strict=True))
         self.predict = nn.Conv2d(outs[-1], 1, 3, padding=1)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_uniform_(module.weight, a=1)
-                assert module.bias is not None
-                nn.init.zeros_(module.bias)
+        init_convolutions(self, lambda conv: nn.init.kaiming_uniform_(conv.weight, a=1))
 
     def forward(self, projected: Tensor, attention: Tensor, maps: list[Tensor]) -> Tensor:
         """

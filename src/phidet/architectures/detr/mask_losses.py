@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from phidet.architectures.sets.losses import wide
+from phidet.architectures.layers import wide
 from phidet.architectures.sets.matching import Matched
 
 _ALPHA, _GAMMA = 0.25, 2.0
@@ -25,6 +25,7 @@ def mask_losses(mask_logits: Tensor, masks: Tensor, matched: Matched, normaliser
         normaliser: scalar, of :func:`phidet.architectures.sets.targets.num_objects`.
     """
     wanted = masks[matched.images, matched.objects]  # (P, H, W)
+    # A mask that is not known has that value at every pixel, so that one pixel tells.
     known = wanted[:, 0, 0] != _UNKNOWN
     answers = mask_logits[matched.images[known], matched.queries[known]].unsqueeze(1)
     size_hw = wanted.shape[1], wanted.shape[2]

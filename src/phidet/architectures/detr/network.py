@@ -16,8 +16,8 @@ from phidet.architectures.detr.config import DetrConfig
 from phidet.architectures.detr.mask_head import MaskAttention, MaskHead
 from phidet.architectures.detr.positions import LearnedPositions, padding_of_cells, sine_positions
 from phidet.architectures.detr.transformer import Decoder, Encoder
+from phidet.architectures.layers import check_images, wide
 from phidet.architectures.model import Model
-from phidet.core.errors import InputError
 
 LEVEL = 5
 """Of the backbone's map that the transformer sees: stride 32, or 16 if dilated."""
@@ -69,7 +69,7 @@ class BoxHead(nn.Module):
             x = F.relu(layer(x))
         logits: Tensor = self.layers[-1](x)
         # In half precision a box would be off by pixels.
-        return (logits if logits.dtype == torch.float64 else logits.float()).sigmoid()
+        return wide(logits).sigmoid()
 
 
 class Detr(Model):
@@ -84,6 +84,7 @@ class Detr(Model):
         self.config: DetrConfig = config
         size = config.transformer
         backbone = build_backbone(config.backbone)
+        # As the official code: batches of two large images are too small for statistics.
         freeze_batch_norms(backbone)
         if config.dilation:
             dilate_last_stage(cast("ResNet", backbone))
@@ -118,14 +119,14 @@ class Detr(Model):
 
     def optimize(self) -> nn.Module:
         """A copy for inference with batch norms folded into convolutions; same inputs and outputs, up to rounding."""
+        # Only the backbone's norms can be folded; the others depend on what they are given.
         copied = copy.deepcopy(self).eval()
         fold_frozen_norms(copied.backbone)
         return copied
 
     def features(self, images: Tensor, valid_hw: Tensor | None) -> Features:
         """The backbone's maps and the positions of their cells; arguments as of :meth:`forward`."""
-        if not torch.compiler.is_compiling():
-            check_images(images, self.config.stride)
+        check_images(images, self.config.stride, f"a feature cell: {self.config.stride}×{self.config.stride}")
         maps = self.backbone(images.contiguous(memory_format=torch.channels_last))
         projected = self.projection(maps[LEVEL])
         size_hw = images.shape[2], images.shape[3]
@@ -139,9 +140,8 @@ class Detr(Model):
 
     def decode(self, features: Features, memory: Tensor) -> Tensor:
         """(L, B, Q, C), what every decoder layer knows of each object."""
-        queries = self.queries.weight.unsqueeze(0).expand(
-            memory.shape[0], -1, -1
-        )  # len() would fix the size of exported batches
+        # Not len(), which would fix the size of exported batches.
+        queries = self.queries.weight.unsqueeze(0).expand(memory.shape[0], -1, -1)
         keys = memory + features.positions
         known: Tensor = self.decoder(torch.zeros_like(queries), queries, keys, memory, features.attended)
         return known
@@ -195,15 +195,3 @@ def place_cells(
     positions = sine_positions(padding, channels // 2) if learned is None else learned((height, width))
     flat = positions.flatten(2).transpose(1, 2).to(projected.dtype)
     return Features(maps, projected, flat.expand(batch, -1, -1), attended)
-
-
-def check_images(images: Tensor, stride: int) -> None:
-    """Raises InputError unless ``images`` are (B, 3, H, W) of at least a feature cell."""
-    if images.ndim != 4 or images.shape[1] != 3:
-        raise InputError(
-            f"expected images as (batch, 3, height, width), got shape {tuple(images.shape)}: colour images, channels "
-            "first"
-        )
-    height, width = images.shape[2:]
-    if min(height, width) < stride:
-        raise InputError(f"images of {height}×{width} pixels are smaller than a feature cell: {stride}×{stride}")

@@ -55,6 +55,8 @@ def instance_mask(
     Returns:
         (H, W) of the original image.
     """
+    # First interpolated to the padded input, then read at the nearest pixels: the order of the official code, without
+    # which borders differ.
     rows, columns = (nearest(valid, size) for valid, size in zip(valid_hw, image_hw, strict=True))
     inside = resize_bilinear(mask_logits, padded_hw) > 0  # as a sigmoid above one half
     mask: Bools = inside[rows][:, columns]

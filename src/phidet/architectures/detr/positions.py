@@ -56,6 +56,7 @@ def sine_positions(
         # A column of padding alone is 0 throughout, so its count is 0 too, and 0 / 10⁻⁶ stays 0.
         y = y / (y[:, -1:, :] + 1e-6) * scale
         x = x / (x[:, :, -1:] + 1e-6) * scale
+    # Channels come in pairs of one wavelength, for its sine and its cosine.
     index = torch.arange(features, dtype=torch.float32, device=padding.device)
     wavelengths = temperature ** (2 * torch.div(index, 2, rounding_mode="floor") / features)
     return torch.cat([_waves(axis[..., None] / wavelengths) for axis in (y, x)], 3).permute(0, 3, 1, 2)

@@ -29,6 +29,7 @@ def prepare_image(image: npt.NDArray[np.uint8], config: DetrConfig) -> Prepared:
     padded = np.zeros((3, *size_hw), np.float32)
     inside = padded[:, :height, :width]
     inside[:] = resized.transpose(2, 0, 1)
+    # In place, in the part that is image: padding stays 0, as in training.
     inside -= np.array(config.preprocess.mean_rgb, np.float32)[:, None, None]
     inside /= np.array(config.preprocess.std_rgb, np.float32)[:, None, None]
     return Prepared(padded, Placement(height / image_hw[0], image_hw), (height, width))

@@ -62,6 +62,7 @@ def detr_config(name: str, class_names: tuple[str, ...] | None = None) -> DetrCo
         position="learned" if row.demo else "sine",
         dilation=row.dilation,
         form="demo" if row.demo else "detr",
+        # Of COCO's classes it is known which are stuff; of others training reads it from the data.
         masks=MaskConfig(stuff=COCO_PANOPTIC[91:] if class_names is None else ()) if row.masks else None,
         preprocess=LITE if row.backbone.startswith("efficientnet-lite") else IMAGENET,
     )

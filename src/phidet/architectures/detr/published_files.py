@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from phidet.architectures.published_file import PublishedFile, published_files
-from phidet.core.errors import UnknownNameError
+from phidet.architectures.published_file import PublishedFile, file_of, published_files
 
 DETECTORS: dict[str, PublishedFile] = published_files(
     "https://dl.fbaipublicfiles.com/detr",
@@ -28,6 +27,4 @@ def detector_file(name: str) -> PublishedFile:
     Raises:
         UnknownNameError: none are published under that name; the nearest names are in the message.
     """
-    if name not in DETECTORS:
-        raise UnknownNameError("COCO-trained DETR", name, DETECTORS)
-    return DETECTORS[name]
+    return file_of(name, DETECTORS, "COCO-trained DETR")

@@ -20,6 +20,7 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
         self.heads, self.dropout = heads, dropout
+        # Named and laid out as those of torch.nn.MultiheadAttention, which published files come from.
         self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
         self.out_proj = nn.Linear(width, width)
@@ -45,6 +46,7 @@ class Attention(nn.Module):
     def weights(self, query: Tensor, key: Tensor, attended: Tensor | None = None) -> Tensor:
         """How much each query attends to each key, (B, heads, N, M), of sum 1 over M; for explanations."""
         q, k = self._queries_and_keys(query, key)
+        # Once more by hand: the fused attention of forward never holds this matrix.
         logits = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
         if attended is not None:
             logits = logits.masked_fill(~attended, -math.inf)
@@ -61,6 +63,7 @@ class Attention(nn.Module):
     def _heads_of(self, x: Tensor, which: int) -> Tensor:
         """Projected queries (0), keys (1) or values (2), (B, heads, length, C / heads)."""
         width = x.shape[-1]
+        # Rows of the one matrix: queries, then keys, then values.
         rows = slice(which * width, (which + 1) * width)
         projected = F.linear(x, self.in_proj_weight[rows], self.in_proj_bias[rows])
         heads: Tensor = projected.reshape(*x.shape[:2], self.heads, width // self.heads)

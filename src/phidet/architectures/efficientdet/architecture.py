@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from phidet.architectures.backbones.config import backbone_summary
-from phidet.architectures.backbones.published import published_name
+from phidet.architectures.backbones.on_backbone import OnBackbone
 from phidet.architectures.backbones.published_files import backbone_file
-from phidet.architectures.base import Architecture, Decoder, Loss
+from phidet.architectures.base import Decoder, Loss
 from phidet.architectures.config import default_class_names
 from phidet.architectures.efficientdet.anchors import generate_anchors, level_sizes
 from phidet.architectures.efficientdet.config import ASPECTS_2020, ASPECTS_OFFICIAL, ModelConfig
@@ -25,7 +25,6 @@ from phidet.architectures.efficientdet.loss_config import LossConfig
 from phidet.architectures.efficientdet.mask_config import ADDED, STRIDE
 from phidet.architectures.efficientdet.published import (
     DETECTOR_NAMES,
-    EFFICIENTDETS,
     FAMILIES,
     detector_config,
     family_of,
@@ -34,9 +33,9 @@ from phidet.architectures.efficientdet.published import (
 from phidet.architectures.efficientdet.published_files import detector_file
 from phidet.architectures.published_file import PublishedFile
 from phidet.architectures.rows import PredictorRows
-from phidet.core.errors import CheckpointError, ConfigError
+from phidet.core.errors import CheckpointError
 from phidet.core.numbers import sigmoid
-from phidet.core.structs import in_words, replace
+from phidet.core.structs import convert, replace
 from phidet.data.coco_classes import COCO_CLASS_NAMES
 from phidet.data.doctor.view import NetworkView
 from phidet.detections.boxes import FloatArray, decode, elementwise_iou
@@ -54,7 +53,7 @@ COMPARED = 100
 """Number of an image's top-scoring anchors on which an export is compared with PyTorch: those become detections."""
 
 
-class EfficientDetArchitecture(Architecture[ModelConfig]):
+class EfficientDetArchitecture(OnBackbone[ModelConfig]):
     """EfficientDet (arXiv 1911.09070) on any backbone."""
 
     name = "efficientdet"
@@ -125,14 +124,12 @@ class EfficientDetArchitecture(Architecture[ModelConfig]):
     def loss(self, config: ModelConfig, settings: Mapping[str, Any]) -> Loss:
         from phidet.architectures.efficientdet.losses import AnchorLoss
 
-        try:
-            return AnchorLoss(config, msgspec.convert(dict(settings), LossConfig))
-        except msgspec.ValidationError as error:
-            raise ConfigError(f"loss of {self.name}: {in_words(error, LossConfig)}") from error
+        return AnchorLoss(config, convert(settings, LossConfig, f"loss of {self.name}"))
 
     def lower_arrays(self, config: ModelConfig, weights: Weights) -> Program | None:
         from phidet.architectures.efficientdet.lower_arrays import lower_detector
 
+        # Other detectors are lowered by way of their PyTorch modules.
         on_efficientnet = config.backbone.architecture.startswith("efficientnet")
         boxes_only = config.masks is None and config.semantic is None
         return lower_detector(weights, config) if on_efficientnet and boxes_only else None
@@ -144,6 +141,7 @@ class EfficientDetArchitecture(Architecture[ModelConfig]):
 
     def extend_graph(self, graph: GraphWriter, config: ModelConfig) -> dict[str, tuple[int, ...]]:
         """The largest class logit of each anchor: most anchors are discarded by it alone."""
+        # The logit of a single class is the largest one already.
         if config.num_classes == 1:
             return {}
         shape = graph.constant([0, config.num_anchors, config.num_classes], np.int64)
@@ -157,6 +155,7 @@ class EfficientDetArchitecture(Architecture[ModelConfig]):
         """Compares the scores and boxes of the anchors that PyTorch scores highest."""
         own, other = as_outputs(ours, config.num_classes), as_outputs(theirs, config.num_classes)
         best = np.argsort(-own.best_logits)[:COMPARED]
+        # By the class that PyTorch says, so that two classes that are alike do not count as a difference.
         classes = own.class_logits[best].argmax(1)
         difference = sigmoid(other.class_logits[best, classes]) - sigmoid(own.class_logits[best, classes])
         anchors = generate_anchors(config.image_size_hw, config.feature_network.levels, config.anchors)[best]
@@ -179,6 +178,7 @@ class EfficientDetArchitecture(Architecture[ModelConfig]):
         count = outputs // per_cell
         names = config.class_names if count == config.num_classes else default_class_names(count)
         anchors = config.anchors
+        # Files do not carry anchors: those that they were trained with follow from the code that wrote them.
         if dialect.anchors_2020 and anchors.aspects_wh == ASPECTS_OFFICIAL:
             anchors = msgspec.structs.replace(anchors, aspects_wh=ASPECTS_2020)
         return replace(config, {"class_names": names, "anchors": anchors})
@@ -211,22 +211,16 @@ class EfficientDetArchitecture(Architecture[ModelConfig]):
     def pretrained_file(self, config: ModelConfig, start: str, published: str | None) -> PublishedFile | None:
         if start == "coco":
             return detector_file(config.name)
-        if start == "backbone":
-            return backbone_file(_backbone_name(config, published))
-        return None
+        return backbone_file(self.published_backbone(config)) if start == "backbone" else None
 
     def scaled_config(self, phi: float, family: object) -> ModelConfig:
         return scaled_detector_config(phi, family_of(family))
 
-    def with_drop_path(self, config: ModelConfig, drop_path: float) -> ModelConfig:
-        backbone = replace(config.backbone, {"drop_path": drop_path})
-        return replace(config, {"backbone": backbone})
-
     def recomputed_blocks(self, model: nn.Module) -> list[nn.Module]:
-        from phidet.architectures.backbones.build import recomputed_blocks
         from phidet.architectures.feature_networks.network import FusionNode
 
-        return [*recomputed_blocks(model), *(module for module in model.modules() if isinstance(module, FusionNode))]
+        fusions = (module for module in model.modules() if isinstance(module, FusionNode))
+        return [*super().recomputed_blocks(model), *fusions]
 
     def feature_maps(self, model: EfficientDet, images: Tensor) -> Mapping[int, Tensor]:
         maps = model.feature_network(model.backbone(images))
@@ -238,20 +232,6 @@ class EfficientDetArchitecture(Architecture[ModelConfig]):
         from phidet.architectures.efficientdet.explain import detection_maps
 
         return detection_maps(model, image, class_id, limit)
-
-
-def _backbone_name(config: ModelConfig, published: str | None) -> str:
-    """The published classifier whose backbone this detector uses."""
-    if published in EFFICIENTDETS:
-        return EFFICIENTDETS[published].backbone
-    own = config.backbone
-    name = published_name(own)
-    if name is not None:
-        return name
-    raise ConfigError(
-        f"no published backbone has the size of {config.name}'s ({own.architecture}, width {own.width:g}, depth "
-        f"{own.depth:g}): choose a model by name, or start without weights"
-    )
 
 
 EFFICIENTDET = EfficientDetArchitecture()

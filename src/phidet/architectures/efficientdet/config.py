@@ -61,6 +61,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     semantic: SemanticConfig | None = None
 
     def __post_init__(self) -> None:
+        # Maps of level 3 are enlarged to a quarter of the input, which needs whole cells.
         if self.masks is not None or self.semantic is not None:
             require(
                 all(side % STRIDE == 0 for side in self.image_size_hw) and self.feature_network.min_level == 3,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -65,9 +66,10 @@ def anchor_view(config: ModelConfig) -> AnchorView:
     def met(boxes_xyxy: Boxes, trial: Trial | None) -> npt.NDArray[np.bool_]:
         anchors, tried_hw = own, size_hw
         if trial is not None and trial.what == "scale":
-            anchors = AnchorConfig(scale=trial.anchor_scale, octaves=own.octaves, aspects_wh=own.aspects_wh)
+            anchors = msgspec.structs.replace(own, scale=trial.anchor_scale)
         if trial is not None and trial.what == "size":
             tried_hw = trial.image_size_hw
+        # Boxes come in pixels of the model's own input.
         ratio = min(new / old for new, old in zip(tried_hw, size_hw, strict=True))
         return best_ious(boxes_xyxy * ratio, tried_hw, levels, anchors) >= MATCHED
 
@@ -103,12 +105,9 @@ def examine_coverage(datasets: Sequence[Dataset], config: ModelConfig) -> Covera
             mean_best_iou=_rounded(found.mean()),
         )
 
-    def anchors(scale: float, aspects: tuple[tuple[float, float], ...]) -> AnchorConfig:
-        return AnchorConfig(scale=scale, octaves=own.octaves, aspects_wh=aspects)
-
-    by_scale = [trial("scale", anchors(s, own.aspects_wh)) for s in _SCALES if s != own.scale]
+    by_scale = [trial("scale", msgspec.structs.replace(own, scale=s)) for s in _SCALES if s != own.scale]
     by_size = [trial("size", own, factor) for factor in _FACTORS]
-    by_aspects = [trial("aspects", anchors(own.scale, _own_aspects(boxes)))]
+    by_aspects = [trial("aspects", msgspec.structs.replace(own, aspects_wh=_own_aspects(boxes)))]
     recall = _recall(ious, scaled)
     return Coverage(
         boxes=len(boxes),

@@ -31,7 +31,7 @@ from phidet.detections.settings import PostprocessSettings, class_ids_of
 
 
 class AnchorDecoder:
-    """:func:`postprocess` for a config, with its anchors generated once."""
+    """:func:`select` for a config, with its anchors generated once."""
 
     def __init__(self, config: ModelConfig) -> None:
         self.config = config
@@ -108,6 +108,7 @@ def find_candidates(best_logits: Floats, class_logits: Floats, settings: Postpro
         settings: ``score``, ``candidates``, ``multi_class``.
     """
     least = _logit(settings.least_score)
+    # By the largest logit of each anchor alone, which drops nearly all of them.
     anchors = np.flatnonzero(best_logits >= least) if least > -math.inf else np.arange(len(best_logits))
     anchors = anchors[_largest(best_logits[anchors], settings.candidates)]
     num_classes = class_logits.shape[1]
@@ -126,18 +127,6 @@ def find_candidates(best_logits: Floats, class_logits: Floats, settings: Postpro
     scores = sigmoid(logits)
     good = scores >= settings.least_score
     return Candidates(anchors[good], class_ids[good], scores[good])
-
-
-def postprocess(
-    outputs: NetworkOutputs,
-    anchors_xyxy: Floats,
-    scale: float,
-    image_hw: tuple[int, int],
-    settings: PostprocessSettings,
-    class_names: tuple[str, ...],
-) -> Detections:
-    """The objects of one image; see :func:`select`."""
-    return select(outputs, anchors_xyxy, scale, image_hw, settings, class_names)[0]
 
 
 def select(

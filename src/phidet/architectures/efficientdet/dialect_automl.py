@@ -7,12 +7,10 @@ averaged weights.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from phidet.architectures.backbones.config import BackboneConfig
 from phidet.architectures.backbones.dialects import blocks_of
-from phidet.architectures.backbones.published import EFFICIENTNETS
-from phidet.architectures.dialect import AVERAGE, Config, Dialect, Layout, Slot, parse
+from phidet.architectures.backbones.published import published_name
+from phidet.architectures.dialect import AVERAGE, Config, Dialect, Layout, Slot, having, parse
 from phidet.architectures.efficientdet.config import ModelConfig
 from phidet.architectures.efficientdet.mask_config import ADDED
 
@@ -38,7 +36,8 @@ def _slot(name: str, config: Config) -> Slot | None:
 
 
 def _backbone(path: list[str], config: BackboneConfig) -> Slot | None:
-    scope = _backbone_name(config)
+    # The scope is the name of the backbone, which only the published ones have.
+    scope = published_name(config) if blocks_of(config) else None
     if scope is None:
         return None
     if path[0] == "stem":
@@ -58,17 +57,6 @@ def _backbone(path: list[str], config: BackboneConfig) -> Slot | None:
     # expansion.
     second = path[2] == "project" and expands
     return _conv(f"{prefix}/{'conv2d_1' if second else 'conv2d'}", path[4])
-
-
-def _backbone_name(config: BackboneConfig) -> str | None:
-    lite = config.architecture == "efficientnet-lite"
-    if not blocks_of(config):
-        return None
-    for name, row in EFFICIENTNETS.items():
-        # The scope is the name of the backbone, which only the published ones have.
-        if (row.width, row.depth) == (config.width, config.depth) and name.startswith("efficientnet-lite") == lite:
-            return name
-    return None
 
 
 def _feature_network(path: list[str], config: ModelConfig) -> Slot:
@@ -120,8 +108,4 @@ def _canonical(key: str) -> str | None:
     return None if scopes[0] in {"optimizer_weights", "top_level_model_weights"} else "/".join(scopes)
 
 
-def _recognise(keys: Iterable[str]) -> bool:
-    return "class_net/class-predict/pointwise_kernel" in keys
-
-
-AUTOML = Dialect("automl", _recognise, _slot, _canonical, writable=False)
+AUTOML = Dialect("automl", having("class_net/class-predict/pointwise_kernel"), _slot, _canonical, writable=False)

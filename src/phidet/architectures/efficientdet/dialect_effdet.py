@@ -8,10 +8,9 @@ TorchScript (``toggle_head_bn_level_first``) have the level first in the heads' 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 
 from phidet.architectures.backbones.dialects import timm_backbone
-from phidet.architectures.dialect import Config, Dialect, Slot, drop_wrappers, parse
+from phidet.architectures.dialect import Config, Dialect, Slot, drop_wrappers, having, parse
 from phidet.architectures.efficientdet.config import ModelConfig
 from phidet.architectures.efficientdet.mask_config import ADDED
 
@@ -68,8 +67,4 @@ def _canonical(key: str) -> str | None:
     return "{0}.{2}.{1}.bn.{3}".format(*level_first.groups()) if level_first else bare
 
 
-def _recognise(keys: Iterable[str]) -> bool:
-    return "class_net.predict.conv_pw.weight" in keys
-
-
-EFFDET = Dialect("effdet", _recognise, _slot, _canonical, anchors_2020=True)
+EFFDET = Dialect("effdet", having("class_net.predict.conv_pw.weight"), _slot, _canonical, anchors_2020=True)

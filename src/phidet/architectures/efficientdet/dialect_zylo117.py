@@ -9,10 +9,8 @@ are a little off near the right and lower border. With the padding put right the
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from phidet.architectures.backbones.dialects import lukemelas_backbone
-from phidet.architectures.dialect import Config, Dialect, Slot, drop_wrappers, parse
+from phidet.architectures.dialect import Config, Dialect, Slot, drop_wrappers, having, parse
 from phidet.architectures.efficientdet.config import ModelConfig
 from phidet.architectures.efficientdet.mask_config import ADDED
 
@@ -79,8 +77,5 @@ def _fillers(config: Config) -> dict[str, int]:
     return {f"bifpn.{cell}.{key}": length for cell in cells for key, length in lengths.items()}
 
 
-def _recognise(keys: Iterable[str]) -> bool:
-    return "regressor.header.pointwise_conv.conv.weight" in keys
-
-
-ZYLO117 = Dialect("zylo117", _recognise, _slot, drop_wrappers, anchors_2020=True, fillers=_fillers)
+_OWN_KEY = having("regressor.header.pointwise_conv.conv.weight")
+ZYLO117 = Dialect("zylo117", _OWN_KEY, _slot, drop_wrappers, anchors_2020=True, fillers=_fillers)

@@ -59,20 +59,24 @@ def atss(anchors_xyxy: Tensor, anchors_of_level: Sequence[int], per_cell: int, o
     anchors, boxes = anchors_xyxy.float(), objects.boxes_xyxy.float()
     centres = (anchors[:, :2] + anchors[:, 2:]) / 2
     best = anchors.new_full((objects.images, num_anchors), -1.0)  # overlap of the present owner
+    # Object by object, as the threshold is of its own candidates; images have few objects.
     for row in range(num_objects):
         box, image = boxes[row], int(objects.image[row])
         candidates = _nearest(centres, (box[:2] + box[2:]) / 2, anchors_of_level, ATSS_CELLS * per_cell)
         ious = pairwise_iou(anchors[candidates], box[None])[:, 0]
+        # High where some anchors fit well, low where none does.
         threshold = ious.mean() + ious.std() if len(ious) > 1 else ious.mean()
         at = centres[candidates]
         inside = ((at > box[:2]) & (at < box[2:])).all(1)
         learns = (ious >= threshold) & inside
         chosen, overlaps = candidates[learns], ious[learns]
+        # Where no candidate passes, the best one learns the object, unless it has another one already.
         if not len(chosen):
             top = int(ious.argmax())
             if ious[top] <= 0 or owner[image, candidates[top]] >= 0:
                 continue
             chosen, overlaps = candidates[top : top + 1], ious[top : top + 1]
+        # An anchor that several objects want learns the one that it overlaps most.
         better = overlaps > best[image, chosen]
         owner[image, chosen[better]], best[image, chosen[better]] = row, overlaps[better]
     return owner
@@ -101,14 +105,18 @@ def task_aligned(anchors_xyxy: Tensor, answers_xyxy: Tensor, scores: Tensor, obj
             continue
         boxes = objects.boxes_xyxy[rows].float()
         overlaps = pairwise_iou(boxes, answers_xyxy[image].float())  # (g, A)
+        # The score of each object's class at every anchor.
         own = scores[image].float().T[objects.class_ids[rows]]  # (g, A)
         inside = ((centres > boxes[:, None, :2]) & (centres < boxes[:, None, 2:])).all(2)
         fit = torch.where(inside, own**CLASS_POWER * overlaps**OVERLAP_POWER, -1.0)
         top = fit.topk(min(CANDIDATES, num_anchors), 1)
         learns = torch.zeros_like(inside).scatter_(1, top.indices, top.values >= 0)
+        # An anchor that several objects chose stays with the one that it overlaps most.
         most, which = torch.where(learns, overlaps, -1.0).max(0)  # (A,)
         learns &= which == torch.arange(len(rows), device=rows.device)[:, None]
         fit = torch.where(learns, fit, 0.0)
+        # Scaled so that an object's best anchor gets the largest overlap that the object reaches: qualities then
+        # compare.
         largest = fit.amax(1, keepdim=True)
         reached = torch.where(learns, overlaps, 0.0).amax(1, keepdim=True)
         scaled = torch.where(largest > 0, fit / largest.clamp(min=torch.finfo(fit.dtype).tiny) * reached, 0.0)

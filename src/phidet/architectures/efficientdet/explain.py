@@ -47,6 +47,7 @@ def _best(logits: Floats, boxes_xyxy: Floats, wanted: int | None, limit: int) ->
     """Anchors and classes of the best detections after suppression, best first."""
     settings = PostprocessSettings(score=0.0, max_detections=limit)
     if wanted is not None:
+        # Other classes must not suppress boxes of the one that is asked for.
         logits = logits[:, [wanted]]
     anchors, class_ids, scores = find_candidates(logits.max(1), logits, settings)
     kept, _ = suppress(boxes_xyxy[anchors], scores, class_ids, settings)
@@ -61,6 +62,7 @@ def gradient_evidence(logit: Tensor, maps: list[Tensor], size_hw: tuple[int, int
     ):
         if slope is None:
             continue
+        # What each cell adds to the logit, to first order.
         evidence = (slope * features).sum(1, keepdim=True).detach()
         cells = evidence.shape[2] * evidence.shape[3]  # makes sums independent of resolution
         total += F.interpolate(evidence, size_hw, mode="bilinear")[0, 0] * cells

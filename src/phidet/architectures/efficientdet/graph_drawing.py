@@ -183,6 +183,7 @@ def _edge_svg(edge: _Edge, line: list[Point], names: list[str], inputs: int) -> 
     path = f"M{line[0][0]:.1f} {line[0][1]:.1f}"
     for (x, y), (next_x, next_y) in pairwise(line):  # flat at both ends
         middle = (x + next_x) / 2
+        # Control points level with both ends: lines leave a column as they enter the next one.
         path += f"C{middle:.1f} {y:.1f} {middle:.1f} {next_y:.1f} {next_x:.1f} {next_y:.1f}"
     colour, words = KINDS[edge.kind]
     tip = f"{names[edge.source]} → {names[edge.target]}"
@@ -190,6 +191,7 @@ def _edge_svg(edge: _Edge, line: list[Point], names: list[str], inputs: int) -> 
     return (
         f'<g class="edge" data-from="{edge.source}" data-to="{edge.target}" data-input="{edge.order}" '
         f'data-kind="{edge.kind}"><title>{tip}</title>'
+        # A white line below, so that crossings can be told from joints.
         f'<path d="{path}" stroke="#fff" stroke-width="5"/>'
         f'<path d="{path}" stroke="{colour}" marker-end="url(#{edge.kind})"/></g>'
     )
@@ -223,6 +225,7 @@ def graph_svg(graph: FeatureGraph) -> str:
     headline = shorten(name, lambda part: len(part) <= fitting)
     facts = f"levels {graph.min_level} to {graph.max_level}, {len(reads)} nodes, {sum(map(len, reads.values()))} edges"
     title = f"Feature network {name}"
+    # The same in words, for those who cannot see the drawing.
     words = [f"{names[i]} reads {', '.join(names[j] for j in read)}." for i, read in reads.items()]
     words += [f"{names[i]} leaves as P{level} out." for level, i in zip(graph.levels, graph.outputs, strict=True)]
     body = [

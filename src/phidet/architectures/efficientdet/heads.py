@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from phidet.architectures.config import Activation
-from phidet.architectures.layers import SeparableConv, activation, batch_norm
+from phidet.architectures.layers import SeparableConv, activation, batch_norm, init_convolutions
 
 CLASS_PRIOR = 0.01  # probability that every class starts with (RetinaNet, 1708.02002, section 4.1)
 
@@ -34,7 +34,7 @@ class Head(nn.Module):
         )  # norms[layer][level]
         self.act = activation(act)
         self.predict = SeparableConv(channels, anchors * outputs)
-        self._init_weights()
+        init_convolutions(self, _draw)
 
     def forward(self, maps: list[Tensor]) -> Tensor:
         """Maps (B, C, H_l, W_l), finest first → (B, Σ H_l·W_l·anchors, outputs), row by row, anchors innermost."""
@@ -48,15 +48,12 @@ class Head(nn.Module):
             flat.append(x.reshape(x.shape[0], -1, self.outputs))
         return torch.cat(flat, 1)
 
-    def _init_weights(self) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                # Keras' variance scaling, truncated at two deviations: 0.88 corrects for that. For a depthwise kernel,
-                # too, Keras counts every channel as fan in.
-                std = math.sqrt(1 / (math.prod(module.kernel_size) * module.in_channels)) / 0.87962566103423978
-                nn.init.trunc_normal_(module.weight, std=std, a=-2 * std, b=2 * std)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+
+def _draw(conv: nn.Conv2d) -> None:
+    # Keras' variance scaling, truncated at two deviations: 0.88 corrects for that. For a depthwise kernel, too, Keras
+    # counts every channel as fan in.
+    std = math.sqrt(1 / (math.prod(conv.kernel_size) * conv.in_channels)) / 0.87962566103423978
+    nn.init.trunc_normal_(conv.weight, std=std, a=-2 * std, b=2 * std)
 
 
 def class_head(channels: int, layers: int, levels: int, classes: int, anchors: int, act: Activation) -> Head:

@@ -7,8 +7,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from phidet.core.errors import ConfigError
-from phidet.core.structs import require_one_of
+from phidet.core.structs import require, require_one_of
 from phidet.detections.boxes import IouKind
 
 Assignment: TypeAlias = Literal["iou", "atss", "task"]
@@ -51,5 +50,4 @@ class LossConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             ("mask_weight", 0 <= self.mask_weight < math.inf, "≥ 0"),
             ("semantic_weight", 0 <= self.semantic_weight < math.inf, "≥ 0"),
         ):
-            if not fine:
-                raise ConfigError(f"loss {name} must be {expected}, got {getattr(self, name)!r}")
+            require(fine, f"loss {name} must be {expected}, got {getattr(self, name)!r}")

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from phidet.architectures.batch import Batch
+from phidet.architectures.batch import Batch, check_class_ids
 from phidet.architectures.efficientdet.anchors import generate_anchors, level_sizes
 from phidet.architectures.efficientdet.config import ModelConfig
 from phidet.architectures.efficientdet.dynamic import atss, task_aligned
@@ -27,6 +27,7 @@ from phidet.architectures.efficientdet.network import (
 )
 from phidet.architectures.efficientdet.semantic_losses import semantic_loss, semantic_targets
 from phidet.architectures.efficientdet.targets import Targets, assign_targets, objects_of, targets_of
+from phidet.architectures.layers import wide
 from phidet.architectures.processes import Processes
 from phidet.core.errors import InputError
 from phidet.detections.boxes import IouKind, decode, elementwise_iou
@@ -99,12 +100,7 @@ def focal_loss(class_logits: Tensor, class_ids: Tensor, config: LossConfig) -> T
     Raises:
         InputError: a class id ≥ C; on accelerators, where looking would have to wait for the device, PyTorch's error.
     """
-    num_classes = class_logits.shape[-1]
-    if class_ids.device.type == "cpu" and not torch.compiler.is_compiling() and (class_ids >= num_classes).any():
-        raise InputError(
-            f"class id {int(class_ids.max())} among the targets of a network with {num_classes} classes: "
-            f"ids run from 0 to {num_classes - 1}"
-        )
+    check_class_ids(class_ids, class_logits.shape[-1])
     total: Tensor = _FocalSum.apply(class_logits, class_ids, config.alpha, config.gamma, config.label_smoothing / 2)
     return total
 
@@ -126,8 +122,8 @@ def soft_focal_loss(class_logits: Tensor, targets: Targets, config: LossConfig) 
     # As if all were background; the few anchors with objects are then corrected.
     total = focal_loss(class_logits, torch.full_like(targets.class_ids, -1), config)
     rows = class_logits[targets.class_ids >= 0]  # (P, C)
-    wanted = targets.soft.to(_widen(rows).dtype)
-    corrected = _soft_focal(_widen(rows), wanted, config) - _soft_focal(_widen(rows), torch.zeros_like(wanted), config)
+    wanted = targets.soft.to(wide(rows).dtype)
+    corrected = _soft_focal(wide(rows), wanted, config) - _soft_focal(wide(rows), torch.zeros_like(wanted), config)
     return total + corrected.sum()
 
 
@@ -150,7 +146,7 @@ def huber_loss(box_deltas: Tensor, targets: Targets, delta: float) -> Tensor:
     Returns:
         Scalar, float32 or float64.
     """
-    predicted = _widen(box_deltas)
+    predicted = wide(box_deltas)
     wanted = targets.box_deltas.to(predicted.dtype)
     # The official code masks every target that is exactly 0, to leave out background. That also drops an
     # object in perfect line with its anchor; here the anchor's class says what is background.
@@ -177,7 +173,7 @@ def box_iou_loss(box_deltas: Tensor, targets: Targets, anchors_xyxy: Tensor, kin
     """
     positive = (targets.class_ids >= 0).nonzero(as_tuple=True)  # (P,) images, (P,) anchors
     anchors = anchors_xyxy[positive[1]]
-    answer = decode(_widen(box_deltas[positive]), anchors)
+    answer = decode(wide(box_deltas[positive]), anchors)
     wanted = decode(targets.box_deltas[positive], anchors)
     each: Tensor = 1 - elementwise_iou(answer, wanted, kind)
     return each.sum() if targets.certainty is None else (each * targets.certainty).sum()
@@ -213,8 +209,10 @@ class _FocalSum(torch.autograd.Function):
             column = ids[piece].clamp(min=0)
             z = logits[piece].to(wide, copy=True)
             true_class = z.gather(1, column)  # (rows, 1); of background, whatever stands first
+            # Turned round at the right class: then one formula, that of a negative, holds for all.
             z.scatter_(1, column, torch.where(yes, -true_class, true_class))
             entropy = F.softplus(z)
+            # p^γ by log p = z − softplus(z), which loses nothing where p is small.
             power = torch.sub(z, entropy).mul_(gamma).exp_()
             if smoothing:
                 entropy.sub_(z, alpha=smoothing)
@@ -223,6 +221,7 @@ class _FocalSum(torch.autograd.Function):
             sums.append((1 - alpha) * loss.sum())
             sums.append((2 * alpha - 1) * torch.where(yes, loss.gather(1, column), 0).sum())
             if gradient is not None:
+                # The derivative of p^γ · entropy by z; buffers that are no longer needed are written over.
                 p = z.sigmoid_()
                 slope = entropy.mul_(gamma).mul_(1 - p).add_(p).sub_(smoothing).mul_(power)
                 true_class = slope.gather(1, column)
@@ -239,10 +238,6 @@ class _FocalSum(torch.autograd.Function):
         (gradient,) = ctx.saved_tensors
         shape, dtype = ctx.like
         return (gradient * grad_output).to(dtype).view(shape), None, None, None, None
-
-
-def _widen(values: Tensor) -> Tensor:
-    return values if values.dtype == torch.float64 else values.float()
 
 
 class AnchorLoss:
@@ -268,6 +263,7 @@ class AnchorLoss:
         if batch.soft is not None:
             image, anchor = (targets.class_ids >= 0).nonzero(as_tuple=True)
             targets = targets._replace(soft=batch.soft[image, targets.matched[image, anchor]])
+        # The target of the class is then how well the box fits, instead of 1.
         if quality is not None:
             ids = targets.class_ids[targets.class_ids >= 0]
             certain = F.one_hot(ids, outputs.class_logits.shape[-1]).to(quality.dtype)
@@ -297,10 +293,10 @@ class AnchorLoss:
         how, anchors = self.settings.assignment, self.anchors_xyxy
         if how == "iou" and not self.settings.quality:
             return assign_targets(anchors, boxes_xyxy, class_ids), None
-        answers = decode(_widen(outputs.box_deltas), anchors)  # (B, A, 4)
+        answers = decode(wide(outputs.box_deltas), anchors)  # (B, A, 4)
         if how == "task":
             objects = objects_of(boxes_xyxy, class_ids)
-            owner, quality = task_aligned(anchors, answers, _widen(outputs.class_logits).sigmoid(), objects)
+            owner, quality = task_aligned(anchors, answers, wide(outputs.class_logits).sigmoid(), objects)
             return targets_of(owner, anchors.float(), objects), quality[owner >= 0]
         if how == "atss":
             objects = objects_of(boxes_xyxy, class_ids)

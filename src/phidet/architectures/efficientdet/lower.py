@@ -9,11 +9,9 @@ from torch import nn
 
 from phidet.architectures.backbones.lower import lower_backbone
 from phidet.architectures.config import Activation
-from phidet.architectures.efficientdet.heads import Head
-from phidet.architectures.efficientdet.lower_arrays import lower_head
+from phidet.architectures.efficientdet.lower_arrays import lower_head, lower_heads
 from phidet.architectures.efficientdet.mask_head import LEVELS, Prototypes
 from phidet.architectures.efficientdet.semantic_head import SemanticHead
-from phidet.architectures.feature_networks.lower import lower_feature_network
 from phidet.architectures.module_arrays import ModuleArrays
 from phidet.architectures.program import Beside, Program, ProgramWriter, Upsample
 from phidet.architectures.weights import Weights
@@ -25,18 +23,15 @@ if TYPE_CHECKING:  # circular: that module imports this one
 @torch.no_grad()
 def compile_program(model: EfficientDet) -> Program:
     """The program of ``model`` as it is now, for evaluation."""
-    writer = ProgramWriter()
-    maps = lower_backbone(writer, model.backbone)
-    features = Weights(ModuleArrays(model.feature_network))
-    levels = lower_feature_network(writer, features, model.config.feature_network, model.config.activation, maps)
-    class_logits = _head(writer, model.class_head, levels, model.config.activation)
-    box_deltas = _head(writer, model.box_head, levels, model.config.activation)
-    outputs = {"class_logits": class_logits, "box_deltas": box_deltas}
-    if model.mask_head is not None and model.prototypes is not None:
-        outputs["mask_coefficients"] = _head(writer, model.mask_head, levels, model.config.activation)
-        outputs["prototypes"] = _prototypes(writer, model.prototypes, maps[2], levels, model.config.activation)
+    writer, config, act = ProgramWriter(), model.config, model.config.activation
+    maps, weights = lower_backbone(writer, model.backbone), Weights(ModuleArrays(model))
+    levels, outputs = lower_heads(writer, weights, config, maps)
+    if config.masks is not None and model.prototypes is not None:
+        shape = config.masks.layers, config.masks.prototypes
+        outputs["mask_coefficients"] = lower_head(writer, weights.part("mask_head"), levels, shape, act)
+        outputs["prototypes"] = _prototypes(writer, model.prototypes, maps[2], levels, act)
     if model.semantic is not None:
-        outputs["semantic_logits"] = _semantic(writer, model.semantic, levels, maps[2], model.config.activation)
+        outputs["semantic_logits"] = _semantic(writer, model.semantic, levels, maps[2], act)
     return Program(writer.operations, outputs)
 
 
@@ -49,12 +44,9 @@ def _semantic(w: ProgramWriter, head: SemanticHead, maps: list[int], level2: int
 
 
 def _prototypes(w: ProgramWriter, head: Prototypes, level2: int, maps: list[int], act: Activation) -> int:
+    # As Prototypes.forward, where enlarging is an operation of its own.
     x = w.sum(maps[0], *(w.add(Upsample(coarser, maps[0])) for coarser in maps[1:LEVELS]))
     x = w.conv(w.conv(x, head.coarse.depthwise, None), head.coarse.pointwise, head.coarse_bn, act)
     x = w.sum(w.add(Upsample(x, level2)), w.conv(level2, head.lateral, head.lateral_bn), act=act)
     x = w.conv(w.conv(x, head.fine.depthwise, None), head.fine.pointwise, head.fine_bn, act)
     return w.conv(x, head.predict, None)
-
-
-def _head(w: ProgramWriter, head: Head, maps: list[int], act: Activation) -> int:
-    return lower_head(w, Weights(ModuleArrays(head)), maps, (len(head.convs), head.outputs), act)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from phidet.architectures.config import Activation
 from phidet.architectures.efficientdet.mask_config import MaskConfig
-from phidet.architectures.layers import SeparableConv, activation, batch_norm
+from phidet.architectures.layers import SeparableConv, activation, batch_norm, init_convolutions
 
 
 class Prototypes(nn.Module):
@@ -37,16 +37,13 @@ class Prototypes(nn.Module):
         self.fine_bn = batch_norm(config.channels)
         self.predict = nn.Conv2d(config.channels, config.prototypes, 1)
         self.act = activation(act)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        init_convolutions(self, lambda conv: nn.init.kaiming_normal_(conv.weight, nonlinearity="relu"))
 
     def forward(self, level2: Tensor, maps: list[Tensor]) -> Tensor:
         """(B, C2, H/4, W/4) and the feature maps, finest (stride 8) first → (B, K, H/4, W/4)."""
         size_hw = maps[0].shape[2:]
         x = maps[0]
+        # Large objects are seen best in coarser maps, which are enlarged and added.
         for coarser in maps[1:LEVELS]:
             x = x + F.interpolate(coarser, size_hw)
         x = self.act(self.coarse_bn(self.coarse(x)))

@@ -14,9 +14,9 @@ from phidet.architectures.efficientdet.lower import compile_program
 from phidet.architectures.efficientdet.mask_head import Prototypes
 from phidet.architectures.efficientdet.semantic_head import SemanticHead
 from phidet.architectures.feature_networks.network import FeatureNetwork
+from phidet.architectures.layers import check_images
 from phidet.architectures.model import Model
 from phidet.architectures.optimized import OptimizedNetwork
-from phidet.core.errors import InputError
 
 
 class RawOutputs(NamedTuple):
@@ -108,10 +108,13 @@ class EfficientDet(Model):
         Raises:
             InputError: not four dimensions, not three channels, or smaller than the coarsest stride.
         """
-        if not torch.compiler.is_compiling():
-            self._check_images(images)
+        level = self.config.feature_network.max_level
+        side = 2**level
+        enough = f"the coarsest stride, {side} (level {level}): resize or pad them to at least {side}×{side}"
+        check_images(images, side, enough)
         features = self.backbone(images.contiguous(memory_format=torch.channels_last))
         maps = self.feature_network(features)
+        # In the order of the fields of the outputs' type.
         found = [self.class_head(maps), self.box_head(maps)]
         if self.mask_head is not None and self.prototypes is not None:
             found += self.mask_head(maps), self.prototypes(features[2], maps)
@@ -134,17 +137,3 @@ class EfficientDet(Model):
         """A faster copy for inference with all constants folded; outputs are equal up to rounding."""
         folded = OptimizedNetwork(compile_program(self), self.outputs_type)
         return folded.to(next(self.parameters()).device)
-
-    def _check_images(self, images: Tensor) -> None:
-        if images.ndim != 4 or images.shape[1] != 3:
-            raise InputError(
-                f"expected images as (batch, 3, height, width), got shape {tuple(images.shape)}: "
-                "colour images, channels first"
-            )
-        coarsest = 2**self.config.feature_network.max_level
-        height, width = images.shape[2:]
-        if min(height, width) < coarsest:
-            raise InputError(
-                f"images of {height}×{width} pixels are smaller than the coarsest stride, {coarsest} "
-                f"(level {self.config.feature_network.max_level}): resize or pad them to at least {coarsest}×{coarsest}"
-            )

@@ -29,7 +29,7 @@ from phidet.architectures.backbones.published import (
     backbone_config,
     scaled_backbone,
 )
-from phidet.architectures.backbones.scaling import CompoundScaling, check_phi
+from phidet.architectures.backbones.scaling import CompoundScaling, check_phi, family_named
 from phidet.architectures.config import Activation
 from phidet.architectures.efficientdet.config import AnchorConfig, ModelConfig
 from phidet.architectures.efficientdet.scaling import DetectorLaw
@@ -109,12 +109,7 @@ def family_of(family: object) -> Family:
     Raises:
         UnknownNameError: there is none.
     """
-    if isinstance(family, Family):
-        return family
-    name = "efficientdet" if family is None else str(family)
-    if name not in FAMILIES:
-        raise UnknownNameError("family", name, FAMILIES)
-    return FAMILIES[name]
+    return family_named(family, FAMILIES, "efficientdet")
 
 
 def detector_config(name: str, class_names: tuple[str, ...] = COCO_CLASS_NAMES) -> ModelConfig:

@@ -14,7 +14,6 @@ from phidet.architectures.efficientdet.published_metrics import (
     PublishedDetector,
 )
 from phidet.architectures.efficientdet.receptive import receptive_fields
-from phidet.architectures.feature_networks.config import FeatureNetworkConfig
 from phidet.architectures.feature_networks.graphs import GRAPHS
 from phidet.core.errors import ConfigError
 from phidet.core.structs import replace
@@ -70,6 +69,7 @@ def describe_detector(config: ModelConfig, input_hw: tuple[int, int] | None = No
     """Levels, anchors, fields and costs of a detector at ``input_hw``, its own size by default."""
     size = input_hw or config.image_size_hw
     parts = count_costs(config, size)
+    # The paper's counts are of its own input size, and of COCO's 90 slots.
     comparable = size == config.image_size_hw and config.num_classes == 90 and _is_published(config)
     return DetectorReport(
         name=config.name,
@@ -107,7 +107,7 @@ def compare_necks(config: ModelConfig) -> list[NeckReport]:
     for graph in GRAPHS:
         for fusion in ("sum", "fast") if graph == "bifpn" else ("sum",):
             try:
-                network = _with_graph(config.feature_network, graph, fusion)
+                network = msgspec.structs.replace(config.feature_network, graph=graph, fusion=fusion)
             except ConfigError:
                 continue
             parts = count_costs(replace(config, {"feature_network": network}))
@@ -115,11 +115,6 @@ def compare_necks(config: ModelConfig) -> list[NeckReport]:
             base = base or (neck, whole)  # fpn is the first
             reports.append(_neck_report(graph, fusion, (neck, whole), base))
     return reports
-
-
-def _with_graph(network: FeatureNetworkConfig, graph: str, fusion: str) -> FeatureNetworkConfig:
-    changed: FeatureNetworkConfig = msgspec.structs.replace(network, graph=graph, fusion=fusion)
-    return changed
 
 
 def _neck_report(graph: str, fusion: str, costs: tuple[Cost, Cost], base: tuple[Cost, Cost]) -> NeckReport:

@@ -7,7 +7,7 @@ import math
 import msgspec
 
 from phidet.architectures.backbones.scaling import round_half_up, round_to_multiple
-from phidet.core.errors import ConfigError
+from phidet.core.structs import require
 
 
 class DetectorLaw(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -25,8 +25,8 @@ class DetectorLaw(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     size_step: float = 128
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.width_factor) and self.width_factor >= 1):
-            raise ConfigError(f"width_factor must be a number ≥ 1 (the paper uses 1.35), got {self.width_factor!r}")
+        factor = self.width_factor
+        require(1 <= factor < math.inf, f"width_factor must be a number ≥ 1 (the paper uses 1.35), got {factor!r}")
 
     def channels(self, phi: float) -> int:
         """Channels of the feature network and the heads."""

@@ -66,6 +66,7 @@ def panoptic_segments(things: Detections, logits: FloatArray, classes: Ids, stuf
         classes: (H, W), of :func:`class_map`.
         stuff: ids of the classes that are not counted.
     """
+    # The best things first: each takes the pixels that are still free.
     ids = np.full(classes.shape, -1, np.int32)
     kept: list[int] = []
     assert things.masks is not None

@@ -9,6 +9,7 @@ from torch import Tensor
 from phidet.architectures.batch import Batch
 from phidet.architectures.efficientdet.mask_config import STRIDE
 from phidet.architectures.efficientdet.mask_losses import UNKNOWN, inside_boxes
+from phidet.architectures.layers import wide
 
 NOT_KNOWN = -100
 """Target of a pixel whose class is not known, which takes no part."""
@@ -30,6 +31,7 @@ def semantic_targets(batch: Batch, num_classes: int, has_background: bool) -> Te
     masks, there = batch.masks, batch.class_ids >= 0
     size_hw = masks.shape[2:]
     covered = (masks == 1) & there[:, :, None, None]
+    # Where no object lies is background, if the labels have any; else nothing is known of it.
     known = torch.ones(len(masks), *size_hw, dtype=torch.bool, device=masks.device) & has_background
     rows, columns = (torch.arange(side, device=masks.device) for side in size_hw)
     valid = batch.valid_hw / STRIDE
@@ -39,6 +41,7 @@ def semantic_targets(batch: Batch, num_classes: int, has_background: bool) -> Te
         for i in range(len(masks)):  # an image at a time: all boxes of a batch would be large
             boxed_only = there[i] & (masks[i, :, 0, 0] == UNKNOWN)
             known[i] &= ~inside_boxes(batch.boxes_xyxy[i, boxed_only] / STRIDE, size_hw).bool().any(0)
+        # Of objects that overlap, the smallest one is seen.
         areas = covered.sum((2, 3)).float()
         cost = torch.where(covered, areas[:, :, None, None], torch.inf)
         least, top = cost.min(1)
@@ -58,6 +61,5 @@ def semantic_loss(logits: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         Scalars in float32 (float64 for float64 logits).
     """
-    wide = logits if logits.dtype == torch.float64 else logits.float()
-    loss = F.cross_entropy(wide, wanted, ignore_index=NOT_KNOWN, reduction="sum")
-    return loss, (wanted != NOT_KNOWN).sum().to(wide.dtype)
+    loss = F.cross_entropy(wide(logits), wanted, ignore_index=NOT_KNOWN, reduction="sum")
+    return loss, (wanted != NOT_KNOWN).sum().to(loss.dtype)

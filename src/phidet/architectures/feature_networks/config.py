@@ -30,6 +30,7 @@ class FeatureNetworkConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unk
         require(self.channels >= 1, f"feature network channels must be ≥ 1, got {self.channels}")
         require(self.repeats >= 1, f"feature network repeats must be ≥ 1, got {self.repeats}")
         require(
+            # Backbones end at level 5, and what is coarser is pooled from it.
             1 <= self.min_level <= 5 and self.min_level < self.max_level <= 10,
             f"levels must satisfy 1 ≤ min_level ≤ 5 and min_level < max_level ≤ 10, "
             f"got {self.min_level}..{self.max_level}",
@@ -37,6 +38,7 @@ class FeatureNetworkConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unk
         require_one_of("fusion", self.fusion, Fusion)
         if isinstance(self.graph, str) and self.graph not in GRAPHS:
             raise UnknownNameError("feature network", self.graph, GRAPHS)
+        # A graph that is given as a struct has levels of its own.
         graph = self.resolved_graph
         require(
             (graph.min_level, graph.max_level) == (self.min_level, self.max_level),

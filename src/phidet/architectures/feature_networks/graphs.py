@@ -64,6 +64,7 @@ class FeatureGraph(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
                     f"graph {self.name!r}, node {i}: inputs {node.inputs} must name one or more earlier maps, "
                     f"0..{width + i - 1}"
                 )
+        # One output for each level, finest first.
         levels = [self.level_of(i) if 0 <= i < width + len(self.nodes) else None for i in self.outputs]
         if levels != list(self.levels):
             raise ConfigError(
@@ -87,6 +88,7 @@ class GraphBuilder:
 
     def node(self, level: int, *inputs: int) -> int:
         self.nodes.append(Node(level, inputs))
+        # Its index among all maps, of which the inputs come first.
         return self.max_level - self.min_level + len(self.nodes)
 
     def graph(self, name: str, outputs: dict[int, int]) -> FeatureGraph:
@@ -102,6 +104,7 @@ class GraphBuilder:
 def fpn(low: int, high: int) -> FeatureGraph:
     """Top-down: every level adds the coarser level's result."""
     g = GraphBuilder(low, high)
+    # The coarsest level has none above it to add.
     out = {high: g.node(high, g.input(high))}
     for level in range(high - 1, low - 1, -1):
         out[level] = g.node(level, g.input(level), out[level + 1])
@@ -139,6 +142,7 @@ def bifpn(low: int, high: int) -> FeatureGraph:
     for level in range(high - 1, low - 1, -1):
         down[level] = g.node(level, g.input(level), down[level + 1])
     out = {low: down[low]}
+    # Between both ends a node stands on the way down, so that the input needs an edge of its own.
     for level in range(low + 1, high):
         out[level] = g.node(level, g.input(level), down[level], out[level - 1])
     out[high] = g.node(high, g.input(high), out[high - 1])
@@ -161,6 +165,7 @@ def nas_fpn(low: int, high: int) -> FeatureGraph:
     if high - low != 4:
         raise ConfigError(f"nas-fpn was searched on five levels, got {low}..{high}: choose e.g. 3..7 or another graph")
     g = GraphBuilder(low, high)
+    # Called as in the figure, also where they are other levels.
     p3, p4, p5, p6, p7 = range(low, high + 1)
     first = g.node(p4, g.input(p4), g.input(p6))
     second = g.node(p4, g.input(p4), first)

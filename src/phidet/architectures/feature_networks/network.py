@@ -10,7 +10,7 @@ from phidet.architectures.config import Activation
 from phidet.architectures.feature_networks.config import FeatureNetworkConfig, Fusion
 from phidet.architectures.feature_networks.graphs import FeatureGraph, Node
 from phidet.architectures.feature_networks.lower import FUSION_EPSILON
-from phidet.architectures.layers import SeparableConv, activation, batch_norm, same_max_pool
+from phidet.architectures.layers import SeparableConv, activation, batch_norm, init_convolutions, same_max_pool
 
 
 def fusion_weights(fusion: Fusion, raw: Tensor) -> Tensor:
@@ -59,6 +59,7 @@ class FusionNode(nn.Module):
                 if channels != config.channels
             }
         )
+        # Ones: training begins with a plain sum, or mean.
         self.weights = nn.Parameter(torch.ones(len(in_levels))) if config.fusion != "sum" else None
         self.act = activation(act)
         self.conv = SeparableConv(config.channels, config.channels)
@@ -105,6 +106,7 @@ class FeatureCell(nn.Module):
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         """One map per level, finest first → the same levels, (B, C, H_l, W_l)."""
+        # Of the maps that come in: a finer map that is enlarged must end at exactly their size.
         sizes = {level: (x.shape[2], x.shape[3]) for level, x in zip(self.graph.levels, maps, strict=True)}
         known = list(maps)
         for node, module in zip(self.graph.nodes, self.nodes, strict=True):
@@ -127,6 +129,7 @@ class FeatureNetwork(nn.Module):
         self.backbone_levels = [level for level in config.levels if level <= top]
         self.num_coarser = len(config.levels) - len(self.backbone_levels)
         in_channels = [backbone_channels[level] for level in self.backbone_levels]
+        # Coarser levels are pooled from the backbone's last map, which is made as wide as the others first.
         project = self.num_coarser > 0 and in_channels[-1] != config.channels
         self.coarser = Projection(in_channels[-1], config.channels) if project else None
         in_channels += [config.channels] * self.num_coarser
@@ -135,7 +138,8 @@ class FeatureNetwork(nn.Module):
         self.cells = nn.ModuleList(
             FeatureCell(graph, in_channels if r == 0 else same, config, act) for r in range(config.repeats)
         )
-        self._init_weights()
+        # Keras' default, which the official code leaves as it is.
+        init_convolutions(self, lambda conv: nn.init.xavier_uniform_(conv.weight))
 
     def forward(self, backbone_maps: dict[int, Tensor]) -> list[Tensor]:
         """Maps by level, (B, C_l, H_l, W_l) → one map per level of the network, finest first, (B, C, H_l, W_l)."""
@@ -149,10 +153,3 @@ class FeatureNetwork(nn.Module):
         for cell in self.cells:
             maps = cell(maps)
         return maps
-
-    def _init_weights(self) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.xavier_uniform_(module.weight)  # Keras' default, which the official code leaves as it is
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)

@@ -132,6 +132,7 @@ class RelationsArchitecture(Architecture[RelationsConfig]):
 
     def with_answers(self, config: RelationsConfig, grouped: bool, judged: bool) -> RelationsConfig:
         """``config`` with the answers "together" and "right" where the data have their truth, and not otherwise."""
+        # An answer whose truth the data do not have would stay as it was drawn.
         kept = [answer for answer in config.answers if answer not in ("together", "right")]
         answers = (*kept, *(["together"] if grouped else []), *(["right"] if judged else []))
         return replace(config, {"answers": answers})
@@ -167,6 +168,7 @@ class RelationsArchitecture(Architecture[RelationsConfig]):
     def loss(self, config: RelationsConfig, settings: Mapping[str, Any]) -> Loss:
         from phidet.architectures.relations.loss import RelationsLoss
 
+        # What is not the quality weighs the part of its name.
         weights = {key: value for key, value in settings.items() if key != "quality"}
         return RelationsLoss(settings["quality"], weights)
 

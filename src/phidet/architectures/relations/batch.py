@@ -47,6 +47,7 @@ def collate(examples: Sequence[tuple[GraphInputs, GraphTargets]]) -> RelationsBa
     """Graphs with their truth as a batch."""
     inputs, targets = zip(*examples, strict=True)
     sizes = [len(one.nodes) for one in inputs]
+    # Nodes are numbered through all graphs, so that no edge leads from one graph to another.
     starts = np.cumsum([0, *sizes[:-1]])
     edges = np.concatenate([one.edges + start for one, start in zip(inputs, starts, strict=True)], axis=1)
     columns = ("class_ids", "ious", "box_deltas", "together")

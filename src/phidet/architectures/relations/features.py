@@ -56,6 +56,7 @@ def graph_inputs(config: RelationsConfig, graph: DetectionGraph) -> GraphInputs:
         )
     if len(found) and found.class_ids.max() >= config.num_classes:
         raise InputError(f"expected classes 0…{config.num_classes - 1}, got {found.class_ids.max()}")
+    # In fp64, as offsets between neighbours are small differences of large numbers.
     boxes = found.boxes_xyxy.astype(np.float64)
     places = _centres_and_sides(boxes)
     nodes = [
@@ -74,6 +75,7 @@ def graph_inputs(config: RelationsConfig, graph: DetectionGraph) -> GraphInputs:
 
 def score_logits(scores: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     """ln(s / (1 − s)), within ±9."""
+    # Scores of exactly 0 or 1, which files of detections may have, would be infinite.
     least = 1 / (1 + np.exp(_LARGEST_LOGIT))
     clipped = np.clip(scores.astype(np.float64), least, 1 - least)
     logits: npt.NDArray[np.float64] = np.log(clipped / (1 - clipped))

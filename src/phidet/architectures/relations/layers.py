@@ -28,34 +28,6 @@ except ModuleNotFoundError as error:
 __all__ = ["add_loops", "build_layers", "scatter"]
 
 
-class Attention(nn.Module):
-    """Multi-head attention along edges and to the node itself, with the edges' features (GATv2, arXiv 2105.14491)."""
-
-    def __init__(self, config: RelationsConfig, edge_width: int) -> None:
-        super().__init__()
-        heads, width = config.heads, config.width
-        self.conv = GATv2Conv(width, width // heads, heads, add_self_loops=False, edge_dim=edge_width)
-
-    def forward(self, x: Tensor, edges: Tensor, edge_features: Tensor) -> Tensor:
-        """(N, width), (2, E), (E, edge_width) → (N, width)."""
-        loops = edge_features.new_zeros(x.shape[0], edge_features.shape[1])
-        out: Tensor = self.conv(x, add_loops(edges, x), torch.cat((edge_features, loops)))
-        return out
-
-
-class Gcn(nn.Module):
-    """``D̂^-½ (A + I) D̂^-½ X W`` (GCN, arXiv 1609.02907, equation 2)."""
-
-    def __init__(self, config: RelationsConfig, edge_width: int) -> None:
-        super().__init__()
-        self.conv = GCNConv(config.width, config.width, add_self_loops=False)
-
-    def forward(self, x: Tensor, edges: Tensor, edge_features: Tensor) -> Tensor:
-        """(N, width), (2, E), (E, edge_width) → (N, width)."""
-        out: Tensor = self.conv(x, add_loops(edges, x))
-        return out
-
-
 class LoopFreeCheb(ChebConv):  # type: ignore[misc]
     """Chebyshev polynomials of ``L̂ = 2 L / λ − I`` with λ = 2 (arXiv 1606.09375, section 2.1), on graphs without loops.
 
@@ -71,58 +43,45 @@ class LoopFreeCheb(ChebConv):  # type: ignore[misc]
         return edge_index, -factors[source] * factors[target]
 
 
-class Chebyshev(nn.Module):
-    """A polynomial of the graph's Laplacian."""
-
-    def __init__(self, config: RelationsConfig, edge_width: int) -> None:
-        super().__init__()
-        self.conv = LoopFreeCheb(config.width, config.width, config.order)
-
-    def forward(self, x: Tensor, edges: Tensor, edge_features: Tensor) -> Tensor:
-        """(N, width), (2, E), (E, edge_width) → (N, width)."""
-        out: Tensor = self.conv(x, edges)
-        return out
-
-
-class Sage(nn.Module):
-    """``W1 x + W2 mean of the neighbours`` (GraphSAGE, arXiv 1706.02216)."""
-
-    def __init__(self, config: RelationsConfig, edge_width: int) -> None:
-        super().__init__()
-        self.conv = SAGEConv(config.width, config.width)
-
-    def forward(self, x: Tensor, edges: Tensor, edge_features: Tensor) -> Tensor:
-        """(N, width), (2, E), (E, edge_width) → (N, width)."""
-        out: Tensor = self.conv(x, edges)
-        return out
-
-
-class Gated(nn.Module):
-    """``depth`` steps of a gated recurrent unit fed by the neighbours' sum (gated graph networks, arXiv 1511.05493)."""
-
-    def __init__(self, config: RelationsConfig, edge_width: int) -> None:
-        super().__init__()
-        self.conv = GatedGraphConv(config.width, config.depth)
-
-    def forward(self, x: Tensor, edges: Tensor, edge_features: Tensor) -> Tensor:
-        """(N, width), (2, E), (E, edge_width) → (N, width)."""
-        out: Tensor = self.conv(x, edges)
-        return out
-
-
-_LAYERS: dict[Layer, Callable[[RelationsConfig, int], nn.Module]] = {
-    "gated": Gated,
-    "sage": Sage,
-    "attention": Attention,
-    "chebyshev": Chebyshev,
-    "gcn": Gcn,
+_CONVOLUTIONS: dict[Layer, Callable[[RelationsConfig, int], nn.Module]] = {
+    # Steps of a gated recurrent unit fed by the neighbours' sum (gated graph networks, arXiv 1511.05493).
+    "gated": lambda config, _: GatedGraphConv(config.width, config.depth),
+    # W1 x + W2 mean of the neighbours (GraphSAGE, arXiv 1706.02216).
+    "sage": lambda config, _: SAGEConv(config.width, config.width),
+    # Multi-head attention along edges and to the node itself, with the edges' features (GATv2, arXiv 2105.14491).
+    "attention": lambda config, edge_width: GATv2Conv(
+        config.width, config.width // config.heads, config.heads, add_self_loops=False, edge_dim=edge_width
+    ),
+    "chebyshev": lambda config, _: LoopFreeCheb(config.width, config.width, config.order),
+    # D̂^-½ (A + I) D̂^-½ X W (GCN, arXiv 1609.02907, equation 2).
+    "gcn": lambda config, _: GCNConv(config.width, config.width, add_self_loops=False),
 }
+
+
+class GraphLayer(nn.Module):
+    """The config's kind of layer, with self-loops where its paper has a node among its own neighbours."""
+
+    def __init__(self, config: RelationsConfig, edge_width: int) -> None:
+        super().__init__()
+        self.kind = config.layer
+        self.conv = _CONVOLUTIONS[config.layer](config, edge_width)
+
+    def forward(self, x: Tensor, edges: Tensor, edge_features: Tensor) -> Tensor:
+        """(N, width), (2, E), (E, edge_width) → (N, width)."""
+        seen: list[Tensor] = []
+        if self.kind == "attention":
+            # It alone looks at the edges' features; those of a loop are zero.
+            seen.append(torch.cat((edge_features, edge_features.new_zeros(x.shape[0], edge_features.shape[1]))))
+        if self.kind in ("attention", "gcn"):
+            edges = add_loops(edges, x)
+        out: Tensor = self.conv(x, edges, *seen)
+        return out
 
 
 def build_layers(config: RelationsConfig, edge_width: int) -> nn.ModuleList:
     """The config's layers; of the recurrent one a single layer, whose steps share their weights."""
     count = 1 if config.layer == "gated" else config.depth
-    return nn.ModuleList([_LAYERS[config.layer](config, edge_width) for _ in range(count)])
+    return nn.ModuleList([GraphLayer(config, edge_width) for _ in range(count)])
 
 
 def add_loops(edges: Tensor, x: Tensor) -> Tensor:

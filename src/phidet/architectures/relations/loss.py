@@ -6,14 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from phidet.architectures.base import Loss
 from phidet.architectures.processes import Processes
 from phidet.architectures.relations.batch import RelationsBatch
-from phidet.core.errors import ConfigError
+from phidet.core.structs import require
 
 _BETA = 0.02  # of the smooth L1 of places, in sides of the box: half a pixel of 25
 
 
-class RelationsLoss:
+class RelationsLoss(Loss):
     """The weighted sum of the answers' losses.
 
     Labels: cross entropy over detections of an object. Scores: binary cross entropy over all detections, whose target
@@ -31,12 +32,8 @@ class RelationsLoss:
 
     def __init__(self, quality: bool, weights: dict[str, float]) -> None:
         for name, weight in weights.items():
-            if not weight >= 0:
-                raise ConfigError(f"loss {name} must be a number ≥ 0, got {weight!r}")
+            require(weight >= 0, f"loss {name} must be a number ≥ 0, got {weight!r}")
         self.quality, self.weights = bool(quality), weights
-
-    def to(self, device: torch.device) -> None:
-        """Nothing to do: the loss has no tensors."""
 
     def __call__(self, outputs: dict[str, Tensor], batch: RelationsBatch, processes: Processes) -> dict[str, Tensor]:
         """Losses by name; ``loss`` is their weighted sum."""

@@ -35,12 +35,18 @@ class Relations(Model):
         self.layers = build_layers(config, width)
         self.norms = nn.ModuleList([nn.LayerNorm(width) for _ in self.layers])
         self.margin = nn.Parameter(torch.tensor(_MARGIN))
-        outputs = {"label": config.num_classes, "score": 1, "place": 4}
-        self.heads = nn.ModuleDict({a: _head(2 * width, width, n) for a, n in outputs.items() if a in config.answers})
+        counts = {"label": config.num_classes, "score": 1, "place": 4, "right": 1}
+        seen = 2 * width + node_width(config)
+        self.heads = nn.ModuleDict(
+            {
+                name: nn.Sequential(nn.Linear(seen, width), *_last(width, counts[name]))
+                for name in config.answers
+                if name in counts
+            }
+        )
         if "together" in config.answers:
-            self.heads["together"] = _head(5 * width, width, 1)
-        if "right" in config.answers:
-            self.heads["right"] = _head(2 * width, width, 1)
+            self.pairs = Pairs(2 * width, width, width)
+            self.together = nn.Sequential(*_last(width, 1))
 
     def forward(
         self, nodes: Tensor, edges: Tensor, edge_features: Tensor, graph: Tensor | None = None, graphs: int = 1
@@ -66,25 +72,44 @@ class Relations(Model):
         embedded = x
         for layer, norm in zip(self.layers, self.norms, strict=True):
             x = x + torch.relu(norm(layer(x, edges, e)))
-        return self._answers(nodes, torch.cat((x, embedded), dim=1), (edges, e), (graph, graphs))
+        x = torch.cat((x, embedded), dim=1)
+        # What a detection is said to be, unchanged: answers are corrections of it.
+        seen = torch.cat((x, nodes), dim=1)
+        said = {name: head(seen) for name, head in self.heads.items()}
+        if "together" in self.config.answers:
+            said["together"] = self.together(self.pairs(x, edges, e))
+        return self._answers(nodes, said, (graph, graphs))
 
-    def _answers(
-        self, nodes: Tensor, x: Tensor, joined: tuple[Tensor, Tensor], parts: tuple[Tensor | None, int]
-    ) -> dict[str, Tensor]:
-        (edges, e), classes = joined, self.config.num_classes
+    def _answers(self, nodes: Tensor, said: dict[str, Tensor], parts: tuple[Tensor | None, int]) -> dict[str, Tensor]:
+        """What the heads say, added to what the detector says."""
+        classes = self.config.num_classes
         answers: dict[str, Tensor] = {}
-        if "label" in self.heads:
-            answers["label_logits"] = self.margin * nodes[:, :classes] + self.heads["label"](x)
-        if "score" in self.heads:
-            answers["score_logits"] = nodes[:, classes] + self.heads["score"](x)[:, 0]
-        if "place" in self.heads:
-            answers["box_deltas"] = self.heads["place"](x)
-        if "together" in self.heads:
-            ends = torch.cat((x[edges[0]], x[edges[1]], e), dim=1)
-            answers["together_logits"] = self.heads["together"](ends)[:, 0]
-        if "right" in self.heads:
-            answers["right_logits"] = _all_right(self.heads["right"](x)[:, 0], *parts)
+        if "label" in said:
+            answers["label_logits"] = self.margin * nodes[:, :classes] + said["label"]
+        if "score" in said:
+            answers["score_logits"] = nodes[:, classes] + said["score"][:, 0]
+        if "place" in said:
+            answers["box_deltas"] = said["place"]
+        if "together" in said:
+            answers["together_logits"] = said["together"][:, 0]
+        if "right" in said:
+            answers["right_logits"] = _all_right(said["right"][:, 0], *parts)
         return answers
+
+
+class Pairs(nn.Module):
+    """A linear layer of both ends of each edge and of the edge; nodes are multiplied before they are gathered."""
+
+    def __init__(self, node_width: int, edge_width: int, after: int) -> None:
+        super().__init__()
+        self.source = nn.Linear(node_width, after)
+        self.target = nn.Linear(node_width, after, bias=False)
+        self.edge = nn.Linear(edge_width, after, bias=False)
+
+    def forward(self, x: Tensor, edges: Tensor, e: Tensor) -> Tensor:
+        """(N, node_width), (2, E), (E, edge_width) → (E, after)."""
+        out: Tensor = self.source(x)[edges[0]] + self.target(x)[edges[1]] + self.edge(e)
+        return out
 
 
 class Messages(nn.Module):
@@ -92,12 +117,12 @@ class Messages(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.mlp = _mlp(3 * width, width, width)
+        self.pairs = Pairs(width, width, width)
+        self.rest = nn.Sequential(nn.LayerNorm(width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())
 
     def forward(self, x: Tensor, edges: Tensor, e: Tensor) -> Tensor:
         """(N, width), (2, E), (E, width) → (N, width)."""
-        messages = self.mlp(torch.cat((x[edges[0]], x[edges[1]], e), dim=1))
-        mean: Tensor = scatter(messages, edges[1], 0, x.shape[0], "mean")
+        mean: Tensor = scatter(self.rest(self.pairs(x, edges, e)), edges[1], 0, x.shape[0], "mean")
         return mean
 
 
@@ -124,9 +149,10 @@ def _mlp(before: int, hidden: int, after: int) -> nn.Sequential:
     )
 
 
-def _head(before: int, hidden: int, after: int) -> nn.Sequential:
-    last = nn.Linear(hidden, after)
+def _last(width: int, count: int) -> tuple[nn.Module, nn.Module]:
+    """The end of a head, which says nothing before it is trained."""
+    last = nn.Linear(width, count)
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)
     # SiLU: behind a zero layer a ReLU's units die before they have learned anything.
-    return nn.Sequential(nn.Linear(before, hidden), nn.SiLU(), last)
+    return nn.SiLU(), last

@@ -68,6 +68,7 @@ def match(found: Detections, truth: Annotations, by_class: bool) -> Matches:
         # Of objects that overlap a detection alike, the one of its class: a tie must not turn labels round.
         overlaps += 1e-6 * (found.class_ids[:, None] == truth.class_ids)
     free = ~truth.crowd
+    # Detections come best first, as in COCO's evaluation: the better one gets the object.
     for i, row in enumerate(overlaps):
         best = int(np.where(free, row, -1.0).argmax())
         if free[best] and row[best] >= MATCHED:

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from phidet.architectures.backbones.config import backbone_summary
-from phidet.architectures.backbones.published import published_name
+from phidet.architectures.backbones.on_backbone import OnBackbone
 from phidet.architectures.backbones.published_files import backbone_file
-from phidet.architectures.base import Architecture, Decoder, Loss
+from phidet.architectures.base import Decoder, Loss
 from phidet.architectures.published_file import PublishedFile
 from phidet.architectures.rows import PredictorRows
 from phidet.architectures.setdet.config import SetDetConfig
@@ -28,9 +28,8 @@ from phidet.architectures.setdet.published import (
     named_config,
     scaled_config,
 )
-from phidet.core.errors import ConfigError
 from phidet.core.numbers import sigmoid
-from phidet.core.structs import replace
+from phidet.core.structs import convert, replace
 from phidet.data.coco_classes import COCO_CLASS_NAMES
 from phidet.detections.boxes import FloatArray, cxcywh_to_xyxy, pairwise_iou
 
@@ -47,7 +46,7 @@ COMPARED = 25
 """Number of an image's best answers on which an export is compared with PyTorch."""
 
 
-class SetDetArchitecture(Architecture[SetDetConfig]):
+class SetDetArchitecture(OnBackbone[SetDetConfig]):
     """Queries from EfficientDet's maps."""
 
     name = "setdet"
@@ -112,26 +111,14 @@ class SetDetArchitecture(Architecture[SetDetConfig]):
         return model(images, input_targets(batch), Noise(loss.denoising, loss.label_noise, loss.box_noise))
 
     def _loss_config(self, settings: Mapping[str, Any]) -> LossConfig:
-        try:
-            return msgspec.convert(dict(settings), LossConfig)
-        except msgspec.ValidationError as error:
-            raise ConfigError(f"loss of {self.name}: {error}") from error
+        return convert(settings, LossConfig, f"loss of {self.name}")
 
     def predictor_rows(self, name: str, config: SetDetConfig) -> PredictorRows:
         # Behind the classes, denoising has one that says nothing.
         return PredictorRows(others=int(name.startswith("decoder.noisy_class.")))
 
     def pretrained_file(self, config: SetDetConfig, start: str, published: str | None) -> PublishedFile | None:
-        if start != "backbone":
-            return None
-        own = config.backbone
-        name = published_name(own)
-        if name is None:
-            raise ConfigError(
-                f"no published backbone has the size of {config.name}'s ({own.architecture}, width {own.width:g}, "
-                f"depth {own.depth:g}): choose a model by name, or start without weights"
-            )
-        return backbone_file(name)
+        return backbone_file(self.published_backbone(config)) if start == "backbone" else None
 
     def weights_key(self, config: SetDetConfig) -> object:
         """Stochastic depth and the number of queries are left out: they do not change the weights."""
@@ -145,14 +132,11 @@ class SetDetArchitecture(Architecture[SetDetConfig]):
     def scaled_config(self, phi: float, family: object) -> SetDetConfig:
         return scaled_config(phi, family_of(family))
 
-    def with_drop_path(self, config: SetDetConfig, drop_path: float) -> SetDetConfig:
-        return replace(config, {"backbone": replace(config.backbone, {"drop_path": drop_path})})
-
     def recomputed_blocks(self, model: nn.Module) -> list[nn.Module]:
-        from phidet.architectures.backbones.build import recomputed_blocks
         from phidet.architectures.feature_networks.network import FusionNode
 
-        return [*recomputed_blocks(model), *(module for module in model.modules() if isinstance(module, FusionNode))]
+        fusions = (module for module in model.modules() if isinstance(module, FusionNode))
+        return [*super().recomputed_blocks(model), *fusions]
 
     def explain(
         self, model: SetDet, image: npt.NDArray[np.uint8], class_id: int | None, limit: int

@@ -19,6 +19,7 @@ def sine_positions(size_hw: tuple[int, int], width: int, like: Tensor) -> Tensor
     frequencies = 1e-4 ** (torch.arange(quarter, device=like.device, dtype=torch.float32) / quarter)
     rows, columns = (torch.arange(side, device=like.device, dtype=torch.float32)[:, None] for side in size_hw)
     y, x = (torch.cat(((side * frequencies).sin(), (side * frequencies).cos()), 1) for side in (rows, columns))
+    # Rows are in the first half of the channels, columns in the second.
     grid = torch.cat((y[:, None].expand(-1, size_hw[1], -1), x[None].expand(size_hw[0], -1, -1)), 2)  # (H, W, width)
     return grid.flatten(0, 1).to(like.dtype)
 

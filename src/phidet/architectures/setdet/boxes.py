@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from phidet.architectures.sets.losses import wide
+from phidet.architectures.layers import wide
 
 LARGEST_LOGIT = 11.5
 """Of a box's coordinate: 1e-5 of the input from a border, beyond which a sigmoid has no slope to learn by."""

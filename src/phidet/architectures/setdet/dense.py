@@ -14,9 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from phidet.architectures.config import Activation
-from phidet.architectures.layers import SeparableConv, activation, batch_norm
+from phidet.architectures.layers import SeparableConv, activation, batch_norm, wide
 from phidet.architectures.setdet.boxes import cell_boxes
-from phidet.architectures.sets.losses import wide
 from phidet.architectures.sets.targets import SetTargets
 from phidet.detections.boxes import cxcywh_to_xyxy, elementwise_iou
 

@@ -117,4 +117,5 @@ def _spots(points_xy: Tensor, weights: Tensor, size_hw: tuple[int, int]) -> Tens
     x, y = (torch.arange(side) + 0.5 for side in (width, height))
     across = torch.exp(-(((x - points_xy[:, :1].cpu() * width) / deviation) ** 2) / 2)  # (P, W)
     down = torch.exp(-(((y - points_xy[:, 1:].cpu() * height) / deviation) ** 2) / 2) * weights.cpu()[:, None]
+    # Gaussians are separable: one product of matrices sums the spots of all points.
     return down.T @ across

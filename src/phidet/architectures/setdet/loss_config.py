@@ -6,7 +6,7 @@ import math
 
 import msgspec
 
-from phidet.core.errors import ConfigError
+from phidet.core.structs import require
 
 
 class LossConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -29,19 +29,11 @@ class LossConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     box_noise: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in (
-            "class_weight",
-            "l1_weight",
-            "giou_weight",
-            "class_cost",
-            "dense_weight",
-            "denoising",
-            "box_noise",
-        ):
+        power, noise = self.quality_power, self.label_noise
+        for name in self.__struct_fields__:
             value = getattr(self, name)
-            if not 0 <= value < math.inf:
-                raise ConfigError(f"loss {name} must be ≥ 0, got {value!r}")
-        if not 0 < self.quality_power < math.inf:
-            raise ConfigError(f"loss quality_power must be > 0, got {self.quality_power!r}")
-        if not 0 <= self.label_noise <= 1:
-            raise ConfigError(f"loss label_noise must be in [0, 1], got {self.label_noise!r}")
+            # These two have limits of their own.
+            if name not in ("quality_power", "label_noise"):
+                require(0 <= value < math.inf, f"loss {name} must be ≥ 0, got {value!r}")
+        require(0 < power < math.inf, f"loss quality_power must be > 0, got {power!r}")
+        require(0 <= noise <= 1, f"loss label_noise must be in [0, 1], got {noise!r}")

@@ -6,13 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from phidet.architectures.base import Loss
 from phidet.architectures.batch import Batch
+from phidet.architectures.layers import wide
 from phidet.architectures.processes import Processes
 from phidet.architectures.setdet.decoder import Predictions
 from phidet.architectures.setdet.dense import dense_losses
 from phidet.architectures.setdet.loss_config import LossConfig
 from phidet.architectures.setdet.network import TrainingOutputs
-from phidet.architectures.sets.losses import box_losses, wide
+from phidet.architectures.sets.losses import box_losses
 from phidet.architectures.sets.matching import CostWeights, Matched, focal_class_cost, match, matching_cost
 from phidet.architectures.sets.targets import SetTargets, num_objects
 from phidet.detections.boxes import cxcywh_to_xyxy, elementwise_iou, xyxy_to_cxcywh
@@ -38,27 +40,20 @@ def quality_loss(logits: Tensor, qualities: Tensor, power: float) -> Tensor:
     return (entropy * torch.where(qualities > 0, 1.0, logits.detach().sigmoid() ** power)).sum()
 
 
-class SetDetLoss:
+class SetDetLoss(Loss):
     """Class and box losses of the chosen cells, of every decoder layer, of denoising, and of the dense head."""
 
     def __init__(self, settings: LossConfig) -> None:
         self.settings = settings
         self.costs = CostWeights(settings.class_cost, settings.l1_weight, settings.giou_weight)
 
-    def to(self, device: torch.device) -> None:
-        """Nothing to move."""
-
     def __call__(self, outputs: TrainingOutputs, batch: Batch, processes: Processes) -> dict[str, Tensor]:
         targets = input_targets(batch)
         normaliser = num_objects(targets, processes)
         refinement = outputs.refinement
         # The cells and all layers are matched in one go: each transfer to the CPU would wait for the device.
-        answers = Predictions(
-            *(
-                torch.cat((cells[None], layers))
-                for cells, layers in zip(refinement.chosen, refinement.layers, strict=True)
-            )
-        )
+        both = zip(refinement.chosen, refinement.layers, strict=True)
+        answers = Predictions(*(torch.cat((cells[None], layers)) for cells, layers in both))
         costs = matching_cost(
             focal_class_cost(wide(answers.class_logits), targets.class_ids),
             wide(answers.boxes_cxcywh),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -12,7 +13,7 @@ from phidet.architectures.backbones.lower import lower_backbone
 from phidet.architectures.feature_networks.lower import lower_feature_network
 from phidet.architectures.feature_networks.network import Projection
 from phidet.architectures.graph_module import GraphModule
-from phidet.architectures.module_arrays import ModuleArrays
+from phidet.architectures.module_arrays import ModuleArrays, fold
 from phidet.architectures.program import (
     Columns,
     Conv,
@@ -21,7 +22,6 @@ from phidet.architectures.program import (
     Program,
     ProgramWriter,
     Value,
-    fold,
 )
 from phidet.architectures.setdet.attention import EncoderLayer, encode
 from phidet.architectures.setdet.decoder import SetDecoder
@@ -40,7 +40,7 @@ def compile_program(model: SetDet) -> Program:
     project = model.encoder.project
     coarsest = w.conv(maps[5], project.conv, project.bn)
     maps[5] = w.add(Own((coarsest,), EncoderModule(model.encoder.layers)))
-    arrays = Weights(ModuleArrays(model.feature_network))
+    arrays, first = Weights(ModuleArrays(model.feature_network)), ModuleArrays(model.decoder.cell)
     features = lower_feature_network(w, arrays, model.config.feature_network, model.config.activation, maps)
     memory, cells = [], []
     for x, projection in zip(features, model.memory, strict=True):
@@ -48,10 +48,10 @@ def compile_program(model: SetDet) -> Program:
         weight, bias = fold(projection.conv, projection.bn)
         memory.append(w.add(Conv(x, weight, bias, 1, 0, 1, None)))
         # The decoder's first layer is linear, as the projection is: one product of both, from fewer channels.
-        first = model.decoder.cell
-        both = first.weight.double() @ weight.flatten(1).double()
-        rest = first.weight.double() @ bias.double() + first.bias.double()
-        cells.append(w.add(Conv(x, both.float()[:, :, None, None], rest.float(), 1, 0, 1, None)))
+        both = first["weight"] @ weight[:, :, 0, 0].astype(np.float64)
+        rest = first["weight"] @ bias.astype(np.float64) + first["bias"]
+        both = both.astype(np.float32)[:, :, None, None]
+        cells.append(w.add(Conv(x, both, rest.astype(np.float32), 1, 0, 1, None)))
     answers = w.add(Own((*memory, *cells), DecoderModule(model.decoder)))
     classes = model.config.num_classes
     logits, boxes = w.add(Columns(answers, 0, classes)), w.add(Columns(answers, classes, classes + 4))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from phidet.architectures.backbones.build import Backbone, build_backbone
 from phidet.architectures.feature_networks.network import FeatureNetwork, Projection
+from phidet.architectures.layers import check_images
 from phidet.architectures.model import Model
 from phidet.architectures.optimized import OptimizedNetwork
 from phidet.architectures.setdet.attention import EncoderLayer, encode
@@ -18,7 +19,6 @@ from phidet.architectures.setdet.denoising import Noise
 from phidet.architectures.setdet.dense import DenseHead, DenseOutputs
 from phidet.architectures.setdet.lower import compile_program
 from phidet.architectures.sets.targets import SetTargets
-from phidet.core.errors import InputError
 
 
 class TrainingOutputs(NamedTuple):
@@ -47,6 +47,7 @@ class SetDet(Model):
         self.backbone = build_backbone(config.backbone)
         channels = dict(cast("Backbone", self.backbone).channels)
         self.encoder = MapEncoder(channels[5], width, config.decoder.heads, config.encoder_layers)
+        # The encoder's map takes the place of the backbone's coarsest one.
         channels[5] = width
         self.feature_network = FeatureNetwork(channels, features, config.activation)
         self.memory = nn.ModuleList(Projection(features.channels, width) for _ in features.levels)
@@ -67,8 +68,8 @@ class SetDet(Model):
         Raises:
             InputError: not four dimensions, not three channels, or smaller than the coarsest stride.
         """
-        if not torch.compiler.is_compiling():
-            self._check_images(images)
+        side = 2**self.config.feature_network.max_level
+        check_images(images, side, f"the coarsest stride, {side}: resize or pad them to at least {side}×{side}")
         features = self.features(images)
         memory = [project(x) for project, x in zip(self.memory, features, strict=True)]
         if targets is None:
@@ -85,20 +86,6 @@ class SetDet(Model):
     def optimize(self) -> OptimizedNetwork[Predictions]:
         """A faster copy for inference with all constants folded; outputs are equal up to rounding."""
         return OptimizedNetwork(compile_program(self), Predictions).to(next(self.parameters()).device)
-
-    def _check_images(self, images: Tensor) -> None:
-        if images.ndim != 4 or images.shape[1] != 3:
-            raise InputError(
-                f"expected images as (batch, 3, height, width), got shape {tuple(images.shape)}: "
-                "colour images, channels first"
-            )
-        coarsest = 2 ** self.config.feature_network.levels[-1]
-        height, width = images.shape[2:]
-        if min(height, width) < coarsest:
-            raise InputError(
-                f"images of {height}×{width} pixels are smaller than the coarsest stride, {coarsest}: resize or pad "
-                f"them to at least {coarsest}×{coarsest}"
-            )
 
 
 class MapEncoder(nn.Module):

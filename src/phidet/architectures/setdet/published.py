@@ -8,7 +8,13 @@ import msgspec
 
 from phidet.architectures.backbones.config import BackboneArchitecture, BackboneConfig
 from phidet.architectures.backbones.published import OTHER_BACKBONES, backbone_config, scaled_backbone
-from phidet.architectures.backbones.scaling import CompoundScaling, check_phi, round_half_up, round_to_multiple
+from phidet.architectures.backbones.scaling import (
+    CompoundScaling,
+    check_phi,
+    family_named,
+    round_half_up,
+    round_to_multiple,
+)
 from phidet.architectures.config import Activation
 from phidet.architectures.feature_networks.config import FeatureNetworkConfig, Fusion
 from phidet.architectures.setdet.config import DecoderConfig, SetDetConfig
@@ -99,12 +105,7 @@ def family_of(family: object) -> SetFamily:
     Raises:
         UnknownNameError: there is none.
     """
-    if isinstance(family, SetFamily):
-        return family
-    name = "setdet" if family is None else str(family)
-    if name not in FAMILIES:
-        raise UnknownNameError("family", name, FAMILIES)
-    return FAMILIES[name]
+    return family_named(family, FAMILIES, "setdet")
 
 
 def named_config(name: str, class_names: tuple[str, ...] = COCO_CLASS_NAMES) -> SetDetConfig:
@@ -115,6 +116,7 @@ def named_config(name: str, class_names: tuple[str, ...] = COCO_CLASS_NAMES) -> 
     """
     if name not in SETDETS:
         raise UnknownNameError("model", name, SETDET_NAMES)
+    # The backbone is a published one, whose weights exist; everything else follows the law.
     family, backbone, phi = SETDETS[name]
     return _config(name, phi, FAMILIES[family], backbone_config(backbone), class_names)
 

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from phidet.architectures.layers import wide
 from phidet.architectures.processes import Processes
 from phidet.architectures.sets.matching import Matched
 from phidet.architectures.sets.targets import SetTargets
@@ -61,8 +62,3 @@ def softmax_class_loss(logits: Tensor, classes: Tensor, no_object_weight: float,
     entropy = F.cross_entropy(values.flatten(0, 1), classes.flatten(), reduction="none")
     # Divided by the weights of all processes, and times their number, as their gradients are averaged.
     return (entropy * weights.flatten()).sum() * processes.size / processes.total(weights.sum())
-
-
-def wide(values: Tensor) -> Tensor:
-    """``values`` in float32, or float64 if they are."""
-    return values if values.dtype == torch.float64 else values.float()

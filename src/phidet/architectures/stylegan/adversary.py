@@ -53,6 +53,7 @@ class StyleAdversary:
         network = cast("Generator", generator)
         count = phase.batch_size // processes.size
         styles = network.styles(chance.normal(count, self.config.latent_size), labels)
+        # The average that truncation moves to follows the latents that are drawn anyway.
         _follow(network.style_average, styles[:, 0], self.settings.style_decay, processes)
         # One coin and one place for the whole batch, within the layers that this level has.
         layers = self.config.num_layers - 2 * int(phase.detail)
@@ -68,6 +69,7 @@ class StyleAdversary:
     ) -> dict[str, Tensor]:
         """Logistic loss and R1 on real images."""
         real_labels, fake_labels = labels or (None, None)
+        # R1 is the gradient by the real images.
         real = real.detach().requires_grad_()
         real_scores = self.discriminator(real, real_labels, phase.detail)
         fake_scores = self.discriminator(fake, fake_labels, phase.detail)
@@ -96,6 +98,7 @@ def coarsened(images: Tensor, detail: float) -> Tensor:
     level = int(detail)
     images = downscale(images, 2**level)
     if detail > level:
+        # While a level fades in, real images are as sharp as made ones.
         images = torch.lerp(images, upscale(downscale(images)), detail - level)
     return upscale(images, 2**level)
 

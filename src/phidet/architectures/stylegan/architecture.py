@@ -16,7 +16,7 @@ from phidet.architectures.stylegan.config import StyleGanConfig
 from phidet.architectures.stylegan.published import STYLEGAN_NAMES, stylegan_config
 from phidet.architectures.stylegan.settings import AdversarialSettings
 from phidet.core.errors import ConfigError
-from phidet.core.structs import replace
+from phidet.core.structs import convert, replace
 
 if TYPE_CHECKING:
     from phidet.architectures.adversarial import Adversarial
@@ -79,11 +79,7 @@ class StyleGanArchitecture(Architecture[StyleGanConfig]):
     def adversarial(self, config: StyleGanConfig, settings: Mapping[str, Any]) -> Adversarial:
         from phidet.architectures.stylegan.adversary import StyleAdversary
 
-        try:
-            converted = msgspec.convert(dict(settings), AdversarialSettings)
-        except msgspec.ValidationError as error:  # a wrong type, or what the settings themselves refuse
-            raise ConfigError(f"loss of {config.name}: {error}") from error
-        return StyleAdversary(config, converted)
+        return StyleAdversary(config, convert(settings, AdversarialSettings, f"loss of {config.name}"))
 
     def dialects(self) -> tuple[Dialect, ...]:
         from phidet.architectures.stylegan.dialect_official import OFFICIAL

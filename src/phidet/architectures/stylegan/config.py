@@ -71,6 +71,7 @@ class StyleGanConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             self.channels(self.resolution) >= 1,
             f"channels_base {self.channels_base} leaves no channels at {self.resolution} pixels",
         )
+        # Labels are embedded as wide as the latents, beside them.
         width = self.latent_size * (2 if self.labelled else 1)
         require(
             self.mapping_layers > 0 or self.style_size == width,
@@ -112,6 +113,7 @@ class StyleGanConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     def channels(self, resolution: int) -> int:
         """Channels of the layers at ``resolution``."""
+        # Half as many for each doubling of the resolution, as in the paper, below a limit.
         return min(int(self.channels_base / (resolution // 2)), self.channels_limit)
 
     def is_fused(self, resolution: int) -> bool:

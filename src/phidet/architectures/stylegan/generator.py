@@ -64,6 +64,7 @@ class Generator(Model):
             psi: 1 changes nothing, 0 gives the average.
             cutoff: layers before this one are changed; all unless given.
         """
+        # Layers from the cutoff on, which are about details, stay as they are.
         layers = torch.arange(styles.shape[1], device=styles.device)[:, None]
         factor = torch.where(layers < (styles.shape[1] if cutoff is None else cutoff), psi, 1.0).to(styles.dtype)
         return torch.lerp(self.style_average, styles, factor)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from phidet.architectures.program import GraphWriter
-from phidet.architectures.stylegan.layers import Convolution, ConvolutionUp, Dense, widened
+from phidet.architectures.stylegan.layers import Convolution, ConvolutionUp, Dense, Equalised, widened
 from phidet.architectures.stylegan.synthesis import Layer
 
 if TYPE_CHECKING:
@@ -82,12 +82,8 @@ def _layer(g: GraphWriter, x: str, layer: Layer, style: str, noise: str) -> str:
 
 
 def _convolution(g: GraphWriter, x: str, layer: Convolution) -> str:
-    weight = layer.scaled_weight.detach().cpu().numpy()
-    side = weight.shape[-1]
-    inputs = [x, g.constant(weight)]
-    if layer.scaled_bias is not None:
-        inputs.append(g.constant(layer.scaled_bias.detach().cpu().numpy()))
-    return g.add("Conv", inputs, kernel_shape=[side, side], pads=[side // 2] * 4)
+    side = layer.weight.shape[-1]
+    return g.add("Conv", [x, *_weights(g, layer)], kernel_shape=[side, side], pads=[side // 2] * 4)
 
 
 def _convolution_up(g: GraphWriter, x: str, layer: ConvolutionUp) -> str:
@@ -99,15 +95,17 @@ def _convolution_up(g: GraphWriter, x: str, layer: ConvolutionUp) -> str:
     x = g.add(
         "Resize", [x, "", scales], mode="nearest", nearest_mode="floor", coordinate_transformation_mode="asymmetric"
     )
-    weight = g.constant(layer.scaled_weight.detach().cpu().numpy())
-    return g.add("Conv", [x, weight], kernel_shape=[3, 3], pads=[1, 1, 1, 1])
+    return g.add("Conv", [x, *_weights(g, layer)], kernel_shape=[3, 3], pads=[1, 1, 1, 1])
 
 
 def _dense(g: GraphWriter, x: str, layer: Dense) -> str:
-    inputs = [x, g.constant(layer.scaled_weight.detach().cpu().numpy())]
-    if layer.scaled_bias is not None:
-        inputs.append(g.constant(layer.scaled_bias.detach().cpu().numpy()))
-    return g.add("Gemm", inputs, transB=1)
+    return g.add("Gemm", [x, *_weights(g, layer)], transB=1)
+
+
+def _weights(g: GraphWriter, layer: Equalised) -> list[str]:
+    """The weight of a layer, and its bias where it has one, as they are used."""
+    used = (layer.scaled_weight, layer.scaled_bias)
+    return [g.constant(tensor.detach().cpu().numpy()) for tensor in used if tensor is not None]
 
 
 def _pixel_norm(g: GraphWriter, x: str) -> str:

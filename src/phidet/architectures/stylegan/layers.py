@@ -27,6 +27,7 @@ class Equalised(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.randn(shape) / rate)
         self.bias = nn.Parameter(torch.zeros(shape[0])) if bias else None
+        # The factor of He's initialisation, applied here instead of to the stored weights.
         self.rate, self.scale = rate, gain * rate / math.sqrt(math.prod(shape[1:]))
 
     @property

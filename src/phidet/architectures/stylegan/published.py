@@ -10,6 +10,7 @@ from phidet.core.errors import UnknownNameError
 from phidet.core.structs import replace
 
 _RESOLUTIONS = (8, 16, 32, 64, 128, 256, 512, 1024)
+# Without what the style-based generator has and the progressive GAN lacks.
 _TRADITIONAL: dict[str, Any] = {
     "styles": False,
     "constant_input": False,

@@ -59,6 +59,7 @@ class AdversarialSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
         """The level of detail after ``shown`` images, for a generator of ``resolution``."""
         if not self.growing:
             return 0.0
+        # A resolution is trained by itself for one phase; over another the next one fades in.
         steps, within = divmod(shown, 2 * self.phase_images)
         faded = max(within - self.phase_images, 0) / self.phase_images
         return max(math.log2(resolution / self.first_resolution) - steps - faded, 0.0)

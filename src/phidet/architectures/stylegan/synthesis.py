@@ -80,6 +80,7 @@ class Synthesis(nn.Module):
             self.layers.append(Layer(config, closing, channels, blurred=False))
             self.to_rgb.append(Convolution(3, channels, 1, 1, gain=1.0))
             before = channels
+        # Stored with the weights, so that a latent always gives the same image.
         if config.noise:
             for i, noise in enumerate(self.draw_noise(1)):
                 self.register_buffer(f"noise{i}", noise)

@@ -192,6 +192,7 @@ def read_yolo(
 
 def _rows(file: Path | None, limit: int | None = None) -> _Rows | InputError:
     """The first ``limit`` lines of a label file that are not empty, or all; an error where it cannot be read."""
+    # Packed: large data have tens of millions of numbers, which take four times the memory as objects.
     rows = _Rows(array("l"), array("d"), array("l"))
     try:
         lines = () if file is None else read_text(file).splitlines()

@@ -33,12 +33,6 @@ class VocImages(NamedTuple):
     hidden: int
 
 
-def count_masks(dataset: Dataset) -> int:
-    """Objects that have a mask."""
-    labels = dataset.all_annotations.mask_labels
-    return 0 if labels is None else int(labels.known.sum())
-
-
 def masks_left_out(split: str, layout: str, count: int, why: str) -> Problem:
     """What is said of masks that a layout cannot hold."""
     return Problem("mask left out", split, f"{count:,} masks; {layout} {why}, their boxes are kept")

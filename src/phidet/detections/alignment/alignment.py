@@ -13,7 +13,7 @@ import numpy as np
 from phidet.detections.alignment.assign import Radii, assign
 from phidet.detections.alignment.locate import Located, LocateSettings, NotLocated, locate, relocate
 from phidet.detections.alignment.nominal import SIDES, Nominal, Side
-from phidet.detections.alignment.pose import Floats, Frame
+from phidet.detections.alignment.pose import Floats
 from phidet.detections.alignment.results import Alignment
 from phidet.detections.alignment.search import Ints, Points, SearchSettings
 from phidet.detections.alignment.settings import AlignSettings
@@ -146,19 +146,15 @@ def _locate(
             f"{len(nominal)} nominal parts and {len(found)} detections: at least {_LEAST_POINTS} of each are needed",
         )
     places = nominal.downward
+    length, width = np.linalg.svd(places - places.mean(0), compute_uv=False)
+    if width <= 1e-6 * length:
+        return NotLocated("few", "the nominal parts lie on one line or in one place, which does not determine a pose")
     classes, found_classes = _class_numbers(nominal.labels, found)
-    searched = SearchSettings(
-        settings.pose,
-        settings.distortion,
-        {"auto": (False, True), "no": (False,), "yes": (True,)}[settings.mirrored],
-        settings.seed,
-        Frame.of(places, size_hw),
-    )
     return locate(
         Points.of(places, classes),
         Points.of(_centres(found), found_classes),
         max(int(classes.max()), int(found_classes.max())) + 1,
-        searched,
+        SearchSettings.of(settings, places, size_hw),
         LocateSettings(settings.least_share, _LEAST_SIGMA, size_hw),
     )
 
@@ -203,8 +199,7 @@ def without_doubles(found: Detections) -> Detections:
 
 def _centres(found: Detections) -> Floats:
     boxes = found.boxes_xyxy.astype(np.float64)
-    centres: Floats = (boxes[:, :2] + boxes[:, 2:]) / 2
-    return centres
+    return (boxes[:, :2] + boxes[:, 2:]) / 2
 
 
 def _extent(found: Detections) -> tuple[int, int]:

@@ -77,8 +77,7 @@ def _costs(distances: Floats, same: Bools, radii: Radii) -> Floats:
     inside = np.minimum((distances / radii.sigma) ** 2, _MOVED)
     moved = np.where(distances <= radii.reach, _MOVED + (_MOVED_FAR - _MOVED) * (distances / radii.reach) ** 2, np.inf)
     other = np.where(distances <= radii.other, _OTHER_CLASS + (distances / radii.other) ** 2, np.inf)
-    costs: Floats = np.where(same, np.where(in_place, inside, moved), other)
-    return costs
+    return np.where(same, np.where(in_place, inside, moved), other)
 
 
 def _best_pairs(ours: Ints, theirs: Ints, gains: Floats, parts: int, detections: int) -> tuple[Ints, Ints]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
+from phidet.core.csv_files import write_csv
 from phidet.core.files import write_atomic
 from phidet.detections.alignment.results import Alignment, PartResult
 from phidet.detections.alignment.statistics import AxisStatistics, SeriesStatistics
@@ -20,7 +19,6 @@ PART_COLUMNS = (
     *("deviation", "correlation", "rotation_deviation", "unit"),
 )
 """Columns of ``parts.csv``."""
-_DIGITS = 6  # significant ones of numbers in CSV: more than any camera measures
 
 
 def write_parts(path: Path, series: Sequence[Alignment]) -> Path:
@@ -30,7 +28,7 @@ def write_parts(path: Path, series: Sequence[Alignment]) -> Path:
         if one.pose is None:
             rows.append([one.image, "", "", f"no pose: {one.reason}"] + [None] * (len(PART_COLUMNS) - 4))
         rows += [_row(one, part) for part in one.parts]
-    return _write_csv(path, PART_COLUMNS, rows)
+    return write_csv(path, PART_COLUMNS, rows)
 
 
 def write_statistics(path: Path, statistics: SeriesStatistics) -> Path:
@@ -47,7 +45,7 @@ def write_statistics(path: Path, statistics: SeriesStatistics) -> Path:
         ]
         for part in statistics.parts
     ]
-    return _write_csv(path, [*header, "unit"], [[*row, statistics.unit] for row in rows])
+    return write_csv(path, [*header, "unit"], [[*row, statistics.unit] for row in rows])
 
 
 def write_json(path: Path, series: Sequence[Alignment], statistics: SeriesStatistics) -> Path:
@@ -64,13 +62,3 @@ def _row(one: Alignment, part: PartResult) -> list[object]:
         *pairs,
         *(part.deviation, part.correlation, part.rotation_deviation, one.unit),
     ]
-
-
-def _write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> Path:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    for row in rows:
-        writer.writerow(["" if v is None else f"{v:.{_DIGITS}g}" if isinstance(v, float) else v for v in row])
-    write_atomic(path, text.getvalue().encode("utf-8", "surrogateescape"))
-    return path

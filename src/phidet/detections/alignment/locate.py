@@ -15,7 +15,8 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import betainc
+from scipy.optimize import brentq
+from scipy.special import betainc, log_ndtr
 
 from phidet.detections.alignment.pose import KINDS, Floats, Pose, PoseKind, fit_pose
 from phidet.detections.alignment.rivals import rivals
@@ -23,11 +24,12 @@ from phidet.detections.alignment.search import Ints, Points, SearchSettings, cou
 
 Bools: TypeAlias = npt.NDArray[np.bool_]
 Reason = Literal["few", "none", "ambiguous"]
-MOST_FALSE_ALARMS = 1e-9
+MOST_FALSE_ALARMS = 1e-10
 """Largest expected number of poses that chance would give, if parts stood anywhere."""
 _MOST_LOOSE = 10**-1.6
 """Largest probability that chance meetings are as close as those of a pose: on boards of other designs with the same
 modules many parts meet, but not closely (decision 20)."""
+_MEAN_BY_CHANCE = 0.48  # of squared distances in units of the squared gate: about half
 _BEYOND_DOUBT = 1e-15
 """Expected number of poses below which it does not matter how close the meetings are."""
 _LOG_ODDS = math.log(1000)  # of the best pose against the next one
@@ -201,15 +203,23 @@ def _log_tail(hits: float, trials: float, rate: float) -> float:
 
 
 def _log_small(total: float, count: float) -> float:
-    """Chernoff's bound of the logarithm of the probability that ``count`` squared distances have so small a sum.
+    """The logarithm of the probability that ``count`` squared distances of chance meetings have so small a sum.
 
-    In units of the squared gate, those of chance meetings are spread evenly over 0…1; those of parts in their places
-    are mostly near 0.
+    In units of the squared gate those are spread evenly over 0…1, while those of parts in their places are mostly near
+    0. The saddle-point formula of Lugannani and Rice (1980) for the sum of ``count`` uniform numbers, which need not be
+    whole; it differs from the exact law of Irwin and Hall by an eighth at most.
     """
-    if count <= 0 or 2 * total >= count:
+    mean = max(total / count, 1e-9) if count > 0 else 1.0
+    if mean >= _MEAN_BY_CHANCE:
         return 0.0
-    t = np.geomspace(0.01, 1000, 100)
-    return count * float((t * total / count + np.log(-np.expm1(-t) / t)).min())
+    # The density exp(−t u) whose mean is the measured one; where that is small, t is 1 / mean.
+    t = 1 / mean if mean < 1e-2 else float(brentq(lambda t: 1 / t - 1 / math.expm1(t) - mean, 1e-3, 200.0))
+    log_likelihood = min(count * (t * mean + math.log(-math.expm1(-t) / t)), -1e-12)
+    root = -math.sqrt(-2 * log_likelihood)
+    scaled = -t * math.sqrt(count * max(1 / t**2 - math.exp(-t) / math.expm1(-t) ** 2, 0.0))
+    log_normal = float(log_ndtr(root))
+    log_density = log_likelihood - 0.5 * math.log(2 * math.pi)
+    return log_normal + math.log1p((1 / root - 1 / scaled) * math.exp(log_density - log_normal))
 
 
 def _is_found(one: Located, settings: LocateSettings) -> bool:
@@ -298,8 +308,7 @@ def _corrected(sigma: float, count: int, pose: Pose) -> float:
 
 def _in_view(pixels: Floats, size_hw: tuple[int, int]) -> Bools:
     inside = (pixels >= 0) & (pixels <= [size_hw[1], size_hw[0]])
-    view: Bools = np.asarray(inside.all(axis=1))
-    return view
+    return np.asarray(inside.all(axis=1))
 
 
 def _difference(a: Pose, b: Pose) -> str:

@@ -95,8 +95,7 @@ class Pose:
                 radius -= (radius * (1 + square) - distance) / np.maximum(1 + 3 * square, 0.1)
         undistorted = distorted / (1 + self.k1 * radius**2)[..., None]
         inverse: Floats = np.asarray(np.linalg.inv(self.matrix), np.float64)
-        places: Floats = _homography(inverse, undistorted) * self.frame.spread + self.frame.middle
-        return places
+        return _homography(inverse, undistorted) * self.frame.spread + self.frame.middle
 
     def local(self, places: Floats) -> Floats:
         """(N, 2, 2) derivatives of pixels by nominal places."""
@@ -124,8 +123,7 @@ class Pose:
         if self.fitted_k1:
             by_k1 = u * (u**2).sum(1, keepdims=True)
             derivative = np.concatenate([derivative, by_k1[:, :, None]], axis=2)
-        scaled: Floats = derivative * self.frame.half
-        return scaled
+        return derivative * self.frame.half
 
     def spread_of(self, places: Floats) -> Floats:
         """(N, 2, 2) covariance of projected places in units of the variance of a fitted pixel coordinate.
@@ -135,8 +133,7 @@ class Pose:
         if self.information is None:
             return np.full((len(places), 2, 2), np.inf)
         derivative = self.by_parameters(places)
-        covariance: Floats = derivative @ np.linalg.pinv(self.information) @ derivative.transpose(0, 2, 1)
-        return covariance
+        return derivative @ np.linalg.pinv(self.information) @ derivative.transpose(0, 2, 1)
 
     def _distortion(self, u: Floats) -> Floats:
         """(N, 2, 2) derivatives of distorted by undistorted coordinates."""
@@ -228,5 +225,4 @@ def _homography(matrix: Floats, x: Floats) -> Floats:
     homogeneous = x @ matrix[:, :2].T + matrix[:, 2]
     # Behind the camera or at infinity there is no pixel; a huge one is outside any image and stays finite.
     w = homogeneous[..., 2:]
-    mapped: Floats = homogeneous[..., :2] / np.where(np.abs(w) < 1e-9, 1e-9, w)
-    return mapped
+    return homogeneous[..., :2] / np.where(np.abs(w) < 1e-9, 1e-9, w)

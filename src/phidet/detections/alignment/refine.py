@@ -89,11 +89,11 @@ def _shift(image: Floats, template: Floats, pose: Pose, place: Floats, size: Flo
     columns = np.arange(np.floor(place[0] - half[0]), np.ceil(place[0] + half[0])) + 0.5
     rows = np.arange(np.floor(place[1] - half[1]), np.ceil(place[1] + half[1])) + 0.5
     grid = np.stack(np.meshgrid(columns, rows), -1).reshape(-1, 2)
-    wanted = _values(template, grid)
+    wanted = spline_values(template, grid)
     target = pose.project(grid)
     shift = start.copy()
     for _ in range(_MOST_STEPS):
-        seen, gradient = _values(image, target + shift), _gradient(image, target + shift)
+        seen, gradient = spline_values(image, target + shift), _gradient(image, target + shift)
         # seen + gradient · step = gain · wanted + bias, solved for step, gain and bias at once.
         design = np.c_[gradient, -wanted, np.ones(len(wanted))]
         if np.linalg.matrix_rank(design) < 4:
@@ -104,7 +104,7 @@ def _shift(image: Floats, template: Floats, pose: Pose, place: Floats, size: Flo
             return None
         if np.abs(step).max() < _SMALL_STEP:
             break
-    likeness = np.corrcoef(_values(image, target + shift), wanted)[0, 1]
+    likeness = np.corrcoef(spline_values(image, target + shift), wanted)[0, 1]
     return shift if likeness >= _LEAST_LIKENESS else None
 
 
@@ -112,7 +112,7 @@ def _local_scale(pose: Pose, place: Floats) -> float:
     return float(np.sqrt(abs(np.linalg.det(pose.local(place[None])[0]))))
 
 
-def _values(coefficients: Floats, pixels: Floats) -> Floats:
+def spline_values(coefficients: Floats, pixels: Floats) -> Floats:
     """Cubic spline of an image at (N, 2) pixels; the middle of the first pixel is at 0.5."""
     values: Floats = map_coordinates(coefficients, pixels.T[::-1] - 0.5, order=3, prefilter=False, mode="nearest")
     return values
@@ -123,7 +123,7 @@ def _gradient(coefficients: Floats, pixels: Floats) -> Floats:
     step = 0.25
     return np.stack(
         [
-            (_values(coefficients, pixels + offset) - _values(coefficients, pixels - offset)) / (2 * step)
+            (spline_values(coefficients, pixels + offset) - spline_values(coefficients, pixels - offset)) / (2 * step)
             for offset in (np.array([step, 0]), np.array([0, step]))
         ],
         1,

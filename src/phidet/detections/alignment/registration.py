@@ -11,11 +11,11 @@ from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
-from scipy.ndimage import gaussian_filter, map_coordinates, maximum_filter, spline_filter
+from scipy.ndimage import gaussian_filter, maximum_filter, spline_filter
 
 from phidet.detections.alignment.locate import Located, LocateSettings, NotLocated, locate
-from phidet.detections.alignment.pose import Floats, Frame, Pose, moved
-from phidet.detections.alignment.refine import grey_of
+from phidet.detections.alignment.pose import Floats, Pose, moved
+from phidet.detections.alignment.refine import grey_of, spline_values
 from phidet.detections.alignment.search import Points, SearchSettings
 from phidet.detections.alignment.settings import AlignSettings
 
@@ -61,8 +61,7 @@ def _by_corners(
     if min(len(ours), len(theirs)) < _LEAST_CORNERS:
         text = f"{len(ours)} corners in the image of a right assembly and {len(theirs)} in this one: too few"
         return NotLocated("few", text)
-    mirrored = {"auto": (False, True), "no": (False,), "yes": (True,)}[settings.mirrored]
-    searched = SearchSettings(settings.pose, settings.distortion, mirrored, settings.seed, Frame.of(ours, size_hw))
+    searched = SearchSettings.of(settings, ours, size_hw)
     points = Points.of(ours, our_kinds), Points.of(theirs, their_kinds)
     share = min(_LEAST_SHARE, settings.least_share)
     located = locate(*points, 2, searched, LocateSettings(share, 0.05, size_hw))
@@ -84,7 +83,7 @@ def refine_pose(pose: Pose, template: Floats, image: Floats) -> Pose:
         image: (H, W) grey.
     """
     places = _edges(template)
-    wanted = _sample(spline_filter(gaussian_filter(template, _SMOOTHING)), places)
+    wanted = spline_values(spline_filter(gaussian_filter(template, _SMOOTHING)), places)
     # The image's scale may differ, so the same blur in places is another one in its pixels.
     scale = float(np.median(np.sqrt(np.abs(np.linalg.det(pose.local(places))))))
     smooth = gaussian_filter(image, _SMOOTHING * scale)
@@ -93,8 +92,8 @@ def refine_pose(pose: Pose, template: Floats, image: Floats) -> Pose:
     )
     for _ in range(_MOST_STEPS):
         pixels = pose.project(places)
-        seen = _sample(values, pixels)
-        gradient = np.stack([_sample(by_x, pixels), _sample(by_y, pixels)], 1)
+        seen = spline_values(values, pixels)
+        gradient = np.stack([spline_values(by_x, pixels), spline_values(by_y, pixels)], 1)
         derivative = np.einsum("ni,nip->np", gradient, pose.by_parameters(places))
         # seen + derivative · step = gain · wanted + bias
         design = np.c_[derivative, -wanted, -np.ones(len(wanted))]
@@ -155,8 +154,7 @@ def _edges(template: Floats) -> Floats:
     count = min(_EDGE_POINTS, int((size > 0).sum()))
     chosen = np.sort(np.argpartition(-size, max(0, count - 1), axis=None)[:count])
     rows, columns = np.unravel_index(chosen, size.shape)
-    edges: Floats = np.stack([columns, rows], 1).astype(np.float64) + 0.5
-    return edges
+    return np.stack([columns, rows], 1).astype(np.float64) + 0.5
 
 
 def _weights(wanted: Floats, seen: Floats) -> Floats:
@@ -166,8 +164,3 @@ def _weights(wanted: Floats, seen: Floats) -> Floats:
     scale = 1.4826 * float(np.median(np.abs(residuals))) + 1e-3
     weights: Floats = np.maximum(0, 1 - (residuals / (_TUKEY * scale)) ** 2) ** 2
     return weights
-
-
-def _sample(coefficients: Floats, pixels: Floats) -> Floats:
-    values: Floats = map_coordinates(coefficients, pixels.T[::-1] - 0.5, order=3, prefilter=False, mode="nearest")
-    return values

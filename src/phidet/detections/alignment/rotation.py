@@ -75,5 +75,4 @@ def _sides(angles: Floats, sizes: Floats) -> Floats:
 def _box(angles: Floats, sides: Floats) -> Floats:
     """(…, 2) width and height of the boxes around rectangles of sides (…, 2)."""
     c, s = np.abs(np.cos(np.radians(angles))), np.abs(np.sin(np.radians(angles)))
-    box: Floats = np.stack([sides[..., 0] * c + sides[..., 1] * s, sides[..., 0] * s + sides[..., 1] * c], -1)
-    return box
+    return np.stack([sides[..., 0] * c + sides[..., 1] * s, sides[..., 0] * s + sides[..., 1] * c], -1)

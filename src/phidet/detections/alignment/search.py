@@ -18,6 +18,7 @@ import numpy.typing as npt
 from scipy.spatial import cKDTree
 
 from phidet.detections.alignment.pose import Floats, Frame, Pose, PoseKind, fit_pose, local_pose
+from phidet.detections.alignment.settings import AlignSettings
 
 Ints = npt.NDArray[np.int64]
 _TRIPLE_NEIGHBOURS = 8  # of which a triple takes two
@@ -93,6 +94,12 @@ class SearchSettings:
     seed: int
     frame: Frame
     most_batches: int = 40
+
+    @classmethod
+    def of(cls, settings: AlignSettings, places: Floats, size_hw: tuple[int, int]) -> SearchSettings:
+        """What an alignment asks for, of (N, 2) places in an image of that size."""
+        mirrored = {"auto": (False, True), "no": (False,), "yes": (True,)}[settings.mirrored]
+        return cls(settings.pose, settings.distortion, mirrored, settings.seed, Frame.of(places, size_hw))
 
 
 @dataclass(frozen=True, eq=False)
@@ -242,8 +249,7 @@ def _plausible(linear: Floats, scale: float, stretch: float, mirrored: tuple[boo
     good &= squares <= (stretch + 1 / stretch) * np.abs(determinant)
     if len(mirrored) == 1:
         good &= (determinant < 0) == mirrored[0]
-    kept: npt.NDArray[np.bool_] = good
-    return kept
+    return good
 
 
 def _count_agreeing(nominal: Points, found: Points, ours: Ints, theirs: Ints, linear: Floats) -> Ints:

@@ -107,6 +107,7 @@ def kmeans_clusters(graph: DetectionGraph, count: int, seed: int = 0) -> Ints:
     """
     if not 1 <= count <= len(graph):
         raise ConfigError(f"expected 1…{len(graph)} clusters of {len(graph)} nodes, got {count}")
+    # Twenty starts, of which the best is taken: one alone may end in a bad division.
     means, _ = kmeans(graph.centres, count, iter=20, rng=np.random.default_rng(seed))
     return np.asarray(vq(graph.centres, means)[0], np.int64)
 

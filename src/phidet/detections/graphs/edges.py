@@ -81,6 +81,7 @@ def _of_rows(boxes: npt.NDArray[np.float64], rows: slice, rule: EdgeRule) -> npt
     else:
         centres = xyxy_to_cxcywh(boxes)[:, :2]
         squares = ((centres[rows, None] - centres) ** 2).sum(axis=2)
+        # No node is a neighbour of its own.
         squares[np.arange(len(numbers)), numbers] = np.inf
         if rule.kind == "nearest":
             near = min(rule.neighbours, len(boxes) - 1)

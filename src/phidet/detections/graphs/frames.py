@@ -76,6 +76,7 @@ def matches_of(
     kept = (frames[pairs[0]] < frames[pairs[1]]) & (together > 0.5)
     first, rows = np.unique(pairs[0, kept], return_inverse=True)
     second, columns = np.unique(pairs[1, kept], return_inverse=True)
+    # A pair that is quite sure has finite odds, so that two others together may weigh more.
     share = np.minimum(together[kept].astype(np.float64), 1 - 1e-6)
     odds = np.zeros((len(first), len(second)))
     odds[rows, columns] = np.log(share / (1 - share))

@@ -36,6 +36,7 @@ def groups_of(edges: Edges, together: npt.NDArray[np.floating], count: int) -> n
         # Left over from before a group was joined: it is there anew with the sum of the votes.
         if votes[i].get(j) != -negative:
             continue
+        # The second group becomes a part of the first, and its votes on others add to those of that.
         member[member == j] = i
         for other, vote in votes[j].items():
             del votes[other][j]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -12,11 +11,11 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from phidet.core.errors import ConfigError
-from phidet.core.files import raising_write_errors, write_atomic
+from phidet.core.files import raising_write_errors, write_atomic_with
 from phidet.core.words import count
 from phidet.detections.detections import Detections
-from phidet.detections.sinks.base import Names
-from phidet.images.sources import SourceImage, Unusable
+from phidet.detections.sinks.base import Names, ObjectSink
+from phidet.images.sources import SourceImage
 from phidet.images.video_writer import VideoWriter
 
 _VIDEOS = frozenset({".mp4", ".mov", ".mkv"})
@@ -44,20 +43,19 @@ def writable_name(name: PurePosixPath, size: tuple[int, int]) -> PurePosixPath:
     return name if max(size) <= longest else name.with_name(f"{name.name}.png")
 
 
-def encode(item: Image.Image, name: PurePosixPath) -> bytes:
-    """The encoded file for a name from :func:`writable_name`."""
-    form, settings, _ = _FORMATS[name.suffix.lower()]
-    content = io.BytesIO()
-    item.save(content, form, **settings)
-    return content.getvalue()
-
-
-def check_ours(path: Path) -> None:
-    """Raises ConfigError unless ``path`` is free or holds a file that an earlier run wrote.
+def write_image(folder: Path, name: PurePosixPath, image: Image.Image) -> None:
+    """Writes an image below ``folder``, under a name from :func:`writable_name`.
 
     Raises:
         ConfigError: the file there was not written by phidet.
     """
+    _check_ours(folder / name)
+    form, settings, _ = _FORMATS[name.suffix.lower()]
+    write_atomic_with(folder / name, lambda out: image.save(out, form, **settings))
+
+
+def _check_ours(path: Path) -> None:
+    """Raises ConfigError unless ``path`` is free or holds a file that an earlier run wrote."""
     if path.exists() and _MADE_BY.encode() not in _ends_of(path):
         raise ConfigError(f"{path} was not written by phidet, and would be overwritten: choose another --out")
 
@@ -77,7 +75,7 @@ def _draw(item: SourceImage, found: Detections) -> Image.Image:
     return found.draw(item.image)
 
 
-class ImageSink:
+class ImageSink(ObjectSink):
     """Images and videos with their objects drawn, named like the originals.
 
     JPEG, PNG and WebP keep their format; other images become PNG, other videos MP4, with the ending appended.
@@ -104,18 +102,14 @@ class ImageSink:
         self._previous = item
         if item.frame is None:
             name = self._names.of(item, writable_name(item.name, drawn.size))
-            check_ours(self._out / name)
-            write_atomic(self._out / name, encode(drawn, name))
+            write_image(self._out, name, drawn)
             self._images += 1
             return
         if self._video is None:
             path = self._out / self._names.of(item, _video_name(item.name))
-            check_ours(path)
+            _check_ours(path)
             self._video = VideoWriter(path, _MADE_BY, item.colors)
         self._video.write(np.asarray(drawn), item.time_s or 0.0, item.duration_s)
-
-    def skip(self, unusable: Unusable) -> None:
-        """Writes nothing: there is no image to draw on."""
 
     def keep(self) -> str:
         self._end_video()
@@ -132,6 +126,7 @@ class ImageSink:
             self._video.keep()  # if that fails, discard can still delete the temporary file
             path, self._video = self._video.path, None
             self._videos += 1
+            # Only now is the file complete, as what adds its sound needs it.
             if self._finished is not None and self._previous is not None:
                 self._finished(path, self._previous.source)
 

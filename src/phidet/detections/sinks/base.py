@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
 from typing import Protocol
 
+from phidet.core.csv_files import csv_bytes
+from phidet.core.files import AtomicFile
+from phidet.core.words import count
 from phidet.detections.detections import Detections
 from phidet.images.sources import SourceImage, Unusable
 
@@ -25,6 +29,41 @@ class Sink(Protocol):
 
     def discard(self) -> None:
         """Aborts, and deletes unfinished files."""
+
+
+class ObjectSink:
+    """A base of sinks that write objects only: nothing of a source that could not be read."""
+
+    def skip(self, unusable: Unusable) -> None:
+        """Writes nothing."""
+
+    def discard(self) -> None:
+        """Nothing to undo: files that are finished stay."""
+
+
+class FolderSink(ObjectSink):
+    """A base of sinks that write files of their own into a folder; ``what`` they are, in messages."""
+
+    what = "file"
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._names, self._files = folder, Names(), 0
+
+    def keep(self) -> str:
+        return f"{self._folder} ({count(self._files, self.what)})" if self._files else ""
+
+
+class FileSink(ObjectSink):
+    """A base of sinks that write one file, which appears when all is in it."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = AtomicFile(path)
+
+    def discard(self) -> None:
+        self._file.discard()
+
+    def _write_rows(self, rows: Iterable[Iterable[object]]) -> None:
+        self._file.write(csv_bytes(rows))
 
 
 class Names:
@@ -56,6 +95,11 @@ class Names:
         """A name without ending for an image or one frame: ``a``, or ``clip-000012``."""
         name = self.of(item, item.name.with_suffix(""))
         return name if item.frame is None else name.with_name(f"{name.name}-{item.frame:06d}")
+
+    def png_of_frame(self, item: SourceImage) -> PurePosixPath:
+        """The name of a PNG for an image or one frame."""
+        name = self.of_frame(item)
+        return name.with_name(f"{name.name}.png")
 
 
 def short_enough(name: PurePosixPath) -> PurePosixPath:

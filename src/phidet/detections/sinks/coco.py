@@ -14,13 +14,13 @@ import msgspec
 
 from phidet.core.files import AtomicFile, raising_write_errors
 from phidet.detections.detections import Detections
-from phidet.detections.sinks.base import Names, readable
-from phidet.images.sources import SourceImage, Unusable
+from phidet.detections.sinks.base import Names, ObjectSink, readable
+from phidet.images.sources import SourceImage
 
 log = logging.getLogger("phidet")
 
 
-class CocoSink:
+class CocoSink(ObjectSink):
     """``coco-results.json``, as COCO's tools load it, and ``coco-images.json``, with images and categories.
 
     ``file_name`` is the unique name of the annotated image; ``source`` is where the image came from. An image's id is
@@ -58,9 +58,6 @@ class CocoSink:
             log.warning("%s is not image %d of the COCO results: an earlier image has that number", item.name, own)
         with raising_write_errors(self._results.file.path):
             self._waiting.write(msgspec.json.encode((image, found.to_coco(0))) + b"\n")
-
-    def skip(self, unusable: Unusable) -> None:
-        """Writes nothing: COCO's results have no place for images that failed."""
 
     def keep(self) -> str:
         # Only now are all numbers in file names known, so only now can free ones be given out.

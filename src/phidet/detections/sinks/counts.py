@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -12,19 +10,20 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from phidet.core.csv_files import csv_bytes
 from phidet.core.files import AtomicFile, write_atomic, write_atomic_with
 from phidet.core.words import count
 from phidet.detections.detections import Detections
-from phidet.detections.sinks.base import Names, readable
+from phidet.detections.sinks.base import FolderSink, ObjectSink, readable
 from phidet.detections.tracking.counting import Anchor, Counter, CountEvent, CountSettings, anchors_of
 from phidet.detections.tracking.heat_map import HeatMap
-from phidet.images.sources import SourceImage, Unusable
+from phidet.images.sources import SourceImage
 
 EVENT_COLUMNS = ("source", "frame", "time_s", "place", "kind", "track_id", "label", "dwell_s")
 TOTAL_COLUMNS = (*("source", "place", "label", "in", "out", "entered", "left", "dwell_mean_s", "dwell_longest_s"),)
 
 
-class CountSink:
+class CountSink(ObjectSink):
     """``counts.jsonl`` and ``counts.csv``, a line for each event, and ``totals.csv``, one for each place and class.
 
     Args:
@@ -52,7 +51,7 @@ class CountSink:
             except BaseException:
                 self.discard()
                 raise
-            self._files[1].write(_csv([EVENT_COLUMNS]))
+            self._files[1].write(csv_bytes([EVENT_COLUMNS]))
 
     def add(self, item: SourceImage, found: Detections) -> None:
         if not item.continues(self._previous):
@@ -64,16 +63,13 @@ class CountSink:
         self.latest = self.counter.update(found, item.time_s or 0.0, (height, width))
         self._write(item, self.latest)
 
-    def skip(self, unusable: Unusable) -> None:
-        """Writes nothing: nothing was counted."""
-
     def keep(self) -> str:
         self._end_video()
         for file in self._files:
             file.keep()
         if self._out is None:
             return ""
-        write_atomic(self._out / "totals.csv", _csv([TOTAL_COLUMNS, *self._totals]))
+        write_atomic(self._out / "totals.csv", csv_bytes([TOTAL_COLUMNS, *self._totals]))
         return f"{self._out / 'counts.csv'} ({count(self._events, 'event')})"
 
     def discard(self) -> None:
@@ -84,7 +80,7 @@ class CountSink:
         self._events += len(events)
         for entry in (event_json(item, event) for event in events):
             row = ["" if entry[name] is None else entry[name] for name in EVENT_COLUMNS]
-            for file, line in zip(self._files, (msgspec.json.encode(entry) + b"\n", _csv([row])), strict=False):
+            for file, line in zip(self._files, (msgspec.json.encode(entry) + b"\n", csv_bytes([row])), strict=False):
                 file.write(line)
 
     def _end_video(self) -> None:
@@ -93,18 +89,21 @@ class CountSink:
         self._write(self._previous, self.counter.end())
         for place, classes in self.counter.totals.items():
             for label, t in sorted(classes.items()):
+                # Of those that left only: how long the others will stay is not known.
                 mean = round(t.dwell_total_s / t.left, 3) if t.left else ""
                 row = (readable(self._previous.source), place, label, t.in_, t.out, t.entered, t.left, mean)
                 self._totals.append((*row, round(t.dwell_longest_s, 3) if t.left else ""))
         self._previous = None
 
 
-class HeatMapSink:
+class HeatMapSink(FolderSink):
     """``heat/NAME.png`` for each video: where its objects spent their time, over its last frame."""
 
+    what = "heat map"
+
     def __init__(self, folder: Path, anchor: Anchor = "bottom") -> None:
-        self._folder, self._anchor, self._names = folder, anchor, Names()
-        self._map, self._files = HeatMap(), 0
+        super().__init__(folder)
+        self._anchor, self._map = anchor, HeatMap()
         self._previous: SourceImage | None = None
         self._image: npt.NDArray[np.uint8] | None = None
         self._anchors = np.zeros((0, 2))
@@ -120,15 +119,9 @@ class HeatMapSink:
         self._previous, self._image, self._anchors = item, item.image, anchors_of(found, self._anchor)
         self._name = self._names.of(item, item.name.with_suffix(""))
 
-    def skip(self, unusable: Unusable) -> None:
-        """Writes nothing: there are no objects."""
-
     def keep(self) -> str:
         self._end_video()
-        return f"{self._folder} ({count(self._files, 'heat map')})" if self._files else ""
-
-    def discard(self) -> None:
-        """Nothing to do: finished files stay."""
+        return super().keep()
 
     def _end_video(self) -> None:
         if self._previous is None or self._image is None:
@@ -145,9 +138,3 @@ def event_json(item: SourceImage, event: CountEvent) -> dict[str, object]:
     """``source``, ``frame`` and the event; times in seconds to the microsecond."""
     entry = {"source": readable(item.source), "frame": item.frame} | msgspec.structs.asdict(event)
     return {key: round(value, 6) if isinstance(value, float) else value for key, value in entry.items()}
-
-
-def _csv(rows: Iterable[Iterable[object]]) -> bytes:
-    text = io.StringIO()
-    csv.writer(text).writerows(rows)
-    return text.getvalue().encode()

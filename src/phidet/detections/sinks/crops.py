@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from phidet.core.files import write_atomic
-from phidet.core.words import count
 from phidet.detections.boxes import clip
 from phidet.detections.detections import Detections
-from phidet.detections.sinks.annotated import check_ours, encode, writable_name
-from phidet.detections.sinks.base import Names
-from phidet.images.sources import SourceImage, Unusable
+from phidet.detections.sinks.annotated import writable_name, write_image
+from phidet.detections.sinks.base import FolderSink
+from phidet.images.sources import SourceImage
 
 
-class CropSink:
+class CropSink(FolderSink):
     """``crops/CLASS/NAME-1.jpg``, …: all pixels that the box touches, numbered by descending score.
 
     An object with a mask becomes a PNG of its mask's box, transparent around the object.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._names, self._files = folder, Names(), 0
+    what = "crop"
 
     def add(self, item: SourceImage, found: Detections) -> None:
         height, width = item.size_hw
@@ -45,15 +41,5 @@ class CropSink:
                 crop.putalpha(Image.fromarray(mask * np.uint8(255)))
             ending = "jpg" if mask is None else "png"
             file = writable_name(name.with_name(f"{name.name}-{number}.{ending}"), crop.size)
-            check_ours(self._folder / folder / file)
-            write_atomic(self._folder / folder / file, encode(crop, file))
+            write_image(self._folder / folder, file, crop)
             self._files += 1
-
-    def skip(self, unusable: Unusable) -> None:
-        """Writes nothing: there are no objects."""
-
-    def keep(self) -> str:
-        return f"{self._folder} ({count(self._files, 'crop')})" if self._files else ""
-
-    def discard(self) -> None:
-        """Nothing to do: finished crops stay."""

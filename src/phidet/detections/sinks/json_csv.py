@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from phidet.core.files import AtomicFile
 from phidet.core.words import count
 from phidet.detections.detections import Detections
-from phidet.detections.sinks.base import readable
+from phidet.detections.sinks.base import FileSink, readable
 from phidet.images.sources import SourceImage, Unusable
 
 COLUMNS = (
@@ -38,11 +34,8 @@ def error_line(unusable: Unusable) -> bytes:
     return msgspec.json.encode({"source": readable(unusable.source), "error": readable(str(unusable.error))}) + b"\n"
 
 
-class JsonSink:
+class JsonSink(FileSink):
     """JSON lines: one document for each image or frame, also for those that could not be read."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = AtomicFile(path)
 
     def add(self, item: SourceImage, found: Detections) -> None:
         self._file.write(json_line(item, found))
@@ -54,37 +47,22 @@ class JsonSink:
         self._file.keep()
         return str(self._file.path)
 
-    def discard(self) -> None:
-        self._file.discard()
 
-
-class CsvSink:
+class CsvSink(FileSink):
     """CSV (RFC 4180) with a header: one line for each object; boxes in pixels of the original image."""
 
     def __init__(self, path: Path) -> None:
-        self._file = AtomicFile(path)
+        super().__init__(path)
         self._objects = 0
-        self._write([COLUMNS])
+        self._write_rows([COLUMNS])
 
     def add(self, item: SourceImage, found: Detections) -> None:
         height, width = item.size_hw
         where = (readable(item.source), *("" if v is None else v for v in (item.frame, item.time_s)))
         plain = found.to_dict()["detections"]
-        self._write((*where, d["class_id"], d["label"], d["score"], *d["box_xyxy"], width, height) for d in plain)
+        self._write_rows((*where, d["class_id"], d["label"], d["score"], *d["box_xyxy"], width, height) for d in plain)
         self._objects += len(found)
-
-    def skip(self, unusable: Unusable) -> None:
-        """Writes nothing: the table lists objects only."""
 
     def keep(self) -> str:
         self._file.keep()
         return f"{self._file.path} ({count(self._objects, 'object')})"
-
-    def discard(self) -> None:
-        self._file.discard()
-
-    def _write(self, rows: Iterable[Iterable[object]]) -> None:
-        # The writer of the csv module quotes fields as RFC 4180 asks, line breaks in names included.
-        text = io.StringIO()
-        csv.writer(text).writerows(rows)
-        self._file.write(text.getvalue().encode())

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from phidet.core.files import AtomicFile, raising_write_errors
+from phidet.core.files import raising_write_errors
 from phidet.core.words import count
 from phidet.detections.detections import Detections
 from phidet.detections.parquet import objects_column, pyarrow, size_columns, with_names
-from phidet.detections.sinks.base import readable
+from phidet.detections.sinks.base import FileSink, readable
 from phidet.images.sources import SourceImage, Unusable
 
 _ROWS = 1_024  # that wait to be written together
@@ -25,7 +25,7 @@ class _Row(NamedTuple):
     error: str | None
 
 
-class ParquetSink:
+class ParquetSink(FileSink):
     """``detections.parquet``: source, frame and time of the frame, the image's size, its objects, and the error of an
     image that could not be read (:mod:`phidet.detections.parquet`).
 
@@ -36,7 +36,7 @@ class ParquetSink:
     def __init__(self, path: Path, class_names: Sequence[str]) -> None:
         self._pa = pyarrow("--save parquet")
         self._names = tuple(class_names)
-        self._file = AtomicFile(path)
+        super().__init__(path)
         self._rows: list[_Row] = []
         self._images = 0
         self._writer: Any = None
@@ -57,9 +57,6 @@ class ParquetSink:
         self._file.keep()
         return f"{self._file.path} ({count(self._images, 'image')})"
 
-    def discard(self) -> None:
-        self._file.discard()
-
     def _append(self, row: _Row) -> None:
         self._rows.append(row)
         self._images += 1
@@ -79,6 +76,7 @@ class ParquetSink:
         }
         table = with_names(pa.table(columns), self._names)
         with raising_write_errors(self._file.path):
+            # The first rows bring the schema, which is the same for all.
             if self._writer is None:
                 self._writer = pa.parquet.ParquetWriter(self._file.file, table.schema, compression="zstd")
             self._writer.write_table(table)

@@ -12,87 +12,65 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from phidet.core.files import AtomicFile, write_atomic
+from phidet.core.files import write_atomic
 from phidet.core.words import count
 from phidet.detections.detections import Detections
 from phidet.detections.masks import Masks
 from phidet.detections.segments import label_map, things_of
-from phidet.detections.sinks.annotated import check_ours, encode
-from phidet.detections.sinks.base import Names, readable
+from phidet.detections.sinks.annotated import write_image
+from phidet.detections.sinks.base import FileSink, FolderSink, Names, readable
 from phidet.images.label_image import PALETTE
-from phidet.images.sources import SourceImage, Unusable
+from phidet.images.sources import SourceImage
 
 
-class InstanceSink:
+class InstanceSink(FolderSink):
     """``instances/NAME.png``: the number of the object at each pixel, 1 for the best one, 0 where there is none.
 
     8 bits, 16 from 256 objects on. Where masks overlap, the better object is on top; an object without a mask is
     nowhere.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._names, self._files = folder, Names(), 0
+    what = "image"
 
     def add(self, item: SourceImage, found: Detections) -> None:
         height, width = item.size_hw
         masks = found.masks if found.masks is not None else Masks.empty((height, width))
         ids = masks.to_ids(dtype=np.uint8 if len(masks) < 256 else np.uint16)
-        name = self._names.of_frame(item)
-        file = name.with_name(f"{name.name}.png")
-        check_ours(self._folder / file)
-        write_atomic(self._folder / file, encode(Image.fromarray(np.ascontiguousarray(ids)), file))
+        write_image(self._folder, self._names.png_of_frame(item), Image.fromarray(np.ascontiguousarray(ids)))
         self._files += 1
 
-    def skip(self, unusable: Unusable) -> None:
-        """Writes nothing: there are no objects."""
 
-    def keep(self) -> str:
-        return f"{self._folder} ({count(self._files, 'image')})" if self._files else ""
-
-    def discard(self) -> None:
-        """Nothing to do: finished files stay."""
-
-
-class SemanticSink:
+class SemanticSink(FolderSink):
     """``semantic/NAME.png``: the class at each pixel, its id + 1, 0 where there is none; ``semantic/classes.txt``.
 
     8 bits with VOC's palette, 16 bits where there are more than 255 classes.
     """
 
+    what = "image"
+
     def __init__(self, folder: Path, class_names: Sequence[str]) -> None:
-        self._folder, self._names, self._files = folder, Names(), 0
+        super().__init__(folder)
         self._class_names = class_names
 
     def add(self, item: SourceImage, found: Detections) -> None:
         if found.image_size_hw is None:
             found = replace(found, image_size_hw=item.image.shape[:2])
-        values = label_map(found) + 1
-        name = self._names.of_frame(item)
-        file = name.with_name(f"{name.name}.png")
-        check_ours(self._folder / file)
-        if len(self._class_names) < 256:
-            image = Image.fromarray(np.ascontiguousarray(values.astype(np.uint8)))
+        small = len(self._class_names) < 256
+        values = (label_map(found) + 1).astype(np.uint8 if small else np.uint16)
+        image = Image.fromarray(np.ascontiguousarray(values))
+        if small:
             image.putpalette(PALETTE)
-        else:
-            image = Image.fromarray(np.ascontiguousarray(values.astype(np.uint16)))
-        write_atomic(self._folder / file, encode(image, file))
+        write_image(self._folder, self._names.png_of_frame(item), image)
         self._files += 1
 
-    def skip(self, unusable: Unusable) -> None:
-        """Writes nothing: there are no pixels."""
-
     def keep(self) -> str:
-        if not self._files:
-            return ""
-        lines = "".join(f"{readable(name)}\n" for name in self._class_names)
-        write_atomic(self._folder / "classes.txt", lines.encode())
-        return f"{self._folder} ({count(self._files, 'image')})"
-
-    def discard(self) -> None:
-        """Nothing to do: finished files stay."""
+        if self._files:
+            lines = "".join(f"{readable(name)}\n" for name in self._class_names)
+            write_atomic(self._folder / "classes.txt", lines.encode())
+        return super().keep()
 
 
-class PanopticSink:
+class PanopticSink(FileSink):
     """COCO's panoptic format: ``panoptic/NAME.png`` and ``panoptic.json``, which says what each segment is.
 
     A pixel's colour is its segment's id, R + 256 G + 256² B; 0 belongs to none. Segments do not overlap: of a network
@@ -100,28 +78,23 @@ class PanopticSink:
     """
 
     def __init__(self, out: Path, class_names: Sequence[str]) -> None:
+        super().__init__(out / "panoptic.json")
         self._folder, self._names, self._class_names = out / "panoptic", Names(), class_names
-        self._file = AtomicFile(out / "panoptic.json")
         self._images: list[dict[str, Any]] = []
         self._annotations: list[dict[str, Any]] = []
         self._stuff: set[int] = set()
 
     def add(self, item: SourceImage, found: Detections) -> None:
         height, width = item.size_hw
-        image_id, name = len(self._images) + 1, self._names.of_frame(item)
-        file = name.with_name(f"{name.name}.png")
+        image_id, file = len(self._images) + 1, self._names.png_of_frame(item)
         whole = found if found.segments is None else found.segments
         ids = np.zeros((height, width), np.int32) if whole.masks is None else whole.masks.to_ids()
-        check_ours(self._folder / file)
-        write_atomic(self._folder / file, encode(Image.fromarray(id_colours(ids)), file))
+        write_image(self._folder, file, Image.fromarray(id_colours(ids)))
         self._stuff |= set(whole.class_ids[~things_of(whole)].tolist())
         self._images.append({"id": image_id, "width": width, "height": height, "file_name": readable(str(item.name))})
         self._annotations.append(
             {"image_id": image_id, "file_name": str(file), "segments_info": segments_info(ids, whole.class_ids)}
         )
-
-    def skip(self, unusable: Unusable) -> None:
-        """Writes nothing: the format has no place for images that failed."""
 
     def keep(self) -> str:
         categories = [
@@ -132,9 +105,6 @@ class PanopticSink:
         self._file.write(msgspec.json.encode(content))
         self._file.keep()
         return f"{self._file.path}, {self._folder} ({count(len(self._images), 'image')})"
-
-    def discard(self) -> None:
-        self._file.discard()
 
 
 def id_colours(ids: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.uint8]:

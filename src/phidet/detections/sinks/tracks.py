@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -17,12 +15,12 @@ from phidet.core.words import count
 from phidet.detections.boxes import xyxy_to_xywh
 from phidet.detections.detections import Detections
 from phidet.detections.fields import TRACK_ID
-from phidet.detections.sinks.base import Names, readable
+from phidet.detections.sinks.base import FileSink, FolderSink, Names, ObjectSink, readable
 from phidet.detections.sinks.coco import JsonList
-from phidet.images.sources import SourceImage, Unusable
+from phidet.images.sources import SourceImage
 
 
-class MotSink:
+class MotSink(FolderSink):
     """``mot/NAME.txt`` for each video, as MOTChallenge's tools read it: a line for each object of each frame.
 
     Frame (from 1), id, left, top, width, height, score, and three times −1. Left and top count pixels from 1, as in
@@ -30,9 +28,8 @@ class MotSink:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self._names = folder, Names()
+        super().__init__(folder)
         self._file: AtomicFile | None = None
-        self._files = 0
         self._previous: SourceImage | None = None
 
     def add(self, item: SourceImage, found: Detections) -> None:
@@ -49,12 +46,9 @@ class MotSink:
             line = f"{frame},{track_id},{left:.2f},{top:.2f},{width:.2f},{height:.2f},{score:.4g},-1,-1,-1\n"
             self._file.write(line.encode())
 
-    def skip(self, unusable: Unusable) -> None:
-        """Writes nothing: there are no objects."""
-
     def keep(self) -> str:
         self._end()
-        return f"{self._folder} ({count(self._files, 'file')})" if self._files else ""
+        return super().keep()
 
     def discard(self) -> None:
         if self._file is not None:
@@ -67,7 +61,7 @@ class MotSink:
             self._files += 1
 
 
-class CocoVideoSink:
+class CocoVideoSink(ObjectSink):
     """``coco-tracks.json``, COCO's results with ``track_id`` and ``video_id``, and ``coco-videos.json``, with videos,
     the frames that were looked at and categories, as TAO and other video data sets have them.
     """
@@ -101,9 +95,6 @@ class CocoVideoSink:
         for result in found.to_coco(self._image_id):
             self._results.append(result | {"video_id": len(self._videos)})
 
-    def skip(self, unusable: Unusable) -> None:
-        """Writes nothing: COCO's results have no place for what failed."""
-
     def keep(self) -> str:
         self._images.file.write(b'\n],\n"videos": ' + msgspec.json.encode(self._videos) + b"}\n")
         return f"{self._results.keep()}, {self._images.keep()}"
@@ -113,7 +104,7 @@ class CocoVideoSink:
         self._images.file.discard()
 
 
-class TrackTableSink:
+class TrackTableSink(FileSink):
     """``tracks.csv``: a line for each track, when it ends: when it was seen, how often, from where to where.
 
     Positions are centres of boxes in pixels; ``score`` is the mean. In memory are the tracks of the last seconds only.
@@ -126,11 +117,11 @@ class TrackTableSink:
     _QUIET_S = 60.0  # a track that was not seen for so long has ended, whatever the tracker's settings
 
     def __init__(self, path: Path) -> None:
-        self._file = AtomicFile(path)
+        super().__init__(path)
         self._tracks: dict[int, dict[str, Any]] = {}
         self._ended = 0
         self._previous: SourceImage | None = None
-        self._write([self.COLUMNS])
+        self._write_rows([self.COLUMNS])
 
     def add(self, item: SourceImage, found: Detections) -> None:
         if not item.continues(self._previous):
@@ -149,16 +140,10 @@ class TrackTableSink:
             track |= here | {"frames": track["frames"] + 1, "score": track["score"] + one.score}
         self._end(now - self._QUIET_S)
 
-    def skip(self, unusable: Unusable) -> None:
-        """Writes nothing: there are no tracks."""
-
     def keep(self) -> str:
         self._end(float("inf"))
         self._file.keep()
         return f"{self._file.path} ({count(self._ended, 'track')})"
-
-    def discard(self) -> None:
-        self._file.discard()
 
     def _end(self, before_s: float) -> None:
         """Writes the tracks that were last seen before ``before_s``, or at all."""
@@ -167,12 +152,7 @@ class TrackTableSink:
             del self._tracks[track["track_id"]]
             track["score"] = track["score"] / track["frames"]
         self._ended += len(ended)
-        self._write([_rounded(track[name]) for name in self.COLUMNS] for track in ended)
-
-    def _write(self, rows: Iterable[Iterable[object]]) -> None:
-        text = io.StringIO()
-        csv.writer(text).writerows(rows)
-        self._file.write(text.getvalue().encode())
+        self._write_rows([_rounded(track[name]) for name in self.COLUMNS] for track in ended)
 
 
 def _rounded(value: object) -> object:

@@ -14,8 +14,8 @@ from phidet.core.words import count
 from phidet.detections.boxes import clip, xyxy_to_cxcywh
 from phidet.detections.detections import Detections
 from phidet.detections.outlines import single_outlines
-from phidet.detections.sinks.base import Names, short_enough
-from phidet.images.sources import SourceImage, Unusable
+from phidet.detections.sinks.base import FolderSink, short_enough
+from phidet.images.sources import SourceImage
 
 log = logging.getLogger("phidet")
 
@@ -23,20 +23,21 @@ OURS = ".phidet"
 CLASSES = "classes.txt"
 
 
-class YoloSink:
+class YoloSink(FolderSink):
     """``labels/NAME.txt`` with a line for each object: class, centre x and y, width, height (0…1), score.
 
     Objects with masks are written as outlines, x and y of every corner, without a score, as labels of segments are; one
     whose mask is empty as its box's corners.
 
-    An image without objects gets an empty file; ``classes.txt`` beside the folder names the classes.
+    An image without objects gets an empty file, and one that could not be read none; ``classes.txt`` beside the folder
+    names the classes.
 
     Raises:
         ConfigError: the folder has labels that no earlier run wrote, which may be hand-made.
     """
 
     def __init__(self, folder: Path, class_names: Sequence[str]) -> None:
-        self._folder, self._names, self._files = folder, Names(), 0
+        super().__init__(folder)
         # Text files cannot carry a mark of their own, so a file in the folder says that phidet wrote it.
         if not (folder / OURS).is_file() and (next(folder.rglob("*.txt"), None) or (folder.parent / CLASSES).exists()):
             raise ConfigError(
@@ -70,11 +71,5 @@ class YoloSink:
         write_atomic(path, "".join(f"{line}\n" for line in lines).encode())
         self._files += 1
 
-    def skip(self, unusable: Unusable) -> None:
-        """Writes no file: an empty one would mean an image without objects."""
-
     def keep(self) -> str:
         return f"{self._folder} ({count(self._files, 'file')})"
-
-    def discard(self) -> None:
-        """Nothing to do: finished files stay."""

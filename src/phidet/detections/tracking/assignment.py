@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from functools import cache
-from importlib import import_module
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from phidet.core.errors import MissingExtraError
+from phidet.core.optional import optional_package
 
 Indices = npt.NDArray[np.int64]
 
@@ -21,12 +20,7 @@ def import_solver() -> Any:
     Raises:
         MissingExtraError: SciPy is not installed.
     """
-    try:
-        return import_module("scipy.optimize").linear_sum_assignment
-    except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] != "scipy":
-            raise
-        raise MissingExtraError("tracking", "track") from None
+    return optional_package("scipy.optimize", "tracking", "track").linear_sum_assignment
 
 
 def assign(similarity: npt.NDArray[np.float64], least: float) -> tuple[Indices, Indices]:

@@ -148,6 +148,7 @@ class Counter:
         places = [place.in_pixels(size_hw) for place in self.settings.places]
         self._warn(size_hw)
         anchors = anchors_of(tracked, self.settings.anchor)
+        # The margin grows with the object: boxes of large ones tremble by more pixels.
         sizes = (tracked.boxes_xyxy[:, 2:] - tracked.boxes_xyxy[:, :2]).mean(axis=1).tolist()
         ids = np.asarray(tracked.fields[TRACK_ID]).tolist()
         # By ids, so that the order of detections changes nothing.

@@ -40,6 +40,7 @@ class TrackDrawer:
         for track_id, trail in self._trails.items():
             if len(trail) > 1:
                 pen.line([(x, y) for _, x, y in trail], fill=(*colour(track_id), 200), width=width, joint="curve")
+        # Coloured by id, not by class: what matters is which one of many it is.
         labels = [f"{label} {track_id}" for label, track_id in zip(tracked.labels, ids.tolist(), strict=True)]
         shown = draw_boxes(shown, tracked.boxes_xyxy, ids, labels)
         if self.counter is not None:

@@ -25,6 +25,7 @@ class HeatMap:
     def add(self, anchors: Floats, seconds: float, size_hw: tuple[int, int]) -> None:
         """(N, 2) points in pixels of a frame of ``size_hw``, which lasts for ``seconds``; those outside count at its
         border. A stream that changes its size keeps its grid."""
+        # A cell for a few pixels: finer ones would be smoothed anyway.
         if self._grid is None:
             scale = min(1.0, _LONGEST / max(size_hw))
             self._grid = np.zeros(tuple(max(1, round(side * scale)) for side in size_hw))
@@ -43,16 +44,16 @@ class HeatMap:
         """The map over a frame, (H, W, 3) uint8 RGB, in grey; with a scale in seconds, on which an object that stands
         still for ten is 10 s."""
         height, width = background.shape[:2]
+        # Grey, so that all colour is the map's.
         base = Image.fromarray(background).convert("L").convert("RGB")
         if self._grid is None or not self._grid.any():
             return base
         sigma = _SPREAD * max(self._grid.shape)
         smooth = _blurred(self._grid, sigma)
         share = smooth / smooth.max()
-        stops, colours = [stop for stop, _ in _STOPS], np.array([rgb for _, rgb in _STOPS], np.float64)
         # The square root lifts what is seldom but not nothing; below a hundredth, the image itself is seen.
         level = np.sqrt(share)
-        rgb = np.stack([np.interp(level, stops, colours[:, c]) for c in range(3)], axis=-1).astype(np.uint8)
+        rgb = _colours(level)
         opacity = (np.clip(level * 2.5, 0, 1) * 210 * (share > 0.01)).astype(np.uint8)
         size = (width, height)
         layer = Image.fromarray(rgb).resize(size, Image.Resampling.BICUBIC)
@@ -61,6 +62,12 @@ class HeatMap:
         # The peak of one point that was smoothed is 1 / 2πσ² of it; the grid of a tiny frame is not smoothed at all.
         _draw_scale(drawn, float(smooth.max()) * max(1.0, 2 * np.pi * sigma**2))
         return drawn
+
+
+def _colours(level: Floats) -> npt.NDArray[np.uint8]:
+    """(…, 3) RGB of levels 0…1."""
+    stops, colours = [stop for stop, _ in _STOPS], np.array([rgb for _, rgb in _STOPS], np.float64)
+    return np.stack([np.interp(level, stops, colours[:, c]) for c in range(3)], axis=-1).astype(np.uint8)
 
 
 def _blurred(grid: Floats, sigma: float) -> Floats:
@@ -83,10 +90,8 @@ def _draw_scale(image: Image.Image, most_s: float) -> None:
     x, y = pad * 2, image.height - 3 * pad - high - size
     pen = ImageDraw.Draw(image, "RGBA")
     pen.rounded_rectangle((x - pad, y - pad, x + wide + pad, y + high + size + 2 * pad), pad, (0, 0, 0, 150))
-    stops, colours = [stop for stop, _ in _STOPS], np.array([rgb for _, rgb in _STOPS], np.float64)
-    for i in range(wide):
-        rgb = tuple(int(np.interp(i / max(1, wide - 1), stops, colours[:, c])) for c in range(3))
-        pen.line((x + i, y, x + i, y + high), fill=rgb)
+    for i, rgb in enumerate(_colours(np.arange(wide) / max(1, wide - 1)).tolist()):
+        pen.line((x + i, y, x + i, y + high), fill=tuple(rgb))
     text = f"{most_s:.0f} s" if most_s >= 10 else f"{most_s:.1f} s"
     used = ImageFont.load_default(size)
     pen.text((x, y + high + pad // 2), "0", (255, 255, 255), used)

@@ -45,8 +45,7 @@ class Motion:
     @property
     def boxes_xyxy(self) -> Floats:
         """(T, 4) float64: where the filters believe the boxes."""
-        boxes: Floats = cxcywh_to_xyxy(self.state[:, _PLACE])
-        return boxes
+        return cxcywh_to_xyxy(self.state[:, _PLACE])
 
     def reach(self, seconds: float) -> Floats:
         """(T, 4) float64: what makes boxes larger on each side by the way that an object may have gone in ``seconds``

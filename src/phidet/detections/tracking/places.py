@@ -40,6 +40,7 @@ class Place(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ConfigError(f"{self.name}: expected two points for a line and more for a zone, got {self.points}")
         if not all(math.isfinite(v) for point in self.points for v in point):
             raise ConfigError(f"{self.name}: expected finite numbers, got {self.points}")
+        # Two different points make a line, three a zone; more than those may come twice, as where it is closed.
         if len(set(self.points)) < len(self.points[:3]):
             raise ConfigError(f"{self.name}: its points lie on one spot, {self.points}")
         if not self.is_line and _on_one_line(self.points):
@@ -54,6 +55,7 @@ class Place(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def in_pixels(self, size_hw: tuple[int, int]) -> Floats:
         """(P, 2) float64, in an image of ``size_hw``."""
+        # All of them within 0…1 are shares: as pixels they would lie in the image's first one.
         points = np.array(self.points, np.float64)
         return points * size_hw[::-1] if ((points >= 0) & (points <= 1)).all() else points
 

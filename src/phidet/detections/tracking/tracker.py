@@ -136,6 +136,7 @@ class Tracker:
             InputError: a time before that of the last ``update``.
         """
         seconds = self._step(time_s)
+        # Those that were lost already are not shown: where they would be is no more than a guess.
         shown = self._tracks[(self._tracks["id"] > 0) & (self._tracks["row"] >= 0)]
         boxes = Motion(shown["motion"]).predict(seconds, self.settings).boxes_xyxy.astype(np.float32)
         if self._size_hw is not None:

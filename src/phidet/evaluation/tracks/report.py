@@ -8,9 +8,9 @@ from pathlib import Path
 
 import msgspec
 
+from phidet.core.csv_files import write_csv
 from phidet.core.files import write_atomic, write_atomic_with
 from phidet.core.numbers import evenly_spaced
-from phidet.evaluation.report_tables import write_csv
 from phidet.evaluation.tracks.metrics import Measurement, TrackMetrics
 from phidet.evaluation.tracks.mistakes import TrackMistake, draw_strips, find_mistakes
 from phidet.evaluation.tracks.motchallenge import Frames, Rows, Video, compared

@@ -237,6 +237,7 @@ def _plan_images(folder: Place, sizes: dict[str, int], part_size: int) -> list[P
     parts = []
     for number, start in enumerate(range(0, len(names), part_size)):
         files = names[start : start + part_size]
+        # By names and sizes, without opening anything: a part of a folder is digested again at each start.
         digest = _digest([(name, sizes[name]) for name in files])
         name = f"part-{number:05d}"
         parts.append(Part(name, "images", folder.address, digest, len(files), files=tuple(files)))
@@ -282,7 +283,7 @@ def _samples(file: IO[bytes], address: str) -> Iterator[tuple[list[str], list[Co
             members = (member for member in tar if member.isfile())
             for key, sample in groupby(members, lambda member: _key(member.name)):
                 # A stream cannot go back: each file is read while it passes by.
-                images = [_member(tar, member) for member in sample if _is_image(member.name)]
+                images = [_member(tar, m) for m in sample if PurePosixPath(m.name).suffix.lower() in EXTENSIONS]
                 keys.append(key)
                 contents.append(images[0] if images else InputError("the sample has no image"))
                 if len(keys) >= _ROWS:
@@ -307,10 +308,6 @@ def _key(name: str) -> str:
     """A file's name up to the first dot of its last part."""
     path = PurePosixPath(name)
     return str(path.with_name(path.name.split(".", maxsplit=1)[0] or path.name))
-
-
-def _is_image(name: str) -> bool:
-    return PurePosixPath(name).suffix.lower() in EXTENSIONS
 
 
 def _stem(name: str, endings: Sequence[str]) -> str:

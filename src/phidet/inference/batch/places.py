@@ -31,7 +31,8 @@ class Place(NamedTuple):
     @property
     def is_local(self) -> bool:
         """Whether it is on this machine's file systems, which rename atomically."""
-        return "file" in _protocols(self.fs)
+        protocol = self.fs.protocol  # one, or several
+        return "file" in ([protocol] if isinstance(protocol, str) else protocol)
 
     def file(self, name: str) -> Place:
         """A file or folder below this one."""
@@ -113,6 +114,7 @@ def files_below(place: Place) -> dict[str, int]:
 def folder_of(place: Place) -> Place:
     """The folder itself; of a pattern the last one before it, of a file the one that it is in."""
     parts, address = place.path.split("/"), place.address.split("/")
+    # Address and path end alike, so that as many parts are cut off both.
     magic = next((i for i, part in enumerate(parts) if any(letter in part for letter in "*?[")), None)
     if magic is not None:
         kept = len(parts) - magic
@@ -185,10 +187,6 @@ def remove_temporary(place: Place) -> None:
 
 def _is_hidden(name: PurePosixPath) -> bool:
     return any(part.startswith((".", "_")) for part in name.parts)
-
-
-def _protocols(fs: Any) -> tuple[str, ...]:
-    return (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)
 
 
 def _reason(error: Exception) -> str:

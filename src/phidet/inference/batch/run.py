@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from phidet.core.errors import ConfigError, InputError, PhidetError
+from phidet.core.files import raising_write_errors
 from phidet.core.machine import usable_cores
 from phidet.detections.parquet import pyarrow
 from phidet.detections.settings import PostprocessSettings
@@ -138,6 +139,7 @@ def prepare(source: str, out: str, model: Model, wanted: Wanted) -> Pending:
     """
     target = place_of(out)
     _check_apart(place_of(source), target)
+    # By content: another file under the same name would give other results in the same folder.
     version = model_version(model.model, model.runtime)
     # Workers may have another current folder; a name that means no file here stays a name.
     is_name = model.model in BUNDLED or not Path(model.model).exists()
@@ -145,6 +147,7 @@ def prepare(source: str, out: str, model: Model, wanted: Wanted) -> Pending:
     model = msgspec.structs.replace(model, model=name, version=version)
     planned = plan(source, wanted)
     about = About(input=place_of(source).address, detection=model, columns=planned.columns, part_size=wanted.part_size)
+    # What is there was written whole, so that its name alone says that the part is done.
     there = files_below(target)
     _check_about(target, about, bool(there))
     done = [part for part in planned.parts if f"{part.name}.parquet" in there]
@@ -176,6 +179,7 @@ def run(pending: Pending, engine: Engine, resources: Resources, tell: Callable[[
         while jobs and losses < _LOSSES:
             before = len(jobs)
             try:
+                # As they come: a part is done once its file is there, whatever becomes of the others.
                 for done in engine(pending.about.detection, list(jobs.values()), resources):
                     del jobs[done.name]
                     summary.seconds = time.monotonic() - start
@@ -224,6 +228,7 @@ class PartWorker:
     def do(self, job: Job) -> Done:
         """Writes the output of a part, unless it is there."""
         name, out = job.part.name, place_of(job.out)
+        # Another run may have made it, or this one before a worker was lost.
         if out.fs.exists(out.path):
             return Done(name=name, was_there=True)
         try:
@@ -259,6 +264,7 @@ def _add(summary: Summary, done: Done) -> None:
 
 def _check_apart(source: Place, out: Place) -> None:
     """Raises ConfigError where results would lie in the input, and be read as such the next time."""
+    # Another kind of file system is another place.
     if type(source.fs) is not type(out.fs):
         return
     folder = PurePosixPath(folder_of(source).path)
@@ -329,11 +335,9 @@ def _locked(out: Place) -> Iterator[None]:
         yield
         return
     path = out.file(LOCK_FILE).path
-    try:
+    with raising_write_errors(Path(path)):
         os.makedirs(out.path, exist_ok=True)
         file = open(path, "a+b")  # noqa: SIM115 - open, and locked, until the run is over
-    except OSError as error:
-        raise PhidetError(f"cannot write {path}: {error.strerror}") from error
     with file:
         try:
             # The system lets go of it when the process ends, however it ends.

@@ -88,8 +88,7 @@ class BatchWorker:
         self.model, self.runtime, self.threads, self.batch, self.tile = str(model), runtime, threads, batch, tile
         self.exact = exact
         self.settings = settings or PostprocessSettings()
-        if tile is not None:
-            check_tile(tile, self.settings)
+        check_tile(tile, self.settings)
         self._version = version
         self._detector: Detector | None = None
 
@@ -104,6 +103,7 @@ class BatchWorker:
             CheckpointError: there is no such model.
             InputError: it is another one than ``version`` says.
         """
+        # On the worker's machine the same name may mean another file.
         if self._detector is None:
             found = model_version(self.model, self.runtime)
             if self._version not in (None, found):
@@ -134,6 +134,7 @@ class BatchWorker:
             ``model`` and ``version``, a row for each row, in order; a bad image is a row with its error.
         """
         pa = pyarrow("phidet.inference.batch")
+        # The form that came goes back, as each framework calls a worker with its own.
         if isinstance(rows, pa.RecordBatch):
             [batch] = self(pa.Table.from_batches([rows]), columns).combine_chunks().to_batches() or [None]
             return batch
@@ -163,6 +164,7 @@ class BatchWorker:
             InputError: the part cannot be read.
         """
         pa = pyarrow("phidet batch")
+        # Ids go past the detector: they are collected while the images are read.
         ids: list[Any] = []
 
         def contents() -> Iterator[Content]:
@@ -170,6 +172,7 @@ class BatchWorker:
                 ids.append(chunk.ids)
                 yield from chunk.contents
 
+        # Paths in a table are meant from its own folder.
         base = part.address if part.kind == "images" else part.address.rpartition("/")[0] or "."
         found = list(self.detect(contents(), base))
         joined = pa.concat_arrays(ids) if ids else pa.array([], pa.string())
@@ -184,6 +187,7 @@ class BatchWorker:
 
     def _table(self, pa: Any, ids: Any, found: Sequence[Outcome]) -> Any:
         names = self.detector.class_names
+        # Every row has all columns: an image that failed has no objects, and its error.
         objects = [one if isinstance(one, Detections) else Detections.empty(names) for one in found]
         errors = [readable(str(one)) if isinstance(one, PhidetError) else None for one in found]
         same = pa.array([Path(self.model).name, self.version], pa.string())

@@ -102,6 +102,7 @@ def measure_ways(
             failed(way, error)
     rates: dict[Way, list[float]] = {way: [] for way in detectors}
     alone: dict[Way, list[float]] = {way: [] for way in detectors}
+    # Each way has a turn at least, whatever the time.
     for turn in itertools.count():
         for way, detector in detectors.items():
             if turn and time.monotonic() > end:

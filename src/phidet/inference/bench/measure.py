@@ -133,6 +133,7 @@ def measure(request: Request) -> Measurement:
         # The same image many times: convolutions take equally long whatever they see.
         stacked = [np.repeat(array, batch, 0) for array in inputs]
         rates[batch] = batch * 1e3 / _times(lambda stacked=stacked: network(*stacked), request.runs).median  # type: ignore[misc]
+    # Before masks are made once more below, for their own cost.
     peak = _memory_mib("VmHWM")
     decoding = {}
     if "masks" in architecture.finds(config):

@@ -51,6 +51,7 @@ def kept_choice(model: Path) -> Kept | None:
         raise CheckpointError(
             f"{path} is damaged: {error}. Delete it, or write it again: phidet bench --best --keep"
         ) from error
+    # A container may have fewer cores than the machine had when it was measured: then it is another one.
     return kept if (kept.processor, kept.cores) == (processor_name(), usable_cores()) else None
 
 

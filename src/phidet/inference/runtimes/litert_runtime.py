@@ -51,6 +51,7 @@ class LiteRtNetwork:
             runner = self._idle.get_nowait()
         except Empty:
             runner = self._runner()  # interpreters are not thread-safe: one for each concurrent call
+        # One by one: the file's input has a fixed size of one image.
         answers = []
         for i, image in enumerate(images):
             inputs: dict[str, npt.NDArray[Any]] = {"images": np.ascontiguousarray(image.transpose(1, 2, 0))[None]}
@@ -79,6 +80,7 @@ def _header(path: Path) -> Header:
             metadata = json.loads(archive.read(HEADER_FILE))
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
+    # A file without the archive is another tool's, and is refused as one without a header.
     except (zipfile.BadZipFile, KeyError, ValueError):
         metadata = {}
     return exported_header(metadata if isinstance(metadata, dict) else {}, path)

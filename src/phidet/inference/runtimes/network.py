@@ -45,6 +45,7 @@ def wanted_outputs(header: Header, names: Sequence[str], path: Path) -> list[str
     Raises:
         CheckpointError: one that it needs is missing.
     """
+    # Files may have more outputs than are decoded, and name them in any order.
     needed = list(header.architecture.output_shapes(header.config))
     if not set(needed) <= set(names):
         raise CheckpointError(

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 
 from phidet.architectures.header import exported_header
 from phidet.core.errors import CheckpointError
 from phidet.detections.boxes import FloatArray
-from phidet.inference.runtimes.onnx_runtime import session_options
+from phidet.inference.runtimes.onnx_runtime import open_session, session_options
 
 
 class OnnxGenerator:
@@ -27,7 +26,7 @@ class OnnxGenerator:
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
         self.path = path
-        self._synthesis = _open(path, threads)
+        self._synthesis = open_session(path, session_options(threads))
         header = exported_header(self._synthesis.get_modelmeta().custom_metadata_map, path)
         if "samples" not in header.architecture.says:
             raise CheckpointError(f"{path} holds {header.config.name}, which makes no images: expected a generator")
@@ -35,10 +34,11 @@ class OnnxGenerator:
         beside = mapping_path(path)
         if not beside.is_file():
             raise CheckpointError(f"{beside} is missing: 'phidet export' writes the two files of a generator")
-        self._mapping = _open(beside, threads)
+        self._mapping = open_session(beside, session_options(threads))
         other = exported_header(self._mapping.get_modelmeta().custom_metadata_map, beside)
         if other.config != self.config:
             raise CheckpointError(f"{beside} belongs to another generator than {path.name}: export both again")
+        # The average is a constant of the graph, which gives it whatever it is asked.
         latents = np.zeros((1, self.config.latent_size), np.float32)
         labels = np.zeros((1, self.config.num_classes), np.float32) if self.config.labelled else None
         self.style_average: FloatArray = self._mapping.run(["style_average"], self._inputs(latents, labels))[0]
@@ -46,6 +46,7 @@ class OnnxGenerator:
     def styles(self, latents: FloatArray, labels: FloatArray | None) -> FloatArray:
         """Latents (N, latent_size) and one-hot labels (N, classes) → w (N, num_layers, style_size)."""
         w = self._mapping.run(["styles"], self._inputs(latents, labels))[0]
+        # The mapping gives one w, the same for all layers until styles are mixed.
         return np.repeat(np.asarray(w, np.float32)[:, None], self.config.num_layers, 1)
 
     def render(self, styles: FloatArray, noise: list[FloatArray] | None) -> FloatArray:
@@ -62,10 +63,3 @@ class OnnxGenerator:
 def mapping_path(path: Path) -> Path:
     """The file from latents to w that belongs to one from w to images."""
     return path.with_name(f"{path.stem}-mapping.onnx")
-
-
-def _open(path: Path, threads: int | None) -> ort.InferenceSession:
-    try:
-        return ort.InferenceSession(path, session_options(threads), providers=["CPUExecutionProvider"])
-    except Exception as error:  # the classes differ from version to version
-        raise CheckpointError(f"{path} cannot be loaded: {str(error).splitlines()[0]}") from error

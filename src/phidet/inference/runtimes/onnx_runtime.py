@@ -47,6 +47,7 @@ class OnnxNetwork:
     def __init__(self, path: Path, threads: int | None = None, device: Device = "cpu") -> None:
         self.path = path
         self.session = open_session(path, session_options(threads), providers_of(device))
+        # ONNX Runtime falls back to the processor without a word.
         wanted, used = _PROVIDERS[device][0], self.session.get_providers()
         if wanted not in used:
             log.warning("ONNX Runtime does not reach %s here: %s runs on %s", device, path.name, used[0])

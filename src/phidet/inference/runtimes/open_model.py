@@ -50,6 +50,7 @@ def open_network(model: str | Path, runtime: Runtime = "auto", options: RunOptio
     if runtime not in get_args(Runtime):
         raise UnknownNameError("runtime", runtime, get_args(Runtime))
     path = find_model(model, ".safetensors" if runtime == "torch" else ".onnx")
+    # What was kept is a choice of everything: whoever asks for a runtime or a precision has made another one.
     if runtime == "auto" and options.arithmetic == "auto":
         runtime, options = _as_kept(path, options)
     name: Runtime = runtime
@@ -66,6 +67,7 @@ def open_network(model: str | Path, runtime: Runtime = "auto", options: RunOptio
             )
         runs = "; ".join(f"{name} runs {' and '.join(suffixes)}" for name, (_, _, suffixes) in _RUNTIMES.items())
         raise CheckpointError(f"{path} cannot be run{'' if name == 'auto' else f' by {name}'}: {runs}")
+    # Looked for before it is imported, so that a package that is there and broken says itself what is wrong.
     if name in _EXTRA and find_spec(_PACKAGE[name]) is None:
         raise MissingExtraError(f"running {path.name} on {name}", _EXTRA[name])
     module, kind, _ = _RUNTIMES[name]

@@ -82,6 +82,7 @@ class OpenVinoNetwork:
             # Copied, since the request's buffers are overwritten by its next run.
             answers.append([request.get_tensor(name).data.copy() for name in self.outputs])
         self._idle.put(request)
+        # A single image, the usual case, is not copied once more.
         stacked = [np.concatenate(parts) if len(parts) > 1 else parts[0] for parts in zip(*answers, strict=True)]
         return dict(zip(self.outputs, stacked, strict=True))
 

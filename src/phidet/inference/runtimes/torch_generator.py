@@ -34,6 +34,7 @@ class TorchGenerator:
     @torch.inference_mode()
     def render(self, styles: FloatArray, noise: list[FloatArray] | None) -> FloatArray:
         """w and noise → images (N, 3, R, R), about −1 to 1."""
+        # The stored noise lies on the device already.
         tensors = self.model.stored_noise() if noise is None else [torch.from_numpy(n).to(self.device) for n in noise]
         images = self.model.render(torch.from_numpy(np.ascontiguousarray(styles)).to(self.device), tensors)
         return np.asarray(images.cpu().numpy(), np.float32)

@@ -63,6 +63,7 @@ class TorchNetwork:
         """The graph for inputs of these shapes, recorded at the first of them; the oldest of several makes room."""
         key = tuple(tuple(tensor.shape) for tensor in tensors)
         if key not in self._graphs:
+            # Dictionaries keep the order in which they were filled.
             while len(self._graphs) >= MOST_GRAPHS:
                 del self._graphs[next(iter(self._graphs))]
             self._graphs[key] = CudaGraph(self.model, tensors)

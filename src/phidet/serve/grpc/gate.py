@@ -156,6 +156,7 @@ class Gate(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no types
         if self._streams >= STREAMS:
             raise overloaded(f"{STREAMS} streams at a time, which is this server's limit")
         self._streams += 1
+        # As many at a time as make a batch: more would only wait in memory.
         ahead = self._service.settings.batching.max_batch_size
         answers: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue(ahead)
 

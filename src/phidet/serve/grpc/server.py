@@ -37,6 +37,7 @@ class GrpcServer:
 
     def __init__(self, service: Service, host: str, port: int, certificate: Certificate | None = None) -> None:
         methods = {**tfserving_grpc.methods(service), **inference_grpc.methods(service)}
+        # Services of the protocols alone have a health; that of health checking itself nobody asks for.
         services = sorted({path[1:].rpartition("/")[0] for path in methods})
         methods |= health(service, services)
         methods |= reflection([*services, "grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection"])

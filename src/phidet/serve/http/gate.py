@@ -36,6 +36,7 @@ class _Answer:
 
     async def refuse(self, refusal: RefusedError, close: bool) -> None:
         body = error_body(str(refusal))
+        # What a client needs to go on: when to come again, which method the path takes, how to show a token.
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
         if refusal.retry_after:
             headers.append((b"retry-after", str(refusal.retry_after).encode()))
@@ -74,6 +75,7 @@ class Gate:
             await self.app(scope, receive, send)
             return
         call = self._call(scope)
+        # In the scope, so that the protocols behind can say which model and version answered.
         scope[CALL] = call
         answer = _Answer(send, self._headers)
         try:

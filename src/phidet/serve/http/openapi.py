@@ -18,27 +18,24 @@ from phidet.serve.protocols.tfserving import ModelStatus
 
 Schema = dict[str, Any]
 
+
+def _list_of(items: Schema, at_least: int | None = None, at_most: int | None = None) -> Schema:
+    limits = {"minItems": at_least, "maxItems": at_most}
+    return {"type": "array", "items": items} | {key: count for key, count in limits.items() if count is not None}
+
+
+def _object(properties: Schema, required: Sequence[str] = ()) -> Schema:
+    schema = {"type": "object", "properties": properties}
+    return schema | {"required": list(required)} if required else schema
+
+
 _TEXT: Schema = {"type": "string"}
-_B64: Schema = {
-    "type": "object",
+_B64: Schema = _object({"b64": {"type": "string", "contentEncoding": "base64"}}, ["b64"]) | {
     "description": f"Bytes in base64; an image: {FORMATS}.",
-    "properties": {"b64": {"type": "string", "contentEncoding": "base64"}},
-    "required": ["b64"],
     "additionalProperties": False,
 }
-_RGB: Schema = {
-    "description": "An image as numbers: rows of pixels of red, green, blue.",
-    "type": "array",
-    "items": {
-        "type": "array",
-        "items": {
-            "type": "array",
-            "minItems": 3,
-            "maxItems": 3,
-            "items": {"type": "integer", "minimum": 0, "maximum": 255},
-        },
-    },
-}
+_PIXEL: Schema = _list_of({"type": "integer", "minimum": 0, "maximum": 255}, 3, 3)
+_RGB: Schema = _list_of(_list_of(_PIXEL)) | {"description": "An image as numbers: rows of pixels of red, green, blue."}
 _STATISTICS: Schema = {"type": "object", "required": ["model_stats"]}
 _JSON = "application/json"
 _FAILURES = {
@@ -68,9 +65,9 @@ def describe(settings: ServerSettings, sources: Sequence[Source]) -> Schema:
     ways = [("", [model]), ("/versions/{version}", [model, version]), ("/labels/{label}", [model, label])]
     for suffix, parameters in ways if labels else ways[:2]:
         path = "/v1/models/{model}" + suffix
-        paths[path + ":predict"] = _post("Find objects", _PREDICT, _PREDICTED, parameters, (404,))
-        paths[path] = _get("Versions and where they are", _schema(ModelStatus), parameters, (404,))
-        paths[path + "/metadata"] = _get("Inputs and outputs", {"type": "object"}, parameters, (404,))
+        paths[path + ":predict"] = _post("Find objects", _PREDICT, _PREDICTED, parameters)
+        paths[path] = _get("Versions and where they are", _schema(ModelStatus), parameters)
+        paths[path + "/metadata"] = _get("Inputs and outputs", {"type": "object"}, parameters)
     paths |= {
         "/v2": _get("The server", _schema(ServerMetadata)),
         "/v2/health/live": _get("Is it running?", {"type": "object", "required": ["live"]}),
@@ -80,11 +77,11 @@ def describe(settings: ServerSettings, sources: Sequence[Source]) -> Schema:
     }
     for suffix, parameters in (("", [model]), ("/versions/{version}", [model, version])):
         path = "/v2/models/{model}" + suffix
-        paths[path] = _get("Inputs, outputs, class names", _schema(ModelMetadata), parameters, (404,))
-        paths[path + "/config"] = _get("Triton's configuration of it", {"type": "object"}, parameters, (404,))
-        paths[path + "/stats"] = _get("Statistics", _STATISTICS, parameters, (404,))
-        paths[path + "/ready"] = _get("Does it answer?", {"type": "object", "required": ["ready"]}, parameters, (404,))
-        paths[path + "/infer"] = _post("Find objects", _schema(InferRequest), _schema(InferAnswer), parameters, (404,))
+        paths[path] = _get("Inputs, outputs, class names", _schema(ModelMetadata), parameters)
+        paths[path + "/config"] = _get("Triton's configuration of it", {"type": "object"}, parameters)
+        paths[path + "/stats"] = _get("Statistics", _STATISTICS, parameters)
+        paths[path + "/ready"] = _get("Does it answer?", {"type": "object", "required": ["ready"]}, parameters)
+        paths[path + "/infer"] = _post("Find objects", _schema(InferRequest), _schema(InferAnswer), parameters)
     # Kept at TensorFlow Serving's path, so that its scrape configurations work.
     paths["/monitoring/prometheus/metrics"] = _get("Counters for Prometheus", None)
     description: Schema = {
@@ -126,35 +123,27 @@ def _parameter(name: str, schema: Schema, text: str) -> Schema:
     return {"name": name, "in": "path", "required": True, "schema": schema, "description": text}
 
 
-def _get(
-    summary: str, answer: Schema | None, parameters: list[Schema] | None = None, more: tuple[int, ...] = ()
-) -> Schema:
-    return {"get": _operation(summary, answer, parameters or [], (400, 503, *more))}
+def _get(summary: str, answer: Schema | None, parameters: Sequence[Schema] = ()) -> Schema:
+    return {"get": _operation(summary, answer, parameters, (400, 503))}
 
 
-def _post(
-    summary: str,
-    body: Schema | None,
-    answer: Schema,
-    parameters: list[Schema] | None = None,
-    more: tuple[int, ...] = (),
-) -> Schema:
-    operation = _operation(summary, answer, parameters or [], (400, 408, 413, 415, 500, 503, 504, *more))
+def _post(summary: str, body: Schema | None, answer: Schema, parameters: Sequence[Schema] = ()) -> Schema:
+    operation = _operation(summary, answer, parameters, (400, 408, 413, 415, 500, 503, 504))
     if body is not None:
         operation["requestBody"] = {"required": True, "content": {_JSON: {"schema": body}}}
     return {"post": operation}
 
 
-def _operation(summary: str, answer: Schema | None, parameters: list[Schema], failures: tuple[int, ...]) -> Schema:
+def _operation(summary: str, answer: Schema | None, parameters: Sequence[Schema], failures: tuple[int, ...]) -> Schema:
     kind, schema = (_JSON, answer) if answer is not None else ("text/plain", _TEXT)
     responses: dict[str, Schema] = {"200": {"description": "The answer.", "content": {kind: {"schema": schema}}}}
-    error = {"type": "object", "properties": {"error": _TEXT}, "required": ["error"]}
-    # 401 everywhere, as a token may be required for any path.
-    for status in (*failures, 401):
+    error = _object({"error": _TEXT}, ["error"])
+    # A path with parameters may name what is not there; 401 everywhere, as a token may be required for any path.
+    for status in (*failures, *((404,) if parameters else ()), 401):
         # A server that is not ready answers 503 with the same document as when it is, and not with an error.
         schema = {} if status == 503 and answer is not None and "ready" in answer.get("required", ()) else error
         responses[str(status)] = {"description": _FAILURES[status], "content": {_JSON: {"schema": schema}}}
-    return {"summary": summary, "parameters": parameters, "responses": responses}
+    return {"summary": summary, "parameters": list(parameters), "responses": responses}
 
 
 def _tensors(batched: bool) -> Schema:
@@ -164,51 +153,25 @@ def _tensors(batched: bool) -> Schema:
     for name, lists in depth.items():
         schema: Schema = {"type": "number"}
         for _ in range(lists):
-            schema = {"type": "array", "items": schema}
+            schema = _list_of(schema)
         properties[name] = schema
-    return {"type": "object", "properties": properties, "required": list(output_shapes(1))}
+    return _object(properties, list(output_shapes(1)))
 
 
 _SIGNATURE: Schema = {"type": "string", "enum": ["serving_default", "image_bytes", "input_tensor"]}
 _NAMED_ROW: Schema = {
     "anyOf": [
-        {"type": "object", "properties": {name: schema}, "required": [name], "additionalProperties": False}
+        _object({name: schema}, [name]) | {"additionalProperties": False}
         for name, schema in (("image_bytes", _B64), ("input_tensor", _RGB))
     ]
 }
-_PREDICT: Schema = {
-    "anyOf": [
-        {
-            "title": "row form",
-            "type": "object",
-            "properties": {
-                "instances": {"type": "array", "minItems": 1, "items": {"anyOf": [_B64, _RGB, _NAMED_ROW]}},
-                "signature_name": _SIGNATURE,
-            },
-            "required": ["instances"],
-        },
-        {
-            "title": "column form",
-            "type": "object",
-            "properties": {
-                "inputs": {
-                    "anyOf": [
-                        _B64,
-                        {"type": "array", "minItems": 1, "items": _B64},
-                        {"type": "array", "minItems": 1, "items": _RGB},
-                        {
-                            "type": "object",
-                            "properties": {"image_bytes": {"anyOf": [_B64, {"type": "array", "items": _B64}]}},
-                        },
-                    ]
-                },
-                "signature_name": _SIGNATURE,
-            },
-            "required": ["inputs"],
-        },
-    ]
-}
-_PREDICTED: Schema = {
-    "type": "object",
-    "properties": {"predictions": {"type": "array", "items": _tensors(False)}, "outputs": _tensors(True)},
-}
+_ROWS = _object(
+    {"instances": _list_of({"anyOf": [_B64, _RGB, _NAMED_ROW]}, 1), "signature_name": _SIGNATURE}, ["instances"]
+)
+_NAMED_COLUMN = _object({"image_bytes": {"anyOf": [_B64, _list_of(_B64)]}})
+_COLUMNS = _object(
+    {"inputs": {"anyOf": [_B64, _list_of(_B64, 1), _list_of(_RGB, 1), _NAMED_COLUMN]}, "signature_name": _SIGNATURE},
+    ["inputs"],
+)
+_PREDICT: Schema = {"anyOf": [_ROWS | {"title": "row form"}, _COLUMNS | {"title": "column form"}]}
+_PREDICTED: Schema = _object({"predictions": _list_of(_tensors(False)), "outputs": _tensors(True)})

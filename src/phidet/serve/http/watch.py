@@ -25,6 +25,7 @@ def watch_routes(service: Service) -> list[Route]:
             known = ", ".join(service.watchers) or "none"
             raise RefusedError(404, f"there is no camera of that name; watched: {known}")
         after = request.query_params.get("after", "0")
+        # Bounded, as Python refuses to read numbers of thousands of digits.
         if not (after.isascii() and after.isdigit() and len(after) < 16):
             raise bad_request("after must be the number of a frame, 0 or more")
         return _json(await watcher.latest(int(after), min(_WAIT_S, service.settings.limits.request_seconds / 2)))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from phidet.core.errors import CheckpointError
 from phidet.detections.detections import Detections
@@ -12,7 +12,6 @@ from phidet.detections.settings import PostprocessSettings
 from phidet.detections.thresholds import Thresholds
 from phidet.images.decode import Decoded
 from phidet.inference.detector import Detector
-from phidet.inference.runtimes.options import Arithmetic, Device, Runtime
 
 MODEL_FILES = ("*.onnx", "*.xml", "*.tflite")
 """What a version folder may hold: ONNX, OpenVINO with the ``.bin`` beside it, or TFLite. None runs code when read."""
@@ -52,17 +51,8 @@ class Model(Protocol):
         """Gives memory and threads back."""
 
 
-class Detects(Protocol):
-    """What finds objects in images."""
-
-    def detect(self, images: Sequence[Decoded]) -> list[Detections]:
-        """As :meth:`Model.detect`."""
-
-
-class Load(Protocol):
-    """Opens the model file of a version folder; may raise anything."""
-
-    def __call__(self, path: Path) -> Model: ...
+Load = Callable[[Path], Model]
+"""Opens the model file of a version folder; may raise anything."""
 
 
 def model_file(version_folder: Path, base_path: Path) -> Path:
@@ -107,37 +97,11 @@ class DetectorModel:
         self._detector.close()
 
 
-class Running(NamedTuple):
-    """How the server has its models run.
+def detector_loader(settings: PostprocessSettings, open_detector: Callable[[Path], Detector] = Detector) -> Load:
+    """What opens model files for the server.
 
-    Attributes:
-        runtime: name of the runtime.
-        threads: of one batch.
-        at_once: batches at a time.
-        precision, device, exact: see :class:`phidet.inference.detector.Detector`.
+    Args:
+        settings: of every image.
+        open_detector: says how models run, as ``partial(Detector, threads=2)``.
     """
-
-    runtime: Runtime = "auto"
-    threads: int | None = None
-    at_once: int = 1
-    precision: Arithmetic = "auto"
-    device: Device = "cpu"
-    exact: bool = False
-
-
-def detector_loader(settings: PostprocessSettings, running: Running) -> Load:
-    """What opens model files for the server."""
-
-    def load(path: Path) -> Model:
-        detector = Detector(
-            path,
-            runtime=running.runtime,
-            threads=running.threads,
-            precision=running.precision,
-            device=running.device,
-            at_once=running.at_once,
-            exact=running.exact,
-        )
-        return DetectorModel(detector, settings)
-
-    return load
+    return lambda path: DetectorModel(open_detector(path), settings)

@@ -8,7 +8,6 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -49,12 +48,14 @@ def publish(model: str | Path, base_path: Path) -> Path:
         raise CheckpointError(f"{source} is not an exported model: 'phidet export {model}' first, then publish that")
     files = [source, *([source.with_suffix(".bin")] if source.suffix == ".xml" else [])]
     Detector(source).close()  # errors name the source file, not its copy
+    # A folder that was made for nothing is removed again.
     made = not base_path.exists()
     try:
         base_path.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(base_path)
-        # Inside base_path, hence on the same file system: the final rename is atomic.
-        with _unfinished(base_path) as folder:
+        # Inside base_path, hence on the same file system: the final rename is atomic, and leaves nothing to clean up.
+        with tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=base_path, ignore_cleanup_errors=True) as name:
+            folder = Path(name)
             for file in files:
                 _copy(file, folder / f"model{file.suffix}")
             _write(folder / CARD, _card(source, folder / f"model{source.suffix}"))
@@ -62,7 +63,7 @@ def publish(model: str | Path, base_path: Path) -> Path:
                 _copy(text, folder / "card.md")
             # Names are made durable before the rename, or a power failure could publish an empty version.
             _sync_folder(folder)
-            # mkdtemp makes folders private; the server may run as another user.
+            # Temporary folders are private; the server may run as another user.
             folder.chmod(0o755)
             version = _rename_to_next(folder, base_path)
         _sync_folder(base_path)
@@ -93,15 +94,6 @@ def _rename_to_next(folder: Path, base_path: Path) -> Path:
         return target
 
 
-@contextlib.contextmanager
-def _unfinished(base_path: Path) -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=base_path))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)  # it is not there any more when all went well
-
-
 def _remove_abandoned(base_path: Path) -> None:
     """Removes what killed publishers left behind."""
     for entry in base_path.glob(f"{_UNFINISHED}*"):
@@ -114,7 +106,7 @@ def _card(source: Path, copy: Path) -> bytes:
     """Describes this version and its origin; tries the copy, which may lack files that lay beside the source."""
     try:
         detector = Detector(copy)
-        try_out(detector)
+        try_out(detector.detect)
         detector.close()
     except PhidetError as error:
         raise CheckpointError(f"{source} does not work once it is copied, so nothing was published: {error}") from error

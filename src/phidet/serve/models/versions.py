@@ -8,18 +8,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 from phidet.core.errors import PhidetError
+from phidet.images.decode import Decoded
 from phidet.serve.configuration import ServerSettings, Source
 from phidet.serve.metrics import Metrics
 from phidet.serve.models.batching import Batcher
 from phidet.serve.models.folders import Fingerprint, fingerprint, version_folders
-from phidet.serve.models.model import Detects, Load, Model, model_file
+from phidet.serve.models.model import Load, Model, model_file
 from phidet.serve.refusals import RefusedError, bad_request
 from phidet.serve.wire import SHOWN
 
@@ -263,6 +264,7 @@ class Repository:
                         await model.wake.wait()
                 model.wake.clear()
         finally:
+            # Retired, or the server ends: nothing new finds its versions, and those who work with them finish.
             for version in list(model.available):
                 self._unload(model, version)
 
@@ -328,7 +330,7 @@ class Repository:
         """Runs in a thread. A model that cannot answer must not replace one that can, so it is tried first."""
         model = self._load(model_file(folder, base_path))
         try:
-            try_out(model)
+            try_out(model.detect)
         # Also on cancellation: a loaded model holds threads and memory.
         except BaseException:
             model.close()
@@ -354,6 +356,6 @@ class Repository:
         task.add_done_callback(self._unloading.discard)
 
 
-def try_out(model: Detects) -> None:
-    """One grey image through the model."""
-    model.detect([np.full((64, 64, 3), 127, np.uint8)])
+def try_out(detect: Callable[[list[Decoded]], object]) -> None:
+    """One grey image through a model."""
+    detect([np.full((64, 64, 3), 127, np.uint8)])

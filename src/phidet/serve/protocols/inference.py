@@ -94,6 +94,7 @@ def is_ready(service: Service, name: str, version: int | None) -> bool:
     """
     if name not in service.repository.models:
         raise RefusedError(404, f"unknown model {show(name)}")
+    # A version that was never there is unknown, where one that is loading is only not ready.
     if version:
         service.repository.status(name, version)
     try:

@@ -45,26 +45,14 @@ def methods(service: Service) -> Methods:
     def failed(text: str) -> Any:
         return message(f"{_PACKAGE}.ModelStreamInferResponse")(error_message=text, infer_response={})
 
-    def ready(request: Any) -> Any:
-        return {"ready": inference.is_ready(service, *_which(request))}
-
-    def metadata(request: Any) -> Any:
-        return inference.metadata(service, *_which(request))
-
-    def configuration(request: Any) -> Any:
-        return {"config": inference.configuration(service, *_which(request))}
-
-    def statistics(request: Any) -> Any:
-        return inference.statistics(service, *_which(request))
-
     said: dict[str, Callable[[Any], object]] = {
         "ServerLive": lambda _: {"live": True},
         "ServerReady": lambda _: {"ready": service.ready},
         "ServerMetadata": lambda _: inference.server_metadata(),
-        "ModelReady": ready,
-        "ModelMetadata": metadata,
-        "ModelConfig": configuration,
-        "ModelStatistics": statistics,
+        "ModelReady": lambda request: {"ready": inference.is_ready(service, *_which(request))},
+        "ModelMetadata": lambda request: inference.metadata(service, *_which(request)),
+        "ModelConfig": lambda request: {"config": inference.configuration(service, *_which(request))},
+        "ModelStatistics": lambda request: inference.statistics(service, *_which(request)),
         "RepositoryIndex": lambda request: {"models": inference.index(service, request.ready)},
     }
     found = {

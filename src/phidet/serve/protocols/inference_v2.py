@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from starlette.requests import Request
@@ -14,15 +15,11 @@ from phidet.serve.protocols.inference_json import HEADER_LENGTH, read_infer, wri
 from phidet.serve.service import RequestCodec, Service
 from phidet.serve.wire import parse, write
 
+Endpoint = Callable[[Request], Awaitable[Response]]
+
 
 def routes(service: Service) -> list[Route]:
     """The protocol's paths, and Triton's list of models."""
-
-    async def server(_: Request) -> Response:
-        return _json(inference.server_metadata())
-
-    async def live(_: Request) -> Response:
-        return _json({"live": True})
 
     async def ready(_: Request) -> Response:
         return _json({"ready": service.ready}, 200 if service.ready else 503)
@@ -34,15 +31,12 @@ def routes(service: Service) -> list[Route]:
         only_ready = isinstance(wanted, dict) and wanted.get("ready") is True
         return _json(inference.index(service, only_ready))
 
-    async def statistics(_: Request) -> Response:
-        return _json(inference.statistics(service))
-
     return [
-        Route("/v2", server),
-        Route("/v2/health/live", live),
+        Route("/v2", _saying(lambda _: inference.server_metadata())),
+        Route("/v2/health/live", _saying(lambda _: {"live": True})),
         Route("/v2/health/ready", ready),
         Route("/v2/repository/index", index, methods=["POST"]),
-        Route("/v2/models/stats", statistics),
+        Route("/v2/models/stats", _saying(lambda _: inference.statistics(service))),
         *_model_routes(service),
     ]
 
@@ -53,15 +47,6 @@ def _model_routes(service: Service) -> list[Route]:
         is_ready = inference.is_ready(service, name, version)
         return _json({"name": name, "ready": is_ready}, 200 if is_ready else 503)
 
-    async def model(request: Request) -> Response:
-        return _json(inference.metadata(service, *_which(request)))
-
-    async def config(request: Request) -> Response:
-        return _json(inference.configuration(service, *_which(request)))
-
-    async def statistics(request: Request) -> Response:
-        return _json(inference.statistics(service, *_which(request)))
-
     async def infer(request: Request) -> Response:
         return await _infer(request, service)
 
@@ -69,13 +54,22 @@ def _model_routes(service: Service) -> list[Route]:
         route
         for path in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")
         for route in (
-            Route(path, model),
+            Route(path, _saying(lambda request: inference.metadata(service, *_which(request)))),
             Route(path + "/ready", ready),
-            Route(path + "/config", config),
-            Route(path + "/stats", statistics),
+            Route(path + "/config", _saying(lambda request: inference.configuration(service, *_which(request)))),
+            Route(path + "/stats", _saying(lambda request: inference.statistics(service, *_which(request)))),
             Route(path + "/infer", infer, methods=["POST"]),
         )
     ]
+
+
+def _saying(answer: Callable[[Request], Any]) -> Endpoint:
+    """A path whose answer needs no waiting."""
+
+    async def endpoint(request: Request) -> Response:
+        return _json(answer(request))
+
+    return endpoint
 
 
 async def _infer(request: Request, service: Service) -> Response:

@@ -155,6 +155,7 @@ async def _reload(request: Any, call: Call, service: Service) -> None:
     except ConfigError as error:
         raise bad_request(str(error)) from error
     service.repository.configure(sources)
+    # The client learns whether its models answer, not only that they were asked for.
     failed = await service.repository.applied([source.name for source in sources], call.deadline)
     if failed:
         raise RefusedError(500, "; ".join(failed))

@@ -39,6 +39,7 @@ class AdaptiveProbability:
         self._images += images
         if len(self._signs) < _INTERVAL:
             return
+        # Surer of real images than wanted: the discriminator begins to know them by heart.
         overfits = sum(float(sign) for sign in self._signs) / len(self._signs) > self.target
         step = self._images / self.span
         self.value = min(max(self.value + (step if overfits else -step), 0.0), 1.0)
@@ -79,6 +80,7 @@ def draw_geometry(count: int, p: float, size: int, rng: np.random.Generator) -> 
         chosen = rng.random(count) < chance
         matrices[chosen] = (operation @ matrices)[chosen]
 
+    # First what copies pixels, then what interpolates them.
     apply(_scaling(np.where(rng.random(count) < 0.5, -1.0, 1.0), np.ones(count)))
     apply(_rotation(rng.integers(0, 4, count).astype(np.float64) * (math.pi / 2)))
     apply(_translation(np.round(rng.uniform(-0.125, 0.125, (count, 2)) * size) * 2 / size))

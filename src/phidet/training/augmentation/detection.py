@@ -103,6 +103,7 @@ def padded_hw(size_hw: tuple[int, int], settings: Augmentation, varying: bool) -
 
 def turned(sample: Sample, settings: Augmentation, rng: np.random.Generator) -> Sample:
     """The sample rotated and slanted by chance, up to the settings' ``rotate`` and ``shear``."""
+    # Chance is only asked for what may happen, so that other runs stay what they were.
     if settings.rotate > 0:
         sample = rotate(sample, rng.uniform(-settings.rotate, settings.rotate))
     if settings.shear > 0:
@@ -222,11 +223,11 @@ def pad_masks(masks: Tensor, size_hw: tuple[int, int]) -> Tensor:
     return padded
 
 
-def pad_to(pixels: Tensor, size_hw: tuple[int, int]) -> Tensor:
-    """(…, h, w) padded right and below with 0 to ``size_hw``."""
+def pad_to(pixels: Tensor, size_hw: tuple[int, int], fill: float = 0) -> Tensor:
+    """(…, h, w) padded right and below with ``fill`` to ``size_hw``."""
     if tuple(pixels.shape[-2:]) == size_hw:
         return pixels
-    return pad(pixels, (0, size_hw[1] - pixels.shape[-1], 0, size_hw[0] - pixels.shape[-2]))
+    return pad(pixels, (0, size_hw[1] - pixels.shape[-1], 0, size_hw[0] - pixels.shape[-2]), value=fill)
 
 
 def _colour(pixels: Tensor, strength: float, rng: np.random.Generator) -> Tensor:

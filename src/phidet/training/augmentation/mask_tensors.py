@@ -63,6 +63,7 @@ def tight_boxes(masks: Tensor) -> tuple[Tensor, Tensor]:
     columns, rows = inside.any(1), inside.any(2)
     if not (height and width):
         return torch.zeros(count, 4), torch.zeros(count, dtype=torch.bool)
+    # argmax finds the first pixel, from either side.
     sides = (
         columns.byte().argmax(1),
         rows.byte().argmax(1),

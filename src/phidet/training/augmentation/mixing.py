@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from phidet.data.blend import blend
+from phidet.training.augmentation.detection import pad_to
 from phidet.training.augmentation.mask_tensors import UNKNOWN
 from phidet.training.augmentation.operations import GREY, Sample
 
@@ -50,15 +50,17 @@ def mixed(sample: Sample, other: Sample, rng: np.random.Generator) -> Sample:
     The share of the first is drawn from Beta(8, 8), about a half, so that both can be seen. Where only one of them
     reaches, it is seen alone. Masks stay those of their objects.
     """
-    size_hw = tuple(max(a.pixels.shape[side] for a in (sample, other)) for side in (1, 2))
+    height, width = (max(a.pixels.shape[side] for a in (sample, other)) for side in (1, 2))
+    size_hw = height, width
     share = float(rng.beta(8, 8))
-    first, second = (_grown(s.pixels.float(), size_hw, float("nan")) for s in (sample, other))
+    # NaN marks where an image does not reach, which 0 would not tell from black.
+    first, second = (pad_to(s.pixels.float(), size_hw, float("nan")) for s in (sample, other))
     pixels = torch.where(
         first.isnan(), second, torch.where(second.isnan(), first, share * first + (1 - share) * second)
     )
     masks = None
     if sample.masks is not None and other.masks is not None:
-        masks = torch.cat([_grown(m, size_hw, 0) for m in (sample.masks, other.masks)])
+        masks = torch.cat([pad_to(m, size_hw) for m in (sample.masks, other.masks)])
         masks[(masks == UNKNOWN).flatten(1).any(1)] = UNKNOWN
     return Sample(
         pixels.nan_to_num(GREY).round().to(torch.uint8),  # where neither reaches
@@ -66,10 +68,6 @@ def mixed(sample: Sample, other: Sample, rng: np.random.Generator) -> Sample:
         torch.cat([sample.class_ids, other.class_ids]),
         masks,
     )
-
-
-def _grown(values: Tensor, size_hw: tuple[int, ...], fill: float) -> Tensor:
-    return pad(values, (0, size_hw[1] - values.shape[-1], 0, size_hw[0] - values.shape[-2]), value=fill)
 
 
 def _piece(sample: Sample, k: int) -> tuple[int, int, int, int]:

@@ -78,6 +78,7 @@ class OwnAugmentation:
         Raises:
             ConfigError: the function raised something, or its answer is not a labelled image.
         """
+        # Copies: the function may write to what it gets, and images may be the cache's.
         given = LabelledImage(
             np.ascontiguousarray(sample.pixels.permute(1, 2, 0).numpy()).copy(),
             sample.boxes_xyxy.numpy().copy(),

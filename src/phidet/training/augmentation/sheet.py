@@ -12,7 +12,7 @@ from PIL import Image
 from phidet.architectures.base import NetworkConfig
 from phidet.architectures.registry import architecture_of
 from phidet.core.errors import ConfigError, UnknownNameError
-from phidet.core.structs import in_words
+from phidet.core.structs import convert
 from phidet.core.words import count
 from phidet.data.dataset import Dataset
 from phidet.data.doctor.sheets import choose_samples, sample_tile
@@ -43,10 +43,7 @@ def change_augmentation(settings: Augmentation, changes: Sequence[str]) -> Augme
             raise UnknownNameError("augmentation key", key, fields)
         # Values stay text: the lenient conversion below parses numbers by the field's type.
         fields[key] = value.split(",") if "," in value else value
-    try:
-        return msgspec.convert(fields, Augmentation, strict=False)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"augmentation: {in_words(error, Augmentation)}") from error
+    return convert(fields, Augmentation, "augmentation", strict=False)
 
 
 def augmented_sheet(dataset: Dataset, config: NetworkConfig, settings: Augmentation, seed: int) -> Image.Image:

@@ -82,7 +82,7 @@ def test_what_relates_detections_is_the_same_in_both_runtimes(exported: Path) ->
     relations = Relations(exported)
     with_pytorch = TorchRelations(network("attention").float(), torch.device("cpu"))
     assert relations.class_names == NAMES
-    assert relations.settings() == PostprocessSettings(score=0.05, max_detections=100)
+    assert relations.settings() == PostprocessSettings(score=0.1, max_detections=100)
     for count in (0, 1, 30):
         found = detections(count, 1)
         ours, theirs = relations.relate(found), with_pytorch(found)
@@ -137,7 +137,7 @@ def test_detect_corrects_what_it_found(
     assert main([*words, "--score", "0.4", "--classes", "nut,bolt"]) == 0
     line = json.loads(capsys.readouterr().out)
     # Detected from the network's own score on, of all classes; what the user wants is chosen of the corrected ones.
-    assert (finder.settings[0].score, finder.settings[0].classes) == (0.05, None)
+    assert (finder.settings[0].score, finder.settings[0].classes) == (0.1, None)
     expected = Relations(exported)(detections(12, 3)).filter(0.4, ["nut", "bolt"])
     assert 0 < len(expected) < 12
     assert [d["label"] for d in line["detections"]] == expected.labels

@@ -47,7 +47,7 @@ class RelationsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     order: int = 3
     edges: EdgeRule = EdgeRule()
     fields: dict[str, int] = {}
-    score: float = 0.05
+    score: float = 0.1
 
     def __post_init__(self) -> None:
         check_class_names(self.class_names)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -63,5 +64,6 @@ def _both(dataset: Dataset, one: int, other: int) -> Annotations:
     # Labels of masks have a place in their own image only, and are not looked at.
     fields = [({name: v for name, v in a.fields.items() if name != "masks"}, len(a.areas)) for a in (first, second)]
     second = second._replace(boxes_xyxy=beside(second.boxes_xyxy, np.ones(len(second.areas), np.int64), width))
-    columns = (np.concatenate(both) for both in zip(first[:-1], second[:-1], strict=True))
+    arrays: list[tuple[Any, ...]] = [first[:-1], second[:-1]]
+    columns = (np.concatenate(both) for both in zip(*arrays, strict=True))
     return Annotations._make([*columns, join_fields(fields)])

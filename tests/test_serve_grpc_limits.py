@@ -235,6 +235,10 @@ def test_a_connection_is_found_by_what_grpc_calls_it(family: socket.AddressFamil
         listener = socket.create_server((host, 0), family=family)
     except OSError:
         pytest.skip(f"no {host} here")
+    # Sockets of other kinds are open, too: the peer of one to Linux's kernel is two numbers, and it is looked at first.
+    strange = [*socket.socketpair()]
+    if hasattr(socket, "AF_NETLINK"):
+        strange += [socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) for _ in range(8)]
     with listener, socket.create_connection(listener.getsockname()[:2]) as one, listener.accept()[0] as accepted:
         with socket.create_connection(listener.getsockname()[:2]) as two, listener.accept()[0] as also:
             assert not close_connection(f"{peer}:1")
@@ -243,6 +247,8 @@ def test_a_connection_is_found_by_what_grpc_calls_it(family: socket.AddressFamil
             also.sendall(b"x")
             assert two.recv(1) == b"x", "the other goes on"
         assert accepted.recv(1) == b""
+    for other in strange:
+        other.close()
 
 
 def noise(random_: random.Random) -> tuple[str, bytes]:

@@ -31,6 +31,8 @@ def close_connection(peer: str) -> bool:
     for name in _open_files():
         # A copy, so that what is shut down is what was looked at. Most are no sockets, or have no such peer.
         with suppress(OSError, ValueError), socket.socket(fileno=os.dup(int(name))) as copy:
+            if copy.family not in (socket.AF_INET, socket.AF_INET6):
+                continue  # the name of a peer is something else there: of the kernel's own sockets a number
             host, port = copy.getpeername()[:2]
             if (_plain(host), port) == wanted:
                 copy.shutdown(socket.SHUT_RDWR)

@@ -7,7 +7,6 @@ learned from before the run), its fingerprint, and its name, which is for people
 from __future__ import annotations
 
 import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from phidet.core.csv_files import csv_bytes
 from phidet.core.errors import CheckpointError, InputError
 from phidet.data.dataset import Dataset
 from phidet.data.fingerprint import fingerprints
@@ -60,14 +60,13 @@ class RunImages(NamedTuple):
 
     def to_csv(self) -> bytes:
         """The content of ``images.csv``."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(_HEADER)
-        writer.writerows(("train", *image) for image in self.train)
-        writer.writerows(("val", *image) for image in self.val)
-        writer.writerows(("earlier", found, "") for found in sorted(self.earlier))
+        rows: list[Sequence[str]] = [
+            _HEADER,
+            *(("train", *image) for image in self.train),
+            *(("val", *image) for image in self.val),
+        ]
         # Names of files may not be UTF-8; they are for people, so that a readable form will do.
-        return text.getvalue().encode("utf-8", "backslashreplace")
+        return csv_bytes([*rows, *(("earlier", found, "") for found in sorted(self.earlier))], "\n")
 
 
 def known_images(dataset: Dataset) -> tuple[KnownImage, ...]:

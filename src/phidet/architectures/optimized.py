@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from phidet.architectures.config import Activation
+from phidet.architectures.graph_module import GraphModule
 from phidet.architectures.layers import enlarged, pad_same, same_max_pool
 from phidet.architectures.program import (
     Beside,
@@ -54,6 +55,7 @@ class OptimizedNetwork(nn.Module, Generic[OutputsT]):
                 self.register_buffer(f"weight_{i}", weight)
                 self.register_buffer(f"bias_{i}", torch.as_tensor(operation.bias))
             elif isinstance(operation, Own):
+                assert isinstance(operation.module, GraphModule)
                 self.add_module(f"own_{i}", copy.deepcopy(operation.module))
         # Values are freed after their last use: a program has hundreds, and keeping them all would multiply the memory.
         last_use = {x: i for i, operation in enumerate(program.operations) for x in inputs_of(operation)}
@@ -83,7 +85,8 @@ class OptimizedNetwork(nn.Module, Generic[OutputsT]):
             weight, bias = getattr(self, f"weight_{index}"), getattr(self, f"bias_{index}")
             if operation.padding is None:
                 x, padding = pad_same(x, weight.shape[-1], operation.stride)
-            return _activate(F.conv2d(x, weight, bias, operation.stride, padding, 1, operation.groups), operation.act)
+            settings = operation.stride, padding, operation.dilation, operation.groups
+            return _activate(F.conv2d(x, weight, bias, *settings), operation.act)
         if isinstance(operation, Transposed):
             size_hw = inputs[1].shape[-2], inputs[1].shape[-1]
             return _activate(

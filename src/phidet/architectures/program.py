@@ -13,19 +13,20 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 from phidet.architectures.config import Activation
-from phidet.architectures.weights import Array, Weights, fold_arrays
+from phidet.architectures.weights import BN_EPSILON, Array, Weights, fold_arrays
 
 if TYPE_CHECKING:  # a program can be made without PyTorch, from arrays
     from torch import Tensor, nn
-
-    from phidet.architectures.graph_module import GraphModule
 
     Fold: TypeAlias = nn.BatchNorm2d | None
     Constant: TypeAlias = Tensor | Array
 
 
 class Conv(NamedTuple):
-    """Convolution, bias, activation. ``padding`` is a number for every side, or ``None`` for TensorFlow's "SAME"."""
+    """Convolution, bias, activation. ``padding`` is a number for every side, or ``None`` for TensorFlow's "SAME".
+
+    ``dilation`` is the distance in the map of what neighbours in the kernel read.
+    """
 
     x: int
     weight: Array
@@ -34,6 +35,7 @@ class Conv(NamedTuple):
     padding: int | None
     groups: int
     act: Activation | None
+    dilation: int = 1
 
 
 class Transposed(NamedTuple):
@@ -116,11 +118,21 @@ class Columns(NamedTuple):
     stop: int
 
 
+class GraphPart(Protocol):
+    """A computation that writes itself into a graph."""
+
+    def write(self, graph: GraphWriter, inputs: Sequence[Value]) -> Value:
+        """Adds nodes that compute its result of these values."""
+
+
 class Own(NamedTuple):
-    """Any other computation, of an architecture's own: ``module`` runs in PyTorch and writes itself into graphs."""
+    """Any other computation, of an architecture's own.
+
+    Where the program also runs in PyTorch, ``module`` is a :class:`phidet.architectures.graph_module.GraphModule`.
+    """
 
     xs: tuple[int, ...]
-    module: GraphModule
+    module: GraphPart
 
 
 Operation = Conv | Transposed | Beside | MaxPool | Scale | Upsample | Sum | Mean | Gate | Predict | Columns | Own
@@ -169,12 +181,14 @@ def inputs_of(operation: Operation) -> tuple[int, ...]:
 
 
 class Kernel(NamedTuple):
-    """How a convolution moves over a map, and whether it has a bias; ``padding`` as in :class:`Conv`."""
+    """How a convolution moves over a map, whether it has a bias, and the epsilon of its norm; see :class:`Conv`."""
 
     stride: int = 1
     padding: int | None = 0
     depthwise: bool = False
     bias: bool = False
+    dilation: int = 1
+    epsilon: float = BN_EPSILON
 
 
 POINTWISE = Kernel(bias=True)
@@ -208,9 +222,9 @@ class ProgramWriter:
         kernel: Kernel = POINTWISE,
     ) -> int:
         """:meth:`folded`, times a number."""
-        weight, bias = fold_arrays(conv, norm, factor, kernel.bias)
+        weight, bias = fold_arrays(conv, norm, factor, kernel.bias, kernel.epsilon)
         groups = len(weight) if kernel.depthwise else 1
-        return self.add(Conv(x, weight, bias, kernel.stride, kernel.padding, groups, act))
+        return self.add(Conv(x, weight, bias, kernel.stride, kernel.padding, groups, act, kernel.dilation))
 
     def separable(self, x: int, conv: Weights, norm: Weights | None, act: Activation | None = None) -> int:
         """Depthwise 3×3, then pointwise, from arrays."""
@@ -237,31 +251,3 @@ class ProgramWriter:
 
     def sum(self, *xs: int, act: Activation | None = None) -> int:
         return self.add(Sum(xs, (1.0,) * len(xs), act))
-
-    def sequence(self, x: int, layers: Sequence[nn.Module]) -> int:
-        """Convolutions, batch norms and rectifiers in a row, nested or not."""
-        from torch import nn  # noqa: PLC0415
-
-        # torchvision nests convolution, norm and activation in different ways, but always runs them in this order.
-        flat = [m for layer in layers for m in layer.modules() if not any(m.children())]
-        for i, layer in enumerate(flat):
-            if isinstance(layer, nn.Conv2d):
-                # A norm and an activation directly behind a convolution belong to it and become part of its operation.
-                following = flat[i + 1 : i + 3]
-                norm = following[0] if following and isinstance(following[0], nn.BatchNorm2d) else None
-                after = following[1] if len(following) > 1 and norm is not None else None
-                x = self.conv(x, layer, norm, _rectifier(after))
-            elif isinstance(layer, nn.MaxPool2d):
-                x = self.add(MaxPool(x, *(one_number(n) for n in (layer.kernel_size, layer.stride, layer.padding))))
-        return x
-
-
-def one_number(sides: int | tuple[int, ...]) -> int:
-    """A size that is the same in both directions."""
-    return sides if isinstance(sides, int) else sides[0]
-
-
-def _rectifier(layer: nn.Module | None) -> Activation | None:
-    from torch import nn  # noqa: PLC0415
-
-    return "relu6" if isinstance(layer, nn.ReLU6) else "relu" if isinstance(layer, nn.ReLU) else None

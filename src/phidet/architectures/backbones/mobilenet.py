@@ -6,17 +6,7 @@ from torch import Tensor, nn
 from torchvision.models.mobilenetv2 import MobileNetV2
 
 from phidet.architectures.backbones.config import BackboneConfig
-from phidet.architectures.backbones.scaling import round_repeats
-
-MOBILENET_V2_STAGES = (
-    (1, 16, 1, 1),
-    (6, 24, 2, 2),
-    (6, 32, 3, 2),
-    (6, 64, 4, 2),
-    (6, 96, 3, 1),
-    (6, 160, 3, 2),
-    (6, 320, 1, 1),
-)  # expansion, channels, repeats, stride (arXiv 1801.04381, table 2)
+from phidet.architectures.backbones.plan import mobilenet_level_ends, mobilenet_rows
 
 
 class MobileNet(nn.Module):
@@ -24,14 +14,11 @@ class MobileNet(nn.Module):
 
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
-        setting = [[t, c, round_repeats(n * config.depth), s] for t, c, n, s in MOBILENET_V2_STAGES]
-        network = MobileNetV2(num_classes=1, width_mult=config.width, inverted_residual_setting=setting)
+        network = MobileNetV2(
+            num_classes=1, width_mult=config.width, inverted_residual_setting=mobilenet_rows(config)
+        )
         self.features = network.features[:-1]
-        # torchvision's blocks do not say where a level ends: it ends before the next stride of two.
-        strides = [s if r == 0 else 1 for _, _, n, s in setting for r in range(n)]
-        # features[0] is the stem; block i is features[i + 1].
-        ends = [i for i, stride in enumerate(strides) if stride == 2] + [len(strides)]
-        self.level_of_index = {end: level for level, end in enumerate(ends, start=1)}
+        self.level_of_index = mobilenet_level_ends(config)
         self.channels = {level: self.features[end].out_channels for end, level in self.level_of_index.items()}
 
     def early_layers(self) -> list[nn.Module]:

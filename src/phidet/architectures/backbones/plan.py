@@ -1,4 +1,4 @@
-"""The blocks of EfficientNet and EfficientNet-Lite (arXiv 1905.11946, table 1), at any width and depth."""
+"""The blocks of every backbone at any width and depth; what builds and what lowers a network reads them here."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ class Stage(NamedTuple):
     kernel: int
 
 
+# EfficientNet, arXiv 1905.11946, table 1
 B0_STAGES = (
     Stage(1, 16, 1, 1, 3),
     Stage(6, 24, 2, 2, 3),
@@ -28,6 +29,24 @@ B0_STAGES = (
     Stage(6, 320, 1, 1, 3),
 )
 STEM_CHANNELS = 32
+
+MOBILENET_V2_STAGES = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)  # expansion, channels, repeats, stride (arXiv 1801.04381, table 2)
+RESNETS: dict[str, tuple[bool, tuple[int, int, int, int]]] = {
+    "resnet18": (False, (2, 2, 2, 2)),
+    "resnet34": (False, (3, 4, 6, 3)),
+    "resnet50": (True, (3, 4, 6, 3)),
+    "resnet101": (True, (3, 4, 23, 3)),
+    "resnet152": (True, (3, 8, 36, 3)),
+}
+"""Whether a block is a bottleneck, and the blocks of each stage (arXiv 1512.03385, table 1)."""
 
 
 class Block(NamedTuple):
@@ -72,3 +91,27 @@ def level_ends(blocks: list[Block]) -> dict[int, int]:
     """Index of the block that makes each level's map, the last one before the next stride → the level, from 1 on."""
     ends = [i - 1 for i, block in enumerate(blocks) if block.stride == 2] + [len(blocks) - 1]
     return {end: level for level, end in enumerate(ends, start=1)}
+
+
+def mobilenet_rows(config: BackboneConfig) -> list[list[int]]:
+    """Rows of the table at the config's depth: expansion, channels, repeats, stride."""
+    return [[t, c, round_repeats(n * config.depth), s] for t, c, n, s in MOBILENET_V2_STAGES]
+
+
+def mobilenet_blocks(config: BackboneConfig) -> list[tuple[int, int]]:
+    """Expansion and stride of every block, in order."""
+    return [(t, s if r == 0 else 1) for t, _, n, s in mobilenet_rows(config) for r in range(n)]
+
+
+def mobilenet_level_ends(config: BackboneConfig) -> dict[int, int]:
+    """Index in torchvision's ``features``, where the stem comes before the blocks → the level that ends there."""
+    # torchvision's blocks do not say where a level ends: it ends before the next stride of two.
+    strides = [stride for _, stride in mobilenet_blocks(config)]
+    ends = [i for i, stride in enumerate(strides) if stride == 2] + [len(strides)]
+    return {end: level for level, end in enumerate(ends, start=1)}
+
+
+def resnet_stages(config: BackboneConfig) -> tuple[bool, list[int]]:
+    """Whether a ResNet's blocks are bottlenecks, and how many each stage has."""
+    bottleneck, blocks = RESNETS[config.architecture]
+    return bottleneck, [round_repeats(n * config.depth) for n in blocks]

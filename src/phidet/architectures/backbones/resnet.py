@@ -10,16 +10,9 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from phidet.architectures.backbones.config import BackboneConfig
-from phidet.architectures.backbones.scaling import round_channels, round_repeats
+from phidet.architectures.backbones.plan import resnet_stages
+from phidet.architectures.backbones.scaling import round_channels
 from phidet.architectures.layers import init_convolutions
-
-RESNET_LAYERS: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int, int]]] = {
-    "resnet18": (BasicBlock, (2, 2, 2, 2)),
-    "resnet34": (BasicBlock, (3, 4, 6, 3)),
-    "resnet50": (Bottleneck, (3, 4, 6, 3)),
-    "resnet101": (Bottleneck, (3, 4, 23, 3)),
-    "resnet152": (Bottleneck, (3, 8, 36, 3)),
-}
 
 
 class ResNet(nn.Module):
@@ -27,8 +20,8 @@ class ResNet(nn.Module):
 
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
-        block, layers = RESNET_LAYERS[config.architecture]
-        depths = [round_repeats(n * config.depth) for n in layers]
+        bottleneck, depths = resnet_stages(config)
+        block = Bottleneck if bottleneck else BasicBlock
         # The multipliers act on torchvision's own numbers, so that 1 and 1 give its networks exactly.
         stem, *widths = (round_channels(c * config.width) for c in (64, 64, 128, 256, 512))
         self.conv1 = nn.Conv2d(3, stem, 7, stride=2, padding=3, bias=False)

@@ -129,10 +129,9 @@ class EfficientDetArchitecture(OnBackbone[ModelConfig]):
     def lower_arrays(self, config: ModelConfig, weights: Weights) -> Program | None:
         from phidet.architectures.efficientdet.lower_arrays import lower_detector
 
-        # Other detectors are lowered by way of their PyTorch modules.
-        on_efficientnet = config.backbone.architecture.startswith("efficientnet")
+        # Masks are lowered by way of their PyTorch modules; no published detector has any.
         boxes_only = config.masks is None and config.semantic is None
-        return lower_detector(weights, config) if on_efficientnet and boxes_only else None
+        return lower_detector(weights, config) if boxes_only else None
 
     def lower(self, model: EfficientDet) -> Program:
         from phidet.architectures.efficientdet.lower import compile_program

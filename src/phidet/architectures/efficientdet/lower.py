@@ -24,7 +24,8 @@ if TYPE_CHECKING:  # circular: that module imports this one
 def compile_program(model: EfficientDet) -> Program:
     """The program of ``model`` as it is now, for evaluation."""
     writer, config, act = ProgramWriter(), model.config, model.config.activation
-    maps, weights = lower_backbone(writer, model.backbone), Weights(ModuleArrays(model))
+    weights = Weights(ModuleArrays(model))
+    maps = lower_backbone(writer, weights.part("backbone"), config.backbone)
     levels, outputs = lower_heads(writer, weights, config, maps)
     if config.masks is not None and model.prototypes is not None:
         shape = config.masks.layers, config.masks.prototypes

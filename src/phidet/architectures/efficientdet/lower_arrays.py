@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from phidet.architectures.backbones.lower_efficientnet import lower_efficientnet
+from phidet.architectures.backbones.lower import lower_backbone
 from phidet.architectures.config import Activation
 from phidet.architectures.efficientdet.config import ModelConfig
 from phidet.architectures.feature_networks.lower import lower_feature_network
@@ -11,9 +11,9 @@ from phidet.architectures.weights import Weights, fold_arrays
 
 
 def lower_detector(weights: Weights, config: ModelConfig) -> Program:
-    """The program of a detector on an EfficientNet, without masks."""
+    """The program of a detector without masks."""
     w = ProgramWriter()
-    _, outputs = lower_heads(w, weights, config, lower_efficientnet(w, weights.part("backbone"), config.backbone))
+    _, outputs = lower_heads(w, weights, config, lower_backbone(w, weights.part("backbone"), config.backbone))
     return Program(w.operations, outputs)
 
 

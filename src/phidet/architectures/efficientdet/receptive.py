@@ -12,7 +12,6 @@ from torch import nn
 
 from phidet.architectures.costs import build_on_meta
 from phidet.architectures.efficientdet.config import ModelConfig
-from phidet.architectures.program import one_number
 
 
 def backbone_fields(backbone: nn.Module) -> dict[int, int]:
@@ -23,7 +22,7 @@ def backbone_fields(backbone: nn.Module) -> dict[int, int]:
         # Modules come in the order in which they run, but for the shortcuts of ResNets.
         if "downsample" in name or not isinstance(module, nn.Conv2d | nn.MaxPool2d):
             continue  # the 1×1 shortcut of a ResNet runs beside the path, not on it
-        kernel, stride = one_number(module.kernel_size), one_number(module.stride)
+        kernel, stride = _one_number(module.kernel_size), _one_number(module.stride)
         # A kernel of k cells that are jump pixels apart adds (k − 1) · jump pixels.
         field += (kernel - 1) * jump
         jump *= stride
@@ -62,3 +61,8 @@ def receptive_fields(config: ModelConfig) -> dict[int, tuple[int | None, int]]:
 def _resampled(field: int, level: int, target: int) -> int:
     """Pooling by s = 2^(target − level) has a kernel of s + 1; nearest upsampling keeps the field of its source."""
     return field + 2 ** (target - level) * 2**level if target > level else field
+
+
+def _one_number(sides: int | tuple[int, ...]) -> int:
+    """A size that is the same in both directions."""
+    return sides if isinstance(sides, int) else sides[0]

@@ -36,7 +36,7 @@ if TYPE_CHECKING:  # circular: that module imports this one
 def compile_program(model: SetDet) -> Program:
     """The program of ``model`` as it is now, for evaluation."""
     w = ProgramWriter()
-    maps = lower_backbone(w, model.backbone)
+    maps = lower_backbone(w, Weights(ModuleArrays(model.backbone)), model.config.backbone)
     project = model.encoder.project
     coarsest = w.conv(maps[5], project.conv, project.bn)
     maps[5] = w.add(Own((coarsest,), EncoderModule(model.encoder.layers)))

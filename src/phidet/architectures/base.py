@@ -258,11 +258,14 @@ class Architecture(ABC, Generic[ConfigT]):
         return dict(outputs) if isinstance(outputs, Mapping) else dict(outputs._asdict())
 
     def lower_arrays(self, config: ConfigT, weights: Weights) -> Program | None:
-        """A network's operations from its weights, without PyTorch; ``None`` where only :meth:`lower` makes them."""
+        """A network's operations from its weights, without PyTorch; ``None`` where only :meth:`lower` makes them.
+
+        Exports ask for them where :meth:`lower` gives none: they need not run in PyTorch.
+        """
         return None
 
     def lower(self, model: Any) -> Program | None:
-        """``model`` as operations for other runtimes; ``None`` to use the general exporter."""
+        """``model`` as operations for PyTorch and other runtimes; ``None`` to use the general exporter."""
         return None
 
     def extend_graph(self, graph: GraphWriter, config: ConfigT) -> dict[str, tuple[int, ...]]:

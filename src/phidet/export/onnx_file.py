@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import onnx
-from onnx import helper
+from onnx import TensorProto, helper
 
 from phidet.architectures.header import THRESHOLDS, Header, to_export_metadata
+from phidet.architectures.prepared import INPUT_NAMES
 from phidet.architectures.registry import architecture_of
+from phidet.architectures.weights import Weights
 from phidet.core.extras import __version__
 from phidet.core.files import write_atomic
-from phidet.core.structs import to_json
+from phidet.core.structs import replace, to_json
 from phidet.detections.thresholds import Thresholds
 from phidet.export.onnx_graph import BATCH, IR_VERSION, OPSET, Graph, floats, write_program
 
 if TYPE_CHECKING:
+    from phidet.architectures.base import NetworkConfig
     from phidet.architectures.model import Model
     from phidet.architectures.program import Program
 
@@ -35,6 +39,10 @@ def build_onnx(model: Model, half: bool = False, channels_last: bool = False) ->
     config, architecture = model.config, architecture_of(model.config)
     header = Header(config, "fp16" if half else "fp32", model.thresholds)
     program = architecture.lower(model)
+    if program is None:
+        from phidet.architectures.module_arrays import ModuleArrays  # noqa: PLC0415 - PyTorch, which arrays do without
+
+        program = architecture.lower_arrays(config, Weights(ModuleArrays(model)))
     # An architecture without a program of its own is traced by PyTorch instead.
     if program is None:
         from phidet.export.onnx_trace import trace_onnx  # noqa: PLC0415 - PyTorch, which programs do without
@@ -47,10 +55,30 @@ def program_onnx(program: Program, header: Header, channels_last: bool = False) 
     """A network's program as ONNX, with weights in the precision of ``header``; result as of :func:`build_onnx`."""
     config = header.config
     architecture, half = architecture_of(config), header.precision == "fp16"
-    graph = Graph(half, channels_last)
+    graph = Graph(half, channels_last, architecture.has_varying_size(config))
     write_program(graph, program, config.image_size_hw)
-    shapes = {**architecture.extend_graph(graph, config), **architecture.output_shapes(config)}
+    if architecture.takes_valid_hw:
+        graph.inputs.append(helper.make_tensor_value_info(INPUT_NAMES[1], TensorProto.INT64, [BATCH, 2]))
+    added = architecture.extend_graph(graph, config)
+    shapes = {**added, **_output_shapes(config)}
     return finish(graph, header, [floats(name, [BATCH, *shape]) for name, shape in shapes.items()])
+
+
+def _output_shapes(config: NetworkConfig) -> dict[str, Sequence[int | str]]:
+    """The network's, where sides that follow those of images of varying size are names."""
+    architecture = architecture_of(config)
+    shapes = architecture.output_shapes(config)
+    if not architecture.has_varying_size(config):
+        return dict(shapes)
+    height, width = config.image_size_hw
+    others = architecture.output_shapes(replace(config, {"image_size_hw": (2 * height, 2 * width)}))
+    return {
+        name: [
+            side if side == other else f"{name}_{axis}"
+            for axis, (side, other) in enumerate(zip(shape, others[name], strict=True), start=1)
+        ]
+        for name, shape in shapes.items()
+    }
 
 
 def finish(graph: Graph, header: Header, outputs: list[onnx.ValueInfoProto]) -> onnx.ModelProto:

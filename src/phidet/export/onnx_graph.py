@@ -67,11 +67,13 @@ class Graph:
     Args:
         half: keep weights as fp16; they are cast to fp32 where they are used, which runtimes do once, at loading.
         channels_last: write what runs best with channels last, instead of in blocks.
+        varying: images of any size; the sizes of values then are those of the usual image, and only say what is fast.
     """
 
-    def __init__(self, half: bool = False, channels_last: bool = False) -> None:
+    def __init__(self, half: bool = False, channels_last: bool = False, varying: bool = False) -> None:
         self.half = half
         self.channels_last = channels_last
+        self.varying = varying
         self.prefix = ""  # of the names of nodes
         self.nodes: list[onnx.NodeProto] = []
         self.inputs: list[onnx.ValueInfoProto] = []
@@ -123,7 +125,8 @@ def floats(name: str, shape: Sequence[int | str]) -> onnx.ValueInfoProto:
 
 def write_program(graph: Graph, program: Program, size_hw: tuple[int, int]) -> None:
     """Adds the program's operations. In comes "images", of ``size_hw`` pixels; out go the program's outputs."""
-    graph.inputs.append(floats("images", [BATCH, 3, *size_hw]))
+    sides: Sequence[int | str] = ("height", "width") if graph.varying else size_hw
+    graph.inputs.append(floats("images", [BATCH, 3, *sides]))
     values = [Value("images", 3, size_hw)]
     results = {number: name for name, number in program.outputs.items()}
     # An expansion can be written in parts only if nothing else reads its map.
@@ -198,9 +201,9 @@ def _write(g: Graph, values: list[Value], operation: Operation, name: str) -> Va
     if isinstance(operation, Conv):
         return _conv(g, x, operation)
     if isinstance(operation, MaxPool):
-        pads, size = _pads(x.size_hw, operation.kernel, operation.stride, operation.padding)
+        padding, size = _pads(g, x.size_hw, operation.kernel, operation.stride, operation.padding)
         kernel, strides = [operation.kernel] * 2, [operation.stride] * 2
-        return Value(g.add("MaxPool", [x.name], kernel_shape=kernel, strides=strides, pads=pads), x.channels, size)
+        return Value(g.add("MaxPool", [x.name], kernel_shape=kernel, strides=strides, **padding), x.channels, size)
     if isinstance(operation, Scale):
         return _scaled(g, x, operation.factor)
     if isinstance(operation, Upsample):
@@ -210,14 +213,17 @@ def _write(g: Graph, values: list[Value], operation: Operation, name: str) -> Va
     assert isinstance(operation, Gate)
     gate = values[operation.gate]
     gate = gate._replace(name=g.add("Sigmoid", [gate.name]))
-    if not g.channels_last:
+    if not g.channels_last and not g.varying:
         gate = _resized(g, gate, x.size_hw)
     return x._replace(name=g.add("Mul", [x.name, gate.name]))
 
 
 def _conv(g: Graph, x: Value, conv: Conv) -> Value:
     kernel = conv.weight.shape[-1]
-    pads, size = _pads(x.size_hw, kernel, conv.stride, conv.padding)
+    reach = (kernel - 1) * conv.dilation + 1
+    padding, size = _pads(g, x.size_hw, reach, conv.stride, conv.padding)
+    if conv.dilation != 1:
+        padding["dilations"] = [conv.dilation] * 2
     inputs = [x.name, g.weight(conv.weight)]
     # ONNX Runtime's quantizer takes a bias inside a convolution only beside a weight without a cast. Outside, runtimes
     # fuse it again when they load the file.
@@ -225,13 +231,14 @@ def _conv(g: Graph, x: Value, conv: Conv) -> Value:
     if conv.bias.any() and bias_inside:
         inputs.append(g.weight(conv.bias))
     strides, group = [conv.stride] * 2, conv.groups
-    name = g.add("Conv", inputs, kernel_shape=[kernel] * 2, strides=strides, pads=pads, group=group)
+    name = g.add("Conv", inputs, kernel_shape=[kernel] * 2, strides=strides, group=group, **padding)
     if conv.bias.any() and not bias_inside:
         name = g.add("Add", [name, g.weight(conv.bias[:, None, None])])
     return Value(_activate(g, name, conv.act), len(conv.weight), size)
 
 
 def _transposed(g: Graph, x: Value, conv: Transposed, size_hw: tuple[int, int]) -> Value:
+    assert not g.varying
     # Of the 2n + 1 pixels along a side the last ones are cut off.
     cut = [2 * old + 1 - new for old, new in zip(x.size_hw, size_hw, strict=True)]
     inputs = [x.name, g.weight(conv.weight.swapaxes(0, 1))]
@@ -261,6 +268,7 @@ def _scaled(g: Graph, x: Value, factor: float) -> Value:
 
 def _resized(g: Graph, x: Value, wanted: tuple[int, int]) -> Value:
     """Nearest neighbour by floor of the index."""
+    assert not g.varying
     modes = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
     if wanted[0] % x.size_hw[0] == wanted[1] % x.size_hw[1] == 0:
         factors = [1.0, 1.0, wanted[0] / x.size_hw[0], wanted[1] / x.size_hw[1]]
@@ -292,8 +300,10 @@ def _predict(g: Graph, xs: list[Value], operation: Predict, name: str) -> Value:
     return Value(name, outputs, (cells, 1))
 
 
-def _pads(size: tuple[int, int], kernel: int, stride: int, padding: int | None) -> tuple[list[int], tuple[int, int]]:
-    """ONNX's pads (top, left, bottom, right), and the output's size."""
+def _pads(
+    g: Graph, size: tuple[int, int], kernel: int, stride: int, padding: int | None
+) -> tuple[dict[str, Any], tuple[int, int]]:
+    """ONNX's attribute, of pads (top, left, bottom, right) where they are known, and the output's size."""
     # TensorFlow's "SAME": the total depends on the size, and the odd pixel goes below and to the right.
     if padding is None:
         top, bottom = same_padding(size[0], kernel, stride)
@@ -302,4 +312,6 @@ def _pads(size: tuple[int, int], kernel: int, stride: int, padding: int | None) 
         top = bottom = left = right = padding
     height = (size[0] + top + bottom - kernel) // stride + 1
     width = (size[1] + left + right - kernel) // stride + 1
-    return [top, left, bottom, right], (height, width)
+    # Where sizes vary, what "SAME" is can only be said by its name.
+    same = padding is None and g.varying
+    return {"auto_pad": "SAME_UPPER"} if same else {"pads": [top, left, bottom, right]}, (height, width)

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from phidet.architectures.dialect import Dialect
     from phidet.architectures.evidence import ActivationMap
     from phidet.architectures.model import Model
+    from phidet.architectures.program import Program
+    from phidet.architectures.weights import Weights
 
 COMPARED = 20
 """Number of an image's top-scoring queries on which an export is compared with PyTorch."""
@@ -130,6 +132,11 @@ class DetrArchitecture(OnBackbone[DetrConfig]):
         from phidet.architectures.detr.loss import DetrLoss
 
         return DetrLoss(config.num_classes, convert(settings, DetrLossConfig, f"loss of {self.name}"))
+
+    def lower_arrays(self, config: DetrConfig, weights: Weights) -> Program:
+        from phidet.architectures.detr.lower import lower_detector
+
+        return lower_detector(weights, config)
 
     def named_outputs(self, outputs: DetrOutputs) -> dict[str, Tensor]:
         named = {"class_logits": outputs.class_logits, "boxes_cxcywh": outputs.boxes_cxcywh}

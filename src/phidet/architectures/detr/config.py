@@ -15,6 +15,12 @@ Position = Literal["sine", "learned"]
 InputSize = Literal["varying", "fixed"]
 Form = Literal["detr", "demo"]
 
+TEMPERATURE = 10000.0
+"""Of sine positions: the ratio of the longest to the shortest wavelength."""
+MASK_HEADS, MASK_GROUPS = 8, 8
+"""Of the attention of masks, each of which gives a map; and of the mask head's group norms."""
+LEVEL = 5
+"""Of the backbone's map that the transformer sees: stride 32, or 16 if dilated."""
 LEARNED_CELLS = 50
 """Rows, and columns, of feature cells that learned positions exist for."""
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from phidet.architectures.backbones.build import Backbone, build_backbone
-from phidet.architectures.detr.config import DetrConfig
-from phidet.architectures.detr.network import LEVEL, DetrOutputs, place_cells
+from phidet.architectures.detr.config import LEVEL, DetrConfig
+from phidet.architectures.detr.network import DetrOutputs, place_cells
 from phidet.architectures.detr.positions import LearnedPositions
 from phidet.architectures.detr.transformer import Decoder, Encoder
 from phidet.architectures.layers import check_images

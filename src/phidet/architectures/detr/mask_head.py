@@ -8,10 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from phidet.architectures.detr.config import MASK_GROUPS, MASK_HEADS
 from phidet.architectures.layers import init_convolutions
-
-HEADS, GROUPS = 8, 8
-"""Of the attention, each of which gives a map; and of the group norms."""
 
 
 class MaskAttention(nn.Module):
@@ -35,9 +33,9 @@ class MaskAttention(nn.Module):
         Returns:
             (B, Q, 8, N), of sum 1 over all heads and cells of a query together, as the official code has it.
         """
-        each = known.shape[-1] // HEADS
-        q = self.query(known).reshape(*known.shape[:2], HEADS, each) / math.sqrt(each)
-        k = self.key(memory).reshape(*memory.shape[:2], HEADS, each)
+        each = known.shape[-1] // MASK_HEADS
+        q = self.query(known).reshape(*known.shape[:2], MASK_HEADS, each) / math.sqrt(each)
+        k = self.key(memory).reshape(*memory.shape[:2], MASK_HEADS, each)
         logits = torch.einsum("bqhc,bnhc->bqhn", q, k)
         if attended is not None:
             logits = logits.masked_fill(~attended, -math.inf)
@@ -59,10 +57,10 @@ class MaskHead(nn.Module):
 
     def __init__(self, width: int, lateral: tuple[int, int, int]) -> None:
         super().__init__()
-        context = width + HEADS
+        context = width + MASK_HEADS
         outs = [context, width // 2, width // 4, width // 8, width // 16]
         self.layers = nn.ModuleList(nn.Conv2d(i, o, 3, padding=1) for i, o in zip([context, *outs], outs, strict=False))
-        self.norms = nn.ModuleList(nn.GroupNorm(GROUPS, o) for o in outs)
+        self.norms = nn.ModuleList(nn.GroupNorm(MASK_GROUPS, o) for o in outs)
         self.lateral = nn.ModuleList(nn.Conv2d(i, o, 1) for i, o in zip(lateral, outs[1:4], strict=True))
         self.predict = nn.Conv2d(outs[-1], 1, 3, padding=1)
         init_convolutions(self, lambda conv: nn.init.kaiming_uniform_(conv.weight, a=1))

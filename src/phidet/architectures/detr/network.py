@@ -12,16 +12,12 @@ from torch import Tensor, nn
 from phidet.architectures.backbones.build import Backbone, build_backbone
 from phidet.architectures.backbones.resnet import ResNet
 from phidet.architectures.detr.backbone import dilate_last_stage, fold_frozen_norms, freeze_batch_norms
-from phidet.architectures.detr.config import DetrConfig
+from phidet.architectures.detr.config import LEVEL, DetrConfig
 from phidet.architectures.detr.mask_head import MaskAttention, MaskHead
 from phidet.architectures.detr.positions import LearnedPositions, padding_of_cells, sine_positions
 from phidet.architectures.detr.transformer import Decoder, Encoder
 from phidet.architectures.layers import check_images, wide
 from phidet.architectures.model import Model
-
-LEVEL = 5
-"""Of the backbone's map that the transformer sees: stride 32, or 16 if dilated."""
-
 
 class DetrOutputs(NamedTuple):
     """The answers of Q queries.

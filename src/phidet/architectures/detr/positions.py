@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from phidet.architectures.detr.config import LEARNED_CELLS
+from phidet.architectures.detr.config import LEARNED_CELLS, TEMPERATURE
 from phidet.core.errors import InputError
 
 
@@ -35,7 +35,7 @@ def _nearest_pixels(cells: int, side: int, device: torch.device) -> Tensor:
 
 
 def sine_positions(
-    padding: Tensor, features: int, temperature: float = 10000.0, scale: float = 2 * math.pi, normalise: bool = True
+    padding: Tensor, features: int, temperature: float = TEMPERATURE, scale: float = 2 * math.pi, normalise: bool = True
 ) -> Tensor:
     """Sines and cosines of each cell's row and column, counted over the cells that are image.
 

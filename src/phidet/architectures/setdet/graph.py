@@ -6,13 +6,12 @@ shapes, which take longer than the attention does.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from phidet.architectures.program import GraphWriter, Value
+from phidet.architectures.graph_layers import LayerWriter
+from phidet.architectures.program import Value
 from phidet.architectures.setdet.attention import (
     EncoderLayer,
     FeedForward,
@@ -24,28 +23,8 @@ from phidet.architectures.setdet.boxes import LARGEST_LOGIT, BoxHead, cell_boxes
 from phidet.architectures.setdet.decoder import DecoderLayer, SetDecoder
 
 
-class Writer:
+class Writer(LayerWriter):
     """Adds layers to a graph; values are (B, N, C) by name."""
-
-    def __init__(self, graph: GraphWriter) -> None:
-        self.g = graph
-
-    def add(self, kind: str, *inputs: str) -> str:
-        """A node without attributes."""
-        return self.g.add(kind, inputs)
-
-    def transpose(self, x: str, *axes: int) -> str:
-        return self.g.add("Transpose", [x], perm=axes)
-
-    def reshape(self, x: str, shape: Sequence[int]) -> str:
-        return self.add("Reshape", x, self.g.constant(shape, np.int64))
-
-    def cells(self, x: Value) -> str:
-        """(B, C, H, W) → (B, H · W, C)."""
-        return self.transpose(self.reshape(x.name, [0, x.channels, -1]), 0, 2, 1)
-
-    def linear(self, x: str, weight: Tensor, bias: Tensor) -> str:
-        return self.add("Add", self.add("MatMul", x, self.g.weight(weight.T)), self.g.weight(bias))
 
     def layers(self, x: str, sequence: nn.Sequential) -> str:
         """Linear layers and rectifiers in a row."""
@@ -54,8 +33,7 @@ class Writer:
         return x
 
     def norm(self, x: str, layer: nn.LayerNorm) -> str:
-        weights = self.g.weight(layer.weight), self.g.weight(layer.bias)
-        return self.g.add("LayerNormalization", [x, *weights], axis=-1, epsilon=layer.eps)
+        return self.layer_norm(x, layer.weight, layer.bias, layer.eps)
 
     def encoder_layer(self, layer: EncoderLayer, x: str, size_hw: tuple[int, int]) -> str:
         """Positions are constants here, and so is what the product makes of them."""
@@ -71,10 +49,6 @@ class Writer:
         q, k, v = self.g.add_many("Split", [heads], 3, axis=1)
         x = self.norm(self.add("Add", x, self.attend((q, k, v), attention, cells)), layer.attention_norm)
         return self.feed_forward(x, layer.feed_forward, layer.feed_forward_norm)
-
-    def heads(self, x: str, rows: int, heads: int) -> str:
-        """(B, N, C) → (B, heads, N, C / heads)."""
-        return self.transpose(self.reshape(x, [0, rows, heads, -1]), 0, 2, 1, 3)
 
     def attend(self, query_key_value: tuple[str, str, str], attention: SelfAttention, rows: int) -> str:
         q, k, v = query_key_value

@@ -31,13 +31,16 @@ class Published(NamedTuple):
 
 
 def published_detector(name: str) -> Published | None:
-    """The published detector of that name; ``None`` if there is none, or one that only PyTorch converts."""
+    """The published detector of that name; ``None`` if there is none, no weights of it, or PyTorch must convert them."""
     architecture = publisher_of(name)
     if architecture is None or "boxes" not in architecture.says:
         return None
     if type(architecture).lower_arrays is Architecture.lower_arrays:
         return None  # only PyTorch makes its operations
-    file = architecture.pretrained_file(architecture.published_config(name), "coco", name)
+    try:
+        file = architecture.pretrained_file(architecture.published_config(name), "coco", name)
+    except UnknownNameError:
+        return None  # a name of a network to train
     return None if file is None else Published(name, file, cache_dir() / f"{name}.onnx")
 
 
@@ -62,7 +65,7 @@ def write_published(published: Published, half: bool = False) -> Path:
 
 
 def network_of(path: Path, name: str, half: bool = False) -> bytes:
-    """The ONNX network of the published detector ``name``, with the weights in ``path``: google/automl's or effdet's.
+    """The ONNX network of the published detector ``name``, with the weights in ``path``, in any layout that is known.
 
     Raises:
         CheckpointError, MissingExtraError: as :func:`write_published`.
@@ -80,8 +83,9 @@ def network_of(path: Path, name: str, half: bool = False) -> bytes:
     program = architecture.lower_arrays(config, Weights(weights))
     if program is None:
         raise MissingExtraError(f"converting {name}, which takes PyTorch,", "train")
-    weights.check_all_used()
-    return bytes(program_onnx(program, Header(config, "fp16" if half else "fp32")).SerializeToString())
+    graph = program_onnx(program, Header(config, "fp16" if half else "fp32"))
+    weights.check_all_used()  # now, as an architecture's own operations ask for theirs when they are written
+    return bytes(graph.SerializeToString())
 
 
 def _weights_of(path: Path, architecture: Architecture[Any], config: Any) -> tuple[DialectArrays, Any]:

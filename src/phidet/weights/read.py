@@ -15,7 +15,7 @@ import numpy.typing as npt
 from phidet.architectures.dialect import AVERAGE, WRAPPED_AVERAGES, Dialect, unwrap
 from phidet.core.errors import CheckpointError, MissingExtraError
 from phidet.weights.dialects import known_dialects
-from phidet.weights.torch_pickle import Placeholder, TensorRecord, TorchFile, open_torch_file
+from phidet.weights.torch_pickle import Placeholder, TensorRecord, TorchFile, from_bfloat16, open_torch_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,15 +52,15 @@ def read_tensors(path: Path) -> RawFile:
 
 
 def read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
-    """The tensors of a published weight file, ``.h5`` or ``.pth``, as arrays, without PyTorch.
+    """All tensors of the file as arrays, without PyTorch; bfloat16, which NumPy lacks, as float32.
 
     Raises:
-        CheckpointError: as :func:`read_tensors`, or another kind of file.
+        CheckpointError: as :func:`read_tensors`, or tensors of another type that NumPy lacks.
         MissingExtraError: what reads such a file is not installed.
     """
     kind = _kind(path)
     if kind == "safetensors":
-        raise CheckpointError(f"{path} is no published weight file: expected Keras' .h5, or a PyTorch .pth")
+        return _read_safetensors_arrays(path)
     return _read_hdf5(path) if kind == "hdf5" else _read_pickle(path, TorchFile.array)
 
 
@@ -93,6 +93,32 @@ def _read_safetensors(path: Path) -> RawFile:
             return RawFile(tensors, dict(file.metadata() or {}))
     except (SafetensorError, OSError, ValueError) as error:
         raise _damaged(path, error) from error
+
+
+_TYPES = {
+    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "uint16", "I64": "int64", "I32": "int32",
+    "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool",
+}  # fmt: skip
+"""Of safetensors, as NumPy reads them."""
+
+
+def _read_safetensors_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
+    try:
+        from safetensors import SafetensorError, deserialize  # noqa: PLC0415 - not needed for published files
+    except ImportError as error:
+        raise MissingExtraError(f"reading {path.name}", "published") from error
+    try:
+        return {key: _array(stored) for key, stored in deserialize(path.read_bytes())}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise _damaged(path, error) from error
+
+
+def _array(stored: Mapping[str, Any]) -> npt.NDArray[Any]:
+    kind = stored["dtype"]
+    if kind not in _TYPES:
+        raise ValueError(f"a tensor of type {kind}, which NumPy lacks")
+    numbers = np.frombuffer(stored["data"], _TYPES[kind]).reshape(stored["shape"])
+    return from_bfloat16(numbers) if kind == "BF16" else numbers
 
 
 def _read_hdf5(path: Path) -> dict[str, npt.NDArray[Any]]:

@@ -241,8 +241,8 @@ class TorchFile(NamedTuple):
         stored = np.dtype("uint16" if name == "bfloat16" else name)  # TypeError for float8 and the like
         numbers = np.frombuffer(self.read_bytes(storage), stored.newbyteorder() if self.swapped else stored)
         numbers = numbers.astype(stored)
-        if name == "bfloat16":  # the upper half of a float32
-            numbers = (numbers.astype(np.uint32) << 16).view(np.float32)
+        if name == "bfloat16":
+            numbers = from_bfloat16(numbers)
         begin = record.offset + storage.start
         # as_strided reads whatever lies there, so the last number of the tensor must be one of the file.
         last = begin + sum((n - 1) * step for n, step in zip(record.size, record.stride, strict=True))
@@ -252,6 +252,11 @@ class TorchFile(NamedTuple):
             raise pickle.UnpicklingError("a tensor is larger than its storage")
         strides = [step * numbers.itemsize for step in record.stride]
         return np.lib.stride_tricks.as_strided(numbers[begin:], record.size, strides).copy()
+
+
+def from_bfloat16(bits: npt.NDArray[np.uint16]) -> npt.NDArray[np.float32]:
+    """Numbers in bfloat16, which are the upper halves of numbers in fp32."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -163,7 +164,7 @@ class DetrArchitecture(OnBackbone[DetrConfig]):
         bias = find("class_head.bias")
         if bias is None:
             return config  # the file is of another form, the demo's or one with masks; loading says what is missing
-        count = bias.numel() - 1
+        count = math.prod(bias.shape) - 1  # of a tensor, or an array
         names = config.class_names if count == config.num_classes else default_class_names(count)
         # Layers are counted up to the first one whose norm is missing; no network has a thousand.
         layers = {

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -34,6 +35,7 @@ from phidet.weights.create import create_model
 from phidet.weights.dialects import known_dialects
 from phidet.weights.mapping import to_theirs, weights_of
 from phidet.weights.read import read_arrays, read_tensors
+from test_detr_export import published_file
 
 NAME = "efficientdet-lite0"
 
@@ -84,7 +86,7 @@ def test_every_published_detector_uses_each_of_its_weights_once(name: str, monke
             # No memory, however large the network is.
             return np.broadcast_to(np.float32(1), super().__getitem__(key))
 
-    def fold(conv: Weights, norm: Weights | None, factor: float = 1.0, with_bias: bool = True) -> Any:
+    def fold(conv: Weights, norm: Weights | None, factor: float = 1.0, with_bias: bool = True, _: float = 0.0) -> Any:
         for part, leaves in ((conv, ["bias"] * with_bias), (norm, ["weight", "bias", "running_mean", "running_var"])):
             for leaf in leaves if part is not None else ():
                 assert part[leaf].shape == conv["weight"].shape[:1]  # type: ignore[index]
@@ -138,21 +140,26 @@ def test_files_of_other_networks_are_refused(effdet_file: Path, tmp_path: Path) 
         network_of(tmp_path / "other.pth", NAME)
 
 
-@pytest.fixture
-def publisher(effdet_file: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PublishedFile]:
+@contextmanager
+def served(path: Path) -> Iterator[PublishedFile]:
     """The file at a server on this machine, in the publisher's place."""
 
     class Handler(SimpleHTTPRequestHandler):
         def log_message(self, *_: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(effdet_file.parent))) as server:
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(path.parent))) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        digest = hashlib.sha256(effdet_file.read_bytes()).hexdigest()
-        file = PublishedFile(f"http://127.0.0.1:{server.server_port}/{effdet_file.name}", digest[:8], "CC0-1.0 (tests)")
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        yield PublishedFile(f"http://127.0.0.1:{server.server_port}/{path.name}", digest[:8], "CC0-1.0 (tests)")
+        server.shutdown()
+
+
+@pytest.fixture
+def publisher(effdet_file: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PublishedFile]:
+    with served(effdet_file) as file:
         monkeypatch.setitem(COCO_DETECTORS, NAME, file)
         yield file
-        server.shutdown()
 
 
 @pytest.fixture(autouse=True)
@@ -166,22 +173,35 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 _WITHOUT_PYTORCH = """
 import sys
 sys.modules.update(dict.fromkeys(("torch", "torchvision", "safetensors")))  # None: as if they were not installed
+from phidet.architectures.detr.published_files import DETECTORS
 from phidet.architectures.efficientdet.published_files import COCO_DETECTORS
 from phidet.architectures.published_file import PublishedFile
-COCO_DETECTORS["efficientdet-lite0"] = PublishedFile(*sys.argv[1:4])
+name = sys.argv[1]
+(DETECTORS if name in DETECTORS else COCO_DETECTORS)[name] = PublishedFile(*sys.argv[2:5])
 from phidet.cli.main import main
-sys.exit(main(sys.argv[4:]))
+sys.exit(main(sys.argv[5:]))
 """
 
 
 def test_first_boxes_without_pytorch(publisher: PublishedFile, tmp_path: Path) -> None:
-    words = ["detect", "-m", NAME, "photo.jpg", "--json", "--download", "--score", "0"]
-    command = [sys.executable, "-c", _WITHOUT_PYTORCH, *publisher[:3], *words]
+    check_first_boxes(NAME, publisher, 100, tmp_path / "cache")
+
+
+@pytest.mark.parametrize(("name", "dialect"), [("detr-r50", "detr"), ("detr-r50-panoptic", "detr-panoptic")])
+def test_first_boxes_of_a_set_predictor_without_pytorch(name: str, dialect: str, tmp_path: Path) -> None:
+    (tmp_path / "site").mkdir()
+    with served(published_file(name, dialect, tmp_path / "site" / "detr-00000000.pth")) as file:
+        check_first_boxes(name, file, 5, tmp_path / "cache")
+
+
+def check_first_boxes(name: str, publisher: PublishedFile, count: int, cache: Path) -> None:
+    words = ["detect", "-m", name, "photo.jpg", "--json", "--download", "--score", "0"]
+    command = [sys.executable, "-c", _WITHOUT_PYTORCH, name, *publisher[:3], *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=dict(os.environ))
     assert done.returncode == 0, done.stderr
-    assert len(json.loads(done.stdout)["detections"]) == 100
+    assert len(json.loads(done.stdout)["detections"]) == count
     assert f"converting {publisher.name} from 127.0.0.1, CC0-1.0 (tests)" in done.stderr
-    assert (tmp_path / "cache" / f"{NAME}.onnx").is_file()
+    assert (cache / f"{name}.onnx").is_file()
     # The second time nothing is asked for, and nothing is said.
     again = subprocess.run(
         command, capture_output=True, text=True, check=False, env=os.environ | {"PHIDET_OFFLINE": "1"}
@@ -210,7 +230,8 @@ def test_nothing_is_fetched_without_a_yes(
 
 
 def test_export_does_the_same_where_pytorch_is_absent(publisher: PublishedFile, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", _WITHOUT_PYTORCH, *publisher[:3], "export", NAME, "--half", "-o", "half.onnx"]
+    words = ["export", NAME, "--half", "-o", "half.onnx"]
+    command = [sys.executable, "-c", _WITHOUT_PYTORCH, NAME, *publisher[:3], *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=dict(os.environ))
     assert done.returncode == 0, done.stderr
     assert "wrote half.onnx (not compared with PyTorch, which is not installed)" in done.stdout

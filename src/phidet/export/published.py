@@ -31,7 +31,7 @@ class Published(NamedTuple):
 
 
 def published_detector(name: str) -> Published | None:
-    """The published detector of that name; ``None`` if there is none, no weights of it, or PyTorch must convert them."""
+    """The published detector of that name; ``None`` if there is none, or PyTorch must convert it."""
     architecture = publisher_of(name)
     if architecture is None or "boxes" not in architecture.says:
         return None

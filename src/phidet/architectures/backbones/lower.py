@@ -14,9 +14,7 @@ TORCHVISION_EPSILON = 1e-5
 _PLAIN = Kernel(epsilon=TORCHVISION_EPSILON)
 
 
-def lower_backbone(
-    w: ProgramWriter, weights: Weights, config: BackboneConfig, dilated: bool = False
-) -> dict[int, int]:
+def lower_backbone(w: ProgramWriter, weights: Weights, config: BackboneConfig, dilated: bool = False) -> dict[int, int]:
     """Appends the operations of a backbone; returns the number of each level's value.
 
     Args:

@@ -14,9 +14,7 @@ class MobileNet(nn.Module):
 
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
-        network = MobileNetV2(
-            num_classes=1, width_mult=config.width, inverted_residual_setting=mobilenet_rows(config)
-        )
+        network = MobileNetV2(num_classes=1, width_mult=config.width, inverted_residual_setting=mobilenet_rows(config))
         self.features = network.features[:-1]
         self.level_of_index = mobilenet_level_ends(config)
         self.channels = {level: self.features[end].out_channels for end, level in self.level_of_index.items()}

@@ -19,6 +19,7 @@ from phidet.architectures.detr.transformer import Decoder, Encoder
 from phidet.architectures.layers import check_images, wide
 from phidet.architectures.model import Model
 
+
 class DetrOutputs(NamedTuple):
     """The answers of Q queries.
 

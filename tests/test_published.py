@@ -189,7 +189,7 @@ def test_first_boxes_without_pytorch(publisher: PublishedFile, tmp_path: Path) -
 
 @pytest.mark.parametrize(("name", "dialect"), [("detr-r50", "detr"), ("detr-r50-panoptic", "detr-panoptic")])
 def test_first_boxes_of_a_set_predictor_without_pytorch(name: str, dialect: str, tmp_path: Path) -> None:
-    Image.new("RGB", (180, 16), (90, 120, 40)).save("photo.jpg")  # as network input of 118 by 1333, a tenth of the usual
+    Image.new("RGB", (180, 16), (90, 120, 40)).save("photo.jpg")  # 118×1333 as input, a tenth of the usual
     (tmp_path / "site").mkdir()
     with served(published_file(name, dialect, tmp_path / "site" / "detr-00000000.pth")) as file:
         check_first_boxes(name, file, 5, tmp_path / "cache")

@@ -196,7 +196,7 @@ def _check_own(name: str | None, own: OwnAugmentation | None, folder: Path) -> N
 def _moved(request: Request, folder: Path, data: str | Path | None) -> Request:
     """The request of the run in ``folder``, with its data where they are now."""
     if data is not None:
-        return msgspec.structs.replace(request, data=str(data)).with_absolute_paths()
+        return request.moved_to(data)
     if not Path(request.data).exists():
         raise InputError(
             f"the data of the run in {folder} are no longer at {request.data}: bring them back, or name their new "

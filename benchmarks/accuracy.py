@@ -228,7 +228,8 @@ def ends_with_parent() -> None:
     """Ends this process when the one that began it is gone, even by kill -9: the next call begins its row again."""
 
     def wait() -> None:
-        sys.stdin.buffer.read()  # until the parent's end of the pipe is closed
+        # Until the parent's end of the pipe is closed; unbuffered, as a lock would be in the way of ending normally.
+        os.read(sys.stdin.fileno(), 1)
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()

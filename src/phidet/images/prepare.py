@@ -132,7 +132,7 @@ def _neighbours(
     return first, np.minimum(first + 1, length - 1), (centres - first).astype(np.float32)
 
 
-class Preprocess(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+class Preprocess(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How pixels become network input: ``(pixel - mean_rgb) / std_rgb``, channel by channel, pixels 0–255, RGB.
 
     ``antialias`` is whether images that :func:`prepare` makes smaller are antialiased. Networks that resize in a way of

@@ -33,9 +33,18 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
         "channels_base": 1024,
         "channels_limit": 128,
     },
+    "tiny": {
+        "latent_size": 128,
+        "style_size": 128,
+        "mapping_layers": 4,
+        "mapping_width": 128,
+        "channels_base": 512,
+        "channels_limit": 64,
+    },
 }
 """What each changes of F: A is the progressive GAN, B scales bilinearly, C adds mapping and styles, D the constant
-input, E noise, F mixed styles. "small" is ours, for small images and short trainings."""
+input, E noise, F mixed styles. "small" is ours, for small images and short trainings; "tiny", a quarter of its work, for
+those on a CPU."""
 STYLEGAN_NAMES = tuple(
     f"stylegan-{resolution}{'' if letter == 'f' else f'-{letter}'}"
     for letter in ("f", *(letter for letter in CONFIGURATIONS if letter != "f"))

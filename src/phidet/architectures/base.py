@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -364,7 +364,9 @@ class Architecture(ABC, Generic[ConfigT]):
         """
         if "boxes" not in self.says or type(self).prepare is not Architecture.prepare:
             raise ConfigError(f"{self.name} networks prepare images in one way only: leave augmentation.antialias out")
-        return cast("ConfigT", replace(config, {"preprocess": replace(config.preprocess, {"antialias": antialias})}))
+        preprocess = replace(config.preprocess, {"antialias": antialias})
+        changed: ConfigT = replace(config, {"preprocess": preprocess})
+        return changed
 
     def recomputed_blocks(self, model: nn.Module) -> list[nn.Module]:
         """Blocks whose activations may be recomputed in the backward pass, to save memory."""

@@ -5,10 +5,11 @@
     python benchmarks/accuracy.py DATA --out OUT --sets bccd,balloon --seeds 2 --epochs 30 --jobs 4 --minutes 30
 
 Each row (a set, a side, a seed) is a training in a process of its own, ``--jobs`` of them side by side; OUT/rows has a
-JSON for each, so that a second call goes on where the first one was stopped. With ``--minutes``, rows that would end
-too late, by the time of those that are done, are not begun. The last model counts, never the best on the part that is
-measured. effdet has the same initial weights (phidet's, converted), its own augmentation, labels and loss; its
-weights are measured by phidet, so that both sides are measured by the same code.
+JSON for each, so that a second call goes on where the first one was stopped, even by kill -9; it refuses rows of other
+settings. With ``--minutes``, rows that would end too late, by the time of those that are done, are not begun. The last
+model counts, never the best on the part that is measured. effdet has the same initial weights (phidet's, converted),
+its own augmentation, labels and loss; its weights are measured by phidet, so that both sides are measured by the same
+code.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import os
 import statistics
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Iterator
@@ -208,9 +210,29 @@ def run_row(args: argparse.Namespace, row: Row) -> None:
     done = {metric: getattr(report, metric) for metric in METRICS}
     done |= {"seconds_per_epoch": seconds / args.epochs, "seconds": time.perf_counter() - begun, "epochs": args.epochs}
     done |= {"images": len(train), "measured_on": len(test), "device": str(fabric.device)}
+    done |= {"settings": settings_of(args, row)}
     part = args.out / "rows" / f".{row.name}.json"
     part.write_bytes(msgspec.json.encode(done))
     part.rename(args.out / "rows" / f"{row.name}.json")
+
+
+def settings_of(args: argparse.Namespace, row: Row) -> dict[str, Any]:
+    """What decides a row's result, beside the row itself: rows that differ in it do not belong into one table."""
+    settings = {name: getattr(args, name) for name in ("model", "pretrained", "epochs", "batch_size")}
+    if row.side == PEER:
+        return {**settings, "peer_rate": args.peer_rate, "peer_decay": args.peer_decay}
+    return {**settings, "changes": variants(args.variant).get(row.side, "")}
+
+
+def ends_with_parent() -> None:
+    """Ends this process when the one that began it is gone, even by kill -9: the next call begins its row again."""
+
+    def wait() -> None:
+        # Until the parent's end of the pipe is closed; unbuffered, as a lock would be in the way of ending normally.
+        os.read(sys.stdin.fileno(), 1)
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 # ---- all rows
@@ -259,6 +281,22 @@ def finished(out: Path) -> dict[Row, dict[str, Any]]:
     return found
 
 
+def check_alike(args: argparse.Namespace) -> None:
+    """Refuses to go on in a folder whose rows were made with other settings; older rows say only their epochs.
+
+    Raises:
+        SystemExit: there is such a row.
+    """
+    wanted = set(wanted_rows(args))
+    for row, values in finished(args.out).items():
+        now = settings_of(args, row)
+        before = values.get("settings", {"epochs": values["epochs"]})
+        other = [name for name, value in before.items() if row in wanted and now.get(name) != value]
+        if other:
+            said = ", ".join(f"{name} {before[name]!r}, not {now.get(name)!r}" for name in other)
+            raise SystemExit(f"{args.out} has {row.name} with {said}: choose another --out, or the settings of before")
+
+
 def expected_seconds(row: Row, done: dict[Row, dict[str, Any]]) -> float:
     """By rows of the same set, else by all; 0 where nothing is known yet."""
     alike = [values["seconds"] for other, values in done.items() if other.set == row.set]
@@ -283,12 +321,12 @@ def run_all(args: argparse.Namespace) -> None:
             log = (args.out / "rows" / f"{row.name}.log").open("wb")
             command = [sys.executable, __file__, *sys.argv[1:], "--row", *map(str, row)]
             environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads)}
-            running[subprocess.Popen(command, stdout=log, stderr=log, env=environment)] = row
+            started = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment)
+            running[started] = row
         for process in [process for process in running if process.poll() is not None]:
             row = running.pop(process)
             print(f"{'done' if process.returncode == 0 else 'FAILED'}: {row.name}", flush=True)
         if running:
-            next(iter(running)).poll()
             time.sleep(0.5)
 
 
@@ -346,8 +384,10 @@ def main() -> None:
     if unknown:
         raise SystemExit(f"there is no set {unknown[0]!r}: expected {', '.join(SETS)}")
     if args.row is not None:
+        ends_with_parent()
         run_row(args, Row(args.row[0], args.row[1], int(args.row[2])))
         return
+    check_alike(args)
     run_all(args)
     lines = list(table(args))
     (args.out / "table.md").write_text("\n".join(lines) + "\n")

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -24,6 +25,7 @@ from phidet.data.doctor.sheets import choose_samples
 from phidet.data.hold_out import HELD_OUT, hold_out
 from phidet.data.layouts import open_data
 from phidet.detections.sheet import GAP, STRIP, TILE_H, TILE_W
+from phidet.images.prepare import Preprocess, prepare
 from phidet.training.augmentation import operations
 from phidet.training.augmentation.detection import Labelled, augment, mosaic
 from phidet.training.augmentation.operations import (
@@ -327,6 +329,19 @@ def pictures(tmp_path: Path) -> Dataset:
         collector.add(path.name, path, (120, 160), [RawObject(str(path), tuple(b), "abcd"[c]) for b, c in rows])
     (tmp_path / "3.png").write_bytes(b"not an image")
     return collector.dataset()
+
+
+@pytest.mark.parametrize("antialias", [False, True])
+def test_training_resizes_as_the_network_does(antialias: bool) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (200, 300, 3), dtype=np.uint8)
+    spec = Preprocess(mean_rgb=(0, 0, 0), std_rgb=(1, 1, 1), antialias=antialias)
+    prepared, _ = prepare(image, (96, 128), spec)
+    settings = Augmentation(scale_jitter=(1, 1), flip=0, antialias=antialias)
+    objects = Annotations.of_boxes(np.array([[9, 9, 90, 90]], np.float32), np.zeros(1, np.int64))
+    example = augment(image, objects, (96, 128), settings, np.random.default_rng(0))
+    np.testing.assert_allclose(example.pixels.numpy(), prepared, atol=1.01)  # whole levels
+    other, _ = prepare(image, (96, 128), msgspec.structs.replace(spec, antialias=not antialias))
+    assert np.abs(other - prepared).max() > 50
 
 
 EVERYTHING = Augmentation(scale_jitter=(0.5, 1.5), colour=0.3, hue=0.1, policy="v2", mosaic=0.5, grid_mask=0.3)

@@ -168,7 +168,9 @@ def test_a_run_resumes_to_the_last_bit_across_its_phases(data: Path, tmp_path: P
         generator.sample(1)
 
 
-def test_a_folder_of_images_without_labels_is_learned(tmp_path: Path, quick: None) -> None:
+def test_a_folder_of_images_without_labels_is_learned(
+    tmp_path: Path, quick: None, caplog: pytest.LogCaptureFixture
+) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()
     for i in range(8):
@@ -176,6 +178,8 @@ def test_a_folder_of_images_without_labels_is_learned(tmp_path: Path, quick: Non
     dataset = whole_images(read_images(folder))
     assert [crop.class_id for crop in crops_of(dataset)] == [0] * 8
     assert train(folder, tmp_path / "run", "loss.growing=false", "loss.batches=fixed", "epochs=1") == 0
+    # An epoch is what the schedule says, however few images there are.
+    assert "8 images (48 are seen in all): 1 epochs, batch 8, adam, rate" in caplog.text
     config = load_model(tmp_path / "run" / "last.safetensors").config
     assert config.class_names == ("image",)
     assert not config.labelled

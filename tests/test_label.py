@@ -41,9 +41,12 @@ def label(images: Path, tmp_path: Path, *words: str) -> Path:
     return out
 
 
-def test_every_form_holds_the_same_boxes(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_form_holds_the_same_boxes(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
     out = label(images, tmp_path, "--to", "coco", "yolo", "cvat", "label-studio", "--image-prefix", "s3://bucket/")
     assert "found 4 objects in 2 images, 1 left out" in capsys.readouterr().out
+    assert f"{images / 'broken.png'} is not an image that can be read" in caplog.text
 
     coco = json.loads((out / "coco.json").read_text())
     names = {image["id"]: image["file_name"] for image in coco["images"]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -46,3 +47,31 @@ def test_padding_is_right_below_and_zero() -> None:
     assert scale == 1.28
     assert (prepared[:, :64] == 200).all()
     assert (prepared[:, 64:] == 0).all()
+
+
+# Nothing that becomes one pixel wide: there PyTorch 2.14 repeats the first row.
+@given(st.tuples(st.integers(20, 60), st.integers(20, 60)), st.integers(8, 40))
+def test_antialiasing_is_a_mean_over_what_a_pixel_stands_for(image_hw: tuple[int, int], side: int) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (*image_hw, 3), dtype=np.uint8)
+    spec = Preprocess(mean_rgb=(0, 0, 0), std_rgb=(1, 1, 1))
+    plain, scale = prepare(image, (side, side), spec)
+    prepared, _ = prepare(image, (side, side), msgspec.structs.replace(spec, antialias=True))
+    if scale >= 1:
+        np.testing.assert_array_equal(prepared, plain)  # nothing is made smaller
+        return
+    height, width = scaled_size(image_hw, scale)
+    peer = torch.from_numpy(image.transpose(2, 0, 1).copy())[None].double()
+    wanted = F.interpolate(peer, (height, width), mode="bilinear", align_corners=False, antialias=True)[0]
+    np.testing.assert_allclose(prepared[:, :height, :width], wanted, atol=1.01)  # rounded after each of two passes
+    assert not prepared[:, height:].any()
+    assert not prepared[:, :, width:].any()
+
+
+def test_stripes_finer_than_a_pixel_become_grey() -> None:
+    image = np.zeros((64, 64, 3), np.uint8)
+    image[:, 1::4] = 255
+    spec = Preprocess(mean_rgb=(0, 0, 0), std_rgb=(1, 1, 1), antialias=True)
+    prepared, _ = prepare(image, (8, 8), spec)
+    np.testing.assert_allclose(prepared[:, :, 1:-1], 255 / 4, atol=1)
+    plain, _ = prepare(image, (8, 8), msgspec.structs.replace(spec, antialias=False))
+    assert plain.max() == 0  # between the nearest pixels there is none

@@ -110,6 +110,27 @@ def test_the_command_prints_the_table(request_: Request, tmp_path: Path, capsys:
     assert main(["train", "--resume", str(out), "--seeds", "3"]) == 2
 
 
+def test_data_that_were_moved_are_named_when_it_goes_on(request_: Request, tmp_path: Path) -> None:
+    out, new = tmp_path / "runs", tmp_path / "elsewhere"
+    real = seeding.run
+    with pytest.MonkeyPatch.context() as patch:
+
+        def stopped(request: Request, settings: RunSettings, **more: Any) -> Any:
+            if settings.seed == 5:
+                raise KeyboardInterrupt
+            return real(request, settings, **more)
+
+        patch.setattr(seeding, "run", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            train_seeds(request_, settings(out), 2)
+    Path(request_.data).rename(new)
+    words = ["train", "--resume", str(out), "--workers", "0", "--accelerator", "cpu"]
+    assert main(words) == 3
+    assert main([*words[:1], str(new), *words[1:]]) == 0
+    assert json.loads((out / "seeds.json").read_text())["request"]["data"] == str(new)
+    assert len(rows_of(out / "seeds.csv")) == 4
+
+
 def test_what_cannot_be_compared(request_: Request, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="must be a whole number ≥ 2, got 1"):
         train_seeds(request_, settings(tmp_path / "a"), 1)

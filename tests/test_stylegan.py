@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -32,6 +32,7 @@ from phidet.architectures.stylegan.layers import (
     pixel_norm,
     upscale,
 )
+from phidet.architectures.stylegan.losses import discriminator_loss
 from phidet.architectures.stylegan.published import STYLEGAN_NAMES, stylegan_config
 from phidet.architectures.stylegan.settings import AdversarialSettings
 from phidet.core.errors import ConfigError, UnknownNameError
@@ -198,6 +199,20 @@ def test_losses_penalty_and_gradients_are_the_official_ones(official: Official, 
     _same_norms(adversary.discriminator, discriminator_slot, names, norms)
 
 
+@pytest.mark.parametrize(("penalty", "weight"), [(0.0, 0.0), (10.0, 10.0), ("auto", 0.0256)])
+def test_the_penalty_is_weighed_by_the_size_of_images_and_batch(
+    official: Official, penalty: float | Literal["auto"], weight: float
+) -> None:
+    adversary = StyleAdversary(SMALL, AdversarialSettings(penalty=penalty))
+    adversary.discriminator = official.adversary.discriminator
+    real, phase = official.images[:8], Phase(8, 0.001, 0.0, (0,))
+    losses = adversary.discriminator_losses(real, real, None, phase)
+    scores = adversary.discriminator(real)
+    # 0.0256 = 0.0002 · 32² / 8
+    expected = discriminator_loss(scores, scores).mean() + weight / 2 * losses["penalty"]
+    assert losses["loss"].item() == pytest.approx(expected.item(), rel=1e-6)
+
+
 def _same_norms(network: nn.Module, slot: Any, names: Any, norms: Any) -> None:
     ours = {
         slot(name, SMALL).keys[0]: 0.0 if p.grad is None else float(p.grad.norm())
@@ -350,7 +365,7 @@ def test_mistakes_have_one_message() -> None:
         stylegan_config("stylegan-48")
     with pytest.raises(ConfigError, match="makes square images, got 32×64"):
         create_model("stylegan-32-small", image_size=(32, 64))
-    with pytest.raises(ConfigError, match="penalty must be ≥ 0, got -1"):
+    with pytest.raises(ConfigError, match="penalty must be ≥ 0, or auto, got -1"):
         AdversarialSettings(penalty=-1)
     with pytest.raises(ConfigError, match="efficientdet networks make no images"):
         architecture_named("efficientdet").adversarial(None, {})

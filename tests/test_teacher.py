@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from data_factory import CLASSES, Picture, coco, save_image
 from described_detector import NAMES, described
@@ -38,6 +40,8 @@ from phidet.training.recipe import Teaching
 from phidet.training.run import carry_out, resume, run
 from phidet.training.task import Task
 from phidet.training.teacher import TaughtImages, TaughtObjects, class_lookup, objects_of, teach
+from test_train_run import CLASSES as SQUARES
+from test_train_run import write_squares
 
 ONE = Processes(1, lambda value: value)
 
@@ -203,6 +207,57 @@ def test_what_a_description_gets_wrong_is_said(tmp_path: Path) -> None:
         DescribedDetector(tmp_path / "absent.json")
     with pytest.raises(CheckpointError, match=r"gone\.onnx cannot be loaded"):
         DescribedDetector(described(tmp_path, rows, model="gone.onnx"))
+
+
+def test_a_network_that_answers_no_numbers_is_not_one_that_finds_nothing(tmp_path: Path) -> None:
+    image = np.zeros((64, 64, 3), np.uint8)
+    good = [16.0, 8.0, 32.0, 24.0, 0.9, 0.0, 0.0]
+    for column in (0, 5):
+        rows = np.array([[good, good]], np.float32)
+        rows[0, 1, column] = np.nan
+        with pytest.raises(CheckpointError, match=r"foreign\.onnx returns NaN instead"):
+            DescribedDetector(described(tmp_path, rows, boxes="xyxy")).detect([image], ALL)
+    # What no score reaches is not looked at: networks leave anything in rows that stand for nothing.
+    unused = np.array([[good, [np.nan, 0, 0, 0, 0.0, 0, 0]]], np.float32)
+    assert len(DescribedDetector(described(tmp_path, unused, boxes="xyxy")).detect([image], ALL)[0]) == 1
+    sizes = np.array([[[40, 40, 8, 8, 0.9, 0, 0]]], np.float32)  # a centre and a size
+    with pytest.raises(CheckpointError, match=r"boxes with x2 < x1 .* boxes 'xyxy': describe another form"):
+        DescribedDetector(described(tmp_path, sizes, boxes="xyxy")).detect([image], ALL)
+    for turned in (False, True):
+        with pytest.raises(CheckpointError, match=r"returns \(\), expected rows of 7 values"):
+            DescribedDetector(described(tmp_path, np.zeros((), np.float32), transposed=turned)).detect([image])
+
+
+def test_classes_of_teacher_and_student_have_the_same_name_however_it_is_written() -> None:
+    """As for rows of a class predictor: a teacher of ``traffic light`` teaches ``Traffic_Light``."""
+    lookup = class_lookup(("car", "traffic light", "Stop Sign"), ("stop-sign", "Traffic_Light"))
+    assert lookup.tolist() == [-1, 1, 0]
+
+
+@pytest.mark.parametrize("split", ["instances_val", None])
+def test_images_that_are_labelled_are_not_learned_without_their_labels(
+    split: str | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The user keeps all images in one folder: those of either split are known by their content, under any name."""
+    caplog.set_level(logging.INFO, "phidet")
+    data = write_squares(tmp_path / "data", 8)
+    rng, more = np.random.default_rng(1), tmp_path / "more"
+    more.mkdir()
+    for i, source in enumerate(sorted((data / "train").glob("*.png"))):
+        (more / f"copy-{i}.png").write_bytes(source.read_bytes())
+    for i in range(2):
+        Image.fromarray(rng.integers(0, 255, (40, 40, 3), dtype=np.uint8)).save(more / f"new-{i}.png")
+    teacher = described(tmp_path, np.zeros((1, 1, 7), np.float32), classes=list(SQUARES))
+    changes = {"epochs": 1, "batch_size": 2}
+    request = Request(
+        data=str(data), teacher=str(teacher), unlabelled=str(more), pretrained="none", image_size=128, changes=changes,
+        val_split="none" if split is None else None,
+    )  # fmt: skip
+    train, val = plan_run(request, RunSettings(out=tmp_path / "run", workers=0)).data
+    assert [Path(name).name for name in train.names[-2:]] == ["new-0.png", "new-1.png"]
+    assert len(train) + (0 if val is None else len(val)) == 8 + 2
+    assert "8 images are among the labelled ones" in caplog.text
+    assert "unlabelled: 2 images, for the teacher to label" in caplog.text
 
 
 def test_a_published_network_finds_what_is_labelled(shared: Path, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from interrupted import interrupted_after, same_weights
 from phidet import create_model, load_model, save_model, train
 from phidet.architectures.backbones.config import BackboneConfig
 from phidet.architectures.efficientdet.network import EfficientDet
+from phidet.architectures.registry import architecture_named, published_config
 from phidet.cli.main import main
 from phidet.core.errors import CheckpointError, ConfigError, InputError, TrainingDivergedError
 from phidet.core.structs import replace
@@ -386,6 +387,29 @@ def test_a_trained_model_learns_other_classes(data: Path, tmp_path: Path) -> Non
         settings=settings(tmp_path / "run"),
     )  # fmt: skip
     assert done.model.config.class_names == CLASSES
+
+
+def test_a_network_is_used_with_the_resizing_that_it_was_trained_with(data: Path, tiny: Path, tmp_path: Path) -> None:
+    def antialias(run: str) -> tuple[bool, bool | None]:
+        recipe = json.loads((tmp_path / run / "run.json").read_text())["recipe"]
+        config = load_model(tmp_path / run / "last.safetensors").config
+        return config.preprocess.antialias, recipe["augmentation"]["antialias"]
+
+    def go(model: Path, run: str, **augmentation: bool) -> None:
+        changes = {"epochs": 1, **QUICK, "augmentation": augmentation}
+        train(data, model, splits=(None, "none"), changes=changes, settings=settings(tmp_path / run))
+
+    go(tiny, "plain")
+    assert antialias("plain") == (False, None)
+    go(tiny, "first", antialias=True)
+    assert antialias("first") == (True, True)
+    # What is learned from it goes on so, unless something else is asked for.
+    go(tmp_path / "first" / "last.safetensors", "second")
+    assert antialias("second") == (True, True)
+    go(tmp_path / "first" / "last.safetensors", "third", antialias=False)
+    assert antialias("third") == (False, False)
+    with pytest.raises(ConfigError, match="detr networks prepare images in one way only"):
+        architecture_named("detr").with_antialias(published_config("detr-r50"), True)
 
 
 def test_the_rate_of_every_part_is_its_own() -> None:

@@ -56,8 +56,8 @@ def pretend(monkeypatch: pytest.MonkeyPatch, seen: Seen, stop_at: int | None = N
         value = 1 - rate**2 - abs(request.changes["augmentation"]["mosaic"] - 0.5)
         return TrainedRun(settings.out, None, {"ap": value, "ap50": 0.0})  # type: ignore[arg-type]
 
-    def resume(folder: Path, settings: RunSettings, augment: object = None) -> TrainedRun:
-        seen.append({"resumed": folder})
+    def resume(folder: Path, settings: RunSettings, data: str, augment: object = None) -> TrainedRun:
+        seen.append({"resumed": folder, "data": Path(data).name})
         return TrainedRun(folder, None, {"ap": 2.0})  # type: ignore[arg-type]
 
     monkeypatch.setattr(tuning, "run", run)
@@ -97,8 +97,10 @@ def test_a_search_that_was_stopped_goes_on(model: str, tmp_path: Path, monkeypat
     request = Request(data="data", model=model)
     with pytest.raises(KeyboardInterrupt):
         tune(request, RunSettings(out=out), Budget(runs=5), SEARCH)
-    done = resume_tune(out, RunSettings(out=out, seed=99), Budget(runs=5))
-    assert seen[3] == {"resumed": out / "run-2"}, "the run that was stopped is finished first"
+    # From where the data are now; the search keeps it.
+    done = resume_tune(out, RunSettings(out=out, seed=99), Budget(runs=5), data="elsewhere")
+    assert tuning.read_record(out / "tune.json", tuning.TuneRecord, "").request.data.endswith("elsewhere")
+    assert seen[3] == {"resumed": out / "run-2", "data": "elsewhere"}, "the run that was stopped is finished first"
     assert len(seen) == 6
     assert [one["out"].name for one in seen if "out" in one] == ["run-0", "run-1", "run-2", "run-3", "run-4"]
     assert {one["seed"] for one in seen if "seed" in one} == {0}, "the search's own seed"
@@ -107,6 +109,21 @@ def test_a_search_that_was_stopped_goes_on(model: str, tmp_path: Path, monkeypat
     again = resume_tune(out, RunSettings(out=out), Budget(runs=5))
     assert len(seen) == 6, "nothing is left to do"
     assert again.tried == done.tried
+
+
+def test_whole_numbers_stay_whole_and_the_loss_can_be_searched(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: Seen = []
+    pretend(monkeypatch, seen)
+    search = (*SEARCH, "batch_size=x0.5..2", "warmup_epochs=0..3", "loss.gamma=1..2")
+    found = tune(Request(data="d", model=model), RunSettings(out=tmp_path / "t"), Budget(runs=6), search)
+    assert [type(one["batch_size"]) for one in seen] == [int] * 6
+    assert {one["batch_size"] for one in seen} <= set(range(4, 17))
+    assert [seen[0][key] for key in ("batch_size", "warmup_epochs")] == [SMALL.batch_size, SMALL.warmup_epochs]
+    assert seen[0]["loss"] == {"gamma": 1.5}
+    assert len({one["loss"]["gamma"] for one in seen}) > 1
+    assert len(found.tried) == 6
 
 
 def test_time_ends_it_between_runs(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,11 +146,16 @@ def test_time_ends_it_between_runs(model: str, tmp_path: Path, monkeypatch: pyte
         ({}, ("rate=1,2",), "no field 'rate'"),
         ({}, ("freeze=x1..2",), "there are no multiples"),
         ({}, ("freeze",), "expected KEY="),
+        ({}, ("freeze=none,banana",), "freeze"),
+        ({}, ("weight_decay=-1..1",), "weight_decay must be ≥ 0"),
+        ({}, ("patience=3..10",), "patience is None, which is no number: give its values as patience=A,B,C"),
+        ({}, ("loss.gama=1,2",), "no field 'loss.gama'"),
     ],
 )
 def test_what_cannot_be_searched(changes: Any, search: tuple[str, ...], said: str, model: str, tmp_path: Path) -> None:
     with pytest.raises((ConfigError, UnknownNameError), match=said):
         tune(Request(data="d", model=model, **changes), RunSettings(out=tmp_path / "t"), Budget(), search)
+    assert not (tmp_path / "t").exists()
     with pytest.raises(CheckpointError, match="no search in"):
         resume_tune(tmp_path / "nowhere", RunSettings(out=tmp_path / "nowhere"), Budget())
 

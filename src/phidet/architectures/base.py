@@ -25,7 +25,7 @@ from phidet.data.doctor.view import NetworkView
 from phidet.detections.boxes import FloatArray
 from phidet.detections.detections import Detections
 from phidet.detections.settings import PostprocessSettings
-from phidet.images.prepare import PLAIN_RESIZING, Preprocess, needed_to_fit, prepare
+from phidet.images.prepare import ANTIALIASED_RESIZING, PLAIN_RESIZING, Preprocess, needed_to_fit, prepare
 
 if TYPE_CHECKING:  # these need PyTorch
     import torch
@@ -160,7 +160,8 @@ class Architecture(ABC, Generic[ConfigT]):
 
     def resizing(self, config: ConfigT) -> str:
         """How :meth:`prepare` resizes an image, in words for readers of exported files."""
-        return PLAIN_RESIZING.format(*config.image_size_hw)
+        words = ANTIALIASED_RESIZING if config.preprocess.antialias else PLAIN_RESIZING
+        return words.format(*config.image_size_hw)
 
     def network_inputs(self, prepared: Sequence[Prepared]) -> tuple[npt.NDArray[Any], ...]:
         """Prepared images of one size as what a network is called with."""
@@ -357,6 +358,18 @@ class Architecture(ABC, Generic[ConfigT]):
             ConfigError: the network has no such blocks.
         """
         raise ConfigError(f"{self.name} networks have no blocks to drop: leave drop_path out of the recipe")
+
+    def with_antialias(self, config: ConfigT, antialias: bool) -> ConfigT:
+        """``config`` with antialiasing in :meth:`prepare`, or without.
+
+        Raises:
+            ConfigError: the network's images are prepared in one way only.
+        """
+        if "boxes" not in self.says or type(self).prepare is not Architecture.prepare:
+            raise ConfigError(f"{self.name} networks prepare images in one way only: leave augmentation.antialias out")
+        preprocess = replace(config.preprocess, {"antialias": antialias})
+        changed: ConfigT = replace(config, {"preprocess": preprocess})
+        return changed
 
     def recomputed_blocks(self, model: nn.Module) -> list[nn.Module]:
         """Blocks whose activations may be recomputed in the backward pass, to save memory."""

@@ -49,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Labels a folder of images, and prints what was written."""
     from phidet.core.errors import ConfigError
+    from phidet.data.summary import log_left_out
     from phidet.data.unlabelled import read_unlabelled
     from phidet.data.writers.files import atomic_folder
     from phidet.detections.thresholds import stored_thresholds
@@ -65,6 +66,7 @@ def run(args: argparse.Namespace) -> None:
     detector = open_detector(model)
     score = stored_thresholds(detector, model) if args.score == "auto" else args.score
     images = read_unlabelled(args.images, detector.class_names)
+    log_left_out(images)
     out = args.out or Path("prelabels")
     with atomic_folder(out) as folder:
         images, detections = detect_dataset(detector, images, COCO_SETTINGS, needed=needed_by(detector))

@@ -83,9 +83,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--appearance", action="store_true", help="relations also see what the detector's feature maps hold in a box"
     )
     how = parser.add_argument_group("how")
-    how.add_argument("--recipe", default="auto", metavar="NAME", help="auto, small or paper")
+    how.add_argument("--recipe", default="auto", metavar="NAME", help="auto, small or paper; detr for DETR")
     how.add_argument(
-        "--augment", metavar="MODULE:FUNCTION", help="change training images by a function of your own (docs/train.md)"
+        "--augment",
+        metavar="MODULE:FUNCTION",
+        help="change training images by a function of your own (docs/augmentation.md)",
     )
     how.add_argument("--epochs", type=int, metavar="N")
     how.add_argument(
@@ -157,7 +159,7 @@ def _train_seeds(args: argparse.Namespace, model: str, settings: RunSettings) ->
         with ended_by_sigterm():
             if args.resume is not None:
                 check_left_out(args)
-                done = resume_seeds(args.resume, settings, own)
+                done = resume_seeds(args.resume, settings, own, args.data)
             else:
                 done = train_seeds(request_of(args, model), settings, args.seeds, own)
     except (KeyboardInterrupt, SystemExit):

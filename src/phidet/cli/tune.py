@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> None:
                 train.check_left_out(args)
                 if args.search is not None:
                     raise ConfigError("--resume goes on with the search's own fields: leave out --search")
-                found = resume_tune(out, settings, budget, own)
+                found = resume_tune(out, settings, budget, own, args.data)
             else:
                 found = tune(train.request_of(args, model), settings, budget, args.search or SEARCH, own)
     except (KeyboardInterrupt, SystemExit):

@@ -125,15 +125,24 @@ def log_summary(summary: DataSummary, data: str, classify: bool = False) -> None
     # One line always; details are of what the user may want to correct.
     log.info("%s", summary.line(classify))
     groups = (*summary.left_out, *summary.notes)
-    for group in groups[:_LINES]:
-        more = f" (and {group.count - 1:,} more)" if group.count > 1 else ""
-        level = logging.WARNING if group.kind in LOSSES else logging.INFO
-        log.log(level, "  %s: %s%s", group.examples[0], group.what, more)
+    _log_groups(groups)
     if not classify and sum(group.count for group in groups) > len(groups[:_LINES]):
         log.warning("  'phidet doctor %s' lists all of them", data)
     missing = summary.classes_without_objects
     if missing and summary.objects:
         log.warning("  no objects of %s", some_of(missing, summary.classes))
+
+
+def log_left_out(dataset: Dataset) -> None:
+    """Logs each kind of problem of images without labels, with its first example."""
+    _log_groups(summarise_data(dataset).left_out)
+
+
+def _log_groups(groups: Sequence[ProblemGroup]) -> None:
+    for group in groups[:_LINES]:
+        more = f" (and {group.count - 1:,} more)" if group.count > 1 else ""
+        level = logging.WARNING if group.kind in LOSSES else logging.INFO
+        log.log(level, "  %s: %s%s", group.examples[0], group.what, more)
 
 
 def some_of(names: Sequence[str], of: int) -> str:

@@ -1,7 +1,7 @@
 """From an image to the network's input and back: one specification for training, evaluation and deployment.
 
 As the official evaluation: normalise, resize bilinearly (without antialiasing) so that the image fits into the input,
-keeping its aspect, and pad right and below with zeros.
+keeping its aspect, and pad right and below with zeros. Networks that are trained with antialiasing are used with it.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ import math
 import msgspec
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from phidet.core.structs import require
 
 PLAIN_RESIZING = "resized bilinearly (half-pixel centres, no antialiasing) by one factor to fit {}x{} (height x width)"
-"""What :func:`prepare` does, for readers of exported files."""
+ANTIALIASED_RESIZING = "resized bilinearly (Pillow, antialiased) by one factor to fit {}x{} (height x width)"
+"""What :func:`prepare` does without and with ``antialias``, for readers of exported files."""
 
 BAND_NUMBERS = 1 << 16
 """Number of float32 values that are resized at once: 256 KiB, which fits a processor's level-2 cache."""
@@ -84,6 +86,11 @@ def _resize_into(planes: npt.NDArray[np.float32], image: npt.NDArray[np.uint8]) 
         np.add(resized, beside, out=planes[:, band])
 
 
+def antialiased(image: npt.NDArray[np.uint8], size_hw: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """Bilinear, but a pixel is the mean of all that it stands for, weighted by a triangle: (H, W, 3) → (h, w, 3)."""
+    return np.asarray(Image.fromarray(image).resize(size_hw[::-1], Image.Resampling.BILINEAR))
+
+
 def prepare(
     image: npt.NDArray[np.uint8], size_hw: tuple[int, int], spec: Preprocess
 ) -> tuple[npt.NDArray[np.float32], float]:
@@ -105,6 +112,8 @@ def prepare(
     inside = padded[:, :height, :width]
     if image_hw == (height, width):
         inside[:] = image.transpose(2, 0, 1)
+    elif spec.antialias and scale < 1:
+        inside[:] = antialiased(image, (height, width)).transpose(2, 0, 1)
     else:
         _resize_into(inside, image)
     # Only the image is normalised: the padding stays exactly 0, as in the official code, which pads afterwards.
@@ -124,10 +133,15 @@ def _neighbours(
 
 
 class Preprocess(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How pixels become network input: ``(pixel - mean_rgb) / std_rgb``, channel by channel, pixels 0–255, RGB."""
+    """How pixels become network input: ``(pixel - mean_rgb) / std_rgb``, channel by channel, pixels 0–255, RGB.
+
+    ``antialias`` is whether images that :func:`prepare` makes smaller are antialiased. Networks that resize in a way of
+    their own, DETR and classifiers, always are.
+    """
 
     mean_rgb: tuple[float, float, float] = (0.485 * 255, 0.456 * 255, 0.406 * 255)
     std_rgb: tuple[float, float, float] = (0.229 * 255, 0.224 * 255, 0.225 * 255)
+    antialias: bool = False
 
     def __post_init__(self) -> None:
         require(all(math.isfinite(m) for m in self.mean_rgb), f"mean_rgb must be finite, got {self.mean_rgb}")

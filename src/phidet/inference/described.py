@@ -115,7 +115,7 @@ class DescribedDetector:
 
         Raises:
             InputError: an array of another kind.
-            CheckpointError: the network fails, or returns something other than described.
+            CheckpointError: the network fails, or returns something other than described, or NaN.
         """
         return [self._detect(check_pixels(array), settings or PostprocessSettings()) for array in arrays]
 
@@ -135,6 +135,7 @@ class DescribedDetector:
             class_ids = probabilities.argmax(1)
             rows = np.flatnonzero(probabilities[np.arange(len(class_ids)), class_ids] >= settings.least_score)
             class_ids = class_ids[rows]
+        self._check(boxes[rows], probabilities)
         scores = probabilities[rows, class_ids]
         # Suppression compares pairs: only the best ones go into it.
         best = np.argsort(-scores, kind="stable")[: settings.candidates]
@@ -142,6 +143,17 @@ class DescribedDetector:
         kept, scores = suppress(boxes[rows], scores, class_ids, settings)
         found = Detections(boxes[rows][kept], scores, class_ids[kept], self.class_names, image.shape[:2])
         return found if settings.classes is None else found[np.isin(found.labels, settings.classes)]
+
+    def _check(self, boxes: FloatArray, probabilities: FloatArray) -> None:
+        """Whether the answer is made of numbers, and the (N, 4) boxes that are used have the corners in order."""
+        # A NaN is neither above nor below a score: unchecked, a broken network would be one that finds nothing.
+        if np.isnan(probabilities).any() or np.isnan(boxes).any():
+            raise CheckpointError(f"{self.description.model} returns NaN instead of numbers")
+        if (boxes[:, 2:] < boxes[:, :2]).any():
+            raise CheckpointError(
+                f"{self.description.model} returns boxes with x2 < x1 or y2 < y1 when read as described, "
+                f"boxes {self.description.boxes!r}: describe another form"
+            )
 
     def _prepare(self, image: npt.NDArray[np.uint8]) -> tuple[FloatArray, FloatArray, FloatArray]:
         """(3, H, W) input, and where the image lies in it: its scale (x, y) and its offset (x, y) in pixels."""
@@ -169,14 +181,14 @@ class DescribedDetector:
     def _decode(self, raw: FloatArray) -> tuple[FloatArray, FloatArray]:
         """(R, 4) boxes in pixels of the input as corners, (R, C) probabilities."""
         about, extra = self.description, 5 if self.description.objectness else 4
-        values = raw[0].T if about.transposed else raw[0]
         # Checked before anything is read of it: another order of axes would give boxes that only look wrong.
         expected = extra + len(self.class_names)
-        if raw.ndim != 3 or values.shape[1] != expected:
+        if raw.ndim != 3 or raw.shape[1 if about.transposed else 2] != expected:
             raise CheckpointError(
                 f"{about.model} returns {raw.shape}, expected rows of {expected} values: 4 for a box, "
                 f"{'1 for objectness, ' if about.objectness else ''}{len(self.class_names)} classes"
             )
+        values = raw[0].T if about.transposed else raw[0]
         probabilities = values[:, extra:]
         objectness = values[:, 4:5]
         if about.logits:

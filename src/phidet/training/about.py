@@ -56,6 +56,10 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     detector: tuple[str, ...] = ()
     appearance: bool = False
 
+    def moved_to(self, data: str | Path) -> Request:
+        """The same request, its data being at ``data`` now."""
+        return msgspec.structs.replace(self, data=str(data)).with_absolute_paths()
+
     def with_absolute_paths(self) -> Request:
         """The same request, independent of the current folder."""
         # A published name wins over a file of the same name; only real paths are made absolute.

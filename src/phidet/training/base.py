@@ -35,6 +35,7 @@ class TrainingTask(ABC):
         metrics: key of a metric in a row → its title; the first one decides which model is best.
         lower_is_better: whether a lower value of that metric is better.
         loss_falls: whether a loss that ends higher than it began means that the run diverged.
+        optimizer: the one that it needs, whatever the recipe says; ``None`` for the recipe's.
     """
 
     train: Dataset
@@ -42,6 +43,7 @@ class TrainingTask(ABC):
     metrics: Mapping[str, str]
     lower_is_better = False
     loss_falls = True
+    optimizer: str | None = None
 
     @property
     def train_name(self) -> str:
@@ -57,6 +59,10 @@ class TrainingTask(ABC):
     def num_images(self) -> int:
         """Images to train on."""
         return len(self.train)
+
+    def epoch_images(self, recipe: Recipe) -> int:
+        """Images shown in an epoch."""
+        return self.num_images
 
     @abstractmethod
     def loader(self, recipe: Recipe, seed: int, sampler: EpochSampler, workers: int) -> DataLoader[Any]:

@@ -50,6 +50,7 @@ class GenerateTask(TrainingTask):
     metrics = {"distance": "Lite0 distance"}  # noqa: RUF012 - read only
     lower_is_better = True
     loss_falls = False  # that of the discriminator rises while the generator gets better
+    optimizer = "adam"
 
     def __init__(self, config: NetworkConfig, train: Dataset) -> None:
         self.config, self.train = cast("GeneratorConfig", config), train
@@ -74,6 +75,9 @@ class GenerateTask(TrainingTask):
         assert self.features is not None
         crops = CropImages(self.train, self.config.image_size_hw[0], self.config.context, MEASURED)
         return np.concatenate([self.features(batch) for batch in crops.batches()])
+
+    def epoch_images(self, recipe: Recipe) -> int:
+        return self.adversary(recipe).epoch_images
 
     def adversary(self, recipe: Recipe) -> Adversarial:
         """The discriminator and the losses, built once."""

@@ -117,6 +117,8 @@ def plan_run(
     request = choose_start(request, start)
     recipe, own = with_own(_recipe(request, start, len(data.train)), own)
     model = _build(request, start, data.train, recipe, settings.seed)
+    if model.config.preprocess.antialias:  # the recipe's, or that of the weights: training resizes as the network will
+        recipe = replace(recipe, {"augmentation": {"antialias": True}})
     # Hashing all images takes a while; only the process that writes the run folder needs the record.
     images = record_images(data, request.model) if _leads() else None
     return Plan(model, data, recipe, settings, Origin(request.with_absolute_paths(), images), own)
@@ -196,7 +198,7 @@ def _check_own(name: str | None, own: OwnAugmentation | None, folder: Path) -> N
 def _moved(request: Request, folder: Path, data: str | Path | None) -> Request:
     """The request of the run in ``folder``, with its data where they are now."""
     if data is not None:
-        return msgspec.structs.replace(request, data=str(data)).with_absolute_paths()
+        return request.moved_to(data)
     if not Path(request.data).exists():
         raise InputError(
             f"the data of the run in {folder} are no longer at {request.data}: bring them back, or name their new "
@@ -239,6 +241,8 @@ def _build(request: Request, start: Start, data: Dataset, recipe: Recipe, seed: 
         config = architecture.resized(config, parse_image_size(request.image_size))
     if recipe.drop_path is not None:
         config = architecture.with_drop_path(config, recipe.drop_path)
+    if recipe.augmentation.antialias is not None:
+        config = architecture.with_antialias(config, recipe.augmentation.antialias)
     return build_from(config, source, replace_head=True, held_names=held_names)
 
 

@@ -24,6 +24,8 @@ class Augmentation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     ``sizes`` is how an image is resized. "jitter" draws a factor from the range ``scale_jitter``, beyond fitting into
     the input, and then cuts a window of the input's size (EfficientDet: 0.1–2). "multi-scale" draws from eleven sizes
     between 0.6 and 1 of the input, and with probability ``crop`` takes a random crop of the image first (DETR).
+    ``antialias`` is whether "jitter" antialiases images that it makes smaller, and so does the trained network; by
+    default as the model that training starts from.
     ``flip`` is the probability of a horizontal flip.
     ``colour`` is the strength of random brightness, contrast and saturation, 0 for none; ``hue`` that of its shift, in
     turns of the colour circle. ``policy`` is AutoAugment's for detection ("v0" to "v3", arXiv 1906.11172), or
@@ -43,6 +45,7 @@ class Augmentation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     sizes: Sizes = "jitter"
     scale_jitter: tuple[float, float] = (0.1, 2.0)
+    antialias: bool | None = None
     crop: float = 0.0
     flip: float = 0.5
     colour: float = 0.0

@@ -154,12 +154,12 @@ def _log_plan(plan: Plan, task: TrainingTask) -> None:
     recipe, request = plan.recipe, plan.origin.request
     chosen = f"recipe {recipe.name!r}"
     if request.recipe == "auto":
-        images = task.num_images
-        chosen += f", chosen for {images:,} images ({recipe.epochs * images:,} are seen in all)"
+        seen = recipe.epochs * task.epoch_images(recipe)
+        chosen += f", chosen for {task.num_images:,} images ({seen:,} are seen in all)"
     log.info(
         "%s, %s: %d epochs, batch %d, %s, rate %g, %s",
         request.model, chosen, recipe.epochs, recipe.batch_size * recipe.accumulate,
-        recipe.optimizer, recipe.learning_rate, _changed(request.changes),
+        task.optimizer or recipe.optimizer, recipe.learning_rate, _changed(request.changes),
     )  # fmt: skip
     # Said before the first epoch: a wrong split should be noticed now and not after hours.
     log.info("validation: %s; everything goes to %s", task.val_name or "none", plan.settings.out)

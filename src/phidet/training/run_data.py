@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,12 +11,13 @@ from phidet.core.errors import ConfigError, InputError
 from phidet.data.class_folders import open_class_folders, split_by_class
 from phidet.data.data_folder import DataFolder
 from phidet.data.dataset import Dataset
+from phidet.data.fingerprint import fingerprints
 from phidet.data.hold_out import HELD_OUT, hold_out
 from phidet.data.layouts import open_data
 from phidet.data.made import refuse_made
 from phidet.data.objects import read_objects
 from phidet.data.run_images import RunImages, known_images, read_run_images, restore
-from phidet.data.summary import DataSummary, log_summary, summarise_data
+from phidet.data.summary import DataSummary, log_left_out, log_summary, summarise_data
 from phidet.data.unlabelled import join, read_unlabelled
 from phidet.evaluation.measure import DEFAULT_SETTINGS
 from phidet.training.about import Request
@@ -65,7 +67,7 @@ def read_run_data(
     if not summary.objects:
         raise InputError(_nothing_to_learn(summary, request.data))
     if known is not None:
-        train = _with_unlabelled(train, request)  # the record of the run's images has them
+        train = _with_unlabelled(train, request, ())  # the record of the run's images has them
     if request.val_split != "none" and val_split is None:
         train, val = _with_held_out(train, request.data, seed, classify, known)
     # The data may have been moved or grown since: images are matched by content, not by path.
@@ -73,7 +75,7 @@ def read_run_data(
         train = restore([known.train], train, [train.name], request.data)[0]
         val = None if val is None else restore([known.val], val, [val.name], request.data)[0]
     if known is None:
-        train = _with_unlabelled(train, request)
+        train = _with_unlabelled(train, request, [train] if val is None else [train, val])
     if val is not None:
         _warn_of_limit(val)
     return RunData(train, val)
@@ -111,14 +113,20 @@ def record_images(data: RunData, model: str) -> RunImages:
     return images
 
 
-def _with_unlabelled(train: Dataset, request: Request) -> Dataset:
-    """``train`` and the images without labels that the teacher shall label."""
+def _with_unlabelled(train: Dataset, request: Request, labelled: Sequence[Dataset]) -> Dataset:
+    """``train`` and the images without labels that the teacher shall label, but for those that are ``labelled``."""
     if request.unlabelled is None:
         return train
     more = read_unlabelled(request.unlabelled, train.class_names)
-    left_out = f", {len(more.problems)} left out" if more.problems else ""
-    log.info("unlabelled: %d images%s, for the teacher to label", len(more), left_out)
-    return join(train, more)
+    log_left_out(more)
+    # People keep labelled and unlabelled images in one folder. The labels say more than the teacher, and validation
+    # images must not be learned from.
+    known = {found for dataset in labelled for found in fingerprints(dataset) if found is not None}
+    new = [i for i, found in enumerate(fingerprints(more)) if found not in known] if known else range(len(more))
+    if len(new) < len(more):
+        log.info("unlabelled: %d images are among the labelled ones and not added", len(more) - len(new))
+    log.info("unlabelled: %d images, for the teacher to label", len(new))
+    return join(train, more.subset(list(new), more.name))
 
 
 def _opened(request: Request, classify: bool) -> DataFolder:

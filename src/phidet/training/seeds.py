@@ -106,13 +106,20 @@ def train_seeds(
     return _go_on(record, settings, augment)
 
 
-def resume_seeds(folder: Path, settings: RunSettings, augment: OwnAugmentation | None = None) -> SeedsResult:
+def resume_seeds(
+    folder: Path, settings: RunSettings, augment: OwnAugmentation | None = None, data: str | Path | None = None
+) -> SeedsResult:
     """Continues what :func:`train_seeds` began in ``folder``: finished runs stay, one that was stopped goes on.
+
+    ``data`` is where the data are now, if they were moved; what is in ``folder`` keeps it.
 
     Raises:
         CheckpointError: there is nothing, or it is damaged.
     """
     record = read_record(folder / RECORD, SeedsRecord, "nothing to resume")
+    if data is not None:
+        record = msgspec.structs.replace(record, request=record.request.moved_to(data))
+        _write(folder, record)
     # As the runs before, or they could not be compared; each run decides for itself whether it goes on.
     own = {"save_memory": record.save_memory, "compile": record.compile, "out": folder, "resume": False}
     return _go_on(record, msgspec.structs.replace(settings, **own), augment)
@@ -144,7 +151,8 @@ def _go_on(record: SeedsRecord, settings: RunSettings, augment: OwnAugmentation 
         mine = msgspec.structs.replace(settings, out=own, seed=seed, devices=1)
         # A run that was stopped goes on by its own description.
         begun = (own / RUN).exists()
-        trained = resume(own, mine, augment=augment) if begun else run(record.request, mine, augment=augment)
+        request = record.request
+        trained = resume(own, mine, request.data, augment) if begun else run(request, mine, augment=augment)
         record = msgspec.structs.replace(record, metrics={**record.metrics, str(seed): trained.metrics})
         _write(folder, record)
     return SeedsResult(folder, {int(seed): found for seed, found in record.metrics.items()}, _spreads(record))

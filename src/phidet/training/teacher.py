@@ -23,6 +23,7 @@ from phidet.inference.described import open_detector
 from phidet.training.augmentation.detection import Example
 from phidet.training.augmentation.mask_tensors import with_unknown
 from phidet.training.recipe import Teaching
+from phidet.weights.class_rows import same_classes
 
 SAME_OBJECT = 0.8
 """IoU from which detections of several classes are taken for one object of uncertain class."""
@@ -78,11 +79,12 @@ class TaughtObjects(NamedTuple):
 def class_lookup(teacher: tuple[str, ...], student: tuple[str, ...]) -> npt.NDArray[np.int64]:
     """For each class of the teacher the student's class of the same name, −1 if there is none.
 
+    Names are the same as for rows of a class predictor, see :func:`phidet.weights.class_rows.same_classes`.
+
     Raises:
         ConfigError: no name is in both.
     """
-    ids = {name.casefold(): i for i, name in enumerate(student)}
-    lookup = np.array([ids.get(name.casefold(), -1) for name in teacher], np.int64)
+    lookup = np.array([-1 if same is None else same for same in same_classes(student, teacher)], np.int64)
     if (lookup < 0).all():
         raise ConfigError(
             f"the teacher knows {', '.join(teacher[:5])}{' …' if len(teacher) > 5 else ''}, the data have "

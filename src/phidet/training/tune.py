@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from phidet.architectures.base import resolved_loss
 from phidet.core.csv_files import write_csv
 from phidet.core.errors import ConfigError, MissingExtraError
 from phidet.core.files import write_atomic
@@ -48,6 +49,7 @@ class Field(NamedTuple):
         choices: one of these; or, where there are none:
         low, high: a number between them, on a logarithmic scale where both are above 0.
         relative: low and high are factors of the recipe's own value.
+        whole: only whole numbers, as the recipe's own value is one.
     """
 
     key: str
@@ -55,6 +57,7 @@ class Field(NamedTuple):
     low: float = 0.0
     high: float = 0.0
     relative: bool = False
+    whole: bool = False
 
 
 class Budget(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,6 +137,7 @@ def tune(
     Raises:
         MissingExtraError: Optuna is not installed.
         ConfigError: a wrong field, no validation images, a test split to choose by, or a folder in use.
+        UnknownNameError: a field that there is not.
     """
     _optuna()
     split = request.val_split or ""
@@ -145,33 +149,43 @@ def tune(
         )
     if (settings.out / RECORD).exists():
         raise ConfigError(f"{settings.out} holds a search already: continue it with --resume, or choose another folder")
-    # Before the folder is made, so that a mistake leaves none behind.
-    for field in search:
-        parse_field(field)
     # Held-out images are the same in every run, because the seed is.
     record = TuneRecord(request=request.with_absolute_paths(), search=tuple(search), seed=settings.seed)
+    _fields_of(record)  # before the folder is made, so that a mistake leaves none behind
     make_folder(settings.out)
-    write_atomic(settings.out / RECORD, msgspec.json.format(msgspec.json.encode(record)))
+    _write(settings.out, record)
     return _search(record, settings, budget, augment)
 
 
 def resume_tune(
-    folder: Path, settings: RunSettings, budget: Budget, augment: OwnAugmentation | None = None
+    folder: Path,
+    settings: RunSettings,
+    budget: Budget,
+    augment: OwnAugmentation | None = None,
+    data: str | Path | None = None,
 ) -> TuneResult:
     """Goes on with the search in ``folder``, up to ``budget.runs`` runs together, and finishes one that was stopped.
+
+    ``data`` is where the data are now, if they were moved; the search keeps it.
 
     Raises:
         CheckpointError: there is none, or it is damaged.
     """
     _optuna()
     record = read_record(folder / RECORD, TuneRecord, "no search")
+    if data is not None:
+        record = msgspec.structs.replace(record, request=record.request.moved_to(data))
+        _write(folder, record)
     return _search(record, msgspec.structs.replace(settings, out=folder, seed=record.seed), budget, augment)
+
+
+def _write(folder: Path, record: TuneRecord) -> None:
+    write_atomic(folder / RECORD, msgspec.json.format(msgspec.json.encode(record)))
 
 
 def _search(record: TuneRecord, settings: RunSettings, budget: Budget, augment: OwnAugmentation | None) -> TuneResult:
     optuna, folder = _optuna(), settings.out
-    own = _own_recipe(record.request)
-    fields = [_absolute(parse_field(text), own) for text in record.search]
+    own, fields = _fields_of(record)
     study = _open_study(folder, record.seed)
     # First the recipe as it is, which everything else is compared with.
     if not study.trials:
@@ -207,22 +221,38 @@ def _train(
     record: TuneRecord, params: Mapping[str, Value], settings: RunSettings, augment: OwnAugmentation | None
 ) -> TrainedRun:
     if (settings.out / RUN).exists():
-        return resume(settings.out, settings, augment=augment)
-    # A key with dots is a change inside of a change, beside those that the request has there.
-    changes = msgspec.to_builtins(record.request.changes)
-    for key, value in params.items():
-        *parents, last = key.split(".")
-        inner = changes
-        for parent in parents:
-            inner = inner.setdefault(parent, {})
-        inner[last] = value
+        return resume(settings.out, settings, record.request.data, augment)
+    changes = _nested(params, record.request.changes)
     return run(msgspec.structs.replace(record.request, changes=changes), settings, augment=augment)
 
 
-def _own_recipe(request: Request) -> Recipe:
-    """The recipe without a change; where the number of images decides, that of 1,000."""
-    start = open_start(request.model)
-    return replace(start.kind.recipe(request.recipe, 1000, start.architecture), request.changes)
+def _nested(params: Mapping[str, Value], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """``changes`` and ``params``, whose keys with dots are changes inside of a change."""
+    found: dict[str, Any] = msgspec.to_builtins(changes)
+    for key, value in params.items():
+        *parents, last = key.split(".")
+        inner = found
+        for parent in parents:
+            inner = inner.setdefault(parent, {})
+        inner[last] = value
+    return found
+
+
+def _fields_of(record: TuneRecord) -> tuple[Recipe, list[Field]]:
+    """The recipe without a change of the search (where the number of images decides, that of 1,000), and the fields.
+
+    Raises:
+        ConfigError: a value that the recipe does not take: said before the first run, not in the middle of the search.
+        UnknownNameError: a field that there is not.
+    """
+    request, start = record.request, open_start(record.request.model)
+    own = replace(start.kind.recipe(request.recipe, 1000, start.architecture), request.changes)
+    own = replace(own, {"loss": resolved_loss(start.architecture, own.loss)})
+    fields = [_absolute(parse_field(text), own) for text in record.search]
+    for field in fields:
+        for value in field.choices or (field.low, field.high):
+            replace(own, _nested({field.key: value}, {}))
+    return own, fields
 
 
 def _field_of(recipe: Recipe, key: str) -> Any:
@@ -241,24 +271,33 @@ def _field_of(recipe: Recipe, key: str) -> Any:
 
 def _absolute(field: Field, recipe: Recipe) -> Field:
     own = _field_of(recipe, field.key)
-    if not field.relative:
+    if field.choices:
         return field
-    if not isinstance(own, int | float) or own <= 0:
+    number = isinstance(own, int | float) and not isinstance(own, bool)
+    if field.relative and not (number and own > 0):
         raise ConfigError(f"{field.key} is {own!r}, of which there are no multiples: give a range without x")
-    return field._replace(low=field.low * own, high=field.high * own, relative=False)
+    if not number:
+        raise ConfigError(f"{field.key} is {own!r}, which is no number: give its values as {field.key}=A,B,C")
+    factor, whole = own if field.relative else 1, isinstance(own, int)
+    low, high = field.low * factor, field.high * factor
+    if whole:
+        low, high = round(low), round(high)
+    return field._replace(low=low, high=high, relative=False, whole=whole)
 
 
 def _nearest(field: Field, own: Any) -> Any:
     """What comes nearest to the recipe's own value of what is searched."""
     if field.choices:
         return own if own in field.choices else field.choices[0]
-    return min(max(float(own), field.low), field.high)
+    return min(max(own, field.low), field.high)
 
 
 def _suggest(trial: Trial, field: Field) -> Value:
     if field.choices:
         chosen: Value = trial.suggest_categorical(field.key, list(field.choices))
         return chosen
+    if field.whole:
+        return trial.suggest_int(field.key, int(field.low), int(field.high), log=field.low > 0)
     return trial.suggest_float(field.key, field.low, field.high, log=field.low > 0)
 
 

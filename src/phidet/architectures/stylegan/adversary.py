@@ -75,8 +75,9 @@ class StyleAdversary:
         fake_scores = self.discriminator(fake, fake_labels, phase.detail)
         loss = discriminator_loss(real_scores, fake_scores).mean()
         penalty = gradient_penalty(real, real_scores).mean()
+        weight = self.settings.penalty_weight(self.config.resolution, phase.batch_size)
         return {
-            "loss": loss + self.settings.penalty / 2 * penalty,
+            "loss": loss + weight / 2 * penalty,
             "penalty": penalty.detach(),
             "real_score": real_scores.detach().mean(),
             "fake_score": fake_scores.detach().mean(),

@@ -167,7 +167,7 @@ def _window(
     left = int(rng.uniform() * max(width - room_hw[1], 0) + 0.5)
 
     def transform(image_or_boxes: Any) -> Any:
-        resized = F.resize(image_or_boxes, [height, width], antialias=False)
+        resized = F.resize(image_or_boxes, [height, width], antialias=bool(settings.antialias))
         if flipped:  # not before resizing, which a photo of many megapixels would make slow
             resized = F.horizontal_flip(resized)
         return F.crop(resized, top, left, min(height, room_hw[0]), min(width, room_hw[1]))

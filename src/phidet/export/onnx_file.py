@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import onnx
 from onnx import TensorProto, helper
@@ -20,7 +20,6 @@ from phidet.detections.thresholds import Thresholds
 from phidet.export.onnx_graph import BATCH, IR_VERSION, OPSET, Graph, floats, write_program
 
 if TYPE_CHECKING:
-    from phidet.architectures.base import NetworkConfig
     from phidet.architectures.model import Model
     from phidet.architectures.program import Program
 
@@ -64,7 +63,7 @@ def program_onnx(program: Program, header: Header, channels_last: bool = False) 
     return finish(graph, header, [floats(name, [BATCH, *shape]) for name, shape in shapes.items()])
 
 
-def _output_shapes(config: NetworkConfig) -> dict[str, Sequence[int | str]]:
+def _output_shapes(config: Any) -> dict[str, Sequence[int | str]]:
     """The network's, where sides that follow those of images of varying size are names."""
     architecture = architecture_of(config)
     shapes = architecture.output_shapes(config)

@@ -108,7 +108,8 @@ def _read_safetensors_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
     except ImportError as error:
         raise MissingExtraError(f"reading {path.name}", "published") from error
     try:
-        return {key: _array(stored) for key, stored in deserialize(path.read_bytes())}
+        read: Callable[[bytes], list[tuple[str, Mapping[str, Any]]]] = deserialize  # untyped
+        return {key: _array(stored) for key, stored in read(path.read_bytes())}
     except (SafetensorError, OSError, ValueError) as error:
         raise _damaged(path, error) from error
 

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+pytest.importorskip("torch")  # which the benchmark imports
+
 FILE = Path(__file__).parents[1] / "benchmarks" / "accuracy.py"
 
 

@@ -39,6 +39,7 @@ from phidet.training import optim
 from phidet.training import recipe as recipes
 from phidet.training.about import Request
 from phidet.training.fit import RunSettings
+from phidet.training.plan import with_antialias
 from phidet.training.run import next_folder, resume
 from phidet.training.task import Task
 
@@ -408,8 +409,8 @@ def test_a_network_is_used_with_the_resizing_that_it_was_trained_with(data: Path
     assert antialias("second") == (True, True)
     go(tmp_path / "first" / "last.safetensors", "third", antialias=False)
     assert antialias("third") == (False, False)
-    with pytest.raises(ConfigError, match="detr networks prepare images in one way only"):
-        architecture_named("detr").with_antialias(published_config("detr-r50"), True)
+    with pytest.raises(ConfigError, match="detr-r50 prepares images in one way only"):
+        with_antialias(architecture_named("detr"), published_config("detr-r50"), True)
 
 
 def test_the_rate_of_every_part_is_its_own() -> None:

@@ -25,7 +25,7 @@ from phidet.data.doctor.view import NetworkView
 from phidet.detections.boxes import FloatArray
 from phidet.detections.detections import Detections
 from phidet.detections.settings import PostprocessSettings
-from phidet.images.prepare import ANTIALIASED_RESIZING, PLAIN_RESIZING, Preprocess, needed_to_fit, prepare
+from phidet.images.prepare import Preprocess, in_words, needed_to_fit, prepare
 
 if TYPE_CHECKING:  # these need PyTorch
     import torch
@@ -160,8 +160,7 @@ class Architecture(ABC, Generic[ConfigT]):
 
     def resizing(self, config: ConfigT) -> str:
         """How :meth:`prepare` resizes an image, in words for readers of exported files."""
-        words = ANTIALIASED_RESIZING if config.preprocess.antialias else PLAIN_RESIZING
-        return words.format(*config.image_size_hw)
+        return in_words(config.image_size_hw, config.preprocess)
 
     def network_inputs(self, prepared: Sequence[Prepared]) -> tuple[npt.NDArray[Any], ...]:
         """Prepared images of one size as what a network is called with."""
@@ -259,10 +258,7 @@ class Architecture(ABC, Generic[ConfigT]):
         return dict(outputs) if isinstance(outputs, Mapping) else dict(outputs._asdict())
 
     def lower_arrays(self, config: ConfigT, weights: Weights) -> Program | None:
-        """A network's operations from its weights, without PyTorch; ``None`` where only :meth:`lower` makes them.
-
-        Exports ask for them where :meth:`lower` gives none: they need not run in PyTorch.
-        """
+        """A network's operations from its weights, without PyTorch, for exports; ``None`` if only :meth:`lower` can."""
         return None
 
     def lower(self, model: Any) -> Program | None:
@@ -358,18 +354,6 @@ class Architecture(ABC, Generic[ConfigT]):
             ConfigError: the network has no such blocks.
         """
         raise ConfigError(f"{self.name} networks have no blocks to drop: leave drop_path out of the recipe")
-
-    def with_antialias(self, config: ConfigT, antialias: bool) -> ConfigT:
-        """``config`` with antialiasing in :meth:`prepare`, or without.
-
-        Raises:
-            ConfigError: the network's images are prepared in one way only.
-        """
-        if "boxes" not in self.says or type(self).prepare is not Architecture.prepare:
-            raise ConfigError(f"{self.name} networks prepare images in one way only: leave augmentation.antialias out")
-        preprocess = replace(config.preprocess, {"antialias": antialias})
-        changed: ConfigT = replace(config, {"preprocess": preprocess})
-        return changed
 
     def recomputed_blocks(self, model: nn.Module) -> list[nn.Module]:
         """Blocks whose activations may be recomputed in the backward pass, to save memory."""

@@ -15,10 +15,6 @@ from PIL import Image
 
 from phidet.core.structs import require
 
-PLAIN_RESIZING = "resized bilinearly (half-pixel centres, no antialiasing) by one factor to fit {}x{} (height x width)"
-ANTIALIASED_RESIZING = "resized bilinearly (Pillow, antialiased) by one factor to fit {}x{} (height x width)"
-"""What :func:`prepare` does without and with ``antialias``, for readers of exported files."""
-
 BAND_NUMBERS = 1 << 16
 """Number of float32 values that are resized at once: 256 KiB, which fits a processor's level-2 cache."""
 
@@ -120,6 +116,12 @@ def prepare(
     inside -= np.array(spec.mean_rgb, np.float32)[:, None, None]
     inside /= np.array(spec.std_rgb, np.float32)[:, None, None]
     return padded, scale
+
+
+def in_words(size_hw: tuple[int, int], spec: Preprocess) -> str:
+    """How :func:`prepare` resizes, for readers of exported files."""
+    how = "Pillow, antialiased" if spec.antialias else "half-pixel centres, no antialiasing"
+    return f"resized bilinearly ({how}) by one factor to fit {size_hw[0]}x{size_hw[1]} (height x width)"
 
 
 def _neighbours(

@@ -242,8 +242,19 @@ def _build(request: Request, start: Start, data: Dataset, recipe: Recipe, seed: 
     if recipe.drop_path is not None:
         config = architecture.with_drop_path(config, recipe.drop_path)
     if recipe.augmentation.antialias is not None:
-        config = architecture.with_antialias(config, recipe.augmentation.antialias)
+        config = with_antialias(architecture, config, recipe.augmentation.antialias)
     return build_from(config, source, replace_head=True, held_names=held_names)
+
+
+def with_antialias(architecture: Architecture[Any], config: Any, antialias: bool) -> Any:
+    """``config`` of a network whose images are antialiased when they are made smaller, or are not.
+
+    Raises:
+        ConfigError: the architecture prepares images in a way of its own.
+    """
+    if "boxes" not in architecture.says or type(architecture).prepare is not Architecture.prepare:
+        raise ConfigError(f"{config.name} prepares images in one way only: leave augmentation.antialias out")
+    return msgspec.structs.replace(config, preprocess=msgspec.structs.replace(config.preprocess, antialias=antialias))
 
 
 def choose_start(request: Request, start: Start) -> Request:

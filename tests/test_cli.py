@@ -215,6 +215,15 @@ def test_a_reader_that_left_ends_a_command_as_sigpipe_would(words: str, unbuffer
     assert done.returncode == 141
 
 
+def test_the_module_is_the_command() -> None:
+    command = [sys.executable, "-m", "phidet", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, f"phidet {phidet.core.extras.__version__}\n")
+    done = subprocess.run([*command[:3], "detekt"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "Did you mean detect?" in done.stderr
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is always full")
 @pytest.mark.parametrize("words", ["--help", pytest.param("info efficientdet-lite0", marks=needs_pytorch)])
 def test_an_output_that_takes_no_more_is_told(words: str) -> None:

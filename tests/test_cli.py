@@ -219,9 +219,9 @@ def test_the_module_is_the_command() -> None:
     command = [sys.executable, "-m", "phidet", "--version"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, f"phidet {phidet.core.extras.__version__}\n")
-    done = subprocess.run([*command[:3], "detekt"], capture_output=True, text=True, check=False)
+    done = subprocess.run([*command[:3], "detct"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "Did you mean detect?" in done.stderr
+    assert done.stderr.startswith("phidet: argument COMMAND: invalid choice: 'detct'")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is always full")

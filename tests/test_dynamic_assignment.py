@@ -201,7 +201,7 @@ def test_what_is_no_assignment() -> None:
 
 @pytest.mark.parametrize("assignment", ["atss", "task"])
 def test_it_learns_an_image_by_heart(assignment: str) -> None:
-    """Twenty steps on one image, twice in the batch: the loss falls."""
+    """Forty steps on one image, twice in the batch: the loss falls to a third and below, whatever the processor."""
     torch.manual_seed(0)
     model = create_model(CONFIG)
     settings = {"assignment": assignment, "quality": True, "iou_kind": "giou", "box_weight": 0.0, "iou_weight": 8.0}
@@ -212,13 +212,13 @@ def test_it_learns_an_image_by_heart(assignment: str) -> None:
     pixels = torch.randint(0, 256, (1, 3, 128, 128), generator=generator).to(torch.uint8).repeat(2, 1, 1, 1)
     given = Batch(pixels, torch.full((2, 2), 128), boxes, ids, None, None)
     images = pixels.float() / 127 - 1
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     model.train()
     losses = []
-    for _ in range(20):
+    for _ in range(40):
         value = loss(model(images), given, ALONE)["loss"]
         value.backward()
         optimizer.step()
         optimizer.zero_grad()
         losses.append(float(value.detach()))
-    assert np.mean(losses[-3:]) < 0.8 * np.mean(losses[:3])
+    assert np.mean(losses[-3:]) < 0.5 * np.mean(losses[:3])

@@ -369,4 +369,4 @@ def test_mistakes_have_one_message() -> None:
         AdversarialSettings(penalty=-1)
     with pytest.raises(ConfigError, match="efficientdet networks make no images"):
         architecture_named("efficientdet").adversarial(None, {})
-    assert len(STYLEGAN_NAMES) == 56
+    assert len(STYLEGAN_NAMES) == 64

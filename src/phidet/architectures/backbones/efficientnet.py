@@ -67,7 +67,7 @@ class EfficientNet(nn.Module):
         self.act = activation(act)
         self.blocks = nn.ModuleList(InvertedResidual(block, act, squeeze_excite=not lite) for block in blocks)
         self.config = config
-        self.level_of_block = level_ends(blocks)
+        self.level_of_block = level_ends([block.stride for block in blocks])
         self.channels = {level: blocks[end].out_channels for end, level in self.level_of_block.items()}
         init_convolutions(self, _draw)
 

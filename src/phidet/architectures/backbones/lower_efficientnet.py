@@ -15,7 +15,7 @@ def lower_efficientnet(w: ProgramWriter, weights: Weights, config: BackboneConfi
     """Appends the operations of a backbone; returns the number of each level's value."""
     act: Activation = "relu6" if config.architecture == "efficientnet-lite" else "silu"
     _, blocks = plan_blocks(config)
-    ends, maps = level_ends(blocks), dict[int, int]()
+    ends, maps = level_ends([block.stride for block in blocks]), dict[int, int]()
 
     def conv(x: int, part: Weights, act: Activation | None, kernel: Kernel = _SAME) -> int:
         return w.folded(x, part.part("conv"), part.part("bn"), act, kernel)

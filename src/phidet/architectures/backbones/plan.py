@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from phidet.architectures.backbones.config import BackboneConfig
@@ -87,9 +88,9 @@ def plan_blocks(config: BackboneConfig) -> tuple[int, list[Block]]:
     return stem, blocks
 
 
-def level_ends(blocks: list[Block]) -> dict[int, int]:
+def level_ends(strides: Sequence[int]) -> dict[int, int]:
     """Index of the block that makes each level's map, the last one before the next stride → the level, from 1 on."""
-    ends = [i - 1 for i, block in enumerate(blocks) if block.stride == 2] + [len(blocks) - 1]
+    ends = [i - 1 for i, stride in enumerate(strides) if stride == 2] + [len(strides) - 1]
     return {end: level for level, end in enumerate(ends, start=1)}
 
 
@@ -105,10 +106,8 @@ def mobilenet_blocks(config: BackboneConfig) -> list[tuple[int, int]]:
 
 def mobilenet_level_ends(config: BackboneConfig) -> dict[int, int]:
     """Index in torchvision's ``features``, where the stem comes before the blocks → the level that ends there."""
-    # torchvision's blocks do not say where a level ends: it ends before the next stride of two.
-    strides = [stride for _, stride in mobilenet_blocks(config)]
-    ends = [i for i, stride in enumerate(strides) if stride == 2] + [len(strides)]
-    return {end: level for level, end in enumerate(ends, start=1)}
+    ends = level_ends([stride for _, stride in mobilenet_blocks(config)])
+    return {end + 1: level for end, level in ends.items()}
 
 
 def resnet_stages(config: BackboneConfig) -> tuple[bool, list[int]]:

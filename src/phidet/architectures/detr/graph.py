@@ -46,14 +46,13 @@ class Layers(LayerWriter):
         weight, bias = self._projections(part)
         both = self.linear(queries, weight[: 2 * self.width], bias[: 2 * self.width])
         q, k = self.g.add_many("Split", [self.heads(both, 0, 2 * self.count)], 2, axis=1)
-        return self._attend(part, (q, k), values, attended)
+        v = self._projected(values, weight[2 * self.width :], bias[2 * self.width :])
+        return self._attend(part, (q, k, v), attended)
 
     def cross_attention(self, part: Weights, queries: str, keys: str, values: str) -> str:
-        weight, bias = self._projections(part)
-        own, others = slice(self.width), slice(self.width, 2 * self.width)
-        q = self.heads(self.linear(queries, weight[own], bias[own]), 0, self.count)
-        k = self.heads(self.linear(keys, weight[others], bias[others]), 0, self.count)
-        return self._attend(part, (q, k), values, self.attended)
+        rows = zip(*(np.split(array, 3) for array in self._projections(part)), strict=True)
+        q, k, v = (self._projected(x, *row) for x, row in zip((queries, keys, values), rows, strict=True))
+        return self._attend(part, (q, k, v), self.attended)
 
     def feed_forward(self, x: str, part: Weights) -> str:
         first, second = part.part("linear1"), part.part("linear2")
@@ -93,10 +92,11 @@ class Layers(LayerWriter):
         weight, bias = (part[f"in_proj_{kind}"].astype(np.float64) for kind in ("weight", "bias"))
         return weight * factors[:, None], bias * factors
 
-    def _attend(self, part: Weights, query_key: tuple[str, str], values: str, attended: str | None) -> str:
-        weight, bias = self._projections(part)
-        v = self.heads(self.linear(values, weight[2 * self.width :], bias[2 * self.width :]), 0, self.count)
-        q, k = query_key
+    def _projected(self, x: str, weight: Array, bias: Array) -> str:
+        return self.heads(self.linear(x, weight, bias), 0, self.count)
+
+    def _attend(self, part: Weights, query_key_value: tuple[str, str, str], attended: str | None) -> str:
+        q, k, v = query_key_value
         logits = self.add("MatMul", q, self.transpose(k, 0, 1, 3, 2))
         if attended is not None:
             logits = self.add("Add", logits, attended)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from phidet.architectures.detr.config import DetrConfig
 from phidet.architectures.prepared import Placement, Prepared
-from phidet.images.prepare import fit_scale, scaled_size, shorter_side_size
+from phidet.images.prepare import antialiased, fit_scale, scaled_size, shorter_side_size
 
 
 def resized_hw(image_hw: tuple[int, int], config: DetrConfig) -> tuple[int, int]:
@@ -24,7 +23,7 @@ def prepare_image(image: npt.NDArray[np.uint8], config: DetrConfig) -> Prepared:
     height, width = resized_hw(image_hw, config)
     resized = image
     if (height, width) != image_hw:
-        resized = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+        resized = antialiased(image, (height, width))
     size_hw = config.image_size_hw if config.input_size == "fixed" else (height, width)
     padded = np.zeros((3, *size_hw), np.float32)
     inside = padded[:, :height, :width]

@@ -18,6 +18,7 @@ _TRADITIONAL: dict[str, Any] = {
     "mapping_layers": 0,
     "style_mixing": 0.0,
 }
+_SMALL_MAPPING = {"latent_size": 128, "style_size": 128, "mapping_layers": 4, "mapping_width": 128}
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "a": {**_TRADITIONAL, "blur": False},
     "b": _TRADITIONAL,
@@ -25,22 +26,8 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "d": {"noise": False, "style_mixing": 0.0},
     "e": {"style_mixing": 0.0},
     "f": {},
-    "small": {
-        "latent_size": 128,
-        "style_size": 128,
-        "mapping_layers": 4,
-        "mapping_width": 128,
-        "channels_base": 1024,
-        "channels_limit": 128,
-    },
-    "tiny": {
-        "latent_size": 128,
-        "style_size": 128,
-        "mapping_layers": 4,
-        "mapping_width": 128,
-        "channels_base": 512,
-        "channels_limit": 64,
-    },
+    "small": {**_SMALL_MAPPING, "channels_base": 1024, "channels_limit": 128},
+    "tiny": {**_SMALL_MAPPING, "channels_base": 512, "channels_limit": 64},
 }
 """What each changes of F: A is the progressive GAN, B scales bilinearly, C adds mapping and styles, D the constant
 input, E noise, F mixed styles. "small" is ours, for small images and short trainings; so is "tiny", for those on a CPU,

@@ -229,15 +229,25 @@ def test_the_usual_start_is_coco_where_it_can_be_had(
     monkeypatch.setattr(create, "fetch", fetch)
     caplog.set_level(logging.INFO, "phidet")
     chosen = choose_start(Request(data="d", model="efficientdet-lite0"), open_start("efficientdet-lite0"))
-    assert chosen.pretrained == ("coco" if reached else "backbone")
+    assert chosen.pretrained == ("coco" if reached else "person")
     assert len(asked) == 1
     assert len(caplog.messages) == 1, "one line"
     if reached:
         assert f"starts from detection weights of COCO, {coco_weights}" in caplog.text
     else:
-        said = "starts from ImageNet weights of its backbone (pretrained: backbone), because those of COCO"
+        said = "starts from the person detector (pretrained: person), because those of COCO"
         assert f"{said} cannot be had: cannot download it: no route" in caplog.text
         assert "bring it" not in caplog.text
+        # Another network than the bundled one has only its backbone's.
+        caplog.clear()
+        assert (
+            choose_start(Request(data="d", model="efficientdet-d0"), open_start("efficientdet-d0")).pretrained
+            == "backbone"
+        )
+        assert (
+            "efficientdet-d0 starts from ImageNet weights of its backbone (pretrained: backbone), because"
+            in caplog.text
+        )
     # Whoever says where to start is not asked again, and nothing is fetched for what has no weights of that kind.
     asked.clear()
     for word in ("none", "backbone", "coco", "own.pth"):

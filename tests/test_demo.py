@@ -84,8 +84,11 @@ def test_the_wheel_carries_the_model_and_detects(checkout: Path, demo: tuple[flo
     run(checkout, ".venv/bin/python", "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", tmp_path, ".")
     [wheel] = tmp_path.glob("phidet-*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    assert "phidet/inference/bundled/person.onnx" in names
-    assert not [name for name in names if name.endswith((".safetensors", ".pth")) or name.startswith("tests")]
+    bundled = {"phidet/inference/bundled/person.onnx", "phidet/inference/bundled/person.safetensors"}
+    assert bundled <= set(names)
+    weights = {name for name in names if name.endswith((".onnx", ".safetensors", ".pth"))}
+    assert weights == bundled
+    assert not [name for name in names if name.startswith("tests")]
     run(checkout, ".venv/bin/python", "-m", "pip", "install", "--quiet", "--no-deps", "--force-reinstall", wheel)
     run(tmp_path, checkout / ".venv/bin/phidet", "detect", checkout / "demo/grace-hopper.png")
     assert (tmp_path / "detections/grace-hopper.png").is_file()

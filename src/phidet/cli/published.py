@@ -22,7 +22,7 @@ def ensure_published(model: str, without_asking: bool) -> None:
         CheckpointError: the user does not want it, or there is nobody to ask.
         DownloadError, MissingExtraError: as :func:`phidet.export.published.write_published`.
     """
-    from phidet.inference.runtimes.open_model import BUNDLED
+    from phidet.core.bundled import BUNDLED
 
     # A file, or what was meant as one, is never looked up among published names.
     if model in BUNDLED or Path(model).exists() or Path(model).suffix:

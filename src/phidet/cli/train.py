@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--pretrained",
         default="auto",
         metavar="START",
-        help="coco, backbone (ImageNet), none or a weight file (coco where that can be had, else backbone)",
+        help="coco, person (bundled), backbone (ImageNet), none or a weight file (the first of these that can be had)",
     )
     add_image_size(what)
     what.add_argument("--train-split", metavar="NAME", help="the split to train on (found by name)")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from phidet.architectures.model import Model
 from phidet.architectures.registry import architecture_of, publishes
+from phidet.core.bundled import BUNDLED
 from phidet.core.errors import CheckpointError, ConfigError
 from phidet.core.files import cache_dir
 from phidet.inference.runtimes.open_model import find_model
@@ -33,7 +34,7 @@ def load_detector(source: str | Path) -> Model:
 
 
 def target_of(source: str | Path, ending: str) -> Path:
-    """The default target of an export: beside the model, or for a published one in the cache.
+    """The default target of an export: beside the model, or for a published or bundled one in the cache.
 
     Args:
         source: what is exported.
@@ -42,7 +43,7 @@ def target_of(source: str | Path, ending: str) -> Path:
     Raises:
         CheckpointError: there is no such model.
     """
-    if _is_published(source):
+    if source in BUNDLED or _is_published(source):
         return cache_dir() / f"{source}{ending}"
     path = find_model(source, ".safetensors")
     return path.with_name(f"{path.stem}{ending}")

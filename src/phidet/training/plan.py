@@ -13,6 +13,7 @@ import torch
 from phidet.architectures.base import Architecture, resolved_loss
 from phidet.architectures.model import Model
 from phidet.architectures.registry import architecture_of, published_config
+from phidet.core.bundled import BUNDLED, bundled_file
 from phidet.core.errors import ConfigError, DownloadError, InputError, UnknownNameError
 from phidet.data.dataset import Dataset
 from phidet.data.run_images import read_run_images
@@ -28,7 +29,7 @@ from phidet.training.run_data import RunData, record_images
 from phidet.training.run_folder import RunFolder
 from phidet.weights.create import build_from, fit_to_source, open_weights, parse_image_size, weights_path
 from phidet.weights.load import Source, open_source
-from phidet.weights.native import load_model
+from phidet.weights.native import load_model, read_header
 
 log = logging.getLogger("phidet")
 
@@ -231,7 +232,10 @@ def _build(request: Request, start: Start, data: Dataset, recipe: Recipe, seed: 
         source = open_weights(pretrained, config, start.published)
         # Weights of a whole detector fix anchors and preprocessing; a backbone alone has no say in them.
         if source.architecture is architecture:
+            size = config.image_size_hw
             config = fit_to_source(config, source)  # its anchors and preprocessing
+            if pretrained in BUNDLED:  # a network for somebody's own objects keeps its own size
+                config = architecture.resized(config, size)
     # Those of the weights: classes of the same name keep their rows of the head.
     held_names = config.class_names
     config = architecture.for_classes(config, data.class_names)
@@ -260,7 +264,8 @@ def with_antialias(architecture: Architecture[Any], config: Any, antialias: bool
 def choose_start(request: Request, start: Start) -> Request:
     """``request`` with a word for where its model starts, in place of "auto"; the choice is logged.
 
-    Detection weights are the better start, so they come first, and the backbone's where those cannot be had.
+    Detection weights are the better start, so they come first: COCO's, else those of a bundled detector of the same
+    network, and the backbone's where there are none.
     """
     if request.pretrained != "auto":
         return request
@@ -273,9 +278,24 @@ def choose_start(request: Request, start: Start) -> Request:
         else:
             log.info("%s starts from detection weights of COCO, %s (pretrained: coco)", request.model, path)
             return msgspec.structs.replace(request, pretrained="coco")
+        bundled = _bundled_start(architecture, start.config)
+        if bundled is not None:
+            log.info("%s starts from the %s detector (pretrained: %s)%s", request.model, bundled, bundled, why)
+            return msgspec.structs.replace(request, pretrained=bundled)
     if start.source is None and architecture.pretrained_words:
         log.info("%s starts from ImageNet weights of its backbone (pretrained: backbone)%s", request.model, why)
     return msgspec.structs.replace(request, pretrained="backbone")
+
+
+def _bundled_start(architecture: Architecture[Any], config: Any) -> str | None:
+    """The bundled detector that is the same network, but for its input's size and its classes."""
+    for name in BUNDLED:
+        header = read_header(bundled_file(name, ".safetensors"))
+        assert header is not None
+        alike = header.architecture is architecture
+        if alike and architecture.weights_key(header.config) == architecture.weights_key(config):
+            return name
+    return None
 
 
 def _pretrained(word: str, architecture: Architecture[Any]) -> str | None:

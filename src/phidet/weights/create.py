@@ -17,6 +17,7 @@ from phidet.architectures.efficientdet.published import Family, family_of
 from phidet.architectures.model import Model
 from phidet.architectures.published_file import PublishedFile
 from phidet.architectures.registry import architecture_of, family_owner, published_config, published_names, publisher_of
+from phidet.core.bundled import BUNDLED, bundled_file
 from phidet.core.errors import CheckpointError, ConfigError, UnknownNameError
 from phidet.core.structs import replace
 from phidet.weights.download import fetch
@@ -48,8 +49,9 @@ def create_model(
         num_classes: real classes, without background. Left out: those of ``pretrained``, else COCO's 90 slots.
         class_names: their names, in the order of their ids; implies ``num_classes``.
         image_size: input side, or (height, width), in pixels, stored in the config. Any size works in ``forward``.
-        pretrained: a weight file of any known dialect, "backbone" for a published ImageNet backbone, or "coco" for the
-            published detector. Only the last two may download, into ``phidet.core.files.cache_dir()``.
+        pretrained: a weight file of any known dialect, "person" for the bundled detector, "backbone" for a published
+            ImageNet backbone, or "coco" for the published detector. Only the last two may download, into
+            ``phidet.core.files.cache_dir()``.
         replace_head: keep the rows of the class predictor for classes that the file has under the same name, and start
             the others fresh.
 
@@ -176,7 +178,7 @@ def weights_path(
     """The weight file that ``pretrained`` means, downloaded if need be.
 
     Args:
-        pretrained: a path, or one of the architecture's words.
+        pretrained: a path, the name of a bundled detector, or one of the architecture's words.
         architecture, config: of the model that starts from it.
         published: the model's published name, where it was chosen by it.
 
@@ -190,6 +192,8 @@ def weights_path(
         file = architecture.pretrained_file(config, pretrained, published)
         assert file is not None
         return local_or_fetched(file)
+    if isinstance(pretrained, str) and pretrained in BUNDLED:
+        return bundled_file(pretrained, ".safetensors")
     foreign = isinstance(pretrained, str) and pretrained in ("backbone", "coco", "imagenet")
     if foreign or not isinstance(pretrained, str | Path):
         choices = " or ".join(f'"{word}"' for word in words) or "None"

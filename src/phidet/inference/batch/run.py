@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from phidet.core.bundled import BUNDLED
 from phidet.core.errors import ConfigError, InputError, PhidetError
 from phidet.core.files import raising_write_errors
 from phidet.core.machine import usable_cores
@@ -31,7 +32,6 @@ from phidet.inference.batch.places import (
     write_whole,
 )
 from phidet.inference.batch.worker import ABOUT, BatchWorker, PartAbout, model_version
-from phidet.inference.runtimes.open_model import BUNDLED
 from phidet.inference.runtimes.options import Runtime
 
 log = logging.getLogger("phidet")

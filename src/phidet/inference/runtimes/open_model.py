@@ -5,20 +5,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from importlib import import_module
-from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 from typing import cast, get_args
 
 from phidet.architectures.registry import published_names, publisher_of, publishes
+from phidet.core.bundled import BUNDLED, bundled_file
 from phidet.core.errors import CheckpointError, ConfigError, MissingExtraError, UnknownNameError
 from phidet.core.files import cache_dir
 from phidet.inference.runtimes.kept import kept_choice, kept_path
 from phidet.inference.runtimes.network import Network
 from phidet.inference.runtimes.options import RunOptions, Runtime
 
-BUNDLED = ("person",)
-"""Models that come with phidet."""
 _RUNTIMES: dict[Runtime, tuple[str, str, tuple[str, ...]]] = {
     "onnxruntime": ("phidet.inference.runtimes.onnx_runtime", "open_onnx", (".onnx",)),
     "openvino": ("phidet.inference.runtimes.openvino_runtime", "open_openvino", (".onnx", ".xml")),
@@ -134,10 +132,7 @@ def find_model(model: str | Path, preferred: str = ".onnx") -> Path:
     if path.is_file() and not named:
         return path
     if model in BUNDLED:
-        bundled = Path(str(files("phidet.inference"))) / "bundled" / f"{model}.onnx"
-        if bundled.is_file():
-            return bundled
-        raise CheckpointError(f"this installation lacks its {model} model, {bundled}: reinstall phidet")
+        return bundled_file(str(model), preferred)
     if published:
         exported = cache_dir() / f"{model}.onnx"
         if exported.is_file():
@@ -156,7 +151,12 @@ def find_model(model: str | Path, preferred: str = ".onnx") -> Path:
 
 
 def model_file(model: str | Path) -> Path | None:
-    """The file of a trained model: the path itself, or the best one of a run's folder; it may not exist."""
+    """The file of a trained model: of a bundled one, the path itself, or the best one of a run's folder.
+
+    It may not exist.
+    """
+    if model in BUNDLED:
+        return bundled_file(str(model), ".safetensors")
     path = Path(model)
     if path.is_dir():
         path = path / "best.safetensors"

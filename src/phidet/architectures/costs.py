@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from phidet.architectures.base import NetworkConfig
 from phidet.architectures.model import Model
@@ -68,9 +69,25 @@ def _counting(network: nn.Module, counts: dict[str, int]) -> Iterator[None]:
             handle.remove()
 
 
+class _LeavingShapes(TorchFunctionMode):
+    """Skips what leaves its tensor's shape as it is: the meta device draws and normalises nothing, but in Python, which
+    takes most of the time of a count.
+    """
+
+    SKIPPED = frozenset({"batch_norm", "kaiming_uniform_", "normal_", "relu6", "silu", "uniform_"})
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") in self.SKIPPED:
+            return args[0] if args else kwargs["tensor"]  # as PyTorch's initialisers name it
+        return func(*args, **kwargs)
+
+
 def build_on_meta(config: NetworkConfig) -> Model:
     """The network on the meta device, without memory for its weights."""
-    with torch.device("meta"):
+    with torch.device("meta"), _LeavingShapes():
         return architecture_of(config).build(config)
 
 
@@ -87,7 +104,7 @@ def count_costs(config: NetworkConfig, image_size_hw: tuple[int, int] | None = N
     network = build_on_meta(config).eval()
     counts = {part: 0 for part, _ in network.named_children()}
     height, width = image_size_hw or config.image_size_hw
-    with _counting(network, counts), torch.no_grad():
+    with _counting(network, counts), torch.no_grad(), _LeavingShapes():
         # The pass only computes shapes, from which the hooks count.
         network(torch.empty(1, 3, height, width, device="meta"))
     return {

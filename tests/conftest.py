@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
+from PIL import Image
 
 import phidet  # before any test's import of ONNX Runtime, which reports its use otherwise
 
@@ -43,6 +45,21 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("../shared is not here")
     return SHARED
+
+
+@pytest.fixture(scope="module")
+def unrendered() -> Iterator[None]:
+    """Figures are made, but files of them hold one pixel: text and layout take most of the time of a short training.
+
+    For tests of something else; those of the walk-through and of the plots render what they draw.
+    """
+
+    def savefig(_: object, out: IO[bytes], **__: object) -> None:
+        Image.new("L", (1, 1)).save(out, "PNG")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("matplotlib.figure.Figure.savefig", savefig)
+        yield
 
 
 def randomise(module: nn.Module, seed: int = 0) -> None:

@@ -1,7 +1,6 @@
 """What each of several processes does in the tests of training on several devices; started with torchrun.
 
-torchrun --nproc-per-node 2 tests/processes.py gradients detr generate OUT
-torchrun --nproc-per-node 3 tests/processes.py evaluate classify OUT
+torchrun --nproc-per-node 2 tests/processes.py gradients detr generate evaluate classify OUT
 
 The data of a work lie in a folder of its name in OUT, and what came out is there in ``found.pt``. Starting a process
 takes longer than what it does, so each does several works.

@@ -55,6 +55,7 @@ def errors_px(result: Alignment, scene: Scene) -> np.ndarray:
     return np.linalg.norm(pixels - scene.camera.project(places), axis=1)
 
 
+@pytest.mark.repeated
 def test_the_pose_is_found_on_99_of_100_boards_and_is_as_good_as_noise_allows() -> None:
     """30 % missing, 20 % false, 10 % mislabelled, 1 pixel of noise; the bound is printed by benchmarks/align.py."""
     found, squares = 0, []
@@ -71,6 +72,7 @@ def test_the_pose_is_found_on_99_of_100_boards_and_is_as_good_as_noise_allows() 
     assert np.sqrt(np.mean(squares)) < 0.49 + 0.3
 
 
+@pytest.mark.repeated
 def test_unrelated_boards_and_random_detections_give_no_pose() -> None:
     for seed in range(100):
         other = scene_of(make_board(seed + 5000), seed)
@@ -90,6 +92,7 @@ def test_unrelated_boards_and_random_detections_give_no_pose() -> None:
         assert align_detections(nominal, at_random).reason == "none"
 
 
+@pytest.mark.repeated
 @pytest.mark.parametrize("kind", ["similarity", "affine", "homography"])
 def test_the_simplest_kind_that_explains_the_places_is_taken(kind: str) -> None:
     kinds = []

@@ -57,6 +57,7 @@ def test_a_known_warp_is_measured_to_a_twentieth_of_a_pixel_in_spite_of_light_an
     assert errors.max() < 0.05
 
 
+@pytest.mark.repeated
 def test_images_of_other_things_have_no_pose() -> None:
     for seed in range(4):
         other = register_image(rgb(drawing(seed)), rgb(drawing(seed + 50)), SETTINGS)

@@ -120,6 +120,7 @@ def test_a_deviation_is_what_a_fit_to_all_other_parts_measures() -> None:
         assert part(result, f"P{i}").deviation_xy == pytest.approx(tuple(expected), abs=2e-4)
 
 
+@pytest.mark.repeated
 def test_uncertainties_are_those_of_the_errors() -> None:
     """Over many boards, squared deviations of right parts in units of their covariance have the mean 2."""
     squares = []
@@ -142,6 +143,7 @@ def test_uncertainties_are_those_of_the_errors() -> None:
     assert np.mean(np.array(squares) > 5.99) == pytest.approx(0.05, abs=0.02)
 
 
+@pytest.mark.repeated
 def test_faults_of_made_boards_are_found_by_a_good_detector() -> None:
     """Boxes to half a pixel and nothing else wrong with the detector: shares of faults with their verdict."""
     counts: Counter[tuple[str, str]] = Counter()
@@ -242,6 +244,7 @@ def test_boxes_tell_how_long_parts_are_turned(given: bool) -> None:
     assert np.isnan(box_rotations(angles[:2], sizes[:2], ["x"] * 2, None)[0]).all()
 
 
+@pytest.mark.repeated
 def test_turned_parts_are_told_from_turned_boards() -> None:
     counts: Counter[tuple[str, str]] = Counter()
     for seed in range(30):

@@ -179,6 +179,7 @@ def test_ways_are_measured_in_turns_and_compared_with_the_first(monkeypatch: pyt
         measure_ways(ways[1:], [IMAGE], difference, 0.0, refused)  # type: ignore[arg-type]
 
 
+@pytest.mark.repeated
 def test_a_real_search_ends_and_the_file_agrees_with_itself(
     model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -72,7 +72,12 @@ def fresh_dynamo() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "strict"), [("efficientdet-d0", True), ("efficientdet-lite0", True), ("efficientdet-d0", False)]
+    ("name", "strict"),
+    [
+        pytest.param("efficientdet-d0", True, marks=pytest.mark.slow),  # below, the same tracer takes its layers
+        ("efficientdet-lite0", True),
+        ("efficientdet-d0", False),
+    ],
 )
 def test_export_with_any_batch(name: str, strict: bool) -> None:
     """Traced at batch 2, right at 1 and 5."""
@@ -87,10 +92,17 @@ def test_export_with_any_batch(name: str, strict: bool) -> None:
 # --- compile ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_compile_takes_the_whole_network(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "shallow"),
+    [
+        ("efficientdet-d0", True),
+        ("efficientdet-lite0", True),
+        pytest.param("efficientdet-d0", False, marks=pytest.mark.slow),
+    ],
+)
+def test_compile_takes_the_whole_network(name: str, shallow: bool) -> None:
     """One graph without a break, same answers; another image size is another graph, and right too."""
-    network = model(name, shallow=name == "efficientdet-lite0")
+    network = model(name, shallow)
     compiled = torch.compile(network, fullgraph=True, backend="aot_eager", dynamic=False)
     assert_same(answers(compiled, images(2)), answers(network, images(2)))
     if name == "efficientdet-lite0":

@@ -14,6 +14,7 @@ import peers
 from conftest import randomise
 from peers import same_tensors
 from phidet import convert, create_classifier, create_model, load_model, save_model
+from phidet.architectures.costs import build_on_meta
 from phidet.architectures.dialect import Dialect
 from phidet.architectures.efficientdet.config import ASPECTS_2020
 from phidet.architectures.efficientdet.dialect_effdet import EFFDET
@@ -33,8 +34,7 @@ LITE0 = "efficientdet-lite0"
 def hollow(name: str, dialect: Dialect, path: Path) -> Path:
     """A foreign file of that model's shapes in which every tensor is one stored number: d6 in a megabyte."""
     config = detector_config(name)
-    with torch.device("meta"):
-        shapes = to_theirs(weights_of(EfficientDet(config)), dialect, config)
+    shapes = to_theirs(weights_of(build_on_meta(config)), dialect, config)
     torch.save({key: torch.zeros(()).expand(tensor.shape) for key, tensor in shapes.items()}, path)
     return path
 

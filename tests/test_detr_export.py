@@ -124,9 +124,9 @@ def published_file(name: str, dialect: str, path: Path) -> Path:
     ("name", "dialect", "ending"),
     [
         ("detr-r50", "detr", ".pth"),
-        ("detr-r50-dc5", "transformers", ".safetensors"),
-        ("detr-r50", "transformers-no-timm", ".safetensors"),
-        ("detr-r50-panoptic", "detr-panoptic", ".pth"),
+        pytest.param("detr-r50-dc5", "transformers", ".safetensors", marks=pytest.mark.slow),
+        pytest.param("detr-r50", "transformers-no-timm", ".safetensors", marks=pytest.mark.slow),
+        pytest.param("detr-r50-panoptic", "detr-panoptic", ".pth", marks=pytest.mark.slow),
         ("detr-r50-panoptic", "transformers", ".safetensors"),
         ("detr-demo", "detr-demo", ".pth"),
     ],

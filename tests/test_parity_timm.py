@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -20,32 +21,41 @@ from phidet.weights.create import local_or_fetched
 from phidet.weights.load import load_into, open_source
 
 
-@pytest.mark.parametrize("name", EFFICIENTNETS)
+def without(names: Iterable[str], between: set[str]) -> list[object]:
+    """Names to test, those in ``between`` as slow: of the same blocks, and between two that are tested."""
+    return [pytest.param(name, marks=pytest.mark.slow) if name in between else name for name in names]
+
+
+BETWEEN = {f"efficientnet-{size}" for size in ("b2", "b3", "b5", "b6", "b7", "lite1", "lite2", "lite3")}
+OTHERS = [name for name in CLASSIFIER_NAMES if name not in EFFICIENTNETS]
+
+
+@pytest.mark.parametrize("name", without(EFFICIENTNETS, BETWEEN))
 def test_classifier_equals_timms(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     peer = timm.create_model("tf_" + name.replace("-", "_")).eval()
     randomise(peer)
     torch.save(peer.state_dict(), tmp_path / "peer.pth")
     ours = create_classifier(name, pretrained=tmp_path / "peer.pth").eval()
-    images = torch.randn(1, 3, 160, 131)
+    images = torch.randn(1, 3, 96, 67).double()
     with torch.inference_mode():
-        expected = peer.double()(images.double())
-        assert off_by(ours.double()(images.double()), expected) < 1e-9
-        maps = ours.backbone(images.double())
-        expected_maps = peer.forward_intermediates(images.double(), intermediates_only=True)
+        expected = peer.double()(images)
+        assert off_by(ours.double()(images), expected) < 1e-9
+        maps = ours.backbone(images)
+        expected_maps = peer.forward_intermediates(images, intermediates_only=True)
     assert list(maps) == [1, 2, 3, 4, 5]
     for level, theirs in zip(maps, expected_maps, strict=True):
         assert off_by(maps[level], theirs) < 1e-9, f"level {level}"
 
 
-@pytest.mark.parametrize("name", [n for n in CLASSIFIER_NAMES if n not in EFFICIENTNETS])
+@pytest.mark.parametrize("name", without(OTHERS, {"resnet34", "resnet101"}))
 def test_other_classifiers_equal_torchvisions(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     peer = torchvision.models.get_model(name.replace("-", "_")).eval()
     randomise(peer)
     torch.save(peer.state_dict(), tmp_path / "peer.pth")
     ours = create_classifier(name, pretrained=tmp_path / "peer.pth").eval()
-    images = torch.randn(1, 3, 160, 131).double()
+    images = torch.randn(1, 3, 96, 67).double()
     with torch.inference_mode():
         assert off_by(ours.double()(images), peer.double()(images)) < 1e-9
 

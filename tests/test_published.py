@@ -21,6 +21,7 @@ import torch
 from PIL import Image
 
 from conftest import randomise
+from phidet.architectures.costs import build_on_meta
 from phidet.architectures.efficientdet.architecture import EFFICIENTDET
 from phidet.architectures.efficientdet.published import DETECTOR_NAMES
 from phidet.architectures.efficientdet.published_files import COCO_DETECTORS
@@ -76,8 +77,7 @@ def test_official_files_give_what_pytorch_computes(name: str, shared: Path, tmp_
 @pytest.mark.parametrize("name", DETECTOR_NAMES)
 def test_every_published_detector_uses_each_of_its_weights_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     config = EFFICIENTDET.published_config(name)
-    with torch.device("meta"):
-        shapes = {key: tuple(tensor.shape) for key, tensor in weights_of(EFFICIENTDET.build(config)).items()}
+    shapes = {key: tuple(tensor.shape) for key, tensor in weights_of(build_on_meta(config)).items()}
     asked: list[str] = []
 
     class Shapes(dict[str, tuple[int, ...]]):
@@ -187,7 +187,10 @@ def test_first_boxes_without_pytorch(publisher: PublishedFile, tmp_path: Path) -
     check_first_boxes(NAME, publisher, 100, tmp_path / "cache")
 
 
-@pytest.mark.parametrize(("name", "dialect"), [("detr-r50", "detr"), ("detr-r50-panoptic", "detr-panoptic")])
+@pytest.mark.parametrize(
+    ("name", "dialect"),
+    [("detr-r50", "detr"), pytest.param("detr-r50-panoptic", "detr-panoptic", marks=pytest.mark.slow)],
+)
 def test_first_boxes_of_a_set_predictor_without_pytorch(name: str, dialect: str, tmp_path: Path) -> None:
     Image.new("RGB", (180, 16), (90, 120, 40)).save("photo.jpg")  # 118×1333 as input, a tenth of the usual
     (tmp_path / "site").mkdir()

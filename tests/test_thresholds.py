@@ -27,6 +27,7 @@ def thresholds(*scores: float) -> Thresholds:
     return Thresholds(scores=scores, measured=(True,) * len(scores), data="val", images=9, iou=0.5)
 
 
+@pytest.mark.repeated
 @pytest.mark.parametrize("ties", [True, False])
 @pytest.mark.parametrize("seed", range(6))
 def test_a_threshold_is_the_f1_optimum_of_its_class(seed: int, ties: bool) -> None:

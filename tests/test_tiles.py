@@ -184,6 +184,7 @@ def test_tiles_come_in_batches_and_the_limit_holds_for_all_together() -> None:
         detect_tiled(oracle, "nowhere.png", 64)
 
 
+@pytest.mark.repeated
 @settings(max_examples=40)
 @given(seeds)
 def test_every_object_once_wherever_the_borders_are(seed: int) -> None:
@@ -203,6 +204,7 @@ def test_every_object_once_wherever_the_borders_are(seed: int) -> None:
     same(found, *objects, iou=0.6)
 
 
+@pytest.mark.repeated
 @given(seeds, st.sampled_from([0.0, 0.3, 0.5, 0.9]), st.booleans())
 def test_boxes_that_are_looked_up_by_place_merge_as_if_each_was_compared_with_all(
     seed: int, iou: float, per_class: bool

@@ -1,4 +1,4 @@
-"""The walk-through of docs/train.md, as it stands there, on 200 photos of BCCD; only smaller and shorter."""
+"""The walk-through of docs/train.md, as it stands there, on 48 photos of BCCD; only smaller and shorter."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import phidet
 from phidet.cli.main import main
@@ -19,9 +20,9 @@ QUICK = ["--epochs", "1", "--image-size", "128", "--batch-size", "16", "--worker
 
 @pytest.fixture
 def here(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with 200 labelled photos in ``my-photos``, no list of which are for what, and ``photo.jpg``."""
+    """A folder with 48 labelled photos in ``my-photos``, no list of which are for what, and ``photo.jpg``."""
     source, target = shared / "data" / "bccd", tmp_path / "my-photos"
-    names = (source / "ImageSets" / "Main" / "trainval.txt").read_text().split()[:200]
+    names = (source / "ImageSets" / "Main" / "trainval.txt").read_text().split()[:48]
     for folder, suffix in (("JPEGImages", ".jpg"), ("Annotations", ".xml")):
         (target / folder).mkdir(parents=True)
         for name in names:
@@ -46,7 +47,10 @@ def test_the_command_lines_of_the_walk_through_work(here: Path) -> None:
         assert main([*line[1:], *(QUICK if line[1] == "train" else [])]) == 0, line
     assert (here / "runs" / "first" / "best.onnx").stat().st_size > 5e6
     assert (here / "eval" / "mistakes.png").is_file()
-    assert len(list((here / "found").glob("*.jpg"))) == 200
+    for name in ("curves.png", "report/pr.png", "report/confusion.png"):
+        with Image.open(here / "runs" / "first" / name) as figure:
+            assert min(figure.size) > 300, name
+    assert len(list((here / "found").glob("*.jpg"))) == 48
 
 
 def test_the_python_of_the_walk_through_works(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from phidet.architectures.costs import build_on_meta
 from phidet.architectures.registry import architecture_of
 from phidet.core.errors import CheckpointError, ConfigError, UnknownNameError
 from phidet.weights.dialects import known_dialects
@@ -110,9 +111,7 @@ def _fits(source: Source, config: Any) -> bool:
     if source.dialect is None:
         return False
     # Shapes suffice for the comparison: on the meta device even D7 is built without memory.
-    with torch.device("meta"):
-        network = source.architecture.build(config)
-    like = weights_of(network)
+    like = weights_of(build_on_meta(config))
     mapped = to_ours(source.tensors, source.dialect, config, like)
     complete = not mapped.missing and len(mapped.tensors) == len(like)
     return complete and not mapped.unexpected and not check_shapes(mapped.tensors, like)

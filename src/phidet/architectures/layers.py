@@ -178,7 +178,8 @@ class _WithMean(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         of_maps, of_means = gradients
-        return of_maps + of_means / ctx.pixels
+        gradient: Tensor = of_maps + of_means / ctx.pixels
+        return gradient
 
 
 class SqueezeExcite(nn.Module):
@@ -193,7 +194,7 @@ class SqueezeExcite(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) → (B, C, H, W)."""
         if x.requires_grad:
-            x, means = _WithMean.apply(x)  # type: ignore[no-untyped-call]
+            x, means = _WithMean.apply(x)
         else:
             means = x.mean((2, 3), keepdim=True)  # (B, C, 1, 1)
         gate = self.expand(self.act(self.reduce(means)))

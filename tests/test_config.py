@@ -28,6 +28,7 @@ from phidet.architectures.efficientdet.published import (
 )
 from phidet.architectures.feature_networks.config import FeatureNetworkConfig, Fusion
 from phidet.architectures.feature_networks.graphs import GRAPHS, build_graph
+from phidet.architectures.registry import published_config
 from phidet.core.errors import ConfigError, UnknownNameError
 from phidet.core.structs import from_json, replace, to_json
 from phidet.data.coco_classes import COCO_CLASS_NAMES
@@ -294,6 +295,10 @@ def test_names_near_nothing_give_the_list() -> None:
         family_of("yolo")
     assert caught.value.near == []
     assert all(name in str(caught.value) for name in FAMILIES)
+    # Of 150 models nobody reads the list to its end.
+    with pytest.raises(UnknownNameError, match=r"Known: efficientdet-d0, .* and \d+ more\.") as caught:
+        published_config("zzz")
+    assert len(str(caught.value)) < 600
 
 
 def test_class_names() -> None:

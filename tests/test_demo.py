@@ -15,17 +15,15 @@ import pytest
 from PIL import Image
 
 from phidet.detections.draw import colour
-from tiny_model import write_tiny_model
 
 ROOT = Path(__file__).resolve().parents[1]
-BUNDLED = "src/phidet/inference/bundled/person.onnx"
 CARD = ROOT / "src/phidet/inference/bundled/person.md"
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of what git knows, with a stand-in where the person model is not there yet."""
+    """A copy of what git knows."""
     if not (ROOT / ".git").exists() or shutil.which("make") is None:
         pytest.skip("needs a git checkout and make")
     copy = tmp_path_factory.mktemp("bare") / "phidet"
@@ -34,8 +32,6 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
         target = copy / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / name, target)
-    if not (copy / BUNDLED).is_file():
-        write_tiny_model(copy / BUNDLED)
     return copy
 
 
@@ -66,8 +62,7 @@ def test_the_demo_leaves_an_annotated_image_in_less_than_two_minutes(checkout: P
     drawn = (after == colour(0)).all(axis=-1)
     assert drawn.mean() > 0.001
     assert (before != after).any(axis=-1)[drawn].all()
-    if (ROOT / BUNDLED).is_file():
-        assert "1 person" in said
+    assert "1 person" in said
 
 
 def test_the_core_is_small_and_knows_no_pytorch(checkout: Path, demo: tuple[float, str]) -> None:
@@ -84,10 +79,8 @@ def test_the_wheel_carries_the_model_and_detects(checkout: Path, demo: tuple[flo
     run(checkout, ".venv/bin/python", "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", tmp_path, ".")
     [wheel] = tmp_path.glob("phidet-*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    bundled = {"phidet/inference/bundled/person.onnx", "phidet/inference/bundled/person.safetensors"}
-    assert bundled <= set(names)
     weights = {name for name in names if name.endswith((".onnx", ".safetensors", ".pth"))}
-    assert weights == bundled
+    assert weights == {f"phidet/inference/bundled/person{suffix}" for suffix in (".onnx", ".safetensors")}
     assert not [name for name in names if name.startswith("tests")]
     run(checkout, ".venv/bin/python", "-m", "pip", "install", "--quiet", "--no-deps", "--force-reinstall", wheel)
     run(tmp_path, checkout / ".venv/bin/phidet", "detect", checkout / "demo/grace-hopper.png")
@@ -95,9 +88,8 @@ def test_the_wheel_carries_the_model_and_detects(checkout: Path, demo: tuple[flo
 
 
 def test_the_bundled_model_is_small_and_has_its_card() -> None:
-    if not (ROOT / BUNDLED).is_file():
-        pytest.skip("the person model is not here")
-    assert (ROOT / BUNDLED).stat().st_size <= 12e6
+    for suffix in (".onnx", ".safetensors"):
+        assert CARD.with_suffix(suffix).stat().st_size <= 12e6
     card = CARD.read_text()
     for word in ("data", "recipe", "AP", "licence", "limits"):
         assert word.casefold() in card.casefold()

@@ -29,6 +29,7 @@ from phidet.architectures.efficientdet.published import (
 )
 from phidet.architectures.efficientdet.scaling import DetectorLaw
 from phidet.architectures.feature_networks.config import FeatureNetworkConfig
+from phidet.architectures.layers import SqueezeExcite
 from phidet.core.errors import CheckpointError, ConfigError, InputError, UnknownNameError
 from phidet.core.structs import replace
 from phidet.data.coco_classes import COCO_CLASS_NAMES
@@ -465,3 +466,15 @@ def test_a_fresh_predictor_is_said_aloud(tmp_path: Path, caplog: pytest.LogCaptu
     create_model(small(), num_classes=2, pretrained=tmp_path / "m.safetensors", replace_head=True)
     assert [r.levelname for r in caplog.records] == ["WARNING"]
     assert "starts fresh" in caplog.text
+
+
+def test_gates_have_the_gradients_that_their_formula_has() -> None:
+    """The means' gradient is added to the maps' by hand: against finite differences, in fp64."""
+    torch.manual_seed(0)
+    gate = SqueezeExcite(4, 2).double()
+    maps = torch.randn(2, 4, 3, 5, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(gate, (maps,))
+    with torch.no_grad():
+        plain = maps * torch.sigmoid(gate.expand(gate.act(gate.reduce(maps.mean((2, 3), keepdim=True)))))
+        assert torch.equal(gate(maps), plain)
+    assert torch.equal(gate(maps), plain)

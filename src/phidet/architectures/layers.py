@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,9 +19,16 @@ BN_MOMENTUM = 0.01  # in PyTorch's definition: 1 − TensorFlow's 0.99
 
 
 def activation(name: Activation) -> nn.Module:
-    """The activation named ``name``, in place."""
-    modules: dict[Activation, type[nn.Module]] = {"silu": nn.SiLU, "relu6": nn.ReLU6, "relu": nn.ReLU}
+    """The activation named ``name``, in place where that saves something."""
+    modules: dict[Activation, type[nn.Module]] = {"silu": SiLU, "relu6": nn.ReLU6, "relu": nn.ReLU}
     return modules[name](inplace=True)
+
+
+class SiLU(nn.SiLU):
+    """In place unless it is learned through: its gradient needs its input, so that PyTorch would copy that first."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - PyTorch's name
+        return F.silu(input, inplace=not torch.is_grad_enabled())
 
 
 def batch_norm(channels: int) -> nn.BatchNorm2d:
@@ -155,17 +163,39 @@ class SeparableConv(nn.Module):
         return out
 
 
+class _WithMean(torch.autograd.Function):
+    """Maps and their means over height and width, (B, C, 1, 1).
+
+    The mean's part of the gradient is one number for each map. PyTorch's own would write it as whole maps, and add them
+    in a pass of their own.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.pixels = x.shape[2] * x.shape[3]
+        return x.view_as(x), x.mean((2, 3), keepdim=True)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        of_maps, of_means = gradients
+        gradient: Tensor = of_maps + of_means / ctx.pixels
+        return gradient
+
+
 class SqueezeExcite(nn.Module):
     """Rescales channels by a gate computed from their mean over the map (arXiv 1709.01507)."""
 
     def __init__(self, channels: int, squeezed: int) -> None:
         super().__init__()
         self.reduce = nn.Conv2d(channels, squeezed, 1)
-        self.act = nn.SiLU(inplace=True)
+        self.act = activation("silu")
         self.expand = nn.Conv2d(squeezed, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) → (B, C, H, W)."""
-        gate = x.mean((2, 3), keepdim=True)  # (B, C, 1, 1)
-        gate = self.expand(self.act(self.reduce(gate)))
+        if x.requires_grad:
+            x, means = _WithMean.apply(x)
+        else:
+            means = x.mean((2, 3), keepdim=True)  # (B, C, 1, 1)
+        gate = self.expand(self.act(self.reduce(means)))
         return x * torch.sigmoid(gate)

@@ -23,6 +23,7 @@ from phidet.architectures.registry import (
 )
 from phidet.cli.arguments import add_image_size, add_json, add_out
 from phidet.cli.tables import billions, or_dash, print_json, table
+from phidet.core.bundled import BUNDLED, bundled_file
 from phidet.core.errors import ConfigError, UnknownNameError
 from phidet.core.files import raising_write_errors
 from phidet.core.structs import replace
@@ -34,7 +35,7 @@ if TYPE_CHECKING:  # need PyTorch, which drawing a graph must not import
 
 EXAMPLES = """examples:
   phidet info efficientdet-d0                    one model
-  phidet info my-model.safetensors               a model file
+  phidet info my-model.safetensors               a model file; person: the bundled one
   phidet info --phi 1.5 --num-classes 3          what the law gives
   phidet info efficientdet-d0 --image-size 384x640
   phidet info --all                              the family beside the published values
@@ -108,7 +109,7 @@ def _config(args: argparse.Namespace) -> Any:
     publisher = publisher_of(args.model)
     if publisher is not None:
         return publisher.published_config(args.model, names)
-    path = Path(args.model)
+    path = bundled_file(args.model, ".safetensors") if args.model in BUNDLED else Path(args.model)
     if not path.is_file():
         # Looks like a path: an unknown model name would be a misleading error.
         if path.suffix or len(path.parts) > 1:

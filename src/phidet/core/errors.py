@@ -22,6 +22,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from phidet.core.words import few
+
+MOST_NAMES = 24
+"""How many known names a message lists."""
+
 
 class PhidetError(Exception):
     """Base of all errors raised on purpose."""
@@ -51,7 +56,7 @@ class UnknownNameError(ConfigError):
         likeness = {k: difflib.SequenceMatcher(None, str(name).lower(), k).ratio() for k in known}
         # The sort is stable, so ties keep the given order: a model family lists its smallest member first.
         near = [k for k in sorted(known, key=lambda k: -likeness[k]) if likeness[k] >= 0.5][:3]
-        hint = f"Did you mean {_one_of(near)}?" if near else f"Known: {', '.join(known)}."
+        hint = f"Did you mean {_one_of(near)}?" if near else f"Known: {few(known, MOST_NAMES)}."
         super().__init__(f"unknown {kind} {name!r}. {hint}")
         self.name = name
         self.near = near

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 import os
 import time
 from pathlib import Path
@@ -32,6 +33,8 @@ from phidet.training.recipe import Recipe
 from phidet.training.run_folder import RunFolder
 
 log = logging.getLogger("phidet")
+BETWEEN_FIGURES = 10.0
+"""Seconds for which curves are left as they are: drawing them takes as long as an epoch of few images."""
 
 NetworkT = TypeVar("NetworkT", bound=Model)
 
@@ -110,6 +113,7 @@ def fit(
     told = settings.log if fabric.is_global_zero else ()
     settings_of_run = {"model": model.config.name, "seed": settings.seed, "recipe": msgspec.to_builtins(recipe)}
     loggers = Loggers(told, settings.out, settings_of_run)
+    drawn = -math.inf
     for epoch in range(progress.epoch, recipe.epochs):
         if _is_finished(progress, recipe):
             log.info("no better %s for %d evaluations: stopped", progress.best_title, recipe.patience)
@@ -127,7 +131,10 @@ def fit(
             # The state is written after the models: a crash in between repeats an epoch instead of skipping one.
             folder.save_models(averaged, best)
             folder.save_state(progress.state() | learner.state())
-            _show(progress, folder, task)
+            folder.save_metrics(progress.rows)
+            if time.monotonic() - drawn > BETWEEN_FIGURES or _is_finished(progress, recipe):
+                _draw(progress, folder, task)
+                drawn = time.monotonic()
             loggers.tell(row, epoch + 1)
             task.show(averaged, folder.path, epoch + 1)
             log.info("%s", progress.line(recipe.epochs))
@@ -150,8 +157,9 @@ def _restore(
         state = folder.load_state()
         progress.restore(state)
         learner.restore(state)
-        if leads:
-            _show(progress, folder, task)  # the state was saved first
+        if leads:  # the state was saved first
+            folder.save_metrics(progress.rows)
+            _draw(progress, folder, task)
     if _is_finished(progress, recipe):
         said = "this run is finished (%d of %d epochs); begin another from its model: phidet train DATA --model %s"
         log.info(said, progress.epoch, recipe.epochs, folder.path)
@@ -236,8 +244,7 @@ def _evaluated(fabric: Fabric, model: Model, task: TrainingTask, recipe: Recipe,
         ) from error
 
 
-def _show(progress: Progress, folder: RunFolder, task: TrainingTask) -> None:
-    folder.save_metrics(progress.rows)
+def _draw(progress: Progress, folder: RunFolder, task: TrainingTask) -> None:
     draw_curves(progress.rows, task.metrics, folder.path / "curves.png", task.lower_is_better)
 
 

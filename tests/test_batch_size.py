@@ -23,6 +23,8 @@ from phidet.training.recipe import recipe_named
 from phidet.training.task import Task
 from test_train_run import CLASSES, write_squares
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 
 @pytest.mark.parametrize(
     ("wanted", "images", "room", "batch", "times"),

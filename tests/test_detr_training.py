@@ -28,6 +28,8 @@ from phidet.training.run import resume
 from test_detr_dialects import small
 from test_train_run import write_squares
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 
 @pytest.fixture(scope="module")
 def values(shared: Path) -> dict[str, Any]:

@@ -27,10 +27,10 @@ from peers import same_tensors as same
 from phidet import convert, create_classifier, create_model, save_model
 from phidet.architectures.backbones.dialects import LUKEMELAS, TIMM, TORCHVISION
 from phidet.architectures.backbones.published_files import backbone_file
-from phidet.architectures.classifier.network import Classifier
 from phidet.architectures.classifier.published import classifier_config
+from phidet.architectures.costs import build_on_meta
 from phidet.architectures.dialect import Config, Dialect
-from phidet.architectures.efficientdet.config import ASPECTS_2020, ASPECTS_OFFICIAL, ModelConfig
+from phidet.architectures.efficientdet.config import ASPECTS_2020, ASPECTS_OFFICIAL
 from phidet.architectures.efficientdet.dialect_automl import AUTOML
 from phidet.architectures.efficientdet.dialect_effdet import EFFDET
 from phidet.architectures.efficientdet.dialect_zylo117 import ZYLO117
@@ -50,8 +50,7 @@ SIZE = (128, 128)
 
 def shapes_of(config: Config) -> dict[str, Tensor]:
     """Our tensors without their values."""
-    with torch.device("meta"):
-        return weights_of(EfficientDet(config) if isinstance(config, ModelConfig) else Classifier(config))
+    return weights_of(build_on_meta(config))
 
 
 def numbered(like: dict[str, Tensor]) -> dict[str, Tensor]:

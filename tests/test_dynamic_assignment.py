@@ -23,6 +23,7 @@ from phidet.core.errors import ConfigError, UnknownNameError
 from phidet.core.structs import replace
 from phidet.detections.boxes import decode
 
+pytestmark = pytest.mark.usefixtures("unrendered")
 ALONE = Processes(1, lambda total: total)
 CONFIG = replace(peers.tiny_detector(), {"image_size_hw": (128, 128)})
 LOSS = AnchorLoss(CONFIG, LossConfig())

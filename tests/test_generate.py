@@ -38,6 +38,7 @@ from phidet.training.generate_loading import ShownImages
 from phidet.training.generate_task import GenerateTask
 from phidet.training.recipe import SMALL, replace
 
+pytestmark = pytest.mark.usefixtures("unrendered")
 NAMES = ["disc", "square"]
 
 

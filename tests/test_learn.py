@@ -32,6 +32,7 @@ from phidet.training.optim import RunningAverage, peak_rate, rate_at
 from phidet.training.recipe import PAPER, SMALL, Augmentation, choose_recipe, recipe_named
 from phidet.training.task import Task
 
+pytestmark = pytest.mark.usefixtures("unrendered")
 STILL = Augmentation(scale_jitter=(1.0, 1.0), flip=0.0)
 CLASSES = ("bolt", "nut", "washer")
 

@@ -19,6 +19,7 @@ from phidet.weights.create import create_model
 from phidet.weights.native import save_model
 from test_train_run import write_squares
 
+pytestmark = pytest.mark.usefixtures("unrendered")
 SEEN: list[tuple[str, Any]] = []
 
 

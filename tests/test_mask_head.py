@@ -37,6 +37,7 @@ from phidet.weights import create
 from phidet.weights.native import load_model, save_model
 from test_train_run import write_squares
 
+pytestmark = pytest.mark.usefixtures("unrendered")
 ALONE = Processes(1, lambda value: value)
 SIDE = 128
 

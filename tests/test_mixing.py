@@ -26,6 +26,8 @@ from test_augment import sample as painted_sample
 from test_augment_masks import painted_mask
 from test_train_run import write_squares
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 
 def one_object(class_id: int, box: tuple[int, int, int, int], size_hw: tuple[int, int] = (96, 128)) -> Sample:
     """A black image with one coloured rectangle, and its mask."""

@@ -30,6 +30,7 @@ from phidet.training.recipe import Augmentation
 from phidet.weights.mapping import weights_of
 from test_train_run import CLASSES, write_squares
 
+pytestmark = pytest.mark.usefixtures("unrendered")
 LIMIT = (64, 80)
 NAME = "own_augmentations:turned_over"
 

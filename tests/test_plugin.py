@@ -24,6 +24,7 @@ from phidet.inference.runtimes.open_model import find_model
 from phidet.serve.models.model import detector_loader
 from serve_server import PREDICT, b64, encoded, serving, settings_for
 
+pytestmark = pytest.mark.usefixtures("unrendered")
 PLUGIN = Path(__file__).parent / "plugin"
 NAMES = ["person", "dog"]
 CHANGES = ("learning_rate=0.01", "augmentation.mosaic=0", "augmentation.colour=0")

@@ -22,6 +22,8 @@ from phidet.images.prepare import fit_scale, scaled_size
 from phidet.images.sources import SourceImage, read_sources
 from phidet.inference.detector import Detector
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 
 def scene(height: int, width: int) -> Image.Image:
     """Smooth blobs, which survive being made smaller."""

@@ -39,6 +39,7 @@ from phidet.inference.track_relations import RelationsTracker
 from phidet.training.frame_pairs import frame_pairs
 from phidet.training.relations_data import detections_from
 
+pytestmark = pytest.mark.usefixtures("unrendered")
 QUICK = ["--workers", "0", "--accelerator", "cpu"]
 JUMP = 14.0  # px between frames; parts are 15 to 30 pixels long
 

@@ -34,6 +34,7 @@ from phidet.training.relations_data import detections_from
 from phidet.training.run import resume, run
 from relations_data import objects
 
+pytestmark = pytest.mark.usefixtures("unrendered")
 NAMES = ("left", "right", "single")
 QUICK = ["--batch-size", "4", "--workers", "0", "--accelerator", "cpu"]
 

@@ -22,6 +22,8 @@ from phidet.data.tfrecord_file import RecordImage
 from phidet.training.run import resume
 from test_train_run import QUICK, save_tiny, settings, write_squares
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 
 @pytest.fixture
 def tiny(tmp_path: Path) -> Path:

@@ -26,6 +26,7 @@ from phidet.training.seeds import resume_seeds, spreads_of, train_seeds
 from phidet.weights.mapping import weights_of
 from test_train_run import CLASSES, write_squares
 
+pytestmark = pytest.mark.usefixtures("unrendered")
 CHANGES = {"epochs": 1, "batch_size": 4, "warmup_epochs": 0.5}
 
 

@@ -41,6 +41,7 @@ from phidet.inference.runtimes.torch_runtime import TorchNetwork
 from phidet.weights.load import load_into, open_source
 from phidet.weights.native import load_model, save_model
 
+pytestmark = pytest.mark.usefixtures("unrendered")
 ALONE = Processes(1, lambda value: value)
 NAMES = ("bolt", "nut", "sky")
 

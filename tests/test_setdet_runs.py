@@ -35,6 +35,7 @@ from phidet.training.recipe import choose_recipe, recipe_named
 from test_plugin import NAMES, scenes
 from test_setdet import TINY, lively
 
+pytestmark = pytest.mark.usefixtures("unrendered")
 QUICK = ["--batch-size", "8", "--workers", "0", "--accelerator", "cpu", "--pretrained", "none"]
 PLAIN = ["--set", "learning_rate=0.01", "--set", "augmentation.mosaic=0", "--set", "augmentation.colour=0"]
 

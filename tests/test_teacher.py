@@ -43,6 +43,7 @@ from phidet.training.teacher import TaughtImages, TaughtObjects, class_lookup, o
 from test_train_run import CLASSES as SQUARES
 from test_train_run import write_squares
 
+pytestmark = pytest.mark.usefixtures("unrendered")
 ONE = Processes(1, lambda value: value)
 
 

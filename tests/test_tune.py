@@ -22,6 +22,8 @@ from phidet.training.recipe import SMALL
 from phidet.training.run import TrainedRun
 from phidet.training.tune import Budget, Field, parse_field, resume_tune, tune
 
+pytestmark = pytest.mark.usefixtures("unrendered")
+
 pytest.importorskip("optuna")
 Seen = list[dict[str, Any]]
 

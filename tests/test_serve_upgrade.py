@@ -20,7 +20,7 @@ CONTENT = json.dumps(BODY).encode()
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with one_model(tmp_path_factory.mktemp("upgrade"), limits={"idle_seconds": 60}) as running:
+    with one_model(tmp_path_factory.mktemp("upgrade"), limits={"idle_seconds": 600}) as running:
         yield running
 
 
@@ -84,7 +84,8 @@ def test_requests_one_behind_the_other(server: Server, answer: bytes) -> None:
 
 
 def test_a_connection_that_is_to_be_closed_is_closed_after_the_answer(server: Server, answer: bytes) -> None:
-    with socket.create_connection(("127.0.0.1", server.port), timeout=600) as connection:
+    # Long before the server closes connections that are idle.
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
         connection.sendall(with_length(b"connection: close, Upgrade\r\nupgrade: h2c\r\n"))
         reply = until_closed(connection)
     assert reply.startswith(b"HTTP/1.1 200 OK\r\n")

@@ -131,9 +131,14 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def head_without_upgrade(self) -> bytes:
-        """The head that was just parsed, without its ``Upgrade`` headers."""
+        """The head that was just parsed, without its ``Upgrade`` headers; ``Connection`` says ``close`` or nothing."""
         lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
-        lines += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
+        for name, value in self.headers:
+            if name == b"connection":  # its other words are about the upgrade; older uvicorns close behind "close" alone
+                if b"close" in [word.strip().lower() for word in value.split(b",")]:
+                    lines.append(b"connection: close")
+            elif name != b"upgrade":
+                lines.append(b"%s: %s" % (name, value))
         return b"\r\n".join([*lines, b"", b""])
 
     def on_response_complete(self) -> None:

@@ -134,8 +134,8 @@ class BoundedProtocol(HttpToolsProtocol):
         """The head that was just parsed, without its ``Upgrade`` headers; ``Connection`` says ``close`` or nothing."""
         lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
         for name, value in self.headers:
-            if name == b"connection":  # of its words only "close" is not about the upgrade; and alone, or older
-                # uvicorns do not see it
+            if name == b"connection":
+                # Its other words are about the upgrade, and older uvicorns only see this one where it stands alone.
                 if b"close" in [word.strip().lower() for word in value.split(b",")]:
                     lines.append(b"connection: close")
             elif name != b"upgrade":

@@ -28,7 +28,7 @@ test: $(VENV)/.installed-dev clients runtimes programs $(VENV)-docs/.installed  
 test-slow: $(VENV)/.installed-dev clients runtimes programs $(VENV)-docs/.installed  ## run the slow tests as well
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q -m "slow or not slow"
 	OMP_NUM_THREADS=1 $(VENV)-docs/bin/python -m pytest -n 2 -q -m "slow or not slow" tests/test_docs.py
-	OMP_NUM_THREADS=1 $(VENV)-runtimes/bin/python -m pytest -n 2 --dist loadfile -q -p no:anyio $(RUNTIME_TESTS)
+	OMP_NUM_THREADS=1 $(VENV)-runtimes/bin/python -m pytest -n 2 --dist worksteal -q -p no:anyio $(RUNTIME_TESTS)
 
 test-lowest: $(VENV)-lowest/.installed clients  ## the core and the server on the lowest versions that pyproject.toml allows
 	OMP_NUM_THREADS=1 $(VENV)-lowest/bin/python -m pytest -n 2 --dist loadfile -q -W default -m "not slow and not repeated"

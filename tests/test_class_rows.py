@@ -240,14 +240,10 @@ def test_the_usual_start_is_coco_where_it_can_be_had(
         assert "bring it" not in caplog.text
         # Another network than the bundled one has only its backbone's.
         caplog.clear()
-        assert (
-            choose_start(Request(data="d", model="efficientdet-d0"), open_start("efficientdet-d0")).pretrained
-            == "backbone"
-        )
-        assert (
-            "efficientdet-d0 starts from ImageNet weights of its backbone (pretrained: backbone), because"
-            in caplog.text
-        )
+        other = choose_start(Request(data="d", model="efficientdet-d0"), open_start("efficientdet-d0"))
+        assert other.pretrained == "backbone"
+        said = "efficientdet-d0 starts from ImageNet weights of its backbone (pretrained: backbone), because"
+        assert said in caplog.text
     # Whoever says where to start is not asked again, and nothing is fetched for what has no weights of that kind.
     asked.clear()
     for word in ("none", "backbone", "coco", "own.pth"):

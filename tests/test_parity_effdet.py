@@ -21,32 +21,34 @@ from phidet.weights.mapping import to_ours, weights_of
 
 SQUARE, ODD = (256, 256), (300, 420)
 WHOLE = ("efficientdet-d0", "efficientdet-lite0")
-"""Compared at both sizes, and in fp32, too. The others are more of the same layers: they are compared in fp64 at a
-size that is odd on every level and as small as their coarsest level allows.
+"""Compared at both sizes, and in fp32, too. The others are more of the same layers: they are compared so in slow tests,
+and else in fp64 at a size that is odd on every level and as small as their coarsest level allows.
 """
 SMALL, SMALL_D7X = (140, 200), (260, 300)
 
 
 # These take half a minute each, and have nothing that d4 and d7x lack; d7 is d6 at another size.
 LARGE = ("efficientdet-d5", "efficientdet-d6", "efficientdet-d7")
-NAMES = [pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name for name in DETECTOR_NAMES]
+SHORT = [(name, name in WHOLE) for name in DETECTOR_NAMES if name not in LARGE]
+LONG = [pytest.param(name, True, marks=pytest.mark.slow) for name in DETECTOR_NAMES if name not in WHOLE]
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_same_weights_same_answers(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "whole"), [*SHORT, *LONG])
+def test_same_weights_same_answers(name: str, whole: bool, tmp_path: Path) -> None:
     peer = peers.effdet_model(name, SQUARE)
     randomise(peer)
     torch.save(peer.state_dict(), tmp_path / "peer.pth")
     ours = create_model(name, pretrained=tmp_path / "peer.pth").eval()
     weights = peer.state_dict()
     g = torch.Generator().manual_seed(1)
-    for size in (SQUARE, ODD) if name in WHOLE else (SMALL_D7X if name == "efficientdet-d7x" else SMALL,):
+    small = SMALL_D7X if name == "efficientdet-d7x" else SMALL
+    for size in (SQUARE, ODD) if whole else (small,):
         images = torch.randn(1, 3, *size, generator=g)
         with torch.device("meta"):  # without fresh weights, which take seconds to draw
             peer = peers.effdet_model(name, size).eval()
         peer.load_state_dict(weights, assign=True)
         fp32, fp64 = (torch.float32, 1e-4, rms_off_by), (torch.float64, 1e-9, off_by)
-        for dtype, bound, distance in (fp32, fp64) if name in WHOLE else (fp64,):
+        for dtype, bound, distance in (fp32, fp64) if whole else (fp64,):
             with torch.inference_mode():
                 classes, boxes = peer.to(dtype)(images.to(dtype))
                 out = ours.to(dtype)(images.to(dtype))

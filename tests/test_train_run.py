@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,15 @@ def save_tiny(path: Path) -> Path:
 @pytest.fixture
 def tiny(tmp_path: Path) -> Path:
     return save_tiny(tmp_path / "tiny.safetensors")
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As in the processes that a test starts: sums of several threads differ in their last bits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def settings(out: Path) -> RunSettings:
@@ -225,6 +235,7 @@ def run_command(words: list[str], cwd: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=cwd, text=True, stdout=pipe, stderr=pipe, env=environment)
 
 
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize(
     "how",
     [signal.SIGINT, *(pytest.param(other, marks=pytest.mark.slow) for other in (signal.SIGTERM, signal.SIGKILL))],
@@ -233,8 +244,6 @@ def test_a_stopped_run_goes_on_to_the_same_weights(
     how: signal.Signals, data: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as in the process that is stopped: sums of several threads differ in their last bits
     base = ["train", str(data), "--model", str(tiny), "--val-split", "none", "--epochs", "4", "--batch-size", "4"]
     base += ["--workers", "0", "--accelerator", "cpu"]
     assert main([*base, "--out", "whole"]) == 0
@@ -250,7 +259,6 @@ def test_a_stopped_run_goes_on_to_the_same_weights(
         assert "Traceback" not in said
         assert "go on with: phidet train --resume stopped" in said or stopped.returncode == 0
     assert main(["train", "--resume", "stopped", "--workers", "0", "--accelerator", "cpu"]) == 0
-    torch.set_num_threads(threads)
     assert same_weights(tmp_path / "whole" / "last.safetensors", tmp_path / "stopped" / "last.safetensors")
     assert not list((tmp_path / "stopped").rglob("*.part"))
 
@@ -516,17 +524,15 @@ def test_a_compiled_network_learns_the_same(data: Path, tiny: Path, tmp_path: Pa
         torch.testing.assert_close(compiled.state_dict()[name], value, rtol=0.05, atol=0.01)
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_the_same_seed_gives_the_same_fresh_weights(data: Path, tmp_path: Path) -> None:
     """In two processes, one of which has drawn much before, from a published name: nothing but the seed can do it."""
     words = ["train", str(data), "--image-size", "128", "--workers", "0", "--accelerator", "cpu", "--epochs", "1"]
     words += ["--pretrained", "none", "--val-split", "none", "--batch-size", "4"]
     with run_command([*words, "--seed", "3", "--out", "a"], tmp_path) as process:
         assert process.wait(200) == 0, process.communicate()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as in the other process
     for name, seed in (("b", "3"), ("c", "4")):
         assert main([*words, "--seed", seed, "--out", str(tmp_path / name)]) == 0
-    torch.set_num_threads(threads)
     found, again, other = ((tmp_path / name / "last.safetensors").read_bytes() for name in ("a", "b", "c"))
     assert found == again
     assert found != other

@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--pretrained",
         default="auto",
         metavar="START",
-        help="coco, person (bundled), backbone (ImageNet), none or a weight file (the first of these that can be had)",
+        help="coco, person (bundled), backbone (ImageNet), none, a weight file (auto: the first of three to be had)",
     )
     add_image_size(what)
     what.add_argument("--train-split", metavar="NAME", help="the split to train on (found by name)")

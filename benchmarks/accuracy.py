@@ -3,6 +3,7 @@
     python benchmarks/accuracy.py DATA --out OUT                      # DATA has bccd, playing-cards, …; see SETS
     python benchmarks/accuracy.py DATA --out OUT --variant mixup:augmentation.mixup=0.2 --variant early:freeze=early
     python benchmarks/accuracy.py DATA --out OUT --sets bccd,balloon --seeds 2 --epochs 30 --jobs 4 --minutes 30
+    python benchmarks/accuracy.py DATA --out OUT --scale 0.4 --epochs 10 --variant person:pretrained=person   # a CPU
 
 Each row (a set, a side, a seed) is a training in a process of its own, ``--jobs`` of them side by side; OUT/rows has a
 JSON for each, so that a second call goes on where the first one was stopped, even by kill -9; it refuses rows of other
@@ -96,19 +97,27 @@ def read(root: Path, about: DataSet) -> tuple[Dataset, Dataset]:
     return train, folder.read(about.test, train.class_names)
 
 
-def initial(args: argparse.Namespace, about: DataSet, train: Dataset, seed: int) -> Model:
-    """The network before training, the same for all sides."""
-    torch.manual_seed(seed)
-    start = None if args.pretrained == "none" else args.pretrained
+def input_size(args: argparse.Namespace, about: DataSet) -> int:
+    """The set's, or ``args.scale`` of it to the nearest multiple of 32; pixels."""
+    return max(32, 32 * round(args.scale * about.size / 32))
+
+
+def initial(args: argparse.Namespace, row: Row, train: Dataset, start: str) -> Model:
+    """The network before training."""
+    torch.manual_seed(row.seed)
     return phidet.create_model(
-        args.model, class_names=train.class_names, image_size=about.size, pretrained=start, replace_head=True
+        args.model,
+        class_names=train.class_names,
+        image_size=input_size(args, SETS[row.set]),
+        pretrained=None if start == "none" else start,
+        replace_head=True,
     )
 
 
 def train_ours(args: argparse.Namespace, row: Row, train: Dataset, folder: Path) -> Model:
     """By phidet's automatic recipe with the variant's changes."""
-    model = initial(args, SETS[row.set], train, row.seed)
     changes: dict[str, Any] = {"epochs": args.epochs, **nested(variants(args.variant).get(row.side, ""))}
+    model = initial(args, row, train, changes.pop("pretrained", args.pretrained))
     if args.batch_size is not None:
         changes["batch_size"] = args.batch_size
     architecture = architecture_of(model.config)
@@ -124,13 +133,13 @@ def train_peer(args: argparse.Namespace, row: Row, train: Dataset, folder: Path)
     from effdet.data.loader import DetectionFastCollate  # noqa: PLC0415
     from timm.utils.model_ema import ModelEmaV2  # noqa: PLC0415
 
-    about = SETS[row.set]
-    ours = initial(args, about, train, row.seed)
+    size = input_size(args, SETS[row.set])
+    ours = initial(args, row, train, args.pretrained)
     folder.mkdir(parents=True, exist_ok=True)
     phidet.save_model(ours, folder / "start.safetensors")
     phidet.convert(folder / "start.safetensors", folder / "start.pth", to="effdet")
     config = effdet.get_efficientdet_config("tf_" + args.model.replace("-", "_"))
-    config.image_size, config.num_classes = (about.size, about.size), len(train.class_names)
+    config.image_size, config.num_classes = (size, size), len(train.class_names)
     network = effdet.EfficientDet(config, pretrained_backbone=False)
     network.load_state_dict(torch.load(folder / "start.pth", weights_only=True))
     device = Fabric(accelerator=args.accelerator, devices=1).device
@@ -138,7 +147,7 @@ def train_peer(args: argparse.Namespace, row: Row, train: Dataset, folder: Path)
     labeler = AnchorLabeler(Anchors.from_config(config), config.num_classes, match_threshold=0.5)
     batch = min(args.batch_size or 8, len(train))
     loader: Any = torch.utils.data.DataLoader(
-        PeerImages(train, about.size, row.seed), batch, shuffle=True, drop_last=True, num_workers=args.workers,
+        PeerImages(train, size, row.seed), batch, shuffle=True, drop_last=True, num_workers=args.workers,
         collate_fn=DetectionFastCollate(anchor_labeler=labeler), generator=torch.Generator().manual_seed(row.seed),
         persistent_workers=args.workers > 0,
     )  # fmt: skip
@@ -164,7 +173,7 @@ def train_peer(args: argparse.Namespace, row: Row, train: Dataset, folder: Path)
     trained = bench if average is None else average.module
     torch.save(trained.model.state_dict(), folder / "last.pth")
     return phidet.create_model(
-        args.model, class_names=train.class_names, image_size=about.size, pretrained=folder / "last.pth"
+        args.model, class_names=train.class_names, image_size=size, pretrained=folder / "last.pth"
     )
 
 
@@ -218,7 +227,7 @@ def run_row(args: argparse.Namespace, row: Row) -> None:
 
 def settings_of(args: argparse.Namespace, row: Row) -> dict[str, Any]:
     """What decides a row's result, beside the row itself: rows that differ in it do not belong into one table."""
-    settings = {name: getattr(args, name) for name in ("model", "pretrained", "epochs", "batch_size")}
+    settings = {name: getattr(args, name) for name in ("model", "pretrained", "epochs", "batch_size", "scale")}
     if row.side == PEER:
         return {**settings, "peer_rate": args.peer_rate, "peer_decay": args.peer_decay}
     return {**settings, "changes": variants(args.variant).get(row.side, "")}
@@ -290,7 +299,7 @@ def check_alike(args: argparse.Namespace) -> None:
     wanted = set(wanted_rows(args))
     for row, values in finished(args.out).items():
         now = settings_of(args, row)
-        before = values.get("settings", {"epochs": values["epochs"]})
+        before = {"scale": 1.0, **values.get("settings", {"epochs": values["epochs"]})}
         other = [name for name, value in before.items() if row in wanted and now.get(name) != value]
         if other:
             said = ", ".join(f"{name} {before[name]!r}, not {now.get(name)!r}" for name in other)
@@ -364,10 +373,17 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="the folder that has the sets")
     parser.add_argument("--out", type=Path, default=Path("accuracy"))
     parser.add_argument("--sets", type=lambda text: text.split(","), default=list(SETS), help=", ".join(SETS))
-    parser.add_argument("--variant", action="append", default=[], metavar="NAME:KEY=VALUE,…", help="of the recipe")
+    parser.add_argument(
+        "--variant", action="append", default=[], metavar="NAME:KEY=VALUE,…", help="of the recipe, or pretrained="
+    )
     parser.add_argument("--no-peer", action="store_true", help="without effdet")
     parser.add_argument("--model", default="efficientdet-lite0")
-    parser.add_argument("--pretrained", default="backbone", help="where all sides start: backbone, coco, none, a file")
+    parser.add_argument(
+        "--pretrained",
+        default="backbone",
+        help="where all sides start that do not say it: backbone, coco, none, a file",
+    )
+    parser.add_argument("--scale", type=float, default=1.0, metavar="S", help="images at S of the sets' sizes (1)")
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--seeds", type=int, default=2, metavar="N")
     parser.add_argument("--batch-size", type=int, metavar="N", help="of both sides (the recipe's; 8)")

@@ -235,7 +235,7 @@ def test_the_usual_start_is_coco_where_it_can_be_had(
     if reached:
         assert f"starts from detection weights of COCO, {coco_weights}" in caplog.text
     else:
-        said = "starts from the person detector (pretrained: person), because those of COCO"
+        said = "starts from the person detector (pretrained: person), because detection weights of COCO"
         assert f"{said} cannot be had: cannot download it: no route" in caplog.text
         assert "bring it" not in caplog.text
         # Another network than the bundled one has only its backbone's.
@@ -254,5 +254,6 @@ def test_the_usual_start_is_coco_where_it_can_be_had(
 
 
 def test_what_is_no_start_is_still_told() -> None:
-    with pytest.raises(ConfigError, match="pretrained must be"):
-        create_model("efficientdet-lite0", pretrained="imagenet")
+    for word in ("imagenet", "cocoo"):
+        with pytest.raises(ConfigError, match=f'pretrained must be .*"coco" .*"person", got {word!r}'):
+            create_model("efficientdet-lite0", pretrained=word)

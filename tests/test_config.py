@@ -131,6 +131,7 @@ def changed(path: str, value: object) -> bytes:
         ("colour", 1, r"unknown key colour"),
         ("feature_network.repeat", 3, r"unknown key feature_network\.repeat"),
         ("anchors.ratio", 1, r"unknown key anchors\.ratio"),
+        ("anchors.scales", 1, r"unknown key anchors\.scales\. Did you mean scale\?"),
         ("head_layers", "3", r"head_layers: expected a whole number, got text"),
         ("head_layers", 2.5, r"head_layers: expected a whole number, got a number"),
         ("image_size_hw", [512], r"image_size_hw: expected a list of length 2"),

@@ -130,7 +130,10 @@ def test_doctor_counts_what_people_changed(images: Path, tmp_path: Path, capsys:
             path.rename(path.with_stem("renamed"))
     main(["doctor", str(corrected), "--prelabels", str(out), "--fast"])
     said = capsys.readouterr().err
-    assert "of 4 pre-labels 1 (25%) were kept, 1 moved, 1 given another class, 1 removed; 1 objects were added" in said
+    assert (
+        "2 images compared: of 4 pre-labels 1 (25%) kept, 1 moved, 1 given another class, 1 removed; 1 object added"
+        in said
+    )
 
 
 def test_where_nothing_is_found_there_are_files_without_objects(images: Path, tmp_path: Path) -> None:

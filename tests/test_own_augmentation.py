@@ -121,8 +121,14 @@ def test_what_the_function_raises_is_told_in_one_line() -> None:
     def bad(labelled: LabelledImage, rng: np.random.Generator) -> LabelledImage:
         raise KeyError("lamp")
 
-    with pytest.raises(ConfigError, match=r"^the augmentation mod:fn failed: KeyError: 'lamp'$"):
+    with pytest.raises(
+        ConfigError, match=r"^the augmentation mod:fn failed \(\w+\.py, line \d+\): KeyError: 'lamp'$"
+    ) as told:
         changed(bad)
+    # The line is the function's own, also where a library raises what is wrong with it.
+    assert f"({Path(__file__).name}, line {bad.__code__.co_firstlineno + 1})" in str(told.value)
+    with pytest.raises(ConfigError, match=rf"{Path(__file__).name}, line \d+\): .*could not be broadcast"):
+        changed(lambda labelled, rng: labelled._replace(image=np.add(labelled.image, np.zeros(7))))
 
 
 @pytest.mark.parametrize(
@@ -218,7 +224,7 @@ def test_a_mistake_in_another_process_is_one_line(
     words += ["--accelerator", "cpu", "--workers", "1", "--out", str(tmp_path / "run")]
     assert main([*words, "--augment", "own_augmentations:fails_elsewhere"]) == 2
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("phidet:")]
-    assert said[-1] == "phidet: the augmentation own_augmentations:fails_elsewhere failed: RuntimeError: no lamp"
+    assert said[-1] == "phidet: the augmentation own_augmentations:fails_elsewhere failed (own_augmentations.py, line 44): RuntimeError: no lamp"
     assert main([*words, "--task", "generate", "--augment", NAME]) == 2
 
 
@@ -241,4 +247,8 @@ def test_doctor_shows_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert main([*words, "--augment", NAME]) == 0
     assert NAME in capsys.readouterr().err
     assert (out / "augmented.png").read_bytes() != plain
+    capsys.readouterr()
     assert main([*words, "--augment", "no.such:thing"]) == 2
+    assert not capsys.readouterr().out, "said before the report, which may take minutes"
+    assert main([*words, "--augment", "own_augmentations"]) == 2
+    assert "MODULE:FUNCTION, got 'own_augmentations'" in capsys.readouterr().err

@@ -202,12 +202,16 @@ def test_what_a_description_gets_wrong_is_said(tmp_path: Path) -> None:
     grid = np.zeros((1, 4, 7), np.float32)
     with pytest.raises(CheckpointError, match=r"returns 4 rows, and strides .* at 64×64 have 84 cells"):
         DescribedDetector(described(tmp_path, grid, boxes="grid")).detect([image])
-    with pytest.raises(ConfigError, match=r"foreign\.json: .*unknown key colour"):
+    with pytest.raises(ConfigError, match=r"foreign\.json: .*unknown key colour$"):
         DescribedDetector(described(tmp_path, rows, colour="bgr"))
     with pytest.raises(InputError, match=r"the description .* cannot be read: No such file"):
         DescribedDetector(tmp_path / "absent.json")
-    with pytest.raises(CheckpointError, match=r"gone\.onnx cannot be loaded"):
+    with pytest.raises(ConfigError, match=r"unknown key box\. Did you mean boxes\?"):
+        DescribedDetector(described(tmp_path, rows, box="xyxy"))
+    with pytest.raises(CheckpointError, match=r"foreign\.json describes .*gone\.onnx, which is not there"):
         DescribedDetector(described(tmp_path, rows, model="gone.onnx"))
+    with pytest.raises(ConfigError, match=r"foreign\.onnx takes \[1, 3, 64, 64\], .* describes \[1, 3, 32, 64\]"):
+        DescribedDetector(described(tmp_path, rows, size_hw=[32, 64]))
 
 
 def test_a_network_that_answers_no_numbers_is_not_one_that_finds_nothing(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import torch
 import peers
 from phidet import create_model, save_model
 from phidet.cli.main import main
-from phidet.core.errors import CheckpointError, ConfigError, UnknownNameError
+from phidet.core.errors import CheckpointError, ConfigError, TrainingDivergedError, UnknownNameError
 from phidet.training import tune as tuning
 from phidet.training.about import Request
 from phidet.training.fit import RunSettings
@@ -111,6 +111,28 @@ def test_a_search_that_was_stopped_goes_on(model: str, tmp_path: Path, monkeypat
     again = resume_tune(out, RunSettings(out=out), Budget(runs=5))
     assert len(seen) == 6, "nothing is left to do"
     assert again.tried == done.tried
+
+
+def test_a_run_that_diverges_costs_itself_and_no_other(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also with a resumed search: it would meet the same end again."""
+    seen: Seen = []
+    pretend(monkeypatch, seen)
+    sound = tuning.run
+
+    def run(request: Request, settings: RunSettings, augment: object = None) -> TrainedRun:
+        if settings.out.name in ("run-0", "run-2"):
+            raise TrainingDivergedError("the loss became nan in epoch 1, step 3: lower the learning rate")
+        return sound(request, settings, augment=augment)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(tuning, "run", run)
+    out = tmp_path / "tune"
+    found = tune(Request(data="d", model=model), RunSettings(out=out), Budget(runs=5), SEARCH)
+    assert sorted(t.number for t in found.tried) == [1, 3, 4], "the budget counts it"
+    assert "run 2 is left out: the loss became nan in epoch 1, step 3" in caplog.messages
+    again = resume_tune(out, RunSettings(out=out), Budget(runs=6))
+    assert sorted(t.number for t in again.tried) == [1, 3, 4, 5]
 
 
 def test_whole_numbers_stay_whole_and_the_loss_can_be_searched(

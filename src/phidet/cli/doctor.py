@@ -117,13 +117,16 @@ def _draw(examination: Examination, view: Any, args: argparse.Namespace) -> None
 
 
 def _check_augment(args: argparse.Namespace) -> None:
-    """Raises ConfigError for changes that are wrong, or that nothing would be shown of."""
+    """Raises ConfigError for changes that are wrong, or that nothing would be shown of: now, not after minutes."""
     if not args.augmented:
         raise ConfigError("--augment belongs to --augmented: phidet doctor DATA --augmented --augment policy=v1")
-    from phidet.training.augmentation.sheet import change_augmentation  # needs PyTorch
+    from phidet.training.augmentation.own import imported  # needs PyTorch
+    from phidet.training.augmentation.sheet import change_augmentation
     from phidet.training.recipe import Augmentation
 
-    change_augmentation(Augmentation(), args.augment)
+    settings = change_augmentation(Augmentation(), args.augment)
+    if settings.function is not None:
+        imported(settings.function)
 
 
 def _augmented(config: Any, args: argparse.Namespace) -> None:

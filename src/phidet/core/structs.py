@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -70,7 +71,9 @@ def in_words(error: msgspec.ValidationError, kind: type[msgspec.Struct] | None =
     if missing := re.fullmatch("Object missing required field `(.*)`", message):
         return f"{'.'.join(filter(None, (place, missing[1])))} is missing"
     if unknown := re.fullmatch("Object contains unknown field `(.*)`", message):
-        return f"unknown key {'.'.join(filter(None, (place, unknown[1])))}"
+        near = difflib.get_close_matches(unknown[1], getattr(_kind_at(kind, place), "__struct_fields__", ()), 1)
+        hint = f". Did you mean {near[0]}?" if near else ""
+        return f"unknown key {'.'.join(filter(None, (place, unknown[1])))}{hint}"
     if re.match("Expected `", message):
         message = re.sub("`(.*?)`", lambda found: " or ".join(_TYPES.get(n, n) for n in found[1].split(" | ")), message)
         message = message.replace("Expected", "expected", 1)
@@ -82,12 +85,18 @@ def in_words(error: msgspec.ValidationError, kind: type[msgspec.Struct] | None =
 
 def _choices(kind: Any, place: str) -> tuple[object, ...]:
     """The literals that the field at ``place`` of a struct accepts; none where it is of another type."""
-    for name in place.split("."):
-        if not (isinstance(kind, type) and issubclass(kind, msgspec.Struct)):
-            return ()
-        kind = get_type_hints(kind).get(name)
+    kind = _kind_at(kind, place)
     literals = [part for part in (kind, *get_args(kind)) if get_origin(part) is Literal]
     return get_args(literals[0]) if literals else ()
+
+
+def _kind_at(kind: Any, place: str) -> Any:
+    """The type of the field at ``place`` of a struct, whose type is ``kind``; ``None`` where that is not to be seen."""
+    for name in filter(None, place.split(".")):
+        if not (isinstance(kind, type) and issubclass(kind, msgspec.Struct)):
+            return None
+        kind = get_type_hints(kind).get(name)
+    return kind
 
 
 def convert(values: Mapping[str, Any], kind: type[ConfigT], what: str, strict: bool = True) -> ConfigT:

@@ -14,6 +14,7 @@ import numpy as np
 
 from phidet.core.errors import ConfigError, InputError
 from phidet.core.structs import from_json
+from phidet.core.words import count
 from phidet.data.dataset import Annotations, Dataset
 from phidet.data.fingerprint import fingerprints
 from phidet.detections.boxes import pairwise_iou
@@ -115,8 +116,9 @@ class Corrections(NamedTuple):
         total = self.kept + self.moved + self.renamed + self.removed
         share = f" ({self.kept / total:.0%})" if total else ""
         return (
-            f"{self.images:,} images compared: of {total:,} pre-labels {self.kept:,}{share} were kept, {self.moved:,} "
-            f"moved, {self.renamed:,} given another class, {self.removed:,} removed; {self.added:,} objects were added"
+            f"{count(self.images, 'image')} compared: of {count(total, 'pre-label')} {self.kept:,}{share} kept, "
+            f"{self.moved:,} moved, {self.renamed:,} given another class, {self.removed:,} removed; "
+            f"{count(self.added, 'object')} added"
         )
 
 

@@ -27,7 +27,7 @@ from phidet.detections.settings import PostprocessSettings
 from phidet.images.decode import check_pixels
 from phidet.images.prepare import Preprocess, fit_scale, prepare, resize
 from phidet.inference.detector import Detector
-from phidet.inference.runtimes.onnx_runtime import open_session, session_options
+from phidet.inference.runtimes.onnx_runtime import first_line, open_session, session_options
 
 Fit = Literal["corner", "centre", "stretch"]
 BoxForm = Literal["xyxy", "cxcywh", "grid"]
@@ -102,10 +102,18 @@ class DescribedDetector:
             raise InputError(f"the description {path} cannot be read: {error.strerror or error}") from error
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from error
-        self.session: ort.InferenceSession = open_session(
-            path.parent / self.description.model, session_options(threads)
-        )
-        self.input = self.session.get_inputs()[0].name
+        network = path.parent / self.description.model
+        if not network.is_file():
+            raise CheckpointError(
+                f"{path} describes {network}, which is not there: 'model' is relative to the description"
+            )
+        self.session: ort.InferenceSession = open_session(network, session_options(threads))
+        taken = self.session.get_inputs()[0]
+        # Names in place of numbers are axes of any length.
+        given = (1, 3, *self.description.size_hw)
+        if len(taken.shape) != 4 or any(isinstance(n, int) and n != m for n, m in zip(taken.shape, given, strict=True)):
+            raise ConfigError(f"{path}: {network.name} takes {taken.shape}, and its size_hw describes {list(given)}")
+        self.input = taken.name
         self.class_names = self.description.class_names
 
     def detect(
@@ -124,7 +132,7 @@ class DescribedDetector:
         try:
             raw = self.session.run(None, {self.input: array[None]})[0]
         except Exception as error:  # the classes differ from version to version
-            raise CheckpointError(f"{self.description.model} cannot be run: {error}") from error
+            raise CheckpointError(f"{self.description.model} cannot be run: {first_line(error)}") from error
         boxes, probabilities = self._decode(np.asarray(raw, np.float32))
         shift, scale = np.tile(offset_xy, 2), np.tile(scale_xy, 2)  # of x1, y1, x2, y2
         boxes = clip(np.asarray((boxes - shift) / scale, np.float32), (image.shape[0], image.shape[1]))

@@ -22,8 +22,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         layout: how they are laid out, where that is not recognised.
         model: a published name, a model file (.safetensors) or the folder of a run.
         pretrained: where the weights of a published model start: "coco" (a whole detector), "backbone" (ImageNet), a
-            weight file, or "none"; "auto" is "coco" where that can be had, else "backbone". A classifier's ImageNet
-            weights are "backbone", too.
+            weight file, "person" (the bundled detector), or "none"; "auto" is the first of "coco", "person" for
+            networks like it, and "backbone" that can be had. A classifier's ImageNet weights are "backbone", too.
         image_size: input side or (height, width) in pixels; the model's own unless given.
         train_split, val_split: found by their names unless given; ``val_split`` "none" trains without evaluation.
         split_seed: which images are held out where there is no validation split; the run's seed unless given.

@@ -17,6 +17,7 @@ from phidet.core.bundled import BUNDLED, bundled_file
 from phidet.core.errors import ConfigError, DownloadError, InputError, UnknownNameError
 from phidet.data.dataset import Dataset
 from phidet.data.run_images import read_run_images
+from phidet.inference.described import open_detector
 from phidet.inference.runtimes.open_model import model_file
 from phidet.training.about import Origin, Request
 from phidet.training.augmentation.own import OwnAugmentation, imported
@@ -112,11 +113,16 @@ def plan_run(
         raise ConfigError(f"an appearance is for networks that relate detections, not for {request.model}")
     if request.unlabelled is not None and request.teacher is None:
         raise ConfigError("images without labels would be learned as empty: name a teacher that labels them")
+    # What can be wrong without the data is said before these are read, which may take minutes.
+    if request.image_size is not None:
+        start.architecture.resized(start.config, parse_image_size(request.image_size))
+    if request.teacher is not None:
+        open_detector(request.teacher, threads=1)
     # Data before the model: the number of images chooses the recipe, and the classes decide the head.
     data = start.kind.read(request, settings.seed if request.split_seed is None else request.split_seed, None)
     start = start._replace(config=start.kind.adapt(start.config, data, request))
-    request = choose_start(request, start)
     recipe, own = with_own(_recipe(request, start, len(data.train)), own)
+    request = choose_start(request, start)
     model = _build(request, start, data.train, recipe, settings.seed)
     if model.config.preprocess.antialias:  # the recipe's, or that of the weights: training resizes as the network will
         recipe = replace(recipe, {"augmentation": {"antialias": True}})
@@ -274,7 +280,7 @@ def choose_start(request: Request, start: Start) -> Request:
         try:
             path = weights_path("coco", architecture, start.config, start.published)
         except (DownloadError, UnknownNameError, ConfigError) as error:
-            why = f", because those of COCO cannot be had: {str(error).partition('. Or bring')[0]}"
+            why = f", because detection weights of COCO cannot be had: {str(error).partition('. Or bring')[0]}"
         else:
             log.info("%s starts from detection weights of COCO, %s (pretrained: coco)", request.model, path)
             return msgspec.structs.replace(request, pretrained="coco")

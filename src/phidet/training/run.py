@@ -11,6 +11,7 @@ import torch.distributed as dist
 
 from phidet.architectures.model import Model
 from phidet.architectures.registry import architecture_of
+from phidet.core.words import count as some
 from phidet.training.about import Request
 from phidet.training.augmentation.own import AugmentFunction, OwnAugmentation, imported, named
 from phidet.training.base import TrainingTask
@@ -157,8 +158,8 @@ def _log_plan(plan: Plan, task: TrainingTask) -> None:
         seen = recipe.epochs * task.epoch_images(recipe)
         chosen += f", chosen for {task.num_images:,} images ({seen:,} are seen in all)"
     log.info(
-        "%s, %s: %d epochs, batch %d, %s, rate %g, %s",
-        request.model, chosen, recipe.epochs, recipe.batch_size * recipe.accumulate,
+        "%s, %s: %s, batch %d, %s, rate %g, %s",
+        request.model, chosen, some(recipe.epochs, "epoch"), recipe.batch_size * recipe.accumulate,
         task.optimizer or recipe.optimizer, recipe.learning_rate, _changed(request.changes),
     )  # fmt: skip
     # Said before the first epoch: a wrong split should be noticed now and not after hours.

@@ -1,8 +1,8 @@
 """A search over a few fields of the recipe, within a budget of runs and time: what ``phidet tune`` does.
 
 Optuna (its tree-structured Parzen estimator) proposes, phidet trains; what counts is the metric on validation images.
-The first run is that of the recipe as it is. ``study.log`` holds the proposals and their values, ``run-N`` an ordinary
-run for each; everything resumes from there.
+The first run is that of the recipe as it is; runs that diverge are left out. ``study.log`` holds the proposals and
+their values, ``run-N`` an ordinary run for each; everything resumes from there.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import msgspec
 
 from phidet.architectures.base import resolved_loss
 from phidet.core.csv_files import write_csv
-from phidet.core.errors import ConfigError, MissingExtraError
+from phidet.core.errors import ConfigError, MissingExtraError, TrainingDivergedError
 from phidet.core.files import write_atomic
 from phidet.core.structs import require
 from phidet.data.hold_out import RUN
@@ -204,7 +204,14 @@ def _search(record: TuneRecord, settings: RunSettings, budget: Budget, augment: 
             trial = study.ask()
             number, params = trial.number, {field.key: _suggest(trial, field) for field in fields}
         log.info("run %d: %s", number, ", ".join(f"{key} = {value}" for key, value in params.items()))
-        trained = _train(record, params, msgspec.structs.replace(settings, out=folder / f"run-{number}"), augment)
+        try:
+            trained = _train(record, params, msgspec.structs.replace(settings, out=folder / f"run-{number}"), augment)
+        except TrainingDivergedError as error:
+            # An answer as well, of a rate that is too high: worse than any other. Were it none, the search would
+            # come back to this run whenever it goes on, and never get past it.
+            log.warning("run %d is left out: %s", number, str(error).partition(":")[0])
+            study.tell(number, state=optuna.trial.TrialState.PRUNED)
+            continue
         if not trained.metrics:
             raise ConfigError("the validation images have no objects, so that no setting is better than another")
         metric = next(iter(trained.metrics))

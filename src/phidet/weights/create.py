@@ -194,9 +194,11 @@ def weights_path(
         return local_or_fetched(file)
     if isinstance(pretrained, str) and pretrained in BUNDLED:
         return bundled_file(pretrained, ".safetensors")
+    # A text that looks like no file and is none was meant as a word.
+    no_file = isinstance(pretrained, str) and pretrained == Path(pretrained).stem and not Path(pretrained).exists()
     foreign = isinstance(pretrained, str) and pretrained in ("backbone", "coco", "imagenet")
-    if foreign or not isinstance(pretrained, str | Path):
-        choices = " or ".join(f'"{word}"' for word in words) or "None"
+    if foreign or no_file or not isinstance(pretrained, str | Path):
+        choices = " or ".join(f'"{word}"' for word in (*words, *BUNDLED) if words) or "None"
         raise ConfigError(f"pretrained must be the path of a weight file, or {choices}, got {pretrained!r}")
     return Path(pretrained)
 

@@ -83,7 +83,7 @@ class OnnxNetwork:
         try:
             return dict(zip(self.outputs, self.session.run(self.outputs, dict(inputs)), strict=True))
         except Exception as error:  # the classes differ from version to version
-            raise CheckpointError(f"{self.path} cannot be run: {_first_line(error)}") from error
+            raise CheckpointError(f"{self.path} cannot be run: {first_line(error)}") from error
 
 
 def open_onnx(path: Path, options: RunOptions) -> OnnxNetwork:
@@ -144,7 +144,7 @@ def open_session(
         return ort.InferenceSession(path, options, providers=list(providers))
     except Exception as error:  # the classes differ from version to version
         raise CheckpointError(
-            f"{path} cannot be loaded: {_first_line(error)}. Copy it again, or export the model again"
+            f"{path} cannot be loaded: {first_line(error)}. Copy it again, or export the model again"
         ) from error
 
 
@@ -158,7 +158,7 @@ def session_options(threads: int | None) -> ort.SessionOptions:
     return options
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     """What ONNX Runtime says, without its numbers and the path, which the message has already."""
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : (\w+) : (Load model from .*? failed: ?)?", "", str(error).strip())
     return text.splitlines()[0].rstrip(".") if text else type(error).__name__

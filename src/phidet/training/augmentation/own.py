@@ -15,6 +15,8 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 from operator import attrgetter
+from pathlib import Path
+from traceback import extract_tb
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -88,7 +90,9 @@ class OwnAugmentation:
         try:
             answer = self.function(given, rng)
         except Exception as error:  # whatever other people's code raises
-            raise ConfigError(f"the augmentation {self.name} failed: {type(error).__name__}: {error}") from error
+            raise ConfigError(
+                f"the augmentation {self.name} failed{_where(error)}: {type(error).__name__}: {error}"
+            ) from error
         try:
             return _sample(_checked(answer, limit_hw, num_classes, sample.masks is not None))
         except ValueError as error:
@@ -129,6 +133,13 @@ def imported(name: str) -> OwnAugmentation:
     if not callable(function):
         raise ConfigError(f"the augmentation {name} is no function, but a {type(function).__name__}")
     return OwnAugmentation(function, name)
+
+
+def _where(error: Exception) -> str:
+    """Where in the user's own function something was raised; where it was called is nothing to them."""
+    # The innermost frame may be a library's: what the user can change is the function's own, the one after ours.
+    frames = extract_tb(error.__traceback__)[1:]
+    return f" ({Path(frames[0].filename).name}, line {frames[0].lineno})" if frames else ""
 
 
 def _checked(answer: object, limit_hw: tuple[int, int], num_classes: int, has_masks: bool) -> LabelledImage:

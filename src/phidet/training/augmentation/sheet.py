@@ -38,7 +38,7 @@ def change_augmentation(settings: Augmentation, changes: Sequence[str]) -> Augme
         named = change if "=" in change or ":" not in change else f"function={change}"
         key, equals, value = named.partition("=")
         if not equals:
-            raise ConfigError(f"expected KEY=VALUE, as in policy=v1, got {change!r}")
+            raise ConfigError(f"expected KEY=VALUE, as in policy=v1, or MODULE:FUNCTION, got {change!r}")
         if key not in fields:
             raise UnknownNameError("augmentation key", key, fields)
         # Values stay text: the lenient conversion below parses numbers by the field's type.
@@ -97,4 +97,6 @@ def describe(settings: Augmentation) -> str:
         said.append(f"AutoAugment {settings.policy}")
     if settings.function is not None:
         said.append(settings.function)
+    if settings.plain_epochs:
+        said.append(f"in a run's last {count(settings.plain_epochs, 'epoch')} one image at a time")
     return ", ".join(said)

@@ -136,6 +136,27 @@ def test_doctor_counts_what_people_changed(images: Path, tmp_path: Path, capsys:
     )
 
 
+def test_another_projects_detector_is_measured_as_any(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A teacher should be measured before it teaches. On what it labelled itself, nothing is wrong."""
+    data = label(images, tmp_path, "--to", "yolo") / "yolo"
+    model = tmp_path / "foreign.json"
+    capsys.readouterr()
+    words = ["eval", str(data), "--split", "train", "--json", "-m"]
+    assert main([*words, str(model)]) == 0
+    assert json.loads(capsys.readouterr().out)["coco"]["ap"] == pytest.approx(1)
+    for wrong, said in (("--device", "leave out"), ("--store-thresholds", "a model file of your own")):
+        assert main([*words, str(model), wrong, *(["cuda"] if wrong == "--device" else [])]) == 2
+        assert said in capsys.readouterr().err
+    # Neither detections nor a description is still told as what it is not.
+    (tmp_path / "labels.json").write_text('{"images": [], "categories": []}')
+    assert main([*words, str(tmp_path / "labels.json")]) == 3
+    assert "is not COCO's results" in capsys.readouterr().err
+    assert main(["detect", str(images), "-m", str(model), "--out", str(tmp_path / "found")]) == 4
+    assert "are for 'phidet label', 'phidet eval' and --teacher" in capsys.readouterr().err
+
+
 def test_where_nothing_is_found_there_are_files_without_objects(images: Path, tmp_path: Path) -> None:
     out = label(images, tmp_path, "--to", "coco", "yolo", "cvat", "label-studio", "--score", "0.99")
     assert json.loads((out / "coco.json").read_text())["annotations"] == []

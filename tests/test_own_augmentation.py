@@ -224,7 +224,8 @@ def test_a_mistake_in_another_process_is_one_line(
     words += ["--accelerator", "cpu", "--workers", "1", "--out", str(tmp_path / "run")]
     assert main([*words, "--augment", "own_augmentations:fails_elsewhere"]) == 2
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("phidet:")]
-    assert said[-1] == "phidet: the augmentation own_augmentations:fails_elsewhere failed (own_augmentations.py, line 44): RuntimeError: no lamp"
+    where = "own_augmentations:fails_elsewhere failed (own_augmentations.py, line 44)"
+    assert said[-1] == f"phidet: the augmentation {where}: RuntimeError: no lamp"
     assert main([*words, "--task", "generate", "--augment", NAME]) == 2
 
 

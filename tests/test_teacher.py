@@ -281,7 +281,7 @@ def test_a_published_network_finds_what_is_labelled(shared: Path, tmp_path: Path
 
 
 def test_a_run_learns_from_a_teacher_and_goes_on_with_it_to_the_last_bit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The teacher's objects are among the targets, and a run that was interrupted ends as one that was not."""
     rows = np.array([[[16, 8, 32, 24, 0.0, 0.7]]], np.float32)
@@ -293,7 +293,9 @@ def test_a_run_learns_from_a_teacher_and_goes_on_with_it_to_the_last_bit(
     plan = plan_run(request, RunSettings(out=tmp_path / "run", workers=0))
     assert plan.origin.request.teacher == str(teacher)
     task = Task(plan.model.config, *plan.data, plan.origin.request.teacher)
+    caplog.set_level(logging.INFO, "phidet")
     batch = next(iter(task.loader(plan.recipe, 0, EpochSampler(4, 2, 0), 0)))
+    assert f"teacher: {teacher}, which knows 1 of 3 classes, not {CLASSES[0]}, {CLASSES[2]}" in caplog.messages
     assert batch.soft is not None
     assert batch.soft.shape == (*batch.class_ids.shape, 3)
     assert torch.isclose(batch.soft[..., 1], torch.tensor(0.7)).sum() == 2  # one in each image
@@ -325,6 +327,10 @@ def test_a_run_learns_from_a_teacher_and_goes_on_with_it_to_the_last_bit(
 
 def test_what_does_not_go_together_is_said_before_the_data_are_read() -> None:
     settings = RunSettings(out=Path("nowhere"))
+    with pytest.raises(CheckpointError, match="there is no model 'gone'"):
+        plan_run(Request(data="absent", teacher="gone"), settings)
+    with pytest.raises(ConfigError, match="image size 96×96 is smaller than the coarsest stride, 128"):
+        plan_run(Request(data="absent", image_size=96), settings)
     with pytest.raises(ConfigError, match="learned as empty: name a teacher"):
         plan_run(Request(data="absent", unlabelled="more"), settings)
     with pytest.raises(ConfigError, match="classifier networks cannot learn a teacher's uncertain objects"):

@@ -25,14 +25,15 @@ from phidet.core.errors import ConfigError, InputError
 if TYPE_CHECKING:
     from phidet.data.dataset import Dataset
     from phidet.data.near_copies import NearCopies
+    from phidet.detections.protocol import SupportsDetect
     from phidet.detections.thresholds import Thresholds
     from phidet.evaluation.measure import Evaluation, MeasureSettings
-    from phidet.inference.detector import Detector
 
 log = logging.getLogger("phidet")
 
 _EPILOG = """MODEL may also be detections: a file of COCO's results (.json) that --save-detections wrote, or
-'phidet detect --save coco', or another detector for these data.
+'phidet detect --save coco', or another detector for these data; or the description (.json) of another project's
+detector, see docs/train.md.
 
 Classes are matched by their names; objects of classes that the model does not know are named and left out.
 The first AP is COCO's, over IoU 0.50…0.95 and all scores. Precision, recall, F1, counts and the confusion matrix are
@@ -54,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     parser.usage = "%(prog)s DATA -m MODEL [options]"
     parser.add_argument("given", nargs="+", metavar="DATA", help="a data folder or file, in any layout")
-    add_model(parser, "a model file, a run's folder, a name, or detections (.json)")
+    add_model(parser, "a model file, a run's folder, a name, detections or a description (.json)")
     add_layout(parser)
     add_split(parser)
     parser.add_argument("--made", action="store_true", help="measure on made images, too, which are refused otherwise")
@@ -97,8 +98,10 @@ def run(args: argparse.Namespace) -> None:
         raise ConfigError(f"--store-thresholds writes into a model file of your own, which {args.model} is not")
     if args.batch < 1:
         raise ConfigError(f"--batch must be a whole number ≥ 1, got {args.batch}")
+    from phidet.inference.described import is_description
+
     said = says(args.model)
-    if Path(args.model).suffix == ".json":
+    if Path(args.model).suffix == ".json" and not is_description(args.model):
         _results(args)
     elif "samples" in said:
         _generator(args)
@@ -131,26 +134,35 @@ def _detector(args: argparse.Namespace) -> None:
     from phidet.evaluation.measure import measure
     from phidet.evaluation.report_folder import write_evaluation
     from phidet.evaluation.results_file import write_results
+    from phidet.inference.described import DescribedDetector
     from phidet.inference.detector import Detector
+    from phidet.inference.stream import needed_by
 
     settings = _settings(args)
     # The detector before the data: its class names decide how the labels are read.
-    detector = Detector(args.model, runtime=args.runtime, precision=args.precision, device=args.device)
+    detector: Detector | DescribedDetector
+    if Path(args.model).suffix == ".json":
+        if (args.runtime, args.precision, args.device) != ("auto", "auto", "cpu"):
+            raise ConfigError(f"{args.model} runs on ONNX Runtime's CPU: leave out --runtime, --precision and --device")
+        detector, name, runtime = DescribedDetector(args.model), Path(args.model).stem, "onnxruntime"
+    else:
+        detector = Detector(args.model, runtime=args.runtime, precision=args.precision, device=args.device)
+        name, runtime = detector.config.name, detector.runtime_name
     measured = validation_data(
         args.model, open_data(args.data, args.layout), detector.class_names, args.split, args.made
     )
     _warn_of_limit(measured.dataset, settings.max_objects)
     # All pixels unless asked otherwise: published metrics are measured so.
-    needed = detector.needed_hw if args.scaled else None
+    needed = needed_by(detector) if args.scaled else None
     dataset, found = detect_dataset(detector, measured.dataset, settings.postprocess, args.batch, needed)
-    evaluation = measure(detector.config.name, str(args.data), dataset, found, settings, measured.trained_on)
+    evaluation = measure(name, str(args.data), dataset, found, settings, measured.trained_on)
     copies = _near_copies(args, measured.dataset)
     if copies is not None:
         evaluation = msgspec.structs.replace(evaluation, near_copies=copies.images)
     if args.store_thresholds:
         # Detected once more, as detectors are used: one class for each box, where AP takes several.
         evaluation = msgspec.structs.replace(evaluation, thresholds=_thresholds(args, detector, dataset))
-    _print(evaluation, f"{args.model} on {args.data}, split {measured.split}, {detector.runtime_name}", args.json)
+    _print(evaluation, f"{args.model} on {args.data}, split {measured.split}, {runtime}", args.json)
     if evaluation.thresholds is not None:
         say_written([_store(args.model, evaluation.thresholds)], args.json)
     if args.save_detections is not None:
@@ -173,7 +185,7 @@ def _near_copies(args: argparse.Namespace, dataset: Dataset) -> NearCopies | Non
     return copies
 
 
-def _thresholds(args: argparse.Namespace, detector: Detector, dataset: Dataset) -> Thresholds:
+def _thresholds(args: argparse.Namespace, detector: SupportsDetect, dataset: Dataset) -> Thresholds:
     from phidet.evaluation.detect_dataset import detect_dataset
     from phidet.evaluation.thresholds import THRESHOLD_SETTINGS, best_thresholds
 

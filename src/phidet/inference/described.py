@@ -227,6 +227,25 @@ class DescribedDetector:
         return np.concatenate([(values[:, :2] + cell) * stride_of, sizes], 1).astype(np.float32)
 
 
+class _Names(msgspec.Struct):
+    """What every description has, and no other JSON file of models or detections."""
+
+    model: str
+    size_hw: tuple[int, int]
+
+
+def is_description(model: str | Path) -> bool:
+    """Whether ``model`` is the description of a detector, and not, for instance, a file of detections."""
+    path = Path(model)
+    if path.suffix.lower() != ".json" or not path.is_file():
+        return False
+    try:
+        from_json(path.read_bytes(), _Names)
+    except ConfigError:
+        return False
+    return True
+
+
 def open_detector(model: str | Path, threads: int | None = None) -> SupportsDetect:
     """The detector that ``model`` names: any model of phidet, or the description (.json) of another project's.
 

@@ -15,6 +15,7 @@ from phidet.architectures.model import Model
 from phidet.architectures.registry import architecture_of, published_config
 from phidet.core.bundled import BUNDLED, bundled_file
 from phidet.core.errors import ConfigError, DownloadError, InputError, UnknownNameError
+from phidet.core.words import count
 from phidet.data.dataset import Dataset
 from phidet.data.run_images import read_run_images
 from phidet.inference.described import open_detector
@@ -223,8 +224,10 @@ def _known_loss(recipe: Recipe, architecture: Architecture[Any]) -> Recipe:
 def _recipe(request: Request, start: Start, num_images: int) -> Recipe:
     recipe = replace(start.kind.recipe(request.recipe, num_images, start.architecture), request.changes)
     if recipe.freeze == "auto":
-        frozen = frozen_for(num_images, start.source is not None or request.pretrained != "none")
-        log.info("freeze=auto: %s, for %d images", frozen, num_images)
+        pretrained = start.source is not None or request.pretrained != "none"
+        frozen = frozen_for(num_images, pretrained)
+        why = count(num_images, "image") if pretrained else "a network that starts from nothing"
+        log.info("freeze=auto: %s, for %s", frozen, why)
         recipe = replace(recipe, {"freeze": frozen})
     return replace(recipe, {"loss": resolved_loss(start.architecture, recipe.loss)})  # kept with the run, defaults too
 

@@ -6,6 +6,7 @@ arXiv 2106.05237). They are soft targets: probabilities instead of certain class
 
 from __future__ import annotations
 
+import logging
 from functools import cached_property
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ import torch
 from torch.utils.data import Dataset as TorchDataset
 
 from phidet.core.errors import ConfigError
+from phidet.core.words import few
 from phidet.detections.boxes import FloatArray, pairwise_iou
 from phidet.detections.detections import Detections
 from phidet.detections.protocol import SupportsDetect
@@ -24,6 +26,8 @@ from phidet.training.augmentation.detection import Example
 from phidet.training.augmentation.mask_tensors import with_unknown
 from phidet.training.recipe import Teaching
 from phidet.weights.class_rows import same_classes
+
+log = logging.getLogger("phidet")
 
 SAME_OBJECT = 0.8
 """IoU from which detections of several classes are taken for one object of uncertain class."""
@@ -47,7 +51,11 @@ class TaughtImages(TorchDataset[Example]):
     ) -> None:
         self.images, self.teacher, self.teaching = images, teacher, teaching
         self.lookup = class_lookup(open_detector(teacher, threads=1).class_names, class_names)
-        self.num_classes = len(class_names)
+        self.num_classes = count = len(class_names)
+        # A name that is spelt otherwise is no error, so it has to be seen.
+        unknown = [name for i, name in enumerate(class_names) if i not in self.lookup]
+        missing = f", not {few(unknown, 8)}" if unknown else ""
+        log.info("teacher: %s, which knows %d of %d classes%s", teacher, count - len(unknown), count, missing)
 
     def __getitem__(self, key: tuple[int, int]) -> Example:
         example = self.images[key]

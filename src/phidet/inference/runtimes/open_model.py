@@ -63,6 +63,11 @@ def open_network(model: str | Path, runtime: Runtime = "auto", options: RunOptio
             raise CheckpointError(
                 f"{path} is not a model file of phidet: 'phidet convert {path} NAME.safetensors' makes one of it"
             )
+        if path.suffix.lower() == ".json":
+            raise CheckpointError(
+                f"{path} is no model: descriptions of other projects' detectors are for 'phidet label', 'phidet eval' "
+                "and --teacher, and in Python for phidet.inference.described.DescribedDetector"
+            )
         runs = "; ".join(f"{name} runs {' and '.join(suffixes)}" for name, (_, _, suffixes) in _RUNTIMES.items())
         raise CheckpointError(f"{path} cannot be run{'' if name == 'auto' else f' by {name}'}: {runs}")
     # Looked for before it is imported, so that a package that is there and broken says itself what is wrong.

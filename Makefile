@@ -88,12 +88,12 @@ $(VENV)-lowest/.installed: pyproject.toml .ci/lowest.py | $(BIN)/uv
 	  -e '.[data,grpc,supervision,video]' hypothesis pytest pytest-xdist
 	@touch $@
 
-# On top of the development environment, for pytest and the peers.
+# On top of the development environment, so that PyTorch is not installed twice: uv would, which does not look there.
 $(VENV)-runtimes/.installed: pyproject.toml | $(VENV)/.installed-dev
 	$(PYTHON) -m venv --without-pip $(VENV)-runtimes
 	$(BIN)/python -c 'import site; print(*site.getsitepackages(), sep="\n")' \
 	  > $$($(VENV)-runtimes/bin/python -c 'import site; print(site.getsitepackages()[0])')/phidet-dev.pth
-	.ci/install $(VENV)-runtimes/bin/python -e '.[openvino,tflite]'
+	$(BIN)/python -m pip --python $(VENV)-runtimes/bin/python install --quiet --editable '.[openvino,tflite]'
 	@touch $@
 
 # On top of the development environment, so that notebooks find phidet and PyTorch.
@@ -101,7 +101,7 @@ $(VENV)-docs/.installed: pyproject.toml | $(VENV)/.installed-dev
 	$(PYTHON) -m venv --without-pip $(VENV)-docs
 	$(BIN)/python -c 'import site; print(*site.getsitepackages(), sep="\n")' \
 	  > $$($(VENV)-docs/bin/python -c 'import site; print(site.getsitepackages()[0])')/phidet-dev.pth
-	.ci/install $(VENV)-docs/bin/python -e '.[docs]'
+	$(BIN)/python -m pip --python $(VENV)-docs/bin/python install --quiet --editable '.[docs]'
 	@touch $@
 
 $(VENV)/.installed-core: pyproject.toml | $(BIN)/python

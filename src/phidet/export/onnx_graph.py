@@ -56,7 +56,7 @@ IR_VERSION = 8
 BATCH = "batch"
 BLOCK = 16
 """Channels that ONNX Runtime keeps together on CPUs with AVX-512; 8 with AVX2."""
-SMALL = 1024
+SMALL = 768
 """Weights of fewer values keep fp32 in files in fp16: they are few bytes, and two thirds of the casts, which a runtime
 does one by one when it loads the file."""
 OWN = "own_"

@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from phidet.core.addresses import is_address, without_password
-from phidet.images.formats import EXTENSIONS
+from phidet.images.formats import EXTENSIONS as IMAGE_EXTENSIONS
 
 VIDEO_EXTENSIONS = frozenset(
     {".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".wmv", ".flv"}
@@ -49,4 +49,4 @@ def name_of_address(url: str) -> PurePosixPath:
     except ValueError:
         path = ""
     name = re.sub(r"[^\w.-]+", "_", path.rstrip("/").rsplit("/", maxsplit=1)[-1]).strip("._")[-100:] or "picture"
-    return PurePosixPath(name if PurePosixPath(name).suffix.lower() in EXTENSIONS else f"{name}.jpg")
+    return PurePosixPath(name if PurePosixPath(name).suffix.lower() in IMAGE_EXTENSIONS else f"{name}.jpg")

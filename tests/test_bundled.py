@@ -87,6 +87,6 @@ def test_an_export_of_it_leaves_the_installation_alone(tmp_path: Path, monkeypat
 
 @pytest.mark.parametrize("suffix", [".onnx", ".safetensors"])
 def test_a_damaged_installation_is_told(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bundled, "files", lambda name: tmp_path)
+    monkeypatch.setattr(bundled, "_FOLDER", tmp_path)
     with pytest.raises(CheckpointError, match=rf"lacks its person model, .*person\{suffix}: reinstall"):
         bundled_file("person", suffix)

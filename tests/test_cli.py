@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from importlib import import_module
@@ -16,6 +17,7 @@ import pytest
 import phidet
 from conftest import needs_pytorch
 from phidet.cli.main import COMMANDS, main
+from phidet.core.bundled import bundled_file
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
@@ -58,6 +60,17 @@ def test_info_as_json_says_the_same_and_carries_the_config(capsys: pytest.Captur
     assert report["levels"][0]["grid_hw"] == [32, 48]
     assert sum(level["anchors"] for level in report["levels"]) == 9 * (32 * 48 + 16 * 24 + 8 * 12 + 4 * 6 + 2 * 3)
     assert set(report["parts"]) == {"backbone", "feature_network", "class_head", "box_head"}
+
+
+@needs_pytorch
+def test_info_describes_an_export_and_a_runs_folder_as_their_weights(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    shutil.copy(bundled_file("person", ".safetensors"), tmp_path / "best.safetensors")
+    said = [run(capsys, "info", str(of)) for of in ("person", tmp_path, bundled_file("person", ".onnx"))]
+    assert said[0] == said[1] == said[2]
+    assert said[0][0] == 0
+    assert "448×448" in said[0][1]
 
 
 @needs_pytorch

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export NO_MKDOCS_2_WARNING = 1
-RUNTIME_TESTS := tests/test_openvino.py tests/test_tflite.py tests/test_privacy.py tests/test_compatibility.py
+RUNTIME_TESTS := tests/test_tflite.py tests/test_openvino.py tests/test_compatibility.py tests/test_privacy.py
 
 PROTOS := src/phidet/serve/protos
 
@@ -21,16 +21,16 @@ demo: $(VENV)/.installed-core  ## install the core, and find the person in a por
 	$(BIN)/phidet detect demo/grace-hopper.png --out demo/detections
 
 test: $(VENV)/.installed-dev clients runtimes programs $(VENV)-docs/.installed  ## run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q --ignore tests/test_privacy.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -q --ignore tests/test_privacy.py
 	OMP_NUM_THREADS=1 $(VENV)-docs/bin/python -m pytest -n 2 -q tests/test_docs.py
 	OMP_NUM_THREADS=1 $(VENV)-runtimes/bin/python -m pytest -n 2 --dist worksteal -q -p no:anyio $(RUNTIME_TESTS)
 
 test-slow: $(VENV)/.installed-dev clients runtimes programs $(VENV)-docs/.installed  ## run the slow tests as well
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q -m "slow or not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -q -m "slow or not slow"
 	OMP_NUM_THREADS=1 $(VENV)-docs/bin/python -m pytest -n 2 -q -m "slow or not slow" tests/test_docs.py
 	OMP_NUM_THREADS=1 $(VENV)-runtimes/bin/python -m pytest -n 2 --dist worksteal -q -p no:anyio $(RUNTIME_TESTS)
 
-test-lowest: $(VENV)-lowest/.installed clients  ## the core and the server on the lowest versions that pyproject.toml allows
+test-lowest: $(VENV)-lowest/.installed clients programs  ## the core and the server on the lowest versions that pyproject.toml allows
 	OMP_NUM_THREADS=1 $(VENV)-lowest/bin/python -m pytest -n 2 --dist loadfile -q -W default -m "not slow and not repeated"
 
 docs: $(VENV)-docs/.installed  ## build the documentation into site/, and check it
@@ -71,39 +71,43 @@ $(BIN)/python:
 	  { echo "phidet needs Python 3.11 or newer; try: make PYTHON=python3.12 demo" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)-clients/.installed: tests/clients/requirements.txt
-	$(PYTHON) -m venv $(VENV)-clients
-	$(VENV)-clients/bin/python -m pip install --quiet --requirement $<
+# What several environments hold is one file on the disk: uv links what it has unpacked.
+$(BIN)/uv: | $(BIN)/python
+	$(BIN)/python -m pip install --quiet uv
+
+$(VENV)-clients/.installed: tests/clients/requirements.txt | $(BIN)/uv
+	$(PYTHON) -m venv --without-pip $(VENV)-clients
+	.ci/install $(VENV)-clients/bin/python -r $<
 	@touch $@
 
 # Without PyTorch: what is not told apart by versions of the packages around it is left to `make test`.
-$(VENV)-lowest/.installed: pyproject.toml .ci/lowest.py
-	$(PYTHON) -m venv $(VENV)-lowest
+$(VENV)-lowest/.installed: pyproject.toml .ci/lowest.py | $(BIN)/uv
+	$(PYTHON) -m venv --without-pip $(VENV)-lowest
 	$(PYTHON) .ci/lowest.py > $(VENV)-lowest/constraints.txt
-	$(VENV)-lowest/bin/python -m pip install --quiet --constraint $(VENV)-lowest/constraints.txt \
-	  --editable '.[data,grpc,supervision,video]' hypothesis pytest pytest-xdist
+	.ci/install $(VENV)-lowest/bin/python -c $(VENV)-lowest/constraints.txt \
+	  -e '.[data,grpc,supervision,video]' hypothesis pytest pytest-xdist
 	@touch $@
 
-# On top of the development environment, so that PyTorch is not installed twice.
+# On top of the development environment, so that PyTorch is not installed twice: uv would, which does not look there.
 $(VENV)-runtimes/.installed: pyproject.toml | $(VENV)/.installed-dev
-	$(PYTHON) -m venv $(VENV)-runtimes
+	$(PYTHON) -m venv --without-pip $(VENV)-runtimes
 	$(BIN)/python -c 'import site; print(*site.getsitepackages(), sep="\n")' \
 	  > $$($(VENV)-runtimes/bin/python -c 'import site; print(site.getsitepackages()[0])')/phidet-dev.pth
-	$(VENV)-runtimes/bin/python -m pip install --quiet --editable '.[openvino,tflite]'
+	$(BIN)/python -m pip --python $(VENV)-runtimes/bin/python install --quiet --editable '.[openvino,tflite]'
 	@touch $@
 
 # On top of the development environment, so that notebooks find phidet and PyTorch.
 $(VENV)-docs/.installed: pyproject.toml | $(VENV)/.installed-dev
-	$(PYTHON) -m venv $(VENV)-docs
+	$(PYTHON) -m venv --without-pip $(VENV)-docs
 	$(BIN)/python -c 'import site; print(*site.getsitepackages(), sep="\n")' \
 	  > $$($(VENV)-docs/bin/python -c 'import site; print(site.getsitepackages()[0])')/phidet-dev.pth
-	$(VENV)-docs/bin/python -m pip install --quiet --editable '.[docs]'
+	$(BIN)/python -m pip --python $(VENV)-docs/bin/python install --quiet --editable '.[docs]'
 	@touch $@
 
 $(VENV)/.installed-core: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable .
 	@touch $@
 
-$(VENV)/.installed-%: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable '.[$*]'
+$(VENV)/.installed-%: pyproject.toml | $(BIN)/uv
+	.ci/install $(BIN)/python -e '.[$*]'
 	@touch $@

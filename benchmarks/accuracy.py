@@ -99,7 +99,8 @@ def read(root: Path, about: DataSet) -> tuple[Dataset, Dataset]:
 
 def input_size(args: argparse.Namespace, about: DataSet) -> int:
     """The set's, or ``args.scale`` of it to the nearest multiple of 32; pixels."""
-    return max(32, 32 * round(args.scale * about.size / 32))
+    share: float = args.scale
+    return max(32, 32 * round(share * about.size / 32))
 
 
 def initial(args: argparse.Namespace, row: Row, train: Dataset, start: str) -> Model:

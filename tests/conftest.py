@@ -49,9 +49,9 @@ def shared() -> Path:
 
 @pytest.fixture(scope="module")
 def unrendered() -> Iterator[None]:
-    """Figures are made, but files of them hold one pixel: text and layout take most of the time of a short training.
+    """Figures and sheets of a report are files of one pixel: to draw them takes most of the time of a short training.
 
-    For tests of something else; those of the walk-through and of the plots render what they draw.
+    For tests of something else; those of the walk-through, of the plots and of the sheets render what they draw.
     """
 
     def savefig(_: object, out: IO[bytes], **__: object) -> None:
@@ -59,6 +59,8 @@ def unrendered() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("matplotlib.figure.Figure.savefig", savefig)
+        for module in ("classification_report", "mistake_sheet", "report_folder"):
+            patch.setattr(f"phidet.evaluation.{module}.draw_sheet", lambda *_: Image.new("L", (1, 1)))
         yield
 
 

@@ -15,7 +15,9 @@ from phidet import create_model
 from phidet.core import bundled
 from phidet.core.bundled import bundled_file
 from phidet.core.errors import CheckpointError
+from phidet.detections.settings import PostprocessSettings
 from phidet.export.source import load_detector, target_of
+from phidet.inference.detector import Detector
 from phidet.inference.runtimes.open_model import open_network
 from phidet.training.about import Request
 from phidet.training.fit import RunSettings
@@ -35,6 +37,18 @@ def test_what_is_trained_on_is_what_detects() -> None:
     for name in ("class_logits", "box_deltas"):
         wanted = exported[name].reshape(trained[name].shape)
         assert np.sqrt(np.mean((trained[name] - wanted) ** 2)) < 1e-3 * wanted.std()
+
+
+def test_its_threshold_is_the_same_in_both_files_and_is_used() -> None:
+    """``--score auto`` finds what that score, as a number, finds."""
+    detector = Detector("person")
+    stored = detector.thresholds
+    assert stored == load_model(bundled_file("person", ".safetensors")).thresholds
+    photo = Path(get_data_path(), "sample_data/grace_hopper.jpg")
+    assert stored is not None
+    assert detector(photo, PostprocessSettings(score="auto")) == detector(
+        photo, PostprocessSettings(score=stored.scores[0])
+    )
 
 
 def test_its_norms_have_the_statistics_of_photographs() -> None:
@@ -87,6 +101,6 @@ def test_an_export_of_it_leaves_the_installation_alone(tmp_path: Path, monkeypat
 
 @pytest.mark.parametrize("suffix", [".onnx", ".safetensors"])
 def test_a_damaged_installation_is_told(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bundled, "files", lambda name: tmp_path)
+    monkeypatch.setattr(bundled, "_FOLDER", tmp_path)
     with pytest.raises(CheckpointError, match=rf"lacks its person model, .*person\{suffix}: reinstall"):
         bundled_file("person", suffix)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import IO
 
@@ -15,6 +17,7 @@ import pytest
 import phidet
 from conftest import needs_pytorch
 from phidet.cli.main import COMMANDS, main
+from phidet.core.bundled import bundled_file
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
@@ -60,11 +63,29 @@ def test_info_as_json_says_the_same_and_carries_the_config(capsys: pytest.Captur
 
 
 @needs_pytorch
-def test_info_of_the_family_stands_beside_the_published_metrics(capsys: pytest.CaptureFixture[str]) -> None:
+def test_info_describes_an_export_and_a_runs_folder_as_their_weights(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    shutil.copy(bundled_file("person", ".safetensors"), tmp_path / "best.safetensors")
+    said = [run(capsys, "info", str(of)) for of in ("person", tmp_path, bundled_file("person", ".onnx"))]
+    assert said[0] == said[1] == said[2]
+    assert said[0][0] == 0
+    assert "448×448" in said[0][1]
+
+
+@needs_pytorch
+@pytest.mark.parametrize("whole", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_info_of_the_family_stands_beside_the_published_metrics(
+    whole: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = ("d0", "d1", "d2", "d3", "d4", "d5", "d6", "d7", "d7x", "lite0") if whole else ("d0", "d7x", "lite0")
+    if not whole:  # a third of a second for each network that is counted
+        monkeypatch.setattr("phidet.cli.info.DETECTOR_NAMES", [f"efficientdet-{name}" for name in shown])
+        monkeypatch.setattr("phidet.cli.info.published_names", lambda _: ["efficientnet-b8"])
     code, out, _ = run(capsys, "info", "--all")
     assert code == 0
     rows = {line.split()[0]: line.split() for line in out.splitlines() if line.startswith("efficient")}
-    for d in ("d0", "d1", "d2", "d3", "d4", "d5", "d6", "d7", "d7x", "lite0"):
+    for d in shown:
         row = rows[f"efficientdet-{d}"]
         assert row[2] == row[3], d  # parameters, published parameters
     assert rows["efficientdet-d7x"][2] == "77,147,166"
@@ -122,6 +143,8 @@ def test_scale_search_shows_the_papers_triple_and_takes_a_measure(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     Path("my_measure.py").write_text("def accuracy(config):\n    return -config.feature_network.channels\n")
+    cost = import_module("phidet.architectures.costs").Cost(parameters=1, multiply_adds=1)
+    monkeypatch.setattr("phidet.evaluation.scale_search.count_costs", lambda _: {"all": cost})
     code, out, _ = run(capsys, "scale-search", "width", "--accuracy", "my_measure:accuracy", "--json")
     assert code == 0
     assert [c["factor"] for c in json.loads(out)] == [1.2, 1.25, 1.3, 1.35, 1.4, 1.45]  # narrowest is "best" here
@@ -225,7 +248,14 @@ def test_the_module_is_the_command() -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is always full")
-@pytest.mark.parametrize("words", ["--help", pytest.param("info efficientdet-lite0", marks=needs_pytorch)])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--help",
+        "info --graph nas-fpn",
+        pytest.param("info efficientdet-lite0", marks=[needs_pytorch, pytest.mark.slow]),  # seconds to import PyTorch
+    ],
+)
 def test_an_output_that_takes_no_more_is_told(words: str) -> None:
     with Path("/dev/full").open("w") as full:
         done = run_into(full, words)

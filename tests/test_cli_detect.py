@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -350,6 +351,25 @@ def test_help_starts_quickly_because_it_imports_nothing_heavy() -> None:
     assert "detect" in done.stdout
     code = code.replace("['--help']", "['detect', '--help']").replace(", 'pathlib'", "")
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+def test_one_image_imports_nothing_that_only_other_options_use() -> None:
+    photo("photo.png")
+    outputs = ("coco", "crops", "json_csv", "parquet", "segments", "yolo")
+    unused = {f"phidet.detections.sinks.{name}" for name in outputs}
+    unused |= {f"phidet.detections.{name}" for name in ("parquet", "tables", "foreign", "tracking")}
+    unused |= {f"phidet.images.{name}" for name in ("live", "video", "video_writer", "pyav", "remote")}
+    unused |= {"phidet.inference.tiles", "phidet.evaluation", "difflib", "importlib.metadata", "urllib.request"}
+    assert all(find_spec(name) for name in unused)
+    code = (
+        "import sys; before = set(sys.modules); from phidet.cli.main import main\n"
+        "assert main(['detect', 'photo.png']) == 0\n"
+        f"found = {unused!r} & set(sys.modules) - before\n"
+        "assert not found, found"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "1 image" in done.stderr
 
 
 def test_a_detector_needs_and_imports_no_more_than_the_core(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -117,7 +117,7 @@ def test_the_sampler_shows_what_the_schedule_says() -> None:
 
 
 def train(data: Path, out: Path, *more: str) -> int:
-    changes = ["loss.epoch_images=48", "loss.phase_images=32", "loss.growing=true", "augmentation.adaptive_span=64"]
+    changes = ["loss.epoch_images=24", "loss.phase_images=16", "loss.growing=true", "augmentation.adaptive_span=64"]
     words = ["train", str(data), "--task", "generate", "--model", "stylegan-16-small", "--epochs", "3"]
     words += ["--batch-size", "8", "--accelerator", "cpu", "--workers", "0", "--out", str(out)]
     return main([*words, *(word for change in (*changes, *more) for word in ("--set", change))])
@@ -180,7 +180,7 @@ def test_a_folder_of_images_without_labels_is_learned(
     assert [crop.class_id for crop in crops_of(dataset)] == [0] * 8
     assert train(folder, tmp_path / "run", "loss.growing=false", "loss.batches=fixed", "epochs=1") == 0
     # An epoch is what the schedule says, however few images there are.
-    assert "8 images (48 are seen in all): 1 epochs, batch 8, adam, rate" in caplog.text
+    assert "8 images (24 are seen in all): 1 epochs, batch 8, adam, rate" in caplog.text
     config = load_model(tmp_path / "run" / "last.safetensors").config
     assert config.class_names == ("image",)
     assert not config.labelled

@@ -19,9 +19,10 @@ import pytest
 
 from mjpeg_server import SIZE_HW, Camera, number_of, serving_camera
 from phidet.core.errors import ConfigError, InputError
-from phidet.images.live import LiveSettings, LiveSource, is_live, is_stream, live_name
+from phidet.images.live import LiveSettings, LiveSource
 from phidet.images.live_backlog import keep_up
 from phidet.images.live_clock import SourceClock
+from phidet.images.source_kinds import is_live, is_stream, live_name
 from phidet.images.video import webcam_frames
 from video_data import moving
 

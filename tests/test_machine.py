@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
@@ -97,3 +98,25 @@ print(count() - before)
 def test_a_detector_makes_no_threads_beyond_the_core_that_it_may_use() -> None:
     done = subprocess.run([sys.executable, "-c", ON_ONE_CORE], capture_output=True, text=True, check=True)
     assert done.stdout == "0\n"
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts threads as Linux shows them")
+def test_numpy_gets_one_thread_unless_the_environment_has_a_number() -> None:
+    ours = "from phidet.core.machine import import_numpy_with_one_thread as ours; ours()"
+    count = "import numpy, os; print(len(os.listdir('/proc/self/task')), dict(os.environ))"
+
+    def threads(how: str, **number: str) -> int:
+        usual = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
+        # Imported before, so that what is set on import is set in both.
+        script = f"import phidet\n{how}\n{count}"
+        out = subprocess.check_output([sys.executable, "-c", script], env=usual | number, text=True)
+        found, environment = out.split(maxsplit=1)
+        # Nothing is left for other processes, and nothing taken from them.
+        kept = {k: v for k, v in ast.literal_eval(environment).items() if k.endswith("_NUM_THREADS")}
+        assert kept == number
+        return int(found)
+
+    assert threads(ours) == 1
+    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
+        assert threads(ours, **{name: "2"}) == threads("import numpy", **{name: "2"})
+    assert threads(f"import numpy; {ours}") == threads("import numpy")

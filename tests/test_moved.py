@@ -48,6 +48,7 @@ def test_an_old_path_gives_the_very_object_and_names_the_new_one(old: str) -> No
     [
         ("phidet.detector", "Picture", "phidet.images.decode", "ImageLike"),
         ("phidet.sources", "Picture", "phidet.images.sources", "SourceImage"),
+        ("phidet.video", "EXTENSIONS", "phidet.images.source_kinds", "VIDEO_EXTENSIONS"),
         ("phidet.sources", "pictures", "phidet.images.sources", "read_sources"),
         ("phidet.metrics.coco", "ClassFigures", "phidet.evaluation.coco_metrics", "ClassMetrics"),
     ],

@@ -27,7 +27,7 @@ from serve_server import PREDICT, b64, encoded, serving, settings_for
 pytestmark = pytest.mark.usefixtures("unrendered")
 PLUGIN = Path(__file__).parent / "plugin"
 NAMES = ["person", "dog"]
-CHANGES = ("learning_rate=0.01", "augmentation.mosaic=0", "augmentation.colour=0")
+CHANGES = ("learning_rate=0.01", "augmentation.mosaic=0", "augmentation.colour=0", "evaluate_every=24")
 PLAIN = [word for change in CHANGES for word in ("--set", change)]
 QUICK = ["--model", "centre-point-small", "--batch-size", "8", "--workers", "0", "--accelerator", "cpu"]
 

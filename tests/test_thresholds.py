@@ -20,6 +20,7 @@ from phidet.evaluation.curves import best_threshold, pr_curves
 from phidet.evaluation.reliability import measure_reliability
 from phidet.evaluation.thresholds import best_thresholds
 
+pytestmark = pytest.mark.usefixtures("unrendered")
 CLASSES = ("bolt", "nut", "washer")
 
 

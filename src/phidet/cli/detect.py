@@ -98,6 +98,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Detects on every source; prints results and files. Errors of sources come last, with their exit code."""
+    from phidet.core.machine import import_numpy_with_one_thread
+
+    # Detecting multiplies no matrices outside the network's runtime.
+    import_numpy_with_one_thread()
     import msgspec
 
     from phidet.cli.native_noise import without_native_noise
@@ -107,7 +111,6 @@ def run(args: argparse.Namespace) -> None:
     from phidet.detections.thresholds import stored_thresholds
     from phidet.images.sources import check_sources_outside, read_sources
     from phidet.inference.stream import needed_by
-    from phidet.inference.tiles import check_tile
 
     # With --json alone the results go to standard output and no files are written.
     kinds = args.save if args.save is not None else [] if args.json else ["images"]
@@ -123,7 +126,10 @@ def run(args: argparse.Namespace) -> None:
         max_detections=args.max,
         segment_score=args.segment_score,
     )
-    check_tile(args.tile, settings)
+    if args.tile is not None:
+        from phidet.inference.tiles import check_tile
+
+        check_tile(args.tile, settings)
     # A model that is not here is downloaded only after asking, before anything else is done.
     ensure_published(args.model, args.download)
     threads, at_once = _threads(args)
@@ -168,9 +174,8 @@ def _threads(args: argparse.Namespace) -> tuple[int | None, int]:
     the end of every layer, and images are prepared meanwhile.
     """
     from phidet.core.machine import idle_cores, usable_physical_cores
-    from phidet.images.live import is_stream
+    from phidet.images.source_kinds import is_stream, is_webcam
     from phidet.images.sources import is_one_image
-    from phidet.images.video import is_webcam
 
     if any(is_webcam(source) or is_stream(source) for source in args.sources):
         return args.threads, 0  # a camera's frame must not wait for the next one

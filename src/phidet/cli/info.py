@@ -23,10 +23,10 @@ from phidet.architectures.registry import (
 )
 from phidet.cli.arguments import add_image_size, add_json, add_out
 from phidet.cli.tables import billions, or_dash, print_json, table
-from phidet.core.bundled import BUNDLED, bundled_file
 from phidet.core.errors import ConfigError, UnknownNameError
 from phidet.core.files import raising_write_errors
 from phidet.core.structs import replace
+from phidet.inference.runtimes.open_model import EXPORTS, model_file, open_network
 
 if TYPE_CHECKING:  # need PyTorch, which drawing a graph must not import
     from phidet.architectures.costs import Cost
@@ -35,7 +35,7 @@ if TYPE_CHECKING:  # need PyTorch, which drawing a graph must not import
 
 EXAMPLES = """examples:
   phidet info efficientdet-d0                    one model
-  phidet info my-model.safetensors               a model file; person: the bundled one
+  phidet info my-model.safetensors               a model file, or a run's folder; person: the bundled one
   phidet info --phi 1.5 --num-classes 3          what the law gives
   phidet info efficientdet-d0 --image-size 384x640
   phidet info --all                              the family beside the published values
@@ -47,7 +47,7 @@ EXAMPLES = """examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``phidet info``."""
     parser.epilog = EXAMPLES
-    parser.add_argument("model", nargs="?", metavar="MODEL", help="a model's name, or a model file")
+    parser.add_argument("model", nargs="?", metavar="MODEL", help="a name, a model file, an export or a run's folder")
     parser.add_argument("--phi", type=float, metavar="φ", help="instead of a name: what the law gives for φ, −2 to 10")
     parser.add_argument("--family", default="efficientdet", metavar="NAME", help="what φ scales (efficientdet)")
     add_image_size(parser)
@@ -109,14 +109,17 @@ def _config(args: argparse.Namespace) -> Any:
     publisher = publisher_of(args.model)
     if publisher is not None:
         return publisher.published_config(args.model, names)
-    path = bundled_file(args.model, ".safetensors") if args.model in BUNDLED else Path(args.model)
+    path = model_file(args.model) or Path(args.model)
     if not path.is_file():
         # Looks like a path: an unknown model name would be a misleading error.
         if path.suffix or len(path.parts) > 1:
-            raise ConfigError(f"no model file at {path}")
+            raise ConfigError(f"no model file at {path}: expected a model file, an export, a run's folder or a name")
         raise UnknownNameError("model", args.model, published_names())
     if names is not None:
         raise ConfigError("a model file has its own classes: leave --num-classes out")
+
+    if path.suffix.lower() in EXPORTS:
+        return open_network(path).config
 
     from phidet.weights.convert import identify
     from phidet.weights.load import open_source

@@ -103,8 +103,6 @@ class Report:
 
     def found(self, item: SourceImage, found: Detections) -> None:
         """Reports an image or frame."""
-        from phidet.detections.sinks.json_csv import json_line
-
         self._images += 1
         self._objects += len(found)
         # Frames of a video are summed up in one line, which is printed when the next source begins.
@@ -112,6 +110,8 @@ class Report:
             self._end_video()
         self._previous = item
         if self._json:
+            from phidet.detections.sinks.json_csv import json_line
+
             # Flushed for each image, so that a reader of the pipe gets results while a video runs.
             sys.stdout.buffer.write(json_line(item, found))
             sys.stdout.buffer.flush()
@@ -133,11 +133,11 @@ class Report:
 
     def failed(self, unusable: Unusable) -> None:
         """Reports a source, or the rest of one, that cannot be used."""
-        from phidet.detections.sinks.json_csv import error_line
-
         self._end_video()
         self._errors.append(unusable.error)
         if self._json:
+            from phidet.detections.sinks.json_csv import error_line
+
             sys.stdout.buffer.write(error_line(unusable))
             sys.stdout.buffer.flush()
         self.note(str(unusable.error))

@@ -248,7 +248,8 @@ def _kinds(args: argparse.Namespace, counting: CountSettings | None) -> list[str
 def _live_source(args: argparse.Namespace) -> LiveSource | None:
     """The camera or stream among the sources."""
     from phidet.core.addresses import without_password
-    from phidet.images.live import LiveSettings, LiveSource, is_live
+    from phidet.images.live import LiveSettings, LiveSource
+    from phidet.images.source_kinds import is_live
 
     live = [source for source in args.sources if is_live(source)]
     if live and len(args.sources) > 1:

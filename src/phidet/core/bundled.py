@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
 from pathlib import Path
 
 from phidet.core.errors import CheckpointError
 
 BUNDLED = ("person",)
 """Their names."""
+_FOLDER = Path(__file__).parents[1] / "inference" / "bundled"
 
 
 def bundled_file(name: str, suffix: str) -> Path:
@@ -17,7 +17,7 @@ def bundled_file(name: str, suffix: str) -> Path:
     Raises:
         CheckpointError: this installation lacks it.
     """
-    path = Path(str(files("phidet"))) / "inference" / "bundled" / f"{name}{suffix}"
+    path = _FOLDER / f"{name}{suffix}"
     if not path.is_file():
         raise CheckpointError(f"this installation lacks its {name} model, {path}: reinstall phidet")
     return path

@@ -19,7 +19,6 @@ alone and ends with the exit code; a stack trace means a bug in phidet.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 from phidet.core.words import few
@@ -52,6 +51,8 @@ class UnknownNameError(ConfigError):
     """
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        import difflib  # noqa: PLC0415 - every start would import it
+
         known = list(known)
         likeness = {k: difflib.SequenceMatcher(None, str(name).lower(), k).ratio() for k in known}
         # The sort is stable, so ties keep the given order: a model family lists its smallest member first.

@@ -1,4 +1,5 @@
-"""The machine that this process runs on: the number of usable processors, and the settings of its memory allocator."""
+"""The machine that this process runs on: the number of usable processors, threads, and the settings of its memory
+allocator."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import ctypes
 import math
 import os
 import platform
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +17,8 @@ _LARGEST = 2**31 - 1
 _STEP = 64 << 20  # bytes by which the heap grows
 _LARGE_BLOCK = 256 << 10
 _SERVER_ARENAS = 2
+_BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "GOTO_NUM_THREADS", "OMP_NUM_THREADS")
+"""What OpenBLAS takes its number of threads from, the first that is set."""
 
 
 def usable_cores(root: Path = Path("/")) -> int:
@@ -113,6 +117,21 @@ def _ratio(*files: Path) -> Iterator[float]:
         return
     if quota > 0 and period > 0:
         yield quota / period
+
+
+def import_numpy_with_one_thread() -> None:
+    """Imports NumPy, where nothing has yet, with one thread for products of matrices; a number in the environment wins.
+
+    NumPy's OpenBLAS starts a thread for each core when it is loaded, and they spin for a while before they sleep: up to
+    a tenth of a second of the processor's time, in a process that may have no product for them.
+    """
+    if "numpy" in sys.modules or any(name in os.environ for name in _BLAS_THREADS):
+        return
+    # Read when the library is loaded, and taken back: it is not for processes that are started from here.
+    os.environ[_BLAS_THREADS[0]] = "1"
+    import numpy  # noqa: F401, PLC0415 - not before
+
+    del os.environ[_BLAS_THREADS[0]]
 
 
 def keep_freed_memory() -> bool:

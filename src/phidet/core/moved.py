@@ -64,13 +64,14 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "stream": ("inference.stream",),
     "targets": (f"{_EFFICIENTDET}.targets",),
     "tiles": ("inference.tiles",),
-    "video": ("images.video",),
+    "video": ("images.video", "images.source_kinds"),
 }
 """Old module → where its contents are now, without ``phidet.``."""
 
 
 _NAMES: dict[str, tuple[str, ...]] = {
     "ClassFigures": ("ClassMetrics",),
+    "EXTENSIONS": ("VIDEO_EXTENSIONS",),
     "FIGURES": ("METRICS",),
     "Picture": ("ImageLike", "SourceImage"),
     "check_apart": ("check_sources_outside",),

@@ -15,7 +15,7 @@ from phidet.architectures.header import Header
 from phidet.core.errors import ExportError
 from phidet.core.files import raising_write_errors
 from phidet.export.onnx_file import finish
-from phidet.export.onnx_graph import BATCH, Graph, floats
+from phidet.export.onnx_graph import BATCH, SMALL, Graph, floats
 from phidet.export.place import folder_beside, put_in_place
 from phidet.inference.generator import ImageGenerator
 from phidet.inference.runtimes.onnx_generator import OnnxGenerator, mapping_path
@@ -102,7 +102,7 @@ class _Weights(Graph):
 
     def constant(self, values: Any, dtype: type[np.generic] = np.float32) -> str:
         array = np.asarray(values, dtype)
-        if not self.half or dtype is not np.float32 or array.size < 64:
+        if not self.half or dtype is not np.float32 or array.size < SMALL:
             return super().constant(values, dtype)
         name = super().constant(array.astype(np.float16), np.float16)
         return self.add("Cast", [name], to=TensorProto.FLOAT)

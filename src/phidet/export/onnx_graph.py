@@ -16,6 +16,7 @@ turning maps into rows costs nothing.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeGuard
@@ -55,6 +56,9 @@ IR_VERSION = 8
 BATCH = "batch"
 BLOCK = 16
 """Channels that ONNX Runtime keeps together on CPUs with AVX-512; 8 with AVX2."""
+SMALL = 768
+"""Weights of fewer values keep fp32 in files in fp16: they are few bytes, and two thirds of the casts, which a runtime
+does one by one when it loads the file."""
 OWN = "own_"
 """Begins the names of nodes that an architecture writes by itself."""
 CACHE_BYTES = 6 << 20
@@ -65,7 +69,7 @@ class Graph:
     """Nodes and constants while a graph is written; values are named by text.
 
     Args:
-        half: keep weights as fp16; they are cast to fp32 where they are used, which runtimes do once, at loading.
+        half: keep large weights as fp16; they are cast to fp32 where they are used, which runtimes do once, at loading.
         channels_last: write what runs best with channels last, instead of in blocks.
         varying: images of any size; the sizes of values then are those of the usual image, and only say what is fast.
     """
@@ -80,6 +84,7 @@ class Graph:
         self.shapes: list[onnx.ValueInfoProto] = []
         self.constants: dict[str, onnx.TensorProto] = {}
         self._by_content: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+        self._casts: dict[str, str] = {}
 
     def add(self, kind: str, inputs: Sequence[str], name: str = "", **attributes: Any) -> str:
         """Adds a node with one output and returns the output's name."""
@@ -113,9 +118,17 @@ class Graph:
     def weight(self, tensor: Constant) -> str:
         """A weight, fp32 to those who use it."""
         values = tensor if isinstance(tensor, np.ndarray) else tensor.detach().cpu().numpy()
-        if not self.half:
+        if not self.halves(tensor):
             return self.constant(values)
-        return self.add("Cast", [self.constant(values.astype(np.float16), np.float16)], to=TensorProto.FLOAT)
+        stored = self.constant(values.astype(np.float16), np.float16)
+        # Heads share their weights among levels: one cast for all of them.
+        if stored not in self._casts:
+            self._casts[stored] = self.add("Cast", [stored], to=TensorProto.FLOAT)
+        return self._casts[stored]
+
+    def halves(self, tensor: Constant) -> bool:
+        """Whether a weight is kept as fp16."""
+        return self.half and math.prod(tensor.shape) >= SMALL
 
 
 def floats(name: str, shape: Sequence[int | str]) -> onnx.ValueInfoProto:
@@ -227,7 +240,7 @@ def _conv(g: Graph, x: Value, conv: Conv) -> Value:
     inputs = [x.name, g.weight(conv.weight)]
     # ONNX Runtime's quantizer takes a bias inside a convolution only beside a weight without a cast. Outside, runtimes
     # fuse it again when they load the file.
-    bias_inside = not g.half
+    bias_inside = not g.halves(conv.weight)
     if conv.bias.any() and bias_inside:
         inputs.append(g.weight(conv.bias))
     strides, group = [conv.stride] * 2, conv.groups

@@ -15,10 +15,8 @@ from phidet.architectures.base import NetworkConfig
 from phidet.architectures.model import Model
 from phidet.architectures.prepared import INPUT_NAMES
 from phidet.architectures.registry import architecture_of
-from phidet.export.onnx_graph import BATCH, OPSET
+from phidet.export.onnx_graph import BATCH, OPSET, SMALL
 from phidet.export.quiet import exporting
-
-_SMALL = 64  # values: biases and constants of shapes gain nothing from fewer bits
 
 
 def trace_onnx(model: Model, half: bool = False) -> onnx.ModelProto:
@@ -124,7 +122,7 @@ def _halve(graph: onnx.ModelProto) -> None:
     """Weights as fp16, each with a cast in front of its readers."""
     casts = []
     for tensor in graph.graph.initializer:
-        if tensor.data_type != TensorProto.FLOAT or np.prod(tensor.dims) < _SMALL:
+        if tensor.data_type != TensorProto.FLOAT or np.prod(tensor.dims) < SMALL:
             continue
         name = tensor.name
         half = numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), f"{name}_fp16")

@@ -9,7 +9,7 @@ from phidet.architectures.registry import architecture_of, publishes
 from phidet.core.bundled import BUNDLED
 from phidet.core.errors import CheckpointError, ConfigError
 from phidet.core.files import cache_dir
-from phidet.inference.runtimes.open_model import find_model
+from phidet.inference.runtimes.open_model import EXPORTS, find_model
 from phidet.weights.create import create_model
 from phidet.weights.native import load_model
 
@@ -25,7 +25,7 @@ def load_detector(source: str | Path) -> Model:
     if _is_published(source):
         return create_model(str(source), pretrained="coco").eval()
     path = find_model(source, ".safetensors")
-    if path.suffix in (".onnx", ".xml", ".tflite"):
+    if path.suffix in EXPORTS:
         raise ConfigError(f"{path} is an export already: give the .safetensors file that it was made of")
     model = load_model(path)
     if not {"boxes", "relations"} & architecture_of(model.config).says:

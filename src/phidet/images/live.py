@@ -7,28 +7,24 @@ a stream may come back in another size. Memory is that of one frame, however slo
 from __future__ import annotations
 
 import logging
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from phidet.core.addresses import is_address, without_password
+from phidet.core.addresses import without_password
 from phidet.core.errors import ConfigError, InputError
 from phidet.core.structs import require
 from phidet.images.live_backlog import keep_up
 from phidet.images.live_clock import SourceClock
 from phidet.images.pyav import FrameConverter, Upright, colors_of, import_av, square_size
-from phidet.images.video import Frame, camera_device, is_webcam
+from phidet.images.source_kinds import LIVE_SCHEMES, is_live, is_stream, is_webcam
+from phidet.images.video import Frame, camera_device
 
-STREAM_SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "srt", "udp", "rtp")
-"""What is a stream whatever it is used for; http and https may be one, or an image or a file."""
-_SCHEMES = (*STREAM_SCHEMES, "http", "https")
 # What a playlist may lead to: never a file of this machine.
 _ALLOWED = "crypto,http,https,httpproxy,rtmp,rtmps,rtp,rtsp,srt,srtp,tcp,tls,udp"
 # Formats whose frames have no times of their own; FFmpeg invents them from a guessed frame rate.
@@ -71,22 +67,6 @@ class LiveState(msgspec.Struct):
     connected: bool = False
 
 
-def is_stream(source: str) -> bool:
-    """Whether ``source`` is the address of a stream, which no image or file is."""
-    return source.partition("://")[0].lower() in STREAM_SCHEMES and "://" in source
-
-
-def is_live(source: str) -> bool:
-    """Whether ``source`` can be read as a camera or stream: http and https addresses, too."""
-    return is_webcam(source) or (source.partition("://")[0].lower() in _SCHEMES and "://" in source)
-
-
-def live_name(source: str) -> PurePosixPath:
-    """A safe file name for outputs, without passwords."""
-    shown = without_password(source).partition("://")[2] if is_address(source) else source
-    return PurePosixPath((re.sub(r"[^\w-]+", "-", shown).strip("-")[-100:] or "stream") + ".mp4")
-
-
 class _Arrival(NamedTuple):
     """A decoded frame and what is needed to convert it."""
 
@@ -120,7 +100,8 @@ class LiveSource:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if not is_live(source):
-            raise ConfigError(f"expected a camera or the address of a stream ({', '.join(_SCHEMES)}), got {source!r}")
+            expected = f"expected a camera or the address of a stream ({', '.join(LIVE_SCHEMES)})"
+            raise ConfigError(f"{expected}, got {source!r}")
         self._av = import_av()
         self.shown = without_password(source)
         self._source, self.settings = source, settings or LiveSettings()

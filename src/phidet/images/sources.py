@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import os
-import re
 import stat
 import sys
 from collections import deque
@@ -12,8 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache, partial
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
-from urllib.parse import unquote, urlsplit
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,10 +21,19 @@ from phidet.core.errors import ConfigError, InputError, PhidetError
 from phidet.core.machine import usable_cores
 from phidet.images.decode import Decoded, Needed, pixels_in_memory, read_image, read_reduced, size_of
 from phidet.images.formats import EXTENSIONS, FORMATS, count_left_out, other_image
-from phidet.images.live import LiveSource, is_live, is_stream, live_name
-from phidet.images.pyav import Colors
-from phidet.images.video import EXTENSIONS as VIDEO_EXTENSIONS
-from phidet.images.video import HOW_KNOWN, Frame, is_webcam, video_frames, webcam_frames
+from phidet.images.source_kinds import (
+    HOW_KNOWN,
+    VIDEO_EXTENSIONS,
+    is_live,
+    is_stream,
+    is_webcam,
+    live_name,
+    name_of_address,
+)
+
+if TYPE_CHECKING:
+    from phidet.images.pyav import Colors
+    from phidet.images.video import Frame
 
 _READ = f"phidet reads {FORMATS}"
 _WORKERS = min(8, max(2, usable_cores() // 2))  # threads that decode ahead: a network takes longer than an image
@@ -219,17 +226,24 @@ def _entries(
         yield _Still("-", PurePosixPath("stdin.jpg"), _standard_input)
     elif open_live is not None and is_live(source):
         yield _Video(without_password(source), live_name(source), partial(open_live, source))
-    elif is_stream(source):
-        yield _Video(without_password(source), live_name(source), lambda: LiveSource(source).frames())
-    elif is_webcam(source):
-        yield _Video(source, live_name(source), partial(webcam_frames, source))
+    elif is_stream(source) or is_webcam(source):
+        yield _Video(without_password(source), live_name(source), partial(_filmed, source))
     elif is_address(source):
-        yield _Still(without_password(source), _name_of_address(source), partial(_fetch, source))
+        yield _Still(without_password(source), name_of_address(source), partial(_fetch, source))
     else:
         try:
             yield from _local(source, leave_out, note)
         except OSError as error:
             yield Unusable(source, InputError(f"cannot read {source}: {error.strerror or error}"))
+
+
+def _filmed(source: str | Path) -> Iterator[Frame]:
+    """The frames of a stream, a camera or a video file."""
+    from phidet.images import live, video  # noqa: PLC0415 - images need none of it
+
+    if isinstance(source, Path):
+        return video.video_frames(source)
+    return video.webcam_frames(source) if is_webcam(source) else live.LiveSource(source).frames()
 
 
 def _fetch(source: str) -> bytes:
@@ -348,7 +362,7 @@ def _is_source(path: Path) -> bool:
 
 def _file(path: Path, name: PurePosixPath) -> _Entry:
     if path.suffix.lower() in VIDEO_EXTENSIONS:
-        return _Video(str(path), name, partial(video_frames, path))
+        return _Video(str(path), name, partial(_filmed, path))
     return _Still(str(path), name, partial(_of_file, path))
 
 
@@ -381,15 +395,3 @@ def _all_of(content: bytes, name: str) -> bytes:
     if not content:
         raise InputError(f"{name} is empty: expected an image")
     return content
-
-
-def _name_of_address(url: str) -> PurePosixPath:
-    """A safe file name from the last part of the address, ending as an image."""
-    if url.startswith("data:"):
-        return PurePosixPath("data.png" if url.startswith("data:image/png") else "data.jpg")
-    try:
-        path = unquote(urlsplit(url).path)
-    except ValueError:
-        path = ""
-    name = re.sub(r"[^\w.-]+", "_", path.rstrip("/").rsplit("/", maxsplit=1)[-1]).strip("._")[-100:] or "picture"
-    return PurePosixPath(name if PurePosixPath(name).suffix.lower() in EXTENSIONS else f"{name}.jpg")

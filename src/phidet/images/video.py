@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -25,12 +24,8 @@ from phidet.images.pyav import (
     is_supported_matrix,
     square_size,
 )
+from phidet.images.source_kinds import CAMERA
 
-EXTENSIONS = frozenset(
-    {".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".wmv", ".flv"}
-)
-HOW_KNOWN = f"a video is known by the end of its name ({', '.join(sorted(EXTENSIONS))})"
-_CAMERA = re.compile(r"webcam(?::(.+))?")
 _STILL = 0x0400 | 0x0800  # FFmpeg's dispositions of attached pictures and timed thumbnails
 _STILL_CODECS = ("mjpeg", "png", "bmp", "gif", "webp")
 _LONGEST_FRAME_S = 86_400.0  # a day; a header with more is damaged
@@ -55,11 +50,6 @@ class Frame(NamedTuple):
     time_s: float
     duration_s: float | None = None
     colors: Colors | None = None
-
-
-def is_webcam(source: str) -> bool:
-    """Whether ``source`` names a camera: ``webcam``, ``webcam:1``, or ``webcam:NAME`` as the system calls it."""
-    return _CAMERA.fullmatch(source) is not None
 
 
 def video_frames(path: Path) -> Iterator[Frame]:
@@ -117,7 +107,7 @@ def webcam_frames(source: str) -> Iterator[Frame]:
 
 def camera_device(source: str) -> tuple[str, str]:
     """What FFmpeg opens for ``webcam``, ``webcam:1`` or ``webcam:NAME``, and with which driver."""
-    match = _CAMERA.fullmatch(source)
+    match = CAMERA.fullmatch(source)
     which = (match[1] if match else None) or "0"
     return {
         "linux": (f"/dev/video{which}" if which.isdigit() else which, "v4l2"),

@@ -18,7 +18,6 @@ from phidet.detections.settings import PostprocessSettings
 from phidet.images.ahead import read_ahead
 from phidet.images.decode import Needed
 from phidet.images.sources import SourceImage, Unusable
-from phidet.inference.tiles import detect_tiled
 
 
 def needed_by(detector: SupportsDetect) -> Needed | None:
@@ -87,6 +86,8 @@ def _detect(
 ) -> Answers:
     try:
         if tile is not None:
+            from phidet.inference.tiles import detect_tiled  # noqa: PLC0415 - whole images need none of it
+
             return [(item, detect_tiled(detector, item.image, tile, settings, batch)) for item in group]
         # Smaller ones are there only if the detector said that it takes them.
         seen = cast("list[npt.NDArray[np.uint8]]", [item.seen for item in group])

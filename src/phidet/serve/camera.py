@@ -7,6 +7,7 @@ import msgspec
 from phidet.core.addresses import without_password
 from phidet.core.errors import ConfigError
 from phidet.detections.tracking.places import Place, check_names
+from phidet.images.source_kinds import is_live
 
 
 class Camera(msgspec.Struct, frozen=True):
@@ -28,8 +29,6 @@ class Camera(msgspec.Struct, frozen=True):
         # The name is a part of a path, and of lines of the log.
         if not self.name or "/" in self.name or not self.name.isprintable():
             raise ConfigError(f"a camera's name must be printable and have no '/', got {self.name!r}")
-        from phidet.images.live import is_live  # noqa: PLC0415 - a server without cameras needs no network of its own
-
         if not is_live(self.address):
             shown = without_password(self.address)
             raise ConfigError(f"camera {self.name}: expected webcam or an address (rtsp, http, …), got {shown!r}")

@@ -2,33 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
+from typing import NamedTuple, cast
 
 from phidet.core.errors import UnknownNameError
-from phidet.detections.sinks.annotated import ImageSink
 from phidet.detections.sinks.base import Sink
-from phidet.detections.sinks.coco import CocoSink
-from phidet.detections.sinks.crops import CropSink
-from phidet.detections.sinks.json_csv import CsvSink, JsonSink
-from phidet.detections.sinks.parquet import ParquetSink
-from phidet.detections.sinks.segments import InstanceSink, PanopticSink, SemanticSink
-from phidet.detections.sinks.yolo import YoloSink
 
-_SINKS: dict[str, Callable[[Path, Sequence[str]], Sink]] = {
-    "images": lambda out, _: ImageSink(out),
-    "json": lambda out, _: JsonSink(out / "detections.jsonl"),
-    "coco": CocoSink,
-    "yolo": lambda out, class_names: YoloSink(out / "labels", class_names),
-    "csv": lambda out, _: CsvSink(out / "detections.csv"),
-    "parquet": lambda out, class_names: ParquetSink(out / "detections.parquet", class_names),
-    "crops": lambda out, _: CropSink(out / "crops"),
-    "instances": lambda out, _: InstanceSink(out / "instances"),
-    "panoptic": PanopticSink,
-    "semantic": lambda out, class_names: SemanticSink(out / "semantic", class_names),
+
+class _Kind(NamedTuple):
+    """How a kind of output is opened: a class of a module here, the path that it gets in the folder of outputs, and
+    whether it gets the model's classes, too."""
+
+    module: str
+    sink: str
+    path: str = "."
+    takes_classes: bool = False
+
+
+_KINDS = {
+    "images": _Kind("annotated", "ImageSink"),
+    "json": _Kind("json_csv", "JsonSink", "detections.jsonl"),
+    "coco": _Kind("coco", "CocoSink", takes_classes=True),
+    "yolo": _Kind("yolo", "YoloSink", "labels", takes_classes=True),
+    "csv": _Kind("json_csv", "CsvSink", "detections.csv"),
+    "parquet": _Kind("parquet", "ParquetSink", "detections.parquet", takes_classes=True),
+    "crops": _Kind("crops", "CropSink", "crops"),
+    "instances": _Kind("segments", "InstanceSink", "instances"),
+    "panoptic": _Kind("segments", "PanopticSink", takes_classes=True),
+    "semantic": _Kind("segments", "SemanticSink", "semantic", takes_classes=True),
 }
-"""Kind of output → what makes its sink in a folder, for the model's classes."""
-KINDS = tuple(_SINKS)
+"""By name, so that only those that are asked for are imported: all of them take a while, a run needs one or two."""
+KINDS = tuple(_KINDS)
 _FORMER = {"pictures": "images"}
 """Kinds by an earlier name, which scripts may still use."""
 
@@ -48,10 +54,16 @@ def open_sinks(kinds: Sequence[str], out: Path, class_names: Sequence[str]) -> l
             raise UnknownNameError("kind of output", kind, KINDS)
     sinks: list[Sink] = []
     try:
-        sinks.extend(_SINKS[kind](out, class_names) for kind in dict.fromkeys(kinds))
+        sinks.extend(_open(_KINDS[kind], out, class_names) for kind in dict.fromkeys(kinds))
     except BaseException:
         # The sinks opened so far hold temporary files, which an unwritable folder must not leave behind.
         for sink in sinks:
             sink.discard()
         raise
     return sinks
+
+
+def _open(kind: _Kind, out: Path, class_names: Sequence[str]) -> Sink:
+    make = getattr(import_module(f"{__package__}.{kind.module}"), kind.sink)
+    path = out / kind.path
+    return cast("Sink", make(path, class_names) if kind.takes_classes else make(path))

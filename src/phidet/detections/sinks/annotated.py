@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -16,7 +16,9 @@ from phidet.core.words import count
 from phidet.detections.detections import Detections
 from phidet.detections.sinks.base import Names, ObjectSink
 from phidet.images.sources import SourceImage
-from phidet.images.video_writer import VideoWriter
+
+if TYPE_CHECKING:
+    from phidet.images.video_writer import VideoWriter
 
 _VIDEOS = frozenset({".mp4", ".mov", ".mkv"})
 _ABOUT = 2**16  # bytes at either end of a file, where the formats keep their metadata
@@ -106,6 +108,8 @@ class ImageSink(ObjectSink):
             self._images += 1
             return
         if self._video is None:
+            from phidet.images.video_writer import VideoWriter  # noqa: PLC0415 - images need none of it
+
             path = self._out / self._names.of(item, _video_name(item.name))
             _check_ours(path)
             self._video = VideoWriter(path, _MADE_BY, item.colors)

@@ -24,6 +24,8 @@ _RUNTIMES: dict[Runtime, tuple[str, str, tuple[str, ...]]] = {
     "torch": ("phidet.inference.runtimes.torch_runtime", "open_torch", (".safetensors",)),
 }
 """Runtime → (module, function that opens a file, suffixes); "auto" takes the first that runs a file."""
+EXPORTS = (".onnx", ".xml", ".tflite")
+"""Suffixes of the files that networks without PyTorch are in."""
 _EXTRA = {"openvino": "openvino", "litert": "litert", "torch": "train"}
 _NEWER = 60  # seconds; a copied folder's files differ by less
 _PACKAGE = {"openvino": "openvino", "litert": "ai_edge_litert", "torch": "torch"}

@@ -16,7 +16,7 @@ import msgspec
 from phidet.core.errors import CheckpointError, PhidetError
 from phidet.core.extras import __version__
 from phidet.inference.detector import Detector
-from phidet.inference.runtimes.open_model import find_model
+from phidet.inference.runtimes.open_model import EXPORTS, find_model
 from phidet.serve.models.folders import MAX_VERSION, version_folders
 from phidet.serve.models.versions import try_out
 
@@ -44,7 +44,7 @@ def publish(model: str | Path, base_path: Path) -> Path:
             then.
     """
     source = find_model(model)
-    if source.suffix not in (".onnx", ".xml", ".tflite"):
+    if source.suffix not in EXPORTS:
         raise CheckpointError(f"{source} is not an exported model: 'phidet export {model}' first, then publish that")
     files = [source, *([source.with_suffix(".bin")] if source.suffix == ".xml" else [])]
     Detector(source).close()  # errors name the source file, not its copy

@@ -32,7 +32,7 @@ def accuracy() -> Any:
 def arguments(out: Path, **changes: Any) -> argparse.Namespace:
     values = {"out": out, "sets": ["bccd", "deeppcb"], "variant": ["atss:loss.assignment=atss"], "no_peer": False}
     values |= {"model": "efficientdet-lite0", "pretrained": "backbone", "epochs": 30, "batch_size": None, "seeds": 2}
-    return argparse.Namespace(**values, **{"peer_rate": 0.01, "peer_decay": 0.0, **changes})
+    return argparse.Namespace(**values, **{"peer_rate": 0.01, "peer_decay": 0.0, "scale": 1.0, **changes})
 
 
 def write(accuracy: Any, args: argparse.Namespace, name: str, ap: float, **more: Any) -> None:
@@ -71,6 +71,7 @@ def test_rows_of_other_settings_are_not_put_into_one_table(accuracy: Any, tmp_pa
         ({"variant": ["atss:loss.assignment=task"]}, "changes 'loss.assignment=atss', not 'loss.assignment=task'"),
         ({"peer_rate": 0.02}, "bccd.effdet.0 with peer_rate 0.01, not 0.02"),
         ({"pretrained": "coco"}, "pretrained 'backbone', not 'coco'"),
+        ({"scale": 0.4}, "scale 1.0, not 0.4"),
     ):
         with pytest.raises(SystemExit, match=said):
             accuracy.check_alike(argparse.Namespace(**{**vars(args), **changes}))

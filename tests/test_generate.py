@@ -180,7 +180,7 @@ def test_a_folder_of_images_without_labels_is_learned(
     assert [crop.class_id for crop in crops_of(dataset)] == [0] * 8
     assert train(folder, tmp_path / "run", "loss.growing=false", "loss.batches=fixed", "epochs=1") == 0
     # An epoch is what the schedule says, however few images there are.
-    assert "8 images (24 are seen in all): 1 epochs, batch 8, adam, rate" in caplog.text
+    assert "8 images (24 are seen in all): 1 epoch, batch 8, adam, rate" in caplog.text
     config = load_model(tmp_path / "run" / "last.safetensors").config
     assert config.class_names == ("image",)
     assert not config.labelled

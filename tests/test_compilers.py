@@ -75,7 +75,7 @@ def fresh_dynamo() -> None:
     ("name", "strict"),
     [
         pytest.param("efficientdet-d0", True, marks=pytest.mark.slow),  # below, the same tracer takes its layers
-        ("efficientdet-lite0", True),
+        pytest.param("efficientdet-lite0", True, marks=pytest.mark.slow),
         ("efficientdet-d0", False),
     ],
 )
@@ -95,8 +95,8 @@ def test_export_with_any_batch(name: str, strict: bool) -> None:
 @pytest.mark.parametrize(
     ("name", "shallow"),
     [
-        ("efficientdet-d0", True),
         ("efficientdet-lite0", True),
+        pytest.param("efficientdet-d0", True, marks=pytest.mark.slow),
         pytest.param("efficientdet-d0", False, marks=pytest.mark.slow),
     ],
 )

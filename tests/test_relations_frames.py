@@ -337,6 +337,7 @@ def test_fields_that_are_numbers_are_kept_beside_detections(videos: Path, tmp_pa
         read_results(tmp_path / "found.json")
 
 
+@pytest.mark.slow
 def test_the_command_line_learns_and_uses_an_appearance(
     videos: Path, detector: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

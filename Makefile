@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export NO_MKDOCS_2_WARNING = 1
-RUNTIME_TESTS := tests/test_tflite.py tests/test_openvino.py tests/test_compatibility.py tests/test_privacy.py
+RUNTIME_TESTS := tests/test_openvino.py tests/test_tflite.py tests/test_privacy.py tests/test_compatibility.py
 
 PROTOS := src/phidet/serve/protos
 

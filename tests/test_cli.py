@@ -71,6 +71,7 @@ def test_info_describes_an_export_and_a_runs_folder_as_their_weights(
     assert said[0] == said[1] == said[2]
     assert said[0][0] == 0
     assert "448×448" in said[0][1]
+    assert "1: person" in said[0][1]
 
 
 @needs_pytorch

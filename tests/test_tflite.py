@@ -18,7 +18,6 @@ from ai_edge_litert.interpreter import Interpreter
 
 from export_models import CONFIGS, by_anchor, picture, some_model
 from phidet.architectures.efficientdet.config import ModelConfig
-from phidet.architectures.header import Precision
 from phidet.cli.main import main
 from phidet.core.errors import CheckpointError
 from phidet.core.structs import from_json
@@ -27,7 +26,7 @@ from phidet.data.layouts import open_data
 from phidet.detections.boxes import FloatArray
 from phidet.detections.detections import Detections
 from phidet.detections.settings import PostprocessSettings
-from phidet.export.export import ExportOptions, export
+from phidet.export.export import ExportOptions, ExportReport, export
 from phidet.inference.detector import Detector
 from phidet.inference.runtimes.litert_runtime import LiteRtNetwork
 from phidet.serve.models.publish import publish
@@ -54,10 +53,20 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["lite", pytest.param("unbounded", marks=pytest.mark.slow), pytest.param("mobilenet", marks=pytest.mark.slow)],
-)
+@pytest.fixture(scope="module")
+def lite(tmp_path_factory: pytest.TempPathFactory) -> ExportReport:
+    """An export of a Lite in 32 bits."""
+    return export(
+        some_model(CONFIGS["lite"]), tmp_path_factory.mktemp("lite") / "whole.tflite", ExportOptions("tflite")
+    )
+
+
+def test_every_kind_of_part_of_a_lite_is_translated(lite: ExportReport) -> None:
+    assert lite.agreement.score < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["unbounded", "mobilenet"])
 def test_every_kind_of_part_is_translated(name: str, tmp_path: Path) -> None:
     model = some_model(CONFIGS[name])
     agreement = export(model, tmp_path / "model.tflite", ExportOptions("tflite")).agreement
@@ -116,20 +125,15 @@ def test_it_can_be_published(saved: Path, tmp_path: Path) -> None:
     assert Detector(version / "model.tflite")(picture(128, 160), LOOSE).names == ("bolt", "nut", "washer")
 
 
-@pytest.mark.parametrize(
-    ("precision", "share", "error"), [("int8", 0.7, 0.05), pytest.param("fp16", 0.95, 5e-3, marks=pytest.mark.slow)]
-)
-def test_fewer_bits(precision: Precision, share: float, error: float, tmp_path: Path, blood_cells: Dataset) -> None:
+def test_fewer_bits(tmp_path: Path, blood_cells: Dataset, lite: ExportReport) -> None:
     model = some_model(CONFIGS["lite"])
-    # Of the weights in 32 bits; the graph, half as much for so small a network, stays as it is.
-    megabytes = 4e-6 * sum(weights.numel() for weights in model.parameters())
-    path = tmp_path / "small.tflite"
-    exported = export(model, path, ExportOptions("tflite", precision), blood_cells)
-    assert exported.megabytes < share * megabytes
-    assert exported.agreement.score < error
-    if precision == "int8":
-        assert exported.agreement.score > 1e-5
-        assert LiteRtNetwork(path).precision == "int8"
+    half = export(model, tmp_path / "half.tflite", ExportOptions("tflite", "fp16"), blood_cells)
+    eighth = export(model, tmp_path / "int8.tflite", ExportOptions("tflite", "int8"), blood_cells)
+    assert half.megabytes < 0.75 * lite.megabytes
+    assert eighth.megabytes < half.megabytes
+    assert half.agreement.score < 5e-3
+    assert 1e-5 < eighth.agreement.score < 0.05
+    assert LiteRtNetwork(tmp_path / "int8.tflite").precision == "int8"
 
 
 @pytest.fixture

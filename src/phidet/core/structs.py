@@ -70,9 +70,7 @@ def in_words(error: msgspec.ValidationError, kind: type[msgspec.Struct] | None =
     if missing := re.fullmatch("Object missing required field `(.*)`", message):
         return f"{'.'.join(filter(None, (place, missing[1])))} is missing"
     if unknown := re.fullmatch("Object contains unknown field `(.*)`", message):
-        import difflib  # noqa: PLC0415 - every start would import it
-
-        near = difflib.get_close_matches(unknown[1], getattr(_kind_at(kind, place), "__struct_fields__", ()), 1)
+        near = UnknownNameError("key", unknown[1], getattr(_kind_at(kind, place), "__struct_fields__", ())).near[:1]
         hint = f". Did you mean {near[0]}?" if near else ""
         return f"unknown key {'.'.join(filter(None, (place, unknown[1])))}{hint}"
     if re.match("Expected `", message):

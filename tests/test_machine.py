@@ -1,9 +1,10 @@
-"""How many cores a process may use: affinity, hardware threads, and the quotas of control groups."""
+"""How many cores a process may use: affinity, hardware threads, quotas of control groups; and memory that is freed."""
 
 from __future__ import annotations
 
 import ast
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -120,3 +121,22 @@ def test_numpy_gets_one_thread_unless_the_environment_has_a_number() -> None:
     for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
         assert threads(ours, **{name: "2"}) == threads("import numpy", **{name: "2"})
     assert threads(f"import numpy; {ours}") == threads("import numpy")
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator")
+def test_freed_memory_goes_back_to_the_system_though_blocks_between_are_in_use() -> None:
+    code = (
+        "from pathlib import Path\n"
+        "from phidet.core.machine import give_freed_memory_back, limit_heaps\n"
+        "assert limit_heaps()\n"
+        "def resident(): return int(Path('/proc/self/statm').read_text().split()[1]) * 4096\n"
+        "blocks = [bytearray(b'x' * 100_000) for _ in range(1000)]\n"
+        "kept = blocks[::10]\n"
+        "blocks.clear()\n"
+        "before = resident()\n"
+        "assert give_freed_memory_back()\n"
+        "print(before - resident(), sum(map(len, kept)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    returned, kept = map(int, done.stdout.split())
+    assert (returned >= 80_000_000, kept) == (True, 10_000_000)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import uvicorn
 
-from phidet.core.machine import give_freed_memory_back
+from phidet.core.machine import give_freed_memory_back, limit_heaps
 from phidet.serve.calls import access_log
 from phidet.serve.configuration import ServerSettings
 from phidet.serve.http.access_log import LineWriter
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 GRACE_SECONDS = 30
 _DRAIN_STEP_S = 0.1
+MEMORY_STEP_S = 2.0
 log = logging.getLogger("phidet.serve")
 
 
@@ -62,7 +63,7 @@ def run(settings: ServerSettings, load: Load, network: Network, log_requests: bo
     Raises:
         ConfigError: an address cannot be used.
     """
-    give_freed_memory_back()
+    limit_heaps()
     allow_connections(settings.limits.connections * (1 if network.grpc_port is None else 2))
     server = Server(Service(settings, load), network)
     # Bound before the models are loaded, so that an address in use is reported at once.
@@ -120,7 +121,7 @@ class Server(uvicorn.Server):
         Raises:
             ConfigError: the address for gRPC cannot be used.
         """
-        following: asyncio.Task[None] | None = None
+        beside = [asyncio.create_task(_give_memory_back())]
         if self._network.grpc_port is not None:
             from phidet.serve.grpc.server import GrpcServer  # noqa: PLC0415 - an extra
 
@@ -128,12 +129,12 @@ class Server(uvicorn.Server):
             self.grpc = GrpcServer(self._service, host, port, self._network.certificate)
             log.info("phidet serves gRPC on %s:%d", host, self.grpc.port)
         if self._network.certificate is not None:
-            following = asyncio.create_task(self._network.certificate.follow())
+            beside.append(asyncio.create_task(self._network.certificate.follow()))
         try:
             await super().serve(sockets)
         finally:
-            if following is not None:
-                following.cancel()
+            for task in beside:
+                task.cancel()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """As uvicorn's; then gRPC answers as well."""
@@ -158,6 +159,12 @@ class Server(uvicorn.Server):
         left = GRACE_SECONDS - (time.monotonic() - begun)
         self.config.timeout_graceful_shutdown = max(1, int(left))
         await super().shutdown(sockets)
+
+
+async def _give_memory_back() -> None:
+    # What requests have left in the heaps, which would otherwise grow for hours by the gaps between larger blocks.
+    while await asyncio.to_thread(give_freed_memory_back):
+        await asyncio.sleep(MEMORY_STEP_S)
 
 
 @contextmanager

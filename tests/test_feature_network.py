@@ -18,7 +18,7 @@ from conftest import randomise
 from phidet.architectures.feature_networks.config import FeatureNetworkConfig, Fusion
 from phidet.architectures.feature_networks.graphs import GRAPHS, FeatureGraph, Node
 from phidet.architectures.feature_networks.network import FeatureNetwork, FusionNode, Projection, fusion_weights
-from phidet.architectures.layers import SameConv2d, SqueezeExcite, activation, same_max_pool, same_padding
+from phidet.architectures.layers import SameConv2d, SqueezeExcite, same_max_pool, same_padding
 
 CHANNELS = {1: 4, 2: 5, 3: 6, 4: 7, 5: 9}
 F64 = npt.NDArray[np.float64]
@@ -354,13 +354,6 @@ def test_inputs_are_left_alone() -> None:
     built(c)
     assert all(torch.equal(c[level], before[level]) for level in c)
     assert all(torch.equal(now, then) for now, then in outs)
-
-
-def test_activations() -> None:
-    x = torch.tensor([-3.0, -1.0, 0.5, 7.0])
-    assert activation("relu")(x.clone()).tolist() == [0, 0, 0.5, 7]
-    assert activation("relu6")(x.clone()).tolist() == [0, 0, 0.5, 6]
-    torch.testing.assert_close(activation("silu")(x.clone()), x / (1 + torch.exp(-x)))
 
 
 def test_first_weights() -> None:

@@ -158,6 +158,46 @@ def test_a_graph_is_recorded_once_and_replayed(monkeypatch: pytest.MonkeyPatch) 
 
 
 @needs_pytorch
+def test_outputs_of_a_gpu_are_there_when_they_are_returned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a GPU that writes nothing before it is waited for, and only to pages that stay where they are."""
+    import torch  # noqa: PLC0415
+
+    from phidet.inference.runtimes import torch_runtime  # noqa: PLC0415
+
+    late: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    class Pinned(torch.Tensor):
+        def copy_(self, values: torch.Tensor, non_blocking: bool = False) -> torch.Tensor:
+            assert non_blocking
+            late.append((place := self.as_subclass(torch.Tensor), values))
+            return place
+
+    class OnGpu(torch.Tensor):
+        is_cuda = True  # type: ignore[assignment]
+
+        def float(self) -> OnGpu:  # type: ignore[override]
+            return self.as_subclass(torch.Tensor).to(torch.float32).as_subclass(OnGpu)
+
+    def empty(shape: Any, *, dtype: torch.dtype, pin_memory: bool) -> torch.Tensor:
+        assert pin_memory
+        return torch.full(shape, torch.nan, dtype=dtype).as_subclass(Pinned)
+
+    def write() -> None:
+        for place, values in late:
+            place[...] = values.as_subclass(torch.Tensor)
+        late.clear()
+
+    monkeypatch.setattr(torch_runtime.torch, "empty", empty)
+    stream = SimpleNamespace(synchronize=write)
+    monkeypatch.setattr(torch_runtime.torch, "cuda", SimpleNamespace(current_stream=lambda: stream))
+    halves = {name: torch.randn(2, 3).half() for name in ("boxes", "logits")}
+    found = torch_runtime.in_memory({name: values.as_subclass(OnGpu) for name, values in halves.items()})
+    for name, values in halves.items():
+        assert found[name].dtype == np.float32
+        assert np.array_equal(found[name], values.float().numpy())
+
+
+@needs_pytorch
 def test_pytorch_without_a_gpu_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +56,7 @@ class TorchNetwork:
             return self._named(self._graph_for(tensors)(tensors))
 
     def _named(self, outputs: Any) -> Outputs:
-        named = self.architecture.named_outputs(outputs)
-        return {name: values.float().cpu().numpy() for name, values in named.items()}
+        return in_memory(self.architecture.named_outputs(outputs))
 
     def _graph_for(self, tensors: list[Tensor]) -> CudaGraph:
         """The graph for inputs of these shapes, recorded at the first of them; the oldest of several makes room."""
@@ -68,6 +67,24 @@ class TorchNetwork:
                 del self._graphs[next(iter(self._graphs))]
             self._graphs[key] = CudaGraph(self.model, tensors)
         return self._graphs[key]
+
+
+def in_memory(outputs: Mapping[str, Tensor]) -> Outputs:
+    """Outputs of a network as float32 arrays in the computer's memory.
+
+    From a GPU they go into pages that stay where they are: it writes those itself, at several times the speed of a copy
+    through the driver's own, and all of them in one go. Of 16 images a detector's logits are hundreds of megabytes.
+    PyTorch keeps such pages for the next call when the arrays are gone.
+    """
+    singles = {name: values.float() for name, values in outputs.items()}
+    if not any(values.is_cuda for values in singles.values()):
+        return {name: values.cpu().numpy() for name, values in singles.items()}
+    arrays = {}
+    for name, values in singles.items():
+        place = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+        arrays[name] = place.copy_(values, non_blocking=True).numpy()
+    torch.cuda.current_stream().synchronize()
+    return arrays
 
 
 class CudaGraph:

@@ -91,7 +91,15 @@ def detr_gradients(data: Path, processes: int) -> dict[str, torch.Tensor]:
 
 
 def generator_steps(data: Path, processes: int) -> dict[str, torch.Tensor]:
-    """How far three augmented steps across two phases have moved the weights of two networks."""
+    """How far three augmented steps across two phases have moved the weights of two networks, in 64 bits."""
+    torch.set_default_dtype(torch.float64)
+    try:
+        return _generator_steps(data, processes)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def _generator_steps(data: Path, processes: int) -> dict[str, torch.Tensor]:
     fabric = Fabric(accelerator="cpu", devices=processes)
     fabric.launch()
     loss = {"epoch_images": 24, "batches": "fixed", "phase_images": 8, "first_resolution": 8}

@@ -113,8 +113,11 @@ def test_an_interrupted_run_goes_on_to_what_it_would_have_been(
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
     measured = set(wanted[-1]) - {"seconds", "images_per_second"}
     for row, then in zip(rows, wanted, strict=True):
-        # Another processor rounds otherwise, and training makes more of it.
-        assert {key: row[key] for key in measured} == pytest.approx({key: then[key] for key in measured}, rel=1e-3)
+        # Another processor rounds otherwise, and training makes more of it. Two detections may then change places, a
+        # step for AP: it is compared to a tenth of a point, the last digit that papers give.
+        for key in measured:
+            bound = {"abs": 1e-3} if key in ("ap", "ap50") else {"rel": 1e-3}
+            assert row[key] == pytest.approx(then[key], **bound), key
     # AdamW's first steps make 1e-3 of another rounding; a lost optimizer or another seed is 2e-2 away.
     assert_same(answers(load_model(run / "last.safetensors").eval()), expected(f"resumed-{name}/"), relative=5e-3)
     assert (run / "report" / "report.json").is_file()

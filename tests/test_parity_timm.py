@@ -22,11 +22,11 @@ from phidet.weights.load import load_into, open_source
 
 
 def without(names: Iterable[str], between: set[str]) -> list[object]:
-    """Names to test, those in ``between`` as slow: of the same blocks, and between two that are tested."""
+    """Names to test, those in ``between`` as slow: of the same blocks, between two that are tested or beyond them."""
     return [pytest.param(name, marks=pytest.mark.slow) if name in between else name for name in names]
 
 
-BETWEEN = {f"efficientnet-{size}" for size in ("b2", "b3", "b5", "b6", "b7", "lite1", "lite2", "lite3")}
+BETWEEN = {f"efficientnet-{size}" for size in ("b2", "b3", "b5", "b6", "b7", "b8", "lite1", "lite2", "lite3")}
 OTHERS = [name for name in CLASSIFIER_NAMES if name not in EFFICIENTNETS]
 
 

@@ -158,7 +158,8 @@ def test_a_video_contacts_nobody(work: Path) -> None:
     check_nothing_was_sent(phidet(work, "detect film.mp4 -m tiny.onnx --out found"), work / "home")
 
 
-@pytest.mark.parametrize("package", ["openvino", "litert_torch"])
+# litert_torch converts by JAX, which takes a minute to load and trace under strace.
+@pytest.mark.parametrize("package", ["openvino", pytest.param("litert_torch", marks=pytest.mark.slow)])
 def test_another_runtime_contacts_nobody(package: str, work: Path) -> None:
     pytest.importorskip(package, reason="run in .venv-runtimes", exc_type=ImportError)
     check_nothing_was_sent(in_turn(work, {"openvino": OPENVINO, "litert_torch": LITERT}[package]), work / "home")

@@ -95,7 +95,7 @@ class TwoNetworks:
         pixels, class_ids = (tensor.to(self.fabric.device, non_blocking=True) for tensor in batch)
         phase = self.adversary.phase(self.shown, self.recipe.batch_size, self.recipe.learning_rate)
         self._enter(phase)
-        labels = F.one_hot(class_ids, self.num_classes).float() if self.num_classes else None
+        labels = F.one_hot(class_ids, self.num_classes).to(torch.get_default_dtype()) if self.num_classes else None
         # Seeded by the number of the step: a resumed run draws what it would have drawn.
         chance = Chance(
             self.fabric.device, self.seed * 1_000_003 + self.steps, self.fabric.global_rank, self.fabric.world_size

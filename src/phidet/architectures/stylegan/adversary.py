@@ -44,7 +44,7 @@ class StyleAdversary:
 
     def real_images(self, pixels: Tensor, phase: Phase) -> Tensor:
         """From −1 to 1, as coarse as the phase."""
-        return coarsened(pixels.float() / 127.5 - 1, phase.detail)
+        return coarsened(pixels / 127.5 - 1, phase.detail)
 
     def fake_images(
         self, generator: Model, labels: Tensor | None, phase: Phase, chance: Chance, processes: Processes

@@ -15,7 +15,7 @@ from pathlib import Path
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -2, -3, -8
 _LARGEST = 2**31 - 1
 _STEP = 64 << 20  # bytes by which the heap grows
-_LARGE_BLOCK = 4 << 20
+_LARGE_BLOCK = 32 << 20
 _SERVER_ARENAS = 2
 _BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "GOTO_NUM_THREADS", "OMP_NUM_THREADS")
 """What OpenBLAS takes its number of threads from, the first that is set."""
@@ -155,7 +155,7 @@ def keep_freed_memory() -> bool:
 
 
 def limit_heaps() -> bool:
-    """Tells the C allocator to have two heaps, without blocks above 4 MiB; returns whether it accepted.
+    """Tells the C allocator to have two heaps, without blocks above 32 MiB; returns whether it accepted.
 
     Messages and images of megabytes are allocated by one thread of a server and freed by another. glibc gives each
     thread a heap, up to eight for each core, and all of them keep gaps; blocks that are returned to the system one by

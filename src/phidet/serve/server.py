@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 GRACE_SECONDS = 30
 _DRAIN_STEP_S = 0.1
-MEMORY_STEP_S = 2.0
+MEMORY_STEP_S = 10.0
 log = logging.getLogger("phidet.serve")
 
 

@@ -72,9 +72,9 @@ class TorchNetwork:
 def in_memory(outputs: Mapping[str, Tensor]) -> Outputs:
     """Outputs of a network as float32 arrays in the computer's memory.
 
-    From a GPU they go into pages that stay where they are: it writes those itself, at several times the speed of a copy
-    through the driver's own, and all of them in one go. Of 16 images a detector's logits are hundreds of megabytes.
-    PyTorch keeps such pages for the next call when the arrays are gone.
+    From a GPU they go into pages that stay where they are: it writes those itself, without a copy through the driver's
+    own, and all of them in one go. Of 16 images a detector's logits are hundreds of megabytes. PyTorch keeps such pages
+    for the next call when the arrays are gone.
     """
     singles = {name: values.float() for name, values in outputs.items()}
     if not any(values.is_cuda for values in singles.values()):

@@ -189,7 +189,7 @@ def test_outputs_of_a_gpu_are_there_when_they_are_returned(monkeypatch: pytest.M
 
     monkeypatch.setattr(torch_runtime.torch, "empty", empty)
     stream = SimpleNamespace(synchronize=write)
-    monkeypatch.setattr(torch_runtime.torch, "cuda", SimpleNamespace(current_stream=lambda: stream))
+    monkeypatch.setattr(torch_runtime.torch, "cuda", SimpleNamespace(current_stream=lambda device: stream))
     halves = {name: torch.randn(2, 3).half() for name in ("boxes", "logits")}
     found = torch_runtime.in_memory({name: values.as_subclass(OnGpu) for name, values in halves.items()})
     for name, values in halves.items():

@@ -24,7 +24,7 @@ WHOLE = ("efficientdet-d0", "efficientdet-lite0")
 """Compared at both sizes, and in fp32, too. The others are more of the same layers: they are compared so in slow tests,
 and else in fp64 at a size that is odd on every level and as small as their coarsest level allows.
 """
-SMALL, SMALL_D7X = (140, 200), (260, 300)
+SMALL = (140, 200)
 
 
 # Left to the slow tests: those between two that are compared, and the largest, of d4's layers with a level more.
@@ -41,8 +41,7 @@ def test_same_weights_same_answers(name: str, whole: bool, tmp_path: Path) -> No
     ours = create_model(name, pretrained=tmp_path / "peer.pth").eval()
     weights = peer.state_dict()
     g = torch.Generator().manual_seed(1)
-    small = SMALL_D7X if name == "efficientdet-d7x" else SMALL
-    for size in (SQUARE, ODD) if whole else (small,):
+    for size in (SQUARE, ODD) if whole else (SMALL,):
         images = torch.randn(1, 3, *size, generator=g)
         with torch.device("meta"):  # without fresh weights, which take seconds to draw
             peer = peers.effdet_model(name, size).eval()

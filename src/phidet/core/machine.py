@@ -172,7 +172,10 @@ def give_freed_memory_back() -> bool:
     Takes a millisecond or two, and what is allocated next comes as fresh pages: for now and then, not for every
     request. Only glibc can; elsewhere nothing happens.
     """
-    return _is_glibc() and ctypes.CDLL(None).malloc_trim(0) >= 0
+    if not _is_glibc():
+        return False
+    ctypes.CDLL(None).malloc_trim(0)
+    return True
 
 
 def _set_allocator(settings: dict[int, int]) -> bool:

@@ -77,13 +77,14 @@ def in_memory(outputs: Mapping[str, Tensor]) -> Outputs:
     for the next call when the arrays are gone.
     """
     singles = {name: values.float() for name, values in outputs.items()}
-    if not any(values.is_cuda for values in singles.values()):
+    on_gpu = next((values.device for values in singles.values() if values.is_cuda), None)
+    if on_gpu is None:
         return {name: values.cpu().numpy() for name, values in singles.items()}
     arrays = {}
     for name, values in singles.items():
         place = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
         arrays[name] = place.copy_(values, non_blocking=True).numpy()
-    torch.cuda.current_stream().synchronize()
+    torch.cuda.current_stream(on_gpu).synchronize()
     return arrays
 
 

@@ -26,6 +26,11 @@ settings.register_profile("phidet", deadline=None, suppress_health_check=[Health
 settings.load_profile("phidet")
 
 
+def slowly(*values: object) -> list[object]:
+    """Values of a test's parameter that are left to the slow tests."""
+    return [pytest.param(value, marks=pytest.mark.slow) for value in values]
+
+
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
     """Without PyTorch, as in `make test-lowest`, leaves out the files that import it or what is developed with it."""
     if WITH_PYTORCH or not collection_path.match("test_*.py"):

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 import phidet
+from conftest import slowly
 from made_boards import CLASSES, ClutterShares, Scene, make_board, make_camera, mount, render
 from made_boards.detector import TruthDetector
 from made_boards.warping import make_warp
@@ -58,7 +59,8 @@ def test_a_known_warp_is_measured_to_a_twentieth_of_a_pixel_in_spite_of_light_an
 
 
 @pytest.mark.repeated
-@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2, 3))])
+@pytest.mark.parametrize("seed", [0, *slowly(1, 2, 3)])
+@pytest.mark.repeated
 def test_images_of_other_things_have_no_pose(seed: int) -> None:
     other = register_image(rgb(drawing(seed)), rgb(drawing(seed + 50)), SETTINGS)
     assert isinstance(other, NotLocated)
@@ -72,6 +74,7 @@ def test_a_blank_image_has_no_pose() -> None:
     assert blank.reason == "few"
 
 
+@pytest.mark.repeated
 def test_a_pattern_that_repeats_itself_is_not_taken_one_period_off() -> None:
     """Equal rows and one that is different: most places agree with a shifted pose too, but fewer."""
     row = drawing(3)[:110]
@@ -127,7 +130,8 @@ def _perfect(scene: Scene, path: Path) -> TruthDetector:
     return detector
 
 
-@pytest.mark.parametrize("name", ["12100023", "12100128", "44000059"])
+@pytest.mark.parametrize("name", ["12100023", *slowly("12100128", "44000059")])
+@pytest.mark.repeated
 def test_deeppcb_is_registered_and_its_defects_kept_apart(shared: Path, name: str) -> None:
     """A board shifted, turned and scaled: its defects move by tens of pixels in the image, and not on the template."""
     data = shared / "data" / "deeppcb"

@@ -121,6 +121,7 @@ def test_a_deviation_is_what_a_fit_to_all_other_parts_measures() -> None:
 
 
 @pytest.mark.repeated
+@pytest.mark.slow
 def test_uncertainties_are_those_of_the_errors() -> None:
     """Over many boards, squared deviations of right parts in units of their covariance have the mean 2."""
     squares = []

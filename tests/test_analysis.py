@@ -186,7 +186,7 @@ def elementwise(config: ModelConfig) -> dict[str, int]:
     return counts
 
 
-ENDS = ("efficientdet-d0", "efficientdet-d5", "efficientdet-d7x")
+ENDS = ("efficientdet-d0", "efficientdet-d5")
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,7 @@ def answers_of(needs: str | None) -> str:
 
 
 @pytest.mark.parametrize("name", ["detect", "classify"])
+@pytest.mark.repeated
 def test_an_interrupted_run_goes_on_to_what_it_would_have_been(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -95,7 +95,7 @@ def test_export_with_any_batch(name: str, strict: bool) -> None:
 @pytest.mark.parametrize(
     ("name", "shallow"),
     [
-        ("efficientdet-lite0", True),
+        pytest.param("efficientdet-lite0", True, marks=pytest.mark.slow),
         pytest.param("efficientdet-d0", True, marks=pytest.mark.slow),
         pytest.param("efficientdet-d0", False, marks=pytest.mark.slow),
     ],

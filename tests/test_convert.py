@@ -90,6 +90,7 @@ def test_from_one_foreign_dialect_to_another(foreign: Path, own: Path, tmp_path:
 
 
 @pytest.mark.parametrize(("name", "dialect"), [("efficientdet-lite3x", EFFDET), ("efficientdet-d7x", ZYLO117)])
+@pytest.mark.slow
 def test_the_model_is_found_by_its_tensors(name: str, dialect: Dialect, tmp_path: Path) -> None:
     assert identify(open_source(hollow(name, dialect, tmp_path / "hollow.pth"))).name == name
 

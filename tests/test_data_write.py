@@ -105,7 +105,7 @@ def test_the_factory_round_trips_from_every_layout(tmp_path: Path, layout: str, 
 @pytest.mark.parametrize("writer", WRITERS)
 def test_bccd_round_trips(shared: Path, tmp_path: Path, writer: Write) -> None:
     bccd = open_data(shared / "data/bccd")
-    splits = {"train": bccd.read("train"), "test": bccd.read("test")}
+    splits = {"train": bccd.read("train").subset(range(0, 200, 4), "train"), "test": bccd.read("test")}
     writer(splits, tmp_path / "out")
     for split, dataset in splits.items():
         rtol = 2**-23 if writer is write_tfrecord else 0  # fractions in float32

@@ -118,7 +118,7 @@ def theirs_of(config: DetrConfig) -> Any:
     "changes",
     [
         {},
-        {"backbone": R50, "position": "learned", "dilation": True},
+        pytest.param({"backbone": R50, "position": "learned", "dilation": True}, marks=pytest.mark.slow),
         pytest.param({"backbone": R101, "dilation": True}, marks=pytest.mark.slow),
     ],
     ids=["r18", "r50-dc5-learned", "r101-dc5"],

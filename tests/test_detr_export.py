@@ -127,8 +127,8 @@ def published_file(name: str, dialect: str, path: Path) -> Path:
         pytest.param("detr-r50-dc5", "transformers", ".safetensors", marks=pytest.mark.slow),
         pytest.param("detr-r50", "transformers-no-timm", ".safetensors", marks=pytest.mark.slow),
         pytest.param("detr-r50-panoptic", "detr-panoptic", ".pth", marks=pytest.mark.slow),
-        ("detr-r50-panoptic", "transformers", ".safetensors"),
-        ("detr-demo", "detr-demo", ".pth"),
+        pytest.param("detr-r50-panoptic", "transformers", ".safetensors", marks=pytest.mark.slow),
+        pytest.param("detr-demo", "detr-demo", ".pth", marks=pytest.mark.slow),
     ],
 )
 def test_it_is_the_exporters_file(name: str, dialect: str, ending: str, tmp_path: Path) -> None:

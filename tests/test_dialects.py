@@ -22,7 +22,7 @@ from effdet import DetBenchPredict, DetBenchTrain
 from torch import Tensor, nn
 
 import peers
-from conftest import off_by, randomise
+from conftest import off_by, randomise, slowly
 from peers import same_tensors as same
 from phidet import convert, create_classifier, create_model, save_model
 from phidet.architectures.backbones.dialects import LUKEMELAS, TIMM, TORCHVISION
@@ -86,7 +86,7 @@ def ours(peer_file: Path) -> EfficientDet:
 # There and back.
 
 
-@pytest.mark.parametrize("name", [D0, "efficientdet-d6", "efficientdet-d7x", "efficientdet-lite0"])
+@pytest.mark.parametrize("name", [D0, "efficientdet-lite0", *slowly("efficientdet-d6", "efficientdet-d7x")])
 @pytest.mark.parametrize("dialect", [AUTOML, EFFDET, ZYLO117], ids=lambda d: d.name)
 def test_detectors_go_there_and_come_back(dialect: Dialect, name: str) -> None:
     there_and_back(dialect, detector_config(name))
@@ -161,7 +161,7 @@ def test_effdet_accepts_our_file_and_answers_alike(peer: nn.Module, ours: Effici
             assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-@pytest.mark.parametrize("name", ["efficientdet-d6", "efficientdet-d7x", "efficientdet-lite0"])
+@pytest.mark.parametrize("name", ["efficientdet-lite0", *slowly("efficientdet-d6", "efficientdet-d7x")])
 def test_effdet_has_exactly_the_keys_that_we_write(name: str) -> None:
     with torch.device("meta"):
         model = peers.effdet_model(name, (256, 256))

@@ -153,6 +153,7 @@ def test_a_clean_copy_never_goes_into_the_data_or_over_something(
     assert not (folder / "clean").exists()
 
 
+@pytest.mark.repeated
 def test_the_sheets_of_one_seed_are_the_same_bytes_and_show_other_samples_for_another(
     broken: tuple[Path, dict[str, str], Examination], tmp_path: Path
 ) -> None:
@@ -212,6 +213,7 @@ def test_a_split_that_cannot_be_read_is_an_error_and_the_others_are_examined(tmp
     assert "val.json is not JSON" in report.advice[0].text
 
 
+@pytest.mark.repeated
 def test_clean_data_ends_with_0_and_no_findings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     splits = {
         split: [(scene(i), [("cat", [100.0, 60, 50, 50])]) for i in range(first, first + 25)]

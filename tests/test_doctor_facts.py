@@ -67,6 +67,7 @@ def test_an_image_is_scaled_until_its_longer_side_fits() -> None:
     assert fit_scales(sizes, (256, 512)) == pytest.approx([256 / 480, 0.4, 2.56, 0.256])
 
 
+@pytest.mark.repeated
 def test_coverage_is_brute_force_after_the_resize(tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
     images = []
@@ -306,6 +307,7 @@ def test_objects_labelled_twice_are_those_above_iou_095_of_one_class_in_one_imag
 # ---------------------------------------------------------------- real data
 
 
+@pytest.mark.repeated
 def test_bccd_is_what_a_count_of_its_xml_says(shared: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = shared / "data" / "bccd"
     report = examine(folder, view(LITE0)).report
@@ -336,6 +338,7 @@ def test_bccd_is_what_a_count_of_its_xml_says(shared: Path, capsys: pytest.Captu
     assert "trainval is train + val" in capsys.readouterr().out
 
 
+@pytest.mark.repeated
 def test_coco128_has_labels_without_images_and_no_copies(shared: Path) -> None:
     report = examine(shared / "data" / "coco128" / "object_detection", view(LITE0)).report
     assert report.unused_files == [f"labels/train2017/000000000{number}.txt" for number in (656, 659)]

@@ -294,6 +294,7 @@ def graphs(draw: st.DrawFn) -> FeatureGraph:
 
 @settings(max_examples=25, derandomize=True)
 @given(graphs())
+@pytest.mark.repeated
 def test_any_graph_can_be_read(graph: FeatureGraph) -> None:
     assert set(assert_readable(graph).edges) == edges_of(graph)
 

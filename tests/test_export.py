@@ -367,6 +367,7 @@ def test_int8_of_silu_networks_names_the_runtime_to_take(name: str, said: bool, 
     assert ("--to openvino --int8" in runtime_advice(tmp_path / "m.onnx")) == said
 
 
+@pytest.mark.slow
 def test_int8_on_the_users_images(shared: Path, tmp_path: Path) -> None:
     weights = tmp_path / "tiny.safetensors"
     save_model(some_model(), weights)

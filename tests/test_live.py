@@ -54,6 +54,7 @@ class Clock:
         return self.now
 
 
+@pytest.mark.repeated
 def test_a_camera_that_cuts_freezes_and_changes_its_size(caplog: pytest.LogCaptureFixture) -> None:
     # Cut three times, frozen once, another size in the middle of the last connection.
     camera = Camera([[(6, SIZE_HW)], [(6, SIZE_HW)], [(6, SIZE_HW)], [(6, SIZE_HW), "freeze"],

@@ -50,6 +50,7 @@ def test_a_camera_sees_the_whole_board_from_above() -> None:
         assert signed_area < 0  # y up in mm, y down in pixels: counter-clockwise stays so for the eye
 
 
+@pytest.mark.repeated
 def test_faults_have_their_shares_and_their_sizes() -> None:
     board = make_board(1, (20, 20))
     shares = FaultShares(missing=0.1, displaced=0.2, wrong_label=0.1, rotated=0.1, extra=0.05)

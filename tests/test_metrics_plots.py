@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
+from conftest import slowly
 from metrics_data import SIZE, a_dataset, detections, nothing, some_detections, thing, truth
 from phidet.data.dataset import Dataset
 from phidet.detections.draw import colour
@@ -23,7 +24,8 @@ from phidet.evaluation.report_folder import write_evaluation
 from phidet.images.style import save_figure
 
 
-@pytest.mark.parametrize("classes", [1, 3, 29, 30, 120])
+@pytest.mark.parametrize("classes", [1, 3, 29, *slowly(30, 120)])
+@pytest.mark.repeated
 def test_every_figure_can_be_drawn(classes: int, tmp_path: Path) -> None:
     dataset = a_dataset(1, images=6, classes=classes + 1, most=40)
     found = some_detections(dataset, 2)

@@ -154,6 +154,7 @@ def test_tfrecord(started: list[str], tmp_path: Path) -> None:
     assert main(["doctor", str(tmp_path)]) == 3
 
 
+@pytest.mark.slow
 def test_train_evaluate_and_explain(started: list[str], data: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     tiny, run = tmp_path / "tiny.safetensors", tmp_path / "run"

@@ -27,9 +27,8 @@ and else in fp64 at a size that is odd on every level and as small as their coar
 SMALL = (140, 200)
 
 
-# Left to the slow tests: those between two that are compared, and the largest, of d4's layers with a level more.
-BETWEEN = {f"efficientdet-{size}" for size in ("d1", "d2", "d3", "d5", "d6", "d7", "d7x", "lite1", "lite2", "lite3")}
-SHORT = [(name, name in WHOLE) for name in DETECTOR_NAMES if name not in BETWEEN]
+# Of the larger ones Lite3x, and the rest in slow tests.
+SHORT = [(name, name in WHOLE) for name in (*WHOLE, "efficientdet-lite3x")]
 LONG = [pytest.param(name, True, marks=pytest.mark.slow) for name in DETECTOR_NAMES if name not in WHOLE]
 
 

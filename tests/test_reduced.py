@@ -190,6 +190,7 @@ def test_an_image_that_was_replaced_meanwhile_is_not_drawn_on(large: Path, tmp_p
         _ = item.image
 
 
+@pytest.mark.repeated
 def test_tiles_are_cut_from_all_pixels(large: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["detect", str(large), "--json", "--tile", "640"]) == 0
     tiled = capsys.readouterr().out

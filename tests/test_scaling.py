@@ -228,7 +228,8 @@ def test_every_phi_gives_a_model_that_can_be_built(phi: float) -> None:
     assert config.name == f"efficientdet-phi{phi:g}"
 
 
-@pytest.mark.parametrize("more", [[], pytest.param(FINE, marks=pytest.mark.slow)], ids=["coarse", "fine"])
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [[], FINE], ids=["coarse", "fine"])
 def test_costs_never_fall_when_phi_grows(more: list[float]) -> None:
     """Parameters and multiply-adds, counted on the networks themselves."""
     costs = [cost(scaled_detector_config(phi)) for phi in sorted([*GRID, *more])]

@@ -278,6 +278,7 @@ def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 
+@pytest.mark.repeated
 def test_a_thousand_malformed_requests(attacked: Server) -> None:
     random_ = random.Random(0)
     kinds = (broken_json, broken_pictures)

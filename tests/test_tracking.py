@@ -67,6 +67,7 @@ def as_set(tracked: Detections) -> set[tuple[object, ...]]:
 
 @settings(max_examples=20)
 @given(st.integers(0, 2**32 - 1))
+@pytest.mark.repeated
 def test_the_order_of_boxes_changes_nothing(seed: int) -> None:
     frames, rng = crowd(seed % 5, frames=15), np.random.default_rng(seed)
     # Equal scores, too: where they differ, Detections has sorted them already.
@@ -116,6 +117,7 @@ def test_a_stride_of_two_halves_nothing_but_the_resolution_in_time() -> None:
 
 
 @pytest.mark.parametrize("camera_motion", [False, True])
+@pytest.mark.repeated
 def test_saved_and_continued_is_uninterrupted(tmp_path: Path, camera_motion: bool) -> None:
     frames = crowd(7, frames=30)
     images = [scene(shift=(2.0 * i, 0)) for i in range(4)] * 10

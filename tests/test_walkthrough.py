@@ -53,6 +53,7 @@ def test_the_command_lines_of_the_walk_through_work(here: Path) -> None:
     assert len(list((here / "found").glob("*.jpg"))) == 48
 
 
+@pytest.mark.slow
 def test_the_python_of_the_walk_through_works(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = phidet.train
 

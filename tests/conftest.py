@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,6 +29,11 @@ settings.load_profile("phidet")
 def slowly(*values: object) -> list[object]:
     """Values of a test's parameter that are left to the slow tests."""
     return [pytest.param(value, marks=pytest.mark.slow) for value in values]
+
+
+def usually(*names: str, among: Iterable[str]) -> list[object]:
+    """``names``, and the rest of ``among``, which is more of the same, for the slow tests."""
+    return [*names, *slowly(*(name for name in among if name not in names))]
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:

@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from conftest import slowly
 from made_boards import (
     CLASSES,
     Board,
@@ -95,7 +96,7 @@ def test_unrelated_boards_and_random_detections_give_no_pose(count: int) -> None
 
 
 @pytest.mark.repeated
-@pytest.mark.parametrize("kind", ["similarity", "affine", "homography"])
+@pytest.mark.parametrize("kind", [*slowly("similarity", "affine"), "homography"])
 def test_the_simplest_kind_that_explains_the_places_is_taken(kind: str) -> None:
     kinds = []
     for seed in range(20):

@@ -145,6 +145,7 @@ def test_uncertainties_are_those_of_the_errors() -> None:
 
 
 @pytest.mark.repeated
+@pytest.mark.slow
 def test_faults_of_made_boards_are_found_by_a_good_detector() -> None:
     """Boxes to half a pixel and nothing else wrong with the detector: shares of faults with their verdict."""
     counts: Counter[tuple[str, str]] = Counter()

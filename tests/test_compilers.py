@@ -71,13 +71,9 @@ def fresh_dynamo() -> None:
 # --- export -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "strict"),
-    [
-        pytest.param("efficientdet-d0", True, marks=pytest.mark.slow),  # below, the same tracer takes its layers
-        pytest.param("efficientdet-lite0", True, marks=pytest.mark.slow),
-        ("efficientdet-d0", False),
-    ],
+    ("name", "strict"), [("efficientdet-d0", True), ("efficientdet-lite0", True), ("efficientdet-d0", False)]
 )
 def test_export_with_any_batch(name: str, strict: bool) -> None:
     """Traced at batch 2, right at 1 and 5."""
@@ -92,13 +88,9 @@ def test_export_with_any_batch(name: str, strict: bool) -> None:
 # --- compile ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "shallow"),
-    [
-        pytest.param("efficientdet-lite0", True, marks=pytest.mark.slow),
-        pytest.param("efficientdet-d0", True, marks=pytest.mark.slow),
-        pytest.param("efficientdet-d0", False, marks=pytest.mark.slow),
-    ],
+    ("name", "shallow"), [("efficientdet-lite0", True), ("efficientdet-d0", True), ("efficientdet-d0", False)]
 )
 def test_compile_takes_the_whole_network(name: str, shallow: bool) -> None:
     """One graph without a break, same answers; another image size is another graph, and right too."""

@@ -95,6 +95,7 @@ def test_the_model_is_found_by_its_tensors(name: str, dialect: Dialect, tmp_path
     assert identify(open_source(hollow(name, dialect, tmp_path / "hollow.pth"))).name == name
 
 
+@pytest.mark.slow
 def test_d6_and_d7_have_the_same_tensors_so_somebody_must_say(tmp_path: Path) -> None:
     path = hollow("efficientdet-d6", EFFDET, tmp_path / "d6.pth")
     with pytest.raises(CheckpointError) as caught:

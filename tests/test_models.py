@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from conftest import off_by, randomise
+from conftest import off_by, randomise, usually
 from phidet import create_classifier, create_model, save_model
 from phidet.architectures.backbones.build import build_backbone
 from phidet.architectures.backbones.config import BackboneConfig
@@ -299,7 +299,7 @@ def test_a_family_of_ones_own() -> None:
     assert run(model, images()).class_logits.isfinite().all()
 
 
-@pytest.mark.parametrize("architecture", OTHER_BACKBONES)
+@pytest.mark.parametrize("architecture", usually("resnet18", "resnet50", "mobilenet-v2", among=OTHER_BACKBONES))
 def test_other_backbones_learn_in_every_parameter(architecture: str) -> None:
     """At φ = −2; the levels' widths are those that the backbone says, and every parameter has a gradient."""
     family = FAMILIES[f"efficientdet-{architecture}"]

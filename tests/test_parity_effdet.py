@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import peers
-from conftest import off_by, randomise, rms_off_by
+from conftest import off_by, randomise, rms_off_by, usually
 from phidet import create_model
 from phidet.architectures.costs import build_on_meta
 from phidet.architectures.efficientdet.dialect_effdet import EFFDET
@@ -20,33 +20,22 @@ from phidet.architectures.efficientdet.published import DETECTOR_NAMES, detector
 from phidet.weights.mapping import to_ours, weights_of
 
 SQUARE, ODD = (256, 256), (300, 420)
-WHOLE = ("efficientdet-d0", "efficientdet-lite0")
-"""Compared at both sizes, and in fp32, too. The others are more of the same layers: they are compared so in slow tests,
-and else in fp64 at a size that is odd on every level and as small as their coarsest level allows.
-"""
-SMALL = (140, 200)
 
 
-# Of the larger ones Lite3x, and the rest in slow tests.
-SHORT = [(name, name in WHOLE) for name in (*WHOLE, "efficientdet-lite3x")]
-LONG = [pytest.param(name, True, marks=pytest.mark.slow) for name in DETECTOR_NAMES if name not in WHOLE]
-
-
-@pytest.mark.parametrize(("name", "whole"), [*SHORT, *LONG])
-def test_same_weights_same_answers(name: str, whole: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", usually("efficientdet-d0", "efficientdet-lite0", among=DETECTOR_NAMES))
+def test_same_weights_same_answers(name: str, tmp_path: Path) -> None:
     peer = peers.effdet_model(name, SQUARE)
     randomise(peer)
     torch.save(peer.state_dict(), tmp_path / "peer.pth")
     ours = create_model(name, pretrained=tmp_path / "peer.pth").eval()
     weights = peer.state_dict()
     g = torch.Generator().manual_seed(1)
-    for size in (SQUARE, ODD) if whole else (SMALL,):
+    for size in (SQUARE, ODD):
         images = torch.randn(1, 3, *size, generator=g)
         with torch.device("meta"):  # without fresh weights, which take seconds to draw
             peer = peers.effdet_model(name, size).eval()
         peer.load_state_dict(weights, assign=True)
-        fp32, fp64 = (torch.float32, 1e-4, rms_off_by), (torch.float64, 1e-9, off_by)
-        for dtype, bound, distance in (fp32, fp64) if whole else (fp64,):
+        for dtype, bound, distance in ((torch.float32, 1e-4, rms_off_by), (torch.float64, 1e-9, off_by)):
             with torch.inference_mode():
                 classes, boxes = peer.to(dtype)(images.to(dtype))
                 out = ours.to(dtype)(images.to(dtype))
@@ -93,6 +82,7 @@ def test_gradients_of_d0_agree() -> None:
         assert difference <= 1e-7 * float(theirs.tensors[name].abs().max()) + 1e-13 * scale, name
 
 
+@pytest.mark.slow
 def test_parameter_counts_of_the_lites_equal_effdets() -> None:
     for name in DETECTOR_NAMES:
         if "lite" in name:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,7 @@ import timm
 import torch
 import torchvision
 
-from conftest import off_by, randomise
+from conftest import off_by, randomise, usually
 from phidet import create_classifier
 from phidet.architectures.backbones.build import build_backbone
 from phidet.architectures.backbones.config import BackboneConfig
@@ -20,17 +19,10 @@ from phidet.architectures.classifier.published import CLASSIFIER_NAMES
 from phidet.weights.create import local_or_fetched
 from phidet.weights.load import load_into, open_source
 
-
-def without(names: Iterable[str], between: set[str]) -> list[object]:
-    """Names to test, those in ``between`` as slow: of the same blocks, between two that are tested or beyond them."""
-    return [pytest.param(name, marks=pytest.mark.slow) if name in between else name for name in names]
-
-
-BETWEEN = {f"efficientnet-{size}" for size in ("b2", "b3", "b4", "b5", "b6", "b7", "b8", "lite1", "lite2", "lite3")}
 OTHERS = [name for name in CLASSIFIER_NAMES if name not in EFFICIENTNETS]
 
 
-@pytest.mark.parametrize("name", without(EFFICIENTNETS, BETWEEN))
+@pytest.mark.parametrize("name", usually("efficientnet-b0", "efficientnet-lite0", among=EFFICIENTNETS))
 def test_classifier_equals_timms(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     peer = timm.create_model("tf_" + name.replace("-", "_")).eval()
@@ -48,7 +40,7 @@ def test_classifier_equals_timms(name: str, tmp_path: Path) -> None:
         assert off_by(maps[level], theirs) < 1e-9, f"level {level}"
 
 
-@pytest.mark.parametrize("name", without(OTHERS, {"resnet34", "resnet101", "resnet152"}))
+@pytest.mark.parametrize("name", usually("resnet18", "resnet50", "mobilenet-v2", among=OTHERS))
 def test_other_classifiers_equal_torchvisions(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     peer = torchvision.models.get_model(name.replace("-", "_")).eval()

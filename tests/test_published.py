@@ -189,8 +189,9 @@ def test_first_boxes_without_pytorch(publisher: PublishedFile, tmp_path: Path) -
 
 @pytest.mark.parametrize(
     ("name", "dialect"),
-    [("detr-r50", "detr"), pytest.param("detr-r50-panoptic", "detr-panoptic", marks=pytest.mark.slow)],
+    [("detr-r50", "detr"), ("detr-r50-panoptic", "detr-panoptic")],
 )
+@pytest.mark.slow
 def test_first_boxes_of_a_set_predictor_without_pytorch(name: str, dialect: str, tmp_path: Path) -> None:
     Image.new("RGB", (180, 16), (90, 120, 40)).save("photo.jpg")  # 118×1333 as input, a tenth of the usual
     (tmp_path / "site").mkdir()

@@ -238,6 +238,7 @@ def test_costs_never_fall_when_phi_grows(more: list[float]) -> None:
         assert smaller.multiply_adds < larger.multiply_adds
 
 
+@pytest.mark.slow
 def test_one_step_of_phi_about_doubles_the_cost() -> None:
     """What the message of ``check_phi`` promises; φ = −1 costs about half of D0."""
     at = {phi: cost(scaled_detector_config(phi)).multiply_adds for phi in (-2, -1, 0, 2, 4, 6, 8)}

@@ -155,6 +155,7 @@ def test_recomputed_activations_give_the_same_gradients_and_count_a_batch_once(a
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's settings")
+@pytest.mark.slow
 def test_freed_memory_serves_the_next_step() -> None:
     done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
     first, *others = map(int, done.stdout.split())

@@ -34,6 +34,7 @@ class Call(msgspec.Struct, eq=False):
         model, version: what answers.
         answering: when the answer was begun, on the monotonic clock.
         seconds: where the time of the answer went.
+        is_late: it ended because its client was too slow, which nobody is there to be told.
         quiet: leaves it out of the access log.
     """
 
@@ -48,6 +49,7 @@ class Call(msgspec.Struct, eq=False):
     version: int | None = None
     answering: float = 0.0
     seconds: RequestSeconds | None = None
+    is_late: bool = False
     quiet: bool = False
 
 

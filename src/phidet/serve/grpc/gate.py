@@ -98,7 +98,7 @@ class Gate(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no types
             code = await self._authorized(method, call, metadata, context)
         finally:
             self._calls -= 1
-            if code == grpc.StatusCode.CANCELLED and time.monotonic() >= ends:
+            if code == grpc.StatusCode.CANCELLED and (call.is_late or time.monotonic() >= ends):
                 code = grpc.StatusCode.DEADLINE_EXCEEDED
             self._service.calls.end(call, code.name)
 
@@ -141,7 +141,7 @@ class Gate(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no types
         async with self._message(method, call, context) as request, _until(call.deadline):
             assert method.answer is not None
             answer = (await method.answer(request, call)).SerializeToString()
-        await self._write(answer, context)
+        await self._write(answer, call, context)
 
     async def _watch(self, method: Method, call: Call, context: Any) -> None:
         """Reads one message and writes what there is to say of it, from time to time."""
@@ -169,7 +169,7 @@ class Gate(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no types
             async with asyncio.TaskGroup() as tasks:
                 reading = tasks.create_task(read())
                 while (task := await answers.get()) is not None:
-                    await self._write(await task, context)
+                    await self._write(await task, call, context)
                 await reading
         finally:
             self._streams -= 1
@@ -229,14 +229,15 @@ class Gate(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no types
         with self._held(len(body)):
             yield await self._parsed(method, body)
 
-    async def _write(self, answer: bytes, context: Any) -> None:
+    async def _write(self, answer: bytes, call: Call, context: Any) -> None:
         """Writes an answer, which counts as in flight until its client takes it, or is cut off for not taking it.
 
         Raises:
-            RefusedError: 503 too many bytes at a time, 408 not taken; the latter is for the log, nobody is there.
+            RefusedError: 503 too many bytes at a time.
+            CancelledError: the client has gone, or was cut off. As an error it would make gRPC send a status behind an
+                answer that it is still sending.
         """
-        seconds = self._service.settings.limits.request_seconds
-        writing = _Writing(time.monotonic() + seconds, context.peer())
+        writing = _Writing(time.monotonic() + self._service.settings.limits.request_seconds, context.peer())
         self._writings.append(writing)
         if self._looking is None:
             self._look_for_slow()
@@ -245,8 +246,7 @@ class Gate(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no types
                 await context.write(answer)
         # The client has gone: gRPC cancels the task, or the write fails before it does.
         except (asyncio.CancelledError, grpc.aio.InternalError) as error:
-            if writing.is_cut_off:
-                raise RefusedError(408, f"the answer was not taken within {seconds:g} s") from error
+            call.is_late = writing.is_cut_off
             raise asyncio.CancelledError from error
         finally:
             self._writings.remove(writing)

@@ -8,7 +8,7 @@ RUNTIME_TESTS := tests/test_openvino.py tests/test_tflite.py tests/test_privacy.
 
 PROTOS := src/phidet/serve/protos
 
-.PHONY: demo test test-slow test-lowest protos docs clients runtimes programs check format clean
+.PHONY: demo test test-main test-docs test-runtimes test-slow test-lowest protos docs clients runtimes programs check format clean
 
 demo: $(VENV)/.installed-core  ## install the core, and find the person in a portrait: demo/detections/
 	mkdir -p demo
@@ -20,9 +20,15 @@ demo: $(VENV)/.installed-core  ## install the core, and find the person in a por
 	  Image.open(photo).save('demo/grace-hopper.png')"
 	$(BIN)/phidet detect demo/grace-hopper.png --out demo/detections
 
-test: $(VENV)/.installed-dev clients runtimes programs $(VENV)-docs/.installed  ## run the tests
+test: test-docs test-runtimes test-main  ## run the tests
+
+test-main: $(VENV)/.installed-dev clients programs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -q --ignore tests/test_privacy.py
+
+test-docs: $(VENV)-docs/.installed
 	OMP_NUM_THREADS=1 $(VENV)-docs/bin/python -m pytest -n 2 -q tests/test_docs.py
+
+test-runtimes: runtimes programs
 	OMP_NUM_THREADS=1 $(VENV)-runtimes/bin/python -m pytest -n 2 --dist loadfile -q -p no:anyio -m "not slow and not repeated" $(RUNTIME_TESTS)
 
 test-slow: $(VENV)/.installed-dev clients runtimes programs $(VENV)-docs/.installed  ## run the slow tests as well

@@ -59,7 +59,8 @@ def test_the_text_of_any_numbers_is_theirs_and_reads_back(values: list[int]) -> 
     text = rle.encode_text(counts)
     assert rle.decode_text(text).tolist() == counts.tolist()
     total = int(counts.sum())
-    if 0 < total < 2**31:
+    # Their buffer has six letters for a number and ends with a zero; a seventh would be written behind it.
+    if 0 < total < 2**31 and len(text) < 6 * len(values):
         wanted = peer.frPyObjects({"size": [total, 1], "counts": counts.tolist()}, total, 1)["counts"]
         assert text == wanted
 

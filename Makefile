@@ -22,19 +22,18 @@ demo: $(VENV)/.installed-core  ## install the core, and find the person in a por
 
 test: test-docs test-runtimes test-main  ## run the tests
 
+test-slow: WHICH := slow or not slow
+test-slow: test  ## run the slow tests as well
+
 test-main: $(VENV)/.installed-dev clients programs
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -q --ignore tests/test_privacy.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -q -m "$(or $(WHICH),not slow)" --ignore tests/test_privacy.py
 
 test-docs: $(VENV)-docs/.installed
-	OMP_NUM_THREADS=1 $(VENV)-docs/bin/python -m pytest -n 2 -q tests/test_docs.py
+	OMP_NUM_THREADS=1 $(VENV)-docs/bin/python -m pytest -n 2 -q -m "$(or $(WHICH),not slow)" tests/test_docs.py
 
 test-runtimes: runtimes programs
-	OMP_NUM_THREADS=1 $(VENV)-runtimes/bin/python -m pytest -n 2 --dist loadfile -q -p no:anyio -m "not slow and not repeated" $(RUNTIME_TESTS)
-
-test-slow: $(VENV)/.installed-dev clients runtimes programs $(VENV)-docs/.installed  ## run the slow tests as well
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -q -m "slow or not slow"
-	OMP_NUM_THREADS=1 $(VENV)-docs/bin/python -m pytest -n 2 -q -m "slow or not slow" tests/test_docs.py
-	OMP_NUM_THREADS=1 $(VENV)-runtimes/bin/python -m pytest -n 2 --dist loadfile -q -p no:anyio -m "slow or not slow" $(RUNTIME_TESTS)
+	OMP_NUM_THREADS=1 $(VENV)-runtimes/bin/python -m pytest -n 2 --dist loadfile -q -p no:anyio \
+	  -m "$(or $(WHICH),not slow and not repeated)" $(RUNTIME_TESTS)
 
 test-lowest: $(VENV)-lowest/.installed clients programs  ## the core and the server on the lowest versions that pyproject.toml allows
 	OMP_NUM_THREADS=1 $(VENV)-lowest/bin/python -m pytest -n 2 --dist loadfile -q -W default -m "not slow and not repeated"

@@ -57,7 +57,7 @@ def errors_px(result: Alignment, scene: Scene) -> np.ndarray:
 
 
 @pytest.mark.repeated
-@pytest.mark.parametrize("count", [30, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [30, *slowly(100)])
 def test_the_pose_is_found_on_99_of_100_boards_and_is_as_good_as_noise_allows(count: int) -> None:
     """30 % missing, 20 % false, 10 % mislabelled, 1 pixel of noise; the bound is printed by benchmarks/align.py."""
     found, squares = 0, []
@@ -75,7 +75,7 @@ def test_the_pose_is_found_on_99_of_100_boards_and_is_as_good_as_noise_allows(co
 
 
 @pytest.mark.repeated
-@pytest.mark.parametrize("count", [20, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [20, *slowly(100)])
 def test_unrelated_boards_and_random_detections_give_no_pose(count: int) -> None:
     for seed in range(count):
         other = scene_of(make_board(seed + 5000), seed)

@@ -60,7 +60,6 @@ def test_a_known_warp_is_measured_to_a_twentieth_of_a_pixel_in_spite_of_light_an
 
 @pytest.mark.repeated
 @pytest.mark.parametrize("seed", [0, *slowly(1, 2, 3)])
-@pytest.mark.repeated
 def test_images_of_other_things_have_no_pose(seed: int) -> None:
     other = register_image(rgb(drawing(seed)), rgb(drawing(seed + 50)), SETTINGS)
     assert isinstance(other, NotLocated)

@@ -120,7 +120,6 @@ def test_a_deviation_is_what_a_fit_to_all_other_parts_measures() -> None:
         assert part(result, f"P{i}").deviation_xy == pytest.approx(tuple(expected), abs=2e-4)
 
 
-@pytest.mark.repeated
 @pytest.mark.slow
 def test_uncertainties_are_those_of_the_errors() -> None:
     """Over many boards, squared deviations of right parts in units of their covariance have the mean 2."""
@@ -144,7 +143,6 @@ def test_uncertainties_are_those_of_the_errors() -> None:
     assert np.mean(np.array(squares) > 5.99) == pytest.approx(0.05, abs=0.02)
 
 
-@pytest.mark.repeated
 @pytest.mark.slow
 def test_faults_of_made_boards_are_found_by_a_good_detector() -> None:
     """Boxes to half a pixel and nothing else wrong with the detector: shares of faults with their verdict."""

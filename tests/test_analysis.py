@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import peers
+from conftest import usually
 from phidet.architectures.backbones.build import build_backbone
 from phidet.architectures.backbones.config import BackboneConfig
 from phidet.architectures.backbones.scaling import CompoundScaling
@@ -186,12 +187,7 @@ def elementwise(config: ModelConfig) -> dict[str, int]:
     return counts
 
 
-ENDS = ("efficientdet-d0", "efficientdet-d5")
-
-
-@pytest.mark.parametrize(
-    "name", [name if name in ENDS else pytest.param(name, marks=pytest.mark.slow) for name in MULTIPLY_ADDS]
-)
+@pytest.mark.parametrize("name", usually("efficientdet-d0", "efficientdet-d5", among=MULTIPLY_ADDS))
 def test_multiply_adds_are_the_published_ones(name: str) -> None:
     """Convolutions alone are up to 2 % less; with norms and biases, one each per value, it is 0.15 % either way.
 

@@ -24,6 +24,7 @@ from PIL import Image
 
 import phidet
 from blobs import BlobDetector, painted
+from conftest import slowly
 from phidet.cli.main import main
 from phidet.core.errors import ConfigError, InputError, PhidetError
 from phidet.detections.detections import Detections
@@ -529,7 +530,7 @@ def test_a_cluster_that_is_not_there_is_said(
     assert "Connection refused" in said
 
 
-@pytest.mark.parametrize("moments", [(9,), pytest.param((9, 26), marks=pytest.mark.slow)], ids=["once", "twice"])
+@pytest.mark.parametrize("moments", [(9,), *slowly((9, 26))], ids=["once", "twice"])
 def test_killed_and_started_again_every_row_is_there_once(moments: tuple[int, ...], tmp_path: Path) -> None:
     """The small form of ``benchmarks/batch.py``: killed with -9 at moments that the images tell."""
     pytest.importorskip("daft")

@@ -15,7 +15,7 @@ from typing import IO
 import pytest
 
 import phidet
-from conftest import needs_pytorch
+from conftest import needs_pytorch, slowly
 from phidet.cli.main import COMMANDS, main
 from phidet.core.bundled import bundled_file
 
@@ -75,7 +75,7 @@ def test_info_describes_an_export_and_a_runs_folder_as_their_weights(
 
 
 @needs_pytorch
-@pytest.mark.parametrize("whole", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("whole", [False, *slowly(True)])
 def test_info_of_the_family_stands_beside_the_published_metrics(
     whole: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

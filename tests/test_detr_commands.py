@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from conftest import slowly
 from phidet import create_model, load_model, save_model
 from phidet.architectures.base import Architecture
 from phidet.architectures.costs import count_costs
@@ -216,9 +217,7 @@ def test_it_is_evaluated_and_exports_refuse_nms(
     assert "its answers need none" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "changes", [{}, pytest.param({"input_size": "fixed"}, marks=pytest.mark.slow)], ids=["varying", "fixed"]
-)
+@pytest.mark.parametrize("changes", [{}, *slowly({"input_size": "fixed"})], ids=["varying", "fixed"])
 def test_an_export_answers_as_pytorch_does(changes: dict[str, Any], tmp_path: Path) -> None:
     model = tiny(**changes)
     report = export(model, tmp_path / "tiny.onnx")

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from conftest import slowly
 from phidet.architectures.backbones.config import BackboneConfig
 from phidet.architectures.detr.architecture import DETR
 from phidet.architectures.detr.config import DetrConfig, TransformerConfig
@@ -118,8 +119,10 @@ def theirs_of(config: DetrConfig) -> Any:
     "changes",
     [
         {},
-        pytest.param({"backbone": R50, "position": "learned", "dilation": True}, marks=pytest.mark.slow),
-        pytest.param({"backbone": R101, "dilation": True}, marks=pytest.mark.slow),
+        *slowly(
+            {"backbone": R50, "position": "learned", "dilation": True},
+            {"backbone": R101, "dilation": True},
+        ),
     ],
     ids=["r18", "r50-dc5-learned", "r101-dc5"],
 )

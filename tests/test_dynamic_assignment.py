@@ -201,7 +201,7 @@ def test_what_is_no_assignment() -> None:
         EFFICIENTDET.loss(CONFIG, {"quality": "yes"})
 
 
-@pytest.mark.parametrize("assignment", [pytest.param("atss", marks=pytest.mark.slow), "task"])
+@pytest.mark.parametrize("assignment", ["task", *slowly("atss")])
 def test_it_learns_an_image_by_heart(assignment: str) -> None:
     """Forty steps on one image, twice in the batch: the loss is less than half, whatever the processor."""
     torch.manual_seed(0)

@@ -21,6 +21,7 @@ import doctor_data
 import export_models
 import test_classify
 import test_synthesize
+from conftest import slowly
 from network_trace import STRACE, Trace, trace
 from phidet.cli.main import COMMANDS, main
 from phidet.weights.native import save_model
@@ -159,7 +160,7 @@ def test_a_video_contacts_nobody(work: Path) -> None:
 
 
 # litert_torch converts by JAX, which takes a minute to load and trace under strace.
-@pytest.mark.parametrize("package", ["openvino", pytest.param("litert_torch", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("package", ["openvino", *slowly("litert_torch")])
 def test_another_runtime_contacts_nobody(package: str, work: Path) -> None:
     pytest.importorskip(package, reason="run in .venv-runtimes", exc_type=ImportError)
     check_nothing_was_sent(in_turn(work, {"openvino": OPENVINO, "litert_torch": LITERT}[package]), work / "home")

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from conftest import slowly
 from phidet.serve.configuration import Policy, Source
 from phidet.serve.server import Network
 from serve_server import HTTP, Server, encoded, picture, serving, settings_for, write_version
@@ -171,7 +172,7 @@ def test_curl_waits_for_100_continue(server: Server, tmp_path: Path) -> None:
 
 
 @needs_clients
-@pytest.mark.parametrize("phases", ["fuzzing", pytest.param("coverage,stateful", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("phases", ["fuzzing", *slowly("coverage,stateful")])
 @pytest.mark.repeated
 def test_schemathesis_finds_no_server_error_and_no_answer_that_is_not_described(
     server: Server, phases: str, tmp_path: Path

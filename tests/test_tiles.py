@@ -205,7 +205,6 @@ def test_every_object_once_wherever_the_borders_are(seed: int) -> None:
 
 
 @pytest.mark.repeated
-@settings(max_examples=40)
 @given(seeds, st.sampled_from([0.0, 0.3, 0.5, 0.9]), st.booleans())
 def test_boxes_that_are_looked_up_by_place_merge_as_if_each_was_compared_with_all(
     seed: int, iou: float, per_class: bool

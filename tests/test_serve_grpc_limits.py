@@ -20,11 +20,11 @@ import pytest
 from phidet.core.errors import ConfigError
 from phidet.serve.messages import message
 from phidet.serve.server import Network
+from phidet.serve.tasks import begun, whole
 from serve_server import Server, encoded, held, model_of, one_model, picture, until
 
 grpc = pytest.importorskip("grpc", reason="no grpcio here: pip install 'phidet[grpc]'")
 from phidet.serve.grpc.connections import close_connection  # noqa: E402
-from phidet.serve.grpc.gate import _whole  # noqa: E402
 from phidet.serve.grpc.server import GrpcServer  # noqa: E402
 from serve_grpc import (  # noqa: E402
     IMAGE,
@@ -237,17 +237,17 @@ def test_what_grpc_reads_or_writes_ends_though_its_call_has_ended(fails: bool) -
 
     async def cancel_one() -> None:
         asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
-        begun, may_end = asyncio.Event(), asyncio.Event()
+        is_begun, may_end = asyncio.Event(), asyncio.Event()
 
         async def operation() -> None:
-            begun.set()
+            is_begun.set()
             await may_end.wait()
             ended.append(True)
             if fails:
                 raise grpc.aio.InternalError("the client has gone")
 
-        call = asyncio.create_task(_whole(operation()))
-        await begun.wait()
+        call = asyncio.create_task(whole(begun(operation())))
+        await is_begun.wait()
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from phidet.serve.messages import message
 from phidet.serve.protocols.rpc import Method, Methods
 from phidet.serve.refusals import RefusedError, bad_request, deadline_exceeded, overloaded
 from phidet.serve.service import SMALL_BODY, Service
+from phidet.serve.tasks import begun, whole
 
 _CODES = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
@@ -52,6 +53,9 @@ class _Writing:
 class Gate(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no types
     """Finds the method of a call and answers it. Every call is taken as a stream of bytes, which is the same on the
     wire: so the token is checked, and the limits hold, before a message is read.
+
+    Reads and writes are tasks that are never cancelled, and end with their call: gRPC frees the message of one only
+    after it has awaited it (grpcio 1.85).
 
     Args:
         service: settings, limits and metrics.
@@ -149,7 +153,7 @@ class Gate(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no types
             pass
         assert method.watch is not None
         async for answer in method.watch(request):
-            await _whole(context.write(answer.SerializeToString()))
+            await whole(begun(context.write(answer.SerializeToString())))
 
     async def _stream(self, method: Method, call: Call, context: Any) -> None:
         """Answers the messages of a stream, in their order, several at a time: their images share batches."""
@@ -179,7 +183,7 @@ class Gate(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no types
 
     async def _next(self, context: Any) -> bytes | None:
         """The next message of a stream; ``None`` at its end, or when the server stops."""
-        coming = _begun(context.read())
+        coming = begun(context.read())
         stopping = asyncio.ensure_future(self._service.stopping.wait())
         try:
             await asyncio.wait({coming, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -220,7 +224,7 @@ class Gate(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no types
             async with _until(call.deadline), self._arriving:
                 # Whoever is slow must not keep the others waiting.
                 async with asyncio.timeout(idle):
-                    body = await _whole(context.read())
+                    body = await whole(begun(context.read()))
         except TimeoutError as error:
             raise RefusedError(408, f"the message did not come within {idle:g} s") from error
         if body is grpc.aio.EOF:
@@ -242,7 +246,7 @@ class Gate(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no types
             self._look_for_slow()
         try:
             with self._held(len(answer)):
-                await _whole(context.write(answer))
+                await whole(begun(context.write(answer)))
         # The client has gone: gRPC cancels the task, or the write fails before it does.
         except (asyncio.CancelledError, grpc.aio.InternalError) as error:
             call.is_late = writing.is_cut_off
@@ -290,23 +294,6 @@ def _api(path: str) -> str:
 
 def _code(refusal: RefusedError) -> grpc.StatusCode:
     return _CODES.get(refusal.http_status, grpc.StatusCode.INTERNAL)
-
-
-def _begun(operation: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-    """A read or write of gRPC as a task, which nobody may cancel: gRPC would never free its message (grpcio 1.85).
-
-    It ends with its call, whoever still waits for it, and then its failure interests nobody.
-    """
-    task = asyncio.ensure_future(operation)
-    task.add_done_callback(lambda done: done.cancelled() or done.exception())
-    return task
-
-
-async def _whole(operation: Coroutine[Any, Any, Any]) -> Any:
-    """Awaits a read or write of gRPC, which goes on where this is cancelled."""
-    task = _begun(operation)
-    await asyncio.wait({task})
-    return task.result()
 
 
 def _until(deadline: float) -> asyncio.Timeout:

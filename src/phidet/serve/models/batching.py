@@ -29,6 +29,7 @@ from phidet.serve.metrics import Metrics
 from phidet.serve.models.model import Model
 from phidet.serve.models.statistics import Statistics
 from phidet.serve.refusals import RefusedError, bad_request, overloaded
+from phidet.serve.tasks import begun, whole
 
 MAX_QUEUED_BYTES = 1 << 29  # of queued pixels, in addition to the limit on their number
 _MEMORY = 0.8  # of how long batches took, at every one that was faster
@@ -189,10 +190,9 @@ class Batcher:
             RefusedError: 500 the worker has ended.
             Exception: what ``work`` raises.
         """
-        task = asyncio.get_running_loop().create_task(self._work_alone(work, self._begin()))
+        task = begun(self._work_alone(work, self._begin()))
         self._keep(task)
-        task.add_done_callback(_consume_exception)  # its request may have gone
-        return await asyncio.shield(task)
+        return await whole(task)
 
     async def close(self) -> None:
         """Finishes what runs; the threads end."""
@@ -321,9 +321,3 @@ class Batcher:
                 return [RefusedError(error.http_status, str(error))]
             log.exception("model %s failed on an image", self._name)
             return [RefusedError(500, f"the model failed: {type(error).__name__}")]
-
-
-def _consume_exception(task: asyncio.Task[Any]) -> None:
-    """Retrieves a task's exception, so that asyncio does not report it where its request has gone."""
-    if not task.cancelled():
-        task.exception()

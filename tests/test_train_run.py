@@ -233,27 +233,30 @@ def run_command(words: list[str], cwd: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "phidet.cli.main", *words]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=cwd, text=True, stdout=pipe, stderr=pipe, env=environment)
+    return subprocess.Popen(
+        command, cwd=cwd, text=True, stdout=pipe, stderr=pipe, env=environment, start_new_session=True
+    )
 
 
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize(
     "how",
-    [signal.SIGINT, *slowly(signal.SIGTERM, signal.SIGKILL)],
+    [signal.SIGTERM, *slowly(signal.SIGINT, signal.SIGKILL)],
 )
 def test_a_stopped_run_goes_on_to_the_same_weights(
     how: signal.Signals, data: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The signal reaches the whole group, as a terminal, a scheduler and a service manager send it."""
     monkeypatch.chdir(tmp_path)
     base = ["train", str(data), "--model", str(tiny), "--val-split", "none", "--epochs", "4", "--batch-size", "4"]
-    base += ["--workers", "0", "--accelerator", "cpu"]
-    assert main([*base, "--out", "whole"]) == 0
-    stopped = run_command([*base, "--out", "stopped"], tmp_path)
+    base += ["--accelerator", "cpu"]
+    assert main([*base, "--workers", "0", "--out", "whole"]) == 0
+    stopped = run_command([*base, "--workers", "2", "--out", "stopped"], tmp_path)
     deadline = time.monotonic() + 600
     while not (tmp_path / "stopped" / "state.pt").exists():
         assert time.monotonic() < deadline, "no epoch ended"
         time.sleep(0.01)
-    stopped.send_signal(how)
+    os.killpg(stopped.pid, how)
     _, said = stopped.communicate(timeout=600)
     if how != signal.SIGKILL:
         assert stopped.returncode in (128 + how, 0)  # 0: it was done before the signal came
@@ -262,6 +265,23 @@ def test_a_stopped_run_goes_on_to_the_same_weights(
     assert main(["train", "--resume", "stopped", "--workers", "0", "--accelerator", "cpu"]) == 0
     assert same_weights(tmp_path / "whole" / "last.safetensors", tmp_path / "stopped" / "last.safetensors")
     assert not list((tmp_path / "stopped").rglob("*.part"))
+
+
+def test_a_log_hears_of_an_epoch_that_lasts(
+    data: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    changes = {"epochs": 2, **QUICK}
+    with caplog.at_level("INFO", "phidet"):
+        train(data, tiny, splits=(None, "none"), changes=changes, settings=settings(tmp_path / "short"))
+        assert not [line for line in caplog.messages if "batch 1/" in line]
+        monkeypatch.setattr(training, "BETWEEN_LINES", 0.0)
+        train(data, tiny, splits=(None, "none"), changes=changes, settings=settings(tmp_path / "long"))
+    told = [line for line in caplog.messages if line.startswith("epoch 2/2  batch ")]
+    assert [line.split()[3] for line in told] == ["1/2", "2/2"]  # 8 images in batches of 4
+    assert told[-1].endswith("0:00 left in it")
+    # The mean over the batches so far, which at the end is that of the epoch.
+    whole = next(line for line in caplog.messages[::-1] if line.startswith("epoch 2/2  loss "))
+    assert told[-1].split()[5] == whole.split()[3]
 
 
 def test_a_full_disk_ends_the_run_and_the_last_epoch_can_be_resumed(

@@ -117,14 +117,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Trains a model and prints where its files are."""
-    from phidet.training import run as running
+    from phidet.training.fit import first_process
+    from phidet.training.run import next_folder
     from phidet.training.seeds import has_seeds
 
     # A resumed run goes on in its own folder.
     out = args.resume or args.out
     # Argparse has no default for it, so that --resume can tell whether a model was given.
     model = model_of(args)
-    settings = settings_of(args, out or running.next_folder(Path("runs"), Path(model).stem))
+    settings = settings_of(args, out or next_folder(Path("runs"), Path(model).stem))
     if args.seeds is not None or (args.resume is not None and has_seeds(args.resume)):
         _train_seeds(args, model, settings)
         return
@@ -138,7 +139,7 @@ def run(args: argparse.Namespace) -> None:
             print(f"\nthe last whole epoch is kept; go on with: phidet train --resume {settings.out}", file=sys.stderr)
         raise
     # Only the first of several processes has files and metrics to report.
-    if not running.first_process():
+    if not first_process():
         return
     left = "best.safetensors, last.safetensors, curves.png, metrics.csv"
     print(f"wrote {trained.folder}: {left}" if args.resume is None else f"{trained.folder} holds {left}")
@@ -178,7 +179,7 @@ def _keep_options(args: argparse.Namespace, folder: Path) -> None:
     """Writes the options of a run into its folder, as ``--config`` reads them to begin another one like it."""
     from phidet.cli.main import build_parser
     from phidet.cli.options_file import write_options
-    from phidet.training.run import first_process
+    from phidet.training.fit import first_process
 
     command = build_parser("train").chosen
     if args.resume is None and command is not None and first_process() and (folder / "run.json").exists():

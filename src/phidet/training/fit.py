@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import msgspec
 import torch
+import torch.distributed as dist
 from lightning_fabric import Fabric
 from torch import nn
 from tqdm import tqdm
@@ -28,13 +29,15 @@ from phidet.training.curves import draw_curves
 from phidet.training.learner import Learner, Moment
 from phidet.training.loading import plainly
 from phidet.training.loggers import Loggers, check_loggers
-from phidet.training.progress import Progress
+from phidet.training.progress import Progress, batch_line
 from phidet.training.recipe import Recipe
 from phidet.training.run_folder import RunFolder
 
 log = logging.getLogger("phidet")
 BETWEEN_FIGURES = 10.0
 """Seconds for which curves are left as they are: drawing them takes as long as an epoch of few images."""
+BETWEEN_LINES = 60.0
+"""Seconds between two lines of an epoch that lasts, where no terminal shows a bar."""
 
 NetworkT = TypeVar("NetworkT", bound=Model)
 
@@ -192,6 +195,11 @@ def start_engine(recipe: Recipe, settings: RunSettings) -> Fabric:
     return fabric
 
 
+def first_process() -> bool:
+    """Whether this process is the one of a training that writes and logs."""
+    return not dist.is_initialized() or dist.get_rank() == 0
+
+
 def num_workers(settings: RunSettings) -> int:
     """Processes that load images, for each device."""
     return settings.workers if settings.workers is not None else min(max(usable_cores() - 1, 1), 8)
@@ -219,6 +227,7 @@ def train_epoch(learner: Learner, loader: Any, recipe: Recipe, epoch: int) -> di
     learner.train()
     sums: dict[str, float] = {}
     start, steps, num_images = time.perf_counter(), len(loader), 0
+    told = start
     batches, named = plainly(loader), f"epoch {epoch + 1}/{recipe.epochs}"
     with tqdm(batches, total=steps, desc=named, unit="batch", leave=False, disable=None) as bar:
         for step, batch in enumerate(bar):
@@ -226,7 +235,11 @@ def train_epoch(learner: Learner, loader: Any, recipe: Recipe, epoch: int) -> di
             # The keys come from the task's losses, so the sums start without any.
             sums = {name: sums.get(name, 0.0) + value for name, value in values.items()}
             num_images += len(batch[0])
-            bar.set_postfix(loss=f"{sums['loss'] / (step + 1):.3f}", refresh=False)
+            loss, now = sums["loss"] / (step + 1), time.perf_counter()
+            bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+            if bar.disable and now - told > BETWEEN_LINES and first_process():
+                told = now
+                log.info("%s  %s", named, batch_line(step + 1, steps, loss, num_images, now - start))
     seconds = time.perf_counter() - start
     means = {name: value / steps for name, value in sums.items()}
     return {

@@ -41,6 +41,7 @@ from phidet.training.augmentation.mixing import mixed, paste_objects
 from phidet.training.augmentation.operations import Sample
 from phidet.training.augmentation.own import OwnAugmentation
 from phidet.training.image_cache import ImageCache
+from phidet.training.loading_process import ends_with_parent
 from phidet.training.recipe import Augmentation
 
 log = logging.getLogger("phidet")
@@ -292,6 +293,7 @@ def train_loader(
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
+        worker_init_fn=ends_with_parent,
     )
 
 
@@ -315,7 +317,14 @@ def eval_loader(
     images: TorchDataset[EvalItem], indices: Sequence[int], batch_size: int, workers: int
 ) -> DataLoader[EvalItem]:
     """Batches of :class:`EvalBatch` of the images at ``indices``, in that order."""
-    return DataLoader(images, batch_size=batch_size, sampler=indices, collate_fn=collate_eval, num_workers=workers)
+    return DataLoader(
+        images,
+        batch_size=batch_size,
+        sampler=indices,
+        collate_fn=collate_eval,
+        num_workers=workers,
+        worker_init_fn=ends_with_parent,
+    )
 
 
 def pad_objects(boxes_xyxy: Sequence[Tensor], class_ids: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

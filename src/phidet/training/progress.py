@@ -62,6 +62,12 @@ class Progress:
         self.rows, self.best, self.since_best = state["rows"], state["best"], state["since_best"]
 
 
+def batch_line(done: int, batches: int, loss: float, images: int, seconds: float) -> str:
+    """How far an epoch is, in one line: what is left is that of the epoch, at its rate so far."""
+    left = seconds / done * (batches - done)
+    return f"batch {done:,}/{batches:,}  loss {loss:.4f}  {images / seconds:.1f} images/s  {_clock(left)} left in it"
+
+
 def _clock(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

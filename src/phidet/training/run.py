@@ -7,8 +7,6 @@ from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch.distributed as dist
-
 from phidet.architectures.model import Model
 from phidet.architectures.registry import architecture_of
 from phidet.core.words import count as some
@@ -16,7 +14,7 @@ from phidet.training.about import Request
 from phidet.training.augmentation.own import AugmentFunction, OwnAugmentation, imported, named
 from phidet.training.base import TrainingTask
 from phidet.training.batch_size import with_fitting_batch
-from phidet.training.fit import RunSettings, fit
+from phidet.training.fit import RunSettings, first_process, fit
 from phidet.training.kinds import Reported, kind_of
 from phidet.training.plan import Plan, Start, plan_resume, plan_run
 from phidet.training.run_folder import RunFolder
@@ -138,11 +136,6 @@ def carry_out(plan: Plan) -> TrainedRun:
     if folder.has_best and best.thresholds is not None and best.thresholds != stored:
         store_thresholds(folder.best, best.thresholds)
     return TrainedRun(settings.out, best, metrics)
-
-
-def first_process() -> bool:
-    """Whether this process is the one of a training that writes and logs."""
-    return not dist.is_initialized() or dist.get_rank() == 0
 
 
 def next_folder(root: Path, name: str) -> Path:

@@ -50,6 +50,50 @@ def kinds(dataset: Dataset) -> list[str]:
     return [problem.kind for problem in dataset.problems]
 
 
+# What tools write beside the box
+
+
+@pytest.mark.parametrize(("degrees", "around"), [(90, [65, 5, 75, 105]), (-90, [65, 5, 75, 105]), (30, None)])
+def test_a_turned_box_becomes_the_upright_one_around_it(
+    tmp_path: Path, degrees: float, around: list[float] | None
+) -> None:
+    """CVAT's: ``bbox`` is the box as it was before it was turned."""
+    labels = content(["a.png"], [[20, 50, 100, 10], [30, 20, 40, 60], [11, 9, 44, 18]])
+    save(tmp_path / "train/a.png")
+    for one, turned in zip(labels["annotations"], (degrees, 180, 0), strict=True):
+        one["attributes"] = {"occluded": False, "rotation": turned}
+    # Around its centre, (70, 55); worked out with cos 30° = 0.8660 and sin 30° = 0.5.
+    half_width, half_height = 50 * 0.8660254 + 5 * 0.5, 50 * 0.5 + 5 * 0.8660254
+    wanted = around or [70 - half_width, 55 - half_height, 70 + half_width, 55 + half_height]
+    dataset = read(tmp_path, labels)
+    found = dataset.annotations(0).boxes_xyxy
+    assert found[0].tolist() == pytest.approx(wanted, abs=1e-4)
+    assert found[1:].tolist() == [[30, 20, 70, 80], [11, 9, 55, 27]]
+    assert kinds(dataset) == ["box turned"]
+    assert f"turned by {degrees:g}°" in dataset.problems[0].what
+
+
+def test_attributes_that_are_no_rotation_say_nothing(tmp_path: Path) -> None:
+    labels = content(["a.png"])
+    save(tmp_path / "train/a.png")
+    others = ("steep", None, float("nan"), [90], True, {})
+    for one, turned in zip(labels["annotations"], others, strict=True):
+        one["attributes"] = {"rotation": turned} if turned != {} else ["rotation"]
+    dataset = read(tmp_path, labels)
+    assert (kinds(dataset), len(dataset.annotations(0).class_ids)) == ([], len(others))
+
+
+def test_crowds_in_words(tmp_path: Path) -> None:
+    labels = content(["a.png"])
+    save(tmp_path / "train/a.png")
+    for one, crowd in zip(labels["annotations"], ("0", "1", "false", True, None, "perhaps"), strict=True):
+        one["iscrowd"] = crowd
+    dataset = read(tmp_path, labels)
+    assert dataset.annotations(0).crowd.tolist() == [False, True, False, True, False]
+    assert kinds(dataset) == ["label unreadable"]
+    assert "perhaps" in dataset.problems[0].what
+
+
 # Categories
 
 

@@ -6,6 +6,7 @@ import json
 import pickle
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ from pycocotools.coco import COCO
 from phidet.core.errors import InputError
 from phidet.data.dataset import Dataset
 from phidet.data.layouts import open_data
-from phidet.data.mask_labels import Kind, MaskLabels
+from phidet.data.mask_labels import Kind, MaskLabels, coco_label
 from phidet.detections.masks import Masks
 from phidet.images.label_image import palette_colour
 
@@ -116,6 +117,28 @@ def test_a_mask_that_cannot_be_used_leaves_the_box(tmp_path: Path) -> None:
     assert [problem.kind for problem in dataset.problems] == ["mask invalid"] * 6
     assert len(dataset.all_annotations.areas) == 7
     assert any("its mask has 5×5 pixels, its image 64×48" in problem.what for problem in dataset.problems)
+
+
+def test_polygons_that_are_none_leave_the_others(tmp_path: Path) -> None:
+    """A point or a line is left where a tool cuts a polygon."""
+    file = coco_file(tmp_path)
+    content = json.loads(file.read_text())
+    good, whole = star(20, 20, 9), content["annotations"][0]
+    bad: list[Any] = [[1, 1, 2, 2], [], [3, 3, float("nan"), 4, 5, 6]]
+    content["annotations"] = [whole | {"id": i, "segmentation": [one, good]} for i, one in enumerate([*bad, good])]
+    file.write_text(json.dumps(content))
+    dataset = open_data(tmp_path).read("train")
+    assert [problem.kind for problem in dataset.problems] == ["mask invalid"] * 3
+    assert all(problem.what.endswith("; the mask is made of the other polygons") for problem in dataset.problems)
+    assert "infinite or no numbers" in dataset.problems[2].what
+    masks = full_of(dataset, int(dataset.counts.argmax()))
+    assert (masks == masks[3]).all()
+    assert masks[0].any()
+
+
+def test_a_mask_larger_than_indices_is_refused_in_true_numbers() -> None:
+    with pytest.raises(InputError, match="a mask of 1000000×1000000 pixels is too large"):
+        coco_label({"size": [10**6, 10**6], "counts": [10**12]})
 
 
 def test_labels_stay_packed_through_subsets_pickling_and_joining(tmp_path: Path) -> None:

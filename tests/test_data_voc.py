@@ -55,6 +55,48 @@ def boxes(dataset: Dataset) -> dict[str, list[list[float]]]:
     return {str(n): dataset.annotations(i).boxes_xyxy.tolist() for i, n in enumerate(dataset.names)}
 
 
+# What tools write beside the box
+
+
+@pytest.mark.parametrize(
+    ("written", "hard"),
+    [("0", False), ("1", True), ("False", False), ("true", True), ("Unspecified", False), ("", False)],
+)
+def test_difficult_in_words(tmp_path: Path, written: str, hard: bool) -> None:
+    save(tmp_path / "JPEGImages/0.jpg")
+    text = xml("0.jpg").replace("</object>", f"<difficult>{written}</difficult></object>")
+    write(tmp_path / "Annotations/0.xml", text)
+    assert open_data(tmp_path).read("all").annotations(0).difficult.tolist() == [hard]
+
+
+def test_difficult_that_is_neither_is_named(tmp_path: Path) -> None:
+    voc(tmp_path, ["0.jpg", "1.jpg"])
+    text = xml("0.jpg").replace("</object>", "<difficult>perhaps</difficult></object>")
+    write(tmp_path / "Annotations/0.xml", text)
+    dataset = open_data(tmp_path).read("all")
+    assert [p.kind for p in dataset.problems] == ["label unreadable"]
+    assert "difficult: could not convert string to float: 'perhaps'; left out" in dataset.problems[0].what
+
+
+def test_a_turned_box_becomes_the_upright_one_around_it(tmp_path: Path) -> None:
+    """As CVAT writes it."""
+    save(tmp_path / "JPEGImages/0.jpg", (160, 120))
+    turned = "<attributes><attribute><name>rotation</name><value>270.0</value></attribute></attributes></object>"
+    text = xml("0.jpg", (20, 50, 120, 60), (160, 120)).replace("</object>", turned)
+    write(tmp_path / "Annotations/0.xml", text)
+    dataset = open_data(tmp_path).read("all")
+    assert boxes(dataset) == {"JPEGImages/0.jpg": [[65, 5, 75, 105]]}
+    assert [p.kind for p in dataset.problems] == ["box turned"]
+
+
+def test_names_are_compared_without_a_namespace(tmp_path: Path) -> None:
+    save(tmp_path / "JPEGImages/0.jpg")
+    text = xml("0.jpg", (1, 2, 30, 40)).replace("<annotation>", '<annotation xmlns="http://example.com/voc">')
+    write(tmp_path / "Annotations/0.xml", text)
+    dataset = open_data(tmp_path).read("all")
+    assert (boxes(dataset), dataset.class_names) == ({"JPEGImages/0.jpg": [[1, 2, 30, 40]]}, ("cat",))
+
+
 # Which image the labels are about
 
 

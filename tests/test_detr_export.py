@@ -89,6 +89,7 @@ def test_it_answers_as_pytorch_does(case: str, tmp_path: Path) -> None:
     if model.config.input_size == "varying":
         assert apart(model, network, (97, 65), [[97, 65]]) < 1e-4
         assert apart(model, network, (33, 250), [[33, 250], [1, 1], [33, 64]]) < 1e-4
+        assert apart(model, network, (1, 90), [[1, 90]]) < 1e-4, "smaller than a cell"
     # Nothing of PyTorch's exporter, which would leave its names.
     assert graph.producer_name == "phidet"
 

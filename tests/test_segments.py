@@ -26,7 +26,10 @@ from phidet.detections.detections import Detections
 from phidet.detections.masks import Masks
 from phidet.detections.segments import IS_THING, label_map, make_segments, things_of
 from phidet.detections.settings import PostprocessSettings
+from phidet.evaluation.detect_dataset import detect_dataset
+from phidet.evaluation.measure import COCO_SETTINGS
 from phidet.evaluation.panoptic import evaluate_panoptic
+from phidet.evaluation.results_file import read_results, write_results
 from phidet.export.export import ExportOptions, export
 from phidet.inference.detector import Detector
 from phidet.inference.runtimes.torch_runtime import TorchNetwork
@@ -249,8 +252,21 @@ def test_eval_measures_the_segments_of_the_network(tmp_path: Path, capsys: pytes
     (tmp_path / "out/panoptic.json").rename(tmp_path / "panoptic_val.json")
     capsys.readouterr()
     words = ["eval", str(tmp_path), "--layout", "panoptic", "-m", str(path), "--split", "val", "--json"]
-    assert main([*words, "--segment-score", "0.5"]) == 0
+    assert main([*words, "--segment-score", "0.5", "--save-detections", str(tmp_path / "found.json")]) == 0
     masks = json.loads(capsys.readouterr().out)["masks"]
     assert masks["score"] is None
     assert masks["panoptic"]["all"]["pq"] == 1.0
     assert masks["semantic"]["miou"] == 1.0
+    # What was saved is measured alike, and what was found before in its place is gone.
+    words[words.index(str(path))] = str(tmp_path / "found.json")
+    assert main(words) == 0
+    again = json.loads(capsys.readouterr().out)["masks"]
+    assert again == masks
+    dataset = open_data(tmp_path, "panoptic").read("val")
+    read = read_results(tmp_path / "found.json").detections_of(dataset)[1]
+    detector, settings = Detector(path), msgspec.structs.replace(COCO_SETTINGS, segment_score=0.5)
+    wholes = [one.segments for one in detect_dataset(detector, dataset, settings)[1]]
+    assert [one.segments for one in read] == wholes
+    assert any(whole is not None and not things_of(whole).all() for whole in wholes)
+    write_results(tmp_path / "found.json", dataset, [Detections.empty(CLASSES)] * len(dataset))
+    assert read_results(tmp_path / "found.json").segments is None

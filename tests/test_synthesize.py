@@ -273,6 +273,31 @@ def test_mixing_takes_layers_from_two_images(tmp_path: Path) -> None:
     assert main(["sample", str(tmp_path / "no.onnx")]) == 4
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--seed", "-1", "expected a whole number from 0 to 2³² − 1, got '-1'"),
+        ("--psi", "nan", "expected a number, got 'nan'"),
+        ("--psi", "inf", "expected a number, got 'inf'"),
+    ],
+)
+@pytest.mark.parametrize("words", [["sample", "g.onnx"], ["synthesize", "data", "--class", "a", "--count", "1"]])
+def test_numbers_that_make_no_image_are_refused(
+    words: list[str], option: str, value: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main([*words, f"{option}={value}"])
+    assert said in capsys.readouterr().err
+
+
+def test_the_generator_refuses_them_too() -> None:
+    generator = ImageGenerator(TorchGenerator(network()))
+    with pytest.raises(ConfigError, match="seed must be a whole number ≥ 0, got -1"):
+        generator.sample(1, seed=-1)
+    with pytest.raises(ConfigError, match="psi must be a number, got nan"):
+        generator.sample(1, psi=float("nan"))
+
+
 def test_the_page_holds_every_mixture(tmp_path: Path) -> None:
     save_model(network(), tmp_path / "g.safetensors")
     assert main(["sample", str(tmp_path / "g.safetensors"), "--as", "page", "-o", str(tmp_path / "page.html")]) == 0

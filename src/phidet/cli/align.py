@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from phidet.cli.arguments import add_json, add_model, add_out, add_runtime
+from phidet.cli.arguments import add_json, add_model, add_out, add_runtime, seed_number
 from phidet.cli.report import StatusLine
 from phidet.core.errors import ConfigError, InputError, NoPoseError, NotRightError, PhidetError
 from phidet.core.words import count
@@ -80,7 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     pose.add_argument("--distortion", action="store_true", help="lenses distort: fit one radial coefficient")
     pose.add_argument("--mirrored", choices=("auto", "no", "yes"), default="auto", help="the drawing in images (auto)")
     pose.add_argument("--least-share", type=float, default=0.35, metavar="S", help="of parts to agree, 0…1 (0.35)")
-    pose.add_argument("--seed", type=int, default=0, metavar="N", help="of the search (0)")
+    pose.add_argument("--seed", type=seed_number, default=0, metavar="N", help="of the search (0)")
     judged = parser.add_argument_group("what is right")
     judged.add_argument(
         "--tolerance", type=float, metavar="T", help="largest deviation, in the list's unit (by scatter)"

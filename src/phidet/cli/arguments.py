@@ -165,6 +165,18 @@ def share_or_auto(text: str) -> float | Literal["auto"]:
     return "auto" if text == "auto" else share(text)
 
 
+def seed_number(text: str) -> int:
+    """A whole number in 0…2³² − 1, from which chance begins."""
+    if not (text.isascii() and text.isdigit() and int(text) < 2**32):
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0 to 2³² − 1, got {text!r}")
+    return int(text)
+
+
+def finite(text: str) -> float:
+    """A number that is neither infinite nor NaN."""
+    return number(text, "a number", math.isfinite)
+
+
 def positive(text: str) -> int:
     """A whole number ≥ 1."""
     if not (text.isascii() and text.isdigit() and int(text) > 0):

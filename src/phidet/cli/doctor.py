@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phidet.architectures.registry import architecture_of, published_config
-from phidet.cli.arguments import add_image_size, add_json, add_layout, add_limit, add_model, add_out
+from phidet.cli.arguments import add_image_size, add_json, add_layout, add_limit, add_model, add_out, seed_number
 from phidet.cli.native_noise import without_native_noise
 from phidet.cli.tables import or_dash, print_json, table
 from phidet.core.errors import ConfigError, InputError, PhidetError
@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="changes to it: policy=v1 mosaic=0.5 flip=0, or a function of your own: MODULE:FUNCTION",
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="which samples the sheets show (0)")
+    parser.add_argument("--seed", type=seed_number, default=0, metavar="N", help="which samples the sheets show (0)")
     add_limit(parser, 3, "findings of a kind to print")
     add_json(parser, "everything")
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from phidet.cli.arguments import add_layout, add_out
+from phidet.cli.arguments import add_layout, add_out, finite, seed_number
 from phidet.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -37,8 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--as", dest="kind", choices=_KINDS, default="grid", metavar="KIND", help="see below (grid)")
     parser.add_argument("--class", dest="class_name", metavar="NAME", help="the class, where the generator takes one")
     parser.add_argument("--count", type=int, default=96, metavar="N", help="images, or frames of a film (96)")
-    parser.add_argument("--psi", type=float, default=1.0, help="truncation: below 1 typical, less varied images (1)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--psi", type=finite, default=1.0, help="truncation: below 1 typical, less varied images (1)")
+    parser.add_argument("--seed", type=seed_number, default=0)
     parser.add_argument("--scale", type=int, default=2, metavar="N", help="enlarge the pixels of sheets (2)")
     parser.add_argument("--real", type=Path, metavar="DATA", help="for nearest: what the generator was trained on")
     add_layout(parser)

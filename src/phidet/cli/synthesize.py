@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from phidet.cli.arguments import add_layout, add_out
+from phidet.cli.arguments import add_layout, add_out, finite, seed_number
 from phidet.core.errors import ConfigError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -34,8 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--class", dest="class_name", required=True, metavar="NAME", help="of the objects")
     parser.add_argument("--count", type=int, default=500, metavar="N", help="objects to make (500)")
     parser.add_argument("--per-image", type=int, default=3, metavar="N", help="at most in one image (3)")
-    parser.add_argument("--psi", type=float, default=1.0, help="truncation: below 1 typical, less varied objects (1)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--psi", type=finite, default=1.0, help="truncation: below 1 typical, less varied objects (1)")
+    parser.add_argument("--seed", type=seed_number, default=0)
     add_out(parser, "DIR", "the folder to write; it must not exist, or be empty")
 
 

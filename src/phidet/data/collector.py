@@ -31,6 +31,7 @@ class RawObject(NamedTuple):
         crowd, difficult: as in :class:`Annotations`.
         mask: which pixels belong to it.
         group: number of the group that it belongs to, ``None`` for none.
+        turned: degrees by which the box is turned around its centre, in either direction.
     """
 
     where: str
@@ -41,6 +42,7 @@ class RawObject(NamedTuple):
     difficult: bool = False
     mask: MaskLabel = NO_MASK
     group: int | None = None
+    turned: float = 0.0
 
 
 SMALLEST_SIDE = 1e-3  # pixels; a box below that is a point or a line, whatever rounding made of it
@@ -110,7 +112,8 @@ class Collector:
         # Two different images may have one name in different folders; the path tells them apart.
         if self.source(name) not in (None, source):
             name = str(source)
-        kept = [checked for o in objects if (checked := self._check(o, name, size_hw)) is not None]
+        upright = (self._upright(o, name) for o in objects)
+        kept = [checked for o in upright if (checked := self._check(o, name, size_hw)) is not None]
         annotations = Annotations(
             np.array([box for box, _, _ in kept], np.float32).reshape(-1, 4),
             np.array([class_id for _, class_id, _ in kept], np.int64),
@@ -187,6 +190,16 @@ class Collector:
         found = self._ids.get(class_name)
         return found if found is not None else self._ids.get(unicodedata.normalize("NFC", class_name))
 
+    def _upright(self, o: RawObject, image: str) -> RawObject:
+        """The object in the upright box around its turned one."""
+        # A mask says what is there, whatever a box was before it was turned.
+        if o.mask != NO_MASK or not all(map(math.isfinite, (*o.box_xyxy, o.turned))) or o.turned % 180 == 0:
+            return o
+        box = around_turned(o.box_xyxy, o.turned)
+        what = f"its box is turned by {o.turned:g}°; the upright one around it is used"
+        self.problems.append(Problem("box turned", o.where, what, image, box))
+        return o._replace(box_xyxy=box)
+
     def _check(
         self, o: RawObject, image: str, size_hw: tuple[int, int]
     ) -> tuple[tuple[float, float, float, float], int, RawObject] | None:
@@ -232,6 +245,15 @@ class Collector:
             tell("mask invalid", f"its mask has {own_width}×{own_height} pixels, its image {width}×{height}; left out")
             o = o._replace(mask=NO_MASK)
         return box, class_id, o
+
+
+def around_turned(box_xyxy: tuple[float, float, float, float], degrees: float) -> tuple[float, float, float, float]:
+    """The upright box around a box that is turned around its centre."""
+    x1, y1, x2, y2 = box_xyxy
+    cos, sin = abs(math.cos(math.radians(degrees))), abs(math.sin(math.radians(degrees)))
+    half_width, half_height = (x2 - x1) / 2, (y2 - y1) / 2
+    x, y = half_width * cos + half_height * sin, half_width * sin + half_height * cos
+    return (x1 + x2) / 2 - x, (y1 + y2) / 2 - y, (x1 + x2) / 2 + x, (y1 + y2) / 2 + y
 
 
 def _keys(annotations: Annotations) -> Iterator[tuple[float, ...]]:

@@ -69,7 +69,7 @@ class Problem(NamedTuple):
 
     Attributes:
         kind: "image missing", "image unreadable", "image misnamed", "image found by name", "image repeated",
-            "label unreadable", "mask invalid", "box invalid", "box empty", "box outside", "box clipped",
+            "label unreadable", "mask invalid", "box invalid", "box empty", "box outside", "box clipped", "box turned",
             "class unknown", "category ids with gaps", "grouping category"; of YOLO "class names missing", "image
             hidden", "image in no split", "key points inferred", "label shared", "path moved", "score unused"; of the
             doctor "mask empty", "mask misplaced", "mask outside", "mask overlapping". :mod:`phidet.data.doctor.advice`
@@ -217,10 +217,16 @@ class Dataset:
 
     def relabelled(self, annotations: Sequence[Annotations], class_names: Sequence[str]) -> Dataset:
         """The same images with other objects, one entry for each, of other classes."""
-        other = copy.copy(self)
-        other.class_names, other.problems = tuple(class_names), list(self.problems)
+        other = self.with_annotations(annotations)
+        other.class_names = tuple(class_names)
         # Both refer to the classes that the data had before.
         other.coco_ids, other.stuff = None, frozenset()
+        return other
+
+    def with_annotations(self, annotations: Sequence[Annotations], problems: Sequence[Problem] = ()) -> Dataset:
+        """The same images with other objects of the same classes, one entry for each, and with more problems."""
+        other = copy.copy(self)
+        other.problems = [*self.problems, *problems]
         other._hold(annotations)
         return other
 

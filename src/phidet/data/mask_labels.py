@@ -66,14 +66,25 @@ def polygons_label(rings: Iterable[Sequence[float] | npt.NDArray[np.float64]]) -
             values = np.asarray(ring, np.float64).reshape(-1)
         except (TypeError, ValueError) as error:
             raise InputError(f"expected polygons [x1, y1, x2, y2, …], got {error}") from error
-        if len(values) < 6 or len(values) % 2 or not np.isfinite(values).all():
+        if len(values) < 6 or len(values) % 2:
             raise InputError(f"a polygon has {len(values)} coordinates: expected x and y of at least 3 corners")
+        if not np.isfinite(values).all():
+            raise InputError("a polygon has coordinates that are infinite or no numbers")
         parts.append(values)
     if not parts:
         raise InputError("a mask has no polygon")
     # How many rings, how many coordinates each, then all coordinates.
     head = np.array([len(parts), *map(len, parts)], np.int64)
     return MaskLabel(Kind.POLYGONS, head.tobytes() + b"".join(values.tobytes() for values in parts))
+
+
+def is_ring(ring: Any) -> bool:
+    """Whether :func:`polygons_label` takes it as a polygon."""
+    try:
+        polygons_label([ring])
+    except InputError:
+        return False
+    return True
 
 
 def coco_label(segmentation: Any) -> MaskLabel:
@@ -152,6 +163,14 @@ class MaskLabels(Column):
     def none(cls, count: int) -> MaskLabels:
         """``count`` objects that have boxes only."""
         return cls.of([NO_MASK] * count)
+
+    @property
+    def files(self) -> set[Path]:
+        """The label images in which masks lie."""
+        before = {Kind.VALUE: _VALUE.size, Kind.NONZERO: 0, Kind.VALUE_IN_BOX: _BOX.size + _VALUE.size}
+        rows = np.flatnonzero(np.isin(self.kinds, list(before)))
+        paths = {label.content[before[label.kind] :] for label in map(self.label, rows.tolist())}
+        return {_file(path) for path in paths}
 
     @property
     def known(self) -> npt.NDArray[np.bool_]:
@@ -260,8 +279,12 @@ def _within(masks: Masks, boxes: Sequence[tuple[float, ...] | None]) -> Masks:
 
 
 def _label_image(path: bytes, size_hw: tuple[int, int]) -> npt.NDArray[np.int32]:
-    file = Path(path.decode("utf-8", "surrogateescape"))
+    file = _file(path)
     return _of_size(read_label_image(file), str(file), size_hw)
+
+
+def _file(path: bytes) -> Path:
+    return Path(path.decode("utf-8", "surrogateescape"))
 
 
 def _of_size(image: npt.NDArray[np.int32], where: str, size_hw: tuple[int, int]) -> npt.NDArray[np.int32]:
@@ -274,7 +297,7 @@ def _of_size(image: npt.NDArray[np.int32], where: str, size_hw: tuple[int, int])
 
 
 def _encoded_masks(path: bytes, offset: int) -> list[Any]:
-    record = read_record(Path(path.decode("utf-8", "surrogateescape")), offset)
+    record = read_record(_file(path), offset)
     return parse_example(record).get(IN_RECORD, [])
 
 

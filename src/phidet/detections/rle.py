@@ -88,6 +88,8 @@ def from_counts(counts: Sequence[npt.NDArray[Any]], sizes_hw: Sequence[tuple[int
     bounds, owners = [], []
     for i, (values, (height, width)) in enumerate(zip(counts, sizes_hw, strict=True)):
         values = np.asarray(values, np.int64)
+        if height * width > MOST_PIXELS:
+            raise InputError(f"a mask of {width}×{height} pixels is too large: expected at most {MOST_PIXELS:,} pixels")
         total = int(values.sum())
         if total != height * width or (values < 0).any():
             raise InputError(f"the runs of a mask cover {total:,} pixels, expected {width}×{height}")

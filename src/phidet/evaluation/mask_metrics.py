@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from phidet.data.dataset import Dataset
+from phidet.data.readable_masks import with_readable_masks
 from phidet.detections.detections import Detections
 from phidet.evaluation.coco_metrics import CocoReport, evaluate_coco
 from phidet.evaluation.panoptic import PanopticReport, SemanticReport, evaluate_panoptic, evaluate_semantic
@@ -40,6 +41,12 @@ def has_masks(dataset: Dataset, detections: Sequence[Detections]) -> bool:
 def has_segments(dataset: Dataset, detections: Sequence[Detections]) -> bool:
     """Whether labels have masks, and it was found what every pixel belongs to."""
     return dataset.all_annotations.mask_labels is not None and any(found.segments is not None for found in detections)
+
+
+def with_masks_to_measure(dataset: Dataset, detections: Sequence[Detections]) -> Dataset:
+    """``dataset``, without masks that cannot be read, where ``detections`` have something to compare with them."""
+    some = has_masks(dataset, detections) or has_segments(dataset, detections)
+    return with_readable_masks(dataset) if some else dataset
 
 
 def measure_masks(

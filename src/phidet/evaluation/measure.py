@@ -17,7 +17,7 @@ from phidet.evaluation.class_counts import ClassCounts, class_counts, sum_counts
 from phidet.evaluation.coco_metrics import CocoReport, evaluate_coco
 from phidet.evaluation.confusion import confusion_matrix
 from phidet.evaluation.curves import best_threshold, pr_curves
-from phidet.evaluation.mask_metrics import MaskMetrics, measure_masks
+from phidet.evaluation.mask_metrics import MaskMetrics, measure_masks, with_masks_to_measure
 from phidet.evaluation.matching import MATCHED
 from phidet.evaluation.reliability import Reliability, measure_reliability
 from phidet.evaluation.voc_metrics import evaluate_voc
@@ -128,6 +128,7 @@ def measure(
     Raises:
         InputError: the detections do not belong to the data set.
     """
+    dataset = with_masks_to_measure(dataset, detections)
     # Curves come first: the score threshold of everything that is counted is read off them.
     curves = pr_curves(dataset, detections, settings.iou)
     best_score = best_threshold(curves)

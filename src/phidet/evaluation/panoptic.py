@@ -146,7 +146,7 @@ def evaluate_semantic(dataset: Dataset, detections: Sequence[Detections]) -> Sem
     """IoU of classes, pixel by pixel, of ``detections`` with segments or masks, one for each image of ``dataset``.
 
     Pixels of crowds do not count, nor do those without a segment in panoptic labels; in other labels these are the
-    background. Where masks overlap, the first one is on top.
+    background. Where masks overlap, the first one is on top. Images with objects that have a box only do not count.
 
     Raises:
         InputError: a label image cannot be read.
@@ -177,8 +177,11 @@ def evaluate_semantic(dataset: Dataset, detections: Sequence[Detections]) -> Sem
 
 
 def _pairs(dataset: Dataset, detections: Sequence[Detections]) -> Iterator[tuple[Segments, Segments]]:
+    """Labelled and detected segments of each image whose objects all have masks."""
     for index, found in enumerate(detections):
         a, nothing = dataset.annotations(index), Masks.empty(dataset.size_hw(index))
+        if a.mask_labels is not None and not a.mask_labels.known.all():
+            continue  # what its pixels are is not known
         # Of a network that finds objects only, their masks are the segments.
         whole = found if found.segments is None else found.segments
         truth_ids, found_ids = ((masks or nothing).to_ids() for masks in (dataset.masks(index), whole.masks))

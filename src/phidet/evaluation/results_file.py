@@ -3,7 +3,8 @@
 A results file is a list of ``{"image_id", "category_id", "bbox", "score"}``, whose ids mean nothing by themselves.
 Beside ``NAME.json`` lies ``NAME-images.json`` (also for ``NAME-results.json``), with the images that were processed and
 the classes, as ``phidet detect --save coco`` writes it. Without it the ids are those of the data's own COCO JSON.
-Fields of detections that are numbers, such as an appearance, lie in ``NAME-fields.npz``, a row for each result.
+Fields of detections that are numbers, such as an appearance, lie in ``NAME-fields.npz``, a row for each result; what
+every pixel was found to belong to lies in ``NAME-segments.json``, as results with masks.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import io
 import zipfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -27,6 +29,7 @@ from phidet.detections.detections import Detections
 from phidet.detections.fields import Values
 from phidet.detections.masks import FIELD as MASKS
 from phidet.detections.masks import Masks
+from phidet.detections.segments import IS_THING
 
 T = TypeVar("T")
 
@@ -39,6 +42,7 @@ class _Result(msgspec.Struct):
     bbox: tuple[float, float, float, float]
     score: float
     segmentation: Any = None
+    is_thing: bool = True
 
 
 class _Image(msgspec.Struct):
@@ -71,12 +75,14 @@ class ResultsFile(NamedTuple):
         results: its entries.
         searched: content of the ``-images.json`` beside it; ``None`` without one.
         columns: of the ``-fields.npz`` beside it, name → an array with a row for each entry.
+        segments: entries of the ``-segments.json`` beside it; ``None`` without one.
     """
 
     path: Path
     results: Sequence[_Result]
     searched: _Searched | None
     columns: Mapping[str, npt.NDArray[Any]] = {}
+    segments: Sequence[_Result] | None = None
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
@@ -110,6 +116,10 @@ class ResultsFile(NamedTuple):
                 )
             # Results come in any order: gathered by image first.
             found[image_of[result.image_id]].append(i)
+        segments: dict[str, list[_Result]] = defaultdict(list)
+        for segment in self.segments or ():
+            if segment.image_id in image_of and segment.category_id in class_of:
+                segments[image_of[segment.image_id]].append(segment)
         searched = set(image_of.values())
         names = [str(name) for name in dataset.names]
         indices = [index for index, name in enumerate(names) if name in searched]
@@ -118,7 +128,13 @@ class ResultsFile(NamedTuple):
         ids = {category: of_dataset[name] for category, name in class_of.items()}
         # An image that was not processed is not measured: it would count as one in which nothing was found.
         measured = dataset if len(indices) == len(dataset) else dataset.subset(indices, dataset.name)
-        return measured, [self._detections(found[names[i]], ids, dataset, i) for i in indices]
+        detections = [self._detections(found[names[i]], ids, dataset, i) for i in indices]
+        if self.segments is not None:
+            for at, i in enumerate(indices):
+                whole = segments[names[i]]
+                things: dict[str, Values] = {IS_THING: np.array([one.is_thing for one in whole], np.bool_)}
+                detections[at] = replace(detections[at], segments=self._made(whole, things, ids, dataset, i))
+        return measured, detections
 
     def _names(self, dataset: Dataset) -> tuple[Mapping[int, str], Mapping[int, str]]:
         """Name of the image by ``image_id``, and of the class by ``category_id``."""
@@ -143,7 +159,18 @@ class ResultsFile(NamedTuple):
         )
 
     def _detections(self, rows: Sequence[int], ids: Mapping[int, int], dataset: Dataset, index: int) -> Detections:
-        results = [self.results[row] for row in rows]
+        columns: dict[str, Values] = {name: values[list(rows)] for name, values in self.columns.items()}
+        return self._made([self.results[row] for row in rows], columns, ids, dataset, index)
+
+    def _made(
+        self,
+        results: Sequence[_Result],
+        fields: dict[str, Values],
+        ids: Mapping[int, int],
+        dataset: Dataset,
+        index: int,
+    ) -> Detections:
+        """Detections of an image from its entries and their other fields."""
         boxes = np.array([result.bbox for result in results], np.float64).reshape(-1, 4)
         # COCO has left, top, width and height; here it is corners.
         boxes[:, 2:] += boxes[:, :2]
@@ -152,7 +179,6 @@ class ResultsFile(NamedTuple):
         size_hw = dataset.size_hw(index)
         # Detections checks boxes, scores and classes; what it says does not know the file.
         try:
-            fields: dict[str, Values] = {name: values[list(rows)] for name, values in self.columns.items()}
             if any(result.segmentation is not None for result in results):
                 # An object without a mask among others is one of no pixels.
                 fields[MASKS] = Masks.from_coco([result.segmentation or [] for result in results], size_hw)
@@ -171,6 +197,11 @@ def fields_file(results: Path) -> Path:
     return results.with_name(f"{results.stem.removesuffix('-results')}-fields.npz")
 
 
+def segments_file(results: Path) -> Path:
+    """The path of the segments file beside a results file: ``found-segments.json`` of ``found.json``."""
+    return results.with_name(f"{results.stem.removesuffix('-results')}-segments.json")
+
+
 def read_results(path: Path) -> ResultsFile:
     """Reads a results file and the files of images and fields beside it.
 
@@ -181,7 +212,9 @@ def read_results(path: Path) -> ResultsFile:
     searched = _decoded(images, _Searched, '{"categories", "images"}') if images.is_file() else None
     what = 'a list of {"image_id", "category_id", "bbox", "score"}'
     results = _decoded(path, list[_Result], what)
-    return ResultsFile(path, results, searched, _columns(fields_file(path), len(results)))
+    beside = segments_file(path)
+    segments = _decoded(beside, list[_Result], what) if beside.is_file() else None
+    return ResultsFile(path, results, searched, _columns(fields_file(path), len(results)), segments)
 
 
 def _columns(path: Path, count: int) -> dict[str, npt.NDArray[Any]]:
@@ -200,8 +233,8 @@ def _columns(path: Path, count: int) -> dict[str, npt.NDArray[Any]]:
 
 
 def write_results(path: Path, dataset: Dataset, detections: Sequence[Detections]) -> list[Path]:
-    """Writes ``detections``, one for each image of ``dataset``; beside them the images file that defines the ids, and
-    fields that are numbers.
+    """Writes ``detections``, one for each image of ``dataset``; beside them the images file that defines the ids,
+    fields that are numbers, and segments.
 
     Ids are those of the data's own COCO JSON; otherwise images and classes are numbered from 1.
 
@@ -232,14 +265,23 @@ def write_results(path: Path, dataset: Dataset, detections: Sequence[Detections]
     # The images file first: without it the ids of the results have no meaning.
     write_atomic(images_file(path), msgspec.json.encode(searched))
     columns = _numbers([found for found in detections if len(found)])
-    if columns:
-        content = io.BytesIO()
-        np.savez(content, **columns)  # type: ignore[arg-type]  # takes any names
-        write_atomic(fields_file(path), content.getvalue())
-    else:
-        fields_file(path).unlink(missing_ok=True)  # of other detections that were here before
+    content = io.BytesIO()
+    np.savez(content, **columns)  # type: ignore[arg-type]  # takes any names
+    wholes = [
+        (name, found.segments) for name, found in zip(names, detections, strict=True) if found.segments is not None
+    ]
+    segments = [one for name, whole in wholes for one in whole.to_coco(image_ids[name], ids)]
+    beside = [
+        (fields_file(path), content.getvalue() if columns else None),
+        (segments_file(path), msgspec.json.encode(segments) if wholes else None),
+    ]
+    for file, there in beside:
+        if there is None:
+            file.unlink(missing_ok=True)  # of other detections that were here before
+        else:
+            write_atomic(file, there)
     write_atomic(path, msgspec.json.encode(results))
-    return [path, images_file(path), *([fields_file(path)] if columns else [])]
+    return [path, images_file(path), *(file for file, there in beside if there is not None)]
 
 
 def _numbers(detections: Sequence[Detections]) -> dict[str, npt.NDArray[Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from importlib.util import find_spec
@@ -13,6 +14,7 @@ import numpy.typing as npt
 
 from phidet.architectures.adversarial_config import GeneratorConfig
 from phidet.core.errors import CheckpointError, ConfigError, MissingExtraError, UnknownNameError
+from phidet.core.structs import require
 from phidet.detections.boxes import FloatArray
 from phidet.inference.runtimes.open_model import find_model
 
@@ -48,7 +50,12 @@ class ImageGenerator:
         self.network, self.config = network, network.config
 
     def latents(self, count: int, seed: int) -> FloatArray:
-        """Normal latents (count, latent_size) fp32, the same for a seed everywhere."""
+        """Normal latents (count, latent_size) fp32, the same for a seed everywhere.
+
+        Raises:
+            ConfigError: a negative seed.
+        """
+        require(seed >= 0, f"seed must be a whole number ≥ 0, got {seed}")
         # Not the stream of random numbers that noise takes: latents do not depend on its size, nor it on their number.
         return np.random.default_rng((seed, 0)).standard_normal((count, self.config.latent_size), np.float32)
 
@@ -61,8 +68,9 @@ class ImageGenerator:
             psi: truncation: w moves towards its average, fully at 0; 1 for none.
 
         Raises:
-            ConfigError: classes are missing, or there are none of that number.
+            ConfigError: classes are missing, or there are none of that number; psi is not finite.
         """
+        require(math.isfinite(psi), f"psi must be a number, got {psi}")
         styles = self.network.styles(latents.astype(np.float32), self._labels(len(latents), class_ids))
         average = self.network.style_average
         truncated: FloatArray = (average + np.float32(psi) * (styles - average)).astype(np.float32)

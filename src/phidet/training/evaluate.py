@@ -18,7 +18,7 @@ from phidet.detections.detections import Detections
 from phidet.detections.settings import PostprocessSettings
 from phidet.evaluation.classification_report import answers_of
 from phidet.evaluation.coco_metrics import evaluate_coco
-from phidet.evaluation.mask_metrics import has_masks, has_segments
+from phidet.evaluation.mask_metrics import has_masks, has_segments, with_masks_to_measure
 from phidet.evaluation.measure import COCO_SETTINGS
 from phidet.evaluation.panoptic import evaluate_panoptic, evaluate_semantic
 from phidet.training.loading import EvalImages, eval_loader
@@ -109,6 +109,7 @@ def figures_of(architecture: Architecture[Any], found: DatasetDetections) -> dic
     if "classes" in architecture.says:
         classes = answers_of(*found).report(found.dataset)
         return defined({"top1": classes.top1, "top5": classes.top5})
+    found = found._replace(dataset=with_masks_to_measure(*found))
     boxes = evaluate_coco(*found)
     metrics = {"ap": boxes.ap, "ap50": boxes.ap50}
     if has_masks(*found):

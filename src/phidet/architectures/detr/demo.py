@@ -41,7 +41,7 @@ class DetrDemo(Model):
 
     def forward(self, images: Tensor, valid_hw: Tensor | None = None) -> DetrOutputs:
         """As :meth:`phidet.architectures.detr.network.Detr.forward`; there are no auxiliary answers."""
-        check_images(images, self.config.stride, f"a feature cell: {self.config.stride}×{self.config.stride}")
+        check_images(images, 1, "a pixel")
         maps = self.backbone(images.contiguous(memory_format=torch.channels_last))
         projected = self.projection(maps[LEVEL])
         features = place_cells(maps, projected, (images.shape[2], images.shape[3]), valid_hw, self.positions)

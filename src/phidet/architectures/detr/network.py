@@ -106,7 +106,7 @@ class Detr(Model):
             valid_hw: (B, 2) int64, height and width of each image without padding; ``None`` if none is padded.
 
         Raises:
-            InputError: not four dimensions, not three channels, or smaller than a feature cell.
+            InputError: not four dimensions, not three channels, or empty.
         """
         features = self.features(images, valid_hw)
         memory = self.encode(features)
@@ -123,7 +123,7 @@ class Detr(Model):
 
     def features(self, images: Tensor, valid_hw: Tensor | None) -> Features:
         """The backbone's maps and the positions of their cells; arguments as of :meth:`forward`."""
-        check_images(images, self.config.stride, f"a feature cell: {self.config.stride}×{self.config.stride}")
+        check_images(images, 1, "a pixel")
         maps = self.backbone(images.contiguous(memory_format=torch.channels_last))
         projected = self.projection(maps[LEVEL])
         size_hw = images.shape[2], images.shape[3]

@@ -46,6 +46,8 @@ WARNINGS = {
     "image repeated": "{n} listed more than once; objects of later entries are added where they fit. Merge the entries",
 }
 NOTES = {
+    "box turned": "{n} turned, for which the upright boxes around them are used. See in the sheets (--out FOLDER) that "
+    "they fit",
     "box clipped": "{n} reaching out of the image, cut at its border. Nothing to do",
     "category ids with gaps": "Category ids have gaps; classes go by name, so there is nothing to do",
     "grouping category": "A category without objects that only groups others is not used as a class. Nothing to do",

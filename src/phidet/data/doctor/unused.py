@@ -12,6 +12,7 @@ from phidet.data.finders.class_lists import is_class_list
 from phidet.data.finders.voc import holds_annotation
 from phidet.data.finders.yolo_files import YoloFiles
 from phidet.data.listing import files_below, followed, is_image
+from phidet.data.readers.voc_masks import CLASSES, OBJECTS
 from phidet.data.readers.yolo import could_hold_labels
 from phidet.images.formats import other_image
 
@@ -29,6 +30,8 @@ def unused_files(folder: DataFolder, datasets: Sequence[Dataset], mentioned: Ite
         return []
     sources = (source for dataset in datasets for source in dataset.sources)
     images = {source.resolve() for source in sources if isinstance(source, Path)}
+    masks = (labels.files for dataset in datasets if (labels := dataset.all_annotations.mask_labels) is not None)
+    used = images.union(*({file.resolve() for file in files} for files in masks))
     named = {file_of(where) for where in mentioned}
     # By stem, so that the image of a label that was reported is not reported again.
     known = {path.stem for path in named}
@@ -37,12 +40,14 @@ def unused_files(folder: DataFolder, datasets: Sequence[Dataset], mentioned: Ite
         for path in files_below(folder.path, lambda _: True)
         if (is_image(path.name) or other_image(followed(path)) is not None)
         and path.stem not in known
-        and followed(path).resolve() not in images
+        and followed(path).resolve() not in used
     ]
     if folder.layout == "yolo":
         found += _unused_texts(folder.path, datasets, named)
     if folder.layout == "voc":
         stems = known | {path.stem for path in images}
+        # Where objects have masks, those of their classes are not read, and belong to the image all the same.
+        found = [path for path in found if not (path.parent.name in (OBJECTS, CLASSES) and path.stem in stems)]
         xml_files = files_below(folder.path, lambda name: name.lower().endswith(".xml"))
         found += [path for path in xml_files if path.stem not in stems and holds_annotation(followed(path))]
     return [str(path.relative_to(folder.path)) for path in sorted(found)]

@@ -15,8 +15,9 @@ from phidet.core.words import count
 from phidet.data.collector import TOLERANCE, Collector, RawObject, box_text
 from phidet.data.dataset import CocoIds, Dataset
 from phidet.data.find_images import ImageFinder
+from phidet.data.flags import flag
 from phidet.data.listing import path_parts
-from phidet.data.mask_labels import NO_MASK, MaskLabel, coco_label
+from phidet.data.mask_labels import NO_MASK, MaskLabel, coco_label, is_ring, polygons_label
 from phidet.data.text import read_text, unicode_encoding
 from phidet.images.decode import image_size
 
@@ -182,9 +183,10 @@ def _objects(
                 (x, y, x + w, y + h),
                 class_of.get(category, f"category {category!r}"),
                 area=None if area is None else float(area),
-                crowd=bool(annotation.get("iscrowd", 0)),
-                difficult=bool(annotation.get("difficult", 0)),  # phidet's own key, for data that was VOC's
+                crowd=flag(annotation.get("iscrowd")),
+                difficult=flag(annotation.get("difficult")),  # phidet's own key, for data that was VOC's
                 mask=_mask(annotation.get("segmentation"), where, collector),
+                turned=_turned(annotation),
                 group=_group(annotation.get(group_key)),
             )
             found[image_id].append(raw)
@@ -206,6 +208,13 @@ def _group(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
 
+def _turned(annotation: dict[str, Any]) -> float:
+    """By how many degrees its box is turned: CVAT's attribute, beside a ``bbox`` as it was before."""
+    attributes = annotation.get("attributes")
+    degrees = attributes.get("rotation") if isinstance(attributes, dict) else None
+    return float(degrees) if isinstance(degrees, int | float) and not isinstance(degrees, bool) else 0.0
+
+
 def _mask(segmentation: Any, where: str, collector: Collector) -> MaskLabel:
     """The mask; tools leave an empty list where there is none."""
     if not segmentation:
@@ -213,8 +222,11 @@ def _mask(segmentation: Any, where: str, collector: Collector) -> MaskLabel:
     try:
         return coco_label(segmentation)
     except InputError as error:
-        collector.problem("mask invalid", where, f"{error}; the object has its box only")
-        return NO_MASK
+        # Tools leave a point or a line where a polygon was cut; the others are the object all the same.
+        usable = [ring for ring in segmentation if is_ring(ring)] if isinstance(segmentation, list) else []
+        rest = "the mask is made of the other polygons" if usable else "the object has its box only"
+        collector.problem("mask invalid", where, f"{error}; {rest}")
+        return polygons_label(usable) if usable else NO_MASK
 
 
 class ListedImage(NamedTuple):

@@ -15,6 +15,7 @@ from phidet.core.errors import InputError
 from phidet.data.collector import Collector, RawObject
 from phidet.data.dataset import CocoIds, Dataset
 from phidet.data.find_images import ImageFinder
+from phidet.data.flags import flag
 from phidet.data.mask_labels import image_label
 from phidet.data.readers import coco
 from phidet.data.text import contains
@@ -48,6 +49,7 @@ def read_panoptic(
     listed = coco.listed(content["images"], path, collector)
     found = coco.located(listed, path, ImageFinder(folders, name, path), collector)
     names: dict[int, str] = {}
+    annotated: set[Any] = set()
     for i, annotation in enumerate(content["annotations"]):
         where = f"{path}, annotations[{i}]"
         try:
@@ -62,6 +64,7 @@ def read_panoptic(
             collector.problem("label unreadable", where, f"image_id {image_id!r} is not among the images; left out")
         if image_id not in found:
             continue
+        annotated.add(image_id)
         # The PNG is named by the JSON, but the folder that holds it is not.
         png = next((folder / file_name for folder in masks if (folder / file_name).is_file()), None)
         if png is None:
@@ -70,6 +73,8 @@ def read_panoptic(
         image, source, size_hw = found[image_id]
         objects = _objects(segments, png, names_by_id, where, collector)
         names[image_id] = collector.add(image.name, source, size_hw, objects)
+    for image_id in found.keys() - annotated:
+        collector.problem("label unreadable", listed[image_id].where, "no annotation is about it; left out")
     dataset = collector.dataset()
     dataset.coco_ids = CocoIds(names, names_by_id)
     # Unless the JSON says that a class is stuff, it is a thing: things are also measured one by one.
@@ -84,9 +89,11 @@ def _categories(content: dict[str, list[Any]], path: Path) -> tuple[dict[int, st
     for i, category in enumerate(content["categories"]):
         try:
             found.append((int(category["id"]), str(category["name"])))
-            things[found[-1][1]] = bool(category.get("isthing", 1))
+            things[found[-1][1]] = flag(category.get("isthing", 1))
         except (TypeError, KeyError, ValueError, AttributeError) as error:
-            raise InputError(f"{path}, categories[{i}]: expected an id and a name, got {category!r}") from error
+            raise InputError(
+                f"{path}, categories[{i}]: expected an id, a name and isthing 0 or 1, got {category!r}"
+            ) from error
     return coco.names_by_id(found, path), things
 
 
@@ -103,7 +110,7 @@ def _objects(
                 (x, y, x + w, y + h),
                 names_by_id.get(category, f"category {category!r}"),
                 area=float(segment["area"]) if "area" in segment else None,
-                crowd=bool(segment.get("iscrowd", 0)),
+                crowd=flag(segment.get("iscrowd")),
                 mask=image_label(png, number),
             )
         except (TypeError, KeyError, ValueError, AttributeError, OverflowError) as error:

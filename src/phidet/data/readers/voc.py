@@ -17,6 +17,7 @@ from phidet.core.errors import InputError
 from phidet.data.collector import Collector, RawObject
 from phidet.data.dataset import Dataset
 from phidet.data.find_images import ImageFinder, name_parts
+from phidet.data.flags import flag
 from phidet.data.listing import files_below, followed, is_image, same_name
 from phidet.data.readers.voc_masks import VocMasks
 from phidet.data.text import decode_text, read_lines
@@ -153,14 +154,32 @@ def _objects(tree: ElementTree.Element, file: Path, masks: VocMasks, collector: 
         where = f"{file}, object {i + 1}"
         try:
             x1, y1, x2, y2 = (_number(element, f"bndbox/{key}") for key in ("xmin", "ymin", "xmax", "ymax"))
+            difficult = _difficult(element)
         except ValueError as error:
             collector.problem("label unreadable", where, f"{error}; left out")
             continue
         class_name = _text(element, "name")
-        # Tools write 0 and 1, leave the element empty, or leave it out.
-        difficult = (element.findtext("difficult") or "0").strip() not in ("0", "")
         mask = masks.of(file.stem, i + 1, class_name, (x1, y1, x2, y2))
-        yield RawObject(where, (x1, y1, x2, y2), class_name, difficult=difficult, mask=mask)
+        turned = _turned(element)
+        yield RawObject(where, (x1, y1, x2, y2), class_name, difficult=difficult, mask=mask, turned=turned)
+
+
+def _difficult(element: ElementTree.Element) -> bool:
+    try:
+        return flag(element.findtext("difficult"))
+    except ValueError as error:
+        raise ValueError(f"difficult: {error}") from error
+
+
+def _turned(element: ElementTree.Element) -> float:
+    """By how many degrees its box is turned: CVAT's attribute, beside a ``bndbox`` as it was before."""
+    for attribute in element.iter("attribute"):
+        if (attribute.findtext("name") or "").strip() == "rotation":
+            try:
+                return float(attribute.findtext("value") or 0)
+            except ValueError:
+                return 0.0  # the user's own attribute, which says something else
+    return 0.0
 
 
 class _Images:
@@ -251,7 +270,11 @@ def _parsed(file: Path) -> ElementTree.Element:
     declared = _DECLARED.match(content[:_DECLARATION])
     encoding = declared[1].decode() if declared is not None else "utf-8"
     text = decode_text(content, file) if encoding.lower().startswith("utf") else content.decode(encoding)
-    return ElementTree.fromstring(text)  # of a str, the declared encoding is ignored
+    tree = ElementTree.fromstring(text)  # of a str, the declared encoding is ignored
+    # Names are compared without the namespace that a tool may declare.
+    for element in tree.iter():
+        element.tag = element.tag.rpartition("}")[2]
+    return tree
 
 
 def _labelled_size(tree: ElementTree.Element) -> tuple[int, int] | None:

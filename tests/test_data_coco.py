@@ -83,6 +83,32 @@ def test_attributes_that_are_no_rotation_say_nothing(tmp_path: Path) -> None:
     assert (kinds(dataset), len(dataset.annotations(0).class_ids)) == ([], len(others))
 
 
+@pytest.mark.parametrize("name", ["", "  ", None, True, ["cat"]])
+def test_a_category_without_a_name_is_named_by_its_place(tmp_path: Path, name: Any) -> None:
+    save(tmp_path / "train/a.png")
+    labels = content(["a.png"], categories=[CATS[0], {"id": 2, "name": name}])
+    with pytest.raises(InputError, match=r"categories\[1\]: expected an id and a name, got \{'id': 2"):
+        read(tmp_path, labels)
+
+
+def test_ids_that_are_numbers_here_and_text_there_are_the_same(tmp_path: Path) -> None:
+    save(tmp_path / "train/a.png")
+    save(tmp_path / "train/b.png")
+    plain = read(tmp_path, content(["a.png", "b.png"]))
+    labels = content(["a.png", "b.png"])
+    for one in labels["annotations"]:
+        one["image_id"], one["category_id"] = str(one["image_id"]), str(one["category_id"])
+    dataset = read(tmp_path, labels)
+    assert kinds(dataset) == []
+    assert dataset.counts.tolist() == plain.counts.tolist() == [3, 3]
+    assert (dataset.all_annotations.boxes_xyxy == plain.all_annotations.boxes_xyxy).all()
+    # An id that is there as it is written is meant as it is written.
+    labels["categories"] = [CATS[0], {"id": "1", "name": "other", "supercategory": ""}]
+    assert {read(tmp_path, labels).class_names[c] for c in read(tmp_path, labels).all_annotations.class_ids} == {
+        "other"
+    }
+
+
 def test_crowds_in_words(tmp_path: Path) -> None:
     labels = content(["a.png"])
     save(tmp_path / "train/a.png")

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import data_factory as factory
 from phidet.cli.main import main
@@ -93,6 +94,13 @@ def test_stray_files_do_not_change_what_is_read(tmp_path: Path, layout: str, mak
     factory.check(folder.read("train"))
     listed = [name for name in unused_files(folder, [folder.read("train")], []) if "train/" in name]
     assert [name for name in listed if not name.startswith("valid/")] == []
+
+
+def test_an_empty_label_file_is_named_where_there_is_nothing_else(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "_annotations.coco.json").touch()
+    with pytest.raises(InputError, match=r"in no layout that phidet knows.*Empty: \S+/_annotations\.coco\.json$"):
+        open_data(tmp_path)
 
 
 @pytest.mark.parametrize(("layout", "make"), MADE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from phidet.architectures.efficientdet.network import EfficientDet, MaskedOutput
 from phidet.architectures.efficientdet.published import detector_config
 from phidet.architectures.efficientdet.targets import Targets
 from phidet.architectures.prepared import Placement
-from phidet.core.errors import CheckpointError, ConfigError
+from phidet.core.errors import CheckpointError, ConfigError, InputError
 from phidet.core.structs import replace
 from phidet.detections.masks import Masks
 from phidet.detections.settings import PostprocessSettings
@@ -343,6 +344,9 @@ def test_masks_and_pixels_are_added_to_weights_of_coco(
     request = Request(
         data=str(tmp_path / "data"), pretrained="coco", masks=True, semantic=True, image_size=128, val_split="none"
     )
+    with pytest.raises(InputError, match=r"no object of 'train' has a mask, which --masks and --semantic learn from"):
+        plan_run(request, RunSettings(out=tmp_path / "run", seed=0))
+    outline_squares(tmp_path / "data")
     plan = plan_run(request, RunSettings(out=tmp_path / "run", seed=0))
     ours, theirs = plan.model.state_dict(), held.state_dict()
     assert plan.model.config.masks == MaskConfig()
@@ -351,3 +355,28 @@ def test_masks_and_pixels_are_added_to_weights_of_coco(
     assert {name.partition(".")[0] for name in fresh} == {"mask_head", "prototypes", "semantic"}
     same = [name for name in theirs if not name.startswith("class_head.predict.pointwise")]
     assert all(torch.equal(ours[name], theirs[name]) for name in same)
+
+
+def outline_squares(data: Path) -> None:
+    """Gives the squares of :func:`write_squares` their outlines as masks."""
+    file = next(data.rglob("*.json"))
+    content = json.loads(file.read_text())
+    for one in content["annotations"]:
+        x, y, w, h = one["bbox"]
+        one["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+    file.write_text(json.dumps(content))
+
+
+def test_a_network_with_masks_goes_on_without_any_and_it_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save_model(EFFICIENTDET.build(config()), tmp_path / "masked.safetensors")
+    write_squares(tmp_path / "data", 2)
+    request = Request(data=str(tmp_path / "data"), model=str(tmp_path / "masked.safetensors"), val_split="none")
+    said = "no object of train has a mask: what finds masks is not learned and not measured"
+    plan_run(request, RunSettings(out=tmp_path / "run", seed=0))
+    assert said in caplog.messages
+    caplog.clear()
+    outline_squares(tmp_path / "data")
+    plan_run(request, RunSettings(out=tmp_path / "run", seed=0))
+    assert said not in caplog.messages

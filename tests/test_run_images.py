@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -15,8 +16,10 @@ from interrupted import interrupted_after
 from phidet import train
 from phidet.cli.main import main
 from phidet.core.errors import CheckpointError, InputError
-from phidet.data.fingerprint import fingerprint, fingerprints
+from phidet.data.collector import Collector, RawObject
+from phidet.data.fingerprint import fingerprint, fingerprints, label_fingerprints
 from phidet.data.layouts import open_data
+from phidet.data.mask_labels import NO_MASK, MaskLabel, image_label, polygons_label
 from phidet.data.run_images import KnownImage, RunImages, known_images, places, read_run_images
 from phidet.data.tfrecord_file import RecordImage
 from phidet.training.run import resume
@@ -74,7 +77,7 @@ def test_copies_are_told_apart_by_their_names_and_each_is_given_once(tmp_path: P
 
 def test_the_record_survives_its_file_and_a_damaged_one_is_named(tmp_path: Path) -> None:
     images = RunImages(
-        (KnownImage("0" * 16, 'a,"b".png'), KnownImage("", "line\nbreak.png")),
+        (KnownImage("0" * 16, 'a,"b".png', "3" * 16), KnownImage("", "line\nbreak.png", "4" * 16)),
         (KnownImage("1" * 16, "ä.png"),),
         frozenset({"2" * 16}),
     )
@@ -87,11 +90,71 @@ def test_the_record_survives_its_file_and_a_damaged_one_is_named(tmp_path: Path)
         b"part,fingerprint\n",
         b"part,fingerprint,name\ntest,1,x\n",
         b"part,fingerprint,name\ntrain\n",
+        b"part,fingerprint,name,labels\ntrain,1,x,2,3\n",
         b"\xff",
     ):
         (tmp_path / "images.csv").write_bytes(damage)
         with pytest.raises(CheckpointError, match=r"images\.csv is damaged .*which images the run held out"):
             read_run_images(tmp_path)
+
+
+def test_labels_have_a_fingerprint_of_what_they_say_and_not_of_where_they_are(tmp_path: Path) -> None:
+    dataset = open_data(factory.coco(tmp_path / "one")).read("train")
+    found = label_fingerprints(dataset)
+    shutil.copytree(tmp_path / "one", tmp_path / "other")
+    assert label_fingerprints(open_data(tmp_path / "other").read("train")) == found
+    names = dataset.class_names
+    swapped = dataset.relabelled([dataset.annotations(i) for i in range(len(dataset))], names[::-1])
+    some = next(i for i in range(len(dataset)) if dataset.counts[i])
+    a = dataset.annotations(some)
+    others = [
+        a._replace(boxes_xyxy=a.boxes_xyxy + np.float32(1e-3)),
+        a._replace(crowd=~a.crowd),
+        a._replace(difficult=~a.difficult),
+        a.take(slice(1)) if len(a.crowd) > 1 else a.take(slice(0)),
+    ]
+    assert label_fingerprints(swapped)[some] != found[some]
+    for changed in others:
+        parts = [changed if i == some else dataset.annotations(i) for i in range(len(dataset))]
+        now = label_fingerprints(dataset.with_annotations(parts))
+        assert [i for i in range(len(dataset)) if now[i] != found[i]] == [some]
+
+
+def test_masks_belong_to_the_fingerprint_of_labels_but_for_their_paths(tmp_path: Path) -> None:
+    def made(*labels: MaskLabel) -> list[str]:
+        collector = Collector("train", tmp_path, ["a"])
+        objects = [RawObject("", (1, 1, 9, 9), "a", mask=label) for label in labels]
+        collector.add("a.png", tmp_path / "a.png", (20, 20), objects)
+        return label_fingerprints(collector.dataset())
+
+    triangle = polygons_label([[1, 1, 9, 1, 9, 9]])
+    assert made(image_label(tmp_path / "x.png", 3)) == made(image_label(tmp_path / "moved" / "x.png", 3))
+    different = [
+        made(NO_MASK), made(triangle), made(polygons_label([[1, 1, 9, 1, 9, 8]])),
+        made(image_label(tmp_path / "x.png", 3)),
+        made(image_label(tmp_path / "x.png", 4)), made(image_label(tmp_path / "x.png")),
+    ]  # fmt: skip
+    assert len({found for (found,) in different}) == len(different)
+
+
+def test_a_run_refuses_labels_that_changed_and_goes_on_where_it_did_not_record_them(tiny: Path, tmp_path: Path) -> None:
+    data = write_squares(tmp_path / "data")
+    changes = {"epochs": 2, **QUICK}
+    with interrupted_after(1), pytest.raises(KeyboardInterrupt):
+        train(data, tiny, splits=(None, "none"), changes=changes, settings=settings(tmp_path / "run"))
+    file = next(data.rglob("*.json"))
+    original = file.read_text()
+    content = json.loads(original)
+    content["annotations"][3]["bbox"][2] -= 1
+    file.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"the labels of 1 image have changed since the run began, first those of "):
+        resume(tmp_path / "run", settings(tmp_path / "run"))
+    file.write_text(original)
+    # As a run of an earlier version recorded its images.
+    record = tmp_path / "run" / "images.csv"
+    rows = list(csv.reader(record.read_text().splitlines()))
+    record.write_text("".join(",".join(row[:3]) + "\n" for row in rows))
+    resume(tmp_path / "run", settings(tmp_path / "run"))
 
 
 def evaluated(model: Path, data: Path, capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, object]:

@@ -274,6 +274,8 @@ def test_a_corrupt_file_on_disk_does_not_replace_what_answers(base: Path, model:
         (["--model_base_path", ".", "--max_body_bytes", "0"], "limit body_bytes must be above 0, got 0"),
         (["--model_base_path", ".", "--file_system_poll_wait_seconds", "-1"],
          "file_system_poll_wait_seconds must be 0 (look once) or more, got -1.0"),
+        (["--model_base_path", ".", "--runtime", "litert", "--device", "cuda"],
+         "litert is for processors: leave it out for cuda, or leave out cuda"),
         (["--model_config_file", "nowhere"], "cannot read nowhere: No such file or directory"),
         (["--model_base_path", ".", "--host", "256.0.0.1"],
          "cannot listen on 256.0.0.1:8501 (Name or service not known): choose another --rest_api_port or --host"),

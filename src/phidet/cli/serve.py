@@ -104,10 +104,14 @@ def run(args: argparse.Namespace) -> None:
     """Serves until SIGTERM or SIGINT."""
     from phidet.detections.settings import PostprocessSettings
     from phidet.inference.detector import Detector
+    from phidet.inference.runtimes.open_model import check_device
+    from phidet.inference.runtimes.options import RunOptions
     from phidet.serve.configuration import ServerSettings
     from phidet.serve.models.model import detector_loader
     from phidet.serve.server import run as serve
 
+    if args.device != "cpu":  # every model would fail to load, and the server wait for one for ever
+        check_device(RunOptions(None, 1, args.precision, args.device), args.runtime)
     token = os.environ.get(TOKEN_VARIABLE)
     batching = _batching(args)
     settings = ServerSettings(

@@ -74,7 +74,7 @@ class Collector:
         in_pixels: whether the layout has boxes in pixels, so that fractions are a mistake to look for.
 
     Raises:
-        InputError: two classes of one name.
+        InputError: two classes of one name, or one without a name.
     """
 
     def __init__(self, name: str, root: Path, class_names: Sequence[str], *, in_pixels: bool = False) -> None:
@@ -87,6 +87,9 @@ class Collector:
             raise InputError(
                 f"{root}: the class {', '.join(twice)} is named more than once: give each class its own name"
             )
+        nameless = [str(i) for i, class_name in enumerate(self.class_names) if not class_name.strip()]
+        if nameless:
+            raise InputError(f"{root}: class {', '.join(nameless)} has no name: give each class its own name")
         self._in_pixels = in_pixels
         self._objects, self._in_fractions = 0, 0
         self._first_in_fractions: RawObject | None = None

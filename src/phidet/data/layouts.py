@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import get_args
 
 from phidet.core.errors import InputError, UnknownNameError
+from phidet.core.words import few
 from phidet.data.class_folders import find_class_folders
 from phidet.data.data_folder import (
     LAYOUT_NAMES,
@@ -26,7 +27,7 @@ from phidet.data.finders.tfrecord import find_tfrecord
 from phidet.data.finders.voc import find_voc
 from phidet.data.finders.yolo import find_yolo
 from phidet.data.finders.yolo_files import YoloFiles
-from phidet.data.listing import visible
+from phidet.data.listing import files_below, followed, visible
 from phidet.data.readers.yolo import ClassLists, read_yolo
 
 _FINDERS: dict[Layout, Callable[[Path], Found | None]] = {
@@ -75,8 +76,16 @@ def open_data(path: str | Path, layout: Layout | None = None) -> DataFolder:
         f"{path} is in no layout that phidet knows: expected COCO JSON (annotations/*.json), Pascal VOC "
         "(Annotations/*.xml), YOLO (data.yaml, obj.data, or images/ and labels/), *.tfrecord, COCO panoptic "
         "(annotations/panoptic_*.json), or masks (images/ and masks/CLASS/). "
-        "Folders of images for each class are for 'phidet train --task classify'"
+        f"Folders of images for each class are for 'phidet train --task classify'{_empty_labels(path)}"
     )
+
+
+def _empty_labels(path: Path) -> str:
+    """Files that could be labels, and hold nothing: an export or a copy that was broken off."""
+    endings = (".json", ".xml", ".yaml", ".yml", ".tfrecord")
+    files = [path] if path.is_file() else files_below(path, lambda name: name.lower().endswith(endings))
+    empty = [str(file) for file in files if followed(file).is_file() and followed(file).stat().st_size == 0]
+    return f". Empty: {few(sorted(empty), 3)}" if empty else ""
 
 
 def _unwrapped(path: Path) -> Path:

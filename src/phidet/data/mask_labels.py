@@ -44,6 +44,15 @@ class Kind(IntEnum):
     RECORD = 6  # the pixels of an image in a TFRecord file that are not 0
 
 
+_BEFORE_PATH = {
+    Kind.VALUE: _VALUE.size,
+    Kind.NONZERO: 0,
+    Kind.VALUE_IN_BOX: _BOX.size + _VALUE.size,
+    Kind.RECORD: _PLACE.size,
+}
+"""Of labels with a path: how many bytes stand before it."""
+
+
 class MaskLabel(NamedTuple):
     """One label, packed: its kind, and bytes that :class:`MaskLabels` understands."""
 
@@ -167,10 +176,14 @@ class MaskLabels(Column):
     @property
     def files(self) -> set[Path]:
         """The label images in which masks lie."""
-        before = {Kind.VALUE: _VALUE.size, Kind.NONZERO: 0, Kind.VALUE_IN_BOX: _BOX.size + _VALUE.size}
-        rows = np.flatnonzero(np.isin(self.kinds, list(before)))
-        paths = {label.content[before[label.kind] :] for label in map(self.label, rows.tolist())}
+        rows = np.flatnonzero(np.isin(self.kinds, [Kind.VALUE, Kind.NONZERO, Kind.VALUE_IN_BOX]))
+        paths = {label.content[_BEFORE_PATH[label.kind] :] for label in map(self.label, rows.tolist())}
         return {_file(path) for path in paths}
+
+    def said(self, row: int) -> bytes:
+        """What a label says, without the path of the file that it is about."""
+        kind, content = self.label(row)
+        return content[: _BEFORE_PATH.get(kind, len(content))]
 
     @property
     def known(self) -> npt.NDArray[np.bool_]:

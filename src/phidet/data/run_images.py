@@ -1,7 +1,7 @@
 """Which images a training run learned from and was validated on, identified by content and not by path.
 
 ``images.csv`` in a run's folder has a row for each: its part ("train", "val", or "earlier" for what the model had
-learned from before the run), its fingerprint, and its name, which is for people.
+learned from before the run), its fingerprint, its name, which is for people, and the fingerprint of its labels.
 """
 
 from __future__ import annotations
@@ -16,18 +16,26 @@ import numpy.typing as npt
 
 from phidet.core.csv_files import csv_bytes
 from phidet.core.errors import CheckpointError, InputError
+from phidet.core.words import count
 from phidet.data.dataset import Dataset
-from phidet.data.fingerprint import fingerprints
+from phidet.data.fingerprint import fingerprints, label_fingerprints
 
 IMAGES = "images.csv"
-_HEADER = ["part", "fingerprint", "name"]
+_HEADER = ["part", "fingerprint", "name", "labels"]
 
 
 class KnownImage(NamedTuple):
-    """One image: its fingerprint, empty where it could not be read, and what it was called."""
+    """One image.
+
+    Attributes:
+        fingerprint: empty where it could not be read.
+        name: what it was called.
+        labels: fingerprint of its labels, empty where that is not known, as in runs of earlier versions.
+    """
 
     fingerprint: str
     name: str
+    labels: str = ""
 
 
 class RunImages(NamedTuple):
@@ -66,13 +74,13 @@ class RunImages(NamedTuple):
             *(("val", *image) for image in self.val),
         ]
         # Names of files may not be UTF-8; they are for people, so that a readable form will do.
-        return csv_bytes([*rows, *(("earlier", found, "") for found in sorted(self.earlier))], "\n")
+        return csv_bytes([*rows, *(("earlier", found, "", "") for found in sorted(self.earlier))], "\n")
 
 
 def known_images(dataset: Dataset) -> tuple[KnownImage, ...]:
-    """Fingerprint and name of each image of ``dataset``, in its order."""
-    found = zip(fingerprints(dataset), dataset.names.tolist(), strict=True)
-    return tuple(KnownImage(fingerprint or "", name) for fingerprint, name in found)
+    """Each image of ``dataset``, in its order."""
+    found = zip(fingerprints(dataset), dataset.names.tolist(), label_fingerprints(dataset), strict=True)
+    return tuple(KnownImage(fingerprint or "", name, labels) for fingerprint, name, labels in found)
 
 
 def read_run_images(run: Path) -> RunImages | None:
@@ -85,16 +93,16 @@ def read_run_images(run: Path) -> RunImages | None:
     try:
         # keepends: names of images may hold line breaks inside quotes.
         header, *rows = csv.reader(path.read_text(encoding="utf-8").splitlines(keepends=True))
-        if header != _HEADER:
+        if header not in (_HEADER, _HEADER[:3]):
             raise ValueError(f"its first line should be {','.join(_HEADER)}")
         parts: dict[str, list[KnownImage]] = {"train": [], "val": [], "earlier": []}
-        for part, fingerprint, name in rows:
-            parts[part].append(KnownImage(fingerprint, name))
+        for part, fingerprint, name, *labels in rows:
+            parts[part].append(KnownImage(fingerprint, name, *labels))
     except FileNotFoundError:
         return None
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
-    except (ValueError, KeyError, csv.Error) as error:
+    except (ValueError, KeyError, TypeError, csv.Error) as error:
         raise CheckpointError(
             f"{path} is damaged ({error}): bring it back from a copy of the run; without the file, which images the "
             "run held out is not known"
@@ -139,7 +147,7 @@ def restore(parts: Sequence[Sequence[KnownImage]], dataset: Dataset, names: Sequ
         data: what the user calls the data.
 
     Raises:
-        InputError: images are missing, or there are others.
+        InputError: images are missing, there are others, or their labels have changed.
     """
     wanted = [image for part in parts for image in part]
     found = places(wanted, dataset)
@@ -150,6 +158,15 @@ def restore(parts: Sequence[Sequence[KnownImage]], dataset: Dataset, names: Sequ
         raise InputError(
             f"{data} has {len(dataset):,} images for {' and '.join(names)}, the run began with {len(wanted):,}{lost}: "
             "put the data back as they were, or begin another run with --model RUN"
+        )
+    labels = label_fingerprints(dataset)
+    changed = [
+        one.name for one, i in zip(wanted, found, strict=True) if i is not None and one.labels not in ("", labels[i])
+    ]
+    if changed:
+        raise InputError(
+            f"{data}: the labels of {count(len(changed), 'image')} have changed since the run began, first those of "
+            f"{changed[0]}: put them back as they were, or begin another run with --model RUN"
         )
     rows = iter(place for place in found if place is not None)
     return [dataset.subset([next(rows) for _ in part], name) for part, name in zip(parts, names, strict=True)]

@@ -24,7 +24,7 @@ from phidet.training.about import Origin, Request
 from phidet.training.augmentation.own import OwnAugmentation, imported
 from phidet.training.fit import RunSettings
 from phidet.training.heads import KINDS as HEADS
-from phidet.training.heads import with_heads
+from phidet.training.heads import check_masks, with_heads
 from phidet.training.kinds import Kind, kind_of
 from phidet.training.recipe import Recipe, frozen_for, replace
 from phidet.training.run_data import RunData, record_images
@@ -249,7 +249,9 @@ def _build(request: Request, start: Start, data: Dataset, recipe: Recipe, seed: 
     held_names = config.class_names
     config = architecture.for_classes(config, data.class_names)
     stuff = [data.class_names[i] for i in sorted(data.stuff)]
-    config = with_heads(config, [head for head in HEADS if getattr(request, head)], stuff)
+    heads = [head for head in HEADS if getattr(request, head)]
+    config = with_heads(config, heads, stuff)
+    check_masks(config, bool(heads), data, request.data)
     if request.image_size is not None:
         config = architecture.resized(config, parse_image_size(request.image_size))
     if recipe.drop_path is not None:

@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import defaultdict
-from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
-from itertools import islice
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from phidet.core.errors import InputError
 from phidet.core.words import count
-from phidet.data.collector import TOLERANCE, Collector, RawObject, box_text
+from phidet.data.collector import Collector, RawObject
 from phidet.data.dataset import CocoIds, Dataset
 from phidet.data.find_images import ImageFinder
 from phidet.data.flags import flag
 from phidet.data.listing import path_parts
 from phidet.data.mask_labels import NO_MASK, MaskLabel, coco_label, is_ring, polygons_label
+from phidet.data.readers.coco_corners import refuse_corners
 from phidet.data.text import read_text, unicode_encoding
 from phidet.images.decode import image_size
 
 _REQUIRED = {"images", "annotations", "categories"}
-# Of all boxes, how many must reach out of their images and how many must fit as corners to be taken for corners.
-_OUTSIDE, _AS_CORNERS = 0.2, 0.95
-_FEWEST_FOR_CORNERS = 4  # boxes; of fewer, all may fit by chance
-_AREAS_SAMPLED = 100  # objects
 
 
 def is_coco(path: Path) -> bool:
@@ -67,8 +62,9 @@ def read_coco(
         if _whole(ids) and max(ids) - min(ids) >= len(ids):
             collector.problem("category ids with gaps", path, f"ids {_few(ids)} became 0…{len(ids) - 1}, by name")
     tracked = _is_tracked(content)
-    objects = _objects(content["annotations"], class_of, collector, "track_id" if tracked else "group")
     in_file = listed(content["images"], path, collector)
+    known = _Known(_ByText(in_file), _ByText(class_of), class_of)
+    objects = _objects(content["annotations"], known, collector, "track_id" if tracked else "group")
     # Objects of images that the file does not list: of another split, or of a file that was edited by hand.
     for image_id in [i for i in objects if i not in in_file]:
         lost = objects.pop(image_id)
@@ -86,7 +82,7 @@ def read_coco(
         names_of_images[image_id] = names[source]
         if image.right is not None:
             right[names[source]] = image.right
-    _refuse_corners(read, collector)
+    refuse_corners(read, collector)
     dataset = collector.dataset()
     dataset.right = right
     dataset.frames = _frames(in_file, names_of_images) if tracked else {}
@@ -120,11 +116,11 @@ def _categories(content: dict[str, list[Any]], path: Path) -> tuple[dict[Any, st
     members: dict[str, list[tuple[Any, str]]] = defaultdict(list)
     for i, category in enumerate(content["categories"]):
         try:
-            category_id, name = category["id"], str(category["name"])
+            category_id, name = category["id"], class_name(category["name"])
             # A list or object as id would fail later, without the place in the file.
             hash(category_id)
             members[str(category.get("supercategory"))].append((category_id, name))
-        except (TypeError, KeyError, AttributeError) as error:
+        except (TypeError, KeyError, ValueError, AttributeError) as error:
             raise InputError(f"{path}, categories[{i}]: expected an id and a name, got {category!r}") from error
         found.append((category_id, name))
     groups: dict[Any, list[str]] = {}
@@ -140,6 +136,17 @@ def _categories(content: dict[str, list[Any]], path: Path) -> tuple[dict[Any, st
     classes = [one for one in found if one[0] not in groups or len(groups) == len(found)]
     names = names_by_id(classes, path)
     return names, {name: groups[i] for i, name in found if i in groups and i not in names}
+
+
+def class_name(value: Any) -> str:
+    """The name of a category, which some tools write as a number.
+
+    Raises:
+        ValueError: it is something else, or blank.
+    """
+    if isinstance(value, bool) or not isinstance(value, str | int | float) or not str(value).strip():
+        raise ValueError(f"expected a name, got {value!r}")
+    return str(value)
 
 
 def names_by_id(categories: Sequence[tuple[Any, str]], path: Path) -> dict[Any, str]:
@@ -167,21 +174,38 @@ def _few(items: list[Any]) -> str:
     return ", ".join(map(str, items if len(items) < 6 else [*items[:4], "…", items[-1]]))
 
 
-def _objects(
-    annotations: list[Any], class_of: dict[Any, str], collector: Collector, group_key: str
-) -> dict[Any, list[RawObject]]:
+class _ByText:
+    """Ids, also where another part of the file writes them as text, or as numbers."""
+
+    def __init__(self, ids: Collection[Any]) -> None:
+        self._ids, self._by_text = ids, {str(i): i for i in ids}
+
+    def __call__(self, value: Any) -> Any:
+        """The id that is meant; ``value`` itself where none is."""
+        return value if value in self._ids else self._by_text.get(str(value), value)
+
+
+class _Known(NamedTuple):
+    """What annotations refer to."""
+
+    image: _ByText
+    category: _ByText
+    class_of: dict[Any, str]
+
+
+def _objects(annotations: list[Any], known: _Known, collector: Collector, group_key: str) -> dict[Any, list[RawObject]]:
     """Objects by image id; ``group_key`` says which of them belong together."""
     found: dict[Any, list[RawObject]] = defaultdict(list)
     for i, annotation in enumerate(annotations):
         where = f"{collector.root}, annotations[{i}]"
         try:
             x, y, w, h = (float(value) for value in annotation["bbox"])
-            image_id, category = annotation["image_id"], annotation["category_id"]
+            image_id, category = known.image(annotation["image_id"]), known.category(annotation["category_id"])
             area = annotation.get("area")
             raw = RawObject(
                 where,
                 (x, y, x + w, y + h),
-                class_of.get(category, f"category {category!r}"),
+                known.class_of.get(category, f"category {category!r}"),
                 area=None if area is None else float(area),
                 crowd=flag(annotation.get("iscrowd")),
                 difficult=flag(annotation.get("difficult")),  # phidet's own key, for data that was VOC's
@@ -325,56 +349,3 @@ def _find_sources(
             reason = search.reasons.get(image.file_name, f"it is not in {tried}")
             collector.problem("image missing", image.where, f"no {image.file_name}: {reason}; left out")
     return sources | search.found
-
-
-def _refuse_corners(read: Sequence[tuple[tuple[int, int], Sequence[RawObject]]], collector: Collector) -> None:
-    """Raises InputError if the boxes are [x1, y1, x2, y2], which as [x, y, width, height] reach out of their images.
-
-    Both are four numbers. As corners, the third is always larger than the first, and the fourth than the second; widths
-    and heights are that now and then. So it takes two signs: all boxes fit as corners, and either many do not fit
-    otherwise, or the areas in the file are those of corners.
-
-    Args:
-        read: size and objects of the images.
-        collector: that they were given to.
-    """
-    outside = sum(problem.kind == "box clipped" for problem in collector.problems)
-    total = sum(len(objects) for _, objects in read)
-    many_outside = total >= _FEWEST_FOR_CORNERS and outside >= _OUTSIDE * total
-    if not many_outside and not _areas_are_of_corners(raw for _, objects in read for raw in objects):
-        return
-    # Rejected rather than converted: a guess about somebody's boxes could be wrong for a few of them.
-    corners = [raw for size_hw, objects in read for raw in objects if _fits_as_corners(raw, size_hw)]
-    if len(corners) >= _AS_CORNERS * total:
-        what = f"{outside} of {total} boxes reach out of their images" if many_outside else "the areas do not fit"
-        raise InputError(
-            f"{corners[0].where}: {what} as [x, y, width, height], and {len(corners)} of {total} boxes fit as corners "
-            f"[x1, y1, x2, y2], for example {box_text(_as_written(corners[0]))}. COCO's boxes have widths and heights: "
-            "write [x1, y1, x2 - x1, y2 - y1]"
-        )
-
-
-def _as_written(raw: RawObject) -> tuple[float, float, float, float]:
-    """The four numbers of the file, of which the reader made corners."""
-    x, y, right, bottom = raw.box_xyxy
-    return x, y, right - x, bottom - y
-
-
-def _fits_as_corners(raw: RawObject, size_hw: tuple[int, int]) -> bool:
-    """Whether the four numbers are corners of a box in the image."""
-    x1, y1, x2, y2 = _as_written(raw)
-    return x1 < x2 <= size_hw[1] + TOLERANCE and y1 < y2 <= size_hw[0] + TOLERANCE
-
-
-def _areas_are_of_corners(objects: Iterable[RawObject]) -> bool:
-    """Whether the first objects with an area have that of corners and not that of width and height.
-
-    Areas of segments are neither.
-    """
-    sample = list(islice((raw for raw in objects if raw.area is not None), _AREAS_SAMPLED))
-    matching = 0
-    for raw in sample:
-        x1, y1, x2, y2 = _as_written(raw)
-        area = raw.area or 0.0
-        matching += math.isclose(area, (x2 - x1) * (y2 - y1), rel_tol=1e-3) and not math.isclose(area, x2 * y2)
-    return matching > 1 and matching >= _AS_CORNERS * len(sample)

@@ -88,7 +88,7 @@ def _categories(content: dict[str, list[Any]], path: Path) -> tuple[dict[int, st
     things: dict[str, bool] = {}
     for i, category in enumerate(content["categories"]):
         try:
-            found.append((int(category["id"]), str(category["name"])))
+            found.append((int(category["id"]), coco.class_name(category["name"])))
             things[found[-1][1]] = flag(category.get("isthing", 1))
         except (TypeError, KeyError, ValueError, AttributeError) as error:
             raise InputError(

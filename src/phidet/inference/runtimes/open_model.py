@@ -55,7 +55,7 @@ def open_network(model: str | Path, runtime: Runtime = "auto", options: RunOptio
         runtime, options = _as_kept(path, options)
     name: Runtime = runtime
     if options.device != "cpu":
-        _check_device(options, runtime)
+        check_device(options, runtime)
     if options.arithmetic == "bf16":
         name = _with_bf16(runtime, path)
     elif runtime == "auto":
@@ -91,7 +91,7 @@ def _as_kept(path: Path, options: RunOptions) -> tuple[Runtime, RunOptions]:
     return kept.runtime, options
 
 
-def _check_device(options: RunOptions, runtime: Runtime) -> None:
+def check_device(options: RunOptions, runtime: Runtime) -> None:
     """Raises ConfigError where the runtime, or the arithmetic, is one of processors only."""
     if runtime in ("openvino", "litert") or options.arithmetic == "bf16":
         what = "bf16" if options.arithmetic == "bf16" else runtime

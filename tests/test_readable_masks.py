@@ -35,11 +35,11 @@ def write_panoptic(root: Path, count: int = 3) -> Path:
         ids[10:30, 8 + i : 40 + i, 0] = 2
         Image.fromarray(ids).save(root / f"annotations/panoptic_val/{i}.png")
         segments = [
-            {"id": 1, "category_id": 2, "bbox": [0, 0, 64, 48], "area": 64 * 48 - 640, "iscrowd": "0"},
+            {"id": 1, "category_id": "2", "bbox": [0, 0, 64, 48], "area": 64 * 48 - 640, "iscrowd": "0"},
             {"id": 2, "category_id": 1, "bbox": [8 + i, 10, 32, 20], "area": 640, "iscrowd": "0"},
         ]
         images.append({"id": i, "file_name": f"{i}.png", "height": 48, "width": 64})
-        annotations.append({"image_id": i, "file_name": f"{i}.png", "segments_info": segments})
+        annotations.append({"image_id": str(i), "file_name": f"{i}.png", "segments_info": segments})
     categories = [{"id": 1, "name": "cat", "isthing": "1"}, {"id": 2, "name": "sky", "isthing": "0"}]
     content = {"images": images, "annotations": annotations, "categories": categories}
     (root / "annotations/panoptic_val.json").write_text(json.dumps(content))

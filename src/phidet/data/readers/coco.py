@@ -63,7 +63,7 @@ def read_coco(
             collector.problem("category ids with gaps", path, f"ids {_few(ids)} became 0…{len(ids) - 1}, by name")
     tracked = _is_tracked(content)
     in_file = listed(content["images"], path, collector)
-    known = _Known(_ByText(in_file), _ByText(class_of), class_of)
+    known = _Known(Ids(in_file), Ids(class_of), class_of)
     objects = _objects(content["annotations"], known, collector, "track_id" if tracked else "group")
     # Objects of images that the file does not list: of another split, or of a file that was edited by hand.
     for image_id in [i for i in objects if i not in in_file]:
@@ -174,8 +174,8 @@ def _few(items: list[Any]) -> str:
     return ", ".join(map(str, items if len(items) < 6 else [*items[:4], "…", items[-1]]))
 
 
-class _ByText:
-    """Ids, also where another part of the file writes them as text, or as numbers."""
+class Ids:
+    """Ids of images or categories, also where another part of the file writes numbers as text, or text as numbers."""
 
     def __init__(self, ids: Collection[Any]) -> None:
         self._ids, self._by_text = ids, {str(i): i for i in ids}
@@ -188,8 +188,8 @@ class _ByText:
 class _Known(NamedTuple):
     """What annotations refer to."""
 
-    image: _ByText
-    category: _ByText
+    image: Ids
+    category: Ids
     class_of: dict[Any, str]
 
 

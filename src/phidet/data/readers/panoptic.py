@@ -50,10 +50,11 @@ def read_panoptic(
     found = coco.located(listed, path, ImageFinder(folders, name, path), collector)
     names: dict[int, str] = {}
     annotated: set[Any] = set()
+    image_ids, category_ids = coco.Ids(listed), coco.Ids(names_by_id)
     for i, annotation in enumerate(content["annotations"]):
         where = f"{path}, annotations[{i}]"
         try:
-            image_id, file_name = annotation["image_id"], str(annotation["file_name"])
+            image_id, file_name = image_ids(annotation["image_id"]), str(annotation["file_name"])
             segments = list(annotation["segments_info"])
             is_listed = image_id in listed
         except (TypeError, KeyError) as error:
@@ -71,7 +72,7 @@ def read_panoptic(
             collector.problem("label unreadable", where, f"there is no {file_name} beside {path.name}; left out")
             continue
         image, source, size_hw = found[image_id]
-        objects = _objects(segments, png, names_by_id, where, collector)
+        objects = _objects(segments, png, (category_ids, names_by_id), where, collector)
         names[image_id] = collector.add(image.name, source, size_hw, objects)
     for image_id in found.keys() - annotated:
         collector.problem("label unreadable", listed[image_id].where, "no annotation is about it; left out")
@@ -98,13 +99,14 @@ def _categories(content: dict[str, list[Any]], path: Path) -> tuple[dict[int, st
 
 
 def _objects(
-    segments: Sequence[Any], png: Path, names_by_id: dict[int, str], where: str, collector: Collector
+    segments: Sequence[Any], png: Path, categories: tuple[coco.Ids, dict[int, str]], where: str, collector: Collector
 ) -> Iterator[RawObject]:
+    ids, names_by_id = categories
     for k, segment in enumerate(segments):
         place = f"{where}, segments_info[{k}]"
         try:
             x, y, w, h = (float(value) for value in segment["bbox"])
-            category, number = segment["category_id"], int(segment["id"])
+            category, number = ids(segment["category_id"]), int(segment["id"])
             yield RawObject(
                 place,
                 (x, y, x + w, y + h),

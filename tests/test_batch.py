@@ -180,6 +180,17 @@ def as_images(folder: Path, contents: list[bytes]) -> Path:
     return folder
 
 
+def test_linked_images_are_images(tmp_path: Path) -> None:
+    folder = as_images(tmp_path / "real", [encoded(i) for i in range(3)])
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    for i, path in enumerate(sorted(folder.rglob("0*.png"))):
+        (linked / f"{i}.png").symlink_to(path)
+    (linked / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    detect(linked, tmp_path / "out")
+    assert len(rows_of(tmp_path / "out")) == 3
+
+
 @pytest.mark.parametrize("write", [as_parquet, as_addresses, as_hugging_face, as_tars, as_lance, as_images])
 def test_every_image_is_a_row_with_what_is_in_it(write: Any, tmp_path: Path) -> None:
     contents = [encoded(i) for i in range(17)]

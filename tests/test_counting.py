@@ -94,9 +94,22 @@ def test_a_gap_in_a_track_is_a_straight_way() -> None:
     counter.update(at((1, 200, 60)), 0.0, SIZE_HW)
     counter.update(at(), 0.5, SIZE_HW)
     assert [e.kind for e in counter.update(at((1, 210, 140)), 1.0, SIZE_HW)] == ["in"]
+    counter.update(at(), 1.5, SIZE_HW)
     counter.update(at((1, 210, 60)), 2.5, SIZE_HW)  # forgotten, and back as if new
     assert counter.totals["door"]["person"].in_ == 1
     assert counter.totals["door"]["person"].out == 0
+
+
+@pytest.mark.parametrize("apart_s", [0.1, 1.0, 1.1, 60.0])
+def test_frames_that_are_far_apart_count_as_others_do(apart_s: float) -> None:
+    """A time-lapse: an object that is seen in each frame is never lost, however long that takes."""
+    counter = Counter(CountSettings(places=(DOOR, YARD), forget_s=1.0))
+    for i, y in enumerate(range(40, 180, 20)):
+        counter.update(at((1, 200, y)), i * apart_s, SIZE_HW)
+    counter.end()
+    door, yard = (counter.totals[place]["person"] for place in ("door", "yard"))
+    assert (door.in_, door.out, yard.entered, yard.left) == (1, 0, 1, 1)
+    assert yard.dwell_total_s == pytest.approx(4 * apart_s)  # from y = 60 to y = 140
 
 
 def test_dwell_times_are_those_between_the_first_and_the_last_frame_inside() -> None:

@@ -158,6 +158,31 @@ def test_different_images_of_one_name_are_all_read(tmp_path: Path) -> None:
     assert [len(dataset.annotations(i).class_ids) for i in range(4)] == [1, 1, 1, 1]
 
 
+def test_another_size_in_the_record_than_the_images_own_is_set_right(tmp_path: Path) -> None:
+    """Boxes are fractions of the image, whose size tools change without changing the record."""
+    stale = {"image__height": [100], "image__width": [7]}
+    dataset = read_records(tmp_path, record(png(0), **stale), record(png(1), image__height=[32], image__width=[64]))
+    assert dataset.sizes_hw.tolist() == [[32, 64]] * 2
+    assert dataset.all_annotations.boxes_xyxy.tolist() == [[8, 8, 24, 16]] * 2
+    assert dataset.image(0).shape == (32, 64, 3)
+    assert [(p.kind, p.what) for p in dataset.problems] == [
+        ("image size corrected", "its record says 7×100 pixels, it has 64×32: these are used")
+    ]
+
+
+def test_a_record_with_the_sides_of_an_image_before_it_is_turned_means_that_image(tmp_path: Path) -> None:
+    """Its boxes are fractions of that, too; with no size they are those of what a viewer shows."""
+    stream, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (64, 32)).save(stream, "JPEG", exif=exif)
+    dataset = read_records(tmp_path, record(stream.getvalue(), image__height=[32], image__width=[64]))
+    assert (dataset.image(0).shape, dataset.problems) == ((32, 64, 3), [])
+    assert dataset.all_annotations.boxes_xyxy.tolist() == [[8, 8, 24, 16]]
+    upright = read_records(tmp_path, record(stream.getvalue()))
+    assert upright.image(0).shape == (64, 32, 3)
+    assert upright.all_annotations.boxes_xyxy.tolist() == [[4, 16, 12, 32]]
+
+
 def test_one_image_in_two_records_has_the_objects_of_both(tmp_path: Path) -> None:
     named = {"image__filename": [b"a.png"]}
     other = record(png(0), **named) | {"image/object/bbox/xmin": [0.25]}

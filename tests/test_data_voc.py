@@ -55,6 +55,42 @@ def boxes(dataset: Dataset) -> dict[str, list[list[float]]]:
     return {str(n): dataset.annotations(i).boxes_xyxy.tolist() for i, n in enumerate(dataset.names)}
 
 
+# Where lists of splits lie
+
+
+@pytest.mark.parametrize(
+    ("folder", "train", "val"),
+    [
+        ("Annotations", "ImageSets/Main/train.txt", "ImageSets/Main/val.txt"),
+        ("annotations", "ImageSets/Main/train.txt", "ImageSets/Main/val.txt"),
+        ("Annotations", "imagesets/main/train.txt", "imagesets/main/val.txt"),
+        ("Annotations", "ImageSets/Main/train.TXT", "ImageSets/Main/val.TXT"),
+        ("Annotations", "ImageSets/train.txt", "ImageSets/val.txt"),
+        ("annotations", "train.txt", "valid.txt"),  # PaddleDetection's, with pairs of paths
+    ],
+)
+def test_lists_of_splits_are_found(folder: str, train: str, val: str, tmp_path: Path) -> None:
+    voc(tmp_path, [f"{i}.jpg" for i in range(4)])
+    (tmp_path / "Annotations").rename(tmp_path / folder)
+    pairs = "/" not in train
+    for file, names in ((train, (0, 1)), (val, (2, 3))):
+        lines = [f"JPEGImages/{i}.jpg {folder}/{i}.xml" if pairs else str(i) for i in names]
+        write(tmp_path / file, "\n".join(lines))
+    data = open_data(tmp_path)
+    assert data.splits == (Path(train).stem, Path(val).stem)
+    assert [sorted(data.read(split).names) for split in data.splits] == [
+        ["JPEGImages/0.jpg", "JPEGImages/1.jpg"],
+        ["JPEGImages/2.jpg", "JPEGImages/3.jpg"],
+    ]
+    assert data.read(data.splits[0]).problems == []
+
+
+def test_a_text_about_something_else_is_no_list_of_a_split(tmp_path: Path) -> None:
+    voc(tmp_path, ["0.jpg"])
+    write(tmp_path / "train.txt", "how to train\n")
+    assert open_data(tmp_path).splits == ("all",)
+
+
 # What tools write beside the box
 
 

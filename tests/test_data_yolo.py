@@ -47,6 +47,19 @@ def lines(root: Path, text: str, **yaml: str) -> Dataset:
 # Where images and labels lie
 
 
+def test_a_test_split_that_is_not_there_is_none(tmp_path: Path) -> None:
+    """Tools name one in every data.yaml, whether they write it or not; of the others a missing one is a mistake."""
+    factory.yolo(tmp_path / "images/train", tmp_path / "labels/train")
+    factory.data_yaml(tmp_path / "data.yaml", train="images/train", val="images/train", test="images/test")
+    folder = open_data(tmp_path)
+    assert folder.splits == ("train", "val")
+    factory.yolo(tmp_path / "images/test", tmp_path / "labels/test")
+    assert open_data(tmp_path).splits == ("train", "val", "test")
+    factory.data_yaml(tmp_path / "data.yaml", train="images/train", val="images/nowhere")
+    with pytest.raises(InputError, match=r"val: there is no .*images/nowhere"):
+        open_data(tmp_path).read("val")
+
+
 @pytest.mark.parametrize(
     ("images", "labels"),
     [

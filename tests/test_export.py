@@ -328,10 +328,21 @@ def test_images_that_are_none(exported: Path) -> None:
         detector(np.zeros((8, 8, 3), np.uint8))
 
 
+def test_a_model_of_pytorch_is_a_detector_too() -> None:
+    model = some_model()
+    image = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)
+    detector = Detector(model)  # type: ignore[arg-type]
+    assert detector.runtime_name == "torch"
+    assert detector(image) == Detector(TorchNetwork(model))(image)
+
+
 def test_models_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PHIDET_CACHE", str(tmp_path))
     with pytest.raises(CheckpointError, match=r"'phidet export efficientdet-d0' downloads and converts it once"):
         Detector("efficientdet-d0")
+    for name in ("setdet-lite0", "detr-efficientnet-lite0"):
+        with pytest.raises(CheckpointError, match=rf"{name} has no published weights: train it"):
+            Detector(name)
     with pytest.raises(CheckpointError, match=r"there is no model 'persons'"):
         Detector("persons")
     with pytest.raises(CheckpointError, match=r"holds no model"):
@@ -341,6 +352,8 @@ def test_models_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert find_model("person").is_relative_to(Path(phidet.__file__).parent)
     with pytest.raises(ConfigError, match=r"threads must be a whole number from 1"):
         Detector("person", threads=0)
+    with pytest.raises(ConfigError, match=r"at_once must be a whole number ≥ 1, got 0"):
+        Detector("person", at_once=0)
     (tmp_path / "broken.onnx").write_bytes(b"not a model")
     with pytest.raises(CheckpointError, match=r"broken.onnx cannot be loaded"):
         Detector(tmp_path / "broken.onnx")

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import data_factory
-from phidet.core.errors import InputError, UnknownNameError
+from phidet.core.errors import ConfigError, InputError, UnknownNameError
 from phidet.data.layouts import open_data
 from phidet.detections.boxes import xyxy_to_cxcywh, xyxy_to_xywh
 from phidet.detections.detections import Detections
@@ -81,6 +81,44 @@ def test_arrays_by_hand() -> None:
         Detections.from_arrays([], form="yxyx")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="expected boxes"):
         Detections.from_arrays([[0, 0, 1, 1]], [1, 1])
+
+
+def test_names_are_a_list_or_those_of_numbers_from_0() -> None:
+    boxes, scores = [[0, 0, 4, 4]] * 2, [0.9, 0.8]
+    for names in (["cat", "dog"], ("cat", "dog"), {1: "dog", 0: "cat"}):
+        assert Detections.from_arrays(boxes, scores, [0, 1], names).labels == ["cat", "dog"]  # type: ignore[arg-type]
+        assert Detections(np.array(boxes), np.array(scores), np.array([0, 1]), names).names == ("cat", "dog")  # type: ignore[arg-type]
+    for names, said in (
+        ("cat", r"expected a list of class names, got 'cat': \['cat'\]\?"),
+        ({1: "cat", 2: "dog"}, r"expected names of the classes 0…1, got those of 1, 2"),
+        ([0, 1], "expected class names as text, got 0"),
+    ):
+        with pytest.raises(InputError, match=said):
+            Detections.from_arrays(boxes, scores, [0, 1], names)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("shape", [(4, 5), (1, 8), (1, 5), (8,), (2, 2, 4)])
+def test_boxes_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(InputError, match=r"expected boxes \(N, 4\), got shape"):
+        Detections.from_arrays(np.zeros(shape))
+    assert len(Detections.from_arrays([])) == 0
+    assert len(Detections.from_arrays([0, 0, 4, 4])) == 1
+
+
+def test_an_images_size_is_two_numbers_in_any_sequence() -> None:
+    sizes = ((80, 100), [80, 100], np.array([80, 100]))
+    same = [Detections.empty(NAMES, size) for size in sizes]  # type: ignore[arg-type]
+    assert same[0] == same[1] == same[2]
+    assert same[2].image_size_hw == (80, 100)
+    for size in ("ab", (1, 2, 3), (-1, 5), 640, (1.5, 2)):
+        with pytest.raises(InputError, match=r"expected the image's size as \(height, width\) in pixels"):
+            Detections.empty(NAMES, size)  # type: ignore[arg-type]
+
+
+def test_a_score_to_filter_by_is_a_number() -> None:
+    for score in ("auto", None, [0.1, 0.9]):
+        with pytest.raises(ConfigError, match=r"expected a score in 0…1, got"):
+            Detections.empty(NAMES).filter(score)  # type: ignore[arg-type]
 
 
 @settings(max_examples=40)

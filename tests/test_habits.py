@@ -45,6 +45,8 @@ def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]
         ("detect a.jpg conf=0.4", "takes no pairs such as conf=0.4: phidet calls it --score"),
         ("detect a.jpg score=0.4", "takes no pairs such as score=0.4: write --score 0.4"),
         ("train data --imgsz 640", "phidet train has no --imgsz: phidet calls it --image-size"),
+        ("detect a.jpg --imgsz 640", "phidet detect has no --imgsz: the input size is the model's own"),
+        ("detect a.jpg imgsz=640", "takes no pairs such as imgsz=640: the input size is the model's own"),
         ("train data imgsz=640", "takes no pairs such as imgsz=640: phidet calls it --image-size"),
         ("train data --device 0", "has no --device: phidet calls it --accelerator cuda --devices 1"),
         ("train --data coco.yaml", "has no --data: DATA stands alone, as in: phidet train DATA"),

@@ -41,6 +41,13 @@ def label(images: Path, tmp_path: Path, *words: str) -> Path:
     return out
 
 
+def test_a_name_that_is_no_utf_8_costs_nothing(images: Path, tmp_path: Path) -> None:
+    (images / "one.png").rename(images / "on\udce9.png")
+    out = label(images, tmp_path, "--to", "coco", "yolo", "cvat", "label-studio")
+    names = {image["file_name"] for image in json.loads((out / "coco.json").read_text())["images"]}
+    assert names == {"on\ufffd.png", "deep & far/two.png"}
+
+
 def test_every_form_holds_the_same_boxes(
     images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:

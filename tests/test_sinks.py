@@ -293,6 +293,39 @@ def test_equal_names_from_several_folders_stay_apart(tmp_path: Path, caplog: pyt
     assert named == [("d.png", "in/d.png"), ("d-2.png", "in/d.png")]
 
 
+def test_drawn_images_keep_out_of_other_outputs(tmp_path: Path) -> None:
+    """Images lie in folders of any name, also that of a kind of output."""
+    names = ["panoptic/a.png", "Instances/a.png", "labels/a.png", "coco/a.png"]
+    sinks = open_sinks(["images", "panoptic", "instances", "yolo"], tmp_path, NAMES)
+    for name in names:
+        for sink in sinks:
+            sink.add(picture(name), three())
+    for sink in sinks:
+        sink.keep()
+    drawn = ["panoptic-images/a.png", "Instances-images/a.png", "labels-images/a.png", "coco/a.png"]
+    for name in drawn:
+        with Image.open(tmp_path / name) as image:
+            assert image.size == (100, 80)
+    with Image.open(tmp_path / "panoptic/panoptic/a.png") as image:
+        assert set(np.unique(np.asarray(image))) <= {0, 1, 2, 3}
+    with Image.open(tmp_path / "instances/panoptic/a.png") as image:
+        assert image.mode != "RGB"
+
+
+def test_panoptic_names_tell_images_and_frames_apart(tmp_path: Path) -> None:
+    one, other = picture("a.jpg"), picture("a.jpg")._replace(source="other/a.jpg")
+    frames = [picture("clip.mp4", i) for i in range(2)]
+    bad = picture("b\udcff.jpg")
+    write("panoptic", tmp_path, *((item, three()) for item in (one, other, *frames, bad)))
+    images = json.loads((tmp_path / "panoptic.json").read_text())["images"]
+    assert [image["file_name"] for image in images] == [
+        "a.jpg", "a-2.jpg", "clip-000000.png", "clip-000001.png", "b\ufffd.jpg",
+    ]  # fmt: skip
+    assert [(image["source"], image.get("frame")) for image in images[1:4]] == [
+        ("other/a.jpg", None), ("in/clip.mp4", 0), ("in/clip.mp4", 1),
+    ]  # fmt: skip
+
+
 def test_videos_are_drawn_on_frame_by_frame(tmp_path: Path) -> None:
     pytest.importorskip("av")
     grey = np.full((80, 100, 3), 90, np.uint8)

@@ -304,6 +304,10 @@ def test_a_full_disk_ends_the_run_and_the_last_epoch_can_be_resumed(
     assert len(json.loads((out / "metrics.json").read_text())) == 3
 
 
+def test_a_runs_folder_may_be_text(tmp_path: Path) -> None:
+    assert RunSettings(out="runs/x").out == Path("runs/x")  # type: ignore[arg-type]
+
+
 def test_a_damaged_description_and_a_taken_folder_are_told(data: Path, tiny: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     train(data, tiny, splits=(None, "none"), changes={"epochs": 1, **QUICK}, settings=settings(out))

@@ -200,6 +200,20 @@ def test_a_last_frame_that_stays_is_no_missing_end(container: str, tmp_path: Pat
             assert drawn.duration / 1e6 == pytest.approx(9 + TIMES[-1], abs=0.04)
 
 
+def test_recordings_that_were_joined_byte_by_byte_follow_one_another(tmp_path: Path) -> None:
+    part = encode(tmp_path / "part.ts", moving(6), [i / 10 for i in range(6)])
+    alone = [frame.time_s for frame in video_frames(part)]
+    (tmp_path / "joined.ts").write_bytes(part.read_bytes() * 3)
+    frames = list(video_frames(tmp_path / "joined.ts"))
+    times = np.array([frame.time_s for frame in frames])
+    assert len(times) == 3 * len(alone)
+    assert (np.diff(times) > 0).all()
+    for i in range(3):
+        own = times[i * len(alone) : (i + 1) * len(alone)]
+        assert own - own[0] == pytest.approx(np.array(alone), abs=1e-3)
+    assert all(frame.duration_s is None or frame.duration_s > 0 for frame in frames)
+
+
 def test_a_slide_show_keeps_its_times(tmp_path: Path) -> None:
     frames = list(video_frames(encode(tmp_path / "a.mp4", moving(3), [0, 1, 2], last_s=10)))
     assert [(f.time_s, f.duration_s) for f in frames] == [(0, 1), (1, 1), (2, 10)]

@@ -111,7 +111,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Aligns every image; prints a line for each, writes the report; the verdict is the exit code."""
     from phidet.cli.native_noise import without_native_noise
-    from phidet.cli.signals import ended_by_sigterm
     from phidet.data.nominal_file import NominalOptions, doubtful_unit
     from phidet.detections.alignment.settings import AlignSettings
     from phidet.detections.settings import PostprocessSettings
@@ -143,7 +142,7 @@ def run(args: argparse.Namespace) -> None:
         raise ConfigError(f"--confirm must be at most --score, {args.score:g}, got {args.confirm:g}")
     postprocess = PostprocessSettings(score=args.score if args.confirm is None else args.confirm)
     check_tile(args.tile, postprocess)
-    with without_native_noise(), ended_by_sigterm():
+    with without_native_noise():
         aligner = Aligner(
             args.nominal,
             _detector(args),

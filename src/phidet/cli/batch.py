@@ -74,7 +74,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Detects in all parts that are not done yet; raises for parts that could not be read at the end."""
     from phidet.cli.native_noise import without_native_noise
-    from phidet.cli.signals import ended_by_sigterm
     from phidet.core.optional import optional_package
     from phidet.inference.batch.engine import daft_engine
     from phidet.inference.batch.parts import Wanted
@@ -95,7 +94,7 @@ def run(args: argparse.Namespace) -> None:
         return
     progress = _Progress(pending)
     # Engines log what a lost worker or a slow end means to them; what it means here is said by the run.
-    with ended_by_sigterm(), without_native_noise():
+    with without_native_noise():
         try:
             summary = run_batch(pending, daft_engine, resources, progress.tell)
         finally:

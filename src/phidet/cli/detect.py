@@ -105,7 +105,6 @@ def run(args: argparse.Namespace) -> None:
     import msgspec
 
     from phidet.cli.native_noise import without_native_noise
-    from phidet.cli.signals import ended_by_sigterm
     from phidet.detections.settings import PostprocessSettings
     from phidet.detections.sinks import open_sinks
     from phidet.detections.thresholds import stored_thresholds
@@ -158,7 +157,7 @@ def run(args: argparse.Namespace) -> None:
     # Opened last: a wrong option must not leave an empty output folder behind.
     sinks = open_sinks(kinds, out, detector.class_names)
     report = Report(args.json)
-    with writing(sinks, report), without_native_noise(), ended_by_sigterm():
+    with writing(sinks, report), without_native_noise():
         # Tiles are cut from all pixels.
         needed = None if args.tile is not None else needed_by(finder)
         sources = read_sources(args.sources, out if kinds else None, report.note, needed=needed)

@@ -43,7 +43,6 @@ def run(args: argparse.Namespace) -> None:
         return
     from phidet.architectures.header import Precision
     from phidet.architectures.registry import architecture_of
-    from phidet.cli.signals import ended_by_sigterm
     from phidet.data.hold_out import validation_data
     from phidet.data.layouts import open_data
     from phidet.export.export import SUFFIXES, ExportOptions, export
@@ -66,9 +65,7 @@ def run(args: argparse.Namespace) -> None:
     if args.eval is not None:  # now, not after minutes
         measured = validation_data(args.model, open_data(args.eval, args.layout), model.config.class_names, args.split)
     data = None if args.calibrate is None else _calibration_data(args, model.config.class_names)
-    # SIGTERM raises SystemExit, so that temporary files of a long export are removed.
-    with ended_by_sigterm():
-        report = export(model, target, ExportOptions(args.to, precision, args.nms), data)
+    report = export(model, target, ExportOptions(args.to, precision, args.nms), data)
     print(f"wrote {' and '.join(str(path) for path in report.paths)} ({report.megabytes:.1f} MB, {precision})")
     print(f"checked: {report.agreement}")
     if report.advice:

@@ -73,6 +73,8 @@ def _hint(command: argparse.ArgumentParser, name: str) -> str:
     for ours, names in _NAMES.items():
         if name in names and ours.split()[0] in command._option_string_actions:
             return f"phidet calls it {ours}"
+    if name in _NAMES["--image-size"]:
+        return "the input size is the model's own: phidet export --image-size, phidet train --image-size"
     alone = next((a.metavar for a in command._actions if not a.option_strings and isinstance(a.metavar, str)), None)
     if name in _ALONE and alone is not None:
         return f"{alone} stands alone, as in: {command.prog} {alone}"

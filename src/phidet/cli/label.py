@@ -81,9 +81,12 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _relative(images: Dataset, folder: Path) -> list[str]:
+    from phidet.detections.sinks.base import readable
+
     root = folder.resolve()
     paths = [Path(str(images.source(i))).resolve() for i in range(len(images))]
-    return [path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix() for path in paths]
+    names = [path.relative_to(root) if path.is_relative_to(root) else path for path in paths]
+    return [readable(name.as_posix()) for name in names]  # as text that files of labels can hold
 
 
 def _write(data: Dataset, folder: Path, args: argparse.Namespace, model: str) -> list[str]:

@@ -8,11 +8,12 @@ import io
 import logging
 import os
 import sys
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from importlib import import_module
 from typing import NoReturn
 
 from phidet.cli.colour import styled
+from phidet.cli.signals import ended_by_sigterm
 from phidet.core.errors import MissingExtraError, PhidetError
 from phidet.core.extras import __version__, extra_of
 
@@ -154,6 +155,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _main(argv: list[str] | None) -> int:
     argv = sys.argv[1:] if argv is None else argv
+    _open_closed_streams()
     # Looked up before parsing: only the chosen command's module, and what it imports, is loaded.
     chosen = next((word for word in argv if not word.startswith("-")), None)
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -165,7 +167,9 @@ def _main(argv: list[str] | None) -> int:
             os.environ["PHIDET_OFFLINE"] = "1"
         logging.basicConfig(format="%(message)s", stream=sys.stderr)
         logging.getLogger("phidet").setLevel(logging.INFO)  # other libraries only warn
-        args.run(args)
+        # A server has its own way to end. Elsewhere unfinished files are removed, and what is done is kept.
+        with nullcontext() if chosen == "serve" else ended_by_sigterm():
+            args.run(args)
         flush_output()
     except PhidetError as error:
         print(f"{styled('phidet:', 'red', sys.stderr)} {error}", file=sys.stderr)
@@ -193,6 +197,13 @@ def _main(argv: list[str] | None) -> int:
         print("phidet: interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def _open_closed_streams() -> None:
+    """Gives what is written to a closed standard stream nowhere to go, instead of to the next file that is opened."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - as long as the process
 
 
 if __name__ == "__main__":

@@ -47,6 +47,10 @@ def _keep(sinks: Sequence[Sink], report: Report) -> None:
         except PhidetError as error:
             sink.discard()
             errors.append(error)
+        except BaseException:  # a defect, or another signal: nothing unfinished stays behind
+            for other in sinks[len(written) + len(errors) :]:
+                other.discard()
+            raise
     report.done([w for w in written if w])
     if errors:
         raise errors[0]

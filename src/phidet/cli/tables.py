@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -37,7 +38,10 @@ def or_dash(value: object, form: str = "{}") -> str:
 
 def print_json(value: object) -> None:
     """Prints a struct, or what is made of them, as JSON with line breaks."""
-    print(msgspec.json.format(msgspec.json.encode(value)).decode())
+    try:
+        print(msgspec.json.format(msgspec.json.encode(value)).decode())
+    except UnicodeEncodeError:  # names of files that are no UTF-8, which only escapes can say
+        print(json.dumps(msgspec.to_builtins(value), indent=2))
 
 
 def say_written(paths: Iterable[Path], as_json: bool) -> None:

@@ -118,7 +118,6 @@ def run(args: argparse.Namespace) -> None:
 
     from phidet.cli.native_noise import without_native_noise
     from phidet.cli.show import Window
-    from phidet.cli.signals import ended_by_sigterm
     from phidet.detections.settings import PostprocessSettings
     from phidet.detections.sinks.track_sinks import TrackOutputs
     from phidet.detections.thresholds import stored_thresholds
@@ -153,7 +152,7 @@ def run(args: argparse.Namespace) -> None:
     if window is not None:
         window.drawer = outputs.drawer
         outputs.sinks.append(window)
-    with writing(outputs.sinks, report), without_native_noise(), ended_by_sigterm(), _status(args, live, report):
+    with writing(outputs.sinks, report), without_native_noise(), _status(args, live, report):
         items = _items(args, out if kinds else None, report, live)
         for item in track_stream(finder, items, postprocess, settings, make_tracker):
             if isinstance(item, Unusable):

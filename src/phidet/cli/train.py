@@ -150,19 +150,17 @@ def run(args: argparse.Namespace) -> None:
 
 def _train_seeds(args: argparse.Namespace, model: str, settings: RunSettings) -> None:
     """Trains with several seeds, and prints a table of them."""
-    from phidet.cli.signals import ended_by_sigterm
     from phidet.cli.tables import table
     from phidet.training.augmentation.own import imported
     from phidet.training.seeds import resume_seeds, train_seeds
 
     own = None if args.augment is None else imported(args.augment)
     try:
-        with ended_by_sigterm():
-            if args.resume is not None:
-                check_left_out(args)
-                done = resume_seeds(args.resume, settings, own, args.data)
-            else:
-                done = train_seeds(request_of(args, model), settings, args.seeds, own)
+        if args.resume is not None:
+            check_left_out(args)
+            done = resume_seeds(args.resume, settings, own, args.data)
+        else:
+            done = train_seeds(request_of(args, model), settings, args.seeds, own)
     except (KeyboardInterrupt, SystemExit):
         if (settings.out / "seeds.json").exists():
             print(f"\ngo on with: phidet train --resume {settings.out}", file=sys.stderr)
@@ -187,22 +185,20 @@ def _keep_options(args: argparse.Namespace, folder: Path) -> None:
 
 
 def _train(args: argparse.Namespace, model: str, settings: RunSettings) -> TrainedRun:
-    from phidet.cli.signals import ended_by_sigterm
     from phidet.training import run as running
     from phidet.training.augmentation.own import imported
     from phidet.training.plan import open_start
 
     own = None if args.augment is None else imported(args.augment)
-    with ended_by_sigterm():
-        if args.resume is not None:
-            check_left_out(args)
-            return running.resume(args.resume, settings, args.data, own)
-        request = request_of(args, model)
-        start = open_start(model)
-        # Checked before the data are read, which takes longer.
-        if args.task != start.kind.name:
-            raise ConfigError(f"{model} is not for --task {args.task}: it needs --task {start.kind.name}")
-        return running.run(request, settings, start, own)
+    if args.resume is not None:
+        check_left_out(args)
+        return running.resume(args.resume, settings, args.data, own)
+    request = request_of(args, model)
+    start = open_start(model)
+    # Checked before the data are read, which takes longer.
+    if args.task != start.kind.name:
+        raise ConfigError(f"{model} is not for --task {args.task}: it needs --task {start.kind.name}")
+    return running.run(request, settings, start, own)
 
 
 def request_of(args: argparse.Namespace, model: str) -> Request:

@@ -37,7 +37,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Searches, and prints the runs, the best first."""
-    from phidet.cli.signals import ended_by_sigterm
     from phidet.cli.tables import table
     from phidet.training.augmentation.own import imported
     from phidet.training.run import next_folder
@@ -50,14 +49,13 @@ def run(args: argparse.Namespace) -> None:
     settings, budget = train.settings_of(args, out), Budget(runs=args.runs, minutes=args.minutes)
     own = None if args.augment is None else imported(args.augment)
     try:
-        with ended_by_sigterm():
-            if args.resume is not None:
-                train.check_left_out(args)
-                if args.search is not None:
-                    raise ConfigError("--resume goes on with the search's own fields: leave out --search")
-                found = resume_tune(out, settings, budget, own, args.data)
-            else:
-                found = tune(train.request_of(args, model), settings, budget, args.search or SEARCH, own)
+        if args.resume is not None:
+            train.check_left_out(args)
+            if args.search is not None:
+                raise ConfigError("--resume goes on with the search's own fields: leave out --search")
+            found = resume_tune(out, settings, budget, own, args.data)
+        else:
+            found = tune(train.request_of(args, model), settings, budget, args.search or SEARCH, own)
     except (KeyboardInterrupt, SystemExit):
         print(f"\ngo on with: phidet tune --resume {out}", file=sys.stderr)
         raise

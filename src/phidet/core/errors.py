@@ -20,6 +20,7 @@ alone and ends with the exit code; a stack trace means a bug in phidet.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from phidet.core.words import few
 
@@ -61,6 +62,10 @@ class UnknownNameError(ConfigError):
         super().__init__(f"unknown {kind} {name!r}. {hint}")
         self.name = name
         self.near = near
+        self._given = kind, name, known
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self._given  # from another process, too
 
 
 def _one_of(names: list[str]) -> str:
@@ -94,6 +99,10 @@ class MissingExtraError(PhidetError):
     def __init__(self, feature: str, extra: str) -> None:
         super().__init__(f"{feature} needs packages that are not installed: pip install 'phidet[{extra}]'")
         self.extra = extra
+        self._given = feature, extra
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self._given
 
 
 class TrainingDivergedError(PhidetError):

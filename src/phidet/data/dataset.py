@@ -68,12 +68,12 @@ class Problem(NamedTuple):
     """Something in the data that was left out or set right.
 
     Attributes:
-        kind: "image missing", "image unreadable", "image misnamed", "image found by name", "image repeated",
-            "label unreadable", "mask invalid", "box invalid", "box empty", "box outside", "box clipped", "box turned",
-            "class unknown", "category ids with gaps", "grouping category"; of YOLO "class names missing", "image
-            hidden", "image in no split", "key points inferred", "label shared", "path moved", "score unused"; of the
-            doctor "mask empty", "mask misplaced", "mask outside", "mask overlapping". :mod:`phidet.data.doctor.advice`
-            has advice for each.
+        kind: "image missing", "image unreadable", "image size corrected", "image misnamed", "image found by name",
+            "image repeated", "label unreadable", "mask invalid", "box invalid", "box empty", "box outside", "box
+            clipped", "box turned", "class unknown", "category ids with gaps", "grouping category"; of YOLO "class names
+            missing", "image hidden", "image in no split", "key points inferred", "label shared", "path moved", "score
+            unused"; of the doctor "mask empty", "mask misplaced", "mask outside", "mask overlapping".
+            :mod:`phidet.data.doctor.advice` has advice for each.
         where: file, and line, index or id in it.
         what: one sentence for the owner of the data.
         image: name of the image that it is about, where that is in the data set.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import operator
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,7 @@ from phidet.detections.fields import (
     take_fields,
 )
 from phidet.detections.masks import FIELD, Masks
+from phidet.detections.names import listed_names
 
 if TYPE_CHECKING:
     from phidet.images.decode import ImageLike
@@ -106,7 +108,8 @@ class Detections(Convertible):
             if not isinstance(values, Column):
                 values.flags.writeable = False
         object.__setattr__(self, "fields", MappingProxyType(ordered_fields))
-        object.__setattr__(self, "names", tuple(self.names))
+        object.__setattr__(self, "names", listed_names(self.names))
+        object.__setattr__(self, "image_size_hw", _size_hw(self.image_size_hw))
         _check(self)
 
     @classmethod
@@ -205,8 +208,10 @@ class Detections(Convertible):
 
         Raises:
             UnknownNameError: a class that is not among :attr:`names`.
-            ConfigError: ``classes`` is a single name or number instead of a list.
+            ConfigError: ``classes`` is a single name or number instead of a list, or the score no number.
         """
+        if not isinstance(score, int | float | np.number):
+            raise ConfigError(f"expected a score in 0…1, got {score!r}")
         kept = self.scores >= score
         if isinstance(classes, str | int):
             raise ConfigError(f"expected a list of classes, got {classes!r}: [{classes!r}]?")
@@ -267,6 +272,19 @@ class Detections(Convertible):
 
 def _itself(image: Path | str) -> Path | str:
     return image
+
+
+def _size_hw(size: Any) -> tuple[int, int] | None:
+    """Height and width as they are kept, whatever sequence they came in."""
+    if size is None:
+        return None
+    try:
+        height, width = (operator.index(side) for side in size)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"expected the image's size as (height, width) in pixels, got {size!r}") from error
+    if min(height, width) < 0:
+        raise InputError(f"expected the image's size as (height, width) in pixels, got {size!r}")
+    return height, width
 
 
 def _check(found: Detections) -> None:

@@ -16,6 +16,7 @@ from phidet.core.errors import InputError, UnknownNameError
 from phidet.detections.boxes import cxcywh_to_xyxy
 from phidet.detections.fields import RESERVED, TRACK_ID, Column, Parts, Values, as_objects
 from phidet.detections.masks import FIELD, Masks
+from phidet.detections.names import listed_names
 from phidet.detections.tables import masks_of, names_of
 
 BoxForm = Literal["xyxy", "xywh", "cxcywh"]
@@ -41,8 +42,10 @@ def from_arrays(
     """See :meth:`Detections.from_arrays`."""
     if form not in get_args(BoxForm):
         raise UnknownNameError("form of boxes", form, get_args(BoxForm))
-    given = array_of(boxes).astype(np.float64).reshape(-1, 4)
-    boxes_xyxy = given
+    given = array_of(boxes).astype(np.float64)
+    if given.size and given.shape != (len(given), 4) and given.shape != (4,):
+        raise InputError(f"expected boxes (N, 4), got shape {given.shape}")
+    given = boxes_xyxy = given.reshape(-1, 4)
     if form == "cxcywh":
         boxes_xyxy = cxcywh_to_xyxy(given)
     elif form == "xywh":
@@ -54,7 +57,7 @@ def from_arrays(
     columns: dict[str, Any] = {n: v if isinstance(v, Column) else array_of(v) for n, v in fields.items()}
     if masks is not None and not isinstance(masks, Masks):
         columns[FIELD] = Masks.from_full(array_of(masks))
-    return Parts(boxes_xyxy, one, classes, tuple(source.names), source.image_size_hw, columns)  # type: ignore[arg-type]
+    return Parts(boxes_xyxy, one, classes, listed_names(source.names), source.image_size_hw, columns)  # type: ignore[arg-type]
 
 
 def from_coco(results: Sequence[Mapping[str, Any]], source: Source, category_ids: Sequence[int] | None = None) -> Parts:
@@ -81,7 +84,7 @@ def from_coco(results: Sequence[Mapping[str, Any]], source: Source, category_ids
     # Annotations have keys of the data set; in results the same names could be anybody's fields.
     annotated = any("iscrowd" in result for result in results)
     fields |= extra_fields(results, frozenset(RESERVED) | (_ANNOTATION_KEYS if annotated else frozenset()))
-    return Parts(boxes, scores, classes, tuple(source.names), source.image_size_hw, fields)  # type: ignore[arg-type]
+    return Parts(boxes, scores, classes, listed_names(source.names), source.image_size_hw, fields)  # type: ignore[arg-type]
 
 
 def from_yolo(text: str | Path, source: Source) -> Parts:
@@ -105,7 +108,7 @@ def from_yolo(text: str | Path, source: Source) -> Parts:
         fields[FIELD] = Masks.from_polygons([[ring] for ring in rings], source.image_size_hw)
     scores = np.array([score for _, _, score, _ in rows], np.float32)
     classes = np.array([class_id for class_id, _, _, _ in rows], np.int64)
-    names, size = tuple(source.names), source.image_size_hw
+    names, size = listed_names(source.names), source.image_size_hw
     return Parts(cxcywh_to_xyxy(boxes).astype(np.float32), scores, classes, names, size, fields)
 
 
@@ -114,7 +117,7 @@ def from_supervision(theirs: Any, source: Source) -> Parts:
     count = len(theirs.xyxy)
     classes = np.zeros(count, np.int64) if theirs.class_id is None else _whole(np.asarray(theirs.class_id))
     labels = theirs.data.get("class_name")
-    names = tuple(source.names)
+    names = listed_names(source.names)
     if not names and labels is not None and count:
         # Theirs has no list of classes: the labels of what was found are all that is known.
         names = names_of(classes.tolist(), [str(label) for label in labels])
@@ -142,7 +145,9 @@ def from_ultralytics(result: Any, source: Source) -> Parts:
         # Outlines are in pixels of the original image; the masks themselves in those of the network's padded input.
         rings = [[array_of(ring)] if len(ring) > 2 else [] for ring in result.masks.xy]
         fields[FIELD] = Masks.from_polygons(rings, size_hw)
-    return from_arrays(boxes.xyxy, boxes.conf, boxes.cls, Source(tuple(source.names) or names, size_hw), "xyxy", fields)
+    return from_arrays(
+        boxes.xyxy, boxes.conf, boxes.cls, Source(listed_names(source.names) or names, size_hw), "xyxy", fields
+    )
 
 
 def extra_fields(rows: Sequence[Mapping[str, Any]], known: frozenset[str]) -> dict[str, Values]:

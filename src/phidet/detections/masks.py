@@ -355,7 +355,7 @@ def _from_coco(value: Any, size_hw: tuple[int, int]) -> Masks:
             text = counts.encode("ascii") if isinstance(counts, str) else counts
             lengths = rle.decode_text(text) if isinstance(text, bytes) else np.asarray(text, np.int64)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise InputError(f"expected a mask with size and counts, got {error!r}") from error
+            raise InputError(f"expected a mask with size and counts, got {error}") from error
         if (height, width) != tuple(size_hw):
             raise InputError(f"a mask has {width}×{height} pixels, its image {size_hw[1]}×{size_hw[0]}")
         return Masks(rle.from_counts([lengths], [size_hw]), size_hw)

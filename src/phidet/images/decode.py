@@ -57,7 +57,7 @@ class Encoding(NamedTuple):
     transparency: bool
 
 
-def image_size(source: EncodedImage) -> tuple[int, int]:
+def image_size(source: EncodedImage | bytes) -> tuple[int, int]:
     """(height, width) in pixels as a viewer shows the image, from its header.
 
     Raises:

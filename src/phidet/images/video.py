@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -28,6 +29,7 @@ from phidet.images.source_kinds import CAMERA
 
 _STILL = 0x0400 | 0x0800  # FFmpeg's dispositions of attached pictures and timed thumbnails
 _STILL_CODECS = ("mjpeg", "png", "bmp", "gif", "webp")
+_AGAIN_S = 1.0  # by which time must go back to begin again
 _LONGEST_FRAME_S = 86_400.0  # a day; a header with more is damaged
 _USUAL_RATE = 30.0
 
@@ -174,16 +176,22 @@ class _Decoder:
         stream.thread_type = "AUTO"
         self.rate = float(stream.average_rate or _USUAL_RATE)
         number, first_s, packets_end_s = 0, None, None
+        last_s, before_s = -math.inf, 0.0  # the time that the last frame had in the file; what lies before this part
         for packet in container.demux(stream):
             for frame in packet.decode():
                 # Raw streams have no timestamps; then the average rate gives the time.
                 at_s = number / self.rate if frame.time is None else float(frame.time)
                 first_s = at_s if first_s is None else first_s
-                yield frame, number, at_s - first_s
+                # Recordings that were joined byte by byte begin anew, and follow one another; single frames may be
+                # out of order.
+                if at_s < last_s - _AGAIN_S or at_s <= first_s < last_s:
+                    before_s += last_s - at_s + 1 / self.rate
+                last_s = at_s
+                yield frame, number, at_s - first_s + before_s
                 number += 1
             if packet.pts is not None and packet.duration:
                 packets_end_s = max(packets_end_s or 0.0, float((packet.pts + packet.duration) * packet.time_base))
-        if first_s is not None:
+        if first_s is not None and not before_s:  # of parts, no header says the end
             self.end_s = _end_s(container, stream, first_s, packets_end_s)
 
     def _converted(self, stream: Any, frame: Any, number: int, time_s: float, duration_s: float | None) -> Frame:

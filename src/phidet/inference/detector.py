@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any, get_args, overload
 
@@ -35,7 +36,7 @@ class Detector:
     Args:
         model: "person", which comes with phidet; a file (.onnx, .xml, .tflite, .safetensors); the folder of a training
             run; or the name of a published model, exported before with ``phidet export``. Or a network that is loaded
-            already.
+            already, or a model of PyTorch, as :func:`phidet.load_model` returns it.
         runtime: "auto" selects it by the file: ONNX Runtime, OpenVINO, LiteRT, or PyTorch.
         threads: number of threads for one call; by default, one for each core that the process may use.
         precision: "file" for that of the file, or "bf16" to compute in bfloat16, which takes two thirds of the time, in
@@ -72,13 +73,19 @@ class Detector:
     ) -> None:
         if threads is not None and not (isinstance(threads, int) and 1 <= threads <= MAX_THREADS):
             raise ConfigError(f"threads must be a whole number from 1 to {MAX_THREADS}, got {threads!r}")
+        if not (isinstance(at_once, int) and at_once >= 1):
+            raise ConfigError(f"at_once must be a whole number ≥ 1, got {at_once!r}")
         if precision not in get_args(Arithmetic):
             raise UnknownNameError("precision", precision, get_args(Arithmetic))
         if device not in get_args(Device):
             raise UnknownNameError("device", device, get_args(Device))
         if isinstance(model, str | Path):
             self.network = open_network(model, runtime, RunOptions(threads, at_once, precision, device))
-        elif hasattr(model, "config") and callable(model):
+        elif hasattr(model, "config") and hasattr(
+            model, "parameters"
+        ):  # a model of PyTorch, which is not imported here
+            self.network = import_module("phidet.inference.runtimes.torch_runtime").TorchNetwork(model)
+        elif hasattr(model, "config") and hasattr(model, "name") and callable(model):
             self.network = model
         else:
             raise ConfigError(f"expected a model's name, file or folder, or a network, got a {type(model).__name__}")

@@ -72,6 +72,7 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True):
     log: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "out", Path(self.out))  # text, too
         require(0 <= self.seed < 2**32, f"seed must be a whole number from 0 to 2³² − 1, got {self.seed}")
         require(self.workers is None or self.workers >= 0, f"workers must be a whole number ≥ 0, got {self.workers}")
         check_loggers(self.log)

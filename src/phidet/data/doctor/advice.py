@@ -46,6 +46,7 @@ WARNINGS = {
     "image repeated": "{n} listed more than once; objects of later entries are added where they fit. Merge the entries",
 }
 NOTES = {
+    "image size corrected": "Records say another size than their images have, which is used. Nothing to do",
     "box turned": "{n} turned, for which the upright boxes around them are used. See in the sheets (--out FOLDER) that "
     "they fit",
     "box clipped": "{n} reaching out of the image, cut at its border. Nothing to do",

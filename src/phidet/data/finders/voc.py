@@ -43,18 +43,38 @@ def find_voc(path: Path) -> Found | None:
 
 
 def _roots(path: Path) -> list[Path]:
-    """The folders with ``Annotations`` in them: the data folder, or those below it, as ``VOCdevkit/VOC2007``."""
-    folders = [folder for pattern in ("", "*/", "*/*/") for folder in visible(path, f"{pattern}{voc.ANNOTATIONS}")]
-    roots = [folder.parent for folder in folders if folder.is_dir()]
-    return [path] if path in roots else roots
+    """The ``Annotations`` of the data folder, or those below it, as in ``VOCdevkit/VOC2007``."""
+    name = _any_case(voc.ANNOTATIONS)
+    folders = [folder for pattern in ("", "*/", "*/*/") for folder in visible(path, f"{pattern}{name}")]
+    roots = [folder for folder in folders if folder.is_dir()]
+    own = [folder for folder in roots if folder.parent == path]
+    return own[:1] or roots
+
+
+def _any_case(name: str) -> str:
+    """A pattern of ``name`` in small or capital letters."""
+    return "".join(f"[{letter.lower()}{letter.upper()}]" if letter.isalpha() else letter for letter in name)
+
+
+def _lists(root: Path, annotations: voc.AnnotationFiles) -> list[Path]:
+    """Lists of splits: in ``ImageSets/Main``, else in ``ImageSets`` or beside it, if they name annotation files."""
+    sets, endings = _any_case("ImageSets"), _any_case(".txt")
+    main = visible(root, f"{sets}/{_any_case('Main')}/*{endings}")
+    others = [*visible(root, f"{sets}/*{endings}"), *visible(root, f"*{endings}")]
+    named = (file for file in others if is_split_name(file.stem))
+    return main or [file for file in named if any(map(os.path.isfile, annotations.listed(file)))]
 
 
 def _of_roots(roots: Sequence[Path]) -> dict[str, list[Path]]:
-    """The annotation files of each split: those that its lists name; else those of each root, or all."""
+    """The annotation files of each split: those that its lists name; else those of each root, or all.
+
+    Args:
+        roots: folders of annotation files.
+    """
     lists: dict[str, list[Path]] = {}
-    annotations = {root: voc.AnnotationFiles(root / voc.ANNOTATIONS) for root in roots}
+    annotations = {root: voc.AnnotationFiles(root) for root in roots}
     for root in roots:
-        files = visible(root, "ImageSets/Main/*.txt")
+        files = _lists(root.parent, annotations[root])
         stems = {file.stem for file in files}
         for file in files:
             # "cat_train.txt" lists one class of a split that is there as well.
@@ -64,8 +84,8 @@ def _of_roots(roots: Sequence[Path]) -> dict[str, list[Path]]:
     if lists:
         return lists
     # VOC2007 and VOC2012 are years with lists in each; train/ and val/ without lists are splits.
-    if len(roots) > 1 and all(is_split_name(root.name) for root in roots):
-        return {root.name: annotations[root].files for root in roots}
+    if len(roots) > 1 and all(is_split_name(root.parent.name) for root in roots):
+        return {root.parent.name: annotations[root].files for root in roots}
     return {"all": [file for root in roots for file in annotations[root].files]}
 
 

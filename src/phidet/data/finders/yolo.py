@@ -11,7 +11,7 @@ from operator import methodcaller
 from pathlib import Path
 
 from phidet.core.errors import InputError
-from phidet.data.data_folder import Found, is_split_name
+from phidet.data.data_folder import TEST_SPLITS, Found, is_split_name
 from phidet.data.dataset import Dataset, Problem
 from phidet.data.finders.class_lists import class_lists, is_class_list, read_class_list
 from phidet.data.finders.yolo_files import YoloFiles
@@ -173,8 +173,17 @@ def _certain(found: Found | None) -> Found | None:
 
 def _of_yaml(described: YoloYaml) -> _Description:
     file, bases = described.file, described.bases
-    splits = {split: partial(_named, file, split, entries, bases) for split, entries in described.splits.items()}
+    there = {split: entries for split, entries in described.splits.items() if not _is_no_test(described, split)}
+    splits = {split: partial(_named, file, split, entries, bases) for split, entries in there.items()}
     return _Description(file, file.parent, splits, lambda: described.names, key_points=described.key_points)
+
+
+def _is_no_test(described: YoloYaml, split: str) -> bool:
+    """Whether a split is a test that is not there: tools name one in every file, whether they write it or not."""
+    if split not in TEST_SPLITS or len(described.splits) == 1:
+        return False
+    files = YoloFiles(described.file.parent)
+    return all(files.entry(entry, described.bases) is None for entry in described.splits[split])
 
 
 def _named(file: Path, split: str, entries: Sequence[str], bases: Sequence[Path], files: YoloFiles) -> Iterator[Item]:

@@ -114,7 +114,7 @@ def read_tfrecord(
                 image = next(iter(_values(example, ENCODED_IMAGE[0], bytes)), None)
                 if not image:
                     raise InputError(f"it holds no {ENCODED_IMAGE[0]}; its features are {few(sorted(example), 8)}")
-                size = _size(example, source)
+                size = _size(example, image, source, collector)
             except InputError as error:
                 collector.problem("image unreadable", where, f"{error}; left out")
                 continue
@@ -206,9 +206,22 @@ def _unique_name(names: Sequence[str], source: RecordImage, image: bytes, collec
     return next(name for name in longer if collector.source(name) is None)
 
 
-def _size(example: dict[str, Value], source: RecordImage) -> tuple[int, int]:
-    size = [*_values(example, "image/height", int)[:1], *_values(example, "image/width", int)[:1]]
-    return (size[0], size[1]) if len(size) == 2 and 0 < min(size) <= max(size) < 2**31 else image_size(source)
+def _size(example: dict[str, Value], image: bytes, source: RecordImage, collector: Collector) -> tuple[int, int]:
+    """Height and width of the image, of which boxes are fractions, whatever else the record says."""
+    said = (*_values(example, "image/height", int)[:1], *_values(example, "image/width", int)[:1])
+    try:
+        own = image_size(image)
+    except InputError:
+        if len(said) == 2 and 0 < min(said) <= max(said) < 2**31:
+            return said[0], said[1]  # what is wrong with it is said when it is decoded
+        return image_size(source)  # which raises with its place
+    # The sides of a turned image the other way round may mean that boxes are those of the image before it was turned.
+    if said[::-1] == own != said:
+        return said[0], said[1]
+    if len(said) == 2 and said != own:
+        what = f"its record says {said[1]}×{said[0]} pixels, it has {own[1]}×{own[0]}: these are used"
+        collector.problem("image size corrected", f"{source.path}, byte {source.offset}", what)
+    return own
 
 
 def _objects(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -96,6 +96,10 @@ class ImageSink(ObjectSink):
         self._images = self._videos = 0
         self._video: VideoWriter | None = None
         self._previous: SourceImage | None = None
+
+    def leave(self, names: Iterable[str]) -> None:
+        """Writes nothing below these folders, which are other outputs'."""
+        self._names.reserved = frozenset(name.casefold() for name in names)
 
     def add(self, item: SourceImage, found: Detections) -> None:
         drawn = self._draw(item, found)

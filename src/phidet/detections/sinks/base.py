@@ -70,9 +70,13 @@ class Names:
     """Unique names for the outputs of one run, compared without case, as some file systems do.
 
     The output of a second ``a.jpg``, from another folder, is named ``a-2.jpg``.
+
+    Attributes:
+        reserved: folders and files of other outputs, in small letters, that no name may begin with.
     """
 
     def __init__(self) -> None:
+        self.reserved: frozenset[str] = frozenset()
         self._taken: set[str] = set()
         self._name = PurePosixPath()
         self._previous: SourceImage | None = None
@@ -83,6 +87,8 @@ class Names:
         if goes_on:
             return self._name
         wanted = short_enough(wanted)
+        if wanted.parts[0].casefold() in self.reserved:
+            wanted = PurePosixPath(f"{wanted.parts[0]}-images", *wanted.parts[1:])
         name, number = wanted, 1
         while str(name).casefold() in self._taken:
             number += 1

@@ -87,13 +87,21 @@ class PanopticSink(FileSink):
     def add(self, item: SourceImage, found: Detections) -> None:
         height, width = item.size_hw
         image_id, file = len(self._images) + 1, self._names.png_of_frame(item)
+        # Unique, as the PNG is: a second a.jpg is a-2.jpg, and a frame has the name of its PNG.
+        shown = file.with_suffix(item.name.suffix) if item.frame is None else file
+        image = {"id": image_id, "width": width, "height": height, "file_name": readable(str(shown))}
+        image |= {"source": readable(item.source)} | ({} if item.frame is None else {"frame": item.frame})
         whole = found if found.segments is None else found.segments
         ids = np.zeros((height, width), np.int32) if whole.masks is None else whole.masks.to_ids()
         write_image(self._folder, file, Image.fromarray(id_colours(ids)))
         self._stuff |= set(whole.class_ids[~things_of(whole)].tolist())
-        self._images.append({"id": image_id, "width": width, "height": height, "file_name": readable(str(item.name))})
+        self._images.append(image)
         self._annotations.append(
-            {"image_id": image_id, "file_name": str(file), "segments_info": segments_info(ids, whole.class_ids)}
+            {
+                "image_id": image_id,
+                "file_name": readable(str(file)),
+                "segments_info": segments_info(ids, whole.class_ids),
+            }
         )
 
     def keep(self) -> str:

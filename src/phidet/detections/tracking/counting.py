@@ -16,6 +16,7 @@ last such frame; it has left when its anchor is further outside than the margin,
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator
 from typing import Literal
 
@@ -134,6 +135,7 @@ class Counter:
         self.totals: dict[str, dict[str, PlaceTotals]] = {place.name: {} for place in settings.places}
         self._known: dict[int, _Known] = {}
         self._size_hw = (0, 0)
+        self._last_s = -math.inf  # of the frame before
 
     def update(self, tracked: Detections, time_s: float, size_hw: tuple[int, int]) -> list[CountEvent]:
         """What happened with the next frame, in the order of ids and places.
@@ -144,7 +146,9 @@ class Counter:
             size_hw: of the frame, for places in shares.
         """
         # Who has gone leaves first: somebody whose track was lost is not inside twice.
-        events = list(self._forget(time_s - self.settings.forget_s))
+        # A track waits at least until the next frame, however late that comes: those of the last one are still here.
+        events = list(self._forget(min(time_s - self.settings.forget_s, self._last_s)))
+        self._last_s = time_s
         places = [place.in_pixels(size_hw) for place in self.settings.places]
         self._warn(size_hw)
         anchors = anchors_of(tracked, self.settings.anchor)

@@ -54,7 +54,7 @@ class TrackerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     def __post_init__(self) -> None:
         for name in _SHARES:
             value = getattr(self, name)
-            require(0 <= value <= 1, f"{name} must be in 0…1, got {value!r}")
+            require(isinstance(value, int | float) and 0 <= value <= 1, f"{name} must be in 0…1, got {value!r}")
         for name in _SECONDS:
             value = getattr(self, name)
             require(value >= 0 and math.isfinite(value), f"{name} must be 0 or more seconds, got {value!r}")
@@ -62,8 +62,9 @@ class TrackerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
             value = getattr(self, name)
             require(value > 0 and math.isfinite(value), f"{name} must be above 0, got {value!r}")
         if self.class_scores is not None:
+            is_list = isinstance(self.class_scores, list | tuple)
             require(
-                all(0 <= score <= 1 for score in self.class_scores),
-                f"class_scores must be in 0…1, got {self.class_scores}",
+                is_list and all(0 <= score <= 1 for score in self.class_scores),
+                f"class_scores must be a list of numbers in 0…1, one for each class, got {self.class_scores}",
             )
         require(self.low <= self.high, f"low must not be above high, got {self.low:g} and {self.high:g}")

@@ -106,6 +106,9 @@ def files_below(place: Place) -> dict[str, int]:
     sizes = {}
     for path, about in found.items():
         name = PurePosixPath(path).relative_to(root) if PurePosixPath(path) != root else PurePosixPath(path).name
+        # What a link leads to counts, as in a folder for 'phidet detect'.
+        if about.get("islink") and place.fs.isfile(path):
+            about = place.fs.info(path)
         if about.get("type", "file") == "file" and not _is_hidden(PurePosixPath(name)):
             sizes[str(name)] = int(about.get("size") or 0)
     return dict(sorted(sizes.items()))

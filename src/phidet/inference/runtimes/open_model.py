@@ -11,7 +11,7 @@ from typing import cast, get_args
 
 from phidet.architectures.registry import published_names, publisher_of, publishes
 from phidet.core.bundled import BUNDLED, bundled_file
-from phidet.core.errors import CheckpointError, ConfigError, MissingExtraError, UnknownNameError
+from phidet.core.errors import CheckpointError, ConfigError, MissingExtraError, PhidetError, UnknownNameError
 from phidet.core.files import cache_dir
 from phidet.inference.runtimes.kept import kept_choice, kept_path
 from phidet.inference.runtimes.network import Network
@@ -140,13 +140,15 @@ def find_model(model: str | Path, preferred: str = ".onnx") -> Path:
         return path
     if model in BUNDLED:
         return bundled_file(str(model), preferred)
+    if published and not _has_weights(str(model)):
+        raise CheckpointError(f"{model} has no published weights: train it, 'phidet train DATA --model {model}'")
     if published:
         exported = cache_dir() / f"{model}.onnx"
         if exported.is_file():
             return exported
         raise CheckpointError(
             f"{model} is published but not on this machine: 'phidet export {model}' downloads and converts it once, "
-            f"into {exported} (EfficientDets need pip install 'phidet[published]', others 'phidet[train]')"
+            f"into {exported} (pip install 'phidet[published]')"
         )
     example = published_names("boxes")[0]
     if publisher_of(str(model)) is not None:
@@ -155,6 +157,17 @@ def find_model(model: str | Path, preferred: str = ".onnx") -> Path:
         f"there is no model {str(model)!r}: expected {', '.join(BUNDLED)}, a file (.onnx, .xml, .tflite, "
         f".safetensors), the folder of a training run, or a published name such as {example}"
     )
+
+
+def _has_weights(name: str) -> bool:
+    """Whether somebody publishes weights of the published model of that name."""
+    architecture = publisher_of(name)
+    try:
+        return architecture is not None and (
+            architecture.pretrained_file(architecture.published_config(name), "coco", name) is not None
+        )
+    except PhidetError:
+        return False
 
 
 def model_file(model: str | Path) -> Path | None:

@@ -137,7 +137,7 @@ def test_it_is_the_exporters_file(name: str, dialect: str, ending: str, tmp_path
     model = create_model(name, pretrained=path)
     assert model.config.queries == 5 or name == "detr-demo"
     for half in (False, True):
-        assert network_of(path, name, half) == build_onnx(model, half).SerializeToString()
+        assert network_of(str(path), name, half) == build_onnx(model, half).SerializeToString()
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

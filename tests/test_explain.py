@@ -113,6 +113,8 @@ def test_what_is_explained_is_what_is_detected() -> None:
         assert one.heat.shape == (90, 130)
         assert one.heat.min() >= 0
         assert one.heat.max() in (0.0, 1.0)
+    from_pil = explain(model, Image.fromarray(image), limit=4)
+    assert all(np.array_equal(one.heat, other.heat) for one, other in zip(from_pil, found, strict=True))
     only = explain(model, image, "washer", limit=2)
     assert {one.label for one in only} == {"washer"}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import pickle
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -326,6 +327,17 @@ def test_images_that_are_none(exported: Path) -> None:
     detector.close()
     with pytest.raises(InputError, match=r"this detector is closed"):
         detector(np.zeros((8, 8, 3), np.uint8))
+
+
+def test_a_detector_of_a_file_goes_to_another_process(tmp_path: Path) -> None:
+    model = some_model()
+    (tmp_path / "m.onnx").write_bytes(build_onnx(model).SerializeToString())
+    image = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)
+    detector = Detector(tmp_path / "m.onnx", threads=1, exact=True)
+    again = pickle.loads(pickle.dumps(detector))
+    assert (again(image), again.exact) == (detector(image), True)
+    with pytest.raises(ConfigError, match="a detector of a loaded network cannot go to another process"):
+        pickle.dumps(Detector(TorchNetwork(model)))
 
 
 def test_a_model_of_pytorch_is_a_detector_too() -> None:

@@ -127,6 +127,11 @@ def test_a_table_of_somebody_else_needs_boxes_and_classes() -> None:
     assert (found.labels, found.scores.tolist(), found.class_ids.tolist()) == (["dog"], [1.0], [1])
     assert found.fields["note"].tolist() == ["x"]  # type: ignore[union-attr]
     assert Detections.from_pandas(frame).names == ("dog",)
+    # As detections.csv of several images is read.
+    both = pandas.concat([frame.assign(source="a.jpg"), frame.assign(source="b.jpg")])
+    with pytest.raises(InputError, match="expected the objects of one image, got 2 values of source: select the rows"):
+        Detections.from_pandas(both)
+    assert len(Detections.from_pandas(both[both.source == "a.jpg"])) == len(frame)
     with pytest.raises(InputError, match="expected the labels cat, got dog"):
         Detections.from_pandas(frame, ["cat"])
     with pytest.raises(InputError, match="expected a table with the columns x1, y1, x2, y2 and class_id or label, got"):

@@ -176,7 +176,10 @@ def test_boxes_of_a_described_detector_are_in_pixels_of_the_image(tmp_path: Path
 def test_forms_of_boxes_and_rows(tmp_path: Path) -> None:
     image = np.zeros((64, 64, 3), np.uint8)
     corners = np.array([[[16, 8, 32, 24, 0.9, 0, 0]]], np.float32)
-    plain = DescribedDetector(described(tmp_path, corners, boxes="xyxy")).detect([image], ALL)[0]
+    detector = DescribedDetector(described(tmp_path, corners, boxes="xyxy"))
+    plain = detector.detect([image], ALL)[0]
+    Image.fromarray(image).save(tmp_path / "image.png")
+    assert detector(tmp_path / "image.png", ALL) == detector(image, ALL) == plain
     np.testing.assert_allclose(plain.boxes_xyxy, [[16, 8, 32, 24]])
     turned = corners.transpose(0, 2, 1).copy()
     again = DescribedDetector(described(tmp_path, turned, boxes="xyxy", transposed=True)).detect([image], ALL)[0]

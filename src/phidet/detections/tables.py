@@ -148,7 +148,7 @@ def _parts(columns: Columns, names: Sequence[str] | None, image_size_hw: tuple[i
     """What detections are made of, from columns; what is given goes before what the table's description says.
 
     Raises:
-        InputError: columns are missing.
+        InputError: columns are missing, or the rows are those of several images.
     """
     values, description = columns.values, columns.description or TableDescription()
     missing = [name for name in BOX if name not in values]
@@ -156,6 +156,11 @@ def _parts(columns: Columns, names: Sequence[str] | None, image_size_hw: tuple[i
         raise InputError(
             f"expected a table with the columns x1, y1, x2, y2 and class_id or label, got {', '.join(values) or 'none'}"
         )
+    # What phidet described is of one image, whatever else its columns are called.
+    for key in ("source", "frame") if columns.description is None else ():
+        images = len(dict.fromkeys(map(str, values.get(key, ()))))
+        if images > 1:
+            raise InputError(f"expected the objects of one image, got {images} values of {key}: select the rows of one")
     count = len(values["x1"])
     labels = [str(label) for label in values["label"]] if "label" in values else None
     names = tuple(names) if names is not None else description.names

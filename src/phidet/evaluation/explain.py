@@ -19,21 +19,21 @@ from phidet.architectures.model import Model
 from phidet.architectures.registry import architecture_of
 from phidet.core.errors import ConfigError, UnknownNameError
 from phidet.detections.sheet import Tile, draw_sheet
+from phidet.images.decode import ImageLike, as_pixels
 
 
-def explain(
-    model: Model, image: npt.NDArray[np.uint8], class_name: str | None = None, limit: int = 3
-) -> list[ActivationMap]:
+def explain(model: Model, image: ImageLike, class_name: str | None = None, limit: int = 3) -> list[ActivationMap]:
     """Maps of a classifier's best classes, or of a detector's best detections.
 
     Args:
         model: as loaded; in evaluation mode afterwards.
-        image: (H, W, 3) RGB.
+        image: (H, W, 3) uint8 RGB, a Pillow image, or a path.
         class_name: only this class; of a classifier, even where it is not among the best.
         limit: maximum number of maps.
 
     Raises:
         UnknownNameError: the model has no such class.
+        InputError: the image cannot be read.
         ConfigError: ``limit`` is less than 1, or the model's architecture cannot be explained.
     """
     if limit < 1:
@@ -43,7 +43,7 @@ def explain(
     if class_name is not None and class_name not in names:
         raise UnknownNameError("class", class_name, names)
     class_id = None if class_name is None else names.index(class_name)
-    return architecture.explain(model.eval(), image, class_id, limit)
+    return architecture.explain(model.eval(), as_pixels(image), class_id, limit)
 
 
 def overlay(image: npt.NDArray[np.uint8], heat: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:

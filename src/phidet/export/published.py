@@ -64,12 +64,13 @@ def write_published(published: Published, half: bool = False) -> Path:
     return published.target
 
 
-def network_of(path: Path, name: str, half: bool = False) -> bytes:
+def network_of(path: str | Path, name: str, half: bool = False) -> bytes:
     """The ONNX network of the published detector ``name``, with the weights in ``path``, in any layout that is known.
 
     Raises:
         CheckpointError, MissingExtraError: as :func:`write_published`.
     """
+    path = Path(path)
     try:
         from phidet.export.onnx_file import program_onnx  # noqa: PLC0415 - an extra
     except ModuleNotFoundError as error:

@@ -24,7 +24,7 @@ from phidet.detections.detections import Detections
 from phidet.detections.nms import suppress
 from phidet.detections.protocol import SupportsDetect
 from phidet.detections.settings import PostprocessSettings
-from phidet.images.decode import check_pixels
+from phidet.images.decode import ImageLike, as_pixels, check_pixels
 from phidet.images.prepare import Preprocess, fit_scale, prepare, resize
 from phidet.inference.detector import Detector
 from phidet.inference.runtimes.onnx_runtime import first_line, open_session, session_options
@@ -115,6 +115,14 @@ class DescribedDetector:
             raise ConfigError(f"{path}: {network.name} takes {taken.shape}, and its size_hw describes {list(given)}")
         self.input = taken.name
         self.class_names = self.description.class_names
+
+    def __call__(self, image: ImageLike, settings: PostprocessSettings | None = None) -> Detections:
+        """The objects in an image: a path, a Pillow image, or an array (H, W, 3) uint8 RGB.
+
+        Raises:
+            InputError, CheckpointError: as :meth:`detect`; the image cannot be read.
+        """
+        return self._detect(as_pixels(image), settings or PostprocessSettings()).of_image(image)
 
     def detect(
         self, arrays: Sequence[npt.NDArray[np.uint8]], settings: PostprocessSettings | None = None

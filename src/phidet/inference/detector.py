@@ -79,11 +79,15 @@ class Detector:
             raise UnknownNameError("precision", precision, get_args(Arithmetic))
         if device not in get_args(Device):
             raise UnknownNameError("device", device, get_args(Device))
+        self._again: partial[Detector] | None = None  # opens the same file once more
         if isinstance(model, str | Path):
             self.network = open_network(model, runtime, RunOptions(threads, at_once, precision, device))
-        elif hasattr(model, "config") and hasattr(
-            model, "parameters"
-        ):  # a model of PyTorch, which is not imported here
+            self._again = partial(
+                type(self), model, runtime=runtime, threads=threads, precision=precision, device=device,
+                at_once=at_once, exact=exact,
+            )  # fmt: skip
+        elif hasattr(model, "config") and hasattr(model, "parameters"):
+            # A model of PyTorch, which is not imported here.
             self.network = import_module("phidet.inference.runtimes.torch_runtime").TorchNetwork(model)
         elif hasattr(model, "config") and hasattr(model, "name") and callable(model):
             self.network = model
@@ -97,6 +101,12 @@ class Detector:
         self.thresholds: Thresholds | None = getattr(self.network, "thresholds", None)
         self._named = str(model) if isinstance(model, str | Path) else self.config.name
         self._decode = self.architecture.decoder(self.config)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A network in memory cannot go to another process; its file can be opened there again.
+        if self._again is None:
+            raise ConfigError("a detector of a loaded network cannot go to another process: open its file there")
+        return self._again, ()
 
     @overload
     def __call__(self, images: ImageLike, settings: PostprocessSettings | None = None) -> Detections: ...

@@ -89,6 +89,8 @@ class Tracker:
         Raises:
             InputError: a time before the last one, or no frame where one is needed.
         """
+        if not isinstance(found, Detections):
+            raise InputError(f"expected the Detections of a frame, got a {type(found).__name__}")
         seconds = self._step(time_s)
         self._end_tracks_of_other_classes(found.names)
         settings = self.settings

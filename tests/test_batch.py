@@ -191,6 +191,14 @@ def test_linked_images_are_images(tmp_path: Path) -> None:
     assert len(rows_of(tmp_path / "out")) == 3
 
 
+def test_a_name_that_is_no_utf_8_is_left_out_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = as_images(tmp_path / "in", [encoded(i) for i in range(3)])
+    (folder / "b\udce9.png").write_bytes(encoded(3))
+    detect(folder, tmp_path / "out")
+    assert len(rows_of(tmp_path / "out")) == 3
+    assert "left out: b\ufffd.png has a name that is no UTF-8" in caplog.text
+
+
 @pytest.mark.parametrize("write", [as_parquet, as_addresses, as_hugging_face, as_tars, as_lance, as_images])
 def test_every_image_is_a_row_with_what_is_in_it(write: Any, tmp_path: Path) -> None:
     contents = [encoded(i) for i in range(17)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import json
 import tarfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -326,11 +325,7 @@ def _checked(parts: list[Part]) -> list[Part]:
 
 
 def _digest(*values: object) -> str:
-    try:
-        content = msgspec.json.encode(values)
-    except UnicodeEncodeError:  # names of files that are no UTF-8
-        content = json.dumps(msgspec.to_builtins(values)).encode()
-    return hashlib.blake2b(content, digest_size=8).hexdigest()
+    return hashlib.blake2b(msgspec.json.encode(values), digest_size=8).hexdigest()
 
 
 def read_content(content: str, base: str) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import uuid
 from contextlib import suppress
@@ -11,7 +12,9 @@ from typing import IO, Any, NamedTuple
 from phidet.core.addresses import without_password
 from phidet.core.errors import ConfigError, InputError, PhidetError
 from phidet.core.optional import optional_package
+from phidet.detections.sinks.base import readable
 
+log = logging.getLogger("phidet")
 _TEMPORARY = ".part"
 
 
@@ -109,9 +112,23 @@ def files_below(place: Place) -> dict[str, int]:
         # What a link leads to counts, as in a folder for 'phidet detect'.
         if about.get("islink") and place.fs.isfile(path):
             about = place.fs.info(path)
-        if about.get("type", "file") == "file" and not _is_hidden(PurePosixPath(name)):
+        if about.get("type", "file") != "file" or _is_hidden(PurePosixPath(name)):
+            continue
+        if not _is_text(str(name)):
+            log.warning(
+                "left out: %s has a name that is no UTF-8, which no table can hold: rename it", readable(str(name))
+            )
+        else:
             sizes[str(name)] = int(about.get("size") or 0)
     return dict(sorted(sizes.items()))
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def folder_of(place: Place) -> Place:

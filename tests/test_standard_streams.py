@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from phidet.core.errors import MissingExtraError, UnknownNameError
+from phidet.serve.refusals import RefusedError
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
@@ -41,8 +42,13 @@ def test_a_command_that_is_ended_leaves_nothing_unfinished(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "error", [UnknownNameError("class", "dog", ("cat", "bird")), MissingExtraError("phidet serve", "serve")]
+    "error",
+    [
+        UnknownNameError("class", "dog", ("cat", "bird")),
+        MissingExtraError("phidet serve", "serve"),
+        RefusedError(503, "full", retry_after=2),
+    ],
 )
 def test_errors_come_from_other_processes_as_they_are(error: Exception) -> None:
     again = pickle.loads(pickle.dumps(error))
-    assert (type(again), str(again)) == (type(error), str(error))
+    assert (type(again), str(again), vars(again)) == (type(error), str(error), vars(error))

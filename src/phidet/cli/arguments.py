@@ -155,6 +155,13 @@ def number(text: str, expected: str, accepts: Callable[[float], bool]) -> float:
     return value
 
 
+def whole_number(text: str, expected: str, accepts: Callable[[int], bool]) -> int:
+    """A whole number ≥ 0 that ``accepts`` takes; ``expected`` says which these are."""
+    if not (text.isascii() and text.isdigit() and accepts(int(text))):
+        raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}")
+    return int(text)
+
+
 def share(text: str) -> float:
     """A number in 0…1."""
     return number(text, "a number in 0…1", lambda value: 0 <= value <= 1)
@@ -167,9 +174,7 @@ def share_or_auto(text: str) -> float | Literal["auto"]:
 
 def seed_number(text: str) -> int:
     """A whole number in 0…2³² − 1, from which chance begins."""
-    if not (text.isascii() and text.isdigit() and int(text) < 2**32):
-        raise argparse.ArgumentTypeError(f"expected a whole number from 0 to 2³² − 1, got {text!r}")
-    return int(text)
+    return whole_number(text, "a whole number from 0 to 2³² − 1", lambda value: value < 2**32)
 
 
 def finite(text: str) -> float:
@@ -179,6 +184,4 @@ def finite(text: str) -> float:
 
 def positive(text: str) -> int:
     """A whole number ≥ 1."""
-    if not (text.isascii() and text.isdigit() and int(text) > 0):
-        raise argparse.ArgumentTypeError(f"expected a whole number ≥ 1, got {text!r}")
-    return int(text)
+    return whole_number(text, "a whole number ≥ 1", lambda value: value > 0)

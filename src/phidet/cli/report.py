@@ -40,7 +40,7 @@ def _keep(sinks: Sequence[Sink], report: Report) -> None:
     """Closes all sinks; if one fails, the others are still closed."""
     errors: list[PhidetError] = []
     written: list[str] = []
-    for sink in sinks:
+    for i, sink in enumerate(sinks):
         try:
             # Errors are collected: the results of a whole run must not be lost because one disk or folder failed.
             written.append(sink.keep())
@@ -48,7 +48,7 @@ def _keep(sinks: Sequence[Sink], report: Report) -> None:
             sink.discard()
             errors.append(error)
         except BaseException:  # a defect, or another signal: nothing unfinished stays behind
-            for other in sinks[len(written) + len(errors) :]:
+            for other in sinks[i:]:
                 other.discard()
             raise
     report.done([w for w in written if w])

@@ -34,6 +34,16 @@ class PhidetError(Exception):
     exit_code = 1
     http_status = 500
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Not by calling the class: many make their message of other arguments, and another process would wait for ever.
+        return _restored, (type(self), self.args, self.__dict__)
+
+
+def _restored(kind: type[PhidetError], args: tuple[Any, ...], state: dict[str, Any]) -> PhidetError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(state)
+    return error
+
 
 class ConfigError(PhidetError, ValueError):
     """A setting is out of range, contradicts another one, or is not known."""
@@ -62,10 +72,6 @@ class UnknownNameError(ConfigError):
         super().__init__(f"unknown {kind} {name!r}. {hint}")
         self.name = name
         self.near = near
-        self._given = kind, name, known
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), self._given  # from another process, too
 
 
 def _one_of(names: list[str]) -> str:
@@ -99,10 +105,6 @@ class MissingExtraError(PhidetError):
     def __init__(self, feature: str, extra: str) -> None:
         super().__init__(f"{feature} needs packages that are not installed: pip install 'phidet[{extra}]'")
         self.extra = extra
-        self._given = feature, extra
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), self._given
 
 
 class TrainingDivergedError(PhidetError):

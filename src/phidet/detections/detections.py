@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -278,13 +279,11 @@ def _size_hw(size: Any) -> tuple[int, int] | None:
     """Height and width as they are kept, whatever sequence they came in."""
     if size is None:
         return None
-    try:
+    with suppress(TypeError, ValueError):  # other types, and other numbers of sides
         height, width = (operator.index(side) for side in size)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"expected the image's size as (height, width) in pixels, got {size!r}") from error
-    if min(height, width) < 0:
-        raise InputError(f"expected the image's size as (height, width) in pixels, got {size!r}")
-    return height, width
+        if min(height, width) >= 0:
+            return height, width
+    raise InputError(f"expected the image's size as (height, width) in pixels, got {size!r}")
 
 
 def _check(found: Detections) -> None:

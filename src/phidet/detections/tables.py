@@ -22,6 +22,7 @@ from phidet.core.errors import InputError
 from phidet.core.optional import optional_package
 from phidet.detections.fields import Parts, Values, as_objects, field_values
 from phidet.detections.masks import FIELD, Masks
+from phidet.detections.names import listed_names
 
 if TYPE_CHECKING:
     from phidet.detections.detections import Detections
@@ -158,12 +159,12 @@ def _parts(columns: Columns, names: Sequence[str] | None, image_size_hw: tuple[i
         )
     # What phidet described is of one image, whatever else its columns are called.
     for key in ("source", "frame") if columns.description is None else ():
-        images = len(dict.fromkeys(map(str, values.get(key, ()))))
+        images = len(set(map(str, values.get(key, ()))))
         if images > 1:
             raise InputError(f"expected the objects of one image, got {images} values of {key}: select the rows of one")
     count = len(values["x1"])
     labels = [str(label) for label in values["label"]] if "label" in values else None
-    names = tuple(names) if names is not None else description.names
+    names = listed_names(names) if names is not None else description.names
     if "class_id" in values:
         class_ids = np.asarray(values["class_id"])
         names = names or (names_of(class_ids.tolist(), labels) if labels else ())

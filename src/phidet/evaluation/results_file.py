@@ -187,19 +187,23 @@ class ResultsFile(NamedTuple):
             raise InputError(f"{self.path}, detections of {dataset.names[index]}: {error}") from error
 
 
+def _beside(results: Path, ending: str) -> Path:
+    return results.with_name(f"{results.stem.removesuffix('-results')}-{ending}")
+
+
 def images_file(results: Path) -> Path:
     """The path of the images file beside a results file: ``found-images.json`` of ``found.json``."""
-    return results.with_name(f"{results.stem.removesuffix('-results')}-images.json")
+    return _beside(results, "images.json")
 
 
 def fields_file(results: Path) -> Path:
     """The path of the fields file beside a results file: ``found-fields.npz`` of ``found.json``."""
-    return results.with_name(f"{results.stem.removesuffix('-results')}-fields.npz")
+    return _beside(results, "fields.npz")
 
 
 def segments_file(results: Path) -> Path:
     """The path of the segments file beside a results file: ``found-segments.json`` of ``found.json``."""
-    return results.with_name(f"{results.stem.removesuffix('-results')}-segments.json")
+    return _beside(results, "segments.json")
 
 
 def read_results(path: Path) -> ResultsFile:
@@ -265,23 +269,27 @@ def write_results(path: Path, dataset: Dataset, detections: Sequence[Detections]
     # The images file first: without it the ids of the results have no meaning.
     write_atomic(images_file(path), msgspec.json.encode(searched))
     columns = _numbers([found for found in detections if len(found)])
-    content = io.BytesIO()
-    np.savez(content, **columns)  # type: ignore[arg-type]  # takes any names
     wholes = [
         (name, found.segments) for name, found in zip(names, detections, strict=True) if found.segments is not None
     ]
     segments = [one for name, whole in wholes for one in whole.to_coco(image_ids[name], ids)]
-    beside = [
-        (fields_file(path), content.getvalue() if columns else None),
-        (segments_file(path), msgspec.json.encode(segments) if wholes else None),
-    ]
-    for file, there in beside:
-        if there is None:
+    beside = {
+        fields_file(path): _packed(columns) if columns else None,
+        segments_file(path): msgspec.json.encode(segments) if wholes else None,
+    }
+    for file, content in beside.items():
+        if content is None:
             file.unlink(missing_ok=True)  # of other detections that were here before
         else:
-            write_atomic(file, there)
+            write_atomic(file, content)
     write_atomic(path, msgspec.json.encode(results))
-    return [path, images_file(path), *(file for file, there in beside if there is not None)]
+    return [path, images_file(path), *(file for file, content in beside.items() if content is not None)]
+
+
+def _packed(columns: dict[str, npt.NDArray[Any]]) -> bytes:
+    content = io.BytesIO()
+    np.savez(content, **columns)  # type: ignore[arg-type]  # takes any names
+    return content.getvalue()
 
 
 def _numbers(detections: Sequence[Detections]) -> dict[str, npt.NDArray[Any]]:

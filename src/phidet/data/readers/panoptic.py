@@ -74,7 +74,7 @@ def read_panoptic(
         image, source, size_hw = found[image_id]
         objects = _objects(segments, png, (category_ids, names_by_id), where, collector)
         names[image_id] = collector.add(image.name, source, size_hw, objects)
-    for image_id in found.keys() - annotated:
+    for image_id in (i for i in found if i not in annotated):  # in the file's order
         collector.problem("label unreadable", listed[image_id].where, "no annotation is about it; left out")
     dataset = collector.dataset()
     dataset.coco_ids = CocoIds(names, names_by_id)

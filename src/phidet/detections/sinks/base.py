@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
-from typing import Protocol
+from typing import Any, Protocol
 
 from phidet.core.csv_files import csv_bytes
 from phidet.core.files import AtomicFile
@@ -106,6 +106,15 @@ class Names:
         """The name of a PNG for an image or one frame."""
         name = self.of_frame(item)
         return name.with_name(f"{name.name}.png")
+
+
+def coco_image(item: SourceImage, image_id: int | None, file_name: PurePosixPath) -> dict[str, Any]:
+    """The entry of an image or frame in COCO's list of images, under the name that is unique in this run."""
+    height, width = item.size_hw
+    image: dict[str, Any] = {"id": image_id, "width": width, "height": height}
+    image["file_name"] = readable(str(file_name))
+    image["source"] = readable(item.source)
+    return image if item.frame is None else image | {"frame": item.frame}
 
 
 def short_enough(name: PurePosixPath) -> PurePosixPath:

@@ -14,7 +14,7 @@ import msgspec
 
 from phidet.core.files import AtomicFile, raising_write_errors
 from phidet.detections.detections import Detections
-from phidet.detections.sinks.base import Names, ObjectSink, readable
+from phidet.detections.sinks.base import Names, ObjectSink, coco_image
 from phidet.images.sources import SourceImage
 
 log = logging.getLogger("phidet")
@@ -44,12 +44,7 @@ class CocoSink(ObjectSink):
 
     def add(self, item: SourceImage, found: Detections) -> None:
         own = _own_number(item)
-        height, width = item.size_hw
-        image: dict[str, Any] = {"id": own, "width": width, "height": height}
-        image["file_name"] = readable(str(self._names.of(item, item.name)))
-        image["source"] = readable(item.source)
-        if item.frame is not None:
-            image["frame"] = item.frame
+        image = coco_image(item, own, self._names.of(item, item.name))
         if own is not None and own not in self._taken:
             self._taken.add(own)
             self._write(image, found.to_coco(own))

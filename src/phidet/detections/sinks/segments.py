@@ -18,7 +18,7 @@ from phidet.detections.detections import Detections
 from phidet.detections.masks import Masks
 from phidet.detections.segments import label_map, things_of
 from phidet.detections.sinks.annotated import write_image
-from phidet.detections.sinks.base import FileSink, FolderSink, Names, readable
+from phidet.detections.sinks.base import FileSink, FolderSink, Names, coco_image, readable
 from phidet.images.label_image import PALETTE
 from phidet.images.sources import SourceImage
 
@@ -85,17 +85,14 @@ class PanopticSink(FileSink):
         self._stuff: set[int] = set()
 
     def add(self, item: SourceImage, found: Detections) -> None:
-        height, width = item.size_hw
         image_id, file = len(self._images) + 1, self._names.png_of_frame(item)
         # Unique, as the PNG is: a second a.jpg is a-2.jpg, and a frame has the name of its PNG.
         shown = file.with_suffix(item.name.suffix) if item.frame is None else file
-        image = {"id": image_id, "width": width, "height": height, "file_name": readable(str(shown))}
-        image |= {"source": readable(item.source)} | ({} if item.frame is None else {"frame": item.frame})
         whole = found if found.segments is None else found.segments
-        ids = np.zeros((height, width), np.int32) if whole.masks is None else whole.masks.to_ids()
+        ids = np.zeros(item.size_hw, np.int32) if whole.masks is None else whole.masks.to_ids()
         write_image(self._folder, file, Image.fromarray(id_colours(ids)))
         self._stuff |= set(whole.class_ids[~things_of(whole)].tolist())
-        self._images.append(image)
+        self._images.append(coco_image(item, image_id, shown))
         self._annotations.append(
             {
                 "image_id": image_id,

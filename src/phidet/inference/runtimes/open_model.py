@@ -140,12 +140,12 @@ def find_model(model: str | Path, preferred: str = ".onnx") -> Path:
         return path
     if model in BUNDLED:
         return bundled_file(str(model), preferred)
-    if published and not _has_weights(str(model)):
-        raise CheckpointError(f"{model} has no published weights: train it, 'phidet train DATA --model {model}'")
     if published:
         exported = cache_dir() / f"{model}.onnx"
         if exported.is_file():
             return exported
+        if not _has_weights(str(model)):
+            raise CheckpointError(f"{model} has no published weights: train it, 'phidet train DATA --model {model}'")
         raise CheckpointError(
             f"{model} is published but not on this machine: 'phidet export {model}' downloads and converts it once, "
             f"into {exported} (pip install 'phidet[published]')"
